@@ -1,0 +1,1 @@
+"""The daemon: schedules sources, filters and sinks, and talks to people."""

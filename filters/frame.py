@@ -1,0 +1,269 @@
+"""The values that flow: Picture, Frame, StreamInfo, and the contract of a filter.
+
+A Picture is what `io` gives and takes: coded planes with their timestamp. A Frame is what a
+filter sees: R'G'B' in [0, 1] on some device. A StreamInfo describes all of a stream's frames
+at once. Names of pixel formats and colours are FFmpeg's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cache
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from .errors import UnsupportedPixels
+
+_YUV = re.compile(r"yuv(a?)(420|422|444)p(9|10|12|14|16)?(?:le)?$")
+_RGB = re.compile(r"gbr(a?)p(9|10|12|14|16)?(?:le)?$")
+_GRAY = re.compile(r"gray(9|10|12|14|16)?(?:le)?$")
+_CHROMA_SHIFTS = {"420": (1, 1), "422": (1, 0), "444": (0, 0)}
+
+
+@dataclass(frozen=True, slots=True)
+class PixelFormat:
+    """A planar pixel format, taken apart."""
+
+    name: str
+    """FFmpeg's name, little-endian where it has more than 8 bits: ``yuv420p10le``."""
+    family: Literal["yuv", "rgb", "gray"]
+    bit_depth: int
+    """8 to 16; more than 8 are kept in uint16, in the low bits."""
+    chroma_shift_x: int
+    """log2 of the horizontal chroma subsampling: 1 for 4:2:0 and 4:2:2, else 0."""
+    chroma_shift_y: int
+    """log2 of the vertical chroma subsampling: 1 for 4:2:0, else 0."""
+    has_alpha: bool
+
+    @staticmethod
+    @cache
+    def parse(name: str) -> PixelFormat:
+        """Take FFmpeg's name of a planar format apart.
+
+        Raises:
+            UnsupportedPixels: if the name is none of gray, yuv(a)4xxp or gbr(a)p, 8 to 16 bits.
+        """
+        if match := _YUV.match(name):
+            alpha, sampling, depth = match.groups()
+            return PixelFormat(name, "yuv", int(depth or 8), *_CHROMA_SHIFTS[sampling], bool(alpha))
+        if match := _RGB.match(name):
+            alpha, depth = match.groups()
+            return PixelFormat(name, "rgb", int(depth or 8), 0, 0, bool(alpha))
+        if match := _GRAY.match(name):
+            return PixelFormat(name, "gray", int(match[1] or 8), 0, 0, False)
+        raise UnsupportedPixels(
+            f"pixel format must be gray, yuv(a)420p/422p/444p or gbr(a)p with 8 to 16 bits, got {name}"
+        )
+
+    @property
+    def num_planes(self) -> int:
+        """Colour planes, without alpha: 1 for gray, else 3."""
+        return 1 if self.family == "gray" else 3
+
+    def plane_size(self, width: int, height: int, plane: int) -> tuple[int, int]:
+        """(width, height) of one colour plane; subsampled sizes are rounded up, as FFmpeg does."""
+        if self.family != "yuv" or plane == 0:
+            return width, height
+        return -(-width >> self.chroma_shift_x), -(-height >> self.chroma_shift_y)
+
+
+@dataclass(frozen=True, slots=True)
+class Color:
+    """How code values mean colours. FFmpeg's names; None where the stream does not say."""
+
+    range: Literal["tv", "pc"] | None = None
+    primaries: str | None = None
+    """``bt709``, ``bt470bg``, ``smpte170m``, ``bt2020``, …"""
+    trc: str | None = None
+    """Transfer characteristic: ``bt709``, ``smpte170m``, ``smpte2084``, ``arib-std-b67``, …"""
+    matrix: str | None = None
+    """FFmpeg's *colorspace*: ``bt709``, ``bt470bg``, ``smpte170m``, ``bt2020nc``, ``gbr``, …"""
+    chroma_location: str | None = None
+    """``left``, ``center``, ``topleft``, ``top``, ``bottomleft``, ``bottom``."""
+
+
+@dataclass(frozen=True, slots=True)
+class MasteringDisplay:
+    """HDR10 mastering display metadata (SMPTE ST 2086), exact as in the stream."""
+
+    red: tuple[Fraction, Fraction]
+    green: tuple[Fraction, Fraction]
+    blue: tuple[Fraction, Fraction]
+    white_point: tuple[Fraction, Fraction]
+    """CIE 1931 (x, y)."""
+    min_luminance: Fraction
+    max_luminance: Fraction
+    """cd/m²."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentLight:
+    """HDR10 content light level (CTA-861.3), cd/m²."""
+
+    max_cll: int
+    max_fall: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """What holds for every frame of a video stream."""
+
+    width: int
+    height: int
+    pix_fmt: str
+    """Planar, as :class:`PixelFormat` parses it."""
+    time_base: Fraction
+    """Seconds in one tick of pts and duration."""
+    rate: Fraction | None = None
+    """Frames per second where constant; None where variable or unknown."""
+    average_rate: Fraction | None = None
+    """Frames per second on average, where known; equals `rate` where that is known."""
+    color: Color = field(default_factory=Color)
+    sample_aspect_ratio: Fraction | None = None
+    """Width over height of one pixel; None where unknown."""
+    rotation: int = 0
+    """Degrees counter-clockwise to turn for display: 0, 90, 180 or 270. Pixels are as coded."""
+    hflip: bool = False
+    """Mirrored horizontally for display, before the rotation."""
+    field_order: Literal["progressive", "tt", "bb", "tb", "bt"] | None = None
+    num_frames: int | None = None
+    """Where known exactly or from the header; never trusted for sizes of buffers."""
+    duration_seconds: Fraction | None = None
+    mastering_display: MasteringDisplay | None = None
+    content_light: ContentLight | None = None
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"size must be at least 1x1, got {self.width}x{self.height}")
+        if self.time_base <= 0:
+            raise ValueError(f"time_base must be positive, got {self.time_base}")
+
+    @property
+    def bit_depth(self) -> int:
+        """Bits per component."""
+        return PixelFormat.parse(self.pix_fmt).bit_depth
+
+    @property
+    def format(self) -> PixelFormat:
+        """`pix_fmt`, taken apart."""
+        return PixelFormat.parse(self.pix_fmt)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """One coded picture: planes as a decoder gives and an encoder takes them, on the CPU."""
+
+    planes: tuple[Tensor, ...]
+    """Y, U, V or R, G, B or Y alone: each (H, W), uint8 for 8 bits, else uint16."""
+    pix_fmt: str
+    color: Color
+    pts: int
+    duration: int
+    """In ticks of `time_base`; 0 where unknown."""
+    time_base: Fraction
+    alpha: Tensor | None = None
+    """(H, W), dtype as the planes, always full range; there exactly if the format has alpha."""
+    interlaced: bool = False
+
+    def __post_init__(self) -> None:
+        form = PixelFormat.parse(self.pix_fmt)
+        dtype = torch.uint8 if form.bit_depth == 8 else torch.uint16
+        if len(self.planes) != form.num_planes or (self.alpha is not None) != form.has_alpha:
+            raise ValueError(
+                f"{self.pix_fmt} wants {form.num_planes} planes and alpha {form.has_alpha}, "
+                f"got {len(self.planes)} and alpha {self.alpha is not None}"
+            )
+        alpha = () if self.alpha is None else (self.alpha,)
+        for index, plane in enumerate((*self.planes, *alpha)):
+            size = form.plane_size(self.width, self.height, index if index < 3 else 0)
+            if plane.dtype != dtype or tuple(plane.shape) != size[::-1]:
+                raise ValueError(
+                    f"plane {index} of {self.pix_fmt} must be {dtype} {size[::-1]}, "
+                    f"got {plane.dtype} {tuple(plane.shape)}"
+                )
+
+    @property
+    def width(self) -> int:
+        """Pixels, of the luma plane."""
+        return self.planes[0].shape[1]
+
+    @property
+    def height(self) -> int:
+        """Pixels, of the luma plane."""
+        return self.planes[0].shape[0]
+
+    def __repr__(self) -> str:
+        return f"Picture({self.width}x{self.height} {self.pix_fmt}, pts={self.pts}*{self.time_base})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One frame as filters see it: R'G'B' as coded (not linear light), on some device.
+
+    A frame is a value: a filter makes a new one and never writes into `pixels`.
+    """
+
+    pixels: Tensor
+    """(3, H, W), float, [0, 1]; R, G, B."""
+    pts: int
+    duration: int
+    """In ticks of `time_base`; 0 where unknown."""
+    time_base: Fraction
+    alpha: Tensor | None = None
+    """(1, H, W), float, [0, 1], not premultiplied."""
+    cut: bool = False
+    """A scene, or a time line, begins with this frame: look at nothing before it."""
+    duplicate: bool = False
+    """Exactly the pixels of the frame before it in the same stream of frames."""
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3 or self.pixels.shape[0] != 3:
+            raise ValueError(f"pixels must be (3, H, W), got {tuple(self.pixels.shape)}")
+        if not self.pixels.is_floating_point():
+            raise ValueError(f"pixels must be a float tensor, got {self.pixels.dtype}")
+        if self.alpha is not None and self.alpha.shape != (1, *self.pixels.shape[1:]):
+            raise ValueError(
+                f"alpha must be (1, {self.height}, {self.width}), got {tuple(self.alpha.shape)}"
+            )
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return self.pixels.shape[2]
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return self.pixels.shape[1]
+
+    def __repr__(self) -> str:
+        flags = "".join(f", {name}" for name in ("cut", "duplicate") if getattr(self, name))
+        return f"Frame({self.width}x{self.height}, pts={self.pts}*{self.time_base}{flags})"
+
+
+class Filter(Protocol):
+    """One stage of a chain: opened once, called for every frame in order, flushed at the end.
+
+    A filter gives 0, 1 or more frames for each it takes. It never waits and knows no clock.
+    """
+
+    def open(self, info: StreamInfo) -> StreamInfo:
+        """Take the description of what comes in, give that of what goes out."""
+        ...
+
+    def __call__(self, frame: Frame) -> Iterable[Frame]:
+        """Take the next frame, give those that are ready."""
+        ...
+
+    def flush(self) -> Iterable[Frame]:
+        """Give what is still held; the stream has ended."""
+        ...
+
+    def statistics(self) -> Mapping[str, int]:
+        """Counters for the report, by name: ``cuts``, ``inserted``, ``redone_in_fp32``, …"""
+        ...

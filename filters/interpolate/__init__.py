@@ -1,0 +1,1 @@
+"""RIFE 4.22.lite frame interpolation."""

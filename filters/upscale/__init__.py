@@ -1,0 +1,1 @@
+"""Real-ESRGAN enlarging: SRVGGNetCompact and RRDBNet."""

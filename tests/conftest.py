@@ -1,0 +1,35 @@
+"""Fixtures for every room."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("UPFRAME_TEST_DATA", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of golden cases, real checkpoints and media; tests that need it skip without."""
+    if not DATA.is_dir():
+        pytest.skip(f"no test data at {DATA} (set UPFRAME_TEST_DATA)")
+    return DATA
+
+
+@pytest.fixture(autouse=True)
+def _require_cuda(request: pytest.FixtureRequest) -> None:
+    """Skip ``needs_cuda`` without a device, but fail where one is promised."""
+    if request.node.get_closest_marker("needs_cuda") is None or torch.cuda.is_available():
+        return
+    if os.environ.get("UPFRAME_REQUIRE_CUDA") == "1":
+        pytest.fail("UPFRAME_REQUIRE_CUDA=1, but no CUDA device is there")
+    pytest.skip("no CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    torch.manual_seed(0)
