@@ -1,0 +1,44 @@
+"""Noticing that a network went wrong in reduced precision: NaN, Inf, or black for no reason.
+
+Some devices give black or NaN pictures in half precision. A filter looks at every result before
+it clamps (clamping turns Inf into a harmless looking white) and redoes a damaged one in fp32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_BLACK = 1 / 255
+"""A picture without a value above this is black."""
+_NOT_BLACK = 8 / 255
+"""A picture with a value above this is not; a network may smooth fainter noise away."""
+
+
+def is_damaged(result: Tensor, *sources: Tensor) -> bool:
+    """Tell whether a network's result must be redone: NaN, Inf, or black though no source is.
+
+    Reads the result once; on CUDA this waits for it. The sources are only read if it is black.
+
+    Args:
+        result: any shape, float, nominally [0, 1], not clamped yet.
+        sources: the frames it was made from, any shape, float, [0, 1]. A result between a black
+            and a bright frame may rightly be black.
+
+    Raises:
+        ValueError: if no source is given.
+    """
+    if not sources:
+        raise ValueError("is_damaged wants at least one source, got none")
+    low, high = _extremes(result)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return True
+    return high <= _BLACK and all(_extremes(source)[1] > _NOT_BLACK for source in sources)
+
+
+def _extremes(picture: Tensor) -> tuple[float, float]:
+    """Find the smallest and largest value in one pass; both are NaN where one value is."""
+    low, high = torch.aminmax(picture)
+    return float(low), float(high)
