@@ -197,6 +197,12 @@ class Picture:
         """Pixels, of the luma plane."""
         return self.planes[0].shape[0]
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all planes, alpha included."""
+        planes = self.planes if self.alpha is None else (*self.planes, self.alpha)
+        return sum(plane.nbytes for plane in planes)
+
     def __repr__(self) -> str:
         return f"Picture({self.width}x{self.height} {self.pix_fmt}, pts={self.pts}*{self.time_base})"
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from typing import Self
+
+from pydantic import BaseModel, model_validator
 
 from .interpolate.options import InterpolateOptions
 from .upscale.options import UpscaleOptions
+
+_SWITCHES: tuple[tuple[type[BaseModel], str], ...] = (
+    (InterpolateOptions, "enable_frame_interpolation"),
+    (UpscaleOptions, "enable_upscaling"),
+)
 
 
 class FilterOptions(InterpolateOptions, UpscaleOptions, BaseModel, frozen=True, extra="forbid"):
@@ -14,4 +21,12 @@ class FilterOptions(InterpolateOptions, UpscaleOptions, BaseModel, frozen=True, 
     @property
     def any_enabled(self) -> bool:
         """Whether there is a filter to run."""
-        return self.enable_frame_interpolation or self.enable_upscaling
+        return any(getattr(self, switch) for _, switch in _SWITCHES)
+
+    @model_validator(mode="after")
+    def _refuse_options_of_disabled_filters(self) -> Self:
+        for model, switch in _SWITCHES:
+            idle = self.model_fields_set & (model.model_fields.keys() - {switch})
+            if idle and not getattr(self, switch):
+                raise ValueError(f"{', '.join(sorted(idle))}: given, but {switch} is not")
+        return self

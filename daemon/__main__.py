@@ -1,0 +1,96 @@
+"""The command `upframe`: finds the command module, and is the one place that catches errors."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import NoReturn, cast
+
+from .errors import UsageError
+from .exits import Exit, exit_code_of, is_expected
+
+# Each module offers add_parser(subparsers) and sets `command` to a function of the arguments.
+COMMANDS = ("run", "pipe", "probe", "verify", "models", "doctor", "demo")
+
+_EPILOG = """\
+examples:
+  upframe run film.mp4 smooth.mp4 --interpolate 1 --upscale 2
+  upframe run still.png large.png --upscale 4
+  ffmpeg -i in.mkv -f yuv4mpegpipe - | upframe pipe --interpolate 1 | ffmpeg -i - out.mkv
+  upframe probe film.mp4 --interpolate 2 --upscale 2
+
+exit codes:
+  0 done · 64 usage · 65 undecodable, truncated or empty input, wrong weights file
+  66 input missing · 69 weights or device not to be had · 70 internal error
+  73 output exists or cannot be created · 74 no space, I/O · 75 too large for memory
+  78 configuration · 130/143 stopped by a signal · 141 the reader of stdout closed early
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes end with our exit code for usage, not argparse's 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of ending the process, so that one place decides what is printed."""
+        raise UsageError(f"{message} (see '{self.prog} --help')")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser with all its commands."""
+    parser = Parser(
+        prog="upframe",
+        description="Makes video smoother (RIFE 4.22.lite) and larger (Real-ESRGAN), "
+        "frame by frame and in flat memory.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"upframe {version('upframe')}")
+    parser.add_argument("--debug", action="store_true", help="log everything, show tracebacks")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    for name in COMMANDS:
+        importlib.import_module(f".{name}", __package__).add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    debug = False
+    try:
+        arguments = make_parser().parse_args(argv)
+        debug = cast("bool", arguments.debug)
+        _log_to_stderr(debug)
+        return int(arguments.command(arguments))
+    except (Exception, KeyboardInterrupt) as error:
+        _explain(error, debug or "UPFRAME_DEBUG" in os.environ)
+        return exit_code_of(error)
+
+
+def _log_to_stderr(debug: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("upframe: %(levelname)s: %(message)s"))
+    logger = logging.getLogger("upframe")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+def _explain(error: BaseException, debug: bool) -> None:
+    """Say in one line what ended the work; a bug of ours, or --debug, shows where as well."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, KeyboardInterrupt):
+        text = "interrupted"
+    if exit_code_of(error) == Exit.INTERNAL and not is_expected(error):
+        text = f"internal error: {type(error).__name__}: {text}"
+        debug = True
+    if debug:
+        traceback.print_exception(error)
+    sys.stderr.write(f"upframe: {text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

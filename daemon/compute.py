@@ -1,0 +1,70 @@
+"""What the compute thread does: planes to RGB, the filters, RGB to planes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+
+import torch
+
+from ..filters.chain import Chain
+from ..filters.color import ToFrame, ToPicture, arithmetic_matrix, output_color, output_size
+from ..filters.frame import Filter, Frame, Picture, StreamInfo
+from ..filters.scenes import Scenes
+
+
+class Compute:
+    """Pictures in, filtered pictures out; every frame takes the same way through the colours.
+
+    Args:
+        info: Of the pictures that come in.
+        filters: In the order in which frames pass them.
+        pix_fmt: Of the pictures that go out.
+        device: Where the filters compute.
+        detect_cuts: Whether scene cuts are sought.
+    """
+
+    def __init__(
+        self,
+        info: StreamInfo,
+        filters: Iterable[Filter],
+        *,
+        pix_fmt: str,
+        device: torch.device,
+        detect_cuts: bool = True,
+    ) -> None:
+        self._chain = Chain(tuple(filters))
+        out = self._chain.open(info)
+        width, height = output_size(out.width, out.height, pix_fmt)
+        color = output_color(info, width, height)
+        self.info = replace(out, width=width, height=height, pix_fmt=pix_fmt, color=color)
+        """Of the pictures that go out."""
+        matrix = arithmetic_matrix(info.color, info.width, info.height)
+        self._scenes = Scenes(detect_cuts)
+        self._to_frame = ToFrame(device, matrix=matrix)
+        self._to_picture = ToPicture(pix_fmt, color, matrix=matrix)
+
+    def __call__(self, picture: Picture) -> Iterator[Picture]:
+        """Take the next picture, give those that are ready."""
+        marks = self._scenes(picture)
+        with torch.inference_mode():
+            frame = self._to_frame(picture, cut=marks.cut, duplicate=marks.duplicate)
+        yield from self._pictures(self._chain(frame))
+
+    def flush(self) -> Iterator[Picture]:
+        """Give what the filters still hold."""
+        yield from self._pictures(self._chain.flush())
+
+    def statistics(self) -> Mapping[str, int]:
+        """Counters of the scenes, the colours and all filters."""
+        return {
+            **self._scenes.statistics(),
+            **self._to_frame.statistics(),
+            **self._chain.statistics(),
+        }
+
+    def _pictures(self, frames: Iterable[Frame]) -> Iterator[Picture]:
+        for frame in frames:
+            with torch.inference_mode():
+                picture = self._to_picture(frame)
+            yield picture

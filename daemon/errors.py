@@ -1,0 +1,24 @@
+"""What can go wrong around filters and media, and who acts on it.
+
+UsageError                  the command line asks for something that cannot be: exit 64
+ConfigError                 a configuration file is wrong: exit 78
+Stopped                     a signal ended the work: exit 128 + its number
+"""
+
+from __future__ import annotations
+
+
+class UsageError(Exception):
+    """What was asked for makes no sense, and nothing was begun."""
+
+
+class ConfigError(Exception):
+    """A configuration file has a wrong key or value."""
+
+
+class Stopped(Exception):
+    """A signal asked us to stop, and we did."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.signal_number = signal_number
