@@ -1,0 +1,161 @@
+"""Raw byte streams, read and written whole: short reads, full pipes and closed readers end here.
+
+A pipe gives fewer bytes than were asked for, takes fewer than it was given, and may be in
+non-blocking mode without our doing: whoever is at its other end decides that. Nothing is
+buffered, so that what was written has been written, and what was not read is still the writer's.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import stat
+from io import UnsupportedOperation
+from typing import Protocol
+
+from .errors import MediaError, ReaderGone, SinkFull, UnsupportedMedia
+
+PIPE_BYTES = 1 << 20
+"""What we ask the kernel to hold between two processes; its own default is 64 KiB."""
+
+
+class RawStream(Protocol):
+    """What we need of a raw stream: :class:`io.FileIO` is one, and so is :class:`io.BytesIO`."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Read into `buffer`: the number of bytes, 0 at the end, None where it would block."""
+        ...
+
+    def write(self, data: memoryview, /) -> int | None:
+        """Write from `data`: the number of bytes, None where it would block."""
+        ...
+
+    def fileno(self) -> int:
+        """The file descriptor, if there is one."""
+        ...
+
+
+class ByteReader:
+    """Reads a raw stream; what was peeked at is given again."""
+
+    def __init__(self, stream: RawStream) -> None:
+        self._stream = stream
+        self._ahead = b""
+        self._at_end = False
+        enlarge_pipe(stream)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the stream has said that there is no more."""
+        return self._at_end and not self._ahead
+
+    def peek(self, size: int) -> bytes:
+        """Give the next `size` bytes, or those that are left, without taking them."""
+        while len(self._ahead) < size and not self._at_end:
+            piece = memoryview(bytearray(size - len(self._ahead)))
+            self._ahead += bytes(piece[: self._read_raw(piece)])
+        return self._ahead[:size]
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read as much as there is now, at most the whole buffer; 0 only at the end."""
+        if not self._ahead:
+            return self._read_raw(buffer)
+        piece, self._ahead = self._ahead[: len(buffer)], self._ahead[len(buffer) :]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def fill(self, buffer: memoryview) -> int:
+        """Read until the buffer is full or the stream ends; give the number of bytes read."""
+        got = 0
+        while got < len(buffer) and (count := self.readinto(buffer[got:])):
+            got += count
+        return got
+
+    def read(self, size: int = PIPE_BYTES) -> bytes:
+        """Read at most `size` bytes, as a file object does; ``b""`` only at the end."""
+        buffer = memoryview(bytearray(size))
+        return bytes(buffer[: self.readinto(buffer)])
+
+    def read_line(self, limit: int) -> bytes:
+        """Read up to and with the next newline, at most `limit` bytes, and nothing after it.
+
+        Byte by byte: a line is short, and what follows it belongs to whole-frame reads.
+        """
+        line = bytearray()
+        while len(line) < limit and not line.endswith(b"\n") and (byte := self.read(1)):
+            line += byte
+        return bytes(line)
+
+    def _read_raw(self, buffer: memoryview) -> int:
+        while True:
+            try:
+                count = self._stream.readinto(buffer)
+            except OSError as error:
+                raise UnsupportedMedia(
+                    f"cannot read the input: {error.strerror or error}"
+                ) from error
+            if count is not None:
+                self._at_end = count == 0 and len(buffer) > 0
+                return count
+            _wait(self._stream.fileno(), select.POLLIN)
+
+
+class ByteWriter:
+    """Writes a raw stream. After a failure every later write fails the same way at once."""
+
+    def __init__(self, stream: RawStream) -> None:
+        self._stream = stream
+        self.failure: MediaError | None = None
+        """Why the stream takes no more; PyAV hides what its callbacks raise."""
+        enlarge_pipe(stream)
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Write all of `data`; blocks while the reader is slow.
+
+        Raises:
+            ReaderGone: if the reader has closed its end.
+            SinkFull: if there is no space, or an I/O error.
+        """
+        if self.failure is not None:
+            raise self.failure
+        rest = memoryview(data).cast("B")
+        while rest:
+            rest = rest[self._write_some(rest) :]
+        return memoryview(data).nbytes
+
+    def _write_some(self, rest: memoryview) -> int:
+        try:
+            count = self._stream.write(rest)
+        except OSError as error:
+            self.failure = _failure(error)
+            raise self.failure from error
+        if count is None:
+            _wait(self._stream.fileno(), select.POLLOUT)
+        return count or 0
+
+
+def enlarge_pipe(stream: RawStream) -> None:
+    """Ask for a pipe that holds 1 MiB; where that is not to be had, what there is will do."""
+    try:
+        descriptor = stream.fileno()
+    except (UnsupportedOperation, AttributeError):
+        return
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode) and hasattr(fcntl, "F_SETPIPE_SZ"):
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        except OSError:  # above the user's limit, or the pipe holds more than that already
+            return
+
+
+def _wait(descriptor: int, event: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    poll.poll()
+
+
+def _failure(error: OSError) -> MediaError:
+    if error.errno in (errno.EPIPE, errno.ECONNRESET):
+        return ReaderGone("the reader closed the stream")
+    return SinkFull(f"cannot write the output: {error.strerror or error}")
