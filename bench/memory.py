@@ -48,7 +48,8 @@ def measure(width: int, height: int, frames: int, pause_seconds: float) -> dict[
     command = [sys.executable, "-m", "upframe.daemon", "pipe", "--upscale", "2"]
     command += ["--weights", "builtin", "--progress", "none"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdin and process.stdout
+    assert process.stdin
+    assert process.stdout
     feeder = threading.Thread(target=feed, args=(process.stdin, width, height, frames))
     feeder.start()
     peak, read = 0, 0

@@ -66,6 +66,16 @@ class Report(BaseModel, frozen=True):
     streams: list[str]
     warnings: list[str]
 
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        fps = self.frames_out / self.seconds if self.seconds > 0 else 0.0
+        size = f"{self.output.width}x{self.output.height}"
+        return (
+            f"{self.sink}: {self.frames_in} frames in, {self.frames_out} out at {size}, "
+            f"{self.seconds:.1f} s, {fps:.2f} fps, limited by {self.limiting_stage}"
+        )
+
     def write(self, path: Path) -> None:
         """Write the report.
 

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+
+from upframe.daemon import errors as daemon_errors
+from upframe.daemon.errors import Stopped, UsageError
+from upframe.daemon.exits import exit_code_of, is_expected
+from upframe.filters import errors as filter_errors
+from upframe.io import errors as media_errors
+
+CODES = {
+    "UsageError": 64,
+    "ConfigError": 78,
+    "FilterError": 70,
+    "CheckpointRejected": 65,
+    "WeightsUnavailable": 69,
+    "DeviceUnavailable": 69,
+    "UnsupportedPixels": 65,
+    "TooLarge": 75,
+    "MediaError": 74,
+    "SourceMissing": 66,
+    "UnsupportedMedia": 65,
+    "TruncatedMedia": 65,
+    "SinkRefused": 73,
+    "SinkFull": 74,
+    "ReaderGone": 141,
+    "VerificationFailed": 70,
+}
+
+
+def all_errors() -> dict[str, type[BaseException]]:
+    """Every error class of the three rooms but Stopped, which carries its code."""
+    found: dict[str, type[BaseException]] = {}
+    for module in (daemon_errors, filter_errors, media_errors):
+        for name, value in vars(module).items():
+            if isinstance(value, type) and issubclass(value, Exception) and value is not Stopped:
+                found[name] = value
+    return found
+
+
+def test_the_table_covers_every_error_class() -> None:
+    assert all_errors().keys() == CODES.keys()
+
+
+@pytest.mark.parametrize("name", sorted(CODES))
+def test_every_error_has_the_code_of_the_design(name: str) -> None:
+    error = all_errors()[name]("text")
+    assert exit_code_of(error) == CODES[name]
+    assert is_expected(error)
+
+
+@pytest.mark.parametrize(("error", "code"), [(Stopped(15), 143), (Stopped(2), 130)])
+def test_a_signal_ends_as_in_the_shell(error: Stopped, code: int) -> None:
+    assert exit_code_of(error) == code
+
+
+def test_an_unknown_error_is_ours() -> None:
+    assert exit_code_of(ZeroDivisionError()) == 70
+    assert not is_expected(ZeroDivisionError())
+
+
+def test_a_wrong_option_is_not_expected_to_show_a_traceback() -> None:
+    assert is_expected(UsageError("text"))
