@@ -1,0 +1,70 @@
+"""Make the built-in weights from their float32 checkpoints.
+
+    python -m upframe.filters.builtin.make flownet.pkl starter_srvgg_x4.pth
+
+Stores float16 safetensors beside this file, with their provenance in the file's own metadata too,
+and writes the checksums of source and result into ``provenance.json``. What was trained and
+measured how is kept there by hand. The same checkpoints give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from ..statedict import load_state_dict
+
+FOLDER = Path(__file__).parent
+PROVENANCE = FOLDER / "provenance.json"
+
+
+def store(source: Path, target: Path, facts: dict[str, str]) -> dict[str, str]:
+    """Store a checkpoint as float16 safetensors.
+
+    Args:
+        source: a checkpoint that :func:`load_state_dict` reads; all values within float16's range.
+        target: the file to write.
+        facts: its provenance; all but `sha256` goes into the file's metadata.
+
+    Returns:
+        The facts with `source_sha256` and `sha256` as they are now.
+
+    Raises:
+        ValueError: if a value is too large for float16.
+    """
+    tensors = {
+        key.removeprefix("module."): value.half().contiguous()
+        for key, value in load_state_dict(source).items()
+    }
+    if large := [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]:
+        raise ValueError(f"{source} holds values beyond 65504 under {large[0]!r}")
+    facts = facts | {"source_file": source.name, "source_sha256": _sha256(source)}
+    facts.pop("sha256", None)
+    # one key only: safetensors writes several in an order that differs from run to run
+    target.write_bytes(save(tensors, metadata={"provenance": json.dumps(facts)}))
+    return facts | {"sha256": _sha256(target)}
+
+
+def main(sources: list[str]) -> None:
+    """Make every file that ``provenance.json`` names, from one source each, in its order."""
+    provenance: dict[str, dict[str, str]] = json.loads(PROVENANCE.read_text())
+    if len(sources) != len(provenance):
+        raise SystemExit(f"give one checkpoint for each of {', '.join(provenance)}")
+    for source, (name, facts) in zip(sources, provenance.items(), strict=True):
+        provenance[name] = store(Path(source), FOLDER / name, facts)
+        sys.stdout.write(f"{name}: {(FOLDER / name).stat().st_size} bytes\n")
+    PROVENANCE.write_text(json.dumps(provenance, indent=2) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

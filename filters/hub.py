@@ -1,0 +1,204 @@
+"""Fetch files from the model hub through its own client, without its long waits and its noise.
+
+The client retries for half a minute before it says that there is no network. So the hub is asked
+for the file's metadata first, once and with a deadline; only if it answers is the client let loose.
+``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_OFFLINE``, ``HF_TOKEN`` and its other variables hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import threading
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from .errors import WeightsUnavailable
+
+_ANSWER_SECONDS = 5.0
+"""How long the hub may take to answer, in all; HF_HUB_ETAG_TIMEOUT wins."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_logger = logging.getLogger(__name__)
+
+
+class _HubFailure(Exception):
+    """The hub did not give a file; the text says why."""
+
+    def __init__(self, reason: str, *, has_no_such_file: bool = False) -> None:
+        super().__init__(reason)
+        self.has_no_such_file = has_no_such_file
+
+
+def fetch_from_hub(repo_id: str, filenames: tuple[str, ...]) -> tuple[str, Path]:
+    """Fetch the first of some files that a repository has; a cached copy serves without network.
+
+    Args:
+        repo_id: ``owner/name``.
+        filenames: names inside the repository, the preferred one first.
+
+    Returns:
+        The name that was found, and the file in the client's cache.
+
+    Raises:
+        WeightsUnavailable: if there is neither a hub that gives one of them nor a cached copy.
+    """
+    # looked up before the hub is asked: a download that breaks must not lose what was there
+    cached = [(name, path) for name in filenames if (path := find_cached(repo_id, name))]
+    failures: list[_HubFailure] = []
+    for name in filenames:
+        try:
+            return name, _fetch(repo_id, name)
+        except _HubFailure as failure:
+            failures.append(failure)
+            if not failure.has_no_such_file:
+                break
+    reasons = "; ".join(str(failure) for failure in failures)
+    if cached:
+        _logger.info("%s: %s; using the cached %s", repo_id, reasons, cached[0][1])
+        return cached[0]
+    raise WeightsUnavailable(f"cannot get {repo_id} from the hub: {reasons}") from failures[-1]
+
+
+def find_cached(repo_id: str, filename: str) -> Path | None:
+    """Find an undamaged copy of a file in the client's cache, without any network."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(repo_id, filename)
+    except (HFValidationError, OSError):  # no such name can be cached; an unreadable cache has none
+        return None
+    path = Path(found) if isinstance(found, str) else None
+    return path if path is not None and _is_whole(path) else None
+
+
+def _fetch(repo_id: str, filename: str) -> Path:
+    """Ask the hub, then download or find the file in the cache; raises `_HubFailure` alone."""
+    from huggingface_hub import (
+        get_hf_file_metadata,  # pyright: ignore[reportUnknownVariableType]: a bare dict in there
+        hf_hub_download,  # pyright: ignore[reportUnknownVariableType]: the same
+        hf_hub_url,
+    )
+
+    seconds = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or _ANSWER_SECONDS)
+    with _quiet():
+        try:
+            _check_endpoint()
+            url = hf_hub_url(repo_id, filename)
+            _within(seconds, lambda: get_hf_file_metadata(url, timeout=seconds))
+            for again in (False, True):
+                path = Path(hf_hub_download(repo_id, filename, force_download=again))
+                if _is_whole(path):
+                    return path
+        except _client_errors() as error:
+            raise _failure(error, filename) from error
+    raise _HubFailure(f"{filename} arrives damaged: its SHA-256 is not the one the hub promises")
+
+
+def _client_errors() -> tuple[type[Exception], ...]:
+    """Everything the client raises when the hub, the network or the disk is at fault."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # it stands on requests, httpx or httpx2, by its version: the bases of its error tell which
+    bases = (base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
+    return (OSError, RuntimeError, ValueError, *bases)
+
+
+def _is_whole(path: Path) -> bool:
+    """Compare a cached file with its name: large files are kept under their SHA-256.
+
+    A link in the snapshot leads to ``blobs/<etag>``; only the first link counts, the client may
+    share blobs under other names behind it. Without links, or a small file: nothing to compare.
+    """
+    blob = Path(os.readlink(path)) if path.is_symlink() else path
+    if blob.parent.name != "blobs" or not _SHA256.fullmatch(blob.name):
+        return path.is_file()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == blob.name
+    except OSError:
+        return False
+
+
+def _check_endpoint() -> None:
+    endpoint = urlsplit(_endpoint())
+    if endpoint.scheme not in ("http", "https") or not endpoint.hostname or endpoint.port == 0:
+        raise ValueError(f"HF_ENDPOINT must be an http(s) address, got {_endpoint()!r}")
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
+def _failure(error: Exception, filename: str) -> _HubFailure:
+    from huggingface_hub import errors
+
+    match error:
+        case errors.OfflineModeIsEnabled():
+            return _HubFailure(f"HF_HUB_OFFLINE is set and {filename} is not in the cache")
+        case errors.GatedRepoError():
+            return _HubFailure("the repository is gated: set HF_TOKEN of an account with access")
+        case errors.RepositoryNotFoundError():
+            return _HubFailure("the hub has no such repository, or it is private (set HF_TOKEN)")
+        case errors.LocalEntryNotFoundError():
+            return _HubFailure(_first_line(error.__cause__ or error))
+        case errors.EntryNotFoundError():
+            return _HubFailure(f"the repository has no file {filename}", has_no_such_file=True)
+        case errors.HFValidationError():
+            return _HubFailure("a hub name must be owner/name or owner/name:file")
+        case _:
+            return _HubFailure(f"{_endpoint()}: {_first_line(error)}")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _within(seconds: float, call: Callable[[], object]) -> None:
+    """Make a call, but wait for it no longer than so many seconds.
+
+    The client's own timeouts hold for every connection attempt and every read apart, and do not
+    hold for looking up a name, where a machine without network can hang the longest.
+
+    Raises:
+        TimeoutError: if it takes longer; what it raises itself is passed on.
+    """
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # not handled here: handed over to the thread that waits
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="upframe-hub", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    if raised:
+        raise raised[0]
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Keep the client's log lines and warnings off the terminal; our errors say what matters."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

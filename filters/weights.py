@@ -1,0 +1,212 @@
+"""Where a filter's weights come from: a local file, the model hub, or the built-in starter weights.
+
+A name is read in this order: ``builtin``; a file or folder that exists; ``owner/name`` or
+``owner/name:file`` on the hub. What is spelled like a path (``./x``, ``/x``, ``x.pth``) is never
+asked from the hub. Only the default weights, under the policy ``auto``, are ever replaced by the
+built-in ones, and never silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from .errors import WeightsUnavailable
+from .hub import fetch_from_hub
+from .statedict import load_state_dict
+
+__all__ = [
+    "BUILTIN",
+    "REAL_ESRGAN",
+    "RIFE",
+    "DefaultWeights",
+    "Policy",
+    "Weights",
+    "load_state_dict",
+    "resolve_weights",
+]
+
+Policy = Literal["auto", "hub", "builtin"]
+"""For weights that nobody named: the hub and, if it cannot be had, the built-in ones; the hub or
+an error; the built-in ones without asking any network."""
+
+BUILTIN = "builtin"
+
+_BUILTIN_FOLDER = Path(__file__).parent / "builtin"
+_HUB_NAME = re.compile(r"(?P<repo_id>\w[\w.-]*/\w[\w.-]*)(?::(?P<filename>[^:\\]+))?", re.ASCII)
+_WEIGHT_SUFFIXES = (".pkl", ".pth", ".pt", ".safetensors")
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A file of weights on this machine, and where it came from."""
+
+    name: str
+    """As a user would name them: a path, ``owner/name:file``, or ``builtin``."""
+    path: Path
+    sha256: str
+    """Of the file, 64 hexadecimal digits."""
+    origin: Literal["local", "hub", "builtin"]
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultWeights:
+    """What a filter uses when nobody names weights, and what it looks for in folders."""
+
+    repo_id: str
+    filename: str
+    builtin: str
+    """File name below ``filters/builtin``."""
+    filenames: tuple[str, ...]
+    """Looked for in a folder or repository that is given without a file name, in this order."""
+    sole_suffixes: tuple[str, ...] = ()
+    """Without any of `filenames`, a folder's only file with one of these suffixes is meant."""
+
+    @property
+    def name(self) -> str:
+        """``owner/name:file``."""
+        return f"{self.repo_id}:{self.filename}"
+
+    @property
+    def builtin_path(self) -> Path:
+        """Where the built-in starter weights lie in this installation."""
+        return _BUILTIN_FOLDER / self.builtin
+
+
+RIFE = DefaultWeights(
+    repo_id="elfgum/RIFE-4.22.lite",
+    filename="flownet.pkl",
+    builtin="rife_starter.safetensors",
+    filenames=("flownet.pkl", "flownet.safetensors"),
+)
+REAL_ESRGAN = DefaultWeights(
+    repo_id="ai-forever/Real-ESRGAN",
+    filename="RealESRGAN_x4.pth",
+    builtin="srvgg_starter_x4.safetensors",
+    filenames=("RealESRGAN_x4.pth",),
+    sole_suffixes=(".pth", ".safetensors"),
+)
+
+
+def resolve_weights(name: str | None, default: DefaultWeights, policy: Policy = "auto") -> Weights:
+    """Find the file that a name means, fetching it from the hub where needed.
+
+    Args:
+        name: a local file or folder, ``owner/name``, ``owner/name:file`` or ``builtin``; None for
+            the default.
+        default: the default weights of the filter that asks.
+        policy: where the default may come from; what a user names is never replaced.
+
+    Raises:
+        WeightsUnavailable: if there is no such file, or the hub cannot give it.
+    """
+    if name == BUILTIN or (name is None and policy == "builtin"):
+        return _builtin(default)
+    if name is None:
+        return _default(default, policy)
+    if os.path.exists(local := os.path.expanduser(name)):
+        return _local(name, Path(local), default)
+    if match := _hub_match(name):
+        filenames = (match["filename"],) if match["filename"] else default.filenames
+        return _hub(match["repo_id"], filenames)
+    no_hub = (
+        "" if _is_spelled_as_path(name) else ", nor is it a hub's owner/name or owner/name:file"
+    )
+    raise WeightsUnavailable(f"no weights at {name!r}: there is no such file or folder{no_hub}")
+
+
+def _default(default: DefaultWeights, policy: Policy) -> Weights:
+    try:
+        return _hub(default.repo_id, (default.filename,))
+    except WeightsUnavailable as error:
+        if policy != "auto":
+            raise
+        _logger.warning(
+            "USING BUILT-IN STARTER WEIGHTS OF LOWER QUALITY instead of %s: %s. For the real ones, "
+            "run `upframe models pull` where the hub can be reached, or give a local file as model "
+            "path. `--weights builtin` asks for the starter weights without this warning, "
+            "`--weights hub` never accepts them.",
+            default.name,
+            error,
+        )
+        return _builtin(default)
+
+
+def _builtin(default: DefaultWeights) -> Weights:
+    path = default.builtin_path
+    if not path.is_file():
+        raise WeightsUnavailable(f"the built-in weights {path} are missing: install upframe again")
+    return Weights(BUILTIN, path, sha256_of(path), "builtin")
+
+
+def _hub(repo_id: str, filenames: tuple[str, ...]) -> Weights:
+    filename, path = fetch_from_hub(repo_id, filenames)
+    return Weights(f"{repo_id}:{filename}", path, sha256_of(path), "hub")
+
+
+def _local(name: str, path: Path, default: DefaultWeights) -> Weights:
+    file = _file_in(path, default) if path.is_dir() else path
+    if not file.is_file():
+        raise WeightsUnavailable(f"weights must be a regular file or a folder, {name!r} is neither")
+    return Weights(str(file) if path.is_dir() else name, file, sha256_of(file), "local")
+
+
+def _file_in(folder: Path, default: DefaultWeights) -> Path:
+    for filename in default.filenames:
+        if (folder / filename).is_file():
+            return folder / filename
+    try:
+        found = sorted(p for p in folder.iterdir() if p.is_file())
+    except OSError as error:
+        raise WeightsUnavailable(f"cannot list the folder {folder}: {error.strerror}") from error
+    candidates = [path for path in found if path.suffix.lower() in default.sole_suffixes]
+    if len(candidates) == 1:
+        return candidates[0]
+    wanted = " or ".join(default.filenames)
+    if candidates:
+        names = ", ".join(path.name for path in candidates)
+        raise WeightsUnavailable(f"no {wanted} in {folder}; name one of its files: {names}")
+    if default.sole_suffixes:
+        wanted += " nor any " + " or ".join(default.sole_suffixes)
+    raise WeightsUnavailable(f"no {wanted} in the folder {folder}")
+
+
+def _hub_match(name: str) -> re.Match[str] | None:
+    match = _HUB_NAME.fullmatch(name)
+    if match is None or _is_spelled_as_path(name):
+        return None
+    parts = (match["filename"] or "x").split("/")  # no way out of the repository
+    return None if {"", ".", ".."} & set(parts) else match
+
+
+def _is_spelled_as_path(name: str) -> bool:
+    if name.startswith(("/", ".", "~")) or "\\" in name:
+        return True
+    return ":" not in name and name.lower().endswith(_WEIGHT_SUFFIXES)
+
+
+def sha256_of(path: Path) -> str:
+    """Compute a file's SHA-256, once for as long as its size and time of change stay.
+
+    Raises:
+        WeightsUnavailable: if it cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _sha256(str(path.resolve()), status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise WeightsUnavailable(f"cannot read weights {path}: {error.strerror}") from error
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, _size: int, _mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
