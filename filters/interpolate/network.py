@@ -1,0 +1,207 @@
+"""IFNet, the network of RIFE 4.22.lite: from two frames and a moment to motion and a mask.
+
+Method: Huang et al. 2022, Real-Time Intermediate Flow Estimation for Video Frame Interpolation.
+Four blocks refine one estimate from coarse to fine; each sees both frames and their features,
+warped by the motion found so far.
+
+The module is made for inference: a residual step leaky(conv(x)·beta + x) is one convolution,
+because `checkpoint` folds beta and the identity into its weights, and the input channels lie in
+the order in which they are computed here. Convolutions run in the dtype of the weights
+and channels_last; flow, mask, sampling and blending stay in fp32.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .sampling import merge_taps, rescale, resize, taps, warp
+
+SLOPE = 0.2
+"""Of every LeakyReLU."""
+BLOCK_CHANNELS = (192, 128, 64, 32)
+BLOCK_CELLS = (8, 4, 2, 1)
+"""Edge of what is one pixel for a block, in pixels at scale 1."""
+NUM_RESIDUALS = 8
+NUM_FEATURES = 4
+"""Channels that `Encoder` gives."""
+SOURCE_CHANNELS = NUM_FEATURES + 3
+"""What blocks see of one frame: its features, then R, G, B."""
+FLOW_CHANNELS = 4
+"""x, y that move the left frame, then x, y that move the right one; pixels."""
+STATE_CHANNELS = 9
+"""Mask logit, then 8 features that a block hands to the next."""
+OUT_CHANNELS = FLOW_CHANNELS + STATE_CHANNELS
+FIRST_CHANNELS = 2 * SOURCE_CHANNELS + 1
+NEXT_CHANNELS = 2 * SOURCE_CHANNELS + STATE_CHANNELS + 1 + FLOW_CHANNELS
+
+
+def _leaky(x: Tensor) -> Tensor:
+    return F.leaky_relu_(x, SLOPE)
+
+
+class Encoder(nn.Module):
+    """Features of a single frame, at its full size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cnn0 = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        self.cnn1 = nn.Conv2d(16, 16, 3, padding=1)
+        self.cnn2 = nn.Conv2d(16, 16, 3, padding=1)
+        self.cnn3 = nn.ConvTranspose2d(16, NUM_FEATURES, 4, stride=2, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Turn (N, 3, H, W), H and W even, dtype of the weights, into (N, 4, H, W)."""
+        x = _leaky(self.cnn0(image))  # (N, 16, H/2, W/2)
+        x = _leaky(self.cnn2(_leaky(self.cnn1(x))))
+        return self.cnn3(x)  # (N, 4, H, W)
+
+
+class Block(nn.Module):
+    """One refinement: everything known at some size to a change of the flow and a new state."""
+
+    def __init__(self, in_channels: int, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv0 = nn.ModuleList(
+            (
+                nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1),
+                nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1),
+            )
+        )
+        self.convblock = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1) for _ in range(NUM_RESIDUALS)
+        )
+        self.lastconv = nn.ConvTranspose2d(channels, 4 * out_channels, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn (N, in, h, w), dtype of the weights, into (N, out, h, w), fp32."""
+        for conv in (*self.conv0, *self.convblock):
+            x = _leaky(conv(x))  # (N, c, h/4, w/4) in the end
+        x = self.lastconv(x)  # (N, 4·out, h/2, w/2)
+        return F.pixel_shuffle(x, 2).float()  # (N, out, h, w)
+
+
+class IFNet(nn.Module):
+    """Four blocks and the encoder. Build it with `checkpoint.load_ifnet`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = Encoder()
+        self.blocks = nn.ModuleList(
+            Block(NEXT_CHANNELS if index else FIRST_CHANNELS, channels, self.block_outputs(index))
+            for index, channels in enumerate(BLOCK_CHANNELS)
+        )
+
+    @staticmethod
+    def block_outputs(index: int) -> int:
+        """Channels that a block gives: nobody reads the features of the last one."""
+        return FLOW_CHANNELS + 1 if index == len(BLOCK_CHANNELS) - 1 else OUT_CHANNELS
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of the convolutions."""
+        return self.encode.cnn0.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encode.cnn0.weight.device
+
+    def sources(self, image: Tensor) -> Tensor:
+        """Put the features of padded frames before their channels.
+
+        Args:
+            image: (N, C, H, W), fp32, [0, 1]: R, G, B, and alpha where C is 4.
+
+        Returns:
+            (N, 4 + C, H, W), fp32.
+        """
+        features = self.encode(self._input(image[:, :3]))
+        return torch.cat((features.float(), image), 1)
+
+    def forward(self, pairs: Tensor, timestep: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Find where the pixels of an in-between come from.
+
+        Args:
+            pairs: (N, 2, >=7, H, W), fp32: `sources` of the left and the right frame; H and W
+                multiples of 32, and of 32/`scale`.
+            timestep: (N,), fp32, (0, 1): 0 is the left frame.
+            scale: 0.25, 0.5, 1, 2 or 4; size at which motion is sought.
+
+        Returns:
+            The flow, (N, 4, H, W), pixels, and the mask's logit, (N, 1, H, W); both fp32.
+        """
+        first = [cell / scale for cell in BLOCK_CELLS][0]
+        x = resize(_side_by_side(pairs[:, :, :SOURCE_CHANNELS]), 1 / first)
+        y = cast("Tensor", self.blocks[0](self._input(x, _plane(timestep, x))))
+        flow = resize(y[:, :FLOW_CHANNELS] * first, first)
+        state, cell = y[:, FLOW_CHANNELS:], first
+        for block in list(self.blocks)[1:]:
+            x = self._next_input(pairs, flow, rescale(state, cell, cell / 2), timestep, cell / 2)
+            y, cell = cast("Tensor", block(x)), cell / 2
+            flow = flow + resize(y[:, :FLOW_CHANNELS] * cell, cell)
+            state = y[:, FLOW_CHANNELS:]
+        return flow, resize(state[:, :1], cell)
+
+    def _next_input(
+        self, pairs: Tensor, flow: Tensor, state: Tensor, timestep: Tensor, cell: float
+    ) -> Tensor:
+        flow = taps(flow, cell)
+        warped = _warp_pairs(pairs[:, :, :SOURCE_CHANNELS], flow, cell)
+        warped = merge_taps(_side_by_side(warped), cell)
+        return self._input(
+            warped, state, _plane(timestep, state), merge_taps(flow, cell) * (1 / cell)
+        )
+
+    def _input(self, *parts: Tensor) -> Tensor:
+        """Put (N, c, h, w) side by side, in the dtype and layout of the convolutions."""
+        count, _, height, width = parts[0].shape
+        x = torch.empty(
+            (count, sum(part.shape[1] for part in parts), height, width),
+            dtype=self.dtype,
+            device=self.device,
+            memory_format=torch.channels_last,
+        )
+        return torch.cat(parts, 1, out=x) if self.dtype == torch.float32 else _fill(x, parts)
+
+
+def _fill(x: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+    start = 0
+    for part in parts:
+        x[:, start : start + part.shape[1]] = part
+        start += part.shape[1]
+    return x
+
+
+def _plane(timestep: Tensor, like: Tensor) -> Tensor:
+    return timestep.view(-1, 1, 1, 1).expand(-1, 1, *like.shape[-2:])
+
+
+def _side_by_side(pairs: Tensor) -> Tensor:
+    """Turn (N, 2, C, H, W) into (N, 2C, H, W)."""
+    return pairs.flatten(1, 2)
+
+
+def _warp_pairs(pairs: Tensor, flow: Tensor, cell: float = 1) -> Tensor:
+    """Warp both sides of (N, 2, C, H, W) by their half of (N, 4, h, w), in one sampling."""
+    count, _, channels, _, _ = pairs.shape
+    halves = flow.reshape(2 * count, 2, *flow.shape[-2:])
+    return warp(pairs.flatten(0, 1), halves, cell).view(count, 2, channels, *flow.shape[-2:])
+
+
+def blend(pairs: Tensor, flow: Tensor, mask: Tensor) -> Tensor:
+    """Move both frames to the moment between them and mix them by the mask.
+
+    Args:
+        pairs: (N, 2, C, H, W), fp32, any channels.
+        flow: (N, 4, H, W), pixels.
+        mask: (N, 1, H, W), logit; large shows the left frame.
+
+    Returns:
+        (N, C, H, W), fp32.
+    """
+    left, right = _warp_pairs(pairs, flow).unbind(1)
+    return torch.lerp(right, left, torch.sigmoid(mask))
