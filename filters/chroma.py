@@ -10,7 +10,7 @@ So ``shrink(enlarge(c)) == c`` for any c (but for the last rows or columns of an
 full-resolution content is low-passed: both shrinking filters are zero at the highest frequency.
 
 Source: Sweldens 1996, The Lifting Scheme; Deslauriers, Dubuc 1989, Symmetric Iterative
-Interpolation Processes. The quarter-sample pair is solved from its own equations in the test.
+Interpolation Processes. The quarter-sample inverse is solved from the equation beside it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ Phase = Literal["first", "between", "second"]
 
 _CUBIC_MIDDLE = (-1 / 16, 9 / 16, 9 / 16, -1 / 16)
 _CUBIC_QUARTER = (-5 / 128, 35 / 128, 105 / 128, -7 / 128)  # three quarters of the way
+# a with a(z)A(z) + a(1/z)A(1/z) = 1, where A is the cubic above: the shortest there is
+_SHRINK_QUARTER = (-133 / 2304, 1505 / 2304, -315 / 2304, 95 / 2304)
 _PHASES: dict[str, tuple[Phase, Phase]] = {  # horizontal, vertical
     "left": ("first", "between"),
     "center": ("between", "between"),
@@ -33,20 +35,6 @@ _PHASES: dict[str, tuple[Phase, Phase]] = {  # horizontal, vertical
     "bottomleft": ("first", "second"),
     "bottom": ("between", "second"),
 }
-
-
-def _inverse_of_quarter() -> tuple[float, ...]:
-    """Solve for a with a(z)A(z) + a(1/z)A(1/z) = 1, where A is the cubic at a quarter."""
-    equations = torch.zeros(4, 4, dtype=torch.float64)  # row: shift 0..3; column: tap -1..2
-    for column in range(4):
-        for index, weight in enumerate(_CUBIC_QUARTER):
-            equations[abs(column - 1 + index - 2), column] += weight
-    equations[0] *= 2  # the shift 0 meets its own mirror image
-    wanted = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
-    return tuple(torch.linalg.solve(equations, wanted).tolist())
-
-
-_SHRINK_QUARTER = _inverse_of_quarter()
 
 
 def phases(chroma_location: str | None) -> tuple[Phase, Phase]:

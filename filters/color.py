@@ -166,7 +166,7 @@ def _yuv_to_rgb(picture: Picture, form: PixelFormat, device: torch.device) -> Te
     yuv[1:] = _full_chroma(picture, form, device)
     name = arithmetic_matrix(picture.color, width, height)
     forward, offset = _yuv_codes(name, form, picture.color)
-    inverse = torch.linalg.inv(forward)
+    inverse = forward.inverse()
     bias = -(inverse @ offset)
     return _transform(yuv, inverse, bias)
 
