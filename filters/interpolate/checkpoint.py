@@ -68,7 +68,9 @@ def load_ifnet(state: Mapping[str, Tensor]) -> IFNet:
         logger.info("ignored parts of the checkpoint that only training needs: %s", ignored)
     network = IFNet()
     network.load_state_dict(_folded({key: value.float() for key, value in ours.items()}))
-    return network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    network.requires_grad_(False).eval()
+    # torch's annotations leave this argument out
+    return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
 
 
 def _is_ours(key: str) -> bool:

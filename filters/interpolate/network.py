@@ -134,7 +134,7 @@ class IFNet(nn.Module):
         Returns:
             The flow, (N, 4, H, W), pixels, and the mask's logit, (N, 1, H, W); both fp32.
         """
-        first = [cell / scale for cell in BLOCK_CELLS][0]
+        first = BLOCK_CELLS[0] / scale
         x = resize(_side_by_side(pairs[:, :, :SOURCE_CHANNELS]), 1 / first)
         y = cast("Tensor", self.blocks[0](self._input(x, _plane(timestep, x))))
         flow = resize(y[:, :FLOW_CHANNELS] * first, first)

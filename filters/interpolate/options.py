@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
+
+SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+def _one_of_scales(scale: float) -> float:
+    if scale not in SCALES:
+        raise ValueError("must be 0.25, 0.5, 1, 2 or 4")
+    return scale
 
 
 class InterpolateOptions(BaseModel, frozen=True, extra="forbid"):
@@ -14,12 +22,15 @@ class InterpolateOptions(BaseModel, frozen=True, extra="forbid"):
         False, description="Insert 2^exp-1 frames into every gap with RIFE 4.22.lite."
     )
     frame_interpolation_exp: int = Field(
-        1, ge=1, le=6, description="1 doubles the frame rate, 2 makes it 4 times, up to 6: 64 times."
+        1,
+        ge=1,
+        le=6,
+        description="1 doubles the frame rate, 2 makes it 4 times, up to 6: 64 times.",
     )
-    frame_interpolation_scale: Literal[0.25, 0.5, 1.0, 2.0, 4.0] = Field(
+    frame_interpolation_scale: Annotated[float, AfterValidator(_one_of_scales)] = Field(
         1.0,
-        description="Size at which motion is sought: 0.5 for 4K and large motion, "
-        "2 or 4 for small pictures; smaller is faster.",
+        description="Size at which motion is sought, 0.25, 0.5, 1, 2 or 4: 0.5 for 4K and large "
+        "motion, 2 or 4 for small pictures; smaller is faster.",
     )
     frame_interpolation_model_path: str | None = Field(
         None,

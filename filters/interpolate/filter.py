@@ -1,0 +1,206 @@
+"""Interpolate: insert 2^exp - 1 frames into every gap between two frames.
+
+A window of two frames slides over the stream. The earlier one leaves when the later one has come,
+followed by its in-betweens; the last frame leaves when the stream is flushed, with its full
+duration. Where nothing may be blended (a cut, a jump in time) the earlier frame is repeated, so
+that N frames always become (N - 1)·2^exp + 1.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointRejected
+from ..frame import Frame, StreamInfo
+from ..guard import is_damaged
+from ..weights import RIFE, Weights, load_state_dict, resolve_weights
+from .checkpoint import load_ifnet
+from .gap import GapFiller, Method
+from .neighbours import check_alike, longest_step, reason_to_repeat, ticks_between
+from .network import IFNet
+from .options import InterpolateOptions
+
+if TYPE_CHECKING:
+    from ..chain import Runtime
+
+COUNTERS = ("inserted", "repeated_at_cuts", "repeated_at_gaps", "duplicates", "redone_in_fp32")
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A frame of the window, and what the network keeps of it once it was asked."""
+
+    frame: Frame
+    source: Tensor | None = None
+
+
+class Interpolate:
+    """The RIFE filter, for one stream. Build it with `build_interpolate`."""
+
+    def __init__(
+        self,
+        network: IFNet,
+        *,
+        exact: IFNet | None = None,
+        exp: int = 1,
+        scale: float = 1.0,
+        method: Method = "recursive",
+    ) -> None:
+        """Take the network and how to use it.
+
+        Args:
+            network: computes the in-betweens, on its device and in its precision.
+            exact: the same in fp32, for results that come out damaged; None if `network` is.
+            exp: 2^exp - 1 frames are inserted into every gap.
+            scale: 0.25, 0.5, 1, 2 or 4; size at which motion is sought.
+            method: see :mod:`upframe.filters.interpolate.gap`.
+        """
+        self._factor = 2**exp
+        self._fill = GapFiller(network, exp, scale, method)
+        self._fill_exactly = None if exact is None else GapFiller(exact, exp, scale, method)
+        self._longest_step = longest_step(None)
+        self._held: _Held | None = None
+        self._counts: dict[str, int] = dict.fromkeys(COUNTERS, 0)
+
+    def open(self, info: StreamInfo) -> StreamInfo:
+        """Take the description of what comes in, give that of what goes out."""
+        self._longest_step = longest_step(info.average_rate)
+        return replace(
+            info,
+            rate=info.rate and info.rate * self._factor,
+            average_rate=info.average_rate and info.average_rate * self._factor,
+            time_base=info.time_base / self._factor,
+            num_frames=info.num_frames and (info.num_frames - 1) * self._factor + 1,
+        )
+
+    def __call__(self, frame: Frame) -> Iterable[Frame]:
+        """Take the next frame, give the one before it and their in-betweens.
+
+        Raises:
+            ValueError: if its size, time base or having alpha differ from the frame before.
+            TooLarge: if the frames do not fit in memory.
+        """
+        left, self._held = self._held, _Held(frame)
+        if left is None:
+            return ()
+        check_alike(left.frame, frame)
+        return self._gap(left, self._held)
+
+    def flush(self) -> Iterable[Frame]:
+        """Give the last frame; it keeps its whole duration."""
+        last, self._held = self._held, None
+        if last is None:
+            return ()
+        return (self._timed(last.frame, 0, last.frame.duration * self._factor),)
+
+    def statistics(self) -> Mapping[str, int]:
+        """Count frames: ``inserted`` by the network, ``redone_in_fp32`` of these, and repeats.
+
+        Repeats are ``repeated_at_cuts``, ``repeated_at_gaps`` or, between two equal frames,
+        ``duplicates``.
+        """
+        return dict(self._counts)
+
+    def _gap(self, left: _Held, right: _Held) -> Iterator[Frame]:
+        frame = left.frame
+        reason = reason_to_repeat(frame, right.frame, self._longest_step)
+        if reason == "duplicates":
+            right.source = left.source
+            right.frame = replace(right.frame, duplicate=True)
+        step = ticks_between(frame, right.frame)
+        yield self._timed(frame, 0, step)
+        if reason is None:
+            yield from self._inserted(left, right, step)
+            return
+        repeat = replace(frame, cut=False, duplicate=True)
+        for index in range(1, self._factor):
+            self._counts[reason] += 1
+            yield self._timed(repeat, index * step, step)
+
+    def _inserted(self, left: _Held, right: _Held, step: int) -> Iterator[Frame]:
+        pixels, alpha = left.frame.pixels, left.frame.alpha
+        for index, image in enumerate(self._between(left, right), 1):
+            image = image.to(pixels.device, pixels.dtype)
+            between = replace(
+                left.frame,
+                pixels=image[:3],
+                alpha=None if alpha is None else image[3:],
+                cut=False,
+                duplicate=False,
+            )
+            self._counts["inserted"] += 1
+            yield self._timed(between, index * step, step)
+
+    def _between(self, left: _Held, right: _Held) -> list[Tensor]:
+        """Compute the in-betweens, (3 or 4, H, W). A frame is encoded once, for both its gaps."""
+        if left.source is None:
+            left.source = self._fill.source(_image(left.frame))
+        if right.source is None:
+            right.source = self._fill.source(_image(right.frame))
+        size = left.frame.height, left.frame.width
+        images = self._fill(left.source, right.source, *size)
+        if self._fill_exactly is None or not _any_damaged(images, left.frame, right.frame):
+            return images
+        self._counts["redone_in_fp32"] += len(images)
+        exact = [self._fill_exactly.source(_image(held.frame)) for held in (left, right)]
+        return self._fill_exactly(exact[0], exact[1], *size)
+
+    def _timed(self, frame: Frame, ticks: int, duration: int) -> Frame:
+        """Move a frame into the finer time base, `ticks` of which it comes later."""
+        return replace(
+            frame,
+            pts=frame.pts * self._factor + ticks,
+            duration=duration,
+            time_base=frame.time_base / self._factor,
+        )
+
+
+def build_interpolate(options: InterpolateOptions, runtime: Runtime) -> tuple[Interpolate, Weights]:
+    """Load the weights that the options name and build the filter.
+
+    Raises:
+        CheckpointRejected: if they are not a RIFE 4.22.lite checkpoint.
+        WeightsUnavailable: if they cannot be had.
+    """
+    weights = resolve_weights(options.frame_interpolation_model_path, RIFE, runtime.policy)
+    network, exact = load_networks(weights, runtime.device, runtime.precision)
+    built = Interpolate(
+        network,
+        exact=exact,
+        exp=options.frame_interpolation_exp,
+        scale=options.frame_interpolation_scale,
+        method=options.frame_interpolation_method,
+    )
+    return built, weights
+
+
+def load_networks(
+    weights: Weights, device: torch.device, precision: torch.dtype
+) -> tuple[IFNet, IFNet | None]:
+    """Load a network in a precision, and the same in fp32 where that is another.
+
+    Raises:
+        CheckpointRejected: if the file is not a RIFE 4.22.lite checkpoint.
+    """
+    state = load_state_dict(weights.path)
+    try:
+        exact = load_ifnet(state).to(device)
+    except CheckpointRejected as error:
+        raise CheckpointRejected(f"{weights.path}: {error}") from error
+    if precision == torch.float32:
+        return exact, None
+    return copy.deepcopy(exact).to(precision), exact
+
+
+def _any_damaged(images: list[Tensor], left: Frame, right: Frame) -> bool:
+    return any(is_damaged(image[:3], left.pixels, right.pixels) for image in images)
+
+
+def _image(frame: Frame) -> Tensor:
+    return frame.pixels if frame.alpha is None else torch.cat((frame.pixels, frame.alpha))

@@ -1,0 +1,138 @@
+"""Fill the gap between two frames: which moments are asked of the network, and in which batches.
+
+`recursive` halves every gap at t = 0.5, `exp` times; all pairs of one round are one batch.
+`direct` asks for every t = k/2^exp; all of them are one batch. A batch that would need much
+memory is computed in parts, and when memory runs out all the same, in smaller parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..device import is_out_of_memory
+from ..errors import TooLarge
+from .network import NUM_FEATURES, IFNet, blend
+from .sampling import pad, padding_multiple
+
+Method = Literal["recursive", "direct"]
+
+_BATCH_PIXELS = {"cpu": 2**20, "cuda": 2**24}
+"""Padded pixels in one batch: enough to keep the device busy, on the CPU to stay in its caches."""
+
+
+class GapFiller:
+    """Computes all in-betweens of a gap with one network, in that network's precision."""
+
+    def __init__(self, network: IFNet, exp: int, scale: float, method: Method) -> None:
+        self._network = network
+        self._exp = exp
+        self._scale = scale
+        self._method = method
+        self._batch_pixels = _BATCH_PIXELS.get(network.device.type, _BATCH_PIXELS["cuda"])
+
+    @torch.inference_mode()
+    def source(self, image: Tensor) -> Tensor:
+        """Compute what the network wants to know of one frame, to be kept for both its gaps.
+
+        Args:
+            image: (C, H, W), float, [0, 1], any device; C is 3, or 4 with alpha.
+
+        Returns:
+            (1, 4 + C, H', W'), fp32, on the network's device, padded.
+
+        Raises:
+            TooLarge: if it does not fit in memory.
+        """
+        image = image.to(self._network.device, torch.float32)
+        return self._sources(image.unsqueeze(0))
+
+    @torch.inference_mode()
+    def __call__(self, left: Tensor, right: Tensor, height: int, width: int) -> list[Tensor]:
+        """Compute the in-betweens of two frames.
+
+        Args:
+            left: `source` of the earlier frame.
+            right: `source` of the later frame.
+            height: of the frames without padding, pixels.
+            width: of the frames without padding, pixels.
+
+        Returns:
+            2^exp - 1 times (C, H, W), fp32, in order of time.
+
+        Raises:
+            TooLarge: if not even a single pair fits in memory.
+        """
+        fill = self._recursive if self._method == "recursive" else self._direct
+        return fill(left, right, height, width)
+
+    def _recursive(self, left: Tensor, right: Tensor, height: int, width: int) -> list[Tensor]:
+        sources = torch.cat((left, right))
+        images: list[Tensor] = []
+        for level in range(self._exp):
+            halves = torch.full((len(sources) - 1,), 0.5, device=sources.device)
+            middles = self._middles(sources[:-1], sources[1:], halves)[..., :height, :width]
+            images = _alternate(list(middles), images)
+            if level + 1 < self._exp:
+                between = self._sources(middles)
+                sources = torch.stack(_alternate(list(sources), list(between)))
+        return images
+
+    def _direct(self, left: Tensor, right: Tensor, height: int, width: int) -> list[Tensor]:
+        count = 2**self._exp - 1
+        times = torch.arange(1, count + 1, device=left.device) / 2**self._exp
+        lefts, rights = left.expand(count, -1, -1, -1), right.expand(count, -1, -1, -1)
+        return list(self._middles(lefts, rights, times)[..., :height, :width])
+
+    def _sources(self, images: Tensor) -> Tensor:
+        padded = pad(images, padding_multiple(self._scale))
+        return self._in_batches(padded, lambda part: self._network.sources(padded[part]))
+
+    def _middles(self, lefts: Tensor, rights: Tensor, times: Tensor) -> Tensor:
+        """Compute one in-between per pair, with its padding."""
+
+        def middles(part: slice) -> Tensor:
+            pairs = torch.stack((lefts[part], rights[part]), 1)
+            flow, mask = self._network(pairs, times[part], self._scale)
+            return blend(pairs[:, :, NUM_FEATURES:], flow, mask)
+
+        return self._in_batches(lefts, middles)
+
+    def _in_batches(self, items: Tensor, compute: Callable[[slice], Tensor]) -> Tensor:
+        count, _, height, width = items.shape
+        parts: list[Tensor] = []
+        done = 0
+        while done < count:
+            batch = max(1, self._batch_pixels // (height * width))
+            result = _unless_out_of_memory(compute, slice(done, done + batch))
+            if result is not None:
+                parts.append(result)
+                done += batch
+            elif batch == 1:
+                raise TooLarge(f"frames of {width}x{height} (padded) need more memory than is free")
+            else:  # the same frames again, in smaller parts, also from now on
+                self._batch_pixels = min(batch, count) // 2 * height * width
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _unless_out_of_memory(compute: Callable[[slice], Tensor], part: slice) -> Tensor | None:
+    """Give None where memory ran out; by then everything that `compute` held is free again."""
+    try:
+        return compute(part)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def _alternate(outer: list[Tensor], inner: list[Tensor]) -> list[Tensor]:
+    """Put one of `inner` between every two of `outer`."""
+    merged = outer[:1]
+    for between, after in zip(inner, outer[1:], strict=True):
+        merged += (between, after)
+    return merged
