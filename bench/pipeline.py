@@ -27,7 +27,7 @@ from upframe.daemon.execute import execute
 from upframe.daemon.pipeline import Pipeline
 from upframe.daemon.progress import Silent
 from upframe.filters.chain import BuiltFilter, Chain, Runtime, build_filters
-from upframe.filters.color import ToFrame, arithmetic_matrix
+from upframe.filters.color import ToFrame
 from upframe.filters.device import resolve_device, resolve_precision
 from upframe.filters.options import FilterOptions
 from upframe.filters.scenes import Scenes
@@ -107,8 +107,7 @@ def filters_alone(clip: Path, built: tuple[BuiltFilter, ...], device: torch.devi
     source = open_source(str(clip))
     chain = Chain([one.filter for one in built])
     chain.open(source.info)
-    matrix = arithmetic_matrix(source.info.color, source.info.width, source.info.height)
-    to_frame, scenes = ToFrame(device, matrix=matrix), Scenes()
+    to_frame, scenes = ToFrame(device), Scenes()
     frames = []
     for picture in source:
         marks = scenes(picture)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
 
 from ..filters.chain import Chain
-from ..filters.color import ToFrame, ToPicture, arithmetic_matrix, output_color, output_size
+from ..filters.color import ToFrame, ToPicture, matrix_warning, output_color, output_size
 from ..filters.frame import Filter, Frame, Picture, StreamInfo
 from ..filters.scenes import Scenes
+
+log = logging.getLogger("upframe.compute")
 
 
 class Compute:
@@ -36,13 +40,14 @@ class Compute:
         self._chain = Chain(tuple(filters))
         out = self._chain.open(info)
         width, height = output_size(out.width, out.height, pix_fmt)
-        color = output_color(info, width, height)
+        color = output_color(info, width, height, pix_fmt)
         self.info = replace(out, width=width, height=height, pix_fmt=pix_fmt, color=color)
         """Of the pictures that go out."""
-        matrix = arithmetic_matrix(info.color, info.width, info.height)
+        if warning := matrix_warning(info, color):
+            log.warning("%s", warning)
         self._scenes = Scenes(detect_cuts)
-        self._to_frame = ToFrame(device, matrix=matrix)
-        self._to_picture = ToPicture(pix_fmt, color, matrix=matrix)
+        self._to_frame = ToFrame(device)
+        self._to_picture = ToPicture(pix_fmt, color)
 
     def __call__(self, picture: Picture) -> Iterator[Picture]:
         """Take the next picture, give those that are ready."""
@@ -57,11 +62,10 @@ class Compute:
 
     def statistics(self) -> Mapping[str, int]:
         """Counters of the scenes, the colours and all filters."""
-        return {
-            **self._scenes.statistics(),
-            **self._to_frame.statistics(),
-            **self._chain.statistics(),
-        }
+        total: Counter[str] = Counter()
+        for stage in (self._scenes, self._to_frame, self._chain, self._to_picture):
+            total.update(stage.statistics())
+        return dict(total)
 
     def _pictures(self, frames: Iterable[Frame]) -> Iterator[Picture]:
         for frame in frames:

@@ -161,7 +161,8 @@ def _run(request: RunRequest, display: Display, warned: WarningLog) -> Report:
             (built.filter for built in filters),
             pix_fmt=pix_fmt,
             device=request.runtime.device,
-            detect_cuts=request.filters.scene_detection,
+            detect_cuts=request.filters.enable_frame_interpolation
+            and request.filters.scene_detection,
         )
         sink = open_file_sink(
             Path(request.sink),

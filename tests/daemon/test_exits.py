@@ -30,12 +30,12 @@ CODES = {
 
 def all_errors() -> dict[str, type[BaseException]]:
     """Every error class of the three rooms but Stopped, which carries its code."""
-    found: dict[str, type[BaseException]] = {}
-    for module in (daemon_errors, filter_errors, media_errors):
-        for name, value in vars(module).items():
-            if isinstance(value, type) and issubclass(value, Exception) and value is not Stopped:
-                found[name] = value
-    return found
+    return {
+        name: value
+        for module in (daemon_errors, filter_errors, media_errors)
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Exception) and value is not Stopped
+    }
 
 
 def test_the_table_covers_every_error_class() -> None:
