@@ -1,0 +1,73 @@
+"""What this build of PyAV and its FFmpeg can read and write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Literal, cast
+
+import av
+import av.error
+from av.codec.codec import UnknownCodecError
+from av.video.codeccontext import VideoCodecContext
+
+_PROBE_SIZE = (256, 144)
+"""Pixels; hardware encoders refuse much smaller pictures."""
+
+
+def library_versions() -> Mapping[str, str]:
+    """Versions of PyAV, of FFmpeg as a whole and of its libraries, by name."""
+    libraries = cast("dict[str, tuple[int, ...]]", av.library_versions)
+    numbers = {name: ".".join(map(str, parts)) for name, parts in libraries.items()}
+    return {"av": av.__version__, "ffmpeg": str(av.ffmpeg_version_info), **numbers}
+
+
+def has_codec(name: str, mode: Literal["r", "w"]) -> bool:
+    """Whether a decoder (``r``) or an encoder (``w``) of FFmpeg's name is there."""
+    try:
+        av.Codec(name, mode)
+    except UnknownCodecError:
+        return False
+    return True
+
+
+def has_container(name: str, mode: Literal["r", "w"]) -> bool:
+    """Whether a demuxer (``r``) or a muxer (``w``) of FFmpeg's name is there."""
+    try:
+        av.ContainerFormat(name, mode)
+    except ValueError:
+        return False
+    return True
+
+
+def has_protocol(name: str) -> bool:
+    """Whether FFmpeg knows a protocol. Nothing is sent or opened.
+
+    The white list is empty, so a protocol that is there is refused before it connects; one that is
+    not there is "not found" before the white list is looked at.
+    """
+    try:
+        av.open(f"{name}://127.0.0.1:9/", options={"protocol_whitelist": "none"}, timeout=1).close()
+    except av.error.ProtocolNotFoundError:
+        return False
+    except av.error.FFmpegError:
+        return True
+    raise AssertionError(f"{name} was opened past an empty white list")
+
+
+def why_encoder_fails(name: str) -> str | None:
+    """Open an encoder for a small picture; give None if that works, else FFmpeg's reason.
+
+    Hardware encoders are in many builds on machines without the hardware.
+    """
+    try:
+        context = cast("VideoCodecContext", av.CodecContext.create(name, "w"))
+    except UnknownCodecError:
+        return "not in this build"
+    context.width, context.height = _PROBE_SIZE
+    context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
+    try:
+        context.open()
+    except (av.error.FFmpegError, OSError) as error:
+        return error.strerror or str(error)
+    return None
