@@ -1,0 +1,91 @@
+"""Interlaced video to one progressive frame per frame, by libavfilter's bwdif.
+
+`send_frame` keeps the number of frames and their timestamps; each frame's second field is
+interpolated from its neighbours. Progressive frames between interlaced ones pass as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Literal
+
+from av.error import BlockingIOError as NotYet
+from av.error import EOFError as EndOfFile
+from av.filter import Graph
+from av.video.frame import VideoFrame
+
+FieldOrder = Literal["progressive", "tt", "bb", "tb", "bt"]
+
+# AVFieldOrder, libavcodec/defs.h
+_FIELD_ORDERS: dict[int, FieldOrder] = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}
+
+
+def field_order_of(number: int) -> FieldOrder | None:
+    """Translate `codec_context.field_order`; None where unknown."""
+    return _FIELD_ORDERS.get(number)
+
+
+def is_interlaced(field_order: FieldOrder | None, frame: VideoFrame) -> bool:
+    """Tell whether a stream needs deinterlacing, by its header or by a frame's flag."""
+    return field_order in ("tt", "bb", "tb", "bt") or frame.interlaced_frame
+
+
+class Deinterlacer:
+    """Takes decoded frames, gives as many; the first come out one frame late."""
+
+    def __init__(
+        self,
+        first: VideoFrame,
+        time_base: Fraction,
+        *,
+        field_order: FieldOrder | None = None,
+        every_frame: bool = False,
+    ) -> None:
+        """Build the graph for frames like the first one.
+
+        Args:
+            first: Tells size, pixel format and colour.
+            time_base: Of the frames' pts.
+            field_order: Which field comes first where the frames themselves do not say.
+            every_frame: Also deinterlace frames that are not flagged as interlaced.
+        """
+        self._time_base = time_base
+        parity = "auto"
+        if every_frame and field_order in ("tt", "bb", "tb", "bt"):
+            # bwdif takes an unflagged frame for bottom field first
+            parity = "tff" if field_order[1] == "t" else "bff"
+        graph = Graph()
+        source = graph.add(
+            "buffer",
+            f"video_size={first.width}x{first.height}:pix_fmt={first.format.name}"
+            f":time_base={time_base}:colorspace={first.colorspace}:range={first.color_range}",
+        )
+        deint = "all" if every_frame else "interlaced"
+        bwdif = graph.add("bwdif", f"mode=send_frame:parity={parity}:deint={deint}")
+        sink = graph.add("buffersink")
+        graph.link_nodes(source, bwdif, sink).configure()
+        self._graph, self._source, self._sink = graph, source, sink
+
+    def __call__(self, frame: VideoFrame) -> Iterator[VideoFrame]:
+        """Take the next frame, give those that are ready."""
+        self._source.push(frame)
+        return self._ready()
+
+    def flush(self) -> Iterator[VideoFrame]:
+        """Give the last frame."""
+        self._source.push(None)
+        return self._ready()
+
+    def _ready(self) -> Iterator[VideoFrame]:
+        while True:
+            try:
+                frame = self._sink.pull()
+            except (NotYet, EndOfFile):
+                return
+            assert isinstance(frame, VideoFrame)
+            if frame.pts is not None and frame.time_base is not None:
+                # bwdif counts in half ticks
+                frame.pts = int(frame.pts * frame.time_base / self._time_base)
+            frame.time_base = self._time_base
+            yield frame

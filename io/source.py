@@ -1,0 +1,252 @@
+"""A container, image sequence, URL or byte stream as a source of pictures.
+
+The stages, each in its own file: open (`opening`), look at the timestamps (`survey`), decode
+(`decoding`), bring to one form, deinterlace (`deinterlace`), put in time (`timestamps`), take the
+planes (`pixels`). The first picture is decoded at once, because only it tells all about a stream.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from typing import BinaryIO, Literal
+
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+
+from ..filters.frame import Picture, StreamInfo
+from .decoding import Decoded, Decoder
+from .deinterlace import Deinterlacer, FieldOrder, field_order_of, is_interlaced
+from .errors import TruncatedMedia, UnsupportedMedia
+from .form import conform, describe, differs, with_progressive
+from .opening import Target, best_video, find_target, open_container
+from .pixels import picture_of
+from .sidedata import rotation_of
+from .survey import survey
+from .timestamps import RateVerdict, Timeline, header_rate
+from .truncation import missing_end
+
+Deinterlace = Literal["auto", "on", "off"]
+
+logger = logging.getLogger(__name__)
+
+
+def open_source(
+    target: str | BinaryIO,
+    *,
+    format: str | None = None,  # noqa: A002
+    deinterlace: Deinterlace = "auto",
+    framerate: Fraction | None = None,
+    timeout_seconds: float | None = 10.0,
+) -> ContainerSource:
+    """Open a path, URL, ``frame_%05d.png``, ``*.png`` or binary stream.
+
+    Args:
+        target: What to read.
+        format: FFmpeg's name of the container, where it cannot be told from the data.
+        deinterlace: ``auto`` where the stream or a frame says that it is interlaced.
+        framerate: Of images and raw streams, which have no timestamps; 25 if not given.
+        timeout_seconds: Longest wait for a URL to open, and for each read.
+
+    Raises:
+        SourceMissing: if it is not there, or may not be read.
+        UnsupportedMedia: if it holds no video that can be decoded.
+        TruncatedMedia: if it ends before its first frame, or is an MP4 without its index.
+    """
+    found = find_target(target, format_name=format, framerate=framerate)
+    return ContainerSource(found, deinterlace=deinterlace, timeout_seconds=timeout_seconds)
+
+
+class ContainerSource:
+    """A :class:`~upframe.io.media.Source` of the best video stream of a container."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        deinterlace: Deinterlace = "auto",
+        timeout_seconds: float | None = None,
+    ) -> None:
+        self._target = target
+        self._deinterlace: Deinterlace = deinterlace
+        self._deinterlacer: Deinterlacer | None = None
+        self._waiting: deque[tuple[int | None, int]] = deque()  # pts, duration in the deinterlacer
+        self._info: StreamInfo | None = None
+        self._raw_first: VideoFrame | None = None
+        self._notes: list[str] = []
+        self._num_changed = 0
+        self._survey = survey(target)
+        self._container = open_container(target, timeout_seconds)
+        try:
+            self._open()
+        except FFmpegError as error:
+            self.close()
+            raise UnsupportedMedia(f"{target.name}: {error.strerror or error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        self.stream = stream = best_video(self._container, self._target.name)
+        stream.thread_type = "AUTO"
+        self._time_base = stream.time_base or Fraction(1, 90_000)
+        self.field_order: FieldOrder | None = field_order_of(stream.codec_context.field_order)
+        self.verdict = self._judge()
+        self._decoder = Decoder(self._container, stream, self._target.name, self.verdict.rate)
+        self._timeline = Timeline(self._time_base, self.verdict.rate)
+        self._pictures = self._run()
+        self._first = next(self._pictures, None)
+        if self._first is None:
+            codec = stream.codec_context.name
+            packets = self._decoder.num_packets
+            raise UnsupportedMedia(
+                f"{self._target.name}: no frame could be decoded from {packets} packets of {codec}"
+            )
+
+    @property
+    def info(self) -> StreamInfo:
+        """What holds for all pictures; after deinterlacing, if there is any."""
+        assert self._info is not None  # the first frame has set it
+        return self._info
+
+    @property
+    def container(self) -> InputContainer:
+        """The open container, for those who look at its other streams."""
+        return self._container
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Give every picture once.
+
+        Raises:
+            TruncatedMedia: after the last whole picture of an input that ends too early.
+            UnsupportedMedia: if too much of it is damaged.
+        """
+        if self._first is not None:
+            first, self._first = self._first, None
+            yield first
+        yield from self._pictures
+
+    def warnings(self) -> list[str]:
+        """Say what was noticed and mended so far."""
+        changed = f"{self._num_changed} frames of another size or pixel format: converted"
+        return [
+            *self._notes,
+            *([changed] if self._num_changed else []),
+            *self._decoder.lines(),
+            *self._timeline.mended.lines(),
+        ]
+
+    def close(self) -> None:
+        """Let go of the file and the decoder."""
+        if hasattr(self, "_pictures"):
+            self._pictures.close()
+        self._container.close()
+
+    def _judge(self) -> RateVerdict:
+        stream = self.stream
+        claimed = [stream.average_rate, stream.base_rate, stream.codec_context.framerate]
+        if self._survey is not None:
+            return self._survey.judge(self._time_base, claimed)
+        return header_rate(claimed)
+
+    def _run(self) -> Generator[Picture]:
+        for timed in self._timeline.run(self._frames()):
+            assert self._info is not None
+            yield picture_of(
+                timed.item, self._info.color, timed.pts, timed.duration, self._time_base
+            )
+            self._end = timed.pts + timed.duration
+        self._check_end()
+
+    def _check_end(self) -> None:
+        self._decoder.check()
+        promised = missing_end(
+            self._container,
+            self.stream,
+            self._target.path,
+            num_packets=self._decoder.num_packets,
+            end_seconds=getattr(self, "_end", 0) * self._time_base,
+            frame_seconds=1 / (self.verdict.average_rate or Fraction(1)),
+        )
+        if promised is None and not self._decoder.cut_packet:
+            return
+        got = f"{self._target.name}: truncated: got {self._decoder.num_frames} whole frames"
+        raise TruncatedMedia(
+            f"{got}, the header promised {promised}"
+            if promised is not None
+            else f"{got}, the input ends inside the next one"
+        )
+
+    def _frames(self) -> Iterator[tuple[VideoFrame, int | None, int]]:
+        for decoded in self._decoder:
+            yield from self._progressive(self._alike(decoded))
+        if self._deinterlacer is not None:
+            yield from self._with_times(self._deinterlacer.flush())
+
+    def _alike(self, decoded: Decoded) -> Decoded:
+        """Bring a frame to the first one's size and format; take the first as the model."""
+        frame = decoded.frame
+        if self._raw_first is None:
+            self._raw_first = frame
+            self._describe(frame)
+            return decoded
+        if not differs(frame, self._raw_first):
+            return decoded
+        self._num_changed += 1
+        return replace(decoded, frame=conform(frame, self._raw_first))
+
+    def _describe(self, first: VideoFrame) -> None:
+        self._info = describe(
+            self._container,
+            self.stream,
+            first,
+            verdict=self.verdict,
+            field_order=self.field_order,
+            seen=self._survey,
+            num_images=self._target.num_images,
+        )
+        angle = rotation_of(first)[2]
+        if angle % 90 > 1 and angle % 90 < 89:
+            self._notes.append(f"turned by {angle:.1f} degrees: took {self._info.rotation}")
+
+    def _progressive(self, decoded: Decoded) -> Iterator[tuple[VideoFrame, int | None, int]]:
+        frame = decoded.frame
+        if self._deinterlacer is None and self._wants_deinterlacing(frame):
+            self._start_deinterlacing(frame)
+        if self._deinterlacer is None:
+            yield frame, decoded.pts, decoded.duration
+            return
+        self._waiting.append((decoded.pts, decoded.duration))
+        yield from self._with_times(self._deinterlacer(frame))
+
+    def _wants_deinterlacing(self, frame: VideoFrame) -> bool:
+        if self._deinterlace == "auto":
+            return is_interlaced(self.field_order, frame)
+        return self._deinterlace == "on"
+
+    def _start_deinterlacing(self, frame: VideoFrame) -> None:
+        self._deinterlacer = Deinterlacer(
+            frame,
+            self._time_base,
+            field_order=self.field_order,
+            every_frame=self._deinterlace == "on",
+        )
+        self._info = with_progressive(self.info)
+        order = {"t": "top field first", "b": "bottom field first"}
+        said = order.get((self.field_order or " ")[0], "field order unknown")
+        note = f"interlaced ({said}): deinterlaced to one frame per frame"
+        if self._deinterlace == "on":
+            note = f"deinterlaced to one frame per frame as asked ({said})"
+        self._notes.append(note)
+        logger.info("%s: %s", self._target.name, note)
+
+    def _with_times(
+        self, frames: Iterator[VideoFrame]
+    ) -> Iterator[tuple[VideoFrame, int | None, int]]:
+        # one out for one in, in order: the times are the decoder's, not the filter's
+        for frame in frames:
+            yield frame, *self._waiting.popleft()
