@@ -16,12 +16,14 @@ import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from .errors import WeightsUnavailable
 
 _ANSWER_SECONDS = 5.0
 """How long the hub may take to answer, in all; HF_HUB_ETAG_TIMEOUT wins."""
+
+_PUBLIC_HUB = "https://huggingface.co"
+_ADDRESS = re.compile(r"https?://[\w.-]+(:\d{1,5})?(/\S*)?", re.ASCII)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -49,10 +51,13 @@ def fetch_from_hub(repo_id: str, filenames: tuple[str, ...]) -> tuple[str, Path]
     Raises:
         WeightsUnavailable: if there is neither a hub that gives one of them nor a cached copy.
     """
+    _check_environment()
     # looked up before the hub is asked: a download that breaks must not lose what was there
     cached = [(name, path) for name in filenames if (path := find_cached(repo_id, name))]
     failures: list[_HubFailure] = []
     for name in filenames:
+        if not cached:
+            _logger.info("asking %s for %s:%s", _endpoint(), repo_id, name)
         try:
             return name, _fetch(repo_id, name)
         except _HubFailure as failure:
@@ -90,7 +95,6 @@ def _fetch(repo_id: str, filename: str) -> Path:
     seconds = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or _ANSWER_SECONDS)
     with _quiet():
         try:
-            _check_endpoint()
             url = hf_hub_url(repo_id, filename)
             _within(seconds, lambda: get_hf_file_metadata(url, timeout=seconds))
             for again in (False, True):
@@ -127,16 +131,17 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _check_endpoint() -> None:
-    endpoint = urlsplit(_endpoint())
-    if endpoint.scheme not in ("http", "https") or not endpoint.hostname or endpoint.port == 0:
-        raise ValueError(f"HF_ENDPOINT must be an http(s) address, got {_endpoint()!r}")
+def _check_environment() -> None:
+    """Refuse what makes the client fail while it is imported, complaining on stdout."""
+    if not _ADDRESS.fullmatch(_endpoint()):
+        raise WeightsUnavailable(f"HF_ENDPOINT must be an http(s) address, got {_endpoint()!r}")
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        if not (value := os.environ.get(name) or "0").isdecimal():
+            raise WeightsUnavailable(f"{name} must be a whole number of seconds, got {value!r}")
 
 
 def _endpoint() -> str:
-    from huggingface_hub import constants
-
-    return constants.ENDPOINT
+    return os.environ.get("HF_ENDPOINT", _PUBLIC_HUB)
 
 
 def _failure(error: Exception, filename: str) -> _HubFailure:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +32,7 @@ _HEAD_BYTES = 512
 # Whatever a damaged or hostile pickle makes the unpickler stumble over: no bug of ours.
 _UNPICKLING_ERRORS = (
     pickle.UnpicklingError,
+    struct.error,
     RuntimeError,
     EOFError,
     LookupError,
@@ -84,7 +87,9 @@ def _read_safetensors(path: Path) -> object:
 
 def _read_pickle(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old pickles; what it cannot read, it refuses
+            return torch.load(path, map_location="cpu", weights_only=True)
     except _UNPICKLING_ERRORS as error:
         raise CheckpointRejected(f"{path} {_why_refused(error)}") from error
 
