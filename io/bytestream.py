@@ -136,6 +136,11 @@ class ByteWriter:
         return count or 0
 
 
+def gone_after(num_frames: int) -> ReaderGone:
+    """Say that the reader closed its end, and what it got until then."""
+    return ReaderGone(f"the reader closed the stream after {num_frames} frames")
+
+
 def enlarge_pipe(stream: RawStream) -> None:
     """Ask for a pipe that holds 1 MiB; where that is not to be had, what there is will do."""
     try:

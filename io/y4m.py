@@ -6,7 +6,6 @@ Our own reader, because FFmpeg's takes a stream that ends inside a frame for a w
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -17,11 +16,9 @@ from torch import Tensor
 
 from ..filters.errors import TooLarge
 from ..filters.frame import Picture, PixelFormat, StreamInfo
-from .bytestream import ByteReader, ByteWriter
+from .bytestream import ByteReader, ByteWriter, gone_after
 from .errors import ReaderGone, TruncatedMedia, UnsupportedMedia
 from .y4m_header import MAX_READ_BYTES, format_header, parse_header
-
-log = logging.getLogger(__name__)
 
 _FRAME = b"FRAME"
 
@@ -158,8 +155,7 @@ class Y4MSink:
         try:
             self._writer.write(_bytes_of(self._buffer))
         except ReaderGone as error:
-            text = f"the reader closed the stream after {self.num_written} frames"
-            raise ReaderGone(text) from error
+            raise gone_after(self.num_written) from error
         self.num_written += 1
 
     def finish(self) -> None:
@@ -207,28 +203,29 @@ class PlaneLayout:
 
 
 class ConstantClock:
-    """Notices pictures that do not come at the constant rate which the header promises."""
+    """Refuses pictures that do not come at the constant rate which the header promises."""
 
     def __init__(self, rate: Fraction) -> None:
         self._interval = 1 / rate
         self._first: Fraction | None = None
         self._count = 0
-        self._warned = False
 
     def check(self, picture: Picture) -> None:
-        """Warn once, at the first picture that is half an interval or more off its place."""
+        """Look at the next picture's time.
+
+        Raises:
+            UnsupportedMedia: if it is half an interval or more off its place.
+        """
         time = picture.pts * picture.time_base
         self._first = time if self._first is None else self._first
         late = time - self._first - self._count * self._interval
-        if abs(late) * 2 >= self._interval and not self._warned:
-            self._warned = True
-            log.warning(
-                "y4m has no time stamps: from frame %d on, pictures play %.3f s off their time; "
-                "--format nut and --format matroska keep it",
-                self._count + 1,
-                float(late),
-            )
         self._count += 1
+        if abs(late) * 2 >= self._interval:
+            raise UnsupportedMedia(
+                f"y4m holds one constant frame rate, but frame {self._count} is {float(late):.3f} "
+                f"s off {1 / self._interval} a second; --format nut and --format matroska keep "
+                "time stamps"
+            )
 
 
 def _bytes_of(data: Tensor) -> memoryview:
