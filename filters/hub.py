@@ -207,3 +207,34 @@ def _quiet() -> Generator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def list_cached(suffixes: tuple[str, ...]) -> list[tuple[str, Path]]:
+    """List the files in the client's cache that have one of some suffixes, without any network.
+
+    Returns:
+        ``owner/name:file``, as `fetch_from_hub` would find it offline, and the file; sorted.
+
+    Raises:
+        WeightsUnavailable: if the environment keeps the client from starting.
+    """
+    _check_environment()
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        with _quiet():
+            repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    return sorted(
+        (f"{repository.repo_id}:{name}", file.file_path)
+        for repository in repositories
+        if repository.repo_type == "model"
+        for revision in repository.revisions
+        if "main" in revision.refs
+        for file in revision.files
+        if (name := file.file_path.relative_to(revision.snapshot_path).as_posix()).endswith(
+            suffixes
+        )
+    )

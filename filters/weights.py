@@ -25,6 +25,7 @@ __all__ = [
     "BUILTIN",
     "REAL_ESRGAN",
     "RIFE",
+    "WEIGHT_SUFFIXES",
     "DefaultWeights",
     "Policy",
     "Weights",
@@ -40,7 +41,7 @@ BUILTIN = "builtin"
 
 _BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 _HUB_NAME = re.compile(r"(?P<repo_id>\w[\w.-]*/\w[\w.-]*)(?::(?P<filename>[^:\\]+))?", re.ASCII)
-_WEIGHT_SUFFIXES = (".pkl", ".pth", ".pt", ".safetensors")
+WEIGHT_SUFFIXES = (".pkl", ".pth", ".pt", ".safetensors")
 
 _logger = logging.getLogger(__name__)
 
@@ -190,7 +191,7 @@ def _hub_match(name: str) -> re.Match[str] | None:
 def _is_spelled_as_path(name: str) -> bool:
     if name.startswith(("/", ".", "~")) or "\\" in name:
         return True
-    return ":" not in name and name.lower().endswith(_WEIGHT_SUFFIXES)
+    return ":" not in name and name.lower().endswith(WEIGHT_SUFFIXES)
 
 
 def sha256_of(path: Path) -> str:
