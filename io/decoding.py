@@ -8,6 +8,7 @@ decoder with frame threads reports an error later than it happens.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +23,7 @@ from av.video.stream import VideoStream
 
 from .errors import TruncatedMedia, UnsupportedMedia
 from .survey import becomes_frame
+from .timestamps import settled
 
 MAX_DAMAGED_SHARE = Fraction(1, 10)
 """More damaged frames than this and the input is given up."""
@@ -52,13 +54,13 @@ class Decoder:
         container: InputContainer,
         stream: VideoStream,
         name: str,
-        rate: Fraction | None,
     ) -> None:
-        self._container = container
         self._stream = stream
         self._name = name
-        time_base = stream.time_base
-        self._step = None if rate is None or not time_base else 1 / (rate * time_base)
+        self.step: Fraction | None = None
+        """Ticks that a frame lasts; set by whoever has found that the rate is constant."""
+        self._packets = container.demux(stream)
+        self._peeked: deque[Packet[VideoStream]] = deque()
         self._waiting: list[int] = []  # pts of packets sent whose frame has not come, a heap
         self._unexplained = 0  # errors for which no missing frame has been found yet
         self._previous: Decoded | None = None
@@ -71,6 +73,27 @@ class Decoder:
         self.cut_packet = False
         """Whether the input ended inside a packet."""
 
+    def peek(self, num_packets: int, num_bytes: int) -> list[int]:
+        """Read ahead a little where no second look is possible; give the pts that were seen."""
+        size = 0
+        while len(self._peeked) < num_packets and size < num_bytes:
+            packet = self._read()
+            if packet is None:
+                break
+            self._peeked.append(packet)
+            size += packet.size
+        stamps = [(packet.pts, packet.dts) for packet in self._peeked if becomes_frame(packet)]
+        return settled([(pts, dts) for pts, dts in stamps if pts is not None])
+
+    def _read(self) -> Packet[VideoStream] | None:
+        """Demux the next packet that holds something; None at the end."""
+        try:
+            # an empty one is a repeat of the frame before, or PyAV's own mark of the end
+            return next((packet for packet in self._packets if packet.size), None)
+        except FFmpegError as error:
+            self._failure = error
+            return None
+
     def __iter__(self) -> Iterator[Decoded]:
         """Give every frame, in presentation order.
 
@@ -78,14 +101,8 @@ class Decoder:
             UnsupportedMedia: if too much of it is damaged.
         """
         held: Packet[VideoStream] | None = None
-        packets = self._container.demux(self._stream)
         while True:
-            try:
-                packet = next(packets, None)
-            except FFmpegError as error:
-                self._failure, packet = error, None
-            if packet is not None and packet.size == 0:
-                continue  # a repeat of the frame before, or PyAV's own mark of the end
+            packet = self._peeked.popleft() if self._peeked else self._read()
             if packet is None and held is not None and held.is_corrupt:
                 self.cut_packet, held = True, None  # its beginning alone is no frame
             if held is not None:
@@ -166,9 +183,9 @@ class Decoder:
             return False
         if self._unexplained:
             return True
-        if self._step is None:
+        if self.step is None:
             return self._is_packet_a_frame()
-        room = self._step * _SLOT
+        room = self.step * _SLOT
         return missing - before >= room and (after is None or after - missing >= room)
 
     def _is_packet_a_frame(self) -> bool:

@@ -83,10 +83,20 @@ def _duration(
     container: InputContainer, stream: VideoStream, seen: Survey | None, time_base: Fraction
 ) -> Fraction | None:
     if seen is not None and (span := seen.span) is not None:
+        end = end_of_stream(container, stream)
+        if end is not None and end > span[1] and len(stream.index_entries) <= seen.num_all:
+            return (end - span[0]) * time_base
         return (span[1] - span[0] + seen.last_duration) * time_base
     if stream.duration:
         return stream.duration * time_base
     return Fraction(container.duration, AV_TIME_BASE) if container.duration else None
+
+
+def end_of_stream(container: InputContainer, stream: VideoStream) -> int | None:
+    """Tell the tick at which a stream ends, where the container keeps it exactly: MP4 and MOV."""
+    if "mp4" not in container.format.name.split(",") or not stream.duration:
+        return None
+    return (stream.start_time or 0) + stream.duration
 
 
 def differs(frame: VideoFrame, first: VideoFrame) -> bool:

@@ -23,6 +23,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from .errors import MediaError, SourceMissing, TruncatedMedia, UnsupportedMedia
+from .y4m_header import MAGIC, MAX_READ_BYTES, parse_header
 
 DEFAULT_IMAGE_RATE = Fraction(25)
 """Pictures per second of an image sequence where nothing else was said."""
@@ -83,7 +84,20 @@ def _file(target: str, format_name: str | None, options: dict[str, str]) -> Targ
     regular = stat.S_ISREG(status.st_mode)
     if regular and status.st_size == 0:
         raise UnsupportedMedia(f"{target}: empty: 0 bytes")
+    if regular:
+        _check_y4m(path)
     return Target(target, f"file:{target}", path if regular else None, format_name, options)
+
+
+def _check_y4m(path: Path) -> None:
+    """Refuse a YUV4MPEG2 header that FFmpeg would fill in by guessing: no size, no rate."""
+    with path.open("rb") as file:
+        line = file.readline(MAX_READ_BYTES)
+    if line.startswith(MAGIC):
+        try:
+            parse_header(line.rstrip(b"\n"))
+        except UnsupportedMedia as error:
+            raise UnsupportedMedia(f"{path}: {error}") from error
 
 
 def _missing(name: str, error: OSError) -> SourceMissing:
@@ -182,8 +196,8 @@ def _not_opened(target: Target, file: str | CountedStream, error: Exception) -> 
             f"{target.name}: truncated: the MP4's index (moov) is missing, got {', '.join(boxes)} "
             f"in {target.path.stat().st_size} bytes"
         )
-    if isinstance(error, OSError) and not isinstance(error, ValueError):
-        return _missing(target.name, error)
+    if target.path is None and isinstance(error, OSError) and not isinstance(error, ValueError):
+        return _missing(target.name, error)  # a URL: refused, timed out, not there
     return UnsupportedMedia(f"{target.name}: not media that can be decoded: {reason}")
 
 
@@ -249,6 +263,9 @@ def best_video(container: InputContainer, name: str) -> VideoStream:
     context = cast("object | None", stream.codec_context)
     if context is None:
         raise UnsupportedMedia(f"{name}: no decoder for the codec of video stream {stream.index}")
+    if stream.codec_context.width < 1 or stream.codec_context.height < 1:
+        size = f"{stream.codec_context.width}x{stream.codec_context.height}"
+        raise UnsupportedMedia(f"{name}: the video has no size, got {size}")
     return stream
 
 

@@ -22,15 +22,19 @@ from ..filters.frame import Picture, StreamInfo
 from .decoding import Decoded, Decoder
 from .deinterlace import Deinterlacer, FieldOrder, field_order_of, is_interlaced
 from .errors import TruncatedMedia, UnsupportedMedia
-from .form import conform, describe, differs, with_progressive
+from .form import conform, describe, differs, end_of_stream, with_progressive
 from .opening import Target, best_video, find_target, open_container
 from .pixels import picture_of
 from .sidedata import rotation_of
 from .survey import survey
-from .timestamps import RateVerdict, Timeline, header_rate
+from .timestamps import RateVerdict, Timeline, header_rate, judge_rate
 from .truncation import missing_end
 
 Deinterlace = Literal["auto", "on", "off"]
+
+PEEK_PACKETS = 16
+"""Read ahead from a pipe or URL, to judge its rate: enough to tell, not enough to wait for."""
+PEEK_BYTES = 32 << 20
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +99,15 @@ class ContainerSource:
         stream.thread_type = "AUTO"
         self._time_base = stream.time_base or Fraction(1, 90_000)
         self.field_order: FieldOrder | None = field_order_of(stream.codec_context.field_order)
+        self._decoder = Decoder(self._container, stream, self._target.name)
         self.verdict = self._judge()
-        self._decoder = Decoder(self._container, stream, self._target.name, self.verdict.rate)
-        self._timeline = Timeline(self._time_base, self.verdict.rate)
+        if self.verdict.rate is not None:
+            self._decoder.step = 1 / (self.verdict.rate * self._time_base)
+        if self.verdict.holes:
+            self._notes.append(f"timestamps: {self.verdict.evidence}")
+        self._timeline = Timeline(
+            self._time_base, self.verdict.rate, end_of_stream=self._end_of_stream
+        )
         self._pictures = self._run()
         self._first = next(self._pictures, None)
         if self._first is None:
@@ -151,7 +161,10 @@ class ContainerSource:
         claimed = [stream.average_rate, stream.base_rate, stream.codec_context.framerate]
         if self._survey is not None:
             return self._survey.judge(self._time_base, claimed)
-        return header_rate(claimed)
+        seen = self._decoder.peek(PEEK_PACKETS, PEEK_BYTES)
+        if len(seen) < 2:
+            return header_rate(claimed)
+        return judge_rate(seen, self._time_base, candidates=claimed)
 
     def _run(self) -> Generator[Picture]:
         for timed in self._timeline.run(self._frames()):
@@ -161,6 +174,12 @@ class ContainerSource:
             )
             self._end = timed.pts + timed.duration
         self._check_end()
+
+    def _end_of_stream(self) -> int | None:
+        """Where the container ends the stream, if it knows that and all of it came."""
+        if len(self.stream.index_entries) > self._decoder.num_packets:
+            return None
+        return end_of_stream(self._container, self.stream)
 
     def _check_end(self) -> None:
         self._decoder.check()

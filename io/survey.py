@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 
 from .errors import MediaError
 from .opening import Target, best_video, open_container
-from .timestamps import RateVerdict, judge_rate
+from .timestamps import RateVerdict, judge_rate, settled
 
 WHOLE_FILE_BYTES = 256 << 20
 """Up to this size all packets are looked at."""
@@ -38,6 +38,8 @@ class Survey:
     """The pts of consecutive packets, in decoding order; one list for each place looked at."""
     num_packets: int = 0
     """Packets that become frames, among those seen."""
+    num_all: int = 0
+    """Packets of any kind, among those seen."""
     last_duration: int = 0
     """Ticks that the frame shown last lasts, where its packet says it."""
 
@@ -98,24 +100,25 @@ def _survey(container: InputContainer, stream: VideoStream, *, whole: bool) -> S
 
 def _look(container: InputContainer, stream: VideoStream, seen: Survey, limit: int | None) -> bool:
     """Demux up to `limit` packets into a new run; True if the end was reached."""
-    run: list[int] = []
-    seen.runs.append(run)
-    count = 0
+    stamps: list[tuple[int, int | None]] = []
+    whole = True
     try:
         for packet in container.demux(stream):
+            seen.num_all += packet.size > 0
             if not becomes_frame(packet):
                 continue
-            count += 1
             seen.num_packets += 1
             if packet.pts is not None:
-                run.append(packet.pts)
-                if packet.pts == max(run[-32:]):
+                stamps.append((packet.pts, packet.dts))
+                if packet.pts == max(pts for pts, _ in stamps[-32:]):
                     seen.last_duration = packet.duration or 0
-            if limit is not None and count >= limit:
-                return False
+            if len(stamps) == limit:
+                whole = False
+                break
     except FFmpegError:  # damaged: decoding will come upon it too, and count
-        return False
-    return True
+        whole = False
+    seen.runs.append([pts for pts, _ in stamps] if whole else settled(stamps))
+    return whole
 
 
 def becomes_frame(packet: Packet[VideoStream]) -> bool:

@@ -6,10 +6,11 @@ timestamps themselves: a header's rate is only a candidate that they must confir
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from statistics import median
 from typing import Generic, TypeVar
 
 JITTER = Fraction(1, 20)
@@ -28,12 +29,15 @@ T = TypeVar("T")
 class Mended:
     """How many timestamps had to be mended, by kind."""
 
+    total: int = 0
     missing: int = 0
     not_rising: int = 0
     resets: int = 0
 
     def lines(self) -> list[str]:
         """Say it for people; nothing where nothing was mended."""
+        if self.total and self.missing == self.total:
+            return ["no timestamps in the input: frames were counted instead"]
         return [
             f"{count} {what}"
             for count, what in (
@@ -57,8 +61,23 @@ class Timed(Generic[T]):
 class Timeline:
     """Puts items in time: every pts after the one before, every duration up to the next pts."""
 
-    def __init__(self, time_base: Fraction, rate: Fraction | None = None) -> None:
+    def __init__(
+        self,
+        time_base: Fraction,
+        rate: Fraction | None = None,
+        *,
+        end_of_stream: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """Take what helps where frames do not say when they are shown, or for how long.
+
+        Args:
+            time_base: Seconds in a tick.
+            rate: Frames per second, where it is known to be constant.
+            end_of_stream: Asked after the last item: the tick at which the container says that
+                the stream ends, None if it does not say.
+        """
         self._time_base = time_base
+        self._end_of_stream = end_of_stream
         self._step = None if rate is None else 1 / (rate * time_base)  # ticks, exact
         self._offset = 0
         self._pts: int | None = None
@@ -77,16 +96,26 @@ class Timeline:
                 self._duration = placed - held.pts
             held = Timed(item, placed, duration)
         if held is not None:
-            yield Timed(held.item, held.pts, held.duration or self._last_duration())
+            yield Timed(held.item, held.pts, self._last_duration(held))
 
-    def _last_duration(self) -> int:
-        """What the last frame lasts where neither frame nor packet says it."""
+    def _last_duration(self, last: Timed[T]) -> int:
+        """What the last frame lasts: the container's word first, then the frame's, then a guess.
+
+        With reordered frames of variable duration a packet's own duration is that of its place in
+        decoding order, so an end that the container knows is better.
+        """
+        end = self._end_of_stream() if not self._offset else None
+        if end is not None and end > last.pts:
+            return end - last.pts
+        if last.duration:
+            return last.duration
         return max(1, round(self._step)) if self._step is not None else max(1, self._duration)
 
     def _advance(self) -> Fraction:
         return self._step if self._step is not None else Fraction(max(1, self._duration))
 
     def _place(self, pts: int | None) -> int:
+        self.mended.total += 1
         if self._pts is None:
             placed = pts or 0
             self.mended.missing += pts is None
@@ -123,6 +152,8 @@ class RateVerdict:
     average_rate: Fraction | None
     evidence: str
     """One line for people."""
+    holes: int = 0
+    """Steps of two frames or more in what is otherwise an even rate."""
 
 
 def judge_rate(
@@ -150,8 +181,8 @@ def judge_rate(
         return RateVerdict(rate, rate, "one frame only: the header's rate, unconfirmed")
     span = (ordered[-1] - ordered[0]) * time_base
     measured = (len(ordered) - 1) / span
-    for rate in (*claimed, *_near_standard(measured), _simplest(ordered, time_base)):
-        if rate is not None and on_grid(ordered, time_base, rate):
+    for rate in (*claimed, *_near_standard(measured), *_simplest(ordered, time_base)):
+        if on_grid(ordered, time_base, rate):
             text = f"constant: {len(ordered)} timestamps lie on a grid of {rate} frames a second"
             return RateVerdict(rate, rate, text)
     steps = [after - before for before, after in pairwise(ordered)]
@@ -161,7 +192,33 @@ def judge_rate(
         f"variable: {len(ordered)} frames last {float(min(steps) * time_base) * 1000:.3g} "
         f"to {float(max(steps) * time_base) * 1000:.3g} ms"
     )
-    return RateVerdict(None, measured.limit_denominator(1_000_000), text)
+    if holes := _holes(steps):
+        text += f"; even but for {holes} holes, where frames may be missing"
+    return RateVerdict(None, measured.limit_denominator(1_000_000), text, holes)
+
+
+def _holes(steps: Sequence[int]) -> int:
+    """Count the steps of two frames or more in what is otherwise an even rate; 0 if it is not."""
+    usual = median(steps)
+    odd = [step for step in steps if abs(step - usual) > max(1, usual * JITTER)]
+    whole = all(step >= 1.5 * usual and abs(step / usual % 1 - 0.5) > 0.4 for step in odd)
+    return len(odd) if whole and len(odd) * 10 < len(steps) else 0
+
+
+def settled(stamps: Sequence[tuple[int, int | None]]) -> list[int]:
+    """Take those pts of an excerpt, in decoding order, between which no frame is still to come.
+
+    A packet that comes later is decoded later, so it is shown after every dts seen so far; one
+    that came before the excerpt is shown before its first packet, which is a key frame.
+
+    Args:
+        stamps: (pts, dts) of consecutive packets, the first a key frame.
+    """
+    decoded = [dts for _, dts in stamps if dts is not None]
+    if not decoded:
+        return []
+    first, last = stamps[0][0], max(decoded)
+    return [pts for pts, _ in stamps if first <= pts <= last]
 
 
 def header_rate(claimed: Sequence[Fraction | None]) -> RateVerdict:
@@ -202,12 +259,16 @@ def _near_standard(measured: Fraction) -> Iterator[Fraction]:
             yield whole * scale
 
 
-def _simplest(ordered: Sequence[int], time_base: Fraction) -> Fraction | None:
-    """Give the simplest rate that the whole span allows, with its ends rounded to ticks."""
+def _simplest(ordered: Sequence[int], time_base: Fraction) -> Iterator[Fraction]:
+    """Give the simplest fractions near the measured rate, where ticks are fine enough to tell.
+
+    With coarse ticks nearly any rate fits some grid; only a claimed or a usual one convinces then.
+    """
     ticks, count = ordered[-1] - ordered[0], len(ordered) - 1
+    if ticks < 8 * count:
+        return
     exact = Fraction(count) / (ticks * time_base)
-    for limit in (1, 10, 100, 1001, 10_000):
-        near = exact.limit_denominator(limit)
-        if near and on_grid(ordered, time_base, near):
-            return near
-    return exact
+    for limit in (1, 10, 100, 1001):
+        if near := exact.limit_denominator(limit):
+            yield near
+    yield exact
