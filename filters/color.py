@@ -67,8 +67,10 @@ class ToFrame:
             pixels, alpha = self._last.pixels, self._last.alpha
         else:
             pixels = to_rgb(picture, self._device)
-            tolerance = 0.5 / ((1 << PixelFormat.parse(picture.pix_fmt).bit_depth) - 1)
-            pixels = self._clipped.clip(pixels, tolerance)
+            codes = (1 << PixelFormat.parse(picture.pix_fmt).bit_depth) - 1
+            if self._clipped.must_clip(pixels, 0.5 / codes):
+                pixels.clamp_(0, 1)
+            pixels = pixels.expand(3, -1, -1).contiguous()
             alpha = _alpha_to_float(picture, self._device)
         self._last = Frame(
             pixels,
@@ -117,7 +119,9 @@ class ToPicture:
                 last, pts=frame.pts, duration=frame.duration, time_base=frame.time_base
             )
             return self._last
-        pixels = self._clipped.clip(_fitted(frame.pixels.float(), *size), 0.0)
+        pixels = _fitted(frame.pixels.float(), *size)
+        if self._clipped.must_clip(pixels, 0.0):
+            pixels = pixels.clamp(0, 1)
         planes = from_rgb(pixels, self._form, self._color)
         alpha = self._alpha(frame, *size) if self._form.has_alpha else None
         self._last = Picture(
@@ -148,37 +152,29 @@ def to_rgb(picture: Picture, device: torch.device) -> Tensor:
     """Decode a picture's planes to R'G'B', not clipped.
 
     Returns:
-        (3, H, W), fp32, on `device`; codes inside the gamut are in [0, 1].
+        (3, H, W), or (1, H, W) for gray, fp32, on `device`; inside the gamut it is in [0, 1].
     """
     form = PixelFormat.parse(picture.pix_fmt)
-    color_range = arithmetic_range(picture.color, form)
-    scale, offset = code_scale(form.bit_depth, color_range)
     if form.family == "yuv":
         return _yuv_to_rgb(picture, form, device)
+    scale, offset = code_scale(form.bit_depth, arithmetic_range(picture.color, form))
     planes = torch.stack([plane.to(device).float() for plane in picture.planes])
-    return planes.sub_(offset).div_(scale).expand(3, -1, -1)
+    return planes.sub_(offset).div_(scale)
 
 
 def _yuv_to_rgb(picture: Picture, form: PixelFormat, device: torch.device) -> Tensor:
-    height, width = picture.height, picture.width
-    yuv = torch.empty(3, height, width, device=device)
-    yuv[0] = picture.planes[0].to(device)
-    yuv[1:] = _full_chroma(picture, form, device)
-    name = arithmetic_matrix(picture.color, width, height)
+    """Luma plus what the colour differences add to it, made before they are enlarged."""
+    name = arithmetic_matrix(picture.color, picture.width, picture.height)
     forward, offset = _yuv_codes(name, form, picture.color)
-    inverse = forward.inverse()
-    bias = -(inverse @ offset)
-    return _transform(yuv, inverse, bias)
-
-
-def _full_chroma(picture: Picture, form: PixelFormat, device: torch.device) -> Tensor:
+    inverse = forward.inverse()  # its first column, luma, is the same for R, G and B
     chroma = torch.stack([plane.to(device).float() for plane in picture.planes[1:]])
+    rgb = _transform(chroma, inverse[:, 1:], -(inverse @ offset))
     across, down = phases(picture.color.chroma_location)
     if form.chroma_shift_y:
-        chroma = enlarge(chroma, picture.height, -2, down)
+        rgb = enlarge(rgb, picture.height, -2, down)
     if form.chroma_shift_x:
-        chroma = enlarge(chroma, picture.width, -1, across)
-    return chroma
+        rgb = enlarge(rgb, picture.width, -1, across)
+    return rgb.add_(picture.planes[0].to(device).float(), alpha=float(inverse[0, 0]))
 
 
 def from_rgb(pixels: Tensor, form: PixelFormat, color: Color) -> tuple[Tensor, ...]:
@@ -223,8 +219,8 @@ def _transform(planes: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
 
 
 def _to_codes(values: Tensor, bit_depth: int) -> Tensor:
-    """Round to nearest inside the container's codes, on the CPU."""
-    codes = values.round().clamp_(0, (1 << bit_depth) - 1)
+    """Round to nearest inside the container's codes, on the CPU; writes into `values`."""
+    codes = values.round_().clamp_(0, (1 << bit_depth) - 1)
     return codes.to(torch.uint8 if bit_depth == 8 else torch.uint16).cpu()
 
 
@@ -246,19 +242,20 @@ def _fitted(pixels: Tensor, width: int, height: int) -> Tensor:
 
 
 class _Counter:
-    """Clips values to [0, 1] and counts those it moved; reads a device only when asked."""
+    """Counts values outside [0, 1]; waits for a device only when asked for the sum."""
 
     def __init__(self) -> None:
         self._count: Tensor | int = 0
 
-    def clip(self, values: Tensor, tolerance: float) -> Tensor:
-        if values.device.type == "cpu":
-            low, high = values.aminmax()
+    def must_clip(self, values: Tensor, tolerance: float) -> bool:
+        """Count what is outside by more than `tolerance`; tell whether anything may be at all."""
+        if values.device.type == "cpu":  # on others, finding out would wait for the device
+            low, high = (float(value) for value in values.aminmax())
             if low >= 0 and high <= 1:
-                return values
-        clipped = values.clamp(0, 1)
-        self._count = self._count + (values - clipped).abs_().gt(tolerance).sum()
-        return clipped
+                return False
+        self._count += (values < -tolerance).count_nonzero()
+        self._count += (values > 1 + tolerance).count_nonzero()
+        return True
 
     def count(self) -> int:
         return int(self._count)
