@@ -29,7 +29,13 @@ from .options import InterpolateOptions
 if TYPE_CHECKING:
     from ..chain import Runtime
 
-COUNTERS = ("inserted", "repeated_at_cuts", "repeated_at_gaps", "duplicates", "redone_in_fp32")
+COUNTERS = (
+    "inserted",
+    "repeated_at_cuts",
+    "repeated_at_gaps",
+    "repeated_at_duplicates",
+    "redone_in_fp32",
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -103,14 +109,14 @@ class Interpolate:
         """Count frames: ``inserted`` by the network, ``redone_in_fp32`` of these, and repeats.
 
         Repeats are ``repeated_at_cuts``, ``repeated_at_gaps`` or, between two equal frames,
-        ``duplicates``.
+        ``repeated_at_duplicates``.
         """
         return dict(self._counts)
 
     def _gap(self, left: _Held, right: _Held) -> Iterator[Frame]:
         frame = left.frame
         reason = reason_to_repeat(frame, right.frame, self._longest_step)
-        if reason == "duplicates":
+        if reason == "repeated_at_duplicates":
             right.source = left.source
             right.frame = replace(right.frame, duplicate=True)
         step = ticks_between(frame, right.frame)

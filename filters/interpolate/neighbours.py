@@ -14,7 +14,7 @@ _GAP_INTERVALS = 4
 """A step in time longer than both is a jump, not motion."""
 _GAP_SECONDS_AT_UNKNOWN_RATE = Fraction(1)
 
-Reason = Literal["repeated_at_cuts", "repeated_at_gaps", "duplicates"]
+Reason = Literal["repeated_at_cuts", "repeated_at_gaps", "repeated_at_duplicates"]
 """Why a gap is filled without the network; also the name of the counter."""
 
 
@@ -32,7 +32,7 @@ def reason_to_repeat(left: Frame, right: Frame, longest: Fraction) -> Reason | N
     step = right.pts - left.pts
     if step <= 0 or step * right.time_base > longest:
         return "repeated_at_gaps"
-    return "duplicates" if right.duplicate or _same_pixels(left, right) else None
+    return "repeated_at_duplicates" if right.duplicate or _same_pixels(left, right) else None
 
 
 def ticks_between(left: Frame, right: Frame) -> int:
