@@ -1,0 +1,220 @@
+"""Regular files as outputs: a hidden temporary name, written, synced, then renamed in one step.
+
+The temporary file lies in the target's folder, so that the rename stays on one file system, and
+its suffix is none that a media library would index. A FIFO or a device is written directly.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import MediaError, ReaderGone, SinkFull, SinkRefused
+
+_NAME_MAX_BYTES = 255  # of one path component on every file system in common use
+_BUFFER_BYTES = 1 << 20
+_CANNOT_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def partial_path(target: Path) -> Path:
+    """Name a new temporary file beside `target`: ``.NAME.<token>.partial``, at most 255 bytes."""
+    ending = f".{secrets.token_hex(4)}.partial"
+    room = _NAME_MAX_BYTES - len(ending) - 1
+    name = os.fsencode(target.name)[:room].decode(errors="ignore")
+    return target.with_name(f".{name}{ending}")
+
+
+def is_special(target: Path) -> bool:
+    """Tell whether `target` is a FIFO, a device or a socket: nothing to rename over."""
+    try:
+        mode = target.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def refuse_same_file(source: str | Path, target: str | Path) -> None:
+    """Refuse a target that is the source itself, also by another name or link.
+
+    Raises:
+        SinkRefused: if both are the same file.
+    """
+    try:
+        same = os.path.samefile(source, target) and not is_special(Path(target))
+    except (OSError, ValueError):  # one of them is not there, or is no path but a URL
+        return
+    if same:
+        raise SinkRefused(f"input and output are the same file: {target}")
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse a target that cannot be written, before any work is done.
+
+    Raises:
+        SinkRefused: if it exists, is a folder, or its folder is missing or not writable.
+    """
+    folder = target.parent
+    if target.is_dir():
+        raise SinkRefused(f"output is a folder, wanted a file name: {target}")
+    if not folder.is_dir():
+        raise SinkRefused(f"output folder does not exist: {folder}")
+    if is_special(target):
+        return
+    if not overwrite and os.path.lexists(target):
+        raise SinkRefused(f"output exists: {target} (use --overwrite)")
+    if len(os.fsencode(target.name)) > _NAME_MAX_BYTES:
+        raise SinkRefused(f"output name has more than {_NAME_MAX_BYTES} bytes: {target.name}")
+    _check_folder(folder)
+
+
+def _check_folder(folder: Path) -> None:
+    """Try a real file: permission bits say nothing about read-only mounts."""
+    probe = partial_path(folder / "upframe")
+    try:
+        probe.open("xb").close()
+        probe.unlink()
+    except OSError as error:
+        raise SinkRefused(f"output folder is not writable: {folder}: {error.strerror}") from error
+
+
+def write_error(target: Path, error: OSError) -> MediaError:
+    """Say what a failed write to `target` means for who waits for it."""
+    if isinstance(error, BrokenPipeError):
+        return ReaderGone(f"the reader of {target} closed it")
+    reason = error.strerror or str(error)
+    return SinkFull(f"cannot write {target}: {reason}")
+
+
+class OutputFile:
+    """A file that appears under its name only when it is complete.
+
+    Args:
+        target: where it shall be in the end.
+        overwrite: whether a file that is there already may be replaced.
+
+    Raises:
+        SinkRefused: as :func:`check_target` does.
+    """
+
+    def __init__(self, target: Path, *, overwrite: bool) -> None:
+        check_target(target, overwrite=overwrite)
+        self.target = target
+        self.direct = is_special(target)
+        """Written in place: a FIFO or a device."""
+        self.path = target if self.direct else partial_path(target)
+        """Where the bytes are now."""
+        self._overwrite = overwrite
+        self._done = False
+        self.stream: BinaryIO = self._open()
+
+    def _open(self) -> BinaryIO:
+        try:
+            # "w+": some muxers read back what they wrote
+            mode = "wb" if self.direct else "x+b"
+            return open(self.path, mode, buffering=_BUFFER_BYTES)
+        except OSError as error:
+            reason = f"cannot create {self.target}: {error.strerror}"
+            raise SinkRefused(reason) from error
+
+    def close(self) -> None:
+        """Write out what is buffered, down to the disk.
+
+        Raises:
+            SinkFull: if that fails.
+            ReaderGone: if the reader of a FIFO has gone.
+        """
+        if self.stream.closed:
+            return
+        try:
+            self.stream.flush()
+            if not self.direct:
+                os.fsync(self.stream.fileno())
+            self.stream.close()
+        except OSError as error:
+            raise write_error(self.target, error) from error
+
+    def publish(self) -> None:
+        """Give the complete file its name, and make that last.
+
+        Raises:
+            SinkRefused: if another file has taken the name meanwhile and may not be replaced.
+            SinkFull: if the rename fails.
+        """
+        self.close()
+        if not self.direct:
+            rename(self.path, self.target, overwrite=self._overwrite)
+            sync_folder(self.target.parent)
+        self._done = True
+
+    def discard(self) -> None:
+        """Remove what was written. Safe to call twice, and after `publish`."""
+        if not self._done and not self.direct:
+            self.path.unlink(missing_ok=True)
+        self._done = True
+        with suppress(OSError):  # what it still buffers cannot be written, and nobody wants it
+            self.stream.close()
+
+
+def rename(partial: Path, target: Path, *, overwrite: bool) -> None:
+    """Give a complete file its name in one step.
+
+    Raises:
+        SinkRefused: if the name is taken and may not be replaced.
+        SinkFull: if it fails otherwise.
+    """
+    try:
+        if overwrite:
+            partial.replace(target)
+        else:
+            _rename_without_replacing(partial, target)
+    except FileExistsError as error:
+        raise SinkRefused(f"output appeared meanwhile: {target} (use --overwrite)") from error
+    except OSError as error:
+        raise write_error(target, error) from error
+
+
+def _rename_without_replacing(partial: Path, target: Path) -> None:
+    """Link, then unlink: link is the one call that never replaces, on every POSIX system."""
+    try:
+        os.link(partial, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise
+        # FAT and some network shares know no links: the best that is left has a small gap
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        partial.rename(target)
+    else:
+        partial.unlink()
+
+
+def sync_file(path: Path) -> None:
+    """Write a closed file down to the disk.
+
+    Raises:
+        SinkFull: if that fails.
+    """
+    try:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, where the file system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # a folder that may be written but not read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems refuse; the rename itself has worked
+        pass
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,250 @@
+"""Stills and numbered sequences as sinks: PNG, JPEG, WebP, TIFF and BMP, with alpha where they can.
+
+A sequence is written into a hidden folder beside its final place, and its files get their names
+when all are there. Rotation, which most image formats cannot note, is done on the pixels.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+
+import av
+import torch
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+
+from ..filters.frame import Picture, StreamInfo
+from .codecs import CodecChoice
+from .encoder import EncoderOptions, codec_choice, open_codec, still_parameters
+from .errors import SinkFull, SinkRefused, VerificationFailed
+from .files import (
+    OutputFile,
+    check_target,
+    partial_path,
+    rename,
+    sync_file,
+    sync_folder,
+    write_error,
+)
+from .pixels import frame_of, set_color
+from .stills import is_sequence, numbered
+
+_FIRST_NUMBER = 1  # as ffmpeg's image2 muxer counts
+_BT601, _FULL_RANGE = 5, 2  # FFmpeg's numbers; JFIF knows no other YCbCr (ITU-T T.871, 7)
+
+
+class ImageSink:
+    """Writes each picture as an image file.
+
+    Args:
+        target: the file, or a pattern such as ``frame_%05d.png``.
+        info: what holds for all pictures.
+        encoder: the user's options.
+        overwrite: whether existing images may be replaced.
+
+    Raises:
+        SinkRefused: if the target cannot be written, or the encoder does not take the pictures.
+    """
+
+    def __init__(
+        self, target: Path, info: StreamInfo, encoder: EncoderOptions, *, overwrite: bool
+    ) -> None:
+        self._target = target
+        self._info = info
+        self._options = encoder
+        self._overwrite = overwrite
+        self._choice = codec_choice(info, encoder, target, "image2")
+        self._folder: Path | None = None
+        self._file: OutputFile | None = None
+        self._published: list[Path] = []
+        self.num_images = 0
+        if not is_sequence(target) and (info.num_frames or 1) > 1:
+            raise _one_still(target, str(info.num_frames))
+        _open_image_codec(info.width, info.height, info, encoder, self._choice)
+        self._open()
+
+    def _open(self) -> None:
+        if not is_sequence(self._target):
+            self._file = OutputFile(self._target, overwrite=self._overwrite)
+            return
+        check_target(numbered(self._target, _FIRST_NUMBER), overwrite=True)
+        if not self._overwrite and (taken := _taken(self._target)):
+            raise SinkRefused(f"output exists: {taken} (use --overwrite)")
+        self._folder = partial_path(self._target)
+        try:
+            self._folder.mkdir()
+        except OSError as error:
+            raise write_error(self._target, error) from error
+
+    def write(self, picture: Picture) -> None:
+        """Encode the next picture into an image, and check that it can be decoded.
+
+        Raises:
+            SinkFull: if it cannot be written.
+            SinkRefused: if it is the second one for a single still.
+        """
+        if self._file is not None and self.num_images:
+            raise _one_still(self._target, "more")
+        picture = upright(picture, self._info.rotation, hflip=self._info.hflip)
+        data = encode_image(picture, self._info, self._options, self._choice)
+        _check_image(data, picture, self._choice.codec)
+        self.num_images += 1
+        try:
+            self._write(data)
+        except OSError as error:
+            raise write_error(self._target, error) from error
+
+    def _write(self, data: bytes) -> None:
+        if self._file is not None:
+            self._file.stream.write(data)
+        elif self._folder is not None:
+            number = _FIRST_NUMBER - 1 + self.num_images
+            (self._folder / numbered(self._target, number).name).write_bytes(data)
+
+    def finish(self) -> None:
+        """Give the images their names.
+
+        Raises:
+            SinkFull: if they cannot be written.
+            SinkRefused: if another file has taken a name meanwhile.
+            VerificationFailed: if there is no image at all.
+        """
+        try:
+            if not self.num_images:
+                raise VerificationFailed(f"no picture came for {self._target}, wanted at least one")
+            if self._file is not None:
+                self._file.publish()
+            elif self._folder is not None:
+                self._publish(self._folder)
+        except BaseException:
+            self.abort()
+            raise
+
+    def _publish(self, folder: Path) -> None:
+        for image in sorted(folder.iterdir()):
+            final = self._target.with_name(image.name)
+            sync_file(image)
+            rename(image, final, overwrite=self._overwrite)
+            self._published.append(final)
+        folder.rmdir()
+        sync_folder(self._target.parent)
+        self._folder, self._published = None, []
+
+    def abort(self) -> None:
+        """Remove what was written. Safe to call twice, and after `finish`."""
+        if self._file is not None:
+            self._file.discard()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            if not self._overwrite:  # an incomplete sequence; replaced files cannot come back
+                for image in self._published:
+                    image.unlink(missing_ok=True)
+        self._folder, self._published = None, []
+
+
+def _one_still(target: Path, got: str) -> SinkRefused:
+    pattern = f"{target.stem}_%05d{target.suffix}"
+    return SinkRefused(
+        f"{target} holds one picture, got {got} frames; wanted a numbered name such as {pattern}"
+    )
+
+
+def _taken(target: Path) -> Path | None:
+    """Find a file that a sequence would meet: with its first number, or any other."""
+    first = numbered(target, _FIRST_NUMBER)
+    if first.exists():
+        return first
+    start, end = target.name[: target.name.index("%")], target.suffix
+    for path in sorted(target.parent.iterdir()):
+        middle = path.name[len(start) : -len(end)]
+        if path.name.startswith(start) and path.suffix == end and middle.isdigit():
+            return path
+    return None
+
+
+def _check_image(data: bytes, picture: Picture, codec: str) -> None:
+    """Decode what was encoded: one picture of the right size.
+
+    Raises:
+        VerificationFailed: if it is not.
+    """
+    wanted = f"one picture of {picture.width}x{picture.height}"
+    try:
+        with av.open(BytesIO(data), "r") as opened:
+            sizes = [f"{frame.width}x{frame.height}" for frame in opened.decode(video=0)]
+    except (av.FFmpegError, IndexError) as error:
+        raise VerificationFailed(f"{codec} wrote no image: wanted {wanted}, {error}") from error
+    if sizes != [f"{picture.width}x{picture.height}"]:
+        raise VerificationFailed(f"{codec} wrote no such image: wanted {wanted}, got {sizes}")
+
+
+def upright(picture: Picture, rotation: int, *, hflip: bool) -> Picture:
+    """Turn the pixels as a player would show them.
+
+    Args:
+        picture: as coded; turned by 90 or 270 degrees, its chroma must be as wide as high.
+        rotation: degrees counter-clockwise: 0, 90, 180 or 270.
+        hflip: mirror horizontally before that.
+    """
+    if not rotation and not hflip:
+        return picture
+
+    def turn(plane: torch.Tensor) -> torch.Tensor:
+        mirrored = plane.flip(1) if hflip else plane
+        return mirrored.rot90(rotation // 90, (0, 1)).contiguous()
+
+    alpha = None if picture.alpha is None else turn(picture.alpha)
+    return replace(picture, planes=tuple(map(turn, picture.planes)), alpha=alpha)
+
+
+def encode_image(
+    picture: Picture, info: StreamInfo, options: EncoderOptions, choice: CodecChoice
+) -> bytes:
+    """Encode one picture into the bytes of an image file.
+
+    Raises:
+        SinkFull: if the encoder fails.
+    """
+    codec = _open_image_codec(picture.width, picture.height, info, options, choice)
+    frame = _coded_frame(picture, choice)
+    frame.pts = 0
+    try:
+        packets = codec.encode(frame) + codec.encode(None)
+    except av.FFmpegError as error:
+        raise SinkFull(f"{choice.codec} cannot encode {picture}: {error}") from error
+    return b"".join(bytes(packet) for packet in packets)
+
+
+def _coded_frame(picture: Picture, choice: CodecChoice) -> VideoFrame:
+    frame = frame_of(picture)
+    if choice.codec != "mjpeg":
+        return frame.reformat(format=choice.coded_pix_fmt)
+    tagged = frame.colorspace not in (0, 2)
+    return frame.reformat(
+        format=choice.coded_pix_fmt,
+        src_colorspace=frame.colorspace if tagged else None,
+        dst_colorspace=_BT601 if tagged else None,
+        src_color_range=frame.color_range or 1,
+        dst_color_range=_FULL_RANGE,
+    )
+
+
+def _open_image_codec(
+    width: int, height: int, info: StreamInfo, options: EncoderOptions, choice: CodecChoice
+) -> VideoCodecContext:
+    codec = VideoCodecContext.create(choice.codec, "w")
+    codec.width, codec.height = width, height
+    codec.pix_fmt = choice.coded_pix_fmt
+    codec.time_base = Fraction(1, 25)
+    set_color(codec, info.color)
+    if choice.codec == "mjpeg":
+        codec.color_range = _FULL_RANGE
+    if info.sample_aspect_ratio:
+        codec.sample_aspect_ratio = info.sample_aspect_ratio
+    codec.options = still_parameters(choice.codec, options)
+    open_codec(codec, options)
+    return codec

@@ -1,0 +1,267 @@
+"""The sink for files: pictures in, a complete and checked media file out, or nothing at all.
+
+Encoder and muxer are tried on one picture before the work starts; what the container loses of
+the tags is said then. Copied streams are muxed in step with the video, so that memory stays flat.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+
+from ..filters.frame import Picture, StreamInfo
+from .containers import Container, container_of
+from .encoder import EncoderOptions, codec_choice, open_encoder
+from .errors import SinkFull, SinkRefused
+from .files import OutputFile, write_error
+from .images import ImageSink
+from .media import Sink
+from .pacing import EncoderClock, Pace, common_time_base, shift_packet
+from .passthrough import StreamPlan
+from .pixels import frame_of
+from .reopening import open_copy
+from .stills import is_image
+from .trial import try_output
+from .verify import TOLERANCE_SECONDS, Expected, verify_output
+
+if TYPE_CHECKING:
+    from av.container import InputContainer, OutputContainer
+    from av.packet import Packet
+
+log = logging.getLogger("upframe.io.sink")
+
+_MUXER_BUFFER_BYTES = 1 << 18
+
+
+def open_file_sink(
+    target: Path,
+    info: StreamInfo,
+    encoder: EncoderOptions,
+    *,
+    plan: StreamPlan | None = None,
+    overwrite: bool = False,
+    format: str | None = None,  # noqa: A002
+) -> Sink:
+    """Open a sink for a media file, a still image or a numbered sequence, by the target's name.
+
+    Args:
+        target: where the output shall be; it appears there when it is complete.
+        info: what holds for all pictures; its pix_fmt is what `output_pix_fmt` said.
+        encoder: the user's options.
+        plan: what becomes of the source's other streams; None for none.
+        overwrite: whether an existing output may be replaced.
+        format: container, where the name does not tell.
+
+    Raises:
+        SinkRefused: if the target, container, encoder or one of its options does not do; before
+            any picture was taken.
+    """
+    if is_image(target, format):
+        return ImageSink(target, info, encoder, overwrite=overwrite)
+    return FileSink(target, info, encoder, plan=plan, overwrite=overwrite, format=format)
+
+
+class FileSink:
+    """Encodes pictures into one media file; see :func:`open_file_sink`."""
+
+    def __init__(
+        self,
+        target: Path,
+        info: StreamInfo,
+        encoder: EncoderOptions,
+        *,
+        plan: StreamPlan | None = None,
+        overwrite: bool = False,
+        format: str | None = None,  # noqa: A002
+    ) -> None:
+        self._container = container_of(target, format)
+        self._info = info
+        self._output: OutputContainer | None = None
+        self._source: InputContainer | None = None
+        self._file = OutputFile(target, overwrite=overwrite)
+        try:
+            self._open(encoder, plan)
+        except BaseException:
+            self.abort()
+            raise
+
+    def _open(self, encoder: EncoderOptions, plan: StreamPlan | None) -> None:
+        target, info, container = self._file.target, self._info, self._container
+        if container.needs_seek and not self._file.stream.seekable():
+            raise SinkRefused(f"{container.name} cannot be written to {target}, which cannot seek")
+        choice = codec_choice(info, encoder, target, container.name)
+        held = try_output(info, encoder, choice, container)
+        for line in held.warnings:
+            log.warning("%s", line)
+        self._held = held.tags
+        self._output = open_output(self._file, container)
+        self._encoder = open_encoder(self._output, info, encoder, choice, container)
+        self._timeline = _Timeline(self._encoder.pace, info.time_base)
+        self._copy, self._source = open_copy(plan, self._output, self._encoder.stream)
+
+    def write(self, picture: Picture) -> None:
+        """Encode the next picture and mux what is due.
+
+        Raises:
+            SinkFull: if it cannot be written.
+            ReaderGone: if the target is a FIFO, and its reader has closed it.
+        """
+        if not self._timeline.num_pictures:
+            origin = self._copy.begin(picture.pts * self._info.time_base)
+            self._encoder.stream.time_base = self._timeline.begin(picture, origin)
+        frame = frame_of(picture)
+        frame.pts, frame.duration = self._timeline.enter(picture)
+        frame.time_base = self._encoder.pace.time_base
+        self._mux(frame)
+
+    def _mux(self, frame: av.VideoFrame | None) -> None:
+        with self._saying_what_failed("encode into"):
+            for packet in self._encoder.stream.encode(frame):
+                self._copy.mux_until(self._timeline.leave(packet))
+                self._output.mux(packet)
+
+    @contextmanager
+    def _saying_what_failed(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except av.FFmpegError as error:
+            raise SinkFull(f"cannot {what} {self._file.target}: {error}") from error
+        except OSError as error:
+            raise write_error(self._file.target, error) from error
+
+    def finish(self) -> None:
+        """Drain the encoder, complete and check the file, and give it its name.
+
+        Raises:
+            SinkFull: if it cannot be written.
+            SinkRefused: if another file has taken its name meanwhile.
+            VerificationFailed: if it is not what was written; nothing is left then.
+        """
+        try:
+            self._mux(None)
+            self._complete()
+            if not self._file.direct:
+                verify_output(self._file.path, self._expected(), format=self._container.name)
+            self._file.publish()
+        except BaseException:
+            self.abort()
+            raise
+        self._report()
+
+    def _complete(self) -> None:
+        with self._saying_what_failed("complete"):
+            self._copy.mux_rest()
+            self._output.close()
+        self._file.close()
+
+    def _expected(self) -> Expected:
+        sound = self._copy.sound_start_seconds()
+        if self._container.constant_rate_only:
+            sound = None  # it has no start offsets
+        timeline = self._timeline
+        return Expected(
+            frames=timeline.num_pictures,
+            duration_seconds=timeline.duration_seconds,
+            width=self._info.width,
+            height=self._info.height,
+            streams={kind: self._copy.num_streams(kind) for kind in ("audio", "subtitle")},
+            color=self._held.color,
+            sample_aspect_ratio=self._held.sample_aspect_ratio,
+            rotation=self._held.rotation,
+            sound_offset_seconds=None if sound is None else sound - timeline.start_seconds,
+            tolerance_seconds=max(TOLERANCE_SECONDS, self._container.tick or Fraction(0)),
+        )
+
+    def _report(self) -> None:
+        if count := self._timeline.num_rounded:
+            ticks = self._encoder.pace.time_base
+            log.warning("%d timestamps were rounded to %s s: the codec's limit", count, ticks)
+        for line in self._copy.warnings():
+            log.warning("%s", line)
+
+    def abort(self) -> None:
+        """Stop and remove what was written. Safe to call twice, and after `finish`."""
+        self._file.discard()  # first: a muxer whose file is closed writes no trailer
+        if self._output is not None:
+            _close_quietly(self._output)
+        if self._source is not None:
+            self._source.close()
+
+
+def open_output(file: OutputFile, container: Container) -> OutputContainer:
+    """Open a muxer on an output file.
+
+    Raises:
+        SinkRefused: if there is no such muxer.
+    """
+    try:
+        return av.open(
+            file.stream,
+            "w",
+            format=container.name,
+            container_options=muxer_options(container),
+            buffer_size=_MUXER_BUFFER_BYTES,
+        )
+    except (ValueError, av.FFmpegError) as error:
+        raise SinkRefused(f"cannot write {container.name} to {file.target}: {error}") from error
+
+
+def muxer_options(container: Container) -> dict[str, str]:
+    """Write the muxer's options: dispositions as in the source, tags that it would leave out."""
+    if container.name in ("matroska", "webm"):
+        return {"default_mode": "passthrough"}
+    return {}
+
+
+def _close_quietly(output: OutputContainer) -> None:
+    with suppress(OSError, ValueError, av.FFmpegError):  # it is thrown away
+        output.close()
+
+
+class _Timeline:
+    """Follows pictures through the encoder: their ticks going in, their seconds coming out."""
+
+    def __init__(self, pace: Pace, time_base: Fraction) -> None:
+        self._pace = pace
+        self._time_base = time_base
+        self._clock = EncoderClock(pace, time_base)
+        self._durations: dict[int, int] = {}
+        self._first_seconds = Fraction(0)
+        self.start_seconds = Fraction(0)
+        """Of the first picture, on the output's time line."""
+        self.num_pictures = 0
+        self.duration_seconds = Fraction(0)
+        """From the start of the first picture to the end of the last."""
+
+    def begin(self, picture: Picture, origin_seconds: Fraction) -> Fraction:
+        """Place the first picture on the output's time line; give the muxer's time base."""
+        self._first_seconds = picture.pts * self._time_base
+        self.start_seconds = self._first_seconds - origin_seconds
+        return common_time_base(self._pace.time_base, self.start_seconds)
+
+    def enter(self, picture: Picture) -> tuple[int, int]:
+        """Give the next picture's pts and duration in ticks of the encoder."""
+        ticks, duration = self._clock(picture.pts, picture.duration)
+        self._durations[ticks] = duration
+        self.num_pictures += 1
+        end_seconds = (picture.pts + picture.duration) * self._time_base
+        self.duration_seconds = end_seconds - self._first_seconds
+        return ticks, duration
+
+    def leave(self, packet: Packet) -> Fraction:
+        """Give a coded packet its duration and place; say when it is due, in seconds."""
+        if packet.pts is not None:
+            packet.duration = self._durations.pop(packet.pts, packet.duration or 0)
+        shift_packet(packet, self.start_seconds)
+        return (packet.dts or 0) * (packet.time_base or self._pace.time_base)
+
+    @property
+    def num_rounded(self) -> int:
+        """Timestamps that the encoder's ticks cannot hold exactly."""
+        return self._clock.num_rounded

@@ -1,0 +1,208 @@
+"""Copying a source's other streams beside the encoded video, packet by packet.
+
+Packets come from an iterator (a second opening of the source, or later a queue that a demuxer
+feeds) and are muxed in step with the video, so that nothing piles up and players can stream.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import av
+
+from .conversion import Converter
+from .metadata import shifted_chapters
+from .pacing import shift_packet
+from .passthrough import StreamFate
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.container.core import Chapter
+    from av.packet import Packet
+    from av.stream import Stream
+
+
+@dataclass(slots=True)
+class Track:
+    """One stream on its way from source to output."""
+
+    fate: StreamFate
+    source: Stream
+    target: Stream
+    convert: Converter | None = None
+    last_dts: int | None = None
+    last_duration: int = 0
+    num_mended: int = 0
+    num_refused: int = 0
+    first_seconds: Fraction | None = None
+    """When its first packet begins, on the output's time line."""
+
+    def prepare(self, packet: Packet, origin: Fraction) -> list[Packet]:
+        """Convert a packet where needed, put it on the output's time line, mend its times."""
+        try:
+            made = list(self.convert(packet)) if self.convert else [packet]
+        except av.FFmpegError:  # a damaged packet: lose it, not the job
+            self.num_refused += 1
+            return []
+        return [self._placed(one, origin) for one in made]
+
+    def drain(self, origin: Fraction) -> list[Packet]:
+        """Give what the converter still holds. Only the first call gives anything."""
+        if self.convert is None:
+            return []
+        convert, self.convert = self.convert, None
+        return [self._placed(one, origin) for one in convert(None)]
+
+    def _placed(self, packet: Packet, origin: Fraction) -> Packet:
+        shift_packet(packet, -origin)
+        self.mend(packet)
+        if self.first_seconds is None:
+            self.first_seconds = (packet.pts or 0) * (packet.time_base or Fraction(1))
+        packet.stream = self.target
+        return packet
+
+    def time_of(self, packet: Packet) -> Fraction:
+        """Tell when a packet is due, in seconds."""
+        return (packet.dts or 0) * (packet.time_base or Fraction(1))
+
+    def mux(self, output: OutputContainer, packet: Packet) -> None:
+        """Mux one packet; one that the muxer refuses is counted and left out."""
+        try:
+            output.mux(packet)
+        except av.ArgumentError:
+            self.num_refused += 1
+
+    def mend(self, packet: Packet) -> None:
+        """Give a packet the timestamps that a muxer insists on: there, and rising."""
+        dts = packet.dts if packet.dts is not None else packet.pts
+        expected = 0 if self.last_dts is None else self.last_dts + max(self.last_duration, 1)
+        if dts is None:
+            dts = expected
+            self.num_mended += 1
+        elif self.last_dts is not None and dts <= self.last_dts:
+            dts = self.last_dts + 1
+            self.num_mended += 1
+        packet.dts = dts
+        if packet.pts is None or packet.pts < dts:
+            packet.pts = dts
+        self.last_dts, self.last_duration = dts, packet.duration or 0
+
+
+class StreamCopy:
+    """Packets of a source's other streams, muxed into an output in step with its video.
+
+    Args:
+        tracks: the streams, already added to the output.
+        packets: in the order in which they shall be muxed; from a file, or a queue.
+        output: the container that they go to; its header is not written yet.
+        chapters: of the source, on the source's time line.
+        start_seconds: when the source's first kept stream begins.
+    """
+
+    def __init__(
+        self,
+        tracks: list[Track],
+        packets: Iterator[Packet],
+        output: OutputContainer,
+        *,
+        chapters: list[Chapter] | None = None,
+        start_seconds: Fraction | None = None,
+    ) -> None:
+        self._tracks = {track.fate.index: track for track in tracks}
+        self._packets = packets
+        self._output = output
+        self._chapters = chapters or []
+        self._start_seconds = start_seconds
+        self._origin = Fraction(0)
+        self._waiting: deque[tuple[Track, Packet]] = deque()
+        self._broken: str | None = None
+
+    def begin(self, video_start_seconds: Fraction) -> Fraction:
+        """Fix the time line once the first picture is there, before the header is written.
+
+        Args:
+            video_start_seconds: of the first picture, on the source's time line.
+
+        Returns:
+            What to subtract from all of the source's times, so that the output begins at 0.
+        """
+        starts = [video_start_seconds]
+        if self._start_seconds is not None:
+            starts.append(self._start_seconds)
+        self._origin = max(min(starts), Fraction(0))
+        if self._chapters:
+            self._output.set_chapters(shifted_chapters(self._chapters, self._origin))
+        return self._origin
+
+    def mux_until(self, seconds: Fraction) -> None:
+        """Mux all packets that are due up to a time on the output's time line."""
+        while (due := self._next()) is not None:
+            track, packet = due
+            if track.time_of(packet) > seconds:
+                return
+            self._waiting.popleft()
+            track.mux(self._output, packet)
+
+    def mux_rest(self) -> None:
+        """Mux all that is left."""
+        while (due := self._next()) is not None:
+            self._waiting.popleft()
+            track, packet = due
+            track.mux(self._output, packet)
+
+    def _next(self) -> tuple[Track, Packet] | None:
+        """Give the next packet without taking it; read on where none waits."""
+        while not self._waiting:
+            packet = self._read()
+            if packet is None:
+                self._drain_converters()
+                return self._waiting[0] if self._waiting else None
+            track = self._tracks.get(packet.stream_index)
+            # an empty packet is the demuxer's way to say that a stream has ended
+            if track is None or packet.size == 0:
+                continue
+            self._waiting.extend((track, made) for made in track.prepare(packet, self._origin))
+        return self._waiting[0]
+
+    def _read(self) -> Packet | None:
+        try:
+            return next(self._packets, None)
+        except av.FFmpegError as error:
+            self._broken = f"the source's other streams end early: {error.strerror or error}"
+            self._packets = iter(())
+            return None
+
+    def _drain_converters(self) -> None:
+        for track in self._tracks.values():
+            self._waiting.extend((track, made) for made in track.drain(self._origin))
+
+    def sound_start_seconds(self) -> Fraction | None:
+        """Tell when the first sound begins, on the output's time line."""
+        starts = [
+            track.first_seconds
+            for track in self._tracks.values()
+            if track.fate.kind == "audio" and track.first_seconds is not None
+        ]
+        return starts[0] if starts else None
+
+    def num_streams(self, kind: str) -> int:
+        """Count the streams of a kind that got packets."""
+        return sum(
+            track.fate.kind == kind and track.first_seconds is not None
+            for track in self._tracks.values()
+        )
+
+    def warnings(self) -> list[str]:
+        """Say what was mended, for people."""
+        found = [self._broken] if self._broken else []
+        for track in self._tracks.values():
+            name = f"{track.fate.kind} #{track.fate.index}"
+            if track.num_mended:
+                found.append(f"{name}: timestamps of {track.num_mended} packets were mended")
+            if track.num_refused:
+                found.append(f"{name}: {track.num_refused} packets were refused and left out")
+        return found
