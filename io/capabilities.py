@@ -40,14 +40,14 @@ def has_container(name: str, mode: Literal["r", "w"]) -> bool:
     return True
 
 
-def has_protocol(name: str) -> bool:
+def has_protocol(name: str, address: str = "127.0.0.1:9") -> bool:
     """Whether FFmpeg knows a protocol. Nothing is sent or opened.
 
     The white list is empty, so a protocol that is there is refused before it connects; one that is
     not there is "not found" before the white list is looked at.
     """
     try:
-        av.open(f"{name}://127.0.0.1:9/", options={"protocol_whitelist": "none"}, timeout=1).close()
+        av.open(f"{name}://{address}/", options={"protocol_whitelist": "none"}, timeout=1).close()
     except av.error.ProtocolNotFoundError:
         return False
     except av.error.FFmpegError:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .files import write_error
 from .lettering import put_label
 
 _GAP = 4  # pixels of the page between panels
@@ -63,13 +64,21 @@ def compare(source: Tensor, results: list[Tensor]) -> Tensor:
 
 
 def write_png(path: Path, picture: Tensor) -> None:
-    """Write (3, H, W), [0, 1], as an 8-bit PNG. Replaces `path`."""
+    """Write (3, H, W), [0, 1], as an 8-bit PNG. Replaces `path`.
+
+    Raises:
+        SinkRefused, SinkFull: if it cannot be written.
+    """
     pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
-    with av.open(str(path), "w", format="image2", options={"update": "1"}) as container:
-        stream = container.add_stream("png", rate=1)
-        stream.width, stream.height, stream.pix_fmt = pixels.shape[1], pixels.shape[0], "rgb24"
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels.numpy(), format="rgb24")))
-        container.mux(stream.encode(None))
+    frame = av.VideoFrame.from_ndarray(pixels.numpy(), format="rgb24")
+    try:
+        with av.open(str(path), "w", format="image2", options={"update": "1"}) as container:
+            stream = container.add_stream("png", rate=1)
+            stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "rgb24"
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def enlarge(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:

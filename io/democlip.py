@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from .demoscene import DemoScene
+from .files import write_error
 
 _SAMPLE_RATE = 48000
 _NOTE_SECONDS = 0.25
@@ -38,20 +39,28 @@ def write_demo_clip(
         height: Likewise.
         rate: Frames per second.
         num_frames: At least 1.
+
+    Raises:
+        SinkRefused, SinkFull: if it cannot be written.
     """
-    seconds = float(num_frames / rate)
-    scene = DemoScene(width, height, seconds)
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        video = _add_video(container, width, height, rate)
-        audio = container.add_stream("aac", rate=_SAMPLE_RATE, layout="stereo")
-        audio.bit_rate = 160_000
-        container.metadata["title"] = "upframe demo"
-        _write_sound(container, audio, seconds)
-        for index in range(num_frames):
-            frame = _coded(scene(float(index / rate)))
-            frame.pts, frame.time_base = index, 1 / rate
-            container.mux(video.encode(frame))
-        container.mux(video.encode(None))
+    try:
+        with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            _write(container, DemoScene(width, height, float(num_frames / rate)), rate, num_frames)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def _write(container: OutputContainer, scene: DemoScene, rate: Fraction, num_frames: int) -> None:
+    video = _add_video(container, scene.width, scene.height, rate)
+    audio = container.add_stream("aac", rate=_SAMPLE_RATE, layout="stereo")
+    audio.bit_rate = 160_000
+    container.metadata["title"] = "upframe demo"
+    _write_sound(container, audio, float(num_frames / rate))
+    for index in range(num_frames):
+        frame = _coded(scene(float(index / rate)))
+        frame.pts, frame.time_base = index, 1 / rate
+        container.mux(video.encode(frame))
+    container.mux(video.encode(None))
 
 
 def _add_video(container: OutputContainer, width: int, height: int, rate: Fraction) -> VideoStream:

