@@ -111,8 +111,9 @@ class Pipeline:
         decode = self._start("decode", self._decode)
         try:
             await asyncio.wait({compute, encode})
-            if self._stopped_by is None:  # else it may hang in a read that nobody can end
-                await asyncio.wait({decode})
+            # after an early end it may hang in a read that nobody can end
+            early = self._stopped_by is not None or not self._finished
+            await asyncio.wait({decode}, timeout=1.0 if early else None)
         finally:
             self._cancel()
             await asyncio.wait({compute, encode})

@@ -7,8 +7,10 @@ inside a frame gives its whole frames and then says so.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
-from typing import BinaryIO, Literal, cast
+from dataclasses import replace
+from typing import BinaryIO, Literal, Protocol, cast
 
 from ..filters.frame import Picture, StreamInfo
 from .bytestream import ByteReader, ByteWriter, RawStream
@@ -46,6 +48,7 @@ _OTHERS = (  # (offset, bytes, name): what people pipe by mistake
     (0, b"\x1f\x8b", "gzip"),
 )
 _SNIFFED_BYTES = 32
+_FIELDS = ("tt", "bb", "tb", "bt")
 
 
 class PipeSource:
@@ -75,8 +78,9 @@ class PipeSource:
 
     @property
     def info(self) -> StreamInfo:
-        """What holds for all pictures."""
-        return self._source.info
+        """What holds for all pictures; the number of frames is that which is expected."""
+        info = self._source.info
+        return info if self._expected is None else replace(info, num_frames=self._expected)
 
     def __iter__(self) -> Iterator[Picture]:
         """Give every whole picture.
@@ -135,13 +139,29 @@ def open_pipe_source(
         source = open_source(cast("BinaryIO", units), format=found, deinterlace=deinterlace)
     except MediaError as error:
         raise units.truncation or error from error
-    return PipeSource(source, found, units=units, expected_frames=expected_frames)
+    piped = PipeSource(source, found, units=units, expected_frames=expected_frames)
+    kinds = Counter(str(other.type) for other in source.container.streams)
+    kinds["video"] -= 1
+    if left_out := ", ".join(f"{count} {kind}" for kind, count in (+kinds).items()):
+        log.warning("the pipe carries video only, left out: %s", left_out)
+    return piped
 
 
-_FIELDS = ("tt", "bb", "tb", "bt")
+class PipeSink(Sink, Protocol):
+    """A sink on a pipe, which its reader may close."""
+
+    @property
+    def num_written(self) -> int:
+        """Whole frames that the reader, or the kernel for it, has taken."""
+        ...
+
+    @property
+    def reader_gone(self) -> bool:
+        """Whether the reader has closed its end."""
+        ...
 
 
-def open_pipe_sink(stream: RawStream, format: PipeFormat, info: StreamInfo) -> Sink:  # noqa: A002
+def open_pipe_sink(stream: RawStream, format: PipeFormat, info: StreamInfo) -> PipeSink:  # noqa: A002
     """Open a stream for writing; its header is written at once.
 
     Args:
