@@ -181,10 +181,15 @@ def judge_rate(
         return RateVerdict(rate, rate, "one frame only: the header's rate, unconfirmed")
     span = (ordered[-1] - ordered[0]) * time_base
     measured = (len(ordered) - 1) / span
-    for rate in (*claimed, *_near_standard(measured), *_simplest(ordered, time_base)):
-        if on_grid(ordered, time_base, rate):
-            text = f"constant: {len(ordered)} timestamps lie on a grid of {rate} frames a second"
-            return RateVerdict(rate, rate, text)
+    usual = (*claimed, *_near_standard(measured))
+    # a usual rate that fits exactly, else any that fits to two ticks, else a usual one that jitters
+    tries = [(rate, Fraction(0)) for rate in usual]
+    tries += [(rate, 2 * rate * time_base) for rate in _simplest(ordered, time_base)]
+    tries += [(rate, JITTER) for rate in usual]
+    for rate, jitter in tries:
+        if on_grid(ordered, time_base, rate, jitter):
+            text = f"{len(ordered)} timestamps lie on a grid of {rate} frames a second"
+            return RateVerdict(rate, rate, f"constant: {text}")
     steps = [after - before for before, after in pairwise(ordered)]
     if last_duration:
         measured = len(ordered) / (span + last_duration * time_base)
@@ -200,7 +205,8 @@ def judge_rate(
 def _holes(steps: Sequence[int]) -> int:
     """Count the steps of two frames or more in what is otherwise an even rate; 0 if it is not."""
     usual = median(steps)
-    odd = [step for step in steps if abs(step - usual) > max(1, usual * JITTER)]
+    rounding = 1 if usual > 1 else 0
+    odd = [step for step in steps if abs(step - usual) > max(rounding, usual * JITTER)]
     whole = all(step >= 1.5 * usual and abs(step / usual % 1 - 0.5) > 0.4 for step in odd)
     return len(odd) if whole and len(odd) * 10 < len(steps) else 0
 
@@ -227,8 +233,8 @@ def header_rate(claimed: Sequence[Fraction | None]) -> RateVerdict:
     Args:
         claimed: The average rate first, then what else is claimed; all must agree within 1 %.
     """
-    rates = [rate for rate in claimed if rate is not None and 0 < rate <= _MAX_RATE]
-    if not rates:
+    rates = [rate for rate in claimed if rate]
+    if not rates or not 0 < rates[0] <= _MAX_RATE:
         return RateVerdict(None, None, "unknown: the header gives no rate")
     average = rates[0]
     if any(abs(rate / average - 1) > Fraction(1, 100) for rate in rates):
@@ -238,8 +244,10 @@ def header_rate(claimed: Sequence[Fraction | None]) -> RateVerdict:
     return RateVerdict(exact, exact, f"constant: {exact} frames a second by the header alone")
 
 
-def on_grid(ordered: Sequence[int], time_base: Fraction, rate: Fraction) -> bool:
-    """Tell whether rising pts lie on a constant grid, up to rounding and jitter."""
+def on_grid(
+    ordered: Sequence[int], time_base: Fraction, rate: Fraction, jitter: Fraction = JITTER
+) -> bool:
+    """Tell whether rising pts lie on a constant grid, up to rounding, or jitter (of a frame)."""
     step = 1 / (rate * time_base)
     # in integers: this runs over every timestamp of a file
     away = [
@@ -247,7 +255,8 @@ def on_grid(ordered: Sequence[int], time_base: Fraction, rate: Fraction) -> bool
         for index, pts in enumerate(ordered)
     ]
     spread = Fraction(max(away) - min(away), step.denominator)  # ticks
-    return spread < 1 or spread <= step * JITTER
+    # rounding takes less than a tick, or just one where halves are rounded to even numbers
+    return spread < 1 or spread <= max(step * jitter, 1 if step >= 2 else 0)
 
 
 def _near_standard(measured: Fraction) -> Iterator[Fraction]:
@@ -268,7 +277,8 @@ def _simplest(ordered: Sequence[int], time_base: Fraction) -> Iterator[Fraction]
     if ticks < 8 * count:
         return
     exact = Fraction(count) / (ticks * time_base)
-    for limit in (1, 10, 100, 1001):
-        if near := exact.limit_denominator(limit):
+    # both ends are rounded to ticks: the true rate is one of those this near
+    for limit in (1, 10, 100, 1001, 10_000):
+        near = exact.limit_denominator(limit)
+        if near and abs(near / exact - 1) <= Fraction(1, ticks):
             yield near
-    yield exact
