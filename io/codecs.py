@@ -11,6 +11,7 @@ from functools import cache
 
 import av
 from av.codec import Codec
+from av.error import FFmpegError
 
 from ..filters.errors import UnsupportedPixels
 from ..filters.frame import PixelFormat
@@ -111,7 +112,7 @@ def encoder_formats(codec: str) -> tuple[str, ...]:
     """
     try:
         found = Codec(codec, "w")
-    except (ValueError, av.FFmpegError) as error:
+    except (ValueError, FFmpegError) as error:
         raise SinkRefused(f"no encoder is called {codec!r}; {_similar(codec)}") from error
     formats = found.video_formats if found.type == "video" else None
     if found.type != "video":

@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
-import av
+from av.error import FFmpegError
 from av.format import ContainerFormat
 
 from .errors import SinkRefused
@@ -84,6 +84,6 @@ def container_of(target: str | Path, format: str | None = None) -> Container:  #
 def _check_muxer(name: str) -> None:
     try:
         ContainerFormat(name, "w")
-    except (ValueError, av.FFmpegError) as error:
+    except (ValueError, FFmpegError) as error:
         known = ", ".join(sorted({*_BY_EXTENSION.values()}))
         raise SinkRefused(f"unknown output format {name!r}; known are {known}") from error

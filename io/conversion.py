@@ -17,13 +17,21 @@ from av.subtitles.codeccontext import SubtitleCodecContext
 from av.subtitles.subtitle import SubtitleSet
 
 from .containers import Container
+from .muxing import (
+    AnyPacket,
+    add_audio,
+    add_subtitles,
+    decoded_audio,
+    decoded_subtitle,
+    encoded_audio,
+    encoded_subtitle,
+)
 from .muxtrial import copy_of, run_trial
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
     from av.audio.stream import AudioStream
     from av.container import OutputContainer
-    from av.packet import Packet
     from av.stream import Stream
     from av.subtitles.stream import SubtitleStream
 
@@ -38,7 +46,7 @@ _FLOATS = ("flt", "dbl")
 class Converter(Protocol):
     """Turns packets of one codec into packets of another."""
 
-    def __call__(self, packet: Packet | None) -> Iterator[Packet]:
+    def __call__(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
         """Take the next packet, or None at the end; give what is ready."""
         ...
 
@@ -59,19 +67,19 @@ class Conversion:
         """Add the converted stream to an output.
 
         Raises:
-            ValueError, av.FFmpegError: if the container does not hold the codec.
+            ValueError, FFmpegError: if the container does not hold the codec.
         """
         if self.kind == "subtitle":
-            made = cast("SubtitleStream", output.add_stream(self.codec))
+            made = add_subtitles(output, self.codec)
             return made, SubtitleConverter(cast("SubtitleStream", stream), made)
         source = cast("AudioStream", stream)
-        made_audio = cast("AudioStream", output.add_stream(self.codec, source.codec_context.rate))
+        made_audio = add_audio(output, self.codec, source.codec_context.sample_rate)
         return made_audio, AudioConverter(source, made_audio, self.sample_format)
 
-    def trial(self, stream: Stream, packets: list[Packet], container: Container) -> str | None:
+    def trial(self, stream: Stream, packets: list[AnyPacket], container: Container) -> str | None:
         """Try it on a stream's first packets; None if it works, else why not."""
 
-        def add(output: OutputContainer) -> tuple[Stream, list[Packet]]:
+        def add(output: OutputContainer) -> tuple[Stream, list[AnyPacket]]:
             made, convert = self.add(output, stream)
             inputs = [*map(copy_of, packets), None]
             for packet in inputs:
@@ -139,11 +147,11 @@ class SubtitleConverter:
         encoder.time_base = Fraction(1, 1000)
         encoder.open()
 
-    def __call__(self, packet: Packet | None) -> Iterator[Packet]:
+    def __call__(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
         """Give one packet for each event; MP4's empty ones, which end an event, give none."""
         if packet is None:
             return
-        decoded = self._source.codec_context.decode2(packet)
+        decoded = decoded_subtitle(self._source, packet)
         if decoded is None or len(decoded) == 0:
             return
         lasts = round((packet.duration or 0) * 1000 * (packet.time_base or 1))
@@ -152,7 +160,7 @@ class SubtitleConverter:
             if not text:
                 continue
             made = SubtitleSet.create(text, start=0, end=lasts, pts=0)
-            done = self._target.codec_context.encode_subtitle(made)
+            done = encoded_subtitle(self._target, made)
             done.pts = done.dts = packet.pts
             done.duration, done.time_base = packet.duration, packet.time_base
             done.stream = self._target
@@ -175,15 +183,15 @@ class AudioConverter:
         self._resampler = av.AudioResampler(context.format, context.layout, context.sample_rate)
         self._opened = False
 
-    def __call__(self, packet: Packet | None) -> Iterator[Packet]:
+    def __call__(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
         """Decode, change the sample layout in memory, encode."""
-        frames = cast("list[AudioFrame]", self._source.decode(packet))
+        frames = decoded_audio(self._source, packet)
         for frame in frames:
             yield from self._encode(frame)
         if packet is None:
             yield from self._encode(None)
-            yield from self._target.encode(None)
+            yield from encoded_audio(self._target, None)
 
-    def _encode(self, frame: AudioFrame | None) -> Iterator[Packet]:
+    def _encode(self, frame: AudioFrame | None) -> Iterator[AnyPacket]:
         for made in self._resampler.resample(frame):
-            yield from self._target.encode(made)
+            yield from encoded_audio(self._target, made)

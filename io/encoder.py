@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import av
+from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from pydantic import BaseModel, Field
 
@@ -18,6 +18,7 @@ from .bitstream import bitstream_options, joined_options
 from .codecs import CodecChoice, choose_codec
 from .containers import Container, container_of
 from .errors import SinkRefused
+from .muxing import add_video
 from .pacing import Pace, choose_pace
 from .pixels import set_color
 from .stills import is_image, still_choice
@@ -219,12 +220,16 @@ def open_encoder(
 
 def _add_stream(output: OutputContainer, codec: str, info: StreamInfo, pace: Pace) -> VideoStream:
     try:
-        stream = output.add_stream(
-            codec, rate=pace.rate, width=info.width, height=info.height, time_base=pace.time_base
+        return add_video(
+            output,
+            codec,
+            width=info.width,
+            height=info.height,
+            rate=pace.rate,
+            tick=pace.time_base,
         )
-    except (ValueError, av.FFmpegError) as error:
+    except (ValueError, FFmpegError) as error:
         raise SinkRefused(f"{output.format.name} cannot hold {codec} video: {error}") from error
-    return stream  # pyright: ignore[reportReturnType]  a video codec makes a video stream
 
 
 def _describe(codec: VideoCodecContext, info: StreamInfo, choice: CodecChoice) -> None:
@@ -250,7 +255,7 @@ def open_codec(codec: VideoCodecContext, options: EncoderOptions) -> None:
     asked = dict(codec.options)
     try:
         codec.open()
-    except (av.FFmpegError, ValueError, OverflowError) as error:
+    except (FFmpegError, ValueError, OverflowError) as error:
         given = ", ".join(f"{key}={value}" for key, value in asked.items())
         raise SinkRefused(
             f"{codec.name} refuses {codec.width}x{codec.height} {codec.pix_fmt} with {given}: "

@@ -11,9 +11,11 @@ from dataclasses import replace
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import av
 import torch
+from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
@@ -30,6 +32,7 @@ from .files import (
     sync_folder,
     write_error,
 )
+from .muxing import encoded_video
 from .pixels import frame_of, set_color
 from .stills import is_sequence, numbered
 
@@ -176,7 +179,7 @@ def _check_image(data: bytes, picture: Picture, codec: str) -> None:
     try:
         with av.open(BytesIO(data), "r") as opened:
             sizes = [f"{frame.width}x{frame.height}" for frame in opened.decode(video=0)]
-    except (av.FFmpegError, IndexError) as error:
+    except (FFmpegError, IndexError) as error:
         raise VerificationFailed(f"{codec} wrote no image: wanted {wanted}, {error}") from error
     if sizes != [f"{picture.width}x{picture.height}"]:
         raise VerificationFailed(f"{codec} wrote no such image: wanted {wanted}, got {sizes}")
@@ -213,8 +216,8 @@ def encode_image(
     frame = _coded_frame(picture, choice)
     frame.pts = 0
     try:
-        packets = codec.encode(frame) + codec.encode(None)
-    except av.FFmpegError as error:
+        packets = encoded_video(codec, frame) + encoded_video(codec, None)
+    except FFmpegError as error:
         raise SinkFull(f"{choice.codec} cannot encode {picture}: {error}") from error
     return b"".join(bytes(packet) for packet in packets)
 
@@ -236,7 +239,7 @@ def _coded_frame(picture: Picture, choice: CodecChoice) -> VideoFrame:
 def _open_image_codec(
     width: int, height: int, info: StreamInfo, options: EncoderOptions, choice: CodecChoice
 ) -> VideoCodecContext:
-    codec = VideoCodecContext.create(choice.codec, "w")
+    codec = cast("VideoCodecContext", VideoCodecContext.create(choice.codec, "w"))
     codec.width, codec.height = width, height
     codec.pix_fmt = choice.coded_pix_fmt
     codec.time_base = Fraction(1, 25)

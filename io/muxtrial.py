@@ -8,11 +8,13 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import av
+from av.error import FFmpegError
 from av.packet import Packet
 
 from ..filters.frame import PixelFormat
 from .codecs import default_codec
 from .containers import Container
+from .muxing import AnyPacket, add_copied, add_video, encoded_video, mux
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,9 +29,9 @@ _MAX_BYTES = 32 << 20
 _VIDEO_SIZE = 64  # the least that every encoder takes
 
 
-def sample_packets(source: InputContainer, streams: list[Stream]) -> dict[int, list[Packet]]:
+def sample_packets(source: InputContainer, streams: list[Stream]) -> dict[int, list[AnyPacket]]:
     """Read the first packets of each stream, by its index. Bounded, whatever the source is."""
-    samples: dict[int, list[Packet]] = defaultdict(list)
+    samples: dict[int, list[AnyPacket]] = defaultdict(list)
     if not streams:
         return samples
     num_packets = num_bytes = 0
@@ -44,20 +46,20 @@ def sample_packets(source: InputContainer, streams: list[Stream]) -> dict[int, l
             full = all(len(samples[one.index]) >= _PACKETS_PER_STREAM for one in streams)
             if full or num_packets > _MAX_PACKETS or num_bytes > _MAX_BYTES:
                 break
-    except av.FFmpegError:  # damaged further on: what was read must do
+    except FFmpegError:  # damaged further on: what was read must do
         pass
     return samples
 
 
-def mux_trial(stream: Stream, packets: list[Packet], container: Container) -> str | None:
+def mux_trial(stream: Stream, packets: list[AnyPacket], container: Container) -> str | None:
     """Try to copy a stream.
 
     Returns:
         None if the container holds it, else why not.
     """
 
-    def add(output: OutputContainer) -> tuple[Stream, list[Packet]]:
-        made = output.add_stream_from_template(stream, True)  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
+    def add(output: OutputContainer) -> tuple[Stream, list[AnyPacket]]:
+        made = add_copied(output, stream)
         made.disposition = stream.disposition
         return made, [copy_of(packet) for packet in packets]
 
@@ -65,7 +67,7 @@ def mux_trial(stream: Stream, packets: list[Packet], container: Container) -> st
 
 
 def run_trial(
-    container: Container, add: Callable[[OutputContainer], tuple[Stream, list[Packet]]]
+    container: Container, add: Callable[[OutputContainer], tuple[Stream, list[AnyPacket]]]
 ) -> str | None:
     """Mux one more stream beside a small video, and read both back.
 
@@ -82,12 +84,12 @@ def run_trial(
             video = _small_video(output, container)
             made, packets = add(output)
             name = _name_of(made)
-            for packet in video.encode(_black()) + video.encode(None):
-                output.mux(packet)
+            for packet in encoded_video(video, _black()) + encoded_video(video, None):
+                mux(output, packet)
             for packet in packets:
                 packet.stream = made
-                output.mux(packet)
-    except (av.FFmpegError, ValueError, RuntimeError) as error:
+                mux(output, packet)
+    except (FFmpegError, ValueError, RuntimeError) as error:
         return f"{container.name} does not hold it ({_short(error)})"
     return _read_back(written, name, container) if packets else None
 
@@ -97,7 +99,7 @@ def _read_back(written: BytesIO, name: str, container: Container) -> str | None:
     try:
         with av.open(written, "r", metadata_errors="replace") as opened:
             found = {_name_of(stream) for stream in opened.streams}
-    except (av.FFmpegError, ValueError) as error:
+    except (FFmpegError, ValueError) as error:
         return f"{container.name} with it cannot be read back ({_short(error)})"
     if name not in found:
         return f"{container.name} does not say that it is {name}"
@@ -112,9 +114,9 @@ def _name_of(stream: Stream) -> str:
 def _small_video(output: OutputContainer, container: Container) -> VideoStream:
     codec = default_codec(PixelFormat.parse("yuv420p"), container)
     rate, size = Fraction(25), _VIDEO_SIZE
-    stream = output.add_stream(codec, rate=rate, width=size, height=size, time_base=1 / rate)
+    stream = add_video(output, codec, width=size, height=size, rate=rate, tick=1 / rate)
     stream.codec_context.options = {"preset": "ultrafast", "bf": "0"}
-    return stream  # pyright: ignore[reportReturnType]  a video codec makes a video stream
+    return stream
 
 
 def _black() -> av.VideoFrame:
@@ -125,7 +127,7 @@ def _black() -> av.VideoFrame:
     return frame
 
 
-def copy_of(packet: Packet) -> Packet:
+def copy_of(packet: AnyPacket) -> AnyPacket:
     """Copy a packet's bytes and times: muxing changes the times of what it is given."""
     copy = Packet(bytes(packet))
     copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration

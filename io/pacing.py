@@ -9,13 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from ..filters.frame import StreamInfo
 from .containers import Container
-
-if TYPE_CHECKING:
-    from av.packet import Packet
+from .muxing import AnyPacket
 
 _MAX_DENOMINATOR = (1 << 31) - 1  # FFmpeg's rationals are pairs of int32
 # MPEG-4 part 2 counts ticks in 16 bits (ISO/IEC 14496-2, vop_time_increment_resolution)
@@ -89,7 +86,7 @@ class EncoderClock:
         return ticks, max(end - ticks, 1)
 
 
-def shift_packet(packet: Packet, offset_seconds: Fraction) -> None:
+def shift_packet(packet: AnyPacket, offset_seconds: Fraction) -> None:
     """Move a packet in time, in ticks fine enough to do so exactly where FFmpeg can."""
     if not offset_seconds or not packet.time_base:
         return

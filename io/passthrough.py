@@ -16,13 +16,13 @@ from av.stream import Discard, Disposition
 from .containers import Container, container_of
 from .conversion import Conversion, conversions_for
 from .errors import SinkRefused
+from .muxing import AnyPacket
 from .muxtrial import mux_trial, sample_packets
 from .opening import best_video, find_target, is_cover, open_container
 from .stills import is_image
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-    from av.packet import Packet
     from av.stream import Stream
     from av.video.stream import VideoStream
 
@@ -92,9 +92,9 @@ class StreamPlan:
 def plan_streams(
     source: str,
     target: str,
-    format: str | None = None,
+    format: str | None = None,  # noqa: A002
     *,
-    strict: bool = False,  # noqa: A002
+    strict: bool = False,
 ) -> StreamPlan:
     """Decide what becomes of every stream but the video, by trying it.
 
@@ -146,7 +146,7 @@ def _fates(
         yield _fate(stream, samples.get(stream.index, []), container)
 
 
-def _fate(stream: Stream, packets: list[Packet], container: Container) -> StreamFate:
+def _fate(stream: Stream, packets: list[AnyPacket], container: Container) -> StreamFate:
     kind = kind_of(stream)
     if kind == "data" and (reason := _rewritten(stream)):
         return _made(stream, "rewrite", reason=reason)

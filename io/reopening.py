@@ -6,18 +6,18 @@ import logging
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
-import av
 from av.stream import Discard
 
 from .conversion import Converter
 from .metadata import kept_metadata
+from .muxing import add_copied
 from .opening import best_video, find_target, open_container
 from .passthrough import StreamFate, StreamPlan
 from .streamcopy import StreamCopy, Track
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
-    from av.stream import Stream
+    from av.stream import AttachmentStream, Stream
 
 log = logging.getLogger("upframe.io.sink")
 
@@ -78,7 +78,7 @@ def _add(fate: StreamFate, source: InputContainer, output: OutputContainer) -> T
     if fate.conversion is not None:
         target, convert = fate.conversion.add(output, stream)
     else:
-        target = output.add_stream_from_template(stream, True)  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
+        target = add_copied(output, stream)
     describe(stream, target)
     return Track(fate, stream, target, convert)
 
@@ -95,7 +95,7 @@ def _attach(plan: StreamPlan, source: InputContainer, output: OutputContainer) -
         else:
             name = stream.metadata.get("filename", f"attachment{fate.index}")
             kind = stream.metadata.get("mimetype", "application/octet-stream")
-            data = cast("av.stream.AttachmentStream", stream).data
+            data = cast("AttachmentStream", stream).data
         made = output.add_attachment(stream.metadata.get("filename", name), kind, data)
         made.metadata.update(kept_metadata(stream.metadata))
 

@@ -7,13 +7,14 @@ the tags is said then. Copied streams are muxed in step with the video, so that 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
+from av.error import FFmpegError
 
 from ..filters.frame import Picture, StreamInfo
 from .containers import Container, container_of
@@ -22,6 +23,7 @@ from .errors import SinkFull, SinkRefused
 from .files import OutputFile, write_error
 from .images import ImageSink
 from .media import Sink
+from .muxing import AnyPacket, encoded_video, mux
 from .pacing import EncoderClock, Pace, common_time_base, shift_packet
 from .passthrough import StreamPlan
 from .pixels import frame_of
@@ -31,8 +33,7 @@ from .trial import try_output
 from .verify import TOLERANCE_SECONDS, Expected, verify_output
 
 if TYPE_CHECKING:
-    from av.container import InputContainer, OutputContainer
-    from av.packet import Packet
+    from av.container import OutputContainer
 
 log = logging.getLogger("upframe.io.sink")
 
@@ -82,8 +83,7 @@ class FileSink:
     ) -> None:
         self._container = container_of(target, format)
         self._info = info
-        self._output: OutputContainer | None = None
-        self._source: InputContainer | None = None
+        self._open_things = ExitStack()
         self._file = OutputFile(target, overwrite=overwrite)
         try:
             self._open(encoder, plan)
@@ -100,10 +100,13 @@ class FileSink:
         for line in held.warnings:
             log.warning("%s", line)
         self._held = held.tags
-        self._output = open_output(self._file, container)
-        self._encoder = open_encoder(self._output, info, encoder, choice, container)
+        self._output = output = open_output(self._file, container)
+        self._open_things.callback(_close_quietly, output)
+        self._encoder = open_encoder(output, info, encoder, choice, container)
         self._timeline = _Timeline(self._encoder.pace, info.time_base)
-        self._copy, self._source = open_copy(plan, self._output, self._encoder.stream)
+        self._copy, source = open_copy(plan, output, self._encoder.stream)
+        if source is not None:
+            self._open_things.callback(source.close)
 
     def write(self, picture: Picture) -> None:
         """Encode the next picture and mux what is due.
@@ -122,15 +125,15 @@ class FileSink:
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         with self._saying_what_failed("encode into"):
-            for packet in self._encoder.stream.encode(frame):
+            for packet in encoded_video(self._encoder.stream, frame):
                 self._copy.mux_until(self._timeline.leave(packet))
-                self._output.mux(packet)
+                mux(self._output, packet)
 
     @contextmanager
-    def _saying_what_failed(self, what: str) -> Iterator[None]:
+    def _saying_what_failed(self, what: str) -> Generator[None]:
         try:
             yield
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             raise SinkFull(f"cannot {what} {self._file.target}: {error}") from error
         except OSError as error:
             raise write_error(self._file.target, error) from error
@@ -149,9 +152,8 @@ class FileSink:
             if not self._file.direct:
                 verify_output(self._file.path, self._expected(), format=self._container.name)
             self._file.publish()
-        except BaseException:
+        finally:
             self.abort()
-            raise
         self._report()
 
     def _complete(self) -> None:
@@ -188,10 +190,7 @@ class FileSink:
     def abort(self) -> None:
         """Stop and remove what was written. Safe to call twice, and after `finish`."""
         self._file.discard()  # first: a muxer whose file is closed writes no trailer
-        if self._output is not None:
-            _close_quietly(self._output)
-        if self._source is not None:
-            self._source.close()
+        self._open_things.close()
 
 
 def open_output(file: OutputFile, container: Container) -> OutputContainer:
@@ -208,7 +207,7 @@ def open_output(file: OutputFile, container: Container) -> OutputContainer:
             container_options=muxer_options(container),
             buffer_size=_MUXER_BUFFER_BYTES,
         )
-    except (ValueError, av.FFmpegError) as error:
+    except (ValueError, FFmpegError) as error:
         raise SinkRefused(f"cannot write {container.name} to {file.target}: {error}") from error
 
 
@@ -220,7 +219,7 @@ def muxer_options(container: Container) -> dict[str, str]:
 
 
 def _close_quietly(output: OutputContainer) -> None:
-    with suppress(OSError, ValueError, av.FFmpegError):  # it is thrown away
+    with suppress(OSError, ValueError, FFmpegError):  # it is thrown away
         output.close()
 
 
@@ -254,7 +253,7 @@ class _Timeline:
         self.duration_seconds = end_seconds - self._first_seconds
         return ticks, duration
 
-    def leave(self, packet: Packet) -> Fraction:
+    def leave(self, packet: AnyPacket) -> Fraction:
         """Give a coded packet its duration and place; say when it is due, in seconds."""
         if packet.pts is not None:
             packet.duration = self._durations.pop(packet.pts, packet.duration or 0)

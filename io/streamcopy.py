@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-import av
+from av.error import ArgumentError, FFmpegError
 
 from .conversion import Converter
 from .metadata import shifted_chapters
+from .muxing import AnyPacket, mux
 from .pacing import shift_packet
 from .passthrough import StreamFate
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.container.core import Chapter
-    from av.packet import Packet
     from av.stream import Stream
 
 
@@ -41,23 +41,23 @@ class Track:
     first_seconds: Fraction | None = None
     """When its first packet begins, on the output's time line."""
 
-    def prepare(self, packet: Packet, origin: Fraction) -> list[Packet]:
+    def prepare(self, packet: AnyPacket, origin: Fraction) -> list[AnyPacket]:
         """Convert a packet where needed, put it on the output's time line, mend its times."""
         try:
             made = list(self.convert(packet)) if self.convert else [packet]
-        except av.FFmpegError:  # a damaged packet: lose it, not the job
+        except FFmpegError:  # a damaged packet: lose it, not the job
             self.num_refused += 1
             return []
         return [self._placed(one, origin) for one in made]
 
-    def drain(self, origin: Fraction) -> list[Packet]:
+    def drain(self, origin: Fraction) -> list[AnyPacket]:
         """Give what the converter still holds. Only the first call gives anything."""
         if self.convert is None:
             return []
         convert, self.convert = self.convert, None
         return [self._placed(one, origin) for one in convert(None)]
 
-    def _placed(self, packet: Packet, origin: Fraction) -> Packet:
+    def _placed(self, packet: AnyPacket, origin: Fraction) -> AnyPacket:
         shift_packet(packet, -origin)
         self.mend(packet)
         if self.first_seconds is None:
@@ -65,18 +65,18 @@ class Track:
         packet.stream = self.target
         return packet
 
-    def time_of(self, packet: Packet) -> Fraction:
+    def time_of(self, packet: AnyPacket) -> Fraction:
         """Tell when a packet is due, in seconds."""
         return (packet.dts or 0) * (packet.time_base or Fraction(1))
 
-    def mux(self, output: OutputContainer, packet: Packet) -> None:
+    def mux(self, output: OutputContainer, packet: AnyPacket) -> None:
         """Mux one packet; one that the muxer refuses is counted and left out."""
         try:
-            output.mux(packet)
-        except av.ArgumentError:
+            mux(output, packet)
+        except ArgumentError:
             self.num_refused += 1
 
-    def mend(self, packet: Packet) -> None:
+    def mend(self, packet: AnyPacket) -> None:
         """Give a packet the timestamps that a muxer insists on: there, and rising."""
         dts = packet.dts if packet.dts is not None else packet.pts
         expected = 0 if self.last_dts is None else self.last_dts + max(self.last_duration, 1)
@@ -106,7 +106,7 @@ class StreamCopy:
     def __init__(
         self,
         tracks: list[Track],
-        packets: Iterator[Packet],
+        packets: Iterator[AnyPacket],
         output: OutputContainer,
         *,
         chapters: list[Chapter] | None = None,
@@ -118,7 +118,7 @@ class StreamCopy:
         self._chapters = chapters or []
         self._start_seconds = start_seconds
         self._origin = Fraction(0)
-        self._waiting: deque[tuple[Track, Packet]] = deque()
+        self._waiting: deque[tuple[Track, AnyPacket]] = deque()
         self._broken: str | None = None
 
     def begin(self, video_start_seconds: Fraction) -> Fraction:
@@ -154,7 +154,7 @@ class StreamCopy:
             track, packet = due
             track.mux(self._output, packet)
 
-    def _next(self) -> tuple[Track, Packet] | None:
+    def _next(self) -> tuple[Track, AnyPacket] | None:
         """Give the next packet without taking it; read on where none waits."""
         while not self._waiting:
             packet = self._read()
@@ -168,10 +168,10 @@ class StreamCopy:
             self._waiting.extend((track, made) for made in track.prepare(packet, self._origin))
         return self._waiting[0]
 
-    def _read(self) -> Packet | None:
+    def _read(self) -> AnyPacket | None:
         try:
             return next(self._packets, None)
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             self._broken = f"the source's other streams end early: {error.strerror or error}"
             self._packets = iter(())
             return None

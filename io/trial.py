@@ -9,21 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import av
+from av.error import FFmpegError
 
 from ..filters.frame import Color, ContentLight, MasteringDisplay, StreamInfo
 from .codecs import CodecChoice
 from .containers import Container
 from .encoder import EncoderOptions, open_encoder
 from .errors import SinkRefused
+from .muxing import encoded_video, mux
 from .pixels import color_of
 from .sidedata import chroma_location, content_light, mastering_display, rotation_of, side_data
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 
@@ -61,12 +62,14 @@ def try_output(
         with av.open(written, "w", format=container.name) as output:
             encoder = open_encoder(output, info, options, choice, container)
             frame = _black(info, choice.coded_pix_fmt)
-            for packet in encoder.stream.encode(frame) + encoder.stream.encode(None):
-                output.mux(packet)
+            for packet in encoded_video(encoder.stream, frame) + encoded_video(
+                encoder.stream, None
+            ):
+                mux(output, packet)
         written.seek(0)
         with av.open(written, "r") as opened:
             tags = tags_of(opened, opened.streams.video[0])
-    except (av.FFmpegError, IndexError, MemoryError) as error:
+    except (FFmpegError, IndexError, MemoryError) as error:
         raise SinkRefused(
             f"{choice.codec} in {container.name} cannot be written at {info.width}x{info.height} "
             f"{choice.coded_pix_fmt}: {getattr(error, 'strerror', None) or error}"
@@ -88,9 +91,9 @@ def tags_of(opened: InputContainer, stream: VideoStream) -> Tags:
 
     Raises:
         IndexError: if no frame comes out of it.
-        av.FFmpegError: if it cannot be decoded.
+        FFmpegError: if it cannot be decoded.
     """
-    first = cast("VideoFrame | None", next(iter(opened.decode(stream)), None))
+    first = next(iter(opened.decode(stream)), None)
     if first is None:
         raise IndexError("no frame comes out of it")
     said, fallback = color_of(first), color_of(stream.codec_context)

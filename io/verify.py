@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
+from av.error import FFmpegError
 
 from ..filters.frame import Color
 from .errors import VerificationFailed
+from .muxing import AnyPacket
 from .opening import is_cover
 from .trial import tags_of
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-    from av.packet import Packet
     from av.stream import Stream
     from av.video.stream import VideoStream
 
@@ -121,7 +122,7 @@ def check_output(path: Path, expected: Expected, *, format: str | None = None) -
             return findings
         with av.open(f"file:{path}", "r", format=format, metadata_errors="replace") as opened:
             return findings + _check_tags(opened, _main_video(opened), expected)
-    except (av.FFmpegError, IndexError, ValueError) as error:
+    except (FFmpegError, IndexError, ValueError) as error:
         raise VerificationFailed(f"the written file cannot be read back: {error}") from error
 
 
@@ -146,7 +147,7 @@ def read_times(opened: InputContainer, video: VideoStream) -> VideoTimes:
     return times
 
 
-def _note_frame(times: VideoTimes, packet: Packet) -> None:
+def _note_frame(times: VideoTimes, packet: AnyPacket) -> None:
     pts = packet.pts if packet.pts is not None else packet.dts
     if pts is None:
         times.num_without_pts += 1
