@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 from av.container import InputContainer
 from av.video.frame import VideoFrame
@@ -12,7 +13,7 @@ from av.video.stream import VideoStream
 from ..filters.frame import Color, PixelFormat, StreamInfo
 from .deinterlace import FieldOrder
 from .pixels import color_of, planar_pix_fmt
-from .sidedata import chroma_location, content_light, mastering_display, rotation_of, side_data
+from .sidedata import chroma_location, content_light, mastering_display, orientation_of, side_data
 from .survey import Survey
 from .timestamps import RateVerdict
 
@@ -29,6 +30,7 @@ def describe(
     field_order: FieldOrder | None,
     seen: Survey | None,
     num_images: int | None,
+    path: Path | None,
 ) -> StreamInfo:
     """Put together what a container, a stream, its packets and its first frame say.
 
@@ -37,7 +39,7 @@ def describe(
     """
     pix_fmt = planar_pix_fmt(first.format.name)
     time_base = stream.time_base or Fraction(1, 90_000)
-    rotation, hflip, _ = rotation_of(first)
+    rotation, hflip, _ = orientation_of(first, path)
     data = side_data(first)
     return StreamInfo(
         width=first.width,

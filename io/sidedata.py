@@ -15,7 +15,8 @@ import struct
 from collections.abc import Iterable
 from fractions import Fraction
 from io import BytesIO
-from typing import cast
+from pathlib import Path
+from typing import Literal, cast
 
 import av
 from av.error import FFmpegError
@@ -56,12 +57,17 @@ def _byte_after(data: bytes, key: bytes) -> int:
 
 def side_data(frame: Frame) -> dict[str, bytes]:
     """Give a frame's side data as raw bytes, by the names of `av.sidedata.sidedata.Type`."""
+    return _side_data(frame) or {}
+
+
+def _side_data(frame: Frame) -> dict[str, bytes] | None:
+    """The same; None where a kind that this PyAV has no name for hides all others."""
     try:
         # typed as a dict of motion vectors, but really a sequence of every kind there is
         entries = cast("Iterable[SideData]", frame.side_data)
         return {entry.type.name: bytes(entry) for entry in entries}
-    except ValueError:  # a kind that this PyAV has no name for hides all others
-        return {}
+    except ValueError:
+        return None
 
 
 def mastering_display(data: dict[str, bytes]) -> MasteringDisplay | None:
@@ -103,3 +109,54 @@ def rotation_of(frame: VideoFrame) -> tuple[int, bool, float]:
         a, b = -a, -b
     angle = -math.degrees(math.atan2(b, a)) % 360
     return round(angle / 90) % 4 * 90, hflip, angle
+
+
+# EXIF 2.32, tag Orientation: degrees counter-clockwise, and mirrored before that
+_ORIENTATIONS = {
+    1: (0, False),
+    2: (0, True),
+    3: (180, False),
+    4: (180, True),
+    5: (90, True),
+    6: (270, False),
+    7: (270, True),
+    8: (90, False),
+}
+_EXIF_MARKS = (b"Exif\0\0", b"eXIf")  # before the TIFF header, in JPEG and in PNG
+_EXIF_BYTES = 1 << 17
+
+
+def orientation_of(frame: VideoFrame, path: Path | None) -> tuple[int, bool, float]:
+    """Read how a frame is to be turned, as :func:`rotation_of`, also where PyAV hides it.
+
+    FFmpeg 8 keeps a still's EXIF data beside its pixels, a kind that PyAV 18 has no name for; so
+    the orientation is read from the file itself.
+    """
+    if path is not None and _side_data(frame) is None:
+        with path.open("rb") as file:
+            turned = exif_orientation(file.read(_EXIF_BYTES))
+        if turned is not None:
+            return (*turned, float(turned[0]))
+    return rotation_of(frame)
+
+
+def exif_orientation(data: bytes) -> tuple[int, bool] | None:
+    """Find the orientation in the beginning of a JPEG or PNG; None where it has none.
+
+    Source: EXIF 2.32, sections 4.5.2 (structure) and 4.6.4 (orientation).
+    """
+    for mark in _EXIF_MARKS:
+        start = data.find(mark)
+        if start >= 0 and (found := _tiff_orientation(data[start + len(mark) :])) is not None:
+            return _ORIENTATIONS.get(found)
+    return None
+
+
+def _tiff_orientation(tiff: bytes) -> int | None:
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+    place = int.from_bytes(tiff[4:8], order)
+    for entry in range(int.from_bytes(tiff[place : place + 2], order)):
+        field = tiff[place + 2 + 12 * entry :][:12]
+        if int.from_bytes(field[:2], order) == 0x0112:
+            return int.from_bytes(field[8:10], order)
+    return None

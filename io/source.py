@@ -227,6 +227,7 @@ class ContainerSource:
             field_order=self.field_order,
             seen=self._survey,
             num_images=self._target.num_images,
+            path=self._target.path,
         )
         angle = rotation_of(first)[2]
         if angle % 90 > 1 and angle % 90 < 89:

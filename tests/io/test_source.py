@@ -1,0 +1,410 @@
+"""What comes out of real files: every frame once, at its time, described as it is."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+
+import av
+import pytest
+import torch
+from media_samples import (
+    BT709,
+    index_of,
+    make_clip,
+    make_hdr10_clip,
+    make_sequence,
+    make_still,
+    make_vfr_clip,
+)
+
+from upframe.filters.frame import ContentLight, MasteringDisplay, Picture, StreamInfo
+from upframe.io.source import open_source
+
+NTSC_FILM = Fraction(24_000, 1001)
+
+
+def read(target: object, **options: object) -> tuple[StreamInfo, list[Picture], list[str]]:
+    source = open_source(str(target) if isinstance(target, Path) else target, **options)  # type: ignore[arg-type]
+    try:
+        return source.info, list(source), source.warnings()
+    finally:
+        source.close()
+
+
+def indices(pictures: list[Picture]) -> list[int]:
+    return [index_of(picture) for picture in pictures]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        ("clip.mp4", "libx264", "yuv420p"),
+        ("clip.ts", "libx264", "yuv420p"),
+        ("clip.mkv", "libx264", "yuv420p"),
+        ("clip.mp4", "libx265", "yuv420p10le"),
+        ("clip.ts", "libx265", "yuv420p"),
+        ("clip.ts", "mpeg2video", "yuv420p"),
+        ("clip.webm", "libvpx-vp9", "yuv420p"),
+        ("clip.mkv", "ffv1", "yuv444p"),
+        ("clip.mov", "prores_ks", "yuv422p10le"),
+        ("clip.nut", "rawvideo", "yuv420p"),
+        ("clip.avi", "mjpeg", "yuvj420p"),
+        ("clip.y4m", "wrapped_avframe", "yuv422p"),
+    ],
+)
+def test_gives_every_frame_once_and_in_order(
+    tmp_path: Path, name: str, codec: str, pix_fmt: str
+) -> None:
+    """The decoder is drained at the end: others lost the last B-frames (video2x #1318)."""
+    options = {"bf": "3"} if codec in ("libx264", "mpeg2video") else {}
+    clip = make_clip(tmp_path / name, frames=16, codec=codec, pix_fmt=pix_fmt, options=options)
+    info, pictures, warnings = read(clip)
+    assert indices(pictures) == list(range(16))
+    assert info.num_frames == 16
+    assert warnings == []
+
+
+def test_clip_really_has_b_frames(tmp_path: Path) -> None:
+    """Without reordering in the samples the test above would show nothing."""
+    with av.open(str(make_clip(tmp_path / "clip.mp4"))) as container:
+        pts = [packet.pts for packet in container.demux(video=0) if packet.pts is not None]
+    assert pts != sorted(pts)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])
+def test_film_rate_is_an_exact_fraction_in_every_container(tmp_path: Path, name: str) -> None:
+    """Matroska rounds to 1 ms, MPEG-TS to 1/90000 s; both are constant all the same."""
+    clip = make_clip(tmp_path / name, rate=NTSC_FILM, frames=48)
+    info, pictures, _ = read(clip)
+    assert (info.rate, info.average_rate) == (NTSC_FILM, NTSC_FILM)
+    seconds = [(picture.pts - pictures[0].pts) * picture.time_base for picture in pictures]
+    assert max(abs(t - i / NTSC_FILM) for i, t in enumerate(seconds)) <= Fraction(1, 1000)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_variable_rate_keeps_every_pts(tmp_path: Path, name: str) -> None:
+    pts = [0, 40, 80, 180, 220, 300, 333, 400]
+    info, pictures, _ = read(make_vfr_clip(tmp_path / name, pts=pts))
+    assert info.rate is None
+    assert [picture.pts * picture.time_base * 1000 for picture in pictures] == pts
+    durations = [picture.duration * picture.time_base * 1000 for picture in pictures]
+    assert durations[:-1] == [40, 40, 100, 40, 80, 33, 67]
+
+
+def test_last_frame_ends_where_the_track_ends(tmp_path: Path) -> None:
+    clip = make_vfr_clip(tmp_path / "clip.mp4")
+    with av.open(str(clip)) as container:
+        stream = container.streams.video[0]
+        assert stream.duration is not None
+        end = stream.duration
+    info, pictures, _ = read(clip)
+    assert pictures[-1].pts + pictures[-1].duration == end
+    assert info.duration_seconds == end * info.time_base
+
+
+def test_start_offset_is_kept(tmp_path: Path) -> None:
+    _, pictures, _ = read(make_clip(tmp_path / "clip.mp4", pts=range(25, 37)))
+    assert pictures[0].pts * pictures[0].time_base == 1
+
+
+def test_frames_cut_away_by_an_edit_list_are_neither_shown_nor_missed(tmp_path: Path) -> None:
+    whole = make_clip(tmp_path / "whole.mp4", frames=50, options={"g": "10"})
+    cut = tmp_path / "cut.mp4"
+    trim = ["ffmpeg", "-v", "error", "-ss", "0.6", "-i", str(whole), "-c", "copy", str(cut)]
+    subprocess.run(trim, check=True)
+    info, pictures, warnings = read(cut)
+    assert indices(pictures) == [index % 16 for index in range(15, 50)]
+    assert info.num_frames == 35
+    assert warnings == []
+
+
+def test_colour_and_sample_aspect_ratio_are_read(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", tags=BT709, sample_aspect_ratio=Fraction(4, 3))
+    info, pictures, _ = read(clip)
+    color = info.color
+    assert (color.range, color.primaries, color.trc, color.matrix) == ("tv", *["bt709"] * 3)
+    assert info.sample_aspect_ratio == Fraction(4, 3)
+    assert pictures[0].color == color
+
+
+def test_unspecified_colour_stays_unspecified(tmp_path: Path) -> None:
+    color = read(make_clip(tmp_path / "clip.mp4"))[0].color
+    assert (color.range, color.primaries, color.trc, color.matrix) == (None,) * 4
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])
+def test_hdr10_metadata_is_exact(tmp_path: Path, name: str) -> None:
+    info, _, _ = read(make_hdr10_clip(tmp_path / name))
+    assert (info.color.primaries, info.color.trc) == ("bt2020", "smpte2084")
+    assert info.color.matrix == "bt2020nc"
+    assert info.bit_depth == 10
+    assert info.content_light == ContentLight(1000, 400)
+    assert info.mastering_display == MasteringDisplay(
+        red=(Fraction(34_000, 50_000), Fraction(16_000, 50_000)),
+        green=(Fraction(13_250, 50_000), Fraction(34_500, 50_000)),
+        blue=(Fraction(7_500, 50_000), Fraction(3_000, 50_000)),
+        white_point=(Fraction(15_635, 50_000), Fraction(16_450, 50_000)),
+        min_luminance=Fraction(50, 10_000),
+        max_luminance=Fraction(1000),
+    )
+
+
+def test_sdr_has_no_hdr10_metadata(tmp_path: Path) -> None:
+    info, _, _ = read(make_clip(tmp_path / "clip.mp4"))
+    assert (info.mastering_display, info.content_light) == (None, None)
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_rotation_is_told_and_pixels_stay_as_coded(tmp_path: Path, rotation: int) -> None:
+    """Readers that autorotate and probe apart read garbage for phones (Real-ESRGAN)."""
+    info, pictures, _ = read(make_clip(tmp_path / "clip.mp4", frames=3, rotation=rotation))
+    assert (info.rotation, info.hflip) == (rotation, False)
+    assert (info.width, info.height) == (pictures[0].width, pictures[0].height) == (64, 48)
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_mirrored_video_is_told_as_mirrored_before_the_rotation(
+    tmp_path: Path, rotation: int
+) -> None:
+    """A mirror after turning by r is a mirror before turning by -r."""
+    clip = make_clip(tmp_path / "clip.mp4", frames=3, rotation=rotation, hflip=True)
+    info, _, _ = read(clip)
+    assert (info.rotation, info.hflip) == (-rotation % 360, True)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "rotation", "hflip"),
+    [
+        (1, 0, False),
+        (2, 0, True),
+        (3, 180, False),
+        (4, 180, True),
+        (5, 90, True),
+        (6, 270, False),
+        (7, 270, True),
+        (8, 90, False),
+    ],
+)
+def test_exif_orientation_of_a_still_is_told(
+    tmp_path: Path, orientation: int, rotation: int, hflip: bool
+) -> None:
+    still = make_still(tmp_path / "still.jpg", pix_fmt="yuvj420p")
+    tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0" + bytes(
+        [orientation, 0, 0, 0, 0, 0, 0, 0]
+    )
+    app1 = b"Exif\0\0" + tiff
+    data = still.read_bytes()
+    header = b"\xff\xe1" + (len(app1) + 2).to_bytes(2) + app1
+    still.write_bytes(data[:2] + header + data[2:])
+    info, pictures, _ = read(still)
+    assert (info.rotation, info.hflip) == (rotation, hflip)
+    assert len(pictures) == 1
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "pix_fmt", "options", "siting"),
+    [
+        ("libx264", "clip.mp4", "yuv420p", {}, "left"),
+        ("libx264", "clip.mkv", "yuv420p", {"x264-params": "chromaloc=2"}, "topleft"),
+        ("libx264", "clip.ts", "yuv420p", {"x264-params": "chromaloc=1"}, "center"),
+        (
+            "libx265",
+            "clip.mp4",
+            "yuv420p10le",
+            {"x265-params": "log-level=0:chromaloc=2"},
+            "topleft",
+        ),
+        ("mjpeg", "clip.avi", "yuvj420p", {}, "center"),
+        ("mpeg1video", "clip.mpg", "yuv420p", {}, "center"),
+        ("mpeg2video", "clip.mpg", "yuv420p", {}, "left"),
+        ("ffv1", "clip.mkv", "yuv420p", {}, None),
+        ("libx264", "clip.mp4", "yuv444p", {}, None),
+    ],
+)
+def test_chroma_siting_is_read(
+    tmp_path: Path,
+    codec: str,
+    name: str,
+    pix_fmt: str,
+    options: dict[str, str],
+    siting: str | None,
+) -> None:
+    clip = make_clip(tmp_path / name, codec=codec, pix_fmt=pix_fmt, options=options)
+    assert read(clip)[0].color.chroma_location == siting
+
+
+def test_audio_subtitles_and_a_cover_are_not_taken_for_the_video(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", audio="aac", subtitles=[(0, 0.2, "hello")])
+    cover = make_still(tmp_path / "cover.png", index=9, width=200, height=200)
+    both = tmp_path / "both.mp4"
+    subprocess.run(
+        [
+            *("ffmpeg", "-v", "error", "-i", str(clip), "-i", str(cover), "-map", "1", "-map", "0"),
+            *("-c", "copy", "-disposition:v:0", "attached_pic", str(both)),
+        ],
+        check=True,
+    )
+    info, pictures, _ = read(both)
+    assert (info.width, info.height) == (64, 48)
+    assert indices(pictures) == list(range(12))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp"])
+def test_numbered_images_are_a_stream(tmp_path: Path, suffix: str) -> None:
+    pattern = make_sequence(tmp_path, frames=6, start=7, suffix=suffix)
+    info, pictures, _ = read(pattern, framerate=NTSC_FILM)
+    assert indices(pictures) == list(range(6))
+    assert (info.rate, info.num_frames) == (NTSC_FILM, 6)
+    assert [picture.duration * picture.time_base for picture in pictures] == [1 / NTSC_FILM] * 6
+
+
+def test_glob_is_a_stream_at_25_frames_a_second(tmp_path: Path) -> None:
+    make_sequence(tmp_path, frames=4)
+    info, pictures, _ = read(str(tmp_path / "*.png"))
+    assert indices(pictures) == [0, 1, 2, 3]
+    assert info.rate == 25
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tiff", "a.webp"])
+def test_still_is_one_picture(tmp_path: Path, name: str) -> None:
+    pix_fmt = {".jpg": "yuvj420p", ".webp": "yuv420p"}.get(Path(name).suffix, "rgb24")
+    info, pictures, warnings = read(make_still(tmp_path / name, index=3, pix_fmt=pix_fmt))
+    assert indices(pictures) == [3]
+    assert info.num_frames == 1
+    assert warnings == []
+
+
+def test_still_keeps_its_alpha(tmp_path: Path) -> None:
+    _, pictures, _ = read(make_still(tmp_path / "a.png", pix_fmt="rgba"))
+    assert pictures[0].pix_fmt == "gbrap"
+    assert pictures[0].alpha is not None
+
+
+def test_name_that_looks_like_a_pattern_but_is_there_is_a_file(tmp_path: Path) -> None:
+    odd = make_still(tmp_path / "100%d[1]:*.png", index=2)
+    assert indices(read(odd)[1]) == [2]
+
+
+def pipe(data: bytes) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def feed() -> None:
+        assert process.stdin is not None
+        process.stdin.write(data)
+        process.stdin.close()
+
+    threading.Thread(target=feed, daemon=True).start()
+    return process
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("clip.mkv", "libx264"), ("clip.nut", "rawvideo"), ("clip.ts", "libx264")]
+)
+def test_stream_that_cannot_be_sought_works(tmp_path: Path, name: str, codec: str) -> None:
+    clip = make_clip(tmp_path / name, frames=30, rate=NTSC_FILM, codec=codec)
+    with pipe(clip.read_bytes()) as process:
+        info, pictures, _ = read(process.stdout)
+    assert indices(pictures) == [index % 16 for index in range(30)]
+    assert info.rate == NTSC_FILM
+
+
+@pytest.mark.parametrize(("name", "codec"), [("clip.mkv", "libx264"), ("clip.nut", "rawvideo")])
+def test_variable_rate_is_seen_in_a_pipe(tmp_path: Path, name: str, codec: str) -> None:
+    pts = [0, 40, 80, 180, 220, 300, 333, 400]
+    clip = make_clip(tmp_path / name, frames=8, codec=codec, pts=pts, time_base=Fraction(1, 1000))
+    with pipe(clip.read_bytes()) as process:
+        info, pictures, _ = read(process.stdout)
+    assert info.rate is None
+    assert [picture.pts * picture.time_base * 1000 for picture in pictures] == pts
+
+
+def test_bytes_in_memory_work(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4")
+    assert indices(read(BytesIO(clip.read_bytes()))[1]) == list(range(12))
+
+
+def test_raw_stream_without_timestamps_is_counted(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.h264", format="h264")
+    info, pictures, warnings = read(clip, framerate=Fraction(30))
+    assert [picture.pts * picture.time_base for picture in pictures] == [
+        Fraction(index, 30) for index in range(12)
+    ]
+    assert info.rate == 30
+    assert warnings == ["no timestamps in the input: frames were counted instead"]
+
+
+def test_everything_is_known_before_the_first_picture_is_asked_for(tmp_path: Path) -> None:
+    source = open_source(str(make_clip(tmp_path / "clip.mp4")))
+    assert (source.info.width, source.info.num_frames) == (64, 12)
+    source.close()
+
+
+def test_close_twice_and_halfway_is_safe(tmp_path: Path) -> None:
+    source = open_source(str(make_clip(tmp_path / "clip.mp4", frames=60)))
+    pictures = iter(source)
+    next(pictures)
+    next(pictures)
+    source.close()
+    source.close()
+
+
+def test_pictures_do_not_share_memory_with_the_decoder(tmp_path: Path) -> None:
+    source = open_source(str(make_clip(tmp_path / "clip.nut", codec="rawvideo", frames=4)))
+    pictures = list(source)
+    kept = [picture.planes[0].clone() for picture in pictures]
+    source.close()
+    assert all(
+        torch.equal(picture.planes[0], plane) for picture, plane in zip(pictures, kept, strict=True)
+    )
+
+
+def join(tmp_path: Path, *clips: Path) -> Path:
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join(clip.read_bytes() for clip in clips))
+    return joined
+
+
+def test_frames_of_another_size_are_brought_to_the_first(tmp_path: Path) -> None:
+    first = make_clip(tmp_path / "a.ts", frames=12)
+    second = make_clip(tmp_path / "b.ts", frames=12, width=96, height=80, pts=range(12, 24))
+    info, pictures, warnings = read(join(tmp_path, first, second))
+    assert {(picture.width, picture.height) for picture in pictures} == {(64, 48)}
+    assert indices(pictures) == [*range(12), *range(12)]
+    assert "12 frames of another size or pixel format: converted" in warnings
+    assert info.width == 64
+
+
+def test_frames_of_another_pixel_format_are_brought_to_the_first(tmp_path: Path) -> None:
+    first = make_clip(tmp_path / "a.ts", frames=12)
+    second = make_clip(tmp_path / "b.ts", frames=12, pix_fmt="yuv422p10le", pts=range(12, 24))
+    _, pictures, warnings = read(join(tmp_path, first, second))
+    assert {picture.pix_fmt for picture in pictures} == {"yuv420p"}
+    assert indices(pictures) == [*range(12), *range(12)]
+    assert "12 frames of another size or pixel format: converted" in warnings
+
+
+def test_time_line_that_starts_over_goes_on(tmp_path: Path) -> None:
+    first = make_clip(tmp_path / "a.ts", frames=12, pts=range(200, 212))
+    second = make_clip(tmp_path / "b.ts", frames=12)
+    _, pictures, warnings = read(join(tmp_path, first, second))
+    assert len(pictures) == 24
+    pts = [picture.pts for picture in pictures]
+    assert pts == sorted(set(pts))
+    assert any("jumps back in time" in line for line in warnings)
+
+
+@pytest.fixture
+def opened(data: Path) -> Callable[[str], Path]:
+    return lambda name: data / "media" / name
+
+
+def test_real_clip_is_read_whole(opened: Callable[[str], Path]) -> None:
+    info, pictures, warnings = read(opened("bigbuckbunny.mp4"))
+    assert (info.width, info.height, info.rate) == (1280, 720, 25)
+    assert len(pictures) == info.num_frames == 132
+    assert warnings == []
