@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..filters.checksum import sha256_of
 from ..filters.errors import CheckpointRejected
 from ..filters.hub import list_cached
 from ..filters.weights import (
@@ -24,7 +25,6 @@ from ..filters.weights import (
     Weights,
     load_state_dict,
     resolve_weights,
-    sha256_of,
 )
 from .errors import UsageError
 

@@ -7,7 +7,6 @@ for the file's metadata first, once and with a deadline; only if it answers is t
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -17,6 +16,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .checksum import sha256_of
 from .errors import WeightsUnavailable
 
 _ANSWER_SECONDS = 5.0
@@ -125,8 +125,7 @@ def _is_whole(path: Path) -> bool:
     if blob.parent.name != "blobs" or not _SHA256.fullmatch(blob.name):
         return path.is_file()
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == blob.name
+        return sha256_of(path) == blob.name
     except OSError:
         return False
 

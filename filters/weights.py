@@ -8,15 +8,14 @@ built-in ones, and never silently.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from .checksum import sha256_of
 from .errors import WeightsUnavailable
 from .hub import fetch_from_hub
 from .statedict import load_state_dict
@@ -141,23 +140,30 @@ def _default(default: DefaultWeights, policy: Policy) -> Weights:
         return _builtin(default)
 
 
+def _weights(name: str, path: Path, origin: Literal["local", "hub", "builtin"]) -> Weights:
+    try:
+        return Weights(name, path, sha256_of(path), origin)
+    except OSError as error:
+        raise WeightsUnavailable(f"cannot read weights {path}: {error.strerror}") from error
+
+
 def _builtin(default: DefaultWeights) -> Weights:
     path = default.builtin_path
     if not path.is_file():
         raise WeightsUnavailable(f"the built-in weights {path} are missing: install upframe again")
-    return Weights(BUILTIN, path, sha256_of(path), "builtin")
+    return _weights(BUILTIN, path, "builtin")
 
 
 def _hub(repo_id: str, filenames: tuple[str, ...]) -> Weights:
     filename, path = fetch_from_hub(repo_id, filenames)
-    return Weights(f"{repo_id}:{filename}", path, sha256_of(path), "hub")
+    return _weights(f"{repo_id}:{filename}", path, "hub")
 
 
 def _local(name: str, path: Path, default: DefaultWeights) -> Weights:
     file = _file_in(path, default) if path.is_dir() else path
     if not file.is_file():
         raise WeightsUnavailable(f"weights must be a regular file or a folder, {name!r} is neither")
-    return Weights(str(file) if path.is_dir() else name, file, sha256_of(file), "local")
+    return _weights(str(file) if path.is_dir() else name, file, "local")
 
 
 def _file_in(folder: Path, default: DefaultWeights) -> Path:
@@ -192,22 +198,3 @@ def _is_spelled_as_path(name: str) -> bool:
     if name.startswith(("/", ".", "~")) or "\\" in name:
         return True
     return ":" not in name and name.lower().endswith(WEIGHT_SUFFIXES)
-
-
-def sha256_of(path: Path) -> str:
-    """Compute a file's SHA-256, once for as long as its size and time of change stay.
-
-    Raises:
-        WeightsUnavailable: if it cannot be read.
-    """
-    try:
-        status = path.stat()
-        return _sha256(str(path.resolve()), status.st_size, status.st_mtime_ns)
-    except OSError as error:
-        raise WeightsUnavailable(f"cannot read weights {path}: {error.strerror}") from error
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: str, _size: int, _mtime_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -123,8 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
         sent = content[: len(content) // 2] if file.fault == "cut" and not start else content
         if file.fault == "cut" and start:
             sent = b""  # having cut the line once, it has nothing more to give
+        headers["Connection"] = "close"  # ends a body that is shorter than promised, too
         self._send(sent, headers, 206 if start else 200, promised=len(content))
-        self.close_connection = True
 
     def _drip(self) -> None:
         """Send a header line now and then: no single wait is long, all together have no end."""

@@ -9,7 +9,6 @@ measured how is kept there by hand. The same checkpoints give the same bytes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
+from ..checksum import sha256_of
 from ..statedict import load_state_dict
 
 FOLDER = Path(__file__).parent
@@ -43,11 +43,11 @@ def store(source: Path, target: Path, facts: dict[str, str]) -> dict[str, str]:
     }
     if large := [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]:
         raise ValueError(f"{source} holds values beyond 65504 under {large[0]!r}")
-    facts = facts | {"source_file": source.name, "source_sha256": _sha256(source)}
+    facts = facts | {"source_file": source.name, "source_sha256": sha256_of(source)}
     facts.pop("sha256", None)
     # one key only: safetensors writes several in an order that differs from run to run
     target.write_bytes(save(tensors, metadata={"provenance": json.dumps(facts)}))
-    return facts | {"sha256": _sha256(target)}
+    return facts | {"sha256": sha256_of(target)}
 
 
 def main(sources: list[str]) -> None:
@@ -59,11 +59,6 @@ def main(sources: list[str]) -> None:
         provenance[name] = store(Path(source), FOLDER / name, facts)
         sys.stdout.write(f"{name}: {(FOLDER / name).stat().st_size} bytes\n")
     PROVENANCE.write_text(json.dumps(provenance, indent=2) + "\n")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import torch
 from hub_server import Hub, running_hub
 
 from upframe.daemon.__main__ import main
-from upframe.filters.weights import REAL_ESRGAN, RIFE, sha256_of
+from upframe.filters.checksum import sha256_of
+from upframe.filters.weights import REAL_ESRGAN, RIFE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 from upframe.filters.builtin.make import store
+from upframe.filters.checksum import sha256_of
 from upframe.filters.errors import WeightsUnavailable
 from upframe.filters.weights import (
     REAL_ESRGAN,
@@ -20,7 +21,6 @@ from upframe.filters.weights import (
     DefaultWeights,
     load_state_dict,
     resolve_weights,
-    sha256_of,
 )
 
 DEFAULTS = [RIFE, REAL_ESRGAN]
