@@ -70,6 +70,8 @@ class Decoder:
         self.num_damaged = 0
         self.num_leading = 0
         self._failure: FFmpegError | None = None
+        self.end_byte = 0
+        """Where in the file the last packet ends."""
         self.cut_packet = False
         """Whether the input ended inside a packet."""
 
@@ -137,6 +139,7 @@ class Decoder:
 
     def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
         self.num_packets += 1
+        self.end_byte = (packet.pos or 0) + packet.size
         if becomes_frame(packet) and packet.pts is not None:
             heapq.heappush(self._waiting, packet.pts)
         try:

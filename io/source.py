@@ -28,7 +28,7 @@ from .pixels import picture_of
 from .sidedata import rotation_of
 from .survey import survey
 from .timestamps import RateVerdict, Timeline, header_rate, judge_rate
-from .truncation import missing_end
+from .truncation import ends_inside_frame, missing_end
 
 Deinterlace = Literal["auto", "on", "off"]
 
@@ -191,7 +191,9 @@ class ContainerSource:
             end_seconds=getattr(self, "_end", 0) * self._time_base,
             frame_seconds=1 / (self.verdict.average_rate or Fraction(1)),
         )
-        if promised is None and not self._decoder.cut_packet:
+        path, end_byte = self._target.path, self._decoder.end_byte
+        cut = self._decoder.cut_packet or ends_inside_frame(self._container, path, end_byte)
+        if promised is None and not cut:
             return
         got = f"{self._target.name}: truncated: got {self._decoder.num_frames} whole frames"
         raise TruncatedMedia(

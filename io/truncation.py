@@ -50,6 +50,18 @@ def missing_end(
     return None
 
 
+def ends_inside_frame(container: InputContainer, path: Path | None, end_byte: int) -> bool:
+    """Tell whether a YUV4MPEG2 file goes on after its last whole frame: FFmpeg drops that rest.
+
+    Args:
+        container: Read to its end.
+        path: The file, if it is one.
+        end_byte: Where the last whole frame ends.
+    """
+    is_y4m = container.format.name == "yuv4mpegpipe"
+    return is_y4m and path is not None and path.stat().st_size > end_byte
+
+
 def _promised_seconds(container: InputContainer, stream: VideoStream) -> Fraction | None:
     """What the header says about this very stream, in seconds; None if it says nothing."""
     kinds = container.format.name.split(",")
