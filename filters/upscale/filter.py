@@ -1,0 +1,125 @@
+"""The filter that enlarges every frame with Real-ESRGAN, to any size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..chain import Runtime
+from ..errors import CheckpointRejected
+from ..frame import Frame, StreamInfo
+from ..weights import REAL_ESRGAN, Weights, load_state_dict, resolve_weights
+from .checkpoint import load_upscaler
+from .enlarger import Enlarger
+from .network import Upscaler
+from .options import UpscaleOptions
+from .resize import scaled_size
+
+
+def build_upscale(options: UpscaleOptions, runtime: Runtime) -> tuple[Upscale, Weights]:
+    """Find and load the weights that the options name, and build the filter.
+
+    Raises:
+        CheckpointRejected: if the file is not an SRVGGNetCompact or RRDBNet.
+        WeightsUnavailable: if it cannot be had.
+    """
+    weights = resolve_weights(options.upscaling_model_path, REAL_ESRGAN, runtime.policy)
+    enlarger = Enlarger(
+        load_network(weights), runtime.device, runtime.precision, tile=options.upscaling_tile
+    )
+    return Upscale(enlarger, options.upscaling_scale), weights
+
+
+def load_network(weights: Weights) -> Upscaler:
+    """Read a file of weights and build its network, in float32 on the CPU.
+
+    Raises:
+        CheckpointRejected: if the file is not an SRVGGNetCompact or RRDBNet.
+        WeightsUnavailable: if it cannot be read.
+    """
+    state = load_state_dict(weights.path)
+    try:
+        return load_upscaler(state)
+    except CheckpointRejected as error:
+        raise CheckpointRejected(f"{weights.path}: {error}") from error
+
+
+class Upscale:
+    """Enlarge every frame; time and flags stay.
+
+    Args:
+        enlarger: does the work; its counters are reported.
+        scale: how much larger, 1 to 8; sizes are rounded down.
+    """
+
+    def __init__(self, enlarger: Enlarger, scale: float) -> None:
+        if not 1 <= scale <= 8:
+            raise ValueError(f"scale must be from 1 to 8, got {scale}")
+        self._enlarger = enlarger
+        self._scale = scale
+        self._last: tuple[Frame, Frame] | None = None  # what came in, what went out
+        self._num_upscaled = 0
+        self._num_duplicates = 0
+
+    def open(self, info: StreamInfo) -> StreamInfo:
+        """Begin a stream.
+
+        Raises:
+            TooLarge: if one result alone cannot fit in memory.
+        """
+        self._last = None
+        self._enlarger.check_size(info.width, info.height, self._scale)
+        width, height = scaled_size(info.width, info.height, self._scale)
+        return replace(info, width=width, height=height)
+
+    def __call__(self, frame: Frame) -> tuple[Frame]:
+        """Enlarge a frame, or take the last result where it is a duplicate.
+
+        Raises:
+            TooLarge: if it does not fit in memory, not even in the smallest tiles.
+            FilterError: if the network gives NaN or Inf, in float32 too.
+        """
+        result = replace(frame, pixels=self._pixels(frame), alpha=self._alpha(frame))
+        self._last = (frame, result)
+        return (result,)
+
+    def flush(self) -> tuple[()]:
+        """Let go of the last frame; nothing is held back."""
+        self._last = None
+        return ()
+
+    def statistics(self) -> Mapping[str, int]:
+        """Count frames enlarged, reused and done again in fp32, and halvings of the tiles."""
+        return {
+            "upscaled": self._num_upscaled,
+            "duplicates": self._num_duplicates,
+            "redone_in_fp32": self._enlarger.num_redone_in_fp32,
+            "tiles_halved": self._enlarger.num_halved,
+        }
+
+    def _pixels(self, frame: Frame) -> Tensor:
+        if frame.duplicate and self._last is not None:
+            before, result = self._last
+            if before.pixels.shape == frame.pixels.shape:
+                self._num_duplicates += 1
+                return result.pixels
+        self._num_upscaled += 1
+        return self._enlarger(frame.pixels, self._scale)
+
+    def _alpha(self, frame: Frame) -> Tensor | None:
+        """Enlarge alpha as a gray picture, so that its edges agree with those of the pixels."""
+        alpha = frame.alpha
+        if alpha is None:
+            return None
+        if self._last is not None:
+            before, result = self._last
+            if before.alpha is not None and torch.equal(before.alpha, alpha):
+                return result.alpha
+        low, high = torch.aminmax(alpha)
+        if low == high:  # what is opaque throughout stays exactly so
+            width, height = scaled_size(frame.width, frame.height, self._scale)
+            return torch.full((1, height, width), float(low), device=self._enlarger.device)
+        return self._enlarger(alpha.expand(3, -1, -1), self._scale).mean(0, keepdim=True)
