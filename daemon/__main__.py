@@ -16,7 +16,7 @@ from .errors import UsageError
 from .exits import Exit, exit_code_of, is_expected
 
 # Each module offers add_parser(subparsers) and sets `command` to a function of the arguments.
-COMMANDS = ("run", "pipe", "probe", "verify", "models", "doctor", "demo")
+COMMANDS = ("run", "pipe", "models", "doctor", "demo")
 
 _EPILOG = """\
 examples:
@@ -41,8 +41,8 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see '{self.prog} --help')")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Build the parser with all its commands."""
+def make_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Build the parser with all its commands, or with those that are needed: that starts faster."""
     parser = Parser(
         prog="upframe",
         description="Makes video smoother (RIFE 4.22.lite) and larger (Real-ESRGAN), "
@@ -53,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"upframe {version('upframe')}")
     parser.add_argument("--debug", action="store_true", help="log everything, show tracebacks")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    for name in COMMANDS:
+    for name in commands:
         importlib.import_module(f".{name}", __package__).add_parser(subparsers)
     return parser
 
@@ -62,7 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     debug = False
     try:
-        arguments = make_parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else list(argv)
+        asked = [name for name in words if not name.startswith("-")][:1]
+        arguments = make_parser(asked if asked and asked[0] in COMMANDS else COMMANDS).parse_args(
+            words
+        )
         debug = cast("bool", arguments.debug)
         _log_to_stderr(debug)
         return int(arguments.command(arguments))
