@@ -57,7 +57,8 @@ def output_color(info: StreamInfo, width: int, height: int, pix_fmt: str | None 
 
     They are the stream's own, with two exceptions. Where its matrix is unspecified and a player
     would guess another one from the output's size, the matrix that was used is named. Where RGB
-    becomes YUV or the reverse, matrix and range are named, for nothing else could say them.
+    becomes YUV or the reverse, or colour becomes gray (which FFmpeg always takes as full range),
+    matrix and range are named, for nothing else could say them.
 
     Args:
         info: the stream that comes in.
@@ -75,7 +76,9 @@ def output_color(info: StreamInfo, width: int, height: int, pix_fmt: str | None 
         return replace(
             unspecified, range="tv", matrix=arithmetic_matrix(unspecified, width, height)
         )
-    if target != "yuv" or source != "yuv" or color.matrix not in (None, "gbr"):
+    if target == "gray" and source != "gray":
+        color = replace(color, range="pc", chroma_location=None)
+    if target == "rgb" or source != "yuv" or color.matrix not in (None, "gbr"):
         return color
     used = arithmetic_matrix(color, info.width, info.height)
     guessed = arithmetic_matrix(color, width, height)

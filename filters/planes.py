@@ -1,8 +1,8 @@
 """The maths of colour: coded planes to R'G'B' tensors and back, in fp32 on any device.
 
 A value is ``(code - offset) / scale``; YUV's three then go through the inverse of a matrix. Both
-are one affine map, made in float64 and applied once. What the colour differences add to R, G and B is
-computed at chroma's own size and enlarged, so that full-size planes are few.
+are one affine map, made in float64 and applied once. What the colour differences add to R, G and B
+is computed at chroma's own size and enlarged, so that full-size planes are few.
 """
 
 from __future__ import annotations
@@ -102,12 +102,12 @@ def _rgb_of_codes(
 
 
 def _transform(planes: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
-    """``matrix @ planes + offset`` for every pixel; never in TF32 or bf16, as a product might be."""
+    """``matrix @ planes + offset`` a pixel, never in TF32 or bf16 as a matrix product might be."""
     made = planes.new_empty(len(matrix), *planes.shape[1:])
-    for row, weights, constant in zip(made, matrix.tolist(), offset.tolist(), strict=True):
-        row.fill_(constant)
+    for row, weights, constant in zip(made, matrix, offset, strict=True):
+        row.fill_(float(constant))
         for plane, weight in zip(planes, weights, strict=True):
-            row.add_(plane, alpha=weight)
+            row.add_(plane, alpha=float(weight))
     return made
 
 

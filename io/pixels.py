@@ -68,7 +68,7 @@ def conversion_warning(name: str) -> str | None:
     name = _canonical(name)
     if name not in _DOUBLED:
         return None
-    return f"chroma of {name} is interpolated once to that of {_DOUBLED[name][0]}"
+    return f"chroma of {name} is interpolated once to {_DOUBLED[name][0]}'s"
 
 
 def _canonical(name: str) -> str:
