@@ -33,6 +33,8 @@ class Container:
     """Frames have no timestamps of their own."""
     holds_rotation: bool = False
     holds_chapters: bool = False
+    holds_durations: bool = True
+    """Says how long the last frame lasts, also where the rate is variable."""
     needs_seek: bool = False
     """Cannot be written to a pipe."""
 
@@ -46,11 +48,11 @@ _CONTAINERS = {
         Container("3gp", holds_rotation=True, needs_seek=True),
         Container("matroska", tick=_MILLISECOND, holds_rotation=True, holds_chapters=True),
         Container("webm", tick=_MILLISECOND, holds_rotation=True, holds_chapters=True),
-        Container("flv", tick=_MILLISECOND),
-        Container("asf", tick=_MILLISECOND),
-        Container("mpegts", tick=Fraction(1, 90_000)),
-        Container("mpeg", tick=Fraction(1, 90_000)),
-        Container("vob", tick=Fraction(1, 90_000)),
+        Container("flv", tick=_MILLISECOND, holds_durations=False),
+        Container("asf", tick=_MILLISECOND, holds_durations=False),
+        Container("mpegts", tick=Fraction(1, 90_000), holds_durations=False),
+        Container("mpeg", tick=Fraction(1, 90_000), holds_durations=False),
+        Container("vob", tick=Fraction(1, 90_000), holds_durations=False),
         Container("gif", tick=Fraction(1, 100)),
         Container("avi", constant_rate_only=True),
         Container("mxf", constant_rate_only=True, needs_seek=True),

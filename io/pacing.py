@@ -14,11 +14,13 @@ from ..filters.frame import StreamInfo
 from .containers import Container
 from .muxing import AnyPacket
 
-_MAX_DENOMINATOR = (1 << 31) - 1  # FFmpeg's rationals are pairs of int32
+_MAX_TICKS = (1 << 31) - 1  # FFmpeg's rationals are pairs of int32
 # MPEG-4 part 2 counts ticks in 16 bits (ISO/IEC 14496-2, vop_time_increment_resolution)
 _MAX_BY_CODEC = {"mpeg4": 65_535, "msmpeg4": 65_535, "msmpeg4v2": 65_535}
 # These codecs have one of a few frame rates in the bitstream, and no other time
-_RATE_ONLY = ("mpeg1video", "mpeg2video", "dnxhd", "gif")
+_RATE_ONLY = ("mpeg1video", "mpeg2video", "dnxhd")
+_JITTER = Fraction(1, 10)  # of a frame: twice what still counts as a constant rate
+_UNKNOWN_RATE = Fraction(25)
 _FINE = 90_000  # ticks per second, where a time base must be rounded
 
 
@@ -30,25 +32,23 @@ class Pace:
     """Seconds in one tick of the encoder."""
     rate: Fraction
     """Frames per second: exact where constant, else the average."""
-    exact: bool
-    """Whether every timestamp of the source is a whole number of ticks."""
 
 
 def choose_pace(info: StreamInfo, codec: str, container: Container) -> Pace:
-    """Choose the time base of an encoder, exact where it can be."""
-    rate = info.rate or info.average_rate or Fraction(25)
-    if codec in _RATE_ONLY and codec != "gif":
-        return Pace(1 / rate, rate, exact=info.rate is not None)
-    if container.constant_rate_only:
-        return Pace(1 / rate, rate, exact=info.rate is not None)
-    limit = _MAX_BY_CODEC.get(codec, _MAX_DENOMINATOR)
+    """Choose the time base of an encoder.
+
+    A constant rate is counted in frames, so that timestamps which a container rounded (Matroska,
+    to 1 ms) come back to their exact places; a variable one in the ticks of its own time base.
+    """
+    rate = info.rate or info.average_rate or _UNKNOWN_RATE
     if codec == "gif":
-        return Pace(Fraction(1, 100), rate, exact=(info.time_base * 100).denominator == 1)
-    if info.time_base.denominator <= limit and info.time_base.numerator <= limit:
-        return Pace(info.time_base, rate, exact=True)
-    if info.rate and info.rate.numerator <= limit:
-        return Pace(1 / info.rate, rate, exact=True)
-    return Pace(Fraction(1, min(limit, _FINE)), rate, exact=False)
+        return Pace(Fraction(1, 100), rate)
+    limit = _MAX_BY_CODEC.get(codec, _MAX_TICKS)
+    counts_frames = info.rate is not None or codec in _RATE_ONLY
+    tick = 1 / rate if counts_frames else info.time_base
+    if max(tick.denominator, tick.numerator) <= limit:
+        return Pace(tick, rate)
+    return Pace(Fraction(1, min(limit, _FINE)), rate)
 
 
 class EncoderClock:
@@ -61,15 +61,16 @@ class EncoderClock:
 
     def __init__(self, pace: Pace, time_base: Fraction) -> None:
         self._scale = time_base / pace.time_base
+        # what counts as rounded: more than jitter, where frames are counted
+        whole_frames = pace.time_base * pace.rate == 1
+        self._jitter = _JITTER if whole_frames else Fraction(0)
         self._first: int | None = None
-        self._last = -1
+        self.last = -1
+        """Ticks of the picture that came last."""
+        self.end = 0
+        """Ticks at which it ends."""
         self.num_rounded = 0
         """Timestamps that were no whole number of ticks."""
-
-    @property
-    def first(self) -> int:
-        """The pts of the first picture, in its own ticks."""
-        return self._first or 0
 
     def __call__(self, pts: int, duration: int) -> tuple[int, int]:
         """Give pts and duration in ticks of the encoder; pts rise strictly.
@@ -79,11 +80,27 @@ class EncoderClock:
         if self._first is None:
             self._first = pts
         exact = (pts - self._first) * self._scale
-        ticks = max(_nearest(exact), self._last + 1)
-        self.num_rounded += exact.denominator != 1
-        self._last = ticks
-        end = _nearest((pts - self._first + duration) * self._scale)
-        return ticks, max(end - ticks, 1)
+        ticks = max(_nearest(exact), self.last + 1)
+        self.num_rounded += abs(exact - ticks) > self._jitter
+        self.last = ticks
+        self.end = max(_nearest((pts - self._first + duration) * self._scale), ticks + 1)
+        return ticks, self.end - ticks
+
+
+def mend_dts(packet: AnyPacket, last_ticks: int) -> None:
+    """Mend the dts of an encoder's packet.
+
+    libx265 gives a stream of one frame a dts from memory that it never wrote to. A true one lies
+    between the pts and the earliest that reordering can need.
+
+    Args:
+        packet: of an encoder, its ticks counted from the first picture.
+        last_ticks: pts of the latest picture that the encoder was given.
+    """
+    if packet.pts is None:
+        return
+    if packet.dts is None or not -last_ticks <= packet.dts <= packet.pts:
+        packet.dts = packet.pts
 
 
 def shift_packet(packet: AnyPacket, offset_seconds: Fraction) -> None:
@@ -115,7 +132,7 @@ def common_time_base(time_base: Fraction, offset: Fraction) -> Fraction:
         abs(offset.numerator) * (denominator // offset.denominator),
     )
     common = Fraction(numerator, denominator)
-    return common if common.denominator <= _MAX_DENOMINATOR else time_base
+    return common if common.denominator <= _MAX_TICKS else time_base
 
 
 def _nearest(ticks: Fraction) -> int:

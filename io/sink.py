@@ -24,7 +24,7 @@ from .files import OutputFile, write_error
 from .images import ImageSink
 from .media import Sink
 from .muxing import AnyPacket, encoded_video, mux
-from .pacing import EncoderClock, Pace, common_time_base, shift_packet
+from .pacing import EncoderClock, Pace, common_time_base, mend_dts, shift_packet
 from .passthrough import StreamPlan
 from .pixels import frame_of
 from .reopening import open_copy
@@ -167,9 +167,11 @@ class FileSink:
         if self._container.constant_rate_only:
             sound = None  # it has no start offsets
         timeline = self._timeline
+        tells_end = self._container.holds_durations or self._info.rate is not None
         return Expected(
             frames=timeline.num_pictures,
-            duration_seconds=timeline.duration_seconds,
+            last_start_seconds=timeline.last_start_seconds,
+            duration_seconds=timeline.duration_seconds if tells_end else None,
             width=self._info.width,
             height=self._info.height,
             streams={kind: self._copy.num_streams(kind) for kind in ("audio", "subtitle")},
@@ -231,17 +233,13 @@ class _Timeline:
         self._time_base = time_base
         self._clock = EncoderClock(pace, time_base)
         self._durations: dict[int, int] = {}
-        self._first_seconds = Fraction(0)
         self.start_seconds = Fraction(0)
         """Of the first picture, on the output's time line."""
         self.num_pictures = 0
-        self.duration_seconds = Fraction(0)
-        """From the start of the first picture to the end of the last."""
 
     def begin(self, picture: Picture, origin_seconds: Fraction) -> Fraction:
         """Place the first picture on the output's time line; give the muxer's time base."""
-        self._first_seconds = picture.pts * self._time_base
-        self.start_seconds = self._first_seconds - origin_seconds
+        self.start_seconds = picture.pts * self._time_base - origin_seconds
         return common_time_base(self._pace.time_base, self.start_seconds)
 
     def enter(self, picture: Picture) -> tuple[int, int]:
@@ -249,16 +247,25 @@ class _Timeline:
         ticks, duration = self._clock(picture.pts, picture.duration)
         self._durations[ticks] = duration
         self.num_pictures += 1
-        end_seconds = (picture.pts + picture.duration) * self._time_base
-        self.duration_seconds = end_seconds - self._first_seconds
         return ticks, duration
 
     def leave(self, packet: AnyPacket) -> Fraction:
         """Give a coded packet its duration and place; say when it is due, in seconds."""
+        mend_dts(packet, self._clock.last)
         if packet.pts is not None:
             packet.duration = self._durations.pop(packet.pts, packet.duration or 0)
         shift_packet(packet, self.start_seconds)
         return (packet.dts or 0) * (packet.time_base or self._pace.time_base)
+
+    @property
+    def last_start_seconds(self) -> Fraction:
+        """From the start of the first picture to that of the last."""
+        return self._clock.last * self._pace.time_base
+
+    @property
+    def duration_seconds(self) -> Fraction:
+        """From the start of the first picture to the end of the last."""
+        return self._clock.end * self._pace.time_base
 
     @property
     def num_rounded(self) -> int:

@@ -20,6 +20,7 @@ from .containers import Container
 from .encoder import EncoderOptions, open_encoder
 from .errors import SinkRefused
 from .muxing import encoded_video, mux
+from .pacing import mend_dts
 from .pixels import color_of
 from .sidedata import chroma_location, content_light, mastering_display, rotation_of, side_data
 
@@ -65,6 +66,7 @@ def try_output(
             for packet in encoded_video(encoder.stream, frame) + encoded_video(
                 encoder.stream, None
             ):
+                mend_dts(packet, 0)
                 mux(output, packet)
         written.seek(0)
         with av.open(written, "r") as opened:

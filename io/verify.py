@@ -32,6 +32,8 @@ class Expected:
     """What a finished file must be. None, or an empty mapping: not checked."""
 
     frames: int | None = None
+    last_start_seconds: Fraction | None = None
+    """From the start of the first frame to that of the last."""
     duration_seconds: Fraction | None = None
     """Of the video, from the start of the first frame to the end of the last."""
     width: int | None = None
@@ -166,6 +168,9 @@ def _check_times(times: VideoTimes, expected: Expected) -> list[Finding]:
     if not times.pts:
         return findings
     tolerance = expected.tolerance_seconds
+    if expected.last_start_seconds is not None:
+        got = (max(times.pts) - min(times.pts)) * times.time_base
+        findings.append(_close("last frame at", expected.last_start_seconds, got, tolerance))
     if expected.duration_seconds is not None:
         got = times.duration_seconds
         findings.append(_close("duration", expected.duration_seconds, got, tolerance))

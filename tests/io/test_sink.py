@@ -1,0 +1,166 @@
+"""Pictures into files: time, frames and shape of what comes out."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import media_samples as samples
+import pytest
+from sink_samples import (
+    FAST,
+    constant,
+    decodes_without_errors,
+    encode,
+    ffprobe,
+    packets,
+    pictures,
+    streams,
+    through,
+    write,
+)
+
+from upframe.filters.frame import StreamInfo
+from upframe.io.encoder import EncoderOptions
+from upframe.io.errors import SinkRefused
+from upframe.io.sink import open_file_sink
+from upframe.io.source import open_source
+
+NTSC = Fraction(24000, 1001)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.ts", "a.avi", "a.webm", "a.nut"])
+def test_every_picture_comes_out_once_with_b_frames(tmp_path: Path, name: str) -> None:
+    """Peers' pitfall 1: encoders hold frames back until they are drained."""
+    target = encode(tmp_path / name, constant(), 40, options=EncoderOptions())
+    assert int(streams(target, "video")[0]["nb_read_packets"]) == 40
+    assert decodes_without_errors(target)
+
+
+@pytest.mark.parametrize("rate", [NTSC, NTSC * 2, Fraction(25), Fraction(60000, 1001)])
+def test_players_see_the_exact_rate(tmp_path: Path, rate: Fraction) -> None:
+    """Peers' pitfall 7: a rounded rate makes an accidental VFR."""
+    target = encode(tmp_path / "a.mp4", constant(rate), 24)
+    video = streams(target, "video")[0]
+    assert Fraction(video["r_frame_rate"]) == Fraction(video["avg_frame_rate"]) == rate
+    starts = sorted(int(packet["pts"]) for packet in packets(target))
+    assert len({after - before for before, after in zip(starts, starts[1:], strict=False)}) == 1
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.ts", "a.avi"])
+@pytest.mark.parametrize("rate", [Fraction(25), NTSC])
+def test_the_last_frame_keeps_its_duration(tmp_path: Path, name: str, rate: Fraction) -> None:
+    """Peers' pitfall 2: else the sound outlasts the picture."""
+    target = encode(tmp_path / name, constant(rate), 24)
+    duration = float(ffprobe(target)["format"]["duration"])
+    assert abs(duration - float(24 / rate)) <= 0.001
+
+
+def test_variable_pts_are_kept_exactly(tmp_path: Path) -> None:
+    times = [0, 40, 80, 180, 220, 300, 333, 400]
+    info = StreamInfo(64, 48, "yuv420p", Fraction(1, 1000), None, Fraction(20))
+    target = encode(tmp_path / "a.mp4", info, pts=times)
+    shown = sorted(float(packet["pts_time"]) for packet in packets(target))
+    assert [round(time * 1000) for time in shown] == times
+    assert float(streams(target, "video")[0]["duration"]) == pytest.approx(0.467, abs=0.0005)
+
+
+def test_a_time_base_of_interpolated_frames_is_kept_exactly(tmp_path: Path) -> None:
+    """Milliseconds halved six times: the in-betweens of exp 6."""
+    base = Fraction(1, 64_000)
+    times = [0, 33, 67, 100, 166, 999, 1000, 64_001]
+    info = StreamInfo(64, 48, "yuv420p", base, None, Fraction(20))
+    target = encode(tmp_path / "a.mov", info, pts=times)
+    shown = sorted(Fraction(packet["pts_time"]) for packet in packets(target))
+    assert [round(time / base) for time in shown] == times
+
+
+def test_a_time_base_too_fine_for_the_codec_is_rounded_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MPEG-4 part 2 counts ticks in 16 bits."""
+    info = StreamInfo(64, 48, "yuv420p", Fraction(1, 90_000), None, Fraction(25))
+    times = [0, 3600, 7201, 10_800, 14_403]
+    target = encode(tmp_path / "a.mp4", info, pts=times, options=EncoderOptions(codec="mpeg4"))
+    shown = sorted(float(packet["pts_time"]) for packet in packets(target))
+    assert shown == pytest.approx([time / 90_000 for time in times], abs=0.0001)
+    assert "timestamps were rounded to 1/65535 s" in caplog.text
+
+
+def test_a_constant_rate_stays_exact_where_the_time_base_is_too_fine(tmp_path: Path) -> None:
+    info = constant(NTSC, time_base=Fraction(1, 24_000 * 1001))
+    target = encode(tmp_path / "a.mp4", info, options=EncoderOptions(codec="mpeg4"))
+    assert Fraction(streams(target, "video")[0]["r_frame_rate"]) == NTSC
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_the_output_begins_at_zero_whenever_the_input_does(tmp_path: Path, name: str) -> None:
+    info = constant(25, time_base=Fraction(1, 12_800))
+    target = encode(tmp_path / name, info, start=12_800 * 7)
+    assert float(packets(target)[0]["pts_time"]) < 0.2
+    assert float(ffprobe(target)["format"]["duration"]) == pytest.approx(12 / 25, abs=0.001)
+
+
+def test_a_variable_rate_is_refused_where_frames_have_no_time(tmp_path: Path) -> None:
+    info = StreamInfo(64, 48, "yuv420p", Fraction(1, 1000), None, Fraction(20))
+    with pytest.raises(SinkRefused, match=r"avi holds only constant frame rates"):
+        open_file_sink(tmp_path / "a.avi", info, EncoderOptions())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_come_out_in_order(tmp_path: Path) -> None:
+    clip = samples.make_clip(tmp_path / "in.mp4", frames=16)
+    through(clip, tmp_path / "out.mp4", options=EncoderOptions(crf=4))
+    source = open_source(str(tmp_path / "out.mp4"))
+    assert [samples.index_of(picture) for picture in source] == list(range(16))
+    source.close()
+
+
+def test_sizes_that_the_encoder_refuses_are_refused_before_any_picture(tmp_path: Path) -> None:
+    info = constant(width=65, height=49)
+    with pytest.raises(SinkRefused, match=r"libx264 refuses 65x49 yuv420p"):
+        open_file_sink(tmp_path / "a.mp4", info, EncoderOptions())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_x264_encodes_whole_frames_not_slices(tmp_path: Path) -> None:
+    """PyAV's own default of slice threads costs quality."""
+    target = encode(tmp_path / "a.mp4", constant())
+    assert b"sliced_threads=0" in target.read_bytes()
+
+
+def test_a_library_that_writes_to_stderr_by_itself_is_silent(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    info = constant(pix_fmt="yuv420p10le")
+    encode(tmp_path / "a.mp4", info, options=FAST)
+    encode(tmp_path / "a.webm", info, options=EncoderOptions(preset="12"))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_pipe_takes_matroska_and_refuses_mp4(tmp_path: Path) -> None:
+    with pytest.raises(SinkRefused, match="mp4 cannot be written to /dev/stdout"):
+        _open_fifo(tmp_path, "mp4")
+
+
+def _open_fifo(tmp_path: Path, container: str) -> None:
+    import os
+    import threading
+
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = threading.Thread(target=fifo.read_bytes)
+    reader.start()
+    try:
+        open_file_sink(fifo, constant(), FAST, format=container)
+    except SinkRefused as error:
+        raise SinkRefused(str(error).replace(str(fifo), "/dev/stdout")) from error
+    finally:
+        reader.join(5)
+
+
+def test_a_device_is_written_directly() -> None:
+    info = constant()
+    sink = open_file_sink(Path("/dev/null"), info, FAST, format="matroska")
+    write(sink, pictures(info))
+    assert not Path("/dev/null").is_file()
