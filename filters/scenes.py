@@ -24,7 +24,7 @@ from .frame import Picture, PixelFormat
 _THUMBNAIL = (36, 64)
 """Height and width."""
 _SAMPLES_PER_CELL = 4
-"""Pixels per cell of the thumbnail and direction that are read at least, where there are as many."""
+"""Pixels that are read at least per cell of the thumbnail and direction, if there are as many."""
 _REACH = 3
 """Cells that something may move from one picture to the next: 1/20 of the width."""
 _FLAT = 0.02
@@ -35,7 +35,7 @@ _CUT = 0.2
 _STANDS_OUT = 1.6
 """A cut changes this many times more than the pictures before it, in the median."""
 _RECENT = 3
-_FLAT_CUT = 0.1
+_FLAT_CUT = 0.12
 """Where one picture is flat: a mean difference above this is a cut."""
 _FLASH = 0.1
 """A flat picture that is so much brighter is a flash."""

@@ -65,7 +65,9 @@ def load_ifnet(state: Mapping[str, Tensor]) -> IFNet:
     ignored = sorted({key.partition(".")[0] for key in bare.keys() - ours.keys()})
     _check(ours)
     if ignored:
-        logger.info("ignored parts of the checkpoint that only training needs: %s", ignored)
+        logger.info(
+            "ignored parts of the checkpoint that only training needs: %s", ", ".join(ignored)
+        )
     network = IFNet()
     network.load_state_dict(_folded({key: value.float() for key, value in ours.items()}))
     network.requires_grad_(False).eval()

@@ -132,7 +132,8 @@ class Interpolate:
     def _inserted(self, left: _Held, right: _Held, step: int) -> Iterator[Frame]:
         pixels, alpha = left.frame.pixels, left.frame.alpha
         for index, image in enumerate(self._between(left, right), 1):
-            image = image.to(pixels.device, pixels.dtype)
+            # sampling may leave the range by a rounding error
+            image = image.clamp(0, 1).to(pixels.device, pixels.dtype)
             between = replace(
                 left.frame,
                 pixels=image[:3],

@@ -1,0 +1,58 @@
+"""Batches that do not fit in memory are computed in parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from interpolate_samples import moving
+from torch import Tensor
+
+from upframe.filters.errors import TooLarge
+from upframe.filters.interpolate.gap import GapFiller
+from upframe.filters.interpolate.network import IFNet
+
+
+class SmallMemory(IFNet):
+    """A network on a machine whose memory holds only so many pairs."""
+
+    def __init__(self, network: IFNet, pairs_that_fit: int) -> None:
+        super().__init__()
+        self.load_state_dict(network.state_dict())
+        self.pairs_that_fit = pairs_that_fit
+        self.batches: list[int] = []
+
+    def forward(self, pairs: Tensor, timestep: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        self.batches.append(len(pairs))
+        if len(pairs) > self.pairs_that_fit:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")
+        return super().forward(pairs, timestep, scale)
+
+
+def fill(network: IFNet, exp: int) -> tuple[GapFiller, list[Tensor]]:
+    filler = GapFiller(network, exp, 1, "direct")
+    left, right = (filler.source(image) for image in moving(2, 64, 96))
+    return filler, filler(left, right, 64, 96)
+
+
+def test_out_of_memory_halves_the_batch_and_computes_the_same_frames_again(network: IFNet) -> None:
+    small = SmallMemory(network, 2)
+    filler, found = fill(small, 3)
+    assert small.batches == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    _, expected = fill(network, 3)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    small.batches.clear()
+    filler(*(filler.source(image) for image in moving(2, 64, 96)), 64, 96)
+    assert small.batches == [1] * 7  # it has learnt
+
+
+def test_a_single_pair_that_does_not_fit_is_too_large(network: IFNet) -> None:
+    with pytest.raises(TooLarge, match="96x64"):
+        fill(SmallMemory(network, 0), 1)
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(network: IFNet) -> None:
+    filler = GapFiller(network, 1, 1, "recursive")
+    left = filler.source(torch.zeros(3, 32, 32))
+    with pytest.raises(RuntimeError, match=r"[Ss]ize"):
+        filler(left, filler.source(torch.zeros(3, 64, 64)), 32, 32)
