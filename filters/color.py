@@ -163,8 +163,8 @@ class _Counter:
             low, high = (float(value) for value in values.aminmax())
             if low >= 0 and high <= 1:
                 return False
-        self._count += (values < -tolerance).count_nonzero()
-        self._count += (values > 1 + tolerance).count_nonzero()
+        below = (values < -tolerance).count_nonzero()
+        self._count = self._count + below + (values > 1 + tolerance).count_nonzero()
         return True
 
     def count(self) -> int:
