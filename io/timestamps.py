@@ -175,7 +175,7 @@ def judge_rate(
         last_duration: Ticks that the last frame lasts; 0 where unknown.
     """
     ordered = sorted(set(pts))
-    claimed = [rate for rate in candidates if rate is not None and 0 < rate <= _MAX_RATE]
+    claimed = [usual_rate(r) for r in candidates if r is not None and 0 < r <= _MAX_RATE]
     if len(ordered) < 2:
         rate = claimed[0] if claimed else None
         return RateVerdict(rate, rate, "one frame only: the header's rate, unconfirmed")
@@ -240,7 +240,7 @@ def header_rate(claimed: Sequence[Fraction | None]) -> RateVerdict:
     if any(abs(rate / average - 1) > Fraction(1, 100) for rate in rates):
         said = ", ".join(str(rate) for rate in rates)
         return RateVerdict(None, average, f"variable: the header gives several rates: {said}")
-    exact = next((r for r in _near_standard(average) if abs(r / average - 1) < 1e-5), average)
+    exact = usual_rate(average)
     return RateVerdict(exact, exact, f"constant: {exact} frames a second by the header alone")
 
 
@@ -257,6 +257,15 @@ def on_grid(
     spread = Fraction(max(away) - min(away), step.denominator)  # ticks
     # rounding takes less than a tick, or just one where halves are rounded to even numbers
     return spread < 1 or spread <= max(step * jitter, 1 if step >= 2 else 0)
+
+
+def usual_rate(rate: Fraction) -> Fraction:
+    """Give the usual rate that a header's rate stands for, or the rate itself.
+
+    FFmpeg reads Matroska's nanoseconds a frame as a fraction of at most 30000, which has no
+    48000/1001: 7001/146 comes out.
+    """
+    return next((r for r in _near_standard(rate) if abs(r / rate - 1) < 1e-5), rate)
 
 
 def _near_standard(measured: Fraction) -> Iterator[Fraction]:
