@@ -124,6 +124,12 @@ class ContainerSource:
         return self._info
 
     @property
+    def is_interlaced(self) -> bool:
+        """Whether what was read so far is interlaced, whatever was done about it."""
+        first = self._raw_first
+        return first is not None and is_interlaced(self.field_order, first)
+
+    @property
     def container(self) -> InputContainer:
         """The open container, for those who look at its other streams."""
         return self._container
