@@ -23,7 +23,9 @@ _ANSWER_SECONDS = 5.0
 """How long the hub may take to answer, in all; HF_HUB_ETAG_TIMEOUT wins."""
 
 _PUBLIC_HUB = "https://huggingface.co"
-_ADDRESS = re.compile(r"https?://[\w.-]+(:\d{1,5})?(/\S*)?", re.ASCII)
+_ADDRESS = re.compile(
+    r"https?://([^\s/@]+@)?([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?(/\S*)?", re.ASCII
+)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

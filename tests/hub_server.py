@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Fault = Literal["cut", "corrupt", "gated", "broken", "silent", "drip", "portal"]
+Fault = Literal["cut", "corrupt", "gated", "broken", "silent", "drip", "portal", "slow"]
 
 
 @dataclass
@@ -118,6 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
         if start:
             size = len(file.content)
             headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+        if file.fault == "slow":
+            self.hub.stopped.wait(0.5)
         if file.fault == "corrupt":
             content = bytes(byte ^ 1 for byte in content)
         sent = content[: len(content) // 2] if file.fault == "cut" and not start else content

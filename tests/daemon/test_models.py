@@ -50,6 +50,7 @@ def upframe(hub: Hub, cache: Path, *arguments: str) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 def test_pull_fetches_the_defaults_and_list_shows_them(hub: Hub, cache: Path) -> None:
     before = upframe(hub, cache, "list")
     assert before.stdout.count("not fetched") == 2

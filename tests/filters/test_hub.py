@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -144,7 +145,7 @@ def test_a_failing_hub_is_reported_with_its_status(hub: Hub, online: Client) -> 
     answer = online.resolve("someone/failing")
     assert "WeightsUnavailable" in answer.error
     assert "503" in answer.error
-    assert answer.seconds < 3
+    assert answer.seconds < 10  # the client alone would go on for half a minute
 
 
 def test_a_login_page_is_not_taken_for_the_hub(hub: Hub, online: Client) -> None:
@@ -161,7 +162,7 @@ def test_a_hub_that_never_finishes_its_answer_is_given_up(
     hub.add(f"someone/{fault}", "flownet.pkl", CONTENT, fault=fault)
     answer = online.resolve(f"someone/{fault}")
     assert "no answer within 2 s" in answer.error
-    assert answer.seconds < 4
+    assert answer.seconds < 10  # the client alone would go on for half a minute
 
 
 @pytest.mark.parametrize("fault", ["cut", "corrupt"])
@@ -174,6 +175,21 @@ def test_a_broken_download_is_never_taken_for_the_file(
     assert file.served >= 1
     file.fault = None
     assert online.resolve(f"someone/{fault}").content == file.content
+
+
+def test_two_processes_that_want_the_same_file_both_get_it(
+    hub: Hub, online: Client, folder: Path
+) -> None:
+    file = hub.add("someone/wanted", "flownet.pkl", CONTENT + b"wanted", fault="slow")
+    with (
+        running_client(folder, HF_ENDPOINT=hub.endpoint) as other,
+        ThreadPoolExecutor() as threads,
+    ):
+        other.resolve("builtin")  # awake, so that both ask at the same time
+        clients = (online, other)
+        answers = list(threads.map(lambda client: client.resolve("someone/wanted"), clients))
+    assert [answer.content for answer in answers] == [file.content] * 2
+    assert 1 <= file.served <= 2
 
 
 def test_a_damaged_file_in_the_cache_is_downloaded_again(hub: Hub, online: Client) -> None:
@@ -221,13 +237,13 @@ def test_without_network_a_cached_file_serves(
     online.resolve("someone/remembered")
     answer = unconnected.resolve("someone/remembered")
     assert answer.content == CONTENT
-    assert answer.seconds < 3
+    assert answer.seconds < 10  # the client alone would go on for half a minute
 
 
 def test_without_network_the_default_falls_back_with_one_loud_warning(unconnected: Client) -> None:
     answer = unconnected.resolve(None, "REAL_ESRGAN")
     assert (answer.name, answer.origin) == ("builtin", "builtin")
-    assert answer.seconds < 3
+    assert answer.seconds < 10  # the client alone would go on for half a minute
     (warning,) = answer.warnings
     assert "LOWER QUALITY" in warning
     assert "ai-forever/Real-ESRGAN:RealESRGAN_x4.pth" in warning  # what was tried
