@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, cast
 
 import torch
@@ -39,7 +40,9 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 def cpu_has_bf16() -> bool:
     """Tell whether this CPU multiplies bf16 in hardware (AVX512-BF16, AMX or Arm BF16)."""
-    ask = cast("Callable[[], dict[str, object]] | None", getattr(torch.cpu, "get_capabilities", None))
+    ask = cast(
+        "Callable[[], dict[str, object]] | None", getattr(torch.cpu, "get_capabilities", None)
+    )
     if ask is None:  # a torch too old to tell: slower, never wrong
         return False
     capabilities = ask()
@@ -47,7 +50,9 @@ def cpu_has_bf16() -> bool:
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """Find the dtype of convolutions: ``auto`` is fp16 on CUDA, bf16 on a CPU that has it, else fp32.
+    """Find the dtype of convolutions.
+
+    ``auto`` is fp16 on CUDA, bf16 on a CPU that has it, else fp32.
 
     Raises:
         ValueError: if the name is none of auto, fp32, bf16, fp16.
@@ -57,6 +62,13 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     if name not in _DTYPES:
         raise ValueError(f"precision must be auto, fp32, bf16 or fp16, got {name!r}")
     return _DTYPES[name]
+
+
+def exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
+    """Keep fp32 what it says: by default cuDNN rounds what it multiplies to 10 bits (TF32)."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

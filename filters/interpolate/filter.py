@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointRejected
+from ..errors import CheckpointRejected, FilterError
 from ..frame import Frame, StreamInfo
 from ..guard import is_damaged
 from ..weights import RIFE, Weights, load_state_dict, resolve_weights
@@ -75,7 +75,12 @@ class Interpolate:
         self._counts: dict[str, int] = dict.fromkeys(COUNTERS, 0)
 
     def open(self, info: StreamInfo) -> StreamInfo:
-        """Take the description of what comes in, give that of what goes out."""
+        """Take the description of what comes in, give that of what goes out.
+
+        Raises:
+            TooLarge: if two of its frames cannot fit in memory.
+        """
+        self._fill.check_size(info.width, info.height)
         self._longest_step = longest_step(info.average_rate)
         return replace(
             info,
@@ -91,6 +96,7 @@ class Interpolate:
         Raises:
             ValueError: if its size, time base or having alpha differ from the frame before.
             TooLarge: if the frames do not fit in memory.
+            FilterError: if the network gives NaN or Inf, in fp32 too.
         """
         left, self._held = self._held, _Held(frame)
         if left is None:
@@ -152,11 +158,16 @@ class Interpolate:
             right.source = self._fill.source(_image(right.frame))
         size = left.frame.height, left.frame.width
         images = self._fill(left.source, right.source, *size)
-        if self._fill_exactly is None or not _any_damaged(images, left.frame, right.frame):
+        if not _any_damaged(images, left.frame, right.frame):
             return images
-        self._counts["redone_in_fp32"] += len(images)
-        exact = [self._fill_exactly.source(_image(held.frame)) for held in (left, right)]
-        return self._fill_exactly(exact[0], exact[1], *size)
+        if self._fill_exactly is not None:
+            self._counts["redone_in_fp32"] += len(images)
+            exact = [self._fill_exactly.source(_image(held.frame)) for held in (left, right)]
+            images = self._fill_exactly(exact[0], exact[1], *size)
+        # black in fp32 is what the network means; NaN and Inf are no picture
+        if not all(torch.isfinite(image).all() for image in images):
+            raise FilterError(f"the network gave NaN or Inf after {left.frame!r}, in fp32 too")
+        return images
 
     def _timed(self, frame: Frame, ticks: int, duration: int) -> Frame:
         """Move a frame into the finer time base, `ticks` of which it comes later."""

@@ -78,8 +78,8 @@ def _filtered(built: Interpolate, frames: Sequence[Image], device: torch.device)
     height, width = frames[0].shape[:2]
     built.open(StreamInfo(width, height, "gbrp", _ONE, rate=_ONE, average_rate=_ONE))
     for pts, array in enumerate(frames):
-        # a copy in C order: torch takes no read-only arrays and no negative strides
-        image = torch.from_numpy(np.array(array, order="C")).to(device)
+        # torch takes no negative strides, and copies, so that read-only arrays are welcome
+        image = torch.tensor(np.ascontiguousarray(array), device=device)
         pixels = image.permute(2, 0, 1).float() / 255
         yield from built(Frame(pixels, pts, 1, _ONE))
     yield from built.flush()

@@ -12,6 +12,7 @@ import torch
 from interpolate_samples import TIME_BASE, as_frames, counted_calls, info_of, moving, run, texture
 from torch import Tensor
 
+from upframe.filters.errors import FilterError
 from upframe.filters.frame import Frame
 from upframe.filters.interpolate.filter import Interpolate
 from upframe.filters.interpolate.network import IFNet
@@ -287,6 +288,13 @@ def test_a_damaged_gap_is_redone_in_fp32_and_counted(network: IFNet) -> None:
     assert built.statistics()["redone_in_fp32"] == built.statistics()["inserted"] == 6
     for found, expected in zip(out, run(Interpolate(network, exp=2), frames), strict=True):
         assert torch.equal(found.pixels, expected.pixels)
+
+
+def test_what_is_no_picture_even_in_fp32_is_an_error(network: IFNet) -> None:
+    broken = damaged(network, float("inf"))
+    built = Interpolate(broken, exact=copy.deepcopy(broken).float())
+    with pytest.raises(FilterError, match=r"NaN or Inf after Frame.*in fp32 too"):
+        run(built, as_frames(moving(2)))
 
 
 def test_what_overflows_in_fp16_is_redone_in_fp32(network: IFNet) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 import torch
 from interpolate_samples import moving
 from torch import Tensor
 
 from upframe.filters.errors import TooLarge
+from upframe.filters.frame import StreamInfo
+from upframe.filters.interpolate.filter import Interpolate
 from upframe.filters.interpolate.gap import GapFiller
 from upframe.filters.interpolate.network import IFNet
 
@@ -49,6 +53,12 @@ def test_out_of_memory_halves_the_batch_and_computes_the_same_frames_again(netwo
 def test_a_single_pair_that_does_not_fit_is_too_large(network: IFNet) -> None:
     with pytest.raises(TooLarge, match="96x64"):
         fill(SmallMemory(network, 0), 1)
+
+
+def test_frames_too_large_for_memory_are_refused_before_any_work(network: IFNet) -> None:
+    info = StreamInfo(10**6, 10**6, "yuv420p", Fraction(1, 25))
+    with pytest.raises(TooLarge, match=r"1000000x1000000 at scale 1 needs about .* GiB .* free"):
+        Interpolate(network).open(info)
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory(network: IFNet) -> None:
