@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from io import FileIO
@@ -21,24 +22,21 @@ def standard_streams() -> Generator[tuple[FileIO, FileIO]]:
     Raises:
         UsageError: if one of the two is a terminal, or closed.
     """
+    if sys.__stdin__ is None or sys.__stdout__ is None:
+        # its number is free, and whatever is opened first gets it: do not look at that
+        name = "stdin" if sys.__stdin__ is None else "stdout"
+        raise UsageError(f"{name} is closed, wanted a pipe or a file")
     if os.isatty(_STDIN):
         raise UsageError("stdin is a terminal, wanted video: ffmpeg -i … -f nut - | upframe pipe …")
     if os.isatty(_STDOUT):
         raise UsageError("stdout is a terminal, video would fill it: upframe pipe … | mpv -")
-    stdin = FileIO(_duplicate(_STDIN, "stdin"), "rb", closefd=False)  # a thread may still read it
-    with FileIO(_duplicate(_STDOUT, "stdout"), "wb") as stdout:
+    stdin = FileIO(_STDIN, "rb", closefd=False)  # a thread may still be reading it at the end
+    with FileIO(os.dup(_STDOUT), "wb") as stdout:
         _send_prints_to_stderr()
         try:
             yield stdin, stdout
         finally:
             os.dup2(stdout.fileno(), _STDOUT)
-
-
-def _duplicate(descriptor: int, name: str) -> int:
-    try:
-        return os.dup(descriptor)
-    except OSError as error:
-        raise UsageError(f"{name} is closed, wanted a pipe or a file") from error
 
 
 def _send_prints_to_stderr() -> None:
