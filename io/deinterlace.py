@@ -26,6 +26,14 @@ def field_order_of(number: int) -> FieldOrder | None:
     return _FIELD_ORDERS.get(number)
 
 
+_FLAGS_FRAMES = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1", "wmv3")
+
+
+def flags_frames(codec: str) -> bool:
+    """Tell whether a codec says of each frame whether it is interlaced, or only of the stream."""
+    return codec in _FLAGS_FRAMES
+
+
 def is_interlaced(field_order: FieldOrder | None, frame: VideoFrame) -> bool:
     """Tell whether a stream needs deinterlacing, by its header or by a frame's flag."""
     return field_order in ("tt", "bb", "tb", "bt") or frame.interlaced_frame

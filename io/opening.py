@@ -47,6 +47,11 @@ class Target:
     num_images: int | None = None
     """For image sequences, the number of files."""
 
+    @property
+    def is_url(self) -> bool:
+        """Whether it is on the other side of a network."""
+        return isinstance(self.file, str) and "://" in self.file
+
 
 def find_target(
     target: str | BinaryIO, *, format_name: str | None = None, framerate: Fraction | None = None
@@ -59,7 +64,7 @@ def find_target(
     """
     options = {} if framerate is None else {"framerate": str(framerate)}
     if not isinstance(target, str):
-        name = str(getattr(target, "name", "the stream"))
+        name = _stream_name(target)
         return Target(name, target, format=format_name, options=options)
     if "://" in target:
         return Target(target, target, format=format_name, options=options)
@@ -77,27 +82,29 @@ def _file(target: str, format_name: str | None, options: dict[str, str]) -> Targ
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise SourceMissing(f"{target}: is a directory, wanted a file")
-        if not os.access(path, os.R_OK):
-            raise SourceMissing(f"{target}: may not be read: permission denied")
+        regular = stat.S_ISREG(status.st_mode)
+        # trying is the only sure test of a permission, but opening a pipe would wait for its writer
+        line = _first_line(path) if regular else b""
     except OSError as error:
         raise _missing(target, error) from error
-    regular = stat.S_ISREG(status.st_mode)
     if regular and status.st_size == 0:
         raise UnsupportedMedia(f"{target}: empty: 0 bytes")
-    if regular:
-        _check_y4m(path)
+    _check_y4m(target, line)
     return Target(target, f"file:{target}", path if regular else None, format_name, options)
 
 
-def _check_y4m(path: Path) -> None:
-    """Refuse a YUV4MPEG2 header that FFmpeg would fill in by guessing: no size, no rate."""
+def _first_line(path: Path) -> bytes:
     with path.open("rb") as file:
-        line = file.readline(MAX_READ_BYTES)
+        return file.readline(MAX_READ_BYTES)
+
+
+def _check_y4m(name: str, line: bytes) -> None:
+    """Refuse a YUV4MPEG2 header that FFmpeg would fill in by guessing: no size, no rate."""
     if line.startswith(MAGIC):
         try:
             parse_header(line.rstrip(b"\n"))
         except UnsupportedMedia as error:
-            raise UnsupportedMedia(f"{path}: {error}") from error
+            raise UnsupportedMedia(f"{name}: {error}") from error
 
 
 def _missing(name: str, error: OSError) -> SourceMissing:
@@ -177,7 +184,8 @@ def open_container(target: Target, timeout_seconds: float | None = None) -> Inpu
             format=target.format,
             options=target.options,
             metadata_errors="replace",
-            timeout=timeout_seconds if target.path is None else None,
+            # not for pipes: whoever feeds us may take its time
+            timeout=timeout_seconds if target.is_url else None,
         )
     except (FFmpegError, OSError, ValueError) as error:
         raise _not_opened(target, file, error) from error
@@ -225,13 +233,19 @@ def mp4_boxes(path: Path) -> list[str]:
     return names
 
 
+def _stream_name(stream: BinaryIO) -> str:
+    """A byte stream's name for people: ``<stdin>``; pipes have none, or only a number."""
+    name = cast("object", getattr(stream, "name", None))
+    return name if isinstance(name, str) else "the stream"
+
+
 class CountedStream:
     """A byte stream that counts what was read, and hides `seek` where the stream has none."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.num_bytes = 0
-        self.name = str(getattr(stream, "name", "the stream"))
+        self.name = _stream_name(stream)
         if getattr(stream, "seekable", bool)():  # a reader of our own may not have the method
             self.seek = stream.seek
             self.tell = stream.tell

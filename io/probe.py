@@ -28,7 +28,7 @@ class StreamSummary:
     type: str
     """``video``, ``cover``, ``audio``, ``subtitle``, ``attachment`` or ``data``."""
     codec: str | None
-    """FFmpeg's name of the decoder; None where there is none."""
+    """FFmpeg's name of the codec; None where there is no decoder for it."""
     details: str
     """Size or channels, for people."""
     language: str | None = None
@@ -136,7 +136,7 @@ def _summary(stream: Stream) -> StreamSummary:
 def _codec(stream: Stream) -> str | None:
     # attachments, data and unknown codecs have no context, whatever the type hints say
     context = getattr(stream, "codec_context", None)
-    return None if context is None else str(context.name)
+    return None if context is None else str(context.codec.canonical_name)
 
 
 def _details(stream: Stream) -> str:

@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 
 from ..filters.frame import Picture, StreamInfo
 from .decoding import Decoded, Decoder
-from .deinterlace import Deinterlacer, FieldOrder, field_order_of, is_interlaced
+from .deinterlace import Deinterlacer, FieldOrder, field_order_of, flags_frames, is_interlaced
 from .errors import TruncatedMedia, UnsupportedMedia
 from .form import conform, describe, differs, end_of_stream, with_progressive
 from .opening import Target, best_video, find_target, open_container
@@ -261,7 +261,8 @@ class ContainerSource:
             frame,
             self._time_base,
             field_order=self.field_order,
-            every_frame=self._deinterlace == "on",
+            every_frame=self._deinterlace == "on"
+            or not (frame.interlaced_frame or flags_frames(self.stream.codec_context.name)),
         )
         self._info = with_progressive(self.info)
         order = {"t": "top field first", "b": "bottom field first"}

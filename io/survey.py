@@ -77,12 +77,13 @@ def survey(target: Target) -> Survey | None:
         with open_container(target) as container:
             stream = best_video(container, target.name)
             whole = target.path.stat().st_size <= WHOLE_FILE_BYTES
-            return _survey(container, stream, whole=whole)
+            return look_through(container, stream, whole=whole)
     except (MediaError, FFmpegError):  # opening it for real will say what is wrong
         return None
 
 
-def _survey(container: InputContainer, stream: VideoStream, *, whole: bool) -> Survey:
+def look_through(container: InputContainer, stream: VideoStream, *, whole: bool) -> Survey:
+    """Look at all packets of an open file, or at its beginning and a few places further on."""
     seen = Survey()
     limit = None if whole else HEAD_PACKETS
     seen.complete = _look(container, stream, seen, limit)

@@ -54,7 +54,7 @@ def test_output_shows_what_becomes_of_every_stream(tmp_path: Path, capsys: Captu
     out = said(capsys, clip, tmp_path / "out.mp4")
     plan = out.split("streams:\n")[1]
     assert "audio #1 aac: copied" in plan
-    assert "subtitle #2 srt: converted to mov_text" in plan
+    assert "subtitle #2 subrip: converted to mov_text" in plan
     assert not (tmp_path / "out.mp4").exists()
 
 

@@ -35,7 +35,7 @@ def test_lists_every_stream(tmp_path: Path) -> None:
     assert listed == [
         ("video", "h264", "64x48 yuv420p"),
         ("audio", "aac", "48000 Hz mono"),
-        ("subtitle", "srt", ""),
+        ("subtitle", "subrip", ""),
         ("attachment", None, "font.ttf"),
     ]
     assert found.num_chapters == 2
