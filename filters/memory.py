@@ -44,15 +44,18 @@ def _cgroup_bytes() -> Iterator[int]:
             continue
         inner = PurePosixPath(path.lstrip("/"))
         for group in (inner, *inner.parents):
-            yield from _group_bytes(_CGROUPS / group)
+            if (free := cgroup_free_bytes(_CGROUPS / group)) is not None:
+                yield free
 
 
-def _group_bytes(folder: Path) -> Iterator[int]:
+def cgroup_free_bytes(folder: Path) -> int | None:
+    """Find how much more a control group (version 2) may use; None where it has no limit."""
     limit, used = _read(folder / "memory.max").strip(), _read(folder / "memory.current").strip()
-    if limit.isdigit() and used.isdigit():
-        # files that were read long ago count as used, but give way at once
-        stat = dict(line.split(maxsplit=1) for line in _read(folder / "memory.stat").splitlines())
-        yield max(int(limit) - int(used) + int(stat.get("inactive_file", 0)), 0)
+    if not (limit.isdigit() and used.isdigit()):
+        return None
+    # files that were read long ago count as used, but give way at once
+    stat = dict(line.split(maxsplit=1) for line in _read(folder / "memory.stat").splitlines())
+    return max(int(limit) - int(used) + int(stat.get("inactive_file", 0)), 0)
 
 
 def _read(path: Path) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
-from ..device import is_out_of_memory
+from ..device import exact_convolutions, is_out_of_memory
 from ..errors import FilterError, TooLarge
 from ..guard import is_damaged
 from ..memory import GIB, available_bytes
@@ -82,7 +81,7 @@ class Enlarger:
         """
         _, height, width = pixels.shape
         try:
-            with torch.inference_mode(), _exact_convolutions(self.device):
+            with torch.inference_mode(), exact_convolutions(self.device):
                 source = pixels[None].to(self.device, torch.float32)
                 enlarged = resize(self._checked(source), *scaled_size(width, height, scale))
                 return torch.clamp(enlarged, 0, 1)[0]
@@ -122,10 +121,3 @@ class Enlarger:
         wanted = scaled_size(width, height, scale)
         num = own[0] * own[1] + (1 if own == wanted else 2) * wanted[0] * wanted[1]
         return num * 3 * torch.float32.itemsize
-
-
-def _exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
-    """Keep float32 float32: by default cuDNN rounds what it multiplies to 10 bits (TF32)."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
