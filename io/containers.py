@@ -35,6 +35,8 @@ class Container:
     holds_chapters: bool = False
     holds_durations: bool = True
     """Says how long the last frame lasts, also where the rate is variable."""
+    holds_edit_lists: bool = False
+    """Can mark packets before the start as decoded but not shown: an audio encoder's priming."""
     needs_seek: bool = False
     """Cannot be written to a pipe."""
 
@@ -43,9 +45,13 @@ _MILLISECOND = Fraction(1, 1000)
 _CONTAINERS = {
     container.name: container
     for container in (
-        Container("mp4", holds_rotation=True, holds_chapters=True, needs_seek=True),
-        Container("mov", holds_rotation=True, holds_chapters=True, needs_seek=True),
-        Container("3gp", holds_rotation=True, needs_seek=True),
+        Container(
+            "mp4", holds_rotation=True, holds_chapters=True, holds_edit_lists=True, needs_seek=True
+        ),
+        Container(
+            "mov", holds_rotation=True, holds_chapters=True, holds_edit_lists=True, needs_seek=True
+        ),
+        Container("3gp", holds_rotation=True, holds_edit_lists=True, needs_seek=True),
         Container("matroska", tick=_MILLISECOND, holds_rotation=True, holds_chapters=True),
         Container("webm", tick=_MILLISECOND, holds_rotation=True, holds_chapters=True),
         Container("flv", tick=_MILLISECOND, holds_durations=False),

@@ -29,7 +29,6 @@ from .muxing import (
 from .muxtrial import copy_of, run_trial
 
 if TYPE_CHECKING:
-    from av.audio.frame import AudioFrame
     from av.audio.stream import AudioStream
     from av.container import OutputContainer
     from av.stream import Stream
@@ -80,6 +79,7 @@ class Conversion:
         """Try it on a stream's first packets; None if it works, else why not."""
 
         def add(output: OutputContainer) -> tuple[Stream, list[AnyPacket]]:
+            stream.codec_context.flush_buffers()  # an earlier trial has drained the decoder
             made, convert = self.add(output, stream)
             inputs = [*map(copy_of, packets), None]
             for packet in inputs:
@@ -95,7 +95,7 @@ def conversions_for(stream: Stream, container: Container) -> list[Conversion]:
     context = cast("object | None", stream.codec_context)
     if context is None:
         return []
-    name = stream.codec_context.name
+    name = stream.codec_context.codec.canonical_name
     if stream.type == "subtitle":
         return _text_conversions(name, container)
     if stream.type == "audio" and (name.startswith("pcm_") or name in _LOSSLESS):
@@ -178,20 +178,12 @@ class AudioConverter:
         context.layout = source.codec_context.layout
         context.sample_rate = source.codec_context.sample_rate
         context.time_base = Fraction(1, context.sample_rate)
-        if "24" in target.codec_context.name or sample_format.startswith("s32"):
-            context.options = {"bits_per_raw_sample": "24"} if target.name != "pcm_s32le" else {}
-        self._resampler = av.AudioResampler(context.format, context.layout, context.sample_rate)
-        self._opened = False
+        if sample_format.startswith("s32") and target.name != "pcm_s32le":
+            context.options = {"bits_per_raw_sample": "24"}
 
     def __call__(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
-        """Decode, change the sample layout in memory, encode."""
-        frames = decoded_audio(self._source, packet)
-        for frame in frames:
-            yield from self._encode(frame)
+        """Decode and encode; PyAV changes the layout of samples in memory, not their values."""
+        for frame in decoded_audio(self._source, packet):
+            yield from encoded_audio(self._target, frame)
         if packet is None:
-            yield from self._encode(None)
             yield from encoded_audio(self._target, None)
-
-    def _encode(self, frame: AudioFrame | None) -> Iterator[AnyPacket]:
-        for made in self._resampler.resample(frame):
-            yield from encoded_audio(self._target, made)

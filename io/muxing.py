@@ -86,9 +86,22 @@ def decoded_subtitle(decoder: SubtitleStream, packet: AnyPacket) -> SubtitleSet 
     return decoder.codec_context.decode2(packet)
 
 
-def decoded_audio(decoder: AudioStream, packet: AnyPacket | None) -> list[AudioFrame]:
+def decoded_audio(decoder: Stream, packet: AnyPacket | None) -> list[AudioFrame]:
     """Decode samples, or drain the decoder with None."""
-    return decoder.decode(packet)
+    return cast("AudioStream", decoder).decode(packet)
+
+
+def is_priming(packet: AnyPacket, stream: Stream) -> bool:
+    """Tell whether a packet is decoded but not shown: it ends before its stream starts.
+
+    An audio encoder puts such packets first; the container marks them, each in its own way.
+    """
+    if packet.is_discard:
+        return True
+    if packet.pts is None or stream.start_time is None or stream.type != "audio":
+        return False
+    ends = packet.pts + (packet.duration or 0)
+    return packet.pts < stream.start_time and ends <= stream.start_time
 
 
 def mux(output: OutputContainer, packet: AnyPacket) -> None:

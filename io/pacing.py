@@ -7,6 +7,7 @@ the nearest tick, kept strictly rising, and counted.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -101,6 +102,50 @@ def mend_dts(packet: AnyPacket, last_ticks: int) -> None:
         return
     if packet.dts is None or not -last_ticks <= packet.dts <= packet.pts:
         packet.dts = packet.pts
+
+
+class SampleClock:
+    """Gives packets of sound their exact places back where a container rounded them.
+
+    Matroska rounds to 1 ms and may leave durations out; a packet of audio lasts a whole number of
+    samples, mostly always the same. What fits to a tick is counted on, anything else believed.
+
+    Args:
+        sample_rate: samples per second.
+        frame_size: samples in a packet, where always the same; 0 if unknown, None where every
+            packet is to be asked: PCM is cut anywhere.
+    """
+
+    def __init__(self, sample_rate: int, frame_size: int | None) -> None:
+        self._base = Fraction(1, sample_rate)
+        self._frame_size = frame_size
+        self._end: int | None = None
+
+    def __call__(self, packet: AnyPacket, count_samples: Callable[[], int]) -> None:
+        """Put a packet into ticks of one sample, if its own are coarser.
+
+        Args:
+            packet: of sound.
+            count_samples: asked only where neither packet nor codec tell how long it lasts.
+        """
+        if not packet.time_base or packet.pts is None or packet.time_base <= self._base:
+            return
+        tick = packet.time_base / self._base  # samples
+        start = _nearest(packet.pts * tick)
+        if self._end is not None and abs(packet.pts * tick - self._end) <= tick:
+            # counted on, but never further from what the container says than its rounding
+            lowest = math.ceil((packet.pts - Fraction(1, 2)) * tick)
+            highest = math.floor((packet.pts + Fraction(1, 2)) * tick)
+            start = min(max(self._end, lowest), highest)
+        duration = _nearest((packet.duration or 0) * tick)
+        if self._frame_size is None:
+            duration = count_samples()
+        elif self._frame_size and (not duration or abs(duration - self._frame_size) <= tick):
+            duration = self._frame_size
+        duration = duration or count_samples()
+        packet.pts = packet.dts = start
+        packet.duration, packet.time_base = duration, self._base
+        self._end = start + duration if duration else None
 
 
 def shift_packet(packet: AnyPacket, offset_seconds: Fraction) -> None:

@@ -187,7 +187,7 @@ def codec_of(stream: Stream) -> str:
     context = cast("object | None", stream.codec_context)
     if context is None:
         return stream.name or "unknown"
-    return stream.codec_context.name
+    return stream.codec_context.codec.canonical_name
 
 
 def _made(

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, cast
 
 from av.stream import Discard
 
+from .containers import Container
 from .conversion import Converter
 from .metadata import kept_metadata
 from .muxing import add_copied
 from .opening import best_video, find_target, open_container
+from .pacing import SampleClock
 from .passthrough import StreamFate, StreamPlan
 from .streamcopy import StreamCopy, Track
 
 if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
     from av.container import InputContainer, OutputContainer
     from av.stream import AttachmentStream, Stream
 
@@ -48,7 +51,11 @@ def open_copy(
         main = best_video(source, found.name)
         output.metadata.update(kept_metadata(source.metadata))
         describe(main, video)
-        tracks = [_add(fate, source, output) for fate in plan.kept() if fate.action != "attach"]
+        tracks = [
+            _add(fate, source, output, plan.container)
+            for fate in plan.kept()
+            if fate.action != "attach"
+        ]
         _attach(plan, source, output)
     except BaseException:
         source.close()
@@ -62,6 +69,7 @@ def open_copy(
         output,
         chapters=source.chapters() if plan.num_chapters else [],
         start_seconds=_start_of(copied),
+        keeps_priming=_keeps_priming(source, plan.container),
     )
     return copy, source
 
@@ -72,7 +80,9 @@ def describe(source: Stream, target: Stream) -> None:
     target.disposition = source.disposition
 
 
-def _add(fate: StreamFate, source: InputContainer, output: OutputContainer) -> Track:
+def _add(
+    fate: StreamFate, source: InputContainer, output: OutputContainer, container: Container
+) -> Track:
     stream = source.streams[fate.index]
     convert: Converter | None = None
     if fate.conversion is not None:
@@ -80,7 +90,20 @@ def _add(fate: StreamFate, source: InputContainer, output: OutputContainer) -> T
     else:
         target = add_copied(output, stream)
     describe(stream, target)
-    return Track(fate, stream, target, convert)
+    return Track(
+        fate, stream, target, convert, _clock_of(stream, container) if convert is None else None
+    )
+
+
+def _clock_of(stream: Stream, target: Container) -> SampleClock | None:
+    rounds = target.tick is not None and target.tick >= (stream.time_base or 1)
+    if stream.type != "audio" or rounds:  # rounded once, it is rounded for good
+        return None
+    context = cast("AudioStream", stream).codec_context
+    if not context.sample_rate:
+        return None
+    frame_size = None if context.name.startswith("pcm_") else context.frame_size
+    return SampleClock(context.sample_rate, frame_size)
 
 
 def _attach(plan: StreamPlan, source: InputContainer, output: OutputContainer) -> None:
@@ -107,6 +130,13 @@ def _cover_of(source: str, index: int) -> bytes:
             if packet.size:
                 return bytes(packet)
     return b""
+
+
+def _keeps_priming(source: InputContainer, target: Container) -> bool:
+    """MP4 marks priming by an edit list, Matroska by a delay that only Matroska hands on."""
+    matroska = ("matroska", "webm")
+    both = target.name in matroska and source.format.name.split(",")[0] in matroska
+    return target.holds_edit_lists or both
 
 
 def _start_of(streams: list[Stream]) -> Fraction | None:

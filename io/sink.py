@@ -163,7 +163,7 @@ class FileSink:
         self._file.close()
 
     def _expected(self) -> Expected:
-        sound = self._copy.sound_start_seconds()
+        sound = self._copy.sound_times()
         if self._container.constant_rate_only:
             sound = None  # it has no start offsets
         timeline = self._timeline
@@ -178,7 +178,7 @@ class FileSink:
             color=self._held.color,
             sample_aspect_ratio=self._held.sample_aspect_ratio,
             rotation=self._held.rotation,
-            sound_offset_seconds=None if sound is None else sound - timeline.start_seconds,
+            sound=sound.after(timeline.start_seconds) if sound else None,
             tolerance_seconds=max(TOLERANCE_SECONDS, self._container.tick or Fraction(0)),
         )
 

@@ -16,9 +16,10 @@ from av.error import ArgumentError, FFmpegError
 
 from .conversion import Converter
 from .metadata import shifted_chapters
-from .muxing import AnyPacket, mux
-from .pacing import shift_packet
+from .muxing import AnyPacket, decoded_audio, is_priming, mux
+from .pacing import SampleClock, shift_packet
 from .passthrough import StreamFate
+from .verify import SoundTimes
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -34,36 +35,56 @@ class Track:
     source: Stream
     target: Stream
     convert: Converter | None = None
+    clock: SampleClock | None = None
+    """Of sound that is copied."""
     last_dts: int | None = None
     last_duration: int = 0
     num_mended: int = 0
     num_refused: int = 0
     first_seconds: Fraction | None = None
-    """When its first packet begins, on the output's time line."""
+    """When its first packet to be heard begins, on the output's time line."""
+    last_seconds: Fraction | None = None
+    """When its last packet begins."""
+    end_seconds: Fraction | None = None
+    """When that ends."""
 
-    def prepare(self, packet: AnyPacket, origin: Fraction) -> list[AnyPacket]:
+    def prepare(
+        self, packet: AnyPacket, origin: Fraction, *, heard: bool = True
+    ) -> list[AnyPacket]:
         """Convert a packet where needed, put it on the output's time line, mend its times."""
         try:
             made = list(self.convert(packet)) if self.convert else [packet]
         except FFmpegError:  # a damaged packet: lose it, not the job
             self.num_refused += 1
             return []
-        return [self._placed(one, origin) for one in made]
+        return [self._placed(one, origin, heard=heard) for one in made]
 
     def drain(self, origin: Fraction) -> list[AnyPacket]:
         """Give what the converter still holds. Only the first call gives anything."""
         if self.convert is None:
             return []
         convert, self.convert = self.convert, None
-        return [self._placed(one, origin) for one in convert(None)]
+        return [self._placed(one, origin, heard=True) for one in convert(None)]
 
-    def _placed(self, packet: AnyPacket, origin: Fraction) -> AnyPacket:
+    def _placed(self, packet: AnyPacket, origin: Fraction, *, heard: bool) -> AnyPacket:
+        if self.clock is not None:
+            self.clock(packet, lambda: self._count_samples(packet))
         shift_packet(packet, -origin)
         self.mend(packet)
-        if self.first_seconds is None:
+        if self.first_seconds is None and heard:
             self.first_seconds = (packet.pts or 0) * (packet.time_base or Fraction(1))
+        tick = packet.time_base or Fraction(1)
+        self.last_seconds = (packet.pts or 0) * tick
+        self.end_seconds = self.last_seconds + (packet.duration or 0) * tick
         packet.stream = self.target
         return packet
+
+    def _count_samples(self, packet: AnyPacket) -> int:
+        """Decode a packet that says nothing of its length; ALAC in Matroska is like that."""
+        try:
+            return sum(frame.samples for frame in decoded_audio(self.source, packet))
+        except FFmpegError:  # whoever plays it will hear the damage; its length stays unknown
+            return 0
 
     def time_of(self, packet: AnyPacket) -> Fraction:
         """Tell when a packet is due, in seconds."""
@@ -101,6 +122,7 @@ class StreamCopy:
         output: the container that they go to; its header is not written yet.
         chapters: of the source, on the source's time line.
         start_seconds: when the source's first kept stream begins.
+        keeps_priming: whether the output can hold packets that are decoded but not shown.
     """
 
     def __init__(
@@ -111,12 +133,14 @@ class StreamCopy:
         *,
         chapters: list[Chapter] | None = None,
         start_seconds: Fraction | None = None,
+        keeps_priming: bool = False,
     ) -> None:
         self._tracks = {track.fate.index: track for track in tracks}
         self._packets = packets
         self._output = output
         self._chapters = chapters or []
         self._start_seconds = start_seconds
+        self._keeps_priming = keeps_priming
         self._origin = Fraction(0)
         self._waiting: deque[tuple[Track, AnyPacket]] = deque()
         self._broken: str | None = None
@@ -133,7 +157,7 @@ class StreamCopy:
         starts = [video_start_seconds]
         if self._start_seconds is not None:
             starts.append(self._start_seconds)
-        self._origin = max(min(starts), Fraction(0))
+        self._origin = min(starts)
         if self._chapters:
             self._output.set_chapters(shifted_chapters(self._chapters, self._origin))
         return self._origin
@@ -165,7 +189,12 @@ class StreamCopy:
             # an empty packet is the demuxer's way to say that a stream has ended
             if track is None or packet.size == 0:
                 continue
-            self._waiting.extend((track, made) for made in track.prepare(packet, self._origin))
+            priming = is_priming(packet, track.source)
+            if priming and not (self._keeps_priming and track.first_seconds is None):
+                continue
+            self._waiting.extend(
+                (track, made) for made in track.prepare(packet, self._origin, heard=not priming)
+            )
         return self._waiting[0]
 
     def _read(self) -> AnyPacket | None:
@@ -180,14 +209,15 @@ class StreamCopy:
         for track in self._tracks.values():
             self._waiting.extend((track, made) for made in track.drain(self._origin))
 
-    def sound_start_seconds(self) -> Fraction | None:
-        """Tell when the first sound begins, on the output's time line."""
-        starts = [
-            track.first_seconds
-            for track in self._tracks.values()
-            if track.fate.kind == "audio" and track.first_seconds is not None
-        ]
-        return starts[0] if starts else None
+    def sound_times(self) -> SoundTimes | None:
+        """Tell when the first stream of sound begins and ends, on the output's time line."""
+        for track in self._tracks.values():
+            first, last, end = track.first_seconds, track.last_seconds, track.end_seconds
+            if track.fate.kind != "audio":
+                continue
+            if first is not None and last is not None and end is not None:
+                return SoundTimes(first, last, end)
+        return None
 
     def num_streams(self, kind: str) -> int:
         """Count the streams of a kind that got packets."""

@@ -10,6 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import torch
 
 from upframe.filters.frame import Color, Picture, PixelFormat, StreamInfo
@@ -134,3 +136,27 @@ def sound_offset(path: Path) -> float:
     """Seconds from the first frame to the first sound, as ffprobe sees the streams' starts."""
     video, audio = streams(path, "video")[0], streams(path, "audio")[0]
     return float(audio["start_time"]) - float(video["start_time"])
+
+
+def sync(path: Path, *, end: bool = False) -> float:
+    """Seconds from the first frame to the start, or end, of the last packet of sound, as demuxed.
+
+    Measured at the end, because containers mark an encoder's priming at the start in ways that
+    players of different age understand differently.
+    """
+    with av.open(str(path)) as opened:
+        times: dict[str, list[Fraction]] = {"video": [], "audio": []}
+        for packet in opened.demux(opened.streams.video[0], opened.streams.audio[0]):
+            if packet.pts is not None and packet.time_base:
+                more = (packet.duration or 0) if end and packet.stream.type == "audio" else 0
+                times[packet.stream.type].append((packet.pts + more) * packet.time_base)
+    return float(max(times["audio"]) - min(times["video"]))
+
+
+def decoded_sound(path: Path) -> list[bytes]:
+    """The samples of the first stream of sound, decoded, one byte string a channel."""
+    with av.open(str(path)) as opened:
+        pieces = [frame.to_ndarray() for frame in opened.decode(audio=0)]
+        packed = not opened.streams.audio[0].codec_context.format.is_planar
+    joined = np.concatenate([one.reshape(-1, 1).T if packed else one for one in pieces], axis=1)
+    return [channel.tobytes() for channel in joined]

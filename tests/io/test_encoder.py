@@ -94,9 +94,13 @@ def test_wrong_options_are_refused_before_any_picture(
     encoder = EncoderOptions.model_validate(options)
     target = tmp_path / "a.mov"
     with pytest.raises(SinkRefused, match=message):
-        pix_fmt = output_pix_fmt(constant(), encoder, target)
-        open_file_sink(target, constant(pix_fmt=pix_fmt), encoder)
+        _open(target, encoder)
     assert list(tmp_path.iterdir()) == []
+
+
+def _open(target: Path, encoder: EncoderOptions) -> None:
+    pix_fmt = output_pix_fmt(constant(), encoder, target)
+    open_file_sink(target, constant(pix_fmt=pix_fmt), encoder).abort()
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.webm", "libx264"), ("a.flv", "ffv1")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import media_samples as samples
@@ -44,7 +45,7 @@ def test_players_see_the_exact_rate(tmp_path: Path, rate: Fraction) -> None:
     video = streams(target, "video")[0]
     assert Fraction(video["r_frame_rate"]) == Fraction(video["avg_frame_rate"]) == rate
     starts = sorted(int(packet["pts"]) for packet in packets(target))
-    assert len({after - before for before, after in zip(starts, starts[1:], strict=False)}) == 1
+    assert len({after - before for before, after in pairwise(starts)}) == 1
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.ts", "a.avi"])

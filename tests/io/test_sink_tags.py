@@ -1,4 +1,4 @@
-"""Colour tags, HDR10 data, aspect ratio, rotation: from one end to the other, as ffprobe sees it."""
+"""Colour tags, HDR10 data, aspect ratio, rotation: from end to end, as ffprobe sees them."""
 
 from __future__ import annotations
 
