@@ -22,7 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from .errors import TruncatedMedia, UnsupportedMedia
-from .survey import becomes_frame
+from .survey import becomes_frame, has_no_pts
 from .timestamps import settled
 
 MAX_DAMAGED_SHARE = Fraction(1, 10)
@@ -60,6 +60,7 @@ class Decoder:
         self.step: Fraction | None = None
         """Ticks that a frame lasts; set by whoever has found that the rate is constant."""
         self._packets = container.demux(stream)
+        self._in_order = has_no_pts(container)
         self._peeked: deque[Packet[VideoStream]] = deque()
         self._waiting: list[int] = []  # pts of packets sent whose frame has not come, a heap
         self._unexplained = 0  # errors for which no missing frame has been found yet
@@ -84,7 +85,8 @@ class Decoder:
                 break
             self._peeked.append(packet)
             size += packet.size
-        stamps = [(packet.pts, packet.dts) for packet in self._peeked if becomes_frame(packet)]
+        frames = [packet for packet in self._peeked if becomes_frame(packet)]
+        stamps = [(self._shown(packet), packet.dts) for packet in frames]
         return settled([(pts, dts) for pts, dts in stamps if pts is not None])
 
     def _read(self) -> Packet[VideoStream] | None:
@@ -140,8 +142,9 @@ class Decoder:
     def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
         self.num_packets += 1
         self.end_byte = (packet.pos or 0) + packet.size
-        if becomes_frame(packet) and packet.pts is not None:
-            heapq.heappush(self._waiting, packet.pts)
+        shown = self._shown(packet)
+        if becomes_frame(packet) and shown is not None:
+            heapq.heappush(self._waiting, shown)
         try:
             return packet.decode()
         except NoMemory as error:
@@ -152,6 +155,9 @@ class Decoder:
             self._unexplained += 1
             return []
 
+    def _shown(self, packet: Packet[VideoStream]) -> int | None:
+        return packet.dts if self._in_order else packet.pts
+
     def _drain(self) -> list[VideoFrame]:
         try:
             return self._stream.decode(None)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
@@ -161,14 +167,20 @@ class Decoder:
 
     def _take(self, frames: list[VideoFrame]) -> Iterator[Decoded]:
         for frame in frames:
-            pts = frame.pts
+            pts = None if self._in_order else frame.pts
             if pts is None and self._unexplained and self._previous is not None:
-                yield from self._repeat(None)  # no timestamps: the place of the error must do
+                yield from self._repeat(self._next_waiting())  # the place of the error must do
+            if self._in_order:
+                pts = self._next_waiting()
             if pts is not None:
                 yield from self._fill_up_to(pts)
-            self._previous = Decoded(frame, pts, frame.duration)
+            duration = 0 if self._in_order else frame.duration  # AVI counts slots, not frames
+            self._previous = Decoded(frame, pts, duration)
             self._count(damaged=frame.is_corrupt)
             yield self._previous
+
+    def _next_waiting(self) -> int | None:
+        return heapq.heappop(self._waiting) if self._in_order and self._waiting else None
 
     def _fill_up_to(self, pts: int | None) -> Iterator[Decoded]:
         """Repeat the previous frame for every packet before `pts` that became no frame."""

@@ -54,7 +54,7 @@ def describe(
         hflip=hflip,
         field_order=field_order,
         num_frames=num_images or _num_frames(stream, seen, field_order),
-        duration_seconds=_duration(container, stream, seen, time_base),
+        duration_seconds=_duration(container, stream, seen, time_base, verdict.rate),
         mastering_display=mastering_display(data),
         content_light=content_light(data),
     )
@@ -82,13 +82,18 @@ def _num_frames(
 
 
 def _duration(
-    container: InputContainer, stream: VideoStream, seen: Survey | None, time_base: Fraction
+    container: InputContainer,
+    stream: VideoStream,
+    seen: Survey | None,
+    time_base: Fraction,
+    rate: Fraction | None,
 ) -> Fraction | None:
     if seen is not None and (span := seen.span) is not None:
         end = end_of_stream(container, stream)
         if end is not None and end > span[1] and len(stream.index_entries) <= seen.num_all:
             return (end - span[0]) * time_base
-        return (span[1] - span[0] + seen.last_duration) * time_base
+        last = seen.last_duration * time_base or (1 / rate if rate else 0)
+        return (span[1] - span[0]) * time_base + last
     if stream.duration:
         return stream.duration * time_base
     return Fraction(container.duration, AV_TIME_BASE) if container.duration else None

@@ -101,6 +101,7 @@ def look_through(container: InputContainer, stream: VideoStream, *, whole: bool)
 
 def _look(container: InputContainer, stream: VideoStream, seen: Survey, limit: int | None) -> bool:
     """Demux up to `limit` packets into a new run; True if the end was reached."""
+    in_order = has_no_pts(container)
     stamps: list[tuple[int, int | None]] = []
     whole = True
     try:
@@ -109,10 +110,12 @@ def _look(container: InputContainer, stream: VideoStream, seen: Survey, limit: i
             if not becomes_frame(packet):
                 continue
             seen.num_packets += 1
-            if packet.pts is not None:
-                stamps.append((packet.pts, packet.dts))
-                if packet.pts == max(pts for pts, _ in stamps[-32:]):
-                    seen.last_duration = packet.duration or 0
+            shown = packet.dts if in_order else packet.pts
+            if shown is not None:
+                stamps.append((shown, packet.dts))
+                if shown == max(pts for pts, _ in stamps[-32:]):
+                    # AVI counts slots, of which a frame may take several
+                    seen.last_duration = 0 if in_order else packet.duration or 0
             if len(stamps) == limit:
                 whole = False
                 break
@@ -125,3 +128,12 @@ def _look(container: InputContainer, stream: VideoStream, seen: Survey, limit: i
 def becomes_frame(packet: Packet[VideoStream]) -> bool:
     """Tell whether a packet holds a frame to show: not empty, and not cut away by an edit list."""
     return packet.size > 0 and not packet.is_discard
+
+
+def has_no_pts(container: InputContainer) -> bool:
+    """Tell whether packets' pts are made up, so that only the order of their dts means anything.
+
+    AVI stores none. libavformat rebuilds them for MPEG-4 but for the last frame; for H.264 with
+    B-frames it hands out those of decoding order.
+    """
+    return container.format.name == "avi"

@@ -64,6 +64,23 @@ def test_gives_every_frame_once_and_in_order(
     assert warnings == []
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_avi_with_b_frames_keeps_a_constant_rate(tmp_path: Path, codec: str) -> None:
+    """AVI stores no pts: what FFmpeg makes up for H.264 is the order of decoding."""
+    clip = make_clip(tmp_path / "clip.mp4", frames=30, codec=codec, options={"bf": "3"})
+    subprocess.run(
+        ["ffmpeg", "-v", "error", "-i", str(clip), "-c", "copy", str(tmp_path / "clip.avi")],
+        check=True,
+    )
+    info, pictures, warnings = read(tmp_path / "clip.avi")
+    assert info.rate == 25
+    assert indices(pictures) == [index % 16 for index in range(30)]
+    assert info.duration_seconds == Fraction(30, 25)
+    start = pictures[0].pts
+    assert [(p.pts - start) * p.time_base for p in pictures] == [Fraction(i, 25) for i in range(30)]
+    assert warnings == []
+
+
 def test_clip_really_has_b_frames(tmp_path: Path) -> None:
     """Without reordering in the samples the test above would show nothing."""
     with av.open(str(make_clip(tmp_path / "clip.mp4"))) as container:
