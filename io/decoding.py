@@ -55,7 +55,7 @@ class Decoder:
         stream: VideoStream,
         name: str,
     ) -> None:
-        self._stream = stream
+        self.stream = stream
         self._name = name
         self.step: Fraction | None = None
         """Ticks that a frame lasts; set by whoever has found that the rate is constant."""
@@ -131,6 +131,12 @@ class Decoder:
                 f"{self._failure.strerror}"
             ) from self._failure
 
+    def close(self) -> None:
+        """Let go of packets and frames, so that their memory is free at once."""
+        self._packets = iter(())
+        self._peeked.clear()
+        self._previous = None
+
     def lines(self) -> list[str]:
         """Say for people what was damaged."""
         said = [
@@ -160,7 +166,7 @@ class Decoder:
 
     def _drain(self) -> list[VideoFrame]:
         try:
-            return self._stream.decode(None)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
+            return self.stream.decode(None)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
         except FFmpegError:  # nothing more can be had from it; the holes are filled
             self._unexplained += 1
             return []
@@ -206,9 +212,7 @@ class Decoder:
     def _is_packet_a_frame(self) -> bool:
         """Tell whether this stream has no packets that are fields or hidden reference frames."""
         assert self._previous is not None
-        return (
-            self._stream.codec_context.name != "vp8" and not self._previous.frame.interlaced_frame
-        )
+        return self.stream.codec_context.name != "vp8" and not self._previous.frame.interlaced_frame
 
     def _repeat(self, pts: int | None) -> Iterator[Decoded]:
         assert self._previous is not None

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import BinaryIO, Literal
 
 from av.container import InputContainer
@@ -83,6 +84,8 @@ class ContainerSource:
         self._raw_first: VideoFrame | None = None
         self._notes: list[str] = []
         self._num_changed = 0
+        self.is_interlaced = False
+        """By its header or its first frame, whatever was done about it."""
         self._survey = survey(target)
         self._container = open_container(target, timeout_seconds)
         try:
@@ -106,7 +109,9 @@ class ContainerSource:
         if self.verdict.holes:
             self._notes.append(f"timestamps: {self.verdict.evidence}")
         self._timeline = Timeline(
-            self._time_base, self.verdict.rate, end_of_stream=self._end_of_stream
+            self._time_base,
+            self.verdict.rate,
+            end_of_stream=partial(_whole_end, self._container, self._decoder),
         )
         self._pictures = self._run()
         self._first = next(self._pictures, None)
@@ -122,12 +127,6 @@ class ContainerSource:
         """What holds for all pictures; after deinterlacing, if there is any."""
         assert self._info is not None  # the first frame has set it
         return self._info
-
-    @property
-    def is_interlaced(self) -> bool:
-        """Whether what was read so far is interlaced, whatever was done about it."""
-        first = self._raw_first
-        return first is not None and is_interlaced(self.field_order, first)
 
     @property
     def container(self) -> InputContainer:
@@ -160,6 +159,8 @@ class ContainerSource:
         """Let go of the file and the decoder."""
         if hasattr(self, "_pictures"):
             self._pictures.close()
+            self._decoder.close()
+        self._raw_first = None
         self._container.close()
 
     def _judge(self) -> RateVerdict:
@@ -180,12 +181,6 @@ class ContainerSource:
             )
             self._end = timed.pts + timed.duration
         self._check_end()
-
-    def _end_of_stream(self) -> int | None:
-        """Where the container ends the stream, if it knows that and all of it came."""
-        if len(self.stream.index_entries) > self._decoder.num_packets:
-            return None
-        return end_of_stream(self._container, self.stream)
 
     def _check_end(self) -> None:
         self._decoder.check()
@@ -219,6 +214,7 @@ class ContainerSource:
         frame = decoded.frame
         if self._raw_first is None:
             self._raw_first = frame
+            self.is_interlaced = is_interlaced(self.field_order, frame)
             self._describe(frame)
             return decoded
         if not differs(frame, self._raw_first):
@@ -279,3 +275,10 @@ class ContainerSource:
         # one out for one in, in order: the times are the decoder's, not the filter's
         for frame in frames:
             yield frame, *self._waiting.popleft()
+
+
+def _whole_end(container: InputContainer, decoder: Decoder) -> int | None:
+    """Tell where the container ends the stream, if it knows that and all of it came."""
+    if len(decoder.stream.index_entries) > decoder.num_packets:
+        return None
+    return end_of_stream(container, decoder.stream)

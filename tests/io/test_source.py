@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
+import weakref
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -174,6 +176,22 @@ def test_close_twice_and_halfway_is_safe(tmp_path: Path) -> None:
     next(pictures)
     source.close()
     source.close()
+
+
+def test_closed_source_leaves_nothing_to_the_garbage_collector(tmp_path: Path) -> None:
+    """A service opens many: decoders must not pile up until the collector comes by."""
+    clip = str(make_clip(tmp_path / "clip.mp4"))
+    gc.collect()
+    gc.disable()
+    try:
+        source = open_source(clip)
+        next(iter(source))
+        source.close()
+        left = weakref.ref(source)
+        del source
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_pictures_do_not_share_memory_with_the_decoder(tmp_path: Path) -> None:
