@@ -1,87 +1,110 @@
-"""Enlarging lists of arrays: a drop-in for the upscaling step of diffusion pipelines."""
+"""Enlarging of a list of pictures, for pipelines that make whole clips at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from numpy.typing import NDArray
 
-from ..device import resolve_device, resolve_precision
+from ..device import Precision, resolve_device, resolve_precision
 from ..frame import Frame
-from ..weights import REAL_ESRGAN, resolve_weights
+from ..weights import REAL_ESRGAN, Weights, resolve_weights
 from .enlarger import Enlarger
 from .filter import Upscale, load_network
 
-_MOST_LOADED = 4
-"""Networks that stay loaded."""
+Image = npt.NDArray[np.uint8]
+_ONE = Fraction(1)
+"""Time does not matter here."""
 
 
 def upscale_frames(
-    frames: Sequence[NDArray[np.uint8]],
-    model_path: str | None = None,
+    frames: Sequence[Image],
+    model_path: str | Path | None = None,
     scale: float = 4,
     half_precision: bool = False,
     *,
-    precision: str | None = None,
+    precision: Precision | None = None,
     device: str = "auto",
-) -> list[NDArray[np.uint8]]:
-    """Enlarge frames with Real-ESRGAN. Weights stay loaded between calls.
+) -> list[Image]:
+    """Enlarge every frame of a clip with Real-ESRGAN.
+
+    Weights stay loaded between calls.
 
     Args:
-        frames: uint8 (H, W, 3), R, G, B; sizes may differ.
-        model_path: a file, a folder, a hub repository, ``builtin``, or None for the default.
+        frames: (H, W, 3) each, uint8, R'G'B'; sizes may differ.
+        model_path: a file, a folder, a hub repository (``owner/name`` or ``owner/name:file``) or
+            ``builtin``; None for the default weights.
         scale: how much larger, any number from 1 to 8; sizes are rounded down.
-        half_precision: without `precision`: fp16 on CUDA, bf16 on a CPU.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; None means fp32.
+        half_precision: where `precision` is None: fp16 on CUDA, bf16 on a CPU.
+        precision: of the convolutions; None means fp32, ``auto`` what the device is best at.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Returns:
-        As many uint8 (⌊H·scale⌋, ⌊W·scale⌋, 3) arrays, rounded to the nearest.
+        As many arrays (⌊H·scale⌋, ⌊W·scale⌋, 3), uint8, rounded to the nearest level.
 
     Raises:
-        ValueError: if a frame is not uint8 (H, W, 3), or scale or precision are out of range.
-        FilterError: one of :mod:`upframe.filters.errors`.
+        ValueError: if a frame is of another kind, or an option is none of those above.
+        CheckpointRejected: if the weights are not an SRVGGNetCompact or RRDBNet.
+        WeightsUnavailable: if they cannot be had.
+        DeviceUnavailable: if the device is not there.
+        TooLarge: if a frame does not fit in memory.
     """
-    for index, frame in enumerate(frames):
-        _check(index, frame)
-    where = resolve_device(device)
-    dtype = _dtype(precision, half_precision, where)
+    _check(frames)
+    target = resolve_device(device)
+    half = "fp16" if target.type == "cuda" else "bf16"
+    dtype = resolve_precision(precision or (half if half_precision else "fp32"), target)
     if not frames:
         return []
-    upscale = Upscale(_enlarger(model_path, where, dtype), scale)
-    results: list[NDArray[np.uint8]] = []
+    weights = _weights(None if model_path is None else str(model_path))
+    upscale = Upscale(_enlarger(weights, target, dtype), scale)
+    return [_enlarge(upscale, frames, index, target) for index in range(len(frames))]
+
+
+def _enlarge(upscale: Upscale, frames: Sequence[Image], index: int, device: torch.device) -> Image:
+    array = frames[index]
+    same = index > 0 and np.array_equal(array, frames[index - 1])
+    # torch takes no negative strides, and copies, so that read-only arrays are welcome
+    image = torch.tensor(np.ascontiguousarray(array), device=device)
+    pixels = image.permute(2, 0, 1).float() / 255
+    (result,) = upscale(Frame(pixels, index, 1, _ONE, duplicate=same))
+    levels = (result.pixels * 255).round().to(torch.uint8)
+    return levels.permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _check(frames: Sequence[Image]) -> None:
     for index, array in enumerate(frames):
-        same = index > 0 and np.array_equal(array, frames[index - 1])
-        results += [_to_array(result) for result in upscale(_to_frame(array, index, same))]
-    return results
+        found: Any = array  # what callers promise and what they give may differ
+        shape = getattr(found, "shape", ())
+        if (
+            getattr(found, "dtype", None) != np.uint8
+            or len(shape) != 3
+            or shape[2] != 3
+            or 0 in shape
+        ):
+            raise ValueError(
+                f"frame {index} must be a uint8 array (H, W, 3), "
+                f"got {getattr(found, 'dtype', type(found).__name__)} {shape or ''}"
+            )
 
 
-@lru_cache(maxsize=_MOST_LOADED)
-def _enlarger(model_path: str | None, device: torch.device, dtype: torch.dtype) -> Enlarger:
-    return Enlarger(load_network(resolve_weights(model_path, REAL_ESRGAN)), device, dtype)
+def _weights(name: str | None) -> Weights:
+    if name is not None and Path(name).expanduser().exists():
+        return resolve_weights(name, REAL_ESRGAN)  # a file may have changed
+    return _lasting_weights(name)
 
 
-def _check(index: int, frame: NDArray[np.uint8]) -> None:
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise ValueError(f"frame {index} must be uint8 (H, W, 3), got {frame.dtype} {frame.shape}")
+@lru_cache(maxsize=8)
+def _lasting_weights(name: str | None) -> Weights:
+    """Ask the hub, and warn of built-in weights, once."""
+    return resolve_weights(name, REAL_ESRGAN)
 
 
-def _dtype(precision: str | None, half_precision: bool, device: torch.device) -> torch.dtype:
-    if precision is None:
-        half = "fp16" if device.type == "cuda" else "bf16"
-        precision = half if half_precision else "fp32"
-    return resolve_precision(precision, device)
-
-
-def _to_frame(array: NDArray[np.uint8], index: int, same: bool) -> Frame:
-    pixels = torch.tensor(np.ascontiguousarray(array)).permute(2, 0, 1).float() / 255
-    return Frame(pixels, index, 1, Fraction(1), duplicate=same)
-
-
-def _to_array(frame: Frame) -> NDArray[np.uint8]:
-    codes = (frame.pixels * 255).round().to(torch.uint8)
-    return codes.permute(1, 2, 0).contiguous().cpu().numpy()
+@lru_cache(maxsize=4)
+def _enlarger(weights: Weights, device: torch.device, precision: torch.dtype) -> Enlarger:
+    return Enlarger(load_network(weights), device, precision)
