@@ -16,7 +16,7 @@ from .errors import UsageError
 from .exits import Exit, exit_code_of, is_expected
 
 # Each module offers add_parser(subparsers) and sets `command` to a function of the arguments.
-COMMANDS = ("run", "pipe", "probe", "models", "doctor", "demo")
+COMMANDS = ("run", "pipe", "probe", "verify", "models", "doctor", "demo")
 
 _EPILOG = """\
 examples:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("upframe.io.encoder")
 
 _WORST_CRF = 51
-_LAMBDA = 118  # FFmpeg's FF_QP2LAMBDA: a quantiser of 1 is 118 in global_quality
 
 _DEFAULTS: dict[str, dict[str, str]] = {
     "libx264": {"crf": "18"},
@@ -152,9 +151,7 @@ def still_parameters(codec: str, options: EncoderOptions) -> dict[str, str]:
     ours: dict[str, str] = {}
     crf = None if options.crf is None else min(options.crf, _WORST_CRF)
     if codec == "mjpeg":
-        quantiser = 2 if crf is None else 1 + 30 * crf / _WORST_CRF
-        ours = {"flags": "+qscale", "qmin": "1"}
-        ours["global_quality"] = str(round(quantiser * _LAMBDA))
+        ours = _quantiser(2 if crf is None else 1 + 30 * crf / _WORST_CRF)
     elif codec == "libwebp":
         ours = {"quality": "95" if crf is None else f"{100 - 100 * crf / _WORST_CRF:.0f}"}
         ours["lossless"] = "1" if crf == 0 else "0"
@@ -165,9 +162,14 @@ def still_parameters(codec: str, options: EncoderOptions) -> dict[str, str]:
 
 def _quality(codec: str, crf: float | None) -> dict[str, str]:
     if codec in _QUANTISERS:
-        quantiser = crf if crf is not None else _QUANTISERS[codec]
-        return {"flags": "+qscale", "global_quality": str(round(max(quantiser, 1) * _LAMBDA))}
+        return _quantiser(_QUANTISERS[codec] if crf is None else crf)
     return {} if crf is None else {"crf": f"{crf:g}"}
+
+
+def _quantiser(value: float) -> dict[str, str]:
+    """Fix the quantiser: its bounds do, for PyAV cannot tell a frame its own."""
+    whole = str(min(max(round(value), 1), 31))
+    return {"flags": "+qscale", "qmin": whole, "qmax": whole}
 
 
 def _check_preset(codec: str, preset: str) -> None:

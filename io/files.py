@@ -59,6 +59,8 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         SinkRefused: if it exists, is a folder, or its folder is missing or not writable.
     """
     folder = target.parent
+    if len(os.fsencode(target.name)) > _NAME_MAX_BYTES:
+        raise SinkRefused(f"output name has more than {_NAME_MAX_BYTES} bytes: {target.name}")
     if target.is_dir():
         raise SinkRefused(f"output is a folder, wanted a file name: {target}")
     if not folder.is_dir():
@@ -67,8 +69,6 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         return
     if not overwrite and os.path.lexists(target):
         raise SinkRefused(f"output exists: {target} (use --overwrite)")
-    if len(os.fsencode(target.name)) > _NAME_MAX_BYTES:
-        raise SinkRefused(f"output name has more than {_NAME_MAX_BYTES} bytes: {target.name}")
     _check_folder(folder)
 
 

@@ -52,7 +52,9 @@ def still_choice(
         known = ", ".join(f".{name}" for name in _CODECS)
         raise SinkRefused(f"cannot tell the image format of {target}; wanted one of {known}")
     name = codec or _CODECS[extension]
-    encoder_formats(name)
+    encoder_formats(name)  # an unknown name is refused as such
+    if extension in _CODECS and name != _CODECS[extension]:
+        raise SinkRefused(f".{extension} is encoded by {_CODECS[extension]}, got {name}")
     return choose_codec(source, Container("image2"), name, pix_fmt)
 
 

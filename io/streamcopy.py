@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from av.error import ArgumentError, FFmpegError
 
 from .conversion import Converter
+from .inspection import SoundTimes
 from .metadata import shifted_chapters
 from .muxing import AnyPacket, decoded_audio, is_priming, mux
 from .pacing import SampleClock, shift_packet
 from .passthrough import StreamFate
-from .verify import SoundTimes
 
 if TYPE_CHECKING:
     from av.container import OutputContainer

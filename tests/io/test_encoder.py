@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sink_samples import constant
+from sink_samples import constant, pictures, write
 
 from upframe.io.encoder import EncoderOptions, codec_choice, output_pix_fmt
 from upframe.io.errors import SinkRefused
@@ -125,6 +125,19 @@ def test_unknown_containers_are_refused(
 ) -> None:
     with pytest.raises(SinkRefused, match=message):
         open_file_sink(tmp_path / name, constant(), EncoderOptions(), format=container)
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "mpeg2video"])
+def test_crf_is_a_quantiser_for_codecs_without_it(tmp_path: Path, codec: str) -> None:
+    sizes: list[int] = []
+    for crf in (1, 5, 31):
+        info = constant(width=320, height=240)
+        target = tmp_path / f"{crf}.mkv"
+        sink = open_file_sink(target, info, EncoderOptions(codec=codec, crf=crf))
+        write(sink, pictures(info))
+        sizes.append(target.stat().st_size)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > 1.5 * sizes[2]
 
 
 def test_format_wins_over_the_extension(tmp_path: Path) -> None:

@@ -1,0 +1,271 @@
+"""Stills and numbered sequences: pixels, alpha, rotation, names, and nothing half done."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from sink_samples import constant, pictures, write
+
+from upframe.filters.frame import Color, Picture, PixelFormat, StreamInfo
+from upframe.io.encoder import EncoderOptions, output_pix_fmt
+from upframe.io.errors import SinkRefused, VerificationFailed
+from upframe.io.sink import open_file_sink
+from upframe.io.source import open_source
+
+RGB = Color("pc", None, None, "gbr")
+
+
+def noise(pix_fmt: str, width: int = 31, height: int = 17, color: Color = RGB) -> Picture:
+    """Random code values of a format."""
+    form = PixelFormat.parse(pix_fmt)
+    dtype = torch.uint8 if form.bit_depth == 8 else torch.uint16
+    planes = [
+        torch.randint(0, 1 << form.bit_depth, form.plane_size(width, height, plane)[::-1])
+        .to(torch.int32)
+        .to(dtype)
+        for plane in (*range(form.num_planes), 0)
+    ]
+    alpha = planes.pop()
+    info = constant()
+    return Picture(
+        tuple(planes), pix_fmt, color, 0, 1, info.time_base, alpha if form.has_alpha else None
+    )
+
+
+def info_of(picture: Picture, **more: object) -> StreamInfo:
+    """What a source would say of a still."""
+    info = constant(pix_fmt=picture.pix_fmt, color=picture.color, num_frames=1)
+    return replace(info, width=picture.width, height=picture.height, **more)
+
+
+def write_still(target: Path, picture: Picture, **more: object) -> Path:
+    """One picture through the sink."""
+    options = more.pop("options", EncoderOptions())
+    assert isinstance(options, EncoderOptions)
+    sink = open_file_sink(target, info_of(picture, **more), options)
+    write(sink, iter([picture]))
+    return target
+
+
+def read_still(path: Path) -> Picture:
+    """The picture that a source reads."""
+    source = open_source(str(path))
+    (picture,) = list(source)
+    source.close()
+    return picture
+
+
+def rgb_by_ffmpeg(path: Path) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) as a real ffmpeg shows it, turned as the file says."""
+    probe = ["ffprobe", "-v", "error", "-of", "csv=p=0", "-show_entries", "stream=width,height"]
+    size = subprocess.run([*probe, str(path)], capture_output=True, check=True).stdout
+    width, height = (int(part) for part in size.decode().strip().split(",")[:2])
+    command = ["ffmpeg", "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    raw = subprocess.run(command, capture_output=True, check=True).stdout
+    return np.frombuffer(raw, np.uint8).reshape(height, width, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "pix_fmt"),
+    [
+        ("a.png", "gbrp"),
+        ("a.png", "gbrap"),
+        ("a.png", "gbrp16le"),
+        ("a.png", "gbrap16le"),
+        ("a.png", "gray"),
+        ("a.png", "gray16le"),
+        ("a.tiff", "gbrp"),
+        ("a.tif", "gbrap"),
+        ("a.tiff", "gbrp16le"),
+        ("a.tiff", "gbrap16le"),
+        ("a.bmp", "gbrp"),
+    ],
+)
+def test_lossless_stills_keep_every_code_value_and_alpha(
+    tmp_path: Path, name: str, pix_fmt: str
+) -> None:
+    picture = noise(pix_fmt, color=RGB if "gray" not in pix_fmt else Color("pc"))
+    again = read_still(write_still(tmp_path / name, picture))
+    assert again.pix_fmt == pix_fmt
+    for plane, same in zip(again.planes, picture.planes, strict=True):
+        assert torch.equal(plane.int(), same.int())
+    if picture.alpha is not None:
+        assert again.alpha is not None
+        assert torch.equal(again.alpha.int(), picture.alpha.int())
+
+
+def test_ffmpeg_sees_the_same_colours(tmp_path: Path) -> None:
+    picture = noise("gbrp")
+    shown = rgb_by_ffmpeg(write_still(tmp_path / "a.png", picture))
+    assert np.array_equal(shown, torch.stack(picture.planes, -1).numpy())
+
+
+def test_lossless_webp_keeps_alpha(tmp_path: Path) -> None:
+    picture = noise("gbrap", 32, 32)
+    assert picture.alpha is not None
+    picture = replace(picture, alpha=picture.alpha.clamp(min=1))  # WebP drops unseen colours
+    target = write_still(tmp_path / "a.webp", picture, options=EncoderOptions(crf=0))
+    again = read_still(target)
+    assert again.alpha is not None
+    assert torch.equal(again.alpha, picture.alpha)
+    for plane, same in zip(again.planes, picture.planes, strict=True):
+        assert torch.equal(plane, same)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp"])
+def test_lower_crf_means_larger_and_better_stills(tmp_path: Path, name: str) -> None:
+    picture = noise("yuv420p", 64, 64, Color("pc", None, None, "bt470bg"))
+    sizes = [
+        write_still(tmp_path / f"{crf}{name}", picture, options=EncoderOptions(crf=crf))
+        .stat()
+        .st_size
+        for crf in (1, 20, 51)
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > 1.5 * sizes[2]
+
+
+@pytest.mark.parametrize(
+    "color",
+    [
+        Color("tv", "bt709", "bt709", "bt709"),
+        Color("tv", "smpte170m", "smpte170m", "smpte170m"),
+        Color("pc", "bt709", "bt709", "bt709"),
+        Color("pc", None, None, "bt470bg"),
+    ],
+    ids=["709 tv", "601 tv", "709 pc", "jfif"],
+)
+def test_a_jpeg_shows_the_colours_that_were_meant(tmp_path: Path, color: Color) -> None:
+    """JFIF knows only BT.601 in full range; whatever the video was, it must look the same."""
+    red = {"bt709": (63, 102, 240), "smpte170m": (81, 90, 240), "bt470bg": (81, 90, 240)}
+    y, u, v = red[color.matrix or ""]
+    if color.range == "pc":
+        y, u, v = (54, 99, 255) if color.matrix == "bt709" else (76, 85, 255)
+    planes = tuple(torch.full((32, 32), value, dtype=torch.uint8) for value in (y, u, v))
+    picture = Picture(planes, "yuv444p", color, 0, 1, constant().time_base)
+    shown = rgb_by_ffmpeg(write_still(tmp_path / "a.jpg", picture))
+    assert np.abs(shown[16, 16].astype(int) - (255, 0, 0)).max() <= 4
+
+
+@pytest.mark.parametrize("hflip", [False, True])
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+@pytest.mark.parametrize("pix_fmt", ["gbrap", "yuv420p", "yuv444p"])
+def test_rotation_is_done_on_the_pixels(
+    tmp_path: Path, pix_fmt: str, rotation: int, hflip: bool
+) -> None:
+    picture = noise(pix_fmt, 32, 16, RGB if pix_fmt == "gbrap" else Color("pc", matrix="bt470bg"))
+    target = tmp_path / ("a.png" if pix_fmt == "gbrap" else "a.tiff")
+    options = EncoderOptions() if pix_fmt == "gbrap" else EncoderOptions(pix_fmt=pix_fmt)
+    write_still(target, picture, options=options, rotation=rotation, hflip=hflip)
+    again = read_still(target)
+    wanted = picture.planes[0].flip(1) if hflip else picture.planes[0]
+    assert torch.equal(again.planes[0], wanted.rot90(rotation // 90))
+    if picture.alpha is not None and again.alpha is not None:
+        wanted = picture.alpha.flip(1) if hflip else picture.alpha
+        assert torch.equal(again.alpha, wanted.rot90(rotation // 90))
+
+
+def test_turned_by_90_degrees_422_becomes_444() -> None:
+    """4:4:0, which it would be, is read by hardly anything."""
+    info = constant(pix_fmt="yuv422p", rotation=90)
+    assert output_pix_fmt(info, EncoderOptions(), "a.jpg") == "yuv444p"
+    assert output_pix_fmt(replace(info, rotation=180), EncoderOptions(), "a.jpg") == "yuv422p"
+
+
+def test_a_sequence_is_numbered_from_one_and_appears_at_the_end(tmp_path: Path) -> None:
+    info = constant(pix_fmt="gbrp", color=RGB, num_frames=12)
+    sink = open_file_sink(tmp_path / "f_%03d.png", info, EncoderOptions())
+    for picture in pictures(info):
+        sink.write(picture)
+    (hidden,) = tmp_path.iterdir()
+    assert hidden.name.startswith(".")
+    assert hidden.name.endswith(".partial")
+    sink.finish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"f_{number:03d}.png" for number in range(1, 13)
+    ]
+    source = open_source(str(tmp_path / "f_%03d.png"))
+    assert [int(picture.planes[0][0, 0]) for picture in source] == [
+        40 + 10 * index for index in range(12)
+    ]
+    source.close()
+
+
+def test_a_sequence_can_be_longer_than_its_digits(tmp_path: Path) -> None:
+    info = constant(pix_fmt="gray", color=Color("pc"))
+    write(open_file_sink(tmp_path / "%d.png", info, EncoderOptions()), pictures(info))
+    assert (tmp_path / "12.png").exists()
+
+
+def test_an_aborted_sequence_leaves_nothing(tmp_path: Path) -> None:
+    info = constant(pix_fmt="gbrp", color=RGB)
+    sink = open_file_sink(tmp_path / "f_%03d.png", info, EncoderOptions())
+    sink.write(next(pictures(info)))
+    sink.abort()
+    sink.abort()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", ["f_001.png", "f_007.png", "f_1234.png"])
+def test_existing_images_of_a_sequence_need_overwrite(tmp_path: Path, there: str) -> None:
+    (tmp_path / there).write_text("precious")
+    info = constant(pix_fmt="gbrp", color=RGB)
+    target = tmp_path / "f_%03d.png"
+    with pytest.raises(SinkRefused, match=rf"output exists: .*{there}"):
+        open_file_sink(target, info, EncoderOptions())
+    assert [path.name for path in tmp_path.iterdir()] == [there]
+    write(open_file_sink(target, info, EncoderOptions(), overwrite=True), pictures(info))
+    assert len(list(tmp_path.iterdir())) == (13 if there == "f_1234.png" else 12)
+
+
+def test_an_image_that_appears_meanwhile_stops_the_sequence(tmp_path: Path) -> None:
+    info = constant(pix_fmt="gbrp", color=RGB)
+    sink = open_file_sink(tmp_path / "f_%03d.png", info, EncoderOptions())
+    for picture in pictures(info):
+        sink.write(picture)
+    (tmp_path / "f_005.png").write_text("precious")
+    with pytest.raises(SinkRefused, match=r"output appeared meanwhile: .*f_005.png"):
+        sink.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["f_005.png"]
+
+
+def test_a_video_does_not_fit_into_one_still(tmp_path: Path) -> None:
+    info = constant(pix_fmt="gbrp", color=RGB, num_frames=12)
+    message = r"a.png holds one picture, got 12 frames; wanted a numbered name such as a_%05d.png"
+    with pytest.raises(SinkRefused, match=message):
+        open_file_sink(tmp_path / "a.png", info, EncoderOptions())
+    sink = open_file_sink(tmp_path / "a.png", replace(info, num_frames=None), EncoderOptions())
+    two = pictures(info)
+    sink.write(next(two))
+    with pytest.raises(SinkRefused, match="holds one picture"):
+        sink.write(next(two))
+    sink.abort()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_picture_is_no_still(tmp_path: Path) -> None:
+    info = constant(pix_fmt="gbrp", color=RGB)
+    for name in ("a.png", "f_%03d.png"):
+        with pytest.raises(VerificationFailed, match="no picture came"):
+            open_file_sink(tmp_path / name, info, EncoderOptions()).finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_options_of_stills_are_refused_early(tmp_path: Path) -> None:
+    info = constant(pix_fmt="gbrp", color=RGB)
+    for options, message in (
+        (EncoderOptions(options={"compresion_level": "3"}), "near it: compression_level|knows no"),
+        (EncoderOptions(codec="libx264"), r"\.png is encoded by png, got libx264"),
+        (EncoderOptions(codec="nonsense"), "no encoder is called 'nonsense'"),
+    ):
+        with pytest.raises(SinkRefused, match=message):
+            open_file_sink(tmp_path / "a.png", info, options)
+    with pytest.raises(SinkRefused, match="output folder does not exist"):
+        open_file_sink(tmp_path / "none" / "f_%03d.png", info, EncoderOptions())
+    assert list(tmp_path.iterdir()) == []
