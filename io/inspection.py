@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from av.error import FFmpegError
 
 from .errors import VerificationFailed
+from .form import end_of_stream
 from .muxing import AnyPacket, is_priming
 from .opening import Target, is_cover, open_container
 from .trial import Tags, tags_of
@@ -142,6 +143,10 @@ def read_times(opened: InputContainer, video: VideoStream) -> VideoTimes:
             times.num_hidden += 1
         else:
             _note_frame(times, packet)
+    end = end_of_stream(opened, video)
+    if end is not None and times.pts and end > max(times.pts):
+        # with reordered frames of variable duration, a packet's is that of its place in the file
+        times.last_duration = end - max(times.pts)
     return times
 
 

@@ -23,10 +23,10 @@ from .errors import SinkFull, SinkRefused
 from .files import OutputFile, write_error
 from .images import ImageSink
 from .media import Sink
-from .muxing import AnyPacket, encoded_video, mux
-from .pacing import EncoderClock, Pace, common_time_base, mend_dts, shift_packet
+from .muxing import encoded_video, mux
 from .passthrough import StreamPlan
 from .pixels import frame_of
+from .placement import Placement
 from .reopening import open_copy
 from .stills import is_image
 from .trial import try_output
@@ -103,7 +103,7 @@ class FileSink:
         self._output = output = open_output(self._file, container)
         self._open_things.callback(_close_quietly, output)
         self._encoder = open_encoder(output, info, encoder, choice, container)
-        self._timeline = _Timeline(self._encoder.pace, info.time_base)
+        self._placement = Placement(self._encoder.pace, info.time_base)
         self._copy, source = open_copy(plan, output, self._encoder.stream)
         if source is not None:
             self._open_things.callback(source.close)
@@ -115,18 +115,21 @@ class FileSink:
             SinkFull: if it cannot be written.
             ReaderGone: if the target is a FIFO, and its reader has closed it.
         """
-        if not self._timeline.num_pictures:
+        if not self._placement.num_pictures:
             origin = self._copy.begin(picture.pts * self._info.time_base)
-            self._encoder.stream.time_base = self._timeline.begin(picture, origin)
+            self._encoder.stream.time_base = self._placement.begin(picture, origin)
         frame = frame_of(picture)
-        frame.pts, frame.duration = self._timeline.enter(picture)
+        frame.pts, frame.duration = self._placement.enter(picture)
         frame.time_base = self._encoder.pace.time_base
         self._mux(frame)
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         with self._saying_what_failed("encode into"):
-            for packet in encoded_video(self._encoder.stream, frame):
-                self._copy.mux_until(self._timeline.leave(packet))
+            packets = encoded_video(self._encoder.stream, frame)
+            closes = frame is None and self._container.holds_edit_lists
+            for left, packet in zip(range(len(packets), 0, -1), packets, strict=True):
+                due_seconds = self._placement.leave(packet, closes_mp4=closes and left == 1)
+                self._copy.mux_until(due_seconds)
                 mux(self._output, packet)
 
     @contextmanager
@@ -150,7 +153,7 @@ class FileSink:
             self._mux(None)
             self._complete()
             if not self._file.direct:
-                verify_output(self._file.path, self._expected(), format=self._container.name)
+                verify_output(self._file.path, self._expected())
             self._file.publish()
         finally:
             self.abort()
@@ -166,24 +169,24 @@ class FileSink:
         sound = self._copy.sound_times()
         if self._container.constant_rate_only:
             sound = None  # it has no start offsets
-        timeline = self._timeline
+        placement = self._placement
         tells_end = self._container.holds_durations or self._info.rate is not None
         return Expected(
-            frames=timeline.num_pictures,
-            last_start_seconds=timeline.last_start_seconds,
-            duration_seconds=timeline.duration_seconds if tells_end else None,
+            frames=placement.num_pictures,
+            last_start_seconds=placement.last_start_seconds,
+            duration_seconds=placement.duration_seconds if tells_end else None,
             width=self._info.width,
             height=self._info.height,
             streams={kind: self._copy.num_streams(kind) for kind in ("audio", "subtitle")},
             color=self._held.color,
             sample_aspect_ratio=self._held.sample_aspect_ratio,
             rotation=self._held.rotation,
-            sound=sound.after(timeline.start_seconds) if sound else None,
+            sound=sound.after(placement.start_seconds) if sound else None,
             tolerance_seconds=max(TOLERANCE_SECONDS, self._container.tick or Fraction(0)),
         )
 
     def _report(self) -> None:
-        if count := self._timeline.num_rounded:
+        if count := self._placement.num_rounded:
             ticks = self._encoder.pace.time_base
             log.warning("%d timestamps were rounded to %s s: the codec's limit", count, ticks)
         for line in self._copy.warnings():
@@ -214,60 +217,14 @@ def open_output(file: OutputFile, container: Container) -> OutputContainer:
 
 
 def muxer_options(container: Container) -> dict[str, str]:
-    """Write the muxer's options: dispositions as in the source, tags that it would leave out."""
+    """Write the muxer's options: dispositions as in the source, offsets finer than 1 ms."""
     if container.name in ("matroska", "webm"):
         return {"default_mode": "passthrough"}
+    if container.holds_edit_lists:
+        return {"movie_timescale": "90000"}  # in which edit lists are counted; else 1000
     return {}
 
 
 def _close_quietly(output: OutputContainer) -> None:
     with suppress(OSError, ValueError, FFmpegError):  # it is thrown away
         output.close()
-
-
-class _Timeline:
-    """Follows pictures through the encoder: their ticks going in, their seconds coming out."""
-
-    def __init__(self, pace: Pace, time_base: Fraction) -> None:
-        self._pace = pace
-        self._time_base = time_base
-        self._clock = EncoderClock(pace, time_base)
-        self._durations: dict[int, int] = {}
-        self.start_seconds = Fraction(0)
-        """Of the first picture, on the output's time line."""
-        self.num_pictures = 0
-
-    def begin(self, picture: Picture, origin_seconds: Fraction) -> Fraction:
-        """Place the first picture on the output's time line; give the muxer's time base."""
-        self.start_seconds = picture.pts * self._time_base - origin_seconds
-        return common_time_base(self._pace.time_base, self.start_seconds)
-
-    def enter(self, picture: Picture) -> tuple[int, int]:
-        """Give the next picture's pts and duration in ticks of the encoder."""
-        ticks, duration = self._clock(picture.pts, picture.duration)
-        self._durations[ticks] = duration
-        self.num_pictures += 1
-        return ticks, duration
-
-    def leave(self, packet: AnyPacket) -> Fraction:
-        """Give a coded packet its duration and place; say when it is due, in seconds."""
-        mend_dts(packet, self._clock.last)
-        if packet.pts is not None:
-            packet.duration = self._durations.pop(packet.pts, packet.duration or 0)
-        shift_packet(packet, self.start_seconds)
-        return (packet.dts or 0) * (packet.time_base or self._pace.time_base)
-
-    @property
-    def last_start_seconds(self) -> Fraction:
-        """From the start of the first picture to that of the last."""
-        return self._clock.last * self._pace.time_base
-
-    @property
-    def duration_seconds(self) -> Fraction:
-        """From the start of the first picture to the end of the last."""
-        return self._clock.end * self._pace.time_base
-
-    @property
-    def num_rounded(self) -> int:
-        """Timestamps that the encoder's ticks cannot hold exactly."""
-        return self._clock.num_rounded

@@ -54,13 +54,12 @@ class Finding:
         return f"{self.name}: wanted {self.wanted}, got {self.got}"
 
 
-def verify_output(path: Path, expected: Expected, *, format: str | None = None) -> list[Finding]:  # noqa: A002
+def verify_output(path: Path, expected: Expected) -> list[Finding]:
     """Check a finished file.
 
     Args:
         path: the file, under whatever name.
         expected: what it must be.
-        format: the container, where its content does not tell.
 
     Returns:
         All that was checked.
@@ -68,7 +67,7 @@ def verify_output(path: Path, expected: Expected, *, format: str | None = None) 
     Raises:
         VerificationFailed: if anything is not as expected; the text says what, got and wanted.
     """
-    target = Target(path.name, f"file:{path}", path, format=format)
+    target = Target(path.name, f"file:{path}", path)
     try:
         findings = check(inspect(target), expected)
     except MediaError as error:
