@@ -81,7 +81,7 @@ class Block(nn.Module):
         for conv in (*self.conv0, *self.convblock):
             x = _leaky(conv(x))  # (N, c, h/4, w/4) in the end
         x = self.lastconv(x)  # (N, 4·out, h/2, w/2)
-        return F.pixel_shuffle(x, 2).float()  # (N, out, h, w)
+        return F.pixel_shuffle(x, 2).float().contiguous()  # (N, out, h, w)
 
 
 class IFNet(nn.Module):
@@ -165,15 +165,11 @@ class IFNet(nn.Module):
             device=self.device,
             memory_format=torch.channels_last,
         )
-        return torch.cat(parts, 1, out=x) if self.dtype == torch.float32 else _fill(x, parts)
-
-
-def _fill(x: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
-    start = 0
-    for part in parts:
-        x[:, start : start + part.shape[1]] = part
-        start += part.shape[1]
-    return x
+        start = 0
+        for part in parts:  # twice as fast as torch.cat and a conversion
+            x[:, start : start + part.shape[1]] = part
+            start += part.shape[1]
+        return x
 
 
 def _plane(timestep: Tensor, like: Tensor) -> Tensor:

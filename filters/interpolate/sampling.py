@@ -70,20 +70,18 @@ def taps(image: Tensor, cell: float) -> Tensor:
 
 def merge_taps(image: Tensor, cell: float) -> Tensor:
     """Finish a resize by 1/`cell` of what was computed at the taps; see `taps`."""
-    if cell >= 2:
-        return F.avg_pool2d(image, 2)
-    return resize(image, 1 / cell)
+    return resize(image, 1 / min(cell, 2))
 
 
 @lru_cache(maxsize=_GRIDS_KEPT)
 def _grid(height: int, width: int, cell: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Give the places of the taps, (1, h, w, 2), and pixels to grid units, (2,): x, then y."""
+    """Give the places of the taps, (1, 2, h, w), and pixels to grid units, (1, 2, 1, 1): x, y."""
     ys = torch.linspace(-1, 1, height, dtype=torch.float64, device=device)
     xs = torch.linspace(-1, 1, width, dtype=torch.float64, device=device)
     y, x = torch.meshgrid(ys, xs, indexing="ij")
-    full = torch.stack((x, y)).unsqueeze(0).float()
-    places = taps(full, cell).permute(0, 2, 3, 1).contiguous()
-    return places, torch.tensor((2 / (width - 1), 2 / (height - 1)), device=device)
+    places = taps(torch.stack((x, y)).unsqueeze(0).float(), cell)
+    to_grid = torch.tensor((2 / (width - 1), 2 / (height - 1)), device=device)
+    return places, to_grid.view(1, 2, 1, 1)
 
 
 def warp(image: Tensor, flow: Tensor, cell: float = 1) -> Tensor:
@@ -101,5 +99,5 @@ def warp(image: Tensor, flow: Tensor, cell: float = 1) -> Tensor:
     Source: Jaderberg et al. 2015, Spatial Transformer Networks, eq. 5.
     """
     places, to_grid = _grid(image.shape[2], image.shape[3], cell, image.device)
-    grid = torch.addcmul(places, flow.permute(0, 2, 3, 1), to_grid)
+    grid = torch.addcmul(places, flow, to_grid).permute(0, 2, 3, 1)
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
