@@ -28,11 +28,6 @@ def bitstream_options(codec: str, info: StreamInfo) -> dict[str, str]:
     return options
 
 
-def carries_hdr(codec: str) -> bool:
-    """Tell whether an encoder can write mastering display and light levels."""
-    return codec in _HDR_WRITERS
-
-
 def joined_options(ours: dict[str, str], users: dict[str, str]) -> dict[str, str]:
     """Let the user's options win; their ``…-params`` lists are added behind ours."""
     joined = ours | users

@@ -29,7 +29,8 @@ _PLANAR = {
 }  # fmt: skip
 
 _ONE_CODEC = {
-    "gif": "gif", "apng": "apng", "mpeg": "mpeg2video", "vob": "mpeg2video", "mxf": "mpeg2video",
+    "gif": "gif", "apng": "apng", "asf": "wmv2", "mpeg": "mpeg2video", "vob": "mpeg2video",
+    "mxf": "mpeg2video",
 }  # fmt: skip
 _HOLDS_FFV1 = ("matroska", "nut", "avi", "mp4")
 

@@ -31,7 +31,8 @@ class Container:
     """Seconds to which it rounds all timestamps; None where it keeps the stream's time base."""
     constant_rate_only: bool = False
     """Frames have no timestamps of their own."""
-    holds_rotation: bool = False
+    tells_pts: bool = True
+    """Where not, demuxers guess when a frame is shown, and offsets cannot be measured."""
     holds_chapters: bool = False
     holds_durations: bool = True
     """Says how long the last frame lasts, also where the rate is variable."""
@@ -45,23 +46,19 @@ _MILLISECOND = Fraction(1, 1000)
 _CONTAINERS = {
     container.name: container
     for container in (
-        Container(
-            "mp4", holds_rotation=True, holds_chapters=True, holds_edit_lists=True, needs_seek=True
-        ),
-        Container(
-            "mov", holds_rotation=True, holds_chapters=True, holds_edit_lists=True, needs_seek=True
-        ),
-        Container("3gp", holds_rotation=True, holds_edit_lists=True, needs_seek=True),
-        Container("matroska", tick=_MILLISECOND, holds_rotation=True, holds_chapters=True),
-        Container("webm", tick=_MILLISECOND, holds_rotation=True, holds_chapters=True),
+        Container("mp4", holds_chapters=True, holds_edit_lists=True, needs_seek=True),
+        Container("mov", holds_chapters=True, holds_edit_lists=True, needs_seek=True),
+        Container("3gp", holds_edit_lists=True, needs_seek=True),
+        Container("matroska", tick=_MILLISECOND, holds_chapters=True),
+        Container("webm", tick=_MILLISECOND, holds_chapters=True),
         Container("flv", tick=_MILLISECOND, holds_durations=False),
-        Container("asf", tick=_MILLISECOND, holds_durations=False),
+        Container("asf", tick=_MILLISECOND, tells_pts=False, holds_durations=False),
         Container("mpegts", tick=Fraction(1, 90_000), holds_durations=False),
         Container("mpeg", tick=Fraction(1, 90_000), holds_durations=False),
         Container("vob", tick=Fraction(1, 90_000), holds_durations=False),
         Container("gif", tick=Fraction(1, 100)),
-        Container("avi", constant_rate_only=True),
-        Container("mxf", constant_rate_only=True, needs_seek=True),
+        Container("avi", constant_rate_only=True, tells_pts=False),
+        Container("mxf", constant_rate_only=True, tells_pts=False, needs_seek=True),
     )
 }
 

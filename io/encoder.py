@@ -133,8 +133,8 @@ def encoder_parameters(
         SinkRefused: for a preset that the encoder does not have.
     """
     ours = dict(_DEFAULTS.get(codec, {}))
-    if container.name == "avi" and codec in ("libx264", "libx265"):
-        ours["bf"] = "0"  # AVI has no timestamps to put B-frames back in order
+    if container.name in ("avi", "asf") and codec in ("libx264", "libx265"):
+        ours["bf"] = "0"  # they have one timestamp a frame, or none: B-frames would be out of order
     ours |= _quality(codec, options.crf)
     if options.preset is not None:
         _check_preset(codec, options.preset)
@@ -201,6 +201,11 @@ def open_encoder(
     if info.pix_fmt != choice.pix_fmt:
         raise ValueError(f"pictures must be {choice.pix_fmt}, got {info.pix_fmt}")
     pace = choose_pace(info, choice.codec, container)
+    if container.tick is not None and info.rate is not None and info.rate * container.tick > 1:
+        raise SinkRefused(
+            f"{container.name} counts time in {container.tick} s, too coarse for {info.rate} "
+            "frames a second; wanted mp4 or mov"
+        )
     if container.constant_rate_only and info.rate is None:
         raise SinkRefused(
             f"{container.name} holds only constant frame rates, the input's is variable; "
@@ -253,14 +258,14 @@ def open_codec(codec: VideoCodecContext, options: EncoderOptions) -> None:
     Raises:
         SinkRefused: if it refuses size, pixel format or an option.
     """
-    os.environ.setdefault("SVT_LOG", "1")  # errors only; SVT-AV1 writes to stderr by itself
-    asked = dict(codec.options)
+    os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr by itself
+    asked, size = dict(codec.options), f"{codec.width}x{codec.height}"
     try:
         codec.open()
     except (FFmpegError, ValueError, OverflowError) as error:
         given = ", ".join(f"{key}={value}" for key, value in asked.items())
         raise SinkRefused(
-            f"{codec.name} refuses {codec.width}x{codec.height} {codec.pix_fmt} with {given}: "
+            f"{codec.name} refuses {size} {codec.pix_fmt} with {given}: "
             f"{getattr(error, 'strerror', None) or error}"
         ) from error
     _check_used(codec, options)

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from av.stream import Discard, Disposition
+from av.stream import Discard
 
 from .containers import Container, container_of
 from .conversion import Conversion, conversions_for
 from .errors import SinkRefused
+from .files import is_special
 from .muxing import AnyPacket
 from .muxtrial import mux_trial, sample_packets
 from .opening import best_video, find_target, is_cover, open_container
@@ -109,8 +110,9 @@ def plan_streams(
         UnsupportedMedia: if it holds no video.
         SinkRefused: if the container is unknown, or `strict` and something would be lost.
     """
-    images = is_image(target, format)
-    container = None if images else container_of(target, format)
+    container = None if is_image(target, format) else container_of(target, format)
+    if is_special(Path(source)):  # what is read from a pipe for a look is gone
+        return StreamPlan(source, None, notes=("input is a pipe: only its video is taken",))
     found = find_target(source)
     with open_container(found) as opened:
         main = best_video(opened, found.name)
@@ -199,8 +201,3 @@ def _made(
 
 def _dropped(stream: Stream, reason: str) -> StreamFate:
     return _made(stream, "drop", reason=reason)
-
-
-def is_default(stream: Stream) -> bool:
-    """Tell whether players choose the stream by themselves."""
-    return bool(stream.disposition & Disposition.default)

@@ -167,10 +167,11 @@ class FileSink:
 
     def _expected(self) -> Expected:
         sound = self._copy.sound_times()
-        if self._container.constant_rate_only:
-            sound = None  # it has no start offsets
+        if not self._container.tells_pts:
+            sound = None
         placement = self._placement
-        tells_end = self._container.holds_durations or self._info.rate is not None
+        fine = self._container.tick is None or self._container.tick < TOLERANCE_SECONDS
+        tells_end = self._container.holds_durations or (fine and self._info.rate is not None)
         return Expected(
             frames=placement.num_pictures,
             last_start_seconds=placement.last_start_seconds,

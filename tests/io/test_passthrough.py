@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -381,3 +382,11 @@ def test_damaged_sound_does_not_kill_the_job(
         sink.write(picture)
     sink.finish()
     assert int(streams(tmp_path / "out.mp4", "video")[0]["nb_read_packets"]) == 50
+
+
+def test_a_pipe_is_not_read_for_the_plan(tmp_path: Path) -> None:
+    """What a look takes from a pipe is gone; nobody writes to this one, and it would wait."""
+    fifo = tmp_path / "in.mkv"
+    os.mkfifo(fifo)
+    plan = plan_streams(str(fifo), str(tmp_path / "out.mkv"), None)
+    assert plan.lines() == ["input is a pipe: only its video is taken"]

@@ -113,6 +113,26 @@ def test_a_variable_rate_is_refused_where_frames_have_no_time(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["a.flv", "a.wmv", "a.mpg", "a.m2ts", "a.mxf", "a.3gp", "a.vob"])
+@pytest.mark.parametrize("audio", [None, "mp2"])
+def test_rarer_containers_work_too(tmp_path: Path, name: str, audio: str | None) -> None:
+    clip = samples.make_clip(tmp_path / "in.mkv", frames=25, audio=audio, audio_offset_seconds=0.1)
+    through(clip, tmp_path / name, options=EncoderOptions())
+    assert int(streams(tmp_path / name, "video")[0]["nb_read_packets"]) == 25
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.apng"])
+def test_animations_keep_their_frames_and_length(tmp_path: Path, name: str) -> None:
+    info = constant(pix_fmt="gbrp")
+    target = encode(tmp_path / name, info, options=EncoderOptions())
+    assert int(streams(target, "video")[0]["nb_read_packets"]) == 12
+
+
+def test_more_frames_than_the_container_can_tell_apart_are_refused_early(tmp_path: Path) -> None:
+    with pytest.raises(SinkRefused, match="matroska counts time in 1/1000 s, too coarse for 2000"):
+        open_file_sink(tmp_path / "a.mkv", constant(2000), FAST)
+
+
 def test_frames_come_out_in_order(tmp_path: Path) -> None:
     clip = samples.make_clip(tmp_path / "in.mp4", frames=16)
     through(clip, tmp_path / "out.mp4", options=EncoderOptions(crf=4))
