@@ -23,9 +23,9 @@ Method = Literal["recursive", "direct"]
 
 _BATCH_PIXELS = {"cpu": 2**20, "cuda": 2**24}
 """Padded pixels in one batch at scale 1: enough to keep the device busy, and no more memory."""
-_BYTES_PER_PIXEL = (270, 290)
+_BYTES_PER_PIXEL = (270, 330)
 """Memory for one pair, per padded pixel: at any scale, and times scale². Measured on a CPU in fp32
-from 0.5 to 4, where 330, 520, 1440 and 4520 were needed; half precision needs a tenth less."""
+from 0.5 to 4, where 335, 557, 1591 and 4818 were needed; half precision needs a tenth less."""
 
 
 class GapFiller:
