@@ -105,8 +105,8 @@ def test_memory_decides_about_tiles(dtype: torch.dtype) -> None:
     assert max(network.areas) > SMALLEST_EDGE**2
 
 
-@pytest.mark.parametrize(("width", "height", "is_cut"), [(1920, 1080, False), (7680, 4320, True)])
-def test_a_large_network_takes_full_hd_whole_and_8k_in_tiles(
+@pytest.mark.parametrize(("width", "height", "is_cut"), [(640, 360, False), (1920, 1080, True)])
+def test_a_cpu_takes_only_as_much_at_once_as_its_caches_hold(
     width: int, height: int, is_cut: bool
 ) -> None:
     """The sizes of the published network, the arithmetic of a small one."""
@@ -114,6 +114,14 @@ def test_a_large_network_takes_full_hd_whole_and_8k_in_tiles(
     network.values_per_pixel = small_srvgg(64, 16, 4).values_per_pixel
     Tiles(network)(torch.rand(1, 3, 1, 1).expand(1, 3, height, width))
     assert (len(network.areas) > 1) == is_cut
+
+
+def test_a_wide_margin_is_worth_more_than_a_cache() -> None:
+    """Tiles stay many times as large as what they compute twice."""
+    network = OutOfMemoryAbove(small_srvgg(2, 0, 1).to(torch.bfloat16), num_pixels=10**9)
+    network.values_per_pixel, network.margin = 100, 100
+    Tiles(network)(torch.rand(1, 3, 1, 1).expand(1, 3, 1800, 1800))
+    assert len(network.areas) == 1
 
 
 def test_the_users_tile_is_the_most_that_is_given_at_once() -> None:
