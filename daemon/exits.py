@@ -15,6 +15,7 @@ from ..filters.errors import (
 from ..io.errors import (
     MediaError,
     ReaderGone,
+    SameFile,
     SinkFull,
     SinkRefused,
     SourceMissing,
@@ -54,6 +55,7 @@ _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (SourceMissing, Exit.NO_INPUT),
     (TruncatedMedia, Exit.DATA),
     (UnsupportedMedia, Exit.DATA),
+    (SameFile, Exit.USAGE),
     (SinkRefused, Exit.CANNOT_CREATE),
     (SinkFull, Exit.IO),
     (ReaderGone, Exit.READER_GONE),

@@ -56,9 +56,12 @@ _CONTAINERS = {
         Container("mpegts", tick=Fraction(1, 90_000), holds_durations=False),
         Container("mpeg", tick=Fraction(1, 90_000), holds_durations=False),
         Container("vob", tick=Fraction(1, 90_000), holds_durations=False),
+        Container("nut", holds_durations=False),
         Container("gif", tick=Fraction(1, 100)),
-        Container("avi", constant_rate_only=True, tells_pts=False),
-        Container("mxf", constant_rate_only=True, tells_pts=False, needs_seek=True),
+        Container("avi", constant_rate_only=True, holds_durations=False, tells_pts=False),
+        Container(
+            "mxf", constant_rate_only=True, holds_durations=False, tells_pts=False, needs_seek=True
+        ),
     )
 }
 

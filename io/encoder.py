@@ -32,8 +32,9 @@ log = logging.getLogger("upframe.io.encoder")
 _WORST_CRF = 51
 
 _DEFAULTS: dict[str, dict[str, str]] = {
-    "libx264": {"crf": "18"},
-    "libx265": {"crf": "18"},
+    # forced-idr: a key frame that the sink asks for closes the group of pictures before it
+    "libx264": {"crf": "18", "forced-idr": "1"},
+    "libx265": {"crf": "18", "forced-idr": "1"},
     "libvpx-vp9": {"crf": "20", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
     "libsvtav1": {"crf": "20", "preset": "8"},
 }

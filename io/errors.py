@@ -1,13 +1,14 @@
 """What can go wrong with media, and who acts on it.
 
-    MediaError                  base: nothing below it is a bug of ours; PyAV's errors end here
-    ├─ SourceMissing            no such input, or not readable: exit 66
-    ├─ UnsupportedMedia         undecodable, empty, no video, no way to write it: exit 65, do not retry
-    ├─ TruncatedMedia           ends too early; whole frames were given: exit 65
-    ├─ SinkRefused              output exists, folder not writable, format unknown: exit 73
-    ├─ SinkFull                 no space, I/O error while writing: exit 74, try again later
-    ├─ ReaderGone               the reader of our stdout closed it: exit 141
-    └─ VerificationFailed       the written output is not what it should be: exit 70, nothing renamed
+MediaError                  base: nothing below it is a bug of ours; PyAV's errors end here
+├─ SourceMissing            no such input, or not readable: exit 66
+├─ UnsupportedMedia         undecodable, empty, no video, no way to write it: exit 65, do not retry
+├─ TruncatedMedia           ends too early; whole frames were given: exit 65
+├─ SinkRefused              output exists, folder not writable, format unknown: exit 73
+│  └─ SameFile              the output is the input: exit 64
+├─ SinkFull                 no space, I/O error while writing: exit 74, try again later
+├─ ReaderGone               the reader of our stdout closed it: exit 141
+└─ VerificationFailed       the written output is not what it should be: exit 70, nothing renamed
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ class TruncatedMedia(MediaError):
 
 
 class SinkRefused(MediaError):
-    """The output cannot be created: it exists, its folder is not writable, its format is unknown."""
+    """The output cannot be created: it exists, its folder or its format does not do."""
+
+
+class SameFile(SinkRefused):
+    """The output would overwrite the input, by whatever name."""
 
 
 class SinkFull(MediaError):

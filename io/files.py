@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import MediaError, ReaderGone, SinkFull, SinkRefused
+from .errors import MediaError, ReaderGone, SameFile, SinkFull, SinkRefused
 
 _NAME_MAX_BYTES = 255  # of one path component on every file system in common use
 _BUFFER_BYTES = 1 << 20
@@ -42,14 +42,14 @@ def refuse_same_file(source: str | Path, target: str | Path) -> None:
     """Refuse a target that is the source itself, also by another name or link.
 
     Raises:
-        SinkRefused: if both are the same file.
+        SameFile: if they are one file.
     """
     try:
         same = os.path.samefile(source, target) and not is_special(Path(target))
     except (OSError, ValueError):  # one of them is not there, or is no path but a URL
         return
     if same:
-        raise SinkRefused(f"input and output are the same file: {target}")
+        raise SameFile(f"input and output are the same file: {target}")
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import av
 from av.error import FFmpegError
+from av.video.frame import PictureType
 
 from ..filters.frame import Picture, StreamInfo
 from .containers import Container, container_of
@@ -84,6 +85,7 @@ class FileSink:
         self._container = container_of(target, format)
         self._info = info
         self._open_things = ExitStack()
+        self._last: Picture | None = None
         self._file = OutputFile(target, overwrite=overwrite)
         try:
             self._open(encoder, plan)
@@ -115,12 +117,21 @@ class FileSink:
             SinkFull: if it cannot be written.
             ReaderGone: if the target is a FIFO, and its reader has closed it.
         """
+        if self._last is not None:
+            self._encode(self._last)
+        self._last = picture
+
+    def _encode(self, picture: Picture, *, closing: bool = False) -> None:
         if not self._placement.num_pictures:
             origin = self._copy.begin(picture.pts * self._info.time_base)
             self._encoder.stream.time_base = self._placement.begin(picture, origin)
         frame = frame_of(picture)
         frame.pts, frame.duration = self._placement.enter(picture)
         frame.time_base = self._encoder.pace.time_base
+        if closing and self._container.holds_edit_lists:
+            # MP4 keeps no durations but the distances of dts: only a frame that is decoded last
+            # can last longer than the others
+            frame.pict_type = PictureType.I
         self._mux(frame)
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
@@ -150,6 +161,8 @@ class FileSink:
             VerificationFailed: if it is not what was written; nothing is left then.
         """
         try:
+            if self._last is not None:
+                self._encode(self._last, closing=True)
             self._mux(None)
             self._complete()
             if not self._file.direct:
@@ -170,8 +183,7 @@ class FileSink:
         if not self._container.tells_pts:
             sound = None
         placement = self._placement
-        fine = self._container.tick is None or self._container.tick < TOLERANCE_SECONDS
-        tells_end = self._container.holds_durations or (fine and self._info.rate is not None)
+        tells_end = self._container.holds_durations or self._one_frame_long()
         return Expected(
             frames=placement.num_pictures,
             last_start_seconds=placement.last_start_seconds,
@@ -185,6 +197,12 @@ class FileSink:
             sound=sound.after(placement.start_seconds) if sound else None,
             tolerance_seconds=max(TOLERANCE_SECONDS, self._container.tick or Fraction(0)),
         )
+
+    def _one_frame_long(self) -> bool:
+        """Tell whether a reader finds out how long the last frame lasts: as all others do."""
+        fine = self._container.tick is None or self._container.tick < TOLERANCE_SECONDS
+        lasts = self._placement.duration_seconds - self._placement.last_start_seconds
+        return fine and self._info.rate is not None and lasts * self._info.rate == 1
 
     def _report(self) -> None:
         if count := self._placement.num_rounded:

@@ -21,6 +21,7 @@ CODES = {
     "SourceMissing": 66,
     "UnsupportedMedia": 65,
     "TruncatedMedia": 65,
+    "SameFile": 64,
     "SinkRefused": 73,
     "SinkFull": 74,
     "ReaderGone": 141,

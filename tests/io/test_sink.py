@@ -10,6 +10,7 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import media_samples as samples
 import pytest
 from sink_samples import (
@@ -234,3 +235,37 @@ def _peak_mebibytes(target: Path, count: int) -> float:
     tests = str(Path(__file__).parent.parent)
     command = [sys.executable, "-c", script, tests, str(target), str(count)]
     return float(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1", "mpeg4"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.m4v"])
+def test_a_longer_last_frame_lasts_longer_by_every_measure(
+    tmp_path: Path, name: str, codec: str
+) -> None:
+    """After interpolation the last frame lasts several; a B-frame behind it would hide that."""
+    info = constant(NTSC * 4)
+    all_pictures = [*pictures(info, 45)]
+    all_pictures[-1] = replace(all_pictures[-1], duration=4)
+    options = EncoderOptions(codec=codec)
+    write(open_file_sink(tmp_path / name, info, options), iter(all_pictures))
+    with av.open(str(tmp_path / name)) as opened:
+        stream = opened.streams.video[0]
+        shown = [packet for packet in opened.demux(stream) if packet.size]
+        last = max(shown, key=lambda packet: packet.pts)
+        by_packets = float((last.pts + last.duration) * stream.time_base)
+    probed = ffprobe(tmp_path / name)
+    by_header = float(probed["format"]["duration"])
+    for measured in (by_packets, by_header, float(probed["streams"][0]["duration"])):
+        assert measured == pytest.approx(float(12 / NTSC), abs=0.001)
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.avi", "a.nut", "a.flv", "a.mkv", "a.webm"])
+def test_a_longer_last_frame_is_no_error_where_it_cannot_be_told(tmp_path: Path, name: str) -> None:
+    info = constant(50)
+    all_pictures = [*pictures(info, 23)]
+    all_pictures[-1] = replace(all_pictures[-1], duration=2)
+    write(open_file_sink(tmp_path / name, info, EncoderOptions()), iter(all_pictures))
+    assert int(streams(tmp_path / name, "video")[0]["nb_read_packets"]) == 23
+    if name in ("a.mkv", "a.webm"):
+        lasts = float(ffprobe(tmp_path / name)["format"]["duration"])
+        assert lasts == pytest.approx(0.48, abs=0.001)
