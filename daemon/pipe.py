@@ -174,7 +174,14 @@ def pipe(request: PipeRequest, stdin: RawStream, stdout: RawStream, display: Dis
         compute = _compute(request, source, filters)
         sink = _open_sink(stdout, format_name, compute.info)
         stack.pop_all()  # from here on the thread that reads the source closes it
-        pipeline = Pipeline(source, compute, sink, keep_truncated=True, keep_stopped=True)
+        pipeline = Pipeline(
+            source,
+            compute,
+            sink,
+            keep_truncated=True,
+            keep_stopped=True,
+            interrupt=source.interrupt,
+        )
         ended_by = _execute(pipeline, sink, compute.info.num_frames, display)
         for message in source.warnings():
             log.warning("%s", message)

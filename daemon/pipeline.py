@@ -75,6 +75,7 @@ class Pipeline:
         keep_truncated: Whether an input that ends too early still completes the output, as a
             pipe must; otherwise the output is aborted. Either way `TruncatedMedia` is raised.
         keep_stopped: The same for a signal: finish with the pictures read so far, or abort.
+        interrupt: Ends a read of the source that waits, from any thread.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Pipeline:
         *,
         keep_truncated: bool = False,
         keep_stopped: bool = False,
+        interrupt: Callable[[], None] | None = None,
     ) -> None:
         self.flow = Flow()
         self._source = source
@@ -92,6 +94,8 @@ class Pipeline:
         self._sink = sink
         self._keep_truncated = keep_truncated
         self._keep_stopped = keep_stopped
+        self._interrupt = interrupt
+        self._threads: dict[asyncio.Future[None], threading.Thread] = {}
         self._decoded: Channel[Picture] = Channel(CHANNEL_PICTURES, CHANNEL_BYTES)
         self._computed: Channel[Picture] = Channel(CHANNEL_PICTURES, CHANNEL_BYTES)
         self._errors: list[BaseException] = []
@@ -111,12 +115,15 @@ class Pipeline:
         decode = self._start("decode", self._decode)
         try:
             await asyncio.wait({compute, encode})
-            # after an early end it may hang in a read that nobody can end
             early = self._stopped_by is not None or not self._finished
+            if early and self._interrupt is not None:
+                self._interrupt()
+            # without an interrupt it may hang in a read that nobody can end
             await asyncio.wait({decode}, timeout=1.0 if early else None)
         finally:
             self._cancel()
             await asyncio.wait({compute, encode})
+            self._join()
             if not self._finished:
                 self._sink.abort()
         self._raise_first()
@@ -162,8 +169,19 @@ class Pipeline:
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(finish)
 
-        threading.Thread(target=run, name=f"upframe-{name}", daemon=True).start()
+        thread = threading.Thread(target=run, name=f"upframe-{name}", daemon=True)
+        thread.start()
+        self._threads[done] = thread
         return done
+
+    def _join(self) -> None:
+        """Wait for the threads that have done their work to let go of their last pictures.
+
+        A thread that frees tensors while the interpreter ends takes the process down with it.
+        """
+        for done, thread in self._threads.items():
+            if done.done():
+                thread.join()
 
     def _cancel(self) -> None:
         self._decoded.cancel()

@@ -12,6 +12,7 @@ import fcntl
 import os
 import select
 import stat
+from contextlib import suppress
 from io import UnsupportedOperation
 from typing import Protocol
 
@@ -19,6 +20,10 @@ from .errors import MediaError, ReaderGone, SinkFull, UnsupportedMedia
 
 PIPE_BYTES = 1 << 20
 """What we ask the kernel to hold between two processes; its own default is 64 KiB."""
+
+
+_POLL_MILLISECONDS = 100
+"""How long a read may go on after it was interrupted."""
 
 
 class RawStream(Protocol):
@@ -44,12 +49,18 @@ class ByteReader:
         self._stream = stream
         self._ahead = b""
         self._at_end = False
-        enlarge_pipe(stream)
+        self._interrupted = False
+        descriptor = enlarge_pipe(stream)
+        self._descriptor = None if descriptor is None or _write_only(descriptor) else descriptor
 
     @property
     def at_end(self) -> bool:
         """Whether the stream has said that there is no more."""
         return self._at_end and not self._ahead
+
+    def interrupt(self) -> None:
+        """End a read that waits, as if the stream had ended. For any thread."""
+        self._interrupted = True
 
     def peek(self, size: int) -> bytes:
         """Give the next `size` bytes, or those that are left, without taking them."""
@@ -89,17 +100,27 @@ class ByteReader:
         return bytes(line)
 
     def _read_raw(self, buffer: memoryview) -> int:
-        while True:
+        count: int | None = None
+        while count is None:
+            if not self._wait_for_data():
+                count = 0
+                break
             try:
                 count = self._stream.readinto(buffer)
             except OSError as error:
-                raise UnsupportedMedia(
-                    f"cannot read the input: {error.strerror or error}"
-                ) from error
-            if count is not None:
-                self._at_end = count == 0 and len(buffer) > 0
-                return count
-            _wait(self._stream.fileno(), select.POLLIN)
+                reason = error.strerror or str(error)
+                raise UnsupportedMedia(f"cannot read the input: {reason}") from error
+        self._at_end = count == 0 and len(buffer) > 0
+        return count
+
+    def _wait_for_data(self) -> bool:
+        """Wait until a read would not; False if there shall be no more reads."""
+        if self._descriptor is not None:
+            poll = select.poll()
+            poll.register(self._descriptor, select.POLLIN)
+            while not self._interrupted and not poll.poll(_POLL_MILLISECONDS):
+                pass
+        return not self._interrupted
 
 
 class ByteWriter:
@@ -132,7 +153,9 @@ class ByteWriter:
             self.failure = _failure(error)
             raise self.failure from error
         if count is None:
-            _wait(self._stream.fileno(), select.POLLOUT)
+            poll = select.poll()
+            poll.register(self._stream.fileno(), select.POLLOUT)
+            poll.poll()
         return count or 0
 
 
@@ -141,23 +164,25 @@ def gone_after(num_frames: int) -> ReaderGone:
     return ReaderGone(f"the reader closed the stream after {num_frames} frames")
 
 
-def enlarge_pipe(stream: RawStream) -> None:
-    """Ask for a pipe that holds 1 MiB; where that is not to be had, what there is will do."""
+def enlarge_pipe(stream: RawStream) -> int | None:
+    """Ask for a pipe that holds 1 MiB; where that is not to be had, what there is will do.
+
+    Returns:
+        The stream's descriptor; None if it has none.
+    """
     try:
         descriptor = stream.fileno()
     except (UnsupportedOperation, AttributeError):
-        return
+        return None
     if stat.S_ISFIFO(os.fstat(descriptor).st_mode) and hasattr(fcntl, "F_SETPIPE_SZ"):
-        try:
+        with suppress(OSError):  # above the user's limit, or the pipe holds more than that
             fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        except OSError:  # above the user's limit, or the pipe holds more than that already
-            return
+    return descriptor
 
 
-def _wait(descriptor: int, event: int) -> None:
-    poll = select.poll()
-    poll.register(descriptor, event)
-    poll.poll()
+def _write_only(descriptor: int) -> bool:
+    """Tell whether reading can only fail: a poll would wait for ever instead."""
+    return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
 
 
 def _failure(error: OSError) -> MediaError:

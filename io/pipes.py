@@ -57,6 +57,7 @@ class PipeSource:
     Args:
         source: the pictures.
         format: of the stream.
+        reader: of the stream.
         units: what feeds the source's demuxer, if it has one.
         expected_frames: how many there must be; None for any number.
     """
@@ -65,11 +66,13 @@ class PipeSource:
         self,
         source: Source,
         format: PipeFormat,  # noqa: A002
+        reader: ByteReader,
         *,
         units: WholeUnits | None = None,
         expected_frames: int | None = None,
     ) -> None:
         self._source = source
+        self._reader = reader
         self._units = units
         self._expected = expected_frames
         self._warnings: list[str] = []
@@ -103,6 +106,10 @@ class PipeSource:
         """What was noticed so far."""
         return [*self._source.warnings(), *self._warnings]
 
+    def interrupt(self) -> None:
+        """End a read that waits for the writer, as if the stream had ended. For any thread."""
+        self._reader.interrupt()
+
     def close(self) -> None:
         """Let go of the decoder."""
         self._source.close()
@@ -133,13 +140,13 @@ def open_pipe_source(
         source: Source = Y4MSource(reader)
         if deinterlace == "on" or (deinterlace == "auto" and source.info.field_order in _FIELDS):
             source = DeinterlacedSource(source)
-        return PipeSource(source, found, expected_frames=expected_frames)
+        return PipeSource(source, found, reader, expected_frames=expected_frames)
     units = WholeUnits(reader, nut_units if found == "nut" else matroska_units)
     try:
         source = open_source(cast("BinaryIO", units), format=found, deinterlace=deinterlace)
     except MediaError as error:
         raise units.truncation or error from error
-    piped = PipeSource(source, found, units=units, expected_frames=expected_frames)
+    piped = PipeSource(source, found, reader, units=units, expected_frames=expected_frames)
     kinds = Counter(str(other.type) for other in source.container.streams)
     kinds["video"] -= 1
     if left_out := ", ".join(f"{count} {kind}" for kind, count in (+kinds).items()):

@@ -71,6 +71,15 @@ def test_waits_for_a_slow_writer_of_a_non_blocking_pipe(pipe: tuple[FileIO, File
     later.join()
 
 
+def test_an_interrupt_ends_a_read_that_waits(pipe: tuple[FileIO, FileIO]) -> None:
+    reader = ByteReader(pipe[0])
+    later = threading.Timer(0.1, reader.interrupt)
+    later.start()
+    assert reader.read(10) == b""
+    assert reader.at_end
+    later.join()
+
+
 def test_waits_for_a_slow_reader_of_a_non_blocking_pipe(pipe: tuple[FileIO, FileIO]) -> None:
     os.set_blocking(pipe[1].fileno(), False)
     data = bytes(3 * PIPE_BYTES)
