@@ -20,7 +20,7 @@ from .progress import Display, display_for
 from .report import Report
 from .run import RunRequest, run
 
-_WIDTH, _HEIGHT = 384, 216
+_SIZE = (384, 216)
 _RATE = Fraction(15)
 _NUM_FRAMES = 60
 _SHOWN = 35
@@ -82,13 +82,18 @@ def _command(arguments: argparse.Namespace) -> int:
 
 
 def make_demo(
-    folder: Path, display: Display | None = None, *, num_frames: int = _NUM_FRAMES
+    folder: Path,
+    display: Display | None = None,
+    *,
+    size: tuple[int, int] = _SIZE,
+    num_frames: int = _NUM_FRAMES,
 ) -> Demo:
     """Draw, run and compare.
 
     Args:
         folder: Made if it is not there; `before.mp4`, `after.mp4` and `compare.png` are replaced.
         display: Shows the progress; None: nobody does.
+        size: Width and height of the source, even.
         num_frames: Of the source, at least 2.
 
     Raises:
@@ -100,7 +105,8 @@ def make_demo(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SinkRefused(f"cannot make the folder {folder}: {error.strerror}") from error
-    write_demo_clip(source, width=_WIDTH, height=_HEIGHT, rate=_RATE, num_frames=num_frames)
+    width, height = size
+    write_demo_clip(source, width=width, height=height, rate=_RATE, num_frames=num_frames)
     report = run(_request(source, result), display)
     shown = min(_SHOWN, num_frames - 2)
     before = read_pictures(source, shown, 1)[0]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .drawing import one_thread
 from .files import write_error
 from .lettering import put_label
 
@@ -55,12 +56,12 @@ def compare(source: Tensor, results: list[Tensor]) -> Tensor:
         raise ValueError(f"the result must have 3 frames there, got {len(results)}")
     size = (results[0].shape[1], results[0].shape[2])
     scale = max(1, size[1] // 640)
-    rows = (
-        _halves(enlarge(source, size, "nearest-exact"), results[0], source, scale),
-        _details(source, results[0], scale),
-        _moments(results, scale),
-    )
-    return _stack(rows)
+    with one_thread():
+        return _stack(
+            _halves(enlarge(source, size, "nearest-exact"), results[0], source, scale),
+            _details(source, results[0], scale),
+            _moments(results, scale),
+        )
 
 
 def write_png(path: Path, picture: Tensor) -> None:
@@ -158,7 +159,7 @@ def _row(panels: dict[str, Tensor], width: int, scale: int) -> Tensor:
     return row
 
 
-def _stack(rows: tuple[Tensor, ...]) -> Tensor:
+def _stack(*rows: Tensor) -> Tensor:
     gap = torch.full((3, _GAP, rows[0].shape[2]), _PAGE)
     parts = [part for row in rows for part in (row, gap)]
     return torch.cat(parts[:-1], 1)

@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from .demoscene import DemoScene
+from .drawing import one_thread
 from .files import write_error
 
 _SAMPLE_RATE = 48000
@@ -43,8 +44,9 @@ def write_demo_clip(
     Raises:
         SinkRefused, SinkFull: if it cannot be written.
     """
+    options = {"movflags": "+faststart"}
     try:
-        with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        with one_thread(), av.open(str(path), "w", format="mp4", options=options) as container:
             _write(container, DemoScene(width, height, float(num_frames / rate)), rate, num_frames)
     except OSError as error:
         raise write_error(path, error) from error

@@ -20,7 +20,7 @@ from .drawing import OVERSAMPLING, inside, mix, noise, rgb, solid, step
 _DESIGN_HEIGHT = 216.0
 _FAR_SPEED, _MIDDLE_SPEED, _NEAR_SPEED = 5.0, 20.0, 65.0  # pixels a second, to the left
 _MILL_X, _MILL_Y = 292.0, 118.0
-_MILL_TURN = 1.25  # radians a second
+_MILL_TURN = 0.9  # radians a second
 _BALLOON_SPEED = 26.0  # pixels a second, to the right
 _REACH = 66.0  # pixels from the middle of the largest object to its edge
 
@@ -207,7 +207,7 @@ def _sail(x: Tensor, y: Tensor, angle: float, pixel: float) -> Tensor:
     across = y * math.cos(angle) - x * math.sin(angle)
     spar = torch.maximum(across.abs() - 0.9, (along - 23).abs() - 23)
     frame = torch.maximum((across - 4.6).abs() - 4.6, (along - 28).abs() - 17)
-    bars = torch.remainder(along - 11, 4.25) - 2.125
+    bars = torch.remainder(along - 11, 5.6667) - 2.83333
     lattice = torch.minimum(bars.abs(), torch.minimum(across.abs(), (across - 9.2).abs())) - 0.45
     lattice = torch.minimum(lattice, (across - 4.6).abs() - 0.45)
     return inside(torch.minimum(spar, torch.maximum(frame, lattice)), pixel)

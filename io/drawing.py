@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
 OVERSAMPLING = 3
 """Samples along each edge of a pixel; shapes are softened over one sample."""
+
+
+@contextmanager
+def one_thread() -> Generator[None]:
+    """Compute in one thread for a while.
+
+    Drawing is many small steps. Shared between threads, each ends in a wait for the other thread,
+    which on a busy machine takes far longer than the step.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def rgb(code: int) -> Tensor:

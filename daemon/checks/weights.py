@@ -32,13 +32,14 @@ def describe_weights() -> Iterator[Finding]:
 
 
 def describe_hub() -> Iterator[Finding]:
-    """Ask the hub for anything at all; every answer shows that it can be reached."""
+    """Ask the hub for the head of a file; every answer, a refusal too, shows that it is there."""
     endpoint = _endpoint()
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         yield warn("hub", "HF_HUB_OFFLINE is set: it is never asked", endpoint=endpoint)
         return
     try:
-        request = urllib.request.Request(endpoint, method="HEAD")
+        address = f"{endpoint.rstrip('/')}/{RIFE.repo_id}/resolve/main/{RIFE.filename}"
+        request = urllib.request.Request(address, method="HEAD")
         with urllib.request.urlopen(request, timeout=_HUB_SECONDS):
             pass
     except urllib.error.HTTPError:
