@@ -57,7 +57,8 @@ class PixelFormat:
         if match := _GRAY.match(name):
             return PixelFormat(name, "gray", int(match[1] or 8), 0, 0, False)
         raise UnsupportedPixels(
-            f"pixel format must be gray, yuv(a)420p/422p/444p or gbr(a)p with 8 to 16 bits, got {name}"
+            "pixel format must be gray, yuv(a)420p/422p/444p or gbr(a)p with 8 to 16 bits, "
+            f"got {name}"
         )
 
     @property
@@ -204,7 +205,8 @@ class Picture:
         return sum(plane.nbytes for plane in planes)
 
     def __repr__(self) -> str:
-        return f"Picture({self.width}x{self.height} {self.pix_fmt}, pts={self.pts}*{self.time_base})"
+        size = f"{self.width}x{self.height}"
+        return f"Picture({size} {self.pix_fmt}, pts={self.pts}*{self.time_base})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -271,5 +273,5 @@ class Filter(Protocol):
         ...
 
     def statistics(self) -> Mapping[str, int]:
-        """Counters for the report, by name: ``cuts``, ``inserted``, ``redone_in_fp32``, …"""
+        """Give counters for the report, by name, such as ``cuts`` and ``inserted``."""
         ...
