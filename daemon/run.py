@@ -54,7 +54,7 @@ class RunRequest:
     sink: str
     filters: FilterOptions
     runtime: Runtime
-    encoder: EncoderOptions = field(default_factory=EncoderOptions)
+    encoder: EncoderOptions = field(default_factory=lambda: EncoderOptions.model_validate({}))
     format: str | None = None
     """Container of the output, FFmpeg's name; None: by the output's extension."""
     overwrite: bool = False
