@@ -68,7 +68,7 @@ def test_long_forms_do_the_same() -> None:
         ("--upscale 9", "--upscaling-scale: input should be less than or equal to 8, got 9.0"),
         (
             "--interpolate 1 --frame-interpolation-scale 3",
-            "--frame-interpolation-scale: input should be 0.25, 0.5, 1.0, 2.0 or 4.0, got 3.0",
+            "--frame-interpolation-scale: must be 0.25, 0.5, 1, 2 or 4, got '3'",
         ),
         (
             "--interpolate 1 --frame-interpolation-scale much",
