@@ -19,6 +19,7 @@ from .errors import TruncatedMedia
 
 _MAX_UNIT_BYTES = 1 << 31
 _PIECE_BYTES = 8 << 20
+_HEAD_BYTES = 64 << 10
 
 _SEGMENT = 0x18538067
 _CLUSTER = 0x1F43B675
@@ -107,12 +108,15 @@ class WholeUnits:
         self._unit = memoryview(b"")
         self.truncation: TruncatedMedia | None = None
         """Set once the stream has ended too early."""
+        self.head = b""
+        """The first units, as many as there is room for: a header tells what PyAV does not."""
+        self._in_head = True
 
     def read(self, size: int = -1) -> bytes:
         """Give at most `size` bytes; ``b""`` at the end."""
         while not self._unit:
             try:
-                self._unit = memoryview(next(self._units))
+                self._unit = memoryview(self._kept(next(self._units)))
             except StopIteration:
                 return b""
             except TruncatedMedia as error:
@@ -121,6 +125,12 @@ class WholeUnits:
         size = len(self._unit) if size < 0 else size
         piece, self._unit = self._unit[:size], self._unit[size:]
         return bytes(piece)
+
+    def _kept(self, unit: bytes) -> bytes:
+        self._in_head = self._in_head and len(self.head) + len(unit) <= _HEAD_BYTES
+        if self._in_head:
+            self.head += unit
+        return unit
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import BinaryIO, Literal, Protocol, cast
 
-from ..filters.frame import Picture, StreamInfo
+from ..filters.frame import Color, Picture, StreamInfo
 from .bytestream import ByteReader, ByteWriter, RawStream
 from .errors import MediaError, TruncatedMedia, UnsupportedMedia
 from .framing import WholeUnits, matroska_units
@@ -22,6 +22,7 @@ from .nut import MAGIC as NUT_MAGIC
 from .nut import nut_units
 from .piped import ContainerPipeSink
 from .source import Deinterlace, open_source
+from .trackheader import chroma_siting
 from .y4m import Y4MSink, Y4MSource
 from .y4m_header import MAGIC as Y4M_MAGIC
 from .y4m_header import chroma_tag, format_header
@@ -75,6 +76,7 @@ class PipeSource:
         self._reader = reader
         self._units = units
         self._expected = expected_frames
+        self._siting = chroma_siting(units.head) if units and format == "matroska" else None
         self._warnings: list[str] = []
         self.format: PipeFormat = format
         """What the stream turned out to be."""
@@ -82,7 +84,7 @@ class PipeSource:
     @property
     def info(self) -> StreamInfo:
         """What holds for all pictures; the number of frames is that which is expected."""
-        info = self._source.info
+        info = replace(self._source.info, color=self._colored(self._source.info.color))
         return info if self._expected is None else replace(info, num_frames=self._expected)
 
     def __iter__(self) -> Iterator[Picture]:
@@ -93,7 +95,8 @@ class PipeSource:
         """
         count = 0
         for picture in self._source:
-            yield picture
+            color = self._colored(picture.color)
+            yield picture if color is picture.color else replace(picture, color=color)
             count += 1
         if self._units is not None and self._units.truncation is not None:
             raise TruncatedMedia(f"{self._units.truncation}; {count} whole frames were given")
@@ -101,6 +104,12 @@ class PipeSource:
             raise TruncatedMedia(f"truncated: got {count} of {self._expected} expected frames")
         if self._expected is not None and count > self._expected:
             self._warnings.append(f"got {count} frames, {self._expected} were expected")
+
+    def _colored(self, color: Color) -> Color:
+        """Add the chroma siting that PyAV does not tell of raw video in Matroska."""
+        if self._siting is None or color.chroma_location is not None:
+            return color
+        return replace(color, chroma_location=self._siting)
 
     def warnings(self) -> list[str]:
         """What was noticed so far."""

@@ -103,6 +103,25 @@ def _colour(info: StreamInfo) -> Elements:
     return found
 
 
+def chroma_siting(header: bytes) -> str | None:
+    """Read where a Matroska stream says that its chroma samples lie; None if it does not.
+
+    Args:
+        header: whole elements from the first byte on, the tracks among them.
+    """
+    try:
+        segment = next((rest for ident, _, rest in _top_elements(header) if ident == _SEGMENT), b"")
+        tracks = [track for _, track in elements_of(_first(segment, _TRACKS))]
+        colours = [dict(elements_of(_first(_first(track, _VIDEO), _COLOUR))) for track in tracks]
+    except IndexError:  # an element ends inside its head: nobody can tell
+        return None
+    keys = (_SITING_ACROSS, _SITING_DOWN)
+    told = [
+        tuple(int.from_bytes(colour.get(key, b""), "big") for key in keys) for colour in colours
+    ]
+    return next((name for name, way in _SITINGS.items() if way in told), None)
+
+
 def display_size(width: int, height: int, sample_aspect_ratio: Fraction) -> tuple[int, int]:
     """The size, in square pixels, at which a video of other pixels has exactly its shape."""
     shape = Fraction(width, height) * sample_aspect_ratio
@@ -115,13 +134,20 @@ def display_size(width: int, height: int, sample_aspect_ratio: Fraction) -> tupl
 
 def elements_of(content: bytes) -> Elements:
     """Take the content of a Matroska element apart into its children."""
-    children: Elements = []
+    return list(_children(content))
+
+
+def _children(content: bytes) -> Iterator[tuple[int, bytes]]:
     offset = 0
     while offset < len(content):
         ident, size, start = _head(content, offset)
         offset = start + size
-        children.append((ident, content[start:offset]))
-    return children
+        yield ident, content[start:offset]
+
+
+def _first(content: bytes, ident: int) -> bytes:
+    """Give the content of the first child of a kind; nothing if there is none."""
+    return next((body for child, body in _children(content) if child == ident), b"")
 
 
 def element(ident: int, content: bytes) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pipe_samples import RATE, Slot, Tap, assert_same_planes, clip, read, write
 
-from upframe.filters.frame import Picture
+from upframe.filters.frame import Color, Picture
 from upframe.io.bytestream import ByteReader
 from upframe.io.errors import MediaError, ReaderGone, TruncatedMedia, UnsupportedMedia
 from upframe.io.pipes import (
@@ -19,6 +19,7 @@ from upframe.io.pipes import (
     open_pipe_source,
     sniff,
 )
+from upframe.io.trackheader import chroma_siting
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
@@ -174,3 +175,10 @@ def test_interlaced_y4m_is_deinterlaced_to_as_many_frames(mode: str) -> None:
     assert same == (mode == "off")
     assert source.info.field_order == ("tt" if mode == "off" else "progressive")
     assert any("deinterlaced" in line for line in source.warnings()) == (mode != "off")
+
+
+def test_a_header_cut_anywhere_tells_no_siting_or_the_right_one() -> None:
+    info, pictures = clip(color=Color(chroma_location="left"))
+    data = write(info, pictures[:1], "matroska")
+    assert chroma_siting(data) == "left"
+    assert {chroma_siting(data[:end]) for end in range(500)} == {None, "left"}

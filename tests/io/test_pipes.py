@@ -135,6 +135,9 @@ def test_matroska_keeps_every_colour_tag(pix_fmt: str) -> None:
         "color_space": "bt2020nc",
         "chroma_location": "topleft",
     }
+    source = open_pipe_source(Slot(data))
+    assert source.info.color == TAGS
+    assert {picture.color for picture in source} == {TAGS}
 
 
 def test_matroska_keeps_hdr10_data() -> None:
