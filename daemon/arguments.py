@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -113,6 +114,17 @@ def runtime_of(arguments: argparse.Namespace) -> Runtime:
     return Runtime(device, resolve_precision(arguments.precision, device), arguments.weights)
 
 
+def rate(text: str) -> Fraction:
+    """Read a rate from the command line; argparse says this function's name where it fails."""
+    try:
+        value = Fraction(text)
+    except ZeroDivisionError as error:
+        raise ValueError(text) from error
+    if value <= 0:
+        raise ValueError(text)
+    return value
+
+
 def flag_of(name: str) -> str:
     """Spell a field as its option on the command line."""
     return "--" + name.replace("_", "-")
@@ -149,7 +161,7 @@ def _given(arguments: argparse.Namespace, model: type[BaseModel]) -> dict[str, A
 
 def _validated(model: type[Model], given: Mapping[str, Any]) -> Model:
     try:
-        return model.model_validate(_numbers(model, given))
+        return model.model_validate(given)
     except ValidationError as error:
         lines = [_line_of(dict(fault)) for fault in error.errors()]
         raise UsageError("; ".join(lines)) from error
@@ -161,17 +173,3 @@ def _line_of(fault: Mapping[str, Any]) -> str:
     if not fault["loc"]:
         return text
     return f"{flag_of(str(fault['loc'][0]))}: {text[0].lower()}{text[1:]}, got {fault['input']!r}"
-
-
-def _numbers(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn text into numbers where a field has a choice of numbers: pydantic does not."""
-    values = dict(given)
-    for name, info in model.model_fields.items():
-        choices = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
-        text = values.get(name)
-        if isinstance(text, str) and choices and isinstance(choices[0], float):
-            try:
-                values[name] = float(text)
-            except ValueError:
-                continue  # the model says what it wanted
-    return values

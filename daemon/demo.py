@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from dataclasses import dataclass
 from fractions import Fraction
@@ -75,7 +74,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright:
 
 
 def _command(arguments: argparse.Namespace) -> int:
-    logging.getLogger("upframe.run").setLevel(logging.WARNING)  # three lines, not thirty
     demo = make_demo(cast("Path", arguments.folder), display_for("auto"))
     sys.stdout.write("\n".join(demo.lines()) + "\n")
     return 0
@@ -107,7 +105,7 @@ def make_demo(
         raise SinkRefused(f"cannot make the folder {folder}: {error.strerror}") from error
     width, height = size
     write_demo_clip(source, width=width, height=height, rate=_RATE, num_frames=num_frames)
-    report = run(_request(source, result), display)
+    report = run(_request(source, result), display, announce=False)
     shown = min(_SHOWN, num_frames - 2)
     before = read_pictures(source, shown, 1)[0]
     write_png(picture, compare(before, read_pictures(result, 2 * shown, 3)))

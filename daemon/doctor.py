@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -96,10 +95,9 @@ def as_json(findings: list[Finding]) -> str:
 def _try_main_job() -> Iterable[Finding]:
     """Interpolate and enlarge three small frames with sound, from file to file."""
     name = "main job"
-    logging.getLogger("upframe.run").setLevel(logging.ERROR)  # its plan is of no interest here
     try:
         with tempfile.TemporaryDirectory(prefix="upframe-doctor-") as folder:
-            report = run(_small_request(Path(folder)))
+            report = run(_small_request(Path(folder)), announce=False)
     except (MediaError, FilterError, OSError) as error:
         yield fail(name, f"does not run: {error}")
         return

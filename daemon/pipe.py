@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -36,7 +36,7 @@ from .errors import Stopped, UsageError
 from .execute import execute
 from .pipeline import Pipeline
 from .progress import STYLES, Display, Lines, Snapshot, display_for
-from .report import Report, WarningLog, make_report
+from .report import Report, kept_warnings, make_report
 from .stdio import standard_streams
 
 log = logging.getLogger("upframe.pipe")
@@ -160,7 +160,7 @@ def pipe(request: PipeRequest, stdin: RawStream, stdout: RawStream, display: Dis
         MediaError: if the output cannot be written.
         FilterError: if weights or the device are not to be had, or a frame is too large.
     """
-    with _kept_warnings() as warned, ExitStack() as stack:
+    with kept_warnings() as warned, ExitStack() as stack:
         source = open_pipe_source(
             stdin,
             request.input_format,
@@ -247,15 +247,3 @@ class _UntilReaderGone:
         """Pass it on."""
         if not (ended and self._sink.reader_gone and isinstance(self._display, Lines)):
             self._display.show(snapshot, ended=ended)
-
-
-@contextmanager
-def _kept_warnings() -> Generator[WarningLog]:
-    """Keep what is warned of meanwhile, for the report."""
-    warned = WarningLog()
-    logger = logging.getLogger("upframe")
-    logger.addHandler(warned)
-    try:
-        yield warned
-    finally:
-        logger.removeHandler(warned)

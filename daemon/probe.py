@@ -22,7 +22,13 @@ from ..io.encoder import EncoderOptions, output_pix_fmt
 from ..io.passthrough import plan_streams
 from ..io.probe import Probe, probe_source
 from ..io.source import ContainerSource, open_source
-from .arguments import add_filter_arguments, add_runtime_arguments, filter_options_of, runtime_of
+from .arguments import (
+    add_filter_arguments,
+    add_runtime_arguments,
+    filter_options_of,
+    rate,
+    runtime_of,
+)
 from .compute import Compute
 
 SCHEMA = "upframe.probe/1"
@@ -86,17 +92,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright:
     add_filter_arguments(parser)
     add_runtime_arguments(parser)
     parser.set_defaults(command=_command)
-
-
-def rate(text: str) -> Fraction:
-    """Read a rate from the command line; argparse says this function's name where it fails."""
-    try:
-        value = Fraction(text)
-    except ZeroDivisionError as error:
-        raise ValueError(text) from error
-    if value <= 0:
-        raise ValueError(text)
-    return value
 
 
 def _command(arguments: argparse.Namespace) -> int:

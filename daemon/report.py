@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -98,6 +99,18 @@ class WarningLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep one message."""
         self.messages.append(record.getMessage())
+
+
+@contextmanager
+def kept_warnings() -> Generator[WarningLog]:
+    """Keep what is warned of meanwhile, for the report."""
+    warned = WarningLog()
+    logger = logging.getLogger("upframe")
+    logger.addHandler(warned)
+    try:
+        yield warned
+    finally:
+        logger.removeHandler(warned)
 
 
 def make_report(

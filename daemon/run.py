@@ -24,14 +24,14 @@ from .arguments import (
     add_runtime_arguments,
     encoder_options_of,
     filter_options_of,
+    rate,
     runtime_of,
 )
 from .compute import Compute
-from .errors import UsageError
 from .execute import execute
 from .pipeline import Pipeline
 from .progress import STYLES, Display, Silent, display_for
-from .report import Report, WarningLog, make_report
+from .report import Report, WarningLog, kept_warnings, make_report
 
 log = logging.getLogger("upframe.run")
 
@@ -97,7 +97,10 @@ def _add_media_arguments(parser: argparse.ArgumentParser) -> None:
         "--deinterlace", default="auto", choices=("auto", "on", "off"), help="(auto)"
     )
     group.add_argument(
-        "--framerate", metavar="RATE", help="of an image sequence, such as 24 or 24000/1001"
+        "--framerate",
+        type=rate,
+        metavar="RATE",
+        help="of an image sequence, such as 24 or 24000/1001",
     )
 
 
@@ -120,7 +123,7 @@ def _command(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         strict_streams=arguments.strict_streams,
         deinterlace=arguments.deinterlace,
-        framerate=_rate_of(arguments.framerate),
+        framerate=arguments.framerate,
     )
     report = run(request, display_for(arguments.progress))
     if arguments.report is not None:
@@ -129,27 +132,27 @@ def _command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def run(request: RunRequest, display: Display | None = None) -> Report:
+def run(request: RunRequest, display: Display | None = None, *, announce: bool = True) -> Report:
     """Do one piece of work: plan, load, stream, verify, rename.
+
+    Args:
+        request: What to do.
+        display: Shows the progress; None: nobody does.
+        announce: Whether to log, before the work, what becomes of each stream of the input.
 
     Raises:
         MediaError: if the input cannot be read or the output not be made.
         FilterError: if weights or the device are not to be had, or a frame is too large.
         Stopped: if a signal ended it. In every case nothing is left under the output's name.
     """
-    warned = WarningLog()
-    logger = logging.getLogger("upframe")
-    logger.addHandler(warned)
-    try:
-        return _run(request, display or Silent(), warned)
-    finally:
-        logger.removeHandler(warned)
+    with kept_warnings() as warned:
+        return _run(request, display or Silent(), warned, announce=announce)
 
 
-def _run(request: RunRequest, display: Display, warned: WarningLog) -> Report:
+def _run(request: RunRequest, display: Display, warned: WarningLog, *, announce: bool) -> Report:
     refuse_same_file(request.source, request.sink)
     plan = plan_streams(request.source, request.sink, request.format, strict=request.strict_streams)
-    _announce(plan)
+    _tell(plan, announce=announce)
     source = open_source(
         request.source, deinterlace=request.deinterlace, framerate=request.framerate
     )
@@ -189,20 +192,8 @@ def _run(request: RunRequest, display: Display, warned: WarningLog) -> Report:
         )
 
 
-def _announce(plan: StreamPlan) -> None:
-    for line in plan.lines():
+def _tell(plan: StreamPlan, *, announce: bool) -> None:
+    for line in plan.lines() if announce else ():
         log.info("%s", line)
     for line in plan.warnings:
         log.warning("%s", line)
-
-
-def _rate_of(text: str | None) -> Fraction | None:
-    if text is None:
-        return None
-    try:
-        rate = Fraction(text)
-    except (ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"--framerate must be a number or a fraction, got {text!r}") from error
-    if rate <= 0:
-        raise UsageError(f"--framerate must be positive, got {text!r}")
-    return rate

@@ -62,7 +62,7 @@ class Upscale:
         self._scale = scale
         self._last: tuple[Frame, Frame] | None = None  # what came in, what went out
         self._num_upscaled = 0
-        self._num_duplicates = 0
+        self._num_reused = 0
 
     def open(self, info: StreamInfo) -> StreamInfo:
         """Begin a stream.
@@ -95,7 +95,7 @@ class Upscale:
         """Count frames enlarged, reused and done again in fp32, and halvings of the tiles."""
         return {
             "upscaled": self._num_upscaled,
-            "duplicates": self._num_duplicates,
+            "reused": self._num_reused,
             "redone_in_fp32": self._enlarger.num_redone_in_fp32,
             "tiles_halved": self._enlarger.num_halved,
         }
@@ -104,7 +104,7 @@ class Upscale:
         if frame.duplicate and self._last is not None:
             before, result = self._last
             if before.pixels.shape == frame.pixels.shape:
-                self._num_duplicates += 1
+                self._num_reused += 1
                 return result.pixels
         self._num_upscaled += 1
         return self._enlarger(frame.pixels, self._scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import av
@@ -86,3 +87,9 @@ def test_refuses_a_folder_that_cannot_be_made(
         make_demo(taken, num_frames=2)
     assert main(["demo", str(taken)]) == 73
     assert "cannot make the folder" in capsys.readouterr().err
+
+
+def test_leaves_the_log_as_it_was_for_the_next_run(demo: Demo) -> None:
+    """Demo and doctor once turned the plan of every later run in the same process off."""
+    assert demo.report.streams
+    assert logging.getLogger("upframe.run").level == logging.NOTSET

@@ -88,7 +88,7 @@ def test_a_duplicate_reuses_the_last_result() -> None:
     assert (second.pts, second.duplicate) == (1, True)
     assert stage.statistics() == {
         "upscaled": 1,
-        "duplicates": 2,
+        "reused": 2,
         "redone_in_fp32": 0,
         "tiles_halved": 0,
     }
