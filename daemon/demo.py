@@ -12,8 +12,8 @@ from typing import Any, cast
 from ..filters.chain import Runtime
 from ..filters.device import resolve_device, resolve_precision
 from ..filters.options import FilterOptions
-from ..io.comparison import compare, read_pictures, write_png
-from ..io.democlip import write_demo_clip
+from ..io.demo.clip import write_demo_clip
+from ..io.demo.comparison import compare, read_pictures, write_png
 from ..io.errors import SinkRefused
 from .progress import Display, display_for
 from .report import Report

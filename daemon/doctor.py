@@ -15,7 +15,7 @@ from ..filters.chain import Runtime
 from ..filters.device import resolve_device, resolve_precision
 from ..filters.errors import FilterError
 from ..filters.options import FilterOptions
-from ..io.democlip import write_demo_clip
+from ..io.demo.clip import write_demo_clip
 from ..io.errors import MediaError
 from .checks.finding import Finding, fail, ok, warn
 from .checks.machine import describe_machine

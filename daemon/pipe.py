@@ -14,7 +14,6 @@ from typing import Any, Literal, cast
 from ..filters.chain import BuiltFilter, Runtime, build_filters
 from ..filters.frame import StreamInfo
 from ..filters.options import FilterOptions
-from ..io.bytestream import RawStream
 from ..io.errors import MediaError, ReaderGone, TruncatedMedia
 from ..io.pipes import (
     FORMATS,
@@ -25,6 +24,7 @@ from ..io.pipes import (
     open_pipe_sink,
     open_pipe_source,
 )
+from ..io.rawvideo.bytestream import RawStream
 from .arguments import (
     add_filter_arguments,
     add_runtime_arguments,

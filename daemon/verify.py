@@ -11,9 +11,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
+from ..io.check.inspection import Inspection, count_decoded, inspect
+from ..io.decode.opening import find_target
 from ..io.errors import SourceMissing, UnsupportedMedia
-from ..io.inspection import Inspection, count_decoded, inspect
-from ..io.opening import find_target
 from ..io.verify import TOLERANCE_SECONDS, Expected, Finding, check, close, equal, raise_failed
 
 SCHEMA = "upframe.verify/1"

@@ -14,14 +14,14 @@ from av.video.codeccontext import VideoCodecContext
 from pydantic import BaseModel, Field
 
 from ..filters.frame import PixelFormat, StreamInfo
-from .bitstream import bitstream_options, joined_options
-from .codecs import CodecChoice, choose_codec
-from .containers import Container, container_of
+from .encode.bitstream import bitstream_options, joined_options
+from .encode.codecs import CodecChoice, choose_codec
+from .encode.containers import Container, container_of
+from .encode.muxing import add_video
+from .encode.pacing import Pace, choose_pace
+from .encode.stills import is_image, still_choice
 from .errors import SinkRefused
-from .muxing import add_video
-from .pacing import Pace, choose_pace
-from .pixels import set_color
-from .stills import is_image, still_choice
+from .pictures.tags import set_color
 
 if TYPE_CHECKING:
     from av.container import OutputContainer

@@ -19,8 +19,10 @@ from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from ..filters.frame import Picture, StreamInfo
-from .codecs import CodecChoice
+from ..filters.frame import Color, Picture, StreamInfo
+from .encode.codecs import CodecChoice
+from .encode.muxing import encoded_video
+from .encode.stills import is_sequence, numbered
 from .encoder import EncoderOptions, codec_choice, open_codec, still_parameters
 from .errors import SinkFull, SinkRefused, VerificationFailed
 from .files import (
@@ -32,9 +34,8 @@ from .files import (
     sync_folder,
     write_error,
 )
-from .muxing import encoded_video
-from .pixels import frame_of, set_color
-from .stills import is_sequence, numbered
+from .pictures.pixels import frame_of
+from .pictures.tags import set_color
 
 _FIRST_NUMBER = 1  # as ffmpeg's image2 muxer counts
 _BT601, _FULL_RANGE = 5, 2  # FFmpeg's numbers; JFIF knows no other YCbCr (ITU-T T.871, 7)
@@ -236,6 +237,13 @@ def _coded_frame(picture: Picture, choice: CodecChoice) -> VideoFrame:
     )
 
 
+def _color_as_shown(info: StreamInfo) -> Color:
+    """Turned pixels have their chroma elsewhere than the source says."""
+    if info.rotation or info.hflip:
+        return replace(info.color, chroma_location=None)
+    return info.color
+
+
 def _open_image_codec(
     width: int, height: int, info: StreamInfo, options: EncoderOptions, choice: CodecChoice
 ) -> VideoCodecContext:
@@ -243,11 +251,11 @@ def _open_image_codec(
     codec.width, codec.height = width, height
     codec.pix_fmt = choice.coded_pix_fmt
     codec.time_base = Fraction(1, 25)
-    set_color(codec, info.color)
+    set_color(codec, _color_as_shown(info))
     if choice.codec == "mjpeg":
         codec.color_range = _FULL_RANGE
     if info.sample_aspect_ratio:
         codec.sample_aspect_ratio = info.sample_aspect_ratio
-    codec.options = still_parameters(choice.codec, options)
+    codec.options = codec.options | still_parameters(choice.codec, options)
     open_codec(codec, options)
     return codec

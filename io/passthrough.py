@@ -7,87 +7,30 @@ target's container in memory, and read back.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from av.stream import Discard
 
-from .containers import Container, container_of
-from .conversion import Conversion, conversions_for
+from .decode.opening import best_video, find_target, is_cover, open_container
+from .encode.containers import Container, container_of
+from .encode.muxing import AnyPacket
+from .encode.stills import is_image
 from .errors import SinkRefused
 from .files import is_special
-from .muxing import AnyPacket
-from .muxtrial import mux_trial, sample_packets
-from .opening import best_video, find_target, is_cover, open_container
-from .stills import is_image
+from .streams.conversion import Conversion, conversions_for
+from .streams.plan import Action, StreamFate, StreamPlan
+from .streams.trial import mux_trial, sample_packets
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.stream import Stream
     from av.video.stream import VideoStream
 
-Action = Literal["copy", "convert", "attach", "drop", "rewrite"]
+__all__ = ["StreamPlan", "plan_streams"]
 
 # Matroska keeps pictures and fonts as attachments; only there do these have a place
 _HOLDS_ATTACHMENTS = ("matroska",)
-
-
-@dataclass(frozen=True, slots=True)
-class StreamFate:
-    """What becomes of one stream of the source."""
-
-    index: int
-    """Of the stream in the source."""
-    kind: str
-    """``audio``, ``subtitle``, ``attachment``, ``data``, ``video`` or ``cover``."""
-    codec: str
-    action: Action
-    """``rewrite``: not copied, but made anew from the metadata, such as chapter titles."""
-    conversion: Conversion | None = None
-    language: str | None = None
-    reason: str = ""
-    """Why it is not copied as it is."""
-
-    def line(self) -> str:
-        """Say it for people: ``audio #1 aac (eng): copied``."""
-        language = f" ({self.language})" if self.language and self.language != "und" else ""
-        name = f"{self.kind} #{self.index} {self.codec}{language}"
-        if self.action in ("copy", "attach"):
-            return f"{name}: copied"
-        if self.action == "convert" and self.conversion:
-            return f"{name}: converted to {self.conversion.codec}, {self.reason}"
-        done = "left out" if self.action == "drop" else "written anew"
-        return f"{name}: {done}, {self.reason}"
-
-    @property
-    def loses(self) -> bool:
-        """Whether something of it is lost."""
-        lossy = self.conversion is not None and self.conversion.loses is not None
-        return self.action == "drop" or lossy
-
-
-@dataclass(frozen=True, slots=True)
-class StreamPlan:
-    """What becomes of all of a source's streams but the video, and of its chapters."""
-
-    source: str
-    container: Container | None
-    """None for still images."""
-    fates: tuple[StreamFate, ...] = ()
-    num_chapters: int = 0
-    notes: tuple[str, ...] = ()
-    warnings: list[str] = field(default_factory=list[str])
-    """What is lost, for people."""
-
-    def lines(self) -> list[str]:
-        """Say what will be done, for people, one line a stream."""
-        chapters = [f"{self.num_chapters} chapters: copied"] if self.num_chapters else []
-        return [fate.line() for fate in self.fates] + chapters + list(self.notes)
-
-    def kept(self) -> tuple[StreamFate, ...]:
-        """Give the streams that get to the output."""
-        return tuple(fate for fate in self.fates if fate.action in ("copy", "convert", "attach"))
 
 
 def plan_streams(

@@ -13,19 +13,19 @@ from dataclasses import replace
 from typing import BinaryIO, Literal, Protocol, cast
 
 from ..filters.frame import Color, Picture, StreamInfo
-from .bytestream import ByteReader, ByteWriter, RawStream
+from .decode.interlaced import DeinterlacedSource
 from .errors import MediaError, TruncatedMedia, UnsupportedMedia
-from .framing import WholeUnits, matroska_units
-from .interlaced import DeinterlacedSource
 from .media import Sink, Source
-from .nut import MAGIC as NUT_MAGIC
-from .nut import nut_units
-from .piped import ContainerPipeSink
+from .rawvideo.bytestream import ByteReader, ByteWriter, RawStream
+from .rawvideo.container import ContainerPipeSink
+from .rawvideo.framing import WholeUnits, matroska_units
+from .rawvideo.nut import MAGIC as NUT_MAGIC
+from .rawvideo.nut import nut_units
+from .rawvideo.trackheader import chroma_siting
+from .rawvideo.y4m import Y4MSink, Y4MSource
+from .rawvideo.y4m_header import MAGIC as Y4M_MAGIC
+from .rawvideo.y4m_header import chroma_tag, format_header
 from .source import Deinterlace, open_source
-from .trackheader import chroma_siting
-from .y4m import Y4MSink, Y4MSource
-from .y4m_header import MAGIC as Y4M_MAGIC
-from .y4m_header import chroma_tag, format_header
 
 log = logging.getLogger(__name__)
 

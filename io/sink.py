@@ -18,19 +18,19 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 
 from ..filters.frame import Picture, StreamInfo
-from .containers import Container, container_of
+from .check.trial import try_output
+from .encode.containers import Container, container_of
+from .encode.muxing import encoded_video, mux
+from .encode.placement import Placement
+from .encode.stills import is_image
 from .encoder import EncoderOptions, codec_choice, open_encoder
 from .errors import SinkFull, SinkRefused
 from .files import OutputFile, write_error
 from .images import ImageSink
 from .media import Sink
-from .muxing import encoded_video, mux
-from .passthrough import StreamPlan
-from .pixels import frame_of
-from .placement import Placement
-from .reopening import open_copy
-from .stills import is_image
-from .trial import try_output
+from .pictures.pixels import frame_of
+from .streams.plan import StreamPlan
+from .streams.reopening import open_copy
 from .verify import TOLERANCE_SECONDS, Expected, verify_output
 
 if TYPE_CHECKING:

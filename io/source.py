@@ -1,8 +1,9 @@
 """A container, image sequence, URL or byte stream as a source of pictures.
 
-The stages, each in its own file: open (`opening`), look at the timestamps (`survey`), decode
-(`decoding`), bring to one form, deinterlace (`deinterlace`), put in time (`timestamps`), take the
-planes (`pixels`). The first picture is decoded at once, because only it tells all about a stream.
+The stages, each in its own file: open (`decode.opening`), look at the timestamps
+(`decode.survey`), decode (`decode.decoder`), bring to one form (`decode.form`), deinterlace
+(`decode.deinterlace`), put in time (`timestamps`), take the planes (`pictures.pixels`). The first
+picture is decoded at once, because only it tells all about a stream.
 """
 
 from __future__ import annotations
@@ -20,16 +21,22 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from ..filters.frame import Picture, StreamInfo
-from .decoding import Decoded, Decoder
-from .deinterlace import Deinterlacer, FieldOrder, field_order_of, flags_frames, is_interlaced
+from .decode.decoder import Decoded, Decoder
+from .decode.deinterlace import (
+    Deinterlacer,
+    FieldOrder,
+    field_order_of,
+    flags_frames,
+    is_interlaced,
+)
+from .decode.form import conform, describe, differs, end_of_stream, with_progressive
+from .decode.opening import Target, best_video, find_target, open_container
+from .decode.survey import survey
+from .decode.truncation import ends_inside_frame, missing_end
 from .errors import TruncatedMedia, UnsupportedMedia
-from .form import conform, describe, differs, end_of_stream, with_progressive
-from .opening import Target, best_video, find_target, open_container
-from .pixels import picture_of
-from .sidedata import rotation_of
-from .survey import survey
+from .pictures.pixels import conversion_warning, picture_of
+from .pictures.sidedata import rotation_of
 from .timestamps import RateVerdict, Timeline, header_rate, judge_rate
-from .truncation import ends_inside_frame, missing_end
 
 Deinterlace = Literal["auto", "on", "off"]
 
@@ -233,6 +240,8 @@ class ContainerSource:
             num_images=self._target.num_images,
             path=self._target.path,
         )
+        if converted := conversion_warning(first.format.name):
+            self._notes.append(converted)
         angle = rotation_of(first)[2]
         if angle % 90 > 1 and angle % 90 < 89:
             self._notes.append(f"turned by {angle:.1f} degrees: took {self._info.rotation}")

@@ -1,6 +1,7 @@
 """Which way imports may point between the rooms."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,16 @@ def test_a_room_keeps_to_its_trade(source: Path) -> None:
 def test_io_takes_only_the_values_from_filters(source: Path) -> None:
     taken = {name for name in imports_of(source) if name[:2] == ("upframe", "filters")}
     assert {name[2] for name in taken if len(name) > 2} <= {"frame", "errors"}
+
+
+def test_packages_of_io_depend_on_each_other_one_way() -> None:
+    """Nodes are the packages in io/ and the modules beside them; the sort fails at a circle."""
+    needs: dict[str, set[str]] = {}
+    for source in (ROOT / "io").glob("**/[!_]*.py"):
+        node = source.relative_to(ROOT / "io").parts[0].removesuffix(".py")
+        names = {name[2] for name in imports_of(source) if name[:2] == ("upframe", "io")}
+        needs.setdefault(node, set()).update(names - {node})
+    assert set(TopologicalSorter(needs).static_order()) == needs.keys()
 
 
 @pytest.mark.parametrize("source", SOURCES + TESTS, ids=name_of)

@@ -10,7 +10,7 @@ import pytest
 
 from upframe.daemon.__main__ import main
 from upframe.daemon.demo import Demo, make_demo
-from upframe.io.comparison import read_pictures
+from upframe.io.demo.comparison import read_pictures
 from upframe.io.errors import SinkRefused
 
 SIZE = (128, 72)

@@ -23,9 +23,9 @@ from upframe.daemon.progress import Lines, Silent
 from upframe.daemon.stdio import standard_streams
 from upframe.filters.chain import Runtime
 from upframe.filters.options import FilterOptions
-from upframe.io.bytestream import RawStream
 from upframe.io.errors import ReaderGone, TruncatedMedia, UnsupportedMedia
 from upframe.io.pipes import FORMATS, PipeFormat, open_pipe_source
+from upframe.io.rawvideo.bytestream import RawStream
 from upframe.io.testing import moving_pictures, stream_info
 
 DOUBLED = FilterOptions(enable_frame_interpolation=True, frame_interpolation_exp=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,30 @@ def rgb_by_ffmpeg(path: Path) -> npt.NDArray[np.uint8]:
     command = ["ffmpeg", "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     raw = subprocess.run(command, capture_output=True, check=True).stdout
     return np.frombuffer(raw, np.uint8).reshape(height, width, 3)
+
+
+def tiff_values(path: Path) -> dict[int, int]:
+    """The short and long values in a little-endian TIFF's first directory, by tag."""
+    data = path.read_bytes()
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    places = range(start + 2, start + 2 + 12 * count, 12)
+    entries = [struct.unpack_from("<HHII", data, place) for place in places]
+    return {tag: value for tag, _, num_values, value in entries if num_values == 1}
+
+
+@pytest.mark.parametrize(
+    ("location", "rotation", "positioning"),
+    [("topleft", 0, 2), ("center", 0, None), ("topleft", 90, None)],
+)
+def test_tiff_says_where_its_chroma_lies_unless_that_was_turned(
+    tmp_path: Path, location: str, rotation: int, positioning: int | None
+) -> None:
+    """TIFF 6.0, section 21: YCbCrPositioning is 2 for co-sited chroma, else centred."""
+    picture = noise("yuv420p", 32, 16, Color("tv", None, None, "smpte170m", location))
+    values = tiff_values(write_still(tmp_path / "a.tiff", picture, rotation=rotation))
+    assert values[256] == (16 if rotation else 32)
+    assert values.get(531) == positioning
 
 
 @pytest.mark.parametrize(

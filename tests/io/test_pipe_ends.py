@@ -10,7 +10,6 @@ import torch
 from pipe_samples import RATE, Slot, Tap, assert_same_planes, clip, read, write
 
 from upframe.filters.frame import Color, Picture
-from upframe.io.bytestream import ByteReader
 from upframe.io.errors import MediaError, ReaderGone, TruncatedMedia, UnsupportedMedia
 from upframe.io.pipes import (
     FORMATS,
@@ -19,7 +18,8 @@ from upframe.io.pipes import (
     open_pipe_source,
     sniff,
 )
-from upframe.io.trackheader import chroma_siting
+from upframe.io.rawvideo.bytestream import ByteReader
+from upframe.io.rawvideo.trackheader import chroma_siting
 
 
 @pytest.mark.parametrize("format_name", FORMATS)

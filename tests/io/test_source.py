@@ -249,3 +249,9 @@ def test_real_clip_is_read_whole(opened: Callable[[str], Path]) -> None:
     assert (info.width, info.height, info.rate) == (1280, 720, 25)
     assert len(pictures) == info.num_frames == 132
     assert warnings == []
+
+
+def test_says_when_chroma_had_to_be_interpolated(tmp_path: Path) -> None:
+    info, _, warnings = read(make_clip(tmp_path / "dv.mkv", codec="ffv1", pix_fmt="yuv411p"))
+    assert info.pix_fmt == "yuv422p"
+    assert warnings == ["chroma of yuv411p is interpolated once to yuv422p's"]

@@ -1,0 +1,236 @@
+"""Packets to frames: the decoder drained, damage counted, no frame skipped.
+
+The count of frames is kept where the data are damaged: a frame that could not be decoded is
+replaced by the one before it. Which ones those are is told by their packets' pts, because a
+decoder with frame threads reports an error later than it happens.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from av.container import InputContainer
+from av.error import EOFError as EndOfFile
+from av.error import FFmpegError
+from av.error import MemoryError as NoMemory
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from ..errors import TruncatedMedia, UnsupportedMedia
+from ..timestamps import settled
+from .survey import becomes_frame, has_no_pts
+
+MAX_DAMAGED_SHARE = Fraction(1, 10)
+"""More damaged frames than this and the input is given up."""
+MAX_DAMAGED_RUN = 100
+"""As many in a row, likewise."""
+_JUDGED_FROM = 100  # frames: before that, a share says little
+
+_SLOT = Fraction(3, 4)
+"""Of a frame's duration: a hole at least that far from both its neighbours was a frame. (The
+second field of a frame, or a hidden reference frame, lies closer to one of them.)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A frame in presentation order."""
+
+    frame: VideoFrame
+    pts: int | None
+    duration: int
+    """Ticks; 0 where unknown."""
+
+
+class Decoder:
+    """Decodes one video stream to its end."""
+
+    def __init__(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        name: str,
+    ) -> None:
+        self.stream = stream
+        self._name = name
+        self.step: Fraction | None = None
+        """Ticks that a frame lasts; set by whoever has found that the rate is constant."""
+        self._packets = container.demux(stream)
+        self._in_order = has_no_pts(container)
+        self._peeked: deque[Packet[VideoStream]] = deque()
+        self._waiting: list[int] = []  # pts of packets sent whose frame has not come, a heap
+        self._unexplained = 0  # errors for which no missing frame has been found yet
+        self._previous: Decoded | None = None
+        self._run = 0
+        self.num_packets = 0
+        self.num_frames = 0
+        self.num_damaged = 0
+        self.num_leading = 0
+        self._failure: FFmpegError | None = None
+        self.end_byte = 0
+        """Where in the file the last packet ends."""
+        self.cut_packet = False
+        """Whether the input ended inside a packet."""
+
+    def peek(self, num_packets: int, num_bytes: int) -> list[int]:
+        """Read ahead a little where no second look is possible; give the pts that were seen."""
+        size = 0
+        while len(self._peeked) < num_packets and size < num_bytes:
+            packet = self._read()
+            if packet is None:
+                break
+            self._peeked.append(packet)
+            size += packet.size
+        frames = [packet for packet in self._peeked if becomes_frame(packet)]
+        stamps = [(self._shown(packet), packet.dts) for packet in frames]
+        return settled([(pts, dts) for pts, dts in stamps if pts is not None])
+
+    def _read(self) -> Packet[VideoStream] | None:
+        """Demux the next packet that holds something; None at the end."""
+        try:
+            # an empty one is a repeat of the frame before, or PyAV's own mark of the end
+            return next((packet for packet in self._packets if packet.size), None)
+        except FFmpegError as error:
+            self._failure = error
+            return None
+
+    def __iter__(self) -> Iterator[Decoded]:
+        """Give every frame, in presentation order.
+
+        Raises:
+            UnsupportedMedia: if too much of it is damaged.
+        """
+        held: Packet[VideoStream] | None = None
+        while True:
+            packet = self._peeked.popleft() if self._peeked else self._read()
+            if packet is None and held is not None and held.is_corrupt:
+                self.cut_packet, held = True, None  # its beginning alone is no frame
+            if held is not None:
+                yield from self._take(self._decode(held))
+            if packet is None:
+                break
+            held = packet
+        yield from self._take(self._drain())
+        yield from self._fill_up_to(None)
+
+    def check(self) -> None:
+        """Judge the whole, after the last frame.
+
+        Raises:
+            UnsupportedMedia: if too much of it was damaged.
+            TruncatedMedia: if reading failed, so that there may be more.
+        """
+        self._check_damage(at_end=True)
+        if self._failure is not None:
+            raise TruncatedMedia(
+                f"{self._name}: reading failed after {self.num_frames} frames: "
+                f"{self._failure.strerror}"
+            ) from self._failure
+
+    def close(self) -> None:
+        """Let go of packets and frames, so that their memory is free at once."""
+        self._packets = iter(())
+        self._peeked.clear()
+        self._previous = None
+
+    def lines(self) -> list[str]:
+        """Say for people what was damaged."""
+        said = [
+            (self.num_damaged, "damaged frames: repeated the one before, or took what was left"),
+            (self.num_leading, "frames before the first that can be decoded: left out"),
+        ]
+        return [f"{count} {what}" for count, what in said if count]
+
+    def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        self.num_packets += 1
+        self.end_byte = (packet.pos or 0) + packet.size
+        shown = self._shown(packet)
+        if becomes_frame(packet) and shown is not None:
+            heapq.heappush(self._waiting, shown)
+        try:
+            return packet.decode()
+        except NoMemory as error:
+            raise MemoryError(f"{self._name}: no memory to decode a frame") from error
+        except EndOfFile:
+            return []
+        except FFmpegError:
+            self._unexplained += 1
+            return []
+
+    def _shown(self, packet: Packet[VideoStream]) -> int | None:
+        return packet.dts if self._in_order else packet.pts
+
+    def _drain(self) -> list[VideoFrame]:
+        try:
+            return self.stream.decode(None)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
+        except FFmpegError:  # nothing more can be had from it; the holes are filled
+            self._unexplained += 1
+            return []
+
+    def _take(self, frames: list[VideoFrame]) -> Iterator[Decoded]:
+        for frame in frames:
+            pts = None if self._in_order else frame.pts
+            if pts is None and self._unexplained and self._previous is not None:
+                yield from self._repeat(self._next_waiting())  # the place of the error must do
+            if self._in_order:
+                pts = self._next_waiting()
+            if pts is not None:
+                yield from self._fill_up_to(pts)
+            duration = 0 if self._in_order else frame.duration  # AVI counts slots, not frames
+            self._previous = Decoded(frame, pts, duration)
+            self._count(damaged=frame.is_corrupt)
+            yield self._previous
+
+    def _next_waiting(self) -> int | None:
+        return heapq.heappop(self._waiting) if self._in_order and self._waiting else None
+
+    def _fill_up_to(self, pts: int | None) -> Iterator[Decoded]:
+        """Repeat the previous frame for every packet before `pts` that became no frame."""
+        while self._waiting and (pts is None or self._waiting[0] <= pts):
+            missing = heapq.heappop(self._waiting)
+            if missing == pts:
+                continue
+            if self._previous is None:
+                self.num_leading += 1
+            elif self._was_frame(self._previous.pts, missing, pts):
+                yield from self._repeat(missing)
+
+    def _was_frame(self, before: int | None, missing: int, after: int | None) -> bool:
+        if before is None or missing <= before:
+            return False
+        if self._unexplained:
+            return True
+        if self.step is None:
+            return self._is_packet_a_frame()
+        room = self.step * _SLOT
+        return missing - before >= room and (after is None or after - missing >= room)
+
+    def _is_packet_a_frame(self) -> bool:
+        """Tell whether this stream has no packets that are fields or hidden reference frames."""
+        assert self._previous is not None
+        return self.stream.codec_context.name != "vp8" and not self._previous.frame.interlaced_frame
+
+    def _repeat(self, pts: int | None) -> Iterator[Decoded]:
+        assert self._previous is not None
+        self._unexplained = max(0, self._unexplained - 1)
+        self._previous = Decoded(self._previous.frame, pts, 0)
+        self._count(damaged=True)
+        yield self._previous
+
+    def _count(self, *, damaged: bool) -> None:
+        self.num_frames += 1
+        self.num_damaged += damaged
+        self._run = self._run + 1 if damaged else 0
+        self._check_damage(at_end=False)
+
+    def _check_damage(self, *, at_end: bool) -> None:
+        share = Fraction(self.num_damaged, max(1, self.num_frames))
+        judged = at_end or self.num_frames >= _JUDGED_FROM
+        if self._run >= MAX_DAMAGED_RUN or (judged and share > MAX_DAMAGED_SHARE):
+            raise UnsupportedMedia(
+                f"{self._name}: too much is damaged: {self.num_damaged} of {self.num_frames} frames"
+            )

@@ -1,0 +1,202 @@
+"""Which encoder and which pixel format keep what the pictures hold.
+
+Defaults: 8 bit goes to H.264, 9 to 12 bit to HEVC (H.264 High 10 plays on few devices), more to
+FFV1. A pixel format is kept where the encoder has it, else the nearest one that loses nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import av
+from av.codec import Codec
+from av.error import FFmpegError
+
+from ...filters.errors import UnsupportedPixels
+from ...filters.frame import PixelFormat
+from ..errors import SinkRefused
+from .containers import Container
+
+# What an encoder calls its formats, by the planar format that holds the same values.
+_PLANAR = {
+    "yuvj420p": "yuv420p", "yuvj422p": "yuv422p", "yuvj444p": "yuv444p",
+    "nv12": "yuv420p", "nv16": "yuv422p", "p010le": "yuv420p10le",
+    "rgb24": "gbrp", "bgr24": "gbrp", "bgr0": "gbrp", "0rgb": "gbrp",
+    "rgba": "gbrap", "bgra": "gbrap", "argb": "gbrap",
+    "rgb48le": "gbrp16le", "rgb48be": "gbrp16le", "rgba64le": "gbrap16le", "rgba64be": "gbrap16le",
+    "gray16be": "gray16le", "rgb8": "gbrp",
+}  # fmt: skip
+
+_ONE_CODEC = {
+    "gif": "gif", "apng": "apng", "asf": "wmv2", "mpeg": "mpeg2video", "vob": "mpeg2video",
+    "mxf": "mpeg2video",
+}  # fmt: skip
+_HOLDS_FFV1 = ("matroska", "nut", "avi", "mp4")
+
+
+@dataclass(frozen=True, slots=True)
+class CodecChoice:
+    """An encoder, and the pixel formats on both sides of it."""
+
+    codec: str
+    """FFmpeg's name of the encoder."""
+    pix_fmt: str
+    """Of the pictures that the sink takes: planar."""
+    coded_pix_fmt: str
+    """What the encoder is given; holds the same values as `pix_fmt`."""
+    notes: tuple[str, ...] = ()
+    """What was chosen and why, for people."""
+    losses: tuple[str, ...] = ()
+    """What the pictures lose, for people."""
+
+
+def choose_codec(
+    source: PixelFormat, container: Container, codec: str | None, pix_fmt: str | None
+) -> CodecChoice:
+    """Choose an encoder, where none is asked for, and the pixel format to give it.
+
+    Args:
+        source: what the input's pictures are.
+        container: where the packets go.
+        codec: the encoder that the user named, or None.
+        pix_fmt: the pixel format that the user named, or None.
+
+    Raises:
+        SinkRefused: if there is no such encoder, or it does not take that pixel format.
+    """
+    asked = _parse(pix_fmt) if pix_fmt else None
+    name = codec or default_codec(asked or source, container)
+    supported = encoder_formats(name)
+    if pix_fmt is not None:
+        coded = _asked_format(pix_fmt, name, supported)
+        planar = _PLANAR.get(coded, coded)
+    else:
+        planar = nearest_format(source, [_PLANAR.get(one, one) for one in supported], name)
+        coded = planar if planar in supported else _coded(planar, supported)
+    losses = () if pix_fmt else tuple(_losses(source, PixelFormat.parse(planar), name))
+    reason = _reason(name, asked or source) if codec is None else None
+    return CodecChoice(name, planar, coded, (reason,) if reason else (), losses)
+
+
+def default_codec(source: PixelFormat, container: Container) -> str:
+    """Name the encoder for pictures of a format in a container."""
+    if one := _ONE_CODEC.get(container.name):
+        return one
+    if container.name == "webm":  # the VP9 encoder at hand has 8 bits only
+        return "libvpx-vp9" if source.bit_depth == 8 else "libsvtav1"
+    if source.bit_depth == 8:
+        return "libx264"
+    if container.name == "avi" or (source.bit_depth > 12 and container.name in _HOLDS_FFV1):
+        return "ffv1"
+    return "libx265"
+
+
+def _reason(codec: str, source: PixelFormat) -> str | None:
+    if codec == "libx265":
+        return f"{source.bit_depth} bit: encoding as HEVC (libx265), which keeps it"
+    if codec == "ffv1":
+        return (
+            f"{source.bit_depth} bit: encoding losslessly as FFV1, which keeps it; files are large"
+        )
+    if codec == "libsvtav1":
+        return f"{source.bit_depth} bit: encoding as AV1 (libsvtav1), which keeps 10"
+    return None
+
+
+@cache
+def encoder_formats(codec: str) -> tuple[str, ...]:
+    """List the pixel formats that an encoder takes, by FFmpeg's names.
+
+    Raises:
+        SinkRefused: if there is no such video encoder.
+    """
+    try:
+        found = Codec(codec, "w")
+    except (ValueError, FFmpegError) as error:
+        raise SinkRefused(f"no encoder is called {codec!r}; {_similar(codec)}") from error
+    formats = found.video_formats if found.type == "video" else None
+    if found.type != "video":
+        raise SinkRefused(f"{codec} encodes {found.type}, wanted a video encoder")
+    return tuple(form.name for form in formats or ()) or ("yuv420p", "yuv422p", "yuv444p", "gray")
+
+
+def _similar(codec: str) -> str:
+    stem = codec.lower().lstrip("lib")[:3]
+    usual = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "prores_ks", "mpeg4")
+    near = sorted(name for name in av.codecs_available if stem and stem in name and name != codec)
+    return f"near it: {', '.join(near[:8]) or 'none'}; usual ones: {', '.join(usual)}"
+
+
+def _parse(name: str) -> PixelFormat:
+    try:
+        return PixelFormat.parse(_PLANAR.get(name, name))
+    except UnsupportedPixels as error:
+        raise SinkRefused(f"pixel format {name!r}: {error}") from error
+
+
+def _asked_format(pix_fmt: str, codec: str, supported: tuple[str, ...]) -> str:
+    for name in (pix_fmt, f"{pix_fmt}le"):
+        if name in supported:
+            return name
+    planar = [name for name in supported if _is_usable(name)]
+    raise SinkRefused(f"{codec} does not take {pix_fmt}; it takes {', '.join(planar)}")
+
+
+def _is_usable(name: str) -> bool:
+    try:
+        PixelFormat.parse(_PLANAR.get(name, name))
+    except UnsupportedPixels:
+        return False
+    return True
+
+
+def _coded(planar: str, supported: tuple[str, ...]) -> str:
+    return next(name for name in supported if _PLANAR.get(name) == planar)
+
+
+def nearest_format(source: PixelFormat, names: list[str], codec: str) -> str:
+    """Choose the format that loses least of `source`, and of those the smallest.
+
+    Raises:
+        SinkRefused: if the encoder takes no format that we can make.
+    """
+    usable = [PixelFormat.parse(name) for name in dict.fromkeys(names) if _is_usable(name)]
+    if not usable:
+        raise SinkRefused(f"{codec} takes no planar pixel format; it takes {', '.join(names)}")
+    return min(usable, key=lambda form: _distance(source, form)).name
+
+
+def _distance(source: PixelFormat, other: PixelFormat) -> tuple[int, ...]:
+    """Order formats by what is lost, then by what is stored for nothing."""
+    shift = other.chroma_shift_x + other.chroma_shift_y
+    had = source.chroma_shift_x + source.chroma_shift_y
+    return (
+        int(source.family != "gray" and other.family == "gray"),
+        max(0, source.bit_depth - other.bit_depth),
+        int(source.has_alpha and not other.has_alpha),
+        int(source.family != "gray" and source.family != other.family),
+        max(0, shift - had) if source.family != "gray" else 0,
+        int(source.family != other.family) + int(other.family == "rgb"),
+        max(0, other.bit_depth - source.bit_depth),
+        int(other.has_alpha and not source.has_alpha),
+        max(0, had - shift) if source.family != "gray" else -shift,
+    )
+
+
+def _losses(source: PixelFormat, other: PixelFormat, codec: str) -> list[str]:
+    lost: list[str] = []
+    if other.bit_depth < source.bit_depth:
+        lost.append(f"{source.bit_depth} bits are reduced to {other.bit_depth}")
+    if source.has_alpha and not other.has_alpha:
+        lost.append("alpha is dropped")
+    if source.family == "rgb" and other.family == "yuv":
+        lost.append("RGB is stored as YUV")
+    if source.family != "gray" and other.family == "gray":
+        lost.append("colour is dropped")
+    shift = (other.chroma_shift_x, other.chroma_shift_y)
+    if source.family == "yuv" and shift > (source.chroma_shift_x, source.chroma_shift_y):
+        lost.append(f"chroma is reduced from {source.name} to {other.name}")
+    if not lost:
+        return []
+    return [f"{codec} takes no {source.name}, {other.name} is the nearest: {', '.join(lost)}"]

@@ -1,0 +1,185 @@
+"""The encoder's clock: in which ticks pictures are counted on their way through encoder and muxer.
+
+Timestamps stay exact wherever encoder and container can hold them; where not, they are rounded to
+the nearest tick, kept strictly rising, and counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ...filters.frame import StreamInfo
+from .containers import Container
+from .muxing import AnyPacket
+
+_MAX_TICKS = (1 << 31) - 1  # FFmpeg's rationals are pairs of int32
+# MPEG-4 part 2 counts ticks in 16 bits (ISO/IEC 14496-2, vop_time_increment_resolution)
+_MAX_BY_CODEC = {"mpeg4": 65_535, "msmpeg4": 65_535, "msmpeg4v2": 65_535}
+# These codecs have one of a few frame rates in the bitstream, and no other time
+_RATE_ONLY = ("mpeg1video", "mpeg2video", "dnxhd")
+_JITTER = Fraction(1, 10)  # of a frame: twice what still counts as a constant rate
+_UNKNOWN_RATE = Fraction(25)
+_FINE = 90_000  # ticks per second, where a time base must be rounded
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """In which time base to encode, and at which rate players are told to expect frames."""
+
+    time_base: Fraction
+    """Seconds in one tick of the encoder."""
+    rate: Fraction
+    """Frames per second: exact where constant, else the average."""
+
+
+def choose_pace(info: StreamInfo, codec: str, container: Container) -> Pace:
+    """Choose the time base of an encoder.
+
+    A constant rate is counted in frames, so that timestamps which a container rounded (Matroska,
+    to 1 ms) come back to their exact places; a variable one in the ticks of its own time base.
+    """
+    rate = info.rate or info.average_rate or _UNKNOWN_RATE
+    if codec == "gif":
+        return Pace(Fraction(1, 100), rate)
+    limit = _MAX_BY_CODEC.get(codec, _MAX_TICKS)
+    counts_frames = info.rate is not None or codec in _RATE_ONLY
+    tick = 1 / rate if counts_frames else info.time_base
+    if max(tick.denominator, tick.numerator) <= limit:
+        return Pace(tick, rate)
+    return Pace(Fraction(1, min(limit, _FINE)), rate)
+
+
+class EncoderClock:
+    """Turns a picture's pts into the encoder's ticks, counted from the first picture.
+
+    Args:
+        pace: the encoder's time base.
+        time_base: of the pictures.
+    """
+
+    def __init__(self, pace: Pace, time_base: Fraction) -> None:
+        self._scale = time_base / pace.time_base
+        # what counts as rounded: more than jitter, where frames are counted
+        whole_frames = pace.time_base * pace.rate == 1
+        self._jitter = _JITTER if whole_frames else Fraction(0)
+        self._first: int | None = None
+        self.last = -1
+        """Ticks of the picture that came last."""
+        self.end = 0
+        """Ticks at which it ends."""
+        self.num_rounded = 0
+        """Timestamps that were no whole number of ticks."""
+
+    def __call__(self, pts: int, duration: int) -> tuple[int, int]:
+        """Give pts and duration in ticks of the encoder; pts rise strictly.
+
+        The end of a picture is rounded, not its length, so that errors do not add up.
+        """
+        if self._first is None:
+            self._first = pts
+        exact = (pts - self._first) * self._scale
+        ticks = max(_nearest(exact), self.last + 1)
+        self.num_rounded += abs(exact - ticks) > self._jitter
+        self.last = ticks
+        self.end = max(_nearest((pts - self._first + duration) * self._scale), ticks + 1)
+        return ticks, self.end - ticks
+
+
+def mend_dts(packet: AnyPacket, last_ticks: int) -> None:
+    """Mend the dts of an encoder's packet.
+
+    libx265 gives a stream of one frame a dts from memory that it never wrote to. A true one lies
+    between the pts and the earliest that reordering can need.
+
+    Args:
+        packet: of an encoder, its ticks counted from the first picture.
+        last_ticks: pts of the latest picture that the encoder was given.
+    """
+    if packet.pts is None:
+        return
+    if packet.dts is None or not -last_ticks <= packet.dts <= packet.pts:
+        packet.dts = packet.pts
+
+
+class SampleClock:
+    """Gives packets of sound their exact places back where a container rounded them.
+
+    Matroska rounds to 1 ms and may leave durations out; a packet of audio lasts a whole number of
+    samples, mostly always the same. What fits to a tick is counted on, anything else believed.
+
+    Args:
+        sample_rate: samples per second.
+        frame_size: samples in a packet, where always the same; 0 if unknown, None where every
+            packet is to be asked: PCM is cut anywhere.
+    """
+
+    def __init__(self, sample_rate: int, frame_size: int | None) -> None:
+        self._base = Fraction(1, sample_rate)
+        self._frame_size = frame_size
+        self._end: int | None = None
+
+    def __call__(self, packet: AnyPacket, count_samples: Callable[[], int]) -> None:
+        """Put a packet into ticks of one sample, if its own are coarser.
+
+        Args:
+            packet: of sound.
+            count_samples: asked only where neither packet nor codec tell how long it lasts.
+        """
+        if not packet.time_base or packet.pts is None or packet.time_base <= self._base:
+            return
+        tick = packet.time_base / self._base  # samples
+        start = _nearest(packet.pts * tick)
+        if self._end is not None and abs(packet.pts * tick - self._end) <= tick:
+            # counted on, but never further from what the container says than its rounding
+            lowest = math.ceil((packet.pts - Fraction(1, 2)) * tick)
+            highest = math.floor((packet.pts + Fraction(1, 2)) * tick)
+            start = min(max(self._end, lowest), highest)
+        duration = _nearest((packet.duration or 0) * tick)
+        if self._frame_size is None:
+            duration = count_samples()
+        elif self._frame_size and (not duration or abs(duration - self._frame_size) <= tick):
+            duration = self._frame_size
+        duration = duration or count_samples()
+        packet.pts = packet.dts = start
+        packet.duration, packet.time_base = duration, self._base
+        self._end = start + duration if duration else None
+
+
+def shift_packet(packet: AnyPacket, offset_seconds: Fraction) -> None:
+    """Move a packet in time, in ticks fine enough to do so exactly where FFmpeg can."""
+    if not offset_seconds or not packet.time_base:
+        return
+    common = common_time_base(packet.time_base, offset_seconds)
+    scale = int(packet.time_base / common)
+    shift = _nearest(offset_seconds / common)
+    if packet.pts is not None:
+        packet.pts = packet.pts * scale + shift
+    if packet.dts is not None:
+        packet.dts = packet.dts * scale + shift
+    if packet.duration is not None:
+        packet.duration *= scale
+    packet.time_base = common
+
+
+def common_time_base(time_base: Fraction, offset: Fraction) -> Fraction:
+    """Find ticks in which both whole ticks of `time_base` and `offset` seconds are whole.
+
+    Where these would be too fine for FFmpeg, `time_base` itself.
+    """
+    if offset == 0:
+        return time_base
+    denominator = math.lcm(time_base.denominator, offset.denominator)
+    numerator = math.gcd(
+        time_base.numerator * (denominator // time_base.denominator),
+        abs(offset.numerator) * (denominator // offset.denominator),
+    )
+    common = Fraction(numerator, denominator)
+    return common if common.denominator <= _MAX_TICKS else time_base
+
+
+def _nearest(ticks: Fraction) -> int:
+    """Round half up; Fraction's own rounding to even would make steps uneven."""
+    return math.floor(ticks + Fraction(1, 2))

@@ -1,0 +1,1 @@
+"""PyAV's frames ⇄ pictures: planes bit for bit, colour tags, and what travels beside the pixels."""

@@ -1,0 +1,191 @@
+"""Raw byte streams, read and written whole: short reads, full pipes and closed readers end here.
+
+A pipe gives fewer bytes than were asked for, takes fewer than it was given, and may be in
+non-blocking mode without our doing: whoever is at its other end decides that. Nothing is
+buffered, so that what was written has been written, and what was not read is still the writer's.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import stat
+from contextlib import suppress
+from io import UnsupportedOperation
+from typing import Protocol
+
+from ..errors import MediaError, ReaderGone, SinkFull, UnsupportedMedia
+
+PIPE_BYTES = 1 << 20
+"""What we ask the kernel to hold between two processes; its own default is 64 KiB."""
+
+
+_POLL_MILLISECONDS = 100
+"""How long a read may go on after it was interrupted."""
+
+
+class RawStream(Protocol):
+    """What we need of a raw stream: :class:`io.FileIO` is one, and so is :class:`io.BytesIO`."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Read into `buffer`: the number of bytes, 0 at the end, None where it would block."""
+        ...
+
+    def write(self, data: memoryview, /) -> int | None:
+        """Write from `data`: the number of bytes, None where it would block."""
+        ...
+
+    def fileno(self) -> int:
+        """The file descriptor, if there is one."""
+        ...
+
+
+class ByteReader:
+    """Reads a raw stream; what was peeked at is given again."""
+
+    def __init__(self, stream: RawStream) -> None:
+        self._stream = stream
+        self._ahead = b""
+        self._at_end = False
+        self._interrupted = False
+        descriptor = enlarge_pipe(stream)
+        self._descriptor = None if descriptor is None or _write_only(descriptor) else descriptor
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the stream has said that there is no more."""
+        return self._at_end and not self._ahead
+
+    def interrupt(self) -> None:
+        """End a read that waits, as if the stream had ended. For any thread."""
+        self._interrupted = True
+
+    def peek(self, size: int) -> bytes:
+        """Give the next `size` bytes, or those that are left, without taking them."""
+        while len(self._ahead) < size and not self._at_end:
+            piece = memoryview(bytearray(size - len(self._ahead)))
+            self._ahead += bytes(piece[: self._read_raw(piece)])
+        return self._ahead[:size]
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read as much as there is now, at most the whole buffer; 0 only at the end."""
+        if not self._ahead:
+            return self._read_raw(buffer)
+        piece, self._ahead = self._ahead[: len(buffer)], self._ahead[len(buffer) :]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def fill(self, buffer: memoryview) -> int:
+        """Read until the buffer is full or the stream ends; give the number of bytes read."""
+        got = 0
+        while got < len(buffer) and (count := self.readinto(buffer[got:])):
+            got += count
+        return got
+
+    def read(self, size: int = PIPE_BYTES) -> bytes:
+        """Read at most `size` bytes, as a file object does; ``b""`` only at the end."""
+        buffer = memoryview(bytearray(size))
+        return bytes(buffer[: self.readinto(buffer)])
+
+    def read_line(self, limit: int) -> bytes:
+        """Read up to and with the next newline, at most `limit` bytes, and nothing after it.
+
+        Byte by byte: a line is short, and what follows it belongs to whole-frame reads.
+        """
+        line = bytearray()
+        while len(line) < limit and not line.endswith(b"\n") and (byte := self.read(1)):
+            line += byte
+        return bytes(line)
+
+    def _read_raw(self, buffer: memoryview) -> int:
+        count: int | None = None
+        while count is None:
+            if not self._wait_for_data():
+                count = 0
+                break
+            try:
+                count = self._stream.readinto(buffer)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise UnsupportedMedia(f"cannot read the input: {reason}") from error
+        self._at_end = count == 0 and len(buffer) > 0
+        return count
+
+    def _wait_for_data(self) -> bool:
+        """Wait until a read would not; False if there shall be no more reads."""
+        if self._descriptor is not None:
+            poll = select.poll()
+            poll.register(self._descriptor, select.POLLIN)
+            while not self._interrupted and not poll.poll(_POLL_MILLISECONDS):
+                pass
+        return not self._interrupted
+
+
+class ByteWriter:
+    """Writes a raw stream. After a failure every later write fails the same way at once."""
+
+    def __init__(self, stream: RawStream) -> None:
+        self._stream = stream
+        self.failure: MediaError | None = None
+        """Why the stream takes no more; PyAV hides what its callbacks raise."""
+        enlarge_pipe(stream)
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Write all of `data`; blocks while the reader is slow.
+
+        Raises:
+            ReaderGone: if the reader has closed its end.
+            SinkFull: if there is no space, or an I/O error.
+        """
+        if self.failure is not None:
+            raise self.failure
+        rest = memoryview(data).cast("B")
+        while rest:
+            rest = rest[self._write_some(rest) :]
+        return memoryview(data).nbytes
+
+    def _write_some(self, rest: memoryview) -> int:
+        try:
+            count = self._stream.write(rest)
+        except OSError as error:
+            self.failure = _failure(error)
+            raise self.failure from error
+        if count is None:
+            poll = select.poll()
+            poll.register(self._stream.fileno(), select.POLLOUT)
+            poll.poll()
+        return count or 0
+
+
+def gone_after(num_frames: int) -> ReaderGone:
+    """Say that the reader closed its end, and what it got until then."""
+    return ReaderGone(f"the reader closed the stream after {num_frames} frames")
+
+
+def enlarge_pipe(stream: RawStream) -> int | None:
+    """Ask for a pipe that holds 1 MiB; where that is not to be had, what there is will do.
+
+    Returns:
+        The stream's descriptor; None if it has none.
+    """
+    try:
+        descriptor = stream.fileno()
+    except (UnsupportedOperation, AttributeError):
+        return None
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode) and hasattr(fcntl, "F_SETPIPE_SZ"):
+        with suppress(OSError):  # above the user's limit, or the pipe holds more than that
+            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return descriptor
+
+
+def _write_only(descriptor: int) -> bool:
+    """Tell whether reading can only fail: a poll would wait for ever instead."""
+    return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+
+
+def _failure(error: OSError) -> MediaError:
+    if error.errno in (errno.EPIPE, errno.ECONNRESET):
+        return ReaderGone("the reader closed the stream")
+    return SinkFull(f"cannot write the output: {error.strerror or error}")

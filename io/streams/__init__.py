@@ -1,0 +1,1 @@
+"""A source's other streams: which a container holds, and how they get there."""

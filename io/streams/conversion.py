@@ -1,0 +1,189 @@
+"""Converting a stream that a container does not hold into one that it does, without loss.
+
+Text subtitles go from one text format to another; lossless and PCM audio goes to FLAC, ALAC or
+PCM, where no sample changes. Lossy audio is never encoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal, Protocol, cast
+
+import av
+from av.audio.codeccontext import AudioCodecContext
+from av.subtitles.codeccontext import SubtitleCodecContext
+from av.subtitles.subtitle import SubtitleSet
+
+from ..encode.containers import Container
+from ..encode.muxing import (
+    AnyPacket,
+    add_audio,
+    add_subtitles,
+    decoded_audio,
+    decoded_subtitle,
+    encoded_audio,
+    encoded_subtitle,
+)
+from .trial import copy_of, run_trial
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import OutputContainer
+    from av.stream import Stream
+    from av.subtitles.stream import SubtitleStream
+
+_TEXT = ("subrip", "srt", "text", "webvtt", "mov_text", "ass", "ssa")
+_STYLED = ("ass", "ssa")
+_TEXT_OF = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
+_LOSSLESS = ("flac", "alac", "wavpack", "tta", "ape", "mlp", "truehd", "shorten", "tak")
+_BITS = {"u8": 8, "s16": 16, "s32": 32, "flt": 32, "dbl": 64}
+_FLOATS = ("flt", "dbl")
+
+
+class Converter(Protocol):
+    """Turns packets of one codec into packets of another."""
+
+    def __call__(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
+        """Take the next packet, or None at the end; give what is ready."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """One way to convert a stream."""
+
+    codec: str
+    """FFmpeg's name of the encoder."""
+    kind: Literal["audio", "subtitle"]
+    sample_format: str = ""
+    """Of audio: what the encoder takes."""
+    loses: str | None = None
+    """What gets lost; None where nothing does."""
+
+    def add(self, output: OutputContainer, stream: Stream) -> tuple[Stream, Converter]:
+        """Add the converted stream to an output.
+
+        Raises:
+            ValueError, FFmpegError: if the container does not hold the codec.
+        """
+        if self.kind == "subtitle":
+            made = add_subtitles(output, self.codec)
+            return made, SubtitleConverter(cast("SubtitleStream", stream), made)
+        source = cast("AudioStream", stream)
+        made_audio = add_audio(output, self.codec, source.codec_context.sample_rate)
+        return made_audio, AudioConverter(source, made_audio, self.sample_format)
+
+    def trial(self, stream: Stream, packets: list[AnyPacket], container: Container) -> str | None:
+        """Try it on a stream's first packets; None if it works, else why not."""
+
+        def add(output: OutputContainer) -> tuple[Stream, list[AnyPacket]]:
+            stream.codec_context.flush_buffers()  # an earlier trial has drained the decoder
+            made, convert = self.add(output, stream)
+            inputs = [*map(copy_of, packets), None]
+            for packet in inputs:
+                if packet is not None:
+                    packet.stream = stream
+            return made, [done for packet in inputs for done in convert(packet)]
+
+        return run_trial(container, add)
+
+
+def conversions_for(stream: Stream, container: Container) -> list[Conversion]:
+    """List the ways to bring a stream into a container, best first; empty where there is none."""
+    context = cast("object | None", stream.codec_context)
+    if context is None:
+        return []
+    name = stream.codec_context.codec.canonical_name
+    if stream.type == "subtitle":
+        return _text_conversions(name, container)
+    if stream.type == "audio" and (name.startswith("pcm_") or name in _LOSSLESS):
+        return _audio_conversions(cast("AudioStream", stream))
+    return []
+
+
+def _text_conversions(name: str, container: Container) -> list[Conversion]:
+    target = _TEXT_OF.get(container.name)
+    if name not in _TEXT or target is None:
+        return []
+    loses = f"the styling of {name} is lost, its text is kept" if name in _STYLED else None
+    return [Conversion(target, "subtitle", loses=loses)]
+
+
+def _audio_conversions(stream: AudioStream) -> list[Conversion]:
+    """FLAC and ALAC hold integers of up to 24 bits; wider samples and floats need PCM."""
+    kind = stream.codec_context.format.packed.name
+    bits = _BITS.get(kind, 64)
+    if kind == "s32" and "24" in stream.codec_context.name:
+        bits = 24
+    ways: list[Conversion] = []
+    if kind not in _FLOATS and bits <= 16:
+        ways += [Conversion("flac", "audio", "s16"), Conversion("alac", "audio", "s16p")]
+        ways += [Conversion("pcm_s16le", "audio", "s16")]
+    elif kind not in _FLOATS and bits <= 24:
+        ways += [Conversion("flac", "audio", "s32"), Conversion("alac", "audio", "s32p")]
+        ways += [Conversion("pcm_s24le", "audio", "s32")]
+    elif kind == "s32":
+        ways += [Conversion("pcm_s32le", "audio", "s32")]
+    elif kind in _FLOATS:
+        wide = kind == "dbl"
+        ways += [Conversion("pcm_f64le" if wide else "pcm_f32le", "audio", kind)]
+    return ways
+
+
+class SubtitleConverter:
+    """Text subtitles, event by event; times are those of the source's packets."""
+
+    def __init__(self, source: SubtitleStream, target: SubtitleStream) -> None:
+        self._source = source
+        self._target = target
+        context = source.codec_context
+        if not context.is_open:
+            context.open()
+        encoder: SubtitleCodecContext = target.codec_context
+        # the encoder reads the style of its text from an ASS header, which the decoder made
+        encoder.subtitle_header = context.subtitle_header
+        encoder.time_base = Fraction(1, 1000)
+        encoder.open()
+
+    def __call__(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
+        """Give one packet for each event; MP4's empty ones, which end an event, give none."""
+        if packet is None:
+            return
+        decoded = decoded_subtitle(self._source, packet)
+        if decoded is None or len(decoded) == 0:
+            return
+        lasts = round((packet.duration or 0) * 1000 * (packet.time_base or 1))
+        for rect in decoded:
+            text = cast("bytes", getattr(rect, "ass", b""))
+            if not text:
+                continue
+            made = SubtitleSet.create(text, start=0, end=lasts, pts=0)
+            done = encoded_subtitle(self._target, made)
+            done.pts = done.dts = packet.pts
+            done.duration, done.time_base = packet.duration, packet.time_base
+            done.stream = self._target
+            yield done
+
+
+class AudioConverter:
+    """Lossless audio: decoded and encoded again, no sample changed."""
+
+    def __init__(self, source: AudioStream, target: AudioStream, sample_format: str) -> None:
+        self._source = source
+        self._target = target
+        context: AudioCodecContext = target.codec_context
+        context.format = av.AudioFormat(sample_format)
+        context.layout = source.codec_context.layout
+        context.sample_rate = source.codec_context.sample_rate
+        context.time_base = Fraction(1, context.sample_rate)
+        if sample_format.startswith("s32") and target.name != "pcm_s32le":
+            context.options = {"bits_per_raw_sample": "24"}
+
+    def __call__(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
+        """Decode and encode; PyAV changes the layout of samples in memory, not their values."""
+        for frame in decoded_audio(self._source, packet):
+            yield from encoded_audio(self._target, frame)
+        if packet is None:
+            yield from encoded_audio(self._target, None)

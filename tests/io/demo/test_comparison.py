@@ -1,0 +1,70 @@
+"""The before/after picture and the letters in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import pytest
+import torch
+
+from upframe.io.demo.comparison import busiest, compare, enlarge, read_pictures, write_png
+from upframe.io.demo.lettering import draw_text, put_label
+from upframe.io.errors import MediaError
+
+
+def test_draws_letters_as_they_look() -> None:
+    drawn = ["".join("#" if dot else "." for dot in row[:5]) for row in draw_text("t").tolist()]
+    assert drawn == ["#####", *["..#.."] * 6]
+    assert torch.equal(draw_text("abc 09"), draw_text("ABC 09"))
+    assert draw_text("é").sum() == 0
+    assert draw_text("HI", scale=3).shape == (21, 36)
+
+
+def test_a_label_is_cut_off_at_the_edge() -> None:
+    picture = torch.ones(3, 8, 20)
+    put_label(picture, "A LONG LABEL", top=2, left=15)
+    assert picture[:, :2].min() == 1
+    assert picture[:, 2:, :15].min() == 1
+    assert picture[:, 2, 15:].max() == pytest.approx(0.35)
+
+
+def test_finds_where_most_goes_on() -> None:
+    activity = torch.zeros(20, 30)
+    activity[12:15, 21:24] = 1
+    assert busiest(activity, 3, 3) == (12, 21)
+
+
+def test_the_left_half_is_the_source_and_the_right_half_the_result() -> None:
+    source, result = torch.full((3, 45, 80), 0.2), torch.full((3, 90, 160), 0.8)
+    picture = compare(source, [result, result, result])
+    assert picture.shape[2] == 160
+    assert picture[:, 60, 20].tolist() == pytest.approx([0.2] * 3)
+    assert picture[:, 60, 140].tolist() == pytest.approx([0.8] * 3)
+    assert picture[:, 60, 80].tolist() == [1, 1, 1]  # the line between
+
+
+def test_wants_the_frame_and_the_two_after_it() -> None:
+    with pytest.raises(ValueError, match="must have 3 frames there, got 1"):
+        compare(torch.zeros(3, 45, 80), [torch.zeros(3, 90, 160)])
+
+
+def test_the_inserted_frame_stands_between_its_neighbours() -> None:
+    shades = [torch.full((3, 180, 320), shade) for shade in (0.2, 0.5, 0.8)]
+    row = compare(torch.full((3, 90, 160), 0.2), shades)[:, -2]
+    assert [round(float(row[0, at]), 2) for at in (50, 160, 270)] == [0.2, 0.5, 0.8]
+
+
+def test_writes_what_reads_back_exactly(tmp_path: Path) -> None:
+    picture = enlarge(torch.rand(3, 5, 7), (10, 14), "bicubic")
+    write_png(tmp_path / "a.png", picture)
+    write_png(tmp_path / "a.png", picture)  # replaces
+    with av.open(str(tmp_path / "a.png")) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == "rgb24"
+    (read,) = read_pictures(tmp_path / "a.png", 0, 3)
+    assert (read - picture).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_says_where_the_picture_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"cannot write .*a\.png"):
+        write_png(tmp_path / "none" / "a.png", torch.zeros(3, 4, 4))
