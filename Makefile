@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 # What the tests hold the output against, and how Debian calls it.
-PROGRAMS := ffmpeg x264 mpv
+PROGRAMS := ffmpeg x264 mpv mosquitto rsync
 
 .PHONY: demo test lint types clean
 .DELETE_ON_ERROR:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from .interpolate.options import InterpolateOptions
 from .upscale.options import UpscaleOptions
@@ -30,3 +30,15 @@ class FilterOptions(InterpolateOptions, UpscaleOptions, BaseModel, frozen=True, 
             if idle and not getattr(self, switch):
                 raise ValueError(f"{', '.join(sorted(idle))}: given, but {switch} is not")
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_options_of_disabled_filters(
+        self, serialize: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Write what can be read again: an option of a disabled filter is refused there."""
+        written: dict[str, Any] = serialize(self)
+        for model, switch in _SWITCHES:
+            if not getattr(self, switch):
+                for name in model.model_fields.keys() - {switch}:
+                    written.pop(name, None)
+        return written
