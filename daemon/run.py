@@ -78,13 +78,14 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright:
     parser.add_argument("output", help="a file, or a numbered sequence")
     add_filter_arguments(parser)
     add_encoder_arguments(parser)
-    _add_media_arguments(parser)
+    add_media_arguments(parser)
     add_runtime_arguments(parser)
     add_progress_arguments(parser)
     parser.set_defaults(command=_command)
 
 
-def _add_media_arguments(parser: argparse.ArgumentParser) -> None:
+def add_media_arguments(parser: argparse.ArgumentParser) -> None:
+    """Offer how to read the input and what the output may be."""
     group = parser.add_argument_group("input and output")
     group.add_argument("--format", metavar="NAME", help="container of the output (by extension)")
     group.add_argument("--overwrite", action="store_true", help="replace an existing output")
