@@ -1,25 +1,25 @@
 """Filters: plain calls from frames to frames. They never wait, read no clock and open no video.
 
-`interpolate_frames` and `upscale_frames` load on first use, so that who only needs the values
-loads no network.
+Every name loads on first use, so that who needs only the options, or an error, loads no torch, and
+who needs only the values loads no network.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .frame import (
-    Color,
-    ContentLight,
-    Filter,
-    Frame,
-    MasteringDisplay,
-    Picture,
-    PixelFormat,
-    StreamInfo,
-)
-
 if TYPE_CHECKING:
+    from .frame import (
+        Color,
+        ContentLight,
+        Filter,
+        Frame,
+        MasteringDisplay,
+        Picture,
+        PixelFormat,
+        StreamInfo,
+    )
     from .interpolate.library import interpolate_frames
     from .upscale.library import upscale_frames
 
@@ -36,14 +36,13 @@ __all__ = [
     "upscale_frames",
 ]
 
+_ELSEWHERE = {
+    "interpolate_frames": ".interpolate.library",
+    "upscale_frames": ".upscale.library",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "interpolate_frames":
-        from .interpolate.library import interpolate_frames
-
-        return interpolate_frames
-    if name == "upscale_frames":
-        from .upscale.library import upscale_frames
-
-        return upscale_frames
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_ELSEWHERE.get(name, ".frame"), __name__), name)

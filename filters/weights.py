@@ -18,6 +18,7 @@ from typing import Literal
 from .checksum import sha256_of
 from .errors import WeightsUnavailable
 from .hub import fetch_from_hub
+from .policy import Policy
 from .statedict import load_state_dict
 
 __all__ = [
@@ -31,10 +32,6 @@ __all__ = [
     "load_state_dict",
     "resolve_weights",
 ]
-
-Policy = Literal["auto", "hub", "builtin"]
-"""For weights that nobody named: the hub and, if it cannot be had, the built-in ones; the hub or
-an error; the built-in ones without asking any network."""
 
 BUILTIN = "builtin"
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
-from pydantic import BaseModel, Field
 
 from ..filters.frame import PixelFormat, StreamInfo
 from .encode.bitstream import bitstream_options, joined_options
 from .encode.codecs import CodecChoice, choose_codec
 from .encode.containers import Container, container_of
 from .encode.muxing import add_video
+from .encode.options import EncoderOptions
 from .encode.pacing import Pace, choose_pace
 from .encode.stills import is_image, still_choice
 from .errors import SinkRefused
@@ -48,31 +48,6 @@ _PRESET_NAMES = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
     "placebo",
 )  # fmt: skip
-
-
-class EncoderOptions(BaseModel, frozen=True, extra="forbid"):
-    """How to encode; a field's description is its help text."""
-
-    codec: str | None = Field(
-        default=None,
-        description="encoder, FFmpeg's name (libx264 for 8 bit, libx265 to 12, ffv1 above; "
-        "libvpx-vp9 and libsvtav1 in WebM)",
-    )
-    crf: float | None = Field(
-        default=None,
-        ge=0,
-        description="constant quality, lower is better (18 for x264 and x265); a quantiser of 1 "
-        "to 31 for encoders without it; for JPEG and WebP 0 is best and 51 worst",
-    )
-    preset: str | None = Field(
-        default=None, description="speed against size, as the encoder names it: ultrafast … placebo"
-    )
-    pix_fmt: str | None = Field(
-        default=None, description="pixel format of the output (the input's)"
-    )
-    options: dict[str, str] = Field(
-        default_factory=dict, description="private options of the encoder by name"
-    )
 
 
 @dataclass(frozen=True, slots=True)

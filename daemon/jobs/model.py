@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, model_validator
 
 from ...filters.options import FilterOptions
-from ...io.encoder import EncoderOptions
+from ...io.encode.options import EncoderOptions
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 Origin = Literal["watch", "mqtt", "cli"]

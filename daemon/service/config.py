@@ -8,11 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from ...filters.options import FilterOptions
-from ...filters.weights import Policy
-from ...io.encoder import EncoderOptions
+from ...filters.policy import Policy
+from ...io.encode.options import EncoderOptions
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 TopicLevel = Annotated[str, StringConstraints(pattern=r"^[^/+#$\x00][^/+#\x00]*$", max_length=64)]

@@ -1,0 +1,136 @@
+"""Health and metrics over HTTP: four addresses, GET and HEAD, one answer for each connection.
+
+Small on purpose. It is for probes and Prometheus on the same machine: requests are bounded in
+size, time and number, so that nobody can hold up the daemon through it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from ipaddress import ip_address
+
+from .config import HttpConfig
+
+log = logging.getLogger("upframe.service.http")
+
+_MOST_BYTES = 8192
+_MOST_CONNECTIONS = 32
+_SECONDS = 5.0
+"""For a request to arrive, and for the answer to be taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a route gives."""
+
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+    status: HTTPStatus = HTTPStatus.OK
+
+
+Route = Callable[[], Awaitable[Answer]]
+
+
+def parse_listen(config: HttpConfig) -> tuple[str, int]:
+    """Read ADDRESS:PORT; an IPv6 address stands in brackets.
+
+    Raises:
+        ValueError: if it is none, or not loopback without `allow_remote`; says what is wanted.
+    """
+    host, colon, port = config.listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("ADDRESS:PORT, such as 127.0.0.1:9310 or [::1]:9310")
+    try:
+        loopback = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        raise ValueError("ADDRESS:PORT with an IP address or localhost") from None
+    if not loopback and not config.allow_remote:
+        raise ValueError("a loopback address such as 127.0.0.1, or allow_remote = true beside it")
+    return host, int(port)
+
+
+class HttpServer:
+    """Serves routes until `run` is cancelled."""
+
+    def __init__(self, config: HttpConfig, routes: Mapping[str, Route]) -> None:
+        self._address = parse_listen(config)
+        self._routes = routes
+        self._open = 0
+        self.port = self._address[1]
+        """The real one, once it listens: 0 in the configuration means any free port."""
+
+    async def run(self) -> None:
+        """Listen and answer.
+
+        Raises:
+            OSError: if the address is taken or not ours.
+        """
+        host, port = self._address
+        server = await asyncio.start_server(self._serve, host, port, limit=_MOST_BYTES)
+        self.port = server.sockets[0].getsockname()[1]
+        log.info("http: health and metrics on %s:%d", host, self.port)
+        async with server:
+            await server.serve_forever()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open += 1
+        try:
+            async with asyncio.timeout(_SECONDS):
+                if self._open > _MOST_CONNECTIONS:
+                    answer, head = _plain(HTTPStatus.SERVICE_UNAVAILABLE), False
+                else:
+                    answer, head = await self._answer(reader)
+                writer.write(_written(answer, with_body=not head))
+                await writer.drain()
+        except (TimeoutError, OSError):
+            pass  # the other end was too slow, or has gone: its loss
+        finally:
+            self._open -= 1
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader) -> tuple[Answer, bool]:
+        """Read a request; give the answer, and whether only its head is wanted."""
+        try:
+            request = await reader.readuntil(b"\r\n\r\n")
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            return _plain(HTTPStatus.BAD_REQUEST), False
+        words = request.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+        if len(words) != 3 or not words[2].startswith("HTTP/1."):
+            return _plain(HTTPStatus.BAD_REQUEST), False
+        method, target, _ = words
+        if method not in ("GET", "HEAD"):
+            return _plain(HTTPStatus.METHOD_NOT_ALLOWED), False
+        route = self._routes.get(target.partition("?")[0])
+        if route is None:
+            return _plain(HTTPStatus.NOT_FOUND), method == "HEAD"
+        return await self._called(route), method == "HEAD"
+
+    async def _called(self, route: Route) -> Answer:
+        try:
+            return await route()
+        except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError):
+            log.exception("http: an answer could not be made")
+            return _plain(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _plain(status: HTTPStatus) -> Answer:
+    return Answer(f"{status.value} {status.phrase}\n".encode(), status=status)
+
+
+def _written(answer: Answer, *, with_body: bool) -> bytes:
+    lines = [
+        f"HTTP/1.1 {answer.status.value} {answer.status.phrase}",
+        f"Content-Type: {answer.content_type}",
+        f"Content-Length: {len(answer.body)}",
+        "Cache-Control: no-store",
+        "Connection: close",
+    ]
+    if answer.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        lines.append("Allow: GET, HEAD")
+    head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+    return head + answer.body if with_body else head

@@ -1,0 +1,82 @@
+"""Tell systemd how the service is: one datagram for each message, with the standard library alone.
+
+Without systemd (no `NOTIFY_SOCKET`) every call does nothing, and nothing that goes wrong here ever
+fails the service. The protocol is that of sd_notify(3).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import MutableMapping
+from typing import Self
+
+log = logging.getLogger("upframe.service.notify")
+
+_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+_MICROSECONDS = 1_000_000
+
+
+class Notifier:
+    """The way to the service manager."""
+
+    def __init__(self, address: str | None, watchdog_seconds: float | None = None) -> None:
+        self._address = "\0" + address[1:] if address and address[0] == "@" else address
+        self.watchdog_seconds = watchdog_seconds
+        """Within which the service manager wants a ping; None: it does not ask for any."""
+        self._failed = False
+
+    @classmethod
+    def from_environment(cls, environment: MutableMapping[str, str] = os.environ) -> Self:
+        """Find the service manager, and hide it from children: they must not speak for us."""
+        address, usec, pid = (environment.pop(name, None) for name in _VARIABLES)
+        for_us = pid is None or pid == str(os.getpid())
+        seconds = int(usec) / _MICROSECONDS if usec and usec.isdigit() and for_us else 0.0
+        return cls(address, seconds or None)
+
+    def ready(self, status: str) -> None:
+        """Say that the start, or a reload, is over."""
+        self._send("READY=1", _status(status))
+
+    def reloading(self) -> None:
+        """Say that the configuration is being read again; `ready` ends it."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send("RELOADING=1", f"MONOTONIC_USEC={now}")
+
+    def stopping(self, status: str) -> None:
+        """Say that the service ends."""
+        self._send("STOPPING=1", _status(status))
+
+    def status(self, status: str) -> None:
+        """Say in one line what the service does; shown by `systemctl status`."""
+        self._send(_status(status))
+
+    def extend(self, seconds: float) -> None:
+        """Ask for so much more time, from now, to start or to stop."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * _MICROSECONDS)}")
+
+    def ping(self) -> None:
+        """Tell the watchdog that all is well."""
+        self._send("WATCHDOG=1")
+
+    def trigger(self) -> None:
+        """Let the watchdog act at once: we know that we hang."""
+        self._send("WATCHDOG=trigger")
+
+    def _send(self, *lines: str) -> None:
+        if self._address is None:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as end:
+                end.setblocking(False)  # a full socket must not hold up the event loop
+                end.sendto("\n".join(lines).encode(), self._address)
+        except OSError as error:
+            if not self._failed:
+                log.warning("cannot tell systemd %s: %s", lines[0], error)
+            self._failed = True
+
+
+def _status(text: str) -> str:
+    return "STATUS=" + " ".join(text.split())
