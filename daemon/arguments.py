@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from ..filters.chain import Runtime
-from ..filters.device import resolve_device, resolve_precision
 from ..filters.options import FilterOptions
-from ..io.encoder import EncoderOptions
+from ..io.encode.options import EncoderOptions
 from .errors import UsageError
+
+if TYPE_CHECKING:
+    from ..filters.chain import Runtime
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -70,6 +71,27 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_media_arguments(parser: argparse.ArgumentParser) -> None:
+    """Offer how to read the input and what the output may be."""
+    group = parser.add_argument_group("input and output")
+    group.add_argument("--format", metavar="NAME", help="container of the output (by extension)")
+    group.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    group.add_argument(
+        "--strict-streams",
+        action="store_true",
+        help="fail where a stream could not be copied or converted without loss",
+    )
+    group.add_argument(
+        "--deinterlace", default="auto", choices=("auto", "on", "off"), help="(auto)"
+    )
+    group.add_argument(
+        "--framerate",
+        type=rate,
+        metavar="RATE",
+        help="of an image sequence, such as 24 or 24000/1001",
+    )
+
+
 def filter_options_of(arguments: argparse.Namespace) -> FilterOptions:
     """Read the filter options from parsed arguments.
 
@@ -110,6 +132,10 @@ def runtime_of(arguments: argparse.Namespace) -> Runtime:
     Raises:
         DeviceUnavailable: if the device is not there.
     """
+    # loads torch, which takes seconds; commands that only talk to the daemon need none of it
+    from ..filters.chain import Runtime
+    from ..filters.device import resolve_device, resolve_precision
+
     device = resolve_device(arguments.device)
     return Runtime(device, resolve_precision(arguments.precision, device), arguments.weights)
 
