@@ -2,6 +2,7 @@
 
 UsageError                  the command line asks for something that cannot be: exit 64
 ConfigError                 a configuration file is wrong: exit 78
+AlreadyRunning              another daemon has the state directory: exit 75
 Stopped                     a signal ended the work: exit 128 + its number
 """
 
@@ -14,6 +15,10 @@ class UsageError(Exception):
 
 class ConfigError(Exception):
     """A configuration file has a wrong key or value."""
+
+
+class AlreadyRunning(Exception):
+    """Another daemon has the state directory."""
 
 
 class Stopped(Exception):

@@ -23,7 +23,7 @@ from ..io.errors import (
     UnsupportedMedia,
     VerificationFailed,
 )
-from .errors import ConfigError, Stopped, UsageError
+from .errors import AlreadyRunning, ConfigError, Stopped, UsageError
 
 
 class Exit(IntEnum):
@@ -46,6 +46,7 @@ class Exit(IntEnum):
 _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (UsageError, Exit.USAGE),
     (ConfigError, Exit.CONFIG),
+    (AlreadyRunning, Exit.TRY_LATER),
     (CheckpointRejected, Exit.DATA),
     (WeightsUnavailable, Exit.UNAVAILABLE),
     (DeviceUnavailable, Exit.UNAVAILABLE),

@@ -17,7 +17,7 @@ from typing import Literal
 
 from .checksum import sha256_of
 from .errors import WeightsUnavailable
-from .hub import fetch_from_hub
+from .hub import fetch_from_hub, find_cached
 from .policy import Policy
 from .statedict import load_state_dict
 
@@ -93,7 +93,9 @@ REAL_ESRGAN = DefaultWeights(
 )
 
 
-def resolve_weights(name: str | None, default: DefaultWeights, policy: Policy = "auto") -> Weights:
+def resolve_weights(
+    name: str | None, default: DefaultWeights, policy: Policy = "auto", *, offline: bool = False
+) -> Weights:
     """Find the file that a name means, fetching it from the hub where needed.
 
     Args:
@@ -101,6 +103,7 @@ def resolve_weights(name: str | None, default: DefaultWeights, policy: Policy = 
             the default.
         default: the default weights of the filter that asks.
         policy: where the default may come from; what a user names is never replaced.
+        offline: take from the hub only what is in its cache already.
 
     Raises:
         WeightsUnavailable: if there is no such file, or the hub cannot give it.
@@ -108,21 +111,21 @@ def resolve_weights(name: str | None, default: DefaultWeights, policy: Policy = 
     if name == BUILTIN or (name is None and policy == "builtin"):
         return _builtin(default)
     if name is None:
-        return _default(default, policy)
+        return _default(default, policy, offline)
     if os.path.exists(local := os.path.expanduser(name)):
         return _local(name, Path(local), default)
     if match := _hub_match(name):
         filenames = (match["filename"],) if match["filename"] else default.filenames
-        return _hub(match["repo_id"], filenames)
+        return _hub(match["repo_id"], filenames, offline)
     no_hub = (
         "" if _is_spelled_as_path(name) else ", nor is it a hub's owner/name or owner/name:file"
     )
     raise WeightsUnavailable(f"no weights at {name!r}: there is no such file or folder{no_hub}")
 
 
-def _default(default: DefaultWeights, policy: Policy) -> Weights:
+def _default(default: DefaultWeights, policy: Policy, offline: bool) -> Weights:
     try:
-        return _hub(default.repo_id, (default.filename,))
+        return _hub(default.repo_id, (default.filename,), offline)
     except WeightsUnavailable as error:
         if policy != "auto":
             raise
@@ -151,9 +154,21 @@ def _builtin(default: DefaultWeights) -> Weights:
     return _weights(BUILTIN, path, "builtin")
 
 
-def _hub(repo_id: str, filenames: tuple[str, ...]) -> Weights:
-    filename, path = fetch_from_hub(repo_id, filenames)
+def _hub(repo_id: str, filenames: tuple[str, ...], offline: bool) -> Weights:
+    find = _find_cached if offline else fetch_from_hub
+    filename, path = find(repo_id, filenames)
     return _weights(f"{repo_id}:{filename}", path, "hub")
+
+
+def _find_cached(repo_id: str, filenames: tuple[str, ...]) -> tuple[str, Path]:
+    for filename in filenames:
+        path = find_cached(repo_id, filename)
+        if path is not None:
+            return filename, path
+    wanted = " or ".join(filenames)
+    raise WeightsUnavailable(
+        f"{repo_id}: {wanted} is not in the hub's cache; `upframe models pull` fetches it"
+    )
 
 
 def _local(name: str, path: Path, default: DefaultWeights) -> Weights:

@@ -21,8 +21,11 @@ from ...filters.options import FilterOptions
 from ...filters.policy import Policy
 from ...io.encode.options import EncoderOptions
 
+Stage = Literal["loading", "streaming", "publishing"]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 TopicLevel = Annotated[str, StringConstraints(pattern=r"^[^/+#$\x00][^/+#\x00]*$", max_length=64)]
+
+_STAGE_SECONDS: dict[Stage, float] = {"loading": 600.0, "streaming": 300.0, "publishing": 600.0}
 
 
 class Section(BaseModel):
@@ -52,8 +55,8 @@ class JobsConfig(Section):
     drain_seconds: Seconds = Field(
         default=60.0, description="that running jobs get to end after SIGTERM"
     )
-    stage_seconds: dict[Literal["loading", "streaming", "publishing"], Seconds] = Field(
-        default={"loading": 600.0, "streaming": 300.0, "publishing": 600.0},
+    stage_seconds: dict[Stage, Seconds] = Field(
+        default=_STAGE_SECONDS,
         description="without any progress, after which a worker counts as hung",
     )
     recycle_jobs: int = Field(default=200, ge=1, description="after which a worker is replaced")
@@ -61,6 +64,11 @@ class JobsConfig(Section):
         default=8192, ge=64, description="of resident memory, from which a worker is replaced"
     )
     keep_days: float = Field(default=30.0, gt=0, description="that ended jobs are remembered")
+
+    @field_validator("stage_seconds")
+    @classmethod
+    def _keep_other_defaults(cls, given: dict[Stage, float]) -> dict[Stage, float]:
+        return _STAGE_SECONDS | given
 
     @field_validator("roots")
     @classmethod

@@ -1,0 +1,138 @@
+"""Hold a configuration against the machine: folders, devices, weights, codecs, secrets.
+
+`examine` looks at everything, for `upframe serve --check`. The start of the daemon looks only at
+what may never mend itself: a folder that is not there may be a mount that comes later.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...filters.errors import DeviceUnavailable, WeightsUnavailable
+from ...filters.options import FilterOptions
+from .config import Config, MqttConfig, WatchConfig
+from .loading import Fault
+
+_BOTH = {"enable_frame_interpolation": True, "enable_upscaling": True}
+
+
+def examine(config: Config) -> Iterator[Fault]:
+    """Find everything that would not work; loads torch and codecs, asks no network."""
+    yield from _folders(config, may_come_later=False)
+    yield from _devices(config)
+    yield from _weights(config)
+    for index, watch in enumerate(config.watch):
+        yield from _codec(index, watch)
+    if config.mqtt is not None:
+        yield from _secrets(config.mqtt)
+
+
+def examine_at_start(config: Config) -> Iterator[Fault]:
+    """Find what will not mend itself while the daemon runs; quick, and loads nothing."""
+    yield from _folders(config, may_come_later=True)
+    if config.mqtt is not None:
+        yield from _secrets(config.mqtt)
+
+
+def _folders(config: Config, *, may_come_later: bool) -> Iterator[Fault]:
+    yield from _unwritable("state_dir", config.state_dir)
+    for index, watch in enumerate(config.watch):
+        where = f"watch[{index}]"
+        yield from _unreadable(f"{where}.input", watch.input, may_come_later=may_come_later)
+        written = {"output": watch.output, "done_dir": watch.done_dir}
+        for name, folder in (written | {"failed_dir": watch.failed_dir}).items():
+            if folder is not None and not (may_come_later and not folder.exists()):
+                yield from _unwritable(f"{where}.{name}", folder)
+
+
+def _unwritable(key: str, folder: Path) -> Iterator[Fault]:
+    """Try it, in the folder or where it would be made: permissions alone do not tell."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"upframe")
+    except OSError as error:
+        which = "" if existing == folder else f" (which would be made in {existing})"
+        got = f'"{folder}"{which}: {error.strerror}'
+        wanted = "a folder that the service's user may write to"
+        if "INVOCATION_ID" in os.environ:  # set by systemd
+            wanted += "; in a unit, see ReadWritePaths= and ProtectHome="
+        yield Fault(key, got, wanted)
+
+
+def _unreadable(key: str, folder: Path, *, may_come_later: bool) -> Iterator[Fault]:
+    try:
+        os.listdir(folder)
+    except FileNotFoundError as error:
+        if not may_come_later:
+            yield Fault(key, f'"{folder}": {error.strerror}', "a folder that is there")
+    except OSError as error:
+        yield Fault(key, f'"{folder}": {error.strerror}', "a folder that can be listed")
+
+
+def _devices(config: Config) -> Iterator[Fault]:
+    from ...filters.device import resolve_device
+
+    for index, name in enumerate(config.jobs.devices):
+        try:
+            resolve_device(name)
+        except DeviceUnavailable as error:
+            yield Fault(f"jobs.devices[{index}]", f'"{name}": {error}', "a device of this machine")
+
+
+def _weights(config: Config) -> Iterator[Fault]:
+    for index, watch in enumerate(config.watch):
+        yield from _weights_of(config, watch.filters, f"watch[{index}].filters.")
+    if not config.watch:  # then jobs may ask for either
+        yield from _weights_of(config, FilterOptions.model_validate(_BOTH), "")
+
+
+def _weights_of(config: Config, filters: FilterOptions, where: str) -> Iterator[Fault]:
+    from ...filters.weights import REAL_ESRGAN, RIFE, resolve_weights
+
+    asked = (
+        (filters.enable_frame_interpolation, "frame_interpolation_model_path", RIFE),
+        (filters.enable_upscaling, "upscaling_model_path", REAL_ESRGAN),
+    )
+    for enabled, key, default in asked:
+        name: str | None = getattr(filters, key)
+        if not enabled or (name is None and config.weights == "auto"):
+            continue
+        try:
+            resolve_weights(name, default, config.weights, offline=True)
+        except WeightsUnavailable as error:
+            named = "weights" if name is None else where + key
+            got = f'"{config.weights if name is None else name}": {error}'
+            yield Fault(named, got, "weights that are on this machine")
+
+
+def _codec(index: int, watch: WatchConfig) -> Iterator[Fault]:
+    from ...io.capabilities import has_codec
+
+    codec = watch.encoder.codec
+    if codec is not None and not has_codec(codec, "w"):
+        text = "the name of an encoder that FFmpeg has here, such as libx264"
+        yield Fault(f"watch[{index}].encoder.codec", f'"{codec}"', text)
+
+
+def _secrets(mqtt: MqttConfig) -> Iterator[Fault]:
+    files = {"tls_ca": mqtt.tls_ca, "tls_cert": mqtt.tls_cert, "tls_key": mqtt.tls_key}
+    for name, path in (files | {"password_file": mqtt.password_file}).items():
+        if path is not None:
+            yield from _unusable_file(f"mqtt.{name}", path, secret=name == "password_file")
+
+
+def _unusable_file(key: str, path: Path, *, secret: bool) -> Iterator[Fault]:
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    except OSError as error:
+        yield Fault(key, f'"{path}": {error.strerror}', "a file that the service's user may read")
+        return
+    if secret and mode & stat.S_IRWXO:
+        text = f"one that others cannot read: chmod o= {path}"
+        yield Fault(key, f'"{path}" with mode {mode:04o}', text)

@@ -1,0 +1,99 @@
+"""The life of a process: its signals, and its parts, which are begun again where they fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+log = logging.getLogger("upframe.service.lifecycle")
+
+_FIRST_DELAY_SECONDS = 1.0
+_LONGEST_DELAY_SECONDS = 60.0
+_STEADY_SECONDS = 60.0
+"""After which a part counts as well again."""
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+class Signals:
+    """SIGTERM or SIGINT: drain; another one: stop at once; SIGHUP: reload.
+
+    An asynchronous context manager: signals are taken within.
+    """
+
+    def __init__(self) -> None:
+        self.drain = asyncio.Event()
+        self.at_once = asyncio.Event()
+        self.reload = asyncio.Event()
+        self.number = 0
+        """The signal that came last."""
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        for number in _ENDING:
+            loop.add_signal_handler(number, self._end, number)
+        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number in (*_ENDING, signal.SIGHUP):
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+    def _end(self, number: int) -> None:
+        self.number = number
+        if self.drain.is_set():
+            log.warning("%s again: stopping at once", signal.Signals(number).name)
+            self.at_once.set()
+        else:
+            self.drain.set()
+
+
+class Part:
+    """Something that runs beside the work, such as MQTT, and must not take the daemon with it.
+
+    Args:
+        name: For the log, and of its task.
+        on_failure: Told the name each time that it failed.
+    """
+
+    def __init__(self, name: str, on_failure: Callable[[str], None]) -> None:
+        self.name = name
+        self._on_failure = on_failure
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Begin; `run` is called anew after each failure."""
+        self._task = asyncio.create_task(self._supervise(run), name=self.name)
+
+    async def stop(self) -> None:
+        """End it, and wait until it has. Safe where it never began."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _supervise(self, run: Callable[[], Awaitable[None]]) -> None:
+        clock = asyncio.get_running_loop().time
+        delay = _FIRST_DELAY_SECONDS
+        while True:
+            began = clock()
+            try:
+                await run()
+            except Exception:  # whatever it is, the rest of the daemon must live on
+                self._on_failure(self.name)
+                log.exception("%s failed and begins again in %.0f s", self.name, delay)
+            else:
+                return
+            if clock() - began > _STEADY_SECONDS:
+                delay = _FIRST_DELAY_SECONDS
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _LONGEST_DELAY_SECONDS)

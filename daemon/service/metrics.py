@@ -1,0 +1,136 @@
+"""What Prometheus can ask for. Base units, counters that only grow, and few values for each label.
+
+No job id, path or URL is ever a label. Gauges are set when somebody asks; counters follow the
+changes of jobs.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, cast
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from ..jobs.model import Job
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_STATES = ("queued", "running", "done", "failed", "cancelled")
+_LATENESS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_STAGE_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600)
+
+
+class Metrics:
+    """All metrics of one daemon, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        build = Gauge("upframe_build_info", "What runs.", ["version", "python"], registry=registry)
+        build.labels(version("upframe"), platform.python_version()).set(1)
+        self.up = Gauge("upframe_up", "1 once the models are warm, 0 before.", registry=registry)
+        self.jobs = Gauge("upframe_jobs", "Jobs in each state.", ["state"], registry=registry)
+        self.jobs_total = Counter(
+            "upframe_jobs_total", "Jobs that ended.", ["source", "result"], registry=registry
+        )
+        self.frames_total = Counter(
+            "upframe_frames_total", "Frames of jobs.", ["source", "stage"], registry=registry
+        )
+        self.stage_seconds = Histogram(
+            "upframe_stage_seconds",
+            "Time that a stage worked on one job.",
+            ["stage"],
+            buckets=_STAGE_BUCKETS,
+            registry=registry,
+        )
+        self.lateness = Histogram(
+            "upframe_event_loop_lateness_seconds",
+            "How late the event loop was.",
+            buckets=_LATENESS_BUCKETS,
+            registry=registry,
+        )
+        self.part_restarts_total = Counter(
+            "upframe_part_restarts_total",
+            "Parts of the daemon that failed and were begun again.",
+            ["part"],
+            registry=registry,
+        )
+        self.reloads_total = Counter(
+            "upframe_config_reloads_total", "Reloads.", ["result"], registry=registry
+        )
+        self.mqtt_connected = Gauge(
+            "upframe_mqtt_connected", "Whether the broker is there.", registry=registry
+        )
+        self._more: dict[str, Gauge] = {}
+        self._frames_seen: dict[str, int] = {}
+
+    def follow(self, job: Job) -> None:
+        """Take note of a change of a job's state or progress."""
+        self._count_encoded(job)
+        if not job.ended_for_good:
+            return
+        self._frames_seen.pop(job.id, None)
+        self.jobs_total.labels(job.origin, job.state).inc()
+        if job.state == "done" and job.report is not None:
+            self._count_report(job, job.report)
+
+    def set_jobs(self, counts: Mapping[str, int]) -> None:
+        """Set how many jobs are in each state."""
+        for state in _STATES:
+            self.jobs.labels(state).set(counts.get(state, 0))
+
+    def set_gauge(self, name: str, text: str, value: float, **labels: str) -> None:
+        """Set a gauge of another part, named by its owner."""
+        gauge = self._more.get(name)
+        if gauge is None:
+            gauge = Gauge(f"upframe_{name}", text, sorted(labels), registry=self.registry)
+            self._more[name] = gauge
+        (gauge.labels(**labels) if labels else gauge).set(value)
+
+    def exposition(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def totals(self) -> dict[str, float]:
+        """Every counter and gauge by name and labels, for who cannot scrape, such as MQTT."""
+        return {
+            _flat_name(sample.name, sample.labels): sample.value
+            for metric in self.registry.collect()
+            if metric.type in ("counter", "gauge") and metric.name.startswith("upframe_")
+            for sample in metric.samples
+            if not sample.name.endswith("_created")
+        }
+
+    def _count_encoded(self, job: Job) -> None:
+        """Count frames as they are reported, since a long job would else count at its end."""
+        if job.state == "queued":
+            self._frames_seen.pop(job.id, None)  # the next attempt begins anew
+            return
+        total = job.progress.frames
+        if job.state == "done" and job.report is not None:
+            total = int(job.report.get("frames_out", total))
+        gained = total - self._frames_seen.get(job.id, 0)
+        if gained > 0:
+            self.frames_total.labels(job.origin, "encoded").inc(gained)
+            self._frames_seen[job.id] = total
+
+    def _count_report(self, job: Job, report: Mapping[str, Any]) -> None:
+        arrived, left = int(report.get("frames_in", 0)), int(report.get("frames_out", 0))
+        counted = {"decoded": arrived}
+        if job.filters.enable_frame_interpolation:
+            counted["interpolated"] = max(0, left - arrived)
+        if job.filters.enable_upscaling:
+            counted["upscaled"] = left
+        for stage, frames in counted.items():
+            self.frames_total.labels(job.origin, stage).inc(frames)
+        stages = cast("Mapping[str, Mapping[str, float]]", report.get("stages", {}))
+        for stage, times in stages.items():
+            self.stage_seconds.labels(stage).observe(times["worked_seconds"])
+
+
+def _flat_name(name: str, labels: Mapping[str, str]) -> str:
+    inner = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+    return f"{name}{{{inner}}}" if inner else name
