@@ -30,7 +30,8 @@ async def _execute(pipeline: Pipeline, total: int | None, display: Display) -> F
         seen.append(number)
         pipeline.stop(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
         loop.add_signal_handler(number, on_signal, int(number))
     progress = asyncio.create_task(show_progress(pipeline.flow, total, display), name="progress")
     try:
@@ -38,5 +39,6 @@ async def _execute(pipeline: Pipeline, total: int | None, display: Display) -> F
     finally:
         progress.cancel()
         await asyncio.gather(progress, return_exceptions=True)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler)  # the loop leaves the default, not what it found

@@ -255,13 +255,14 @@ class Frame:
 
 
 class Filter(Protocol):
-    """One stage of a chain: opened once, called for every frame in order, flushed at the end.
+    """One stage of a chain: opened, called for every frame in order, flushed at the end.
 
+    It can be opened again, for another stream, also where the one before was never flushed.
     A filter gives 0, 1 or more frames for each it takes. It never waits and knows no clock.
     """
 
     def open(self, info: StreamInfo) -> StreamInfo:
-        """Take the description of what comes in, give that of what goes out."""
+        """Begin a stream: take the description of what comes in, give that of what goes out."""
         ...
 
     def __call__(self, frame: Frame) -> Iterable[Frame]:

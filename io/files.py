@@ -2,6 +2,9 @@
 
 The temporary file lies in the target's folder, so that the rename stays on one file system, and
 its suffix is none that a media library would index. A FIFO or a device is written directly.
+
+Whoever owns the work can mark the temporary names, to find them again after a crash, and is told
+what will be renamed before it is: see `Owner`.
 """
 
 from __future__ import annotations
@@ -9,8 +12,11 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,12 +27,43 @@ _BUFFER_BYTES = 1 << 20
 _CANNOT_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-def partial_path(target: Path) -> Path:
-    """Name a new temporary file beside `target`: ``.NAME.<token>.partial``, at most 255 bytes."""
-    ending = f".{secrets.token_hex(4)}.partial"
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who can tell after a crash which temporary files were his, and what had got its name."""
+
+    token: str
+    """In the names of his temporary files: letters, digits and hyphens; no two owners share one."""
+    before_publish: Callable[[Sequence[tuple[Path, Path]]], None]
+    """Called with the temporary and the final path of every file of an output, when all are
+    complete, checked and on the disk, before the first of them is renamed. What it raises ends
+    the work; nothing is renamed then."""
+
+
+def partial_path(target: Path, token: str | None = None) -> Path:
+    """Name a temporary file beside `target`: ``.NAME.<token>.partial``, at most 255 bytes.
+
+    Args:
+        target: the file or the numbered sequence that it will be.
+        token: of its owner; None makes a new one, so that the name is new too.
+    """
+    ending = f".{secrets.token_hex(4) if token is None else token}.partial"
     room = _NAME_MAX_BYTES - len(ending) - 1
     name = os.fsencode(target.name)[:room].decode(errors="ignore")
     return target.with_name(f".{name}{ending}")
+
+
+def discard_partials(target: Path, token: str) -> None:
+    """Remove whatever an owner's work on `target` may have left under a temporary name.
+
+    Raises:
+        OSError: if something is there and cannot be removed.
+    """
+    for path in (partial_path(target, token), _trial_path(target.parent, token)):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def is_special(target: Path) -> bool:
@@ -52,8 +89,13 @@ def refuse_same_file(source: str | Path, target: str | Path) -> None:
         raise SameFile(f"input and output are the same file: {target}")
 
 
-def check_target(target: Path, *, overwrite: bool) -> None:
+def check_target(target: Path, *, overwrite: bool, token: str | None = None) -> None:
     """Refuse a target that cannot be written, before any work is done.
+
+    Args:
+        target: where the output shall be.
+        overwrite: whether something may be there already.
+        token: of the owner, for the name of the file with which the folder is tried.
 
     Raises:
         SinkRefused: if it exists, is a folder, or its folder is missing or not writable.
@@ -69,17 +111,21 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         return
     if not overwrite and os.path.lexists(target):
         raise SinkRefused(f"output exists: {target} (use --overwrite)")
-    _check_folder(folder)
+    _check_folder(folder, token)
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, token: str | None) -> None:
     """Try a real file: permission bits say nothing about read-only mounts."""
-    probe = partial_path(folder / "upframe")
+    probe = _trial_path(folder, token)
     try:
         probe.open("xb").close()
         probe.unlink()
     except OSError as error:
         raise SinkRefused(f"output folder is not writable: {folder}: {error.strerror}") from error
+
+
+def _trial_path(folder: Path, token: str | None) -> Path:
+    return partial_path(folder / "upframe", token)
 
 
 def write_error(target: Path, error: OSError) -> MediaError:
@@ -96,18 +142,21 @@ class OutputFile:
     Args:
         target: where it shall be in the end.
         overwrite: whether a file that is there already may be replaced.
+        owner: who can tell the file as his, and is told before it gets its name.
 
     Raises:
         SinkRefused: as :func:`check_target` does.
     """
 
-    def __init__(self, target: Path, *, overwrite: bool) -> None:
-        check_target(target, overwrite=overwrite)
+    def __init__(self, target: Path, *, overwrite: bool, owner: Owner | None = None) -> None:
+        token = None if owner is None else owner.token
+        check_target(target, overwrite=overwrite, token=token)
         self.target = target
         self.direct = is_special(target)
         """Written in place: a FIFO or a device."""
-        self.path = target if self.direct else partial_path(target)
+        self.path = target if self.direct else partial_path(target, token)
         """Where the bytes are now."""
+        self._owner = owner
         self._overwrite = overwrite
         self._done = False
         self.stream: BinaryIO = self._open()
@@ -141,12 +190,15 @@ class OutputFile:
     def publish(self) -> None:
         """Give the complete file its name, and make that last.
 
+        A direct one has it already; its owner is not told.
+
         Raises:
             SinkRefused: if another file has taken the name meanwhile and may not be replaced.
             SinkFull: if the rename fails.
         """
         self.close()
         if not self.direct:
+            tell(self._owner, [(self.path, self.target)])
             rename(self.path, self.target, overwrite=self._overwrite)
             sync_folder(self.target.parent)
         self._done = True
@@ -158,6 +210,12 @@ class OutputFile:
         self._done = True
         with suppress(OSError):  # what it still buffers cannot be written, and nobody wants it
             self.stream.close()
+
+
+def tell(owner: Owner | None, renames: Sequence[tuple[Path, Path]]) -> None:
+    """Tell the owner, if there is one, which files will be renamed now, from where to where."""
+    if owner is not None:
+        owner.before_publish(renames)
 
 
 def rename(partial: Path, target: Path, *, overwrite: bool) -> None:

@@ -27,11 +27,13 @@ from .encoder import EncoderOptions, codec_choice, open_codec, still_parameters
 from .errors import SinkFull, SinkRefused, VerificationFailed
 from .files import (
     OutputFile,
+    Owner,
     check_target,
     partial_path,
     rename,
     sync_file,
     sync_folder,
+    tell,
     write_error,
 )
 from .pictures.pixels import frame_of
@@ -49,18 +51,26 @@ class ImageSink:
         info: what holds for all pictures.
         encoder: the user's options.
         overwrite: whether existing images may be replaced.
+        owner: who can tell the temporary files as his, and is told before they are renamed.
 
     Raises:
         SinkRefused: if the target cannot be written, or the encoder does not take the pictures.
     """
 
     def __init__(
-        self, target: Path, info: StreamInfo, encoder: EncoderOptions, *, overwrite: bool
+        self,
+        target: Path,
+        info: StreamInfo,
+        encoder: EncoderOptions,
+        *,
+        overwrite: bool,
+        owner: Owner | None = None,
     ) -> None:
         self._target = target
         self._info = info
         self._options = encoder
         self._overwrite = overwrite
+        self._owner = owner
         self._choice = codec_choice(info, encoder, target, "image2")
         self._folder: Path | None = None
         self._file: OutputFile | None = None
@@ -73,12 +83,14 @@ class ImageSink:
 
     def _open(self) -> None:
         if not is_sequence(self._target):
-            self._file = OutputFile(self._target, overwrite=self._overwrite)
+            self._file = OutputFile(self._target, overwrite=self._overwrite, owner=self._owner)
             return
-        check_target(numbered(self._target, _FIRST_NUMBER), overwrite=True)
+        token = None if self._owner is None else self._owner.token
+        first = numbered(self._target, _FIRST_NUMBER)
+        check_target(first, overwrite=True, token=token)
         if not self._overwrite and (taken := _taken(self._target)):
             raise SinkRefused(f"output exists: {taken} (use --overwrite)")
-        self._folder = partial_path(self._target)
+        self._folder = partial_path(self._target, token)
         try:
             self._folder.mkdir()
         except OSError as error:
@@ -129,9 +141,14 @@ class ImageSink:
             raise
 
     def _publish(self, folder: Path) -> None:
-        for image in sorted(folder.iterdir()):
-            final = self._target.with_name(image.name)
+        renames = [
+            (image, self._target.with_name(image.name)) for image in sorted(folder.iterdir())
+        ]
+        for image, _ in renames:
             sync_file(image)
+        sync_folder(folder)
+        tell(self._owner, renames)
+        for image, final in renames:
             rename(image, final, overwrite=self._overwrite)
             self._published.append(final)
         folder.rmdir()

@@ -25,7 +25,7 @@ from .encode.placement import Placement
 from .encode.stills import is_image
 from .encoder import EncoderOptions, codec_choice, open_encoder
 from .errors import SinkFull, SinkRefused
-from .files import OutputFile, write_error
+from .files import OutputFile, Owner, write_error
 from .images import ImageSink
 from .media import Sink
 from .pictures.pixels import frame_of
@@ -49,6 +49,7 @@ def open_file_sink(
     plan: StreamPlan | None = None,
     overwrite: bool = False,
     format: str | None = None,  # noqa: A002
+    owner: Owner | None = None,
 ) -> Sink:
     """Open a sink for a media file, a still image or a numbered sequence, by the target's name.
 
@@ -59,14 +60,17 @@ def open_file_sink(
         plan: what becomes of the source's other streams; None for none.
         overwrite: whether an existing output may be replaced.
         format: container, where the name does not tell.
+        owner: who can tell the temporary files as his, and is told before they are renamed.
 
     Raises:
         SinkRefused: if the target, container, encoder or one of its options does not do; before
             any picture was taken.
     """
     if is_image(target, format):
-        return ImageSink(target, info, encoder, overwrite=overwrite)
-    return FileSink(target, info, encoder, plan=plan, overwrite=overwrite, format=format)
+        return ImageSink(target, info, encoder, overwrite=overwrite, owner=owner)
+    return FileSink(
+        target, info, encoder, plan=plan, overwrite=overwrite, format=format, owner=owner
+    )
 
 
 class FileSink:
@@ -81,12 +85,13 @@ class FileSink:
         plan: StreamPlan | None = None,
         overwrite: bool = False,
         format: str | None = None,  # noqa: A002
+        owner: Owner | None = None,
     ) -> None:
         self._container = container_of(target, format)
         self._info = info
         self._open_things = ExitStack()
         self._last: Picture | None = None
-        self._file = OutputFile(target, overwrite=overwrite)
+        self._file = OutputFile(target, overwrite=overwrite, owner=owner)
         try:
             self._open(encoder, plan)
         except BaseException:

@@ -47,7 +47,7 @@ class _Held:
 
 
 class Interpolate:
-    """The RIFE filter, for one stream. Build it with `build_interpolate`."""
+    """The RIFE filter, for one stream at a time. Build it with `build_interpolate`."""
 
     def __init__(
         self,
@@ -75,12 +75,14 @@ class Interpolate:
         self._counts: dict[str, int] = dict.fromkeys(COUNTERS, 0)
 
     def open(self, info: StreamInfo) -> StreamInfo:
-        """Take the description of what comes in, give that of what goes out.
+        """Begin a stream, and forget the one before: its frames and its counters.
 
         Raises:
             TooLarge: if two of its frames cannot fit in memory.
         """
         self._fill.check_size(info.width, info.height)
+        self._held = None
+        self._counts = dict.fromkeys(COUNTERS, 0)
         self._longest_step = longest_step(info.average_rate)
         return replace(
             info,

@@ -63,14 +63,17 @@ class Upscale:
         self._last: tuple[Frame, Frame] | None = None  # what came in, what went out
         self._num_upscaled = 0
         self._num_reused = 0
+        self._before = self._counted()
 
     def open(self, info: StreamInfo) -> StreamInfo:
-        """Begin a stream.
+        """Begin a stream, and forget the one before: its last frame and its counters.
 
         Raises:
             TooLarge: if one result alone cannot fit in memory.
         """
         self._last = None
+        self._num_upscaled = self._num_reused = 0
+        self._before = self._counted()
         self._enlarger.check_size(info.width, info.height, self._scale)
         width, height = scaled_size(info.width, info.height, self._scale)
         return replace(info, width=width, height=height)
@@ -96,6 +99,12 @@ class Upscale:
         return {
             "upscaled": self._num_upscaled,
             "reused": self._num_reused,
+            **{name: count - self._before[name] for name, count in self._counted().items()},
+        }
+
+    def _counted(self) -> Mapping[str, int]:
+        """Count what the enlarger did, since it was made and for all streams."""
+        return {
             "redone_in_fp32": self._enlarger.num_redone_in_fp32,
             "tiles_halved": self._enlarger.num_halved,
         }
