@@ -7,17 +7,15 @@ so what subscribers heard is always what the store holds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 
 from .errors import IllegalChange
-from .live import Live
-from .model import Job, JobProgress, State
-from .offload import Offload
+from .model import Job, State
 from .store import JobStore
-from .subscription import Subscription
+from .view import QueueView
 
 Stop = Callable[[], Awaitable[None]]
 
@@ -25,7 +23,7 @@ CANCEL_SECONDS = 10.0
 """That a running job gets to end after it was told to stop."""
 
 
-class JobQueue:
+class JobQueue(QueueView):
     """The asyncio front of a store.
 
     Args:
@@ -36,9 +34,7 @@ class JobQueue:
     """
 
     def __init__(self, store: JobStore) -> None:
-        self.store = store
-        self._offload = Offload()
-        self._live = Live()
+        super().__init__(store)
         self._stops: dict[str, Stop] = {}
         self._work = asyncio.Event()
         self._moved = asyncio.Event()
@@ -50,11 +46,6 @@ class JobQueue:
         self._live.close()
 
     @property
-    def last_change(self) -> Mapping[str, float]:
-        """Of every running job: when its state or progress changed last, on the loop's clock."""
-        return self._live.last_change
-
-    @property
     def paused(self) -> bool:
         """Whether no job is given out, as while draining."""
         return self._paused
@@ -62,7 +53,8 @@ class JobQueue:
     @paused.setter
     def paused(self, paused: bool) -> None:
         self._paused = paused
-        self._work.set()
+        if not paused:
+            self._work.set()
 
     async def submit(self, job: Job) -> tuple[Job, bool]:
         """Take a job, unless it is known already.
@@ -80,30 +72,6 @@ class JobQueue:
 
         job, new = await self._offload.write(partial(self.store.add, job), tell)
         return self._live.current(job), new
-
-    async def get(self, id: str) -> Job:  # noqa: A002
-        """Read a job with its latest progress.
-
-        Raises:
-            UnknownJob: if there is none of that id.
-        """
-        return self._live.current(await self._offload.read(partial(self.store.get, id)))
-
-    async def find(self, idempotency_key: str) -> Job | None:
-        """Read the job of a key; None where there is none."""
-        job = await self._offload.read(partial(self.store.find, idempotency_key))
-        return None if job is None else self._live.current(job)
-
-    async def jobs(
-        self, states: Collection[State] | None = None, limit: int | None = None
-    ) -> list[Job]:
-        """Read jobs: running, then queued in the order of their turn, then ended, latest first."""
-        jobs = await self._offload.read(partial(self.store.jobs, states, limit))
-        return [self._live.current(job) for job in jobs]
-
-    async def counts(self) -> dict[State, int]:
-        """Count the jobs in each state."""
-        return await self._offload.read(self.store.counts)
 
     async def change(
         self,
@@ -143,10 +111,10 @@ class JobQueue:
 
         If the caller is cancelled meanwhile, or the queue paused, the job is given back.
         """
-        if self._paused:
-            return None
         if limit_ids is None:
             self._work.clear()  # whatever comes from here on is not in what we are about to see
+        if self._paused:
+            return None
         claiming = self._offload.begin(self._claim(now or datetime.now(UTC), limit_ids), "claim")
         try:
             return await asyncio.shield(claiming)
@@ -172,7 +140,11 @@ class JobQueue:
         return await self.change(job.id, "queued", attempts=job.attempts - 1)
 
     async def wait_for_work(self, timeout_seconds: float) -> None:
-        """Wait until a claim may find something: a job came, became due, or the pause is over."""
+        """Wait until a claim may find something: a job came, became due, or the pause is over.
+
+        Meant for who has just claimed and got None; after a claim that got a job there may be more,
+        and this returns at once.
+        """
         now = datetime.now(UTC)
         due = await self._offload.read(partial(self.store.next_due, now))
         if due is not None:
@@ -234,19 +206,16 @@ class JobQueue:
             UnknownJob: if there is no such job.
             IllegalChange: if it is in another state.
         """
-        return await self.change(
-            id, "queued", expected=("failed", "cancelled"), attempts=0, error=None, report=None
-        )
+        return await self._offload.write(partial(self.store.retry, id), self._tell)
 
     async def retry_failed(self) -> list[Job]:
-        """Queue every failed job again."""
-        jobs: list[Job] = []
-        for job in await self.jobs(("failed",)):
-            try:
-                jobs.append(await self.retry(job.id))
-            except IllegalChange:  # somebody else was faster
-                continue
-        return jobs
+        """Queue every job again that has failed by now."""
+        before, retried = datetime.now(UTC), list[Job]()
+        while jobs := await self._offload.write(
+            partial(self.store.retry_failed, before), self._tell_all
+        ):
+            retried += jobs
+        return retried
 
     async def forget(self, ended_before: datetime) -> list[Job]:
         """Drop the records of some jobs that ended before a time; subscribers hear of it."""
@@ -256,14 +225,6 @@ class JobQueue:
                 self._live.publish(job, "removed")
 
         return await self._offload.write(partial(self.store.forget, ended_before), tell)
-
-    def report_progress(self, id: str, progress: JobProgress) -> None:  # noqa: A002
-        """Tell where a running job stands; kept in memory. Of other jobs it is ignored."""
-        self._live.progressed(id, progress)
-
-    def subscribe(self) -> Subscription:
-        """Follow all changes from now on, until the subscription is closed."""
-        return self._live.subscribe()
 
     def _tell_claim(self, job: Job | None) -> None:
         if job is not None:
@@ -276,6 +237,10 @@ class JobQueue:
         if job.state == "queued":
             self._work.set()
         self._move()
+
+    def _tell_all(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            self._tell(job)
 
     def _move(self) -> None:
         moved, self._moved = self._moved, asyncio.Event()

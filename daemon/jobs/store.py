@@ -6,7 +6,7 @@ methods block and may be called from any thread; on an event loop, use the queue
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self, get_args
@@ -23,7 +23,8 @@ STORE_NAME = "jobs.sqlite"
 
 STATES: tuple[State, ...] = get_args(State)
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
-_FORGET_AT_ONCE = 200  # jobs in one transaction: it must not hold up others for long
+_AT_ONCE = 100  # jobs in one transaction: it must not hold up others for long
+_AFRESH: Mapping[str, object] = {"attempts": 0, "error": None, "report": None}
 
 # Running ones, then the others in the order in which they will go, then the ended, latest first.
 _GROUPS = (
@@ -139,6 +140,24 @@ class JobStore(Memory):
             given = _meaning_of(state) | _allowed(fields)
             return save(connection, altered(job, state=state, **given))
 
+    def retry(self, id: str) -> Job:  # noqa: A002
+        """Queue a job again that failed or was cancelled, with all its attempts.
+
+        Raises:
+            UnknownJob: if there is no such job.
+            IllegalChange: if it is in another state.
+        """
+        return self.change(id, "queued", expected=("failed", "cancelled"), **_AFRESH)
+
+    def retry_failed(self, ended_before: datetime, limit: int = _AT_ONCE) -> list[Job]:
+        """Queue jobs again that failed before a time, at most `limit` in this one transaction."""
+        query = "SELECT body, report FROM jobs WHERE state = 'failed' AND ended < ? LIMIT ?"
+        given = {**_meaning_of("queued"), **_AFRESH}
+        with self._database.write() as connection:
+            rows = connection.execute(query, (seconds_of(ended_before), limit)).fetchall()
+            jobs = [altered(job_of_row(*row), state="queued", **given) for row in rows]
+            return [save(connection, job) for job in jobs]
+
     def update(self, id: str, **fields: object) -> Job:  # noqa: A002
         """Write fields of :data:`ALTERABLE` without a change of state.
 
@@ -182,7 +201,7 @@ class JobStore(Memory):
         ((due,),) = self._database.read(query, (seconds_of(now),))
         return None if due is None else datetime.fromtimestamp(due, UTC)
 
-    def forget(self, ended_before: datetime, limit: int = _FORGET_AT_ONCE) -> list[Job]:
+    def forget(self, ended_before: datetime, limit: int = _AT_ONCE) -> list[Job]:
         """Drop jobs that ended before a time, the oldest first, at most `limit` at once.
 
         Their ids and keys stay known, so that the same request is not run again, and so do the
