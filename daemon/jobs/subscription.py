@@ -58,6 +58,7 @@ class Subscription:
                 raise StopAsyncIteration
             self._filled.clear()
             await self._filled.wait()
+        await asyncio.sleep(0)  # others on the loop go first, however much is waiting here
         return self._waiting.pop(next(iter(self._waiting)))
 
     def put(self, change: JobChange) -> None:

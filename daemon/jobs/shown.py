@@ -1,0 +1,22 @@
+"""Jobs as they may be shown: no password of a URL leaves the store."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+from ..mqtt.redaction import redacted_values
+from .model import Job
+
+
+def shown(job: Job, *, report: bool = True) -> dict[str, Any]:
+    """Turn a job into JSON values, without secrets."""
+    values = job.model_dump(mode="json", exclude=None if report else {"report"})
+    return cast("dict[str, Any]", redacted_values(values))
+
+
+def shown_body(body: str) -> str:
+    """Take the secrets out of a job's JSON; most have none, and are passed on as they are."""
+    if "://" not in body:
+        return body
+    return json.dumps(redacted_values(json.loads(body)), separators=(",", ":"))
