@@ -1,0 +1,204 @@
+"""What to make of the files in a watched folder: the blocking half of a watcher.
+
+From cheap to dear: name, our own output, seen before, placed, still, readable. Only what passes
+all of it is given out to be probed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+
+from ..jobs.errors import UnknownJob
+from ..jobs.model import Job
+from ..service.config import WatchConfig
+from .identity import file_key, settings_digest
+from .names import NameRules, Reason, Skip
+from .placing import Placing
+from .records import Records
+from .scan import Scan, Tree
+from .skips import SkipLog
+from .stability import Signature, Stability, open_signature
+
+_SEEN: dict[str, tuple[Reason, str]] = {
+    "done": ("already_done", "done by job {id}"),
+    "failed": ("failed_before", "failed as job {id}; to try again: upframe jobs retry {id}"),
+    "cancelled": ("cancelled_before", "cancelled as job {id}; again: upframe jobs retry {id}"),
+}
+_EXIT_NO_INPUT = 66
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One version of a file that is ready to be probed."""
+
+    path: Path
+    signature: Signature
+    key: str
+
+
+@dataclass(slots=True)
+class Looked:
+    """What a look brings to be done."""
+
+    ready: list[Candidate] = field(default_factory=list[Candidate])
+    """The oldest first."""
+    outdated: list[str] = field(default_factory=list[str])
+    """Jobs of versions that are no more."""
+    returned: list[str] = field(default_factory=list[str])
+    """Jobs that failed because their file was away; it is back."""
+
+
+class Look:
+    """Sorts the files of one watched folder. Every method blocks; call them one at a time.
+
+    Args:
+        watch: What is watched.
+        records: What is remembered.
+        filesystem: The type of the input's file system.
+        reserved: Folders that are not looked into, with the reason.
+        stop: Ends a scan early.
+    """
+
+    def __init__(
+        self,
+        watch: WatchConfig,
+        records: Records,
+        *,
+        filesystem: str,
+        reserved: dict[Path, str],
+        stop: Event,
+    ) -> None:
+        self.stability = Stability(watch.stable_seconds)
+        self.skips = SkipLog()
+        self.placing = Placing(watch, records)
+        rules = NameRules(watch.include, watch.exclude)
+        self._tree = Tree(
+            watch.input, rules, recursive=watch.recursive, reserved=reserved, stop=stop
+        )
+        self._records = records
+        self._filesystem = filesystem
+        self._settings = settings_digest(watch)
+        self._stable_seconds = watch.stable_seconds
+        self._decided: dict[Path, Signature] = {}
+        self._retried: set[str] = set()
+
+    def everything(self, now: float) -> Looked:
+        """Look at every file.
+
+        Raises:
+            OSError: if the folder cannot be read; nothing is forgotten then.
+        """
+        scan = self._tree.scan()
+        looked = self._sort(scan, now)
+        present = scan.found.keys() | {skip.path for skip in scan.skipped}
+        self.stability.keep(present)
+        self.skips.keep(present)
+        for path in self._decided.keys() - present:
+            del self._decided[path]
+        return looked
+
+    def some(self, paths: Iterable[Path], now: float) -> Looked:
+        """Look at the files that are said to have changed, and at those that are due."""
+        wanted = {*paths, *self.stability.due(now)}
+        scan = self._tree.look_at(wanted)
+        for path in wanted - scan.found.keys():  # gone: else it would be due for ever
+            self.stability.forget(path)
+        return self._sort(scan, now)
+
+    def _sort(self, scan: Scan, now: float) -> Looked:
+        for skip in scan.skipped:
+            self.stability.forget(skip.path)
+            self.skips.say(skip)
+        looked = Looked()
+        for path, signature in scan.found.items():
+            if self._decided.get(path) != signature:
+                self._consider(path, signature, now, looked)
+        looked.ready.sort(key=lambda candidate: candidate.signature.mtime_ns)
+        return looked
+
+    def _consider(self, path: Path, signature: Signature, now: float, looked: Looked) -> None:
+        key = file_key(path, signature, self._settings, self._filesystem)
+        against = self._against(path, signature, key, looked)
+        if against is not None:
+            self.stability.forget(path)
+            self.skips.say(against, signature)
+            return
+        if self._decided.get(path) == signature:
+            return
+        if not self.stability.observe(path, signature, now):
+            self._say_waiting(path)
+            return
+        candidate = self._opened(Candidate(path, signature, key), now)
+        if candidate is not None:
+            looked.ready.append(candidate)
+
+    def _against(self, path: Path, signature: Signature, key: str, looked: Looked) -> Skip | None:
+        """Say why a version of a file is not wanted."""
+        if self._records.store.is_known_sink(str(path)):
+            self._decided[path] = signature
+            return Skip(path, "output", "it is an output of ours")
+        job = self._records.store.find(key)
+        taken = self._records.taken(key, path)
+        if job is not None or taken is not None:
+            self._decided[path] = signature
+            return taken if job is None else self._seen(path, job, looked)
+        self._find_outdated(path, looked)
+        placement = self.placing.place(path)
+        return placement if isinstance(placement, Skip) else None
+
+    def _seen(self, path: Path, job: Job, looked: Looked) -> Skip | None:
+        if job.state not in _SEEN:
+            self.stability.forget(path)
+            return None
+        missing = job.state == "failed" and job.error and job.error.code == _EXIT_NO_INPUT
+        if missing and job.id not in self._retried:
+            self._retried.add(job.id)  # once: what fails so again has another reason
+            looked.returned.append(job.id)
+            return None
+        reason, detail = _SEEN[job.state]
+        return Skip(path, reason, detail.format(id=job.id))
+
+    def _find_outdated(self, path: Path, looked: Looked) -> None:
+        latest = self._records.latest(path)
+        if latest is None:
+            return
+        try:
+            job = self._records.store.get(latest)
+        except UnknownJob:
+            return
+        if job.state in ("queued", "running"):
+            looked.outdated.append(job.id)
+
+    def _say_waiting(self, path: Path) -> None:
+        if self.skips.reason_of(path) != "unfinished":
+            detail = f"taken when it has held still for {self._stable_seconds:g} s"
+            self.skips.say(Skip(path, "unstable", detail))
+
+    def _opened(self, candidate: Candidate, now: float) -> Candidate | None:
+        """Look once more, through the file itself: cached attributes may be old."""
+        try:
+            opened = open_signature(candidate.path)
+        except FileNotFoundError:
+            self.stability.forget(candidate.path)
+            return None
+        except OSError as error:
+            self.stability.postpone(candidate.path, now)
+            detail = error.strerror or str(error)
+            self.skips.say(Skip(candidate.path, "unreadable", detail), candidate.signature)
+            return None
+        if opened != candidate.signature:
+            self.stability.observe(candidate.path, opened, now)
+            return None
+        return candidate
+
+    def is_same(self, candidate: Candidate, now: float) -> bool:
+        """Tell whether a file is still the version that was found ready."""
+        return self._opened(candidate, now) is not None
+
+    def decide(self, candidate: Candidate) -> None:
+        """Note that a version of a file needs no further look."""
+        self._decided[candidate.path] = candidate.signature
+        self.stability.forget(candidate.path)

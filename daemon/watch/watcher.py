@@ -1,0 +1,247 @@
+"""One watched folder: looks when the time has come or something has changed, and takes files.
+
+Everything that touches the folder runs on one thread of the watcher's own, one call at a time: a
+share that hangs holds up this watch, and neither the event loop nor anybody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from threading import Event
+from typing import Any, TypeVar
+
+from ..jobs.errors import IllegalChange, UnknownJob
+from ..jobs.queue import JobQueue
+from ..jobs.store import JobStore
+from ..service.config import WatchConfig
+from .filesystems import filesystem_type
+from .intake import Intake, Probe
+from .listening import Listening
+from .look import Candidate, Look, Looked
+from .names import shown
+from .records import Records
+from .roots import Roots
+
+log = logging.getLogger("upframe.watch")
+
+Result = TypeVar("Result")
+
+_JITTER = 0.25  # of the time between two scans: many watches shall not scan in step
+_FILES_AT_ONCE = 16  # taken before changes are heard again
+_ABSENT_SECONDS = 10.0  # between two looks for a folder that is missing, and after an error
+_BREATH_SECONDS = 0.05  # between two rounds: a stream of events is no reason to spin
+
+
+class Watcher:
+    """Watches one folder until it is cancelled.
+
+    Args:
+        watch: What to watch, and what to make of it.
+        index: Its place in the configuration, for names.
+        queue: Takes the jobs.
+        store: Remembers what was seen.
+        probe: Tells whether a file is a video.
+        reserved: Folders that are not looked into, with the reason.
+        clock: Seconds, never going back.
+        filesystem: Names the type of the file system that a path is on.
+    """
+
+    def __init__(
+        self,
+        watch: WatchConfig,
+        index: int,
+        queue: JobQueue,
+        store: JobStore,
+        probe: Probe,
+        *,
+        reserved: dict[Path, str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        filesystem: Callable[[Path], str] = filesystem_type,
+    ) -> None:
+        self._watch = watch
+        self._queue = queue
+        self._records = Records(store)
+        self._probe = probe
+        self._reserved = reserved or {}
+        self._clock = clock
+        self._filesystem = filesystem
+        self._roots = Roots({"input": watch.input, "output": watch.output})
+        self._identity: tuple[int, int] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"watch-{index}")
+        self._stop = Event()
+        self._wake = asyncio.Event()
+        self._listening = Listening(watch, self._wake.set)
+        self._next_scan = 0.0
+        self._look: Look | None = None
+        self._intake: Intake | None = None
+        self._paused: str | None = None
+        self._num_scans = 0
+        self._num_errors = 0
+        self._last_scan_seconds: float | None = None
+        self.looked = asyncio.Event()
+        """Set after the first look at the folder, or when it was found missing."""
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        try:
+            while True:
+                delay = await self._survive_round()
+                self.looked.set()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), max(delay, _BREATH_SECONDS))
+                self._wake.clear()
+                await asyncio.sleep(_BREATH_SECONDS)
+        finally:
+            self._stop.set()
+            await self._listening.end()
+            # not waited for: a thread that hangs in a dead share would hold up the whole exit
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def status(self) -> dict[str, Any]:
+        """Tell how it stands, for people and for metrics."""
+        look = self._look
+        waiting = look.stability.paths() if look else []
+        return {
+            "input": str(self._watch.input),
+            "output": str(self._watch.output),
+            "state": "paused" if self._paused else "watching" if look else "starting",
+            "paused": self._paused,
+            "mode": self._listening.mode.name,
+            "mode_reason": self._listening.mode.why,
+            "taken": self._intake.num_taken if self._intake else 0,
+            "waiting": len(waiting),
+            "skipped": look.skips.counts() if look else {},
+            "scans": self._num_scans,
+            "errors": self._num_errors,
+            "last_scan_seconds": self._last_scan_seconds,
+        }
+
+    async def _off(self, call: Callable[..., Result], *arguments: object) -> Result:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, call, *arguments)
+
+    async def _survive_round(self) -> float:
+        try:
+            return await self._round()
+        except OSError as error:
+            log.warning("%s: cannot be scanned: %s", shown(self._watch.input), error)
+        except Exception:
+            # One file that trips us must not end the watch of all others: say it, count it, go on.
+            log.exception("%s: the watch stumbled and goes on", shown(self._watch.input))
+        self._num_errors += 1
+        self._listening.ask_for_scan()
+        await asyncio.sleep(min(self._watch.scan_seconds, _ABSENT_SECONDS))
+        return 0.0
+
+    async def _round(self) -> float:
+        """Look and act once; returns the seconds until the next look."""
+        missing = await self._off(self._roots.missing)
+        if missing is not None:
+            await self._pause(missing)
+            return min(self._watch.scan_seconds, _ABSENT_SECONDS)
+        await self._arrive()
+        if self._look is None or self._intake is None:
+            raise AssertionError("a folder that is there is looked at")
+        looked = await self._look_now(self._look)
+        await self._act(looked, self._intake)
+        wanted = self._look.stability.next_due()
+        due = self._next_scan if wanted is None else min(wanted, self._next_scan)
+        return due - self._clock()
+
+    async def _pause(self, missing: str) -> None:
+        if self._paused is None:
+            log.warning("%s; the watch pauses until it is back", missing)
+        self._paused = missing
+        self._identity = None
+        await self._listening.end()
+
+    async def _arrive(self) -> None:
+        """Begin, or begin anew, where the folder was not there or is another one now."""
+        if self._paused is not None:
+            log.warning("%s: is back, the watch goes on", shown(self._watch.input))
+        self._paused = None
+        identity = self._roots.identity(self._watch.input)
+        if identity == self._identity:
+            return
+        kind = await self._off(self._filesystem, self._watch.input)
+        if self._look is None:
+            await self._off(self._clear_locks)
+        self._look = look = Look(
+            self._watch,
+            self._records,
+            filesystem=kind,
+            reserved=self._reserved,
+            stop=self._stop,
+        )
+        taken = self._intake.num_taken if self._intake else 0
+        self._intake = Intake(self._watch, look, self._records, self._queue, self._clock)
+        self._intake.num_taken = taken
+        await self._listening.begin(kind)
+        self._identity = identity
+
+    def _clear_locks(self) -> None:
+        def is_active(job: str) -> bool:
+            try:
+                return not self._records.store.get(job).ended_for_good
+            except UnknownJob:
+                return False
+
+        self._records.locks(self._watch.output).clear(is_active)
+
+    async def _look_now(self, look: Look) -> Looked:
+        if self._clock() >= self._next_scan:
+            self._listening.ask_for_scan()
+        changed = self._listening.take()
+        if changed is not None:
+            return await self._off(look.some, changed, self._clock())
+        begun = self._clock()
+        looked = await self._off(look.everything, begun)
+        await self._off(self._records.locks(self._watch.output).beat)
+        await self._listening.check()
+        self._num_scans += 1
+        self._last_scan_seconds = self._clock() - begun
+        jitter = random.uniform(1 - _JITTER, 1 + _JITTER)
+        self._next_scan = self._clock() + jitter * self._watch.scan_seconds
+        return looked
+
+    async def _act(self, looked: Looked, intake: Intake) -> None:
+        for job in looked.outdated:
+            await self._cancel(job)
+        for job in looked.returned:
+            with suppress(IllegalChange, UnknownJob):  # somebody else was faster
+                await self._queue.retry(job)
+                log.info("job %s: its file was missing and is back, tried again", job)
+        for candidate in looked.ready[:_FILES_AT_ONCE]:
+            await self._take(candidate, intake)
+
+    async def _cancel(self, job: str) -> None:
+        try:
+            await self._queue.cancel(job)
+        except (IllegalChange, UnknownJob, TimeoutError) as error:
+            log.info("job %s: its file has changed, but: %s", job, error)
+        else:
+            log.info("job %s: cancelled, its file has changed", job)
+
+    async def _take(self, candidate: Candidate, intake: Intake) -> None:
+        verdict = await self._probe(candidate.path)
+        if not await self._off(intake.is_same, candidate):
+            return  # it has moved while it was probed: it is seen again when it holds still
+        if verdict.kind == "video":
+            job = await self._off(intake.prepare, candidate)
+            if job is not None:
+                stored = await intake.submit(candidate, job)
+                await self._off(intake.taken, candidate, stored)
+        elif verdict.kind == "refused" and not intake.is_failure(candidate):
+            await self._off(intake.pass_over, candidate, verdict.message)
+        elif verdict.kind == "refused" or await self._off(
+            intake.postpone, candidate, verdict.message
+        ):
+            stored = await intake.fail(candidate, verdict.message)
+            await self._off(intake.taken, candidate, stored)
