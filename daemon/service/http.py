@@ -60,7 +60,7 @@ class HttpServer:
     def __init__(self, config: HttpConfig, routes: Mapping[str, Route]) -> None:
         self._address = parse_listen(config)
         self._routes = routes
-        self._open = 0
+        self._connections: dict[asyncio.Task[None], None] = {}
         self.port = self._address[1]
         """The real one, once it listens: 0 in the configuration means any free port."""
 
@@ -71,27 +71,41 @@ class HttpServer:
             OSError: if the address is taken or not ours.
         """
         host, port = self._address
-        server = await asyncio.start_server(self._serve, host, port, limit=_MOST_BYTES)
+        server = await asyncio.start_server(self._accept, host, port, limit=_MOST_BYTES)
         self.port = server.sockets[0].getsockname()[1]
         log.info("http: health and metrics on %s:%d", host, self.port)
-        async with server:
-            await server.serve_forever()
+        try:
+            async with server:
+                await server.serve_forever()
+        finally:
+            await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        for connection in self._connections:
+            connection.cancel()
+        if self._connections:
+            await asyncio.wait(self._connections)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one more; where there are too many, the oldest, which only waits, has to go."""
+        if len(self._connections) >= _MOST_CONNECTIONS:
+            next(iter(self._connections)).cancel()
+        connection = asyncio.create_task(self._serve(reader, writer), name="http connection")
+        self._connections[connection] = None
+        connection.add_done_callback(self._connections.pop)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
         try:
             async with asyncio.timeout(_SECONDS):
-                if self._open > _MOST_CONNECTIONS:
-                    answer, head = _plain(HTTPStatus.SERVICE_UNAVAILABLE), False
-                else:
-                    answer, head = await self._answer(reader)
-                writer.write(_written(answer, with_body=not head))
+                answer, only_head = await self._answer(reader)
+                writer.write(_written(answer, with_body=not only_head))
                 await writer.drain()
+                writer.close()
+                await writer.wait_closed()
         except (TimeoutError, OSError):
             pass  # the other end was too slow, or has gone: its loss
         finally:
-            self._open -= 1
-            writer.close()
+            writer.transport.abort()  # where all went well it is closed already
 
     async def _answer(self, reader: asyncio.StreamReader) -> tuple[Answer, bool]:
         """Read a request; give the answer, and whether only its head is wanted."""

@@ -124,6 +124,8 @@ def _wanted(message: str) -> str:
 def _key(location: tuple[str | int, ...]) -> str:
     text = ""
     for part in location:
+        if part == "[key]":  # pydantic's mark: the key itself is wrong
+            continue
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text or "the file"
 

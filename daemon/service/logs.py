@@ -1,16 +1,12 @@
 """The daemon's log: plain lines, the journal's fields, or JSON lines, written by a thread.
 
-    loggers → job ids → repeated warnings summed → queue → thread → stderr or the journal
-
-The thread is there because stderr and the journal may block, and the event loop must not.
+loggers → job ids → repeated warnings summed → thread → stderr or the journal
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import logging.handlers
-import queue
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -21,9 +17,7 @@ from .config import LogConfig
 from .fields import JobFilter, fields_of, priority_of
 from .journal import JournalHandler, stream_is_journal
 from .repeats import SummingHandler
-
-_MOST_WAITING = 10_000
-"""Lines that wait for a stderr that nobody reads; more are counted and dropped."""
+from .writer import ThreadedHandler
 
 
 class Logs:
@@ -36,7 +30,7 @@ class Logs:
 
     def __init__(self, config: LogConfig, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._front = self._back = self._listener = None
+        self._front: SummingHandler | None = None
         self._root = logging.getLogger()
         self._ours = logging.getLogger("upframe")
         self._before = (self._root.handlers[:], self._ours.handlers[:], self._ours.level)
@@ -44,17 +38,16 @@ class Logs:
 
     def configure(self, config: LogConfig) -> None:
         """Log in this way from now on."""
-        old = (self._front, self._listener, self._back)
-        queued = _Queue()
-        self._back = make_handler(config, self._stream)
-        self._front = SummingHandler(queued, config.repeat_seconds)
-        self._front.addFilter(JobFilter())
-        self._listener = logging.handlers.QueueListener(queued.lines, self._back)
-        self._listener.start()
-        self._root.handlers[:] = [self._front]
+        front = SummingHandler(
+            ThreadedHandler(make_handler(config, self._stream)), config.repeat_seconds
+        )
+        front.addFilter(JobFilter())
+        before, self._front = self._front, front
+        self._root.handlers[:] = [front]
         self._ours.handlers[:] = []
         self._ours.setLevel(config.level.upper())
-        _end(*old)
+        if before is not None:
+            before.close()
 
     def sum_up(self) -> None:
         """Write the counts of repeated warnings whose time is over; call it every second or so."""
@@ -65,8 +58,9 @@ class Logs:
         """Write what waits, and leave logging as it was found."""
         self._root.handlers[:], self._ours.handlers[:], level = self._before
         self._ours.setLevel(level)
-        _end(self._front, self._listener, self._back)
-        self._front = self._listener = self._back = None
+        if self._front is not None:
+            self._front.close()
+        self._front = None
 
 
 @contextmanager
@@ -131,30 +125,6 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-class _Queue(logging.handlers.QueueHandler):
-    """Never waits: what does not fit is counted, and the count is said when there is room."""
-
-    def __init__(self) -> None:
-        self.lines: queue.Queue[logging.LogRecord] = queue.Queue(_MOST_WAITING)
-        super().__init__(self.lines)
-        self._lost = 0
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Put a line in, or count it."""
-        try:
-            if self._lost:
-                self.lines.put_nowait(_loss(self._lost))
-                self._lost = 0
-            self.lines.put_nowait(record)
-        except queue.Full:
-            self._lost += 1
-
-
-def _loss(lines: int) -> logging.LogRecord:
-    text = "%d lines of the log were lost: nobody read them in time"
-    return logging.LogRecord("upframe.logs", logging.ERROR, __file__, 0, text, (lines,), None)
-
-
 def _text(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     text = record.getMessage()
     return f"{text}\n{formatter.formatException(record.exc_info)}" if record.exc_info else text
@@ -162,17 +132,3 @@ def _text(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 
 def _prefixed(head: str, where: str, text: str) -> str:
     return "\n".join(f"{head}{where}{line}" for line in text.splitlines() or [""])
-
-
-def _end(
-    front: SummingHandler | None,
-    listener: logging.handlers.QueueListener | None,
-    back: logging.Handler | None,
-) -> None:
-    """In this order nothing is lost: counts, then what waits, then the writer."""
-    if front is not None:
-        front.close()
-    if listener is not None:
-        listener.stop()
-    if back is not None:
-        back.close()

@@ -1,0 +1,150 @@
+"""The HTTP server: its answers, and what it does not let itself be held up by."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import pytest
+
+from upframe.daemon.service.config import HttpConfig
+from upframe.daemon.service.http import Answer, HttpServer, parse_listen
+
+LISTEN = HttpConfig(listen="127.0.0.1:0")
+
+
+async def hello() -> Answer:
+    return Answer(b"hello\n")
+
+
+async def not_ready() -> Answer:
+    return Answer(b"starting\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+async def broken() -> Answer:
+    raise KeyError("a bug")
+
+
+ROUTES = {"/healthz": hello, "/readyz": not_ready, "/broken": broken}
+
+
+def served(ask: Callable[[int], Awaitable[object]], config: HttpConfig = LISTEN) -> object:
+    async def run() -> object:
+        server = HttpServer(config, ROUTES)
+        serving = asyncio.create_task(server.run())
+        while server.port == 0:
+            await asyncio.sleep(0.01)
+            assert not serving.done()
+        try:
+            return await ask(server.port)
+        finally:
+            serving.cancel()
+            await asyncio.wait({serving})
+
+    return asyncio.run(run())
+
+
+def raw(request: bytes) -> bytes:
+    async def ask(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+    answer = served(ask)
+    assert isinstance(answer, bytes)
+    return answer
+
+
+def test_a_route_answers() -> None:
+    async def ask(port: int) -> tuple[int, bytes, str]:
+        def get() -> tuple[int, bytes, str]:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz?x=1") as answer:
+                return answer.status, answer.read(), answer.headers["Content-Type"]
+
+        return await asyncio.to_thread(get)
+
+    assert served(ask) == (200, b"hello\n", "text/plain; charset=utf-8")
+
+
+def test_a_route_can_say_that_it_is_not_ready() -> None:
+    async def ask(port: int) -> tuple[int, bytes]:
+        def get() -> tuple[int, bytes]:
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz")
+            with caught.value as answer:
+                return answer.code, answer.read()
+
+        return await asyncio.to_thread(get)
+
+    assert served(ask) == (503, b"starting\n")
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        (b"GET /nothing HTTP/1.1", b"404 Not Found"),
+        (b"POST /healthz HTTP/1.1", b"405 Method Not Allowed"),
+        (b"GET /broken HTTP/1.1", b"500 Internal Server Error"),
+        (b"GET /healthz", b"400 Bad Request"),
+        (b"\xff\xfe\x00", b"400 Bad Request"),
+        (b"GET /" + b"x" * 10_000 + b" HTTP/1.1", b"400 Bad Request"),
+    ],
+)
+def test_what_is_wrong_is_answered_with_its_status(request_line: bytes, status: bytes) -> None:
+    assert raw(request_line + b"\r\n\r\n").startswith(b"HTTP/1.1 " + status + b"\r\n")
+
+
+def test_head_gives_no_body() -> None:
+    head, _, body = raw(b"HEAD /healthz HTTP/1.1\r\n\r\n").partition(b"\r\n\r\n")
+    assert b"Content-Length: 6" in head
+    assert body == b""
+
+
+def test_many_idle_connections_hold_up_nobody() -> None:
+    async def ask(port: int) -> bytes:
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(100)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 3)
+        for _, end in [*idle, (reader, writer)]:
+            end.transport.abort()
+        return answer
+
+    answer = served(ask)
+    assert isinstance(answer, bytes)
+    assert answer.endswith(b"hello\n")
+
+
+def test_a_client_that_goes_away_ends_nothing() -> None:
+    async def ask(port: int) -> bytes:
+        for _ in range(3):
+            _, gone = await asyncio.open_connection("127.0.0.1", port)
+            gone.write(b"GET /hea")
+            gone.transport.abort()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+    answer = served(ask)
+    assert isinstance(answer, bytes)
+    assert answer.endswith(b"hello\n")
+
+
+def test_ipv6_is_written_in_brackets() -> None:
+    assert parse_listen(HttpConfig(listen="[::1]:9310")) == ("::1", 9310)
+
+
+def test_other_machines_need_leave() -> None:
+    with pytest.raises(ValueError, match="allow_remote"):
+        parse_listen(HttpConfig(listen="192.0.2.1:9310"))
+    allowed = HttpConfig(listen="192.0.2.1:9310", allow_remote=True)
+    assert parse_listen(allowed) == ("192.0.2.1", 9310)
