@@ -16,7 +16,9 @@ from .errors import UsageError
 from .exits import Exit, exit_code_of, is_expected
 
 # Each module offers add_parser(subparsers) and sets `command` to a function of the arguments.
-COMMANDS = ("run", "pipe", "probe", "verify", "models", "doctor", "demo")
+COMMANDS = ("run", "pipe", "probe", "verify", "models", "jobs", "doctor", "demo")
+_MODULES = {"jobs": "jobs_command"}
+"""Of commands whose name is that of a package."""
 
 _EPILOG = """\
 examples:
@@ -27,7 +29,7 @@ examples:
 
 exit codes:
   0 done · 64 usage · 65 undecodable, truncated or empty input, wrong weights file
-  66 input missing · 69 weights or device not to be had · 70 internal error
+  66 input or job missing · 69 weights, device or daemon not to be had · 70 internal error
   73 output exists or cannot be created · 74 no space, I/O · 75 too large for memory
   78 configuration · 130/143 stopped by a signal · 141 the reader of stdout closed early
 """
@@ -54,7 +56,8 @@ def make_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="log everything, show tracebacks")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for name in commands:
-        importlib.import_module(f".{name}", __package__).add_parser(subparsers)
+        module = _MODULES.get(name, name)
+        importlib.import_module(f".{module}", __package__).add_parser(subparsers)
     return parser
 
 

@@ -24,6 +24,7 @@ from ..io.errors import (
     VerificationFailed,
 )
 from .errors import AlreadyRunning, ConfigError, Stopped, UsageError
+from .jobs.errors import Conflict, DaemonAbsent, IllegalChange, StoreBroken, UnknownJob
 
 
 class Exit(IntEnum):
@@ -47,6 +48,11 @@ _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (UsageError, Exit.USAGE),
     (ConfigError, Exit.CONFIG),
     (AlreadyRunning, Exit.TRY_LATER),
+    (Conflict, Exit.USAGE),
+    (IllegalChange, Exit.USAGE),
+    (UnknownJob, Exit.NO_INPUT),
+    (DaemonAbsent, Exit.UNAVAILABLE),
+    (StoreBroken, Exit.IO),
     (CheckpointRejected, Exit.DATA),
     (WeightsUnavailable, Exit.UNAVAILABLE),
     (DeviceUnavailable, Exit.UNAVAILABLE),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from ..jobs.errors import DaemonAbsent
@@ -83,15 +84,20 @@ async def _status(queue: JobQueue, status: Callable[[], Mapping[str, Any]]) -> L
 
 async def _watch(request: Watch, queue: JobQueue) -> Lines:
     with queue.subscribe() as changes:  # before the first look, so that nothing is missed
-        first = await queue.jobs(("running",)) if request.ids is None else None
-        if first is None:
-            first = [await queue.get(id) for id in request.ids or ()]
+        first = await _at_first(request.ids, queue)
         for job in first:
             yield await _item_of(JobChange(job, "state"), queue)
         left = None if request.ids is None else {job.id for job in first if not job.ended_for_good}
-        async for change in _until_ended(changes, left):
-            yield await _item_of(change, queue)
+        async with aclosing(_until_ended(changes, left)) as following:
+            async for change in following:
+                yield await _item_of(change, queue)
     yield line_of({"end": None})
+
+
+async def _at_first(ids: tuple[str, ...] | None, queue: JobQueue) -> list[Job]:
+    if ids is None:
+        return await queue.jobs(("running",))
+    return [await queue.get(each) for each in ids]
 
 
 async def _until_ended(changes: Subscription, left: set[str] | None) -> AsyncGenerator[JobChange]:
