@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, cast
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from ..jobs.model import Job
@@ -27,17 +34,21 @@ class Metrics:
     """All metrics of one daemon, in a registry of its own."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+        disable_created_metrics()  # one more series for each, of use to nobody here
+        # Two, since the client's registry would not hold upframe_jobs beside upframe_jobs_total;
+        # in the text format, where a counter's name has its suffix, they are two names.
+        self._gauges = registry = CollectorRegistry()
+        self._counters = counters = CollectorRegistry()
         ProcessCollector(registry=registry)
         build = Gauge("upframe_build_info", "What runs.", ["version", "python"], registry=registry)
         build.labels(version("upframe"), platform.python_version()).set(1)
         self.up = Gauge("upframe_up", "1 once the models are warm, 0 before.", registry=registry)
         self.jobs = Gauge("upframe_jobs", "Jobs in each state.", ["state"], registry=registry)
         self.jobs_total = Counter(
-            "upframe_jobs_total", "Jobs that ended.", ["source", "result"], registry=registry
+            "upframe_jobs_total", "Jobs that ended.", ["source", "result"], registry=counters
         )
         self.frames_total = Counter(
-            "upframe_frames_total", "Frames of jobs.", ["source", "stage"], registry=registry
+            "upframe_frames_total", "Frames of jobs.", ["source", "stage"], registry=counters
         )
         self.stage_seconds = Histogram(
             "upframe_stage_seconds",
@@ -56,10 +67,10 @@ class Metrics:
             "upframe_part_restarts_total",
             "Parts of the daemon that failed and were begun again.",
             ["part"],
-            registry=registry,
+            registry=counters,
         )
         self.reloads_total = Counter(
-            "upframe_config_reloads_total", "Reloads.", ["result"], registry=registry
+            "upframe_config_reloads_total", "Reloads.", ["result"], registry=counters
         )
         self.mqtt_connected = Gauge(
             "upframe_mqtt_connected", "Whether the broker is there.", registry=registry
@@ -86,22 +97,21 @@ class Metrics:
         """Set a gauge of another part, named by its owner."""
         gauge = self._more.get(name)
         if gauge is None:
-            gauge = Gauge(f"upframe_{name}", text, sorted(labels), registry=self.registry)
+            gauge = Gauge(f"upframe_{name}", text, sorted(labels), registry=self._gauges)
             self._more[name] = gauge
         (gauge.labels(**labels) if labels else gauge).set(value)
 
     def exposition(self) -> bytes:
         """Everything in Prometheus' text format."""
-        return generate_latest(self.registry)
+        return generate_latest(self._gauges) + generate_latest(self._counters)
 
     def totals(self) -> dict[str, float]:
         """Every counter and gauge by name and labels, for who cannot scrape, such as MQTT."""
         return {
             _flat_name(sample.name, sample.labels): sample.value
-            for metric in self.registry.collect()
+            for metric in (*self._gauges.collect(), *self._counters.collect())
             if metric.type in ("counter", "gauge") and metric.name.startswith("upframe_")
             for sample in metric.samples
-            if not sample.name.endswith("_created")
         }
 
     def _count_encoded(self, job: Job) -> None:

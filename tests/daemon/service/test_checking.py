@@ -1,0 +1,123 @@
+"""A configuration is held against the machine, key by key."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from upframe.daemon.service.checking import examine, examine_at_start
+from upframe.daemon.service.config import Config
+
+UPSCALE = {"enable_upscaling": True, "upscaling_scale": 2}
+
+
+def config_of(folder: Path, **changes: Any) -> Config:
+    for name in ("state", "in", "out"):
+        (folder / name).mkdir(exist_ok=True)
+    watch = {"input": folder / "in", "output": folder / "out", "filters": UPSCALE}
+    return Config.model_validate(
+        {
+            "state_dir": folder / "state",
+            "weights": "builtin",
+            "jobs": {"devices": ("cpu",)} | changes.pop("jobs", {}),
+            "watch": (watch | changes.pop("watch", {}),),
+            **changes,
+        }
+    )
+
+
+def faults(config: Config) -> dict[str, str]:
+    return {fault.key: str(fault) for fault in examine(config)}
+
+
+def test_a_good_configuration_has_no_fault(tmp_path: Path) -> None:
+    assert faults(config_of(tmp_path)) == {}
+
+
+def test_nothing_is_left_behind_or_made(tmp_path: Path) -> None:
+    config = config_of(tmp_path, watch={"output": tmp_path / "new" / "deep"})
+    before = sorted(tmp_path.rglob("*"))
+    assert faults(config) == {}
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "wanted"),
+    [
+        ({"jobs": {"devices": ("cpu", "cuda:9")}}, "jobs.devices[1]", "a device of this machine"),
+        ({"watch": {"input": Path("/nowhere/in")}}, "watch[0].input", "a folder that is there"),
+        ({"watch": {"output": Path("/proc/nowhere")}}, "watch[0].output", "may write to"),
+        ({"state_dir": Path("/proc/nowhere")}, "state_dir", "may write to"),
+        ({"watch": {"encoder": {"codec": "libx999"}}}, "watch[0].encoder.codec", "an encoder"),
+        (
+            {"watch": {"filters": UPSCALE | {"upscaling_model_path": "/no/weights.pth"}}},
+            "watch[0].filters.upscaling_model_path",
+            "weights that are on this machine",
+        ),
+        ({"mqtt": {"host": "a", "tls_ca": Path("/no/ca")}}, "mqtt.tls_ca", "user may read"),
+    ],
+)
+def test_what_would_not_work_is_named(
+    changes: dict[str, Any], key: str, wanted: str, tmp_path: Path
+) -> None:
+    found = faults(config_of(tmp_path, **changes))
+    assert list(found) == [key]
+    assert wanted in found[key]
+    assert f"{key}: got " in found[key]
+
+
+def test_weights_that_nobody_fetched_are_missed_without_asking_the_hub(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from upframe.daemon.service.checking import examine\n"
+        "from upframe.daemon.service.config import Config\n"
+        "for fault in examine(Config(state_dir=Path(sys.argv[1]))): print(fault)\n"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith('weights: got "hub": ') for line in lines)
+    assert "`upframe models pull` fetches it" in lines[0]
+
+
+def test_with_a_fallback_missing_weights_are_no_fault(tmp_path: Path) -> None:
+    assert faults(config_of(tmp_path, weights="auto")) == {}
+
+
+def test_a_password_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("x")
+    secret.chmod(0o644)
+    config = config_of(tmp_path, mqtt={"host": "a", "password_file": secret})
+    assert "with mode 0644" in faults(config)["mqtt.password_file"]
+    assert [fault.key for fault in examine_at_start(config)] == ["mqtt.password_file"]
+    secret.chmod(0o640)
+    assert faults(config) == {}
+
+
+def test_at_the_start_a_folder_may_come_later(tmp_path: Path) -> None:
+    """It may be on a mount that is not there yet: the watch pauses, the daemon lives."""
+    watch = {"input": Path("/nowhere/in"), "output": Path("/nowhere/out")}
+    config = config_of(tmp_path, watch=watch)
+    assert list(examine_at_start(config)) == []
+    assert "watch[0].input" in faults(config)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_is_there_and_not_ours_is_a_fault_at_the_start(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    (tmp_path / "out").chmod(0o500)
+    assert [fault.key for fault in examine_at_start(config)] == ["watch[0].output"]
