@@ -1,0 +1,161 @@
+"""What the daemon says of itself: one line for systemd, JSON for `/status`, health for probes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from importlib.metadata import version
+from pathlib import PurePath
+from typing import Any, Literal
+
+from ..jobs.model import Job
+from ..jobs.queue import JobQueue
+from ..mqtt.redaction import redacted
+from .http import Answer, Route
+from .loop_lag import LoopLag
+from .metrics import CONTENT_TYPE, Metrics
+
+Phase = Literal["starting", "ready", "draining", "stopped"]
+
+_NAMED = 2
+"""Running jobs that the status line names."""
+_LISTED = 100
+"""Running jobs that `/status` lists."""
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+Part = Callable[[], Any]
+
+
+class Status:
+    """Collects what the parts say, when somebody asks."""
+
+    def __init__(self, queue: JobQueue, metrics: Metrics, lag: LoopLag) -> None:
+        self.phase: Phase = "starting"
+        self.doing = "starting"
+        """While starting or draining: what takes the time."""
+        self.parts: dict[str, Part] = {}
+        """By name: `watch`, `mqtt`, `work`."""
+        self.collect: list[Callable[[Metrics], None]] = []
+        """Set gauges just before somebody reads them."""
+        self._queue = queue
+        self._metrics = metrics
+        self._lag = lag
+        self._began = time.monotonic()
+        self._started = datetime.now(UTC)
+
+    async def line(self) -> str:
+        """One line for `systemctl status`."""
+        counts = await self._queue.counts()
+        running = await self._queue.jobs(("running",), _LISTED) if counts.get("running") else []
+        named = ", ".join(_short(job) for job in running[:_NAMED])
+        named += ", …" if len(running) > _NAMED else ""
+        text = f"{counts.get('running', 0)} running" + (f" ({named})" if named else "")
+        text += f", {counts.get('queued', 0)} queued"
+        text += f", {failed} failed" if (failed := counts.get("failed", 0)) else ""
+        text += "".join(f"; {trouble}" for trouble in self._troubles())
+        return text if self.phase == "ready" else f"{self.doing}; {text}"
+
+    def summary(self) -> dict[str, Any]:
+        """What the control socket answers, without the jobs."""
+        lateness = self._lag.statistics()
+        return {
+            "version": version("upframe"),
+            "phase": self.phase,
+            "doing": self.doing,
+            "pid": os.getpid(),
+            "started": self._started.isoformat(timespec="seconds"),
+            "uptime_seconds": round(time.monotonic() - self._began, 1),
+            "resident_bytes": resident_bytes(),
+            "loop_lateness_seconds": {
+                "p50": round(lateness.median, 4),
+                "p99.9": round(lateness.p999, 4),
+                "max": round(lateness.maximum, 4),
+            },
+            **{name: tell() for name, tell in self.parts.items()},
+        }
+
+    async def whole(self) -> dict[str, Any]:
+        """Everything, as `/status` shows it."""
+        running = await self._queue.jobs(("running",), _LISTED)
+        return {
+            **self.summary(),
+            "jobs": await self._queue.counts(),
+            "running": [_running(job) for job in running],
+        }
+
+    async def counters(self) -> dict[str, float]:
+        """Every counter and gauge of ours."""
+        await self._refresh()
+        return self._metrics.totals()
+
+    def routes(self) -> dict[str, Route]:
+        """What is served over HTTP."""
+        return {
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/status": self._status,
+            "/metrics": self._exposition,
+        }
+
+    async def _healthz(self) -> Answer:
+        """The loop has come round to answer, and that is what is asked."""
+        return Answer(f"{self.phase}\n".encode())
+
+    async def _readyz(self) -> Answer:
+        ready = self.phase == "ready"
+        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return Answer(f"{self.phase}\n".encode(), status=status)
+
+    async def _status(self) -> Answer:
+        text = json.dumps(await self.whole(), indent=2, default=str)
+        return Answer(redacted(text).encode() + b"\n", "application/json")
+
+    async def _exposition(self) -> Answer:
+        await self._refresh()
+        return Answer(self._metrics.exposition(), CONTENT_TYPE)
+
+    async def _refresh(self) -> None:
+        self._metrics.up.set(self.phase == "ready")
+        self._metrics.set_jobs({str(state): n for state, n in (await self._queue.counts()).items()})
+        for collect in self.collect:
+            collect(self._metrics)
+
+    def _troubles(self) -> list[str]:
+        """What somebody should look at."""
+        found: list[str] = []
+        mqtt: Mapping[str, Any] = self.parts["mqtt"]() if "mqtt" in self.parts else {}
+        if mqtt and not mqtt.get("connected"):
+            found.append("no MQTT broker")
+        watches: list[Mapping[str, Any]] = self.parts["watch"]() if "watch" in self.parts else []
+        paused = sum(1 for watch in watches if watch.get("paused"))
+        if paused:
+            found.append(f"{paused} of {len(watches)} watches paused")
+        return found
+
+
+def resident_bytes() -> int:
+    """How much memory this process has, as the kernel counts it."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * _PAGE_BYTES
+
+
+def _short(job: Job) -> str:
+    progress = job.progress
+    name = redacted(PurePath(job.source).name or job.id)
+    if not progress.total:
+        return f"{name} {progress.stage}"
+    return f"{name} {100 * progress.frames // progress.total} %"
+
+
+def _running(job: Job) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "source": redacted(job.source),
+        "sink": redacted(job.sink),
+        "attempts": job.attempts,
+        "progress": job.progress.model_dump(mode="json"),
+    }
