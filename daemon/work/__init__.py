@@ -1,0 +1,1 @@
+"""Running jobs: worker processes that keep their models, and who starts and watches them."""

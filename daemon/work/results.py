@@ -1,0 +1,167 @@
+"""The ledger of results: what a worker is about to publish, on the disk before it does.
+
+A worker writes a job's entry when the output is complete, checked and on the disk, before the first
+file gets its name. So whoever looks after a crash finds one of two things: no entry, then nothing
+was published; or an entry, by which each published file is known again by inode, size and time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field, ValidationError
+
+from ...io.files import sync_folder
+
+log = logging.getLogger("upframe.work")
+
+FOLDER = "results"
+"""Below the state directory."""
+
+_MTIME_SLACK_NS = 2_000_000_000  # FAT counts in steps of 2 s
+
+
+class Publication(BaseModel, frozen=True):
+    """One file of an output, and how to know it again."""
+
+    partial: str
+    final: str
+    inode: int
+    num_bytes: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, partial: Path, final: Path) -> Self:
+        """Describe a complete file that still has its temporary name.
+
+        Raises:
+            OSError: if it cannot be looked at.
+        """
+        found = partial.stat()
+        return cls(
+            partial=str(partial),
+            final=str(final),
+            inode=found.st_ino,
+            num_bytes=found.st_size,
+            mtime_ns=found.st_mtime_ns,
+        )
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it still has its temporary name, unchanged."""
+        found = _stat(self.partial)
+        return found is not None and self._is(found)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it has its final name."""
+        found = _stat(self.final)
+        if found is None:
+            return False
+        # some network shares and FAT give a file another inode and a coarser time now and then
+        alike = found.st_size == self.num_bytes and (
+            abs(found.st_mtime_ns - self.mtime_ns) <= _MTIME_SLACK_NS
+        )
+        return self._is(found) or (alike and _stat(self.partial) is None)
+
+    def _is(self, found: os.stat_result) -> bool:
+        ours = (self.inode, self.num_bytes, self.mtime_ns)
+        return (found.st_ino, found.st_size, found.st_mtime_ns) == ours
+
+
+class Result(BaseModel, frozen=True):
+    """One entry: what a job made."""
+
+    schema_name: Literal["upframe.result/1"] = Field("upframe.result/1", alias="schema")
+    job_id: str
+    digest: str
+    """Of the job's work."""
+    files: tuple[Publication, ...]
+    report: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        job_id: str,
+        digest: str,
+        renames: Sequence[tuple[Path, Path]],
+        report: dict[str, Any],
+    ) -> Self:
+        """Describe an output whose files still have their temporary names.
+
+        Raises:
+            OSError: if one of them cannot be looked at.
+        """
+        files = tuple(Publication.of(partial, final) for partial, final in renames)
+        return cls(
+            schema="upframe.result/1", job_id=job_id, digest=digest, files=files, report=report
+        )
+
+
+class Results:
+    """The entries of all jobs that are being published, one file each. Every method blocks.
+
+    Args:
+        folder: made where it is not there.
+
+    Raises:
+        OSError: from every method, if the disk fails.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, result: Result) -> None:
+        """Keep an entry; when this returns, not even a power cut takes it away."""
+        path = self._path(result.job_id)
+        new = path.with_name(f".{path.name}.new")
+        with new.open("w") as file:
+            file.write(result.model_dump_json(by_alias=True))
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+        sync_folder(self._folder)
+
+    def read(self, job_id: str) -> Result | None:
+        """Look up what a job was about to publish; None where it did not get that far."""
+        try:
+            text = self._path(job_id).read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            return Result.model_validate_json(text)
+        except ValidationError as error:  # of another version, or of a dying disk
+            log.warning("%s says nothing that we understand: %s", self._path(job_id), error)
+            return None
+
+    def forget(self, job_id: str) -> None:
+        """Drop an entry, if there is one."""
+        self._path(job_id).unlink(missing_ok=True)
+
+    def job_ids(self) -> Iterator[str]:
+        """List the jobs with an entry, and drop what a crash left of writing one."""
+        for path in sorted(self._folder.iterdir()):
+            if path.name.endswith(".new"):
+                path.unlink(missing_ok=True)
+            elif path.suffix == ".json":
+                yield path.name.removesuffix(".json")
+
+    def _path(self, job_id: str) -> Path:
+        return self._folder / f"{job_id}.json"
+
+
+def _stat(path: str) -> os.stat_result | None:
+    """Look at a path, not through a link; None where nothing is there.
+
+    Raises:
+        OSError: if nobody can tell, as where a network share is away.
+    """
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None

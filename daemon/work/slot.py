@@ -1,0 +1,214 @@
+"""One place where a job runs: it claims, runs and settles one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Mapping
+
+from ...filters.options import FilterOptions
+from ..jobs.errors import StoreBroken
+from ..jobs.model import Job, JobProgress
+from ..jobs.queue import JobQueue
+from ..service.config import JobsConfig
+from ..service.fields import about_job
+from .endings import Endings, Wish
+from .messages import Done, Event, Failed, Progressed, Stage, StageBegun, Stopped
+from .process import Lost, Outcome, WorkerLost, WorkerProcess, WorkerSettings
+from .recovery import settle
+from .results import Results
+from .retry import error_of
+from .space import Room
+
+log = logging.getLogger("upframe.work")
+
+_LOOK_SECONDS = 60.0
+"""From one look for work to the next, where nothing wakes a slot."""
+_PAUSE_SECONDS = 10.0
+"""While the store cannot be used."""
+_TIRED_CODES = (70, 75)
+"""Of errors after which a worker is replaced: nobody knows what is wrong, or memory ran out."""
+
+
+class Slot:
+    """Runs jobs on one worker, until it is told to leave or cancelled."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        queue: JobQueue,
+        config: JobsConfig,
+        results: Results,
+        room: Room,
+        counts: Counter[str],
+    ) -> None:
+        self.settings = settings
+        self.job: Job | None = None
+        """The one that it runs."""
+        self.worker = WorkerProcess(settings)
+        self._queue = queue
+        self._config = config
+        self._results = results
+        self._endings = Endings(queue, config, results, counts)
+        self._room = room
+        self._counts = counts
+        self._leaving = asyncio.Event()
+        self._wish: Wish | None = None
+        self._busy = asyncio.Lock()
+
+    @property
+    def budgets(self) -> Mapping[Stage, float]:
+        """Seconds that each stage may go without progress."""
+        return self._config.stage_seconds
+
+    async def run(self) -> None:
+        """Run jobs until told to leave. If cancelled, what runs is left to the next start."""
+        try:
+            while not self._leaving.is_set():
+                try:
+                    await self._next()
+                except StoreBroken as error:  # its disk may be full: that passes
+                    log.error("cannot take jobs now: %s", error)
+                    await asyncio.sleep(_PAUSE_SECONDS)
+            await self.worker.stop()
+        finally:
+            await self.worker.kill()
+
+    def leave(self) -> None:
+        """Begin no further job."""
+        self._leaving.set()
+
+    async def give_back(self) -> None:
+        """Stop what runs; it is queued again, and this attempt does not count."""
+        await self._stop("give back")
+
+    async def warm(self, filters: FilterOptions) -> float:
+        """Start the worker if need be, and have it load some models.
+
+        Returns:
+            How many seconds the models took.
+
+        Raises:
+            WorkerLost: if it fails.
+        """
+        async with self._busy:
+            await self._hire()
+            return await self.worker.warm(filters, self.budgets["loading"])
+
+    async def _next(self) -> None:
+        job = await self._queue.claim()
+        if job is None:
+            await self._wait()
+            return
+        with about_job(job.id):
+            await self._take(job)
+
+    async def _wait(self) -> None:
+        """Wait until there may be work, or this slot shall leave."""
+        both = (self._queue.wait_for_work(_LOOK_SECONDS), self._leaving.wait())
+        waits = [asyncio.ensure_future(wait) for wait in both]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        for wait in done:
+            wait.result()
+
+    async def _take(self, job: Job) -> None:
+        self.job, self._wish = job, None
+        self._queue.attach(job.id, self._cancel)
+        try:
+            async with self._busy:
+                outcome = await self._attempt(job)
+                if outcome is not None:
+                    await self._endings.record(job, outcome, self._wish)
+        finally:
+            self._queue.detach(job.id)
+            self._room.give_up(job.id)
+            self.job = None
+        await self._retire(outcome)
+
+    async def _attempt(self, job: Job) -> Outcome | None:
+        """Run a job, unless it is done already, or must wait: then give None."""
+        try:
+            report = await asyncio.to_thread(settle, job, self._results)
+        except OSError as error:
+            return Failed(error=error_of(error))
+        if report is not None:
+            return Done(report=report)
+        if reason := await self._room.take(job):
+            await self._endings.postpone(job, reason)
+            return None
+        try:
+            if self._wish is None:
+                await self._hire()
+        except WorkerLost as lost:
+            return Lost(lost.error)
+        if self._wish is not None:
+            return Stopped()
+        tell = Teller(self._queue, job.id)
+        return await self.worker.run_job(job.id, job.work, self.budgets, tell)
+
+    async def _cancel(self) -> None:
+        await self._stop("cancel")
+
+    async def _stop(self, wish: Wish) -> None:
+        if self.job is not None:
+            self._wish = self._wish or wish
+            await self.worker.cancel()
+
+    async def _hire(self) -> None:
+        """Make sure that there is a living worker."""
+        if self.worker.alive:
+            return
+        await self.worker.kill()
+        self.worker = WorkerProcess(self.settings)
+        self._counts["worker_starts"] += 1
+        await self.worker.start(self.budgets["loading"])
+
+    async def _retire(self, outcome: Outcome | None) -> None:
+        """Let go of a worker that died, has worked long enough or has grown too large."""
+        if not self.worker.alive:
+            self._counts["workers_lost"] += isinstance(outcome, Lost)
+            await self.worker.kill()
+        elif reason := self._reason_to_retire(outcome):
+            log.info("worker %s is replaced: %s", self.settings.name, reason)
+            self._counts["workers_replaced"] += 1
+            await self.worker.stop()
+
+    def _reason_to_retire(self, outcome: Outcome | None) -> str | None:
+        worker, most = self.worker, self._config.recycle_mebibytes
+        mebibytes = worker.rss_bytes >> 20
+        if worker.num_jobs >= self._config.recycle_jobs:
+            return f"it has run {worker.num_jobs} jobs"
+        if mebibytes >= most:
+            return f"it holds {mebibytes} MiB of memory, wanted less than {most}"
+        if isinstance(outcome, Failed) and outcome.error.code in _TIRED_CODES:
+            return f"its last job failed with code {outcome.error.code}"
+        return None
+
+
+class Teller:
+    """Passes on where a job stands."""
+
+    def __init__(self, queue: JobQueue, job_id: str) -> None:
+        self._queue = queue
+        self._job_id = job_id
+        self._progress = JobProgress(stage="loading")
+
+    def __call__(self, event: Event) -> None:
+        """Take one event of the worker."""
+        if isinstance(event, StageBegun):
+            self._progress = self._progress.model_copy(update={"stage": event.stage})
+        elif isinstance(event, Progressed):
+            self._progress = JobProgress(
+                stage=self._progress.stage,
+                frames=event.frames_out,
+                total=event.total,
+                fps=event.fps,
+                eta_seconds=event.eta_seconds,
+            )
+        self._queue.report_progress(self._job_id, self._progress)
