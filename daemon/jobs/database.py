@@ -40,6 +40,7 @@ class Database:
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
         self._durable: bool | None = None
+        self._closed = False
         self._writer: sqlite3.Connection | None = None
         with self._explained():
             if not read_only:
@@ -49,6 +50,7 @@ class Database:
     def close(self) -> None:
         """Close the file. Safe to call twice."""
         with self._write_lock, self._read_lock:
+            self._closed = True
             self._reader.close()
             if self._writer is not None:
                 self._writer.close()
@@ -60,6 +62,7 @@ class Database:
             StoreBroken: if the file fails.
         """
         with self._read_lock, self._explained():
+            self._refuse_if_closed()
             return self._reader.execute(query, parameters).fetchall()
 
     @contextmanager
@@ -76,6 +79,7 @@ class Database:
         if self._writer is None:
             raise StoreBroken(f"{self.path}: opened for reading only")
         with self._write_lock, self._explained():
+            self._refuse_if_closed()
             self._set_durable(self._writer, durable)
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -85,6 +89,10 @@ class Database:
                 if self._writer.in_transaction:  # some failures have ended it already
                     self._writer.execute("ROLLBACK")
                 raise
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise StoreBroken("is closed")
 
     def _set_durable(self, writer: sqlite3.Connection, durable: bool) -> None:
         if durable != self._durable:

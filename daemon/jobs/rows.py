@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os.path
+import re
 from datetime import datetime
 from typing import Any
 
@@ -65,7 +66,15 @@ def job_of_row(body: str, report: str | None) -> Job:
     try:
         return Job.model_validate_json(whole)
     except ValidationError as error:
-        raise StoreBroken(f"a job in the store cannot be read: {error}: {body[:200]}") from error
+        # without the values: one may be a URL with a password
+        faults = error.errors(include_url=False, include_input=False)
+        text = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+        raise StoreBroken(f"the record of {_name_in(body)} cannot be read: {text}") from None
+
+
+def _name_in(body: str) -> str:
+    named = re.search(r'"id":\s*("[^"]*")', body)
+    return f"job {named[1]}" if named else "a job"
 
 
 def plain_path(path: str) -> str:

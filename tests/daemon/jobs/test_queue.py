@@ -1,0 +1,391 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from job_samples import FAILURE, a_job, a_queue
+
+from upframe.daemon.jobs.errors import Conflict, IllegalChange, StoreBroken, UnknownJob
+from upframe.daemon.jobs.model import Job, JobProgress
+from upframe.daemon.jobs.queue import JobQueue
+
+STREAMING = JobProgress(stage="streaming", frames=7, total=20, fps=2.5, eta_seconds=5.2)
+
+
+def with_queue(folder: Path, use: Callable[[JobQueue], Awaitable[None]]) -> None:
+    async def run(queue: JobQueue) -> None:
+        async with asyncio.timeout(20):
+            await use(queue)
+            await queue.close()
+
+    with a_queue(folder) as queue:
+        asyncio.run(run(queue))
+
+
+async def claimed(queue: JobQueue, name: str = "film") -> Job:
+    await queue.submit(a_job(name))
+    job = await queue.claim()
+    assert job is not None
+    return job
+
+
+def test_gives_what_the_store_has(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        assert await queue.submit(a_job("a")) == (a_job("a"), True)
+        assert await queue.submit(a_job("a")) == (a_job("a"), False)
+        with pytest.raises(Conflict):
+            await queue.submit(a_job("a", overwrite=True))
+        with pytest.raises(UnknownJob):
+            await queue.get("b")
+        assert await queue.get("a") == await queue.find("a") == queue.store.get("a")
+        assert await queue.find("b") is None
+        assert [job.id for job in await queue.jobs(("queued",), limit=3)] == ["a"]
+        assert (await queue.counts())["queued"] == 1
+        assert (await queue.update("a", waits_for="room")).waits_for == "room"
+
+    with_queue(tmp_path, use)
+
+
+def test_progress_lives_in_memory_and_is_stored_at_the_end(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        await claimed(queue)
+        queue.report_progress("film", STREAMING)
+        assert queue.store.get("film").progress == JobProgress()
+        assert (await queue.get("film")).progress == STREAMING
+        assert [job.progress for job in await queue.jobs()] == [STREAMING]
+        (body,) = await queue.bodies()
+        assert Job.model_validate_json(body).progress == STREAMING
+        assert (await queue.change("film", "failed", error=FAILURE)).progress == STREAMING
+        assert queue.store.get("film").progress == STREAMING
+
+    with_queue(tmp_path, use)
+
+
+def test_a_new_attempt_begins_without_progress(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        await claimed(queue)
+        queue.report_progress("film", STREAMING)
+        assert (await queue.change("film", "queued")).progress == JobProgress()
+        await queue.claim()
+        assert (await queue.get("film")).progress == JobProgress()
+
+    with_queue(tmp_path, use)
+
+
+def test_progress_of_what_does_not_run_is_ignored(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        await claimed(queue)
+        await queue.change("film", "done")
+        with queue.subscribe() as changes:
+            queue.report_progress("film", STREAMING)
+            queue.report_progress("nobody", STREAMING)
+            assert len(changes) == 0
+        assert (await queue.get("film")).progress == JobProgress()
+
+    with_queue(tmp_path, use)
+
+
+def test_the_last_sign_of_life_of_each_running_job_is_known(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        assert queue.last_change == {}
+        await claimed(queue)
+        begun = queue.last_change["film"]
+        await asyncio.sleep(0.01)
+        queue.report_progress("film", STREAMING)
+        assert begun < queue.last_change["film"] <= asyncio.get_running_loop().time()
+        await queue.change("film", "done")
+        assert queue.last_change == {}
+
+    with_queue(tmp_path, use)
+
+
+def test_a_queued_job_is_cancelled_at_once(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        await queue.submit(a_job())
+        assert (await queue.cancel("film")).state == "cancelled"
+        assert (await queue.cancel("film")).state == "cancelled"
+        assert await queue.claim() is None
+
+    with_queue(tmp_path, use)
+
+
+def test_a_running_job_is_told_to_stop_and_waited_for(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        job = await claimed(queue)
+        told: list[str] = []
+        stopped = asyncio.Event()
+
+        async def stop() -> None:
+            told.append(job.id)
+            stopped.set()
+
+        async def work() -> None:
+            await stopped.wait()
+            await asyncio.sleep(0.05)
+            await queue.change(job.id, "cancelled")
+            queue.detach(job.id)
+
+        queue.attach(job.id, stop)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(work(), name="worker")
+            assert (await queue.cancel(job.id)).state == "cancelled"
+        assert told == [job.id]
+
+    with_queue(tmp_path, use)
+
+
+def test_a_job_that_has_only_just_begun_is_told_as_soon_as_it_can_be(tmp_path: Path) -> None:
+    """Between the claim and the start of its worker nothing is attached yet."""
+
+    async def use(queue: JobQueue) -> None:
+        job = await claimed(queue)
+
+        async def stop() -> None:
+            await queue.change(job.id, "cancelled")
+
+        async with asyncio.TaskGroup() as tasks:
+            cancelling = tasks.create_task(queue.cancel(job.id), name="cancel")
+            await asyncio.sleep(0.05)
+            assert not cancelling.done()
+            queue.attach(job.id, stop)
+        assert cancelling.result().state == "cancelled"
+
+    with_queue(tmp_path, use)
+
+
+def test_a_job_that_is_done_before_it_could_stop_stays_done(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        job = await claimed(queue)
+
+        async def stop() -> None:
+            await queue.change(job.id, "done")
+
+        queue.attach(job.id, stop)
+        with pytest.raises(IllegalChange, match="film is done"):
+            await queue.cancel(job.id)
+
+    with_queue(tmp_path, use)
+
+
+def test_a_job_given_back_while_it_is_cancelled_is_cancelled_in_the_queue(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        job = await claimed(queue)
+
+        async def stop() -> None:
+            queue.detach(job.id)
+            await queue.change(job.id, "queued")
+
+        queue.attach(job.id, stop)
+        assert (await queue.cancel(job.id)).state == "cancelled"
+
+    with_queue(tmp_path, use)
+
+
+def test_a_job_that_does_not_stop_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        job = await claimed(queue)
+        calls = 0
+
+        async def stop() -> None:
+            nonlocal calls
+            calls += 1
+
+        queue.attach(job.id, stop)
+        with pytest.raises(TimeoutError, match=r"told to stop, but runs on after 0\.2 s"):
+            await queue.cancel(job.id, timeout_seconds=0.2)
+        assert calls == 1
+        assert (await queue.get(job.id)).state == "running"
+
+    with_queue(tmp_path, use)
+
+
+@pytest.mark.parametrize("state", ["done", "failed"])
+def test_what_has_ended_cannot_be_cancelled(state: str, tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        await claimed(queue)
+        await queue.change("film", "done" if state == "done" else "failed")
+        with pytest.raises(IllegalChange, match=f"film is {state}"):
+            await queue.cancel("film")
+        with pytest.raises(UnknownJob):
+            await queue.cancel("nobody")
+
+    with_queue(tmp_path, use)
+
+
+def test_all_failed_are_tried_again(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        for number in range(250):
+            queue.store.add(a_job(f"job{number}"))
+            queue.store.change(f"job{number}", "failed", error=FAILURE)
+        await queue.submit(a_job("cancelled"))
+        await queue.cancel("cancelled")
+        with queue.subscribe() as changes:
+            assert len(await queue.retry_failed()) == 250
+            assert len(changes) == 250
+        assert (await queue.counts())["queued"] == 250
+        assert await queue.retry_failed() == []
+        assert (await queue.retry("cancelled")).state == "queued"
+
+    with_queue(tmp_path, use)
+
+
+def test_work_is_waited_for_and_announced(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        loop = asyncio.get_running_loop()
+        assert await queue.claim() is None
+        start = loop.time()
+        await queue.wait_for_work(0.1)
+        assert loop.time() - start >= 0.09
+        async with asyncio.TaskGroup() as tasks:
+            waiting = [
+                tasks.create_task(queue.wait_for_work(15), name=f"slot {slot}") for slot in (0, 1)
+            ]
+            await asyncio.sleep(0.05)
+            assert not any(task.done() for task in waiting)
+            await queue.submit(a_job())
+        assert await queue.claim() is not None
+
+    with_queue(tmp_path, use)
+
+
+def test_no_job_that_came_while_a_claim_looked_is_slept_over(tmp_path: Path) -> None:
+    async def slot(queue: JobQueue, claims: list[str], wanted: int) -> None:
+        while len(claims) < wanted:
+            job = await queue.claim()
+            if job is not None:
+                claims.append(job.id)
+            elif len(claims) < wanted:
+                await queue.wait_for_work(1.0)
+
+    async def use(queue: JobQueue) -> None:
+        claims: list[str] = []
+        start = asyncio.get_running_loop().time()
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(3):
+                tasks.create_task(slot(queue, claims, 60), name=f"slot {number}")
+            for number in range(60):
+                await queue.submit(a_job(f"job{number}"))
+                await asyncio.sleep(0.002 * (number % 3))
+        assert sorted(claims) == sorted(f"job{number}" for number in range(60))
+        assert asyncio.get_running_loop().time() - start < 3  # nobody slept through to a timeout
+
+    with_queue(tmp_path, use)
+
+
+def test_a_job_is_begun_when_it_becomes_due(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        job = await claimed(queue)
+        due = datetime.now(UTC) + timedelta(seconds=0.3)
+        await queue.change(job.id, "queued", not_before=due)
+        assert await queue.claim() is None
+        await queue.wait_for_work(15)
+        assert await queue.claim() is not None
+        assert datetime.now(UTC) >= due
+
+    with_queue(tmp_path, use)
+
+
+def test_a_paused_queue_gives_nothing_out_until_it_goes_on(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        queue.paused = True
+        await queue.submit(a_job())
+        assert await queue.claim() is None
+        start = asyncio.get_running_loop().time()
+        await queue.wait_for_work(0.1)
+        assert asyncio.get_running_loop().time() - start >= 0.09
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(queue.wait_for_work(15), name="slot")
+            await asyncio.sleep(0.01)
+            queue.paused = False
+        assert await queue.claim() is not None
+
+    with_queue(tmp_path, use)
+
+
+def test_a_pause_that_comes_during_a_claim_gives_the_job_back(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        await queue.submit(a_job())
+        claiming = asyncio.create_task(queue.claim(), name="slot")
+        await asyncio.sleep(0)
+        queue.paused = True
+        assert await claiming is None
+        job = await queue.get("film")
+        assert (job.state, job.attempts) == ("queued", 0)
+
+    with_queue(tmp_path, use)
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_claim_whose_claimer_is_cancelled_is_given_back(turns: int, tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        for number in range(20):
+            await queue.submit(a_job(f"job{number}"))
+        for _ in range(20):
+            claiming = asyncio.create_task(queue.claim(), name="slot")
+            for _ in range(turns):
+                await asyncio.sleep(0.0003)
+            claiming.cancel()
+            result = (await asyncio.gather(claiming, return_exceptions=True))[0]
+            if isinstance(result, Job):  # it was faster than the cancellation
+                await queue.change(result.id, "queued", attempts=0)
+        await queue.close()  # finishes what is still on its way back
+        jobs = queue.store.jobs()
+        assert {(job.state, job.attempts) for job in jobs} == {("queued", 0)}
+        assert len(jobs) == 20
+
+    with_queue(tmp_path, use)
+
+
+def test_a_change_is_told_even_if_who_made_it_is_gone(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        with queue.subscribe() as changes:
+            submitting = asyncio.create_task(queue.submit(a_job()), name="client")
+            await asyncio.sleep(0)
+            submitting.cancel()
+            await asyncio.gather(submitting, return_exceptions=True)
+            change = await anext(changes)
+            assert (change.job.id, change.job.state) == ("film", "queued")
+        assert queue.store.get("film").state == "queued"
+
+    with_queue(tmp_path, use)
+
+
+def test_a_broken_store_is_said_to_the_asker(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        queue.store.close()
+        with pytest.raises(StoreBroken, match="is closed"):
+            await queue.submit(a_job())
+        with pytest.raises(StoreBroken, match="is closed"):
+            await queue.claim()
+
+    with_queue(tmp_path, use)
+
+
+def test_the_loop_stays_free_while_the_store_is_busy(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        for number in range(3000):
+            queue.store.add(a_job(f"job{number}"))
+        latest = 0.0
+
+        async def clock() -> None:
+            nonlocal latest
+            loop = asyncio.get_running_loop()
+            while True:
+                start = loop.time()
+                await asyncio.sleep(0.005)
+                latest = max(latest, loop.time() - start - 0.005)
+
+        ticking = asyncio.create_task(clock(), name="clock")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(queue.jobs(), name="long list")
+            tasks.create_task(queue.bodies(), name="long list of text")
+            for number in range(100):
+                await queue.submit(a_job(f"more{number}"))
+        ticking.cancel()
+        await asyncio.gather(ticking, return_exceptions=True)
+        assert latest < 0.1
+
+    with_queue(tmp_path, use)

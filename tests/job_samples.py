@@ -1,0 +1,101 @@
+"""Jobs, stores and a served queue for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from upframe.daemon.jobs.model import Job, JobError, Origin, Work, job_of
+from upframe.daemon.jobs.queue import JobQueue
+from upframe.daemon.jobs.store import STORE_NAME, JobStore
+from upframe.daemon.jobs.wire import SOCKET_NAME
+from upframe.daemon.service.control import ControlSocket
+
+Result = TypeVar("Result")
+
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+FAILURE = JobError(code=65, message="no frame could be decoded", retryable=False, detail="moov?")
+
+
+def a_work(name: str = "film", **fields: Any) -> Work:
+    given: dict[str, Any] = {
+        "source": f"/in/{name}.mp4",
+        "sink": f"/out/{name}.mp4",
+        "filters": {"enable_frame_interpolation": True, "frame_interpolation_exp": 1},
+    }
+    return Work.model_validate(given | fields)
+
+
+def a_job(
+    name: str = "film",
+    *,
+    minute: float = 0,
+    priority: int = 0,
+    origin: Origin = "cli",
+    key: str | None = None,
+    **fields: Any,
+) -> Job:
+    """A queued job, created some minutes after noon."""
+    return job_of(
+        a_work(name, **fields),
+        id=name,
+        origin=origin,
+        idempotency_key=key,
+        priority=priority,
+        created=NOON + timedelta(minutes=minute),
+    )
+
+
+@contextmanager
+def opened(folder: Path) -> Generator[JobStore]:
+    with JobStore(folder / STORE_NAME) as store:
+        yield store
+
+
+@contextmanager
+def a_queue(folder: Path) -> Generator[JobQueue]:
+    """A queue to use inside one `asyncio.run`, closed by the test or by nobody."""
+    with opened(folder) as store:
+        yield JobQueue(store)
+
+
+class ServedQueue:
+    """A queue behind its control socket, on an event loop in a thread of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = folder / SOCKET_NAME
+        self.store = JobStore(folder / STORE_NAME)
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+
+    def __enter__(self) -> ServedQueue:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self.store.close()
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self.queue = JobQueue(self.store)
+        async with ControlSocket(self.socket, self.queue, lambda: {"version": "test"}):
+            self._ready.set()
+            await self._stopping.wait()
+        await self.queue.close()
