@@ -40,6 +40,10 @@ class Endings:
         self._results = results
         self._counts = counts
 
+    def configure(self, config: JobsConfig) -> None:
+        """Give later attempts another number and other delays."""
+        self._config = config
+
     async def record(self, job: Job, outcome: Outcome, wish: Wish | None) -> None:
         """Record what became of an attempt. Whatever is asked of a job: if it is done, it is done.
 

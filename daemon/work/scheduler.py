@@ -13,7 +13,7 @@ from pathlib import Path
 from ...filters.options import FilterOptions
 from ..jobs.model import JobError
 from ..jobs.queue import JobQueue
-from ..service.config import Config
+from ..service.config import Config, JobsConfig
 from . import results
 from .messages import Stage
 from .process import WorkerLost, WorkerSettings
@@ -85,6 +85,11 @@ class Scheduler:
             for settings in worker_settings(config)
         ]
         self._ended = asyncio.Event()
+
+    def configure(self, config: JobsConfig) -> None:
+        """Follow other limits from the next job on; slots, devices and precision stay."""
+        for slot in self._slots:
+            slot.configure(config)
 
     async def run(self) -> None:
         """Run jobs until drained. If cancelled, workers are killed and jobs left to recovery."""
@@ -181,8 +186,9 @@ class Scheduler:
         ]
 
     def statistics(self) -> Mapping[str, int]:
-        """Count since the start: done, failed, cancelled, retries, worker_starts, workers_lost,
-        workers_replaced.
+        """Count jobs and workers since the start.
+
+        Names: done, failed, cancelled, retries, worker_starts, workers_lost, workers_replaced.
         """
         return dict(self._counts)
 

@@ -62,6 +62,11 @@ class Slot:
         """Seconds that each stage may go without progress."""
         return self._config.stage_seconds
 
+    def configure(self, config: JobsConfig) -> None:
+        """Follow other limits from the next job on; what workers were started with stays."""
+        self._config = config
+        self._endings.configure(config)
+
     async def run(self) -> None:
         """Run jobs until told to leave. If cancelled, what runs is left to the next start."""
         try:
