@@ -48,5 +48,5 @@ class SkipLog:
         return said[0] if said else None
 
     def counts(self) -> dict[str, int]:
-        """Count the paths that are passed over, by reason."""
-        return dict(Counter(reason for reason, _ in self._said.values()))
+        """Count the paths that are passed over, by reason. Safe while another thread adds some."""
+        return dict(Counter(reason for reason, _ in list(self._said.values())))

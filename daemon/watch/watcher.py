@@ -107,7 +107,6 @@ class Watcher:
     def status(self) -> dict[str, Any]:
         """Tell how it stands, for people and for metrics."""
         look = self._look
-        waiting = look.stability.paths() if look else []
         return {
             "input": str(self._watch.input),
             "output": str(self._watch.output),
@@ -116,7 +115,7 @@ class Watcher:
             "mode": self._listening.mode.name,
             "mode_reason": self._listening.mode.why,
             "taken": self._intake.num_taken if self._intake else 0,
-            "waiting": len(waiting),
+            "waiting": len(look.stability) if look else 0,
             "skipped": look.skips.counts() if look else {},
             "scans": self._num_scans,
             "errors": self._num_errors,
@@ -157,7 +156,7 @@ class Watcher:
 
     async def _pause(self, missing: str) -> None:
         if self._paused is None:
-            log.warning("%s; the watch pauses until it is back", missing)
+            log.warning("%s; the watch pauses", missing)
         self._paused = missing
         self._identity = None
         await self._listening.end()
@@ -165,7 +164,7 @@ class Watcher:
     async def _arrive(self) -> None:
         """Begin, or begin anew, where the folder was not there or is another one now."""
         if self._paused is not None:
-            log.warning("%s: is back, the watch goes on", shown(self._watch.input))
+            log.warning("%s: all is there again, the watch goes on", shown(self._watch.input))
         self._paused = None
         identity = self._roots.identity(self._watch.input)
         if identity == self._identity:

@@ -1,0 +1,132 @@
+"""However a file arrives, it is taken once and whole."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+import pytest
+from watch_samples import House, Judging, Yard, eventually, watching
+
+STABLE_SECONDS = 0.8
+PIECES = 12
+
+
+async def in_pieces(source: Path, target: Path) -> None:
+    """As a slow upload does: three times as long as it has to hold still."""
+    with open(target, "wb", buffering=0) as file:  # noqa: ASYNC230
+        for piece in pieces_of(source, PIECES):
+            file.write(piece)
+            await asyncio.sleep(3 * STABLE_SECONDS / PIECES)
+
+
+async def with_a_stall(source: Path, target: Path) -> None:
+    """It holds still for long enough in the middle, but is no whole file then."""
+    first, second = pieces_of(source, 2)
+    with open(target, "wb", buffering=0) as file:  # noqa: ASYNC230
+        file.write(first)
+        await asyncio.sleep(2 * STABLE_SECONDS)
+        file.write(second)
+
+
+async def with_space_reserved(source: Path, target: Path) -> None:
+    """As download clients do: the full length at once, the content later."""
+    (content,) = pieces_of(source, 1)
+    with open(target, "wb", buffering=0) as file:  # noqa: ASYNC230
+        file.truncate(len(content))
+        await asyncio.sleep(2 * STABLE_SECONDS)
+        file.write(content)
+
+
+async def by_cp(source: Path, target: Path) -> None:
+    await run("cp", str(source), str(target))
+
+
+async def by_cp_that_keeps_times(source: Path, target: Path) -> None:
+    await run("cp", "--preserve=timestamps", str(source), str(target))
+
+
+async def by_rename(source: Path, target: Path) -> None:
+    """The recommended way: written elsewhere, renamed in."""
+    elsewhere = target.parent.parent / f"elsewhere-{target.name}"
+    shutil.copyfile(source, elsewhere)
+    os.rename(elsewhere, target)
+
+
+async def by_rename_from_part(source: Path, target: Path) -> None:
+    part = target.with_name(target.name + ".part")
+    await in_pieces(source, part)
+    part.rename(target)
+
+
+async def by_rsync(source: Path, target: Path) -> None:
+    """Into `.NAME.XXXXXX`, slowly, then renamed."""
+    await run("rsync", "--times", "--bwlimit=100", str(source), str(target))
+
+
+async def by_rsync_in_place(source: Path, target: Path) -> None:
+    await run("rsync", "--inplace", "--bwlimit=100", str(source), str(target))
+
+
+WAYS: tuple[Callable[[Path, Path], Coroutine[None, None, None]], ...] = (
+    in_pieces,
+    with_a_stall,
+    with_space_reserved,
+    by_cp,
+    by_cp_that_keeps_times,
+    by_rename,
+    by_rename_from_part,
+    by_rsync,
+    by_rsync_in_place,
+)
+
+
+def pieces_of(source: Path, count: int) -> list[bytes]:
+    content = source.read_bytes()
+    size = -(-len(content) // count)
+    return [content[start : start + size] for start in range(0, len(content), size)]
+
+
+async def run(*command: str) -> None:
+    process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE)
+    _, stderr = await process.communicate()
+    assert process.returncode == 0, stderr.decode()
+
+
+@pytest.mark.parametrize("mode", ["events", "poll"])
+def test_every_file_is_taken_once_and_whole(
+    tmp_path: Path, large_clip: Path, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "upframe")
+    yard = Yard(tmp_path, {"mode": mode, "stable_seconds": STABLE_SECONDS})
+
+    async def arrive() -> None:
+        async with watching(yard, prober=Judging()) as house:
+            working = asyncio.create_task(keep_working(house), name="worker")
+            async with asyncio.TaskGroup() as tasks:
+                for way in WAYS:
+                    name = f"{way.__name__}.mp4"
+                    tasks.create_task(way(large_clip, yard.input / name), name=name)
+            await eventually(lambda: house.store.counts()["done"] >= len(WAYS))
+            await house.scans()
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+            jobs = await house.jobs()
+            assert sorted(Path(job.source).stem for job in jobs) == sorted(
+                way.__name__ for way in WAYS
+            )
+            assert {job.state for job in jobs} == {"done"}
+
+    asyncio.run(arrive())
+    outputs = {path.name: path.read_bytes() for path in yard.output.iterdir()}
+    assert outputs == {f"{way.__name__}.mp4": large_clip.read_bytes() for way in WAYS}
+
+
+async def keep_working(house: House) -> None:
+    while True:
+        if await house.work() is None:
+            await asyncio.sleep(0.02)
