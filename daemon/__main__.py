@@ -16,7 +16,7 @@ from .errors import UsageError
 from .exits import Exit, exit_code_of, is_expected
 
 # Each module offers add_parser(subparsers) and sets `command` to a function of the arguments.
-COMMANDS = ("run", "pipe", "probe", "verify", "models", "jobs", "doctor", "demo")
+COMMANDS = ("run", "pipe", "probe", "verify", "models", "serve", "jobs", "doctor", "demo")
 _MODULES = {"jobs": "jobs_command"}
 """Of commands whose name is that of a package."""
 

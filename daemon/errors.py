@@ -3,6 +3,7 @@
 UsageError                  the command line asks for something that cannot be: exit 64
 ConfigError                 a configuration file is wrong: exit 78
 AlreadyRunning              another daemon has the state directory: exit 75
+StartFailed                 the daemon cannot begin its work: exits with what a worker said
 Stopped                     a signal ended the work: exit 128 + its number
 """
 
@@ -19,6 +20,14 @@ class ConfigError(Exception):
 
 class AlreadyRunning(Exception):
     """Another daemon has the state directory."""
+
+
+class StartFailed(Exception):
+    """The daemon could not begin its work."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class Stopped(Exception):

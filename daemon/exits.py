@@ -23,7 +23,7 @@ from ..io.errors import (
     UnsupportedMedia,
     VerificationFailed,
 )
-from .errors import AlreadyRunning, ConfigError, Stopped, UsageError
+from .errors import AlreadyRunning, ConfigError, StartFailed, Stopped, UsageError
 from .jobs.errors import Conflict, DaemonAbsent, IllegalChange, StoreBroken, UnknownJob
 
 
@@ -77,6 +77,8 @@ def exit_code_of(error: BaseException) -> int:
     """Find the exit code for an error that ended the work; unknown ones are ours: 70."""
     if isinstance(error, Stopped):
         return 128 + error.signal_number
+    if isinstance(error, StartFailed):
+        return error.code
     if isinstance(error, KeyboardInterrupt):
         return 130
     for kind, code in _CODES:
@@ -87,6 +89,6 @@ def exit_code_of(error: BaseException) -> int:
 
 def is_expected(error: BaseException) -> bool:
     """Whether the message alone tells the user what to do, without a traceback."""
-    return isinstance(error, Stopped | KeyboardInterrupt) or any(
+    return isinstance(error, Stopped | StartFailed | KeyboardInterrupt) or any(
         isinstance(error, kind) for kind, _ in _CODES
     )

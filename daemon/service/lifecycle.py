@@ -88,6 +88,9 @@ class Part:
             began = clock()
             try:
                 await run()
+            except OSError as error:  # such as an address that is taken
+                self._on_failure(self.name)
+                log.error("%s: %s; begins again in %.0f s", self.name, error, delay)
             except Exception:  # whatever it is, the rest of the daemon must live on
                 self._on_failure(self.name)
                 log.exception("%s failed and begins again in %.0f s", self.name, delay)

@@ -12,10 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 _PERIOD_SECONDS = 0.02
 _WINDOW = 30_000
 """Samples that percentiles are taken of: ten minutes."""
+_RECENT = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,11 @@ class LoopLag:
             await asyncio.sleep(_PERIOD_SECONDS)
             self._last_beat = time.monotonic()
             self._record(max(0.0, self._last_beat - due))
+
+    @property
+    def recent_seconds(self) -> float:
+        """The worst of the last five seconds."""
+        return max(islice(reversed(self._seen), _RECENT), default=0.0)
 
     @property
     def silent_seconds(self) -> float:

@@ -72,10 +72,9 @@ class Metrics:
         self.reloads_total = Counter(
             "upframe_config_reloads_total", "Reloads.", ["result"], registry=counters
         )
-        self.mqtt_connected = Gauge(
-            "upframe_mqtt_connected", "Whether the broker is there.", registry=registry
-        )
         self._more: dict[str, Gauge] = {}
+        self._totals: dict[str, Counter] = {}
+        self._raised: dict[tuple[str, ...], float] = {}
         self._frames_seen: dict[str, int] = {}
 
     def follow(self, job: Job) -> None:
@@ -87,6 +86,14 @@ class Metrics:
         self.jobs_total.labels(job.origin, job.state).inc()
         if job.state == "done" and job.report is not None:
             self._count_report(job, job.report)
+
+    def count_failure(self, part: str) -> None:
+        """Count that a part failed and begins again."""
+        self.part_restarts_total.labels(part).inc()
+
+    def count_reload(self, result: str) -> None:
+        """Count a reload: `changed` or `refused`."""
+        self.reloads_total.labels(result).inc()
 
     def set_jobs(self, counts: Mapping[str, int]) -> None:
         """Set how many jobs are in each state."""
@@ -100,6 +107,20 @@ class Metrics:
             gauge = Gauge(f"upframe_{name}", text, sorted(labels), registry=self._gauges)
             self._more[name] = gauge
         (gauge.labels(**labels) if labels else gauge).set(value)
+
+    def set_total(self, name: str, text: str, value: float, **labels: str) -> None:
+        """Set a counter of another part; where that part began anew, it counts on."""
+        counter = self._totals.get(name)
+        if counter is None:
+            full = f"upframe_{name}_total"
+            counter = Counter(full, text, sorted(labels), registry=self._counters)
+            self._totals[name] = counter
+        key = (name, *(labels[label] for label in sorted(labels)))
+        before = self._raised.get(key, 0.0)
+        (counter.labels(**labels) if labels else counter).inc(
+            value - before if value >= before else value
+        )
+        self._raised[key] = value
 
     def exposition(self) -> bytes:
         """Everything in Prometheus' text format."""

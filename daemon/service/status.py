@@ -39,17 +39,25 @@ class Status:
         """While starting or draining: what takes the time."""
         self.parts: dict[str, Part] = {}
         """By name: `watch`, `mqtt`, `work`."""
+        self.facts: dict[str, Any] = {}
+        """What `info` says beside version and start: devices, models, limits."""
         self.collect: list[Callable[[Metrics], None]] = []
         """Set gauges just before somebody reads them."""
+        self.counts: Mapping[str, int] = {}
+        """Of jobs in each state, at most a second old while the daemon runs."""
         self._queue = queue
         self._metrics = metrics
         self._lag = lag
         self._began = time.monotonic()
         self._started = datetime.now(UTC)
 
+    async def refresh(self) -> None:
+        """Count the jobs."""
+        self.counts = {str(state): number for state, number in (await self._queue.counts()).items()}
+
     async def line(self) -> str:
         """One line for `systemctl status`."""
-        counts = await self._queue.counts()
+        counts = self.counts
         running = await self._queue.jobs(("running",), _LISTED) if counts.get("running") else []
         named = ", ".join(_short(job) for job in running[:_NAMED])
         named += ", …" if len(running) > _NAMED else ""
@@ -87,10 +95,18 @@ class Status:
             "running": [_running(job) for job in running],
         }
 
-    async def counters(self) -> dict[str, float]:
+    def counters(self) -> dict[str, float]:
         """Every counter and gauge of ours."""
-        await self._refresh()
+        self._collect()
         return self._metrics.totals()
+
+    def info(self) -> dict[str, Any]:
+        """What does not change while the daemon runs, for who wants to send it work."""
+        return {
+            "version": version("upframe"),
+            "started": self._started.isoformat(timespec="seconds"),
+            **self.facts,
+        }
 
     def routes(self) -> dict[str, Route]:
         """What is served over HTTP."""
@@ -115,12 +131,13 @@ class Status:
         return Answer(redacted(text).encode() + b"\n", "application/json")
 
     async def _exposition(self) -> Answer:
-        await self._refresh()
+        await self.refresh()
+        self._collect()
         return Answer(self._metrics.exposition(), CONTENT_TYPE)
 
-    async def _refresh(self) -> None:
+    def _collect(self) -> None:
         self._metrics.up.set(self.phase == "ready")
-        self._metrics.set_jobs({str(state): n for state, n in (await self._queue.counts()).items()})
+        self._metrics.set_jobs(self.counts)
         for collect in self.collect:
             collect(self._metrics)
 
