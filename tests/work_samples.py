@@ -37,10 +37,14 @@ def new_job(job_id: str, source: Path | str, sink: Path, **fields: Any) -> Job:
     return job_of(work_of(source, sink, **fields), id=job_id, origin="cli")
 
 
+def store_path(state_dir: Path) -> Path:
+    state_dir.mkdir(parents=True, exist_ok=True)
+    return state_dir / STORE_NAME
+
+
 @asynccontextmanager
 async def opened_queue(state_dir: Path) -> AsyncIterator[JobQueue]:
-    state_dir.mkdir(parents=True, exist_ok=True)
-    with JobStore(state_dir / STORE_NAME) as store:
+    with JobStore(store_path(state_dir)) as store:
         queue = JobQueue(store)
         try:
             yield queue
