@@ -25,7 +25,7 @@ from .errors import UsageError
 from .exits import Exit
 from .jobs.bars import Bars
 from .jobs.client import asked
-from .jobs.display import console, counts_text, details_of, table_of
+from .jobs.display import console, counts_text, print_details, print_jobs
 from .jobs.errors import DaemonAbsent
 from .jobs.model import Work
 from .jobs.place import Place, find_place
@@ -136,7 +136,7 @@ def _list(arguments: argparse.Namespace) -> int:
         return Exit.OK
     out = console()
     if jobs:
-        out.print(table_of(jobs))
+        print_jobs(jobs, out)
     states = arguments.state or STATES
     left = sum(counts[state] for state in states) - len(jobs)
     more = f" · {left:,} more are not shown (--limit 0)" if left > 0 else ""
@@ -171,7 +171,7 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(job)
     else:
-        console().print(details_of(job))
+        print_details(job, console())
     return Exit.OK
 
 

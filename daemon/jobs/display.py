@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os.path
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -21,6 +22,12 @@ STYLES = {
     "failed": "red",
     "cancelled": "dim",
 }
+_HEADERS = ("ID", "STATE", "PRIO", "SINCE", "SINK", "PROGRESS")
+_NUMBERS = ("PRIO", "SINCE")
+_STRETCHED = {"SINK": 2, "PROGRESS": 3}
+_WHOLE = 36  # columns of an id that are never cut off
+_OTHERS = 60  # columns that the rest of a table should have
+_FITTED_ROWS = 1000  # beyond, fitting takes seconds, and nobody reads it
 _WIDE = 100_000  # columns of what is no terminal: nothing is cut off from who reads it by program
 
 
@@ -29,38 +36,56 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
 
 
-def table_of(jobs: Iterable[JobJson]) -> Table:
-    """Set jobs as a table, in their order."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("ID", no_wrap=True, min_width=8, overflow="ellipsis")
-    table.add_column("STATE", no_wrap=True)
-    table.add_column("PRIO", justify="right", no_wrap=True)
-    table.add_column("SINCE", justify="right", no_wrap=True)
-    table.add_column("PROGRESS", no_wrap=True)
-    table.add_column("SINK", no_wrap=True, overflow="ellipsis", ratio=2)
-    table.add_column("NOTE", no_wrap=True, overflow="ellipsis", ratio=3)
-    now = datetime.now(UTC)
-    for job in jobs:
-        table.add_row(
-            Text(job["id"]),
-            Text(job["state"], STYLES[job["state"]]),
-            str(job["priority"]),
-            duration((now - _since(job)).total_seconds()),
-            progress_text(job),
-            Text(job["sink"]),
-            Text(note_of(job)),
+def print_jobs(jobs: Sequence[JobJson], out: Console) -> None:
+    """Print jobs as a table: fitted to a terminal, else plain and whole, as programs want it."""
+    rows = [_row(job, datetime.now(UTC)) for job in jobs]
+    if out.is_terminal and len(rows) <= _FITTED_ROWS:
+        out.print(_fitted(rows, out.width))
+        return
+    widths = [max(map(len, column)) for column in zip(_HEADERS, *rows, strict=True)]
+    for row in (_HEADERS, *rows):
+        cells = (
+            cell.rjust(width) if header in _NUMBERS else cell.ljust(width)
+            for header, cell, width in zip(_HEADERS, row, widths, strict=True)
         )
+        out.file.write("  ".join(cells).rstrip() + "\n")
+
+
+def _row(job: JobJson, now: datetime) -> tuple[str, ...]:
+    age = duration((now - _since(job)).total_seconds())
+    told = "; ".join(text for text in (progress_text(job), note_of(job)) if text)
+    cells = (job["id"], job["state"], str(job["priority"]), age, job["sink"], told)
+    return tuple(" ".join(str(cell).split()) for cell in cells)
+
+
+def _fitted(rows: Sequence[tuple[str, ...]], width: int) -> Table:
+    """Leave ids and states whole, and share what room is left among the others."""
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    for header, *column in zip(_HEADERS, *rows, strict=True):
+        stretched = _STRETCHED.get(header)
+        table.add_column(
+            header,
+            no_wrap=True,
+            overflow="ellipsis",
+            justify="right" if header in _NUMBERS else "left",
+            min_width=None if stretched else min(_WHOLE, max(map(len, column))),
+            max_width=None if stretched else max(_WHOLE, width - _OTHERS),
+            ratio=stretched,
+        )
+    for row in rows:
+        cells = (os.path.basename(cell) if "/" in cell else cell for cell in row[:-1])
+        table.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in (*cells, row[-1])))
     return table
 
 
-def details_of(job: JobJson) -> Table:
-    """Set all that is known of a job, a line for each fact."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(overflow="fold")
-    for name, text in _facts(job):
-        table.add_row(name, Text(text, STYLES[text] if name == "state" else ""))
-    return table
+def print_details(job: JobJson, out: Console) -> None:
+    """Print all that is known of a job, a line for each fact."""
+    facts = list(_facts(job))
+    width = max(len(name) for name, _ in facts) + 2
+    for name, text in facts:
+        lines = text.replace("\n", "\n" + " " * width)
+        style = STYLES[text] if name == "state" else ""
+        out.print(Text.assemble((name.ljust(width), "bold"), (lines, style)), soft_wrap=True)
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
