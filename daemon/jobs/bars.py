@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
@@ -17,17 +18,19 @@ class Bars:
     def __init__(self, console: Console) -> None:
         self._console = console
         columns = (TextColumn("{task.fields[id]}"), BarColumn(), TextColumn("{task.description}"))
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._progress = Progress(*columns)
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, str] = {}
-        self._counts = self._progress.add_task("", id="", total=None, visible=False)
+        self._counts = ""
+        self._live = Live(get_renderable=self._render, console=console)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._live.stop()
 
     def show(self, change: JobJson) -> None:
         """Show one item of the daemon's answer."""
@@ -39,8 +42,10 @@ class Bars:
         elif job["id"] in self._tasks:
             self._progress.remove_task(self._tasks.pop(job["id"]))
         if "counts" in change:
-            text = counts_text(change["counts"])
-            self._progress.update(self._counts, id="all", description=text, visible=True)
+            self._counts = counts_text(change["counts"])
+
+    def _render(self) -> Group:
+        return Group(self._progress.get_renderable(), Text(self._counts, "dim"))
 
     def _say(self, job: JobJson) -> None:
         """Say a state that was not said yet."""
