@@ -11,6 +11,7 @@ class Received:
 
     topic: str
     payload: bytes
+    qos: int = 1
     retained: bool = False
     response_topic: str | None = None
     correlation_data: bytes | None = None

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
 from ..jobs.model import Job, JobId, Work
+from ..jobs.shown import shown
 from .redaction import redacted, redacted_values
 from .topics import Command
 
@@ -25,7 +26,7 @@ _MAX_TEXT = 200
 ErrorCode = Literal[
     "malformed", "too_large", "unsupported_schema", "invalid", "refused", "retained", "expired",
     "conflict", "unknown_job", "illegal_change", "job_failed", "job_cancelled", "timeout",
-    "internal",
+    "busy", "internal",
 ]  # fmt: skip
 
 
@@ -139,14 +140,9 @@ def _problem_of(detail: ErrorDetails) -> str:
     return f"{place}: {message}{shown}" if place else message
 
 
-def job_document(job: Job) -> dict[str, Any]:
-    """Write a whole job as JSON values, without secrets."""
-    return cast("dict[str, Any]", redacted_values(job.model_dump(mode="json")))
-
-
 def job_answer(job: Job) -> bytes:
     """Answer with a job as it stands."""
-    document = job_document(job)
+    document = shown(job)
     if job.state in ("queued", "running"):
         return answer("accepted", job.id, document)
     if job.state == "done":

@@ -1,0 +1,248 @@
+"""MQTT, all of it: requests in; answers, states and metrics out; and a broker that comes and goes.
+
+The parts: `connection` keeps a session of `client`, and sends what is in `outbox`; `intake` takes
+requests through `journal` to `commands`; `states` follows the jobs; `answers` remembers who asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from ..jobs.queue import JobQueue
+from ..jobs.store import JobStore
+from ..service.config import Config
+from .answers import Answers
+from .backoff import Backoff
+from .client import Session
+from .commands import Commands
+from .connection import Connection
+from .credentials import address_of, topics_of
+from .discovery import BIRTH, activity_document, device_document, device_topic
+from .errors import SubscriptionRefused
+from .intake import Intake
+from .journal import Journal
+from .message import Publication, Received
+from .outbox import Outbox
+from .redaction import redacted_values
+from .requests import (
+    MAX_PAYLOAD_BYTES,
+    REPLY_SCHEMA,
+    REQUEST_SCHEMA,
+    json_bytes,
+    request_schemas,
+)
+from .states import JobStates
+
+log = logging.getLogger("upframe.mqtt.bridge")
+
+METRICS_SECONDS = 60.0
+_ACTIVITY_SECONDS = 1.0
+_BIRTH_SECONDS = 5.0
+"""At most so long after Home Assistant's birth, by chance: not all devices shall speak at once."""
+_STOP_SECONDS = 12.0
+
+Facts = Callable[[], dict[str, Any]]
+
+
+class MqttBridge:
+    """The node on the broker.
+
+    Args:
+        config: with an `mqtt` section.
+        queue: where requests become jobs, and where their changes are told.
+        store: below the queue; keeps requests until they are answered.
+        info: tells what the node is: version, device, models. Must not block.
+        metrics: tells counters by name. Must not block.
+        backoff: of the attempts to connect.
+        metrics_seconds: from one publication of the metrics to the next.
+
+    Raises:
+        ValueError: if the configuration has no `mqtt` section.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        queue: JobQueue,
+        store: JobStore,
+        info: Facts,
+        metrics: Facts,
+        *,
+        backoff: Backoff | None = None,
+        metrics_seconds: float = METRICS_SECONDS,
+    ) -> None:
+        if config.mqtt is None:
+            raise ValueError("the configuration has no [mqtt] section")
+        self._config = config
+        self._mqtt = config.mqtt
+        self.topics = topics = topics_of(config.mqtt)
+        self._queue = queue
+        self._info, self._metrics, self._metrics_seconds = info, metrics, metrics_seconds
+        self._outbox = outbox = Outbox()
+        self._journal = Journal(store)
+        self._answers = Answers(topics, outbox, self._journal)
+        commands = Commands(queue, config.jobs, self._answers)
+        self._intake = Intake(topics, self._journal, commands, self._answers)
+        self._active = asyncio.Event()
+        self._states = JobStates(
+            topics,
+            queue,
+            store,
+            outbox,
+            self._answers,
+            keep_seconds=config.mqtt.state_keep_seconds,
+            on_change=self._active.set,
+            is_up=lambda: self._connection.is_up,
+        )
+        self._connection = Connection(
+            config.mqtt, topics, outbox, self._take, self._welcome, backoff or Backoff()
+        )
+        self._born = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._running: asyncio.Event | None = None
+        outbox.retain(topics.info, self._render_info)
+
+    async def run(self) -> None:
+        """Do everything until :meth:`stopped` is called; may be called again after a failure."""
+        self._running = ended = asyncio.Event()
+        try:
+            async with asyncio.TaskGroup() as group:
+                parts = [
+                    group.create_task(part, name=f"mqtt {name}")
+                    for name, part in self._parts().items()
+                ]
+                await self._connection.run(self._stopping)
+                for part in parts:
+                    part.cancel()
+        finally:
+            await self._journal.flush()
+            if self._stopping.is_set():
+                self._journal.close()
+            ended.set()
+
+    def _parts(self) -> dict[str, Coroutine[Any, Any, None]]:
+        parts: dict[str, Coroutine[Any, Any, None]] = {
+            "intake": self._intake.run(),
+            "journal": self._journal.run(),
+            "states": self._states.run(),
+            "clearing": self._states.clear_old(),
+            "metrics": self._tell_metrics(),
+        }
+        if self._mqtt.discovery:
+            parts |= {"activity": self._tell_activity(), "discovery": self._announce_device()}
+        return parts
+
+    async def draining(self) -> None:
+        """Say that the node takes up no new work; requests are still taken, for the next start."""
+        self._connection.set_status("draining")
+
+    async def stopped(self) -> None:
+        """Send what there is, say that the node has stopped, and end :meth:`run`."""
+        self._stopping.set()
+        if self._running is None:
+            self._journal.close()
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self._running.wait()
+
+    def health(self) -> dict[str, Any]:
+        """Tell how the connection is, and what was counted since the start."""
+        health = self._connection.health
+        sent = self._outbox.statistics
+        return {
+            "connected": self._connection.is_up,
+            "state": health.phase,
+            "reason": health.reason,
+            "since": health.since,
+            "broker": address_of(self._mqtt),
+            "node": self.topics.base,
+            "attempts": health.attempts,
+            "connections": health.connections,
+            "requests": dict(self._intake.counts),
+            "published": sent.sent,
+            "dropped": sent.dropped,
+            "waiting": len(self._outbox),
+            "store_failures": self._journal.failures,
+            "store_trouble": self._journal.trouble,
+        }
+
+    def _take(self, received: Received, acknowledge: Callable[[], None]) -> None:
+        """Take a message from the connection: a request, an old state of ours, or a birth."""
+        command = self.topics.command_of(received.topic)
+        if command is not None:
+            self._intake.put(command, received, acknowledge)
+            return
+        acknowledge()
+        job_id = self.topics.job_of_state(received.topic)
+        if job_id is not None and received.retained and received.payload:
+            self._states.seen(job_id)
+        elif received.topic == self.topics.birth and received.payload == BIRTH:
+            self._born.set()
+
+    async def _welcome(self, session: Session) -> None:
+        """Look, on a new connection, at what the broker has kept of ours; listen for births."""
+        # QoS 0, so it has all arrived when the subscription is over
+        if await _allowed(session.subscribe([self.topics.states], retained=True)):
+            await session.unsubscribe([self.topics.states])
+        if self._mqtt.discovery:
+            await _allowed(session.subscribe([self.topics.birth]))
+
+    async def _render_info(self) -> Publication:
+        jobs = self._config.jobs
+        document = {
+            "schemas": {"request": [REQUEST_SCHEMA], "reply": REPLY_SCHEMA},
+            "limits": {
+                "payload_bytes": MAX_PAYLOAD_BYTES,
+                "roots": [str(root) for root in jobs.roots],
+                "allowed_schemes": list(jobs.allowed_schemes),
+            },
+            "requests": request_schemas(),
+        }
+        payload = json_bytes(redacted_values(document | self._info()))
+        return Publication(self.topics.info, payload, retain=True)
+
+    async def _render_device(self) -> Publication:
+        payload = json_bytes(device_document(self.topics))
+        return Publication(device_topic(self.topics), payload, retain=True)
+
+    async def _render_activity(self) -> Publication:
+        counts, running = await self._queue.counts(), await self._queue.jobs(("running",))
+        payload = json_bytes(activity_document(counts, running))
+        return Publication(self.topics.activity, payload, retain=True)
+
+    async def _tell_metrics(self) -> None:
+        while True:
+            if self._connection.is_up:
+                payload = json_bytes(redacted_values(self._metrics()))
+                self._outbox.latest(Publication(self.topics.metrics, payload, qos=0))
+            await asyncio.sleep(self._metrics_seconds)
+
+    async def _tell_activity(self) -> None:
+        while True:
+            self._active.clear()
+            self._outbox.retain(self.topics.activity, self._render_activity)
+            await asyncio.sleep(_ACTIVITY_SECONDS)
+            await self._active.wait()
+
+    async def _announce_device(self) -> None:
+        while True:
+            self._outbox.retain(device_topic(self.topics), self._render_device)
+            await self._born.wait()
+            self._born.clear()
+            await asyncio.sleep(random.random() * _BIRTH_SECONDS)
+
+
+async def _allowed(call: Awaitable[None]) -> bool:
+    """Do without a subscription that is not needed for requests."""
+    try:
+        await call
+    except SubscriptionRefused as error:
+        log.info("%s: the states of jobs that ended long ago may stay there", error)
+        return False
+    return True

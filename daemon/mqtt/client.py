@@ -1,0 +1,298 @@
+"""One connection to a broker, over aiomqtt: the only file that knows the library.
+
+aiomqtt 2.5 has traps that this adapter stays clear of. A client that is entered again returns
+before the broker has answered, so there is a new one for every attempt. Its default start wipes the
+session that the broker keeps for us. A refused subscription raises nothing. And whatever its queue
+is given is acknowledged at once, so acknowledging is left to us: paho, below it, offers that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import aiomqtt
+from paho.mqtt.client import Client as Paho
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from .credentials import Settings
+from .errors import ConnectionLost, LoginRefused, SubscriptionRefused, TakenOver
+from .message import Publication, Received
+
+log = logging.getLogger("upframe.mqtt.client")
+
+_TIMEOUT_SECONDS = 10.0
+_FAREWELL_SECONDS = 3.0
+_LOOK_SECONDS = 0.05
+_KEEPALIVE_SECONDS = 20
+_RECEIVE_MAXIMUM = 100  # unacknowledged messages that the broker may send: bounds our memory
+_PACKET_MAX_BYTES = 1 << 20  # larger ones are not even delivered
+_LOGIN_CODES = frozenset({4, 5, 134, 135, 138, 140})  # v3 and v5: credentials, authority, banned
+_TAKEN_OVER = 142
+
+Take = Callable[[Received, Callable[[], None]], None]
+"""Gets every message with what acknowledges it; it must neither raise nor block."""
+
+
+class Session:
+    """One connection, from CONNECT to DISCONNECT: an asynchronous context manager.
+
+    Args:
+        settings: of the connection.
+        take: gets every message that arrives, from the very first on.
+
+    Raises:
+        LoginRefused: on entering, if the broker refuses us.
+        ConnectionLost: on entering, if there is no broker.
+    """
+
+    def __init__(self, settings: Settings, take: Take) -> None:
+        self._client = aiomqtt.Client(
+            settings.host,
+            settings.port,
+            username=settings.username,
+            password=settings.password,
+            logger=logging.getLogger("upframe.mqtt.paho"),
+            identifier=settings.identifier,
+            queue_type=_queue_type(self._arrived),
+            protocol=aiomqtt.ProtocolVersion.V5,
+            will=aiomqtt.Will(settings.will.topic, settings.will.payload, settings.will.qos, True),
+            timeout=_TIMEOUT_SECONDS,
+            keepalive=_KEEPALIVE_SECONDS,
+            clean_start=False,
+            properties=_connect_properties(settings.session_expiry),
+            tls_context=settings.tls,
+        )
+        self._client.pending_calls_threshold = 1000  # we bound them ourselves
+        self._paho: Paho = self._client._client  # pyright: ignore[reportPrivateUsage]
+        self._paho.manual_ack_set(True)
+        self._take = take
+        self._open = False
+
+    async def __aenter__(self) -> Self:
+        entering = asyncio.create_task(self._client.__aenter__(), name="mqtt connect")
+        try:
+            await asyncio.shield(entering)
+        except asyncio.CancelledError:
+            await self._give_up(entering)
+            raise
+        except aiomqtt.MqttError as error:
+            self._abort()
+            raise _refusal(error) from error
+        except BaseException:
+            self._abort()
+            raise
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open = False
+        try:
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                await self._client.__aexit__(None, None, None)
+        except (aiomqtt.MqttError, TimeoutError) as failure:
+            log.debug("disconnecting: %s", failure)
+        finally:
+            self._abort()
+            _retrieve(self._client._disconnected)  # pyright: ignore[reportPrivateUsage]
+
+    async def _give_up(self, entering: asyncio.Task[Any]) -> None:
+        """End an attempt; a thread of the library may be connecting, and opens a socket yet."""
+        entering.add_done_callback(self._gave_up)
+        for _ in range(round(_TIMEOUT_SECONDS / _LOOK_SECONDS)):
+            if entering.done() or self._paho.socket() is not None:
+                break
+            await asyncio.wait({entering}, timeout=_LOOK_SECONDS)
+        await asyncio.wait({entering}, timeout=_LOOK_SECONDS)  # lets the thread finish with it
+        entering.cancel()
+        await asyncio.wait({entering}, timeout=_LOOK_SECONDS)
+
+    def _gave_up(self, entering: asyncio.Task[Any]) -> None:
+        _retrieve(entering)
+        self._abort()
+
+    async def subscribe(self, topics: Sequence[str], *, retained: bool = False) -> None:
+        """Ask for topics, and wait until the broker has granted them.
+
+        Args:
+            topics: with our own messages left out.
+            retained: also what the broker has kept there; such messages come at QoS 0.
+
+        Raises:
+            SubscriptionRefused: if it does not grant one of them.
+            ConnectionLost: if the connection ends.
+        """
+        qos = 0 if retained else 1
+        options = SubscribeOptions(
+            qos=qos,
+            noLocal=True,
+            # so that a request that was sent as retained shows it also when it comes fresh
+            retainAsPublished=True,
+            retainHandling=0 if retained else 2,
+        )
+        granted = await self._within(self._client.subscribe([(topic, options) for topic in topics]))
+        codes = [code if isinstance(code, int) else code.value for code in granted]
+        refused = [
+            f"{topic} ({_code_text(code)})"
+            for topic, code in zip(topics, codes, strict=True)
+            if code >= 128 or code < qos
+        ]
+        if refused:
+            raise SubscriptionRefused(f"the broker refuses to subscribe {', '.join(refused)}")
+
+    async def unsubscribe(self, topics: Sequence[str]) -> None:
+        """End subscriptions. What was on its way has arrived when this returns.
+
+        Raises:
+            ConnectionLost: if the connection ends.
+        """
+        await self._within(self._client.unsubscribe(list(topics)))
+
+    async def publish(self, publication: Publication) -> None:
+        """Send a message; with QoS 1, wait until the broker has it.
+
+        Raises:
+            ConnectionLost: if the connection ends before.
+        """
+        await self._within(
+            self._client.publish(
+                publication.topic,
+                publication.payload,
+                publication.qos,
+                publication.retain,
+                _publish_properties(publication),
+            )
+        )
+
+    async def lost(self) -> None:
+        """Wait for the end of the connection.
+
+        Raises:
+            ConnectionLost: when it is there.
+        """
+        try:
+            async for _ in self._client.messages:  # its queue stays empty: `take` gets them all
+                pass
+        except aiomqtt.MqttError as error:
+            raise _loss(error) from error
+        raise ConnectionLost("the connection has ended")
+
+    async def _within(self, call: Any) -> Any:
+        try:
+            return await call
+        except (aiomqtt.MqttError, ValueError) as error:  # paho: ValueError once it is closed
+            raise _loss(error) from error
+
+    def _arrived(self, message: aiomqtt.Message) -> None:
+        def acknowledge() -> None:
+            if self._open and message.qos > 0:
+                self._paho.ack(message.mid, message.qos)
+
+        try:
+            self._take(received_of(message), acknowledge)
+        except Exception:  # an error here would make paho read the same packet for ever
+            log.exception("a message was not taken, and is not acknowledged")
+
+    def _abort(self) -> None:
+        """Close the socket whatever state the library is in."""
+        self._open = False
+        left: Any = self._paho.socket()
+        if left is None:
+            return
+        try:
+            left.shutdown(socket.SHUT_RDWR)
+        except OSError as error:
+            log.debug("shutting the socket down: %s", error)
+        # reads the end of the stream, upon which paho closes the socket and its callbacks
+        self._paho.loop_read()
+
+
+def received_of(message: aiomqtt.Message) -> Received:
+    """Read what we need of a message."""
+    properties: Any = message.properties
+    payload: Any = message.payload
+    return Received(
+        topic=message.topic.value,
+        payload=bytes(payload),
+        qos=message.qos,
+        retained=bool(message.retain),
+        response_topic=getattr(properties, "ResponseTopic", None),
+        correlation_data=getattr(properties, "CorrelationData", None),
+        expiry_seconds=getattr(properties, "MessageExpiryInterval", None),
+        received=time.time(),
+    )
+
+
+def _queue_type(arrived: Callable[[aiomqtt.Message], None]) -> type[asyncio.Queue[aiomqtt.Message]]:
+    class HandingQueue(asyncio.Queue[aiomqtt.Message]):
+        """Hands every message on as it comes, to be journaled and then acknowledged."""
+
+        def put_nowait(self, item: aiomqtt.Message) -> None:
+            arrived(item)
+
+    return HandingQueue
+
+
+def _connect_properties(session_expiry: int) -> Properties:
+    properties = Properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = session_expiry
+    properties.ReceiveMaximum = _RECEIVE_MAXIMUM
+    properties.MaximumPacketSize = _PACKET_MAX_BYTES
+    return properties
+
+
+def _publish_properties(publication: Publication) -> Properties | None:
+    if not publication.payload:
+        return None
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.PayloadFormatIndicator = 1
+    if publication.payload[:1] == b"{":
+        properties.ContentType = "application/json"
+    if publication.correlation_data is not None:
+        properties.CorrelationData = publication.correlation_data
+    if publication.expiry_seconds is not None:
+        properties.MessageExpiryInterval = publication.expiry_seconds
+    return properties
+
+
+def _refusal(error: aiomqtt.MqttError) -> Exception:
+    code = _code_of(error)
+    if isinstance(error, aiomqtt.MqttCodeError) and code in _LOGIN_CODES:
+        return LoginRefused(f"the broker refuses us: {_code_text(code)}")
+    return ConnectionLost(f"cannot connect: {error}")
+
+
+def _loss(error: Exception) -> ConnectionLost:
+    cause = error.__cause__ or error
+    if _code_of(cause) == _TAKEN_OVER:
+        return TakenOver("another client has connected under the same prefix and node_id")
+    return ConnectionLost(f"connection lost: {cause}")
+
+
+def _code_of(error: BaseException) -> int | None:
+    code = error.rc if isinstance(error, aiomqtt.MqttCodeError) else None
+    return code.value if isinstance(code, ReasonCode) else code
+
+
+def _code_text(code: int | None) -> str:
+    known = {134: "bad user name or password", 135: "not authorised", 138: "banned"}
+    return known.get(code or 0, f"reason code {code}")
+
+
+def _retrieve(task: asyncio.Future[Any]) -> None:
+    """Look at a result that nobody awaits any more, or asyncio would complain."""
+    if task.done() and not task.cancelled():
+        task.exception()
