@@ -27,6 +27,17 @@ def options_of(command: str) -> dict[str, argparse.Action]:
     return {_spelling(action): action for action in actions if action.dest != "help"}
 
 
+def option_strings(parser: argparse.ArgumentParser) -> set[str]:
+    """Every option of a parser and of the actions below it."""
+    found: set[str] = set()
+    for action in parser._actions:
+        found.update(action.option_strings)
+        if isinstance(action, argparse._SubParsersAction):
+            below = cast("dict[str, argparse.ArgumentParser]", action.choices)
+            found.update(*(option_strings(each) for each in below.values()))
+    return found
+
+
 def with_tables(text: str) -> str:
     """The README with every table of options made anew."""
 
