@@ -16,7 +16,6 @@ from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import JobStore
 from upframe.daemon.service.config import Config
 from upframe.daemon.watch.watches import Watches
-from upframe.daemon.work.judging import judge
 from upframe.daemon.work.messages import Verdict
 
 DOUBLE = {"enable_frame_interpolation": True, "frame_interpolation_exp": 1}
@@ -31,6 +30,8 @@ class Judging:
         self.probed: list[Path] = []
 
     async def probe(self, path: Path) -> Verdict:
+        from upframe.daemon.work.judging import judge  # loads codecs, which few tests need
+
         self.probed.append(path)
         return await asyncio.to_thread(judge, str(path))
 
@@ -124,7 +125,7 @@ class House:
     def has_jobs(self, count: int) -> Callable[[], bool]:
         return lambda: sum(self.store.counts().values()) >= count
 
-    async def scans(self, count: int = 3) -> None:
+    async def scans(self, count: int = 2) -> None:
         """Wait until every folder was scanned some more times, and files could have held still."""
         await asyncio.sleep(STABLE_SECONDS)
         before = [status["scans"] for status in self.watches.status()]

@@ -100,9 +100,9 @@ class Look:
             del self._decided[path]
         return looked
 
-    def some(self, paths: Iterable[Path], now: float) -> Looked:
+    def some(self, paths: Iterable[Path], now: float, *, also_due: bool = True) -> Looked:
         """Look at the files that are said to have changed, and at those that are due."""
-        wanted = {*paths, *self.stability.due(now)}
+        wanted = {*paths, *(self.stability.due(now) if also_due else ())}
         scan = self._tree.look_at(wanted)
         for path in wanted - scan.found.keys():  # gone: else it would be due for ever
             self.stability.forget(path)

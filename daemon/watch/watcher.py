@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
@@ -81,6 +82,8 @@ class Watcher:
         self._next_scan = 0.0
         self._look: Look | None = None
         self._intake: Intake | None = None
+        self._ready: dict[Path, Candidate] = {}
+        """Found ready, and not taken yet: they are not looked at again and again meanwhile."""
         self._paused: str | None = None
         self._num_scans = 0
         self._num_errors = 0
@@ -150,6 +153,8 @@ class Watcher:
             raise AssertionError("a folder that is there is looked at")
         looked = await self._look_now(self._look)
         await self._act(looked, self._intake)
+        if self._ready:
+            return 0.0
         wanted = self._look.stability.next_due()
         due = self._next_scan if wanted is None else min(wanted, self._next_scan)
         return due - self._clock()
@@ -159,6 +164,7 @@ class Watcher:
             log.warning("%s; the watch pauses", missing)
         self._paused = missing
         self._identity = None
+        self._ready.clear()
         await self._listening.end()
 
     async def _arrive(self) -> None:
@@ -199,7 +205,9 @@ class Watcher:
             self._listening.ask_for_scan()
         changed = self._listening.take()
         if changed is not None:
-            return await self._off(look.some, changed, self._clock())
+            some = partial(look.some, changed, self._clock(), also_due=not self._ready)
+            return await self._off(some)
+        self._ready.clear()
         begun = self._clock()
         looked = await self._off(look.everything, begun)
         await self._off(self._records.locks(self._watch.output).beat)
@@ -217,8 +225,9 @@ class Watcher:
             with suppress(IllegalChange, UnknownJob):  # somebody else was faster
                 await self._queue.retry(job)
                 log.info("job %s: its file was missing and is back, tried again", job)
-        for candidate in looked.ready[:_FILES_AT_ONCE]:
-            await self._take(candidate, intake)
+        self._ready |= {candidate.path: candidate for candidate in looked.ready}
+        for path in list(self._ready)[:_FILES_AT_ONCE]:
+            await self._take(self._ready.pop(path), intake)
 
     async def _cancel(self, job: str) -> None:
         try:

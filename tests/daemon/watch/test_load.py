@@ -8,7 +8,7 @@ from pathlib import Path
 
 from watch_samples import Yard, eventually, watching
 
-FILES = 3000
+FILES = 2000
 
 
 def test_event_loop_is_not_held_up_by_a_large_folder(tmp_path: Path) -> None:
