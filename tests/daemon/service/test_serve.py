@@ -1,0 +1,271 @@
+"""The whole daemon, as a child process: how it starts, changes, drains and ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from running_daemon import (
+    HEAVY,
+    SMALL,
+    UPFRAME,
+    a_clip,
+    daemon_in,
+    free_port,
+    lives,
+    until,
+    verified,
+)
+
+
+def partials(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob(".*") if "partial" in path.name]
+
+
+def test_tells_systemd_how_it_starts_lives_and_ends(tmp_path: Path) -> None:
+    with daemon_in(tmp_path) as daemon:
+        before_ready = daemon.told[: daemon.told.index("READY=1")]
+        assert "EXTEND_TIMEOUT_USEC=30000000" in before_ready
+        assert any(line.startswith("STATUS=") and "worker" in line for line in before_ready)
+        assert daemon.told[daemon.told.index("READY=1") + 1] == "STATUS=0 running, 0 queued"
+        until(lambda: daemon.heard("WATCHDOG=1"), "a ping")
+        daemon.submit(a_clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", SMALL, name="a")
+        daemon.until_state("a", "done")
+        until(lambda: daemon.heard("STATUS=1 running (a.mp4"), "a status with the job")
+        assert daemon.stop() == 0
+        daemon.until_heard("STOPPING=1")
+        assert daemon.heard("STATUS=draining for at most 60 s")
+
+
+def test_children_do_not_speak_with_systemd(tmp_path: Path) -> None:
+    with daemon_in(tmp_path) as daemon:
+        (worker,) = daemon.workers()
+        environment = Path(f"/proc/{worker}/environ").read_bytes()
+        assert b"NOTIFY_SOCKET" not in environment
+        assert b"WATCHDOG" not in environment
+
+
+def test_the_daemon_itself_computes_nothing_and_stays_small(tmp_path: Path) -> None:
+    with daemon_in(tmp_path) as daemon:
+        daemon.submit(a_clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", SMALL, name="a")
+        daemon.until_state("a", "done")
+        maps = Path(f"/proc/{daemon.process.pid}/maps").read_text()
+        assert "libtorch" not in maps
+        assert "libavcodec" not in maps
+        assert daemon.status()["resident_bytes"] < 100 * 2**20
+
+
+def test_a_drain_lets_what_runs_end(tmp_path: Path) -> None:
+    with daemon_in(tmp_path) as daemon:
+        clip = a_clip(tmp_path / "a.mp4", frames=20)
+        daemon.submit(clip, tmp_path / "b.mp4", SMALL, name="running")
+        until(lambda: daemon.jobs()["running"].state == "running", "a running job")
+        daemon.submit(clip, tmp_path / "c.mp4", SMALL, name="waiting")
+        assert daemon.stop() == 0
+        assert daemon.jobs()["running"].state == "done"
+        assert verified(tmp_path / "b.mp4") == 20
+        assert daemon.jobs()["waiting"].state == "queued"
+
+
+@pytest.mark.slow
+def test_a_drain_under_load_ends_in_time_and_gives_the_job_back(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with daemon_in(tmp_path, jobs={"drain_seconds": 2}) as daemon:
+        clip = a_clip(tmp_path / "a.mp4", frames=30)
+        daemon.submit(clip, out / "b.mp4", HEAVY, name="heavy")
+        until(lambda: partials(out), "a partial output")
+        workers = daemon.workers()
+        began = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - began < 2 + 5
+        heavy = daemon.jobs()["heavy"]
+        assert (heavy.state, heavy.attempts) == ("queued", 0)
+        assert list(out.iterdir()) == []
+        assert not any(lives(worker) for worker in workers)
+        assert daemon.logged("stopped")
+
+
+@pytest.mark.slow
+def test_a_second_signal_stops_at_once_and_loses_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with daemon_in(tmp_path) as daemon:
+        clip = a_clip(tmp_path / "a.mp4", frames=30)
+        daemon.submit(clip, out / "b.mp4", HEAVY, name="heavy")
+        until(lambda: partials(out), "a partial output")
+        workers = daemon.workers()
+        daemon.signal(signal.SIGTERM)
+        until(lambda: daemon.logged("draining"), "the drain")
+        began = time.monotonic()
+        daemon.signal(signal.SIGINT)
+        assert daemon.wait() == 128 + signal.SIGINT
+        assert time.monotonic() - began < 3
+        assert not any(lives(worker) for worker in workers)
+    with daemon_in(tmp_path, jobs={"drain_seconds": 0}) as daemon:
+        assert daemon.until_state("heavy", "running").attempts == 1
+        assert daemon.command("cancel", "heavy").returncode == 0
+        assert list(out.iterdir()) == []
+        assert daemon.stop() == 0
+
+
+def test_a_signal_during_the_start_ends_it(tmp_path: Path) -> None:
+    with daemon_in(tmp_path, ready=False) as daemon:
+        until(lambda: (tmp_path / "state" / "upframe.sock").exists(), "the control socket")
+        began = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - began < 6
+        assert not daemon.heard("READY=1")
+
+
+def test_a_second_daemon_on_the_same_state_is_refused(tmp_path: Path) -> None:
+    with daemon_in(tmp_path) as daemon:
+        result = subprocess.run(
+            [*UPFRAME, "serve", "--config", str(daemon.file)], capture_output=True, text=True
+        )
+        assert result.returncode == 75
+        assert f"another daemon (process {daemon.process.pid}) has the state" in result.stderr
+        assert "Traceback" not in result.stderr
+        assert daemon.process.poll() is None
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_wrong_file_exits_with_78_and_says_file_key_got_and_wanted(
+    check: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "upframe.toml"
+    path.write_text('[jobs]\nslots = 0\n[[watch]]\ninput = "in"\n')
+    result = subprocess.run(
+        [*UPFRAME, "serve", "--config", str(path), *(["--check"] if check else [])],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 78
+    assert f"{path}: jobs.slots: got 0, wanted greater than or equal to 1\n" in result.stderr
+    assert f'{path}: watch[0].input: got "in", wanted an absolute path\n' in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_check_finds_what_would_not_work_and_makes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "upframe.toml"
+    state = tmp_path / "state"
+    text = f'state_dir = "{state}"\nweights = "builtin"\n[jobs]\ndevices = ["cuda:7"]\n'
+    path.write_text(text)
+    command = [*UPFRAME, "serve", "--check", "--config", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 78
+    assert f'{path}: jobs.devices[0]: got "cuda:7": ' in result.stderr
+    path.write_text(text.replace("cuda:7", "cpu"))
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, state.exists()) == (0, False)
+    assert result.stderr.startswith(f"upframe: {path} is fine: 0 watched folders")
+
+
+def test_weights_that_cannot_be_had_end_the_start_with_69(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    with daemon_in(tmp_path, ready=False, weights="hub") as daemon:
+        assert daemon.wait() == 69
+        assert "elfgum/RIFE-4.22.lite" in daemon.log_file.read_text()
+        assert "Traceback" not in daemon.log_file.read_text()
+
+
+def test_a_reload_takes_a_good_file_over_and_keeps_the_old_one_for_a_bad_one(
+    tmp_path: Path,
+) -> None:
+    watch = {"input": tmp_path / "in", "output": tmp_path / "out", "filters": SMALL}
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    with daemon_in(tmp_path) as daemon:
+        daemon.write({"watch": [watch | {"stable_seconds": 0}]})
+        daemon.signal(signal.SIGHUP)
+        until(lambda: daemon.logged("the new file is wrong"), "the refusal")
+        assert "watch[0].stable_seconds: got 0" in daemon.logged("is wrong")[0]["message"]
+        assert daemon.status()["watch"] == []
+
+        daemon.told.clear()
+        daemon.write({"watch": [watch | {"stable_seconds": 0.2}], "weights": "auto"})
+        daemon.signal(signal.SIGHUP)
+        until(lambda: daemon.logged("configuration read again"), "the reload")
+        (line,) = daemon.logged("configuration read again")
+        assert line["message"].endswith("watch changed; weights after a restart")
+        a_clip(tmp_path / "in" / "film.mp4")
+        until(lambda: (tmp_path / "out" / "film.mp4").exists(), "the new folder's result")
+        daemon.until_heard("READY=1")
+        reloading = daemon.told.index("RELOADING=1")
+        assert daemon.told[reloading + 1].startswith("MONOTONIC_USEC=")
+        assert "READY=1" in daemon.told[reloading:]
+        assert daemon.stop() == 0
+
+
+def test_health_and_metrics_are_served(tmp_path: Path) -> None:
+    port = free_port()
+    with daemon_in(tmp_path, http={"listen": f"127.0.0.1:{port}"}) as daemon:
+        assert daemon.get(port, "/healthz") == b"ready\n"
+        assert daemon.get(port, "/readyz") == b"ready\n"
+        daemon.submit(a_clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", SMALL, name="a")
+        daemon.until_state("a", "done")
+        status = json.loads(daemon.get(port, "/status"))
+        assert (status["phase"], status["jobs"]["done"]) == ("ready", 1)
+        assert status["pid"] == daemon.process.pid
+        metrics = daemon.get(port, "/metrics").decode()
+        for name in (
+            "upframe_build_info{",
+            "upframe_up 1.0",
+            'upframe_jobs{state="done"} 1.0',
+            'upframe_jobs_total{result="done",source="cli"} 1.0',
+            'upframe_frames_total{source="cli",stage="upscaled"} 3.0',
+            "upframe_stage_seconds_bucket{",
+            "upframe_event_loop_lateness_seconds_bucket{",
+            'upframe_worker_resident_bytes{slot="0"}',
+            "process_resident_memory_bytes",
+        ):
+            assert name in metrics, name
+
+
+def test_every_line_of_a_job_carries_its_id(tmp_path: Path) -> None:
+    with daemon_in(tmp_path) as daemon:
+        daemon.submit(a_clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", SMALL, name="film-1")
+        daemon.submit(tmp_path / "none.mp4", tmp_path / "c.mp4", SMALL, name="film-2")
+        daemon.until_state("film-1", "done")
+        daemon.until_state("film-2", "failed")
+        assert daemon.stop() == 0
+        for line in daemon.log():
+            if "a.mp4" in line["message"] or "b.mp4" in line["message"]:
+                assert line["job_id"] == "film-1", line
+            if "none.mp4" in line["message"] or "c.mp4" in line["message"]:
+                assert line["job_id"] == "film-2", line
+        events = [line.get("event") for line in daemon.log() if line.get("job_id") == "film-1"]
+        assert [events.count(event) for event in ("job-begun", "job-done")] == [1, 1]
+
+
+def test_an_address_that_is_taken_does_not_take_the_daemon(tmp_path: Path) -> None:
+    port = free_port()
+    http = {"listen": f"127.0.0.1:{port}"}
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with (
+        daemon_in(tmp_path / "a", http=http) as first,
+        daemon_in(tmp_path / "b", http=http) as second,
+    ):
+        until(lambda: second.logged("begins again in"), "the second attempt")
+        assert not any("Traceback" in line["message"] for line in second.log())
+        assert first.stop() == 0
+        until(lambda: second.logged("health and metrics on"), "the freed address")
+        assert second.get(port, "/healthz") == b"ready\n"
+        assert second.stop() == 0
+
+
+def test_nothing_of_it_is_left_behind(tmp_path: Path) -> None:
+    with daemon_in(tmp_path) as daemon:
+        workers = daemon.workers()
+        assert workers
+        assert daemon.stop() == 0
+        assert not any(lives(worker) for worker in workers)
+        assert not (tmp_path / "state" / "upframe.sock").exists()
