@@ -79,7 +79,8 @@ class Running:
 
 @asynccontextmanager
 async def running(config: Config, **scheduler: Any) -> AsyncIterator[Running]:
-    """A scheduler on a store of its own; at the end nothing of it is left."""
+    """A scheduler on a store of its own; at the end no process of it is left, not even a zombie."""
+    before = children_of(os.getpid())
     async with opened_queue(config.state_dir) as queue:
         made = Scheduler(queue, config, **scheduler)
         task = asyncio.create_task(made.run(), name="scheduler")
@@ -88,6 +89,7 @@ async def running(config: Config, **scheduler: Any) -> AsyncIterator[Running]:
         finally:
             task.cancel()
             await asyncio.wait({task})
+            assert children_of(os.getpid()) == before
 
 
 async def until(

@@ -20,8 +20,6 @@ from .retry import next_attempt
 
 log = logging.getLogger("upframe.work")
 
-ROOM_SECONDS = 30.0
-"""From one look for room to the next."""
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 """Between attempts to write what cannot be written: it must not be lost."""
 
@@ -63,9 +61,9 @@ class Endings:
         else:
             await self._fail(job, _error_of(outcome))
 
-    async def postpone(self, job: Job, reason: str) -> None:
+    async def postpone(self, job: Job, reason: str, seconds: float) -> None:
         """Queue a job again that cannot begin yet; this was no attempt."""
-        later = datetime.now(UTC) + timedelta(seconds=ROOM_SECONDS)
+        later = datetime.now(UTC) + timedelta(seconds=seconds)
         await self._change(
             job, "queued", attempts=job.attempts - 1, waits_for=reason, not_before=later
         )

@@ -8,7 +8,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ...filters.options import FilterOptions
 from ..jobs.model import JobError
@@ -19,7 +18,7 @@ from .messages import Stage
 from .process import WorkerLost, WorkerSettings
 from .results import Results
 from .slot import Slot
-from .space import Room, free_bytes
+from .space import Room
 
 log = logging.getLogger("upframe.work")
 
@@ -65,23 +64,17 @@ class Scheduler:
     Args:
         queue: gives the jobs and is told what becomes of them.
         config: of the daemon.
-        free: tells the bytes that are free on a folder's file system, None where nobody knows.
+        room: gives out room on the targets' file systems.
     """
 
-    def __init__(
-        self,
-        queue: JobQueue,
-        config: Config,
-        *,
-        free: Callable[[Path], int | None] = free_bytes,
-    ) -> None:
+    def __init__(self, queue: JobQueue, config: Config, *, room: Room | None = None) -> None:
         self._queue = queue
         self._config = config
         self._counts: Counter[str] = Counter()
         kept = Results(config.state_dir / results.FOLDER)
-        room = Room(free)
+        self._room = room or Room()
         self._slots = [
-            Slot(settings, queue, config.jobs, kept, room, self._counts)
+            Slot(settings, queue, config.jobs, kept, self._room, self._counts)
             for settings in worker_settings(config)
         ]
         self._ended = asyncio.Event()

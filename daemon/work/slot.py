@@ -145,7 +145,7 @@ class Slot:
         if report is not None:
             return Done(report=report)
         if reason := await self._room.take(job):
-            await self._endings.postpone(job, reason)
+            await self._endings.postpone(job, reason, self._room.look_seconds)
             return None
         try:
             if self._wish is None:

@@ -36,9 +36,13 @@ class Room:
 
     Args:
         free: tells the bytes that are free on a folder's file system.
+        look_seconds: after which a job that waits looks again.
     """
 
-    def __init__(self, free: Callable[[Path], int | None] = free_bytes) -> None:
+    def __init__(
+        self, free: Callable[[Path], int | None] = free_bytes, *, look_seconds: float = 30.0
+    ) -> None:
+        self.look_seconds = look_seconds
         self._free = free
         self._taken: dict[str, _Taken] = {}
         self._told: set[str] = set()
