@@ -107,7 +107,7 @@ class Daemon:
                     for task in owned:
                         task.cancel()
         except BaseExceptionGroup as group:
-            raise _first_of(cast("BaseExceptionGroup[BaseException]", group)) from group
+            raise _first_of(group) from group
         finally:
             await self._queue.close()
 
@@ -269,19 +269,17 @@ class Daemon:
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error that ended it all: the others are its consequences."""
     first = group.exceptions[0]
-    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
+    if isinstance(first, BaseExceptionGroup):
+        return _first_of(cast("BaseExceptionGroup[BaseException]", first))
+    return first
 
 
 def facts_of(config: Config, workers: Sequence[WorkerStatus]) -> dict[str, Any]:
-    """What those who want to send work should know: devices, models, limits."""
+    """What those who want to send work should know, beside what may be asked."""
     return {
         "devices": sorted({worker.device for worker in workers if worker.device}),
+        "slots": len(workers),
         "weights": config.weights,
         "models": ["RIFE 4.22.lite", "Real-ESRGAN"],
-        "limits": {
-            "slots": len(workers),
-            "attempts": config.jobs.attempts,
-            "allowed_schemes": list(config.jobs.allowed_schemes),
-            "files": bool(config.jobs.roots),
-        },
+        "attempts": config.jobs.attempts,
     }

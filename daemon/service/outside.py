@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ log = logging.getLogger("upframe.daemon")
 
 _LOOK_SECONDS = 10.0
 """For the first look at all folders: a share that hangs must not keep the daemon from starting."""
-_FAREWELL_SECONDS = 2.0
+_FAREWELL_SECONDS = 3.0
 """For telling a broker something on the way out."""
 
 
@@ -76,7 +76,7 @@ class Outside:
         """Begin some parts anew, with another configuration."""
         for name in ("watch", "mqtt", "http"):
             if name in parts:
-                if name == "mqtt" and config.mqtt is None:
+                if name == "mqtt":  # also since it may go on under another name
                     await self._take_leave()
                 await self._parts[name].stop()
         if "watch" in parts:
@@ -154,5 +154,16 @@ class Outside:
             paused = float(watch["paused"] is not None)
             metrics.set_gauge("watch_paused", "Whether a folder is missing.", paused, **labels)
         if self._bridge is not None:
-            connected = bool(self._mqtt_status().get("connected"))
-            metrics.set_gauge("mqtt_connected", "Whether the broker is there.", connected)
+            _collect_mqtt(self._bridge.health(), metrics)
+
+
+def _collect_mqtt(health: Mapping[str, Any], metrics: Metrics) -> None:
+    connected = bool(health["connected"])
+    metrics.set_gauge("mqtt_connected", "Whether the broker is there.", connected)
+    messages: dict[tuple[str, str], int] = {
+        ("in", name): n for name, n in health["requests"].items()
+    }
+    messages |= {("out", "sent"): health["published"], ("out", "dropped"): health["dropped"]}
+    for (way, result), number in messages.items():
+        text = "Messages by direction and what became of them."
+        metrics.set_total("mqtt_messages", text, number, dir=way, result=result)
