@@ -205,9 +205,8 @@ class Connection:
 
 def _main_end_of(ends: ExceptionGroup[Exception]) -> Exception:
     """Choose by which of the ends that came together the connection has ended."""
-    for kind in (_Finished, ConnectionLost):
-        found = ends.subgroup(kind)
-        if found is not None and len(found.exceptions) == len(ends.exceptions):
-            return found.exceptions[0]
+    _, unexpected = ends.split((_Finished, ConnectionLost))
+    if unexpected is not None:
+        return ends  # that is for the owner to see
     finished = ends.subgroup(_Finished)
-    return ends if finished is None else finished.exceptions[0]
+    return (finished or ends).exceptions[0]
