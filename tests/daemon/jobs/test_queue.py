@@ -275,6 +275,19 @@ def test_no_job_that_came_while_a_claim_looked_is_slept_over(tmp_path: Path) -> 
     with_queue(tmp_path, use)
 
 
+def test_what_another_slot_left_is_not_slept_over(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        assert await queue.claim() is None  # one slot finds nothing, and is slow to go to sleep
+        await queue.submit(a_job("a"))
+        await queue.submit(a_job("b"))
+        assert await queue.claim() is not None  # another is faster
+        async with asyncio.timeout(1):
+            await queue.wait_for_work(15)
+        assert await queue.claim() is not None
+
+    with_queue(tmp_path, use)
+
+
 def test_a_job_is_begun_when_it_becomes_due(tmp_path: Path) -> None:
     async def use(queue: JobQueue) -> None:
         job = await claimed(queue)
