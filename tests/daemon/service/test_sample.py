@@ -87,3 +87,29 @@ def test_every_key_is_explained() -> None:
 def test_lines_fit_a_terminal() -> None:
     long = [line for line in SAMPLE.read_text().splitlines() if len(line) > 100]
     assert [line for line in long if not line.startswith("#filters")] == []
+
+
+PAGES = {
+    page: (SAMPLE.parent.parent / page).read_text() for page in ("README.md", "systemd/INSTALL.md")
+}
+SNIPPETS = [
+    (page, text)
+    for page, whole in PAGES.items()
+    for text in re.findall(r"^```toml\n(.*?)^```$", whole, re.M | re.S)
+]
+
+
+@pytest.mark.parametrize(("page", "text"), SNIPPETS)
+def test_what_the_pages_show_is_valid(page: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "shown.toml"
+    path.write_text(text)
+    assert load_config(path) != Config(), page
+
+
+def test_the_guide_names_what_is_there() -> None:
+    guide = PAGES["systemd/INSTALL.md"]
+    for name in re.findall(r"systemd/([\w@.-]+)", guide):
+        if name != "system":  # of /etc/systemd/system
+            assert (SAMPLE.parent / name).exists(), name
+    keys = set(re.findall(r"^#?([a-z_]+) = ", SAMPLE.read_text(), re.M))
+    assert {"drain_seconds", "state_dir", "node_id", "listen", "allow_remote"} <= keys
