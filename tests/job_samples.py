@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
-from collections.abc import Coroutine, Generator
-from contextlib import contextmanager
+from collections.abc import Coroutine, Generator, Iterable
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from upframe.daemon.jobs.model import Job, JobError, Origin, Work, job_of
 from upframe.daemon.jobs.queue import JobQueue
+from upframe.daemon.jobs.records import insert
 from upframe.daemon.jobs.store import STORE_NAME, JobStore
 from upframe.daemon.jobs.wire import SOCKET_NAME
 from upframe.daemon.service.control import ControlSocket
@@ -51,6 +53,13 @@ def a_job(
     )
 
 
+def fill(path: Path, jobs: Iterable[Job]) -> None:
+    """Write jobs past the store that is open on a file: it would wait for the disk at each."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for job in jobs:
+            insert(connection, job)
+
+
 @contextmanager
 def opened(folder: Path) -> Generator[JobStore]:
     with JobStore(folder / STORE_NAME) as store:
@@ -62,6 +71,25 @@ def a_queue(folder: Path) -> Generator[JobQueue]:
     """A queue to use inside one `asyncio.run`, closed by the test or by nobody."""
     with opened(folder) as store:
         yield JobQueue(store)
+
+
+class Turns:
+    """Counts how often the event loop comes round while this is entered."""
+
+    num = 0
+
+    async def __aenter__(self) -> Turns:
+        self._turning = asyncio.create_task(self._turn(), name="turns")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turning.cancel()
+        await asyncio.gather(self._turning, return_exceptions=True)
+
+    async def _turn(self) -> None:
+        while True:
+            await asyncio.sleep(0.001)
+            self.num += 1
 
 
 class ServedQueue:

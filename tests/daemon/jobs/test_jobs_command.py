@@ -7,22 +7,19 @@ import os
 import re
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from job_samples import FAILURE, ServedQueue, a_job, opened
+from job_samples import FAILURE, ServedQueue, a_job, fill, opened
 
 from upframe.daemon.__main__ import main
 from upframe.daemon.jobs.model import JobProgress
-from upframe.daemon.jobs.rows import row_of
 
 SECRET = "rtsp://user:geheim@camera/1"
 Command = Callable[..., tuple[int, str, str]]
@@ -359,16 +356,8 @@ def test_listing_loads_neither_torch_nor_codecs(tmp_path: Path) -> None:
 
 
 def test_a_list_of_ten_thousand_jobs_is_there_in_a_moment(tmp_path: Path) -> None:
-    """The jobs are written past the store, which would wait 10,000 times for the disk."""
     with opened(tmp_path) as store:
-        store.add(a_job("job0"))
-    with closing(sqlite3.connect(tmp_path / "jobs.sqlite")) as connection, connection:
-        for number in range(1, 10_000):
-            row = row_of(a_job(f"job{number}", minute=number))
-            marks = ", ".join("?" * len(row))
-            connection.execute(
-                f"INSERT INTO jobs ({', '.join(row)}) VALUES ({marks})", tuple(row.values())
-            )
+        fill(store.path, (a_job(f"job{number}", minute=number) for number in range(10_000)))
     with ServedQueue(tmp_path) as served:
         took: dict[str, float] = {}
         for words in ("list", "list --json", "list --limit 0"):

@@ -9,7 +9,7 @@ from job_samples import a_job, opened
 
 from upframe.daemon.jobs.database import Database
 from upframe.daemon.jobs.errors import StoreBroken
-from upframe.daemon.jobs.rows import row_of
+from upframe.daemon.jobs.records import insert
 from upframe.daemon.jobs.schema import APPLICATION_ID, MIGRATIONS, VERSION, migrate, version_of
 from upframe.daemon.jobs.store import STORE_NAME, JobStore
 
@@ -22,11 +22,7 @@ def make_version_1(path: Path) -> None:
     """A store as the first version left it, with a job in it."""
     with connect(path) as connection:
         migrate(connection, MIGRATIONS[:1])
-        row = row_of(a_job("old"))
-        marks = ", ".join("?" * len(row))
-        connection.execute(
-            f"INSERT INTO jobs ({', '.join(row)}) VALUES ({marks})", tuple(row.values())
-        )
+        insert(connection, a_job("old"))
         assert version_of(connection) == 1
 
 
