@@ -9,6 +9,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from watchfiles import watch
@@ -90,6 +91,7 @@ class FolderEvents:
                 self._say(self._on_change, {path for _, path in changes})
 
     def _say(self, call: Callable[..., None], *arguments: object) -> None:
-        if self._stop.is_set():  # nobody listens any more, and the loop may be closed
+        if self._stop.is_set():
             return
-        self._loop.call_soon_threadsafe(call, *arguments)
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(call, *arguments)

@@ -24,6 +24,9 @@ _GIVE_UP_FACTOR = 360
 """Of the stable time: how long a file may look half-arrived and hold still before it has failed.
 With the default of ten seconds, an hour."""
 
+_GIVE_UP_DELAYS = 8
+"""And how often it must have been looked at: one bad moment of the prober is no proof."""
+
 _SET_ASIDE = timedelta(seconds=60)
 """That keeps the scheduler off a job which is recorded only to fail."""
 
@@ -98,16 +101,19 @@ class Intake:
 
     async def submit(self, candidate: Candidate, job: Job) -> Job:
         """Queue the job of a file; the same one twice makes no second job."""
-        try:
-            stored, new = await self._queue.submit(job)
-        except Conflict:  # it was run before, dropped since, and had another output then
-            log.info("%s: done before, as job %s", shown(candidate.path), job.id)
-            return job
+        stored, new = await self._submit(candidate, job)
         if new:
             self.num_taken += 1
             text = "%s: taken as job %s, output %s"
             log.info(text, shown(candidate.path), stored.id, shown(stored.sink))
         return stored
+
+    async def _submit(self, candidate: Candidate, job: Job) -> tuple[Job, bool]:
+        try:
+            return await self._queue.submit(job)
+        except Conflict:  # it was run before, dropped since, and had another output then
+            log.info("%s: done before, as job %s", shown(candidate.path), job.id)
+            return job, False
 
     def taken(self, candidate: Candidate, job: Job) -> None:
         """Remember that a file has its job. Blocks."""
@@ -117,14 +123,14 @@ class Intake:
 
     def postpone(self, candidate: Candidate, message: str) -> bool:
         """Let a half-arrived file wait. Tells whether it has waited for too long. Blocks."""
-        now = self._clock()
+        now, path, stability = self._clock(), candidate.path, self._look.stability
         longest = _GIVE_UP_FACTOR * self._watch.stable_seconds
-        if self._look.stability.still_seconds(candidate.path, now) >= longest:
+        tried = stability.num_delays(path) >= _GIVE_UP_DELAYS
+        if tried and stability.still_seconds(path, now) >= longest:
             return True
-        seconds = self._look.stability.postpone(candidate.path, now)
+        seconds = stability.postpone(path, now)
         detail = f"{message}; looked at again in {seconds:g} s"
-        skip = Skip(candidate.path, "unfinished", detail)
-        self._look.skips.say(skip, candidate.signature)
+        self._look.skips.say(Skip(path, "unfinished", detail), candidate.signature)
         return False
 
     def is_failure(self, candidate: Candidate) -> bool:
@@ -141,8 +147,8 @@ class Intake:
         """Record a file that cannot be worked on as a failed job, as if a worker had tried."""
         job = self._job(candidate, self._look.placing.sink_of(candidate.path), overwrite=False)
         aside = job.model_copy(update={"not_before": datetime.now(UTC) + _SET_ASIDE})
-        stored, _ = await self._queue.submit(aside)
-        if stored.state == "queued":
+        stored, new = await self._submit(candidate, aside)
+        if new:
             error = JobError(code=Exit.DATA, message=message, retryable=False)
             stored = await self._queue.change(stored.id, "failed", error=error)
         log.warning("%s: failed as job %s: %s", shown(candidate.path), stored.id, message)

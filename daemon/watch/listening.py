@@ -32,13 +32,21 @@ class Listening:
         self._events: FolderEvents | None = None
         self._changed: set[Path] = set()
         self._rescan = True
+        self._begun = False
         self.mode = Mode("poll", "not begun")
 
-    async def begin(self, filesystem: str) -> None:
-        """Listen anew, to a folder that has come or come back."""
-        await self.end()
-        self._rescan = True
-        self.mode = choose_mode(self._watch.mode, filesystem)
+    async def begin(self, filesystem: str, num_folders: int) -> None:
+        """Listen, unless that is done already, to a folder that has come or come back.
+
+        Args:
+            filesystem: Its type.
+            num_folders: In the tree, as the first scan has found: the walk of watchfiles is many
+                times faster after it.
+        """
+        if self._begun:
+            return
+        self._begun = True
+        self.mode = choose_mode(self._watch.mode, filesystem, num_folders)
         self._log_mode()
         if self.mode.name == "events":
             self._events = FolderEvents(
@@ -51,7 +59,12 @@ class Listening:
             self._events.start()
 
     async def end(self) -> None:
-        """Stop listening."""
+        """Stop listening; all is to be looked at when it begins again."""
+        self._begun = False
+        self._rescan = True
+        await self._drop_events()
+
+    async def _drop_events(self) -> None:
         events, self._events = self._events, None
         if events is not None:
             await events.stop()
@@ -62,7 +75,7 @@ class Listening:
             return
         out = await asyncio.to_thread(exhaustion, self._watch.input)
         if out is not None:
-            await self.end()
+            await self._drop_events()
             self._poll(out)
 
     def take(self) -> set[Path] | None:
@@ -90,6 +103,8 @@ class Listening:
         self._poll(reason)
 
     def _poll(self, reason: str) -> None:
+        if self.mode.name == "poll":  # told by the thread and by our own look at once
+            return
         self.mode = Mode("poll", reason)
         self._rescan = True
         self._wake()

@@ -49,6 +49,8 @@ class Looked:
     """Jobs of versions that are no more."""
     returned: list[str] = field(default_factory=list[str])
     """Jobs that failed because their file was away; it is back."""
+    num_folders: int = 0
+    """Walked through."""
 
 
 class Look:
@@ -112,7 +114,7 @@ class Look:
         for skip in scan.skipped:
             self.stability.forget(skip.path)
             self.skips.say(skip)
-        looked = Looked()
+        looked = Looked(num_folders=scan.num_folders)
         for path, signature in scan.found.items():
             if self._decided.get(path) != signature:
                 self._consider(path, signature, now, looked)

@@ -29,6 +29,8 @@ from .stability import Signature
 
 log = logging.getLogger("upframe.watch")
 
+_NAME_MAX_BYTES = 255  # of one path component on every file system in common use
+
 SIDECAR_SCHEMA = "upframe.error/1"
 
 
@@ -119,7 +121,9 @@ def is_unchanged(job: Job) -> bool:
 
 def sidecar_of(path: Path) -> Path:
     """Name the file that says why `path` failed."""
-    return path.with_name(f"{path.name}{SIDECAR_SUFFIX}")
+    room = _NAME_MAX_BYTES - len(SIDECAR_SUFFIX)
+    name = os.fsencode(path.name)[:room].decode(errors="ignore")
+    return path.with_name(f"{name}{SIDECAR_SUFFIX}")
 
 
 def write_sidecar(place: Path, job: Job) -> None:

@@ -29,6 +29,8 @@ class Scan:
     """Files with the name of an input."""
     skipped: list[Skip] = field(default_factory=list[Skip])
     """Everything else."""
+    num_folders: int = 0
+    """Walked through."""
 
 
 class Tree:
@@ -101,6 +103,7 @@ class Tree:
         while folders:
             self._check_stop()
             folder = folders.pop()
+            scan.num_folders += 1
             try:
                 entries = list(_entries(folder))
             except OSError as error:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ...io.errors import MediaError
-from ..jobs.errors import UnknownJob
+from ..jobs.errors import StoreBroken, UnknownJob
 from ..jobs.model import Job
 from ..jobs.queue import JobQueue
 from ..jobs.store import ENDED, JobStore
@@ -77,16 +77,20 @@ class Settler:
             await asyncio.sleep(self._retry_seconds)
             for job_id in list(self._pending):
                 try:
-                    await self._settle_all([await self._queue.get(job_id)])
+                    job = await self._queue.get(job_id)
                 except UnknownJob:
                     del self._pending[job_id]
+                except StoreBroken as error:  # a full disk now may have room in a minute
+                    log.warning("job %s: cannot be looked up: %s", job_id, error)
+                else:
+                    await self._settle_all([job])
 
     async def _read_backlog(self) -> list[Job]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._backlog)
 
     def _backlog(self) -> list[Job]:
         jobs = self._records.store.jobs(ENDED)
-        return [job for job in jobs if not self._records.is_settled(job)]
+        return [job for job in reversed(jobs) if not self._records.is_settled(job)]
 
     async def _settle_all(self, jobs: Iterable[Job]) -> None:
         loop = asyncio.get_running_loop()
@@ -109,15 +113,26 @@ class Settler:
 
     def _try(self, job: Job, watch: WatchConfig) -> str | None:
         """Settle one end of a job; returns why it has to be tried again. Blocks."""
-        if self._records.is_settled(job):
-            return None
-        if missing := self._roots[id(watch)].missing():
-            return missing
         try:
+            if self._records.is_settled(job) or not self._is_latest(job):
+                return None
+            if missing := self._roots[id(watch)].missing():
+                return missing
             self._settle(job, watch)
-        except (OSError, MediaError) as error:
+        except (OSError, MediaError, StoreBroken) as error:
             return str(error)
+        except Exception as error:
+            # One job that trips us must not keep the inputs of all others from being dealt with.
+            log.exception("job %s: its input cannot be dealt with", job.id)
+            return f"internal error: {type(error).__name__}: {error}"
         return None
+
+    def _is_latest(self, job: Job) -> bool:
+        """Tell whether nobody has had the job tried again since it ended so."""
+        try:
+            return self._records.store.get(job.id).ended == job.ended
+        except UnknownJob:
+            return False
 
     def _settle(self, job: Job, watch: WatchConfig) -> None:
         if job.state == "done":

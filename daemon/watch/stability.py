@@ -51,6 +51,7 @@ class _Wait:
     since: float
     due: float
     delay: float
+    num_delays: int = 0
 
 
 class Stability:
@@ -84,6 +85,7 @@ class Stability:
         wait = self._waits[path]
         seconds = wait.delay
         wait.due = now + seconds
+        wait.num_delays += 1
         wait.delay = min(2 * seconds, _LONGEST_DELAY_FACTOR * self._stable_seconds)
         return seconds
 
@@ -91,6 +93,11 @@ class Stability:
         """Tell for how long a file is known to have held still."""
         wait = self._waits.get(path)
         return 0.0 if wait is None else now - wait.since
+
+    def num_delays(self, path: Path) -> int:
+        """Count how often a file was put off since it has held still."""
+        wait = self._waits.get(path)
+        return 0 if wait is None else wait.num_delays
 
     def due(self, now: float) -> list[Path]:
         """List the files that want their next sample."""

@@ -75,6 +75,7 @@ class Watcher:
         self._filesystem = filesystem
         self._roots = Roots({"input": watch.input, "output": watch.output})
         self._identity: tuple[int, int] | None = None
+        self._kind = "unknown"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"watch-{index}")
         self._stop = Event()
         self._wake = asyncio.Event()
@@ -188,7 +189,8 @@ class Watcher:
         taken = self._intake.num_taken if self._intake else 0
         self._intake = Intake(self._watch, look, self._records, self._queue, self._clock)
         self._intake.num_taken = taken
-        await self._listening.begin(kind)
+        self._kind = kind
+        await self._listening.end()
         self._identity = identity
 
     def _clear_locks(self) -> None:
@@ -211,6 +213,7 @@ class Watcher:
         begun = self._clock()
         looked = await self._off(look.everything, begun)
         await self._off(self._records.locks(self._watch.output).beat)
+        await self._listening.begin(self._kind, looked.num_folders)
         await self._listening.check()
         self._num_scans += 1
         self._last_scan_seconds = self._clock() - begun

@@ -51,6 +51,13 @@ def test_hears_events_elsewhere(kind: str) -> None:
     assert choose_mode("auto", kind).name == "events"
 
 
+def test_polls_trees_of_very_many_folders() -> None:
+    """watchfiles holds the interpreter while it begins: 19 µs a folder were measured."""
+    assert choose_mode("auto", "ext4", 2000).name == "events"
+    assert choose_mode("auto", "ext4", 2001).name == "poll"
+    assert choose_mode("events", "ext4", 2001).name == "events"
+
+
 def test_configuration_wins() -> None:
     assert choose_mode("poll", "ext4").name == "poll"
     assert choose_mode("events", "nfs4").name == "events"

@@ -280,3 +280,40 @@ def test_ends_wait_for_a_missing_root(yard: Yard) -> None:
 
     asyncio.run(run())
     assert files_in(yard.root / "done") == ["film.mkv"]
+
+
+def test_longest_names_get_their_reason_too(yard: Yard) -> None:
+    name = f"{'ä' * 120}.mkv"  # 244 bytes, of 255
+    yard.put(name)
+
+    async def run() -> None:
+        async with watching(yard) as house:
+            await do_one(house, fail=True)
+
+    asyncio.run(run())
+    reason = next(found for found in files_in(yard.input) if found != name)
+    assert reason.startswith("ä" * 100)
+    assert reason.endswith(".upframe-error.json")
+
+
+def test_job_that_is_tried_again_is_not_settled_for_its_first_end(yard: Yard) -> None:
+    yard.put("film.mkv")
+    watch = yard.watch(on_failed="move", failed_dir=yard.root / "failed")
+
+    async def run() -> None:
+        async with watching(yard, watch) as house:
+            await house.job()
+        with JobStore(yard.state / "jobs.sqlite") as store:
+            queue = JobQueue(store)
+            job = await queue.claim()
+            assert job is not None
+            await queue.change(job.id, "failed")
+            await queue.retry(job.id)
+            await queue.close()
+        async with watching(yard, watch) as house:
+            await house.scans()
+            assert files_in(yard.input) == ["film.mkv"]
+            await house.settled(await house.work())
+
+    asyncio.run(run())
+    assert files_in(yard.input) == files_in(yard.output) == ["film.mkv"]
