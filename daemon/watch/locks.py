@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-FOLDER_NAME = ".upframe-locks"
+from .names import LOCKS_FOLDER
 
 
 class Claim(BaseModel, frozen=True):
@@ -41,7 +41,7 @@ class Locks:
 
     def __init__(self, output: Path, instance: str) -> None:
         self._output = output
-        self._folder = output / FOLDER_NAME
+        self._folder = output / LOCKS_FOLDER
         self._instance = instance
 
     def take(self, sink: Path, job: str) -> str | None:

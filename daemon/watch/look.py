@@ -85,6 +85,8 @@ class Look:
         self._settings = settings_digest(watch)
         self._stable_seconds = watch.stable_seconds
         self._decided: dict[Path, Signature] = {}
+        self._unplaced: dict[Path, Signature] = {}
+        """Ready, but there is no place for their output; asked about again at every full scan."""
         self._retried: set[str] = set()
 
     def everything(self, now: float) -> Looked:
@@ -98,8 +100,9 @@ class Look:
         present = scan.found.keys() | {skip.path for skip in scan.skipped}
         self.stability.keep(present)
         self.skips.keep(present)
-        for path in self._decided.keys() - present:
-            del self._decided[path]
+        for memory in (self._decided, self._unplaced):
+            for path in memory.keys() - present:
+                del memory[path]
         return looked
 
     def some(self, paths: Iterable[Path], now: float, *, also_due: bool = True) -> Looked:
@@ -123,37 +126,45 @@ class Look:
 
     def _consider(self, path: Path, signature: Signature, now: float, looked: Looked) -> None:
         key = file_key(path, signature, self._settings, self._filesystem)
-        against = self._against(path, signature, key, looked)
-        if against is not None:
+        if self._is_dealt_with(path, signature, key, looked):
             self.stability.forget(path)
-            self.skips.say(against, signature)
             return
-        if self._decided.get(path) == signature:
+        if self._unplaced.get(path) == signature and self._has_no_place(path, signature):
             return
         if not self.stability.observe(path, signature, now):
             self._say_waiting(path)
-            return
-        candidate = self._opened(Candidate(path, signature, key), now)
-        if candidate is not None:
+        elif self._has_no_place(path, signature):
+            self.stability.forget(path)
+        elif (candidate := self._opened(Candidate(path, signature, key), now)) is not None:
             looked.ready.append(candidate)
 
-    def _against(self, path: Path, signature: Signature, key: str, looked: Looked) -> Skip | None:
-        """Say why a version of a file is not wanted."""
+    def _is_dealt_with(self, path: Path, signature: Signature, key: str, looked: Looked) -> bool:
+        """Tell whether a version of a file is ours or was taken before."""
         if self._records.store.is_known_sink(str(path)):
-            self._decided[path] = signature
-            return Skip(path, "output", "it is an output of ours")
-        job = self._records.store.find(key)
-        taken = self._records.taken(key, path)
-        if job is not None or taken is not None:
-            self._decided[path] = signature
-            return taken if job is None else self._seen(path, job, looked)
-        self._find_outdated(path, looked)
+            against = Skip(path, "output", "it is an output of ours")
+        else:
+            job = self._records.store.find(key)
+            taken = self._records.taken(key, path)
+            if job is None and taken is None:
+                self._find_outdated(path, looked)
+                return False
+            against = taken if job is None else self._seen(path, job, looked)
+        self._decided[path] = signature
+        if against is not None:
+            self.skips.say(against, signature)
+        return True
+
+    def _has_no_place(self, path: Path, signature: Signature) -> bool:
         placement = self.placing.place(path)
-        return placement if isinstance(placement, Skip) else None
+        if isinstance(placement, Skip):
+            self._unplaced[path] = signature
+            self.skips.say(placement, signature)
+            return True
+        self._unplaced.pop(path, None)
+        return False
 
     def _seen(self, path: Path, job: Job, looked: Looked) -> Skip | None:
         if job.state not in _SEEN:
-            self.stability.forget(path)
             return None
         missing = job.state == "failed" and job.error and job.error.code == _EXIT_NO_INPUT
         if missing and job.id not in self._retried:

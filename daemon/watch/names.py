@@ -8,6 +8,7 @@ for a film.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -33,6 +34,12 @@ Reason = Literal[
 
 SIDECAR_SUFFIX = ".upframe-error.json"
 """Of the file that says why another one failed."""
+
+LOCKS_FOLDER = ".upframe-locks"
+"""In an output folder, of the claims on its files."""
+
+_PARTIAL = re.compile(r"\..*\.job-[0-9a-f]{12}\.partial$")
+"""Of what a job writes, until it has its name."""
 
 EXCLUDED_FILES = (
     "*.part", "*.partial", "*.tmp", "*.temp", "*.crdownload", "*.download", "*.!qb", "*.!ut",
@@ -80,6 +87,11 @@ def is_text(path: Path) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_ours(name: str) -> bool:
+    """Tell whether a name is one that we give: nobody needs to be told that we pass it over."""
+    return name == LOCKS_FOLDER or name.endswith(SIDECAR_SUFFIX) or bool(_PARTIAL.match(name))
 
 
 class NameRules:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
-from .names import NameRules, Skip, is_text
+from .names import NameRules, Skip, is_ours, is_text
 from .stability import Signature
 
 
@@ -119,6 +119,8 @@ class Tree:
 
     def _note(self, path: Path, status: os.stat_result, scan: Scan) -> bool:
         """Put one path where it belongs. Tells whether it is a folder to look into."""
+        if is_ours(path.name):
+            return False
         if stat.S_ISDIR(status.st_mode):
             against = self._against_folder(path)
             if against is not None:

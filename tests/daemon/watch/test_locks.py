@@ -6,7 +6,8 @@ import os
 import threading
 from pathlib import Path
 
-from upframe.daemon.watch.locks import FOLDER_NAME, Locks
+from upframe.daemon.watch.locks import Locks
+from upframe.daemon.watch.names import LOCKS_FOLDER
 
 
 def test_the_first_has_it_and_the_second_is_told_who(tmp_path: Path) -> None:
@@ -55,7 +56,7 @@ def test_given_back_it_leaves_nothing_behind(tmp_path: Path) -> None:
     locks.take(tmp_path / "film.mkv", "job-1")
     locks.take(tmp_path / "other.mkv", "job-2")
     locks.release(tmp_path / "film.mkv", "job-1")
-    assert (tmp_path / FOLDER_NAME).is_dir()
+    assert (tmp_path / LOCKS_FOLDER).is_dir()
     locks.release(tmp_path / "other.mkv", "job-2")
     assert list(tmp_path.iterdir()) == []
     assert Locks(tmp_path, "two").take(tmp_path / "film.mkv", "job") is None
@@ -85,9 +86,9 @@ def test_clears_ours_of_jobs_that_are_over_and_no_others(tmp_path: Path) -> None
 def test_beats_for_ours(tmp_path: Path) -> None:
     Locks(tmp_path, "one").take(tmp_path / "film.mkv", "job")
     Locks(tmp_path, "two").take(tmp_path / "theirs.mkv", "job")
-    for lock in (tmp_path / FOLDER_NAME).iterdir():
+    for lock in (tmp_path / LOCKS_FOLDER).iterdir():
         os.utime(lock, (0, 0))
     Locks(tmp_path, "one").beat()
-    times = sorted(lock.stat().st_mtime for lock in (tmp_path / FOLDER_NAME).iterdir())
+    times = sorted(lock.stat().st_mtime for lock in (tmp_path / LOCKS_FOLDER).iterdir())
     assert times[0] == 0
     assert times[1] > 1e9

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from upframe.daemon.jobs.model import partial_token
 from upframe.daemon.watch.names import NameRules
 from upframe.daemon.watch.scan import Scan, ScanStopped, Tree
 from upframe.daemon.watch.stability import Signature
@@ -81,6 +82,15 @@ def test_passes_over_names_that_are_no_text(root: Path) -> None:
     scan = tree(root).scan()
     assert found(scan, root) == {"film.mkv", "one/two/three.mp4"}
     assert "its name is not UTF-8" in reasons(scan, root).values()
+
+
+def test_says_nothing_of_what_we_made_ourselves(root: Path) -> None:
+    (root / ".upframe-locks").mkdir()
+    (root / "film.mkv.upframe-error.json").touch()
+    (root / f".film.mkv.{partial_token('job 1')}.partial").touch()
+    scan = tree(root).scan()
+    assert len(scan.found) == 2
+    assert set(reasons(scan, root)) == {".hidden", "a.txt", "out"}
 
 
 def test_hints_obey_the_same_rules(root: Path) -> None:

@@ -386,6 +386,21 @@ def test_every_skip_says_why_once(yard: Yard, caplog: pytest.LogCaptureFixture) 
     asyncio.run(run())
 
 
+def test_output_that_goes_away_makes_room(yard: Yard, caplog: pytest.LogCaptureFixture) -> None:
+    yard.put("film.mkv")
+    there = yard.put("film.mkv", "somebody's", yard.output)
+
+    async def run() -> None:
+        async with watching(yard) as house:
+            await eventually(lambda: said(caplog, "film.mkv", "reason=exists"))
+            await house.scans()
+            assert house.prober.probed == []
+            there.unlink()
+            await house.job()
+
+    asyncio.run(run())
+
+
 def test_growing_file_is_said_to_wait_only_once(
     yard: Yard, caplog: pytest.LogCaptureFixture
 ) -> None:
