@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Coroutine, Generator, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from upframe.daemon.jobs.model import Job, JobError, Origin, Work, job_of
+from upframe.daemon.jobs.model import Job, JobError, Origin, State, Work, job_of
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.records import insert
 from upframe.daemon.jobs.store import STORE_NAME, JobStore
@@ -22,6 +22,16 @@ Result = TypeVar("Result")
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 FAILURE = JobError(code=65, message="no frame could be decoded", retryable=False, detail="moov?")
+SECRET = "rtsp://user:geheim@camera/1"
+"""A source whose password nobody may see."""
+
+_WAYS: dict[State, tuple[State, ...]] = {
+    "queued": (),
+    "running": ("running",),
+    "done": ("running", "done"),
+    "failed": ("running", "failed"),
+    "cancelled": ("cancelled",),
+}
 
 
 def a_work(name: str = "film", **fields: Any) -> Work:
@@ -71,6 +81,33 @@ def a_queue(folder: Path) -> Generator[JobQueue]:
     """A queue to use inside one `asyncio.run`, closed by the test or by nobody."""
     with opened(folder) as store:
         yield JobQueue(store)
+
+
+def with_queue(folder: Path, use: Callable[[JobQueue], Awaitable[None]]) -> None:
+    """Run a test of the queue on an event loop."""
+
+    async def run(queue: JobQueue) -> None:
+        async with asyncio.timeout(20):
+            await use(queue)
+            await queue.close()
+
+    with a_queue(folder) as queue:
+        asyncio.run(run(queue))
+
+
+async def claimed(queue: JobQueue, name: str = "film") -> Job:
+    """A running job."""
+    await queue.submit(a_job(name))
+    job = await queue.claim()
+    assert job is not None
+    return job
+
+
+def put(store: JobStore, name: str, state: State = "queued", **fields: object) -> None:
+    """Bring a new job into a state."""
+    store.add(a_job(name))
+    for step in _WAYS[state]:
+        store.change(name, step, **(fields if step == state else {}))
 
 
 class Turns:

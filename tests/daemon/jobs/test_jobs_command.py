@@ -3,44 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from job_samples import FAILURE, ServedQueue, a_job, fill, opened
+from job_samples import FAILURE, SECRET, ServedQueue, a_job
 
-from upframe.daemon.__main__ import main
 from upframe.daemon.jobs.model import JobProgress
 
-SECRET = "rtsp://user:geheim@camera/1"
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Generator[ServedQueue]:
-    with ServedQueue(tmp_path) as serving:
-        yield serving
-
-
-@pytest.fixture
-def jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`upframe jobs …` for the daemon in `tmp_path`: exit code, stdout, stderr."""
-
-    def command(*words: str) -> tuple[int, str, str]:
-        code = main(["jobs", words[0], "--socket", str(tmp_path / "upframe.sock"), *words[1:]])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return command
 
 
 def test_submits_a_job_and_prints_its_id(
@@ -259,138 +236,3 @@ def test_an_interrupt_ends_following_without_a_trace(served: ServedQueue, tmp_pa
         watching.send_signal(signal.SIGINT)
         assert watching.stderr.read() == "upframe: interrupted\n"
     assert watching.returncode == 130
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("submit", "/a", "/b", "--upscale", "2"),
-        ("cancel", "film"),
-        ("retry", "--failed"),
-        ("watch",),
-        ("status",),
-        ("list",),
-        ("show", "film"),
-    ],
-)
-def test_without_a_daemon_and_a_store_there_is_nothing_to_do(
-    words: tuple[str, ...], jobs: Command, tmp_path: Path
-) -> None:
-    code, out, err = jobs(*words)
-    assert (code, out) == (69, "")
-    assert err.startswith(f"upframe: no daemon listens on {tmp_path / 'upframe.sock'} (is `upfr")
-
-
-def test_without_a_daemon_its_records_can_be_read(tmp_path: Path, jobs: Command) -> None:
-    with opened(tmp_path) as store:
-        store.add(a_job("film", source=SECRET))
-    note = "upframe: no daemon is running; this is what it has recorded\n"
-    before = (tmp_path / "jobs.sqlite").read_bytes()
-    code, out, err = jobs("list")
-    assert (code, err) == (0, note)
-    assert out.splitlines()[1].split()[:2] == ["film", "queued"]
-    code, out, err = jobs("show", "film", "--json")
-    assert (code, err) == (0, note)
-    assert json.loads(out)["source"] == "rtsp://user:***@camera/1"
-    code, out, _ = jobs("list", "--json")
-    assert "geheim" not in out
-    assert jobs("show", "nobody")[0] == 66
-    assert jobs("cancel", "film")[0] == 69
-    assert (tmp_path / "jobs.sqlite").read_bytes() == before
-
-
-def test_a_stale_socket_is_no_daemon(tmp_path: Path, jobs: Command) -> None:
-    with socket.socket(socket.AF_UNIX) as stale:
-        stale.bind(str(tmp_path / "upframe.sock"))
-    assert jobs("status")[0] == 69
-    with opened(tmp_path):
-        pass
-    assert jobs("list")[:2] == (0, "no jobs\n")
-
-
-def test_the_daemon_is_found_by_its_configuration(
-    served: ServedQueue, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tmp_path / "upframe.toml"
-    config.write_text(f'state_dir = "{tmp_path}"\n[nonsense]\nthat = "the daemon may refuse"\n')
-    assert main(["jobs", "list", "--config", str(config)]) == 0
-    assert capsys.readouterr().out == "no jobs\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ('state_dir = "relative"', "state_dir: got 'relative', wanted an absolute path"),
-        ("state_dir = 5", "state_dir: got 5, wanted an absolute path"),
-        ("state_dir =", "got a file that is not TOML"),
-        (None, "got No such file or directory, wanted a readable file"),
-    ],
-)
-def test_a_wrong_configuration_is_said(
-    text: str | None, wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tmp_path / "upframe.toml"
-    if text is not None:
-        config.write_text(text)
-    assert main(["jobs", "list", "--config", str(config)]) == 78
-    assert f"upframe: {config}: {wanted}" in capsys.readouterr().err
-
-
-def test_a_broken_store_is_said(tmp_path: Path, jobs: Command) -> None:
-    (tmp_path / "jobs.sqlite").write_bytes(b"holiday pictures" * 1000)
-    code, _, err = jobs("list")
-    assert code == 74
-    assert err.endswith(f"upframe: {tmp_path / 'jobs.sqlite'}: file is not a database\n")
-
-
-def test_listing_loads_neither_torch_nor_codecs(tmp_path: Path) -> None:
-    with opened(tmp_path):
-        pass
-    code = (
-        "import sys; from upframe.daemon.__main__ import main; "
-        f"main(['jobs', 'list', '--socket', {str(tmp_path / 'upframe.sock')!r}]); "
-        "print(sorted({'torch', 'av'} & sys.modules.keys()))"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert ran.stdout == "no jobs\n[]\n"
-
-
-def test_a_list_of_ten_thousand_jobs_is_there_in_a_moment(tmp_path: Path) -> None:
-    with opened(tmp_path) as store:
-        fill(store.path, (a_job(f"job{number}", minute=number) for number in range(10_000)))
-    with ServedQueue(tmp_path) as served:
-        took: dict[str, float] = {}
-        for words in ("list", "list --json", "list --limit 0"):
-            command = [sys.executable, "-m", "upframe.daemon", "jobs", *words.split()]
-            start = time.monotonic()
-            ran = subprocess.run(
-                [*command, "--socket", str(served.socket)],
-                check=True,
-                capture_output=True,
-                text=True,
-            )
-            took[words] = time.monotonic() - start
-            assert "job49" in ran.stdout
-    assert took["list"] < 2  # 0.3 s on two idle cores
-    assert took["list --json"] < 5  # 0.7 s
-    assert took["list --limit 0"] < 5  # 1.1 s
-
-
-def test_a_terminal_gets_a_table_that_fits(served: ServedQueue) -> None:
-    served.store.add(a_job("film", sink=f"/out/{'long/' * 40}{'name' * 40}.mp4"))
-    master, terminal = os.openpty()
-    command = [sys.executable, "-m", "upframe.daemon", "jobs", "list"]
-    environment = os.environ | {"COLUMNS": "100", "TERM": "xterm-256color"}
-    subprocess.run(
-        [*command, "--socket", str(served.socket)], check=True, stdout=terminal, env=environment
-    )
-    os.close(terminal)
-    text = os.read(master, 1 << 16).decode()
-    os.close(master)
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    assert plain != text  # coloured
-    lines = plain.splitlines()
-    assert [line.split()[0] for line in lines] == ["ID", "film", "1"]
-    assert max(map(len, lines)) <= 100
-    assert lines[1].split()[1] == "queued"
-    assert lines[1].rstrip().endswith("…")
