@@ -1,7 +1,8 @@
 """Whether a file is video: looked at in a process of its own, since a damaged one may crash it.
 
 A file that is still arriving is told from one that never will be video: it is empty or begins with
-a block of zeros (space that was reserved), or its container promises more bytes than are there.
+a block of zeros (space that was reserved), is too short for its kind, or its container promises
+more bytes than are there.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def judge(path: str) -> Verdict:
     except (TruncatedMedia, SourceMissing) as error:
         return Verdict(kind="unfinished", message=str(error))
     except MediaError as error:
-        kind = "unfinished" if _is_blank(path) else "refused"
+        ended_early = isinstance(error.__cause__, EOFError)  # too short to be told apart
+        kind = "unfinished" if ended_early or _is_blank(path) else "refused"
         return Verdict(kind=kind, message=str(error))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from media_samples import make_clip
 from work_samples import (
+    ENDLESS,
     INTERPOLATE,
     children_of,
     config_of,
@@ -28,7 +29,7 @@ from upframe.daemon.work.scheduler import worker_settings
 from upframe.filters.options import FilterOptions
 
 BUDGETS = {"loading": 60.0, "streaming": 60.0, "publishing": 60.0}
-LONG = 400  # frames: some seconds of work
+LONG = 40
 
 
 def with_worker(tmp_path: Path, use: Callable[[WorkerProcess], Awaitable[None]]) -> None:
@@ -60,7 +61,7 @@ async def begun(worker: WorkerProcess, source: Path, sink: Path) -> asyncio.Task
         if isinstance(event, Progressed) and event.frames_out:
             flowing.set()
 
-    job = worker.run_job("a", work_of(source, sink), BUDGETS, look)
+    job = worker.run_job("a", work_of(source, sink, filters=ENDLESS), BUDGETS, look)
     task = asyncio.create_task(job, name="job")
     async with asyncio.timeout(60):
         await flowing.wait()
@@ -154,7 +155,9 @@ def test_a_worker_that_hangs_is_killed_when_its_stage_is_over_budget(
                 os.kill(worker.pid, signal.SIGSTOP)
 
         budgets = BUDGETS | {"streaming": 1.0}
-        lost = await worker.run_job("a", work_of(clip, out / "a.mp4"), budgets, stop)
+        lost = await worker.run_job(
+            "a", work_of(clip, out / "a.mp4", filters=ENDLESS), budgets, stop
+        )
         assert isinstance(lost, Lost)
         assert "no progress in streaming for 1 s, wanted some within 1 s" in lost.error.message
         assert lost.error.retryable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from media_samples import make_clip
-from work_samples import frames_in, names_in, new_job, opened_queue, store_path
+from work_samples import FAST, frames_in, names_in, new_job, opened_queue, store_path
 
 from upframe.daemon.jobs.model import Job, partial_token
 from upframe.daemon.jobs.store import JobStore
@@ -170,58 +171,63 @@ def test_entries_of_jobs_that_ended_are_dropped(tmp_path: Path, out: Path, kept:
     assert names_in(out) == {"gone.mp4"}
 
 
-ATTEMPT = """
-import os, signal, sys
+ATTEMPTS = """
+import json, os, signal, sys
 from pathlib import Path
 import torch
 from upframe.daemon.conversion import Ledger, run
 from upframe.daemon.jobs.model import Job, partial_token
-from upframe.daemon.work import tether
 from upframe.daemon.work.attempt import request_of
 from upframe.daemon.work.results import Result, Results
 from upframe.filters.chain import Runtime
-state, moment, text = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-lock = tether.hold(state / "workers" / "0.lock")
-job = Job.model_validate_json(text)
+state = Path(sys.argv[1])
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
-def record(report, renames):
-    if moment == "before":
-        die()
-    told = report.model_dump(mode="json", by_alias=True)
-    Results(state / "results").write(Result.of(job.id, job.work.digest, renames, told))
-    if moment == "recorded":
-        die()
-runtime = Runtime(torch.device("cpu"), torch.float32, "builtin")
-run(request_of(job.work, runtime), ledger=Ledger(partial_token(job.id), record))
-die()
+def attempt(job, moment):
+    def record(report, renames):
+        if moment == "before":
+            die()
+        told = report.model_dump(mode="json", by_alias=True)
+        Results(state / "results").write(Result.of(job.id, job.work.digest, renames, told))
+        if moment == "recorded":
+            die()
+    runtime = Runtime(torch.device("cpu"), torch.float32, "builtin")
+    run(request_of(job.work, runtime), ledger=Ledger(partial_token(job.id), record))
+    die()
+for text in json.load(sys.stdin):
+    job = Job.model_validate_json(text)
+    pid = os.fork()  # one process each, and only one that loads everything
+    if not pid:
+        attempt(job, job.id.split("-")[1])
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
-@pytest.mark.parametrize("moment", ["before", "recorded", "renamed"])
-@pytest.mark.parametrize("name", ["a.mp4", "a_%03d.png"])
-def test_kill_9_around_the_rename_ends_in_one_output(
-    tmp_path: Path, out: Path, moment: str, name: str
-) -> None:
-    """A real conversion in a real process, which kills itself at the worst moments."""
+def test_kill_9_around_the_rename_ends_in_one_output(tmp_path: Path, out: Path) -> None:
+    """Real conversions in real processes, which kill themselves at the worst moments."""
     source = make_clip(tmp_path / "in.mp4", frames=3)
-    encoder = {} if "%" in name else {"preset": "ultrafast"}
-    job = new_job("a", source, out / name, encoder=encoder)
-    words = [sys.executable, "-c", ATTEMPT, str(tmp_path / "state"), moment]
-    died = subprocess.run([*words, job.model_dump_json()], check=False, timeout=60)
-    assert died.returncode == -signal.SIGKILL
-    (after,) = recovered(tmp_path, job)
-    if moment == "before":
-        assert (after.state, names_in(out)) == ("queued", set())
-        return
-    assert after.state == "done"
-    assert after.report is not None
-    assert after.report["frames_out"] == 5
-    if "%" in name:
-        assert names_in(out) == {f"a_{number:03}.png" for number in range(1, 6)}
-    else:
-        assert names_in(out) == {"a.mp4"}
-        assert frames_in(out / "a.mp4") == 5
+    film, stills = (
+        [
+            new_job(f"{kind}-{moment}", source, out / f"{moment}{name}", encoder=encoder)
+            for moment in ("before", "recorded", "renamed")
+        ]
+        for kind, name, encoder in (("film", ".mp4", FAST), ("stills", "_%d.png", {}))
+    )
+    died = subprocess.run(
+        [sys.executable, "-c", ATTEMPTS, str(tmp_path / "state")],
+        input=json.dumps([job.model_dump_json() for job in (*film, *stills)]),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    assert died.stdout.split() == [str(-signal.SIGKILL)] * 6
+    after = recovered(tmp_path, *film, *stills)
+    assert [job.state for job in after] == ["queued", "done", "done"] * 2
+    assert [job.report and job.report["frames_out"] for job in after] == [None, 5, 5] * 2
+    numbered = {f"{moment}_{n}.png" for moment in ("recorded", "renamed") for n in range(1, 6)}
+    assert names_in(out) == {"recorded.mp4", "renamed.mp4"} | numbered
+    assert [frames_in(out / name) for name in ("recorded.mp4", "renamed.mp4")] == [5, 5]
 
 
 HOLD = """

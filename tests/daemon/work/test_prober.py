@@ -1,0 +1,153 @@
+"""What files are, found out by a process that may die or hang over them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from media_samples import make_clip
+from work_samples import children_of, config_of, eventually, is_alive
+
+from upframe.daemon.work.judging import judge
+from upframe.daemon.work.prober import Prober
+
+
+def with_prober(tmp_path: Path, use: Callable[[Prober], Awaitable[None]], **seconds: float) -> None:
+    before = children_of(os.getpid())
+
+    async def main() -> None:
+        async with Prober(config_of(tmp_path / "state"), **seconds) as prober:
+            await use(prober)
+
+    asyncio.run(main())
+    assert children_of(os.getpid()) == before
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    """A file over which every reader hangs."""
+    path = tmp_path / "hangs.mkv"
+    os.mkfifo(path)
+    return path
+
+
+def test_one_process_looks_at_many_files_and_rests_when_nobody_asks(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4", frames=2)
+    (tmp_path / "text.mkv").write_text("no film at all")
+
+    async def use(prober: Prober) -> None:
+        assert prober.pid is None
+        verdict = await prober.probe(clip)
+        assert (verdict.kind, verdict.message) == ("video", f"{clip}: 64x48 yuv420p")
+        pid = prober.pid
+        verdict = await prober.probe(tmp_path / "text.mkv")
+        assert verdict.kind == "refused"
+        assert "not media that can be decoded" in verdict.message
+        assert (await prober.probe(tmp_path / "none.mkv")).kind == "unfinished"
+        assert prober.pid == pid
+        await eventually(lambda: prober.pid is None)
+        assert not is_alive(pid or 0)
+        assert (await prober.probe(clip)).kind == "video"
+        assert prober.pid != pid
+
+    with_prober(tmp_path, use, idle_seconds=1)
+
+
+def test_a_file_over_which_the_prober_hangs_may_be_looked_at_later(
+    tmp_path: Path, fifo: Path
+) -> None:
+    clip = make_clip(tmp_path / "in.mp4", frames=2)
+
+    async def use(prober: Prober) -> None:
+        verdict = await prober.probe(fifo)
+        assert verdict.kind == "unfinished"
+        assert "no progress in loading for 3 s" in verdict.message
+        assert (await prober.probe(clip)).kind == "video"
+
+    with_prober(tmp_path, use, timeout_seconds=3)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGSEGV, "refused"), (signal.SIGKILL, "unfinished")]
+)
+def test_a_file_that_crashes_decoders_is_refused_and_a_killed_prober_blames_none(
+    tmp_path: Path, fifo: Path, number: int, kind: str
+) -> None:
+    clip = make_clip(tmp_path / "in.mp4", frames=2)
+
+    async def use(prober: Prober) -> None:
+        assert (await prober.probe(clip)).kind == "video"
+        asked = asyncio.create_task(prober.probe(fifo))
+        await asyncio.sleep(0.2)
+        os.kill(prober.pid or 0, number)
+        verdict = await asked
+        assert verdict.kind == kind
+        assert signal.Signals(number).name in verdict.message
+        assert (await prober.probe(clip)).kind == "video"
+
+    with_prober(tmp_path, use)
+
+
+def test_a_question_that_is_called_off_does_not_mix_up_the_next(tmp_path: Path, fifo: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4", frames=2)
+
+    async def use(prober: Prober) -> None:
+        await prober.probe(clip)
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await prober.probe(fifo)
+        assert (await prober.probe(clip)).message.startswith(str(clip))
+        assert time.monotonic() - began < 20
+
+    with_prober(tmp_path, use)
+
+
+@pytest.mark.parametrize("part", [0.3, 0.9])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("in.mp4", {}), ("in.mp4", {"movflags": "faststart"}), ("in.mkv", {})],
+    ids=["index last", "index first", "matroska"],
+)
+def test_half_a_file_is_unfinished(
+    tmp_path: Path, part: float, name: str, options: dict[str, str]
+) -> None:
+    clip = make_clip(tmp_path / name, frames=12, audio="aac", container_options=options)
+    whole = clip.read_bytes()
+    clip.write_bytes(whole[: int(part * len(whole))])
+    assert judge(str(clip)).kind == "unfinished"
+    clip.write_bytes(whole)
+    assert judge(str(clip)).kind == "video"
+
+
+@pytest.mark.parametrize("name", ["in.mp4", "in.mkv", "in.ts"])
+def test_space_that_was_reserved_and_not_written_yet_is_unfinished(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    path.touch()
+    assert judge(str(path)).kind == "unfinished"
+    path.write_bytes(bytes(100_000))
+    assert judge(str(path)).kind == "unfinished"
+
+
+def test_a_file_too_short_to_be_told_is_unfinished(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.ts", frames=3)
+    assert judge(str(clip)).kind == "unfinished"
+
+
+@pytest.mark.parametrize("name", ["in.mp4", "in.mov", "in.mkv", "in.webm", "in.ts", "in.avi"])
+def test_a_whole_file_is_video(tmp_path: Path, name: str) -> None:
+    codec = {"in.webm": "libvpx", "in.avi": "mpeg4"}.get(name, "libx264")
+    assert judge(str(make_clip(tmp_path / name, frames=12, codec=codec))).kind == "video"
+
+
+def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "in.mkv"
+    path.write_bytes(b"RIFF" + bytes(range(256)) * 20)
+    assert judge(str(path)).kind == "refused"
