@@ -10,18 +10,23 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
+from .exits import exit_code_of
 from .jobs.place import place_in
 from .jobs.store import JobStore
 from .service.checking import examine, examine_at_start
 from .service.config import Config
 from .service.daemon import Daemon
 from .service.gpu import hidden_gpu
+from .service.lifecycle import leave_within
 from .service.loading import load_config, refusal
 from .service.lock import StateLock
 from .service.logs import logging_as
 from .service.notify import Notifier
 
 log = logging.getLogger("upframe.serve")
+
+_LEAVE_SECONDS = 2.0
+"""From the end of all work to the end of the process."""
 
 _EPILOG = """\
 examples:
@@ -90,7 +95,7 @@ def serve(config: Config, path: Path) -> int:
     """
     faulthandler.enable()  # SIGABRT, with which systemd ends what hangs, then shows where
     notifier = Notifier.from_environment()
-    faults = list(examine_at_start(config))
+    faults = examine_at_start(config)
     if faults:
         raise refusal(path, faults)
     with (
@@ -102,7 +107,18 @@ def serve(config: Config, path: Path) -> int:
         hidden = hidden_gpu(config.jobs.devices)
         if hidden is not None:
             log.warning("%s", hidden)
-        return asyncio.run(Daemon(config, path, store, notifier, logs).run())
+        return _run(Daemon(config, path, store, notifier, logs))
+
+
+def _run(daemon: Daemon) -> int:
+    with asyncio.Runner() as runner:
+        try:
+            code = runner.run(daemon.run())
+        except BaseException as error:
+            leave_within(_LEAVE_SECONDS, exit_code_of(error))
+            raise
+        leave_within(_LEAVE_SECONDS, code)
+        return code
 
 
 def _extent(config: Config) -> str:

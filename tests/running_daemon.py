@@ -71,6 +71,8 @@ class RunningDaemon:
         self.log_file = folder / "log.jsonl"
         self.told: list[str] = []
         """What it said to the service manager, line by line."""
+        self.port = 0
+        """Of its HTTP server, if the test knows."""
         self.write(config)
         self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._manager.bind(str(folder / "notify"))
@@ -166,8 +168,8 @@ class RunningDaemon:
     def workers(self) -> list[int]:
         return [worker["pid"] for worker in self.status()["workers"] if worker["pid"]]
 
-    def get(self, port: int, path: str) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}") as answer:
             return answer.read()
 
 

@@ -6,9 +6,11 @@ what may never mend itself: a folder that is not there may be a mount that comes
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from ...filters.options import FilterOptions
 from .config import Config, MqttConfig, WatchConfig
 from .loading import Fault
 
+log = logging.getLogger("upframe.service.checking")
+
+_PATIENCE_SECONDS = 5.0
 _BOTH = {"enable_frame_interpolation": True, "enable_upscaling": True}
 
 
@@ -31,8 +36,24 @@ def examine(config: Config) -> Iterator[Fault]:
         yield from _secrets(config.mqtt)
 
 
-def examine_at_start(config: Config) -> Iterator[Fault]:
-    """Find what will not mend itself while the daemon runs; quick, and loads nothing."""
+def examine_at_start(config: Config, seconds: float = _PATIENCE_SECONDS) -> list[Fault]:
+    """Find what will not mend itself while the daemon runs; loads nothing.
+
+    A share that hangs is no fault, and holds this up for some seconds only.
+    """
+    found: list[Fault] = []
+    looking = threading.Thread(
+        target=lambda: found.extend(_faults_at_start(config)), name="examine", daemon=True
+    )
+    looking.start()
+    looking.join(seconds)
+    if looking.is_alive():
+        log.warning("the folders do not answer within %g s: going on without a look", seconds)
+        return []
+    return found
+
+
+def _faults_at_start(config: Config) -> Iterator[Fault]:
     yield from _folders(config, may_come_later=True)
     if config.mqtt is not None:
         yield from _secrets(config.mqtt)

@@ -43,6 +43,10 @@ log = logging.getLogger("upframe.daemon")
 _BEAT_SECONDS = 1.0
 _EXTENSION_SECONDS = 30.0
 """Asked for at each beat while starting or draining: a beat that stops ends it."""
+_AFTER_DRAIN_SECONDS = 4.0
+"""From the end of the drain's time to that of the process; giving jobs back takes part of it."""
+_SHORTEST_FAREWELL_SECONDS, _LONGEST_FAREWELL_SECONDS = 0.5, 3.0
+"""For telling the broker."""
 _LATE_SECONDS = 5.0
 """Of the event loop, from which on it counts as hung."""
 
@@ -73,6 +77,7 @@ class Daemon:
         self._prober = Prober(config)
         self._outside = Outside(self._queue, store, self._prober, self._status, self._metrics)
         self._last_line = ""
+        self._end_by = 0.0
         self._status.parts["workers"] = self._workers
         self._status.collect.append(self._collect_workers)
 
@@ -123,20 +128,25 @@ class Daemon:
 
     async def _work(self, signals: Signals, tasks: asyncio.TaskGroup) -> None:
         """Begin everything, serve, end everything."""
-        await recover(self._queue, self._config.state_dir)
-        socket = place_in(self._config.state_dir).socket
-        async with self._prober, ControlSocket(socket, self._queue, self._status.summary):
+        state_dir = self._config.state_dir
+        if not await self._finished_before(signals.drain, recover(self._queue, state_dir)):
+            return
+        control = ControlSocket(place_in(state_dir).socket, self._queue, self._status.summary)
+        async with self._prober, control:
             self._outside.begin_http(self._config)
+            scheduling: asyncio.Task[None] | None = None
             try:
                 if await self._finished_before(signals.drain, self._warm_up()):
                     scheduling = tasks.create_task(self._scheduler.run(), name="scheduler")
                     await self._outside.begin_work(self._config)
                     await self._serve(signals)
                     await self._drain()
-                    await scheduling
-                self._enter("stopped", "stopping")
             finally:
-                await self._outside.end()
+                if scheduling is not None:
+                    scheduling.cancel()  # after a drain it has ended; else workers go at once
+                    await asyncio.wait({scheduling})
+                self._enter("stopped", "stopping")
+                await self._outside.end(self._farewell_seconds())
         log.info("stopped")
 
     async def _warm_up(self) -> None:
@@ -155,7 +165,7 @@ class Daemon:
         """Until told to stop, do what signals say."""
         self._enter("ready", "ready")
         await self._status.refresh()
-        self._last_line = await self._status.line()
+        self._last_line = self._status.line()
         self._notifier.ready(self._last_line)
         log.info("ready: %s", self._last_line)
         while await self._finished_before(signals.drain, signals.reload.wait()):
@@ -164,6 +174,7 @@ class Daemon:
 
     async def _drain(self) -> None:
         seconds = self._config.jobs.drain_seconds
+        self._end_by = asyncio.get_running_loop().time() + seconds + _AFTER_DRAIN_SECONDS
         self._enter("draining", f"draining for at most {seconds:g} s")
         self._notifier.stopping(self._status.doing)
         self._queue.paused = True
@@ -172,6 +183,10 @@ class Daemon:
         )
         await self._outside.draining()
         await self._scheduler.drain(seconds)
+
+    def _farewell_seconds(self) -> float:
+        left = self._end_by - asyncio.get_running_loop().time()
+        return min(max(left, _SHORTEST_FAREWELL_SECONDS), _LONGEST_FAREWELL_SECONDS)
 
     async def _reload(self) -> None:
         """Take over a changed file; a wrong one changes nothing."""
@@ -195,7 +210,7 @@ class Daemon:
 
     def _read_again(self) -> Config:
         config = load_config(self._path)
-        faults = list(examine_at_start(config))
+        faults = examine_at_start(config)
         if faults:
             raise refusal(self._path, faults)
         return config
@@ -205,7 +220,7 @@ class Daemon:
         while True:
             self._logs.sum_up()
             await self._status.refresh()
-            line = await self._status.line()
+            line = self._status.line()
             if line != self._last_line:
                 self._notifier.status(line)
                 self._last_line = line

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
@@ -55,6 +57,25 @@ class Signals:
             self.at_once.set()
         else:
             self.drain.set()
+
+
+def leave_within(seconds: float, code: int) -> None:
+    """End the process by force after a time, if threads that hang keep it from ending by itself.
+
+    A thread that is stuck in a dead network share cannot be ended in any other way. Nothing is lost
+    by it: what the store holds is on the disk.
+    """
+    timer = threading.Timer(seconds, _leave, (code,))
+    timer.daemon = True
+    timer.name = "leave"
+    timer.start()
+
+
+def _leave(code: int) -> None:
+    hanging = (each.name for each in threading.enumerate() if not each.daemon)
+    text = f"upframe: ended by force, since these threads hang: {', '.join(hanging)}\n"
+    os.write(2, text.encode())
+    os._exit(code)
 
 
 class Part:

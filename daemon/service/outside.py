@@ -93,17 +93,17 @@ class Outside:
                 async with asyncio.timeout(_FAREWELL_SECONDS):
                     await self._bridge.draining()
 
-    async def end(self) -> None:
-        """End all parts; the broker hears that it was on purpose."""
+    async def end(self, seconds: float = _FAREWELL_SECONDS) -> None:
+        """End all parts; the broker hears that it was on purpose, if it listens within a time."""
         await self._parts["watch"].stop()
-        await self._take_leave()
+        await self._take_leave(seconds)
         await self._parts["mqtt"].stop()
         await self._parts["http"].stop()
 
-    async def _take_leave(self) -> None:
+    async def _take_leave(self, seconds: float = _FAREWELL_SECONDS) -> None:
         if self._bridge is not None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_FAREWELL_SECONDS):
+                async with asyncio.timeout(seconds):
                     await self._bridge.stopped()
 
     def _begin_watch(self, config: Config) -> None:

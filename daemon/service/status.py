@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -12,12 +13,15 @@ from importlib.metadata import version
 from pathlib import PurePath
 from typing import Any, Literal
 
+from ..jobs.errors import StoreBroken
 from ..jobs.model import Job
 from ..jobs.queue import JobQueue
 from ..mqtt.redaction import redacted
 from .http import Answer, Route
 from .loop_lag import LoopLag
 from .metrics import CONTENT_TYPE, Metrics
+
+log = logging.getLogger("upframe.status")
 
 Phase = Literal["starting", "ready", "draining", "stopped"]
 
@@ -45,6 +49,8 @@ class Status:
         """Set gauges just before somebody reads them."""
         self.counts: Mapping[str, int] = {}
         """Of jobs in each state, at most a second old while the daemon runs."""
+        self.running: list[Job] = []
+        self.store_trouble: str | None = None
         self._queue = queue
         self._metrics = metrics
         self._lag = lag
@@ -52,13 +58,21 @@ class Status:
         self._started = datetime.now(UTC)
 
     async def refresh(self) -> None:
-        """Count the jobs."""
-        self.counts = {str(state): number for state, number in (await self._queue.counts()).items()}
+        """Look at the jobs anew. Where the store cannot be read, what was seen before stays."""
+        try:
+            counts = await self._queue.counts()
+            running = counts.get("running", 0)
+            self.running = await self._queue.jobs(("running",), _LISTED) if running else []
+            self.counts = {str(state): number for state, number in counts.items()}
+            self.store_trouble = None
+        except StoreBroken as error:
+            if self.store_trouble is None:
+                log.error("%s", error)
+            self.store_trouble = str(error)
 
-    async def line(self) -> str:
+    def line(self) -> str:
         """One line for `systemctl status`."""
-        counts = self.counts
-        running = await self._queue.jobs(("running",), _LISTED) if counts.get("running") else []
+        counts, running = self.counts, self.running
         named = ", ".join(_short(job) for job in running[:_NAMED])
         named += ", …" if len(running) > _NAMED else ""
         text = f"{counts.get('running', 0)} running" + (f" ({named})" if named else "")
@@ -88,11 +102,12 @@ class Status:
 
     async def whole(self) -> dict[str, Any]:
         """Everything, as `/status` shows it."""
-        running = await self._queue.jobs(("running",), _LISTED)
+        await self.refresh()
         return {
             **self.summary(),
-            "jobs": await self._queue.counts(),
-            "running": [_running(job) for job in running],
+            "store_trouble": self.store_trouble,
+            "jobs": self.counts,
+            "running": [_running(job) for job in self.running],
         }
 
     def counters(self) -> dict[str, float]:
@@ -144,6 +159,8 @@ class Status:
     def _troubles(self) -> list[str]:
         """What somebody should look at."""
         found: list[str] = []
+        if self.store_trouble is not None:
+            found.append("the jobs cannot be read")
         mqtt: Mapping[str, Any] = self.parts["mqtt"]() if "mqtt" in self.parts else {}
         if mqtt and not mqtt.get("connected"):
             found.append("no MQTT broker")

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 _MOST_WAITING = 10_000
 """Lines that wait for a stderr that nobody reads; more are counted and dropped."""
-_PATIENCE_SECONDS = 2.0
+_PATIENCE_SECONDS = 1.0
 """For what waits at the end: a reader that sleeps must not keep the daemon from ending."""
 
 

@@ -112,7 +112,7 @@ def test_at_the_start_a_folder_may_come_later(tmp_path: Path) -> None:
     """It may be on a mount that is not there yet: the watch pauses, the daemon lives."""
     watch = {"input": Path("/nowhere/in"), "output": Path("/nowhere/out")}
     config = config_of(tmp_path, watch=watch)
-    assert list(examine_at_start(config)) == []
+    assert examine_at_start(config) == []
     assert "watch[0].input" in faults(config)
 
 
@@ -121,3 +121,10 @@ def test_a_folder_that_is_there_and_not_ours_is_a_fault_at_the_start(tmp_path: P
     config = config_of(tmp_path)
     (tmp_path / "out").chmod(0o500)
     assert [fault.key for fault in examine_at_start(config)] == ["watch[0].output"]
+
+
+def test_a_share_that_hangs_does_not_hold_up_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert examine_at_start(config_of(tmp_path, watch={"output": tmp_path / "new"}), 0) == []
+    assert "do not answer within 0 s" in caplog.text

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -90,3 +92,18 @@ def test_stopping_a_part_waits_for_its_end() -> None:
         await part.stop()
 
     asyncio.run(run())
+
+
+def test_a_thread_that_hangs_does_not_keep_the_process() -> None:
+    program = (
+        "import threading, time\n"
+        "from upframe.daemon.service.lifecycle import leave_within\n"
+        "threading.Thread(target=time.sleep, args=(60,), name='share').start()\n"
+        "leave_within(0.2, 7)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20
+    )
+    assert result.returncode == 7
+    assert "these threads hang: " in result.stderr
+    assert "share" in result.stderr

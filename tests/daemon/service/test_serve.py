@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import time
+import urllib.error
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from running_daemon import (
     HEAVY,
     SMALL,
     UPFRAME,
+    RunningDaemon,
     a_clip,
     daemon_in,
     free_port,
@@ -22,41 +26,51 @@ from running_daemon import (
 )
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    """One daemon for tests that only look, or give it small jobs."""
+    port = free_port()
+    folder = tmp_path_factory.mktemp("shared")
+    with daemon_in(folder, http={"listen": f"127.0.0.1:{port}"}) as daemon:
+        daemon.port = port
+        yield daemon
+
+
 def partials(folder: Path) -> list[Path]:
     return [path for path in folder.rglob(".*") if "partial" in path.name]
 
 
 def test_tells_systemd_how_it_starts_lives_and_ends(tmp_path: Path) -> None:
-    with daemon_in(tmp_path) as daemon:
+    with daemon_in(tmp_path, jobs={"drain_seconds": 0.5}) as daemon:
         before_ready = daemon.told[: daemon.told.index("READY=1")]
         assert "EXTEND_TIMEOUT_USEC=30000000" in before_ready
         assert any(line.startswith("STATUS=") and "worker" in line for line in before_ready)
         assert daemon.told[daemon.told.index("READY=1") + 1] == "STATUS=0 running, 0 queued"
         until(lambda: daemon.heard("WATCHDOG=1"), "a ping")
-        daemon.submit(a_clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", SMALL, name="a")
-        daemon.until_state("a", "done")
+        clip = a_clip(tmp_path / "a.mp4", frames=30)
+        daemon.submit(clip, tmp_path / "b.mp4", HEAVY, name="heavy")
         until(lambda: daemon.heard("STATUS=1 running (a.mp4"), "a status with the job")
         assert daemon.stop() == 0
         daemon.until_heard("STOPPING=1")
-        assert daemon.heard("STATUS=draining for at most 60 s")
+        assert daemon.heard("STATUS=draining for at most 0.5 s")
 
 
-def test_children_do_not_speak_with_systemd(tmp_path: Path) -> None:
-    with daemon_in(tmp_path) as daemon:
-        (worker,) = daemon.workers()
-        environment = Path(f"/proc/{worker}/environ").read_bytes()
-        assert b"NOTIFY_SOCKET" not in environment
-        assert b"WATCHDOG" not in environment
+def test_children_do_not_speak_with_systemd(shared: RunningDaemon) -> None:
+    (worker,) = shared.workers()
+    environment = Path(f"/proc/{worker}/environ").read_bytes()
+    assert b"NOTIFY_SOCKET" not in environment
+    assert b"WATCHDOG" not in environment
 
 
-def test_the_daemon_itself_computes_nothing_and_stays_small(tmp_path: Path) -> None:
-    with daemon_in(tmp_path) as daemon:
-        daemon.submit(a_clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", SMALL, name="a")
-        daemon.until_state("a", "done")
-        maps = Path(f"/proc/{daemon.process.pid}/maps").read_text()
-        assert "libtorch" not in maps
-        assert "libavcodec" not in maps
-        assert daemon.status()["resident_bytes"] < 100 * 2**20
+def test_the_daemon_itself_computes_nothing_and_stays_small(
+    shared: RunningDaemon, tmp_path: Path
+) -> None:
+    shared.submit(a_clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", SMALL, name="small")
+    shared.until_state("small", "done")
+    maps = Path(f"/proc/{shared.process.pid}/maps").read_text()
+    assert "libtorch" not in maps
+    assert "libavcodec" not in maps
+    assert shared.status()["resident_bytes"] < 100 * 2**20
 
 
 def test_a_drain_lets_what_runs_end(tmp_path: Path) -> None:
@@ -75,13 +89,20 @@ def test_a_drain_lets_what_runs_end(tmp_path: Path) -> None:
 def test_a_drain_under_load_ends_in_time_and_gives_the_job_back(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with daemon_in(tmp_path, jobs={"drain_seconds": 2}) as daemon:
+    port = free_port()
+    http = {"listen": f"127.0.0.1:{port}"}
+    with daemon_in(tmp_path, jobs={"drain_seconds": 2}, http=http) as daemon:
+        daemon.port = port
         clip = a_clip(tmp_path / "a.mp4", frames=30)
         daemon.submit(clip, out / "b.mp4", HEAVY, name="heavy")
         until(lambda: partials(out), "a partial output")
         workers = daemon.workers()
         began = time.monotonic()
-        assert daemon.stop() == 0
+        daemon.signal(signal.SIGTERM)
+        until(lambda: daemon.get("/healthz") == b"draining\n", "the drain")
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            daemon.get("/readyz")
+        assert daemon.wait() == 0
         assert time.monotonic() - began < 2 + 5
         heavy = daemon.jobs()["heavy"]
         assert (heavy.state, heavy.attempts) == ("queued", 0)
@@ -122,15 +143,14 @@ def test_a_signal_during_the_start_ends_it(tmp_path: Path) -> None:
         assert not daemon.heard("READY=1")
 
 
-def test_a_second_daemon_on_the_same_state_is_refused(tmp_path: Path) -> None:
-    with daemon_in(tmp_path) as daemon:
-        result = subprocess.run(
-            [*UPFRAME, "serve", "--config", str(daemon.file)], capture_output=True, text=True
-        )
-        assert result.returncode == 75
-        assert f"another daemon (process {daemon.process.pid}) has the state" in result.stderr
-        assert "Traceback" not in result.stderr
-        assert daemon.process.poll() is None
+def test_a_second_daemon_on_the_same_state_is_refused(shared: RunningDaemon) -> None:
+    result = subprocess.run(
+        [*UPFRAME, "serve", "--config", str(shared.file)], capture_output=True, text=True
+    )
+    assert result.returncode == 75
+    assert f"another daemon (process {shared.process.pid}) has the state" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert shared.process.poll() is None
 
 
 @pytest.mark.parametrize("check", [True, False])
@@ -204,62 +224,55 @@ def test_a_reload_takes_a_good_file_over_and_keeps_the_old_one_for_a_bad_one(
         assert daemon.stop() == 0
 
 
-def test_health_and_metrics_are_served(tmp_path: Path) -> None:
-    port = free_port()
-    with daemon_in(tmp_path, http={"listen": f"127.0.0.1:{port}"}) as daemon:
-        assert daemon.get(port, "/healthz") == b"ready\n"
-        assert daemon.get(port, "/readyz") == b"ready\n"
-        daemon.submit(a_clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", SMALL, name="a")
-        daemon.until_state("a", "done")
-        status = json.loads(daemon.get(port, "/status"))
-        assert (status["phase"], status["jobs"]["done"]) == ("ready", 1)
-        assert status["pid"] == daemon.process.pid
-        metrics = daemon.get(port, "/metrics").decode()
-        for name in (
-            "upframe_build_info{",
-            "upframe_up 1.0",
-            'upframe_jobs{state="done"} 1.0',
-            'upframe_jobs_total{result="done",source="cli"} 1.0',
-            'upframe_frames_total{source="cli",stage="upscaled"} 3.0',
-            "upframe_stage_seconds_bucket{",
-            "upframe_event_loop_lateness_seconds_bucket{",
-            'upframe_worker_resident_bytes{slot="0"}',
-            "process_resident_memory_bytes",
-        ):
-            assert name in metrics, name
+def test_health_and_metrics_are_served(shared: RunningDaemon, tmp_path: Path) -> None:
+    assert shared.get("/healthz") == b"ready\n"
+    assert shared.get("/readyz") == b"ready\n"
+    shared.submit(a_clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", SMALL, name="counted")
+    shared.until_state("counted", "done")
+    status = json.loads(shared.get("/status"))
+    assert status["phase"] == "ready"
+    assert status["jobs"]["done"] >= 1
+    assert status["pid"] == shared.process.pid
+    metrics = shared.get("/metrics").decode()
+    for name in (
+        "upframe_build_info{",
+        "upframe_up 1.0",
+        'upframe_jobs{state="running"} 0.0',
+        'upframe_jobs_total{result="done",source="cli"} ',
+        'upframe_frames_total{source="cli",stage="upscaled"} ',
+        "upframe_stage_seconds_bucket{",
+        "upframe_event_loop_lateness_seconds_bucket{",
+        'upframe_worker_resident_bytes{slot="0"}',
+        'upframe_work_events_total{event="done"}',
+        "process_resident_memory_bytes",
+    ):
+        assert name in metrics, name
 
 
-def test_every_line_of_a_job_carries_its_id(tmp_path: Path) -> None:
-    with daemon_in(tmp_path) as daemon:
-        daemon.submit(a_clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", SMALL, name="film-1")
-        daemon.submit(tmp_path / "none.mp4", tmp_path / "c.mp4", SMALL, name="film-2")
-        daemon.until_state("film-1", "done")
-        daemon.until_state("film-2", "failed")
-        assert daemon.stop() == 0
-        for line in daemon.log():
-            if "a.mp4" in line["message"] or "b.mp4" in line["message"]:
-                assert line["job_id"] == "film-1", line
-            if "none.mp4" in line["message"] or "c.mp4" in line["message"]:
-                assert line["job_id"] == "film-2", line
-        events = [line.get("event") for line in daemon.log() if line.get("job_id") == "film-1"]
-        assert [events.count(event) for event in ("job-begun", "job-done")] == [1, 1]
+def test_every_line_of_a_job_carries_its_id(shared: RunningDaemon, tmp_path: Path) -> None:
+    shared.submit(a_clip(tmp_path / "one.mp4"), tmp_path / "two.mp4", SMALL, name="film-1")
+    shared.submit(tmp_path / "missing.mp4", tmp_path / "three.mp4", SMALL, name="film-2")
+    shared.until_state("film-1", "done")
+    shared.until_state("film-2", "failed")
+    until(lambda: shared.logged("two.mp4, 3 frames"), "the line of the end")
+    for line in shared.log():
+        for name, files in {"film-1": ("one.mp4", "two.mp4"), "film-2": ("missing.mp4",)}.items():
+            if any(file in line["message"] for file in files):
+                assert line["job_id"] == name, line
+    events = [line.get("event") for line in shared.log() if line.get("job_id") == "film-1"]
+    assert [events.count(event) for event in ("job-begun", "job-done")] == [1, 1]
 
 
 def test_an_address_that_is_taken_does_not_take_the_daemon(tmp_path: Path) -> None:
-    port = free_port()
-    http = {"listen": f"127.0.0.1:{port}"}
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    with (
-        daemon_in(tmp_path / "a", http=http) as first,
-        daemon_in(tmp_path / "b", http=http) as second,
-    ):
-        until(lambda: second.logged("begins again in"), "the second attempt")
-        assert not any("Traceback" in line["message"] for line in second.log())
-        assert first.stop() == 0
-        until(lambda: second.logged("health and metrics on"), "the freed address")
-        assert second.get(port, "/healthz") == b"ready\n"
-        assert second.stop() == 0
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with daemon_in(tmp_path, http={"listen": f"127.0.0.1:{port}"}) as daemon:
+            daemon.port = port
+            until(lambda: daemon.logged("begins again in"), "the second attempt")
+            assert not any("Traceback" in line["message"] for line in daemon.log())
+            taken.close()
+            until(lambda: daemon.logged("health and metrics on"), "the freed address")
+            assert daemon.get("/healthz") == b"ready\n"
 
 
 def test_nothing_of_it_is_left_behind(tmp_path: Path) -> None:

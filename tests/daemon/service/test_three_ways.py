@@ -75,6 +75,7 @@ def test_three_jobs_by_three_ways_are_done(tmp_path: Path, broker: Broker) -> No
             await observer.on(f"{BASE}/status", b"stopped")
 
     with daemon_in(tmp_path, **config) as daemon:
+        daemon.port = port
         a_clip(tmp_path / "in" / "film.mp4")
         result = daemon.command(
             "submit", str(clip), str(tmp_path / "cli.mp4"), "--upscale", "2", "--id", "by-cli"
@@ -82,7 +83,7 @@ def test_three_jobs_by_three_ways_are_done(tmp_path: Path, broker: Broker) -> No
         assert result.returncode == 0, result.stderr
         daemon.until_state("by-cli", "done")
         until(lambda: (tmp_path / "out" / "film.mp4").exists(), "the output of the folder")
-        metrics = daemon.get(port, "/metrics").decode()
+        metrics = daemon.get("/metrics").decode()
         assert "upframe_mqtt_connected 1.0" in metrics
         assert 'upframe_watch_files{state="taken",watch="0"} 1.0' in metrics
         asyncio.run(by_mqtt(daemon))
