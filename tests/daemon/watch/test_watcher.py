@@ -14,12 +14,14 @@ from watch_samples import (
     SCAN_SECONDS,
     House,
     Judging,
+    Saying,
     Yard,
     eventually,
     watching,
 )
 
 from upframe.daemon.jobs.model import Work, job_of
+from upframe.daemon.work.messages import Verdict
 
 
 @pytest.fixture
@@ -52,6 +54,26 @@ def test_takes_a_file_that_is_there_at_the_start(yard: Yard) -> None:
             assert job.origin == "watch"
             assert job.filters.frame_interpolation_exp == 1
             assert (yard.output / "shows/one").is_dir()
+
+    asyncio.run(run())
+
+
+def test_a_file_that_moves_while_it_is_probed_is_not_taken_yet(yard: Yard) -> None:
+    path = yard.put("film.mkv", "one")
+
+    class Appending(Saying):
+        """Somebody writes on while it looks, twice."""
+
+        async def probe(self, path: Path) -> Verdict:
+            if len(self.probed) < 2:
+                yard.put("film.mkv", "one more" * (1 + len(self.probed)))
+            return await super().probe(path)
+
+    async def run() -> None:
+        async with watching(yard, prober=Appending()) as house:
+            await house.job()
+            assert len(house.prober.probed) == 3
+            assert str(path.stat().st_size) in (await house.job()).idempotency_key.split(":")
 
     asyncio.run(run())
 
