@@ -20,6 +20,8 @@ from upframe.daemon.service.config import Config
 from upframe.daemon.work.scheduler import Scheduler
 
 INTERPOLATE = {"enable_frame_interpolation": True, "frame_interpolation_exp": 1}
+ENDLESS = {"enable_frame_interpolation": True, "frame_interpolation_exp": 6}
+"""64 frames for each: with a clip of 40, more work than any test waits for."""
 FAST = {"codec": "libx264", "preset": "ultrafast"}
 
 
