@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from dataclasses import asdict
+from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,12 +22,12 @@ from ..jobs.retention import keep_tidy
 from ..jobs.store import JobStore
 from ..work.prober import Prober
 from ..work.recovery import recover
-from ..work.scheduler import Scheduler, WarmUpFailed, WorkerStatus
+from ..work.scheduler import Scheduler, WarmUpFailed
 from .checking import examine_at_start
 from .chronicle import Chronicle
 from .config import Config
 from .control import ControlSocket
-from .lifecycle import Signals
+from .lifecycle import Signals, finished_before
 from .loading import load_config, refusal
 from .logs import Logs
 from .loop_lag import LoopLag
@@ -37,6 +37,7 @@ from .outside import Outside
 from .reload import reload_of
 from .status import Phase, Status
 from .watchdog import Watchdog
+from .workforce import collect, facts_of, told_of
 
 log = logging.getLogger("upframe.daemon")
 
@@ -78,8 +79,8 @@ class Daemon:
         self._outside = Outside(self._queue, store, self._prober, self._status, self._metrics)
         self._last_line = ""
         self._end_by = 0.0
-        self._status.parts["workers"] = self._workers
-        self._status.collect.append(self._collect_workers)
+        self._status.parts["workers"] = partial(told_of, self._scheduler)
+        self._status.collect.append(partial(collect, self._scheduler))
 
     async def run(self) -> int:
         """Live until a signal ends it.
@@ -98,6 +99,7 @@ class Daemon:
             if not in_order:
                 raise Stopped(signals.number)
             life.result()
+        log.info("stopped")
         return 0
 
     async def _live(self, signals: Signals) -> None:
@@ -129,17 +131,17 @@ class Daemon:
     async def _work(self, signals: Signals, tasks: asyncio.TaskGroup) -> None:
         """Begin everything, serve, end everything."""
         state_dir = self._config.state_dir
-        if not await self._finished_before(signals.drain, recover(self._queue, state_dir)):
+        if not await finished_before(signals.drain, recover(self._queue, state_dir)):
             return
         control = ControlSocket(place_in(state_dir).socket, self._queue, self._status.summary)
         async with self._prober, control:
             self._outside.begin_http(self._config)
             scheduling: asyncio.Task[None] | None = None
             try:
-                if await self._finished_before(signals.drain, self._warm_up()):
+                if await finished_before(signals.drain, self._warm_up()):
                     scheduling = tasks.create_task(self._scheduler.run(), name="scheduler")
-                    await self._outside.begin_work(self._config)
-                    await self._serve(signals)
+                    if await finished_before(signals.drain, self._outside.begin_work(self._config)):
+                        await self._serve(signals)
                     await self._drain()
             finally:
                 if scheduling is not None:
@@ -147,7 +149,6 @@ class Daemon:
                     await asyncio.wait({scheduling})
                 self._enter("stopped", "stopping")
                 await self._outside.end(self._farewell_seconds())
-        log.info("stopped")
 
     async def _warm_up(self) -> None:
         """Have every worker run its models once.
@@ -159,7 +160,7 @@ class Daemon:
             await self._scheduler.warm_up(self._say)
         except WarmUpFailed as failed:
             raise StartFailed(str(failed), failed.error.code) from failed
-        self._status.facts |= facts_of(self._config, self._scheduler.workers())
+        self._status.facts |= facts_of(self._config, self._scheduler)
 
     async def _serve(self, signals: Signals) -> None:
         """Until told to stop, do what signals say."""
@@ -168,7 +169,7 @@ class Daemon:
         self._last_line = self._status.line()
         self._notifier.ready(self._last_line)
         log.info("ready: %s", self._last_line)
-        while await self._finished_before(signals.drain, signals.reload.wait()):
+        while await finished_before(signals.drain, signals.reload.wait()):
             signals.reload.clear()
             await self._reload()
 
@@ -200,7 +201,7 @@ class Daemon:
             reload = reload_of(self._config, new)
             self._config = reload.config
             if "log" in reload.parts:
-                self._logs.configure(reload.config.log)
+                await asyncio.to_thread(self._logs.configure, reload.config.log)
             if "jobs" in reload.parts:
                 self._scheduler.configure(reload.config.jobs)
             await self._outside.change(reload.config, reload.parts)
@@ -236,17 +237,6 @@ class Daemon:
                 self._metrics.follow(change.job)
                 chronicle.note(change)
 
-    def _workers(self) -> list[dict[str, Any]]:
-        return [asdict(worker) for worker in self._scheduler.workers()]
-
-    def _collect_workers(self, metrics: Metrics) -> None:
-        for worker in self._scheduler.workers():
-            text = "Memory of a worker process."
-            size = worker.rss_bytes
-            metrics.set_gauge("worker_resident_bytes", text, size, slot=worker.slot)
-        for name, number in self._scheduler.statistics().items():
-            metrics.set_total("work_events", "What happened to attempts.", number, event=name)
-
     def _trouble(self) -> str | None:
         """What hangs, for the watchdog."""
         if self._lag.recent_seconds > _LATE_SECONDS:
@@ -260,26 +250,6 @@ class Daemon:
     def _say(self, text: str) -> None:
         self._status.doing = text
 
-    async def _finished_before(self, event: asyncio.Event, work: Coroutine[Any, Any, Any]) -> bool:
-        """Do some work unless an event comes first, which cancels it.
-
-        Raises:
-            Exception: as the work does.
-        """
-        working = asyncio.create_task(work, name="until told to stop")
-        waiting = asyncio.create_task(event.wait(), name="told to stop")
-        try:
-            await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiting.cancel()
-            if not working.done():
-                working.cancel()
-            await asyncio.wait({working, waiting})
-        if working.cancelled():
-            return False
-        working.result()
-        return not event.is_set()
-
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error that ended it all: the others are its consequences."""
@@ -287,14 +257,3 @@ def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
     if isinstance(first, BaseExceptionGroup):
         return _first_of(cast("BaseExceptionGroup[BaseException]", first))
     return first
-
-
-def facts_of(config: Config, workers: Sequence[WorkerStatus]) -> dict[str, Any]:
-    """What those who want to send work should know, beside what may be asked."""
-    return {
-        "devices": sorted({worker.device for worker in workers if worker.device}),
-        "slots": len(workers),
-        "weights": config.weights,
-        "models": ["RIFE 4.22.lite", "Real-ESRGAN"],
-        "attempts": config.jobs.attempts,
-    }

@@ -7,9 +7,9 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 log = logging.getLogger("upframe.service.lifecycle")
 
@@ -57,6 +57,29 @@ class Signals:
             self.at_once.set()
         else:
             self.drain.set()
+
+
+async def finished_before(event: asyncio.Event, work: Coroutine[Any, Any, Any]) -> bool:
+    """Do some work unless an event comes first, which cancels it.
+
+    Returns:
+        Whether the work is done and the event has not come.
+
+    Raises:
+        Exception: as the work does.
+    """
+    working = asyncio.create_task(work, name="until told to stop")
+    waiting = asyncio.create_task(event.wait(), name="told to stop")
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+        working.cancel()
+        await asyncio.wait({working, waiting})
+    if working.cancelled():
+        return False
+    working.result()
+    return not event.is_set()
 
 
 def leave_within(seconds: float, code: int) -> None:

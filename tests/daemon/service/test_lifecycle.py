@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from upframe.daemon.service.lifecycle import Part, Signals
+from upframe.daemon.service.lifecycle import Part, Signals, finished_before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -90,6 +90,30 @@ def test_stopping_a_part_waits_for_its_end() -> None:
         await part.stop()
         assert ended
         await part.stop()
+
+    asyncio.run(run())
+
+
+def test_work_goes_on_until_an_event_cancels_it() -> None:
+    async def run() -> None:
+        event = asyncio.Event()
+        assert await finished_before(event, asyncio.sleep(0))
+        ended = asyncio.Event()
+
+        async def work() -> None:
+            event.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        assert not await finished_before(event, work())
+        assert ended.is_set()
+        with pytest.raises(OSError, match="why"):
+            await finished_before(asyncio.Event(), failing())
+
+    async def failing() -> None:
+        raise OSError("why")
 
     asyncio.run(run())
 
