@@ -33,8 +33,8 @@ class Node:
 
     async def until(self, wanted: Callable[[], object], what: str) -> None:
         async with asyncio.timeout(DEADLINE_SECONDS):
-            while not wanted():
-                await asyncio.sleep(0.01)  # noqa: ASYNC110 - no event tells of it
+            while not wanted():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     async def up(self) -> None:
         await self.until(lambda: self.bridge.health()["connected"], "connected")

@@ -11,8 +11,9 @@ class Backoff:
 
     "Full jitter", Brooker 2015, Exponential Backoff And Jitter: uniform between 0 and the delay,
     so that a thousand clients do not return in the same moment. A connection that held for
-    `stable_seconds` starts it anew; one that came up at all halves it twice, so that a broker
-    that is restarted often is found again soon.
+    `stable_seconds` starts it anew; one that held for a twelfth of that halves it twice, so that
+    a broker that is restarted often is found again soon, and two clients of one name, who throw
+    each other out at once, are not.
     """
 
     def __init__(
@@ -46,4 +47,11 @@ class Backoff:
 
     def held(self, seconds: float) -> None:
         """Note that a connection was up for so long."""
-        self._limit = self._first if seconds >= self._stable else max(self._first, self._limit / 4)
+        if seconds >= self._stable:
+            self._limit = self._first
+        elif not self.is_short(seconds):
+            self._limit = max(self._first, self._limit / 4)
+
+    def is_short(self, seconds: float) -> bool:
+        """Tell whether a connection that held so long was hardly one."""
+        return seconds < self._stable / 12

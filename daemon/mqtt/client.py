@@ -75,12 +75,16 @@ class Session:
         self._paho: Paho = self._client._client  # pyright: ignore[reportPrivateUsage]
         self._paho.manual_ack_set(True)
         self._take = take
-        self._open = False
+        self._open = True  # messages come with the broker's first answer already
 
     async def __aenter__(self) -> Self:
         entering = asyncio.create_task(self._client.__aenter__(), name="mqtt connect")
+        # The library throws away a loss that comes together with the broker's first answer
+        lost = self._client._disconnected  # pyright: ignore[reportPrivateUsage]
         try:
             await asyncio.shield(entering)
+            if lost.done():
+                lost.result()
         except asyncio.CancelledError:
             await self._give_up(entering)
             raise
@@ -90,7 +94,6 @@ class Session:
         except BaseException:
             self._abort()
             raise
-        self._open = True
         return self
 
     async def __aexit__(
@@ -270,8 +273,10 @@ def _publish_properties(publication: Publication) -> Properties | None:
 
 def _refusal(error: aiomqtt.MqttError) -> Exception:
     code = _code_of(error)
-    if isinstance(error, aiomqtt.MqttCodeError) and code in _LOGIN_CODES:
+    if isinstance(error, aiomqtt.exceptions.MqttConnectError) and code in _LOGIN_CODES:
         return LoginRefused(f"the broker refuses us: {_code_text(code)}")
+    if code == _TAKEN_OVER:
+        return _loss(error)
     return ConnectionLost(f"cannot connect: {error}")
 
 

@@ -25,6 +25,7 @@ log = logging.getLogger("upframe.mqtt.connection")
 _PUBLISHERS = 8
 _FAREWELL_SECONDS = 3.0
 _STORE_SECONDS = 1.0
+_MANY_SHORT = 3
 
 Phase = Literal["connecting", "connected", "away", "refused", "stopped"]
 
@@ -76,6 +77,7 @@ class Connection:
         self._on_up = on_up
         self._backoff = backoff
         self._said: str | None = None
+        self._num_short = 0
         self._outbox.retain(topics.status, self._render_status)
 
     @property
@@ -135,9 +137,8 @@ class Connection:
             try:
                 await self._serve(session, stop)
             finally:
-                self._enter("away", "the connection has ended")
                 self._outbox.forget_latest()
-                self._backoff.held(time.monotonic() - began)
+                self._went_down(time.monotonic() - began)
 
     def _came_up(self) -> None:
         self._outbox.renew()
@@ -145,6 +146,19 @@ class Connection:
         self.health.connections += 1
         self._said = None
         log.info("connected to the broker as %s", self._topics.base)
+
+    def _went_down(self, held_seconds: float) -> None:
+        self._enter("away", "the connection has ended")
+        self._backoff.held(held_seconds)
+        self._num_short = self._num_short + 1 if self._backoff.is_short(held_seconds) else 0
+        if self._num_short == _MANY_SHORT:  # Mosquitto 2.0 does not say why
+            log.error(
+                "MQTT: %d connections in a row were ended at once: is there another client "
+                "with the prefix %s and the node_id %s?",
+                self._num_short,
+                self._topics.prefix,
+                self._topics.node_id,
+            )
 
     async def _serve(self, session: Session, stop: asyncio.Event) -> None:
         """Read and send until the connection is lost, or everything is said."""

@@ -1,0 +1,238 @@
+"""Requests reach files below the roots and URLs of the allowed schemes, and nothing else."""
+
+from pathlib import Path
+
+import pytest
+from mqtt_node import FILTERS
+
+from upframe.daemon.jobs.model import Work
+from upframe.daemon.mqtt.confinement import Refused, confined, confined_work
+from upframe.daemon.service.config import JobsConfig
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root with a file, beside a secret."""
+    root = tmp_path / "video"
+    (root / "in").mkdir(parents=True)
+    (root / "in" / "a.mkv").touch()
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "frame_0001.png").touch()
+    return root
+
+
+@pytest.fixture
+def jobs(root: Path) -> JobsConfig:
+    return JobsConfig(roots=(root,))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "in/a.mkv",
+        "in/../in/a.mkv",
+        "in/new.mkv",
+        "new/folder/of/the/sink.mkv",
+        "in/frame_%05d.png",
+        "in/*.png",
+        "in/what?.mkv",
+    ],
+)
+def test_lets_through_what_lies_below_a_root(root: Path, jobs: JobsConfig, name: str) -> None:
+    assert confined(f"{root}/{name}", jobs) == str((root / name).resolve())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret/frame_0001.png",
+        "in/../../secret/frame_0001.png",
+        "missing/../../secret/x.mkv",
+        "..",
+        "../videos/a.mkv",  # begins like the root
+        "../video2/frame_%05d.png",
+    ],
+)
+def test_refuses_what_leads_out_by_dots(root: Path, jobs: JobsConfig, name: str) -> None:
+    with pytest.raises(Refused, match="leads outside of the folders that requests may name"):
+        confined(f"{root}/{name}", jobs)
+
+
+def test_refuses_what_leads_out_by_links(root: Path, jobs: JobsConfig) -> None:
+    (root / "folder").symlink_to(root.parent / "secret")
+    (root / "file.png").symlink_to(root.parent / "secret" / "frame_0001.png")
+    (root / "sink.mkv").symlink_to(root.parent / "secret" / "not-there-yet.mkv")
+    (root / "twice").symlink_to(root / "folder")
+    for name in ("folder/frame_0001.png", "file.png", "sink.mkv", "twice/new.mkv", "folder/*.png"):
+        with pytest.raises(Refused, match="leads outside"):
+            confined(str(root / name), jobs)
+
+
+def test_a_pattern_does_not_follow_the_links_it_matches(root: Path, jobs: JobsConfig) -> None:
+    (root / "in" / "frame_0001.png").symlink_to(root.parent / "secret" / "frame_0001.png")
+    for name in ("in/frame_%04d.png", "in/frame_*.png", "in/frame_000?.png"):
+        with pytest.raises(Refused, match="leads outside"):
+            confined(str(root / name), jobs)
+    assert confined(str(root / "in" / "other_%04d.png"), jobs)
+
+
+@pytest.mark.parametrize("name", ["*/a.mkv", "i?/a.png", "[i]n/%04d.png", "%d/a.png"])
+def test_a_pattern_chooses_no_folders(root: Path, jobs: JobsConfig, name: str) -> None:
+    (root / "link").symlink_to(root.parent / "secret")
+    with pytest.raises(Refused, match="in the file's name only"):
+        confined(f"{root}/{name}", jobs)
+
+
+def test_gives_the_name_behind_links_so_that_bending_them_changes_nothing(
+    root: Path, jobs: JobsConfig
+) -> None:
+    (root / "link").symlink_to(root / "in")
+    name = confined(str(root / "link" / "a.mkv"), jobs)
+    (root / "link").unlink()
+    (root / "link").symlink_to(root.parent / "secret")
+    assert name == str(root / "in" / "a.mkv")
+
+
+def test_a_root_may_itself_be_a_link(root: Path) -> None:
+    link = root.parent / "link"
+    link.symlink_to(root)
+    assert confined(str(link / "in/a.mkv"), JobsConfig(roots=(link,))) == str(root / "in/a.mkv")
+
+
+def test_a_loop_of_links_is_refused_or_stays_inside(root: Path, jobs: JobsConfig) -> None:
+    (root / "loop").symlink_to(root / "loop")
+    try:
+        name = confined(str(root / "loop" / "a.mkv"), jobs)
+    except Refused:
+        return
+    assert Path(name).is_relative_to(root)
+
+
+def test_without_roots_no_file_is_touched() -> None:
+    with pytest.raises(Refused, match=r"\[jobs\] roots is empty"):
+        confined("/srv/a.mkv", JobsConfig())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.mkv", "must be an absolute path"),
+        ("-", "must be an absolute path"),
+        ("pipe:0", "must be an absolute path"),
+        ("file:/etc/passwd", "must be an absolute path"),
+        ("concat:/etc/passwd|/etc/shadow", "must be an absolute path"),
+        ("subfile,,start,0,end,9,,:/etc/passwd", "must be an absolute path"),
+        ("/srv/http://a", "must be an absolute path"),
+        ("", "must be a path or URL"),
+        ("/srv/a\nb", "without control characters"),
+        ("/srv/a\0b", "without control characters"),
+        ("http://a/\r\nHost: b", "without control characters"),
+        ("ftp://a/b", "ftp is not among the allowed schemes file, rtsp, http, https"),
+        ("concat://a", "concat is not among"),
+        ("crypto+file:///etc/passwd", "is not among"),
+        ("file://elsewhere/srv/a.mkv", "must be file:///PATH"),
+        ("file:///etc/passwd", "leads outside"),
+        ("file:///srv/%00", "without control characters"),
+        ("file:///srv/%ff", "must be UTF-8"),
+        ("/" + "a" * 5000, "more than 4096 bytes"),
+        ("/etc/passwd", "leads outside"),
+    ],
+)
+def test_refuses_other_names(jobs: JobsConfig, name: str, text: str) -> None:
+    with pytest.raises(Refused, match=text):
+        confined(name, jobs)
+
+
+def test_takes_urls_of_the_allowed_schemes(root: Path, jobs: JobsConfig) -> None:
+    assert confined("rtsp://a:b@cam/1", jobs) == "rtsp://a:b@cam/1"
+    assert confined("HTTP://a/b", jobs) == "http://a/b"
+    assert confined(f"file://{root}/in/a.mkv", jobs) == str(root / "in" / "a.mkv")
+    assert confined(f"file://localhost{root}/in/%61.mkv", jobs) == str(root / "in" / "a.mkv")
+
+
+def test_a_list_of_schemes_without_file_takes_no_paths(root: Path) -> None:
+    jobs = JobsConfig(roots=(root,), allowed_schemes=("rtsp",))
+    with pytest.raises(Refused, match="file is not among the allowed schemes rtsp"):
+        confined(str(root / "in/a.mkv"), jobs)
+
+
+def test_a_refusal_tells_no_password() -> None:
+    with pytest.raises(Refused) as refused:
+        confined("ftp://user:s3cret@host/a", JobsConfig())
+    assert "s3cret" not in str(refused.value)
+
+
+def work_of(root: Path, **fields: object) -> Work:
+    given = {"source": f"{root}/in/a.mkv", "sink": f"{root}/b.mkv", "filters": FILTERS}
+    return Work.model_validate(given | fields)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"x264-params": "pass=1:stats=/etc/cron.d/x"},
+        {"x264-params": "keyint=10:qpfile=list"},
+        {"stats": "file"},
+        {"passlogfile": "x"},
+        {"x265-params": "csv=report"},
+        {"svtav1-params": "stat-file=s"},
+        {"tune": "/etc/passwd"},
+    ],
+)
+def test_an_encoder_writes_no_files_of_its_own(
+    root: Path, jobs: JobsConfig, options: dict[str, str]
+) -> None:
+    with pytest.raises(Refused, match="encoder option"):
+        confined_work(work_of(root, encoder={"options": options}), jobs)
+
+
+def test_usual_encoder_options_pass(root: Path, jobs: JobsConfig) -> None:
+    options = {"x264-params": "keyint=48:deblock=-1,-1", "tune": "film", "aq-mode": "3"}
+    work = work_of(root, encoder={"options": options})
+    assert confined_work(work, jobs) == work
+
+
+@pytest.mark.parametrize("container", ["tee", "segment", "hls", "dash", "fifo", "image2", "mp4x"])
+def test_a_container_that_writes_elsewhere_is_refused(
+    root: Path, jobs: JobsConfig, container: str
+) -> None:
+    with pytest.raises(Refused, match="requests may ask for"):
+        confined_work(work_of(root, container=container), jobs)
+    assert confined_work(work_of(root, container="mkv"), jobs)
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [
+        ("builtin", True),
+        ("owner/name", True),
+        ("owner/name:file.pth", True),
+        ("/etc/passwd", False),
+        ("~/x.pth", False),
+        ("../x.pth", False),
+        ("x.pth", False),
+    ],
+)
+def test_weights_are_confined_as_well(
+    root: Path, jobs: JobsConfig, name: str, passes: bool
+) -> None:
+    work = work_of(root, filters=FILTERS | {"upscaling_model_path": name})
+    if passes:
+        assert confined_work(work, jobs).filters.upscaling_model_path == name
+    else:
+        with pytest.raises(Refused):
+            confined_work(work, jobs)
+
+
+def test_a_relative_file_is_not_taken_for_a_name_on_the_hub(
+    root: Path, jobs: JobsConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)  # where weights would find it
+    with pytest.raises(Refused, match="must be an absolute path"):
+        confined_work(work_of(root, filters=FILTERS | {"upscaling_model_path": "in/a.mkv"}), jobs)
+
+
+def test_weights_below_a_root_pass(root: Path, jobs: JobsConfig) -> None:
+    weights = str(root / "in" / "x.pth")
+    work = work_of(root, filters=FILTERS | {"upscaling_model_path": weights})
+    assert confined_work(work, jobs).filters.upscaling_model_path == weights
