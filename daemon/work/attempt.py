@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from time import monotonic
+from typing import Any, cast
 
 import torch
 
@@ -15,6 +16,7 @@ from ...filters.device import resolve_device, resolve_precision
 from ...filters.policy import Policy
 from ..conversion import Ledger, RunRequest, Stage, run
 from ..jobs.model import Work, partial_token
+from ..mqtt.redaction import redacted_values
 from ..report import Report, device_name
 from .messages import Done, Event, Request, RunJob, StageBegun, Warm, Warmed
 from .results import Result, Results
@@ -67,13 +69,12 @@ class Attempts:
             return Warmed(seconds=monotonic() - began)
         if isinstance(request, RunJob):
             report = self._run(request.id, request.work)
-            return Done(report=report.model_dump(mode="json", by_alias=True))
+            return Done(report=_told(report))
         raise TypeError(f"this worker runs jobs, got {request.kind!r}")
 
     def _run(self, job_id: str, work: Work) -> Report:
         def record(report: Report, renames: Sequence[tuple[Path, Path]]) -> None:
-            told = report.model_dump(mode="json", by_alias=True)
-            self._results.write(Result.of(job_id, work.digest, renames, told))
+            self._results.write(Result.of(job_id, work.digest, renames, _told(report)))
 
         def tell(stage: Stage) -> None:
             self._wire.send(StageBegun(stage=stage))
@@ -85,6 +86,12 @@ class Attempts:
             filters=self._filters,
             on_stage=tell,
         )
+
+
+def _told(report: Report) -> dict[str, Any]:
+    """Write a report as others may read it: without the passwords of URLs."""
+    values = redacted_values(report.model_dump(mode="json", by_alias=True))
+    return cast("dict[str, Any]", values)
 
 
 def request_of(work: Work, runtime: Runtime) -> RunRequest:

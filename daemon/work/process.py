@@ -163,15 +163,19 @@ class WorkerProcess:
             return answer
         return self._confused(answer)
 
-    async def cancel(self) -> None:
-        """Stop what runs, within five seconds, and return when it has ended."""
+    async def cancel(self, seconds: float = CANCEL_SECONDS) -> None:
+        """Stop what runs, and return when it has ended.
+
+        Args:
+            seconds: that it gets to stop in order, before the worker is killed.
+        """
         if self._child.job_id is not None:
             self._child.send(Cancel(id=self._child.job_id))
             with suppress(TimeoutError):
-                async with asyncio.timeout(CANCEL_SECONDS):
+                async with asyncio.timeout(seconds):
                     await self._idle.wait()
         if not self._idle.is_set():
-            self._child.kill_now(f"it did not stop within {CANCEL_SECONDS:g} s")
+            self._child.kill_now(f"it did not stop within {seconds:g} s")
             await self._idle.wait()
 
     async def stop(self) -> None:

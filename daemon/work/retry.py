@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from ..exits import Exit, exit_code_of, is_expected
 from ..jobs.model import JobError
+from ..mqtt.redaction import redacted
 from ..service.config import JobsConfig
 
 RETRYABLE = frozenset({Exit.UNAVAILABLE, Exit.IO, Exit.TRY_LATER})
@@ -25,7 +26,12 @@ def error_of(error: BaseException) -> JobError:
     if not is_expected(error):
         text = f"internal error: {type(error).__name__}: {text}"
         detail = "".join(traceback.format_exception(error))
-    return JobError(code=int(code), message=text, retryable=code in RETRYABLE, detail=detail)
+    return JobError(
+        code=int(code),
+        message=redacted(text),
+        retryable=code in RETRYABLE,
+        detail=detail and redacted(detail),
+    )
 
 
 def _is_of_device(error: BaseException) -> bool:

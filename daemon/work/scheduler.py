@@ -17,11 +17,13 @@ from . import results
 from .messages import Stage
 from .process import WorkerLost, WorkerSettings
 from .results import Results
-from .slot import Slot
+from .slot import GIVE_BACK_SECONDS, Slot
 from .space import Room
 
 log = logging.getLogger("upframe.work")
 
+_FORCE_SECONDS = GIVE_BACK_SECONDS + 2.0
+"""After a drain's time, until the scheduler stops waiting for jobs to be given back."""
 _GRACE_SECONDS = 15.0
 """Over its budget a stage is killed; only if that fails for so long is the scheduler not well."""
 
@@ -102,12 +104,17 @@ class Scheduler:
             async with asyncio.timeout(seconds):
                 await self._ended.wait()
         except TimeoutError:
-            running = len(self.busy_stages())
-            log.info("giving back %d jobs that did not end in %g s", running, seconds)
-            async with asyncio.TaskGroup() as group:
+            await self._give_back(seconds)
+
+    async def _give_back(self, seconds: float) -> None:
+        log.info("giving back %d jobs that did not end in %g s", len(self.busy_stages()), seconds)
+        try:
+            async with asyncio.timeout(_FORCE_SECONDS), asyncio.TaskGroup() as group:
                 for slot in self._slots:
                     group.create_task(slot.give_back(), name=f"give-back-{slot.settings.name}")
-            await self._ended.wait()
+                await self._ended.wait()
+        except TimeoutError:  # the store cannot be written, or a process hangs in the kernel
+            log.error("jobs could not be given back; the next start finds them")
 
     async def warm_up(self, tell: Callable[[str], None] | None = None) -> None:
         """Start all workers, and have each run every set of models that is configured once.

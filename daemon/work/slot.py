@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 
 from ...filters.options import FilterOptions
 from ..jobs.errors import StoreBroken
@@ -15,7 +16,7 @@ from ..service.config import JobsConfig
 from ..service.fields import about_job
 from .endings import Endings, Wish
 from .messages import Done, Event, Failed, Progressed, Stage, StageBegun, Stopped
-from .process import Lost, Outcome, WorkerLost, WorkerProcess, WorkerSettings
+from .process import CANCEL_SECONDS, Lost, Outcome, WorkerLost, WorkerProcess, WorkerSettings
 from .recovery import settle
 from .results import Results
 from .retry import error_of
@@ -25,6 +26,8 @@ log = logging.getLogger("upframe.work")
 
 _LOOK_SECONDS = 60.0
 """From one look for work to the next, where nothing wakes a slot."""
+GIVE_BACK_SECONDS = 2.0
+"""That a job gets to stop in order when the daemon ends; then its worker is killed."""
 _PAUSE_SECONDS = 10.0
 """While the store cannot be used."""
 _TIRED_CODES = (70, 75)
@@ -75,7 +78,8 @@ class Slot:
                     await self._next()
                 except StoreBroken as error:  # its disk may be full: that passes
                     log.error("cannot take jobs now: %s", error)
-                    await asyncio.sleep(_PAUSE_SECONDS)
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._leaving.wait(), _PAUSE_SECONDS)
             await self.worker.stop()
         finally:
             await self.worker.kill()
@@ -86,7 +90,7 @@ class Slot:
 
     async def give_back(self) -> None:
         """Stop what runs; it is queued again, and this attempt does not count."""
-        await self._stop("give back")
+        await self._stop("give back", GIVE_BACK_SECONDS)
 
     async def warm(self, filters: FilterOptions) -> float:
         """Start the worker if need be, and have it load some models.
@@ -158,12 +162,12 @@ class Slot:
         return await self.worker.run_job(job.id, job.work, self.budgets, tell)
 
     async def _cancel(self) -> None:
-        await self._stop("cancel")
+        await self._stop("cancel", CANCEL_SECONDS)
 
-    async def _stop(self, wish: Wish) -> None:
+    async def _stop(self, wish: Wish, seconds: float) -> None:
         if self.job is not None:
             self._wish = self._wish or wish
-            await self.worker.cancel()
+            await self.worker.cancel(seconds)
 
     async def _hire(self) -> None:
         """Make sure that there is a living worker."""

@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+from ..mqtt.redaction import redacted
+
 _KEPT_BYTES = 8192
 _KEPT_LINES = 40
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -23,9 +25,9 @@ class Tail:
 
     @property
     def text(self) -> str | None:
-        """The last lines; None if nothing came."""
+        """The last lines, without the passwords of URLs; None if nothing came."""
         lines = self._bytes.decode(errors="replace").strip().splitlines()
-        return "\n".join(lines[-_KEPT_LINES:]) or None
+        return redacted("\n".join(lines[-_KEPT_LINES:])) or None
 
 
 def rss_bytes_of(pid: int) -> int:

@@ -29,6 +29,8 @@ _LOOK_SECONDS = 0.02
 def die_with(parent: int) -> bool:
     """Have the kernel kill this process when its parent ends.
 
+    More exactly: when the thread ends that started us. A daemon starts workers from its main one.
+
     Args:
         parent: process id of who started us.
 

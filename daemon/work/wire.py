@@ -17,6 +17,7 @@ import traceback
 from pydantic import ValidationError
 
 from ..exits import Exit
+from ..mqtt.redaction import redacted
 from ..progress import Snapshot
 from .messages import Cancel, Event, Logged, Progressed, Request, RunJob, read_request
 
@@ -116,7 +117,7 @@ class WireLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one line."""
-        text = self.format(record)
+        text = redacted(self.format(record))
         self._wire.send(Logged(level=record.levelno, logger=record.name, message=text))
 
 

@@ -24,7 +24,7 @@ from work_samples import (
 )
 
 from upframe.daemon.work.messages import Done, Event, Failed, Progressed, StageBegun, Stopped
-from upframe.daemon.work.process import Lost, WorkerLost, WorkerProcess, WorkerSettings
+from upframe.daemon.work.process import Lost, WorkerLost, WorkerProcess
 from upframe.daemon.work.scheduler import worker_settings
 from upframe.filters.options import FilterOptions
 
@@ -144,82 +144,37 @@ def test_a_worker_that_does_not_stop_is_killed_in_time(tmp_path: Path, out: Path
     with_worker(tmp_path, use)
 
 
-def test_a_worker_that_hangs_is_killed_when_its_stage_is_over_budget(
-    tmp_path: Path, out: Path
-) -> None:
-    clip = make_clip(tmp_path / "in.mp4", frames=LONG)
-
-    async def use(worker: WorkerProcess) -> None:
-        def stop(event: Event) -> None:
-            if isinstance(event, Progressed) and event.frames_out and worker.pid:
-                os.kill(worker.pid, signal.SIGSTOP)
-
-        budgets = BUDGETS | {"streaming": 1.0}
-        lost = await worker.run_job(
-            "a", work_of(clip, out / "a.mp4", filters=ENDLESS), budgets, stop
-        )
-        assert isinstance(lost, Lost)
-        assert "no progress in streaming for 1 s, wanted some within 1 s" in lost.error.message
-        assert lost.error.retryable
-        assert not worker.alive
-
-    with_worker(tmp_path, use)
-
-
-@pytest.mark.parametrize(
-    ("number", "said"), [(signal.SIGKILL, "SIGKILL (out of memory?)"), (signal.SIGSEGV, "SIGSEGV")]
-)
-def test_the_death_of_a_worker_is_told_with_its_signal(
-    tmp_path: Path, out: Path, number: int, said: str
-) -> None:
+def test_the_death_of_a_worker_is_told_with_its_signal(tmp_path: Path, out: Path) -> None:
     clip = make_clip(tmp_path / "in.mp4", frames=LONG)
 
     async def use(worker: WorkerProcess) -> None:
         job = await begun(worker, clip, out / "a.mp4")
         assert worker.pid is not None
-        os.kill(worker.pid, number)
+        os.kill(worker.pid, signal.SIGSEGV)
         lost = await job
         assert isinstance(lost, Lost)
-        assert lost.error.message == f"the worker process was ended by {said}"
+        assert lost.error.message == "the worker process was ended by SIGSEGV"
         assert (lost.error.code, lost.error.retryable) == (70, True)
-        assert worker.crashed == (number == signal.SIGSEGV)
+        assert worker.crashed
         asked = await worker.run_job("b", work_of(clip, out / "b.mp4"), BUDGETS, ignore)
         assert isinstance(asked, Lost)  # at once: nobody is there
 
     with_worker(tmp_path, use)
 
 
-def test_a_worker_that_dies_idle_leaves_no_zombie(tmp_path: Path) -> None:
-    async def use(worker: WorkerProcess) -> None:
-        assert worker.pid is not None
-        os.kill(worker.pid, signal.SIGKILL)
-        await eventually(lambda: not worker.alive)
-        assert not is_alive(worker.pid)
-
-    with_worker(tmp_path, use)
-
-
-def test_two_workers_do_not_share_a_lock(tmp_path: Path) -> None:
+def test_two_workers_do_not_share_a_lock_and_one_that_dies_idle_is_reaped(tmp_path: Path) -> None:
     async def use(worker: WorkerProcess) -> None:
         second = WorkerProcess(worker.settings)
         with pytest.raises(WorkerLost, match="ended with status 75") as lost:
             await second.start(60)
         assert "0.lock is held by another process" in (lost.value.error.detail or "")
         assert not second.alive
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        await eventually(lambda: not worker.alive)
+        assert not is_alive(worker.pid)  # no zombie, though nobody asked
 
     with_worker(tmp_path, use)
-
-
-def test_a_device_that_is_not_there_is_said(tmp_path: Path) -> None:
-    async def start() -> None:
-        settings = WorkerSettings("0", tmp_path, device="cuda:99", weights="builtin")
-        worker = WorkerProcess(settings)
-        with pytest.raises(WorkerLost, match="cuda:99 was asked for") as lost:
-            await worker.start(60)
-        assert (lost.value.error.code, lost.value.error.retryable) == (69, True)
-        assert not worker.alive
-
-    asyncio.run(start())
 
 
 def test_a_worker_knows_nothing_of_the_daemons_own_affairs(

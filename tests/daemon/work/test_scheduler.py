@@ -34,7 +34,7 @@ from upframe.daemon.work.scheduler import Scheduler, WarmUpFailed, filters_to_wa
 from upframe.daemon.work.space import Room
 from upframe.io.files import partial_path
 
-LONG = 120  # frames: long enough to be met at work
+LONG = 80  # frames: long enough to be met at work
 
 
 @pytest.fixture
@@ -181,15 +181,16 @@ def test_draining_lets_jobs_end_and_gives_back_what_does_not(
     async def main() -> None:
         config = config_of(tmp_path / "state", slots=2)
         async with running(config) as at_work:
-            await at_work.queue.submit(new_job("long", long_clip, out / "long.mp4"))
             await at_work.queue.submit(endless("endless", long_clip, out / "endless.mp4"))
-            await at_work.queue.submit(new_job("later", clip, out / "later.mp4"))
-            await at_work.streaming("long")
             await at_work.streaming("endless")
+            await at_work.queue.submit(new_job("long", long_clip, out / "long.mp4"))
+            await at_work.streaming("long")
             pids = [worker.pid for worker in at_work.scheduler.workers() if worker.pid]
             assert len(set(pids)) == 2
             ended = asyncio.create_task(at_work.ended("long"))
             drained = asyncio.create_task(at_work.scheduler.drain(60))
+            await asyncio.sleep(0)
+            await at_work.queue.submit(new_job("later", clip, out / "later.mp4"))
             assert (await ended).state == "done"
             await drained_by_force(at_work.scheduler, drained)
             await at_work.task
@@ -232,17 +233,17 @@ def test_stopped_at_once_the_next_start_begins_anew(
 
 
 @pytest.mark.parametrize(
-    ("limit", "workers"), [({"recycle_jobs": 2}, 2), ({"recycle_mebibytes": 64}, 3)]
+    ("limit", "jobs"), [({"recycle_jobs": 2}, 3), ({"recycle_mebibytes": 64}, 2)]
 )
 def test_a_worker_that_is_old_or_large_is_replaced(
-    tmp_path: Path, out: Path, clip: Path, limit: dict[str, Any], workers: int
+    tmp_path: Path, out: Path, clip: Path, limit: dict[str, Any], jobs: int
 ) -> None:
     async def main() -> None:
         async with running(config_of(tmp_path / "state", **limit)) as at_work:
-            for name in "abc":
-                await at_work.queue.submit(new_job(name, clip, out / f"{name}.mp4"))
-                assert (await at_work.ended(name)).state == "done"
-            assert at_work.scheduler.statistics()["worker_starts"] == workers
+            for number in range(jobs):
+                await at_work.queue.submit(new_job(f"a{number}", clip, out / f"{number}.mp4"))
+                assert (await at_work.ended(f"a{number}")).state == "done"
+            assert at_work.scheduler.statistics()["worker_starts"] == 2
             assert "retries" not in at_work.scheduler.statistics()
 
     asyncio.run(main())
