@@ -26,11 +26,13 @@ examples:
   upframe run still.png large.png --upscale 4
   ffmpeg -i in.mkv -f yuv4mpegpipe - | upframe pipe --interpolate 1 | ffmpeg -i - out.mkv
   upframe probe film.mp4 --interpolate 2 --upscale 2
+  upframe serve --config /etc/upframe/upframe.toml
 
 exit codes:
   0 done · 64 usage · 65 undecodable, truncated or empty input, wrong weights file
   66 input or job missing · 69 weights, device or daemon not to be had · 70 internal error
-  73 output exists or cannot be created · 74 no space, I/O · 75 too large for memory
+  73 output exists or cannot be created · 74 no space, I/O
+  75 too large for memory, or another daemon has the state directory
   78 configuration · 130/143 stopped by a signal · 141 the reader of stdout closed early
 """
 

@@ -13,6 +13,7 @@ from ..jobs.errors import Conflict
 from ..jobs.model import Job, JobError, Work, job_of
 from ..jobs.queue import JobQueue
 from ..service.config import WatchConfig
+from ..service.fields import about_job
 from .identity import job_id
 from .look import Candidate, Look
 from .names import MEDIA_EXTENSIONS, Skip, shown
@@ -105,7 +106,8 @@ class Intake:
         if new:
             self.num_taken += 1
             text = "%s: taken as job %s, output %s"
-            log.info(text, shown(candidate.path), stored.id, shown(stored.sink))
+            with about_job(stored.id):
+                log.info(text, shown(candidate.path), stored.id, shown(stored.sink))
         return stored
 
     async def _submit(self, candidate: Candidate, job: Job) -> tuple[Job, bool]:

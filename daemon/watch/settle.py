@@ -15,6 +15,7 @@ from ..jobs.queue import JobQueue
 from ..jobs.store import ENDED, JobStore
 from ..jobs.subscription import Subscription
 from ..service.config import WatchConfig
+from ..service.fields import about_job
 from .names import shown
 from .outcome import dispose_done, dispose_failed, output_signature
 from .records import Records
@@ -108,11 +109,16 @@ class Settler:
             return
         if self._pending.get(job.id) != why:
             text = "%s: job %s is %s, but its input stays where it is for now: %s"
-            log.warning(text, shown(job.source), job.id, job.state, why)
+            with about_job(job.id):
+                log.warning(text, shown(job.source), job.id, job.state, why)
         self._pending[job.id] = why
 
     def _try(self, job: Job, watch: WatchConfig) -> str | None:
         """Settle one end of a job; returns why it has to be tried again. Blocks."""
+        with about_job(job.id):
+            return self._try_to_settle(job, watch)
+
+    def _try_to_settle(self, job: Job, watch: WatchConfig) -> str | None:
         try:
             if self._records.is_settled(job) or not self._is_latest(job):
                 return None

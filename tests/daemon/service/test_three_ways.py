@@ -89,6 +89,10 @@ def test_three_jobs_by_three_ways_are_done(tmp_path: Path, broker: Broker) -> No
         asyncio.run(by_mqtt(daemon))
         assert daemon.wait() == 0
 
+    (film,) = [job for job in daemon.jobs().values() if job.origin == "watch"]
+    (taken,) = daemon.logged("taken as job")
+    assert taken["job_id"] == film.id
+
     for path in ("mqtt.mp4", "cli.mp4", "out/film.mp4"):
         assert verified(tmp_path / path) == 3
     assert {job.origin: job.state for job in daemon.jobs().values()} == dict.fromkeys(
