@@ -55,6 +55,7 @@ class Broker:
                     f"persistence_location {self.folder}/",
                     "autosave_interval 1",
                     "log_type all",
+                    "set_tcp_nodelay true",
                     f"allow_anonymous {str(self.open_to_all).lower()}",
                     f"listener {self.port} 127.0.0.1",
                     *self.lines,

@@ -70,6 +70,8 @@ class Session:
             clean_start=False,
             properties=_connect_properties(settings.session_expiry),
             tls_context=settings.tls,
+            # else each acknowledgement might wait 40 ms for the kernel's of what went before
+            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         )
         self._client.pending_calls_threshold = 1000  # we bound them ourselves
         self._paho: Paho = self._client._client  # pyright: ignore[reportPrivateUsage]

@@ -22,7 +22,7 @@ from .topics import COMMANDS, Topics
 
 log = logging.getLogger("upframe.mqtt.connection")
 
-_PUBLISHERS = 8
+_PUBLISHERS = 20  # as many as the library has on their way at once
 _FAREWELL_SECONDS = 3.0
 _STORE_SECONDS = 1.0
 _MANY_SHORT = 3

@@ -2,8 +2,7 @@
 
 Retained topics are not queued but *due*: what they say is made when it is sent, so hours without a
 broker cost one message for each topic, and it says what is true by then. Answers and events are
-one after the other and bounded; progress is worth nothing later and only its latest is kept.
-Messages of one topic never overtake each other.
+sent in their order and bounded; progress is worth nothing later and only its latest is kept.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ from .message import Publication
 
 MAX_POSTS = 1000
 MAX_POST_BYTES = 4 << 20
+
+Kind = Literal["retained", "post", "latest"]
 
 Render = Callable[[], Awaitable[Publication]]
 """Makes the retained message of a topic as it has to be now; an empty one clears the topic."""
@@ -40,23 +41,31 @@ class _Line:
     due: bool = False
     posts: deque[int] = field(default_factory=deque[int])
     latest: Publication | None = None
+    num_posts_in_flight: int = 0
     in_flight: bool = False
+    """Another than a post: of these a newer one must not overtake it."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something that may be sent now."""
+        return bool(self.posts) or (self.waiting and not self.in_flight)
 
     @property
     def waiting(self) -> bool:
-        return self.due or bool(self.posts) or self.latest is not None
+        return self.due or self.latest is not None
 
     @property
     def idle(self) -> bool:
-        return not (self.waiting or self.in_flight or self.render)
+        in_flight = self.in_flight or self.num_posts_in_flight
+        return not (self.posts or self.waiting or in_flight or self.render)
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Something that was taken out to be sent; give it back to one of the two that it needs."""
+    """Something that was taken out to be sent; it is to be `delivered` or `returned`."""
 
     topic: str
-    kind: Literal["retained", "post", "latest"]
+    kind: Kind
     publication: Publication
     number: int = 0
     sent: Sent | None = None
@@ -131,32 +140,40 @@ class Outbox:
             self._queue(topic, line)
 
     async def take(self) -> Item:
-        """Wait for something to send, of a topic from which nothing is on its way."""
+        """Wait for something to send, by turns of the topics."""
         while True:
             while not self._ready:
                 self._changed.clear()
                 await self._changed.wait()
             topic, _ = self._ready.popitem(last=False)
-            self._in_flight += 1
-            self._lines[topic].in_flight = True
-            try:
-                return await self._taken(topic, self._lines[topic])
-            except BaseException:
-                self._landed(topic, due=True)
-                raise
+            line = self._lines[topic]
+            if line.posts:
+                return self._taken_post(topic, line)
+            return await self._taken(topic, line)
+
+    def _taken_post(self, topic: str, line: _Line) -> Item:
+        number = line.posts.popleft()
+        post = self._posts.pop(number)
+        self._bytes -= len(post.publication.payload)
+        line.num_posts_in_flight += 1
+        self._in_flight += 1
+        self._queue(topic, line)
+        return Item(topic, "post", post.publication, number, post.sent)
 
     async def _taken(self, topic: str, line: _Line) -> Item:
-        if line.posts:
-            number = line.posts.popleft()
-            post = self._posts.pop(number)
-            self._bytes -= len(post.publication.payload)
-            return Item(topic, "post", post.publication, number, post.sent)
-        if line.due and line.render is not None:
-            line.due = False
+        line.in_flight = True
+        self._in_flight += 1
+        if not line.due or line.render is None:
+            publication, line.latest = line.latest, None
+            assert publication is not None  # else the topic were not ready
+            return Item(topic, "latest", publication)
+        line.due = False
+        try:
             return Item(topic, "retained", await line.render())
-        publication, line.latest = line.latest, None
-        assert publication is not None  # else the topic were not ready
-        return Item(topic, "latest", publication)
+        except BaseException:
+            line.due = True
+            self._landed(topic, "retained")
+            raise
 
     def delivered(self, item: Item) -> None:
         """Note that the broker has it. A topic that was cleared is not held any longer."""
@@ -164,18 +181,20 @@ class Outbox:
         line = self._lines[item.topic]
         if item.kind == "retained" and not item.publication.payload and not line.due:
             line.render = None
-        self._landed(item.topic)
+        self._landed(item.topic, item.kind)
         if item.sent is not None:
             item.sent()
 
     def returned(self, item: Item) -> None:
         """Note that it did not arrive: it goes again, and before what came after it."""
+        line = self._lines[item.topic]
         if item.kind == "post":
             self._posts[item.number] = _Post(item.publication, item.sent)
             self._posts.move_to_end(item.number, last=False)
             self._bytes += len(item.publication.payload)
-            self._lines[item.topic].posts.appendleft(item.number)
-        self._landed(item.topic, due=item.kind == "retained")
+            line.posts = deque(sorted((item.number, *line.posts)))
+        line.due = line.due or (item.kind == "retained" and line.render is not None)
+        self._landed(item.topic, item.kind)
 
     async def drained(self) -> None:
         """Wait until everything is sent."""
@@ -183,18 +202,20 @@ class Outbox:
             self._changed.clear()
             await self._changed.wait()
 
-    def _landed(self, topic: str, *, due: bool = False) -> None:
+    def _landed(self, topic: str, kind: Kind) -> None:
         line = self._lines[topic]
-        line.in_flight = False
-        line.due = line.due or (due and line.render is not None)
         self._in_flight -= 1
+        if kind == "post":
+            line.num_posts_in_flight -= 1
+        else:
+            line.in_flight = False
         self._queue(topic, line)
 
     def _queue(self, topic: str, line: _Line) -> None:
         """Put a topic where it belongs: to send, in hand, or forgotten."""
-        if line.waiting and not line.in_flight:
+        if line.ready:
             self._ready.setdefault(topic)
-        elif not line.waiting:
+        else:
             self._ready.pop(topic, None)
         if line.idle:
             self._lines.pop(topic, None)
