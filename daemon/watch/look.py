@@ -87,7 +87,6 @@ class Look:
         self._decided: dict[Path, Signature] = {}
         self._unplaced: dict[Path, Signature] = {}
         """Ready, but there is no place for their output; asked about again at every full scan."""
-        self._retried: set[str] = set()
 
     def everything(self, now: float) -> Looked:
         """Look at every file.
@@ -166,10 +165,8 @@ class Look:
     def _seen(self, path: Path, job: Job, looked: Looked) -> Skip | None:
         if job.state not in _SEEN:
             return None
-        missing = job.state == "failed" and job.error and job.error.code == _EXIT_NO_INPUT
-        if missing and job.id not in self._retried:
-            self._retried.add(job.id)  # once: what fails so again has another reason
-            looked.returned.append(job.id)
+        if job.state == "failed" and job.error and job.error.code == _EXIT_NO_INPUT:
+            looked.returned.append(job.id)  # once: the file is decided, and not looked at again
             return None
         reason, detail = _SEEN[job.state]
         return Skip(path, reason, detail.format(id=job.id))

@@ -21,6 +21,8 @@ from watch_samples import (
 )
 
 from upframe.daemon.jobs.model import Work, job_of
+from upframe.daemon.jobs.store import JobStore
+from upframe.daemon.watch.records import Records
 from upframe.daemon.work.messages import Verdict
 
 
@@ -598,6 +600,34 @@ def test_two_daemons_on_one_share_take_a_file_once(
                 assert not house_2.has_jobs(1)()
         assert said(caplog, "film.mkv", "reason=locked")
         assert names_in(yard.output) == ["film.mkv"]
+
+    asyncio.run(run())
+
+
+def test_claim_that_a_crash_left_behind_is_cleared(yard: Yard) -> None:
+    """Of a file that has gone since: nobody would ever give it back."""
+    with JobStore(yard.state / "jobs.sqlite") as store:
+        locks = Records(store).locks(yard.output)
+        assert locks.take(yard.output / "gone.mkv", "never-submitted") is None
+
+    async def run() -> None:
+        async with watching(yard) as house:
+            await house.watches.looked()
+            assert names_in(yard.output) == []
+
+    asyncio.run(run())
+
+
+def test_file_that_goes_while_it_waits_is_waited_for_no_more(yard: Yard) -> None:
+    path = yard.put("film.mkv")
+    watch = yard.watch(mode="poll", scan_seconds=1000)
+
+    async def run() -> None:
+        async with watching(yard, watch) as house:
+            await eventually(lambda: house.watches.status()[0]["waiting"] == 1)
+            path.unlink()
+            await eventually(lambda: house.watches.status()[0]["waiting"] == 0)
+            assert house.watches.status()[0]["scans"] == 1
 
     asyncio.run(run())
 
