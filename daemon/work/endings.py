@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from ..jobs.errors import IllegalChange, StoreBroken, UnknownJob
@@ -60,13 +60,6 @@ class Endings:
             await self._change(job, "queued", attempts=job.attempts - 1)
         else:
             await self._fail(job, _error_of(outcome))
-
-    async def postpone(self, job: Job, reason: str, seconds: float) -> None:
-        """Queue a job again that cannot begin yet; this was no attempt."""
-        later = datetime.now(UTC) + timedelta(seconds=seconds)
-        await self._change(
-            job, "queued", attempts=job.attempts - 1, waits_for=reason, not_before=later
-        )
 
     async def _report(self, job: Job, outcome: Outcome, wish: Wish | None) -> dict[str, Any] | None:
         if isinstance(outcome, Done):

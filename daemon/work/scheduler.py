@@ -14,6 +14,7 @@ from ..jobs.model import JobError
 from ..jobs.queue import JobQueue
 from ..service.config import Config, JobsConfig
 from . import results
+from .choosing import Choosing
 from .messages import Stage
 from .process import WorkerLost, WorkerSettings
 from .results import Results
@@ -74,9 +75,9 @@ class Scheduler:
         self._config = config
         self._counts: Counter[str] = Counter()
         kept = Results(config.state_dir / results.FOLDER)
-        self._room = room or Room()
+        choosing = Choosing(queue, room or Room())
         self._slots = [
-            Slot(settings, queue, config.jobs, kept, self._room, self._counts)
+            Slot(settings, queue, config.jobs, kept, choosing, self._counts)
             for settings in worker_settings(config)
         ]
         self._ended = asyncio.Event()

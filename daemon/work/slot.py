@@ -14,13 +14,13 @@ from ..jobs.model import Job, JobProgress
 from ..jobs.queue import JobQueue
 from ..service.config import JobsConfig
 from ..service.fields import about_job
+from .choosing import Choosing
 from .endings import Endings, Wish
 from .messages import Done, Event, Failed, Progressed, Stage, StageBegun, Stopped
 from .process import CANCEL_SECONDS, Lost, Outcome, WorkerLost, WorkerProcess, WorkerSettings
 from .recovery import settle
 from .results import Results
 from .retry import error_of
-from .space import Room
 
 log = logging.getLogger("upframe.work")
 
@@ -43,7 +43,7 @@ class Slot:
         queue: JobQueue,
         config: JobsConfig,
         results: Results,
-        room: Room,
+        choosing: Choosing,
         counts: Counter[str],
     ) -> None:
         self.settings = settings
@@ -54,7 +54,7 @@ class Slot:
         self._config = config
         self._results = results
         self._endings = Endings(queue, config, results, counts)
-        self._room = room
+        self._choosing = choosing
         self._counts = counts
         self._leaving = asyncio.Event()
         self._wish: Wish | None = None
@@ -106,7 +106,7 @@ class Slot:
             return await self.worker.warm(filters, self.budgets["loading"])
 
     async def _next(self) -> None:
-        job = await self._queue.claim()
+        job = await self._choosing.claim()
         if job is None:
             await self._wait()
             return
@@ -132,25 +132,21 @@ class Slot:
         try:
             async with self._busy:
                 outcome = await self._attempt(job)
-                if outcome is not None:
-                    await self._endings.record(job, outcome, self._wish)
+                await self._endings.record(job, outcome, self._wish)
         finally:
             self._queue.detach(job.id)
-            self._room.give_up(job.id)
+            self._choosing.give_up(job)
             self.job = None
         await self._retire(outcome)
 
-    async def _attempt(self, job: Job) -> Outcome | None:
-        """Run a job, unless it is done already, or must wait: then give None."""
+    async def _attempt(self, job: Job) -> Outcome:
+        """Run a job, unless it turns out to be done already."""
         try:
             report = await asyncio.to_thread(settle, job, self._results)
         except OSError as error:
             return Failed(error=error_of(error))
         if report is not None:
             return Done(report=report)
-        if reason := await self._room.take(job):
-            await self._endings.postpone(job, reason, self._room.look_seconds)
-            return None
         try:
             if self._wish is None:
                 await self._hire()
@@ -178,7 +174,7 @@ class Slot:
         self._counts["worker_starts"] += 1
         await self.worker.start(self.budgets["loading"])
 
-    async def _retire(self, outcome: Outcome | None) -> None:
+    async def _retire(self, outcome: Outcome) -> None:
         """Let go of a worker that died, has worked long enough or has grown too large."""
         if not self.worker.alive:
             self._counts["workers_lost"] += isinstance(outcome, Lost)
@@ -188,7 +184,7 @@ class Slot:
             self._counts["workers_replaced"] += 1
             await self.worker.stop()
 
-    def _reason_to_retire(self, outcome: Outcome | None) -> str | None:
+    def _reason_to_retire(self, outcome: Outcome) -> str | None:
         worker, most = self.worker, self._config.recycle_mebibytes
         mebibytes = worker.rss_bytes >> 20
         if worker.num_jobs >= self._config.recycle_jobs:

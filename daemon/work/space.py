@@ -1,81 +1,85 @@
-"""Whether the target of a job has room for what the job will write, by a rule of thumb."""
+"""Room on the targets' file systems: a job begins only where what it will write fits."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...filters.options import FilterOptions
 from ...io.files import partial_path
-from ..jobs.model import Job, Work, partial_token
+from ..jobs.model import Job, partial_token
+from ..mqtt.redaction import redacted
+from .estimate import expected_bytes, free_bytes
 
 log = logging.getLogger("upframe.work")
-
-_MARGIN_BYTES = 64 << 20
-_PIXELS_POWER = 0.75
-"""Bit rate at equal quality grows with the 0.75th power of the pixels in a frame."""
-_RATE_POWER = 0.5
-"""And about with the root of the frames in a second: in-betweens are cheap to predict."""
-
-
-def free_bytes(folder: Path) -> int | None:
-    """Tell the room that is left for us on a folder's file system; None where nobody knows."""
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return None
 
 
 class Room:
     """Gives out room: what one running job will still write is no room for another.
 
     Args:
-        free: tells the bytes that are free on a folder's file system.
+        free: tells the bytes that are free on a folder's file system; may block.
         look_seconds: after which a job that waits looks again.
+        answer_seconds: that a file system gets to say how much room there is.
     """
 
     def __init__(
-        self, free: Callable[[Path], int | None] = free_bytes, *, look_seconds: float = 30.0
+        self,
+        free: Callable[[Path], int | None] = free_bytes,
+        *,
+        look_seconds: float = 30.0,
+        answer_seconds: float = 10.0,
     ) -> None:
         self.look_seconds = look_seconds
         self._free = free
+        self._answer_seconds = answer_seconds
         self._taken: dict[str, _Taken] = {}
         self._told: set[str] = set()
-        self._looking = asyncio.Lock()
+        self._looks: dict[tuple[Path, Path], asyncio.Task[_Look]] = {}
 
     async def take(self, job: Job) -> str | None:
-        """Set room aside for a job.
+        """Set room aside for a job. For one caller at a time.
 
         Returns:
             Why it must wait; None if it may begin.
         """
-        async with self._looking:
-            wanted = await asyncio.to_thread(_wanted, job)
-            others = [taken for taken in self._taken.values() if taken.device == wanted.device]
-            free = await asyncio.to_thread(self._left, Path(job.sink).parent, others)
-            if free is None or wanted.num_bytes <= free:
-                self._taken[job.id] = wanted
-                self._told.discard(job.id)
-                return None
-        text = f"room in {Path(job.sink).parent}: about {_size(wanted.num_bytes)} are wanted, "
-        text += f"{_size(max(0, free))} are free"
+        look = await self._look(job)
+        if look is not None and look.suffices:
+            self._taken[job.id] = look.wanted
+            self._told.discard(job.id)
+            return None
+        if look is None:
+            reason = f"an answer of the file systems of {job.source} and {job.sink}"
+        else:
+            reason = f"room in {Path(job.sink).parent}: {look}"
+        reason = redacted(reason)
         if job.id not in self._told:
             self._told.add(job.id)
-            log.warning("waits for %s", text)
-        return text
+            log.warning("waits for %s", reason, extra={"job_id": job.id})
+        return reason
 
     def give_up(self, job_id: str) -> None:
         """Let others have what a job has not used."""
         self._taken.pop(job_id, None)
 
-    def _left(self, folder: Path, others: Iterable[_Taken]) -> int | None:
-        free = self._free(folder)
-        return None if free is None else free - sum(taken.still_bytes for taken in others)
+    async def _look(self, job: Job) -> _Look | None:
+        """Look at the file systems, in a thread; None if they do not answer.
+
+        A share that is away may hold a thread for hours, so no second one is sent after it.
+        """
+        key = (Path(job.source).parent, Path(job.sink).parent)
+        if (last := self._looks.get(key)) is not None and not last.done():
+            return None
+        others = [taken for name, taken in self._taken.items() if name != job.id]
+        work = asyncio.to_thread(_looked, job, others, self._free)
+        look = self._looks[key] = asyncio.create_task(work, name=f"room for {job.id}")
+        await asyncio.wait({look}, timeout=self._answer_seconds)
+        if not look.done():
+            return None
+        del self._looks[key]
+        return look.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +99,34 @@ class _Taken:
             return self.num_bytes
 
 
-def _wanted(job: Job) -> _Taken:
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was found out about the room for a job."""
+
+    wanted: _Taken
+    left_bytes: int | None
+    """Without what others will still write; None where nobody knows."""
+
+    @property
+    def suffices(self) -> bool:
+        return self.left_bytes is None or self.wanted.num_bytes <= self.left_bytes
+
+    def __str__(self) -> str:
+        free = _size(max(0, self.left_bytes or 0))
+        return f"about {_size(self.wanted.num_bytes)} are wanted, {free} are free"
+
+
+def _looked(job: Job, others: Iterable[_Taken], free: Callable[[Path], int | None]) -> _Look:
     sink = Path(job.sink)
     try:
         device = sink.parent.stat().st_dev
     except OSError:  # the job itself will say what is wrong with its sink
         device = None
-    return _Taken(device, expected_bytes(job), partial_path(sink, partial_token(job.id)))
+    wanted = _Taken(device, expected_bytes(job), partial_path(sink, partial_token(job.id)))
+    left = free(sink.parent)
+    if left is not None:
+        left -= sum(taken.still_bytes for taken in others if taken.device == device)
+    return _Look(wanted, left)
 
 
 def _size(num_bytes: float) -> str:
@@ -110,37 +135,3 @@ def _size(num_bytes: float) -> str:
             return f"{num_bytes:.3g} {unit}"
         num_bytes /= 1024
     return f"{num_bytes:.3g} TiB"
-
-
-def expected_bytes(work: Work) -> int:
-    """Estimate what a job will write, from the size of its source; blocks.
-
-    A source whose size is not known counts as nothing.
-    """
-    return round(source_bytes(work.source) * growth(work.filters)) + _MARGIN_BYTES
-
-
-def growth(filters: FilterOptions) -> float:
-    """Estimate how many times larger a file becomes."""
-    factor = 1.0
-    if filters.enable_upscaling:
-        factor *= (filters.upscaling_scale**2) ** _PIXELS_POWER
-    if filters.enable_frame_interpolation:
-        factor *= (2**filters.frame_interpolation_exp) ** _RATE_POWER
-    return factor
-
-
-def source_bytes(source: str) -> int:
-    """Tell the size of a file, or of all files of a numbered sequence; 0 for anything else."""
-    path = Path(source)
-    try:
-        if path.is_file():
-            return path.stat().st_size
-        start, percent, _ = path.name.partition("%")
-        if not percent or "://" in source:
-            return 0
-        with os.scandir(path.parent) as entries:
-            alike = (entry for entry in entries if entry.name.startswith(start))
-            return sum(entry.stat().st_size for entry in alike if entry.name.endswith(path.suffix))
-    except OSError:  # the job itself will say what is wrong with its source
-        return 0

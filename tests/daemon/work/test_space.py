@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
-from work_samples import INTERPOLATE, new_job, work_of
+from work_samples import INTERPOLATE, eventually, new_job, work_of
 
-from upframe.daemon.work.space import Room, expected_bytes, free_bytes, growth, source_bytes
+from upframe.daemon.work.estimate import expected_bytes, free_bytes, growth, source_bytes
+from upframe.daemon.work.space import Room
 from upframe.filters.options import FilterOptions
 
 MARGIN = 64 << 20
@@ -67,3 +69,37 @@ def test_where_nobody_knows_the_room_the_job_tries(tmp_path: Path) -> None:
     assert (free_bytes(tmp_path) or 0) > 0
     assert asyncio.run(Room().take(job)) is None
     assert expected_bytes(work_of("/none.mp4", tmp_path)) == MARGIN
+
+
+def test_a_file_system_that_does_not_answer_holds_up_nobody_else(tmp_path: Path) -> None:
+    """As a network share that is away: one thread waits for it, and no second one."""
+    answers, asked = threading.Event(), list[Path]()
+    for name in ("away", "here"):
+        (tmp_path / name).mkdir()
+
+    def free(folder: Path) -> int:
+        asked.append(folder)
+        if folder.name == "away":
+            answers.wait(20)
+        return 1 << 40
+
+    async def take() -> None:
+        room = Room(free, answer_seconds=0.1)
+        away = [new_job(f"a{number}", "/in.mp4", tmp_path / "away" / "a.mp4") for number in "12"]
+        for job in away:
+            reason = await room.take(job)
+            assert reason is not None
+            assert reason.startswith("an answer of the file systems of /in.mp4 and ")
+        assert len(asked) == 1
+        assert await room.take(new_job("b", "/in.mp4", tmp_path / "here" / "b.mp4")) is None
+        answers.set()
+        await eventually(lambda: all(task.done() for task in asyncio.all_tasks() - {this()}))
+        assert await room.take(away[1]) is None
+
+    asyncio.run(take())
+
+
+def this() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
