@@ -44,6 +44,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--interpolate", type=int, default=1)
     parser.add_argument("--upscale", type=float, default=2)
+    parser.add_argument("--frame-interpolation-model-path")
+    parser.add_argument("--upscaling-model-path")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--out", type=Path)
@@ -53,8 +55,10 @@ def main() -> None:
     options = FilterOptions(
         enable_frame_interpolation=True,
         frame_interpolation_exp=arguments.interpolate,
+        frame_interpolation_model_path=arguments.frame_interpolation_model_path,
         enable_upscaling=True,
         upscaling_scale=arguments.upscale,
+        upscaling_model_path=arguments.upscaling_model_path,
     )
     built = build_filters(options, runtime)
     with tempfile.TemporaryDirectory() as folder:
@@ -69,6 +73,7 @@ def main() -> None:
         "benchmark": "pipeline",
         "machine": describe(),
         "precision": str(runtime.precision),
+        "weights": [f"{one.name}: {one.weights.name}" for one in built if one.weights],
         "clip": arguments.clip.name,
         "size": arguments.size,
         "frames_in": arguments.frames,
