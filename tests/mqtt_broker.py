@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -239,8 +242,41 @@ async def observer_of(
 
 async def retained_of(broker: Broker, topic: str = "#") -> dict[str, bytes]:
     """What the broker holds just now."""
-    async with observer_of(broker, topic, "$fence") as observer:
-        await observer.say("fence", b"", qos=1)
+    async with observer_of(broker, topic) as observer:
         await observer.client.unsubscribe(topic)  # what is retained comes before this is answered
-        await asyncio.sleep(0)
+        while len(observer.client.messages):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)  # the last one is in the listener's hands
         return {one.topic: one.payload for one in observer.heard if one.retained}
+
+
+def dynamic_security(folder: Path, user: str, password: str, refused: str) -> tuple[str, ...]:
+    """Lines for a broker that lets one user in, who may subscribe to all but one filter."""
+    plugins = sorted(Path("/usr/lib").glob("**/mosquitto_dynamic_security.so"))
+    if not plugins:
+        pytest.skip("Mosquitto's dynamic security plugin is not installed")
+    salt = b"twelve bytes"
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101)
+    access = ("publishClientSend", "publishClientReceive", "subscribe", "unsubscribe")
+    config = {
+        "defaultACLAccess": dict.fromkeys(access, True),
+        "clients": [
+            {
+                "username": user,
+                "password": base64.b64encode(digest).decode(),
+                "salt": base64.b64encode(salt).decode(),
+                "iterations": 101,
+                "roles": [{"rolename": "writer"}],
+            }
+        ],
+        "groups": [],
+        "roles": [
+            {
+                "rolename": "writer",
+                "acls": [{"acltype": "subscribePattern", "topic": refused, "allow": False}],
+            }
+        ],
+    }
+    path = folder / "security.json"
+    path.write_text(json.dumps(config))
+    return (f"plugin {plugins[0]}", f"plugin_opt_config_file {path}")

@@ -44,7 +44,7 @@ METRICS_SECONDS = 60.0
 _ACTIVITY_SECONDS = 1.0
 _BIRTH_SECONDS = 5.0
 """At most so long after Home Assistant's birth, by chance: not all devices shall speak at once."""
-_STOP_SECONDS = 12.0
+_STOP_SECONDS = 8.0
 
 Facts = Callable[[], dict[str, Any]]
 

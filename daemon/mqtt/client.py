@@ -30,7 +30,7 @@ from .message import Publication, Received
 log = logging.getLogger("upframe.mqtt.client")
 
 _TIMEOUT_SECONDS = 10.0
-_FAREWELL_SECONDS = 3.0
+_FAREWELL_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
 _KEEPALIVE_SECONDS = 20
 _RECEIVE_MAXIMUM = 100  # unacknowledged messages that the broker may send: bounds our memory

@@ -23,7 +23,8 @@ from .topics import COMMANDS, Topics
 log = logging.getLogger("upframe.mqtt.connection")
 
 _PUBLISHERS = 20  # as many as the library has on their way at once
-_FAREWELL_SECONDS = 3.0
+_LAST_SECONDS = 2.0
+"""For all that waits to be sent when the node stops, and then again for its last word."""
 _STORE_SECONDS = 1.0
 _MANY_SHORT = 3
 
@@ -97,7 +98,7 @@ class Connection:
         try:
             await asyncio.wait({living, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if self.is_up:  # it says farewell by itself
-                await asyncio.wait({living}, timeout=3 * _FAREWELL_SECONDS)
+                await asyncio.wait({living}, timeout=3 * _LAST_SECONDS)
             if living.done():
                 living.result()
         finally:
@@ -170,9 +171,7 @@ class Connection:
                 for number in range(_PUBLISHERS):
                     group.create_task(self._send(session), name=f"mqtt publisher {number}")
         except asyncio.CancelledError:
-            with suppress(ConnectionLost, TimeoutError):  # else the last word were "online"
-                async with asyncio.timeout(_FAREWELL_SECONDS):
-                    await session.publish(self._status_saying("stopped"))
+            await self._say_farewell(session)  # else the last word were "online"
             raise
         except ExceptionGroup as ends:
             raise _main_end_of(ends) from ends
@@ -199,11 +198,16 @@ class Connection:
         """Send what there is, then the last word, then end."""
         await stop.wait()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_FAREWELL_SECONDS):
+            async with asyncio.timeout(_LAST_SECONDS):
                 await self._outbox.drained()
-        self.status = "stopped"
-        await session.publish(self._status_saying("stopped"))
+        await self._say_farewell(session)
         raise _Finished
+
+    async def _say_farewell(self, session: Session) -> None:
+        self.status = "stopped"
+        with suppress(ConnectionLost, TimeoutError):
+            async with asyncio.timeout(_LAST_SECONDS):
+                await session.publish(self._status_saying("stopped"))
 
     async def _render_status(self) -> Publication:
         return self._status_saying(self.status)

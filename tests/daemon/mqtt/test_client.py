@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mqtt_broker import Broker, broker_in, free_port, observer_of
+from mqtt_broker import Broker, broker_in, dynamic_security, free_port, observer_of
 
 from upframe.daemon.mqtt.client import Session
 from upframe.daemon.mqtt.credentials import Settings
@@ -278,38 +275,6 @@ def test_leaving_does_not_wait_for_a_broker_that_has_stopped_answering(broker: B
     asyncio.run(main())
 
 
-def dynamic_security(folder: Path) -> tuple[str, ...]:
-    """Let anybody connect and publish, and subscribe to nothing below `t/`."""
-    plugins = sorted(Path("/usr/lib").glob("**/mosquitto_dynamic_security.so"))
-    if not plugins:
-        pytest.skip("Mosquitto's dynamic security plugin is not installed")
-    salt = b"twelve bytes"
-    digest = hashlib.pbkdf2_hmac("sha512", b"admin", salt, 101)
-    access = ("publishClientSend", "publishClientReceive", "subscribe", "unsubscribe")
-    config = {
-        "defaultACLAccess": dict.fromkeys(access, True),
-        "clients": [
-            {
-                "username": "someone",
-                "password": base64.b64encode(digest).decode(),
-                "salt": base64.b64encode(salt).decode(),
-                "iterations": 101,
-                "roles": [{"rolename": "writer"}],
-            }
-        ],
-        "groups": [],
-        "roles": [
-            {
-                "rolename": "writer",
-                "acls": [{"acltype": "subscribePattern", "topic": "t/#", "allow": False}],
-            }
-        ],
-    }
-    path = folder / "security.json"
-    path.write_text(json.dumps(config))
-    return (f"plugin {plugins[0]}", f"plugin_opt_config_file {path}")
-
-
 def test_a_refused_subscription_is_an_error(tmp_path: Path) -> None:
     async def main(port: int) -> None:
         settings = settings_for(port, username="someone", password="admin")
@@ -318,6 +283,6 @@ def test_a_refused_subscription_is_an_error(tmp_path: Path) -> None:
             with pytest.raises(SubscriptionRefused, match=r"subscribe t/commands \(not authorised"):
                 await session.subscribe(["allowed/topic", TOPIC])
 
-    lines = dynamic_security(tmp_path)
+    lines = dynamic_security(tmp_path, "someone", "admin", refused="t/#")
     with broker_in(tmp_path / "broker", lines=lines, open_to_all=False) as broker:
         asyncio.run(main(broker.port))
