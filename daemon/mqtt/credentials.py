@@ -116,4 +116,16 @@ def _tls_context(config: MqttConfig) -> ssl.SSLContext:
         log.warning("mqtt.tls_insecure: anybody can pretend to be the broker and read everything")
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    context.sslsocket_class = _ClosingSocket
     return context
+
+
+class _ClosingSocket(ssl.SSLSocket):
+    """Closes itself where the handshake fails, since the MQTT library does not."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
