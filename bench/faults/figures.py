@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -13,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import paths  # noqa: F401  # finds what is imported next
+import paths  # finds what is imported next
 from machine import describe
 from rich.console import Console
 from rich.table import Table
@@ -96,6 +97,7 @@ def run_as_script(name: str, text: str | None, measure: Measure, **sizes: float)
         "seconds": round(time.monotonic() - began, 1),
         "checks": [asdict(check) for check in outcome.checks],
         "details": outcome.details,
+        "commit": _commit(),
         "machine": describe() | {"load_average": os.getloadavg()},
     }
     show(name, outcome)
@@ -103,6 +105,13 @@ def run_as_script(name: str, text: str | None, measure: Measure, **sizes: float)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(result, indent=2, default=str) + "\n")
     sys.exit(0 if outcome.ok else 1)
+
+
+def _commit() -> str | None:
+    """What was measured, as git names it."""
+    command = ["git", "-C", str(paths.ROOT), "describe", "--always", "--dirty", "--abbrev=10"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    return ran.stdout.strip() or None
 
 
 def show(name: str, outcome: Outcome) -> None:

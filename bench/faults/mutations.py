@@ -1,6 +1,6 @@
 """Mutated media files arrive in a watched folder.
 
-    python bench/faults/mutations.py [--files 500]
+    python bench/faults/mutations.py [--files 500] [--stable-seconds 0.1]
 
 Each is one of some small clips, of several containers and codecs, with bytes flipped, cleared,
 repeated, cut out or cut off, or a part of another one put in. Correct is: the daemon lives on as
@@ -36,17 +36,16 @@ _KINDS: dict[str, dict[str, Any]] = {
     "mjpeg.mov": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
     "hevc.mkv": {"codec": "libx265"},
 }
-_STABLE_SECONDS = 0.1
 _BATCH = 25
 
 
-def measure(folder: Path, *, files: int, seed: int) -> Outcome:
+def measure(folder: Path, *, files: int, stable_seconds: float, seed: int) -> Outcome:
     chance = random.Random(seed)
     with yard_in(folder) as yard:
         originals = [
             make_clip(yard.clips / name, frames=5, **given) for name, given in _KINDS.items()
         ]
-        watch = yard.watch(stable_seconds=_STABLE_SECONDS, scan_seconds=1.0)
+        watch = yard.watch(stable_seconds=stable_seconds, scan_seconds=1.0)
         config = yard.config(watches=(watch,))
         kinds: Counter[str] = Counter()
         with running(yard, config) as daemon:
@@ -225,4 +224,4 @@ def _failures(yard: Yard) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_as_script("mutations", __doc__, measure, files=500)
+    run_as_script("mutations", __doc__, measure, files=500, stable_seconds=0.1)

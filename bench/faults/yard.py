@@ -99,15 +99,24 @@ class Yard:
 
     def leftovers(self) -> list[str]:
         """What no daemon leaves behind once it has nothing to do."""
-        hidden = [
+        found = [
             path
             for folder in (self.input, self.watched, self.asked, self.clips)
-            for path in folder.rglob("*")
+            for path in _all_below(folder)
             if path.name.startswith(".") or "partial" in path.name
         ]
-        ledger = list((self.folder / "state" / "results").iterdir())
-        temporary = list(self.temporary.rglob("*"))
-        return sorted(str(path.relative_to(self.folder)) for path in hidden + ledger + temporary)
+        found += _all_below(self.folder / "state" / "results")
+        found += _all_below(self.temporary)
+        return sorted(str(path.relative_to(self.folder)) for path in found)
+
+
+def _all_below(folder: Path) -> list[Path]:
+    """Files and folders, while others make and remove some."""
+    return [
+        Path(parent) / name
+        for parent, folders, files in os.walk(folder)
+        for name in (*folders, *files)
+    ]
 
 
 @contextmanager
