@@ -82,6 +82,7 @@ class Attempts:
         return run(
             request_of(work, self._runtime),
             WireDisplay(self._wire),
+            announce=False,  # the report has it
             ledger=Ledger(partial_token(job_id), record),
             filters=self._filters,
             on_stage=tell,

@@ -44,7 +44,8 @@ class WorkerSettings:
     def command(self) -> list[str]:
         """The command line."""
         lock = self.state_dir / tether.FOLDER / f"{self.name}.lock"
-        words = [sys.executable, "-m", "upframe.daemon.work.worker"]
+        # -P: nothing is imported from the folder in which somebody started the daemon
+        words = [sys.executable, "-P", "-m", "upframe.daemon.work.worker"]
         words += ["--parent", str(os.getpid()), "--lock", str(lock)]
         if not self.runs_jobs:
             return words
@@ -116,6 +117,8 @@ class Child:
         for work, kind in ((self._listen(process), "events"), (self._drain(process), "stderr")):
             name = f"worker-{self._settings.name}-{kind}"
             self._tasks.append(asyncio.create_task(work, name=name))
+        if self._why_killed is not None:  # while it was on its way
+            self.kill_now(self._why_killed)
 
     def send(self, request: Request) -> None:
         """Send a request. Whether anybody is there to read it shows by the answer."""
@@ -124,9 +127,10 @@ class Child:
             process.stdin.write(request.line)
 
     def kill_now(self, why: str) -> None:
-        """Send SIGKILL, without waiting for what comes of it."""
-        if self.alive and self.pid is not None:
+        """Send SIGKILL, without waiting for what comes of it. One that starts is killed then."""
+        if self._process is None or self.alive:
             self._why_killed = self._why_killed or why
+        if self.alive and self.pid is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)  # it leads a session, so a group, of its own
 

@@ -103,9 +103,11 @@ class WorkerProcess:
         Raises:
             WorkerLost: if it does not come up in time, or cannot do its work here.
         """
+        self._idle.clear()  # from here on it can be cancelled
         try:
             await self._child.start()
         except OSError as error:
+            self._idle.set()
             raise WorkerLost(error_of(error)) from error
         answer = await self._answer(Stall({"loading": timeout_seconds}), _ignore)
         if not isinstance(answer, Ready):

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 from ...filters.options import FilterOptions
 from ..jobs.errors import StoreBroken
@@ -115,8 +116,12 @@ class Slot:
 
     async def _wait(self) -> None:
         """Wait until there may be work, or this slot shall leave."""
-        both = (self._queue.wait_for_work(_LOOK_SECONDS), self._leaving.wait())
-        waits = [asyncio.ensure_future(wait) for wait in both]
+        name = f"slot-{self.settings.name}"
+        work = self._queue.wait_for_work(_LOOK_SECONDS)
+        waits: list[asyncio.Task[Any]] = [
+            asyncio.create_task(work, name=f"{name}-work"),
+            asyncio.create_task(self._leaving.wait(), name=f"{name}-leaving"),
+        ]
         try:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -136,7 +141,7 @@ class Slot:
         finally:
             self._queue.detach(job.id)
             self._choosing.give_up(job)
-            self.job = None
+            self.job = self._wish = None
         await self._retire(outcome)
 
     async def _attempt(self, job: Job) -> Outcome:
@@ -166,10 +171,12 @@ class Slot:
             await self.worker.cancel(seconds)
 
     async def _hire(self) -> None:
-        """Make sure that there is a living worker."""
+        """Make sure that there is a living worker, unless the job was cancelled meanwhile."""
         if self.worker.alive:
             return
         await self.worker.kill()
+        if self._wish is not None:
+            return
         self.worker = WorkerProcess(self.settings)
         self._counts["worker_starts"] += 1
         await self.worker.start(self.budgets["loading"])

@@ -15,6 +15,9 @@ from .estimate import expected_bytes, free_bytes
 
 log = logging.getLogger("upframe.work")
 
+_REASONS = ("an answer", "room")
+"""With which the reasons to wait begin."""
+
 
 class Room:
     """Gives out room: what one running job will still write is no room for another.
@@ -36,7 +39,6 @@ class Room:
         self._free = free
         self._answer_seconds = answer_seconds
         self._taken: dict[str, _Taken] = {}
-        self._told: set[str] = set()
         self._looks: dict[tuple[Path, Path], asyncio.Task[_Look]] = {}
 
     async def take(self, job: Job) -> str | None:
@@ -48,15 +50,13 @@ class Room:
         look = await self._look(job)
         if look is not None and look.suffices:
             self._taken[job.id] = look.wanted
-            self._told.discard(job.id)
             return None
         if look is None:
-            reason = f"an answer of the file systems of {job.source} and {job.sink}"
+            reason = f"{_REASONS[0]} of the file systems of {job.source} and {job.sink}"
         else:
-            reason = f"room in {Path(job.sink).parent}: {look}"
+            reason = f"{_REASONS[1]} in {Path(job.sink).parent}: {look}"
         reason = redacted(reason)
-        if job.id not in self._told:
-            self._told.add(job.id)
+        if not (job.waits_for or "").startswith(_REASONS):  # once, not at every look
             log.warning("waits for %s", reason, extra={"job_id": job.id})
         return reason
 

@@ -144,6 +144,23 @@ def test_a_worker_that_does_not_stop_is_killed_in_time(tmp_path: Path, out: Path
     with_worker(tmp_path, use)
 
 
+def test_a_worker_that_is_not_needed_any_more_does_not_finish_its_start(tmp_path: Path) -> None:
+    before = children_of(os.getpid())
+
+    async def main(when: Callable[[WorkerProcess], bool]) -> None:
+        worker = WorkerProcess(worker_settings(config_of(tmp_path / "state"))[0])
+        starting = asyncio.create_task(worker.start(60))
+        await asyncio.sleep(0)
+        await eventually(lambda: when(worker))
+        await worker.cancel(0.05)
+        with pytest.raises(WorkerLost, match=r"was killed: it did not stop within 0\.05 s"):
+            await starting
+
+    asyncio.run(main(lambda worker: True))
+    asyncio.run(main(lambda worker: worker.alive))
+    assert children_of(os.getpid()) == before
+
+
 def test_the_death_of_a_worker_is_told_with_its_signal(tmp_path: Path, out: Path) -> None:
     clip = make_clip(tmp_path / "in.mp4", frames=LONG)
 
