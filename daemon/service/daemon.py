@@ -222,8 +222,7 @@ class Daemon:
             self._logs.sum_up()
             await self._status.refresh()
             line = self._status.line()
-            if line != self._last_line:
-                self._notifier.status(line)
+            if line != self._last_line and self._notifier.status(line):
                 self._last_line = line
             if self._status.phase != "ready":
                 self._notifier.extend(_EXTENSION_SECONDS)

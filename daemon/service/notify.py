@@ -17,6 +17,8 @@ log = logging.getLogger("upframe.service.notify")
 
 _VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 _MICROSECONDS = 1_000_000
+_PATIENCE_SECONDS = 2.0
+"""For what is said once and must arrive; only ten messages fit where nobody reads."""
 
 
 class Notifier:
@@ -38,20 +40,25 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """Say that the start, or a reload, is over."""
-        self._send("READY=1", _status(status))
+        self._send("READY=1", _status(status), patience_seconds=_PATIENCE_SECONDS)
 
     def reloading(self) -> None:
         """Say that the configuration is being read again; `ready` ends it."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._send("RELOADING=1", f"MONOTONIC_USEC={now}")
+        lines = ("RELOADING=1", f"MONOTONIC_USEC={now}")
+        self._send(*lines, patience_seconds=_PATIENCE_SECONDS)
 
     def stopping(self, status: str) -> None:
         """Say that the service ends."""
-        self._send("STOPPING=1", _status(status))
+        self._send("STOPPING=1", _status(status), patience_seconds=_PATIENCE_SECONDS)
 
-    def status(self, status: str) -> None:
-        """Say in one line what the service does; shown by `systemctl status`."""
-        self._send(_status(status))
+    def status(self, status: str) -> bool:
+        """Say in one line what the service does; shown by `systemctl status`.
+
+        Returns:
+            Whether it was taken: if not, say it again later.
+        """
+        return self._send(_status(status))
 
     def extend(self, seconds: float) -> None:
         """Ask for so much more time, from now, to start or to stop."""
@@ -65,17 +72,19 @@ class Notifier:
         """Let the watchdog act at once: we know that we hang."""
         self._send("WATCHDOG=trigger")
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str, patience_seconds: float = 0.0) -> bool:
         if self._address is None:
-            return
+            return True
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as end:
-                end.setblocking(False)  # a full socket must not hold up the event loop
+                end.settimeout(patience_seconds)  # 0: a full socket must not hold up the loop
                 end.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
             if not self._failed:
                 log.warning("cannot tell systemd %s: %s", lines[0], error)
             self._failed = True
+            return False
+        return True
 
 
 def _status(text: str) -> str:

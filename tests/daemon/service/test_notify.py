@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,23 @@ def test_a_deaf_service_manager_fails_nothing_and_is_said_once(
     assert [record.getMessage() for record in caplog.records] == [
         "cannot tell systemd WATCHDOG=1: [Errno 2] No such file or directory"
     ]
+
+
+def test_what_must_arrive_waits_for_a_reader(address: str) -> None:
+    with service_manager(address) as end:
+        notifier = Notifier(address)
+        while notifier.status("busy"):  # until nothing fits any more
+            pass
+        reader = threading.Timer(0.1, lambda: [told(end) for _ in range(5)])
+        reader.start()
+        notifier.ready("idle")
+        reader.join()
+        end.setblocking(False)
+        left: list[str] = []
+        with suppress(BlockingIOError):
+            while True:
+                left += told(end)
+        assert "READY=1" in left
 
 
 def test_a_full_socket_does_not_hold_up_the_loop(address: str) -> None:
