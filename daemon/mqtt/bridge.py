@@ -42,7 +42,7 @@ log = logging.getLogger("upframe.mqtt.bridge")
 
 METRICS_SECONDS = 60.0
 _ACTIVITY_SECONDS = 1.0
-_BIRTH_SECONDS = 5.0
+_BIRTH_SECONDS = 2.0
 """At most so long after Home Assistant's birth, by chance: not all devices shall speak at once."""
 _STOP_SECONDS = 8.0
 
@@ -167,6 +167,7 @@ class MqttBridge:
             "requests": dict(self._intake.counts),
             "published": sent.sent,
             "dropped": sent.dropped,
+            "refused": dict(health.refusals),
             "waiting": len(self._outbox),
             "store_failures": self._journal.failures,
             "store_trouble": self._journal.trouble,

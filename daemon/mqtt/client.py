@@ -11,21 +11,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import aiomqtt
 from paho.mqtt.client import Client as Paho
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from .credentials import Settings
 from .errors import ConnectionLost, LoginRefused, SubscriptionRefused, TakenOver
 from .message import Publication, Received
+from .packets import connect_properties, publish_properties, received_of
 
 log = logging.getLogger("upframe.mqtt.client")
 
@@ -33,8 +32,6 @@ _TIMEOUT_SECONDS = 10.0
 _FAREWELL_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
 _KEEPALIVE_SECONDS = 20
-_RECEIVE_MAXIMUM = 100  # unacknowledged messages that the broker may send: bounds our memory
-_PACKET_MAX_BYTES = 1 << 20  # larger ones are not even delivered
 _LOGIN_CODES = frozenset({4, 5, 134, 135, 138, 140})  # v3 and v5: credentials, authority, banned
 _TAKEN_OVER = 142
 
@@ -68,7 +65,7 @@ class Session:
             timeout=_TIMEOUT_SECONDS,
             keepalive=_KEEPALIVE_SECONDS,
             clean_start=False,
-            properties=_connect_properties(settings.session_expiry),
+            properties=connect_properties(settings.session_expiry),
             tls_context=settings.tls,
             # else each acknowledgement might wait 40 ms for the kernel's of what went before
             socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
@@ -76,6 +73,11 @@ class Session:
         self._client.pending_calls_threshold = 1000  # we bound them ourselves
         self._paho: Paho = self._client._client  # pyright: ignore[reportPrivateUsage]
         self._paho.manual_ack_set(True)
+        self._listen_in()
+        self.session_present = False
+        """Whether the broker had kept what was sent to us since the last time."""
+        self.refusals: Counter[str] = Counter()
+        """Messages of ours that the broker did not want, by its reason."""
         self._take = take
         self._open = True  # messages come with the broker's first answer already
 
@@ -178,7 +180,7 @@ class Session:
                 publication.payload,
                 publication.qos,
                 publication.retain,
-                _publish_properties(publication),
+                publish_properties(publication),
             )
         )
 
@@ -200,6 +202,26 @@ class Session:
             return await call
         except (aiomqtt.MqttError, ValueError) as error:  # paho: ValueError once it is closed
             raise _loss(error) from error
+
+    def _listen_in(self) -> None:
+        """Hear two things that aiomqtt keeps to itself."""
+        on_connect, on_publish = self._paho.on_connect, self._paho.on_publish
+
+        def connected(*told: Any) -> None:
+            self.session_present = told[2].session_present
+            cast("Any", on_connect)(*told)
+
+        def published(*told: Any) -> None:
+            if told[3].is_failure:
+                self._refused(_code_text(told[3].value))
+            cast("Any", on_publish)(*told)
+
+        self._paho.on_connect, self._paho.on_publish = connected, published
+
+    def _refused(self, reason: str) -> None:
+        self.refusals[reason] += 1
+        if self.refusals[reason] == 1:
+            log.error("the broker does not take all that we publish: %s", reason)
 
     def _arrived(self, message: aiomqtt.Message) -> None:
         def acknowledge() -> None:
@@ -225,22 +247,6 @@ class Session:
         self._paho.loop_read()
 
 
-def received_of(message: aiomqtt.Message) -> Received:
-    """Read what we need of a message."""
-    properties: Any = message.properties
-    payload: Any = message.payload
-    return Received(
-        topic=message.topic.value,
-        payload=bytes(payload),
-        qos=message.qos,
-        retained=bool(message.retain),
-        response_topic=getattr(properties, "ResponseTopic", None),
-        correlation_data=getattr(properties, "CorrelationData", None),
-        expiry_seconds=getattr(properties, "MessageExpiryInterval", None),
-        received=time.time(),
-    )
-
-
 def _queue_type(arrived: Callable[[aiomqtt.Message], None]) -> type[asyncio.Queue[aiomqtt.Message]]:
     class HandingQueue(asyncio.Queue[aiomqtt.Message]):
         """Hands every message on as it comes, to be journaled and then acknowledged."""
@@ -249,28 +255,6 @@ def _queue_type(arrived: Callable[[aiomqtt.Message], None]) -> type[asyncio.Queu
             arrived(item)
 
     return HandingQueue
-
-
-def _connect_properties(session_expiry: int) -> Properties:
-    properties = Properties(PacketTypes.CONNECT)
-    properties.SessionExpiryInterval = session_expiry
-    properties.ReceiveMaximum = _RECEIVE_MAXIMUM
-    properties.MaximumPacketSize = _PACKET_MAX_BYTES
-    return properties
-
-
-def _publish_properties(publication: Publication) -> Properties | None:
-    if not publication.payload:
-        return None
-    properties = Properties(PacketTypes.PUBLISH)
-    properties.PayloadFormatIndicator = 1
-    if publication.payload[:1] == b"{":
-        properties.ContentType = "application/json"
-    if publication.correlation_data is not None:
-        properties.CorrelationData = publication.correlation_data
-    if publication.expiry_seconds is not None:
-        properties.MessageExpiryInterval = publication.expiry_seconds
-    return properties
 
 
 def _refusal(error: aiomqtt.MqttError) -> Exception:

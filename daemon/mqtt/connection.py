@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..jobs.errors import StoreBroken
@@ -46,6 +46,8 @@ class Health:
     """Seconds since 1970, of the phase."""
     attempts: int = 0
     connections: int = 0
+    refusals: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Messages that the broker did not take on the latest connection, by its reason."""
 
 
 class Connection:
@@ -134,14 +136,17 @@ class Connection:
         async with Session(settings, self._take) as session:
             await session.subscribe([self._topics.command(command) for command in COMMANDS])
             began = time.monotonic()
-            self._came_up()
+            self._came_up(session)
             try:
                 await self._serve(session, stop)
             finally:
                 self._outbox.forget_latest()
                 self._went_down(time.monotonic() - began)
 
-    def _came_up(self) -> None:
+    def _came_up(self, session: Session) -> None:
+        if self.health.connections and not session.session_present:
+            log.warning("the broker has lost what was sent to us meanwhile, if anything was")
+        self.health.refusals = session.refusals
         self._outbox.renew()
         self._enter("connected", None)
         self.health.connections += 1

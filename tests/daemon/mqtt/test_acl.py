@@ -75,6 +75,25 @@ def test_the_example_lets_everybody_do_their_work_and_no_more(tmp_path: Path) ->
         assert "Denied PUBLISH" in broker.log  # the viewer's
 
 
+def test_a_node_that_may_not_publish_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main(broker: Broker) -> None:
+        secret = tmp_path / "secret"
+        secret.write_text("alice")
+        secret.chmod(0o600)
+        async with node_on(broker, tmp_path, username="alice", password_file=secret) as node:
+            await node.up()
+            await node.until(lambda: node.bridge.health()["refused"], "a refusal")
+            assert node.bridge.health()["refused"]["not authorised"] >= 1
+
+    lines = rules(tmp_path)
+    with broker_in(tmp_path / "broker", lines=lines, open_to_all=False) as broker:
+        asyncio.run(main(broker))
+    text = "the broker does not take all that we publish: not authorised"
+    assert caplog.text.count(text) == 1
+
+
 def test_a_node_does_not_hear_of_other_nodes(tmp_path: Path) -> None:
     async def main(broker: Broker) -> None:
         async with (

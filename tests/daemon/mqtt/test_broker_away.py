@@ -109,7 +109,7 @@ def test_a_broker_that_hangs_at_the_end_holds_up_a_few_seconds_only(
 
 
 def test_everything_is_told_again_to_a_broker_that_lost_its_data(
-    broker: Broker, tmp_path: Path
+    broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
         async with node_on(broker, tmp_path) as node:
@@ -121,6 +121,10 @@ def test_everything_is_told_again_to_a_broker_that_lost_its_data(
             await node.until(lambda: node.bridge.health()["connections"] == 2, "back")
             after = await retained_is(broker, **{f"job-{n}": "queued" for n in range(30)})
             assert before == after
+            assert caplog.text.count("the broker has lost what was sent to us meanwhile") == 1
+            await asyncio.to_thread(broker.restart)  # this time with all it had
+            await node.until(lambda: node.bridge.health()["connections"] == 3, "back")
+            assert caplog.text.count("the broker has lost what was sent to us meanwhile") == 1
 
     asyncio.run(main())
 

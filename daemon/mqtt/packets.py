@@ -1,0 +1,53 @@
+"""The properties of MQTT 5 packets, as paho writes them, from and to our messages."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from .message import Publication, Received
+
+_RECEIVE_MAXIMUM = 100  # unacknowledged messages that the broker may send: bounds our memory
+_PACKET_MAX_BYTES = 1 << 20  # larger ones are not even delivered
+
+
+def received_of(message: Any) -> Received:
+    """Read what we need of a message of the library's."""
+    properties = message.properties
+    return Received(
+        topic=message.topic.value,
+        payload=bytes(message.payload),
+        qos=message.qos,
+        retained=bool(message.retain),
+        response_topic=getattr(properties, "ResponseTopic", None),
+        correlation_data=getattr(properties, "CorrelationData", None),
+        expiry_seconds=getattr(properties, "MessageExpiryInterval", None),
+        received=time.time(),
+    )
+
+
+def connect_properties(session_expiry: int) -> Properties:
+    """Ask for a session that lives on without us, and for messages in portions."""
+    properties = Properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = session_expiry
+    properties.ReceiveMaximum = _RECEIVE_MAXIMUM
+    properties.MaximumPacketSize = _PACKET_MAX_BYTES
+    return properties
+
+
+def publish_properties(publication: Publication) -> Properties | None:
+    """Describe a message; one that clears a topic has nothing to describe."""
+    if not publication.payload:
+        return None
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.PayloadFormatIndicator = 1
+    if publication.payload[:1] == b"{":
+        properties.ContentType = "application/json"
+    if publication.correlation_data is not None:
+        properties.CorrelationData = publication.correlation_data
+    if publication.expiry_seconds is not None:
+        properties.MessageExpiryInterval = publication.expiry_seconds
+    return properties
