@@ -19,8 +19,8 @@ from upframe.daemon.watch.watches import Watches
 from upframe.daemon.work.messages import Verdict
 
 DOUBLE = {"enable_frame_interpolation": True, "frame_interpolation_exp": 1}
-STABLE_SECONDS = 0.12
-SCAN_SECONDS = 0.15
+STABLE_SECONDS = 0.08
+SCAN_SECONDS = 0.1
 
 
 class Judging:

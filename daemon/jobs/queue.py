@@ -150,7 +150,8 @@ class JobQueue(QueueView):
         if due is not None:
             timeout_seconds = min(timeout_seconds, (due - now).total_seconds())
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._work.wait(), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                await self._work.wait()
 
     async def cancel(self, id: str, timeout_seconds: float = CANCEL_SECONDS) -> Job:  # noqa: A002
         """Cancel a job: a queued one at once, a running one through what is attached to it.

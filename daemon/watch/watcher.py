@@ -99,7 +99,8 @@ class Watcher:
                 delay = await self._survive_round()
                 self.looked.set()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), max(delay, _BREATH_SECONDS))
+                    async with asyncio.timeout(max(delay, _BREATH_SECONDS)):
+                        await self._wake.wait()
                 self._wake.clear()
                 await asyncio.sleep(_BREATH_SECONDS)
         finally:

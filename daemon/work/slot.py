@@ -80,7 +80,8 @@ class Slot:
                 except StoreBroken as error:  # its disk may be full: that passes
                     log.error("cannot take jobs now: %s", error)
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._leaving.wait(), _PAUSE_SECONDS)
+                        async with asyncio.timeout(_PAUSE_SECONDS):
+                            await self._leaving.wait()
             await self.worker.stop()
         finally:
             await self.worker.kill()
