@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...filters.options import FilterOptions
+from ..exits import Exit
 from ..jobs.model import JobError
 from ..jobs.queue import JobQueue
 from ..service.config import Config, JobsConfig
@@ -27,6 +28,11 @@ _FORCE_SECONDS = GIVE_BACK_SECONDS + 2.0
 """After a drain's time, until the scheduler stops waiting for jobs to be given back."""
 _GRACE_SECONDS = 15.0
 """Over its budget a stage is killed; only if that fails for so long is the scheduler not well."""
+
+
+_WARM_ATTEMPTS = 3
+"""Of a worker that dies meanwhile: a kill by chance must not end the daemon, a crash each time may.
+"""
 
 
 class WarmUpFailed(Exception):
@@ -198,17 +204,26 @@ class Scheduler:
     ) -> JobError | None:
         name = slot.settings.name
         tell(f"starting worker {name}")
-        try:
-            for filters in wanted:
-                seconds = await slot.warm(filters)
-                tell(f"worker {name} is warm after {seconds:.1f} s")
-        except WorkerLost as lost:
-            return lost.error
-        return None
+        for attempts_left in reversed(range(_WARM_ATTEMPTS)):
+            try:
+                for filters in wanted:
+                    seconds = await slot.warm(filters)
+                    tell(f"worker {name} is warm after {seconds:.1f} s")
+                return None
+            except WorkerLost as lost:
+                if not (_died(lost.error) and attempts_left):
+                    return lost.error
+                log.warning("worker %s is started again: %s", name, lost.error.message)
+        raise AssertionError("the last attempt returns")
 
     async def _kill(self) -> None:
         for slot in self._slots:
             await slot.worker.kill()
+
+
+def _died(error: JobError) -> bool:
+    """Whether a worker did not say this itself, but was killed, crashed or hung."""
+    return error.retryable and error.code == Exit.INTERNAL
 
 
 def filters_to_warm(config: Config) -> list[FilterOptions]:
