@@ -29,7 +29,7 @@ from .packets import connect_properties, publish_properties, received_of
 log = logging.getLogger("upframe.mqtt.client")
 
 _TIMEOUT_SECONDS = 10.0
-_FAREWELL_SECONDS = 1.0
+_FAREWELL_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
 _KEEPALIVE_SECONDS = 20
 _LOGIN_CODES = frozenset({4, 5, 134, 135, 138, 140})  # v3 and v5: credentials, authority, banned
@@ -199,9 +199,14 @@ class Session:
 
     async def _within(self, call: Any) -> Any:
         try:
-            return await call
+            result = await call
         except (aiomqtt.MqttError, ValueError) as error:  # paho: ValueError once it is closed
             raise _loss(error) from error
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # the library waits by `asyncio.wait_for`, which before Python 3.12 swallows this
+            raise asyncio.CancelledError
+        return result
 
     def _listen_in(self) -> None:
         """Hear two things that aiomqtt keeps to itself."""

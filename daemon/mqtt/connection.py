@@ -23,8 +23,10 @@ from .topics import COMMANDS, Topics
 log = logging.getLogger("upframe.mqtt.connection")
 
 _PUBLISHERS = 20  # as many as the library has on their way at once
-_LAST_SECONDS = 2.0
-"""For all that waits to be sent when the node stops, and then again for its last word."""
+_DRAIN_SECONDS = 1.5
+"""For all that waits to be sent when the node stops."""
+_WORD_SECONDS = 1.0
+"""For its last word."""
 _STORE_SECONDS = 1.0
 _MANY_SHORT = 3
 
@@ -100,7 +102,7 @@ class Connection:
         try:
             await asyncio.wait({living, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if self.is_up:  # it says farewell by itself
-                await asyncio.wait({living}, timeout=3 * _LAST_SECONDS)
+                await asyncio.wait({living}, timeout=3 * _DRAIN_SECONDS)
             if living.done():
                 living.result()
         finally:
@@ -176,7 +178,8 @@ class Connection:
                 for number in range(_PUBLISHERS):
                     group.create_task(self._send(session), name=f"mqtt publisher {number}")
         except asyncio.CancelledError:
-            await self._say_farewell(session)  # else the last word were "online"
+            if self.status != "stopped":  # else the last word were "online"
+                await self._say_farewell(session)
             raise
         except ExceptionGroup as ends:
             raise _main_end_of(ends) from ends
@@ -203,7 +206,7 @@ class Connection:
         """Send what there is, then the last word, then end."""
         await stop.wait()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_SECONDS):
+            async with asyncio.timeout(_DRAIN_SECONDS):
                 await self._outbox.drained()
         await self._say_farewell(session)
         raise _Finished
@@ -211,7 +214,7 @@ class Connection:
     async def _say_farewell(self, session: Session) -> None:
         self.status = "stopped"
         with suppress(ConnectionLost, TimeoutError):
-            async with asyncio.timeout(_LAST_SECONDS):
+            async with asyncio.timeout(_WORD_SECONDS):
                 await session.publish(self._status_saying("stopped"))
 
     async def _render_status(self) -> Publication:

@@ -224,6 +224,25 @@ def test_the_will_tells_a_death_and_not_a_farewell(broker: Broker) -> None:
     asyncio.run(main())
 
 
+def test_a_cancellation_that_comes_with_the_answer_is_not_swallowed(broker: Broker) -> None:
+    """Else a publisher would live on without its connection, and hold up the next one."""
+
+    async def main() -> None:
+        async with Session(settings_for(broker.port), Inbox()) as session:
+            publishing = asyncio.create_task(session.publish(Publication("t/x", b"x")))
+            told = session._paho.on_publish
+
+            def both(*what: object) -> None:
+                told(*what)  # type: ignore[misc, operator]
+                publishing.cancel()
+
+            session._paho.on_publish = both
+            await asyncio.wait({publishing})
+            assert publishing.cancelled()
+
+    asyncio.run(main())
+
+
 async def silent_server(accepted: list[asyncio.StreamWriter]) -> asyncio.Server:
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         accepted.append(writer)
