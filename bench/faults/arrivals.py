@@ -24,10 +24,10 @@ from typing import Any
 import paths  # noqa: F401  # finds what is imported next
 from figures import Outcome, equal, none_of, run_as_script
 from media_samples import make_clip
+from processes import Beside
 from witness import Witness
 from yard import (
     ENLARGE,
-    Beside,
     Content,
     Yard,
     ended_twice,

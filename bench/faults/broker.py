@@ -27,12 +27,12 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from processes import Beside
 from running_daemon import until
 from witness import Witness
 from yard import (
     BASE,
     ENLARGE,
-    Beside,
     Yard,
     document,
     ended_twice,

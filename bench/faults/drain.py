@@ -19,6 +19,7 @@ from typing import Any
 import paths  # noqa: F401  # finds what is imported next
 from figures import Outcome, at_most, equal, none_of, run_as_script
 from mqtt_broker import Broker, broker_in
+from processes import children_of, until_gone
 from running_daemon import RunningDaemon, daemon_in, until
 from witness import Witness
 from yard import (
@@ -27,13 +28,11 @@ from yard import (
     ENLARGE,
     Yard,
     arrive,
-    children_of,
     document,
     ended_twice,
     publish,
     running,
     some_clips,
-    until_gone,
     yard_in,
 )
 

@@ -2,10 +2,11 @@
 
     python bench/faults/kills.py [--rounds 100] [--jobs 30]
 
-Each round ends with a kill at a moment of chance: some time after the start, or some time after a
-job began to run. Jobs arrive all along: as a file in a watched folder, as an MQTT message of QoS 1,
-and by `upframe jobs submit`, which is run again where no daemon answers. After the last round a
-daemon is left alone to do what is left.
+Each round ends with a kill at a moment of chance: some time after the start, some time after a job
+began to run, or within some milliseconds from when a result is entered into the ledger. Jobs
+arrive all along: as a file in a watched folder, as an MQTT message of QoS 1, and by
+`upframe jobs submit`, which is run again where no daemon answers. After the last round a daemon is
+left alone to do what is left.
 
 Correct is: every job done; every output there once, seen by the kernel's events and not by the
 daemon's word; equal to what an undisturbed daemon made of the same clip, pixel for pixel; and no
@@ -14,46 +15,40 @@ temporary file, no entry in the ledger of results, no process left.
 
 from __future__ import annotations
 
-import queue
+import os
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import paths  # noqa: F401  # finds what is imported next
+from feeding import WAYS, Arrivals
 from figures import Outcome, equal, none_of, run_as_script
-from mqtt_broker import Broker, broker_in
+from mqtt_broker import broker_in
+from processes import children_of, kill, until_gone
 from running_daemon import RunningDaemon, daemon_in
 from witness import Witness
 from yard import (
-    BASE,
     DOUBLE,
     ENLARGE,
-    Beside,
     Content,
     Yard,
-    arrive,
-    children_of,
-    document,
     ended_twice,
-    kill,
-    publish,
     running,
     shows,
     shuffled,
     some_clips,
-    submit_by_command,
-    until_gone,
     yard_in,
 )
 
-WAYS = ("watch", "mqtt", "cli")
 FILTERS = {**DOUBLE, **ENLARGE}
 FRAMES = (10, 12, 14, 16)
 _TRY_SECONDS = 0.1
 _LAST_SECONDS = 240.0
+_MOST_WAIT_SECONDS = 5.0
+"""For a job to be running."""
 
 
 def measure(folder: Path, *, rounds: int, jobs: int, seed: int) -> Outcome:
@@ -63,9 +58,9 @@ def measure(folder: Path, *, rounds: int, jobs: int, seed: int) -> Outcome:
         config = yard.config(broker, watches=(watch,), attempts=50, retry_delays=[_TRY_SECONDS])
         clips = some_clips(yard, *FRAMES)
         expected = references(yard, config, clips)
-        arrivals = Arrivals(yard, broker, clips, shuffled(chance, WAYS, jobs))
+        arrivals = Arrivals(yard, broker, clips, shuffled(chance, WAYS, jobs), FILTERS)
         with Witness(yard.watched, yard.asked) as witness:
-            killer = Killer(yard, config, chance)
+            killer = Killer(yard, config, chance, seconds_of_a_job(yard))
             for number in range(rounds):
                 arrivals.release(up_to=-(-jobs * (number + 1) * 10 // (rounds * 9)))
                 killer.one_round()
@@ -93,65 +88,33 @@ def references(yard: Yard, config: Mapping[str, Any], clips: list[Path]) -> dict
     return found  # type: ignore[return-value]
 
 
-class Arrivals:
-    """Jobs that are let in as time goes by, each by its way."""
-
-    def __init__(self, yard: Yard, broker: Broker, clips: list[Path], ways: list[str]) -> None:
-        self.yard = yard
-        self.broker = broker
-        self.clips = clips
-        self.ways = ways
-        self.command_runs = 0
-        self._released = 0
-        self._due: dict[str, queue.SimpleQueue[int | None]] = {
-            way: queue.SimpleQueue() for way in WAYS
-        }
-        self._feeders = [Beside(f"arrivals by {way}", self._feed, way) for way in WAYS]
-
-    def clip(self, index: int) -> Path:
-        return self.clips[index % len(self.clips)]
-
-    def sink(self, index: int) -> Path:
-        folder = self.yard.watched if self.ways[index] == "watch" else self.yard.asked
-        return folder / f"job{index}.mp4"
-
-    def release(self, *, up_to: int) -> None:
-        """Let in all jobs below a number."""
-        for index in range(self._released, min(up_to, len(self.ways))):
-            self._due[self.ways[index]].put(index)
-            self._released = index + 1
-
-    def end(self) -> None:
-        """Wait until all have been handed over."""
-        for way in WAYS:
-            self._due[way].put(None)
-        for feeder in self._feeders:
-            feeder.join()
-
-    def _feed(self, way: str) -> None:
-        while (index := self._due[way].get()) is not None:
-            name, clip, sink = f"job{index}", self.clip(index), self.sink(index)
-            if way == "watch":
-                arrive(clip, self.yard.input / sink.name)
-            elif way == "mqtt":
-                publish(self.broker, f"{BASE}/job/submit", document(name, clip, sink, FILTERS))
-            else:
-                file = self.yard.folder / "upframe.toml"
-                self.command_runs += submit_by_command(file, name, clip, sink, FILTERS)
+def seconds_of_a_job(yard: Yard) -> float:
+    """How long one took that nobody disturbed, on average."""
+    times = [
+        (job.ended - job.started).total_seconds()
+        for job in yard.jobs()
+        if job.ended and job.started
+    ]
+    return sum(times) / len(times)
 
 
 class Killer:
     """One daemon after the other, and their deaths."""
 
-    def __init__(self, yard: Yard, config: Mapping[str, Any], chance: random.Random) -> None:
+    def __init__(
+        self, yard: Yard, config: Mapping[str, Any], chance: random.Random, job_seconds: float
+    ) -> None:
         self.kills: Counter[str] = Counter()
         self.moments: Counter[str] = Counter()
         """What was going on then."""
         self.processes: set[int] = set()
         """All children that any of the daemons was seen with."""
+        self.ended_by_themselves: list[int] = []
+        """Exit codes of daemons that nobody had killed."""
         self._yard = yard
         self._config = config
         self._chance = chance
+        self.job_seconds = job_seconds
         self._daemon: RunningDaemon | None = None
         self._context: Any = None
 
@@ -162,12 +125,12 @@ class Killer:
         victim = self._chance.choice(("daemon", "worker", "both"))
         children = children_of(daemon.process.pid)
         self.processes |= children
-        self._note()
         victims = list(children) if victim == "worker" else [daemon.process.pid]
         if victim == "both":
             victims += children
             self._chance.shuffle(victims)
         killed = kill(victims)
+        self._note()
         self.kills[victim if killed else f"{victim}, but none was there"] += 1
         if victim != "worker":
             self.end()
@@ -179,27 +142,42 @@ class Killer:
         self._daemon = self._context = None
 
     def _living(self) -> RunningDaemon:
-        if self._daemon is None or self._daemon.process.poll() is not None:
-            assert self._daemon is None, f"it ended by itself: {self._daemon.log()[-5:]}"
+        if self._daemon is not None and self._daemon.process.poll() is not None:
+            self.ended_by_themselves.append(self._daemon.process.returncode)
+            self.end()  # and another one is started, as a service manager would
+        if self._daemon is None:
             self._context = daemon_in(self._yard.folder, ready=False, **self._config)
             self._daemon = self._context.__enter__()
         return self._daemon
 
     def _wait(self, daemon: RunningDaemon) -> None:
-        """Until some time from now, or some time after a job has begun."""
-        if self._chance.random() < 0.3:
-            time.sleep(self._chance.uniform(0.0, 5.0))
+        """Until some time after the start, after a job has begun, or while one is published."""
+        moment = self._chance.choice(("start", "start", "job", "job", "job", "result"))
+        if moment == "start":
+            time.sleep(self._chance.uniform(0.0, 4.0))
             return
-        end = time.monotonic() + 10.0
-        while not self._yard.counts().get("running") and time.monotonic() < end:
+        self._until(lambda: bool(self._yard.counts().get("running")), daemon, 0.03)
+        if moment == "job":
+            time.sleep(self._chance.uniform(0.0, 1.1 * self.job_seconds))
+            return
+        ledger = self._yard.folder / "state" / "results"
+        if self._until(lambda: bool(os.listdir(ledger)), daemon, 0.0005):
+            time.sleep(self._chance.uniform(0.0, 0.03))
+
+    def _until(self, holds: Callable[[], bool], daemon: RunningDaemon, pause: float) -> bool:
+        end = time.monotonic() + _MOST_WAIT_SECONDS
+        while not (held := holds()) and time.monotonic() < end:
             self.processes |= children_of(daemon.process.pid)
-            time.sleep(0.03)
-        time.sleep(self._chance.uniform(0.0, 2.5))
+            daemon.heard("")  # else the daemon would wait for its service manager
+            time.sleep(pause)
+        return held
 
     def _note(self) -> None:
+        """See what the dead have left: that tells what was going on."""
         counts = self._yard.counts()
-        partials = [path for path in self._yard.leftovers() if path.endswith(".partial")]
-        ledger = [path for path in self._yard.leftovers() if path.startswith("state/results")]
+        left = self._yard.leftovers()
+        partials = [path for path in left if path.endswith(".partial")]
+        ledger = [path for path in left if path.startswith("state/results")]
         if ledger:
             self.moments["publishing"] += 1
         elif partials:
@@ -246,6 +224,7 @@ def judged(
         none_of("jobs logged as done twice", ended_twice(yard)),
         none_of("leftovers", yard.leftovers()),
         none_of("processes left", until_gone(killer.processes)),
+        none_of("daemons that ended by themselves", killer.ended_by_themselves),
         equal("exit of the last daemon", code, 0),
     ]
     return Outcome(checks, _details(arrivals, killer, jobs))
@@ -266,6 +245,7 @@ def _details(arrivals: Arrivals, killer: Killer, jobs: Mapping[Path, Any]) -> di
         "arrivals": dict(Counter(arrivals.ways)),
         "runs of upframe jobs submit": arrivals.command_runs,
         "attempts of a job, most": max((job.attempts for job in jobs.values()), default=0),
+        "seconds of an undisturbed job": round(killer.job_seconds, 2),
         "worker processes seen": len(killer.processes),
     }
 
