@@ -12,7 +12,7 @@ import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -197,16 +197,21 @@ class Session:
             raise _loss(error) from error
         raise ConnectionLost("the connection has ended")
 
-    async def _within(self, call: Any) -> Any:
+    async def _within(self, call: Coroutine[Any, Any, Any]) -> Any:
+        """Make a call of the library, so that a cancellation ends it in any case.
+
+        The library waits by `asyncio.wait_for`, which before Python 3.12 swallows a cancellation
+        that comes in the same moment as the answer.
+        """
+        calling = asyncio.create_task(call, name="mqtt call")
         try:
-            result = await call
+            return await asyncio.shield(calling)
+        except asyncio.CancelledError:
+            calling.add_done_callback(_retrieve)
+            calling.cancel()
+            raise
         except (aiomqtt.MqttError, ValueError) as error:  # paho: ValueError once it is closed
             raise _loss(error) from error
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            # the library waits by `asyncio.wait_for`, which before Python 3.12 swallows this
-            raise asyncio.CancelledError
-        return result
 
     def _listen_in(self) -> None:
         """Hear two things that aiomqtt keeps to itself."""
