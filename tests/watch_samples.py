@@ -127,7 +127,11 @@ class House:
 
     async def scans(self, count: int = 2) -> None:
         """Wait until every folder was scanned some more times, and files could have held still."""
-        await asyncio.sleep(STABLE_SECONDS)
+        await self._more_scans(1)
+        await asyncio.sleep(1.5 * STABLE_SECONDS)
+        await self._more_scans(count - 1)
+
+    async def _more_scans(self, count: int) -> None:
         before = [status["scans"] for status in self.watches.status()]
         await eventually(
             lambda: all(
