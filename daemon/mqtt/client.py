@@ -24,11 +24,12 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from .credentials import Settings
 from .errors import ConnectionLost, LoginRefused, SubscriptionRefused, TakenOver
 from .message import Publication, Received
-from .packets import connect_properties, publish_properties, received_of
+from .packets import connect_properties, publish_properties, reason_text, received_of
 
 log = logging.getLogger("upframe.mqtt.client")
 
 _TIMEOUT_SECONDS = 10.0
+_CONNECT_SECONDS = 3.0  # in a thread that nothing can interrupt, and that an exit waits for
 _FAREWELL_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
 _KEEPALIVE_SECONDS = 20
@@ -73,6 +74,7 @@ class Session:
         self._client.pending_calls_threshold = 1000  # we bound them ourselves
         self._paho: Paho = self._client._client  # pyright: ignore[reportPrivateUsage]
         self._paho.manual_ack_set(True)
+        self._paho.connect_timeout = _CONNECT_SECONDS
         self._listen_in()
         self.session_present = False
         """Whether the broker had kept what was sent to us since the last time."""
@@ -153,7 +155,7 @@ class Session:
         granted = await self._within(self._client.subscribe([(topic, options) for topic in topics]))
         codes = [code if isinstance(code, int) else code.value for code in granted]
         refused = [
-            f"{topic} ({_code_text(code)})"
+            f"{topic} ({reason_text(code)})"
             for topic, code in zip(topics, codes, strict=True)
             if code >= 128 or code < qos
         ]
@@ -223,7 +225,7 @@ class Session:
 
         def published(*told: Any) -> None:
             if told[3].is_failure:
-                self._refused(_code_text(told[3].value))
+                self._refused(reason_text(told[3].value))
             cast("Any", on_publish)(*told)
 
         self._paho.on_connect, self._paho.on_publish = connected, published
@@ -270,7 +272,7 @@ def _queue_type(arrived: Callable[[aiomqtt.Message], None]) -> type[asyncio.Queu
 def _refusal(error: aiomqtt.MqttError) -> Exception:
     code = _code_of(error)
     if isinstance(error, aiomqtt.exceptions.MqttConnectError) and code in _LOGIN_CODES:
-        return LoginRefused(f"the broker refuses us: {_code_text(code)}")
+        return LoginRefused(f"the broker refuses us: {reason_text(code)}")
     if code == _TAKEN_OVER:
         return _loss(error)
     return ConnectionLost(f"cannot connect: {error}")
@@ -278,19 +280,15 @@ def _refusal(error: aiomqtt.MqttError) -> Exception:
 
 def _loss(error: Exception) -> ConnectionLost:
     cause = error.__cause__ or error
-    if _code_of(cause) == _TAKEN_OVER:
+    code = _code_of(cause)
+    if code == _TAKEN_OVER:
         return TakenOver("another client has connected under the same prefix and node_id")
-    return ConnectionLost(f"connection lost: {cause}")
+    return ConnectionLost(f"connection lost: {cause if code is None else reason_text(code)}")
 
 
 def _code_of(error: BaseException) -> int | None:
     code = error.rc if isinstance(error, aiomqtt.MqttCodeError) else None
     return code.value if isinstance(code, ReasonCode) else code
-
-
-def _code_text(code: int | None) -> str:
-    known = {134: "bad user name or password", 135: "not authorised", 138: "banned"}
-    return known.get(code or 0, f"reason code {code}")
 
 
 def _retrieve(task: asyncio.Future[Any]) -> None:

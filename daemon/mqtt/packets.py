@@ -13,6 +13,29 @@ from .message import Publication, Received
 _RECEIVE_MAXIMUM = 100  # unacknowledged messages that the broker may send: bounds our memory
 _PACKET_MAX_BYTES = 1 << 20  # larger ones are not even delivered
 
+# MQTT 5, 2.4; version 3 had 4 and 5 for what are 134 and 135 now
+_REASONS = {
+    4: "bad user name or password",
+    5: "not authorised",
+    128: "closed without a reason",
+    133: "the name of the client is not valid",
+    134: "bad user name or password",
+    135: "not authorised",
+    136: "server unavailable",
+    137: "server busy",
+    138: "banned",
+    139: "the broker is shutting down",
+    141: "nothing was heard for too long",
+    149: "a packet was too large",
+    151: "a quota is exceeded",
+    152: "by an administrator",
+}
+
+
+def reason_text(code: int | None) -> str:
+    """Say in words what a broker gave as its reason."""
+    return _REASONS.get(code or 0, f"reason code {code}")
+
 
 def received_of(message: Any) -> Received:
     """Read what we need of a message of the library's."""

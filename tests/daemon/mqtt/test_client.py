@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -279,6 +281,31 @@ def test_giving_up_on_a_silent_broker_leaves_nothing_open() -> None:
         await server.wait_closed()
 
     asyncio.run(main())
+
+
+def test_giving_up_on_a_host_that_answers_nothing_takes_a_few_seconds() -> None:
+    async def main() -> float:
+        before = _descriptors()
+        with contextlib.ExitStack() as stack:
+            full = stack.enter_context(socket.socket())
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)  # the kernel drops what comes beyond its queue
+            for _ in range(2):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(full.getsockname())
+            session = Session(settings_for(full.getsockname()[1]), Inbox())
+            attempting = asyncio.create_task(session.__aenter__())
+            await asyncio.sleep(0.2)
+            assert not attempting.done()
+            began = time.monotonic()
+            attempting.cancel()
+            await asyncio.wait({attempting})
+            assert attempting.cancelled()
+        assert await descriptors_settle(before) <= before
+        return time.monotonic() - began
+
+    assert asyncio.run(main()) < 4.5
 
 
 def test_leaving_does_not_wait_for_a_broker_that_has_stopped_answering(broker: Broker) -> None:
