@@ -19,7 +19,7 @@ _COLON = re.compile(r":|%3A", re.IGNORECASE)
 _PORT = re.compile(r":(\d*)$|^\[")
 _SECRET_PARAMETER = re.compile(
     r"(?P<name>[?&;/_,#](?:[\w-]*?(?:pass(?:wor[dt]|wd|phrase|code)?|pwd|secret|token|signature"
-    r"|sig|api[_-]?key|credentials?|auth))=)(?P<value>[^&;\s]+)",
+    r"|sig|api[_-]?key|credentials?|auth))=)(?P<value>[^&;\s\"]+)",
     re.IGNORECASE,
 )
 

@@ -1,5 +1,7 @@
 """Passwords of URLs go, whatever the URL looks like, and nothing else does."""
 
+import json
+
 import pytest
 
 from upframe.daemon.mqtt.redaction import redacted, redacted_values
@@ -57,6 +59,12 @@ def test_takes_the_password_and_leaves_the_rest(text: str, wanted: str) -> None:
 )
 def test_leaves_what_has_no_password(text: str) -> None:
     assert redacted(text) == text
+
+
+def test_what_was_json_is_so_afterwards() -> None:
+    urls = ["http://h/?password=s3cret", "rtsp://u:s3cret@h", "http://h/?a=1&token=s3cret"]
+    once = redacted(json.dumps(urls))
+    assert json.loads(once) == json.loads(redacted(once)) == [redacted(url) for url in urls]
 
 
 def test_redacts_every_string_of_a_document() -> None:
