@@ -86,8 +86,9 @@ def _contradicting_folders(config: Config) -> Iterator[Fault]:
             text = f"another folder than that of watch[{inputs[watch.input]}]"
             yield Fault(f"watch[{index}].input", _shown(str(watch.input)), text)
         inputs.setdefault(watch.input, index)
-        if watch.output == watch.input:
-            text = "another folder than input: results would be taken for originals"
+        apart = watch.container is not None or watch.on_existing == "suffix"
+        if watch.output == watch.input and not apart:
+            text = 'another folder than input, or a container, or on_existing = "suffix"'
             yield Fault(f"watch[{index}].output", _shown(str(watch.output)), text)
 
 

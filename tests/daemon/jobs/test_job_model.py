@@ -43,7 +43,7 @@ def test_a_job_is_read_back_as_it_was_written() -> None:
     assert Job.model_validate_json(job.model_dump_json()) == job
 
 
-@pytest.mark.parametrize("framerate", ["24,0", "1/", "-1", "NaN"])
+@pytest.mark.parametrize("framerate", ["24,0", "1/", "-1", "NaN", "0", "24/0", "0/1"])
 def test_a_rate_is_a_fraction(framerate: str) -> None:
     with pytest.raises(ValidationError, match="framerate"):
         a_work(framerate=framerate)

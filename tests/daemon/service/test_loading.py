@@ -58,6 +58,12 @@ def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
     assert config.jobs.roots == (Path("/srv/video"),)
 
 
+@pytest.mark.parametrize("key", ['container = "mkv"', 'on_existing = "suffix"'])
+def test_outputs_may_lie_beside_inputs_where_their_names_differ(tmp_path: Path, key: str) -> None:
+    text = WATCH.replace('"/out"', '"/in"') + key
+    assert len(load_config(written(tmp_path, text)).watch) == 1
+
+
 def test_one_stage_can_be_given_and_the_others_keep_their_time(tmp_path: Path) -> None:
     config = load_config(written(tmp_path, "[jobs]\nstage_seconds = { loading = 1800 }"))
     assert config.jobs.stage_seconds == {
