@@ -133,6 +133,7 @@ class _Work:
         *,
         announce: bool,
     ) -> Report:
+        """Plan, load, stream, complete; raises as :func:`run` does."""
         request = self._request
         self._on_stage("loading")
         refuse_same_file(request.source, request.sink)

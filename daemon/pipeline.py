@@ -158,6 +158,7 @@ class Pipeline:
                 done.set_result(None)
 
         def run() -> None:
+            """Work, keep the error, say that it is over."""
             try:
                 work()
             except ChannelCancelled:

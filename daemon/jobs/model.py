@@ -45,7 +45,9 @@ class Work(BaseModel, frozen=True, extra="forbid"):
     )
     deinterlace: Literal["auto", "on", "off"] = "auto"
     framerate: str | None = Field(
-        default=None, pattern=r"^0*[1-9]\d*(/0*[1-9]\d*)?$", description="of a sequence, such as 24000/1001"
+        default=None,
+        pattern=r"^0*[1-9]\d*(/0*[1-9]\d*)?$",
+        description="of a sequence, such as 24000/1001",
     )
 
     @model_validator(mode="after")

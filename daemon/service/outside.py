@@ -123,6 +123,7 @@ class Outside:
             return
 
         async def speak() -> None:
+            """Run a new bridge until it ends."""
             from ..mqtt.bridge import MqttBridge  # who has no broker need not load its library
 
             self._bridge = MqttBridge(

@@ -79,6 +79,7 @@ class Conversion:
         """Try it on a stream's first packets; None if it works, else why not."""
 
         def add(output: OutputContainer) -> tuple[Stream, list[AnyPacket]]:
+            """Convert all the packets, as if the stream ended with them."""
             stream.codec_context.flush_buffers()  # an earlier trial has drained the decoder
             made, convert = self.add(output, stream)
             inputs = [*map(copy_of, packets), None]
