@@ -1,6 +1,6 @@
 """How late the daemon's event loop is during heavy work and ten submissions a second.
 
-    python bench/faults/lateness.py [--seconds 300] [--per-second 10]
+    python bench/faults/lateness.py [--seconds 240] [--per-second 10]
 
 One slot has a job without an end, which takes all the processor it can get; another does the small
 jobs that arrive by MQTT, by the control socket and in a watched folder. The daemon measures its
@@ -111,4 +111,4 @@ def histogram(daemon: RunningDaemon) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    run_as_script("lateness", __doc__, measure, seconds=300.0, per_second=10.0)
+    run_as_script("lateness", __doc__, measure, seconds=240.0, per_second=10.0)
