@@ -3,14 +3,21 @@ from __future__ import annotations
 import pytest
 
 from upframe.daemon import errors as daemon_errors
-from upframe.daemon.errors import Stopped, UsageError
+from upframe.daemon.errors import StartFailed, Stopped, UsageError
 from upframe.daemon.exits import exit_code_of, is_expected
+from upframe.daemon.jobs import errors as job_errors
 from upframe.filters import errors as filter_errors
 from upframe.io import errors as media_errors
 
 CODES = {
     "UsageError": 64,
     "ConfigError": 78,
+    "AlreadyRunning": 75,
+    "Conflict": 64,
+    "IllegalChange": 64,
+    "UnknownJob": 66,
+    "DaemonAbsent": 69,
+    "StoreBroken": 74,
     "FilterError": 70,
     "CheckpointRejected": 65,
     "WeightsUnavailable": 69,
@@ -30,12 +37,14 @@ CODES = {
 
 
 def all_errors() -> dict[str, type[BaseException]]:
-    """Every error class of the three rooms but Stopped, which carries its code."""
+    """Every error class of the three rooms but those that carry their code."""
     return {
         name: value
-        for module in (daemon_errors, filter_errors, media_errors)
+        for module in (daemon_errors, job_errors, filter_errors, media_errors)
         for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, Exception) and value is not Stopped
+        if isinstance(value, type)
+        and issubclass(value, Exception)
+        and value not in (Stopped, StartFailed)
     }
 
 
@@ -53,6 +62,11 @@ def test_every_error_has_the_code_of_the_design(name: str) -> None:
 @pytest.mark.parametrize(("error", "code"), [(Stopped(15), 143), (Stopped(2), 130)])
 def test_a_signal_ends_as_in_the_shell(error: Stopped, code: int) -> None:
     assert exit_code_of(error) == code
+
+
+def test_a_failed_start_has_the_code_of_its_cause() -> None:
+    assert exit_code_of(StartFailed("no weights", 69)) == 69
+    assert is_expected(StartFailed("no weights", 69))
 
 
 def test_an_unknown_error_is_ours() -> None:
