@@ -209,6 +209,7 @@ def test_same_file_and_settings_never_run_twice(
             await house.job()
         caplog.clear()
         async with watching(yard) as house:
+            await eventually(lambda: said(caplog, "film.mkv", "reason=already_done"))
             await house.scans()
             await house.job()
             assert house.prober.probed == []
@@ -323,9 +324,9 @@ def test_outputs_are_never_inputs(yard: Yard, caplog: pytest.LogCaptureFixture) 
             await house.scans()
             await house.job()
         async with watching(yard, watch) as house:
+            await eventually(lambda: said(caplog, "film.mkv", "reason=output"))
             await house.scans()
             await house.job()
-        assert said(caplog, "film.mkv", "reason=output")
 
     asyncio.run(run())
 
@@ -342,6 +343,7 @@ def test_nested_output_trees_are_not_looked_into(
         async with watching(yard, yard.watch(output=inner)) as house:
             await house.job()
             await house.settled(await house.work())
+            await eventually(lambda: said(caplog, "made", "reason=excluded", "output of a watch"))
             await house.scans()
             job = await house.job()
             assert job.sink == str(inner / "film.mkv")
@@ -378,6 +380,7 @@ def test_output_that_would_replace_its_input_is_refused(
 
     async def run() -> None:
         async with watching(yard, watch) as house:
+            await eventually(lambda: said(caplog, "film.mkv", "reason=collision"))
             await house.scans()
             assert not house.has_jobs(1)()
         assert len(said(caplog, "film.mkv", "reason=collision")) == 1
@@ -575,6 +578,7 @@ def test_two_sources_with_one_output_do_not_overwrite_each_other(
         async with watching(yard, watch) as house:
             await house.job()
             yard.put("film.mov")
+            await eventually(lambda: said(caplog, "film.mov", "reason=collision"))
             await house.scans()
             await house.job()
         assert len(said(caplog, "film.mov", "reason=collision")) == 1
