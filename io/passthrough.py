@@ -130,8 +130,8 @@ def kind_of(stream: Stream) -> str:
 def codec_of(stream: Stream) -> str:
     """Name a stream's codec, also where there is no decoder for it."""
     context = cast("object | None", stream.codec_context)
-    if context is None:
-        return stream.name or "unknown"
+    if context is None:  # only streams of data have a name then
+        return getattr(stream, "name", None) or "unknown"
     return stream.codec_context.codec.canonical_name
 
 

@@ -390,3 +390,13 @@ def test_a_pipe_is_not_read_for_the_plan(tmp_path: Path) -> None:
     os.mkfifo(fifo)
     plan = plan_streams(str(fifo), str(tmp_path / "out.mkv"), None)
     assert plan.lines() == ["input is a pipe: only its video is taken"]
+
+
+def test_sound_of_a_codec_that_nobody_knows_is_left_out(tmp_path: Path) -> None:
+    clip = samples.make_clip(tmp_path / "in.mp4", audio="aac", frames=5)
+    whole = clip.read_bytes()
+    place = whole.index(b"\x40\x15", whole.index(b"esds"))  # MPEG-4 audio, and what of it
+    clip.write_bytes(whole[:place].replace(b"mp4a", b"xq4z") + b"\xff" + whole[place + 1 :])
+    (line,) = through(clip, tmp_path / "out.mp4")
+    assert line.startswith("audio #1 unknown: left out")
+    assert [stream["codec_type"] for stream in streams(tmp_path / "out.mp4")] == ["video"]
