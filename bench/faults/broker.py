@@ -1,6 +1,6 @@
 """Mosquitto is stopped and started again and again under a stream of submissions.
 
-    python bench/faults/broker.py [--restarts 20] [--jobs 300] [--per-second 4]
+    python bench/faults/broker.py [--restarts 20] [--jobs 300] [--per-second 2]
 
 The broker has `persistence true` and is stopped by SIGTERM, for a time of chance. A persistent
 client sends jobs with QoS 1 all along, and again what was not acknowledged. Correct is: each job
@@ -28,7 +28,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from processes import Beside
-from running_daemon import until
+from running_daemon import RunningDaemon, until
 from witness import Witness
 from yard import (
     BASE,
@@ -54,7 +54,7 @@ def measure(folder: Path, *, restarts: int, jobs: int, per_second: float, seed: 
         with running(yard, config) as daemon, Witness(yard.asked) as witness:
             with persistent_client(broker) as client:
                 sender = Sender(client, yard, clips, jobs, per_second)
-                downs = [restart(broker, chance) for _ in range(restarts)]
+                downs = [restart(broker, daemon, chance) for _ in range(restarts)]
                 sender.end()
                 acknowledged = sender.acknowledged()
             yard.until_ended(jobs)
@@ -85,9 +85,16 @@ def persistent_client(broker: Broker) -> Iterator[Client]:
         client.loop_stop()
 
 
-def restart(broker: Broker, chance: random.Random) -> float:
-    """Let the broker run for a time, be away for a time; tells how long it was away."""
-    time.sleep(chance.uniform(0.5, 3.0))
+def restart(broker: Broker, daemon: RunningDaemon, chance: random.Random) -> float:
+    """Let the broker run for a time, be away for a time; tells how long it was away.
+
+    Mostly it goes when the daemon has been there for a time, else while it is still on its way.
+    """
+    if chance.random() < 0.8:
+        until(lambda: daemon.status()["mqtt"]["connected"], "the daemon has returned", 90.0)
+        time.sleep(chance.uniform(0.2, 8.0))
+    else:
+        time.sleep(chance.uniform(0.2, 3.0))
     began = time.monotonic()
     broker.stop()
     time.sleep(chance.uniform(0.0, 1.5))
@@ -186,4 +193,4 @@ def judged(
 
 
 if __name__ == "__main__":
-    run_as_script("broker", __doc__, measure, restarts=20, jobs=300, per_second=4.0)
+    run_as_script("broker", __doc__, measure, restarts=20, jobs=300, per_second=2.0)
