@@ -399,4 +399,4 @@ def test_sound_of_a_codec_that_nobody_knows_is_left_out(tmp_path: Path) -> None:
     clip.write_bytes(whole[:place].replace(b"mp4a", b"xq4z") + b"\xff" + whole[place + 1 :])
     (line,) = through(clip, tmp_path / "out.mp4")
     assert line.startswith("audio #1 unknown: left out")
-    assert streams(tmp_path / "out.mp4", "a") == []
+    assert streams(tmp_path / "out.mp4", "audio") == []
