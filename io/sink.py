@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("upframe.io.sink")
 
 _MUXER_BUFFER_BYTES = 1 << 18
+_COPIED_KINDS = ("audio", "subtitle")
 
 
 def open_file_sink(
@@ -195,7 +196,10 @@ class FileSink:
             duration_seconds=placement.duration_seconds if tells_end else None,
             width=self._info.width,
             height=self._info.height,
-            streams={kind: self._copy.num_streams(kind) for kind in ("audio", "subtitle")},
+            streams={kind: self._copy.num_streams(kind) for kind in _COPIED_KINDS},
+            empty_streams={
+                kind: self._copy.num_streams(kind, empty=True) for kind in _COPIED_KINDS
+            },
             color=self._held.color,
             sample_aspect_ratio=self._held.sample_aspect_ratio,
             rotation=self._held.rotation,

@@ -219,10 +219,10 @@ class StreamCopy:
                 return SoundTimes(first, last, end)
         return None
 
-    def num_streams(self, kind: str) -> int:
-        """Count the streams of a kind that got packets."""
+    def num_streams(self, kind: str, *, empty: bool = False) -> int:
+        """Count the streams of a kind that got packets, or those that got none."""
         return sum(
-            track.fate.kind == kind and track.first_seconds is not None
+            track.fate.kind == kind and (track.first_seconds is None) == empty
             for track in self._tracks.values()
         )
 

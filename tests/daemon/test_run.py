@@ -44,6 +44,10 @@ def frame_times(path: Path) -> list[Fraction]:
     return [int(line.strip(",")) * base for line in text.split() if line.strip(",").isdigit()]
 
 
+def frame_count(path: Path) -> int:
+    return len(frame_times(path))
+
+
 def files_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
@@ -219,6 +223,20 @@ def test_the_plan_is_told_before_weights_are_loaded(
     assert code == 69
     assert text.index("font.ttf") < text.index("missing.pkl")
     assert files_in(tmp_path) == {"in.mkv"}
+
+
+@pytest.mark.parametrize("name", ["out.mkv", "out.mp4", "out.ts"])
+def test_a_subtitle_track_without_a_line_does_not_spoil_the_result(
+    tmp_path: Path, name: str
+) -> None:
+    """Its header is copied and no packet: hours of work were refused at the end for that once."""
+    whole = make_clip(tmp_path / "whole.mkv", frames=50, subtitles=[(1.5, 1.9, "late")])
+    clip = tmp_path / "in.mkv"
+    cut = ["ffmpeg", "-v", "error", "-i", whole, "-map", "0", "-c", "copy", "-t", "0.4", clip]
+    subprocess.run(cut, check=True)
+    assert [stream["codec_type"] for stream in probe(clip)["streams"]] == ["video", "subtitle"]
+    assert run(clip, tmp_path / name, "--interpolate", 1) == 0
+    assert frame_count(tmp_path / name) == 2 * frame_count(clip) - 1
 
 
 def test_strict_streams_refuses_what_would_be_lost(tmp_path: Path) -> None:
