@@ -203,7 +203,7 @@ class MqttBridge:
                 "roots": [str(root) for root in jobs.roots],
                 "allowed_schemes": list(jobs.allowed_schemes),
             },
-            "requests": request_schemas(),
+            "requests": await asyncio.to_thread(request_schemas),
         }
         payload = json_bytes(redacted_values(document | self._info()))
         return Publication(self.topics.info, payload, retain=True)
