@@ -33,7 +33,7 @@ WAYS = ("mqtt", "mqtt", "cli", "cli", "watch")
 def measure(folder: Path, *, seconds: float, per_second: float, seed: int) -> Outcome:
     chance = random.Random(seed)
     with yard_in(folder) as yard, broker_in(folder / "broker") as broker:
-        small, large = some_clips(yard, 2, 200)
+        small, large = some_clips(yard, 2, 600)
         config = yard.config(
             broker, watches=(yard.watch(),), slots=2, attempts=1, drain_seconds=1.0
         )
@@ -53,6 +53,7 @@ def measure(folder: Path, *, seconds: float, per_second: float, seed: int) -> Ou
                     time.sleep(due - now)
                 way = chance.choice(WAYS)
                 sent[way] += 1
+                daemon.heard("")  # reads what it tells its service manager, as that would
                 name = f"job{number}"
                 sink = yard.asked / f"{name}.mp4"
                 if way == "mqtt":
