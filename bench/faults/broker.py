@@ -1,6 +1,6 @@
 """Mosquitto is stopped and started again and again under a stream of submissions.
 
-    python bench/faults/broker.py [--restarts 20] [--jobs 300] [--per-second 2]
+    python bench/faults/broker.py [--restarts 20] [--jobs 300] [--per-second 2] [--up-seconds 8]
 
 The broker has `persistence true` and is stopped by SIGTERM, for a time of chance. A persistent
 client sends jobs with QoS 1 all along, and again what was not acknowledged. Correct is: each job
@@ -46,7 +46,9 @@ from yard import (
 FRAMES = (3, 4, 5)
 
 
-def measure(folder: Path, *, restarts: int, jobs: int, per_second: float, seed: int) -> Outcome:
+def measure(
+    folder: Path, *, restarts: int, jobs: int, per_second: float, up_seconds: float, seed: int
+) -> Outcome:
     chance = random.Random(seed)
     with yard_in(folder) as yard, broker_in(folder / "broker") as broker:
         clips = some_clips(yard, *FRAMES)
@@ -54,7 +56,7 @@ def measure(folder: Path, *, restarts: int, jobs: int, per_second: float, seed: 
         with running(yard, config) as daemon, Witness(yard.asked) as witness:
             with persistent_client(broker) as client:
                 sender = Sender(client, yard, clips, jobs, per_second)
-                downs = [restart(broker, daemon, chance) for _ in range(restarts)]
+                downs = [restart(broker, daemon, chance, up_seconds) for _ in range(restarts)]
                 sender.end()
                 acknowledged = sender.acknowledged()
             yard.until_ended(jobs)
@@ -85,16 +87,17 @@ def persistent_client(broker: Broker) -> Iterator[Client]:
         client.loop_stop()
 
 
-def restart(broker: Broker, daemon: RunningDaemon, chance: random.Random) -> float:
+def restart(broker: Broker, daemon: RunningDaemon, chance: random.Random, most: float) -> float:
     """Let the broker run for a time, be away for a time; tells how long it was away.
 
-    Mostly it goes when the daemon has been there for a time, else while it is still on its way.
+    Mostly it goes when the daemon has been there for up to `most` seconds, else while it is still
+    on its way.
     """
     if chance.random() < 0.8:
         until(lambda: daemon.status()["mqtt"]["connected"], "the daemon has returned", 90.0)
-        time.sleep(chance.uniform(0.2, 8.0))
+        time.sleep(chance.uniform(0.2, most))
     else:
-        time.sleep(chance.uniform(0.2, 3.0))
+        time.sleep(chance.uniform(0.2, min(most, 3.0)))
     began = time.monotonic()
     broker.stop()
     time.sleep(chance.uniform(0.0, 1.5))
@@ -193,4 +196,4 @@ def judged(
 
 
 if __name__ == "__main__":
-    run_as_script("broker", __doc__, measure, restarts=20, jobs=300, per_second=2.0)
+    run_as_script("broker", __doc__, measure, restarts=20, jobs=300, per_second=2.0, up_seconds=8.0)

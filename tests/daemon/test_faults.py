@@ -23,12 +23,14 @@ def test_no_kill_loses_a_job_or_does_one_twice(tmp_path: Path) -> None:
 
 
 def test_a_broker_that_comes_and_goes_loses_no_submission(tmp_path: Path) -> None:
-    outcome = broker.measure(tmp_path / "yard", restarts=2, jobs=9, per_second=3.0, seed=1)
+    outcome = broker.measure(
+        tmp_path / "yard", restarts=1, jobs=8, per_second=4.0, up_seconds=1.5, seed=1
+    )
     assert outcome.ok, outcome
 
 
 def test_damaged_files_are_done_or_fail_with_a_reason(tmp_path: Path) -> None:
-    outcome = mutations.measure(tmp_path / "yard", files=10, stable_seconds=0.02, seed=2)
+    outcome = mutations.measure(tmp_path / "yard", files=10, stable_seconds=0.01, seed=2)
     assert outcome.ok, outcome
 
 
@@ -48,7 +50,7 @@ def test_a_daemon_under_load_ends_in_time(tmp_path: Path) -> None:
 
 
 def test_submissions_beside_heavy_work_do_not_hold_up_the_loop(tmp_path: Path) -> None:
-    outcome = lateness.measure(tmp_path / "yard", seconds=3.0, per_second=10.0, seed=1)
+    outcome = lateness.measure(tmp_path / "yard", seconds=2.0, per_second=10.0, seed=1)
     assert outcome.ok, outcome
 
 
