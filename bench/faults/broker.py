@@ -85,6 +85,7 @@ def persistent_client(broker: Broker) -> Iterator[Client]:
     finally:
         client.disconnect()
         client.loop_stop()
+        client.on_publish = None  # no circle of references: its sockets close with the last one
 
 
 def restart(broker: Broker, daemon: RunningDaemon, chance: random.Random, most: float) -> float:
