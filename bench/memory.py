@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--frames", nargs=2, type=int, default=(150, 1500))
     parser.add_argument("--size", default="320x180")
     parser.add_argument("--pause-seconds", type=float, default=0.02, help="of the reader, a MiB")
+    parser.add_argument("--at-most-mib", type=float, default=47, help="50 MB; more exits with 1")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     width, height = (int(part) for part in arguments.size.split("x"))
@@ -41,6 +42,8 @@ def main() -> None:
     print(text)
     if arguments.out:
         arguments.out.write_text(text + "\n")
+    if result["difference_mib"] > arguments.at_most_mib:
+        sys.exit(f"{result['difference_mib']} MiB more, wanted at most {arguments.at_most_mib}")
 
 
 def measure(width: int, height: int, frames: int, pause_seconds: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--upscaling-model-path")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--at-least", type=float, default=0.9, help="a lower ratio exits with 1")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     device = resolve_device(arguments.device)
@@ -87,6 +89,8 @@ def main() -> None:
     print(text)
     if arguments.out:
         arguments.out.write_text(text + "\n")
+    if result["ratio"] < arguments.at_least:
+        sys.exit(f"ratio {result['ratio']:.3f}, wanted at least {arguments.at_least}")
 
 
 def cut_clip(source: Path, folder: Path, size: str, frames: int) -> Path:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
         PixelFormat,
         StreamInfo,
     )
-    from .interpolate.library import interpolate_frames
-    from .upscale.library import upscale_frames
+    from .interpolate.arrays import interpolate_frames
+    from .upscale.arrays import upscale_frames
 
 __all__ = [
     "Color",
@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
-    "interpolate_frames": ".interpolate.library",
-    "upscale_frames": ".upscale.library",
+    "interpolate_frames": ".interpolate.arrays",
+    "upscale_frames": ".upscale.arrays",
 }
 
 

@@ -20,7 +20,7 @@ async def run(port: int, folder: Path) -> None:
     config = Config.model_validate(
         {
             "state_dir": folder,
-            "jobs": {"roots": [folder / "root"]},
+            "jobs": {"roots": [folder / "videos"]},
             "mqtt": {"host": "127.0.0.1", "port": port, "node_id": "node1"},
         }
     )

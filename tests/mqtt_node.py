@@ -66,7 +66,7 @@ class Node:
 
 
 def config_of(broker: Broker, tmp_path: Path, **mqtt: Any) -> Config:
-    root = tmp_path / "root"
+    root = tmp_path / "videos"
     root.mkdir(exist_ok=True)
     return Config.model_validate(
         {
@@ -99,7 +99,7 @@ async def node_on(
             backoff=backoff or Backoff(0.05, 0.2, 1.0),
             metrics_seconds=metrics_seconds,
         )
-        node = Node(bridge, queue, store, tmp_path / "root")
+        node = Node(bridge, queue, store, tmp_path / "videos")
         node.running = asyncio.create_task(bridge.run(), name="bridge")
         try:
             yield node

@@ -234,10 +234,10 @@ def test_online_is_said_only_when_requests_can_arrive(broker: Broker, tmp_path: 
 
 def test_retained_requests_are_ignored_old_or_fresh(broker: Broker, tmp_path: Path) -> None:
     async def main() -> None:
-        (tmp_path / "root").mkdir()
+        (tmp_path / "videos").mkdir()
         async with observer_of(broker) as client:
-            old = {"schema": "upframe.job/1", "id": "old", "source": f"{tmp_path}/root/a"}
-            old |= {"sink": f"{tmp_path}/root/b.mkv", "filters": FILTERS}
+            old = {"schema": "upframe.job/1", "id": "old", "source": f"{tmp_path}/videos/a"}
+            old |= {"sink": f"{tmp_path}/videos/b.mkv", "filters": FILTERS}
             await client.say(SUBMIT, json.dumps(old), retain=True)
             async with node_on(broker, tmp_path) as node:
                 await node.up()

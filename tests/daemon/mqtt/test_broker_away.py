@@ -242,7 +242,7 @@ def test_a_broker_that_is_restarted_under_a_stream_of_requests_loses_none(
 def test_a_node_that_is_killed_under_a_stream_of_requests_loses_none_and_does_none_twice(
     broker: Broker, tmp_path: Path
 ) -> None:
-    (tmp_path / "root").mkdir()
+    (tmp_path / "videos").mkdir()
     count, chance = 60, random.Random(3)
 
     def start() -> subprocess.Popen[bytes]:
@@ -287,8 +287,8 @@ def submission(folder: Path, job_id: str) -> bytes:
     document = {
         "schema": "upframe.job/1",
         "id": job_id,
-        "source": f"{folder}/root/in.mkv",
-        "sink": f"{folder}/root/{job_id}.mkv",
+        "source": f"{folder}/videos/in.mkv",
+        "sink": f"{folder}/videos/{job_id}.mkv",
         "filters": {"enable_upscaling": True},
     }
     return json.dumps(document).encode()
