@@ -11,7 +11,7 @@ import os
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ...filters.errors import DeviceUnavailable, WeightsUnavailable
@@ -36,14 +36,22 @@ def examine(config: Config) -> Iterator[Fault]:
         yield from _secrets(config.mqtt)
 
 
-def examine_at_start(config: Config, seconds: float = _PATIENCE_SECONDS) -> list[Fault]:
-    """Find what will not mend itself while the daemon runs; loads nothing.
+def faults_at_start(config: Config) -> Iterator[Fault]:
+    """Find what will not mend itself while the daemon runs; loads nothing."""
+    yield from _folders(config, may_come_later=True)
+    if config.mqtt is not None:
+        yield from _secrets(config.mqtt)
 
-    A share that hangs is no fault, and holds this up for some seconds only.
-    """
+
+def examine_at_start(
+    config: Config,
+    seconds: float = _PATIENCE_SECONDS,
+    look: Callable[[Config], Iterator[Fault]] = faults_at_start,
+) -> list[Fault]:
+    """Give what `look` finds. A share that hangs is no fault, and costs some seconds only."""
     found: list[Fault] = []
     looking = threading.Thread(
-        target=lambda: found.extend(_faults_at_start(config)), name="examine", daemon=True
+        target=lambda: found.extend(look(config)), name="examine", daemon=True
     )
     looking.start()
     looking.join(seconds)
@@ -51,12 +59,6 @@ def examine_at_start(config: Config, seconds: float = _PATIENCE_SECONDS) -> list
         log.warning("the folders do not answer within %g s: going on without a look", seconds)
         return []
     return found
-
-
-def _faults_at_start(config: Config) -> Iterator[Fault]:
-    yield from _folders(config, may_come_later=True)
-    if config.mqtt is not None:
-        yield from _secrets(config.mqtt)
 
 
 def _folders(config: Config, *, may_come_later: bool) -> Iterator[Fault]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from upframe.daemon.service.checking import examine, examine_at_start
 from upframe.daemon.service.config import Config
+from upframe.daemon.service.loading import Fault
 
 UPSCALE = {"enable_upscaling": True, "upscaling_scale": 2}
 
@@ -126,5 +129,12 @@ def test_a_folder_that_is_there_and_not_ours_is_a_fault_at_the_start(tmp_path: P
 def test_a_share_that_hangs_does_not_hold_up_the_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert examine_at_start(config_of(tmp_path, watch={"output": tmp_path / "new"}), 0) == []
-    assert "do not answer within 0 s" in caplog.text
+    answers = threading.Event()
+
+    def look(_: Config) -> Iterator[Fault]:
+        answers.wait()
+        yield Fault("watch[0].input", "found too late")
+
+    assert examine_at_start(config_of(tmp_path), 0.01, look) == []
+    answers.set()
+    assert "do not answer within 0.01 s" in caplog.text
