@@ -133,7 +133,7 @@ def test_a_share_that_hangs_does_not_hold_up_the_start(
 
     def look(_: Config) -> Iterator[Fault]:
         answers.wait()
-        yield Fault("watch[0].input", "found too late")
+        yield Fault("watch[0].input", "nothing", "an answer in time")
 
     assert examine_at_start(config_of(tmp_path), 0.01, look) == []
     answers.set()
