@@ -8,10 +8,28 @@ MediaError                  base: nothing below it is a bug of ours; PyAV's erro
 │  └─ SameFile              the output is the input: exit 64
 ├─ SinkFull                 no space, I/O error while writing: exit 74, try again later
 ├─ ReaderGone               the reader of our stdout closed it: exit 141
+├─ InputLost                a live connection was not made, or is over: connect again
+├─ OutputLost               the far end of a live output is gone: connect again
 └─ VerificationFailed       the written output is not what it should be: exit 70, nothing renamed
 """
 
 from __future__ import annotations
+
+from typing import Literal
+
+Reason = Literal[
+    "refused",  # nobody listens at that port
+    "unreachable",  # no such host, no way to it
+    "not-found",  # the server has no such stream (404), the device is not there
+    "unauthorised",  # 401, 403
+    "timed-out",  # no answer in time
+    "stalled",  # connected, but no frames for longer than the stream's own rule allows
+    "ended",  # the other end said that it is over
+    "format-changed",  # in the middle of a connection, in a way that needs a new one
+    "unsupported",  # no video, or none that can be decoded
+    "failed",  # anything else; the message tells
+]
+"""Why a connection was not made, or is lost."""
 
 
 class MediaError(Exception):
@@ -44,6 +62,22 @@ class SinkFull(MediaError):
 
 class ReaderGone(MediaError):
     """Whoever read our output has closed it."""
+
+
+class InputLost(MediaError):
+    """A live input could not be connected to, or its connection is over."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
+
+
+class OutputLost(MediaError):
+    """A live output could not be connected to, or its connection is over."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
 
 
 class VerificationFailed(MediaError):

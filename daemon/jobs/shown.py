@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
-from ..mqtt.redaction import redacted_values
+from ...io.redaction import redacted_values
 from .model import Job
 
 

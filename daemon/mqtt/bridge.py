@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+from ...io.redaction import redacted_values
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
 from ..service.config import Config
@@ -28,7 +29,6 @@ from .intake import Intake
 from .journal import Journal
 from .message import Publication, Received
 from .outbox import Outbox
-from .redaction import redacted_values
 from .requests import (
     MAX_PAYLOAD_BYTES,
     REPLY_SCHEMA,

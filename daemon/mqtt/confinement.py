@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from .redaction import redacted
+from ...io.redaction import redacted
 
 if TYPE_CHECKING:
     from ...filters.options import FilterOptions

@@ -10,9 +10,9 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
+from ...io.redaction import redacted, redacted_values
 from ..jobs.model import Job, JobId, Work
 from ..jobs.shown import shown
-from .redaction import redacted, redacted_values
 from .topics import Command
 
 REQUEST_SCHEMA = "upframe.job/1"

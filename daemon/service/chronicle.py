@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 
+from ...io.redaction import redacted
 from ..jobs.model import Job
 from ..jobs.subscription import JobChange
-from ..mqtt.redaction import redacted
 
 log = logging.getLogger("upframe.jobs")
 

@@ -13,10 +13,10 @@ from importlib.metadata import version
 from pathlib import PurePath
 from typing import Any, Literal
 
+from ...io.redaction import redacted
 from ..jobs.errors import StoreBroken
 from ..jobs.model import Job
 from ..jobs.queue import JobQueue
-from ..mqtt.redaction import redacted
 from .http import Answer, Route
 from .loop_lag import LoopLag
 from .metrics import CONTENT_TYPE, Metrics

@@ -14,9 +14,9 @@ import torch
 from ...filters.chain import Runtime
 from ...filters.device import resolve_device, resolve_precision
 from ...filters.policy import Policy
+from ...io.redaction import redacted_values
 from ..conversion import Ledger, RunRequest, Stage, run
 from ..jobs.model import Work, partial_token
-from ..mqtt.redaction import redacted_values
 from ..report import Report, device_name
 from .messages import Done, Event, Request, RunJob, StageBegun, Warm, Warmed
 from .results import Result, Results

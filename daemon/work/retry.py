@@ -7,9 +7,9 @@ import traceback
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from ...io.redaction import redacted
 from ..exits import Exit, exit_code_of, is_expected
 from ..jobs.model import JobError
-from ..mqtt.redaction import redacted
 from ..service.config import JobsConfig
 
 RETRYABLE = frozenset({Exit.UNAVAILABLE, Exit.IO, Exit.TRY_LATER})

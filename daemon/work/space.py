@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...io.files import partial_path
+from ...io.redaction import redacted
 from ..jobs.model import Job, partial_token
-from ..mqtt.redaction import redacted
 from .estimate import expected_bytes, free_bytes
 
 log = logging.getLogger("upframe.work")

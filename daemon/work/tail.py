@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from ..mqtt.redaction import redacted
+from ...io.redaction import redacted
 
 _KEPT_BYTES = 8192
 _KEPT_LINES = 40

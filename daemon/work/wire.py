@@ -16,8 +16,8 @@ import traceback
 
 from pydantic import ValidationError
 
+from ...io.redaction import redacted
 from ..exits import Exit
-from ..mqtt.redaction import redacted
 from ..progress import Snapshot
 from .messages import Cancel, Event, Logged, Progressed, Request, RunJob, read_request
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from upframe.daemon.mqtt.redaction import redacted, redacted_values
+from upframe.io.redaction import redacted, redacted_values
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Live streams: the session of one stream, its levels and their governor, and who keeps them up."""

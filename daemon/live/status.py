@@ -1,0 +1,49 @@
+"""What a live stream says of itself: one value, for the log, `/status`, MQTT and metrics."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ...io.errors import Reason
+from ...io.live.values import InputState, OutputState
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStatus:
+    """A live stream at one moment. All texts are without secrets."""
+
+    name: str
+    state: InputState = "connecting"
+    since: str = ""
+    """When it entered the state: UTC, ISO 8601."""
+    reason: Reason | None = None
+    """Why the input was lost the last time, or could not be connected to."""
+    message: str = ""
+    """The same for people."""
+    level: str = "full"
+    """Of the governor: what is given up just now."""
+    input: dict[str, Any] = field(default_factory=dict[str, Any])
+    """url, and once probed: width, height, rate, codec, pix_fmt, sound."""
+    output: dict[str, Any] = field(default_factory=dict[str, Any])
+    """url, width, height, rate, codec."""
+    output_state: OutputState = field(default_factory=OutputState)
+    showing: str = "input"
+    """What the output shows: `input`, `freeze`, `slate` or `nothing` (before the first frame)."""
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+    """Since the start: frames_decoded, frames_damaged, frames_dropped (before work),
+    frames_inserted, frames_enlarged, frames_encoded, frames_repeated, frames_late, stalls,
+    level_changes, and discontinuities_KIND."""
+    reconnects: dict[Reason, int] = field(default_factory=dict[Reason, int])
+    """Of the input, by why the connection before was lost."""
+    delay_seconds: dict[str, float] = field(default_factory=dict[str, float])
+    """From a packet's arrival to its frame's being written: p50, p99, max of the last minute."""
+    waiting_frames: int = 0
+    """Decoded frames that wait for the compute stage."""
+    last_frame_age_seconds: float | None = None
+    rss_bytes: int = 0
+    """Of this process and its children."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as JSON takes it."""
+        return asdict(self)
