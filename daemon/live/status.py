@@ -47,3 +47,17 @@ class LiveStatus:
     def to_json(self) -> dict[str, Any]:
         """Give it as JSON takes it."""
         return asdict(self)
+
+
+def status_of(document: dict[str, Any]) -> LiveStatus:
+    """Read what `to_json` wrote.
+
+    Raises:
+        ValueError: if it is no status.
+    """
+    try:
+        sink = dict(document.get("output_state", {}))
+        sink["files"] = tuple(sink.get("files", ()))
+        return LiveStatus(**{**document, "output_state": OutputState(**sink)})
+    except TypeError as error:
+        raise ValueError(f"got what is no status: {error}") from error

@@ -20,9 +20,11 @@ from pydantic import (
 from ...filters.options import FilterOptions
 from ...filters.policy import Policy
 from ...io.encode.options import EncoderOptions
+from ..live.options import LiveOptions, Name
 
 Stage = Literal["loading", "streaming", "publishing"]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 TopicLevel = Annotated[str, StringConstraints(pattern=r"^[^/+#$\x00][^/+#\x00]*$", max_length=64)]
 
 _STAGE_SECONDS: dict[Stage, float] = {"loading": 600.0, "streaming": 300.0, "publishing": 600.0}
@@ -43,7 +45,7 @@ class JobsConfig(Section):
     devices: tuple[str, ...] = Field(
         default=("auto",), min_length=1, description="auto, cpu, cuda:N; slots take them in turn"
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     roots: tuple[Path, ...] = Field(
         default=(), description="folders that requests may name; none: no file by MQTT"
     )
@@ -119,6 +121,50 @@ class WatchConfig(Section):
         return self
 
 
+class LiveConfig(LiveOptions):
+    """One live stream, kept up for as long as the daemon runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name = Field(description="unique; on the slate, in topics, metrics and the log")
+    input: str = Field(description="a URL, a device such as /dev/video0, or a file")
+    output: str = Field(description="a URL, a file, or a name with fields of strftime")
+    filters: FilterOptions
+    encoder: EncoderOptions = Field(default_factory=lambda: EncoderOptions.model_validate({}))
+    device: str = Field(default="auto", description="auto, cpu, cuda:N")
+    precision: Precision = "auto"
+    credentials_file: Path | None = Field(
+        default=None, description="one line USER:PASSWORD for the input, closed to others"
+    )
+    output_credentials_file: Path | None = Field(default=None, description="for the output")
+    enabled: bool = Field(default=True, description="false: known, and not tried")
+
+    @field_validator("credentials_file", "output_credentials_file")
+    @classmethod
+    def _must_be_absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else _absolute(path)
+
+    @field_validator("input", "output")
+    @classmethod
+    def _must_say_where(cls, text: str) -> str:
+        if not (text.startswith(("/", "v4l2:")) or "://" in text):
+            raise ValueError("must be a URL or an absolute path")
+        return text
+
+    @model_validator(mode="after")
+    def _check_filters(self) -> Self:
+        if not self.filters.any_enabled:
+            raise ValueError("filters: none is enabled")
+        return self
+
+    @property
+    def options(self) -> LiveOptions:
+        """What the entry says of how the stream is kept up."""
+        return LiveOptions.model_validate(
+            {key: getattr(self, key) for key in LiveOptions.model_fields}
+        )
+
+
 class MqttConfig(Section):
     """The broker, and who we are there."""
 
@@ -172,6 +218,7 @@ class Config(Section):
     weights: Policy = Field(default="hub", description="auto | hub | builtin")
     jobs: JobsConfig = JobsConfig()
     watch: tuple[WatchConfig, ...] = ()
+    live: tuple[LiveConfig, ...] = ()
     mqtt: MqttConfig | None = None
     http: HttpConfig | None = None
     log: LogConfig = LogConfig()
