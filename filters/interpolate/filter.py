@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -68,11 +69,16 @@ class Interpolate:
             method: see :mod:`upframe.filters.interpolate.gap`.
         """
         self._factor = 2**exp
+        self._make = partial(Interpolate, network, exact=exact, scale=scale, method=method)
         self._fill = GapFiller(network, exp, scale, method)
         self._fill_exactly = None if exact is None else GapFiller(exact, exp, scale, method)
         self._longest_step = longest_step(None)
         self._held: _Held | None = None
         self._counts: dict[str, int] = dict.fromkeys(COUNTERS, 0)
+
+    def with_exp(self, exp: int) -> Interpolate:
+        """Make the same filter for another exponent. Both share the network, nothing else."""
+        return self._make(exp=exp)
 
     def open(self, info: StreamInfo) -> StreamInfo:
         """Begin a stream, and forget the one before: its frames and its counters.

@@ -1,0 +1,112 @@
+"""The levels of a live stream: what is given up, step by step, when the machine is too slow.
+
+Each level gives up what the one before it gave up, and one thing more. None changes the output's
+size or rate: where a level makes fewer pictures, pictures are repeated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ...filters.options import FilterOptions
+from ..errors import UsageError
+
+Upscaling = Literal["network", "bicubic", "none"]
+
+_EXP_N = re.compile(r"exp-([1-9][0-9]*)$")
+_ALLOWED = "full, exp, exp-N (N at least 1), no-interpolation, bicubic, half-rate or pass"
+
+_INSERTING = 1.0
+"""Work to insert a picture, in no particular unit; the others are to scale with it."""
+_ENLARGING: dict[Upscaling, float] = {"network": 1.0, "bicubic": 0.05, "none": 0.0}
+_PASSING = 0.02
+_HANDLING = 0.05
+"""Colours, scenes and copies, for each picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What is done with a frame."""
+
+    name: str
+    exp: int
+    """2^exp - 1 pictures are inserted into every gap; 0: none."""
+    upscale: Upscaling
+    """How pictures get the output's size; `none` where they have it."""
+    half_rate: bool = False
+    """Only every second frame is taken."""
+    pass_through: bool = False
+    """No filter at all; where the size differs, it is reached in the fastest way."""
+
+    @property
+    def stride(self) -> int:
+        """Input frames that go by for each one that is worked on."""
+        return 2 if self.half_rate else 1
+
+    def work(self) -> float:
+        """Estimate the work on one frame that is taken, relative to that at other levels.
+
+        It is a first guess: what enlarging costs, compared with inserting, depends on the weights.
+        """
+        each = _PASSING if self.pass_through else _ENLARGING[self.upscale]
+        return (2**self.exp - 1) * _INSERTING + 2**self.exp * (each + _HANDLING)
+
+
+def parse_levels(names: Sequence[str], filters: FilterOptions) -> tuple[Level, ...]:
+    """Make the levels that a user names, from nothing given up to everything.
+
+    `full` is always the first. Names that save nothing with these filters are left out.
+
+    Args:
+        names: full, exp (every smaller exponent, one after the other), exp-N, no-interpolation,
+            bicubic, half-rate, pass; in the order in which things are given up.
+        filters: what is done where nothing is given up.
+
+    Raises:
+        UsageError: if a name is none of these.
+    """
+    levels = [_full(filters)]
+    for name in _spelled_out(names, levels[0].exp):
+        level = _without(levels[-1], name, filters)
+        if replace(level, name="") != replace(levels[-1], name=""):
+            levels.append(level)
+    return tuple(levels)
+
+
+def _full(filters: FilterOptions) -> Level:
+    exp = filters.frame_interpolation_exp if filters.enable_frame_interpolation else 0
+    return Level("full", exp, "network" if filters.enable_upscaling else "none")
+
+
+def _spelled_out(names: Sequence[str], exp: int) -> Iterator[str]:
+    for name in names:
+        if name == "exp":
+            yield from (f"exp-{smaller}" for smaller in range(exp - 1, 0, -1))
+        else:
+            yield name
+
+
+def _without(level: Level, name: str, filters: FilterOptions) -> Level:
+    """Give up one thing more."""
+    enlarged: Upscaling = level.upscale
+    if level.upscale == "network":  # at scale 1 pictures have the size that is wanted
+        enlarged = "none" if filters.upscaling_scale == 1 else "bicubic"
+    match name:
+        case "full":
+            return level
+        case "no-interpolation":
+            return replace(level, name=name, exp=0)
+        case "bicubic":
+            return replace(level, name=name, upscale=enlarged)
+        case "half-rate":
+            return replace(level, name=name, half_rate=True)
+        case "pass":
+            faster = enlarged == "bicubic"
+            return replace(level, name=name, exp=0, upscale=enlarged, pass_through=faster)
+        case _ if match := _EXP_N.match(name):
+            return replace(level, name=name, exp=min(level.exp, int(match[1])))
+        case _:
+            raise UsageError(f"a level must be {_ALLOWED}, got {name!r}")
