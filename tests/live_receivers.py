@@ -213,6 +213,9 @@ def rises(packets: list[Got], kind: Literal["video", "audio"] = "video") -> bool
 
 
 def gaps(packets: list[Got]) -> list[Fraction]:
-    """Seconds from each picture to the next, in presentation order."""
-    times = sorted(packet.pts for packet in packets if packet.kind == "video")
+    """Seconds from each picture to the next, in presentation order.
+
+    From the second picture on: ffmpeg gives the first one that comes by RTSP no time of its own.
+    """
+    times = sorted(packet.pts for packet in packets if packet.kind == "video")[1:]
     return [b - a for a, b in pairwise(times)]

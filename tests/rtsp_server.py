@@ -42,7 +42,7 @@ SOUND = (
 )
 TAKEN_PICTURE = "rtph264depay name=depay0 ! h264parse ! mux."
 TAKEN_SOUND = "rtpmp4gdepay name=depay1 ! aacparse ! mux."
-TAKEN = "mpegtsmux name=mux ! filesink sync=false location={path}"
+TAKEN = "mpegtsmux name=mux ! filesink sync=false buffer-mode=unbuffered location={path}"
 
 
 def main() -> int:
