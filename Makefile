@@ -10,6 +10,10 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 # What the tests hold the output against, and how Debian calls it.
 PROGRAMS := ffmpeg x264 mpv mosquitto rsync
+# The RTSP server of the live tests: Debian's bindings of GStreamer, for Debian's own Python.
+RTSP_PACKAGES := python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
+  gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
+RTSP_PROBE := /usr/bin/python3 tests/rtsp_server.py --probe
 
 .PHONY: demo test lint types clean
 .DELETE_ON_ERROR:
@@ -37,11 +41,12 @@ clean:
 programs:
 	@missing=""; for program in $(PROGRAMS); do \
 	  command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	$(RTSP_PROBE) >/dev/null 2>&1 || missing="$$missing $(RTSP_PACKAGES)"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update && apt-get install -y --no-install-recommends $$missing; \
 	else \
-	  echo "the tests need these programs: sudo apt-get install$$missing" >&2; exit 1; \
+	  echo "the tests need these packages: sudo apt-get install$$missing" >&2; exit 1; \
 	fi
 
 $(BIN)/python:

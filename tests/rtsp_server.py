@@ -54,12 +54,15 @@ def main() -> int:
     parser.add_argument("--record")
     parser.add_argument("--login", help="USER:PASSWORD that everything asks for")
     parser.add_argument("--tcp-only", action="store_true")
+    parser.add_argument("--probe", action="store_true", help="only see whether all is there")
     asked = parser.parse_args()
     Gst.init(None)
     missing = [name for name in ELEMENTS if Gst.ElementFactory.find(name) is None]
     if missing:
         sys.stderr.write(f"missing: GStreamer's {', '.join(missing)}\n")
         return 3
+    if asked.probe:
+        return 0
     server = GstRtspServer.RTSPServer(address="127.0.0.1", service=asked.port)
     mount_all(server, asked)
     if not server.attach(None):

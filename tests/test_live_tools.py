@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import av.error
 import pytest
 from live_receivers import Receiver, gaps, packets_of, rises
 from network_line import Line
-from rtsp_camera import DEADLINE_SECONDS, Camera
+from rtsp_camera import DEADLINE_SECONDS, PACKAGES, Camera
 from ts_packets import WRAP
 from ts_senders import TsSender, jumping, missing, steady
 
@@ -121,3 +122,9 @@ def test_a_line_that_is_cut_is_silent_until_it_is_mended() -> None:
             for _ in range(20):
                 assert next(packets).size
         assert (sender.connections, line.connections) == (1, 1)
+
+
+def test_make_installs_the_packages_that_a_skipped_test_names() -> None:
+    text = (Path(__file__).parent.parent / "Makefile").read_text()
+    (listed,) = re.findall(r"^RTSP_PACKAGES := (.*\n(?:  .*\n)?)", text, re.M)
+    assert set(listed.replace("\\", " ").split()) == set(PACKAGES)
