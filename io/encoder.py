@@ -113,7 +113,7 @@ def encoder_parameters(
     ours = dict(_DEFAULTS.get(codec, {}))
     if container.name in ("avi", "asf") and codec in ("libx264", "libx265"):
         ours["bf"] = "0"  # they have one timestamp a frame, or none: B-frames would be out of order
-    ours |= _quality(codec, options.crf)
+    ours |= quality_parameters(codec, options.crf)
     if options.preset is not None:
         _check_preset(codec, options.preset)
         ours["preset"] = options.preset
@@ -138,7 +138,8 @@ def still_parameters(codec: str, options: EncoderOptions) -> dict[str, str]:
     return ours | options.options
 
 
-def _quality(codec: str, crf: float | None) -> dict[str, str]:
+def quality_parameters(codec: str, crf: float | None) -> dict[str, str]:
+    """Write a constant quality as an encoder takes it: a crf, or a fixed quantiser of 1 to 31."""
     if codec in _QUANTISERS:
         return _quantiser(_QUANTISERS[codec] if crf is None else crf)
     return {} if crf is None else {"crf": f"{crf:g}"}

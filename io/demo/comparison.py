@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..files import write_error
+from ..pictures.lettering import put_label
 from .drawing import one_thread
-from .lettering import put_label
 
 _GAP = 4  # pixels of the page between panels
 _PAGE = 0.11  # grey

@@ -1,4 +1,4 @@
-"""The before/after picture and the letters in it."""
+"""The before/after picture."""
 
 from __future__ import annotations
 
@@ -9,24 +9,7 @@ import pytest
 import torch
 
 from upframe.io.demo.comparison import busiest, compare, enlarge, read_pictures, write_png
-from upframe.io.demo.lettering import draw_text, put_label
 from upframe.io.errors import MediaError
-
-
-def test_draws_letters_as_they_look() -> None:
-    drawn = ["".join("#" if dot else "." for dot in row[:5]) for row in draw_text("t").tolist()]
-    assert drawn == ["#####", *["..#.."] * 6]
-    assert torch.equal(draw_text("abc 09"), draw_text("ABC 09"))
-    assert draw_text("é").sum() == 0
-    assert draw_text("HI", scale=3).shape == (21, 36)
-
-
-def test_a_label_is_cut_off_at_the_edge() -> None:
-    picture = torch.ones(3, 8, 20)
-    put_label(picture, "A LONG LABEL", top=2, left=15)
-    assert picture[:, :2].min() == 1
-    assert picture[:, 2:, :15].min() == 1
-    assert picture[:, 2, 15:].max() == pytest.approx(0.35)
 
 
 def test_finds_where_most_goes_on() -> None:

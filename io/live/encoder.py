@@ -1,0 +1,272 @@
+"""The encoder of a live output: no delay, no B-frames, a keyframe every two seconds and on demand.
+
+Its packets go to another process, which has no encoder. What that one must know of the streams
+comes in a *primer*: a tiny NUT file with their headers and one picture, from which it takes them
+as templates. It is made by another encoder of the same settings, so that the one for the stream
+starts with the stream.
+"""
+
+# PyAV's Packet is generic without a default, so every encode is "partially unknown".
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import os
+from fractions import Fraction
+from typing import TYPE_CHECKING, cast
+
+import av
+from av.codec.context import Flags
+from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import PictureType
+
+from ...filters.frame import Picture, StreamInfo
+from ..encode.codecs import CodecChoice
+from ..encode.containers import Container
+from ..encode.muxing import AnyPacket, add_copied, add_video, encoded_video, mux
+from ..encode.options import EncoderOptions
+from ..encode.pacing import choose_pace
+from ..encoder import open_codec
+from ..errors import SinkFull, SinkRefused
+from ..pictures.pixels import frame_of
+from ..pictures.tags import set_color
+from .slate import blank
+from .tuning import live_choices, live_parameters
+from .values import Encoded
+
+if TYPE_CHECKING:
+    from av.stream import Stream
+    from av.video.frame import VideoFrame
+
+log = logging.getLogger("upframe.io.live.encoder")
+
+KEYFRAME_SECONDS = 2.0
+"""From keyframe to keyframe, where nothing else is said."""
+
+_MAX_SLICES = 4
+_START_CODES = (b"\0\0\0\1", b"\0\0\1")
+
+
+class LiveEncoder:
+    """Encodes pictures one by one; what goes in comes out with the same call, where codecs can."""
+
+    def __init__(
+        self,
+        info: StreamInfo,
+        options: EncoderOptions,
+        *,
+        sound: Stream | None = None,
+        keyframe_seconds: float = KEYFRAME_SECONDS,
+        format: str = "nut",  # noqa: A002
+    ) -> None:
+        """Choose an encoder, and open it.
+
+        Args:
+            info: of the pictures: `rate` is known, `pix_fmt` what :func:`live_pix_fmt` told.
+            options: the user's.
+            sound: whose packets will come along, to be copied.
+            keyframe_seconds: from keyframe to keyframe at most.
+            format: the muxer that the packets are for, as for :func:`live_pix_fmt`.
+
+        Raises:
+            SinkRefused: if no encoder takes the pictures, or it refuses an option.
+        """
+        if info.rate is None:
+            raise ValueError("a live output has a constant rate, got None")
+        self._info = info
+        self._tick = 1 / info.rate
+        self._settings = _Settings(info, info.rate, options, keyframe_seconds, format)
+        self._sound_tick = None if sound is None else _tick_of(sound)
+        self.primer = self._settings.try_all(sound)
+        """The streams' headers, as a NUT file in memory."""
+        self._codec = self._settings.opened()
+        self._headers = _repeated_headers(self._codec)
+        self._last: tuple[Picture, VideoFrame] | None = None
+        self._last_index = -1
+
+    @property
+    def codec(self) -> str:
+        """FFmpeg's name of the encoder."""
+        return self._settings.choice.codec
+
+    def __call__(self, picture: Picture, index: int, *, keyframe: bool = False) -> list[Encoded]:
+        """Encode the picture of a slot.
+
+        Args:
+            picture: as `info` says; the same object again costs no copy.
+            index: of the slot: its time is index / rate. Rises with every call.
+            keyframe: whether a receiver must be able to start here.
+
+        Raises:
+            SinkFull: if the encoder fails.
+        """
+        if index <= self._last_index:
+            raise ValueError(f"indices must rise, got {index} after {self._last_index}")
+        self._last_index = index
+        frame = self._frame(picture)
+        frame.pts = _nearest(index * self._tick / self._settings.tick)
+        frame.time_base = self._settings.tick
+        frame.pict_type = PictureType.I if keyframe else PictureType.NONE
+        return self._encoded(frame)
+
+    def flush(self) -> list[Encoded]:
+        """Give what the encoder still holds; nothing can be encoded after that."""
+        self._last = None
+        return self._encoded(None)
+
+    def sound_packet(
+        self, data: bytes, seconds: Fraction, duration: Fraction = Fraction(0)
+    ) -> Encoded:
+        """Put a packet of the input's sound on the output's time line.
+
+        Args:
+            data: as it came.
+            seconds: when it is heard, on the output's time line.
+            duration: in seconds; 0 where unknown.
+        """
+        if self._sound_tick is None:
+            raise ValueError("this output has no sound")
+        pts = _nearest(seconds / self._sound_tick)
+        lasts = _nearest(duration / self._sound_tick)
+        return Encoded("sound", data, pts, pts, lasts, self._sound_tick, is_keyframe=True)
+
+    def _frame(self, picture: Picture) -> VideoFrame:
+        if self._last is not None and self._last[0] is picture:
+            return self._last[1]
+        info = self._info
+        got = (picture.width, picture.height, picture.pix_fmt)
+        if got != (info.width, info.height, info.pix_fmt):
+            wanted = f"{info.width}x{info.height} {info.pix_fmt}"
+            raise ValueError(f"picture must be {wanted}, got {got[0]}x{got[1]} {got[2]}")
+        self._last = (picture, frame_of(picture))
+        return self._last[1]
+
+    def _encoded(self, frame: VideoFrame | None) -> list[Encoded]:
+        try:
+            packets = encoded_video(self._codec, frame)
+        except FFmpegError as error:
+            raise SinkFull(f"{self.codec} cannot encode: {error}") from error
+        return [self._described(packet) for packet in packets]
+
+    def _described(self, packet: AnyPacket) -> Encoded:
+        data = bytes(packet)
+        if packet.is_keyframe and self._headers not in data[: len(self._headers) + _LOOK_BYTES]:
+            data = self._headers + data
+        pts = self._slot(packet.pts)
+        dts = pts if packet.dts is None else self._slot(packet.dts)
+        return Encoded("video", data, pts, dts, 1, self._tick, is_keyframe=packet.is_keyframe)
+
+    def _slot(self, ticks: int | None) -> int:
+        return _nearest((ticks or 0) * self._settings.tick / self._tick)
+
+
+_LOOK_BYTES = 64  # an access unit delimiter, and what else may stand before parameter sets
+
+
+class _Settings:
+    """What an encoder is opened with, as often as needed."""
+
+    def __init__(
+        self,
+        info: StreamInfo,
+        rate: Fraction,
+        options: EncoderOptions,
+        keyframe_seconds: float,
+        format: str,  # noqa: A002
+    ) -> None:
+        self._info = info
+        self._rate = rate
+        self._options = options
+        self._gop = max(1, round(rate * Fraction(keyframe_seconds)))
+        self._container = Container(format)
+        self._choices = live_choices(info, options, format)
+        self._take(self._choices[0])
+
+    def _take(self, choice: CodecChoice) -> None:
+        self.choice = choice
+        self.tick = choose_pace(self._info, choice.codec, self._container).time_base
+
+    def try_all(self, sound: Stream | None) -> bytes:
+        """Take the first encoder that works, shown by the primer that it makes; give that one.
+
+        Raises:
+            SinkRefused: as the last one says.
+        """
+        for choice in self._choices[:-1]:
+            self._take(choice)
+            try:
+                return self._primer(sound)
+            except (SinkRefused, FFmpegError) as error:
+                log.info("%s is not to be had here (%s)", choice.codec, error)
+        self._take(self._choices[-1])
+        return self._primer(sound)
+
+    def opened(self) -> VideoCodecContext:
+        """Open an encoder that belongs to no container.
+
+        Raises:
+            SinkRefused: if it refuses size, pixel format or an option.
+        """
+        codec = cast("VideoCodecContext", av.CodecContext.create(self.choice.codec, "w"))
+        codec.width, codec.height = self._info.width, self._info.height
+        codec.time_base, codec.framerate = self.tick, self._rate
+        return self._open(codec)
+
+    def _open(self, codec: VideoCodecContext) -> VideoCodecContext:
+        info = self._info
+        codec.pix_fmt = self.choice.coded_pix_fmt
+        codec.gop_size = self._gop
+        codec.max_b_frames = 0
+        codec.flags |= Flags.global_header
+        # threads on slices of one frame: threads on frames hold a frame each
+        codec.thread_type = "SLICE"
+        codec.thread_count = min(os.cpu_count() or 1, _MAX_SLICES)
+        if info.sample_aspect_ratio:
+            codec.sample_aspect_ratio = info.sample_aspect_ratio
+        set_color(codec, info.color)
+        codec.options = live_parameters(self.choice.codec, info, self._options)
+        open_codec(codec, self._options)
+        return codec
+
+    def _primer(self, sound: Stream | None) -> bytes:
+        info, buffer = self._info, io.BytesIO()
+        with av.open(buffer, "w", format="nut") as output:
+            size = {"width": info.width, "height": info.height}
+            codec = self.choice.codec
+            stream = add_video(output, codec, **size, rate=self._rate, tick=self.tick)
+            self._open(stream.codec_context)
+            if sound is not None:
+                add_copied(output, sound)
+            frame = frame_of(blank(info))
+            frame.pts, frame.time_base = 0, self.tick
+            for given in (frame, None):
+                for packet in encoded_video(stream, given):
+                    mux(output, packet)
+        return buffer.getvalue()
+
+
+def _repeated_headers(codec: VideoCodecContext) -> bytes:
+    """What goes before every keyframe, so that who joins later can decode: parameter sets.
+
+    Only where they are kept as the bitstream has them, with start codes; AV1 and VP9 repeat their
+    headers by themselves.
+    """
+    extradata = codec.extradata or b""
+    return extradata if extradata.startswith(_START_CODES) else b""
+
+
+def _tick_of(sound: Stream) -> Fraction:
+    """Seconds in which sound is counted: a sample, so that no packet is moved by rounding."""
+    sample_rate = getattr(sound.codec_context, "sample_rate", 0)
+    if sample_rate:
+        return Fraction(1, sample_rate)
+    return Fraction(sound.time_base) if sound.time_base else Fraction(1, 90_000)
+
+
+def _nearest(ticks: Fraction) -> int:
+    """Round half up; Fraction's own rounding to even would make steps uneven."""
+    return math.floor(ticks + Fraction(1, 2))
