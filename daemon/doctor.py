@@ -18,6 +18,7 @@ from ..filters.options import FilterOptions
 from ..io.demo.clip import write_demo_clip
 from ..io.errors import MediaError
 from .checks.finding import Finding, fail, ok, warn
+from .checks.live import describe_live
 from .checks.machine import describe_machine
 from .checks.media import describe_media
 from .checks.weights import describe_hub, describe_weights
@@ -60,6 +61,7 @@ def examine(*, online: bool = False) -> list[Finding]:
     checks: list[Callable[[], Iterable[Finding]]] = [
         describe_machine,
         describe_media,
+        describe_live,
         describe_weights,
     ]
     if online:

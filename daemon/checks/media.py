@@ -73,7 +73,7 @@ def _hardware_encoders() -> Finding:
 def _ffmpeg_program() -> Finding:
     path = shutil.which("ffmpeg")
     if path is None:
-        return ok("ffmpeg", "not on PATH: only pipes between programs need it", path=None)
+        return ok("ffmpeg", "not on PATH: only SRT and pipes between programs need it", path=None)
     try:
         shown = subprocess.run(
             [path, "-hide_banner", "-version"],

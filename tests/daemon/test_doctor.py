@@ -15,6 +15,7 @@ from hub_server import running_hub
 
 from upframe.daemon.__main__ import main
 from upframe.daemon.checks.finding import Finding, fail, ok, warn
+from upframe.daemon.checks.live import describe_live
 from upframe.daemon.checks.machine import (
     available_memory_bytes,
     describe_machine,
@@ -22,6 +23,7 @@ from upframe.daemon.checks.machine import (
 from upframe.daemon.checks.media import describe_media
 from upframe.daemon.checks.weights import describe_hub, describe_weights
 from upframe.daemon.doctor import as_json, as_text, main_job_runs
+from upframe.io.capabilities import has_protocol
 
 
 def named(findings: object, name: str) -> Finding:
@@ -122,6 +124,31 @@ def test_warns_of_an_ffmpeg_that_does_not_run(
     found = named(describe_media(), "ffmpeg")
     assert found.verdict == "warn"
     assert "does not run" in found.text
+
+
+def test_tells_by_what_each_kind_of_live_stream_is_had(tmp_path: Path) -> None:
+    (tmp_path / "video0").touch()
+    found = list(describe_live(tmp_path))
+    inputs, outputs = named(found, "live inputs"), named(found, "live outputs")
+    assert {inputs.facts[name] for name in ("rtsp", "rtmp", "hls", "v4l2")} == {"PyAV"}
+    assert {outputs.facts[name] for name in ("rtsp", "rtmp", "hls")} == {"PyAV"}
+    assert named(found, "cameras").text == str(tmp_path / "video0")
+    assert named(found, "live encoder").facts["encoder"] in ("h264_nvenc", "libx264")
+
+
+def test_says_what_srt_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if has_protocol("srt"):
+        pytest.skip("this build of PyAV has SRT")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    without = named(describe_live(), "live inputs")
+    assert (without.verdict, without.facts["srt"]) == ("warn", None)
+    assert without.text.endswith("not to be had: srt (srt needs an ffmpeg program that has it)")
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\necho 'Input:'\necho '  srt'\n")
+    program.chmod(0o755)
+    found = named(describe_live(), "live outputs")
+    assert (found.verdict, found.facts["srt"]) == ("ok", str(program))
+    assert found.text.endswith(f"srt by {program}")
 
 
 def test_built_in_weights_are_the_recorded_ones() -> None:
