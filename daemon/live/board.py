@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Mapping
 
 from .status import LiveStatus
@@ -16,6 +17,7 @@ class LiveBoard:
 
     def __init__(self) -> None:
         self._statuses: dict[str, LiveStatus] = {}
+        self._last_frames: dict[str, float] = {}
         self._readers: set[_Reader] = set()
 
     @property
@@ -23,15 +25,22 @@ class LiveBoard:
         """Of every entry of the configuration, in its order."""
         return self._statuses
 
+    def last_frame(self, name: str) -> float | None:
+        """When a stream's latest frame was decoded: seconds since 1970; None before the first."""
+        return self._last_frames.get(name)
+
     def tell(self, status: LiveStatus) -> None:
         """Note where a stream stands."""
         before = self._statuses.get(status.name)
         self._statuses[status.name] = status
+        if status.last_frame_age_seconds is not None:
+            self._last_frames[status.name] = time.time() - status.last_frame_age_seconds
         if before is None or gist_of(before) != gist_of(status):
             self._spread(status.name)
 
     def forget(self, name: str) -> None:
         """Note that there is no such stream any more."""
+        self._last_frames.pop(name, None)
         if self._statuses.pop(name, None) is not None:
             self._spread(name)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -42,9 +41,6 @@ _LASTING = (
     *(Exit.CANNOT_CREATE, Exit.CONFIG),
 )
 """Ends that somebody has to do something about; trying soon is of no use."""
-_LONGEST_SECONDS = 60.0
-_SHARE = (0.6, 0.8)
-"""Of it, by chance, as lost connections have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +90,7 @@ class Keeper:
     def want(self, entry: LiveConfig | None, limits: Limits) -> None:
         """Have the stream be as an entry says from now on; None: not at all."""
         if entry != self._entry:
+            self._backoff.held(_STEADY_SECONDS)  # what was wrong may be right now
             self._news.set()
         self._entry, self._limits = entry, limits
 
@@ -206,10 +203,8 @@ class Keeper:
 
     def _pause(self, entry: LiveConfig, text: str, *, lasting: bool) -> float:
         """Tell why there is no worker, and how long there will be none."""
-        if lasting:
-            seconds = _LONGEST_SECONDS * random.uniform(*_SHARE)
-        else:
-            seconds = self._backoff.next_seconds()
+        backoff = self._backoff
+        seconds = backoff.longest_seconds() if lasting else backoff.next_seconds()
         self.num_restarts += 1
         about = self._about | {"event": "live-worker-ended"}
         level = logging.ERROR if lasting else logging.WARNING

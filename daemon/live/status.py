@@ -58,6 +58,7 @@ def status_of(document: dict[str, Any]) -> LiveStatus:
     try:
         sink = dict(document.get("output_state", {}))
         sink["files"] = tuple(sink.get("files", ()))
-        return LiveStatus(**{**document, "output_state": OutputState(**sink)})
+        whole: dict[str, Any] = {**document, "output_state": OutputState(**sink)}
+        return LiveStatus(**whole)
     except TypeError as error:
         raise ValueError(f"got what is no status: {error}") from error

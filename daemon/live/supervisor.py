@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from ...io.live.backoff import Backoff
 from .board import LiveBoard
 from .keeper import Backoffs, Keeper, Limits
+from .levels import parse_levels
 from .process import Command, command_of
 
 if TYPE_CHECKING:
-    from ..service.config import Config
+    from ..service.config import Config, LiveConfig
 
 log = logging.getLogger("upframe.live")
 
@@ -52,21 +54,24 @@ class LiveSupervisor:
         self._backoff = backoff
         self._silent_seconds = silent_seconds
         self._kept: dict[str, _Kept] = {}
+        self._levels: dict[str, tuple[str, ...]] = {}
 
     def configure(self, config: Config) -> None:
         """Begin, change or end streams as a configuration says; equal entries are left alone."""
         limits = self._limits(config)
         entries = {entry.name: entry for entry in config.live}
+        self._levels = {name: _levels_of(entry) for name, entry in entries.items()}
         self._kept = {name: kept for name, kept in self._kept.items() if not kept.task.done()}
         for name in dict.fromkeys([*entries, *self._kept]):
             kept = self._kept.get(name)
-            keeper = (
-                kept.keeper if kept else Keeper(name, self.board, self._command, self._backoff())
-            )
+            keeper = kept.keeper if kept else self._keeper(name)
             keeper.want(entries.get(name), limits)
             if kept is None:
                 task = asyncio.create_task(keeper.run(), name=f"live {name}")
                 self._kept[name] = _Kept(keeper, task)
+
+    def _keeper(self, name: str) -> Keeper:
+        return Keeper(name, self.board, self._command, self._backoff())
 
     async def drain(self, seconds: float) -> None:
         """Have every stream end well within a time; what does not is killed."""
@@ -85,12 +90,20 @@ class LiveSupervisor:
 
     def told(self) -> list[dict[str, Any]]:
         """Every stream, as `/status` shows it."""
-        restarts = {name: kept.keeper.num_restarts for name, kept in self._kept.items()}
         pids = {name: kept.keeper.pid for name, kept in self._kept.items()}
         return [
-            {**status.to_json(), "pid": pids.get(name), "worker_restarts": restarts.get(name, 0)}
+            {**status.to_json(), "pid": pids.get(name), "restarts": self.num_restarts(name)}
             for name, status in self.board.statuses.items()
         ]
+
+    def num_restarts(self, name: str) -> int:
+        """Count the workers of a stream that had to be begun again."""
+        kept = self._kept.get(name)
+        return 0 if kept is None else kept.keeper.num_restarts
+
+    def levels(self, name: str) -> Sequence[str]:
+        """Name what a stream may give up under load, in this order."""
+        return self._levels.get(name, ())
 
     async def _all_ended(self) -> None:
         tasks = {kept.task for kept in self._kept.values()}
@@ -109,6 +122,10 @@ class LiveSupervisor:
             silent_seconds=self._silent_seconds,
             threads=_threads(running),
         )
+
+
+def _levels_of(entry: LiveConfig) -> tuple[str, ...]:
+    return tuple(level.name for level in parse_levels(entry.levels, entry.filters))
 
 
 def _threads(num_streams: int) -> int | None:

@@ -1,7 +1,8 @@
 """MQTT, all of it: requests in; answers, states and metrics out; and a broker that comes and goes.
 
 The parts: `connection` keeps a session of `client`, and sends what is in `outbox`; `intake` takes
-requests through `journal` to `commands`; `states` follows the jobs; `answers` remembers who asked.
+requests through `journal` to `commands`; `states` follows the jobs, `live_states` the streams;
+`answers` remembers who asked.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from ...io.redaction import redacted_values
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
+from ..live.board import LiveBoard
 from ..service.config import Config
 from .answers import Answers
 from .backoff import Backoff
@@ -27,6 +29,7 @@ from .discovery import BIRTH, activity_document, device_document, device_topic
 from .errors import SubscriptionRefused
 from .intake import Intake
 from .journal import Journal
+from .live_states import LiveStates
 from .message import Publication, Received
 from .outbox import Outbox
 from .requests import (
@@ -58,6 +61,7 @@ class MqttBridge:
         store: below the queue; keeps requests until they are answered.
         info: tells what the node is: version, device, models. Must not block.
         metrics: tells counters by name. Must not block.
+        live: where live streams stand; None: there are none.
         backoff: of the attempts to connect.
         metrics_seconds: from one publication of the metrics to the next.
 
@@ -73,6 +77,7 @@ class MqttBridge:
         info: Facts,
         metrics: Facts,
         *,
+        live: LiveBoard | None = None,
         backoff: Backoff | None = None,
         metrics_seconds: float = METRICS_SECONDS,
     ) -> None:
@@ -99,6 +104,7 @@ class MqttBridge:
             on_change=self._active.set,
             is_up=lambda: self._connection.is_up,
         )
+        self._streams = LiveStates(topics, outbox, live or LiveBoard())
         self._connection = Connection(
             config.mqtt, topics, outbox, self._take, self._welcome, backoff or Backoff()
         )
@@ -131,6 +137,8 @@ class MqttBridge:
             "journal": self._journal.run(),
             "states": self._states.run(),
             "clearing": self._states.clear_old(),
+            "streams": self._streams.run(),
+            "stream states": self._streams.repeat(),
             "metrics": self._tell_metrics(),
         }
         if self._mqtt.discovery:
@@ -180,17 +188,22 @@ class MqttBridge:
             self._intake.put(command, received, acknowledge)
             return
         acknowledge()
+        is_old = received.retained and bool(received.payload)
         job_id = self.topics.job_of_state(received.topic)
-        if job_id is not None and received.retained and received.payload:
+        stream = self.topics.live_of_state(received.topic)
+        if job_id is not None and is_old:
             self._states.seen(job_id)
+        elif stream is not None and is_old:
+            self._streams.seen(stream)
         elif received.topic == self.topics.birth and received.payload == BIRTH:
             self._born.set()
 
     async def _welcome(self, session: Session) -> None:
         """Look, on a new connection, at what the broker has kept of ours; listen for births."""
         # QoS 0, so it has all arrived when the subscription is over
-        if await _allowed(session.subscribe([self.topics.states], retained=True)):
-            await session.unsubscribe([self.topics.states])
+        for topics in (self.topics.states, self.topics.live_states):
+            if await _allowed(session.subscribe([topics], retained=True)):
+                await session.unsubscribe([topics])
         if self._mqtt.discovery:
             await _allowed(session.subscribe([self.topics.birth]))
 
@@ -244,6 +257,6 @@ async def _allowed(call: Awaitable[None]) -> bool:
     try:
         await call
     except SubscriptionRefused as error:
-        log.info("%s: the states of jobs that ended long ago may stay there", error)
+        log.info("%s: states of what ended long ago may stay there", error)
         return False
     return True

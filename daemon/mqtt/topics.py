@@ -11,7 +11,7 @@ COMMANDS: tuple[Command, ...] = get_args(Command)
 
 _RESPONSE_MAX_BYTES = 512
 _CORRELATION_MAX_BYTES = 1024
-_NODE_TOPICS = ("status", "info", "error", "metrics", "event", "activity", "job")
+_NODE_TOPICS = ("status", "info", "error", "metrics", "event", "activity", "job", "live")
 
 
 class BadResponseTopic(Exception):
@@ -67,6 +67,11 @@ class Topics:
         return f"{self.base}/job/+/state"
 
     @property
+    def live_states(self) -> str:
+        """All :meth:`live_state` topics, as a filter."""
+        return f"{self.base}/live/+/state"
+
+    @property
     def birth(self) -> str:
         """Where Home Assistant says that it has begun."""
         return f"{self.discovery_prefix}/status"
@@ -78,6 +83,10 @@ class Topics:
     def state(self, job_id: str) -> str:
         """Retained: a whole job."""
         return f"{self.base}/job/{job_id}/state"
+
+    def live_state(self, name: str) -> str:
+        """Retained: where a live stream stands."""
+        return f"{self.base}/live/{name}/state"
 
     def progress(self, job_id: str) -> str:
         """Where a running job stands."""
@@ -93,11 +102,18 @@ class Topics:
 
     def job_of_state(self, topic: str) -> str | None:
         """Tell whose state a topic is; None: nobody's."""
-        start, end = f"{self.base}/job/", "/state"
+        return self._named_in("job", topic)
+
+    def live_of_state(self, topic: str) -> str | None:
+        """Tell which live stream's state a topic is; None: none's."""
+        return self._named_in("live", topic)
+
+    def _named_in(self, kind: str, topic: str) -> str | None:
+        start, end = f"{self.base}/{kind}/", "/state"
         if not (topic.startswith(start) and topic.endswith(end)):
             return None
-        job_id = topic[len(start) : -len(end)]
-        return job_id if job_id and "/" not in job_id else None
+        name = topic[len(start) : -len(end)]
+        return name if name and "/" not in name else None
 
     def check_response(self, topic: str, correlation_data: bytes | None) -> None:
         """Let no request make us publish among our own topics, other nodes' or Home Assistant's.

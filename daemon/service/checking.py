@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import stat
 import tempfile
 import threading
@@ -16,7 +17,9 @@ from pathlib import Path
 
 from ...filters.errors import DeviceUnavailable, WeightsUnavailable
 from ...filters.options import FilterOptions
-from .config import Config, MqttConfig, WatchConfig
+from ...io.encode.options import EncoderOptions
+from ...io.errors import MediaError, SinkRefused, SourceMissing
+from .config import Config, LiveConfig, MqttConfig
 from .loading import Fault
 
 log = logging.getLogger("upframe.service.checking")
@@ -31,13 +34,18 @@ def examine(config: Config) -> Iterator[Fault]:
     yield from _devices(config)
     yield from _weights(config)
     for index, watch in enumerate(config.watch):
-        yield from _codec(index, watch)
+        yield from _codec(f"watch[{index}]", watch.encoder)
+    for index, live in enumerate(config.live):
+        yield from _stream(f"live[{index}]", live)
     if config.mqtt is not None:
         yield from _secrets(config.mqtt)
 
 
 def faults_at_start(config: Config) -> Iterator[Fault]:
-    """Find what will not mend itself while the daemon runs; loads nothing."""
+    """Find what will not mend itself while the daemon runs; loads nothing.
+
+    Of live streams nothing is looked at: what is wrong with one is told by its state.
+    """
     yield from _folders(config, may_come_later=True)
     if config.mqtt is not None:
         yield from _secrets(config.mqtt)
@@ -100,17 +108,21 @@ def _unreadable(key: str, folder: Path, *, may_come_later: bool) -> Iterator[Fau
 def _devices(config: Config) -> Iterator[Fault]:
     from ...filters.device import resolve_device
 
-    for index, name in enumerate(config.jobs.devices):
+    named = {f"jobs.devices[{index}]": name for index, name in enumerate(config.jobs.devices)}
+    named |= {f"live[{index}].device": live.device for index, live in enumerate(config.live)}
+    for key, name in named.items():
         try:
             resolve_device(name)
         except DeviceUnavailable as error:
-            yield Fault(f"jobs.devices[{index}]", f'"{name}": {error}', "a device of this machine")
+            yield Fault(key, f'"{name}": {error}', "a device of this machine")
 
 
 def _weights(config: Config) -> Iterator[Fault]:
     for index, watch in enumerate(config.watch):
         yield from _weights_of(config, watch.filters, f"watch[{index}].filters.")
-    if not config.watch:  # then jobs may ask for either
+    for index, live in enumerate(config.live):
+        yield from _weights_of(config, live.filters, f"live[{index}].filters.")
+    if not config.watch and not config.live:  # then jobs may ask for either
         yield from _weights_of(config, FilterOptions.model_validate(_BOTH), "")
 
 
@@ -133,13 +145,49 @@ def _weights_of(config: Config, filters: FilterOptions, where: str) -> Iterator[
             yield Fault(named, got, "weights that are on this machine")
 
 
-def _codec(index: int, watch: WatchConfig) -> Iterator[Fault]:
+def _codec(where: str, encoder: EncoderOptions) -> Iterator[Fault]:
     from ...io.capabilities import has_codec
 
-    codec = watch.encoder.codec
+    codec = encoder.codec
     if codec is not None and not has_codec(codec, "w"):
         text = "the name of an encoder that FFmpeg has here, such as libx264"
-        yield Fault(f"watch[{index}].encoder.codec", f'"{codec}"', text)
+        yield Fault(f"{where}.encoder.codec", f'"{codec}"', text)
+
+
+def _stream(where: str, live: LiveConfig) -> Iterator[Fault]:
+    """Look at one live stream, without connecting to anybody."""
+    from ...io.live.credentials import read_credentials
+    from ...io.live.targets import find_live_target
+
+    yield from _codec(where, live.encoder)
+    for key in ("credentials_file", "output_credentials_file"):
+        path: Path | None = getattr(live, key)
+        try:
+            if path is not None:
+                read_credentials(path)
+        except SourceMissing as error:
+            yield Fault(f"{where}.{key}", str(error), "a line USER:PASSWORD, closed to others")
+    yield from _live_input(f"{where}.input", live)
+    try:
+        find_live_target(live.output, format=live.format, segment_seconds=live.segment_seconds)
+    except SinkRefused as error:
+        yield Fault(f"{where}.output", str(error), "an output that can be written here")
+
+
+def _live_input(key: str, live: LiveConfig) -> Iterator[Fault]:
+    from ...io.live.address import find_address
+
+    try:
+        address = find_address(live.input, transport=live.rtsp_transport)
+    except MediaError as error:
+        yield Fault(key, str(error), "an input that can be read here")
+        return
+    path = Path(address.url.removeprefix("file:"))
+    if address.protocol in ("v4l2", "file") and not path.exists():
+        yield Fault(key, f'"{path}": No such file or directory', "a device or file that is there")
+    if address.needs_ffmpeg and shutil.which("ffmpeg") is None:
+        text = "the program ffmpeg on this machine, which reads it for us"
+        yield Fault(key, f"{address.protocol}:// and no ffmpeg", text)
 
 
 def _secrets(mqtt: MqttConfig) -> Iterator[Fault]:

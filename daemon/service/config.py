@@ -121,10 +121,8 @@ class WatchConfig(Section):
         return self
 
 
-class LiveConfig(LiveOptions):
+class LiveConfig(LiveOptions, frozen=True, extra="forbid"):
     """One live stream, kept up for as long as the daemon runs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name = Field(description="unique; on the slate, in topics, metrics and the log")
     input: str = Field(description="a URL, a device such as /dev/video0, or a file")
@@ -160,9 +158,8 @@ class LiveConfig(LiveOptions):
     @property
     def options(self) -> LiveOptions:
         """What the entry says of how the stream is kept up."""
-        return LiveOptions.model_validate(
-            {key: getattr(self, key) for key in LiveOptions.model_fields}
-        )
+        said = {key: getattr(self, key) for key in LiveOptions.model_fields}
+        return LiveOptions.model_validate(said)
 
 
 class MqttConfig(Section):

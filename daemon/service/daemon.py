@@ -20,6 +20,8 @@ from ..jobs.place import place_in
 from ..jobs.queue import JobQueue
 from ..jobs.retention import keep_tidy
 from ..jobs.store import JobStore
+from ..live.supervisor import LiveSupervisor
+from ..live.telling import LiveMetrics
 from ..work.prober import Prober
 from ..work.recovery import recover
 from ..work.scheduler import Scheduler, WarmUpFailed
@@ -76,11 +78,16 @@ class Daemon:
         self._status = Status(self._queue, self._metrics, self._lag)
         self._scheduler = Scheduler(self._queue, config)
         self._prober = Prober(config)
-        self._outside = Outside(self._queue, store, self._prober, self._status, self._metrics)
+        self._streams = LiveSupervisor()
+        self._outside = Outside(
+            self._queue, store, self._prober, self._status, self._metrics, self._streams.board
+        )
         self._last_line = ""
         self._end_by = 0.0
         self._status.parts["workers"] = partial(told_of, self._scheduler)
         self._status.collect.append(partial(collect, self._scheduler))
+        self._status.parts["live"] = self._streams.told
+        self._status.collect.append(LiveMetrics(self._streams))
 
     async def run(self) -> int:
         """Live until a signal ends it.
@@ -140,6 +147,7 @@ class Daemon:
             try:
                 if await finished_before(signals.drain, self._warm_up()):
                     scheduling = tasks.create_task(self._scheduler.run(), name="scheduler")
+                    self._streams.configure(self._config)
                     if await finished_before(signals.drain, self._outside.begin_work(self._config)):
                         await self._serve(signals)
                     await self._drain()
@@ -147,6 +155,7 @@ class Daemon:
                 if scheduling is not None:
                     scheduling.cancel()  # after a drain it has ended; else workers go at once
                     await asyncio.wait({scheduling})
+                await self._streams.end()
                 self._enter("stopped", "stopping")
                 await self._outside.end(self._farewell_seconds())
 
@@ -183,7 +192,9 @@ class Daemon:
             "%s; what does not end in time is begun anew by the next start", self._status.doing
         )
         await self._outside.draining()
-        await self._scheduler.drain(seconds)
+        async with asyncio.TaskGroup() as ending:
+            ending.create_task(self._streams.drain(seconds), name="drain live")
+            ending.create_task(self._scheduler.drain(seconds), name="drain jobs")
 
     def _farewell_seconds(self) -> float:
         left = self._end_by - asyncio.get_running_loop().time()
@@ -204,6 +215,8 @@ class Daemon:
                 await asyncio.to_thread(self._logs.configure, reload.config.log)
             if "jobs" in reload.parts:
                 self._scheduler.configure(reload.config.jobs)
+            if reload.parts & {"jobs", "live"}:
+                self._streams.configure(reload.config)
             await self._outside.change(reload.config, reload.parts)
             self._metrics.count_reload("changed")
             log.log(logging.WARNING if reload.waiting else logging.INFO, "%s", reload)

@@ -12,7 +12,10 @@ from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import ConfigError
+from ...io.redaction import redacted
+from ..errors import ConfigError, UsageError
+from ..jobs.model import Origin
+from ..live.levels import parse_levels
 from .config import Config
 from .http import parse_listen
 
@@ -72,6 +75,7 @@ def contradictions(config: Config) -> Iterator[Fault]:
         except ValueError as error:
             yield Fault("http.listen", _shown(config.http.listen), str(error))
     yield from _contradicting_folders(config)
+    yield from _contradicting_streams(config)
     if config.mqtt is not None and (config.mqtt.tls_cert is None) != (config.mqtt.tls_key is None):
         there, missing = ("tls_cert", "tls_key")
         if config.mqtt.tls_cert is None:
@@ -90,6 +94,25 @@ def _contradicting_folders(config: Config) -> Iterator[Fault]:
         if watch.output == watch.input and not apart:
             text = 'another folder than input, or a container, or on_existing = "suffix"'
             yield Fault(f"watch[{index}].output", _shown(str(watch.output)), text)
+
+
+def _contradicting_streams(config: Config) -> Iterator[Fault]:
+    names: dict[str, int] = {}
+    outputs: dict[str, int] = {}
+    for index, live in enumerate(config.live):
+        where = f"live[{index}]"
+        for key, value, seen in (("name", live.name, names), ("output", live.output, outputs)):
+            if (first := seen.setdefault(value, index)) != index:
+                text = f"another {key} than that of live[{first}]"
+                yield Fault(f"{where}.{key}", _shown(value), text)
+        if live.name in get_args(Origin):
+            text = "another name: frames of jobs are counted under this one"
+            yield Fault(f"{where}.name", _shown(live.name), text)
+        try:
+            parse_levels(live.levels, live.filters)
+        except UsageError as error:
+            wanted = str(error).removeprefix("a level must be ").partition(", got ")[0]
+            yield Fault(f"{where}.levels", _shown(live.levels), wanted)
 
 
 def _read(path: Path) -> str:
@@ -151,5 +174,5 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    text = redacted(json.dumps(value, default=str, ensure_ascii=False))
     return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"

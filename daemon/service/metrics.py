@@ -48,7 +48,10 @@ class Metrics:
             "upframe_jobs_total", "Jobs that ended.", ["source", "result"], registry=counters
         )
         self.frames_total = Counter(
-            "upframe_frames_total", "Frames of jobs.", ["source", "stage"], registry=counters
+            "upframe_frames_total",
+            "Frames of jobs and live streams.",
+            ["source", "stage"],
+            registry=counters,
         )
         self.stage_seconds = Histogram(
             "upframe_stage_seconds",
@@ -74,7 +77,9 @@ class Metrics:
         )
         self._more: dict[str, Gauge] = {}
         self._totals: dict[str, Counter] = {}
+        self._totals["frames"] = self.frames_total  # live streams count theirs in it too
         self._raised: dict[tuple[str, ...], float] = {}
+        self._shown: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
         self._frames_seen: dict[str, int] = {}
 
     def follow(self, job: Job) -> None:
@@ -107,6 +112,7 @@ class Metrics:
             gauge = Gauge(f"upframe_{name}", text, sorted(labels), registry=self._gauges)
             self._more[name] = gauge
         (gauge.labels(**labels) if labels else gauge).set(value)
+        self._shown.add((name, tuple(sorted(labels.items()))))
 
     def set_total(self, name: str, text: str, value: float, **labels: str) -> None:
         """Set a counter of another part; where that part began anew, it counts on."""
@@ -121,6 +127,13 @@ class Metrics:
             value - before if value >= before else value
         )
         self._raised[key] = value
+
+    def forget(self, **labels: str) -> None:
+        """Drop the gauges of another part that have these labels: what they tell of is gone."""
+        gone = {each for each in self._shown if labels.items() <= dict(each[1]).items()}
+        for name, known in gone:
+            self._more[name].remove(*(value for _, value in known))
+        self._shown -= gone
 
     def exposition(self) -> bytes:
         """Everything in Prometheus' text format."""

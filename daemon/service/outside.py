@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
+from ..live.board import LiveBoard
 from ..watch.watches import Prober, Watches
 from .config import Config
 from .http import HttpServer
@@ -40,15 +41,23 @@ class Outside:
         prober: Looks into files.
         status: Is told whom to ask.
         metrics: Counts failures.
+        live: Where live streams stand, for the broker.
     """
 
     def __init__(
-        self, queue: JobQueue, store: JobStore, prober: Prober, status: Status, metrics: Metrics
+        self,
+        queue: JobQueue,
+        store: JobStore,
+        prober: Prober,
+        status: Status,
+        metrics: Metrics,
+        live: LiveBoard,
     ) -> None:
         self._queue = queue
         self._store = store
         self._prober = prober
         self._status = status
+        self._live = live
         self._watches: Watches | None = None
         self._bridge: MqttBridge | None = None
         self._parts = {
@@ -127,7 +136,12 @@ class Outside:
             from ..mqtt.bridge import MqttBridge  # who has no broker need not load its library
 
             self._bridge = MqttBridge(
-                config, self._queue, self._store, self._status.info, self._status.counters
+                config,
+                self._queue,
+                self._store,
+                self._status.info,
+                self._status.counters,
+                live=self._live,
             )
             await self._bridge.run()
 

@@ -20,7 +20,7 @@ class Reload:
     waiting: tuple[str, ...]
     """Keys that are changed and keep their old value until the daemon is started again."""
     parts: frozenset[str]
-    """What has to begin anew: `log`, `jobs`, `watch`, `mqtt`, `http`."""
+    """What has to begin anew: `log`, `jobs`, `watch`, `live`, `mqtt`, `http`."""
 
     def __str__(self) -> str:
         changed = ", ".join(sorted(self.parts)) or "nothing"
@@ -38,7 +38,7 @@ def reload_of(old: Config, new: Config) -> Reload:
     config = new.model_copy(update={**kept, "jobs": jobs})
     parts = {
         name
-        for name in ("log", "jobs", "watch", "mqtt", "http")
+        for name in ("log", "jobs", "watch", "live", "mqtt", "http")
         if getattr(old, name) != getattr(config, name)
     }
     if "jobs" in parts and config.mqtt is not None:

@@ -26,7 +26,7 @@ log = logging.getLogger("upframe.status")
 Phase = Literal["starting", "ready", "draining", "stopped"]
 
 _NAMED = 2
-"""Running jobs that the status line names."""
+"""Running jobs, and streams without input, that the status line names."""
 _LISTED = 100
 """Running jobs that `/status` lists."""
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -168,6 +168,11 @@ class Status:
         paused = sum(1 for watch in watches if watch.get("paused"))
         if paused:
             found.append(f"{paused} of {len(watches)} watches paused")
+        streams: list[Mapping[str, Any]] = self.parts["live"]() if "live" in self.parts else []
+        away = [each for each in streams if each["state"] not in ("running", "disabled")]
+        found += [f"{stream['name']} {stream['state']}" for stream in away[:_NAMED]]
+        if len(away) > _NAMED:
+            found.append(f"{len(away)} of {len(streams)} streams without input")
         return found
 
 

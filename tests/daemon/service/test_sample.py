@@ -15,6 +15,7 @@ from upframe.daemon.service.config import (
     Config,
     HttpConfig,
     JobsConfig,
+    LiveConfig,
     LogConfig,
     MqttConfig,
     WatchConfig,
@@ -30,6 +31,7 @@ DOCUMENT: dict[str, Any] = tomllib.loads(WITH_ALL_KEYS)
 SECTIONS: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "jobs": (JobsConfig, DOCUMENT["jobs"]),
     "watch": (WatchConfig, DOCUMENT["watch"][0]),
+    "live": (LiveConfig, DOCUMENT["live"][0]),
     "mqtt": (MqttConfig, DOCUMENT["mqtt"]),
     "http": (HttpConfig, DOCUMENT["http"]),
     "log": (LogConfig, DOCUMENT["log"]),
