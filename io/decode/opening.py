@@ -257,8 +257,13 @@ class CountedStream:
         return chunk
 
 
-def best_video(container: InputContainer, name: str) -> VideoStream:
+def best_video(container: InputContainer, name: str, *, sized: bool = True) -> VideoStream:
     """Choose the video stream to work on; cover pictures are none.
+
+    Args:
+        container: Where to choose from.
+        name: Of it, for people.
+        sized: Whether the size must be known, before a frame is decoded.
 
     Raises:
         UnsupportedMedia: if there is none, its codec is unknown, or it has no size.
@@ -277,7 +282,7 @@ def best_video(container: InputContainer, name: str) -> VideoStream:
     context = cast("object | None", stream.codec_context)
     if context is None:
         raise UnsupportedMedia(f"{name}: no decoder for the codec of video stream {stream.index}")
-    if stream.codec_context.width < 1 or stream.codec_context.height < 1:
+    if sized and (stream.codec_context.width < 1 or stream.codec_context.height < 1):
         size = f"{stream.codec_context.width}x{stream.codec_context.height}"
         raise UnsupportedMedia(f"{name}: the video has no size, got {size}")
     return stream

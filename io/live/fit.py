@@ -1,0 +1,156 @@
+"""Frames of another form to the first one's: scaled with their aspect kept, padded with black.
+
+What a camera sends after its settings were changed goes on in the output's form.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from ...filters.frame import Color, PixelFormat, StreamInfo
+from ..pictures.pixels import planar_pix_fmt
+from ..pictures.tags import color_of, set_tags
+
+_METHOD = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+_NO_MATRIX = (0, 2)
+"""RGB, unspecified: the numbers of a `colorspace` that says nothing about a conversion."""
+
+_HARDLY = 2
+"""Pixels of a bar that nobody wants to see."""
+
+
+class Fit:
+    """Brings frames to a stream's size, pixel format and colour. Used by one thread at a time."""
+
+    def __init__(self, model: StreamInfo, *, sample_aspect_ratio: Fraction | None = None) -> None:
+        """Remember what to give.
+
+        Args:
+            model: What every frame is to be like.
+            sample_aspect_ratio: Width over height of a pixel of the frames to come, as their
+                stream says; None where it does not: square, or like the model's in its size.
+        """
+        self._model = model
+        self._form = model.format
+        self._sample_aspect_ratio = sample_aspect_ratio
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: VideoFrame) -> VideoFrame:
+        """Fit a frame; one that has the model's form is given as it is. Times stay."""
+        if self._is_alike(frame):
+            return frame
+        width, height = self._inner_size(frame)
+        fitted = self._scaled(frame, width, height)
+        if (width, height) != (self._model.width, self._model.height):
+            fitted = self._padded(fitted)
+        set_tags(fitted, self._model.color)
+        fitted.pts, fitted.time_base = frame.pts, frame.time_base
+        fitted.duration = frame.duration
+        return fitted
+
+    def _is_alike(self, frame: VideoFrame) -> bool:
+        given, wanted = color_of(frame), self._model.color
+        return (
+            (frame.width, frame.height) == (self._model.width, self._model.height)
+            and planar_pix_fmt(frame.format.name) == self._model.pix_fmt
+            and _range_of(given, self._form) == _range_of(wanted, self._form)
+            and (None in (given.matrix, wanted.matrix) or given.matrix == wanted.matrix)
+            and self._pixel_aspect(frame) == (self._model.sample_aspect_ratio or 1)
+        )
+
+    def _pixel_aspect(self, frame: VideoFrame) -> Fraction:
+        if self._sample_aspect_ratio is not None:
+            return self._sample_aspect_ratio
+        if (frame.width, frame.height) == (self._model.width, self._model.height):
+            return self._model.sample_aspect_ratio or Fraction(1)
+        return Fraction(1)
+
+    def _inner_size(self, frame: VideoFrame) -> tuple[int, int]:
+        """Give the size that the picture gets, in the model's pixels; whole chroma samples."""
+        model = self._model
+        across = frame.width * self._pixel_aspect(frame) / (model.sample_aspect_ratio or 1)
+        scale = min(model.width / across, Fraction(model.height, frame.height))
+        return (
+            _near(across * scale, model.width, 1 << self._form.chroma_shift_x),
+            _near(frame.height * scale, model.height, 1 << self._form.chroma_shift_y),
+        )
+
+    def _scaled(self, frame: VideoFrame, width: int, height: int) -> VideoFrame:
+        probe = VideoFrame(2, 2, self._model.pix_fmt)
+        set_tags(probe, self._model.color)  # says the model's colours by FFmpeg's numbers
+        matrices = [_matrix_of(frame), _matrix_of(probe)]
+        if None in matrices and self._form.family == "yuv" and not _is_rgb(frame):
+            matrices = [None, None]  # from or to what, nobody knows
+        return self._reformatter.reformat(
+            frame,
+            width,
+            height,
+            self._model.pix_fmt,
+            src_colorspace=matrices[0],
+            dst_colorspace=matrices[1],
+            src_color_range=_RANGES[_range_of(color_of(frame), _form_of(frame))],
+            dst_color_range=_RANGES[_range_of(self._model.color, self._form)],
+            interpolation=_METHOD,
+            threads=1,
+        )
+
+    def _padded(self, inner: VideoFrame) -> VideoFrame:
+        model, form = self._model, self._form
+        frame = VideoFrame(model.width, model.height, model.pix_fmt)
+        left = (model.width - inner.width) // 2 >> form.chroma_shift_x << form.chroma_shift_x
+        top = (model.height - inner.height) // 2 >> form.chroma_shift_y << form.chroma_shift_y
+        for index, (plane, source) in enumerate(zip(frame.planes, inner.planes, strict=True)):
+            is_chroma = form.family == "yuv" and index in (1, 2)
+            x = left >> form.chroma_shift_x if is_chroma else left
+            y = top >> form.chroma_shift_y if is_chroma else top
+            rows, values = _rows(plane, form), _rows(source, form)
+            rows[:] = self._black(index)
+            rows[y : y + source.height, x : x + source.width] = values[:, : source.width]
+        return frame
+
+    def _black(self, index: int) -> int:
+        """Give the code value of black in one of FFmpeg's planes; opaque in the last of four."""
+        form, scale = self._form, 1 << (self._form.bit_depth - 8)
+        if index >= form.num_planes:
+            return (1 << form.bit_depth) - 1
+        if form.family == "yuv" and index:
+            return 128 * scale
+        return 16 * scale if _range_of(self._model.color, form) == "tv" else 0
+
+
+_RANGES = {"tv": 1, "pc": 2}
+
+
+def _range_of(color: Color, form: PixelFormat) -> str:
+    return "pc" if form.family == "rgb" else color.range or "tv"
+
+
+def _form_of(frame: VideoFrame) -> PixelFormat:
+    return PixelFormat.parse(planar_pix_fmt(frame.format.name))
+
+
+def _is_rgb(frame: VideoFrame) -> bool:
+    return _form_of(frame).family == "rgb"
+
+
+def _matrix_of(frame: VideoFrame) -> int | None:
+    return None if int(frame.colorspace) in _NO_MATRIX else int(frame.colorspace)
+
+
+def _near(wanted: Fraction, whole: int, multiple: int) -> int:
+    """Round to whole chroma samples; all of it where hardly anything would be left black."""
+    size = max(multiple, round(wanted / multiple) * multiple)
+    return whole if whole - size < max(_HARDLY, multiple) or size > whole else size
+
+
+def _rows(plane: VideoPlane, form: PixelFormat) -> npt.NDArray[Any]:
+    """View a plane's memory, padding included: (height, elements of a line)."""
+    dtype = np.uint8 if form.bit_depth == 8 else np.dtype("<u2")
+    return np.frombuffer(cast("bytes", plane), dtype).reshape(plane.height, -1)

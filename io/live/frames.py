@@ -1,0 +1,210 @@
+"""Packets of a live connection to frames with their times: whole ones only, deinterlaced.
+
+Nothing is shown before a keyframe, and after damage nothing until the next one: a decoder goes on
+with what it has, and what it makes of that moves over the screen until then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from av.audio.stream import AudioStream
+from av.error import EOFError as EndOfFile
+from av.error import FFmpegError
+from av.error import MemoryError as NoMemory
+from av.packet import Packet
+from av.stream import Stream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from ..decode.deinterlace import (
+    Deinterlacer,
+    FieldOrder,
+    field_order_of,
+    flags_frames,
+    is_interlaced,
+)
+from .damage import Gate, Holes
+from .values import Arrival, SoundPacket
+
+_MOST_SENT = 64
+"""Packets that a decoder may keep before their frames; more are without a frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A packet that the decoder was given."""
+
+    number: int
+    pts: int | None
+    arrived: float
+
+
+class Frames:
+    """Decodes the video packets of one connection, passes the sound's along."""
+
+    def __init__(
+        self, video: VideoStream, sound: AudioStream | None, *, lossy: bool, counts: Counter[str]
+    ) -> None:
+        """Prepare the decoder.
+
+        Args:
+            video: What is decoded.
+            sound: What is passed along.
+            lossy: Whether the transport loses packets without a word, as RTP over UDP does.
+            counts: Gets frames_decoded, frames_damaged and packets_corrupt.
+        """
+        video.thread_type = "SLICE"  # frame threads would add their number to the delay
+        self._video, self._sound = video, sound
+        self._time_base = video.time_base or Fraction(1, 90_000)
+        self._counts = counts
+        self._gate = Gate()
+        self._holes = Holes() if lossy else None
+        self._sent: deque[_Sent] = deque(maxlen=_MOST_SENT)
+        self._number = 0
+        self._deinterlacing: Deinterlacing | None = None
+        self._last_keyframe: Fraction | None = None
+        self.gop_seconds: Fraction | None = None
+        """From keyframe to keyframe, the last time."""
+        self.errors_in_a_row = 0
+        """Packets that the decoder refused since the last frame that it gave."""
+
+    def take(self, packet: Packet[Stream], arrived: float) -> Iterator[Arrival | SoundPacket]:
+        """Take a packet of either stream, give what is ready."""
+        if self._sound is not None and packet.stream_index == self._sound.index:
+            if packet.size and not packet.is_corrupt:
+                yield _sound_packet(packet, arrived)
+        elif packet.stream_index == self._video.index and packet.size:
+            self._number += 1
+            self._judge(packet)
+            for frame in self._decoded(packet, arrived):
+                yield from self._shown(frame, arrived)
+        elif packet.stream_index == self._video.index:
+            yield from self._rest(packet, arrived)
+
+    def _rest(self, end: Packet[Stream], arrived: float) -> Iterator[Arrival]:
+        """Give what decoder and deinterlacer still hold; an empty packet asks for it."""
+        for frame in self._decoded(end, arrived):
+            yield from self._shown(frame, arrived)
+        if self._deinterlacing is not None:
+            yield from self._deinterlacing.flush()
+            self._deinterlacing = None
+
+    def _judge(self, packet: Packet[Stream]) -> None:
+        seconds = None if packet.pts is None else packet.pts * self._time_base
+        if packet.is_keyframe and seconds is not None:
+            if self._last_keyframe is not None and seconds > self._last_keyframe:
+                self.gop_seconds = seconds - self._last_keyframe
+            self._last_keyframe = seconds
+        if packet.is_corrupt:
+            self._counts["packets_corrupt"] += 1
+            self._gate.shut(self._number + 1)
+        elif self._holes is not None and self._holes.before(seconds):
+            self._gate.shut(self._number)
+
+    def _decoded(self, packet: Packet[Stream], arrived: float) -> list[VideoFrame]:
+        if packet.size:
+            self._sent.append(_Sent(self._number, packet.pts, arrived))
+        try:
+            frames = packet.decode()
+        except NoMemory as error:
+            raise MemoryError("no memory to decode a frame") from error
+        except EndOfFile:
+            return []
+        except FFmpegError:
+            self._damaged(self._number)
+            self.errors_in_a_row += 1
+            return []
+        return [frame for frame in frames if isinstance(frame, VideoFrame)]
+
+    def _damaged(self, number: int) -> None:
+        if not self._gate.is_shut:
+            self._counts["frames_damaged"] += 1
+        self._gate.shut(number + 1)
+
+    def _shown(self, frame: VideoFrame, arrived: float) -> Iterator[Arrival]:
+        sent = self._sent_as(frame.pts) or _Sent(self._number, frame.pts, arrived)
+        self.errors_in_a_row = 0
+        if frame.is_corrupt:
+            self._damaged(sent.number)
+        if not self._gate.passes(sent.number, is_keyframe=frame.key_frame):
+            return
+        seconds = None if frame.pts is None else frame.pts * self._time_base
+        arrival = Arrival(
+            frame, seconds, sent.arrived, frame.key_frame, after_loss=self._gate.take_loss()
+        )
+        for each in self._progressive(arrival):
+            self._counts["frames_decoded"] += 1
+            yield each
+
+    def _sent_as(self, pts: int | None) -> _Sent | None:
+        """Find a frame's packet by its pts; the oldest where it has none."""
+        found = next((sent for sent in self._sent if sent.pts == pts), None)
+        if found is None and pts is None and self._sent:
+            found = self._sent[0]
+        if found is not None:
+            self._sent.remove(found)
+        return found
+
+    def _progressive(self, arrival: Arrival) -> Iterator[Arrival]:
+        frame = arrival.frame
+        if self._deinterlacing is not None and not self._deinterlacing.takes(frame):
+            yield from self._deinterlacing.flush()
+            self._deinterlacing = None
+        order = field_order_of(self._video.codec_context.field_order)
+        if self._deinterlacing is None and is_interlaced(order, frame):
+            codec = self._video.codec_context.name
+            self._deinterlacing = Deinterlacing(frame, self._time_base, order, codec)
+        if self._deinterlacing is None:
+            yield arrival
+        else:
+            yield from self._deinterlacing(arrival)
+
+
+class Deinterlacing:
+    """Arrivals in, as many out, their frames progressive; the first one comes one later."""
+
+    def __init__(
+        self, first: VideoFrame, time_base: Fraction, order: FieldOrder | None, codec: str
+    ) -> None:
+        every_frame = not (first.interlaced_frame or flags_frames(codec))
+        self._filter = Deinterlacer(first, time_base, field_order=order, every_frame=every_frame)
+        self._form = _form(first)
+        self._waiting: deque[Arrival] = deque()
+
+    def takes(self, frame: VideoFrame) -> bool:
+        """Tell whether a frame has the size and format of those before it."""
+        return _form(frame) == self._form
+
+    def __call__(self, arrival: Arrival) -> Iterator[Arrival]:
+        """Take one, give those that are ready."""
+        self._waiting.append(arrival)
+        return self._given(self._filter(arrival.frame))
+
+    def flush(self) -> Iterator[Arrival]:
+        """Give the last one."""
+        return self._given(self._filter.flush())
+
+    def _given(self, frames: Iterator[VideoFrame]) -> Iterator[Arrival]:
+        for frame in frames:  # one out for one in, in order
+            origin = self._waiting.popleft()
+            yield Arrival(
+                frame, origin.seconds, origin.arrived, origin.is_keyframe, origin.after_loss
+            )
+
+
+def _form(frame: VideoFrame) -> tuple[int, int, str]:
+    return frame.width, frame.height, frame.format.name
+
+
+def _sound_packet(packet: Packet[Stream], arrived: float) -> SoundPacket:
+    time_base = packet.time_base or Fraction(1, 90_000)
+    return SoundPacket(
+        data=bytes(packet),
+        seconds=None if packet.pts is None else packet.pts * time_base,
+        duration_seconds=(packet.duration or 0) * time_base,
+        arrived=arrived,
+    )

@@ -1,0 +1,114 @@
+"""A file read at the pace of its timestamps, as a live input sends them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Stream
+
+from ..decode.opening import find_target, open_container
+from ..errors import InputLost, UnsupportedMedia
+
+
+class FileConnection:
+    """Gives a file's packets, each when its time has come."""
+
+    is_lossy = False
+
+    def __init__(self, path: Path, *, loop: bool, speed: float, now: Callable[[], float]) -> None:
+        """Open the file.
+
+        Raises:
+            SourceMissing: if it is not there.
+            UnsupportedMedia: if it is no media.
+            ValueError: if the speed is not above 0.
+        """
+        if speed <= 0:
+            raise ValueError(f"speed must be above 0, got {speed}")
+        self._path, self._loop, self._speed, self._now = path, loop, speed, now
+        self._stopped = threading.Event()
+        self._span = _Span()
+        self.container: InputContainer = open_container(find_target(str(path)))
+
+    def packets(self, streams: Sequence[Stream]) -> Iterator[tuple[Packet[Stream], float]]:
+        """Give packets of some streams and the moment of each, by `now`.
+
+        Raises:
+            InputLost: at the end of the file ("ended"), or where it is stopped.
+        """
+        began = time.monotonic()
+        while True:
+            for packet in self._run(streams):
+                due = self._span.take(packet)
+                if due is not None:
+                    self._wait_until(began + float(due) / self._speed)
+                yield packet, self._now()
+            if not self._loop:
+                raise InputLost("ended", f"{self._path}: at its end")
+            self._span.begin_anew(self._path)
+            self.container.seek(0)
+
+    def stop(self) -> None:
+        """End the reading at once."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.container.close()
+
+    def lines(self) -> list[str]:
+        """Say nothing: a file has nothing to say."""
+        return []
+
+    def _run(self, streams: Sequence[Stream]) -> Iterator[Packet[Stream]]:
+        """Demux to the end; the empty packets there ask for what the decoder holds."""
+        try:
+            yield from self.container.demux(*streams)
+        except FFmpegError as error:
+            what = error.strerror or str(error)
+            raise InputLost("failed", f"{self._path}: reading failed: {what}") from error
+
+    def _wait_until(self, moment: float) -> None:
+        self._stopped.wait(max(0.0, moment - time.monotonic()))
+        if self._stopped.is_set():
+            raise InputLost("ended", f"{self._path}: stopped")
+
+
+class _Span:
+    """The time line of a file that is played again and again."""
+
+    def __init__(self) -> None:
+        self._first: Fraction | None = None
+        self._end = Fraction(0)
+        self._offset = Fraction(0)
+        self._last_due = Fraction(0)
+
+    def take(self, packet: Packet[Stream]) -> Fraction | None:
+        """Move a packet to its round; give when it is due, seconds from the very first one.
+
+        None where that cannot be told.
+        """
+        base, stamp = packet.time_base, packet.dts if packet.dts is not None else packet.pts
+        if stamp is None:  # PyAV's empty packet at the end, too
+            return None
+        if self._first is None:
+            self._first = stamp * base
+        self._end = max(self._end, ((packet.pts or stamp) + (packet.duration or 0)) * base)
+        due = stamp * base - self._first + self._offset
+        shift = round(self._offset / base)
+        packet.pts = None if packet.pts is None else packet.pts + shift
+        packet.dts = None if packet.dts is None else packet.dts + shift
+        return due
+
+    def begin_anew(self, path: Path) -> None:
+        """Begin the next round where this one ends."""
+        if self._first is None or self._end <= self._first:
+            raise UnsupportedMedia(f"{path}: has no timestamps, wanted some to repeat it by")
+        self._offset += self._end - self._first

@@ -1,0 +1,82 @@
+"""The nominal rate of a live stream: what it claims, if its timestamps say so too.
+
+Cameras claim rates that they do not keep (25 in the bitstream, 15 on the wire), and FFmpeg's
+estimate from a few jittering timestamps is a crooked number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from itertools import pairwise
+from statistics import median
+
+DEFAULT_RATE = Fraction(25)
+"""Where nothing tells."""
+
+MIN_RATE, MAX_RATE = Fraction(1, 10), Fraction(240)
+"""Frames per second that a claim may be without any timestamps."""
+
+ENOUGH_PACKETS = 12
+"""From so many on, timestamps that jitter by a tenth of a frame tell the rate to one per cent."""
+
+_NEAR = Fraction(1, 25)
+"""Of the measured rate: a claim that far from it is meant."""
+
+_WHOLE = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 100, 120)
+_STANDARD = (
+    *(Fraction(rate) for rate in _WHOLE),
+    *(Fraction(rate * 1000, 1001) for rate in (24, 30, 60)),
+    Fraction(15, 2),
+    Fraction(25, 2),
+)
+
+
+def agreed_rate(times: Sequence[Fraction], claims: Sequence[Fraction | None]) -> Fraction | None:
+    """Give the rate that all claims name, if the timestamps so far do not speak against it."""
+    claim = claims[0] if claims else None
+    if not claim or any(other != claim for other in claims):
+        return None
+    measured = measured_rate(times)
+    if claim not in _STANDARD or (measured is not None and not _is_near(claim, measured)):
+        return None
+    return claim
+
+
+def nominal_rate(times: Sequence[Fraction], claims: Iterable[Fraction | None]) -> Fraction:
+    """Decide on a rate.
+
+    Args:
+        times: Of some packets in a row, seconds, in any order; fewer than three tell nothing.
+        claims: What the stream says of itself, the most exact first.
+
+    Returns:
+        Frames per second: a claim, else a usual rate near to what was measured, else that.
+    """
+    said = [claim for claim in claims if claim]
+    measured = measured_rate(times)
+    if measured is None:
+        plausible = (claim for claim in said if MIN_RATE <= claim <= MAX_RATE)
+        return next(plausible, DEFAULT_RATE)
+    for claim in said:
+        if _is_near(claim, measured) and (claim in _STANDARD or claim.denominator <= 2):
+            return claim
+    usual = min(_STANDARD, key=lambda rate: abs(rate - measured))
+    if _is_near(usual, measured):
+        return usual
+    return measured.limit_denominator(100)
+
+
+def measured_rate(times: Sequence[Fraction]) -> Fraction | None:
+    """Measure frames per second by their times; None where these do not tell."""
+    rising = sorted(times)
+    gaps = [after - before for before, after in pairwise(rising) if after > before]
+    if len(gaps) < 2:
+        return None
+    usual = median(gaps)
+    near = [gap for gap in gaps if usual / 2 < gap < usual * 3 / 2]  # neither holes nor bursts
+    return len(near) / sum(near, Fraction(0))
+
+
+def _is_near(claim: Fraction, measured: Fraction) -> bool:
+    return abs(claim - measured) <= _NEAR * measured

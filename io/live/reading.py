@@ -1,0 +1,215 @@
+"""What every live input does once it has a connection: probe it, read it until it is lost."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
+from av.video.stream import VideoStream
+
+from ...filters.frame import StreamInfo
+from ..decode.form import describe
+from ..decode.opening import best_video
+from ..errors import InputLost, UnsupportedMedia
+from ..timestamps import RateVerdict
+from .connection import Connection
+from .frames import Frames
+from .rate import ENOUGH_PACKETS, agreed_rate, nominal_rate
+from .values import Arrival, LiveForm, SoundPacket
+
+_RATE_SECONDS = 1.0
+"""How long the probe may go on for the rate's sake after the first frame."""
+
+_MOST_ERRORS = 100
+"""Packets in a row that the decoder refuses, after which it is the wrong decoder."""
+
+Event = Arrival | SoundPacket
+
+
+class ConnectedInput:
+    """What a live address and a file paced as one have in common.
+
+    Used by one thread, from `connect` to `close`; `stop` may come from any. Made for one
+    connection: after `InputLost` a new one is made.
+    """
+
+    def __init__(
+        self,
+        shown: str,
+        connect: Callable[[], Connection],
+        *,
+        sound: bool,
+    ) -> None:
+        self._shown = shown
+        self._make_connection = connect
+        self._wants_sound = sound
+        self._connection: Connection | None = None
+        self._frames: Frames | None = None
+        self._stopped = False
+        self._counts: Counter[str] = Counter(frames_decoded=0, frames_damaged=0, packets_corrupt=0)
+        self._ready: deque[Event] = deque()
+        self.last_frame_at: float | None = None
+        """When the packet of the last whole frame came, on the clock of `now`."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """frames_decoded (and given), frames_damaged, packets_corrupt."""
+        return dict(self._counts)
+
+    @property
+    def gop_seconds(self) -> Fraction | None:
+        """From keyframe to keyframe, the last time; None until two came."""
+        return None if self._frames is None else self._frames.gop_seconds
+
+    def connect(self) -> None:
+        """Connect, and find the streams.
+
+        Raises:
+            InputLost: if that does not work, or there is no video.
+        """
+        connection = self._connection = self._make_connection()
+        if self._stopped:
+            connection.stop()
+        self._video = self._best_video(connection.container)
+        self._sound = _best_sound(connection.container) if self._wants_sound else None
+        self._frames = Frames(
+            self._video, self._sound, lossy=connection.is_lossy, counts=self._counts
+        )
+        streams = [self._video, *([self._sound] if self._sound else [])]
+        self._packets = connection.packets(streams)
+
+    def probe(self, deadline_seconds: float = 10.0) -> LiveForm:
+        """Read until the first whole frame, which tells what the stream is.
+
+        Args:
+            deadline_seconds: How long that may take.
+
+        Raises:
+            InputLost: if none comes in time, or it is none that we can work on.
+        """
+        ends = time.monotonic() + deadline_seconds
+        times: list[Fraction] = []
+        while (first := self._first_arrival()) is None:
+            if time.monotonic() > ends:
+                raise self._nothing_decoded(deadline_seconds)
+            self._read(times)
+        self._ready.remove(first)
+        self._ready.appendleft(first)
+        return self._form(first, self._rate(times))
+
+    def __iter__(self) -> Iterator[Event]:
+        """Give frames and sound as they come, the probed frame first.
+
+        Raises:
+            InputLost: at the end, which is the only way that it ends.
+        """
+        while True:
+            while self._ready:
+                yield self._ready.popleft()
+            self._read(None)
+
+    def stop(self) -> None:
+        """End the reading soon, from any thread; the iteration ends by InputLost, "ended"."""
+        self._stopped = True
+        if self._connection is not None:
+            self._connection.stop()
+
+    def close(self) -> None:
+        """Let go of the connection. Safe to call twice, by the thread that reads."""
+        self._ready.clear()
+        if self._connection is not None:
+            self._connection.close()
+
+    def lines(self) -> list[str]:
+        """Give what the connection said, for people and without secrets; the last 100."""
+        return [] if self._connection is None else self._connection.lines()
+
+    def _best_video(self, container: InputContainer) -> VideoStream:
+        try:
+            return best_video(container, self._shown, sized=False)
+        except UnsupportedMedia as error:
+            raise InputLost("unsupported", str(error)) from error
+
+    def _read(self, times: list[Fraction] | None) -> None:
+        """Take the next packet; what it makes waits in `_ready`."""
+        assert self._frames is not None, "connect comes first"
+        packet, arrived = next(self._packets)
+        if times is not None and packet.stream_index == self._video.index and packet.size:
+            times.extend(_time_of(packet))
+        for event in self._frames.take(packet, arrived):
+            if isinstance(event, Arrival):
+                self.last_frame_at = event.arrived
+            self._ready.append(event)
+        if self._frames.errors_in_a_row >= _MOST_ERRORS:
+            raise self._undecodable()
+
+    def _first_arrival(self) -> Arrival | None:
+        return next((event for event in self._ready if isinstance(event, Arrival)), None)
+
+    def _rate(self, times: list[Fraction]) -> Fraction:
+        """Decide on the rate, from what the stream says and, where that is at odds, a second."""
+        claims = [
+            self._video.codec_context.framerate,
+            self._video.average_rate,
+            self._video.base_rate,
+        ]
+        if (agreed := agreed_rate(times, claims)) is not None:
+            return agreed
+        ends = time.monotonic() + _RATE_SECONDS
+        while len(times) < ENOUGH_PACKETS and time.monotonic() < ends:
+            self._read(times)
+        return nominal_rate(times, claims)
+
+    def _form(self, first: Arrival, rate: Fraction) -> LiveForm:
+        assert self._connection is not None
+        return LiveForm(
+            info=self._info(self._connection.container, first, rate),
+            codec=self._video.codec_context.name,
+            gop_seconds=self.gop_seconds,
+            sound=self._sound,
+        )
+
+    def _info(self, container: InputContainer, first: Arrival, rate: Fraction) -> StreamInfo:
+        try:
+            info = describe(
+                container,
+                self._video,
+                first.frame,
+                verdict=RateVerdict(rate, rate, "live"),
+                field_order="progressive",
+                seen=None,
+                num_images=None,
+                path=None,
+            )
+        except UnsupportedMedia as error:
+            raise InputLost("unsupported", f"{self._shown}: {error}") from error
+        return replace(info, num_frames=None, duration_seconds=None)
+
+    def _nothing_decoded(self, seconds: float) -> InputLost:
+        codec = self._video.codec_context.name
+        return InputLost(
+            "timed-out", f"{self._shown}: no whole frame of {codec} within {seconds:g} s"
+        )
+
+    def _undecodable(self) -> InputLost:
+        codec = self._video.codec_context.name
+        return InputLost(
+            "format-changed" if self._counts["frames_decoded"] else "unsupported",
+            f"{self._shown}: {_MOST_ERRORS} packets in a row are no {codec}",
+        )
+
+
+def _best_sound(container: InputContainer) -> AudioStream | None:
+    best = container.streams.best("audio")
+    return best if isinstance(best, AudioStream) else None
+
+
+def _time_of(packet: Packet[Stream]) -> list[Fraction]:
+    return [] if packet.pts is None else [packet.pts * packet.time_base]

@@ -1,0 +1,197 @@
+"""What this process's FFmpeg cannot open, read by the ffmpeg program: SRT, above all.
+
+The child copies packets into NUT, which keeps timestamps and needs no seeking. Its command line
+has the URL with the passphrase, which whoever may list this user's processes can read; FFmpeg
+has no other way to be told.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import BinaryIO, cast
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Stream
+
+from ..errors import InputLost
+from ..redaction import redacted
+from .address import LiveAddress
+from .failure import reason_of_words
+from .tied import tied
+
+PROGRAM = "ffmpeg"
+
+KEPT_LINES = 100
+_END_SECONDS = 2.0
+_ANALYZE_MICROSECONDS = 3_000_000
+
+
+class ChildConnection:
+    """A connection that the ffmpeg program makes; Python reads its packets from a pipe."""
+
+    is_lossy = False  # SRT sends again what was lost; what came too late its demuxer marks
+
+    def __init__(self, address: LiveAddress, *, now: Callable[[], float]) -> None:
+        """Start the program and wait for its first packets.
+
+        Raises:
+            InputLost: if it is not there, or cannot connect.
+        """
+        self._address, self._now = address, now
+        self._stopped = False
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._process = self._started()
+        self._drain = threading.Thread(
+            target=self._read_stderr, name="upframe-srt-log", daemon=True
+        )
+        self._drain.start()
+        assert self._process.stdout is not None
+        self._pipe = _Pipe(self._process.stdout.fileno())
+        try:
+            self.container = self._opened()
+        except BaseException:
+            self._end()
+            raise
+
+    def packets(self, streams: Sequence[Stream]) -> Iterator[tuple[Packet[Stream], float]]:
+        """Give packets of some streams and the monotonic second each came.
+
+        Raises:
+            InputLost: at its end, in whatever way.
+        """
+        demuxed = self.container.demux(*streams)
+        while not self._stopped:
+            self._pipe.ends_at = time.monotonic() + self._address.read_seconds
+            try:
+                packet = next(demuxed, None)
+            except TimeoutError as error:
+                seconds = self._address.read_seconds
+                what = f"{self._address.shown}: nothing came for {seconds:.1f} s"
+                raise InputLost("timed-out", what) from error
+            except (FFmpegError, OSError) as error:
+                raise self._lost("connection lost", str(error)) from error
+            if packet is None or packet.size == 0:
+                if self._stopped:
+                    break
+                raise self._lost("connection lost", "the other end has closed it", "ended")
+            yield packet, self._now()
+        raise InputLost("ended", f"{self._address.shown}: stopped")
+
+    def stop(self) -> None:
+        """End the child, and with it the reading, at once."""
+        self._stopped = True
+        with suppress(ProcessLookupError):
+            self._process.terminate()
+
+    def close(self) -> None:
+        """Close the container, end the child and wait for it."""
+        self.container.close()
+        self._end()
+
+    def lines(self) -> list[str]:
+        """Give what the program said; the last 100 lines, without secrets."""
+        return list(self._lines)
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        program = shutil.which(PROGRAM)
+        if program is None:
+            raise InputLost(
+                "unsupported",
+                f"{self._address.shown}: {self._address.protocol} needs the program {PROGRAM}, "
+                "which is not there",
+            )
+        command = [program, "-nostdin", "-hide_banner", "-loglevel", "warning"]
+        command += ["-fflags", "nobuffer", "-analyzeduration", str(_ANALYZE_MICROSECONDS)]
+        command += ["-rw_timeout", self._address.options["rw_timeout"]]
+        command += ["-i", self._address.url, "-map", "0:v:0", "-map", "0:a:0?", "-c", "copy"]
+        command += ["-flush_packets", "1", "-f", "nut", "-"]
+        return subprocess.Popen(
+            tied(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+
+    def _opened(self) -> InputContainer:
+        self._pipe.ends_at = time.monotonic() + self._address.connect_seconds
+        options = {"analyzeduration": str(_ANALYZE_MICROSECONDS)}
+        try:
+            return av.open(cast("BinaryIO", self._pipe), "r", format="nut", options=options)
+        except TimeoutError as error:
+            seconds = self._address.connect_seconds
+            what = f"{self._address.shown}: not connected: no answer within {seconds:.1f} s"
+            raise InputLost("timed-out", what) from error
+        except (FFmpegError, OSError) as error:
+            raise self._lost("not connected", str(error)) from error
+
+    def _lost(self, what: str, otherwise: str, reason: str | None = None) -> InputLost:
+        """Let the program end, and take its word for why."""
+        self._end()
+        said = "; ".join(list(self._lines)[-3:])
+        found = reason_of_words(said)
+        if found == "failed" and reason == "ended":
+            found = "ended"
+        return InputLost(found, f"{self._address.shown}: {what}: {said or redacted(otherwise)}")
+
+    def _end(self) -> None:
+        """End the child gently, then not, and reap it."""
+        process = self._process
+        process.terminate()
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._drain.join(_END_SECONDS)
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def _read_stderr(self) -> None:
+        stderr = self._process.stderr
+        assert stderr is not None
+        buffered = b""
+        while data := os.read(stderr.fileno(), 4096):
+            *whole, buffered = (buffered + data).replace(b"\r", b"\n").split(b"\n")
+            for line in whole:
+                self._keep(line)
+            buffered = buffered[-4096:]
+        self._keep(buffered)
+
+    def _keep(self, line: bytes) -> None:
+        if text := line.decode(errors="replace").strip():
+            self._lines.append(redacted(text))
+
+
+class _Pipe:
+    """The read end of a pipe as PyAV takes it, with a moment at which waiting ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.ends_at = 0.0
+
+    def read(self, size: int) -> bytes:
+        """Read what is there, up to `size` bytes; waits for the first.
+
+        Raises:
+            TimeoutError: at `ends_at`.
+        """
+        seconds = max(0.0, self.ends_at - time.monotonic())
+        if not select.select([self._descriptor], [], [], seconds)[0]:
+            raise TimeoutError("nothing came")
+        return os.read(self._descriptor, size)
