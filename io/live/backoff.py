@@ -1,0 +1,62 @@
+"""How long to wait before the next attempt to connect: often at first, forever, never in step.
+
+The row of steps is go2rtc's (internal/streams/producer.go: 1 s five times, 5 s five times,
+10 s ten times, then 60 s): what is back soon is found soon, what is away for days costs nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+STEPS = ((1.0, 5.0), (5.0, 30.0), (10.0, 130.0), (60.0, float("inf")))
+"""(step, until): seconds between two attempts, up to so many seconds of waiting altogether."""
+
+_LEAST_PART, _MOST_PART = 0.6, 0.8
+_GOOD_SECONDS = 5.0
+
+
+class Backoff:
+    """Delays between attempts to connect.
+
+    A delay is 0.6 to 0.8 of its step: chance spreads those who lost the same server, and the rest
+    of the step is for connecting and the first keyframe, so that one who returns is back within
+    the step. A step lasts as long as its attempts would without that, and not for as many
+    attempts: else attempts that fail at once would be through with the short steps too early.
+    """
+
+    def __init__(self, chance: Callable[[], float] = random.random) -> None:
+        """Take where chance comes from.
+
+        Args:
+            chance: Gives a number from 0 up to 1.
+        """
+        self._chance = chance
+        self._waited = 0.0
+        self._step = STEPS[0][0]
+
+    @property
+    def step_seconds(self) -> float:
+        """The step that the latest delay was taken from; the first one before any."""
+        return self._step
+
+    def next_seconds(self) -> float:
+        """Tell how long to wait after a failure, in seconds."""
+        self._step = next(step for step, until in STEPS if self._waited < until)
+        delay = self._delay()
+        self._waited += delay
+        return delay
+
+    def longest_seconds(self) -> float:
+        """Tell how long to wait where trying soon is of no use, in seconds; it stays so."""
+        self._step, self._waited = STEPS[-1][0], STEPS[-2][1]
+        return self._delay()
+
+    def held(self, seconds: float) -> None:
+        """Note for how many seconds a connection gave good frames: enough of them start anew."""
+        if seconds >= _GOOD_SECONDS:
+            self._waited = 0.0
+            self._step = STEPS[0][0]
+
+    def _delay(self) -> float:
+        return self._step * (_LEAST_PART + (_MOST_PART - _LEAST_PART) * self._chance())
