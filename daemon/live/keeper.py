@@ -91,8 +91,9 @@ class Keeper:
         """Have the stream be as an entry says from now on; None: not at all."""
         if entry != self._entry:
             self._backoff.held(_STEADY_SECONDS)  # what was wrong may be right now
+            self._entry = entry  # an equal one stays the same object, by which it is known below
             self._news.set()
-        self._entry, self._limits = entry, limits
+        self._limits = limits
 
     def leave(self, finish_seconds: float) -> None:
         """Have the worker end well, and `run` return."""
@@ -178,6 +179,7 @@ class Keeper:
             patience = self._given.silent_seconds if heard else self._given.loading_seconds
             if silent >= patience:
                 await process.kill(f"it said nothing for {patience:g} s")
+        await process.gone()
         return False
 
     def _outgrown(self) -> bool:

@@ -22,6 +22,9 @@ Command = Callable[[str, Path], Sequence[str]]
 """Gives the words that start a worker, by the stream's name and the state directory."""
 
 
+_REAP_SECONDS = 2.0
+
+
 @dataclass(frozen=True, slots=True)
 class Farewell:
     """What a worker said of its end; one that died said nothing."""
@@ -75,6 +78,13 @@ class LiveProcess(LineChild):
         """
         await self.start()
         self.say(order.line)
+
+    async def gone(self) -> None:
+        """Wait for its end, once its lines are over; kill it if it goes on without them."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REAP_SECONDS):
+                await self.ended()
+        await self.kill("it closed its pipe and went on")
 
     async def finish(self, seconds: float) -> None:
         """Have it end well, and wait until nothing of it is left; kill it after a time."""
