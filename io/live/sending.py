@@ -7,6 +7,7 @@ wait. Nothing but a kill ends such a call.
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 import time
@@ -30,10 +31,6 @@ from .wire import (
     write_header,
     write_packet,
 )
-
-# -P: nothing is imported from the folder in which somebody started us
-COMMAND = (sys.executable, "-P", "-m", "upframe.io.live.publish")
-"""Of the process that writes an output."""
 
 _LOOK_SECONDS = 0.25
 _BATCH_BYTES = 1 << 16  # what a pipe holds
@@ -70,6 +67,13 @@ class Ending:
     """Whether the child said so itself; else it died, or was killed."""
     held_seconds: float
     """From the first packet written to the end."""
+
+
+def command() -> list[str]:
+    """Write the command line of the process that writes an output."""
+    # -P: nothing is imported from the folder in which somebody started us
+    words = [sys.executable, "-P", "-m", "upframe.io.live.publish"]
+    return [*words, "--parent", str(os.getpid())]
 
 
 class Sending:
@@ -111,7 +115,7 @@ class Sending:
     def run(self) -> Ending:
         """Send until the connection is lost, or has ended as it was ordered to."""
         try:
-            child = Child(COMMAND, self._waker)
+            child = Child(command(), self._waker)
         except OSError as error:
             return self._ending(OutputLost("failed", f"{self._shown}: no process for it: {error}"))
         try:

@@ -30,11 +30,11 @@ _TUNED: dict[str, dict[str, str]] = {
     "libsvtav1": {"preset": "10", "svtav1-params": "pred-struct=1:lookahead=0"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "row-mt": "1"},
     "libvpx": {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"},
-    **{
-        name: {"preset": "p4", "tune": "ll", "forced-idr": "1", "delay": "0", "rc": "vbr"}
-        for name in _NVENC
-    },
 }
+_TUNED_NVENC = {
+    "preset": "p4", "tune": "ll", "forced-idr": "1", "delay": "0", "zerolatency": "1",
+    "rc": "vbr", "b": "0",  # the quality alone decides; else it would be 2 Mbit/s
+}  # fmt: skip
 _QUALITY = {"libx264": _CRF, "libx265": 28.0, "libsvtav1": 35.0, "libvpx-vp9": 31.0, "libvpx": 10.0}
 
 
@@ -84,6 +84,7 @@ def live_parameters(codec: str, info: StreamInfo, options: EncoderOptions) -> di
     """Write all options of a live encoder as FFmpeg takes them; the user's win."""
     ours = dict(_TUNED.get(codec, {}))
     if codec in _NVENC:
+        ours = dict(_TUNED_NVENC)
         ours["cq"] = f"{_CRF if options.crf is None else options.crf:g}"
     else:
         default = _QUALITY.get(codec)
