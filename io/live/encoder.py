@@ -6,48 +6,32 @@ as templates. It is made by another encoder of the same settings, so that the on
 starts with the stream.
 """
 
-# PyAV's Packet is generic without a default, so every encode is "partially unknown".
-# pyright: reportUnknownMemberType=false
-
 from __future__ import annotations
 
-import io
-import logging
 import math
-import os
 from fractions import Fraction
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-import av
-from av.codec.context import Flags
 from av.error import FFmpegError
-from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 
 from ...filters.frame import Picture, StreamInfo
-from ..encode.codecs import CodecChoice
-from ..encode.containers import Container
-from ..encode.muxing import AnyPacket, add_copied, add_video, encoded_video, mux
+from ..encode.muxing import AnyPacket, encoded_video
 from ..encode.options import EncoderOptions
-from ..encode.pacing import choose_pace
-from ..encoder import open_codec
-from ..errors import SinkFull, SinkRefused
+from ..errors import SinkFull
 from ..pictures.pixels import frame_of
-from ..pictures.tags import set_color
-from .slate import blank
-from .tuning import live_choices, live_parameters
+from .settings import EncoderSettings
 from .values import Encoded
 
 if TYPE_CHECKING:
     from av.stream import Stream
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
-
-log = logging.getLogger("upframe.io.live.encoder")
 
 KEYFRAME_SECONDS = 2.0
 """From keyframe to keyframe, where nothing else is said."""
 
-_MAX_SLICES = 4
+_LOOK_BYTES = 64  # an access unit delimiter, and what else may stand before parameter sets
 _START_CODES = (b"\0\0\0\1", b"\0\0\1")
 
 
@@ -79,7 +63,7 @@ class LiveEncoder:
             raise ValueError("a live output has a constant rate, got None")
         self._info = info
         self._tick = 1 / info.rate
-        self._settings = _Settings(info, info.rate, options, keyframe_seconds, format)
+        self._settings = EncoderSettings(info, info.rate, options, keyframe_seconds, format)
         self._sound_tick = None if sound is None else _tick_of(sound)
         self.primer = self._settings.try_all(sound)
         """The streams' headers, as a NUT file in memory."""
@@ -162,91 +146,6 @@ class LiveEncoder:
 
     def _slot(self, ticks: int | None) -> int:
         return _nearest((ticks or 0) * self._settings.tick / self._tick)
-
-
-_LOOK_BYTES = 64  # an access unit delimiter, and what else may stand before parameter sets
-
-
-class _Settings:
-    """What an encoder is opened with, as often as needed."""
-
-    def __init__(
-        self,
-        info: StreamInfo,
-        rate: Fraction,
-        options: EncoderOptions,
-        keyframe_seconds: float,
-        format: str,  # noqa: A002
-    ) -> None:
-        self._info = info
-        self._rate = rate
-        self._options = options
-        self._gop = max(1, round(rate * Fraction(keyframe_seconds)))
-        self._container = Container(format)
-        self._choices = live_choices(info, options, format)
-        self._take(self._choices[0])
-
-    def _take(self, choice: CodecChoice) -> None:
-        self.choice = choice
-        self.tick = choose_pace(self._info, choice.codec, self._container).time_base
-
-    def try_all(self, sound: Stream | None) -> bytes:
-        """Take the first encoder that works, shown by the primer that it makes; give that one.
-
-        Raises:
-            SinkRefused: as the last one says.
-        """
-        for choice in self._choices[:-1]:
-            self._take(choice)
-            try:
-                return self._primer(sound)
-            except (SinkRefused, FFmpegError) as error:
-                log.info("%s is not to be had here (%s)", choice.codec, error)
-        self._take(self._choices[-1])
-        return self._primer(sound)
-
-    def opened(self) -> VideoCodecContext:
-        """Open an encoder that belongs to no container.
-
-        Raises:
-            SinkRefused: if it refuses size, pixel format or an option.
-        """
-        codec = cast("VideoCodecContext", av.CodecContext.create(self.choice.codec, "w"))
-        codec.width, codec.height = self._info.width, self._info.height
-        codec.time_base, codec.framerate = self.tick, self._rate
-        return self._open(codec)
-
-    def _open(self, codec: VideoCodecContext) -> VideoCodecContext:
-        info = self._info
-        codec.pix_fmt = self.choice.coded_pix_fmt
-        codec.gop_size = self._gop
-        codec.max_b_frames = 0
-        codec.flags |= Flags.global_header
-        # threads on slices of one frame: threads on frames hold a frame each
-        codec.thread_type = "SLICE"
-        codec.thread_count = min(os.cpu_count() or 1, _MAX_SLICES)
-        if info.sample_aspect_ratio:
-            codec.sample_aspect_ratio = info.sample_aspect_ratio
-        set_color(codec, info.color)
-        codec.options = live_parameters(self.choice.codec, info, self._options)
-        open_codec(codec, self._options)
-        return codec
-
-    def _primer(self, sound: Stream | None) -> bytes:
-        info, buffer = self._info, io.BytesIO()
-        with av.open(buffer, "w", format="nut") as output:
-            size = {"width": info.width, "height": info.height}
-            codec = self.choice.codec
-            stream = add_video(output, codec, **size, rate=self._rate, tick=self.tick)
-            self._open(stream.codec_context)
-            if sound is not None:
-                add_copied(output, sound)
-            frame = frame_of(blank(info))
-            frame.pts, frame.time_base = 0, self.tick
-            for given in (frame, None):
-                for packet in encoded_video(stream, given):
-                    mux(output, packet)
-        return buffer.getvalue()
 
 
 def _repeated_headers(codec: VideoCodecContext) -> bytes:
