@@ -104,7 +104,7 @@ def filter_options_of(arguments: argparse.Namespace) -> FilterOptions:
         given |= {"frame_interpolation_exp": arguments.interpolate}
     if arguments.upscale is not None:
         given |= {"enable_upscaling": True, "upscaling_scale": arguments.upscale}
-    options = _validated(FilterOptions, given)
+    options = validated(FilterOptions, given)
     if not options.any_enabled:
         raise UsageError("no filter asked for: give --interpolate EXP, --upscale SCALE or both")
     return options
@@ -123,7 +123,7 @@ def encoder_options_of(arguments: argparse.Namespace) -> EncoderOptions:
         if not key or not equals:
             raise UsageError(f"--encoder-option must be KEY=VALUE, got {pair!r}")
         private[key] = value
-    return _validated(EncoderOptions, given | ({"options": private} if private else {}))
+    return validated(EncoderOptions, given | ({"options": private} if private else {}))
 
 
 def runtime_of(arguments: argparse.Namespace) -> Runtime:
@@ -185,7 +185,12 @@ def _given(arguments: argparse.Namespace, model: type[BaseModel]) -> dict[str, A
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _validated(model: type[Model], given: Mapping[str, Any]) -> Model:
+def validated(model: type[Model], given: Mapping[str, Any]) -> Model:
+    """Fill a model with what the command line says.
+
+    Raises:
+        UsageError: for a wrong value, in the words of the command line.
+    """
     try:
         return model.model_validate(given)
     except ValidationError as error:

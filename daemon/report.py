@@ -143,7 +143,7 @@ def make_report(
         limiting_stage=flow.limiting_stage,
         device=device_name(runtime.device),
         precision=str(runtime.precision).removeprefix("torch."),
-        weights=[_weights_of(built) for built in filters if built.weights is not None],
+        weights=[weights_of(built) for built in filters if built.weights is not None],
         streams=list(streams),
         warnings=list(dict.fromkeys(warnings)),
     )
@@ -154,7 +154,8 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def _weights_of(built: BuiltFilter) -> WeightsReport:
+def weights_of(built: BuiltFilter) -> WeightsReport:
+    """Say where a filter's weights came from; it must have some."""
     weights = built.weights
     if weights is None:
         raise ValueError(f"the filter {built.name} has no weights")

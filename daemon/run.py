@@ -1,4 +1,4 @@
-"""`upframe run`: a file, an image or a sequence in, the same but smoother and larger out."""
+"""`upframe run`: a file, a sequence or a live stream in, the same but smoother and larger out."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .arguments import (
     runtime_of,
 )
 from .conversion import RunRequest, run
+from .live.run import add_live_arguments, is_live_run, run_live
 from .progress import STYLES, display_for
 
 _EPILOG = """\
@@ -25,8 +26,11 @@ examples:
   upframe run film.mkv large.mkv --interpolate 1 --upscale 2 --codec libx265 --crf 20
   upframe run photo.png large.png --upscale 4
   upframe run 'frames_%05d.png' film.mp4 --framerate 24 --upscale 2
+  upframe run rtsp://camera/stream rtsp://server/smooth --interpolate 1
+  upframe run rtsp://camera/stream '%Y%m%d-%H%M%S.mp4' --interpolate 1 --segment-seconds 3600
 
-The output appears under its name only when it is complete and has been checked.
+The output appears under its name only when it is complete and has been checked. Of a live stream
+that is when it is stopped, by Ctrl-C, SIGTERM or --duration: its normal end, with code 0.
 """
 
 
@@ -34,17 +38,20 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright:
     """Offer the command."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "run",
-        help="file, image or sequence → file, image or sequence",
-        description="Interpolate and enlarge a video file, a still or an image sequence. "
-        "Sound, subtitles, chapters and metadata are kept.",
+        help="file, image, sequence or live stream → the same",
+        description="Interpolate and enlarge a video file, a still, an image sequence or a live "
+        "stream. Sound, subtitles, chapters and metadata are kept; of live streams the sound.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("input", help="a file, or a numbered sequence such as 'in_%%05d.png'")
-    parser.add_argument("output", help="a file, or a numbered sequence")
+    parser.add_argument(
+        "input", help="a file, a sequence such as 'in_%%05d.png', or a live address"
+    )
+    parser.add_argument("output", help="a file, a numbered sequence, or where to publish to")
     add_filter_arguments(parser)
     add_encoder_arguments(parser)
     add_media_arguments(parser)
+    add_live_arguments(parser)
     add_runtime_arguments(parser)
     add_progress_arguments(parser)
     parser.set_defaults(command=_command)
@@ -58,6 +65,8 @@ def add_progress_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _command(arguments: argparse.Namespace) -> int:
+    if is_live_run(arguments):
+        return run_live(arguments)
     filters = filter_options_of(arguments)
     request = RunRequest(
         source=arguments.input,

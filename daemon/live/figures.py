@@ -1,0 +1,153 @@
+"""A session's parts, looked at together: one status value, and the report at the end."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ...io.live.values import LiveForm, OutputState
+from ...io.redaction import redacted
+from ..report import device_name, weights_of
+from ..work.tail import rss_bytes_of
+from .incoming import Incoming
+from .intake import Intake
+from .outcome import LiveReport
+from .request import LiveRequest
+from .status import LiveStatus
+from .works import Works
+
+_NAMES = {"inserted": "frames_inserted", "upscaled": "frames_enlarged", "skipped": "frames_skipped"}
+"""Of the filters' counters, in a status."""
+
+
+def now_utc() -> str:
+    """Give the time of day as a status says it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def status_of_parts(
+    request: LiveRequest,
+    incoming: Incoming,
+    intake: Intake,
+    works: Works | None,
+    *,
+    since: str,
+    now: float,
+) -> LiveStatus:
+    """Look at all parts; `works` is None before the first connection was probed."""
+    return LiveStatus(
+        name=request.name,
+        state=incoming.state,
+        since=since,
+        reason=incoming.reason,
+        message=redacted(incoming.message),
+        level="full" if works is None else works.governor.level.name,
+        input={"url": redacted(request.input), **_input_of(incoming.form)},
+        output={"url": redacted(request.output), **_output_of(works)},
+        output_state=OutputState() if works is None else works.publisher.state,
+        showing="nothing" if works is None else works.outgoing.showing,
+        counts=counts_of(incoming, intake, works),
+        reconnects=dict(incoming.reconnects),
+        delay_seconds={} if works is None else works.delays.recent(now),
+        waiting_frames=0 if works is None else len(works.queue),
+        last_frame_age_seconds=incoming.silent_seconds(),
+        rss_bytes=rss_of_family(os.getpid()),
+    )
+
+
+def counts_of(incoming: Incoming, intake: Intake, works: Works | None) -> dict[str, int]:
+    """Add up what all parts have counted."""
+    total = Counter(incoming.counts())
+    total.update(intake.counts())
+    if works is not None:
+        for name, count in works.computing.counts().items():
+            total[_NAMES.get(name, name)] += count
+        total.update(works.outgoing.counts())
+        queued = works.queue.counts
+        total["frames_dropped"] += queued["full"] + queued["old"]
+        total["level_changes"] += works.governor.changes
+        for kind, count in works.timeline.counts().items():
+            total[f"discontinuities_{kind}"] += count
+    return dict(total)
+
+
+def report_of(
+    request: LiveRequest,
+    status: LiveStatus,
+    works: Works | None,
+    *,
+    ended_by: str,
+    began: float,
+    warnings: Sequence[str],
+) -> LiveReport:
+    """Say what was done."""
+    built = () if works is None else works.compute.filters
+    state = status.output_state
+    history = () if works is None else works.governor.history
+    return LiveReport(
+        schema="upframe.live-report/1",
+        version=version("upframe"),
+        name=request.name,
+        input=status.input,
+        output=status.output,
+        ended_by=ended_by,
+        seconds=0.0 if works is None else round(works.outgoing.seconds(), 3),
+        counts=status.counts,
+        reconnects={str(reason): count for reason, count in status.reconnects.items()},
+        connections=state.connections,
+        written=state.written,
+        dropped=state.dropped,
+        delay_seconds={} if works is None else works.delays.overall(),
+        levels=[(round(one.at - began, 3), one.name, one.reason) for one in history],
+        files=[redacted(name) for name in state.files],
+        device=device_name(request.runtime.device),
+        precision=str(request.runtime.precision).removeprefix("torch."),
+        weights=[weights_of(one) for one in built if one.weights is not None],
+        warnings=list(dict.fromkeys(redacted(text) for text in warnings)),
+    )
+
+
+def rss_of_family(pid: int) -> int:
+    """Add up the resident memory of a process and all below it."""
+    return rss_bytes_of(pid) + sum(rss_of_family(child) for child in _children_of(pid))
+
+
+def _children_of(pid: int) -> Iterator[int]:
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            yield from (int(word) for word in path.read_text().split())
+        except OSError:  # the thread has ended meanwhile
+            continue
+
+
+def _input_of(form: LiveForm | None) -> dict[str, Any]:
+    if form is None:
+        return {}
+    info = form.info
+    return {
+        "width": info.width,
+        "height": info.height,
+        "rate": str(info.rate),
+        "codec": form.codec,
+        "pix_fmt": info.pix_fmt,
+        "sound": None if form.sound is None else "copied",
+    }
+
+
+def _output_of(works: Works | None) -> dict[str, Any]:
+    if works is None:
+        return {}
+    info = works.compute.info
+    return {
+        "width": info.width,
+        "height": info.height,
+        "rate": str(info.rate),
+        "codec": works.encoder.codec,
+        "pix_fmt": info.pix_fmt,
+        "sound": works.sound is not None,
+    }

@@ -1,0 +1,199 @@
+"""`upframe run` for live streams: its options, its signals, what it shows meanwhile."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from pydantic import TypeAdapter, ValidationError
+
+from ...io.live.address import is_live
+from ...io.live.targets import is_live_target
+from ..arguments import (
+    encoder_options_of,
+    filter_options_of,
+    flag_of,
+    runtime_of,
+    validated,
+)
+from ..errors import UsageError
+from ..progress import Style
+from .options import LiveOptions, Name
+from .request import LiveRequest
+from .session import LiveSession
+from .showing import show_for
+
+_OPTIONS = tuple(name for name in LiveOptions.model_fields if name != "format")
+"""Those that only live streams have; the format is one of every output."""
+_BESIDE = ("duration", "credentials_file", "output_credentials_file", "name")
+_OF_FILES = {"strict_streams": False, "deinterlace": "auto", "framerate": None}
+"""Options that live streams do not have, and what they are where nobody gave them."""
+_NAME_CHARACTERS = 64
+
+
+def add_live_arguments(parser: argparse.ArgumentParser) -> None:
+    """Offer the options of live streams."""
+    group = parser.add_argument_group(
+        "live streams",
+        "An input or output such as rtsp://… makes it one: in real time, until stopped.",
+    )
+    group.add_argument(
+        "--live", action=argparse.BooleanOptionalAction, default=None,
+        help="take it as one, or not, whatever the addresses say",
+    )  # fmt: skip
+    _add(group, "latency_seconds", "--latency", "--latency-seconds", metavar="SECONDS")
+    _add(group, "levels", "--levels", metavar="NAME,NAME…")
+    _add(group, "on_loss", "--on-loss", metavar="{slate,freeze,stop}")
+    _add(group, "rtsp_transport", "--rtsp-transport", metavar="{tcp,udp,auto}")
+    _add(group, "stall_seconds", "--stall-seconds", metavar="SECONDS")
+    _add(group, "segment_seconds", "--segment-seconds", metavar="SECONDS")
+    _add(group, "sound", "--sound", action=argparse.BooleanOptionalAction)
+    group.add_argument(
+        "--duration", type=float, metavar="SECONDS",
+        help="of the output, after which it ends well (until stopped)",
+    )  # fmt: skip
+    group.add_argument("--name", help="on the slate and in the status (by the input)")
+    for end in ("", "output-"):
+        group.add_argument(
+            f"--{end}credentials-file", type=Path, metavar="FILE",
+            help=f"of the {'output' if end else 'input'}: one line USER:PASSWORD, "
+            "readable by nobody else",
+        )  # fmt: skip
+
+
+def is_live_run(arguments: argparse.Namespace) -> bool:
+    """Tell whether the command line asks for a live stream.
+
+    Raises:
+        UsageError: if it does not, but has options of one, or the other way round.
+    """
+    live = cast("bool | None", arguments.live)
+    if live is None:
+        live = is_live_target(arguments.output) or is_live(arguments.input)
+    if live:
+        wrong = [name for name, usual in _OF_FILES.items() if getattr(arguments, name) != usual]
+        text = "is no option of live streams"
+    else:
+        given = (*_OPTIONS, *_BESIDE)
+        wrong = [name for name in given if getattr(arguments, name) is not None]
+        text = "is an option of live streams, and neither input nor output is one (see --live)"
+    if wrong:
+        raise UsageError(f"{_spelled(wrong[0])} {text}")
+    return live
+
+
+def run_live(arguments: argparse.Namespace) -> int:
+    """Run a live stream until it is stopped, or its duration has passed.
+
+    Raises:
+        UsageError: for a wrong option.
+        MediaError, FilterError, Stopped: as `LiveSession.run`.
+    """
+    request = request_of_arguments(arguments)
+    show = show_for(cast("Style", arguments.progress))
+    session = LiveSession(request, on_status=show)
+    with _signals(session):
+        report = session.run()
+    show.end()
+    if arguments.report is not None:
+        report.write(cast("Path", arguments.report))
+    sys.stderr.write(f"upframe: {report.summary}\n")
+    return 0
+
+
+def request_of_arguments(arguments: argparse.Namespace) -> LiveRequest:
+    """Read what is to be done.
+
+    Raises:
+        UsageError: for a wrong option.
+        DeviceUnavailable: if the device is not there.
+    """
+    duration = cast("float | None", arguments.duration)
+    if duration is not None and not 0 < duration < float("inf"):
+        raise UsageError(f"--duration must be above 0, got {duration:g}")
+    name = cast("str | None", arguments.name)
+    return LiveRequest(
+        name=name_of(arguments.input) if name is None else _checked_name(name),
+        input=arguments.input,
+        output=arguments.output,
+        filters=filter_options_of(arguments),
+        runtime=runtime_of(arguments),
+        encoder=encoder_options_of(arguments),
+        options=_options_of(arguments),
+        credentials_file=arguments.credentials_file,
+        output_credentials_file=arguments.output_credentials_file,
+        overwrite=arguments.overwrite,
+        duration_seconds=duration,
+        give_up=True,
+    )
+
+
+def name_of(text: str) -> str:
+    """Name a stream after its input: its host and path, or its file; never with a secret."""
+    try:
+        parts = urlsplit(text)
+        words = [parts.hostname or "", *Path(parts.path).with_suffix("").parts]
+    except ValueError:  # no URL after all
+        words = []
+    plain = (re.sub(r"[^A-Za-z0-9._]+", "-", word).strip("-._") for word in words[-3:])
+    return "-".join(word for word in plain if word)[:_NAME_CHARACTERS] or "live"
+
+
+def _add(group: Any, field: str, *flags: str, **more: Any) -> None:
+    info = LiveOptions.model_fields[field]
+    usual = ",".join(info.default) if field == "levels" else info.default
+    text = (info.description or "").replace("%%", "%").replace("%", "%%")
+    if usual is not None and "action" not in more:
+        text += f" ({usual})"
+    group.add_argument(*flags, dest=field, default=None, help=text, **more)
+
+
+def _options_of(arguments: argparse.Namespace) -> LiveOptions:
+    given = {name: getattr(arguments, name) for name in (*_OPTIONS, "format")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if "levels" in given:
+        given["levels"] = tuple(word.strip() for word in str(given["levels"]).split(","))
+    return validated(LiveOptions, given)
+
+
+def _checked_name(name: str) -> str:
+    try:
+        return TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        raise UsageError(
+            f"--name must be letters, digits, '.', '_' or '-', at most {_NAME_CHARACTERS}, "
+            f"got {name!r}"
+        ) from error
+
+
+def _spelled(name: str) -> str:
+    return "--latency" if name == "latency_seconds" else flag_of(name)
+
+
+@contextmanager
+def _signals(session: LiveSession) -> Generator[None]:
+    """Let the first SIGINT or SIGTERM end the stream well, and a second one at once."""
+    seen: Iterator[bool] = iter((True,))
+
+    def on_signal(number: int, _: object) -> None:
+        if next(seen, False):
+            session.stop(number)
+            return
+        os._exit(128 + number)  # threads may hang in a codec; what we started ends with us
+
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

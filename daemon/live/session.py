@@ -1,0 +1,296 @@
+"""One live stream in one process, from its first connection to its end, over months if need be.
+
+The session's own thread, which called `run`, looks after all others: the input's reader, the
+compute and output threads, and the publisher with its child process. It is the only one that
+decides; the others only do their part and say when something has changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from ...io.errors import InputLost, SourceMissing, UnsupportedMedia
+from ...io.files import refuse_same_file
+from ...io.live.targets import LiveTarget
+from ..errors import Stopped
+from ..report import WarningLog, kept_warnings
+from .ends import find_target, is_file_input, source_maker
+from .figures import now_utc, report_of, status_of_parts
+from .incoming import Incoming, Make
+from .intake import Intake
+from .outcome import LiveReport
+from .reader import LiveSource
+from .request import LiveRequest
+from .status import LiveStatus
+from .works import Surroundings, Works, start_works
+
+log = logging.getLogger("upframe.live")
+
+STATUS_SECONDS = 1.0
+"""A status is told at least as often."""
+_DRAIN_SECONDS = 30.0
+"""For each thread to give what it has, at the end."""
+_FINISH_URL_SECONDS = 10.0
+_FINISH_FILE_SECONDS = 900.0
+"""Checking a recording of days reads all of it."""
+_LOOK_SECONDS = 0.25
+
+
+def _ignore(_: LiveStatus) -> None:
+    pass
+
+
+class LiveSession:
+    """Runs one live stream: `run` in one thread, everything else from any."""
+
+    def __init__(
+        self,
+        request: LiveRequest,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        speed: float = 1.0,
+        on_status: Callable[[LiveStatus], None] = _ignore,
+        make_input: Make | None = None,
+    ) -> None:
+        """Take what to do; nothing is opened yet.
+
+        Args:
+            request: what to read, what to do with it, where to.
+            now: monotonic seconds, perhaps of a faster clock.
+            speed: how many of them pass in a second.
+            on_status: told by the thread of `run`, on each change and every second.
+            make_input: makes the source of each connection, for reads of so many seconds at most;
+                None: by the request's address.
+        """
+        self._request = request
+        self._now = now
+        self._speed = speed
+        self._on_status = on_status
+        self._make_input = make_input
+        self._wake: SimpleQueue[None] = SimpleQueue()  # its put may come from a signal handler
+        self._intake = Intake(wants_sound=request.options.sound, now=now, changed=self._changed)
+        self._incoming = Incoming(
+            self._make,
+            self._intake,
+            now=now,
+            changed=self._changed,
+            stall_seconds=request.options.stall_seconds,
+        )
+        self._is_file = False
+        self._target: LiveTarget | None = None
+        self._works: Works | None = None
+        self._loading: threading.Thread | None = None
+        self._load_failure: BaseException | None = None
+        self._warned = WarningLog()
+        self._ended_by: str | None = None
+        self._stopped_by: int | None = None
+        self._began = now()
+        self._since = now_utc()
+        self._told: LiveStatus | None = None
+        self._told_at = -1e9
+
+    def run(self) -> LiveReport:
+        """Run until told to stop, or to the end of the output's duration.
+
+        Raises:
+            MediaError: if the output cannot be written, or the input can never be read.
+            FilterError: if weights or the device are not to be had, or memory is too small.
+            Stopped: if a signal came before anything could be written.
+        """
+        with kept_warnings() as self._warned:
+            try:
+                self._began = self._now()
+                self._find_ends()
+                while self._ended_by is None:
+                    self._turn()
+                return self._complete()
+            finally:
+                self._drop()
+
+    def stop(self, number: int | None = None) -> None:
+        """Ask the stream to end well; also from a signal handler.
+
+        Args:
+            number: of the signal that asks; None: nobody needs to know.
+        """
+        if self._ended_by is None:
+            self._stopped_by = number
+            self._ended_by = "stopped" if number is None else f"stopped by signal {number}"
+        self._wake.put(None)
+
+    def kill(self) -> None:
+        """End the output at once, as it is; `run` ends soon after."""
+        self.stop()
+        self._kill_works()
+
+    def status(self) -> LiveStatus:
+        """Tell where the stream stands."""
+        return status_of_parts(
+            self._request,
+            self._incoming,
+            self._intake,
+            self._works,
+            since=self._since,
+            now=self._now(),
+        )
+
+    def _find_ends(self) -> None:
+        request = self._request
+        self._target = find_target(request)
+        self._is_file = is_file_input(request)
+        if self._is_file and self._target.is_file:
+            refuse_same_file(request.input, request.output)
+        self._intake.waits = self._is_file
+
+    def _make(self, read_seconds: float | None) -> LiveSource:
+        """Make a source, on the thread of its reader."""
+        make = self._make_input
+        if make is None:
+            make = source_maker(self._request, self._now, is_file=self._is_file)
+        return make(read_seconds)
+
+    def _turn(self) -> None:
+        wait = self._incoming.tick()
+        self._judge_input()
+        self._judge_output()
+        self._tell()
+        self._sleep(min(wait, _LOOK_SECONDS))
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait for a change, and take all that have come."""
+        try:
+            self._wake.get(timeout=seconds / self._speed)
+            while True:
+                self._wake.get_nowait()
+        except Empty:
+            pass
+
+    def _changed(self) -> None:
+        self._wake.put(None)
+
+    def _judge_input(self) -> None:
+        over = self._incoming.over
+        if over is None:
+            if self._intake.first is not None and self._loading is None:
+                self._load()
+            return
+        if self._intake.first is None:
+            if self._request.give_up or self._is_file:
+                _give_up(over)
+        elif self._is_file or self._request.options.on_loss == "stop":
+            self._ended_by = self._ended_by or f"the input is over: {over}"
+
+    def _load(self) -> None:
+        """Make the output on another thread, which takes seconds; statuses are told meanwhile."""
+        self._loading = threading.Thread(target=self._start_works, name="upframe-load", daemon=True)
+        self._loading.start()
+
+    def _start_works(self) -> None:
+        assert self._target is not None
+        assert self._intake.first is not None
+        around = Surroundings(self._now, self._speed, self._changed)
+        try:
+            self._works = start_works(
+                self._request, self._target, self._intake.first, self._intake, around
+            )
+        except BaseException as error:  # raised again by `run`
+            self._load_failure = error
+        finally:
+            self._changed()
+
+    def _judge_output(self) -> None:
+        works = self._works
+        failures = [self._load_failure]
+        if works is not None:
+            failures += [
+                works.computing.failure,
+                works.outgoing.failure,
+                works.publisher.failure,
+            ]
+            if works.outgoing.complete.is_set():
+                self._ended_by = self._ended_by or "its duration has passed"
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+    def _tell(self) -> None:
+        """Tell a status that is news, or every second."""
+        now = self._now()
+        status = self.status()
+        before = self._told
+        if before is None or before.state != status.state:
+            self._since = now_utc()
+            status = self.status()
+        elif now - self._told_at < STATUS_SECONDS and _gist(before) == _gist(status):
+            return
+        self._told, self._told_at = status, now
+        self._on_status(status)
+
+    def _complete(self) -> LiveReport:
+        """Give everything that has come to the output, complete it, and say what was done."""
+        self._intake.close()
+        self._incoming.stop()
+        if self._loading is not None:
+            self._loading.join()
+        works = self._works
+        if works is not None:
+            self._finish(works)
+        self._tell()
+        report = report_of(
+            self._request,
+            self.status(),
+            works,
+            ended_by=self._ended_by or "",
+            began=self._began,
+            warnings=self._warned.messages,
+        )
+        if self._stopped_by is not None and not report.written:
+            raise Stopped(self._stopped_by)
+        return report
+
+    def _finish(self, works: Works) -> None:
+        assert self._target is not None
+        works.computing.end()
+        works.computing.join(_DRAIN_SECONDS)
+        works.outgoing.end()
+        works.outgoing.join(_DRAIN_SECONDS)
+        self._judge_output()
+        seconds = _FINISH_FILE_SECONDS if self._target.is_file else _FINISH_URL_SECONDS
+        works.publisher.finish(seconds)
+
+    def _drop(self) -> None:
+        """Leave nothing running, however it ended; where it ended well, nothing is left to do."""
+        self._intake.close()
+        self._incoming.stop()
+        if self._loading is not None:
+            self._loading.join()
+        self._kill_works()
+        if self._works is not None:
+            self._works.computing.join(_DRAIN_SECONDS)
+            self._works.outgoing.join(_DRAIN_SECONDS)
+
+    def _kill_works(self) -> None:
+        works = self._works
+        if works is not None:
+            works.outgoing.drop()
+            works.computing.end()
+            works.publisher.kill()
+
+
+def _give_up(over: InputLost) -> None:
+    """Raise where a first connection shows that there is nothing to wait for."""
+    if over.reason in ("not-found", "unauthorised"):
+        raise SourceMissing(str(over)) from over
+    if over.reason in ("unsupported", "ended"):
+        raise UnsupportedMedia(str(over)) from over
+
+
+def _gist(status: LiveStatus) -> tuple[object, ...]:
+    """What of a status is news at once."""
+    sink = status.output_state
+    return (status.state, status.reason, status.message, status.level, status.showing,
+            sink.connected, sink.reason, sink.files)  # fmt: skip
