@@ -80,6 +80,8 @@ class _Child:
                 self.tell()
             case ["once"]:
                 self.tell()
+            case ["stuck"]:
+                self.live(frames_encoded=10, frames_repeated=9)
             case _:
                 self.live()
         sys.stdin.read()
@@ -88,11 +90,11 @@ class _Child:
         self.note(farewell=os.getpid())
         self.say("ended", code=0, message="")
 
-    def live(self) -> None:
+    def live(self, **counts: int) -> None:
         """Tell all the time until stdin ends."""
         os.set_blocking(0, False)
         while os.path.exists("/proc/self"):
-            self.tell()
+            self.tell(counts={"frames_decoded": self.frames, **counts})
             time.sleep(0.05)
             try:
                 if os.read(0, 1) == b"":

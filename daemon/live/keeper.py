@@ -26,6 +26,7 @@ from .carried import carried_on
 from .order import order_of
 from .process import Command, LiveProcess
 from .status import LiveStatus
+from .stillness import Stillness
 
 if TYPE_CHECKING:
     from ..service.config import LiveConfig
@@ -53,10 +54,12 @@ class Limits:
     """For ending well."""
     most_mebibytes: int
     """Of resident memory, from which a worker is replaced."""
-    loading_seconds: float = 600.0
+    loading_seconds: float
     """From a worker's start to its first status."""
-    silent_seconds: float = 30.0
+    silent_seconds: float
     """From one status to the next."""
+    still_seconds: float
+    """In which frames come in, and no new picture goes out."""
     threads: int | None = None
     """For computing on the CPU."""
 
@@ -86,6 +89,8 @@ class Keeper:
         self._news = asyncio.Event()
         self._past: LiveStatus | None = None
         self._latest: LiveStatus | None = None
+        self._work = Stillness()
+        self._still = 0.0
 
     def want(self, entry: LiveConfig | None, limits: Limits) -> None:
         """Have the stream be as an entry says from now on; None: not at all."""
@@ -142,7 +147,7 @@ class Keeper:
         began = clock()
         words = self._command(self.name, limits.state_dir)
         process = LiveProcess(self.name, words, self._hear, self._news)
-        self._latest = None
+        self._latest, self._work, self._still = None, Stillness(), 0.0
         self._tell(entry, "connecting", "its worker starts")
         try:
             try:
@@ -176,11 +181,21 @@ class Keeper:
                 silent += _LOOK_SECONDS  # what we waited, not what passed: we may have been stopped
             if process.num_statuses != heard:
                 silent, heard = 0.0, process.num_statuses
-            patience = self._given.silent_seconds if heard else self._given.loading_seconds
-            if silent >= patience:
-                await process.kill(f"it said nothing for {patience:g} s")
+            if (why := self._hangs(silent, spoke=heard > 0)) is not None:
+                await process.kill(why)
         await process.gone()
         return False
+
+    def _hangs(self, silent_seconds: float, *, spoke: bool) -> str | None:
+        """Say why a worker counts as hung; None while it does not."""
+        limits = self._given
+        patience = limits.silent_seconds if spoke else limits.loading_seconds
+        if silent_seconds >= patience:
+            return f"it said nothing for {patience:g} s"
+        patience = limits.still_seconds if self._work.began else limits.loading_seconds
+        if self._still >= patience:
+            return f"it made nothing of the frames that came for {patience:g} s"
+        return None
 
     def _outgrown(self) -> bool:
         size = 0 if self._latest is None else self._latest.rss_bytes
@@ -216,6 +231,7 @@ class Keeper:
 
     def _hear(self, status: LiveStatus) -> None:
         self._latest = replace(status, name=self.name)
+        self._still = self._work.seconds(status, asyncio.get_running_loop().time())
         self._board.tell(carried_on(self._past, self._latest))
 
     def _carry(self) -> None:

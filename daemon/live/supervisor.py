@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("upframe.live")
 
-SILENT_SECONDS = 30.0
-"""Without a status, after which a worker counts as hung."""
+SILENT_SECONDS, STILL_SECONDS = 30.0, 60.0
 _REAP_SECONDS = 2.0
 
 
@@ -39,6 +38,7 @@ class LiveSupervisor:
         command: gives the words that start a worker.
         backoff: makes the pauses of a stream between its workers.
         silent_seconds: without a status, after which a worker counts as hung.
+        still_seconds: in which frames come in and no picture goes out, the same.
     """
 
     def __init__(
@@ -47,12 +47,14 @@ class LiveSupervisor:
         command: Command = command_of,
         backoff: Backoffs = Backoff,
         silent_seconds: float = SILENT_SECONDS,
+        still_seconds: float = STILL_SECONDS,
     ) -> None:
         self.board = LiveBoard()
         """Where every stream stands."""
         self._command = command
         self._backoff = backoff
         self._silent_seconds = silent_seconds
+        self._still_seconds = still_seconds
         self._kept: dict[str, _Kept] = {}
         self._levels: dict[str, tuple[str, ...]] = {}
 
@@ -120,6 +122,7 @@ class LiveSupervisor:
             most_mebibytes=jobs.recycle_mebibytes,
             loading_seconds=jobs.stage_seconds["loading"],
             silent_seconds=self._silent_seconds,
+            still_seconds=self._still_seconds,
             threads=_threads(running),
         )
 

@@ -22,7 +22,12 @@ _STAGES = {
     "encoded": "frames_encoded",
     "repeated": "frames_repeated",
 }
-_DROPS = {"overload": "frames_dropped", "damaged": "frames_damaged", "late": "frames_late"}
+_DROPS = {
+    "overload": "frames_dropped",
+    "half-rate": "frames_skipped",
+    "damaged": "frames_damaged",
+    "late": "frames_late",
+}
 _QUANTILES = {"p50": "0.5", "p99": "0.99", "max": "1"}
 _JUMPS = "discontinuities_"
 

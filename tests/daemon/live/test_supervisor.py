@@ -73,6 +73,19 @@ def test_what_falls_silent_is_killed_and_begun_again(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_what_makes_nothing_of_its_frames_is_killed(tmp_path: Path) -> None:
+    async def main() -> None:
+        (tmp_path / "gate.do").write_text("stuck")
+        config = config_with(tmp_path, entry("gate"), entry("yard"))
+        async with supervised(config, still_seconds=1.0) as streams:
+            lost = await streams.until_state("gate", "reconnecting")
+            assert "it made nothing of the frames that came for 1 s" in lost.message
+            await streams.until_state("gate", "running")
+            assert streams.supervisor.num_restarts("yard") == 0  # it is loading, and may
+
+    asyncio.run(main())
+
+
 def test_what_speaks_nonsense_is_killed(tmp_path: Path) -> None:
     async def main() -> None:
         (tmp_path / "gate.do").write_text("swear")
