@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,20 @@ def at_most(what: str, got: float, most: float, unit: str) -> Check:
 Measure = Callable[..., Outcome]
 
 
-def run_as_script(name: str, text: str | None, measure: Measure, **sizes: float) -> None:
+def run_as_script(
+    name: str,
+    text: str | None,
+    measure: Measure,
+    short: Mapping[str, float] | None = None,
+    **sizes: float,
+) -> None:
     """Run with the sizes of the command line; exits with 1 where a figure is missed.
 
     Args:
         name: Of the run, in the results.
         text: What `--help` says.
         measure: Called with a folder, `seed` and the sizes.
+        short: Sizes of a run that only shows that all works, for `--short`.
         sizes: The options and their defaults.
     """
     parser = argparse.ArgumentParser(
@@ -78,12 +85,19 @@ def run_as_script(name: str, text: str | None, measure: Measure, **sizes: float)
     )
     for option, default in sizes.items():
         words = option.replace("_", "-")
-        parser.add_argument(f"--{words}", type=type(default), default=default, metavar="N")
+        help_text = f"({default})"
+        parser.add_argument(f"--{words}", type=type(default), metavar="N", help=help_text)
+    if short is not None:
+        parser.add_argument("--short", action="store_true", help="only see whether all works")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="JSON of the results")
     parser.add_argument("--folder", type=Path, help="work here, and leave all as it is at the end")
     arguments = parser.parse_args()
-    given = {option: getattr(arguments, option) for option in sizes} | {"seed": arguments.seed}
+    defaults = {**sizes, **(short or {})} if getattr(arguments, "short", False) else sizes
+    given = {"seed": arguments.seed}
+    for option, default in defaults.items():
+        asked = getattr(arguments, option)
+        given[option] = default if asked is None else asked
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="upframe-faults-") as made:
         folder = (arguments.folder or Path(made)).absolute()

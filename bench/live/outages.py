@@ -1,0 +1,150 @@
+"""A camera that dies, freezes and cannot be reached, under a receiver that must not notice.
+
+    python bench/live/outages.py [--kills 20] [--freezes 10] [--cuts 1] [--cut-seconds 60] [--short]
+
+Killed by `kill -9` and started again, frozen by SIGSTOP, behind a line that is cut, each for a time
+of chance. Correct is: frames come in again within 5 s of its return, or after an outage of more
+than 25 s within the step of the back-off that has been reached; the receiver gets one stream with
+timestamps that strictly rise, in one form, without an error.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import places  # noqa: F401  # finds what is imported next
+from figures import Outcome, at_most, equal, none_of, run_as_script
+from live_receivers import Receiver
+from network_line import Line
+from rtsp_camera import Camera
+from shown import judged
+from stream import Stream
+
+SIZE, RATE = "160x90", 15
+SHORT = {"kills": 1, "freezes": 1, "cuts": 0, "most_seconds": 3.0}
+BACK_SECONDS = 5.0
+STEPS = ((30.0, 5.0), (130.0, 10.0), (float("inf"), 60.0))
+"""Until an outage lasts so long, attempts are so far apart, or nearer; seconds."""
+_NEVER_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Return:
+    """One outage, and how it ended."""
+
+    kind: str
+    away_seconds: float
+    back_seconds: float
+    most_seconds: float
+    slate: bool
+    """Whether the output has shown one meanwhile."""
+
+    @property
+    def late(self) -> bool:
+        return self.back_seconds > self.most_seconds
+
+
+def measure(
+    folder: Path,
+    *,
+    kills: int,
+    freezes: int,
+    cuts: int,
+    cut_seconds: float,
+    most_seconds: float,
+    seed: int,
+) -> Outcome:
+    chance = random.Random(seed)
+    kinds = ["kill"] * kills + ["freeze"] * freezes + ["cut"] * cuts
+    chance.shuffle(kinds)
+    with (
+        Camera(size=SIZE, rate=RATE) as camera,
+        Line(camera.port) as line,
+        Receiver(folder / "received") as receiver,
+        Stream(line.through(camera.url), receiver.url) as stream,
+    ):
+        ways: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
+            "kill": (camera.kill, camera.start),
+            "freeze": (camera.freeze, camera.resume),
+            "cut": (line.cut, line.mend),
+        }
+        began = stream.until_running(RATE)
+        returns: list[Return] = []
+        for kind in kinds:
+            time.sleep(chance.uniform(1.0, 6.0))
+            away = cut_seconds if kind == "cut" else chance.uniform(2.0, most_seconds)
+            returns.append(outage(stream, kind, away, *ways[kind]))
+        time.sleep(2.0)
+        last = stream.now
+        code = stream.stop()
+        received = receiver.wait()
+        checks, shown = judged([receiver.file], "320x180", 2 * RATE)
+        wanted = last.at - began.at
+        missing = wanted - sum(each["seconds"] for each in shown.values())
+        unseen = [each for each in returns if each.away_seconds > 3.5 and not each.slate]
+        checks = [
+            none_of("returns that came too late", [each for each in returns if each.late]),
+            none_of("outages without a slate", unseen),
+            at_most("time that the receiver's video lacks", missing, 3.0, "s"),
+            equal("connections of the output", last.status["output_state"]["connections"], 1),
+            *checks,
+            equal("exit of the stream", code, 0),
+            equal("exit of the receiver", received, 0),
+            equal("errors of the receiver", receiver.log, ""),
+            none_of("processes left", stream.left()),
+        ]
+        details = {
+            "returns": [asdict(each) for each in returns],
+            "longest": {
+                kind: max((r.back_seconds for r in returns if r.kind == kind), default=None)
+                for kind in ways
+            },
+            "reconnects": last.status["reconnects"],
+            "counts": last.status["counts"],
+            "delay": last.status["delay_seconds"],
+            "received": shown,
+        }
+        return Outcome(checks, details)
+
+
+def outage(
+    stream: Stream, kind: str, away: float, go: Callable[[], None], come: Callable[[], None]
+) -> Return:
+    """Let the camera be away for a time; tells how soon its frames are there again."""
+    gone = time.monotonic()
+    go()
+    time.sleep(away)
+    come()
+    returned = time.monotonic()
+    before = stream.now.count("frames_decoded")
+    seconds = _NEVER_SECONDS
+    with suppress(AssertionError):  # it is told as too late
+        back = stream.until(
+            lambda s: s.at > returned and s.count("frames_decoded") > before,
+            f"back after {kind}",
+            _NEVER_SECONDS,
+        )
+        since_first = (back.count("frames_decoded") - before - 1) / RATE
+        seconds = max(0.0, back.at - returned - since_first)
+    most = BACK_SECONDS if away <= 25.0 else next(s for until, s in STEPS if away <= until)
+    slate = any(each.status["showing"] == "slate" for each in stream.after(gone))
+    return Return(kind, round(away, 2), round(seconds, 2), most, slate)
+
+
+if __name__ == "__main__":
+    run_as_script(
+        "outages",
+        __doc__,
+        measure,
+        SHORT,
+        kills=20,
+        freezes=10,
+        cuts=1,
+        cut_seconds=60.0,
+        most_seconds=25.0,
+    )

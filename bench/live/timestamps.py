@@ -1,0 +1,98 @@
+"""A camera whose clock is wrong in every way that clocks are.
+
+    python bench/live/timestamps.py [--rounds 10] [--short]
+
+MPEG-TS over TCP: in every round the timestamps wrap at 33 bits, jump by +10 s, jump by -10 s, are
+missing three times, and start from 0 again. Correct is: all is counted, and the output goes on
+smoothly, with next to no repeats.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import places  # noqa: F401  # finds what is imported next
+from figures import Check, Outcome, at_most, equal, none_of, run_as_script
+from live_receivers import Receiver
+from shown import judged
+from stream import Stream
+from ts_packets import WRAP
+from ts_senders import TICKS, Stamp, TsSender
+
+SIZE, RATE = "64x48", 15
+SHORT = {"rounds": 1}
+_SPACE = 2 * RATE
+"""Pictures between two events."""
+_EVENTS = 5
+_ROUND = (_EVENTS + 1) * _SPACE
+_MISSING = 3
+
+
+def measure(folder: Path, *, rounds: int, seed: int) -> Outcome:
+    pictures = rounds * _ROUND
+    sender = TsSender(wrong(rounds), rate=RATE, size=SIZE)
+    with (
+        Receiver(folder / "received") as receiver,
+        sender,
+        Stream(sender.url, receiver.url) as stream,
+    ):
+        last = stream.until(
+            lambda s: s.count("frames_decoded") >= pictures, "all pictures", pictures / RATE + 60
+        )
+        code = stream.stop()
+        received = receiver.wait()
+        checks, shown = judged([receiver.file], "128x96", 2 * RATE)
+        counts = last.status["counts"]
+        checks = [
+            *counted(counts, rounds),
+            equal("connections of the camera", sender.connections, 1),
+            at_most("repeated", counts.get("frames_repeated", 0), 4 * rounds * _EVENTS, "frames"),
+            equal("frames dropped before work", counts.get("frames_dropped", 0), 0),
+            *checks,
+            equal("exit of the stream", code, 0),
+            equal("exit of the receiver", received, 0),
+            equal("errors of the receiver", receiver.log, ""),
+            none_of("processes left", stream.left()),
+        ]
+        return Outcome(
+            checks,
+            {"counts": counts, "delay": last.status["delay_seconds"], "received": shown},
+        )
+
+
+def counted(counts: dict[str, int], rounds: int) -> list[Check]:
+    """Each event is counted for what it is.
+
+    To start from 0 again is to jump backward; so is the way from there to the next round's begin,
+    shortly before the wrap, on a clock that wraps.
+    """
+    wanted = {
+        "wrap": rounds,
+        "forward": rounds,
+        "backward": 3 * rounds - 1,
+        "missing": _MISSING * rounds,
+    }
+    return [
+        equal(f"discontinuities: {kind}", counts.get(f"discontinuities_{kind}", 0), number)
+        for kind, number in wanted.items()
+    ]
+
+
+def wrong(rounds: int) -> Stamp:
+    """The clock: the events of each round, two seconds apart; at the end it just runs on."""
+
+    def stamp(number: int) -> int | None:
+        place = number - _ROUND * min(number // _ROUND, rounds - 1)
+        event = place // _SPACE
+        ticks = place * TICKS // RATE
+        if event == 4 and place % _SPACE < _MISSING:
+            return None
+        if event >= 5:
+            return (place - 5 * _SPACE) * TICKS // RATE
+        return WRAP - _SPACE * TICKS // RATE + ticks + (10 * TICKS if event == 2 else 0)
+
+    return stamp
+
+
+if __name__ == "__main__":
+    run_as_script("timestamps", __doc__, measure, SHORT, rounds=10)
