@@ -5,9 +5,40 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
+from .costs import SETTLED_FRAMES, Costs
 from .levels import Level
 
+OVERLOADED = 0.9
+"""Share of the time there is for a frame: what takes more over a longer time is given up."""
+_FAR_OVERLOADED = 1.25
+"""What takes more is given up at once."""
+_FITS = 0.75
+"""What is to be taken up again must take less."""
+_ENOUGH = 0.8
+"""What something is given up for must take less, by estimate."""
+_HOPELESS = 1.5
+"""What takes more before the stream begins is not begun with."""
+_BUSY = 0.6
+"""Below it, frames that wait do so for another reason than the work."""
+
+# Shares of the latency budget. Frames that wait for 0.4 of it are lost.
+_LONG_WAIT = 0.2
+_WAIT_GROWS = 0.05
+_SHORT_WAIT = 0.1
+_LONG_TRY = 0.25
+
+_STEADY_SECONDS = 2.0
+_DROPS_GO_ON_SECONDS = 2.0
+_DROPS_KEPT_SECONDS = 5.0
+_LEAST_QUIET_SECONDS, _MOST_QUIET_SECONDS = 5.0, 300.0
+_TRY_SECONDS = 60.0
+"""What is given up again within it was tried in vain."""
+_PATIENCE = 12
+"""Quiet times in which a failed try comes to count half."""
+_WARY = 4
+"""Times as much patience, where a single frame may cost frames if the try is in vain."""
 _KEPT_CHANGES = 100
 
 
@@ -26,6 +57,11 @@ class Change:
 class Governor:
     """Chooses the level of a live stream. It knows no clock: times are told.
 
+    It gives up what costs too much before frames are lost: at once where frames take far longer
+    than there is time for, within two seconds (or the latency budget) where a little longer, and
+    where the wait for work grows. By estimate it goes several levels at once. It takes up again
+    what has fitted well, by estimate, for a quiet time, which doubles with each try in vain.
+
     Args:
         levels: From `parse_levels`; the first is in force.
         latency_seconds: The stream's budget.
@@ -39,6 +75,13 @@ class Governor:
         """How often the level has changed."""
         self.history: deque[Change] = deque(maxlen=_KEPT_CHANGES)
         """The latest changes, the oldest first."""
+        self._span = min(_STEADY_SECONDS, latency_seconds)
+        self._costs = Costs(levels, self._span)
+        self._waits: deque[tuple[float, float]] = deque()
+        self._drops: deque[float] = deque(maxlen=1000)
+        self._fits_since = [inf] * len(self._levels)
+        self._quiet = _LEAST_QUIET_SECONDS
+        self._raised_at = -inf
 
     @property
     def level(self) -> Level:
@@ -51,7 +94,20 @@ class Governor:
         return self._index
 
     def expect(self, costs: Mapping[str, float], *, now: float, interval_seconds: float) -> Level:
-        """Take what `LiveCompute.warm_up` has measured, and choose the level to begin with."""
+        """Take what `LiveCompute.warm_up` has measured, and choose the level to begin with.
+
+        Args:
+            costs: Seconds that a frame takes, by the level's name.
+            now: Monotonic seconds.
+            interval_seconds: From one input frame to the next.
+        """
+        self._costs.expect(costs, now)
+        for index, level in enumerate(self._levels if costs else ()):
+            cost = self._costs.estimate(index, interval_seconds)
+            if cost <= _HOPELESS * interval_seconds * level.stride or level is self._levels[-1]:
+                if index:
+                    self._enter(index, now, f"before the start, {self.level.name} took too long")
+                break
         return self.level
 
     def computed(
@@ -70,7 +126,97 @@ class Governor:
         Returns:
             The level to work at from now on; None: the same as before.
         """
-        return None
+        self._costs.add(now, busy_seconds)
+        self._waits.append((now, waiting_seconds))
+        before = self._index
+        if reason := self._why_give_up(now, interval_seconds, waiting_seconds):
+            self._give_up(now, interval_seconds, reason)
+        else:
+            self._take_up(now, interval_seconds, waiting_seconds)
+        return None if self._index == before else self.level
 
     def dropped(self, now: float) -> None:
         """Take note of a frame that was lost because it had waited for too long."""
+        self._drops.append(now)
+
+    def _why_give_up(self, now: float, interval: float, waiting: float) -> str | None:
+        costs, available = self._costs, interval * self.level.stride
+        urgent = waiting > _LONG_WAIT * self._latency
+        if costs.num_frames < (1 if urgent else SETTLED_FRAMES):
+            return None
+        share = costs.recent(now) / available
+        if share > _FAR_OVERLOADED:
+            return f"frames take {share:.2f} of the time there is"
+        if costs.num_frames < SETTLED_FRAMES:
+            return None
+        if urgent and share > _BUSY and self._wait_grows(now):
+            return f"frames wait for {waiting:.2f} s"
+        if self._loses_frames(now, share):
+            return f"{len(self._drops)} frames were lost"
+        share = costs.steady() / available
+        if share > OVERLOADED and costs.is_steady(now):
+            return f"frames take {share:.2f} of the time there is"
+        return None
+
+    def _wait_grows(self, now: float) -> bool:
+        while self._waits[0][0] < now - self._span:
+            self._waits.popleft()
+        return self._waits[-1][1] - self._waits[0][1] > _WAIT_GROWS * self._latency
+
+    def _loses_frames(self, now: float, share: float) -> bool:
+        while self._drops and self._drops[0] < now - _DROPS_KEPT_SECONDS:
+            self._drops.popleft()
+        if not self._drops:
+            return False
+        # a burst that came late is lost once; what goes on is too much, wherever the time goes
+        return share > _BUSY or self._drops[-1] - self._drops[0] > _DROPS_GO_ON_SECONDS
+
+    def _give_up(self, now: float, interval: float, reason: str) -> None:
+        if self._index == len(self._levels) - 1:
+            return
+        in_vain = now - self._raised_at < _TRY_SECONDS
+        quiet = self._quiet * (2 if in_vain else 0.5)
+        self._quiet = min(max(quiet, _LEAST_QUIET_SECONDS), _MOST_QUIET_SECONDS)
+        self._costs.leave(now, in_vain=in_vain)
+        cost = self._costs.recent(now)
+        for index in range(self._index + 1, len(self._levels)):
+            available = interval * self._levels[index].stride
+            if self._costs.estimate(index, interval, cost) <= _ENOUGH * available:
+                break
+        else:
+            index = len(self._levels) - 1
+        self._enter(index, now, reason)
+
+    def _take_up(self, now: float, interval: float, waiting: float) -> None:
+        costs = self._costs
+        if not costs.is_steady(now):
+            return
+        costs.remember(now)
+        calm = waiting <= _SHORT_WAIT * self._latency and not self._drops
+        for index in range(self._index):
+            if not (calm and self._fits(index, now, interval)):
+                self._fits_since[index] = inf
+                continue
+            self._fits_since[index] = min(self._fits_since[index], now)
+            if now - self._fits_since[index] >= self._quiet:
+                self._raised_at = now
+                self._enter(index, now, f"{self._levels[index].name} fits again")
+                return
+
+    def _fits(self, index: int, now: float, interval: float) -> bool:
+        """Tell whether a better level may be tried."""
+        fitting = _FITS * interval * self._levels[index].stride
+        cost = self._costs.estimate(index, interval, self._costs.steady())
+        patience = _PATIENCE * self._quiet
+        if cost > max(fitting, _LONG_TRY * self._latency):
+            patience *= _WARY
+        return self._costs.hope(index, interval, now, patience_seconds=patience) <= fitting
+
+    def _enter(self, index: int, now: float, reason: str) -> None:
+        self._index = index
+        self._costs.enter(index)
+        self._waits.clear()
+        self._drops.clear()
+        self._fits_since = [inf] * len(self._levels)
+        self.changes += 1
+        self.history.append(Change(now, self.level.name, reason))

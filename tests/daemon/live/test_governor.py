@@ -1,0 +1,299 @@
+"""The governor at a simulated compute stage: frames arrive, wait, are lost or worked on."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from upframe.daemon.live.governor import Governor
+from upframe.daemon.live.levels import Level, parse_levels
+from upframe.daemon.live.options import DEFAULT_LEVELS
+from upframe.filters.options import FilterOptions
+
+LATENCY = 2.0
+RATE = 15.0
+FULL = FilterOptions.model_validate(
+    {"enable_frame_interpolation": True, "enable_upscaling": True, "upscaling_scale": 2}
+)
+DEEP = FilterOptions.model_validate(
+    {
+        "enable_frame_interpolation": True,
+        "frame_interpolation_exp": 3,
+        "enable_upscaling": True,
+        "upscaling_scale": 2,
+    }
+)
+
+Cost = Callable[[Level, float], float]
+"""Seconds that a frame takes at a level, at a time."""
+
+
+def share_of_full(level: Level) -> float:
+    """What a frame costs, as measured at 320x180 with exp 1: not as the governor guesses it."""
+    if level.exp == 0 and level.upscale != "network":
+        return 0.004
+    inserting, enlarging = 2**level.exp - 1, 2**level.exp
+    return (0.3 * inserting + 0.35 * enlarging) if level.upscale == "network" else 0.3 * inserting
+
+
+@dataclass
+class Stage:
+    """A compute stage that takes the oldest frame that is not too old, one after the other."""
+
+    governor: Governor
+    cost: Cost
+    rate: float = RATE
+    latency: float = LATENCY
+    now: float = 0.0
+    num_arrived: int = 0
+    lost: list[float] = field(default_factory=list[float])
+    delays: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    levels: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
+    waiting: deque[float] = field(default_factory=deque[float])
+    skip_next: bool = False
+
+    def run(self, until: float) -> Stage:
+        while self.now < until:
+            self._arrive()
+            self._lose()
+            if not self.waiting:
+                self.now = self.num_arrived / self.rate
+                continue
+            arrived = self.waiting.popleft()
+            if self.governor.level.half_rate and self.skip_next:
+                self.skip_next = False
+                continue
+            self.skip_next = True
+            self._work(arrived)
+        return self
+
+    def changes(self, since: float = 0.0) -> int:
+        return sum(change.at >= since for change in self.governor.history)
+
+    def _work(self, arrived: float) -> None:
+        busy = self.cost(self.governor.level, self.now)
+        self.now += busy
+        self.delays.append((self.now, self.now - arrived))
+        self._arrive()
+        level = self.governor.computed(
+            self.now,
+            busy_seconds=busy,
+            interval_seconds=1 / self.rate,
+            waiting_seconds=self.now - self.waiting[0] if self.waiting else 0.0,
+        )
+        if level is not None:
+            self.levels.append((self.now, level.name))
+
+    def _arrive(self) -> None:
+        while self.num_arrived / self.rate <= self.now:
+            self.waiting.append(self.num_arrived / self.rate)
+            self.num_arrived += 1
+
+    def _lose(self) -> None:
+        while len(self.waiting) > 1 and self.now - self.waiting[0] > 0.4 * self.latency:
+            self.waiting.popleft()
+            self.lost.append(self.now)
+            self.governor.dropped(self.now)
+
+
+def governor(filters: FilterOptions = FULL, latency: float = LATENCY) -> Governor:
+    return Governor(parse_levels(DEFAULT_LEVELS, filters), latency_seconds=latency)
+
+
+def times(factor: float, rate: float = RATE) -> Cost:
+    """Cost where full takes so many times what there is time for."""
+    return lambda level, _: factor * share_of_full(level) / rate
+
+
+def varying(factor: float, spread: float, seed: int = 1) -> Cost:
+    chance = random.Random(seed)
+    return lambda level, now: times(factor)(level, now) * chance.uniform(1 - spread, 1 + spread)
+
+
+def test_what_fits_is_never_given_up() -> None:
+    stage = Stage(governor(), times(0.85)).run(600)
+    assert (stage.levels, stage.lost, stage.governor.level.name) == ([], [], "full")
+
+
+def test_costs_that_vary_by_a_third_from_frame_to_frame_change_nothing() -> None:
+    stage = Stage(governor(), varying(0.8, 0.3)).run(600)
+    assert (stage.levels, stage.lost) == ([], [])
+
+
+@pytest.mark.parametrize("filters", [FULL, DEEP], ids=["exp-1", "exp-3"])
+@pytest.mark.parametrize("factor", [1.1, 1.5, 2.0, 4.0, 10.0])
+def test_too_much_is_given_up_before_frames_are_lost_and_settles_within_ten_seconds(
+    filters: FilterOptions, factor: float
+) -> None:
+    full = share_of_full(parse_levels(["full"], filters)[0])
+    stage = Stage(governor(filters), times(factor / full)).run(120)
+    assert stage.changes() >= 1
+    assert stage.changes(since=10) == 0
+    assert stage.lost == []
+    assert max(delay for _, delay in stage.delays) < LATENCY / 2
+
+
+def test_four_times_too_much_goes_down_several_levels_at_once() -> None:
+    stage = Stage(governor(), times(4)).run(600)
+    assert [name for _, name in stage.levels] == ["bicubic"]
+    assert stage.levels[0][0] < 2
+
+
+def test_no_level_is_better_than_the_last_one() -> None:
+    stage = Stage(governor(), lambda _level, _now: 1.0).run(60)
+    assert stage.governor.level.name == "pass"
+    assert stage.changes(since=10) == 0
+
+
+def test_a_second_of_load_is_recovered_from_by_itself() -> None:
+    def cost(level: Level, now: float) -> float:
+        return times(3.0 if 30 <= now < 31 else 0.6)(level, now)
+
+    stage = Stage(governor(), cost).run(60)
+    assert stage.governor.level.name == "full"
+    assert stage.lost == []
+    assert stage.changes() == 2
+    assert stage.levels[-1][0] < 40
+
+
+def test_a_single_slow_frame_changes_nothing() -> None:
+    def cost(level: Level, now: float) -> float:
+        return 0.5 if 30 <= now < 30.06 else times(0.6)(level, now)
+
+    stage = Stage(governor(), cost).run(60)
+    assert (stage.levels, stage.lost) == ([], [])
+
+
+@pytest.mark.parametrize("measured", [False, True], ids=["unmeasured", "measured"])
+@pytest.mark.parametrize("feels", [False, True], ids=["networks-alone", "every-level"])
+def test_load_that_falls_away_gives_everything_back(measured: bool, feels: bool) -> None:
+    """Whether the cheap levels notice the load or not, as they hardly do on two cores."""
+
+    def cost(level: Level, now: float) -> float:
+        loaded = 20 <= now < 200 and (feels or level.upscale == "network")
+        return times(2.4 if loaded else 0.6)(level, now)
+
+    governed = governor()
+    if measured:
+        costs = {level.name: cost(level, 0) for level in parse_levels(DEFAULT_LEVELS, FULL)}
+        governed.expect(costs, now=0, interval_seconds=1 / RATE)
+    stage = Stage(governed, cost).run(200)
+    assert stage.governor.level.name in ("bicubic", "no-interpolation")
+    assert stage.changes() <= 8
+    stage.run(600)
+    assert stage.governor.level.name == "full"
+    assert stage.lost == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_load_that_wanders_about_the_limit_changes_the_level_a_few_times_in_ten_minutes(
+    seed: int,
+) -> None:
+    chance = random.Random(seed)
+    load, drawn = 0.85, 0
+
+    def cost(level: Level, now: float) -> float:
+        nonlocal load, drawn
+        while drawn < now:  # a new load each second, never far from the one before
+            load = min(max(load + chance.uniform(-0.08, 0.08), 0.65), 1.15)
+            drawn += 1
+        return times(load * chance.uniform(0.85, 1.15))(level, now)
+
+    stage = Stage(governor(), cost).run(600)
+    assert stage.changes() <= 10
+    assert stage.lost == []
+
+
+def test_tries_in_vain_become_rare() -> None:
+    """Only the networks are slow: the level in force tells nothing of the load."""
+    governed = governor()
+    usual = {level.name: times(0.6)(level, 0) for level in parse_levels(DEFAULT_LEVELS, FULL)}
+    governed.expect(usual, now=0, interval_seconds=1 / RATE)
+
+    def cost(level: Level, now: float) -> float:
+        return times(2.4 if level.upscale == "network" else 0.6)(level, now)
+
+    stage = Stage(governed, cost).run(3600)
+    by_quarter = Counter(int(at // 900) for at, _ in stage.levels)
+    assert by_quarter[0] <= 12
+    assert by_quarter[3] <= 4
+    assert stage.lost == []
+
+
+def test_a_level_that_was_measured_as_hopeless_is_not_begun_with() -> None:
+    governed = governor()
+    levels = parse_levels(DEFAULT_LEVELS, FULL)
+    costs = {level.name: times(4)(level, 0) for level in levels}
+    assert governed.expect(costs, now=0, interval_seconds=1 / RATE).name == "no-interpolation"
+    assert [change.name for change in governed.history] == ["no-interpolation"]
+
+
+def test_a_level_that_was_not_reached_while_measuring_is_guessed_from_its_neighbour() -> None:
+    governed = governor()
+    costs = {"pass": 0.001, "half-rate": 0.002, "bicubic": 0.002, "no-interpolation": 3.0}
+    assert governed.expect(costs, now=0, interval_seconds=1 / RATE).name == "bicubic"
+
+
+def test_measurements_that_fit_begin_with_everything() -> None:
+    governed = governor()
+    costs = {level.name: times(0.9)(level, 0) for level in parse_levels(DEFAULT_LEVELS, FULL)}
+    assert governed.expect(costs, now=0, interval_seconds=1 / RATE).name == "full"
+    assert governed.changes == 0
+
+
+def test_frames_that_are_lost_where_work_is_not_the_reason_give_up_only_if_it_goes_on() -> None:
+    governed = governor()
+
+    def frame(index: int) -> Level | None:
+        return governed.computed(
+            index / RATE, busy_seconds=0.01, interval_seconds=1 / RATE, waiting_seconds=0.0
+        )
+
+    for _ in range(20):
+        governed.dropped(0.5)  # a burst that came late
+    assert all(frame(index) is None for index in range(300))
+    for index in range(300, 400):
+        governed.dropped(index / RATE)
+        if level := frame(index):
+            assert level.name == "no-interpolation"
+            assert "lost" in governed.history[-1].reason
+            return
+    pytest.fail("frames were lost for seconds, and the level stayed")
+
+
+def test_a_small_budget_is_kept_too() -> None:
+    stage = Stage(governor(latency=0.4), times(4, 60), rate=60, latency=0.4).run(120)
+    assert stage.changes(since=10) == 0
+    assert max(delay for at, delay in stage.delays if at > 1) < 0.4
+
+
+def test_half_rate_counts_two_intervals_for_each_frame() -> None:
+    levels = parse_levels(["half-rate"], FULL)
+    stage = Stage(Governor(levels, latency_seconds=LATENCY), times(1.4)).run(120)
+    assert [name for _, name in stage.levels] == ["half-rate"]
+    assert stage.lost == []
+
+
+def test_what_takes_long_is_tried_again_too_but_later() -> None:
+    """One frame a second: a frame in vain takes a good part of the budget."""
+
+    def cost(level: Level, now: float) -> float:
+        return times(4 if now < 30 else 0.6, 1)(level, now)
+
+    stage = Stage(governor(), cost, rate=1)
+    assert stage.run(25).governor.level.name == "bicubic"
+    assert stage.run(1800).governor.level.name == "bicubic"
+    assert stage.run(3 * 3600).governor.level.name == "full"
+
+
+def test_the_history_tells_when_what_and_why_and_does_not_grow_for_ever() -> None:
+    stage = Stage(governor(), times(4)).run(10)
+    (change,) = stage.governor.history
+    assert change.name == "bicubic"
+    assert change.at == stage.levels[0][0]
+    assert "of the time" in change.reason
+    assert stage.governor.history.maxlen is not None
