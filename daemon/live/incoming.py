@@ -155,7 +155,7 @@ class Incoming:
                 self.over = InputLost("timed-out", f"no frame within {_OPEN_SECONDS:.0f} s")
                 self._ask_to_end(reader, now)
             return
-        silent = now - (reader.last_frame_at or now)
+        silent = now - (reader.last_frame_at or reader.ready_at)
         verdict = self._rule.judge(silent)
         if verdict == "running":
             if reader.last_frame_at is not None:

@@ -84,6 +84,8 @@ class Reader:
         """Monotonic seconds, as all moments here."""
         self.state: Literal["connecting", "probing", "running", "over"] = "connecting"
         self.form: LiveForm | None = None
+        self.ready_at = self.began
+        """From when on frames are to come."""
         self.first_frame_at: float | None = None
         self.last_frame_at: float | None = None
         self.lost: InputLost | None = None
@@ -148,6 +150,7 @@ class Reader:
         self.form = source.probe(PROBE_SECONDS)
         if self._ended.is_set() or not self._receiver.formed(self.form):
             return
+        self.ready_at = self._now()
         self._enter("running")
         for item in source:
             if self._ended.is_set():
