@@ -15,6 +15,7 @@ from mqtt_broker import DEADLINE_SECONDS, Broker
 from upframe.daemon.jobs.model import Job, Work, job_of
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import JobStore
+from upframe.daemon.live.board import LiveBoard
 from upframe.daemon.mqtt.backoff import Backoff
 from upframe.daemon.mqtt.bridge import MqttBridge
 from upframe.daemon.service.config import Config
@@ -85,6 +86,7 @@ async def node_on(
     backoff: Backoff | None = None,
     stop: bool = True,
     metrics_seconds: float = 60.0,
+    live: LiveBoard | None = None,
     **mqtt: Any,
 ) -> AsyncIterator[Node]:
     """A running node; `stop`: it says farewell, else it is cancelled."""
@@ -96,6 +98,7 @@ async def node_on(
             store,
             lambda: {"version": "1.2.3", "device": "cpu"},
             lambda: {"upframe_up": 1.0},
+            live=live,
             backoff=backoff or Backoff(0.05, 0.2, 1.0),
             metrics_seconds=metrics_seconds,
         )

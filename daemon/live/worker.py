@@ -85,8 +85,7 @@ def _run(order: LiveOrder, linkage: Linkage) -> str:
     _stop_by_signal(session.stop)
     linkage.tell_status(session.status())
     linkage.on_end(lambda: session.stop(None))
-    session.run()
-    return "it came to its end"
+    return session.run().ended_by
 
 
 def _stop_by_signal(stop: Callable[[int | None], None]) -> None:
