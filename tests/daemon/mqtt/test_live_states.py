@@ -57,11 +57,11 @@ def test_a_stream_that_went_while_nobody_was_connected_is_cleared(
             async with observer_of(broker) as client:
                 await client.on(TOPIC)
         assert TOPIC in await retained_of(broker)
-        async with observer_of(broker) as client:
-            async with node_on(broker, tmp_path, live=board_of(LiveStatus("yard"))) as node:
-                await node.up()
-                await client.on(f"{BASE}/live/yard/state")
-                await client.on(TOPIC, b"")
+        board = board_of(LiveStatus("yard"))
+        async with observer_of(broker) as client, node_on(broker, tmp_path, live=board) as node:
+            await node.up()
+            await client.on(f"{BASE}/live/yard/state")
+            await client.on(TOPIC, b"")
         assert TOPIC not in await retained_of(broker)
 
     asyncio.run(main())
