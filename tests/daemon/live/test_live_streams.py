@@ -1,0 +1,53 @@
+"""A short form of each of the runs in bench/live, against a real camera and a real receiver."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import changes
+import endurance
+import outages
+import overload
+import pytest
+import receivers
+import steady
+import timestamps
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_camera_that_can_be_kept_up_with_loses_nothing(tmp_path: Path) -> None:
+    outcome = steady.measure(tmp_path, **steady.SHORT, seed=1)
+    assert outcome.ok, outcome
+
+
+def test_too_large_a_camera_keeps_to_its_budget_and_the_output_to_its_form(tmp_path: Path) -> None:
+    outcome = overload.measure(tmp_path, **overload.SHORT, times=4.0, seed=1)
+    assert outcome.ok, outcome
+
+
+def test_a_receiver_does_not_notice_that_the_camera_was_away(tmp_path: Path) -> None:
+    outcome = outages.measure(tmp_path, **outages.SHORT, cut_seconds=0.0, seed=1)
+    assert outcome.ok, outcome
+
+
+def test_a_receiver_that_returns_is_published_to_again(tmp_path: Path) -> None:
+    outcome = receivers.measure(tmp_path, **receivers.SHORT, seed=1)
+    assert outcome.ok, outcome
+
+
+def test_a_camera_that_returns_in_another_form_changes_nothing_of_the_output(
+    tmp_path: Path,
+) -> None:
+    outcome = changes.measure(tmp_path, **changes.SHORT, seed=1)
+    assert outcome.ok, outcome
+
+
+def test_timestamps_that_are_wrong_are_counted_and_do_not_show(tmp_path: Path) -> None:
+    outcome = timestamps.measure(tmp_path, **timestamps.SHORT, seed=1)
+    assert outcome.ok, outcome
+
+
+def test_picture_and_sound_stay_together(tmp_path: Path) -> None:
+    outcome = endurance.measure(tmp_path, **endurance.SHORT, seed=1)
+    assert outcome.ok, outcome
