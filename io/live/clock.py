@@ -63,8 +63,8 @@ class LiveClock:
         self.time_base = Fraction(1, self._ticks)
         """Seconds a tick; slots of the output begin at whole ticks."""
         self._out_rate = out_rate
-        self._late_ticks = _LATE_SLOTS / out_rate * self._ticks
         self._filled = Fraction(0)  # seconds
+        self._late_until = -1  # ticks
         self._pace: Pace | None = None
         self._anchor: int | None = None  # ticks
         self._run = 0.0  # seconds since the anchor
@@ -166,7 +166,9 @@ class LiveClock:
 
     def advance(self, to: Fraction) -> None:
         """Note that the output was filled up to a time, in seconds: anchors are not before it."""
-        self._filled = max(self._filled, to)
+        if to > self._filled:
+            self._filled = to
+            self._late_until = int((to - _LATE_SLOTS / self._out_rate) * self._ticks)
 
     def _begin(self, pace: Pace, seconds: Fraction | None, arrived: float) -> Discontinuity | None:
         wanted = 0.0 if self._last is None else float(self.due(arrived))
@@ -193,19 +195,19 @@ class LiveClock:
         return kind, step.intervals >= _BREAKING_INTERVALS
 
     def _go_on(self, pace: Pace, arrived: float) -> tuple[Discontinuity, bool]:
-        """Step to a frame without a timestamp: by the interval, and lastingly by arrivals."""
+        """Step to a frame without a timestamp: by the interval, and if that lasts by arrivals."""
         assert self._last is not None
         last = self._last / self._ticks
         if self._missing == 0:
             self._missing_lead = last - self._last_arrived
         self._missing += 1
-        if self._missing * pace.interval <= _STEERED_AFTER_SECONDS:
+        is_lasting = self._missing * pace.interval > _STEERED_AFTER_SECONDS
+        if self._sender is not None and not is_lasting:
             self._run += pace.step(0.0).seconds
             return "missing", False
         error = arrived + self._missing_lead - (last + pace.interval)
         if pace.is_forward(error):
-            self._set_anchor(pace, None, float(self.due(arrived)), arrived)
-            self._missing = 0
+            self._set_anchor(pace, None, arrived + self._missing_lead, arrived)
             return "missing", True
         self._run += pace.steer(error).seconds
         return "missing", False
@@ -263,7 +265,7 @@ class LiveClock:
         return position if self._last is None else max(position, self._last + 1)
 
     def _is_late(self, position: int) -> bool:
-        return position <= self._filled * self._ticks - self._late_ticks
+        return position <= self._late_until
 
     def _placed(self, arrived: float, kind: Discontinuity | None, breaks: bool) -> Placed:
         pts = self._position()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from operator import itemgetter
 
 _WINDOW_SECONDS = 20
 """Long enough that a source which comes in bursts, like HLS, shows its latest frames in it."""
@@ -48,7 +49,7 @@ class Lead:
             self._least.append((second, lead))
             while self._least[0][0] < second - _WINDOW_SECONDS:
                 self._least.popleft()
-        least = min(lead for _, lead in self._least)
+        least = min(self._least, key=itemgetter(1))[1]
         # a silence says nothing of the sender's clock: no more than a second of it counts
         passed = min(max(arrived - self._arrived, 0.0), 1.0)
         self._base = max(least, self._base - _SLIP * passed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
+from statistics import median_low
 
 _GAIN = 1 / 16
 """Of an error, that the next position takes: jitter of 5 ms becomes one of 1 ms or so."""
@@ -11,8 +13,12 @@ _STEERED_GAIN = 1 / 32
 """The same by arrivals, which jitter more than timestamps."""
 
 _LEAST_LOSS_SECONDS = 0.008
-_LEAST_BACKWARD_SECONDS = 0.020
+_BACKWARD_SECONDS = 0.020
+_FALLEN_BACK_SECONDS = 0.5
 _FORWARD_SECONDS = 1.0
+
+_RECENT_FRAMES, _ENOUGH_FRAMES = 16, 8
+_OTHER_PACE, _LIKE_PACE = 1 / 8, 1 / 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +34,9 @@ class Pace:
     """Steps from frame to frame: by the interval of the stream, corrected by its timestamps.
 
     An alpha-beta filter: a part of every error goes into the position, and a much smaller part
-    into the interval, so that neither a clock that drifts nor a nominal rate that is not the true
-    one leaves a lasting error. The smaller gain, alpha^2 / 4, is that of critical damping.
+    into the interval, so that neither a clock that drifts nor a nominal rate that is a little off
+    leaves a lasting error. The smaller gain, alpha^2 / 4, is that of critical damping. A stream
+    that has quite another pace than its nominal one, as cameras have in the dark, is seen at once.
     """
 
     def __init__(self, interval: float) -> None:
@@ -37,19 +44,23 @@ class Pace:
         self._nominal = interval
         self.interval = interval
         """Seconds from frame to frame, as learned so far."""
+        self._behind = 0.0  # of the latest timestamp, its position
+        self._recent: deque[float] = deque(maxlen=_RECENT_FRAMES)  # from timestamp to timestamp
         self._steps = 0
 
     def restart(self) -> None:
-        """Begin a new row: of the old one only the interval holds."""
+        """Begin a new row: of the old one only the pace holds."""
         self._steps = 0
+        self._behind = 0.0
 
     def is_backward(self, error: float) -> bool:
-        """Tell whether a timestamp jumps back.
+        """Tell whether a timestamp jumps back, or stands still for good.
 
         Args:
             error: Seconds by which it is after what was expected.
         """
-        return error < -self.interval - max(self.interval, _LEAST_BACKWARD_SECONDS)
+        too_far = max(_FALLEN_BACK_SECONDS, 4 * self.interval)
+        return self._difference(error) < -_BACKWARD_SECONDS or error < -too_far
 
     def is_forward(self, error: float) -> bool:
         """Tell whether a timestamp jumps forward, further than frames that were lost."""
@@ -58,19 +69,23 @@ class Pace:
     def step(self, error: float) -> Step:
         """Step to a frame whose timestamp is `error` seconds after what was expected; no jump.
 
-        A frame that is late by half an interval or more is taken for one after a loss; the first
+        A frame that is late by half an interval or more is taken for one after a loss. The first
         frames of a row count for more, so that its phase is soon known.
         """
+        self._recent.append(self._difference(error))
+        expected, interval = self.interval + error, self.interval
         self._steps += 1
         gain = max(_GAIN, 1 / (self._steps + 1))
         count = 1
-        if error > max(self.interval / 2, _LEAST_LOSS_SECONDS):
-            count = round(1 + error / self.interval)
-        rest = error - (count - 1) * self.interval
-        seconds = count * self.interval + gain * rest
-        least = self.interval / 2
+        if error > max(interval / 2, _LEAST_LOSS_SECONDS):
+            count = round(expected / interval)
+        rest = expected - count * interval
+        seconds = max(count * interval + gain * rest, interval / 2)
+        self._behind = expected - seconds
         self._learn(gain * gain / 4 * rest / count)
-        return Step(max(seconds, least), count)
+        if self._steps % _ENOUGH_FRAMES == 0:
+            self._look_at_pace()
+        return Step(seconds, count)
 
     def steer(self, error: float) -> Step:
         """Step to a frame without a timestamp, which came `error` seconds after it was expected."""
@@ -79,5 +94,19 @@ class Pace:
         self._learn(_STEERED_GAIN * _STEERED_GAIN / 4 * error)
         return Step(seconds, 1)
 
+    def _difference(self, error: float) -> float:
+        """Give the seconds from the latest timestamp to this one."""
+        return self.interval + error - self._behind
+
     def _learn(self, change: float) -> None:
         self.interval = min(max(self.interval + change, self._nominal / 2), self._nominal * 2)
+
+    def _look_at_pace(self) -> None:
+        """Take another interval where most of the latest timestamps agree on it."""
+        usual = median_low(self._recent)
+        if abs(usual - self.interval) <= _OTHER_PACE * self.interval:
+            return
+        alike = sum(abs(one - usual) <= _LIKE_PACE * usual for one in self._recent)
+        if usual > 0 and alike >= 0.7 * len(self._recent):
+            self._nominal = self.interval = usual
+            self._steps = 0

@@ -1,0 +1,67 @@
+"""Attempts to connect: often at first, ever more seldom, never in step."""
+
+import random
+
+from upframe.io.live.backoff import Backoff
+
+
+def steps_until(backoff: Backoff, seconds: float) -> dict[float, float]:
+    """Wait for so long altogether, and give how long each step lasted."""
+    lasted: dict[float, float] = {}
+    waited = 0.0
+    while waited < seconds:
+        delay = backoff.next_seconds()
+        lasted[backoff.step_seconds] = lasted.get(backoff.step_seconds, 0.0) + delay
+        waited += delay
+    return lasted
+
+
+def test_a_delay_leaves_a_fifth_to_two_fifths_of_its_step_for_connecting() -> None:
+    assert Backoff(chance=lambda: 0.0).next_seconds() == 0.6
+    assert abs(Backoff(chance=lambda: 1.0).next_seconds() - 0.8) < 1e-9
+
+
+def test_the_steps_are_those_of_go2rtc_and_the_last_one_stays() -> None:
+    lasted = steps_until(Backoff(random.Random(1).random), 3600)
+    assert list(lasted) == [1, 5, 10, 60]
+    for step, row in ((1, 5), (5, 25), (10, 100)):
+        assert row - step <= lasted[step] <= row + step
+
+
+def test_all_through_an_outage_of_25_seconds_the_step_is_5_seconds_at_most() -> None:
+    """However short the delays that chance gives, and however fast the attempts fail."""
+    for seed in range(200):
+        backoff = Backoff(random.Random(seed).random)
+        waited = 0.0
+        while waited <= 25:
+            waited += backoff.next_seconds()
+            assert backoff.step_seconds <= 5
+
+
+def test_two_who_lost_the_same_server_do_not_return_together() -> None:
+    delays = {Backoff().next_seconds() for _ in range(100)}
+    assert len(delays) > 90
+    assert all(0.6 <= delay <= 0.8 for delay in delays)
+
+
+def test_five_seconds_of_good_frames_start_it_anew_and_less_does_not() -> None:
+    backoff = Backoff(random.Random(2).random)
+    steps_until(backoff, 200)
+    backoff.held(4.9)
+    assert backoff.step_seconds == 60
+    backoff.next_seconds()
+    assert backoff.step_seconds == 60
+    backoff.held(5)
+    assert backoff.step_seconds == 1
+    assert backoff.next_seconds() < 1
+
+
+def test_where_trying_soon_is_of_no_use_the_longest_step_is_taken_at_once_and_stays() -> None:
+    backoff = Backoff(random.Random(3).random)
+    assert 36 <= backoff.longest_seconds() <= 48
+    assert backoff.step_seconds == 60
+    assert backoff.next_seconds() >= 36
+
+
+def test_before_any_delay_the_step_is_the_first() -> None:
+    assert Backoff().step_seconds == 1
