@@ -42,6 +42,9 @@ _PROTOCOLS = {
 }
 """What FFmpeg may open for an address of a protocol."""
 
+_QUICK = {"analyzeduration": "3000000", "fpsprobesize": "0"}
+"""Microseconds of packets that FFmpeg may look at, and none for the rate, which is ours to find."""
+
 _LIVE = {*_PROTOCOLS, "v4l2"}
 
 
@@ -152,7 +155,7 @@ def _options_of(protocol: str, url: str, read_seconds: float, *, hls: bool) -> d
     """Both kinds of FFmpeg's own timeouts come on top of PyAV's, which judges by the clock."""
     microseconds = str(round(read_seconds * 1e6))
     # a wrap is the clock's to see: libavformat mends the first one and no other
-    options = {"correct_ts_overflow": "0"}
+    options = {"correct_ts_overflow": "0", **_QUICK}
     if protocol == "v4l2":
         return options
     allowed = _PROTOCOLS.get(protocol) or protocols_of(url)
@@ -160,7 +163,9 @@ def _options_of(protocol: str, url: str, read_seconds: float, *, hls: bool) -> d
         raise UnsupportedMedia(f"{protocol}: is no protocol of a live input")
     options |= {"protocol_whitelist": allowed, "rw_timeout": microseconds}
     if protocol in _RTSP:
+        # the SDP tells what there is; a longer look at the packets would only hold them up
         options |= {"timeout": microseconds, "allowed_media_types": "video+audio"}
+        options["probesize"] = "2000"
     elif protocol in ("udp", "tcp", "rtp"):
         options["timeout"] = microseconds
     if protocol in ("udp", "rtp"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -16,9 +17,6 @@ from av.stream import Stream
 from ..errors import InputLost
 from .address import LiveAddress
 from .failure import cut_off, not_connected
-
-_ANALYZE_MICROSECONDS = 3_000_000
-"""Longest look at the first packets; what they do not tell, the first decoded frame does."""
 
 _UDP_SECONDS = 5.0
 """For a first answer by UDP, where TCP can be tried too."""
@@ -49,16 +47,19 @@ class Connection(Protocol):
         """Let go of all, by the thread that reads. Safe to call twice."""
         ...
 
-    def lines(self) -> list[str]:
-        """Give what the connection said, for people; the last 100."""
-        ...
-
 
 class UrlConnection:
     """A connection that this process's FFmpeg makes by itself."""
 
-    def __init__(self, address: LiveAddress, *, now: Callable[[], float]) -> None:
+    def __init__(
+        self, address: LiveAddress, *, now: Callable[[], float], lines: deque[str]
+    ) -> None:
         """Connect.
+
+        Args:
+            address: Where to.
+            now: Monotonic seconds, for the arrival of packets.
+            lines: Gets what was tried.
 
         Raises:
             InputLost: if that does not work.
@@ -66,7 +67,7 @@ class UrlConnection:
         self._address = address
         self._now = now
         self._stopped = threading.Event()
-        self._lines: list[str] = []
+        self._lines = lines
         self.is_lossy = address.protocol in ("rtp", "udp")
         self.container = self._connect()
 
@@ -95,10 +96,6 @@ class UrlConnection:
     def close(self) -> None:
         """Close the container."""
         self.container.close()
-
-    def lines(self) -> list[str]:
-        """Say how it was connected."""
-        return self._lines
 
     def _connect(self) -> InputContainer:
         address = self._address
@@ -134,11 +131,7 @@ class UrlConnection:
                 address.url,
                 "r",
                 format=address.format,
-                options={
-                    "analyzeduration": str(_ANALYZE_MICROSECONDS),
-                    **address.options,
-                    **options,
-                },
+                options={**address.options, **options},
                 metadata_errors="replace",
                 timeout=(seconds, address.read_seconds),
             )

@@ -17,31 +17,40 @@ _HOLE = Fraction(3, 2)
 
 
 class Gate:
-    """Shut until a keyframe that was sent after whatever shut it."""
+    """Shut from a damaged packet's frame on, until a keyframe that was sent after the damage.
+
+    Packets are numbered in the order in which they come; frames leave the decoder later.
+    """
 
     def __init__(self) -> None:
-        self._shut_at: int | None = 0
+        self._shut_from: int | None = 0
+        self._opens_at = 0
         self._lost = False
 
     @property
     def is_shut(self) -> bool:
         """Whether a keyframe is waited for."""
-        return self._shut_at is not None
+        return self._shut_from is not None
 
-    def shut(self, number: int) -> None:
-        """Packet `number` is damaged, or something before it is lost."""
-        self._lost = self._lost or self._shut_at is None
-        self._shut_at = number
+    def shut(self, number: int, *, opens_at: int) -> None:
+        """Show nothing from packet `number` on, until a keyframe; not before packet `opens_at`."""
+        if self._shut_from is None:
+            self._lost = True
+            self._shut_from = number
+        self._opens_at = max(self._opens_at, opens_at)
 
     def passes(self, number: int, *, is_keyframe: bool) -> bool:
         """Tell whether the frame of a packet may be shown."""
-        if self._shut_at is not None and is_keyframe and number >= self._shut_at:
-            self._shut_at = None
-        return self._shut_at is None
+        if self._shut_from is None or number < self._shut_from:
+            return True
+        if is_keyframe and number >= self._opens_at:
+            self._shut_from = None
+        return self._shut_from is None
 
     def take_loss(self) -> bool:
-        """Tell once, with the first frame that is shown, whether others before it were not."""
-        lost, self._lost = self._lost, False
+        """Tell once, with the first frame after the damage, that there was some."""
+        lost = self._lost and self._shut_from is None
+        self._lost = self._lost and not lost
         return lost
 
 

@@ -60,6 +60,7 @@ _BY_WORDS: Final[tuple[tuple[str, Reason], ...]] = (
     ("404 not found", "not-found"),
     ("timeout", "timed-out"),
     ("timed out", "timed-out"),
+    ("connection to srt:", "timed-out"),  # SRT cannot tell a closed port from a silent one
 )
 
 

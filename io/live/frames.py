@@ -28,10 +28,18 @@ from ..decode.deinterlace import (
     is_interlaced,
 )
 from .damage import Gate, Holes
+from .untimed import FirstTime
 from .values import Arrival, SoundPacket
 
 _MOST_SENT = 64
 """Packets that a decoder may keep before their frames; more are without a frame."""
+
+_FLAGGED_EARLY = 2
+"""Packets: libavformat finds a hole in MPEG-TS by what follows, and flags what it is just reading.
+A keyframe between the two is no sign that the damage is over."""
+
+_MOST_BURST_SECONDS = 5
+"""Frames that come at once after a pause of the network; more than that is a jump."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +73,9 @@ class Frames:
         self._holes = Holes() if lossy else None
         self._sent: deque[_Sent] = deque(maxlen=_MOST_SENT)
         self._number = 0
+        self._first_time = FirstTime()
         self._deinterlacing: Deinterlacing | None = None
-        self._last_keyframe: Fraction | None = None
+        self._last_keyframe: tuple[Fraction, float] | None = None  # its time, its arrival
         self.gop_seconds: Fraction | None = None
         """From keyframe to keyframe, the last time."""
         self.errors_in_a_row = 0
@@ -79,7 +88,7 @@ class Frames:
                 yield _sound_packet(packet, arrived)
         elif packet.stream_index == self._video.index and packet.size:
             self._number += 1
-            self._judge(packet)
+            self._judge(packet, arrived)
             for frame in self._decoded(packet, arrived):
                 yield from self._shown(frame, arrived)
         elif packet.stream_index == self._video.index:
@@ -93,17 +102,24 @@ class Frames:
             yield from self._deinterlacing.flush()
             self._deinterlacing = None
 
-    def _judge(self, packet: Packet[Stream]) -> None:
+    def _judge(self, packet: Packet[Stream], arrived: float) -> None:
         seconds = None if packet.pts is None else packet.pts * self._time_base
         if packet.is_keyframe and seconds is not None:
-            if self._last_keyframe is not None and seconds > self._last_keyframe:
-                self.gop_seconds = seconds - self._last_keyframe
-            self._last_keyframe = seconds
+            self._measure_gop(seconds, arrived)
         if packet.is_corrupt:
             self._counts["packets_corrupt"] += 1
-            self._gate.shut(self._number + 1)
+            self._gate.shut(self._number, opens_at=self._number + 1 + _FLAGGED_EARLY)
         elif self._holes is not None and self._holes.before(seconds):
-            self._gate.shut(self._number)
+            self._gate.shut(self._number, opens_at=self._number)
+
+    def _measure_gop(self, seconds: Fraction, arrived: float) -> None:
+        """Take the timestamps' word, but for a jump of them, which comes at once."""
+        if self._last_keyframe is not None:
+            before, came = self._last_keyframe
+            at_most = Fraction(max(0.0, arrived - came)) + _MOST_BURST_SECONDS
+            if before < seconds <= before + at_most:
+                self.gop_seconds = seconds - before
+        self._last_keyframe = seconds, arrived
 
     def _decoded(self, packet: Packet[Stream], arrived: float) -> list[VideoFrame]:
         if packet.size:
@@ -123,7 +139,7 @@ class Frames:
     def _damaged(self, number: int) -> None:
         if not self._gate.is_shut:
             self._counts["frames_damaged"] += 1
-        self._gate.shut(number + 1)
+        self._gate.shut(number, opens_at=number + 1)
 
     def _shown(self, frame: VideoFrame, arrived: float) -> Iterator[Arrival]:
         sent = self._sent_as(frame.pts) or _Sent(self._number, frame.pts, arrived)
@@ -136,9 +152,11 @@ class Frames:
         arrival = Arrival(
             frame, seconds, sent.arrived, frame.key_frame, after_loss=self._gate.take_loss()
         )
-        for each in self._progressive(arrival):
-            self._counts["frames_decoded"] += 1
-            yield each
+        duration = frame.duration * self._time_base
+        for timed in self._first_time(arrival, duration):
+            for each in self._progressive(timed):
+                self._counts["frames_decoded"] += 1
+                yield each
 
     def _sent_as(self, pts: int | None) -> _Sent | None:
         """Find a frame's packet by its pts; the oldest where it has none."""

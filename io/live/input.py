@@ -8,6 +8,7 @@ nominal rate (`rate`), and what holds them together (`reading`).
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,10 +37,10 @@ class LiveInput(ConnectedInput):
             sound: Whether the sound is passed along.
         """
 
-        def connect() -> Connection:
+        def connect(lines: deque[str]) -> Connection:
             if address.needs_ffmpeg:
-                return ChildConnection(address, now=now)
-            return UrlConnection(address, now=now)
+                return ChildConnection(address, now=now, lines=lines)
+            return UrlConnection(address, now=now, lines=lines)
 
         super().__init__(address.shown, connect, sound=sound)
 
@@ -67,7 +68,7 @@ class PacedFile(ConnectedInput):
             sound: Whether the sound is passed along.
         """
 
-        def connect() -> Connection:
+        def connect(_: deque[str]) -> Connection:
             return FileConnection(path, loop=loop, speed=speed, now=now)
 
         super().__init__(str(path), connect, sound=sound)

@@ -63,10 +63,6 @@ class FileConnection:
         """Close the file."""
         self.container.close()
 
-    def lines(self) -> list[str]:
-        """Say nothing: a file has nothing to say."""
-        return []
-
     def _run(self, streams: Sequence[Stream]) -> Iterator[Packet[Stream]]:
         """Demux to the end; the empty packets there ask for what the decoder holds."""
         try:

@@ -20,6 +20,9 @@ MIN_RATE, MAX_RATE = Fraction(1, 10), Fraction(240)
 ENOUGH_PACKETS = 12
 """From so many on, timestamps that jitter by a tenth of a frame tell the rate to one per cent."""
 
+FEWEST_PACKETS = 4
+"""Fewer tell nothing."""
+
 _NEAR = Fraction(1, 25)
 """Of the measured rate: a claim that far from it is meant."""
 
@@ -33,21 +36,18 @@ _STANDARD = (
 
 
 def agreed_rate(times: Sequence[Fraction], claims: Sequence[Fraction | None]) -> Fraction | None:
-    """Give the rate that all claims name, if the timestamps so far do not speak against it."""
-    claim = claims[0] if claims else None
-    if not claim or any(other != claim for other in claims):
+    """Give the rate that all claims name, where the first few timestamps say so too."""
+    claim, measured = claims[0] if claims else None, measured_rate(times)
+    if not claim or claim not in _STANDARD or any(other != claim for other in claims):
         return None
-    measured = measured_rate(times)
-    if claim not in _STANDARD or (measured is not None and not _is_near(claim, measured)):
-        return None
-    return claim
+    return claim if measured is not None and _is_near(claim, measured) else None
 
 
 def nominal_rate(times: Sequence[Fraction], claims: Iterable[Fraction | None]) -> Fraction:
     """Decide on a rate.
 
     Args:
-        times: Of some packets in a row, seconds, in any order; fewer than three tell nothing.
+        times: Of some packets in a row, seconds, in any order.
         claims: What the stream says of itself, the most exact first.
 
     Returns:
@@ -71,7 +71,7 @@ def measured_rate(times: Sequence[Fraction]) -> Fraction | None:
     """Measure frames per second by their times; None where these do not tell."""
     rising = sorted(times)
     gaps = [after - before for before, after in pairwise(rising) if after > before]
-    if len(gaps) < 2:
+    if len(gaps) < FEWEST_PACKETS - 1:
         return None
     usual = median(gaps)
     near = [gap for gap in gaps if usual / 2 < gap < usual * 3 / 2]  # neither holes nor bursts

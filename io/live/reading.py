@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
@@ -21,14 +22,19 @@ from ..errors import InputLost, UnsupportedMedia
 from ..timestamps import RateVerdict
 from .connection import Connection
 from .frames import Frames
-from .rate import ENOUGH_PACKETS, agreed_rate, nominal_rate
+from .rate import ENOUGH_PACKETS, FEWEST_PACKETS, agreed_rate, nominal_rate
 from .values import Arrival, LiveForm, SoundPacket
 
 _RATE_SECONDS = 1.0
 """How long the probe may go on for the rate's sake after the first frame."""
 
+_SLOW_RATE_SECONDS = 4.0
+"""The same where hardly anything came by then."""
+
 _MOST_ERRORS = 100
 """Packets in a row that the decoder refuses, after which it is the wrong decoder."""
+
+_KEPT_LINES = 100
 
 Event = Arrival | SoundPacket
 
@@ -43,7 +49,7 @@ class ConnectedInput:
     def __init__(
         self,
         shown: str,
-        connect: Callable[[], Connection],
+        connect: Callable[[deque[str]], Connection],
         *,
         sound: bool,
     ) -> None:
@@ -55,6 +61,7 @@ class ConnectedInput:
         self._stopped = False
         self._counts: Counter[str] = Counter(frames_decoded=0, frames_damaged=0, packets_corrupt=0)
         self._ready: deque[Event] = deque()
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self.last_frame_at: float | None = None
         """When the packet of the last whole frame came, on the clock of `now`."""
 
@@ -74,7 +81,7 @@ class ConnectedInput:
         Raises:
             InputLost: if that does not work, or there is no video.
         """
-        connection = self._connection = self._make_connection()
+        connection = self._connection = self._make_connection(self._lines)
         if self._stopped:
             connection.stop()
         self._video = self._best_video(connection.container)
@@ -129,7 +136,7 @@ class ConnectedInput:
 
     def lines(self) -> list[str]:
         """Give what the connection said, for people and without secrets; the last 100."""
-        return [] if self._connection is None else self._connection.lines()
+        return list(self._lines)
 
     def _best_video(self, container: InputContainer) -> VideoStream:
         try:
@@ -143,10 +150,14 @@ class ConnectedInput:
         packet, arrived = next(self._packets)
         if times is not None and packet.stream_index == self._video.index and packet.size:
             times.extend(_time_of(packet))
-        for event in self._frames.take(packet, arrived):
+        try:
+            events = list(self._frames.take(packet, arrived))
+        except (FFmpegError, ValueError) as error:  # the deinterlacer does not take the format
+            raise InputLost("unsupported", f"{self._shown}: {error}") from error
+        for event in events:
             if isinstance(event, Arrival):
                 self.last_frame_at = event.arrived
-            self._ready.append(event)
+        self._ready.extend(events)
         if self._frames.errors_in_a_row >= _MOST_ERRORS:
             raise self._undecodable()
 
@@ -154,18 +165,16 @@ class ConnectedInput:
         return next((event for event in self._ready if isinstance(event, Arrival)), None)
 
     def _rate(self, times: list[Fraction]) -> Fraction:
-        """Decide on the rate, from what the stream says and, where that is at odds, a second."""
-        claims = [
-            self._video.codec_context.framerate,
-            self._video.average_rate,
-            self._video.base_rate,
-        ]
-        if (agreed := agreed_rate(times, claims)) is not None:
-            return agreed
-        ends = time.monotonic() + _RATE_SECONDS
-        while len(times) < ENOUGH_PACKETS and time.monotonic() < ends:
+        """Decide on the rate: what the stream claims, once its timestamps say so or not."""
+        claims = [self._video.codec_context.framerate, self._video.average_rate]
+        began = time.monotonic()
+        while (agreed := agreed_rate(times, claims)) is None:
+            is_slow = len(times) < FEWEST_PACKETS
+            limit = _SLOW_RATE_SECONDS if is_slow else _RATE_SECONDS
+            if len(times) >= ENOUGH_PACKETS or time.monotonic() - began > limit:
+                return nominal_rate(times, claims)
             self._read(times)
-        return nominal_rate(times, claims)
+        return agreed
 
     def _form(self, first: Arrival, rate: Fraction) -> LiveForm:
         assert self._connection is not None

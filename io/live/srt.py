@@ -25,7 +25,7 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Stream
 
-from ..errors import InputLost
+from ..errors import InputLost, Reason
 from ..redaction import redacted
 from .address import LiveAddress
 from .failure import reason_of_words
@@ -33,9 +33,12 @@ from .tied import tied
 
 PROGRAM = "ffmpeg"
 
-KEPT_LINES = 100
 _END_SECONDS = 2.0
-_ANALYZE_MICROSECONDS = 3_000_000
+_LOOK = "3000000"
+"""Microseconds of packets that the program looks at: it needs a keyframe to know the size."""
+
+_OPTIONS = {"fpsprobesize": "0", "probesize": "32"}
+"""Of our own demuxer: NUT's header tells all."""
 
 
 class ChildConnection:
@@ -43,15 +46,22 @@ class ChildConnection:
 
     is_lossy = False  # SRT sends again what was lost; what came too late its demuxer marks
 
-    def __init__(self, address: LiveAddress, *, now: Callable[[], float]) -> None:
+    def __init__(
+        self, address: LiveAddress, *, now: Callable[[], float], lines: deque[str]
+    ) -> None:
         """Start the program and wait for its first packets.
+
+        Args:
+            address: What it is to read.
+            now: Monotonic seconds, for the arrival of packets.
+            lines: Gets what it says on stderr.
 
         Raises:
             InputLost: if it is not there, or cannot connect.
         """
         self._address, self._now = address, now
         self._stopped = False
-        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._lines = lines
         self._process = self._started()
         self._drain = threading.Thread(
             target=self._read_stderr, name="upframe-srt-log", daemon=True
@@ -76,16 +86,12 @@ class ChildConnection:
             self._pipe.ends_at = time.monotonic() + self._address.read_seconds
             try:
                 packet = next(demuxed, None)
-            except TimeoutError as error:
-                seconds = self._address.read_seconds
-                what = f"{self._address.shown}: nothing came for {seconds:.1f} s"
-                raise InputLost("timed-out", what) from error
             except (FFmpegError, OSError) as error:
-                raise self._lost("connection lost", str(error)) from error
+                raise self._lost("connection lost", "failed") from error
             if packet is None or packet.size == 0:
                 if self._stopped:
                     break
-                raise self._lost("connection lost", "the other end has closed it", "ended")
+                raise self._lost("connection lost", "ended")
             yield packet, self._now()
         raise InputLost("ended", f"{self._address.shown}: stopped")
 
@@ -100,10 +106,6 @@ class ChildConnection:
         self.container.close()
         self._end()
 
-    def lines(self) -> list[str]:
-        """Give what the program said; the last 100 lines, without secrets."""
-        return list(self._lines)
-
     def _started(self) -> subprocess.Popen[bytes]:
         program = shutil.which(PROGRAM)
         if program is None:
@@ -113,7 +115,7 @@ class ChildConnection:
                 "which is not there",
             )
         command = [program, "-nostdin", "-hide_banner", "-loglevel", "warning"]
-        command += ["-fflags", "nobuffer", "-analyzeduration", str(_ANALYZE_MICROSECONDS)]
+        command += ["-analyzeduration", _LOOK, "-fpsprobesize", "0"]
         command += ["-rw_timeout", self._address.options["rw_timeout"]]
         command += ["-i", self._address.url, "-map", "0:v:0", "-map", "0:a:0?", "-c", "copy"]
         command += ["-flush_packets", "1", "-f", "nut", "-"]
@@ -128,24 +130,22 @@ class ChildConnection:
 
     def _opened(self) -> InputContainer:
         self._pipe.ends_at = time.monotonic() + self._address.connect_seconds
-        options = {"analyzeduration": str(_ANALYZE_MICROSECONDS)}
         try:
-            return av.open(cast("BinaryIO", self._pipe), "r", format="nut", options=options)
-        except TimeoutError as error:
-            seconds = self._address.connect_seconds
-            what = f"{self._address.shown}: not connected: no answer within {seconds:.1f} s"
-            raise InputLost("timed-out", what) from error
+            return av.open(cast("BinaryIO", self._pipe), "r", format="nut", options=_OPTIONS)
         except (FFmpegError, OSError) as error:
-            raise self._lost("not connected", str(error)) from error
+            raise self._lost("not connected", "failed") from error
 
-    def _lost(self, what: str, otherwise: str, reason: str | None = None) -> InputLost:
-        """Let the program end, and take its word for why."""
+    def _lost(self, what: str, otherwise: Reason) -> InputLost:
+        """Let the program end, and take its word for why, where it has one."""
         self._end()
         said = "; ".join(list(self._lines)[-3:])
-        found = reason_of_words(said)
-        if found == "failed" and reason == "ended":
-            found = "ended"
-        return InputLost(found, f"{self._address.shown}: {what}: {said or redacted(otherwise)}")
+        reason = reason_of_words(said)
+        if self._pipe.timed_out:
+            reason, said = "timed-out", "nothing came in time"
+        elif reason == "failed":
+            reason = otherwise
+        why = said or "the other end has closed it"
+        return InputLost(reason, f"{self._address.shown}: {what}: {why}")
 
     def _end(self) -> None:
         """End the child gently, then not, and reap it."""
@@ -184,14 +184,13 @@ class _Pipe:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self.ends_at = 0.0
+        self.timed_out = False
+        """Whether it was the waiting that has ended, and not the pipe."""
 
     def read(self, size: int) -> bytes:
-        """Read what is there, up to `size` bytes; waits for the first.
-
-        Raises:
-            TimeoutError: at `ends_at`.
-        """
+        """Read what is there, up to `size` bytes; waits for the first. None of them: the end."""
         seconds = max(0.0, self.ends_at - time.monotonic())
-        if not select.select([self._descriptor], [], [], seconds)[0]:
-            raise TimeoutError("nothing came")
-        return os.read(self._descriptor, size)
+        if select.select([self._descriptor], [], [], seconds)[0]:
+            return os.read(self._descriptor, size)
+        self.timed_out = True  # an error raised here would be printed for each try of the demuxer
+        return b""
