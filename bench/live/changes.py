@@ -22,10 +22,11 @@ from stream import Stream
 SIZE, RATE = "160x90", 15
 FORMS = (("320x180", 10), ("96x96", 25), ("160x90", 15), ("128x72", 12), ("240x136", 20))
 SHORT = {"rounds": 2, "seconds": 2.0}
-BACK_SECONDS = 5.0
 
 
-def measure(folder: Path, *, rounds: int, seconds: float, seed: int) -> Outcome:
+def measure(
+    folder: Path, *, rounds: int, seconds: float, back_seconds: float, seed: int
+) -> Outcome:
     chance = random.Random(seed)
     with (
         Camera(size=SIZE, rate=RATE) as camera,
@@ -43,11 +44,11 @@ def measure(folder: Path, *, rounds: int, seconds: float, seed: int) -> Outcome:
         received = receiver.wait()
         checks, shown = judged([receiver.file], "320x180", 2 * RATE)
         missing = last.at - began.at - sum(each["seconds"] for each in shown.values())
-        late = [each for each in returns if each[2] > BACK_SECONDS]
+        late = [each for each in returns if each[2] > back_seconds]
         forms = {(s.status["output"]["width"], s.status["output"]["rate"]) for s in stream.after(0)
                  if s.status["output"].get("width")}  # fmt: skip
         checks = [
-            none_of(f"returns after which it took more than {BACK_SECONDS:g} s", late),
+            none_of(f"returns after which it took more than {back_seconds:g} s", late),
             equal("forms of the output", sorted(forms), [(320, str(2 * RATE))]),
             equal("connections of the output", last.status["output_state"]["connections"], 1),
             at_most("time that the receiver's video lacks", missing, 3.0, "s"),
@@ -87,4 +88,4 @@ def changed(stream: Stream, camera: Camera, size: str, rate: int) -> float:
 
 
 if __name__ == "__main__":
-    run_as_script("changes", __doc__, measure, SHORT, rounds=12, seconds=6.0)
+    run_as_script("changes", __doc__, measure, SHORT, rounds=12, seconds=6.0, back_seconds=5.0)

@@ -27,7 +27,6 @@ from stream import Stream
 
 SIZE, RATE = "160x90", 15
 SHORT = {"kills": 1, "freezes": 1, "cuts": 0, "most_seconds": 3.0}
-BACK_SECONDS = 5.0
 STEPS = ((30.0, 5.0), (130.0, 10.0), (float("inf"), 60.0))
 """Until an outage lasts so long, attempts are so far apart, or nearer; seconds."""
 _NEVER_SECONDS = 120.0
@@ -57,6 +56,7 @@ def measure(
     cuts: int,
     cut_seconds: float,
     most_seconds: float,
+    back_seconds: float,
     seed: int,
 ) -> Outcome:
     chance = random.Random(seed)
@@ -78,7 +78,7 @@ def measure(
         for kind in kinds:
             time.sleep(chance.uniform(1.0, 6.0))
             away = cut_seconds if kind == "cut" else chance.uniform(2.0, most_seconds)
-            returns.append(outage(stream, kind, away, *ways[kind]))
+            returns.append(outage(stream, kind, away, back_seconds, *ways[kind]))
         time.sleep(2.0)
         last = stream.now
         code = stream.stop()
@@ -113,7 +113,12 @@ def measure(
 
 
 def outage(
-    stream: Stream, kind: str, away: float, go: Callable[[], None], come: Callable[[], None]
+    stream: Stream,
+    kind: str,
+    away: float,
+    most: float,
+    go: Callable[[], None],
+    come: Callable[[], None],
 ) -> Return:
     """Let the camera be away for a time; tells how soon its frames are there again."""
     gone = time.monotonic()
@@ -131,7 +136,8 @@ def outage(
         )
         since_first = (back.count("frames_decoded") - before - 1) / RATE
         seconds = max(0.0, back.at - returned - since_first)
-    most = BACK_SECONDS if away <= 25.0 else next(s for until, s in STEPS if away <= until)
+    if away > 25.0:
+        most = max(most, next(step for until, step in STEPS if away <= until))
     slate = any(each.status["showing"] == "slate" for each in stream.after(gone))
     return Return(kind, round(away, 2), round(seconds, 2), most, slate)
 
@@ -147,4 +153,5 @@ if __name__ == "__main__":
         cuts=1,
         cut_seconds=60.0,
         most_seconds=25.0,
+        back_seconds=5.0,
     )

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import places  # noqa: F401  # finds what is imported next
-from figures import Outcome, at_most, equal, none_of, run_as_script
+from figures import Outcome, at_most, equal, none_of, run_as_script, timed
 from live_receivers import Receiver, packets_of
 from rtsp_camera import Camera
 from shown import judged
@@ -24,7 +24,6 @@ from stream import Stream
 
 SIZE, RATE = "160x90", 15
 SHORT = {"kills": 2, "freezes": 0, "most_seconds": 2.0}
-BACK_SECONDS = 5.0
 _NEVER_SECONDS = 120.0
 _GIVEN_UP_SECONDS = 20.0
 """A frozen receiver, whose socket still takes some, is given up within this."""
@@ -41,7 +40,9 @@ class Return:
     """Whether the output was told to be away meanwhile."""
 
 
-def measure(folder: Path, *, kills: int, freezes: int, most_seconds: float, seed: int) -> Outcome:
+def measure(
+    folder: Path, *, kills: int, freezes: int, most_seconds: float, back_seconds: float, seed: int
+) -> Outcome:
     chance = random.Random(seed)
     kinds = ["kill"] * kills + ["freeze"] * freezes
     chance.shuffle(kinds)
@@ -65,16 +66,16 @@ def measure(folder: Path, *, kills: int, freezes: int, most_seconds: float, seed
         firsts = [path.name for path in receiver.files if not _begins_whole(path)]
         checks = [
             none_of(
-                f"returns after which it took more than {BACK_SECONDS:g} s",
-                [each for each in returns if each.back_seconds > BACK_SECONDS],
+                f"returns after which it took more than {back_seconds:g} s",
+                [each for each in returns if each.back_seconds > back_seconds],
             ),
             none_of("absences that were not told", [each for each in returns if not each.noticed]),
             none_of("connections that do not begin with a keyframe", firsts),
             equal("connections that have got pictures", len(receiver.files), len(kinds) + 1),
             equal("reconnects of the input", last.status["reconnects"], {}),
             equal("stalls of the input", last.count("stalls"), 0),
-            at_most("frames that the input lacks", lacking, 1.5 * RATE, "frames"),
-            equal("frames dropped before work", last.count("frames_dropped"), 0),
+            timed(at_most("frames that the input lacks", lacking, 1.5 * RATE, "frames")),
+            timed(equal("frames dropped before work", last.count("frames_dropped"), 0)),
             *checks,
             equal("exit of the stream", code, 0),
             equal("exit of the last receiver", received, 0),
@@ -122,4 +123,13 @@ def _begins_whole(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    run_as_script("receivers", __doc__, measure, SHORT, kills=20, freezes=3, most_seconds=10.0)
+    run_as_script(
+        "receivers",
+        __doc__,
+        measure,
+        SHORT,
+        kills=20,
+        freezes=3,
+        most_seconds=10.0,
+        back_seconds=5.0,
+    )

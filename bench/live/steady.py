@@ -13,7 +13,7 @@ from pathlib import Path
 
 import places  # noqa: F401  # finds what is imported next
 from cores import on_two_cores
-from figures import Outcome, at_most, equal, none_of, run_as_script
+from figures import Outcome, at_most, equal, none_of, run_as_script, timed
 from live_receivers import Receiver
 from rtsp_camera import Camera
 from shown import judged
@@ -47,9 +47,9 @@ def measure(folder: Path, *, seconds: float, settle_seconds: float, seed: int) -
         levels = sorted({each.status["level"] for each in samples})
         gained = {name: last.count(name) - settled.count(name) for name in COUNTED}
         checks = [
-            equal("level changes once settled", gained["level_changes"], 0),
-            equal("frames dropped before work", gained["frames_dropped"], 0),
-            equal("frames that the receiver lost", last.lost - settled.lost, 0),
+            timed(equal("level changes once settled", gained["level_changes"], 0)),
+            timed(equal("frames dropped before work", gained["frames_dropped"], 0)),
+            timed(equal("frames that the receiver lost", last.lost - settled.lost, 0)),
             at_most("delay, 99th percentile of any minute", _worst(delays), BUDGET_SECONDS, "s"),
             at_most("growth of memory", growth_bytes(samples) / 1e6, 20.0, "MB"),
             *checks,
