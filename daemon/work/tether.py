@@ -8,7 +8,6 @@ that the process was writing.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import signal
@@ -18,29 +17,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from ...io.tether import die_with
+
+__all__ = ["FOLDER", "die_with", "end_holders", "hold", "holder_of"]
+
 FOLDER = "workers"
 """Of the locks, below the state directory."""
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux: type, whence, start, len, pid
 _LOOK_SECONDS = 0.02
-
-
-def die_with(parent: int) -> bool:
-    """Have the kernel kill this process when its parent ends.
-
-    More exactly: when the thread ends that started us. A daemon starts workers from its main one.
-
-    Args:
-        parent: process id of who started us.
-
-    Returns:
-        Whether the parent is still there; if not, nothing will tell us any more.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    return os.getppid() == parent
 
 
 def hold(path: Path) -> BinaryIO:

@@ -98,7 +98,7 @@ def not_connected(
     what = str(getattr(error, "strerror", None) or error)
     if reason == "timed-out":
         what = f"no answer within {elapsed_seconds:.1f} s"
-    elif reason == "failed" and not _resolves(url):
+    elif reason == "failed" and not resolves(url):
         # libavformat reports an unknown host as an input/output error
         reason, what = "unreachable", "no such host"
     return InputLost(reason, redacted(f"{shown}: not connected: {what}"))
@@ -113,7 +113,8 @@ def cut_off(error: Exception, *, shown: str, elapsed_seconds: float, limit: floa
     return InputLost(reason, redacted(f"{shown}: connection lost: {what}"))
 
 
-def _resolves(url: str) -> bool:
+def resolves(url: str) -> bool:
+    """Tell whether the host of a URL has an address; asks the resolver."""
     try:
         host = urlsplit(url).hostname
     except ValueError:

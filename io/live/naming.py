@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import SinkRefused
-from ..files import check_target, partial_path, rename
+from ..files import check_target, rename
 
 _FIELDS = "YmdHMSjyFTs"
 _FIELD = re.compile(r"%(.?)")
@@ -69,6 +69,17 @@ class Naming:
         """Give the path for a moment, in local time."""
         return Path(time.strftime(str(self.pattern), time.localtime(wall_seconds)))
 
+    def free(self, path: Path) -> Path:
+        """Give a path, or the first one beside it that is not taken.
+
+        Raises:
+            SinkRefused: if thousands of that name are there.
+        """
+        found = next((one for one in numbered(path) if not os.path.lexists(one)), None)
+        if found is None:
+            raise SinkRefused(f"{_MOST_OF_ONE_NAME} files of that name are there: {path}")
+        return found
+
     def leftovers(self) -> Iterator[tuple[Path, Path]]:
         """Find what other processes have left unfinished: where it is, and its name.
 
@@ -114,8 +125,3 @@ def rename_beside(partial: Path, target: Path) -> Path:
             continue
         return path
     raise SinkRefused(f"{_MOST_OF_ONE_NAME} files of that name are there: {target}")
-
-
-def partial_of(target: Path) -> Path:
-    """Name the hidden file that is written before a recording gets its name."""
-    return partial_path(target, new_token())

@@ -35,7 +35,7 @@ SEGMENT_SECONDS = 2
 """Of HLS, where keyframes are this far apart."""
 
 _SEGMENTS_LISTED = 6
-_UDP_PACKET_BYTES = 1316  # seven packets of MPEG-TS, below an Ethernet frame
+UDP_PACKET_BYTES = 1316  # seven packets of MPEG-TS, below an Ethernet frame
 _SCHEMES = {
     "rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "flv", "rtmps": "flv", "srt": "mpegts",
     "udp": "mpegts", "tcp": "mpegts", "rtp": "rtp_mpegts", "whip": "whip", "whips": "whip",
@@ -177,7 +177,7 @@ def _url(text: str, scheme: str) -> str:
     if scheme == "tcp":
         return _with_query(text, "timeout", str(IO_TIMEOUT_SECONDS * 1_000_000))
     if scheme == "udp":
-        return _with_query(text, "pkt_size", str(_UDP_PACKET_BYTES))
+        return _with_query(text, "pkt_size", str(UDP_PACKET_BYTES))
     return text
 
 
