@@ -20,8 +20,11 @@ from .ways import FilteredWay, PlanesWay, Way
 
 log = logging.getLogger("upframe.compute")
 
-_REHEARSED = 3
-"""Pictures of a rehearsal: the third is the first for which nothing is new."""
+_NEW = 2
+"""Pictures of a rehearsal for which something is new: the next one is the first that counts."""
+_MOST_REHEARSED = 6
+_REHEARSAL_SECONDS = 0.3
+"""After which a rehearsal ends, if it has seen enough."""
 _GRAY, _GRAY_STEP = 96, 16
 """Code values of 8 bits; inside every range."""
 
@@ -131,9 +134,10 @@ class LiveCompute:
         costs: dict[str, float] = {}
         begun = now()
         for level, way in reversed(self._ways.items()):
-            if now() - begun > most_seconds:
+            left = most_seconds - (now() - begun)
+            if left < 0:
                 break
-            costs[level.name] = self._rehearse(way, now)
+            costs[level.name] = self._rehearse(way, left, now)
         return costs
 
     def statistics(self) -> Mapping[str, int]:
@@ -161,7 +165,8 @@ class LiveCompute:
                 return way
         filters = list(self._filters(level))
         if not filters:
-            return PlanesWay(self.info, "bilinear" if level.pass_through else "bicubic")
+            method = "bilinear" if level.pass_through else "bicubic"
+            return PlanesWay(self._incoming, self.info, method)
         cuts = self._detect_cuts and level.exp > 0
         return FilteredWay(filters, self._incoming, self.info, device=device, detect_cuts=cuts)
 
@@ -179,15 +184,18 @@ class LiveCompute:
             stage = stage.with_exp(exp)
         return self._stages.setdefault((built.name, exp), stage)
 
-    def _rehearse(self, way: Way, now: Callable[[], float]) -> float:
-        taken = 0.0
-        for index in range(_REHEARSED):
-            picture = self._gray(index)
+    def _rehearse(self, way: Way, most_seconds: float, now: Callable[[], float]) -> float:
+        """Give the seconds of a frame: the least of those for which nothing is new."""
+        times: list[float] = []
+        while len(times) < _MOST_REHEARSED and sum(times) <= most_seconds:
+            picture = self._gray(len(times))
             begun = now()
             way.rehearse(picture)
-            taken = now() - begun
+            times.append(now() - begun)
+            if len(times) > _NEW and sum(times) > _REHEARSAL_SECONDS:
+                break
         way.forget()
-        return taken
+        return min(times[_NEW:] or times[-1:])
 
     def _gray(self, index: int) -> Picture:
         """Make a picture as they will come in, one interval after that of the index before."""

@@ -64,6 +64,8 @@ class FilteredWay:
         self._incoming = incoming
         self._chain.open(incoming)
         self._finish = Finish(outgoing, "bicubic")
+        self._outgoing = outgoing
+        self._device = device
         self._detect_cuts = detect_cuts
         self._scenes = Scenes(detect_cuts)
         self._to_frame = ToFrame(device)
@@ -93,8 +95,10 @@ class FilteredWay:
             pass
 
     def forget(self) -> None:
-        """Begin anew, also with the filters' counters."""
+        """Begin anew, also with all counters."""
         self._chain.open(self._incoming)
+        self._to_frame = ToFrame(self._device)
+        self._to_picture = ToPicture(self._outgoing.pix_fmt, self._outgoing.color)
 
     def statistics(self) -> Mapping[str, int]:
         """Counters of the scenes and the colours."""
@@ -111,22 +115,25 @@ class FilteredWay:
 
 
 class PlanesWay:
-    """No filter: coded planes to the output's size, each picture for itself.
+    """No filter: coded planes to the output's size and format, each picture for itself.
 
     Args:
+        incoming: Of the pictures that come in.
         outgoing: Of the pictures that go out, whatever the level.
         method: How they are scaled.
     """
 
-    def __init__(self, outgoing: StreamInfo, method: Method) -> None:
-        self._outgoing = outgoing
+    def __init__(self, incoming: StreamInfo, outgoing: StreamInfo, method: Method) -> None:
+        self._finish = Finish(outgoing, method)
         self._to_frame = ToFrame(torch.device("cpu"))
         self._to_picture = ToPicture(outgoing.pix_fmt, outgoing.color)
-        self._finish = Finish(outgoing, method)
+        alike = incoming.format.family == outgoing.format.family
+        ranges = incoming.color.range, outgoing.color.range
+        self._through_rgb = not alike or ranges[0] != ranges[1] or outgoing.format.has_alpha
 
     def __call__(self, picture: Picture, *, breaks: bool) -> Iterator[Picture]:
         """Give the picture."""
-        if picture.pix_fmt != self._outgoing.pix_fmt:
+        if self._through_rgb:
             with torch.inference_mode():
                 picture = self._to_picture(self._to_frame(picture))
         yield self._finish(picture)
@@ -152,14 +159,19 @@ class PlanesWay:
 
 
 class Finish:
-    """The output's size, colour tags and time base for a picture that has its pixel format."""
+    """The output's size, pixel format, colour tags and time base, on coded planes.
+
+    Args:
+        outgoing: Of what is given; its colours are coded as those of what comes in.
+        method: How pictures of another size are scaled.
+    """
 
     def __init__(self, outgoing: StreamInfo, method: Method) -> None:
         self._outgoing = outgoing
-        self._scale = Scaler(outgoing.width, outgoing.height, method)
+        self._scale = Scaler(outgoing.width, outgoing.height, method, outgoing.pix_fmt)
 
     def __call__(self, picture: Picture) -> Picture:
-        """Scale a picture, and tell its time in the output's time base."""
+        """Make a picture one of the output's."""
         ticks = picture.time_base / self._outgoing.time_base
         picture = self._scale(picture)
         if ticks == 1 and picture.color == self._outgoing.color:

@@ -138,7 +138,7 @@ def test_too_much_is_given_up_before_frames_are_lost_and_settles_within_ten_seco
 
 
 def test_four_times_too_much_goes_down_several_levels_at_once() -> None:
-    stage = Stage(governor(), times(4)).run(600)
+    stage = Stage(governor(), times(4)).run(120)
     assert [name for _, name in stage.levels] == ["bicubic"]
     assert stage.levels[0][0] < 2
 
@@ -217,10 +217,10 @@ def test_tries_in_vain_become_rare() -> None:
     def cost(level: Level, now: float) -> float:
         return times(2.4 if level.upscale == "network" else 0.6)(level, now)
 
-    stage = Stage(governed, cost).run(3600)
-    by_quarter = Counter(int(at // 900) for at, _ in stage.levels)
-    assert by_quarter[0] <= 12
-    assert by_quarter[3] <= 4
+    stage = Stage(governed, cost).run(1500)
+    by_time = Counter(int(at // 750) for at, _ in stage.levels)
+    assert 3 <= by_time[0] <= 10
+    assert by_time[1] <= 3
     assert stage.lost == []
 
 
