@@ -15,6 +15,8 @@ _NUM_STEPS = 20_001
 """Of the histogram: 100 s, and the last for all that is more."""
 _MAX_KEPT = 60 * 240
 """Frames in the window, at most: a minute at 240 a second."""
+_MAX_UNDERWAY = 4096
+"""Frames that were encoded, and of which nobody has said that they are written."""
 
 
 class Delays:
@@ -24,22 +26,38 @@ class Delays:
         self._recent: deque[tuple[float, float]] = deque(maxlen=_MAX_KEPT)
         self._steps = [0] * _NUM_STEPS
         self._count = 0
+        self._underway: deque[tuple[int, float]] = deque(maxlen=_MAX_UNDERWAY)
         self._max_seconds = 0.0
         self._lock = Lock()
 
-    def written(self, arrived: float, at: float) -> None:
-        """Take one frame.
+    def given(self, index: int, arrived: float) -> None:
+        """Note that a frame is on its way.
 
         Args:
+            index: of its slot; rises from call to call.
             arrived: monotonic seconds when its packet came.
-            at: monotonic seconds when it was written, never before that.
         """
-        delay = max(0.0, at - arrived)
         with self._lock:
-            self._recent.append((at, delay))
-            self._steps[min(_NUM_STEPS - 1, int(delay / _STEP_SECONDS))] += 1
-            self._count += 1
-            self._max_seconds = max(self._max_seconds, delay)
+            self._underway.append((index, arrived))
+
+    def written(self, index: int, at: float) -> None:
+        """Note that a slot was written; those before it that were not are lost.
+
+        Args:
+            index: of the slot, in which there need not be a new frame.
+            at: monotonic seconds.
+        """
+        with self._lock:
+            while self._underway and self._underway[0][0] <= index:
+                given, arrived = self._underway.popleft()
+                if given == index:
+                    self._take(max(0.0, at - arrived), at)
+
+    def _take(self, delay: float, at: float) -> None:
+        self._recent.append((at, delay))
+        self._steps[min(_NUM_STEPS - 1, int(delay / _STEP_SECONDS))] += 1
+        self._count += 1
+        self._max_seconds = max(self._max_seconds, delay)
 
     def recent(self, now: float) -> dict[str, float]:
         """Give p50, p99 and max of the last minute, in seconds; empty where nothing was written."""

@@ -38,6 +38,8 @@ class Gate:
 
     timeline: Timeline
     queue: Leaky[Waiting]
+    expect: Callable[[Fraction, float], None]
+    """Is told the time and the moment of each frame before it waits."""
     sound: SoundSink | None
     """None: the output has none."""
 
@@ -124,6 +126,7 @@ class Intake:
         if not placed.breaks:
             self._measure((placed.pts - self.placed_pts) * gate.timeline.time_base)
         self.placed_pts = placed.pts
+        gate.expect(placed.pts * gate.timeline.time_base, arrival.arrived)
         waiting = Waiting(arrival.frame, placed.pts, arrival.arrived, self._breaks)
         gate.queue.put(waiting, arrival.arrived)
 

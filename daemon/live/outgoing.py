@@ -20,6 +20,7 @@ from ...io.live.publisher import Publisher
 from ...io.live.values import Encoded
 from .computing import Made
 from .delays import Delays
+from .expected import Expected
 from .grid import Grid, Slot
 from .timeline import Timeline
 
@@ -40,8 +41,6 @@ class Pace:
 
     patience_seconds: float
     """How late a picture may be, while none is being made, before the last one is repeated."""
-    deadline_seconds: float
-    """The same while pictures are being made."""
     drop_seconds: float
     """Repeats that are later than this are not encoded at all."""
     slate_seconds: float | None
@@ -74,6 +73,7 @@ class Outgoing:
         publisher: Publisher,
         timeline: Timeline,
         delays: Delays,
+        expected: Expected,
         pace: Pace,
         *,
         rate: Fraction,
@@ -90,7 +90,8 @@ class Outgoing:
             encoder: of this thread alone.
             publisher: takes its packets, and never blocks.
             timeline: tells what is due.
-            delays: is told when a frame was written.
+            delays: is told in which slot a frame goes out.
+            expected: knows what is still to come.
             pace: see there.
             rate: of the slots.
             slate: shown where there is no input.
@@ -102,7 +103,7 @@ class Outgoing:
         """
         self.failure: BaseException | None = None
         self.in_flight: Callable[[], bool] = lambda: False
-        """Tells whether a frame that has come is not yet a picture; set before the start."""
+        """Tells whether a frame waits for work, or is worked on; set before the start."""
         self.showing: Showing = "nothing"
         self.complete = threading.Event()
         """Whether all slots have been given."""
@@ -110,6 +111,7 @@ class Outgoing:
         self._publisher = publisher
         self._timeline = timeline
         self._delays = delays
+        self._expected = expected
         self._pace = pace
         self._grid: Grid[Made] = Grid(rate)
         self._rate = rate
@@ -123,8 +125,6 @@ class Outgoing:
         self._last_time: Fraction | None = None
         self._inbox = _Inbox()
         self._condition = threading.Condition()
-        self._arrivals: deque[tuple[int, float]] = deque(maxlen=4096)
-        self._arrivals_lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="upframe-output", daemon=True)
 
     def start(self) -> None:
@@ -148,16 +148,6 @@ class Outgoing:
                 self._inbox.sound.popleft()
                 self._counts["sound_dropped"] += 1
             self._inbox.sound.append(_Sound(data, seconds, duration))
-
-    def written(self, encoded: Encoded, at: float) -> None:
-        """Take note that a packet was written. Of the publisher's thread."""
-        if encoded.kind != "video":
-            return
-        with self._arrivals_lock:
-            while self._arrivals and self._arrivals[0][0] <= encoded.pts:
-                index, arrived = self._arrivals.popleft()
-                if index == encoded.pts:
-                    self._delays.written(arrived, at)
 
     def end(self) -> None:
         """Give what has come, and end."""
@@ -184,8 +174,9 @@ class Outgoing:
 
     def counts(self) -> dict[str, int]:
         """Give frames_encoded, frames_repeated, frames_late, frames_surplus, frames_left_out."""
-        grid = {f"frames_{name}": count for name, count in self._grid.counts.items()}
-        return dict(Counter(grid) + self._counts)
+        grid = self._grid.counts
+        total = {f"frames_{name}": grid[name] for name in ("repeated", "late", "surplus")}
+        return {"frames_encoded": 0, **total, **self._counts}
 
     def seconds(self) -> float:
         """Give the length of the output so far."""
@@ -221,6 +212,7 @@ class Outgoing:
             return pictures
 
     def _enter(self, made: Made) -> None:
+        self._expected.shown(made.seconds)
         self._show(self._grid.enter(made.seconds, made))
         self._last_time = made.seconds
         self._see("input")
@@ -229,13 +221,15 @@ class Outgoing:
         """Repeat, or show the slate, where a slot's time has passed. Seconds until the next."""
         if self._last_time is None:
             return _LOOK_SECONDS
-        in_flight = self.in_flight()
+        now, in_flight = self._now(), self.in_flight()
         pace = self._pace
-        wait = pace.deadline_seconds if in_flight else pace.patience_seconds
-        until = self._timeline.due(self._now()) - Fraction(wait)
-        missing = float(self._grid.next_time - until)
+        overdue = self._expected.overdue(now)
+        until = Fraction(0) if overdue is None else overdue + 1 / self._rate
+        if not in_flight:
+            until = max(until, self._timeline.due(now) - Fraction(pace.patience_seconds))
+        missing = self._grid.next_time - until
         if missing > 0:
-            return min(missing, _LOOK_SECONDS)
+            return self._wait_seconds(now, None if in_flight else float(missing))
         slate_from = until
         if pace.slate_seconds is not None and not in_flight:
             slate_from = self._last_time + Fraction(pace.slate_seconds)
@@ -247,6 +241,11 @@ class Outgoing:
         if not in_flight:
             self._see("slate" if covered else "freeze" if frozen else self.showing)
         return float(1 / self._rate)
+
+    def _wait_seconds(self, now: float, missing: float | None) -> float:
+        """Wait until the next slot is missing, or the next frame overdue."""
+        waits = (_LOOK_SECONDS, missing, self._expected.next_seconds(now))
+        return max(0.0, min(wait for wait in waits if wait is not None))
 
     def _see(self, showing: Showing) -> None:
         if showing != self.showing:
@@ -274,8 +273,7 @@ class Outgoing:
         packets = self._encoder(made.picture, slot.index, keyframe=self._publisher.wants_keyframe)
         self._counts["frames_encoded"] += 1
         if made.arrived is not None and not slot.is_repeat:
-            with self._arrivals_lock:
-                self._arrivals.append((slot.index, made.arrived))
+            self._delays.given(slot.index, made.arrived)
         self._give_all(packets)
 
     def _give_all(self, packets: Iterable[Encoded]) -> None:

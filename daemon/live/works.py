@@ -24,6 +24,7 @@ from ...io.live.values import Encoded, LiveForm, OutputState
 from .compute import LiveCompute
 from .computing import Computing, Waiting
 from .delays import Delays
+from .expected import Expected
 from .governor import Governor
 from .intake import Gate, Intake
 from .leaky import Leaky
@@ -78,6 +79,7 @@ class Works:
     publisher: Publisher
     outgoing: Outgoing
     delays: Delays
+    expected: Expected
     sound: Stream | None
     """What its packets are like; None: the output has none."""
 
@@ -93,7 +95,6 @@ def pace_of(options: LiveOptions, rate: Fraction) -> Pace:
     freezes = options.on_loss == "freeze"
     return Pace(
         patience_seconds=min(deadline, patience),
-        deadline_seconds=deadline,
         drop_seconds=max(latency, patience),
         slate_seconds=None if freezes else max(_SLATE_SECONDS, _SLATE_INTERVALS * interval),
     )
@@ -113,7 +114,7 @@ def start_works(
     works.outgoing.start()
     works.computing.start()
     sound = None if works.sound is None else works.outgoing.sound
-    intake.open(Gate(works.timeline, works.queue, sound))
+    intake.open(Gate(works.timeline, works.queue, works.expected.came, sound))
     return works
 
 
@@ -139,6 +140,7 @@ class _Builder:
         self._around = around
         self._levels = parse_levels(request.options.levels, request.filters)
         self._delays = Delays()
+        self._expected = Expected(_DEADLINE_SHARE * request.options.latency_seconds)
 
     def build(self) -> Works:
         """Make them all."""
@@ -154,12 +156,11 @@ class _Builder:
         publisher = self._publisher(encoder)
         queue = self._queue(model)
         outgoing = self._outgoing(encoder, publisher, timeline, compute.info)
-        self._take_written = outgoing.written
         computing = self._computing(compute, governor, queue, model, outgoing)
         outgoing.in_flight = lambda: self._intake.placed_pts > computing.handled_pts
         return Works(
             timeline, queue, compute, governor, computing, encoder, publisher, outgoing,
-            self._delays, sound,
+            self._delays, self._expected, sound,
         )  # fmt: skip
 
     def _compute(self, model: StreamInfo) -> LiveCompute:
@@ -198,7 +199,8 @@ class _Builder:
             self._around.changed()
 
         def written(packet: Encoded, at: float) -> None:
-            self._take_written(packet, at)
+            if packet.kind == "video":
+                self._delays.written(packet.pts, at)
 
         return Publisher(
             self._target,
@@ -226,6 +228,7 @@ class _Builder:
             publisher,
             timeline,
             self._delays,
+            self._expected,
             pace_of(self._options, self._rate),
             rate=info.rate,
             slate=slate(info, self._request.name),
