@@ -100,7 +100,7 @@ class LiveClock:
         self._wraps = Wraps()
         self._sound.disconnected()
         if self._last is None:
-            self._lead.restart(-now, now)
+            self._lead.begin(-now, now)
 
     def place(
         self, seconds: Fraction | None, arrived: float, *, after_loss: bool = False
@@ -171,7 +171,7 @@ class LiveClock:
             self._late_until = int((to - _LATE_SLOTS / self._out_rate) * self._ticks)
 
     def _begin(self, pace: Pace, seconds: Fraction | None, arrived: float) -> Discontinuity | None:
-        wanted = 0.0 if self._last is None else float(self.due(arrived))
+        wanted = 0.0 if self._last is None else arrived + self._lead.recovered_seconds
         self._set_anchor(pace, seconds, wanted, arrived)
         return "missing" if seconds is None else None
 
@@ -237,7 +237,8 @@ class LiveClock:
         self._sender = unwrapped
         self._late_since = None
         pace.restart()
-        self._lead.restart(self._anchor / self._ticks - arrived, arrived)
+        place_lead = self._lead.begin if self._last is None else self._lead.jump
+        place_lead(self._anchor / self._ticks - arrived, arrived)
         if unwrapped is not None:
             self._sound.anchored(self._anchor * self.time_base - unwrapped)
 

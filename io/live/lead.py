@@ -31,12 +31,18 @@ class Lead:
 
     @property
     def recovered_seconds(self) -> float:
-        """The same without what it followed a sender that falls behind."""
+        """The same without what frames were late by lately, beyond the drift of clocks."""
         return self._base
 
-    def restart(self, lead: float, arrived: float) -> None:
-        """Begin anew with a frame that was placed by its arrival."""
-        self.seconds = self._base = lead
+    def begin(self, lead: float, arrived: float) -> None:
+        """Begin with the first of all frames, or with a moment before it."""
+        self._base = lead
+        self.jump(lead, arrived)
+
+    def jump(self, lead: float, arrived: float) -> None:
+        """Go on with a frame that was given a new place: how late others were tells no more."""
+        self.seconds = lead
+        self._base = max(self._base, lead)
         self._arrived = arrived
         self._least = deque([(int(arrived), lead)])
 

@@ -9,13 +9,24 @@ from upframe.io.live.lead import Lead
 
 def test_begins_with_the_frame_that_was_placed_by_its_arrival() -> None:
     lead = Lead()
-    lead.restart(-100.0, 100.0)
+    lead.begin(-100.0, 100.0)
     assert lead.seconds == lead.recovered_seconds == -100.0
+
+
+def test_a_jump_forgets_who_was_late_but_not_where_real_time_is() -> None:
+    lead = Lead()
+    lead.begin(0.0, 0.0)
+    lead.note(-0.7, 1.0)
+    lead.jump(-0.5, 1.0)
+    assert lead.seconds == -0.5
+    assert lead.recovered_seconds == pytest.approx(0, abs=0.01)
+    lead.jump(3.0, 2.0)
+    assert lead.seconds == lead.recovered_seconds == 3
 
 
 def test_follows_the_longest_way_of_the_last_seconds_and_forgets_it() -> None:
     lead = Lead()
-    lead.restart(0.0, 0.0)
+    lead.begin(0.0, 0.0)
     for index in range(1, 100):
         lead.note(-0.3 if index == 50 else 0.0, index / 5)
     assert lead.seconds == -0.3
@@ -26,7 +37,7 @@ def test_follows_the_longest_way_of_the_last_seconds_and_forgets_it() -> None:
 
 def test_a_silence_forgets_nothing() -> None:
     lead = Lead()
-    lead.restart(0.0, 0.0)
+    lead.begin(0.0, 0.0)
     lead.note(-0.2, 1.0)
     lead.note(0.0, 15.0)
     assert lead.seconds == -0.2
@@ -36,7 +47,7 @@ def test_a_silence_forgets_nothing() -> None:
 def test_a_days_drift_is_followed(drift: float) -> None:
     chance = random.Random(1)
     lead = Lead()
-    lead.restart(0.0, 0.0)
+    lead.begin(0.0, 0.0)
     for second in range(1, 86_400):
         lead.note(drift * second - chance.uniform(0, 0.05), float(second))
     assert lead.seconds == pytest.approx(drift * 86_400, abs=0.07)
@@ -45,7 +56,7 @@ def test_a_days_drift_is_followed(drift: float) -> None:
 def test_bursts_as_of_segments_are_in_order() -> None:
     """Six seconds of frames at once: what comes with the next six is not overdue before that."""
     lead = Lead()
-    lead.restart(0.0, 0.0)
+    lead.begin(0.0, 0.0)
     for segment in range(50):
         for index in range(150):
             lead.note(index / 25, segment * 6.0)
@@ -55,7 +66,7 @@ def test_bursts_as_of_segments_are_in_order() -> None:
 def test_a_sender_that_falls_behind_real_time_is_not_followed_for_long() -> None:
     """Some cameras count frames instead of time, and leave some out."""
     lead = Lead()
-    lead.restart(0.0, 0.0)
+    lead.begin(0.0, 0.0)
     for index in range(1, 1000):
         lead.note(-0.2 * index / 5, index / 5)
     assert -2.3 < lead.seconds < -1.9
