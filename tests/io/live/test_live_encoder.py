@@ -12,6 +12,7 @@ import pytest
 import torch
 from av.stream import Stream
 from av.video.frame import VideoFrame
+from live_sound import aac_stream
 
 from upframe.filters.frame import Color, Picture, StreamInfo
 from upframe.io.encode.options import EncoderOptions
@@ -61,17 +62,8 @@ def luma_of(frame: VideoFrame) -> float:
 @pytest.fixture
 def aac(tmp_path: Path) -> Iterator[Stream]:
     """A stream of sound, as a live input has one."""
-    path = tmp_path / "sound.mp4"
-    with av.open(str(path), "w") as output:
-        stream = output.add_stream("aac", rate=44_100)
-        frame = av.AudioFrame(format="fltp", layout="stereo", samples=1024)
-        frame.sample_rate, frame.pts = 44_100, 0
-        for plane in frame.planes:
-            plane.update(bytes(plane.buffer_size))
-        for given in (frame, None):
-            output.mux(stream.encode(given))
-    with av.open(str(path)) as container:
-        yield container.streams.audio[0]
+    with aac_stream(tmp_path) as (stream, _):
+        yield stream
 
 
 def test_every_picture_comes_out_with_the_call_it_went_in_with() -> None:
