@@ -9,22 +9,19 @@ from fractions import Fraction
 from typing import Literal
 
 from .alongside import Alongside
+from .behind import Behind
 from .lead import Lead
 from .pace import Pace
+from .ticks import seconds_between, ticks_per_second
 from .wraps import Wraps
 
 Discontinuity = Literal["backward", "forward", "wrap", "missing", "late"]
 """What was wrong with a timestamp; `late`: nothing, but the stream is behind real time for good."""
 
 _KINDS: tuple[Discontinuity, ...] = ("backward", "forward", "wrap", "missing", "late")
-_TICKS = 90_000
-_MOST_TICKS = 2**27
 _BREAKING_INTERVALS = 3
 _STEERED_AFTER_SECONDS = 1.0
 _WRAP_TOLERANCE_SECONDS = 1.0
-_LATE_SECONDS = 1.0
-_CATCHING_UP = 1.25
-_LATE_SLOTS = Fraction(3, 4)
 _SOUND_AHEAD_SECONDS = 1
 
 
@@ -59,12 +56,11 @@ class LiveClock:
         Raises:
             ValueError: for a rate that is not positive.
         """
-        self._ticks = _ticks_per_second(_positive(out_rate))
+        self._ticks = ticks_per_second(_positive(out_rate))
         self.time_base = Fraction(1, self._ticks)
         """Seconds a tick; slots of the output begin at whole ticks."""
         self._out_rate = out_rate
-        self._filled = Fraction(0)  # seconds
-        self._late_until = -1  # ticks
+        self._behind = Behind(out_rate, self._ticks)
         self._pace: Pace | None = None
         self._anchor: int | None = None  # ticks
         self._run = 0.0  # seconds since the anchor
@@ -73,7 +69,6 @@ class LiveClock:
         self._last_arrived = 0.0
         self._missing = 0  # timestamps in a row
         self._missing_lead = 0.0
-        self._late_since: tuple[float, int] | None = None  # arrival, ticks
         self._lead = Lead()
         self._wraps = Wraps()
         self._sound = Alongside()
@@ -95,7 +90,7 @@ class LiveClock:
             ValueError: for a rate that is not positive.
         """
         self._pace = Pace(float(1 / _positive(rate)))
-        self._anchor = self._sender = self._late_since = None
+        self._anchor = self._sender = None
         self._missing = 0
         self._wraps = Wraps()
         self._sound.disconnected()
@@ -123,7 +118,7 @@ class LiveClock:
             kind, breaks = self._go_on(self._pace, arrived)
         else:
             kind, breaks = self._follow(self._pace, seconds, arrived)
-        if kind is None and seconds is not None and self._is_left_behind(arrived):
+        if kind is None and seconds is not None and self._behind.stays(self._position(), arrived):
             recovered = arrived + self._lead.recovered_seconds
             self._set_anchor(self._pace, self._wraps.unwrapped(seconds), recovered, arrived)
             kind, breaks = "late", True
@@ -166,9 +161,7 @@ class LiveClock:
 
     def advance(self, to: Fraction) -> None:
         """Note that the output was filled up to a time, in seconds: anchors are not before it."""
-        if to > self._filled:
-            self._filled = to
-            self._late_until = int((to - _LATE_SLOTS / self._out_rate) * self._ticks)
+        self._behind.advance(to)
 
     def _begin(self, pace: Pace, seconds: Fraction | None, arrived: float) -> Discontinuity | None:
         wanted = 0.0 if self._last is None else arrived + self._lead.recovered_seconds
@@ -219,13 +212,13 @@ class LiveClock:
             assert self._anchor is not None
             self._sender = unwrapped - Fraction(round(expected * self._ticks), self._ticks)
             self._sound.anchored(self._anchor * self.time_base - self._sender)
-        return _difference(unwrapped, self._sender) - expected
+        return seconds_between(self._sender, unwrapped) - expected
 
     def _set_anchor(
         self, pace: Pace, unwrapped: Fraction | None, wanted: float, arrived: float
     ) -> None:
         """Begin a new row at the slot that is nearest to a time, but after all that went before."""
-        earliest = math.ceil(self._filled * self._out_rate)
+        earliest = self._behind.next_slot
         if self._last is not None:
             last = self._last / self._ticks
             wanted = max(wanted, last + pace.interval)
@@ -235,42 +228,21 @@ class LiveClock:
         self._anchor = round(slot / self._out_rate * self._ticks)
         self._run = 0.0
         self._sender = unwrapped
-        self._late_since = None
+        self._behind.restart()
         pace.restart()
         place_lead = self._lead.begin if self._last is None else self._lead.jump
         place_lead(self._anchor / self._ticks - arrived, arrived)
         if unwrapped is not None:
             self._sound.anchored(self._anchor * self.time_base - unwrapped)
 
-    def _is_left_behind(self, arrived: float) -> bool:
-        """Tell whether the output went on without this frame and those before, for a while now.
-
-        Not while they come faster than in real time: that is a burst after a stall.
-        """
-        position = self._position()
-        if not self._is_late(position):
-            self._late_since = None
-            return False
-        if self._late_since is None:
-            self._late_since = (arrived, position)
-        passed = arrived - self._late_since[0]
-        if passed < _LATE_SECONDS:
-            return False
-        caught_up = (position - self._late_since[1]) / self._ticks - passed
-        self._late_since = (arrived, position)
-        return caught_up < (_CATCHING_UP - 1) * passed
-
     def _position(self) -> int:
         assert self._anchor is not None
         position = self._anchor + round(self._run * self._ticks)
         return position if self._last is None else max(position, self._last + 1)
 
-    def _is_late(self, position: int) -> bool:
-        return position <= self._late_until
-
     def _placed(self, arrived: float, kind: Discontinuity | None, breaks: bool) -> Placed:
         pts = self._position()
-        is_late = self._is_late(pts)
+        is_late = self._behind.is_late(pts)
         if not is_late:
             self._lead.note(pts / self._ticks - arrived, arrived)
         self._last, self._last_arrived = pts, arrived
@@ -281,16 +253,3 @@ def _positive(rate: Fraction) -> Fraction:
     if rate <= 0:
         raise ValueError(f"rate must be positive, got {rate}")
     return rate
-
-
-def _ticks_per_second(rate: Fraction) -> int:
-    """Give ticks of which slots are whole numbers, and 90 kHz too unless that needs too many."""
-    slots = rate.numerator
-    exact = math.lcm(_TICKS, slots)
-    return exact if exact <= _MOST_TICKS else slots * max(1, _MOST_TICKS // slots)
-
-
-def _difference(later: Fraction, earlier: Fraction) -> float:
-    """Subtract in whole numbers: several times as fast as Fractions, and as exact as a float."""
-    top = later.numerator * earlier.denominator - earlier.numerator * later.denominator
-    return top / (later.denominator * earlier.denominator)
