@@ -34,7 +34,8 @@ examples:
   upframe serve --config /etc/upframe/upframe.toml
 
 signals: SIGTERM and SIGINT drain: what runs gets [jobs] drain_seconds to end, the rest stays
-queued; a second one stops at once, and nothing is lost either way. SIGHUP reads the file again.
+queued, and live streams complete their files; a second one stops at once, and no job is lost
+either way. SIGHUP reads the file again.
 
 exit codes: 0 drained · 69 weights or device not to be had · 73 the state directory cannot be made
 75 another daemon has the state directory · 78 configuration · 130/143 stopped at once
@@ -45,9 +46,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright:
     """Offer the command."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "serve",
-        help="the daemon: watched folders, MQTT and `upframe jobs`",
-        description="Run jobs from watched folders, from MQTT and from `upframe jobs submit`, "
-        "until told to stop. systemd/INSTALL.md tells how to run it as a service.",
+        help="the daemon: watched folders, live streams, MQTT and `upframe jobs`",
+        description="Run jobs from watched folders, from MQTT and from `upframe jobs submit`, and "
+        "keep live streams up, until told to stop. systemd/INSTALL.md tells how to run it as a service.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -55,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright:
         "--config", type=Path, metavar="FILE", required=True, help="TOML; see systemd/upframe.toml"
     )
     parser.add_argument(
-        "--check", action="store_true", help="only check file, folders, devices and weights"
+        "--check", action="store_true", help="only check file, folders, streams, devices, weights"
     )
     parser.set_defaults(command=_command)
 
@@ -124,6 +125,8 @@ def _run(daemon: Daemon) -> int:
 def _extent(config: Config) -> str:
     """In a few words, what a configuration asks for."""
     parts = [f"{len(config.watch)} watched folder{'' if len(config.watch) == 1 else 's'}"]
+    if config.live:
+        parts.append(f"{len(config.live)} live stream{'' if len(config.live) == 1 else 's'}")
     if config.mqtt is not None:
         parts.append(f"MQTT at {config.mqtt.host}")
     if config.http is not None:
