@@ -128,6 +128,8 @@ class Governor:
         """
         self._costs.add(now, busy_seconds)
         self._waits.append((now, waiting_seconds))
+        while self._waits[0][0] < now - self._span:
+            self._waits.popleft()
         before = self._index
         if reason := self._why_give_up(now, interval_seconds, waiting_seconds):
             self._give_up(now, interval_seconds, reason)
@@ -149,7 +151,7 @@ class Governor:
             return f"frames take {share:.2f} of the time there is"
         if costs.num_frames < SETTLED_FRAMES:
             return None
-        if urgent and share > _BUSY and self._wait_grows(now):
+        if urgent and share > _BUSY and self._wait_grows():
             return f"frames wait for {waiting:.2f} s"
         if self._loses_frames(now, share):
             return f"{len(self._drops)} frames were lost"
@@ -158,9 +160,7 @@ class Governor:
             return f"frames take {share:.2f} of the time there is"
         return None
 
-    def _wait_grows(self, now: float) -> bool:
-        while self._waits[0][0] < now - self._span:
-            self._waits.popleft()
+    def _wait_grows(self) -> bool:
         return self._waits[-1][1] - self._waits[0][1] > _WAIT_GROWS * self._latency
 
     def _loses_frames(self, now: float, share: float) -> bool:
