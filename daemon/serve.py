@@ -48,7 +48,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright:
         "serve",
         help="the daemon: watched folders, live streams, MQTT and `upframe jobs`",
         description="Run jobs from watched folders, from MQTT and from `upframe jobs submit`, and "
-        "keep live streams up, until told to stop. systemd/INSTALL.md tells how to run it as a service.",
+        "keep live streams up, until told to stop. systemd/INSTALL.md tells how to run it as a "
+        "service.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -16,12 +16,15 @@ from typing import Any
 
 import pytest
 from live_samples import config_with, entry
+from mqtt_broker import Broker, broker, retained_of
 from rtsp_camera import Camera, camera_of, free_port
 from running_daemon import SECONDS, daemon_in, until, verified
 
 from upframe.daemon.live.order import order_of
 from upframe.daemon.live.process import LiveProcess, command_of
 from upframe.daemon.work.tether import hold
+
+__all__ = ["broker"]
 
 PATTERN = "%Y%m%d-%H%M%S.mp4"
 SECRET = "pa55"
@@ -48,6 +51,13 @@ def marked(mark: str, *others: int) -> set[int]:
         except OSError:  # it has ended meanwhile, or belongs to somebody else
             continue
     return found - {os.getpid(), *others}
+
+
+def states_at(broker: Broker) -> dict[str, str]:
+    """What the broker holds of our streams."""
+    held = asyncio.run(retained_of(broker, "upframe/node1/live/+/state"))
+    states = [json.loads(payload) for payload in held.values()]
+    return {state["name"]: state["state"] for state in states}
 
 
 def recordings(folder: Path) -> list[Path]:
@@ -142,12 +152,16 @@ def test_whoever_is_killed_recordings_are_whole_and_no_process_is_left(
 
 
 @pytest.mark.slow
-def test_the_daemon_shows_changes_and_ends_its_streams(tmp_path: Path, mark: str) -> None:
+def test_the_daemon_shows_changes_and_ends_its_streams(
+    tmp_path: Path, broker: Broker, mark: str
+) -> None:
     port = free_port()
     with camera_of() as camera:
         gate = recorder(camera, tmp_path / "out")
         away = entry("away", input=f"rtsp://127.0.0.1:{free_port()}/x", filters=gate["filters"])
-        config = {"live": [gate, away], "http": {"listen": f"127.0.0.1:{port}"}}
+        config: dict[str, Any] = {"http": {"listen": f"127.0.0.1:{port}"}}
+        config["mqtt"] = {"host": "127.0.0.1", "port": broker.port, "node_id": "node1"}
+        config["live"] = [gate, away]
         with daemon_in(tmp_path, **config) as daemon:
             daemon.port = port
 
@@ -163,6 +177,8 @@ def test_the_daemon_shows_changes_and_ends_its_streams(tmp_path: Path, mark: str
             assert 'upframe_stream_state{source="gate",state="running"} 1.0' in metrics
             assert 'upframe_degradation_level{level="full",source="gate"}' in metrics
             assert 'upframe_source_reconnects_total{reason="refused",source="away"}' in metrics
+            until(lambda: daemon.heard("STATUS=") and "; away " in daemon.told[-1], "its line")
+            until(lambda: states_at(broker).keys() == {"gate", "away"}, "both at the broker")
             pid = told("gate")["pid"]
             daemon.write(config | {"live": [gate]})
             daemon.signal(signal.SIGHUP)
@@ -171,6 +187,7 @@ def test_the_daemon_shows_changes_and_ends_its_streams(tmp_path: Path, mark: str
             until(lambda: told("gate")["output_state"]["written"] > 30, "frames")
             assert daemon.stop() == 0
         assert not marked(mark, camera.pid)
+    assert states_at(broker) == {"gate": "disabled"}
     (file,) = recordings(tmp_path / "out")
     assert verified(file) > 30
 
