@@ -31,6 +31,8 @@ log = logging.getLogger("upframe.live")
 _MAX_FAILED = 50
 """Frames in a row that could not be filtered: then something else is wrong."""
 _MAX_ARRIVALS = 256
+_COST_KEPT = 0.8
+"""Of what a frame has cost, for the next one: a single fast frame is no promise."""
 _END_LOOK_SECONDS = 0.1
 
 
@@ -71,6 +73,7 @@ class Computing:
         give: Callable[[Made], None],
         interval_seconds: Callable[[], float],
         hold_seconds: float,
+        deadline_seconds: float,
         now: Callable[[], float],
         speed: float,
         changed: Callable[[], None],
@@ -85,6 +88,7 @@ class Computing:
             give: takes the pictures, and may wait.
             interval_seconds: between input frames, as they come lately.
             hold_seconds: after so much silence, what is held for the next frame goes out.
+            deadline_seconds: from a frame's arrival to its picture.
             now: monotonic seconds, of which `speed` pass in a second.
             speed: see there.
             changed: called when the level has changed, or the thread has ended.
@@ -104,6 +108,7 @@ class Computing:
         self._give_on = give
         self._interval_seconds = interval_seconds
         self._hold_seconds = hold_seconds
+        self._deadline_seconds = deadline_seconds
         self._now = now
         self._speed = speed
         self._changed = changed
@@ -111,6 +116,7 @@ class Computing:
         self._arrivals: dict[Fraction, float] = {}
         self._breaks = 0
         self._dropped = 0
+        self._cost_seconds = 0.0
         self._failed_in_a_row = 0
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upframe-compute", daemon=True)
@@ -130,7 +136,7 @@ class Computing:
         return not self._thread.is_alive()
 
     def counts(self) -> dict[str, int]:
-        """Give the filters' counters, and `frames_failed`."""
+        """Give the filters' counters, `frames_dropped` before work, and `frames_failed`."""
         return dict(self._counts + Counter(self._compute.statistics()))
 
     def _run(self) -> None:
@@ -152,10 +158,25 @@ class Computing:
                 return False
             self._flush()
             return True
+        item = self._fresh(item)
         if not self._compute.skips(breaks=item.breaks != self._breaks):
             self._work_on(item)
         self.handled_pts = item.pts
         return True
+
+    def _fresh(self, item: Waiting) -> Waiting:
+        """Pass over frames that could not be pictures in time, as long as newer ones wait.
+
+        A frame's picture comes out when the one after it was worked on: after twice the cost of one.
+        """
+        oldest = self._now() + 2 * self._cost_seconds - self._deadline_seconds
+        while item.arrived < oldest and len(self._queue):
+            newer = self._queue.take(0)
+            if newer is None:
+                break
+            item = newer
+            self._counts["frames_dropped"] += 1
+        return item
 
     def _work_on(self, item: Waiting) -> None:
         began, waited = self._now(), 0.0
@@ -171,9 +192,11 @@ class Computing:
         self._breaks = item.breaks
         now = self._now()
         self._tell_drops(now)
+        busy = now - began - waited
+        self._cost_seconds = max(busy, _COST_KEPT * self._cost_seconds)
         level = self._governor.computed(
             now,
-            busy_seconds=now - began - waited,
+            busy_seconds=busy,
             interval_seconds=self._interval_seconds(),
             waiting_seconds=self._queue.oldest_age,
         )
@@ -202,10 +225,11 @@ class Computing:
         history = self._governor.history
         log.info("level %s: %s", level.name, history[-1].reason if history else "")
         self._give(self._compute.switch(level))
+        self._cost_seconds = 0.0
         self._changed()
 
     def _tell_drops(self, now: float) -> None:
-        dropped = self._queue.dropped
+        dropped = self._queue.dropped + self._counts["frames_dropped"]
         for _ in range(dropped - self._dropped):
             self._governor.dropped(now)
         self._dropped = dropped

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("upframe.live")
 
+_WARM_UP_SECONDS = 5.0
+"""After which no further level is measured."""
 _WAITING_SHARE = 0.4
 """Of the latency budget, that a frame may wait for work while a newer one waits too."""
 _PATIENCE_SECONDS = 0.5
@@ -176,7 +178,8 @@ class _Builder:
     def _governor(self, compute: LiveCompute) -> Governor:
         """Measure each level, and begin at the one that the machine can keep up."""
         governor = Governor(self._levels, latency_seconds=self._options.latency_seconds)
-        costs = compute.warm_up()
+        around = self._around
+        costs = compute.warm_up(most_seconds=_WARM_UP_SECONDS * around.speed, now=around.now)
         interval = float(1 / self._rate)
         level = governor.expect(costs, now=self._around.now(), interval_seconds=interval)
         for _ in compute.switch(level):  # nothing is held yet
@@ -257,6 +260,7 @@ class _Builder:
             give=outgoing.give,
             interval_seconds=self._intake.interval_seconds,
             hold_seconds=hold,
+            deadline_seconds=_DEADLINE_SHARE * self._options.latency_seconds,
             now=self._around.now,
             speed=self._around.speed,
             changed=self._around.changed,
