@@ -9,6 +9,7 @@ smoothly, with next to no repeats.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import places  # noqa: F401  # finds what is imported next
@@ -17,7 +18,7 @@ from live_receivers import Receiver
 from shown import judged
 from stream import Stream
 from ts_packets import WRAP
-from ts_senders import TICKS, Stamp, TsSender
+from ts_senders import TICKS, TsSender
 
 SIZE, RATE = "64x48", 15
 SHORT = {"rounds": 1}
@@ -31,25 +32,28 @@ _REPEATS = 4
 
 
 def measure(folder: Path, *, rounds: int, seed: int) -> Outcome:
-    pictures = rounds * _ROUND
-    sender = TsSender(wrong(rounds), rate=RATE, size=SIZE)
+    clock = WrongClock(rounds)
+    sender = TsSender(clock, rate=RATE, size=SIZE)
     with (
         Receiver(folder / "received") as receiver,
         sender,
         Stream(sender.url, receiver.url) as stream,
     ):
-        last = stream.until(
-            lambda s: s.count("frames_decoded") >= pictures, "all pictures", pictures / RATE + 60
-        )
+        began = stream.until_running(RATE)
+        clock.begin(sender.sent + RATE)
+        sender.until_sent(sender.sent + RATE + rounds * _ROUND, rounds * _ROUND / RATE + 60)
+        end = time.monotonic() + 1.0
+        last = stream.until(lambda s: s.at > end, "all is over")
         code = stream.stop()
         received = receiver.wait()
         checks, shown = judged([receiver.file], "128x96", 2 * RATE)
         counts = last.status["counts"]
+        repeated = last.count("frames_repeated") - began.count("frames_repeated")
         most_repeats = _REPEATS * rounds * _EVENTS
         checks = [
             *counted(counts, rounds),
             equal("connections of the camera", sender.connections, 1),
-            timed(at_most("repeated", last.count("frames_repeated"), most_repeats, "frames")),
+            timed(at_most("repeated", repeated, most_repeats, "frames")),
             timed(equal("frames dropped before work", last.count("frames_dropped"), 0)),
             *checks,
             equal("exit of the stream", code, 0),
@@ -66,13 +70,13 @@ def measure(folder: Path, *, rounds: int, seed: int) -> Outcome:
 def counted(counts: dict[str, int], rounds: int) -> list[Check]:
     """Each event is counted for what it is.
 
-    To start from 0 again is to jump backward; so is the way from there to the next round's begin,
-    shortly before the wrap, on a clock that wraps.
+    To start from 0 again is to jump backward; the way to a round's begin, shortly before the wrap,
+    is a jump forward.
     """
     wanted = {
         "wrap": rounds,
-        "forward": rounds,
-        "backward": 3 * rounds - 1,
+        "forward": 2 * rounds,
+        "backward": 2 * rounds,
         "missing": _MISSING * rounds,
     }
     return [
@@ -81,20 +85,29 @@ def counted(counts: dict[str, int], rounds: int) -> list[Check]:
     ]
 
 
-def wrong(rounds: int) -> Stamp:
-    """The clock: the events of each round, two seconds apart; at the end it just runs on."""
+class WrongClock:
+    """Steady until told to begin; then the events of each round, two seconds apart."""
 
-    def stamp(number: int) -> int | None:
-        place = number - _ROUND * min(number // _ROUND, rounds - 1)
+    def __init__(self, rounds: int) -> None:
+        self._rounds = rounds
+        self._first: int | None = None
+
+    def begin(self, first: int) -> None:
+        """Begin with a picture that was not sent yet."""
+        self._first = first
+
+    def __call__(self, number: int) -> int | None:
+        if self._first is None or number < self._first:
+            return TICKS + number * TICKS // RATE
+        since = number - self._first
+        place = since - _ROUND * min(since // _ROUND, self._rounds - 1)
         event = place // _SPACE
-        ticks = place * TICKS // RATE
         if event == 4 and place % _SPACE < _MISSING:
             return None
         if event >= 5:
             return (place - 5 * _SPACE) * TICKS // RATE
-        return WRAP - _SPACE * TICKS // RATE + ticks + (10 * TICKS if event == 2 else 0)
-
-    return stamp
+        later = 10 * TICKS if event == 2 else 0
+        return WRAP + (place - _SPACE) * TICKS // RATE + later
 
 
 if __name__ == "__main__":
