@@ -203,5 +203,7 @@ class Incoming:
             return
         if state == "running" and self.state != "running":
             log.info("input runs")
+        elif state == "stalled":
+            log.warning("input stalled: %s", self.message)
         self.state = state
         self._changed()

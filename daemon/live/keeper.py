@@ -138,7 +138,7 @@ class Keeper:
         try:
             return await self._once(entry)
         except Exception:  # one stream's trouble, also a bug of ours, must not end it for months
-            log.exception("live %s: its keeper failed", self.name, extra=self._about)
+            log.exception("its keeper failed", extra=self._about)
             return self._pause(entry, "its keeper failed", lasting=True)
 
     async def _once(self, entry: LiveConfig) -> float:
@@ -202,8 +202,7 @@ class Keeper:
         if size < self._given.most_mebibytes * _MEBI:
             return False
         mebibytes = size // _MEBI
-        text = "live %s: its worker has %d MiB, and is replaced"
-        log.warning(text, self.name, mebibytes, extra=self._about)
+        log.warning("its worker has %d MiB, and is replaced", mebibytes, extra=self._about)
         self.num_restarts += 1
         return True
 
@@ -213,7 +212,7 @@ class Keeper:
         if said is None:
             text, lasting = f"its worker {process.end}", False
             if process.tail.text is not None:
-                log.warning("live %s: last said:\n%s", self.name, process.tail.text)
+                log.warning("its worker said last:\n%s", process.tail.text, extra=self._about)
         else:
             text, lasting = said.message, said.code in _LASTING
         return self._pause(entry, text, lasting=lasting)
@@ -225,7 +224,7 @@ class Keeper:
         self.num_restarts += 1
         about = self._about | {"event": "live-worker-ended"}
         level = logging.ERROR if lasting else logging.WARNING
-        log.log(level, "live %s: %s; again in %.1f s", self.name, text, seconds, extra=about)
+        log.log(level, "%s; again in %.1f s", redacted(text), seconds, extra=about)
         self._tell(entry, "reconnecting", text, "failed")
         return seconds
 

@@ -43,6 +43,12 @@ def fields_of(record: logging.LogRecord) -> Mapping[str, str]:
     return {name: str(value) for name, value in found if value is not None}
 
 
+def subject_of(record: logging.LogRecord) -> str | None:
+    """Name what a record is about: a job by its id, else a live stream by its name."""
+    fields = fields_of(record)
+    return fields.get("job_id") or fields.get("source")
+
+
 def priority_of(level: int) -> int:
     """Give syslog's number: 2 critical, 3 error, 4 warning, 6 info, 7 debug."""
     bounds = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))

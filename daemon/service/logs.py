@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from .config import LogConfig
-from .fields import JobFilter, fields_of, priority_of
+from .fields import JobFilter, fields_of, priority_of, subject_of
 from .journal import JournalHandler, stream_is_journal
 from .repeats import SummingHandler
 from .writer import ThreadedHandler
@@ -95,10 +95,10 @@ class PlainFormatter(logging.Formatter):
         return _prefixed(head, self.formatMessage(record), _text(self, record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Write where it comes from, and the job."""
-        job = fields_of(record).get("job_id")
+        """Write where it comes from, and the job or stream."""
+        subject = subject_of(record)
         where = record.name.removeprefix("upframe.")
-        return f"{where}: " if job is None else f"{where} [{job}]: "
+        return f"{where}: " if subject is None else f"{where} [{subject}]: "
 
 
 class PrefixedFormatter(PlainFormatter):

@@ -1,7 +1,8 @@
 """Sum up warnings that repeat, so that one sick file or camera cannot fill the disk.
 
-The same warning of the same job is said once in a while, and then how often it came again. Where
-the text differs each time, as with a number of a frame in it, the first twenty are said.
+The same warning of the same job or live stream is said once in a while, and then how often it came
+again. Where the text differs each time, as with a number of a frame in it, the first twenty are
+said.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from .fields import subject_of
 
 _VARIANTS = 20
 """Different texts of one warning that are said within the time."""
@@ -77,9 +80,9 @@ class SummingHandler(logging.Handler):
     def _take(self, record: logging.LogRecord) -> list[logging.LogRecord]:
         """Count a record in; what is to be written of it and of others."""
         text = record.getMessage()
-        job = str(getattr(record, "job_id", None))
-        exact = (record.name, record.levelno, "=" + text, job)
-        loose = (record.name, record.levelno, "~" + str(record.msg), job)
+        subject = str(subject_of(record))
+        exact = (record.name, record.levelno, "=" + text, subject)
+        loose = (record.name, record.levelno, "~" + str(record.msg), subject)
         with self._lock_runs:
             due = self._expired()
             if not self._hold(exact, record, 1) and not self._hold(loose, record, _VARIANTS):

@@ -56,6 +56,14 @@ def test_every_line_of_a_job_has_its_id_in_threads_and_tasks_too() -> None:
     assert [" test [film-1]: " in line for line in plain] == [True] * 3 + [False]
 
 
+def test_a_line_about_a_stream_names_it() -> None:
+    def speak() -> None:
+        log.warning("input lost", extra={"source": "gate"})
+
+    (line,) = lines_of(LogConfig(format="plain"), speak)
+    assert " test [gate]: input lost" in line
+
+
 def test_two_jobs_at_once_keep_their_ids() -> None:
     async def job(name: str) -> None:
         with about_job(name):

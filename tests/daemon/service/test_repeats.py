@@ -74,6 +74,14 @@ def test_each_job_speaks_for_itself(bench: Bench) -> None:
     assert len(bench.texts) == 3
 
 
+def test_each_stream_speaks_for_itself(bench: Bench) -> None:
+    for name in ("gate", "yard", "gate"):
+        record = logging.LogRecord("upframe.x", logging.WARNING, "", 0, "input lost", (), None)
+        record.source = name
+        bench.handler.handle(record)
+    assert len(bench.texts) == 2
+
+
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
 def test_what_is_no_warning_is_said_each_time(bench: Bench, level: int) -> None:
     for _ in range(30):
