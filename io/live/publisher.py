@@ -206,7 +206,9 @@ class Publisher:
         return ordered or self._failure is not None
 
     def _tell_lost(self, ending: Ending, message: str) -> None:
-        log.warning("%s", message)
+        # away for days, it would say the same thousands of times
+        level = logging.DEBUG if message == self._state.message else logging.WARNING
+        log.log(level, "%s", message)
         self._changed(replace(self._state, connected=False, reason=ending.reason, message=message))
 
     def _is_fatal(self, ending: Ending) -> bool:

@@ -122,7 +122,7 @@ class Sending:
             killed = self._converse(child)
         finally:
             child.close()
-        self._listen(child)
+        killed = self._listen(child) or killed
         for _, packet, _ in self._underway:
             self._outbox.lost(packet)
         if isinstance(self._said, Finished):
@@ -136,11 +136,7 @@ class Sending:
         child.send(_bytes_of(lambda file: write_header(file, self._header)))
         while child.returncode is None:
             child.turn(_LOOK_SECONDS)
-            try:
-                self._listen(child)
-            except ValueError as error:
-                return OutputLost("failed", f"{self._shown}: its process says {error}")
-            if (why := self._why_kill()) is not None:
+            if (why := self._listen(child) or self._why_kill()) is not None:
                 return why
             self._feed(child)
         return None
@@ -156,20 +152,27 @@ class Sending:
         if self._orders.finish_by is not None and self._outbox.is_empty:
             child.close_input()
 
-    def _listen(self, child: Child) -> None:
+    def _listen(self, child: Child) -> OutputLost | None:
+        """Take what the child has said; if that is nothing it may say, tell so."""
         for line in child.lines():
-            event = read_event(line)
-            packet = None
-            if isinstance(event, Written | Skipped):
-                packet = self._arrived(event.number)
-            if isinstance(event, Written):
-                self._last_written = time.monotonic()
-                self._first_written = self._first_written or self._last_written
-            elif isinstance(event, Connected):
-                self._connected = True
-            elif isinstance(event, Failed | Finished):
-                self._said = event
+            try:
+                event = read_event(line)
+                about = event.number if isinstance(event, Written | Skipped) else None
+                packet = None if about is None else self._arrived(about)
+            except ValueError as error:
+                return self._lost("failed", f"its process speaks wrongly: {error}")
+            self._note(event)
             self._on_event(event, packet)
+        return None
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, Written):
+            self._last_written = time.monotonic()
+            self._first_written = self._first_written or self._last_written
+        elif isinstance(event, Connected):
+            self._connected = True
+        elif isinstance(event, Failed | Finished):
+            self._said = event
 
     def _arrived(self, number: int) -> Encoded:
         """Take a packet off those under way, and those before it, which nobody will hear of."""

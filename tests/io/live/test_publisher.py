@@ -110,6 +110,8 @@ def test_refused_connections_are_tried_again_and_say_so(
     assert state.dropped == {"away": source.given}
     assert "hidden" not in caplog.text + repr(told.states) + repr(target)
     assert "user:***@127.0.0.1" in state.message
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1, "what is said again and again is said once"
 
 
 def test_one_that_never_answers_is_given_up_in_time() -> None:

@@ -33,6 +33,20 @@ def test_a_file_gets_every_picture_from_the_first_one_on(tmp_path: Path) -> None
     assert source.publisher.failure is None
 
 
+def test_a_playlist_goes_on_after_its_process_was_killed(tmp_path: Path) -> None:
+    told, path = Told(), tmp_path / "stream.m3u8"
+    with publishing(find_live_target(str(path)), told) as source:
+        source.until(path.exists, pause_seconds=0.002)
+        (pid,) = publishers()
+        os.kill(pid, signal.SIGKILL)
+        source.until(lambda: source.publisher.state.connections == 2)
+        segments = path.read_text().count(".ts")
+        source.until(lambda: path.read_text().count(".ts") > segments, pause_seconds=0.002)
+        state = source.publisher.finish(DEADLINE_SECONDS)
+    assert (source.publisher.failure, state.connections) == (None, 2)
+    assert frames_in(path) > 50, "of both processes"
+
+
 def test_moments_of_writing_are_told_on_the_clock_that_was_given(tmp_path: Path) -> None:
     told, began = Told(), time.monotonic()
     target = find_live_target(str(tmp_path / "out.mkv"))
