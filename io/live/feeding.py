@@ -42,6 +42,7 @@ class Muxer:
         form: FFmpeg's name of the muxer.
         options: of the muxer and its protocol.
         primer: a NUT stream whose streams are like ours.
+        at_once: whether the header goes out now, or before the first packet.
 
     Raises:
         SinkRefused: if the muxer cannot hold the video.
@@ -49,7 +50,13 @@ class Muxer:
     """
 
     def __init__(
-        self, output: str | BinaryIO, form: str, options: dict[str, str], primer: bytes
+        self,
+        output: str | BinaryIO,
+        form: str,
+        options: dict[str, str],
+        primer: bytes,
+        *,
+        at_once: bool = True,
     ) -> None:
         self.frames = 0
         """Video packets written."""
@@ -67,7 +74,8 @@ class Muxer:
             with av.open(BytesIO(primer), format="nut") as template:
                 self._streams = self._add(template.streams.best("video"), form)
                 self._add_sound(template.streams.best("audio"), form)
-            self._output.start_encoding()
+            if at_once:
+                self._output.start_encoding()
         except BaseException:
             self.abandon()
             raise
@@ -121,6 +129,7 @@ class Muxer:
         if self._origin is None:
             if packet.kind != "video" or not packet.is_keyframe:
                 return False
+            self._output.start_encoding()
             self._origin = packet.dts * packet.time_base
         if packet.dts * packet.time_base < self._origin:
             return False

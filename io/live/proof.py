@@ -87,9 +87,11 @@ def shorten(path: Path, form: str) -> None:
         size = whole_fragments(path)
     elif form == "mpegts":
         size = path.stat().st_size // _TS_PACKET_BYTES * _TS_PACKET_BYTES
-    else:  # demuxers stop at the last whole packet of the others by themselves
+    elif form == "flv":
+        size = whole_tags(path)
+    else:  # the demuxer of Matroska stops at the last whole block by itself
         return
-    if size < path.stat().st_size:
+    if 0 < size < path.stat().st_size:
         os.truncate(path, size)
 
 
@@ -117,3 +119,20 @@ def whole_fragments(path: Path) -> int:
             if name != b"moof":  # which is of no use without the data behind it
                 whole = offset
     return whole
+
+
+def whole_tags(path: Path) -> int:
+    """Tell up to which byte a Flash video consists of whole tags.
+
+    Source: Adobe Flash Video File Format Specification 10.1, E.3 and E.4.
+    """
+    total = path.stat().st_size
+    with path.open("rb") as file:
+        offset = int.from_bytes(file.read(9)[5:9]) + 4
+        while offset + 11 <= total:
+            file.seek(offset + 1)
+            size = 11 + int.from_bytes(file.read(3)) + 4
+            if offset + size > total:
+                break
+            offset += size
+    return min(offset, total)

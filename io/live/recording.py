@@ -46,7 +46,10 @@ class Recording:
         try:
             with _saying(path, opening=True):
                 options = target.options if not self._file.direct else {}
-                self._muxer = Muxer(self._file.stream, target.format, options, primer)
+                # its header later: FFmpeg crashes at the end of such an MP4 without a packet
+                self._muxer = Muxer(
+                    self._file.stream, target.format, options, primer, at_once=False
+                )
         except BaseException:
             self.discard()
             raise
@@ -72,7 +75,7 @@ class Recording:
         Raises:
             SinkFull: if the disk does not take it.
         """
-        with _saying(self._file.target):
+        with _saying(self._file.target, opening=self._muxer.origin is None):
             written = self._muxer.write(packet)
             self._file.stream.flush()
         if self._disk is not None and packet.kind == "video" and packet.is_keyframe:
@@ -182,7 +185,7 @@ class OneFile:
     """A recording is as good as written once the muxer has it."""
 
     def __init__(self, target: LiveTarget, primer: bytes, tell: Callable[[Event], None]) -> None:
-        self._tell = tell
+        self._tell, self._path = tell, target.url
         self._recording = Recording(target, Path(target.url), primer)
         for note in self._recording.notes:
             tell(Note(note))
@@ -192,9 +195,16 @@ class OneFile:
         return self._recording.write(packet)
 
     def close(self) -> None:
-        """Complete the file; see :meth:`Recording.publish`."""
+        """Complete the file; see :meth:`Recording.publish`.
+
+        Raises:
+            SinkRefused: if somebody has taken its name meanwhile; it is complete under another.
+        """
         self._recording.close()
-        self._tell(self._recording.publish() or Note("nothing came to be recorded"))
+        made = self._recording.publish()
+        self._tell(made or Note("nothing came to be recorded"))
+        if made is not None and made.path != self._path:
+            raise SinkRefused(f"output appeared meanwhile: {self._path}; kept as {made.path}")
 
     def abandon(self) -> None:
         """Save what is whole."""

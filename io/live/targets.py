@@ -43,7 +43,7 @@ _SCHEMES = {
 }  # fmt: skip
 _CHOICE = ("udp", "tcp", "srt")
 """Schemes that carry bytes, of whatever container."""
-_RECORDED = ("mp4", "mov", "matroska", "webm", "mpegts", "flv", "nut")
+_RECORDED = ("mp4", "mov", "matroska", "webm", "mpegts", "flv")
 """Containers that are of use up to where the power was cut."""
 _PLAYLISTS = (".m3u8", ".m3u")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
