@@ -24,6 +24,7 @@ from av.video.stream import VideoStream
 
 from ..errors import MediaError, SourceMissing, TruncatedMedia, UnsupportedMedia
 from ..rawvideo.y4m_header import MAGIC, MAX_READ_BYTES, parse_header
+from .playlists import allowed_for, check_folder, check_url
 
 DEFAULT_IMAGE_RATE = Fraction(25)
 """Pictures per second of an image sequence where nothing else was said."""
@@ -67,6 +68,7 @@ def find_target(
         name = _stream_name(target)
         return Target(name, target, format=format_name, options=options)
     if "://" in target:
+        check_url(target)
         return Target(target, target, format=format_name, options=options)
     if not os.path.lexists(target):
         if _PRINTF.search(target):
@@ -90,6 +92,8 @@ def _file(target: str, format_name: str | None, options: dict[str, str]) -> Targ
     if regular and status.st_size == 0:
         raise UnsupportedMedia(f"{target}: empty: 0 bytes")
     _check_y4m(target, line)
+    if regular:
+        check_folder(path)
     return Target(target, f"file:{target}", path if regular else None, format_name, options)
 
 
@@ -182,7 +186,7 @@ def open_container(target: Target, timeout_seconds: float | None = None) -> Inpu
             file,
             "r",
             format=target.format,
-            options=target.options,
+            options={**allowed_for(target.file), **target.options},
             metadata_errors="replace",
             # not for pipes: whoever feeds us may take its time
             timeout=timeout_seconds if target.is_url else None,

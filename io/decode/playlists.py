@@ -17,6 +17,9 @@ MAGIC = b"#EXTM3U"
 LOCAL = "file,crypto,data"
 """FFmpeg protocols that a local file may use."""
 
+_EMBEDDED = "data"
+"""What a byte stream may use: only what it holds itself."""
+
 _PROTOCOLS = {
     "file": LOCAL,
     "http": "http,https,httpproxy,tls,tcp,crypto,data",
@@ -31,6 +34,24 @@ def protocols_of(url: str) -> str | None:
     """Name what may be opened for a URL, as FFmpeg's `protocol_whitelist`; None: its default."""
     scheme, found, _ = url.partition(":")
     return _PROTOCOLS.get(scheme.lower()) if found else LOCAL
+
+
+def allowed_for(file: object) -> dict[str, str]:
+    """Give the option that keeps FFmpeg to what belongs to an input: a URL, path or byte stream."""
+    if not isinstance(file, str):
+        return {"protocol_whitelist": _EMBEDDED}
+    allowed = protocols_of(file)
+    return {} if allowed is None else {"protocol_whitelist": allowed}
+
+
+def check_url(url: str) -> None:
+    """Look likewise at the file that a URL names, if it names one.
+
+    Raises:
+        UnsupportedMedia: as `check_folder`.
+    """
+    if url.lower().startswith("file://"):
+        check_folder(Path(url[len("file://") :]))
 
 
 def check_folder(path: Path) -> None:

@@ -49,10 +49,13 @@ _LIVE = {*_PROTOCOLS, "v4l2"}
 
 
 class Remembered:
-    """Which transport has worked, from one connection of an address to the next."""
+    """What one connection of an address has found out for the next."""
 
     def __init__(self) -> None:
         self.transport: Literal["tcp", "udp"] | None = None
+        """Which one has worked, or is the only one that can."""
+        self.look_seconds = 2.0
+        """How long a child process has to look at packets until it has seen a keyframe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ def find_address(
     credentials_file: Path | None = None,
     connect_seconds: float = 10.0,
     read_seconds: float | None = None,
+    remembered: Remembered | None = None,
 ) -> LiveAddress:
     """Make out how to read a live input.
 
@@ -105,6 +109,7 @@ def find_address(
         credentials_file: Holds one line USER:PASSWORD, which go into the URL.
         connect_seconds: Longest wait until a connection stands.
         read_seconds: Longest wait for each packet; by the protocol where None.
+        remembered: Of the address before, for one that is made out anew for each connection.
 
     Raises:
         SourceMissing: if the file of credentials cannot be read, or everybody may read it.
@@ -129,6 +134,7 @@ def find_address(
         connect_seconds=connect_seconds,
         read_seconds=seconds,
         transport=transport if protocol in _RTSP else None,
+        remembered=remembered or Remembered(),
     )
 
 

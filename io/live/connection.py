@@ -111,9 +111,11 @@ class UrlConnection:
         try:
             return self._over("udp", min(_UDP_SECONDS, self._address.connect_seconds))
         except InputLost as error:
-            if error.reason not in ("timed-out", "failed", "ended"):
+            if error.reason not in ("timed-out", "failed", "unsupported"):
                 raise  # TCP would not find it either
             self._lines.append(f"by UDP: {error}; trying TCP")
+            if error.reason == "unsupported":  # the server's word: it need not be asked again
+                self._address.remembered.transport = "tcp"
         return self._over("tcp", self._address.connect_seconds)
 
     def _over(self, transport: str, seconds: float) -> InputContainer:

@@ -64,6 +64,7 @@ class Holes:
     def __init__(self) -> None:
         self._intervals: deque[Fraction] = deque(maxlen=_REGULAR_INTERVALS)
         self._last: Fraction | None = None
+        self._found = False
 
     def before(self, seconds: Fraction | None) -> bool:
         """Tell whether a packet is missing before the one of this time; packets in any order."""
@@ -72,8 +73,12 @@ class Holes:
             return False
         interval, self._last = seconds - self._last, seconds
         found = self._is_hole(interval)
+        if found and self._found:  # two in a row: it is the rate that has changed
+            found = False
+            self._intervals.clear()
         if not found:
             self._intervals.append(interval)
+        self._found = found
         return found
 
     def _is_hole(self, interval: Fraction) -> bool:

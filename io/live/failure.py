@@ -41,6 +41,7 @@ _BY_NUMBER: Final[dict[int, Reason]] = {
     errno.ENXIO: "not-found",
     errno.EACCES: "unauthorised",
     errno.EPERM: "unauthorised",
+    errno.EPROTONOSUPPORT: "unsupported",  # RTSP's 461, unsupported transport
 }
 # What the ffmpeg program says last, and what SRT calls it.
 _BY_WORDS: Final[tuple[tuple[str, Reason], ...]] = (
@@ -58,6 +59,7 @@ _BY_WORDS: Final[tuple[tuple[str, Reason], ...]] = (
     ("401 unauthorized", "unauthorised"),
     ("403 forbidden", "unauthorised"),
     ("404 not found", "not-found"),
+    ("dimensions not set", "timed-out"),  # no keyframe in time
     ("timeout", "timed-out"),
     ("timed out", "timed-out"),
     ("connection to srt:", "timed-out"),  # SRT cannot tell a closed port from a silent one

@@ -88,7 +88,7 @@ class Frames:
                 yield _sound_packet(packet, arrived)
         elif packet.stream_index == self._video.index and packet.size:
             self._number += 1
-            self._judge(packet, arrived)
+            self._judge(packet)
             for frame in self._decoded(packet, arrived):
                 yield from self._shown(frame, arrived)
         elif packet.stream_index == self._video.index:
@@ -102,24 +102,24 @@ class Frames:
             yield from self._deinterlacing.flush()
             self._deinterlacing = None
 
-    def _judge(self, packet: Packet[Stream], arrived: float) -> None:
-        seconds = None if packet.pts is None else packet.pts * self._time_base
-        if packet.is_keyframe and seconds is not None:
-            self._measure_gop(seconds, arrived)
+    def _judge(self, packet: Packet[Stream]) -> None:
         if packet.is_corrupt:
             self._counts["packets_corrupt"] += 1
             self._gate.shut(self._number, opens_at=self._number + 1 + _FLAGGED_EARLY)
-        elif self._holes is not None and self._holes.before(seconds):
+        elif self._holes is not None and self._holes.before(_time_of(packet, self._time_base)):
             self._gate.shut(self._number, opens_at=self._number)
 
-    def _measure_gop(self, seconds: Fraction, arrived: float) -> None:
+    def _measure_gop(self, seconds: Fraction | None, arrived: float) -> None:
         """Take the timestamps' word, but for a jump of them, which comes at once."""
-        if self._last_keyframe is not None:
-            before, came = self._last_keyframe
-            at_most = Fraction(max(0.0, arrived - came)) + _MOST_BURST_SECONDS
-            if before < seconds <= before + at_most:
-                self.gop_seconds = seconds - before
+        before, self._last_keyframe = self._last_keyframe, None
+        if seconds is None:
+            return
         self._last_keyframe = seconds, arrived
+        if before is not None:
+            distance = seconds - before[0]
+            came_after = Fraction(max(0.0, arrived - before[1]))
+            if 0 < distance <= came_after + _MOST_BURST_SECONDS:
+                self.gop_seconds = distance
 
     def _decoded(self, packet: Packet[Stream], arrived: float) -> list[VideoFrame]:
         if packet.size:
@@ -154,6 +154,8 @@ class Frames:
         )
         duration = frame.duration * self._time_base
         for timed in self._first_time(arrival, duration):
+            if timed.is_keyframe:
+                self._measure_gop(timed.seconds, timed.arrived)
             for each in self._progressive(timed):
                 self._counts["frames_decoded"] += 1
                 yield each
@@ -222,7 +224,11 @@ def _sound_packet(packet: Packet[Stream], arrived: float) -> SoundPacket:
     time_base = packet.time_base or Fraction(1, 90_000)
     return SoundPacket(
         data=bytes(packet),
-        seconds=None if packet.pts is None else packet.pts * time_base,
+        seconds=_time_of(packet, time_base),
         duration_seconds=(packet.duration or 0) * time_base,
         arrived=arrived,
     )
+
+
+def _time_of(packet: Packet[Stream], time_base: Fraction) -> Fraction | None:
+    return None if packet.pts is None else packet.pts * time_base

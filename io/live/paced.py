@@ -34,25 +34,24 @@ class FileConnection:
             raise ValueError(f"speed must be above 0, got {speed}")
         self._path, self._loop, self._speed, self._now = path, loop, speed, now
         self._stopped = threading.Event()
-        self._span = _Span()
         self.container: InputContainer = open_container(find_target(str(path)))
 
     def packets(self, streams: Sequence[Stream]) -> Iterator[tuple[Packet[Stream], float]]:
-        """Give packets of some streams and the moment of each, by `now`.
+        """Give packets of some streams, the video first, and the moment of each, by `now`.
 
         Raises:
             InputLost: at the end of the file ("ended"), or where it is stopped.
         """
-        began = time.monotonic()
+        began, span = time.monotonic(), _Span(streams[0].index)
         while True:
             for packet in self._run(streams):
-                due = self._span.take(packet)
+                due = span.take(packet)
                 if due is not None:
                     self._wait_until(began + float(due) / self._speed)
                 yield packet, self._now()
             if not self._loop:
                 raise InputLost("ended", f"{self._path}: at its end")
-            self._span.begin_anew(self._path)
+            span.begin_anew(self._path)
             self.container.seek(0)
 
     def stop(self) -> None:
@@ -78,13 +77,13 @@ class FileConnection:
 
 
 class _Span:
-    """The time line of a file that is played again and again."""
+    """The time line of a file that is played again and again, each round as long as its video."""
 
-    def __init__(self) -> None:
+    def __init__(self, video_index: int) -> None:
+        self._video_index = video_index
         self._first: Fraction | None = None
-        self._end = Fraction(0)
+        self._shown: tuple[Fraction, Fraction] | None = None  # of the video, start and end
         self._offset = Fraction(0)
-        self._last_due = Fraction(0)
 
     def take(self, packet: Packet[Stream]) -> Fraction | None:
         """Move a packet to its round; give when it is due, seconds from the very first one.
@@ -96,7 +95,8 @@ class _Span:
             return None
         if self._first is None:
             self._first = stamp * base
-        self._end = max(self._end, ((packet.pts or stamp) + (packet.duration or 0)) * base)
+        if packet.stream_index == self._video_index:
+            self._show(packet, stamp)
         due = stamp * base - self._first + self._offset
         shift = round(self._offset / base)
         packet.pts = None if packet.pts is None else packet.pts + shift
@@ -105,6 +105,12 @@ class _Span:
 
     def begin_anew(self, path: Path) -> None:
         """Begin the next round where this one ends."""
-        if self._first is None or self._end <= self._first:
+        if self._shown is None or self._shown[0] >= self._shown[1]:
             raise UnsupportedMedia(f"{path}: has no timestamps, wanted some to repeat it by")
-        self._offset += self._end - self._first
+        self._offset += self._shown[1] - self._shown[0]
+
+    def _show(self, packet: Packet[Stream], stamp: int) -> None:
+        start = (stamp if packet.pts is None else packet.pts) * packet.time_base
+        end = start + (packet.duration or 0) * packet.time_base
+        before = self._shown or (start, end)
+        self._shown = min(before[0], start), max(before[1], end)

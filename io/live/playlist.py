@@ -47,7 +47,7 @@ def _is_live(url: str, deepest: int) -> bool:
         return False
     for line, after in zip(lines, [*lines[1:], ""], strict=True):
         if line.startswith("#EXT-X-STREAM-INF"):
-            return deepest > 0 and _is_live(_joined(url, after.strip()), deepest - 1)
+            return _is_named_live(url, after.strip(), deepest - 1)
     if not any(line.startswith("#EXT-X-TARGETDURATION") for line in lines):
         return False  # a list of songs
     return not any(
@@ -55,8 +55,14 @@ def _is_live(url: str, deepest: int) -> bool:
     )
 
 
+def _is_named_live(url: str, reference: str, deepest: int) -> bool:
+    """Look into what a master playlist names; one of the network leads to no file."""
+    named = _joined(url, reference)
+    return deepest > 0 and _is_remote(named) == _is_remote(url) and _is_live(named, deepest)
+
+
 def _fetched(url: str) -> bytes:
-    if "://" not in url or url.startswith("file://"):
+    if not _is_remote(url):
         with Path(url.removeprefix("file://")).open("rb") as file:
             return file.read(_MAX_BYTES)
     # only http(s): an opener made by hand knows no file, ftp or data
@@ -80,6 +86,10 @@ def _request(url: str) -> urllib.request.Request:
     token = base64.b64encode(unquote(user).encode()).decode()
     bare = url.replace(f"{user}@", "", 1)
     return urllib.request.Request(bare, headers={"Authorization": f"Basic {token}"})
+
+
+def _is_remote(url: str) -> bool:
+    return "://" in url and not url.startswith("file://")
 
 
 def _joined(url: str, reference: str) -> str:

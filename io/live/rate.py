@@ -27,12 +27,12 @@ _NEAR = Fraction(1, 25)
 """Of the measured rate: a claim that far from it is meant."""
 
 _WHOLE = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 100, 120)
-_STANDARD = (
-    *(Fraction(rate) for rate in _WHOLE),
-    *(Fraction(rate * 1000, 1001) for rate in (24, 30, 60)),
-    Fraction(15, 2),
-    Fraction(25, 2),
-)
+_PLAIN = (*(Fraction(rate) for rate in _WHOLE), Fraction(15, 2), Fraction(25, 2))
+_NTSC = tuple(Fraction(rate * 1000, 1001) for rate in (24, 30, 60))
+_STANDARD = (*_PLAIN, *_NTSC)
+
+_EVEN = Fraction(1, 100)
+"""Of an interval: timestamps that jitter by more cannot tell 29.97 from 30."""
 
 
 def agreed_rate(times: Sequence[Fraction], claims: Sequence[Fraction | None]) -> Fraction | None:
@@ -61,7 +61,7 @@ def nominal_rate(times: Sequence[Fraction], claims: Iterable[Fraction | None]) -
     for claim in said:
         if _is_near(claim, measured) and (claim in _STANDARD or claim.denominator <= 2):
             return claim
-    usual = min(_STANDARD, key=lambda rate: abs(rate - measured))
+    usual = min(_STANDARD if _is_even(times) else _PLAIN, key=lambda rate: abs(rate - measured))
     if _is_near(usual, measured):
         return usual
     return measured.limit_denominator(100)
@@ -69,13 +69,23 @@ def nominal_rate(times: Sequence[Fraction], claims: Iterable[Fraction | None]) -
 
 def measured_rate(times: Sequence[Fraction]) -> Fraction | None:
     """Measure frames per second by their times; None where these do not tell."""
+    gaps = _gaps(times)
+    return len(gaps) / sum(gaps, Fraction(0)) if gaps else None
+
+
+def _gaps(times: Sequence[Fraction]) -> list[Fraction]:
+    """Give the intervals between packets, but for holes and bursts; none where they are too few."""
     rising = sorted(times)
     gaps = [after - before for before, after in pairwise(rising) if after > before]
     if len(gaps) < FEWEST_PACKETS - 1:
-        return None
+        return []
     usual = median(gaps)
-    near = [gap for gap in gaps if usual / 2 < gap < usual * 3 / 2]  # neither holes nor bursts
-    return len(near) / sum(near, Fraction(0))
+    return [gap for gap in gaps if usual / 2 < gap < usual * 3 / 2]
+
+
+def _is_even(times: Sequence[Fraction]) -> bool:
+    gaps = _gaps(times)
+    return bool(gaps) and max(gaps) - min(gaps) <= _EVEN * min(gaps)
 
 
 def _is_near(claim: Fraction, measured: Fraction) -> bool:

@@ -34,8 +34,11 @@ from .tied import tied
 PROGRAM = "ffmpeg"
 
 _END_SECONDS = 2.0
-_LOOK = "3000000"
-"""Microseconds of packets that the program looks at: it needs a keyframe to know the size."""
+_NO_KEYFRAME = "dimensions not set"
+"""What the program says where it has not seen a keyframe and so does not know the size."""
+
+_LONGEST_LOOK = 0.8
+"""Of the time that connecting may take."""
 
 _OPTIONS = {"fpsprobesize": "0", "probesize": "32"}
 """Of our own demuxer: NUT's header tells all."""
@@ -115,7 +118,8 @@ class ChildConnection:
                 "which is not there",
             )
         command = [program, "-nostdin", "-hide_banner", "-loglevel", "warning"]
-        command += ["-analyzeduration", _LOOK, "-fpsprobesize", "0"]
+        look = round(self._address.remembered.look_seconds * 1e6)
+        command += ["-analyzeduration", str(look), "-fpsprobesize", "0"]
         command += ["-rw_timeout", self._address.options["rw_timeout"]]
         command += ["-i", self._address.url, "-map", "0:v:0", "-map", "0:a:0?", "-c", "copy"]
         command += ["-flush_packets", "1", "-f", "nut", "-"]
@@ -138,6 +142,8 @@ class ChildConnection:
     def _lost(self, what: str, otherwise: Reason) -> InputLost:
         """Let the program end, and take its word for why, where it has one."""
         self._end()
+        if any(_NO_KEYFRAME in line for line in self._lines):
+            self._look_longer()
         said = "; ".join(list(self._lines)[-3:])
         reason = reason_of_words(said)
         if self._pipe.timed_out:
@@ -146,6 +152,11 @@ class ChildConnection:
             reason = otherwise
         why = said or "the other end has closed it"
         return InputLost(reason, f"{self._address.shown}: {what}: {why}")
+
+    def _look_longer(self) -> None:
+        longest = _LONGEST_LOOK * self._address.connect_seconds
+        remembered = self._address.remembered
+        remembered.look_seconds = min(2 * remembered.look_seconds, longest)
 
     def _end(self) -> None:
         """End the child gently, then not, and reap it."""
@@ -183,6 +194,8 @@ class _Pipe:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
         self.ends_at = 0.0
         self.timed_out = False
         """Whether it was the waiting that has ended, and not the pipe."""
@@ -190,7 +203,7 @@ class _Pipe:
     def read(self, size: int) -> bytes:
         """Read what is there, up to `size` bytes; waits for the first. None of them: the end."""
         seconds = max(0.0, self.ends_at - time.monotonic())
-        if select.select([self._descriptor], [], [], seconds)[0]:
+        if self._poll.poll(seconds * 1000):
             return os.read(self._descriptor, size)
         self.timed_out = True  # an error raised here would be printed for each try of the demuxer
         return b""

@@ -1,0 +1,144 @@
+"""A file that is read as a camera sends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from media_samples import combed_frame, index_of, make_clip
+from rtsp_camera import DEADLINE_SECONDS
+
+from upframe.io.errors import InputLost, SourceMissing
+from upframe.io.live.input import PacedFile
+from upframe.io.live.values import Arrival, SoundPacket
+from upframe.io.pictures.pixels import picture_of
+from upframe.io.pictures.tags import color_of
+
+NO_B_FRAMES = {"tune": "zerolatency", "g": "6"}
+
+
+def events_of(paced: PacedFile, count: int | None = None) -> list[Arrival | SoundPacket]:
+    """The next frames, with the sound between them; all of them to the end where None."""
+    found: list[Arrival | SoundPacket] = []
+    events = iter(paced)
+    while sum(isinstance(each, Arrival) for each in found) != count:
+        try:
+            found.append(next(events))
+        except InputLost as error:
+            if count is None and error.reason == "ended":
+                break
+            raise
+    return found
+
+
+def frames_of(paced: PacedFile, count: int | None = None) -> list[Arrival]:
+    return [event for event in events_of(paced, count) if isinstance(event, Arrival)]
+
+
+def numbers_of(frames: list[Arrival]) -> list[int]:
+    frame_pictures = [
+        picture_of(each.frame, color_of(each.frame), 0, 0, Fraction(1, 25)) for each in frames
+    ]
+    return [index_of(picture) for picture in frame_pictures]
+
+
+@pytest.mark.parametrize("options", [NO_B_FRAMES, {"bf": "2", "g": "6"}])
+def test_every_frame_comes_and_then_the_end(options: dict[str, str], tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", options=options)
+    with closing(PacedFile(clip, speed=20)) as paced:
+        paced.connect()
+        form = paced.probe()
+        frames = frames_of(paced)
+    assert (form.info.rate, form.info.width, form.codec) == (25, 64, "h264")
+    assert numbers_of(frames) == list(range(12))
+    times = [frame.seconds or Fraction(0) for frame in frames]
+    assert {after - before for before, after in pairwise(times)} == {Fraction(1, 25)}
+    assert paced.counts["frames_decoded"] == 12
+
+
+def test_frames_come_no_sooner_than_their_time(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", frames=20, options=NO_B_FRAMES)
+    with closing(PacedFile(clip)) as paced:
+        paced.connect()
+        began = time.monotonic()
+        paced.probe()
+        frames = frames_of(paced)
+    assert len(frames) == 20
+    for number, frame in enumerate(frames):
+        assert frame.arrived - began >= number / 25 - 0.01
+
+
+def test_they_are_stamped_by_the_clock_that_was_given(tmp_path: Path) -> None:
+    """Ten seconds of the stream in one: the arrivals are as far apart as the frames are."""
+    clip = make_clip(tmp_path / "clip.mp4", frames=30, options=NO_B_FRAMES)
+    with closing(PacedFile(clip, speed=10, now=lambda: time.monotonic() * 10)) as paced:
+        paced.connect()
+        paced.probe()
+        frames = frames_of(paced)
+    assert frames[-1].arrived - frames[0].arrived >= 29 / 25 - 0.1
+
+
+def test_a_loop_goes_on_in_time_with_its_sound(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", options={"bf": "2", "g": "6"}, audio="aac")
+    with closing(PacedFile(clip, loop=True, speed=20)) as paced:
+        paced.connect()
+        paced.probe()
+        events = events_of(paced, 40)
+    frames = [event for event in events if isinstance(event, Arrival)]
+    assert numbers_of(frames) == [number % 12 for number in range(40)]
+    times = [frame.seconds or Fraction(0) for frame in frames]
+    assert all(abs(b - a - Fraction(1, 25)) < Fraction(1, 500) for a, b in pairwise(times))
+    sound = [event.seconds or Fraction(0) for event in events if isinstance(event, SoundPacket)]
+    assert max(sound) - min(sound) > 1
+    assert max(b - a for a, b in pairwise(sorted(sound))) < Fraction(1, 10)
+
+
+def test_interlaced_frames_are_deinterlaced_and_all_there(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.ts", codec="mpeg2video", interlaced=True, options={"g": "6"})
+    with closing(PacedFile(clip, speed=20)) as paced:
+        paced.connect()
+        form = paced.probe()
+        frames = frames_of(paced)
+    assert form.info.field_order == "progressive"
+    assert len(frames) == 12
+    assert not any(frame.frame.interlaced_frame for frame in frames)
+    combed = combed_frame(5)
+    assert (frames[5].frame.width, frames[5].frame.height) == (combed.width, combed.height)
+    times = [frame.seconds or Fraction(0) for frame in frames]
+    assert {after - before for before, after in pairwise(times)} == {Fraction(1, 25)}
+
+
+def test_a_stop_ends_the_waiting(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", frames=30, options=NO_B_FRAMES)
+    with closing(PacedFile(clip, speed=0.01)) as paced:  # two minutes
+        paced.connect()
+        ended: list[str] = []
+
+        def read() -> None:
+            try:
+                for _ in paced:
+                    pass
+            except InputLost as error:
+                ended.append(error.reason)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        paced.stop()
+        thread.join(DEADLINE_SECONDS)
+        assert ended == ["ended"]
+
+
+def test_a_file_that_is_not_there_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(SourceMissing, match="no such file"):
+        PacedFile(tmp_path / "none.mp4").connect()
+
+
+def test_a_speed_of_nothing_is_refused(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4")
+    with pytest.raises(ValueError, match="above 0, got 0"):
+        PacedFile(clip, speed=0).connect()
