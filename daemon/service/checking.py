@@ -122,7 +122,7 @@ def _weights(config: Config) -> Iterator[Fault]:
         yield from _weights_of(config, watch.filters, f"watch[{index}].filters.")
     for index, live in enumerate(config.live):
         yield from _weights_of(config, live.filters, f"live[{index}].filters.")
-    if not config.watch and not config.live:  # then jobs may ask for either
+    if not config.watch:  # then jobs may ask for either
         yield from _weights_of(config, FilterOptions.model_validate(_BOTH), "")
 
 
