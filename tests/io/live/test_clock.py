@@ -1,5 +1,6 @@
 """The output's own clock: whatever the sender's does, times only rise, and all is counted."""
 
+import random
 from fractions import Fraction
 from itertools import pairwise
 
@@ -95,6 +96,30 @@ def test_a_jump_is_counted_and_the_output_goes_on_smoothly(jump: float, kind: st
     assert sum(placed.breaks for placed in sender.placed) == 2
 
 
+def test_a_jump_amid_frames_that_come_at_once_goes_on_smoothly() -> None:
+    """Their arrival would place it long before its turn."""
+    sender = Sender()
+    for index in range(150):
+        sender.stamp += STEP if index != 75 else 10
+        sender.place(sender.stamp)
+    assert set(sender.steps()) == {STEP}
+    assert sender.clock.counts == {**NONE, "forward": 1}
+
+
+def test_times_rise_even_where_frames_come_faster_than_ticks() -> None:
+    sender = Sender(Fraction(400_000))
+    sender.send_many(1000)
+    assert all(step > 0 for step in sender.steps())
+
+
+def test_the_jitter_of_the_first_frame_is_soon_forgotten() -> None:
+    sender = Sender()
+    sender.send(Fraction(5) + Fraction(1, 100))
+    for index in range(1, 9):
+        sender.send(5 + index * STEP)
+    assert abs(float(sender.seconds() - 8 * STEP + Fraction(1, 100))) < 0.003
+
+
 def test_a_reset_to_zero_is_a_jump_backward() -> None:
     sender = Sender()
     sender.send_many(300)
@@ -140,11 +165,11 @@ def test_frames_lost_at_a_wrap_leave_a_gap_and_no_more() -> None:
 
 
 def test_a_missing_timestamp_goes_on_by_the_interval_and_is_counted() -> None:
-    sender = Sender()
+    sender, chance = Sender(), random.Random(1)
     for index in range(300):
         sender.send()
         if index % 10 in (3, 4):
-            sender.now += float(STEP)
+            sender.now += float(STEP) + chance.uniform(-0.02, 0.02)  # arrivals play no part
             sender.stamp += STEP
             assert sender.place(None).discontinuity == "missing"
     assert set(sender.steps()) == {STEP}
@@ -173,6 +198,7 @@ def test_timestamps_that_begin_later_are_taken_from_then_on() -> None:
     sender.send_many(100)
     assert set(sender.steps()) == {STEP}
     assert sender.clock.counts == {**NONE, "missing": 10}
+    assert sender.clock.sound(sender.stamp, sender.now) == sender.seconds()
 
 
 def test_without_timestamps_a_silence_stays_one() -> None:

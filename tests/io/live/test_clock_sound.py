@@ -97,6 +97,27 @@ def test_sound_out_of_order_is_dropped() -> None:
     assert given == [0, PACKET, None, None, 2 * PACKET]
 
 
+def test_the_offset_of_an_earlier_connection_is_forgotten() -> None:
+    """It would find a place for what is out of order."""
+    clock = LiveClock(RATE)
+    clock.connected(RATE, now=0)
+    clock.place(Fraction(5), 0.0)
+    assert clock.sound(Fraction(5), 0.0) == 0
+    clock.connected(RATE, now=10)
+    clock.place(Fraction("15.1"), 10.0)
+    assert clock.sound(Fraction("15.1"), 10.0) == 10
+    assert clock.sound(Fraction("15.1"), 10.0) is None
+
+
+def test_sound_that_comes_with_its_pictures_all_at_once_is_kept() -> None:
+    """As in segments of HLS: it is far ahead of real time, but not of its pictures."""
+    clock = LiveClock(RATE)
+    clock.connected(RATE, now=0)
+    for index in range(150):
+        clock.place(index * STEP, 0.0)
+        assert clock.sound(index * STEP, 0.0) == index * STEP
+
+
 def test_sound_without_a_timestamp_is_dropped() -> None:
     clock = LiveClock(RATE)
     clock.connected(RATE, now=0)
@@ -119,8 +140,8 @@ def test_both_jump_and_stay_together(jump: int, ahead: float) -> None:
 @pytest.mark.parametrize("ahead", [0.0, 0.3, -0.3])
 def test_both_wrap_and_stay_together(ahead: float) -> None:
     both = Both(sound_ahead=ahead)
-    both.began, both.period = WRAP - 5, WRAP
-    both.run(10)
+    both.began, both.period = WRAP - 20, WRAP
+    both.run(25)
     both.check(within=Fraction(0))
     assert both.lost_seconds() == 0
     assert both.clock.counts["wrap"] == 1

@@ -43,6 +43,14 @@ def test_a_silence_forgets_nothing() -> None:
     assert lead.seconds == -0.2
 
 
+def test_a_frame_that_is_late_after_a_silence_says_nothing_of_the_senders_clock() -> None:
+    lead = Lead()
+    lead.begin(0.0, 0.0)
+    lead.note(-0.5, 1000.0)
+    assert lead.seconds == -0.5
+    assert lead.recovered_seconds == pytest.approx(0, abs=0.01)
+
+
 @pytest.mark.parametrize("drift", [-2e-4, 2e-4])
 def test_a_days_drift_is_followed(drift: float) -> None:
     chance = random.Random(1)

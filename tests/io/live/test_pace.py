@@ -112,6 +112,13 @@ def test_timestamps_that_stand_still_are_told_as_a_jump_in_the_end() -> None:
     raise AssertionError("timestamps that stood still were followed")
 
 
+def test_a_new_row_knows_nothing_of_the_old_ones_jitter() -> None:
+    pace = Pace(INTERVAL)
+    pace.step(0.015)
+    pace.restart()
+    assert not pace.is_backward(-0.058)
+
+
 def test_without_timestamps_arrivals_steer_and_their_jitter_hardly_shows() -> None:
     chance = random.Random(7)
     pace, position = Pace(INTERVAL), 0.0
