@@ -5,6 +5,7 @@ Used in the process of :mod:`upframe.io.live.publish` alone: opening, writing an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
 from io import BytesIO
@@ -43,6 +44,7 @@ class Muxer:
         options: of the muxer and its protocol.
         primer: a NUT stream whose streams are like ours.
         at_once: whether the header goes out now, or before the first packet.
+        opener: opens each of the muxer's files, where FFmpeg shall not: as `av.open` takes it.
 
     Raises:
         SinkRefused: if the muxer cannot hold the video.
@@ -57,6 +59,7 @@ class Muxer:
         primer: bytes,
         *,
         at_once: bool = True,
+        opener: Callable[[str, int, dict[str, str]], BinaryIO] | None = None,
     ) -> None:
         self.frames = 0
         """Video packets written."""
@@ -69,7 +72,9 @@ class Muxer:
         self._origin: Fraction | None = None
         self._last: dict[str, int] = {}
         direct = {"flush_packets": "1", "max_interleave_delta": "1"}  # microseconds; 0 is for ever
-        self._output: OutputContainer = av.open(output, "w", format=form, options=options | direct)
+        self._output: OutputContainer = av.open(
+            output, "w", format=form, options=options | direct, io_open=opener
+        )
         try:
             with av.open(BytesIO(primer), format="nut") as template:
                 self._streams = self._add(template.streams.best("video"), form)

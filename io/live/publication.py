@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 from av.error import FFmpegError
 
@@ -14,6 +15,7 @@ from .failure import reason_of, resolves
 from .feeding import Muxer
 from .relay import Relay
 from .targets import IO_TIMEOUT_SECONDS, LiveTarget
+from .uploads import Uploads
 from .values import Encoded
 from .wire import Event, Note
 
@@ -34,13 +36,29 @@ class Publication:
     def __init__(self, target: LiveTarget, primer: bytes, tell: Callable[[Event], None]) -> None:
         self._target = target
         self._relay: Relay | None = None
+        self._uploads: Uploads | None = None
         with self._saying("not connected"):
             if target.needs_ffmpeg:
                 self._relay = Relay(target)
-            output = target.url if self._relay is None else self._relay.stream
-            self._muxer = Muxer(output, target.format, target.options, primer)
+            if target.kind == "hls" and "://" in target.url:
+                self._uploads = Uploads(target.url, IO_TIMEOUT_SECONDS)
+            self._muxer = self._muxing(primer)
         for note in self._muxer.notes:
             tell(Note(note))
+
+    def _muxing(self, primer: bytes) -> Muxer:
+        target, options = self._target, self._target.options
+        if target.kind == "hls" and not self._goes_on():
+            # FFmpeg would begin even the first playlist with a discontinuity
+            options = options | {"hls_flags": options["hls_flags"].replace("append_list+", "")}
+        output = target.url if self._relay is None else self._relay.stream
+        opener = None if self._uploads is None else self._uploads.open
+        return Muxer(output, target.format, options, primer, opener=opener)
+
+    def _goes_on(self) -> bool:
+        if self._uploads is not None:
+            return self._uploads.goes_on
+        return Path(self._target.url).exists()
 
     @property
     def has_sound(self) -> bool:
@@ -57,6 +75,8 @@ class Publication:
             written = self._muxer.write(packet)
             if self._relay is not None:
                 self._relay.stream.flush()
+            if self._uploads is not None:
+                self._uploads.check()
         return written
 
     def close(self) -> None:
@@ -67,11 +87,15 @@ class Publication:
         """
         with self._saying("connection lost at its end"):
             self._muxer.close()
+            if self._uploads is not None:
+                self._uploads.check()
         if self._relay is not None:
             self._relay.close()
 
     def abandon(self) -> None:
-        """Let go of it."""
+        """Let go of it; the process ends anyway."""
+        if self._uploads is not None:
+            self._uploads.close()  # half a segment is none
 
     @contextmanager
     def _saying(self, what: str) -> Generator[None]:

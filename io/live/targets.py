@@ -195,7 +195,7 @@ def _options(scheme: str, muxer: str, transport: str) -> dict[str, str]:
     if muxer == "flv" and scheme in ("rtmp", "rtmps"):
         return {"flvflags": "no_duration_filesize"}
     if muxer == "hls":
-        return _playlist_options() | {"method": "PUT", "timeout": str(IO_TIMEOUT_SECONDS)}
+        return _playlist_options() | {"method": "PUT"}
     return {}
 
 

@@ -158,19 +158,21 @@ def test_a_host_that_is_nowhere_is_unreachable() -> None:
 @pytest.mark.parametrize("protocol", ["rtsp", "tcp", "rtmp", "srt"])
 def test_a_receiver_that_is_killed_ends_it(protocol: Protocol, tmp_path: Path) -> None:
     primer, pictures = encoded(1000)
-    with Receiver(tmp_path, protocol) as receiver:
-        with Child(find_live_target(receiver.url), primer) as child:
-            child.connected()
-            child.give(pictures[:25])
-            if protocol == "srt":  # would wait five seconds for one that does not say goodbye
-                receiver.stop()
-            receiver.kill()
-            child.give(pictures[25:], paced=True)
-            assert child.wait() != 0
-            failed = child.told(Failed)[0]
-            assert failed.error == "OutputLost", failed
-            assert failed.reason in ("ended", "timed-out"), failed
-            assert not members(child.process.pid)
+    with (
+        Receiver(tmp_path, protocol) as receiver,
+        Child(find_live_target(receiver.url), primer) as child,
+    ):
+        child.connected()
+        child.give(pictures[:25])
+        if protocol == "srt":  # would wait five seconds for one that does not say goodbye
+            receiver.stop()
+        receiver.kill()
+        child.give(pictures[25:], paced=True)
+        assert child.wait() != 0
+        failed = child.told(Failed)[0]
+        assert failed.error == "OutputLost", failed
+        assert failed.reason in ("ended", "timed-out"), failed
+        assert not members(child.process.pid)
 
 
 def test_it_serves_an_rtsp_server_with_a_password(tmp_path: Path) -> None:
