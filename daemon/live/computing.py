@@ -167,7 +167,7 @@ class Computing:
     def _fresh(self, item: Waiting) -> Waiting:
         """Pass over frames that could not be pictures in time, as long as newer ones wait.
 
-        A frame's picture comes out when the one after it was worked on: after twice the cost of one.
+        A frame's picture comes out when the one after it was worked on: after twice the cost.
         """
         oldest = self._now() + 2 * self._cost_seconds - self._deadline_seconds
         while item.arrived < oldest and len(self._queue):

@@ -7,6 +7,7 @@ its own. What is over is told apart: refused, not found, not authorised, timed o
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -40,6 +41,7 @@ class Incoming:
         now: Callable[[], float],
         changed: Callable[[], None],
         stall_seconds: float | None = None,
+        is_last: Callable[[InputLost], bool] = lambda _: False,
         backoff: Backoff | None = None,
     ) -> None:
         """Take how to connect and who takes the frames.
@@ -50,6 +52,7 @@ class Incoming:
             now: monotonic seconds.
             changed: called, from any thread, when there is something for `tick` to see.
             stall_seconds: without a frame, when a connection is lost; None: by its rate.
+            is_last: tells whether no connection is to follow one that was lost so.
             backoff: between connections.
         """
         self.state: InputState = "connecting"
@@ -66,6 +69,7 @@ class Incoming:
         self._now = now
         self._changed = changed
         self._stall_seconds = stall_seconds
+        self._is_last = is_last
         self._backoff = backoff or Backoff()
         self._counts: Counter[str] = Counter()
         self._reader: Reader | None = None
@@ -189,10 +193,12 @@ class Incoming:
         self._reader = None
         self.reconnects[self.over.reason] += 1
         self._backoff.held(reader.good_seconds())
-        wait = self._backoff.next_seconds()
+        last = self._is_last(self.over)
+        wait = math.inf if last else self._backoff.next_seconds()
         self._retry_at = now + wait
         self._enter("reconnecting", self.over.reason, str(self.over))
-        log.warning("input lost (%s): %s; again in %.1f s", self.reason, self.message, wait)
+        if not last:
+            log.warning("input lost (%s): %s; again in %.1f s", self.reason, self.message, wait)
 
     def _enter(
         self, state: InputState, reason: Reason | None = None, message: str | None = None

@@ -7,11 +7,10 @@ decides; the others only do their part and say when something has changed.
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+from typing import NoReturn
 
 from ...io.errors import InputLost, SourceMissing, UnsupportedMedia
 from ...io.files import refuse_same_file
@@ -22,13 +21,12 @@ from .ends import find_target, is_file_input, source_maker
 from .figures import now_utc, report_of, status_of_parts
 from .incoming import Incoming, Make
 from .intake import Intake
+from .loading import Loading
 from .outcome import LiveReport
 from .reader import LiveSource
 from .request import LiveRequest
 from .status import LiveStatus
 from .works import Surroundings, Works, start_works
-
-log = logging.getLogger("upframe.live")
 
 STATUS_SECONDS = 1.0
 """A status is told at least as often."""
@@ -38,6 +36,8 @@ _FINISH_URL_SECONDS = 10.0
 _FINISH_FILE_SECONDS = 900.0
 """Checking a recording of days reads all of it."""
 _LOOK_SECONDS = 0.25
+_HOPELESS = ("not-found", "unauthorised", "unsupported")
+"""Reasons for which a first connection may end it all."""
 
 
 def _ignore(_: LiveStatus) -> None:
@@ -79,12 +79,11 @@ class LiveSession:
             now=now,
             changed=self._changed,
             stall_seconds=request.options.stall_seconds,
+            is_last=self._is_last,
         )
         self._is_file = False
         self._target: LiveTarget | None = None
-        self._works: Works | None = None
-        self._loading: threading.Thread | None = None
-        self._load_failure: BaseException | None = None
+        self._loading: Loading | None = None
         self._warned = WarningLog()
         self._ended_by: str | None = None
         self._stopped_by: int | None = None
@@ -176,35 +175,35 @@ class LiveSession:
         over = self._incoming.over
         if over is None:
             if self._intake.first is not None and self._loading is None:
-                self._load()
+                self._loading = Loading(self._make_works, self._changed)
             return
-        if self._intake.first is None:
-            if self._request.give_up or self._is_file:
+        if self._is_last(over):
+            if self._intake.first is None:
                 _give_up(over)
-        elif self._is_file or self._request.options.on_loss == "stop":
             self._ended_by = self._ended_by or f"the input is over: {over}"
 
-    def _load(self) -> None:
-        """Make the output on another thread, which takes seconds; statuses are told meanwhile."""
-        self._loading = threading.Thread(target=self._start_works, name="upframe-load", daemon=True)
-        self._loading.start()
+    def _is_last(self, over: InputLost) -> bool:
+        """Tell whether there is no use in connecting again, or nobody wants it."""
+        if self._is_file:
+            return True
+        if self._intake.first is None:
+            return self._request.give_up and over.reason in _HOPELESS
+        return self._request.options.on_loss == "stop"
 
-    def _start_works(self) -> None:
+    @property
+    def _works(self) -> Works | None:
+        return None if self._loading is None else self._loading.works
+
+    def _make_works(self) -> Works:
+        """Make the output's parts, on the thread of `Loading`."""
         assert self._target is not None
         assert self._intake.first is not None
         around = Surroundings(self._now, self._speed, self._changed)
-        try:
-            self._works = start_works(
-                self._request, self._target, self._intake.first, self._intake, around
-            )
-        except BaseException as error:  # raised again by `run`
-            self._load_failure = error
-        finally:
-            self._changed()
+        return start_works(self._request, self._target, self._intake.first, self._intake, around)
 
     def _judge_output(self) -> None:
         works = self._works
-        failures = [self._load_failure]
+        failures = [] if self._loading is None else [self._loading.failure]
         if works is not None:
             failures += [
                 works.computing.failure,
@@ -281,12 +280,10 @@ class LiveSession:
             works.publisher.kill()
 
 
-def _give_up(over: InputLost) -> None:
-    """Raise where a first connection shows that there is nothing to wait for."""
-    if over.reason in ("not-found", "unauthorised"):
-        raise SourceMissing(str(over)) from over
-    if over.reason in ("unsupported", "ended"):
-        raise UnsupportedMedia(str(over)) from over
+def _give_up(over: InputLost) -> NoReturn:
+    """Raise why there is nothing to read, and never was."""
+    missing = over.reason in ("not-found", "unauthorised")
+    raise (SourceMissing if missing else UnsupportedMedia)(str(over)) from over
 
 
 def _gist(status: LiveStatus) -> tuple[object, ...]:

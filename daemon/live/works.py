@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -52,6 +53,7 @@ _HOLD_SHARE = 0.6
 _HOLD_INTERVALS = 2.2
 """After so much silence, of the patience or in intervals, the held frame goes out by itself."""
 _DEADLINE_SHARE = 0.9
+_CONNECT_SECONDS = 5.0
 _SLATE_SECONDS = 1.0
 _SLATE_INTERVALS = 8
 """After the last frame: the later of the two, as a slow stream is not gone between two frames."""
@@ -111,8 +113,11 @@ def start_works(
         FilterError: if weights cannot be had, or the pictures are too large.
         SinkRefused: if no encoder can make the output.
     """
-    works = _Builder(request, target, form, intake, around).build()
+    builder = _Builder(request, target, form, intake, around)
+    works = builder.build()
     works.publisher.start()
+    if intake.waits:  # a file need not begin before somebody takes it
+        builder.connected.wait(_CONNECT_SECONDS)
     works.outgoing.start()
     works.computing.start()
     sound = None if works.sound is None else works.outgoing.sound
@@ -141,6 +146,8 @@ class _Builder:
         self._intake = intake
         self._around = around
         self._levels = parse_levels(request.options.levels, request.filters)
+        self.connected = threading.Event()
+        """Whether the output was connected once."""
         self._delays = Delays()
         self._expected = Expected(_DEADLINE_SHARE * request.options.latency_seconds)
 
@@ -198,7 +205,9 @@ class _Builder:
         return None
 
     def _publisher(self, encoder: LiveEncoder) -> Publisher:
-        def changed(_: OutputState) -> None:
+        def changed(state: OutputState) -> None:
+            if state.connected:
+                self.connected.set()
             self._around.changed()
 
         def written(packet: Encoded, at: float) -> None:

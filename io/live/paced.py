@@ -16,6 +16,9 @@ from av.stream import Stream
 from ..decode.opening import find_target, open_container
 from ..errors import InputLost, UnsupportedMedia
 
+_AWAY_SECONDS = 0.5
+"""By which the video must be late for the pace to begin anew, as nobody was there to take it."""
+
 
 class FileConnection:
     """Gives a file's packets, each when its time has come."""
@@ -47,7 +50,9 @@ class FileConnection:
             for packet in self._run(streams):
                 due = span.take(packet)
                 if due is not None:
-                    self._wait_until(began + float(due) / self._speed)
+                    late = self._wait_until(began + float(due) / self._speed)
+                    if late > _AWAY_SECONDS and packet.stream_index == streams[0].index:
+                        began += late
                 yield packet, self._now()
             if not self._loop:
                 raise InputLost("ended", f"{self._path}: at its end")
@@ -70,10 +75,13 @@ class FileConnection:
             what = error.strerror or str(error)
             raise InputLost("failed", f"{self._path}: reading failed: {what}") from error
 
-    def _wait_until(self, moment: float) -> None:
-        self._stopped.wait(max(0.0, moment - time.monotonic()))
+    def _wait_until(self, moment: float) -> float:
+        """Wait; give the seconds by which it is too late for that."""
+        late = time.monotonic() - moment
+        self._stopped.wait(max(0.0, -late))
         if self._stopped.is_set():
             raise InputLost("ended", f"{self._path}: stopped")
+        return late
 
 
 class _Span:
