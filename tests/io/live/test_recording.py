@@ -6,15 +6,17 @@ import os
 import resource
 import signal
 import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import pytest
-from publishing_child import KEYFRAMES_EVERY, RATE, Child, encoded, later
+from publishing_child import DEADLINE_SECONDS, KEYFRAMES_EVERY, RATE, Child, encoded, later
 
 from upframe.io.decode.opening import mp4_boxes
-from upframe.io.errors import VerificationFailed
+from upframe.io.errors import SinkFull, VerificationFailed
+from upframe.io.live.disk import Disk, Lock
 from upframe.io.live.proof import Proof, check, prove, shorten, whole_fragments
 from upframe.io.live.recording import Recording, rescue
 from upframe.io.live.targets import find_live_target
@@ -276,3 +278,32 @@ def test_shortening_leaves_what_is_whole(tmp_path: Path) -> None:
     path.write_bytes(bytes(188 * 5 + 100))
     shorten(path, "mpegts")
     assert path.stat().st_size == 188 * 5
+
+
+def test_a_disk_that_does_not_take_it_is_told_at_the_next_keyframe() -> None:
+    """A pipe stands for it: nothing written there can be brought to any disk."""
+    reading, writing = os.pipe()
+    disk = Disk(writing)
+
+    def sync_again_and_again() -> None:
+        ends = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < ends:
+            disk.sync()
+
+    with pytest.raises(SinkFull, match="the disk has not taken it"):
+        sync_again_and_again()
+    disk.close()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_file_is_locked_for_as_long_as_somebody_writes_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    lock = Lock.of(path)
+    assert lock is not None
+    assert Lock.of(path) is None
+    lock.release()
+    again = Lock.of(path)
+    assert again is not None
+    again.release()
