@@ -243,7 +243,7 @@ def encode_image(
 def _coded_frame(picture: Picture, choice: CodecChoice) -> VideoFrame:
     frame = frame_of(picture)
     if choice.codec != "mjpeg":
-        return frame.reformat(format=choice.coded_pix_fmt)
+        return frame.reformat(format=choice.coded_pix_fmt, threads=1)
     tagged = frame.colorspace not in (0, 2)
     return frame.reformat(
         format=choice.coded_pix_fmt,

@@ -63,7 +63,7 @@ def numbered_frame(
         filled = values[: plane.height, : plane.width]
         rows[: filled.shape[0], : filled.shape[1]] = filled
         plane.update(rows.tobytes())
-    return frame if pix_fmt == "yuv420p" else frame.reformat(format=pix_fmt)
+    return frame if pix_fmt == "yuv420p" else frame.reformat(format=pix_fmt, threads=1)
 
 
 def combed_frame(index: int, width: int = 64, height: int = 48) -> av.VideoFrame:
@@ -184,7 +184,7 @@ def _write_video(
         make = combed_frame if interlaced else numbered_frame
         frame = make(index, context.width, context.height)
         if pix_fmt != "yuv420p":
-            frame = frame.reformat(format=pix_fmt)
+            frame = frame.reformat(format=pix_fmt, threads=1)
         frame.pts = index if pts is None else pts[index]
         frame.time_base = time_base
         following = index + 1 if pts is None else (*pts, 2 * pts[-1] - pts[-2])[index + 1]

@@ -133,6 +133,7 @@ def conform(frame: VideoFrame, first: VideoFrame) -> VideoFrame:
         src_color_range=frame.color_range,
         dst_color_range=first.color_range,
         interpolation="BICUBIC",
+        threads=1,  # with more, swscale writes beyond its slice's end into packed formats
     )
     converted.pts = frame.pts
     return converted

@@ -126,8 +126,11 @@ class LiveEncoder:
         if got != (info.width, info.height, info.pix_fmt):
             wanted = f"{info.width}x{info.height} {info.pix_fmt}"
             raise ValueError(f"picture must be {wanted}, got {got[0]}x{got[1]} {got[2]}")
-        self._last = (picture, frame_of(picture))
-        return self._last[1]
+        frame, coded = frame_of(picture), self._settings.choice.coded_pix_fmt
+        if frame.format.name != coded:  # the same values in another order, such as NV12
+            frame = frame.reformat(format=coded, threads=1)
+        self._last = (picture, frame)
+        return frame
 
     def _encoded(self, frame: VideoFrame | None) -> list[Encoded]:
         try:

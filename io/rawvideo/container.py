@@ -107,7 +107,8 @@ class ContainerPipeSink:
         """
         frame = frame_of(picture)
         if frame.format.name != self._pix_fmt:
-            frame = frame.reformat(format=self._pix_fmt)
+            # one thread: with more, swscale writes beyond its slice's end into packed formats
+            frame = frame.reformat(format=self._pix_fmt, threads=1)
         self._attempt(lambda: self._mux(frame))
         self._num_muxed += 1
 

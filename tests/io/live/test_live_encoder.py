@@ -225,6 +225,7 @@ def test_the_users_options_win() -> None:
         ("yuv420p10le", {"codec": "libx265"}, "yuv420p10le"),
         ("yuv422p12le", {"codec": "libsvtav1"}, "yuv420p10le"),
         ("yuv420p", {"codec": "mpeg4"}, "yuv420p"),
+        ("yuv420p", {"codec": "libx264rgb"}, "gbrp"),  # which it is given as bgr0
     ],
 )
 def test_pictures_are_made_in_the_format_that_the_encoder_takes(
