@@ -90,7 +90,9 @@ class Relay:
     def lost(self) -> OutputLost:
         """End the program and say why it could not go on."""
         code = self._end(wait=not self._connected or self._process.poll() is not None)
-        words = [line for line in self._lines if not line.startswith(("Input", "Duration", "Stream"))]
+        words = [
+            line for line in self._lines if not line.startswith(("Input", "Duration", "Stream"))
+        ]
         said = " | ".join(words[-_SHOWN_LINES:])
         reason = reason_of_words(said)
         if reason == "failed" and self._connected:
