@@ -47,6 +47,8 @@ class Waiting:
     """Monotonic seconds when its packet came."""
     breaks: int
     """How often the input's time line has broken up to this frame: the same, if not since."""
+    sample_aspect_ratio: Fraction | None = None
+    """Of the frame's pixels; None where its stream does not say."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,7 +207,7 @@ class Computing:
 
     def _picture(self, item: Waiting) -> Picture:
         model = self._model
-        frame = self._fit(item.frame)
+        frame = self._fit(item.frame, item.sample_aspect_ratio)
         picture = picture_of(frame, model.color, item.pts, self._duration, model.time_base)
         if len(self._arrivals) >= _MAX_ARRIVALS:  # pictures that never came out
             self._arrivals.clear()

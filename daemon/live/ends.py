@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ...io.live.address import LiveAddress, find_address, is_live
+from ...io.live.address import LiveAddress, Remembered, find_address, is_live
 from ...io.live.credentials import read_credentials, with_credentials
 from ...io.live.input import LiveInput, PacedFile
 from ...io.live.targets import LiveTarget, find_live_target
@@ -22,6 +22,7 @@ def is_file_input(request: LiveRequest) -> bool:
 
 def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: bool) -> Make:
     """Say how each connection of the input is made."""
+    remembered = Remembered()
 
     def make_file(_: float | None) -> LiveSource:
         return PacedFile(Path(request.input), now=now, sound=request.options.sound)
@@ -33,6 +34,7 @@ def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: boo
             credentials_file=request.credentials_file,
             connect_seconds=CONNECT_SECONDS,
             read_seconds=read_seconds,
+            remembered=remembered,
         )
 
     def make_live(read_seconds: float | None) -> LiveSource:

@@ -127,7 +127,13 @@ class Intake:
             self._measure((placed.pts - self.placed_pts) * gate.timeline.time_base)
         self.placed_pts = placed.pts
         gate.expect(placed.pts * gate.timeline.time_base, arrival.arrived)
-        waiting = Waiting(arrival.frame, placed.pts, arrival.arrived, self._breaks)
+        waiting = Waiting(
+            arrival.frame,
+            placed.pts,
+            arrival.arrived,
+            self._breaks,
+            arrival.sample_aspect_ratio,
+        )
         gate.queue.put(waiting, arrival.arrived)
 
     def sound(self, packet: SoundPacket) -> None:

@@ -36,6 +36,8 @@ _BY_NUMBER: Final[dict[int, Reason]] = {
     errno.EHOSTDOWN: "unreachable",
     errno.EADDRNOTAVAIL: "unreachable",
     errno.ETIMEDOUT: "timed-out",
+    errno.ECONNRESET: "ended",
+    errno.EPIPE: "ended",
     errno.ENOENT: "not-found",
     errno.ENODEV: "not-found",
     errno.ENXIO: "not-found",

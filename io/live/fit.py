@@ -29,24 +29,26 @@ _HARDLY = 2
 class Fit:
     """Brings frames to a stream's size, pixel format and colour. Used by one thread at a time."""
 
-    def __init__(self, model: StreamInfo, *, sample_aspect_ratio: Fraction | None = None) -> None:
-        """Remember what to give.
-
-        Args:
-            model: What every frame is to be like.
-            sample_aspect_ratio: Width over height of a pixel of the frames to come, as their
-                stream says; None where it does not: square, or like the model's in its size.
-        """
+    def __init__(self, model: StreamInfo) -> None:
+        """Remember what every frame is to be like."""
         self._model = model
         self._form = model.format
-        self._sample_aspect_ratio = sample_aspect_ratio
         self._reformatter = VideoReformatter()
 
-    def __call__(self, frame: VideoFrame) -> VideoFrame:
-        """Fit a frame; one that has the model's form is given as it is. Times stay."""
-        if self._is_alike(frame):
+    def __call__(
+        self, frame: VideoFrame, sample_aspect_ratio: Fraction | None = None
+    ) -> VideoFrame:
+        """Fit a frame; one that has the model's form is given as it is. Times stay.
+
+        Args:
+            frame: Of any size and format.
+            sample_aspect_ratio: Width over height of its pixels; None where its stream does not
+                say: like the model's if it has the model's size, else square.
+        """
+        pixel_aspect = sample_aspect_ratio or self._usual_aspect(frame)
+        if self._is_alike(frame, pixel_aspect):
             return frame
-        width, height = self._inner_size(frame)
+        width, height = self._inner_size(frame, pixel_aspect)
         fitted = self._scaled(frame, width, height)
         if (width, height) != (self._model.width, self._model.height):
             fitted = self._padded(fitted)
@@ -55,27 +57,25 @@ class Fit:
         fitted.duration = frame.duration
         return fitted
 
-    def _is_alike(self, frame: VideoFrame) -> bool:
+    def _is_alike(self, frame: VideoFrame, pixel_aspect: Fraction) -> bool:
         given, wanted = color_of(frame), self._model.color
         return (
             (frame.width, frame.height) == (self._model.width, self._model.height)
             and planar_pix_fmt(frame.format.name) == self._model.pix_fmt
             and _range_of(given, self._form) == _range_of(wanted, self._form)
             and (None in (given.matrix, wanted.matrix) or given.matrix == wanted.matrix)
-            and self._pixel_aspect(frame) == (self._model.sample_aspect_ratio or 1)
+            and pixel_aspect == (self._model.sample_aspect_ratio or 1)
         )
 
-    def _pixel_aspect(self, frame: VideoFrame) -> Fraction:
-        if self._sample_aspect_ratio is not None:
-            return self._sample_aspect_ratio
+    def _usual_aspect(self, frame: VideoFrame) -> Fraction:
         if (frame.width, frame.height) == (self._model.width, self._model.height):
             return self._model.sample_aspect_ratio or Fraction(1)
         return Fraction(1)
 
-    def _inner_size(self, frame: VideoFrame) -> tuple[int, int]:
+    def _inner_size(self, frame: VideoFrame, pixel_aspect: Fraction) -> tuple[int, int]:
         """Give the size that the picture gets, in the model's pixels; whole chroma samples."""
         model = self._model
-        across = frame.width * self._pixel_aspect(frame) / (model.sample_aspect_ratio or 1)
+        across = frame.width * pixel_aspect / (model.sample_aspect_ratio or 1)
         scale = min(model.width / across, Fraction(model.height, frame.height))
         return (
             _near(across * scale, model.width, 1 << self._form.chroma_shift_x),

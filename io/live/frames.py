@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from av.audio.stream import AudioStream
@@ -79,7 +79,7 @@ class Frames:
         self.gop_seconds: Fraction | None = None
         """From keyframe to keyframe, the last time."""
         self.errors_in_a_row = 0
-        """Packets that the decoder refused since the last frame that it gave."""
+        """Packets that the decoder refused since the last frame that was shown."""
 
     def take(self, packet: Packet[Stream], arrived: float) -> Iterator[Arrival | SoundPacket]:
         """Take a packet of either stream, give what is ready."""
@@ -143,14 +143,19 @@ class Frames:
 
     def _shown(self, frame: VideoFrame, arrived: float) -> Iterator[Arrival]:
         sent = self._sent_as(frame.pts) or _Sent(self._number, frame.pts, arrived)
-        self.errors_in_a_row = 0
         if frame.is_corrupt:
             self._damaged(sent.number)
         if not self._gate.passes(sent.number, is_keyframe=frame.key_frame):
             return
+        self.errors_in_a_row = 0
         seconds = None if frame.pts is None else frame.pts * self._time_base
         arrival = Arrival(
-            frame, seconds, sent.arrived, frame.key_frame, after_loss=self._gate.take_loss()
+            frame,
+            seconds,
+            sent.arrived,
+            is_keyframe=frame.key_frame,
+            after_loss=self._gate.take_loss(),
+            sample_aspect_ratio=self._video.codec_context.sample_aspect_ratio or None,
         )
         duration = frame.duration * self._time_base
         for timed in self._first_time(arrival, duration):
@@ -210,10 +215,7 @@ class Deinterlacing:
 
     def _given(self, frames: Iterator[VideoFrame]) -> Iterator[Arrival]:
         for frame in frames:  # one out for one in, in order
-            origin = self._waiting.popleft()
-            yield Arrival(
-                frame, origin.seconds, origin.arrived, origin.is_keyframe, origin.after_loss
-            )
+            yield replace(self._waiting.popleft(), frame=frame)
 
 
 def _form(frame: VideoFrame) -> tuple[int, int, str]:

@@ -44,6 +44,8 @@ class Arrival:
     is_keyframe: bool
     after_loss: bool = False
     """Frames before it were damaged, or lost on the way: nothing may be interpolated before it."""
+    sample_aspect_ratio: Fraction | None = None
+    """Width over height of its pixels; None where the stream does not say."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -39,8 +39,8 @@ def flat(
     return frame
 
 
-def fitted(fit: Fit, frame: av.VideoFrame) -> Picture:
-    given = fit(frame)
+def fitted(fit: Fit, frame: av.VideoFrame, pixels: Fraction | None = None) -> Picture:
+    given = fit(frame, pixels)
     return picture_of(given, color_of(given), given.pts or 0, 0, TIME_BASE)
 
 
@@ -77,7 +77,7 @@ def test_a_narrower_frame_gets_bars_at_the_sides() -> None:
 def test_the_aspect_of_pixels_counts() -> None:
     """720x576 with pixels of 16:15 is 4:3, as the model is: no bars."""
     frame = flat(720, 576, (90, 100, 110))
-    anamorphic = fitted(Fit(model(), sample_aspect_ratio=Fraction(16, 15)), frame)
+    anamorphic = fitted(Fit(model()), frame, Fraction(16, 15))
     assert (anamorphic.planes[0] == 90).all()
     square = fitted(Fit(model()), frame).planes[0].numpy()
     assert (square[:, :2] == 16).all()
@@ -91,8 +91,7 @@ def test_pixels_of_the_model_count_too() -> None:
 
 
 def test_the_same_size_with_other_pixels_is_fitted() -> None:
-    fit = Fit(model(), sample_aspect_ratio=Fraction(2))
-    luma = fitted(fit, flat(64, 48, (90, 100, 110))).planes[0].numpy()
+    luma = fitted(Fit(model()), flat(64, 48, (90, 100, 110)), Fraction(2)).planes[0].numpy()
     assert (luma[:12] == 16).all()
     assert (luma[12:36] == 90).all()
 

@@ -7,12 +7,13 @@ import socket
 import threading
 import time
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from media_samples import make_clip
 from rtsp_camera import DEADLINE_SECONDS, Camera, free_port
 from ts_senders import TsSender, jumping, missing, steady
 
@@ -21,7 +22,7 @@ from upframe.io.live.address import LiveAddress, Remembered, Transport, find_add
 from upframe.io.live.input import LiveInput
 from upframe.io.live.values import Arrival, LiveForm, SoundPacket
 
-Event = Arrival | SoundPacket
+TRANSPORTS: tuple[Transport, ...] = ("tcp", "udp")
 
 
 @pytest.fixture(scope="module")
@@ -189,25 +190,28 @@ def test_udp_without_a_sender_times_out() -> None:
     assert lost(find_address(url, connect_seconds=0.5, read_seconds=0.5)).reason == "timed-out"
 
 
-@pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_a_camera_that_freezes_times_out_and_one_that_dies_has_ended(transport: Transport) -> None:
-    with Camera() as camera:
-        address = find_address(camera.url, transport=transport, read_seconds=0.7)
-        with opened(address) as live:
+def test_a_camera_that_freezes_times_out_and_one_that_dies_has_ended() -> None:
+    with Camera() as camera, ExitStack() as stack:
+        lives = [
+            stack.enter_context(
+                opened(find_address(camera.url, transport=transport, read_seconds=0.7))
+            )
+            for transport in TRANSPORTS
+        ]
+        for live in lives:
             live.probe()
-            frames_of(live, 3)
-            camera.freeze()
+        camera.freeze()
+        for live in lives:
             with pytest.raises(InputLost) as frozen:
                 frames_of(live, 10**6)
             assert frozen.value.reason == "timed-out"
-            camera.resume()
-        if transport == "tcp":  # by UDP nobody tells that it is gone
-            with opened(address) as live:
-                live.probe()
-                camera.kill()
-                with pytest.raises(InputLost) as killed:
-                    frames_of(live, 10**6)
-                assert killed.value.reason == "ended"
+        camera.resume()
+        last = stack.enter_context(opened(camera.url))
+        last.probe()
+        camera.kill()
+        with pytest.raises(InputLost) as killed:
+            frames_of(last, 10**6)
+        assert killed.value.reason == "ended"
 
 
 def test_a_stop_from_another_thread_ends_the_reading(camera: Camera) -> None:
@@ -280,6 +284,26 @@ def test_another_size_within_a_connection_goes_on() -> None:
         frames = frames_of(live, 18)
     assert [frame.frame.width for frame in frames] == [64] * 15 + [96] * 3
     assert [frame.frame.height for frame in frames] == [48] * 15 + [64] * 3
+
+
+def test_another_codec_within_a_connection_needs_a_new_one(tmp_path: Path) -> None:
+    first = make_clip(tmp_path / "first.ts", frames=30, options={"tune": "zerolatency"})
+    second = make_clip(tmp_path / "second.ts", frames=300, codec="mpeg2video")
+    data = first.read_bytes() + second.read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(DEADLINE_SECONDS)
+
+        def send() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(ConnectionError):
+                connection.sendall(data)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        error = lost(f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        thread.join(DEADLINE_SECONDS)
+    assert error.reason == "format-changed"
+    assert "100 packets in a row are no h264" in str(error)
 
 
 def test_a_sender_that_hangs_up_has_ended() -> None:

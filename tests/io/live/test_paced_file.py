@@ -142,3 +142,11 @@ def test_a_speed_of_nothing_is_refused(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4")
     with pytest.raises(ValueError, match="above 0, got 0"):
         PacedFile(clip, speed=0).connect()
+
+
+def test_a_frame_says_the_shape_of_its_pixels(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", sample_aspect_ratio=Fraction(16, 15))
+    with closing(PacedFile(clip, speed=20)) as paced:
+        paced.connect()
+        assert paced.probe().info.sample_aspect_ratio == Fraction(16, 15)
+        assert {frame.sample_aspect_ratio for frame in frames_of(paced)} == {Fraction(16, 15)}
