@@ -39,13 +39,13 @@ class Alongside:
             latest: Output time after which no sound can be now.
 
         Returns:
-            Seconds, after those of the packet before; None where it has no place.
+            Seconds from 0 on, after those of the packet before; None where it has no place.
         """
         for offset in (self._offset, self._before):
             if offset is None:
                 continue
             time = seconds + offset
-            if time <= latest and (self._last is None or time > self._last):
+            if time <= latest and (time >= 0 if self._last is None else time > self._last):
                 if offset == self._offset:
                     self._before = None  # it has followed the pictures
                 self._last = time

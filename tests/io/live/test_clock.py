@@ -285,6 +285,23 @@ def test_a_stream_that_is_late_for_good_gets_a_new_place_once() -> None:
     assert all(step > 0 for step in sender.steps())
 
 
+def test_a_stream_that_catches_up_slowly_keeps_its_place() -> None:
+    """What a stall held back comes at twice its pace, for five seconds."""
+    sender = Sender()
+    sender.send_many(100)
+    sender.now += 5
+    for _ in range(250):
+        sender.now += 0.02
+        sender.stamp += STEP
+        sender.place(sender.stamp)
+        sender.clock.advance(sender.clock.due(sender.now - 0.5))
+    sender.send_many(10)
+    assert set(sender.steps()) == {STEP}
+    assert sender.clock.counts == NONE
+    assert sum(placed.late for placed in sender.placed) > 100
+    assert not sender.placed[-1].late
+
+
 def test_a_new_connection_is_placed_by_its_arrival_and_breaks() -> None:
     sender = Sender()
     sender.send_many(100)

@@ -89,6 +89,14 @@ def test_there_is_no_sound_before_the_first_picture() -> None:
     assert clock.sound(Fraction(0), 10.1) == 10
 
 
+def test_sound_of_before_the_first_picture_is_dropped_though_it_comes_after_it() -> None:
+    clock = LiveClock(RATE)
+    clock.connected(RATE, now=0)
+    clock.place(Fraction(5), 0.0)
+    assert clock.sound(Fraction("4.99"), 0.0) is None
+    assert clock.sound(Fraction(5), 0.0) == 0
+
+
 def test_sound_out_of_order_is_dropped() -> None:
     clock = LiveClock(RATE)
     clock.connected(RATE, now=0)
@@ -98,15 +106,25 @@ def test_sound_out_of_order_is_dropped() -> None:
 
 
 def test_the_offset_of_an_earlier_connection_is_forgotten() -> None:
-    """It would find a place for what is out of order."""
+    """It would find a place for what has none."""
     clock = LiveClock(RATE)
     clock.connected(RATE, now=0)
     clock.place(Fraction(5), 0.0)
-    assert clock.sound(Fraction(5), 0.0) == 0
+    assert clock.sound(Fraction("14.95"), 9.95) == Fraction("9.95")
     clock.connected(RATE, now=10)
     clock.place(Fraction("15.1"), 10.0)
+    assert clock.sound(Fraction("15.04"), 10.0) is None
     assert clock.sound(Fraction("15.1"), 10.0) == 10
-    assert clock.sound(Fraction("15.1"), 10.0) is None
+
+
+def test_the_offset_before_a_jump_is_forgotten_once_the_sound_has_jumped_too() -> None:
+    clock = LiveClock(RATE)
+    clock.connected(RATE, now=0)
+    for index in range(50):
+        clock.place(index * STEP + (Fraction("1.2") if index >= 25 else 0), index / 25)
+    assert clock.sound(Fraction("0.5"), 1.5) == Fraction("0.5")
+    assert clock.sound(Fraction("2.7"), 2.0) == Fraction("1.5")
+    assert clock.sound(Fraction("2.7"), 2.0) is None
 
 
 def test_sound_that_comes_with_its_pictures_all_at_once_is_kept() -> None:
