@@ -19,8 +19,10 @@ USUAL_PIX_FMT = "yuv420p"
 
 _CRF = 23.0
 _NVENC = ("h264_nvenc", "hevc_nvenc", "av1_nvenc")
+_X264 = {"preset": "veryfast", "tune": "zerolatency", "forced-idr": "1"}
 _TUNED: dict[str, dict[str, str]] = {
-    "libx264": {"preset": "veryfast", "tune": "zerolatency", "forced-idr": "1"},
+    "libx264": _X264,
+    "libx264rgb": _X264,
     "libx265": {
         "preset": "ultrafast",
         "tune": "zerolatency",
@@ -35,7 +37,10 @@ _TUNED_NVENC = {
     "preset": "p4", "tune": "ll", "forced-idr": "1", "delay": "0", "zerolatency": "1",
     "rc": "vbr", "b": "0",  # the quality alone decides; else it would be 2 Mbit/s
 }  # fmt: skip
-_QUALITY = {"libx264": _CRF, "libx265": 28.0, "libsvtav1": 35.0, "libvpx-vp9": 31.0, "libvpx": 10.0}
+_QUALITY = {
+    "libx264": _CRF, "libx264rgb": _CRF, "libx265": 28.0, "libsvtav1": 35.0, "libvpx-vp9": 31.0,
+    "libvpx": 10.0,
+}  # fmt: skip
 
 
 def live_pix_fmt(info: StreamInfo, options: EncoderOptions, format: str) -> str:  # noqa: A002

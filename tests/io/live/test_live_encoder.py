@@ -66,9 +66,22 @@ def aac(tmp_path: Path) -> Iterator[Stream]:
         yield stream
 
 
-def test_every_picture_comes_out_with_the_call_it_went_in_with() -> None:
-    info = info_of()
-    encoder = LiveEncoder(info, EncoderOptions())
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt"),
+    [
+        (None, "yuv420p"),
+        ("libx264rgb", "gbrp"),
+        ("libx265", "yuv420p"),
+        ("libsvtav1", "yuv420p"),
+        ("libvpx-vp9", "yuv420p"),
+        ("mpeg4", "yuv420p"),
+    ],
+)
+def test_every_picture_comes_out_with_the_call_it_went_in_with(
+    codec: str | None, pix_fmt: str
+) -> None:
+    info = info_of(pix_fmt)
+    encoder = LiveEncoder(info, EncoderOptions(codec=codec))
     for index in range(70):
         (packet,) = encoder(picture_of(index, info), index)
         assert (packet.kind, packet.pts, packet.dts, packet.duration) == ("video", index, index, 1)
