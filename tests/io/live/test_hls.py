@@ -16,7 +16,7 @@ from publishing_child import RATE, Child, encoded, later
 from rtsp_camera import free_port
 
 from upframe.io.live.targets import find_live_target
-from upframe.io.live.wire import Event, Failed, Finished
+from upframe.io.live.wire import Event, Failed, Finished, Written
 
 SEGMENT_SECONDS = 2
 
@@ -62,8 +62,7 @@ def test_a_playlist_goes_on_after_its_process_was_killed(tmp_path: Path) -> None
     primer, pictures = encoded(7 * RATE)
     with Child(find_live_target(str(path)), primer) as child:
         child.give(pictures)
-        while len(child.written) < 7 * RATE:
-            assert child.process.poll() is None, child.stderr
+        child.until(Written, 7 * RATE)
         child.process.kill()
         child.wait()
     before = path.read_text()

@@ -20,7 +20,7 @@ from rtsp_camera import Camera, free_port
 
 from upframe.io.errors import Reason
 from upframe.io.live.targets import LiveTarget, find_live_target
-from upframe.io.live.wire import Connected, Failed, Finished, Note
+from upframe.io.live.wire import Connected, Failed, Finished, Note, Written
 
 
 def until(condition: Callable[[], object], what: str) -> None:
@@ -200,7 +200,7 @@ def test_sigterm_is_the_end_of_its_input(tmp_path: Path) -> None:
     with Receiver(tmp_path, "tcp") as receiver:
         with Child(find_live_target(receiver.url), primer) as child:
             child.give(pictures)
-            until(lambda: len(child.written) == 50, "not written")
+            child.until(Written, 50)
             child.process.send_signal(signal.SIGTERM)
             assert child.wait() == 0, child.stderr
             assert child.told(Finished)

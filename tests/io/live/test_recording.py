@@ -20,7 +20,7 @@ from upframe.io.live.disk import Disk, Lock
 from upframe.io.live.proof import Proof, check, prove, shorten, whole_fragments
 from upframe.io.live.recording import Recording, rescue
 from upframe.io.live.targets import find_live_target
-from upframe.io.live.wire import Connected, Event, Failed, Finished, Note, Recorded
+from upframe.io.live.wire import Connected, Event, Failed, Finished, Note, Recorded, Written
 
 FORMS = {
     "mp4": "mp4", "mov": "mov", "mkv": "matroska", "ts": "mpegts", "flv": "flv",
@@ -249,9 +249,7 @@ def test_a_recording_ends_well_on_sigterm(tmp_path: Path) -> None:
     primer, pictures = encoded(50)
     with Child(find_live_target(str(path)), primer) as child:
         child.give(pictures)
-        child.until(type(child.events[0]) if child.events else Connected)
-        while len(child.written) < 50:
-            assert child.process.poll() is None
+        child.until(Written, 50)
         child.process.send_signal(signal.SIGTERM)
         assert child.wait() == 0, child.stderr
     assert decoded(path) == 50

@@ -18,7 +18,7 @@ from upframe.io.live.recording import Recording
 from upframe.io.live.rolling import Rolling
 from upframe.io.live.targets import find_live_target
 from upframe.io.live.values import Encoded
-from upframe.io.live.wire import Event, Note, Recorded
+from upframe.io.live.wire import Event, Note, Recorded, Written
 
 START = time.mktime((2024, 5, 6, 7, 8, 9, 0, 0, -1))
 
@@ -142,10 +142,7 @@ def killed(pattern: Path, count: int) -> None:
     primer = encoded(150)[0]
     with Child(target, primer) as child:
         child.give(pictures()[:count])
-        ends = time.monotonic() + 30
-        while len(child.written) < count:
-            assert time.monotonic() < ends, child.stderr
-            time.sleep(0.01)
+        child.until(Written, count)
         os.kill(child.process.pid, signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
 
@@ -187,8 +184,7 @@ def test_what_somebody_is_still_writing_is_left_alone(tmp_path: Path) -> None:
     target = find_live_target(str(pattern))
     with Child(target, encoded(150)[0]) as first:
         first.give(pictures(100)[:80])
-        while len(first.written) < 80:
-            assert first.process.poll() is None
+        first.until(Written, 80)
         (partial,) = tmp_path.glob(".*")
         with Child(target, encoded(150)[0]) as second:
             assert second.finish() == 0
