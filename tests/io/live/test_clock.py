@@ -1,4 +1,4 @@
-"""The output's own clock: whatever a sender's timestamps do, times only rise, and all is counted."""
+"""The output's own clock: whatever timestamps do, times only rise, and all is counted."""
 
 import random
 from fractions import Fraction
