@@ -80,8 +80,8 @@ def run_as_script(
     name: str,
     text: str | None,
     measure: Measure,
-    short: Mapping[str, float] | None = None,
-    **sizes: float,
+    short: Mapping[str, float | str] | None = None,
+    **sizes: float | str,
 ) -> None:
     """Run with the sizes of the command line; exits with 1 where a figure is missed.
 
@@ -106,7 +106,7 @@ def run_as_script(
     parser.add_argument("--folder", type=Path, help="work here, and leave all as it is at the end")
     arguments = parser.parse_args()
     defaults = {**sizes, **(short or {})} if getattr(arguments, "short", False) else sizes
-    given = {"seed": arguments.seed}
+    given: dict[str, Any] = {"seed": arguments.seed}
     for option, default in defaults.items():
         asked = getattr(arguments, option)
         given[option] = default if asked is None else asked

@@ -23,27 +23,27 @@ DOUBLED = {
 _FIRST = (320, 180)
 
 
-def size_for(times: float, rate: int) -> tuple[str, float]:
+def size_for(times: float, rate: int, device: str = "auto") -> tuple[str, float]:
     """Find a size for which all filters take so many times as long as a frame lasts.
 
     Returns:
         The size, and by how much it is really too much, measured with it.
     """
     width, height = _FIRST
-    load = load_of(width, height, rate)
+    load = load_of(width, height, rate, device)
     for _ in range(3):
         width, height = _scaled(width, height, times * 1.05 / load)
-        load = load_of(width, height, rate)
+        load = load_of(width, height, rate, device)
         if load >= times:
             break
     return f"{width}x{height}", load
 
 
-def load_of(width: int, height: int, rate: int) -> float:
+def load_of(width: int, height: int, rate: int, device: str) -> float:
     """Measure how long all filters take for one frame, in intervals of the rate."""
     filters = FilterOptions.model_validate(DOUBLED)
-    device = resolve_device()
-    runtime = Runtime(device, resolve_precision("auto", device), "builtin")
+    where = resolve_device(device)
+    runtime = Runtime(where, resolve_precision("auto", where), "builtin")
     info = StreamInfo(width, height, "yuv420p", Fraction(1, 90_000), rate=Fraction(rate))
     costs: list[float] = []
     for _ in range(3):

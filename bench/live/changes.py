@@ -21,7 +21,7 @@ from stream import Stream
 
 SIZE, RATE = "160x90", 15
 FORMS = (("320x180", 10), ("96x96", 25), ("160x90", 15), ("128x72", 12), ("240x136", 20))
-SHORT = {"rounds": 2, "seconds": 2.0}
+SHORT = {"rounds": 1, "seconds": 1.0}
 
 
 def measure(

@@ -30,7 +30,7 @@ from upframe.filters.options import FilterOptions
 from upframe.io.live.input import PacedFile
 
 SIZE, RATE = "64x48", 10
-SHORT = {"seconds": 40.0, "speed": 8.0, "warm_seconds": 20.0}
+SHORT = {"seconds": 20.0, "speed": 8.0, "warm_seconds": 10.0}
 MOST_OFFSET_SECONDS = 0.040
 MOST_GROWTH_MEGABYTES = 20.0
 _ROUND_SECONDS = 30

@@ -26,7 +26,7 @@ from shown import judged
 from stream import Stream
 
 SIZE, RATE = "160x90", 15
-SHORT = {"kills": 1, "freezes": 1, "cuts": 0, "most_seconds": 3.0}
+SHORT = {"kills": 1, "freezes": 1, "cuts": 0, "most_seconds": 2.5, "between_seconds": 1.0}
 STEPS = ((30.0, 5.0), (130.0, 10.0), (float("inf"), 60.0))
 """Until an outage lasts so long, attempts are so far apart, or nearer; seconds."""
 _NEVER_SECONDS = 120.0
@@ -57,6 +57,7 @@ def measure(
     cut_seconds: float,
     most_seconds: float,
     back_seconds: float,
+    between_seconds: float,
     seed: int,
 ) -> Outcome:
     chance = random.Random(seed)
@@ -76,10 +77,10 @@ def measure(
         began = stream.until_running(RATE)
         returns: list[Return] = []
         for kind in kinds:
-            time.sleep(chance.uniform(1.0, 6.0))
+            time.sleep(chance.uniform(0.5, between_seconds))
             away = cut_seconds if kind == "cut" else chance.uniform(2.0, most_seconds)
             returns.append(outage(stream, kind, away, back_seconds, *ways[kind]))
-        time.sleep(2.0)
+        time.sleep(1.0)
         last = stream.now
         code = stream.stop()
         received = receiver.wait()
@@ -154,4 +155,5 @@ if __name__ == "__main__":
         cut_seconds=60.0,
         most_seconds=25.0,
         back_seconds=5.0,
+        between_seconds=6.0,
     )

@@ -23,7 +23,7 @@ from shown import judged
 from stream import Stream
 
 SIZE, RATE = "160x90", 15
-SHORT = {"kills": 2, "freezes": 0, "most_seconds": 2.0}
+SHORT = {"kills": 1, "freezes": 0, "most_seconds": 1.0, "between_seconds": 1.0}
 _NEVER_SECONDS = 120.0
 _GIVEN_UP_SECONDS = 20.0
 """A frozen receiver, whose socket still takes some, is given up within this."""
@@ -41,7 +41,14 @@ class Return:
 
 
 def measure(
-    folder: Path, *, kills: int, freezes: int, most_seconds: float, back_seconds: float, seed: int
+    folder: Path,
+    *,
+    kills: int,
+    freezes: int,
+    most_seconds: float,
+    back_seconds: float,
+    between_seconds: float,
+    seed: int,
 ) -> Outcome:
     chance = random.Random(seed)
     kinds = ["kill"] * kills + ["freeze"] * freezes
@@ -54,9 +61,9 @@ def measure(
         began = stream.until_running(RATE)
         returns: list[Return] = []
         for kind in kinds:
-            time.sleep(chance.uniform(2.0, 5.0))
+            time.sleep(chance.uniform(0.5, between_seconds))
             returns.append(absence(stream, receiver, kind, chance.uniform(0.5, most_seconds)))
-        time.sleep(3.0)
+        receiver.until_pictures(2 * RATE)
         last = stream.now
         code = stream.stop()
         received = receiver.wait()
@@ -132,4 +139,5 @@ if __name__ == "__main__":
         freezes=3,
         most_seconds=10.0,
         back_seconds=5.0,
+        between_seconds=6.0,
     )

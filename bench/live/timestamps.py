@@ -21,18 +21,15 @@ from ts_packets import WRAP
 from ts_senders import TICKS, TsSender
 
 SIZE, RATE = "64x48", 15
-SHORT = {"rounds": 1}
-_SPACE = 2 * RATE
-"""Pictures between two events."""
+SHORT = {"rounds": 1, "space_seconds": 1.0}
 _EVENTS = 5
-_ROUND = (_EVENTS + 1) * _SPACE
 _MISSING = 3
 _REPEATS = 4
 """Of the output's frames, at each event: nothing is interpolated across it."""
 
 
-def measure(folder: Path, *, rounds: int, seed: int) -> Outcome:
-    clock = WrongClock(rounds)
+def measure(folder: Path, *, rounds: int, space_seconds: float, seed: int) -> Outcome:
+    clock = WrongClock(rounds, round(space_seconds * RATE))
     sender = TsSender(clock, rate=RATE, size=SIZE)
     with (
         Receiver(folder / "received") as receiver,
@@ -41,7 +38,7 @@ def measure(folder: Path, *, rounds: int, seed: int) -> Outcome:
     ):
         began = stream.until_running(RATE)
         clock.begin(sender.sent + RATE)
-        sender.until_sent(sender.sent + RATE + rounds * _ROUND, rounds * _ROUND / RATE + 60)
+        sender.until_sent(sender.sent + RATE + clock.pictures, clock.pictures / RATE + 60)
         end = time.monotonic() + 1.0
         last = stream.until(lambda s: s.at > end, "all is over")
         code = stream.stop()
@@ -86,10 +83,13 @@ def counted(counts: dict[str, int], rounds: int) -> list[Check]:
 
 
 class WrongClock:
-    """Steady until told to begin; then the events of each round, two seconds apart."""
+    """Steady until told to begin; then the events of each round, one after the other."""
 
-    def __init__(self, rounds: int) -> None:
-        self._rounds = rounds
+    def __init__(self, rounds: int, space: int) -> None:
+        """Take how many rounds there are, and how many pictures between two events."""
+        self._rounds, self._space = rounds, space
+        self._round = (_EVENTS + 1) * space
+        self.pictures = rounds * self._round
         self._first: int | None = None
 
     def begin(self, first: int) -> None:
@@ -100,15 +100,15 @@ class WrongClock:
         if self._first is None or number < self._first:
             return TICKS + number * TICKS // RATE
         since = number - self._first
-        place = since - _ROUND * min(since // _ROUND, self._rounds - 1)
-        event = place // _SPACE
-        if event == 4 and place % _SPACE < _MISSING:
+        place = since - self._round * min(since // self._round, self._rounds - 1)
+        event = place // self._space
+        if event == 4 and place % self._space < _MISSING:
             return None
         if event >= 5:
-            return (place - 5 * _SPACE) * TICKS // RATE
+            return (place - 5 * self._space) * TICKS // RATE
         later = 10 * TICKS if event == 2 else 0
-        return WRAP + (place - _SPACE) * TICKS // RATE + later
+        return WRAP + (place - self._space) * TICKS // RATE + later
 
 
 if __name__ == "__main__":
-    run_as_script("timestamps", __doc__, measure, SHORT, rounds=10)
+    run_as_script("timestamps", __doc__, measure, SHORT, rounds=10, space_seconds=3.0)
