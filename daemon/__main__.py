@@ -14,6 +14,7 @@ from typing import NoReturn, cast
 
 from .errors import UsageError
 from .exits import Exit, exit_code_of, is_expected
+from .live.cores import share_cores
 
 # Each module offers add_parser(subparsers) and sets `command` to a function of the arguments.
 COMMANDS = ("run", "pipe", "probe", "verify", "models", "serve", "jobs", "doctor", "demo")
@@ -69,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words = sys.argv[1:] if argv is None else list(argv)
         asked = [name for name in words if not name.startswith("-")][:1]
+        if asked == ["run"] and any(word == "--live" or "://" in word for word in words):
+            share_cores()  # before the command's module loads torch
         arguments = make_parser(asked if asked and asked[0] in COMMANDS else COMMANDS).parse_args(
             words
         )

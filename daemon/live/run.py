@@ -140,11 +140,11 @@ def name_of(text: str) -> str:
     """Name a stream after its input: its host and path, or its file; never with a secret."""
     try:
         parts = urlsplit(text)
-        words = [parts.hostname or "", *Path(parts.path).with_suffix("").parts]
+        words = [parts.hostname or "", *re.sub(r"\.\w+$", "", parts.path).split("/")]
     except ValueError:  # no URL after all
         words = []
-    plain = (re.sub(r"[^A-Za-z0-9._]+", "-", word).strip("-._") for word in words[-3:])
-    return "-".join(word for word in plain if word)[:_NAME_CHARACTERS] or "live"
+    plain = (re.sub(r"[^A-Za-z0-9._]+", "-", word).strip("-._") for word in words)
+    return "-".join([word for word in plain if word][-3:])[:_NAME_CHARACTERS] or "live"
 
 
 def _add(group: Any, field: str, *flags: str, **more: Any) -> None:

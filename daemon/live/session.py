@@ -21,6 +21,7 @@ from .ends import find_target, is_file_input, source_maker
 from .figures import now_utc, report_of, status_of_parts
 from .incoming import Incoming, Make
 from .intake import Intake
+from .levels import parse_levels
 from .loading import Loading
 from .outcome import LiveReport
 from .reader import LiveSource
@@ -98,6 +99,7 @@ class LiveSession:
         Raises:
             MediaError: if the output cannot be written, or the input can never be read.
             FilterError: if weights or the device are not to be had, or memory is too small.
+            UsageError: for a level that there is not.
             Stopped: if a signal came before anything could be written.
         """
         with kept_warnings() as self._warned:
@@ -139,6 +141,7 @@ class LiveSession:
 
     def _find_ends(self) -> None:
         request = self._request
+        parse_levels(request.options.levels, request.filters)  # a wrong name is said at once
         self._target = find_target(request)
         self._is_file = is_file_input(request)
         if self._is_file and self._target.is_file:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ..exits import Exit, exit_code_of, is_expected
 from ..work import tether
+from .cores import share_cores
 
 if TYPE_CHECKING:
     from .linkage import Linkage
@@ -34,6 +35,7 @@ def main() -> NoReturn:
     except BlockingIOError as error:
         sys.stderr.write(f"upframe: {error}\n")
         sys.exit(Exit.TRY_LATER)
+    share_cores()
     code = _serve()
     sys.stderr.flush()
     del lock

@@ -1,0 +1,206 @@
+"""A whole live session in this process: real cameras and files in, real files out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import pytest
+import torch
+from media_samples import make_clip
+from rtsp_camera import Camera, free_port
+
+from upframe.daemon.errors import Stopped
+from upframe.daemon.live.options import LiveOptions
+from upframe.daemon.live.outcome import LiveReport
+from upframe.daemon.live.request import LiveRequest
+from upframe.daemon.live.session import LiveSession
+from upframe.daemon.live.status import LiveStatus
+from upframe.filters.chain import Runtime
+from upframe.filters.options import FilterOptions
+from upframe.io.errors import SinkRefused, SourceMissing, UnsupportedMedia
+
+DEADLINE_SECONDS = 30.0
+RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
+PATIENT = LiveOptions(latency_seconds=60)
+"""So patient that nothing is dropped, however busy the machine is."""
+
+
+def request_of(
+    source: str | Path, sink: Path, options: LiveOptions | None = None, **more: object
+) -> LiveRequest:
+    filters = FilterOptions(enable_frame_interpolation=True)
+    request = LiveRequest("test", str(source), str(sink), filters, RUNTIME)
+    return replace(request, options=options or LiveOptions(), **more)
+
+
+class Running:
+    """A session on a thread of its own, and all that it says."""
+
+    def __init__(self, request: LiveRequest) -> None:
+        self.statuses: list[LiveStatus] = []
+        self.report: LiveReport | None = None
+        self.error: BaseException | None = None
+        self.session = LiveSession(request, on_status=self.statuses.append)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.report = self.session.run()
+        except BaseException as error:
+            self.error = error
+
+    def until(self, is_so: Callable[[LiveStatus], bool]) -> LiveStatus:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        seen = 0
+        while True:
+            for status in self.statuses[seen:]:
+                seen += 1
+                if is_so(status):
+                    return status
+            assert self._thread.is_alive(), f"it has ended: {self.error or self.report}"
+            assert time.monotonic() < deadline, self.statuses[-1:]
+            time.sleep(0.02)
+
+    def ended(self) -> LiveReport:
+        self._thread.join(2 * DEADLINE_SECONDS)
+        assert not self._thread.is_alive()
+        if self.error is not None:
+            raise self.error
+        assert self.report is not None
+        return self.report
+
+    def stop(self) -> LiveReport:
+        self.session.stop(15)
+        return self.ended()
+
+
+def slots_of(path: Path, rate: int) -> list[Fraction]:
+    """Times of all pictures in slots of an output, from the first one on."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        times = sorted(
+            packet.pts * packet.time_base for packet in packets if packet.pts is not None
+        )
+    return [(one - times[0]) * rate for one in times]
+
+
+def assert_even(path: Path, rate: int) -> None:
+    """Every slot has its picture, to the millisecond of Matroska, whatever the input did."""
+    steps = {round(float(b - a), 1) for a, b in pairwise(slots_of(path, rate))}
+    assert steps == {1.0}
+
+
+def threads_of_ours() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("upframe-")}
+
+
+def test_a_file_goes_through_at_its_pace_with_its_sound(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mkv", rate=Fraction(15), frames=15, audio="aac")
+    out = tmp_path / "out.mkv"
+    report = Running(request_of(clip, out, PATIENT)).ended()
+    assert len(slots_of(out, 30)) == 29
+    assert_even(out, 30)
+    assert report.written == 29
+    assert report.counts["frames_dropped"] == 0
+    assert "its end" in report.ended_by
+    assert report.delay_seconds["max"] < 60
+    with av.open(str(out)) as container:
+        sound = [packet for packet in container.demux(audio=0) if packet.size]
+    assert len(sound) > 40
+    assert abs(float(sound[0].pts * sound[0].time_base)) < 0.04
+    assert not threads_of_ours()
+
+
+def test_the_duration_is_that_of_the_output(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mkv", rate=Fraction(15), frames=60)
+    out = tmp_path / "out.mp4"
+    report = Running(request_of(clip, out, PATIENT, duration_seconds=1.0)).ended()
+    assert len(slots_of(out, 30)) == 30
+    assert report.ended_by == "its duration has passed"
+
+
+def test_a_camera_that_goes_and_returns_in_another_form_changes_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out.mkv"
+    with Camera(size="64x48") as camera:
+        running = Running(request_of(camera.url, out))
+        running.until(lambda status: status.output_state.written > 10)
+        camera.kill()
+        running.until(lambda status: status.showing == "slate")
+        assert running.statuses[-1].reason in ("ended", "refused")
+        camera.start(size="96x64", rate=10)
+        running.until(lambda status: status.input.get("width") == 96)
+        running.until(lambda status: status.state == "running" and status.showing == "input")
+        report = running.stop()
+    assert_even(out, 30)
+    with av.open(str(out)) as container:
+        assert {(frame.width, frame.height) for frame in container.decode(video=0)} == {(64, 48)}
+    assert {"connecting", "running", "reconnecting"} <= {one.state for one in running.statuses}
+    assert {"freeze", "slate"} <= {one.showing for one in running.statuses}
+    assert sum(report.reconnects.values()) >= 1
+    assert report.output["rate"] == "30"
+    assert not threads_of_ours()
+
+
+def test_without_input_it_stops_where_that_is_wanted(tmp_path: Path) -> None:
+    out = tmp_path / "out.mkv"
+    with Camera(size="64x48") as camera:
+        running = Running(request_of(camera.url, out, LiveOptions(on_loss="stop")))
+        running.until(lambda status: status.output_state.written > 5)
+        camera.kill()
+        report = running.ended()
+    assert report.ended_by.startswith("the input is over")
+    assert len(slots_of(out, 30)) == report.written
+
+
+def test_a_first_connection_that_cannot_work_ends_it(tmp_path: Path) -> None:
+    out = tmp_path / "out.mkv"
+    with Camera(login="user:secret") as camera:
+        for url, error in (
+            (camera.url, SourceMissing),
+            (camera.secret_url.replace("/camera", "/nothing"), SourceMissing),
+            (camera.secret_url.replace("/camera", "/deaf"), UnsupportedMedia),
+        ):
+            with pytest.raises(error) as caught:
+                Running(request_of(url, out, give_up=True)).ended()
+            assert "secret" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_what_refuses_is_tried_until_somebody_stops_it(tmp_path: Path) -> None:
+    out = tmp_path / "out.mkv"
+    running = Running(request_of(f"rtsp://127.0.0.1:{free_port()}/x", out, give_up=True))
+    running.until(lambda status: status.reconnects.get("refused", 0) >= 2)
+    with pytest.raises(Stopped):
+        running.stop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    out = tmp_path / "out.mkv"
+    out.write_bytes(b"mine")
+    with pytest.raises(SinkRefused):
+        Running(request_of("rtsp://127.0.0.1:1/x", out)).ended()
+    assert out.read_bytes() == b"mine"
+
+
+def test_the_reason_why_a_file_cannot_go_on_ends_the_session(tmp_path: Path) -> None:
+    """A recording that is gone for good cannot be gone on with."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with Camera(size="64x48") as camera:
+        running = Running(request_of(camera.url, folder / "out.mkv"))
+        running.until(lambda status: status.output_state.written > 5)
+        (folder / "out.mkv").write_bytes(b"somebody else's")
+        with pytest.raises(SinkRefused):
+            running.stop()
+    assert (folder / "out.mkv").read_bytes() == b"somebody else's"
+    assert not threads_of_ours()
