@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -25,11 +25,21 @@ from upframe.daemon.live.status import LiveStatus
 from upframe.filters.chain import Runtime
 from upframe.filters.options import FilterOptions
 from upframe.io.errors import SinkRefused, SourceMissing, UnsupportedMedia
+from upframe.io.live.input import PacedFile
 
 DEADLINE_SECONDS = 30.0
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
 PATIENT = LiveOptions(latency_seconds=60)
 """So patient that nothing is dropped, however busy the machine is."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Generator[None]:
+    """Leave a core to the camera and the encoder: threads that wait for each other spin."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def request_of(
@@ -118,6 +128,25 @@ def test_a_file_goes_through_at_its_pace_with_its_sound(tmp_path: Path) -> None:
     assert len(sound) > 40
     assert abs(float(sound[0].pts * sound[0].time_base)) < 0.04
     assert not threads_of_ours()
+
+
+def test_time_may_pass_faster_than_it_does(tmp_path: Path) -> None:
+    """Ten seconds of a file in one, by a clock that is as much faster."""
+    clip = make_clip(tmp_path / "in.mkv", rate=Fraction(15), frames=150, audio="aac")
+    out = tmp_path / "out.mkv"
+    began = time.monotonic()
+
+    def now() -> float:
+        return 10 * (time.monotonic() - began)
+
+    def make_input(_: float | None) -> PacedFile:
+        return PacedFile(clip, speed=10.0, now=now)
+
+    request = request_of(clip, out, PATIENT)
+    report = LiveSession(request, now=now, speed=10.0, make_input=make_input).run()
+    assert len(slots_of(out, 30)) == 299
+    assert_even(out, 30)
+    assert report.counts["frames_dropped"] == 0
 
 
 def test_the_duration_is_that_of_the_output(tmp_path: Path) -> None:
