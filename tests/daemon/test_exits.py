@@ -8,6 +8,7 @@ from upframe.daemon.exits import exit_code_of, is_expected
 from upframe.daemon.jobs import errors as job_errors
 from upframe.filters import errors as filter_errors
 from upframe.io import errors as media_errors
+from upframe.io.errors import InputLost, OutputLost
 
 CODES = {
     "UsageError": 64,
@@ -32,6 +33,8 @@ CODES = {
     "SinkRefused": 73,
     "SinkFull": 74,
     "ReaderGone": 141,
+    "InputLost": 74,
+    "OutputLost": 74,
     "VerificationFailed": 70,
 }
 
@@ -54,7 +57,8 @@ def test_the_table_covers_every_error_class() -> None:
 
 @pytest.mark.parametrize("name", sorted(CODES))
 def test_every_error_has_the_code_of_the_design(name: str) -> None:
-    error = all_errors()[name]("text")
+    kind = all_errors()[name]
+    error = kind("failed", "text") if kind in (InputLost, OutputLost) else kind("text")
     assert exit_code_of(error) == CODES[name]
     assert is_expected(error)
 
