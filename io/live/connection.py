@@ -17,6 +17,7 @@ from av.stream import Stream
 from ..errors import InputLost
 from .address import LiveAddress
 from .failure import cut_off, not_connected
+from .release import Pacer, decoding_time
 
 _UDP_SECONDS = 5.0
 """For a first answer by UDP, where TCP can be tried too."""
@@ -69,6 +70,7 @@ class UrlConnection:
         self._stopped = threading.Event()
         self._lines = lines
         self.is_lossy = address.protocol in ("rtp", "udp")
+        self._pacer = Pacer() if address.format == "hls" else None
         self.container = self._connect()
 
     def packets(self, streams: Sequence[Stream]) -> Iterator[tuple[Packet[Stream], float]]:
@@ -86,6 +88,9 @@ class UrlConnection:
                 raise self._cut_off(error, began) from error
             if packet is None or packet.size == 0:  # PyAV ends with an empty one
                 raise self._ended(time.monotonic() - began)
+            if self._pacer is not None:
+                wait = self._pacer.wait_seconds(decoding_time(packet), time.monotonic())
+                self._stopped.wait(wait)
             yield packet, self._now()
         raise InputLost("ended", f"{self._address.shown}: stopped")
 
