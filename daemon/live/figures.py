@@ -114,10 +114,11 @@ def report_of(
 
 def rss_of_family(pid: int) -> int:
     """Add up the resident memory of a process and all below it."""
-    return rss_bytes_of(pid) + sum(rss_of_family(child) for child in _children_of(pid))
+    return rss_bytes_of(pid) + sum(rss_of_family(child) for child in children_of(pid))
 
 
-def _children_of(pid: int) -> Iterator[int]:
+def children_of(pid: int) -> Iterator[int]:
+    """Give the processes that a process has started, and that are not reaped."""
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             yield from (int(word) for word in path.read_text().split())

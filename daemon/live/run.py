@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -26,6 +26,7 @@ from ..arguments import (
 )
 from ..errors import UsageError
 from ..progress import Style
+from .figures import children_of
 from .options import LiveOptions, Name
 from .request import LiveRequest
 from .session import LiveSession
@@ -187,7 +188,10 @@ def _signals(session: LiveSession) -> Generator[None]:
         if next(seen, False):
             session.stop(number)
             return
-        os._exit(128 + number)  # threads may hang in a codec; what we started ends with us
+        for child in children_of(os.getpid()):
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        os._exit(128 + number)  # threads may hang in a codec
 
     before = {
         number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)

@@ -19,6 +19,7 @@ from media_samples import make_clip
 from rtsp_camera import Camera
 
 from upframe.daemon.__main__ import main
+from upframe.daemon.live.figures import children_of
 from upframe.daemon.live.run import name_of
 from upframe.daemon.live.showing import Lines, text_of
 from upframe.daemon.live.status import LiveStatus
@@ -93,7 +94,8 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     with Camera(size="64x48") as camera:
         command = Command(camera.url, tmp_path / "out.mp4")
         command.until(lambda status: written(status) > 5)
-        for child in children_of(command.process.pid):
+        children = list(children_of(command.process.pid))
+        for child in children:
             os.kill(child, signal.SIGSTOP)  # so that the file cannot be completed
         deadline = time.monotonic() + DEADLINE_SECONDS
         while command.process.poll() is None:
@@ -101,14 +103,11 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
             command.process.send_signal(signal.SIGTERM)
             time.sleep(0.1)
         assert command.end() == 143
+    assert children
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline, "a process is left behind"
+        time.sleep(0.02)
     assert not (tmp_path / "out.mp4").exists()
-
-
-def children_of(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(word) for word in (task / "children").read_text().split()]
-    return found
 
 
 def run(*words: object) -> int:
