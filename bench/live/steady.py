@@ -81,4 +81,4 @@ def _worst(delays: list[dict[str, float]]) -> float:
 
 
 if __name__ == "__main__":
-    run_as_script("steady", __doc__, measure, SHORT, seconds=600.0, settle_seconds=20.0)
+    run_as_script("steady", __doc__, measure, SHORT, seconds=600.0, settle_seconds=60.0)
