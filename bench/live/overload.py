@@ -56,7 +56,7 @@ def measure(
     told = json.loads(report.read_text())
     checks, shown = judged([receiver.file], doubled(size), 2 * RATE)
     warm_from = begun.at + min(SETTLED_SECONDS, seconds / 3)
-    grown = growth_bytes([sample for sample in samples if sample.at >= warm_from])
+    grown = growth_bytes([each.resident_bytes for each in samples if each.at >= warm_from])
     changes = last.count("level_changes") - settled.count("level_changes")
     checks = [
         timed(at_most("delay, longest of all", told["delay_seconds"]["max"], BUDGET_SECONDS, "s")),

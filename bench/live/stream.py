@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,8 +177,7 @@ def resident_bytes(pid: int) -> int:
     return 0
 
 
-def growth_bytes(samples: list[Sample]) -> int:
-    """By how much the memory of the last third is above that of the first one, each at its peak."""
-    third = max(1, len(samples) // 3)
-    first = max(sample.resident_bytes for sample in samples[:third])
-    return max(sample.resident_bytes for sample in samples[-third:]) - first
+def growth_bytes(resident: Sequence[int]) -> int:
+    """By how much memory in the last third is above that in the first one, each at its peak."""
+    third = max(1, len(resident) // 3)
+    return max(resident[-third:]) - max(resident[:third])
