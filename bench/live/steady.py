@@ -48,6 +48,7 @@ def measure(folder: Path, *, seconds: float, settle_seconds: float, seed: int) -
         delays = [each.status["delay_seconds"] for each in samples]
         written = last.written - settled.written
         levels = sorted({each.status["level"] for each in samples})
+        grown = growth_bytes([each.resident_bytes for each in samples])
         gained = {name: last.count(name) - settled.count(name) for name in COUNTED}
         checks = [
             timed(equal("level changes once settled", gained["level_changes"], 0)),
