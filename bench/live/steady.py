@@ -55,12 +55,7 @@ def measure(folder: Path, *, seconds: float, settle_seconds: float, seed: int) -
             timed(equal("frames dropped before work", gained["frames_dropped"], 0)),
             timed(equal("frames that the receiver lost", last.lost - settled.lost, 0)),
             at_most("delay, 99th percentile of any minute", _worst(delays), BUDGET_SECONDS, "s"),
-            at_most(
-                "growth of memory",
-                growth_bytes([s.resident_bytes for s in samples]) / 1e6,
-                20.0,
-                "MB",
-            ),
+            at_most("growth of memory", grown / 1e6, 20.0, "MB"),
             *checks,
             equal("exit of the stream", code, 0),
             equal("exit of the receiver", received, 0),
