@@ -28,6 +28,7 @@ def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: boo
         return PacedFile(Path(request.input), now=now, sound=request.options.sound)
 
     def address_of(read_seconds: float | None) -> LiveAddress:
+        """Find the address anew: a file of credentials may have changed."""
         return find_address(
             request.input,
             transport=request.options.rtsp_transport,

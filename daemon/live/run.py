@@ -185,6 +185,7 @@ def _signals(session: LiveSession) -> Generator[None]:
     seen: Iterator[bool] = iter((True,))
 
     def on_signal(number: int, _: object) -> None:
+        """End well, or at once with all children."""
         if next(seen, False):
             session.stop(number)
             return

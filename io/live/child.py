@@ -190,6 +190,7 @@ class Child:
 
     def _reader(self, pipe: IO[bytes], take: Callable[[bytes], None]) -> Callable[[], None]:
         def read() -> None:
+            """Take what is there; whole lines go on, the rest waits."""
             try:
                 data = os.read(pipe.fileno(), _READ_BYTES)
             except BlockingIOError:
