@@ -10,11 +10,12 @@ from math import inf
 from .costs import SETTLED_FRAMES, Costs
 from .levels import Level
 
-OVERLOADED = 0.9
-"""Share of the time there is for a frame: what takes more over a longer time is given up."""
+OVERLOADED = 0.97
+"""Share of the time there is for a frame: what takes more over a longer time is given up. A little
+less than all of it is enough: that frames begin to wait is seen long before one is lost."""
 _FAR_OVERLOADED = 1.25
-"""What takes more is given up at once."""
-_FITS = 0.75
+"""What takes more is given up as soon as frames wait for it: a start may be slow for a moment."""
+_FITS = 0.85
 """What is to be taken up again must take less."""
 _ENOUGH = 0.8
 """What something is given up for must take less, by estimate."""
@@ -147,7 +148,7 @@ class Governor:
         if costs.num_frames < (1 if urgent else SETTLED_FRAMES):
             return None
         share = costs.recent(now) / available
-        if share > _FAR_OVERLOADED:
+        if share > _FAR_OVERLOADED and waiting > _SHORT_WAIT * self._latency:
             return f"frames take {share:.2f} of the time there is"
         if costs.num_frames < SETTLED_FRAMES:
             return None
