@@ -12,7 +12,9 @@ from ..errors import FilterError, TooLarge
 from ..guard import is_damaged
 from ..memory import GIB, available_bytes
 from .network import Upscaler
+from .reduced import ReducedSRVGG, can_reduce
 from .resize import resize, scaled_size
+from .srvgg import SRVGGNetCompact
 from .tiles import Tiles
 
 
@@ -37,17 +39,14 @@ class Enlarger:
         self.device = device
         self.num_redone_in_fp32 = 0
         self._network = network
+        self._precision = precision
         self._tile = tile
-        self._tiles = self._ready(precision)
-        self._tiles_fp32 = self._tiles if precision == torch.float32 else None  # made if needed
+        self._tiles: dict[tuple[torch.dtype, float], Tiles] = {}  # made when they are needed
 
     @property
     def num_halved(self) -> int:
         """How often tiles were halved because memory did not suffice."""
-        exact = self._tiles_fp32
-        return self._tiles.num_halved + (
-            exact.num_halved if exact is not None and exact is not self._tiles else 0
-        )
+        return sum(tiles.num_halved for tiles in self._tiles.values())
 
     def check_size(self, width: int, height: int, scale: float) -> None:
         """Make sure that the result alone can fit in memory, before any work.
@@ -83,7 +82,7 @@ class Enlarger:
         try:
             with torch.inference_mode(), exact_convolutions(self.device):
                 source = pixels[None].to(self.device, torch.float32)
-                enlarged = resize(self._checked(source), *scaled_size(width, height, scale))
+                enlarged = resize(self._checked(source, scale), *scaled_size(width, height, scale))
                 return torch.clamp(enlarged, 0, 1)[0]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -92,15 +91,14 @@ class Enlarger:
                 f"no memory is left on {self.device} for the enlarged {width}x{height} frame"
             ) from error
 
-    def _checked(self, source: Tensor) -> Tensor:
+    def _checked(self, source: Tensor, scale: float) -> Tensor:
         """Run the network; once more in float32 where the result is damaged."""
-        result = self._tiles(source)
+        result = self._ready(self._precision, scale)(source)
         if not is_damaged(result, source):
             return result
-        if self._tiles is not self._tiles_fp32:
+        if self._precision != torch.float32:
             self.num_redone_in_fp32 += 1
-            self._tiles_fp32 = self._tiles_fp32 or self._ready(torch.float32)
-            result = self._tiles_fp32(source)
+            result = self._ready(torch.float32, scale)(source)
         # black in float32 is what the network means; NaN and Inf are no picture
         if not torch.isfinite(result).all():
             raise FilterError(
@@ -109,15 +107,27 @@ class Enlarger:
             )
         return result
 
-    def _ready(self, precision: torch.dtype) -> Tiles:
-        network = copy.deepcopy(self._network).to(self.device, precision)
+    def _ready(self, precision: torch.dtype, scale: float) -> Tiles:
+        """Give the network in a precision, by which it enlarges by `scale` or by its own."""
+        at_once = can_reduce(self._network, scale)
+        key = precision, scale if at_once else self._network.scale
+        if key not in self._tiles:
+            self._tiles[key] = Tiles(self._copied(precision, int(key[1])), self._tile)
+        return self._tiles[key]
+
+    def _copied(self, precision: torch.dtype, scale: int) -> Upscaler:
+        network: Upscaler = copy.deepcopy(self._network)
+        if isinstance(network, SRVGGNetCompact) and scale != network.scale:
+            network = ReducedSRVGG(network, scale)
+        network.to(self.device, precision)
         # torch's stub of `to` forgets this argument
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        return Tiles(network, self._tile)
+        return network
 
     def _result_bytes(self, width: int, height: int, scale: float) -> int:
         """Sum up a frame's results in float32: the network's, resized where needed, clamped."""
-        own = (width * self._network.scale, height * self._network.scale)
+        factor = int(scale) if can_reduce(self._network, scale) else self._network.scale
+        own = (width * factor, height * factor)
         wanted = scaled_size(width, height, scale)
         num = own[0] * own[1] + (1 if own == wanted else 2) * wanted[0] * wanted[1]
         return num * 3 * torch.float32.itemsize
