@@ -11,8 +11,8 @@ from .costs import SETTLED_FRAMES, Costs
 from .levels import Level
 
 OVERLOADED = 0.97
-"""Share of the time there is for a frame: what takes more over a longer time is given up. A little
-less than all of it is enough: that frames begin to wait is seen long before one is lost."""
+"""Share of the time there is for a frame: what takes more over a longer time is given up, once
+frames wait. A full machine on which none does keeps up, however near it is to its limit."""
 _FAR_OVERLOADED = 1.25
 """What takes more is given up as soon as frames wait for it: a start may be slow for a moment."""
 _FITS = 0.85
@@ -59,7 +59,7 @@ class Governor:
     """Chooses the level of a live stream. It knows no clock: times are told.
 
     It gives up what costs too much before frames are lost: at once where frames take far longer
-    than there is time for, within two seconds (or the latency budget) where a little longer, and
+    than there is time for, within two seconds (or the latency budget) where a little longer, and always
     where the wait for work grows. By estimate it goes several levels at once. It takes up again
     what has fitted well, by estimate, for a quiet time, which doubles with each try in vain.
 
@@ -157,7 +157,8 @@ class Governor:
         if self._loses_frames(now, share):
             return f"{len(self._drops)} frames were lost"
         share = costs.steady() / available
-        if share > OVERLOADED and costs.is_steady(now):
+        waits = waiting > _SHORT_WAIT * self._latency
+        if share > OVERLOADED and waits and costs.is_steady(now):
             return f"frames take {share:.2f} of the time there is"
         return None
 
