@@ -58,10 +58,11 @@ class Change:
 class Governor:
     """Chooses the level of a live stream. It knows no clock: times are told.
 
-    It gives up what costs too much before frames are lost: at once where frames take far longer
-    than there is time for, within two seconds (or the latency budget) where a little longer, and always
-    where the wait for work grows. By estimate it goes several levels at once. It takes up again
-    what has fitted well, by estimate, for a quiet time, which doubles with each try in vain.
+    It gives up what costs too much before frames are lost, as soon as frames wait: at once where
+    they take far longer than there is time for, within two seconds (or the latency budget) where
+    a little longer, and where the wait grows. By estimate it goes several levels at once. It takes
+    up again what has fitted well, by estimate, for a quiet time, which doubles with each try in
+    vain.
 
     Args:
         levels: From `parse_levels`; the first is in force.
