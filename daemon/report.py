@@ -19,6 +19,21 @@ from ..io.errors import SinkRefused
 from .pipeline import Flow
 
 
+class WrittenReport(BaseModel, frozen=True):
+    """What `--report FILE` writes."""
+
+    def write(self, path: Path) -> None:
+        """Write the report.
+
+        Raises:
+            SinkRefused: if the file cannot be written.
+        """
+        try:
+            path.write_text(self.model_dump_json(indent=2, by_alias=True) + "\n")
+        except OSError as error:
+            raise SinkRefused(f"cannot write the report {path}: {error.strerror}") from error
+
+
 class StageReport(BaseModel, frozen=True):
     """What one stage did with its time."""
 
@@ -45,7 +60,7 @@ class VideoReport(BaseModel, frozen=True):
     color: dict[str, str | None]
 
 
-class Report(BaseModel, frozen=True):
+class Report(WrittenReport, frozen=True):
     """What `--report FILE` writes."""
 
     schema_name: Literal["upframe.report/1"] = Field("upframe.report/1", alias="schema")
@@ -76,17 +91,6 @@ class Report(BaseModel, frozen=True):
             f"{self.sink}: {self.frames_in} frames in, {self.frames_out} out at {size}, "
             f"{self.seconds:.1f} s, {fps:.2f} fps, limited by {self.limiting_stage}"
         )
-
-    def write(self, path: Path) -> None:
-        """Write the report.
-
-        Raises:
-            SinkRefused: if the file cannot be written.
-        """
-        try:
-            path.write_text(self.model_dump_json(indent=2, by_alias=True) + "\n")
-        except OSError as error:
-            raise SinkRefused(f"cannot write the report {path}: {error.strerror}") from error
 
 
 class WarningLog(logging.Handler):

@@ -8,6 +8,7 @@ from typing import Literal, cast
 
 import av
 import av.error
+from av import library_versions as av_versions
 from av.codec.codec import UnknownCodecError
 from av.video.codeccontext import VideoCodecContext
 
@@ -17,7 +18,7 @@ _PROBE_SIZE = (256, 144)
 
 def library_versions() -> Mapping[str, str]:
     """Versions of PyAV, of FFmpeg as a whole and of its libraries, by name."""
-    libraries = cast("dict[str, tuple[int, ...]]", av.library_versions)
+    libraries = cast("dict[str, tuple[int, ...]]", av_versions)
     numbers = {name: ".".join(map(str, parts)) for name, parts in libraries.items()}
     return {"av": av.__version__, "ffmpeg": str(av.ffmpeg_version_info), **numbers}
 

@@ -1,23 +1,18 @@
-"""A worker's end of the pipe to the daemon: one order comes in, lines go out, its end means: end.
-
-Whatever a library prints goes to stderr from here on, and nobody else can read our stdin.
-"""
+"""A worker's end of the pipe to the daemon: one order comes in, lines go out, its end is ours."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...io.redaction import redacted, redacted_values
+from ..work.standard_streams import StandardStreams
 from .order import LiveOrder
 from .status import LiveStatus
 
-_STDIN, _STDOUT, _STDERR = 0, 1, 2
-_READ_BYTES = 1 << 16
 _NOBODY_STATUS = 141
 """Of a process whose lines nobody reads any more."""
 
@@ -26,13 +21,7 @@ class Linkage:
     """There is one in a process: it takes stdin and stdout for itself."""
 
     def __init__(self) -> None:
-        self._in = os.dup(_STDIN)
-        self._out = os.dup(_STDOUT)
-        nowhere = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nowhere, _STDIN)
-        os.close(nowhere)
-        os.dup2(_STDERR, _STDOUT)
-        self._writing = threading.Lock()
+        self._streams = StandardStreams(_NOBODY_STATUS)
 
     def order(self) -> LiveOrder | None:
         """Wait for the order; None if nobody wants us any more.
@@ -42,7 +31,7 @@ class Linkage:
         """
         text = b""
         while b"\n" not in text:
-            data = os.read(self._in, _READ_BYTES)
+            data = self._streams.read()
             if not data:
                 return None
             text += data
@@ -67,17 +56,11 @@ class Linkage:
         self._send({"event": "ended", "code": code, "message": message})
 
     def _send(self, document: Mapping[str, Any]) -> None:
-        """If nobody listens any more, the process ends."""
-        line = memoryview(json.dumps(redacted_values(document), default=str).encode() + b"\n")
-        with self._writing:
-            try:
-                while line:
-                    line = line[os.write(self._out, line) :]
-            except OSError:  # the daemon is gone; whatever we do is for nobody
-                os._exit(_NOBODY_STATUS)
+        text = json.dumps(redacted_values(document), default=str)
+        self._streams.write(text.encode() + b"\n")
 
     def _await_end(self, act: Callable[[], None]) -> None:
-        while os.read(self._in, _READ_BYTES):
+        while self._streams.read():
             pass  # one order is all that we take
         act()
 

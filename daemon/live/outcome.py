@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from ...io.errors import SinkRefused
-from ..report import WeightsReport
+from ..report import WeightsReport, WrittenReport
 
 
-class LiveReport(BaseModel, frozen=True):
+class LiveReport(WrittenReport, frozen=True):
     """What `--report FILE` writes of a live run."""
 
     schema_name: Literal["upframe.live-report/1"] = Field("upframe.live-report/1", alias="schema")
@@ -46,14 +44,3 @@ class LiveReport(BaseModel, frozen=True):
             f"{shown}: {self.written} frames written in {self.seconds:.1f} s{delay}, "
             f"{self.counts.get('frames_dropped', 0)} dropped; {self.ended_by}"
         )
-
-    def write(self, path: Path) -> None:
-        """Write the report.
-
-        Raises:
-            SinkRefused: if the file cannot be written.
-        """
-        try:
-            path.write_text(self.model_dump_json(indent=2, by_alias=True) + "\n")
-        except OSError as error:
-            raise SinkRefused(f"cannot write the report {path}: {error.strerror}") from error

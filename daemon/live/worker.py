@@ -28,13 +28,7 @@ if TYPE_CHECKING:
 def main() -> NoReturn:
     """Run one stream until nobody wants it any more."""
     arguments = _arguments()
-    if not tether.die_with(arguments.parent):
-        sys.exit(Exit.UNAVAILABLE)
-    try:
-        lock = tether.hold(arguments.lock)
-    except BlockingIOError as error:
-        sys.stderr.write(f"upframe: {error}\n")
-        sys.exit(Exit.TRY_LATER)
+    lock = tether.tie(arguments.parent, arguments.lock)
     share_cores()
     code = _serve()
     sys.stderr.flush()

@@ -12,20 +12,37 @@ import fcntl
 import os
 import signal
 import struct
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from ...io.tether import die_with
+from ..exits import Exit
 
-__all__ = ["FOLDER", "die_with", "end_holders", "hold", "holder_of"]
+__all__ = ["FOLDER", "die_with", "end_holders", "hold", "holder_of", "tie"]
 
 FOLDER = "workers"
 """Of the locks, below the state directory."""
 
 _FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux: type, whence, start, len, pid
 _LOOK_SECONDS = 0.02
+
+
+def tie(parent: int, lock: Path) -> BinaryIO:
+    """Tie this process to its daemon and take its lock, or end: one of both is gone or taken.
+
+    Returns:
+        The lock, to be kept until the end.
+    """
+    if not die_with(parent):
+        sys.exit(Exit.UNAVAILABLE)
+    try:
+        return hold(lock)
+    except BlockingIOError as error:
+        sys.stderr.write(f"upframe: {error}\n")
+        sys.exit(Exit.TRY_LATER)
 
 
 def hold(path: Path) -> BinaryIO:

@@ -20,26 +20,16 @@ from ...io.redaction import redacted
 from ..exits import Exit
 from ..progress import Snapshot
 from .messages import Cancel, Event, Logged, Progressed, Request, RunJob, read_request
+from .standard_streams import StandardStreams
 
-_STDIN, _STDOUT, _STDERR = 0, 1, 2
-_READ_BYTES = 1 << 16
 _STOPPED_STATUS = 128 + signal.SIGTERM
 
 
 class Wire:
-    """Requests and events. There is one in a process: it takes stdin and stdout for itself.
-
-    Whatever a library prints goes to stderr from here on, and nobody else can read our requests.
-    """
+    """Requests and events. There is one in a process: it takes stdin and stdout for itself."""
 
     def __init__(self) -> None:
-        self._in = os.dup(_STDIN)
-        self._out = os.dup(_STDOUT)
-        nowhere = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nowhere, _STDIN)
-        os.close(nowhere)
-        os.dup2(_STDERR, _STDOUT)
-        self._writing = threading.Lock()
+        self._streams = StandardStreams(_STOPPED_STATUS)
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._job: str | None = None
         self._cancelled: str | None = None
@@ -48,13 +38,7 @@ class Wire:
 
     def send(self, event: Event) -> None:
         """Send an event, from any thread. If nobody listens any more, the process ends."""
-        line = memoryview(event.line)
-        with self._writing:
-            try:
-                while line:
-                    line = line[os.write(self._out, line) :]
-            except OSError:  # the daemon is gone; whatever we do is for nobody
-                os._exit(_STOPPED_STATUS)
+        self._streams.write(event.line)
 
     def next_request(self) -> Request | None:
         """Wait for the next request; None when there will be no more."""
@@ -70,7 +54,7 @@ class Wire:
 
     def _read(self) -> None:
         rest = b""
-        while data := os.read(self._in, _READ_BYTES):
+        while data := self._streams.read():
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 self._take(_understood(line))

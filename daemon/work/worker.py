@@ -30,13 +30,7 @@ if TYPE_CHECKING:
 def main() -> NoReturn:
     """Run the worker until nobody wants it any more."""
     arguments = _arguments()
-    if not tether.die_with(arguments.parent):
-        sys.exit(Exit.UNAVAILABLE)
-    try:
-        lock = tether.hold(arguments.lock)
-    except BlockingIOError as error:
-        sys.stderr.write(f"upframe: {error}\n")
-        sys.exit(Exit.TRY_LATER)
+    lock = tether.tie(arguments.parent, arguments.lock)
     status = _serve(arguments)
     sys.stderr.flush()
     del lock
