@@ -44,6 +44,8 @@ class Stage:
     cost: Cost
     rate: float = RATE
     latency: float = LATENCY
+    silent: Callable[[float], bool] = lambda _: False
+    """Whether no frame comes at a time."""
     now: float = 0.0
     num_arrived: int = 0
     lost: list[float] = field(default_factory=list[float])
@@ -86,7 +88,8 @@ class Stage:
 
     def _arrive(self) -> None:
         while self.num_arrived / self.rate <= self.now:
-            self.waiting.append(self.num_arrived / self.rate)
+            if not self.silent(self.num_arrived / self.rate):
+                self.waiting.append(self.num_arrived / self.rate)
             self.num_arrived += 1
 
     def _lose(self) -> None:

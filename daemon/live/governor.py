@@ -15,6 +15,13 @@ OVERLOADED = 0.97
 frames wait. A full machine on which none does keeps up, however near it is to its limit."""
 _FAR_OVERLOADED = 1.25
 """What takes more is given up as soon as frames wait for it: a start may be slow for a moment."""
+_CALM_SECONDS = 8.0
+"""After the start, or a silence: connecting, probing and the encoder's start take time from the
+first frames, which then wait. What is only a little too much must let them wait for longer."""
+_SILENCE_SECONDS, _SILENCE_INTERVALS = 1.0, 4.0
+"""Without work, the longer of the two: whatever comes then begins anew."""
+_FAR_AT_START = 2.0
+"""What takes more is given up at once even then."""
 _FITS = 0.85
 """What is to be taken up again must take less."""
 _ENOUGH = 0.8
@@ -60,9 +67,10 @@ class Governor:
 
     It gives up what costs too much before frames are lost, as soon as frames wait: at once where
     they take far longer than there is time for, within two seconds (or the latency budget) where
-    a little longer, and where the wait grows. By estimate it goes several levels at once. It takes
-    up again what has fitted well, by estimate, for a quiet time, which doubles with each try in
-    vain.
+    a little longer, and where the wait grows. In the first seconds after the start or a silence
+    only the wait counts, unless frames take twice the time there is. By estimate it goes several
+    levels at once. It takes up again what has fitted well, by estimate, for a quiet time, which
+    doubles with each try in vain.
 
     Args:
         levels: From `parse_levels`; the first is in force.
@@ -84,6 +92,7 @@ class Governor:
         self._fits_since = [inf] * len(self._levels)
         self._quiet = _LEAST_QUIET_SECONDS
         self._raised_at = -inf
+        self._computed_at = self._calm_until = -inf
 
     @property
     def level(self) -> Level:
@@ -128,6 +137,7 @@ class Governor:
         Returns:
             The level to work at from now on; None: the same as before.
         """
+        self._begin_anew(now, busy_seconds, interval_seconds)
         self._costs.add(now, busy_seconds)
         self._waits.append((now, waiting_seconds))
         while self._waits[0][0] < now - self._span:
@@ -143,13 +153,21 @@ class Governor:
         """Take note of a frame that was lost because it had waited for too long."""
         self._drops.append(now)
 
+    def _begin_anew(self, now: float, busy: float, interval: float) -> None:
+        """See whether this frame is the first one, or the first after a silence."""
+        silence = max(_SILENCE_SECONDS, _SILENCE_INTERVALS * interval * self.level.stride)
+        if now - busy - self._computed_at > silence:
+            self._calm_until = now + _CALM_SECONDS
+        self._computed_at = now
+
     def _why_give_up(self, now: float, interval: float, waiting: float) -> str | None:
         costs, available = self._costs, interval * self.level.stride
-        urgent = waiting > _LONG_WAIT * self._latency
+        urgent, waits = waiting > _LONG_WAIT * self._latency, waiting > _SHORT_WAIT * self._latency
+        is_calm = now < self._calm_until
         if costs.num_frames < (1 if urgent else SETTLED_FRAMES):
             return None
         share = costs.recent(now) / available
-        if share > _FAR_OVERLOADED and waiting > _SHORT_WAIT * self._latency:
+        if share > (_FAR_AT_START if is_calm else _FAR_OVERLOADED) and waits:
             return f"frames take {share:.2f} of the time there is"
         if costs.num_frames < SETTLED_FRAMES:
             return None
@@ -158,8 +176,7 @@ class Governor:
         if self._loses_frames(now, share):
             return f"{len(self._drops)} frames were lost"
         share = costs.steady() / available
-        waits = waiting > _SHORT_WAIT * self._latency
-        if share > OVERLOADED and waits and costs.is_steady(now):
+        if share > OVERLOADED and waits and not is_calm and costs.is_steady(now):
             return f"frames take {share:.2f} of the time there is"
         return None
 

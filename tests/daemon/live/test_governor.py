@@ -40,7 +40,7 @@ def test_costs_that_vary_by_a_third_from_frame_to_frame_change_nothing() -> None
 
 
 @pytest.mark.parametrize("filters", [FULL, DEEP], ids=["exp-1", "exp-3"])
-@pytest.mark.parametrize("factor", [1.1, 1.5, 2.0, 4.0, 10.0])
+@pytest.mark.parametrize("factor", [1.05, 1.1, 1.5, 2.0, 4.0, 10.0])
 def test_too_much_is_given_up_before_frames_are_lost_and_settles_within_ten_seconds(
     filters: FilterOptions, factor: float
 ) -> None:
@@ -48,6 +48,34 @@ def test_too_much_is_given_up_before_frames_are_lost_and_settles_within_ten_seco
     stage = Stage(governor(filters), times(factor / full)).run(120)
     assert stage.changes() >= 1
     assert stage.changes(since=10) == 0
+    assert stage.lost == []
+    assert max(delay for _, delay in stage.delays) < LATENCY / 2
+
+
+def test_a_slow_start_is_no_load() -> None:
+    """As seen at 160x90: 1.3 of the time there is while all starts, less than it from then on."""
+    stage = Stage(governor(), lambda level, now: times(1.3 if now < 1.5 else 0.93)(level, now))
+    stage.run(600)
+    assert (stage.levels, stage.lost) == ([], [])
+    assert max(delay for _, delay in stage.delays) < LATENCY / 2
+
+
+def test_a_slow_return_after_a_silence_is_no_load() -> None:
+    def cost(level: Level, now: float) -> float:
+        return times(1.3 if 35 <= now < 36.5 else 0.93)(level, now)
+
+    stage = Stage(governor(), cost, silent=lambda at: 30 <= at < 35).run(600)
+    assert (stage.levels, stage.lost) == ([], [])
+
+
+@pytest.mark.parametrize("factor", [1.05, 1.3, 4.0])
+def test_too_much_from_a_return_on_settles_within_ten_seconds(factor: float) -> None:
+    def cost(level: Level, now: float) -> float:
+        return times(factor if now >= 35 else 0.8)(level, now)
+
+    stage = Stage(governor(), cost, silent=lambda at: 30 <= at < 35).run(50)
+    assert stage.changes(since=35) >= 1
+    assert stage.changes(since=45) == 0
     assert stage.lost == []
     assert max(delay for _, delay in stage.delays) < LATENCY / 2
 
