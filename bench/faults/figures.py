@@ -68,6 +68,10 @@ def at_most(what: str, got: float, most: float, unit: str) -> Check:
     return Check(what, round(got, 3), f"≤ {most:g} {unit}", got <= most)
 
 
+def at_least(what: str, got: float, least: float) -> Check:
+    return Check(what, round(got, 3), f"≥ {least:g}", got >= least)
+
+
 def timed(check: Check) -> Check:
     """The same figure, which may be missed on a machine that is busy with other work."""
     return replace(check, timed=True)
