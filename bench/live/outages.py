@@ -7,7 +7,8 @@ of chance. Correct is: frames come in again within 5 s of its return, or after a
 than 25 s within the step of the back-off that has been reached; the receiver gets one stream with
 timestamps that strictly rise, in one form, without an error.
 
-Each outage begins after six seconds of frames or more: less does not make the back-off begin anew.
+Each outage begins after three seconds of frames or more: of less than two, the back-off takes no
+notice.
 """
 
 from __future__ import annotations
@@ -181,5 +182,5 @@ if __name__ == "__main__":
         cut_seconds=60.0,
         most_seconds=25.0,
         back_seconds=5.0,
-        between_seconds=6.0,
+        between_seconds=3.0,
     )

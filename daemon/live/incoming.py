@@ -194,7 +194,8 @@ class Incoming:
         self.reconnects[self.over.reason] += 1
         self._backoff.held(reader.good_seconds())
         last = self._is_last(self.over)
-        wait = math.inf if last else self._backoff.next_seconds()
+        spent = 0.0 if reader.first_frame_at is not None else now - reader.began
+        wait = math.inf if last else self._backoff.next_seconds(spent)
         self._retry_at = now + wait
         self._enter("reconnecting", self.over.reason, str(self.over))
         if not last:

@@ -12,17 +12,21 @@ from collections.abc import Callable
 STEPS = ((1.0, 5.0), (5.0, 30.0), (10.0, 130.0), (60.0, float("inf")))
 """(step, until): seconds between two attempts, up to so many seconds of waiting altogether."""
 
-_LEAST_PART, _MOST_PART = 0.6, 0.8
-_GOOD_SECONDS = 5.0
+_LEAST_PART, _MOST_PART = 0.5, 0.7
+_GOOD_SECONDS = 2.0
+"""Of frames, that make a connection a good one. More would let an outage that follows soon after a
+long one begin with its long steps."""
 
 
 class Backoff:
     """Delays between attempts to connect.
 
-    A delay is 0.6 to 0.8 of its step: chance spreads those who lost the same server, and the rest
+    A delay is 0.5 to 0.7 of its step: chance spreads those who lost the same server, and the rest
     of the step is for connecting and the first keyframe, so that one who returns is back within
-    the step. A step lasts as long as its attempts would without that, and not for as many
-    attempts: else attempts that fail at once would be through with the short steps too early.
+    the step. It goes from the start of one attempt to that of the next: a process that takes a
+    second to start, on a busy machine, would make the step too long otherwise. A step lasts as
+    long as its attempts would without chance, and not for as many attempts: else attempts that
+    fail at once would be through with the short steps too early.
     """
 
     def __init__(self, chance: Callable[[], float] = random.random) -> None:
@@ -40,12 +44,16 @@ class Backoff:
         """The step that the latest delay was taken from; the first one before any."""
         return self._step
 
-    def next_seconds(self) -> float:
-        """Tell how long to wait after a failure, in seconds."""
+    def next_seconds(self, spent_seconds: float = 0.0) -> float:
+        """Tell how long to wait after a failure, in seconds.
+
+        Args:
+            spent_seconds: That an attempt took which came to nothing.
+        """
         self._step = next(step for step, until in STEPS if self._waited < until)
         delay = self._delay()
         self._waited += delay
-        return delay
+        return max(0.0, delay - spent_seconds)
 
     def longest_seconds(self) -> float:
         """Tell how long to wait where trying soon is of no use, in seconds; it stays so."""

@@ -157,9 +157,12 @@ class Publisher:
             while True:
                 if self._target.is_file:  # which will be there: nothing is lost until it is
                     self._outbox.open()
+                began, connections = time.monotonic(), self._state.connections
                 ending = self._sending().run()
                 self._outbox.close()
-                if self._has_ended(ending) or not self._rested(ending.held_seconds):
+                in_vain = self._state.connections == connections
+                spent = time.monotonic() - began if in_vain else 0.0
+                if self._has_ended(ending) or not self._rested(ending.held_seconds, spent):
                     break
         finally:
             self._outbox.close()
@@ -218,10 +221,10 @@ class Publisher:
             return ending.told
         return isinstance(ending.error, SinkRefused) and self._state.connections == 0
 
-    def _rested(self, held_seconds: float) -> bool:
+    def _rested(self, held_seconds: float, spent_seconds: float) -> bool:
         """Wait until it is time for the next connection; False if there are other orders."""
         self._backoff.held(held_seconds)
-        ends = time.monotonic() + self._backoff.next_seconds()
+        ends = time.monotonic() + self._backoff.next_seconds(spent_seconds)
         while (left := ends - time.monotonic()) > 0:
             if self._orders.kill or self._orders.finish_by is not None:
                 return False

@@ -154,7 +154,7 @@ def test_what_refuses_is_tried_again_and_again_and_told_apart(reason: Reason) ->
 def test_the_next_attempt_waits_for_its_time() -> None:
     bench = Bench(Source(refused="refused"), Source())
     bench.until_state("reconnecting")
-    bench.passes(0.5)  # of a step of one second, 0.6 to 0.8 are waited
+    bench.passes(0.4)  # of a step of one second, 0.5 to 0.7 are waited
     bench.incoming.tick()
     assert len(bench.read_seconds) == 1
     bench.passes(0.4)
