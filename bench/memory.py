@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from machine import describe
+
+from upframe.daemon.bench.machine import describe
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ from typing import Any
 
 import av
 import torch
-from machine import describe
 
+from upframe.daemon.bench.machine import describe
 from upframe.daemon.compute import Compute
 from upframe.daemon.execute import execute
 from upframe.daemon.pipeline import Pipeline

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import paths  # finds what is imported next
-from machine import describe
 from rich.console import Console
 from rich.table import Table
+
+from upframe.daemon.bench.machine import describe
 
 
 @dataclass(frozen=True)

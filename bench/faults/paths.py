@@ -1,4 +1,4 @@
-"""Import this first: it lets the scripts find what they share with the tests and benchmarks."""
+"""Import this first: it lets the scripts find what they share with the tests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,5 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-for _folder in (ROOT / "tests", ROOT / "bench"):
-    if str(_folder) not in sys.path:
-        sys.path.append(str(_folder))
+if str(ROOT / "tests") not in sys.path:
+    sys.path.append(str(ROOT / "tests"))
