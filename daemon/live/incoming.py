@@ -130,7 +130,7 @@ class Incoming:
     def _connect(self) -> None:
         self._num_readers += 1
         seconds = self._read_seconds
-        self._rule, self._stopped_at = None, None
+        self._rule, self._stopped_at, self.over = None, None, None
         self._reader = Reader(
             self._num_readers,
             lambda: self._make(seconds),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import NoReturn
 
@@ -22,12 +23,12 @@ from .figures import now_utc, report_of, status_of_parts
 from .incoming import Incoming, Make
 from .intake import Intake
 from .levels import parse_levels
-from .loading import Loading
+from .making import Making
 from .outcome import LiveReport
 from .reader import LiveSource
 from .request import LiveRequest
 from .status import LiveStatus
-from .works import Surroundings, Works, start_works
+from .works import Surroundings, Works
 
 STATUS_SECONDS = 1.0
 """A status is told at least as often."""
@@ -37,6 +38,7 @@ _FINISH_URL_SECONDS = 10.0
 _FINISH_FILE_SECONDS = 900.0
 """Checking a recording of days reads all of it."""
 _LOOK_SECONDS = 0.25
+_COMPLETING = "the output is being completed"
 _HOPELESS = ("not-found", "unauthorised", "unsupported")
 """Reasons for which a first connection may end it all."""
 
@@ -84,7 +86,8 @@ class LiveSession:
         )
         self._is_file = False
         self._target: LiveTarget | None = None
-        self._loading: Loading | None = None
+        self._making: Making | None = None
+        self._is_completing = False
         self._warned = WarningLog()
         self._ended_by: str | None = None
         self._stopped_by: int | None = None
@@ -130,14 +133,9 @@ class LiveSession:
 
     def status(self) -> LiveStatus:
         """Tell where the stream stands."""
-        return status_of_parts(
-            self._request,
-            self._incoming,
-            self._intake,
-            self._works,
-            since=self._since,
-            now=self._now(),
-        )
+        parts = (self._request, self._incoming, self._intake, self._works)
+        status = status_of_parts(*parts, since=self._since, now=self._now())
+        return replace(status, message=_COMPLETING) if self._is_completing else status
 
     def _find_ends(self) -> None:
         request = self._request
@@ -147,6 +145,8 @@ class LiveSession:
         if self._is_file and self._target.is_file:
             refuse_same_file(request.input, request.output)
         self._intake.waits = self._is_file
+        around = Surroundings(self._now, self._speed, self._changed)
+        self._making = Making(request, self._target, self._intake, around)
 
     def _make(self, read_seconds: float | None) -> LiveSource:
         """Make a source, on the thread of its reader."""
@@ -177,8 +177,8 @@ class LiveSession:
     def _judge_input(self) -> None:
         over = self._incoming.over
         if over is None:
-            if self._intake.first is not None and self._loading is None:
-                self._loading = Loading(self._make_works, self._changed)
+            if self._making is not None:
+                self._making.go_on()
             return
         if self._is_last(over):
             if self._intake.first is None:
@@ -195,29 +195,18 @@ class LiveSession:
 
     @property
     def _works(self) -> Works | None:
-        return None if self._loading is None else self._loading.works
-
-    def _make_works(self) -> Works:
-        """Make the output's parts, on the thread of `Loading`."""
-        assert self._target is not None
-        assert self._intake.first is not None
-        around = Surroundings(self._now, self._speed, self._changed)
-        return start_works(self._request, self._target, self._intake.first, self._intake, around)
+        return None if self._making is None else self._making.works
 
     def _judge_output(self) -> None:
         works = self._works
-        failures = [] if self._loading is None else [self._loading.failure]
+        failures = [] if self._making is None else [*self._making.failures()]
         if works is not None:
-            failures += [
-                works.computing.failure,
-                works.outgoing.failure,
-                works.publisher.failure,
-            ]
+            parts = (works.computing, works.outgoing, works.publisher)
+            failures += [part.failure for part in parts if part.failure is not None]
             if works.outgoing.complete.is_set():
                 self._ended_by = self._ended_by or "its duration has passed"
         for failure in failures:
-            if failure is not None:
-                raise failure
+            raise failure
 
     def _tell(self) -> None:
         """Tell a status that is news, or every second."""
@@ -227,7 +216,7 @@ class LiveSession:
         if before is None or before.state != status.state:
             self._since = now_utc()
             status = self.status()
-        elif now - self._told_at < STATUS_SECONDS and _gist(before) == _gist(status):
+        elif now - self._told_at < STATUS_SECONDS and before.gist == status.gist:
             return
         self._told, self._told_at = status, now
         self._on_status(status)
@@ -236,8 +225,8 @@ class LiveSession:
         """Give everything that has come to the output, complete it, and say what was done."""
         self._intake.close()
         self._incoming.stop()
-        if self._loading is not None:
-            self._loading.join()
+        if self._making is not None:
+            self._making.join()
         works = self._works
         if works is not None:
             self._finish(works)
@@ -256,20 +245,28 @@ class LiveSession:
 
     def _finish(self, works: Works) -> None:
         assert self._target is not None
+        self._is_completing = True
         works.computing.end()
-        works.computing.join(_DRAIN_SECONDS)
+        self._await(works.computing.join)
         works.outgoing.end()
-        works.outgoing.join(_DRAIN_SECONDS)
+        self._await(works.outgoing.join)
         self._judge_output()
         seconds = _FINISH_FILE_SECONDS if self._target.is_file else _FINISH_URL_SECONDS
-        works.publisher.finish(seconds)
+        works.publisher.finish(seconds, self._tell)
+        self._is_completing = False
+
+    def _await(self, join: Callable[[float], bool]) -> None:
+        """Wait for a thread to give what it has, and tell that we are there."""
+        ends = time.monotonic() + _DRAIN_SECONDS
+        while not join(STATUS_SECONDS) and time.monotonic() < ends:
+            self._tell()
 
     def _drop(self) -> None:
         """Leave nothing running, however it ended; where it ended well, nothing is left to do."""
         self._intake.close()
         self._incoming.stop()
-        if self._loading is not None:
-            self._loading.join()
+        if self._making is not None:
+            self._making.drop()
         self._kill_works()
         if self._works is not None:
             self._works.computing.join(_DRAIN_SECONDS)
@@ -287,10 +284,3 @@ def _give_up(over: InputLost) -> NoReturn:
     """Raise why there is nothing to read, and never was."""
     missing = over.reason in ("not-found", "unauthorised")
     raise (SourceMissing if missing else UnsupportedMedia)(str(over)) from over
-
-
-def _gist(status: LiveStatus) -> tuple[object, ...]:
-    """What of a status is news at once."""
-    sink = status.output_state
-    return (status.state, status.reason, status.message, status.level, status.showing,
-            sink.connected, sink.reason, sink.files)  # fmt: skip

@@ -44,6 +44,13 @@ class LiveStatus:
     rss_bytes: int = 0
     """Of this process and its children."""
 
+    @property
+    def gist(self) -> tuple[object, ...]:
+        """What of it is news at once."""
+        sink = self.output_state
+        return (self.state, self.reason, self.message, self.level, self.showing,
+                sink.connected, sink.reason, sink.files)  # fmt: skip
+
     def to_json(self) -> dict[str, Any]:
         """Give it as JSON takes it."""
         return asdict(self)

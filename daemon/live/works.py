@@ -32,6 +32,7 @@ from .leaky import Leaky
 from .levels import parse_levels
 from .options import LiveOptions
 from .outgoing import Outgoing, Pace
+from .preparing import Prepared
 from .request import LiveRequest
 from .timeline import Timeline
 
@@ -105,15 +106,20 @@ def pace_of(options: LiveOptions, rate: Fraction) -> Pace:
 
 
 def start_works(
-    request: LiveRequest, target: LiveTarget, form: LiveForm, intake: Intake, around: Surroundings
+    request: LiveRequest,
+    target: LiveTarget,
+    prepared: Prepared,
+    form: LiveForm,
+    intake: Intake,
+    around: Surroundings,
 ) -> Works:
-    """Load the weights, make all parts, start them, and let the frames in.
+    """Make all parts, start them, and let the frames in.
 
     Raises:
-        FilterError: if weights cannot be had, or the pictures are too large.
+        FilterError: if the pictures are too large, or nothing that can be computed with.
         SinkRefused: if no encoder can make the output.
     """
-    builder = _Builder(request, target, form, intake, around)
+    builder = _Builder(request, target, prepared, form, intake, around)
     works = builder.build()
     works.publisher.start()
     if intake.waits:  # a file need not begin before somebody takes it
@@ -132,6 +138,7 @@ class _Builder:
         self,
         request: LiveRequest,
         target: LiveTarget,
+        prepared: Prepared,
         form: LiveForm,
         intake: Intake,
         around: Surroundings,
@@ -141,6 +148,7 @@ class _Builder:
         self._request = request
         self._options = request.options
         self._target = target
+        self._prepared = prepared
         self._form = form
         self._rate = form.info.rate
         self._intake = intake
@@ -180,6 +188,7 @@ class _Builder:
             request.runtime,
             levels=self._levels,
             pix_fmt=live_pix_fmt(self._form.info, request.encoder, self._target.format),
+            build=lambda _options, _runtime: self._prepared,
         )
 
     def _governor(self, compute: LiveCompute) -> Governor:

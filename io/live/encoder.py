@@ -9,6 +9,7 @@ starts with the stream.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,10 @@ from av.video.frame import PictureType
 from ...filters.frame import Picture, StreamInfo
 from ..encode.muxing import AnyPacket, encoded_video
 from ..encode.options import EncoderOptions
-from ..errors import SinkFull
+from ..errors import SinkFull, SinkRefused
 from ..pictures.pixels import frame_of
 from .settings import EncoderSettings
+from .tuning import live_pix_fmt
 from .values import Encoded
 
 if TYPE_CHECKING:
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 KEYFRAME_SECONDS = 2.0
 """From keyframe to keyframe, where nothing else is said."""
+
+_TRIED_SIZE, _TRIED_RATE = (640, 360), Fraction(25)
+_TRIED_PIX_FMTS = ("yuv420p", "yuv420p10le")
+"""Of inputs, that an encoder's options may be meant for."""
 
 _LOOK_BYTES = 64  # an access unit delimiter, and what else may stand before parameter sets
 _START_CODES = (b"\0\0\0\1", b"\0\0\1")
@@ -149,6 +155,30 @@ class LiveEncoder:
 
     def _slot(self, ticks: int | None) -> int:
         return _nearest((ticks or 0) * self._settings.tick / self._tick)
+
+
+def check_encoder(options: EncoderOptions, format: str) -> None:  # noqa: A002
+    """Refuse what no input could be encoded with, before there is one.
+
+    Args:
+        options: the user's.
+        format: the muxer that the packets are for.
+
+    Raises:
+        SinkRefused: if there is no such encoder or pixel format, or it refuses an option.
+    """
+    refused: SinkRefused | None = None
+    for pix_fmt in _TRIED_PIX_FMTS:
+        info = StreamInfo(*_TRIED_SIZE, pix_fmt, Fraction(1, 90_000), rate=_TRIED_RATE)
+        try:
+            info = replace(info, pix_fmt=live_pix_fmt(info, options, format))
+            EncoderSettings(info, _TRIED_RATE, options, KEYFRAME_SECONDS, format).try_all(None)
+        except SinkRefused as error:
+            refused = refused or error
+        else:
+            return
+    assert refused is not None
+    raise refused
 
 
 def _repeated_headers(codec: VideoCodecContext) -> bytes:

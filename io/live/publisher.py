@@ -30,6 +30,7 @@ OPEN_SECONDS = 30.0
 
 _WAIT_SHARE = 0.4  # of the stall, that a packet may wait: below the usual budget of two seconds
 _KEPT_FILES = 10
+_TELL_SECONDS = 1.0
 _GRACE_SECONDS = 15.0  # for killing and reaping, beyond what `finish` was given
 
 
@@ -120,11 +121,14 @@ class Publisher:
         """
         return self._failure
 
-    def finish(self, timeout_seconds: float) -> OutputState:
+    def finish(
+        self, timeout_seconds: float, meanwhile: Callable[[], None] = _ignore
+    ) -> OutputState:
         """Write what was given, complete it, and end; nothing more is taken.
 
         Args:
             timeout_seconds: after which it is killed; a file is left without its name then.
+            meanwhile: called every second until then, for a long recording takes minutes.
 
         Raises:
             MediaError: if it has given up, or a file cannot be completed: SinkFull, SinkRefused,
@@ -132,7 +136,7 @@ class Publisher:
         """
         self._orders.finish_by = time.monotonic() + timeout_seconds
         self._outbox.stop()
-        self._join(timeout_seconds + _GRACE_SECONDS)
+        self._join(timeout_seconds + _GRACE_SECONDS, meanwhile)
         if self._failure is not None:
             raise self._failure
         return self.state
@@ -143,10 +147,12 @@ class Publisher:
         self._outbox.stop()
         self._join(_GRACE_SECONDS)
 
-    def _join(self, timeout_seconds: float) -> None:
+    def _join(self, timeout_seconds: float, meanwhile: Callable[[], None] = _ignore) -> None:
         self._waker.wake()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_seconds)
+        ends = time.monotonic() + timeout_seconds
+        while self._thread.is_alive() and (left := ends - time.monotonic()) > 0:
+            self._thread.join(min(left, _TELL_SECONDS))
+            meanwhile()
         if self._thread.is_alive():  # its child does not end by SIGKILL: the thread will see it
             log.error("%s: its process does not end", self._target.shown)
         else:

@@ -23,12 +23,15 @@ from upframe.daemon.live.request import LiveRequest
 from upframe.daemon.live.session import LiveSession
 from upframe.daemon.live.status import LiveStatus
 from upframe.filters.chain import Runtime
+from upframe.filters.errors import WeightsUnavailable
 from upframe.filters.options import FilterOptions
+from upframe.io.encode.options import EncoderOptions
 from upframe.io.errors import SinkRefused, SourceMissing, UnsupportedMedia
 from upframe.io.live.input import PacedFile
 
 DEADLINE_SECONDS = 30.0
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
+NO_WEIGHTS = FilterOptions(enable_upscaling=True, upscaling_model_path="/nowhere/RealESRGAN_x4.pth")
 PATIENT = LiveOptions(latency_seconds=60)
 """So patient that nothing is dropped, however busy the machine is."""
 
@@ -211,6 +214,38 @@ def test_what_refuses_is_tried_until_somebody_stops_it(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         running.stop()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_camera_that_is_not_there_at_the_start_is_waited_for(tmp_path: Path) -> None:
+    out = tmp_path / "out.mkv"
+    with Camera(size="64x48") as camera:
+        camera.kill()
+        running = Running(request_of(camera.url, out))
+        running.until(lambda status: status.reconnects.get("refused", 0) >= 1)
+        camera.start()
+        running.until(lambda status: status.output_state.written > 5)
+        running.stop()
+    assert_even(out, 30)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"encoder": EncoderOptions(codec="h265000")}, SinkRefused),
+        ({"encoder": EncoderOptions(preset="as fast as can be")}, SinkRefused),
+        ({"encoder": EncoderOptions(options={"profile": "none"})}, SinkRefused),
+        ({"filters": NO_WEIGHTS}, WeightsUnavailable),
+    ],
+    ids=["codec", "preset", "option", "weights"],
+)
+def test_what_no_camera_can_change_is_told_without_one(
+    wrong: dict[str, object], error: type[Exception], tmp_path: Path
+) -> None:
+    url = f"rtsp://127.0.0.1:{free_port()}/x"
+    with pytest.raises(error):
+        Running(request_of(url, tmp_path / "out.mkv", **wrong)).ended()
+    assert list(tmp_path.iterdir()) == []
+    assert not threads_of_ours()
 
 
 def test_an_output_that_cannot_be_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
