@@ -59,6 +59,7 @@ def find_target(request: LiveRequest) -> LiveTarget:
         format=request.options.format,
         segment_seconds=request.options.segment_seconds,
         overwrite=request.overwrite,
+        numbered=request.numbered,
     )
     if request.output_credentials_file is None:
         return target

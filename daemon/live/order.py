@@ -83,4 +83,5 @@ def request_of(order: LiveOrder) -> LiveRequest:
         options=order.options,
         credentials_file=order.credentials_file,
         output_credentials_file=order.output_credentials_file,
+        numbered=True,
     )

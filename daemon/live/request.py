@@ -27,6 +27,8 @@ class LiveRequest:
     """Holds one line USER:PASSWORD for the input, readable by nobody else."""
     output_credentials_file: Path | None = None
     overwrite: bool = False
+    numbered: bool = False
+    """Whether a file gets a number where its name is taken: who runs for months begins it anew."""
     duration_seconds: float | None = None
     """Of the output, after which it ends well; None: until told."""
     give_up: bool = False

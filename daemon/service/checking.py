@@ -168,8 +168,9 @@ def _stream(where: str, live: LiveConfig) -> Iterator[Fault]:
         except SourceMissing as error:
             yield Fault(f"{where}.{key}", str(error), "a line USER:PASSWORD, closed to others")
     yield from _live_input(f"{where}.input", live)
+    length = live.segment_seconds
     try:
-        find_live_target(live.output, format=live.format, segment_seconds=live.segment_seconds)
+        find_live_target(live.output, format=live.format, segment_seconds=length, numbered=True)
     except SinkRefused as error:
         yield Fault(f"{where}.output", str(error), "an output that can be written here")
 

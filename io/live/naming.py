@@ -69,17 +69,6 @@ class Naming:
         """Give the path for a moment, in local time."""
         return Path(time.strftime(str(self.pattern), time.localtime(wall_seconds)))
 
-    def free(self, path: Path) -> Path:
-        """Give a path, or the first one beside it that is not taken.
-
-        Raises:
-            SinkRefused: if thousands of that name are there.
-        """
-        found = next((one for one in numbered(path) if not os.path.lexists(one)), None)
-        if found is None:
-            raise SinkRefused(f"{_MOST_OF_ONE_NAME} files of that name are there: {path}")
-        return found
-
     def leftovers(self) -> Iterator[tuple[Path, Path]]:
         """Find what other processes have left unfinished: where it is, and its name.
 
@@ -106,6 +95,18 @@ def numbered(path: Path) -> Iterator[Path]:
     yield path
     for number in range(1, _MOST_OF_ONE_NAME):
         yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def free_path(path: Path) -> Path:
+    """Give a path, or the first one beside it that is not taken.
+
+    Raises:
+        SinkRefused: if thousands of that name are there.
+    """
+    found = next((one for one in numbered(path) if not os.path.lexists(one)), None)
+    if found is None:
+        raise SinkRefused(f"{_MOST_OF_ONE_NAME} files of that name are there: {path}")
+    return found
 
 
 def rename_beside(partial: Path, target: Path) -> Path:

@@ -186,6 +186,7 @@ class OneFile:
 
     def __init__(self, target: LiveTarget, primer: bytes, tell: Callable[[Event], None]) -> None:
         self._tell, self._path = tell, target.url
+        self._is_fixed = not target.numbered
         self._recording = Recording(target, Path(target.url), primer)
         for note in self._recording.notes:
             tell(Note(note))
@@ -203,7 +204,7 @@ class OneFile:
         self._recording.close()
         made = self._recording.publish()
         self._tell(made or Note("nothing came to be recorded"))
-        if made is not None and made.path != self._path:
+        if made is not None and made.path != self._path and self._is_fixed:
             raise SinkRefused(f"output appeared meanwhile: {self._path}; kept as {made.path}")
 
     def abandon(self) -> None:

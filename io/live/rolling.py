@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from ..errors import MediaError, SinkFull, VerificationFailed
-from .naming import Naming
+from .naming import Naming, free_path
 from .recording import Lock, Recording, rescue
 from .targets import LiveTarget
 from .values import Encoded
@@ -89,7 +89,7 @@ class Rolling:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SinkFull(f"cannot create the folder {path.parent}: {error.strerror}") from error
-        self._current = Recording(self._target, self._naming.free(path), self._primer)
+        self._current = Recording(self._target, free_path(path), self._primer)
         for note in set(self._current.notes) - self._told:
             self._told.add(note)
             self._tell(Note(note))

@@ -24,7 +24,7 @@ from ..errors import SinkRefused, SourceMissing, UnsupportedMedia
 from ..files import check_target, is_special
 from ..redaction import redacted
 from .credentials import read_credentials, with_credentials
-from .naming import Naming, is_naming
+from .naming import Naming, free_path, is_naming
 
 Kind = Literal["url", "hls", "file", "rolling"]
 
@@ -68,6 +68,8 @@ class LiveTarget:
     """Of rolling files: after which the next keyframe begins another one."""
     overwrite: bool = False
     """Of a file: whether one that is there already may be replaced."""
+    numbered: bool = False
+    """Of a file: whether it may get a number, where its name is taken meanwhile."""
 
     @property
     def is_file(self) -> bool:
@@ -91,6 +93,7 @@ def find_live_target(
     segment_seconds: float = 600.0,
     credentials_file: Path | None = None,
     overwrite: bool = False,
+    numbered: bool = False,
 ) -> LiveTarget:
     """Make out where a live output shall go.
 
@@ -101,6 +104,8 @@ def find_live_target(
         segment_seconds: of rolling files.
         credentials_file: holds one line USER:PASSWORD, which go into the URL.
         overwrite: whether a file that is there may be replaced.
+        numbered: whether a file gets ``-1``, ``-2`` and so on before its extension, where its name
+            is taken, as those of a row do.
 
     Raises:
         SinkRefused: if it cannot be written, as far as that shows without connecting.
@@ -109,7 +114,7 @@ def find_live_target(
     if scheme is None:
         if credentials_file is not None:
             raise SinkRefused(f"{text}: a file takes no credentials; leave the file of them out")
-        return _local(text, format, segment_seconds, overwrite=overwrite)
+        return _local(text, format, segment_seconds, overwrite=overwrite, numbered=numbered)
     name = scheme[1].lower()
     if name not in _SCHEMES:
         known = ", ".join(f"{one}://" for one in _SCHEMES)
@@ -225,6 +230,7 @@ def _local(
     segment_seconds: float,
     *,
     overwrite: bool,
+    numbered: bool,
 ) -> LiveTarget:
     path = Path(os.path.abspath(text))
     if asked == "hls" or (asked is None and path.suffix.lower() in _PLAYLISTS):
@@ -239,6 +245,8 @@ def _local(
         kind: Kind = "rolling"
     else:
         kind = "file"
+        if numbered and not overwrite and not is_special(path):
+            path = free_path(path)
         check_target(path, overwrite=overwrite)
         if container.needs_seek and is_special(path):
             raise SinkRefused(f"{container.name} cannot be written to {path}, which cannot seek")
@@ -250,6 +258,7 @@ def _local(
         options=recording_options(container.name),
         segment_seconds=segment_seconds,
         overwrite=overwrite,
+        numbered=numbered,
     )
 
 

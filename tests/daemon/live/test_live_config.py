@@ -121,6 +121,7 @@ def test_an_order_is_read_as_it_was_written() -> None:
     assert (request.name, request.options, request.filters) == ("gate", gate.options, gate.filters)
     assert (request.runtime.device.type, request.runtime.policy) == ("cpu", "builtin")
     assert (request.give_up, request.duration_seconds) == (False, None)  # it goes on for ever
+    assert request.numbered
 
 
 # Held against the machine.
@@ -142,6 +143,12 @@ def secret(folder: Path, text: str = "me:pa55\n", mode: int = 0o600) -> Path:
 
 def test_a_good_entry_has_no_fault(tmp_path: Path) -> None:
     assert faults(tmp_path, credentials_file=secret(tmp_path)) == {}
+
+
+def test_a_recording_that_is_there_is_no_fault_for_the_next_gets_a_number(tmp_path: Path) -> None:
+    output = tmp_path / "gate.mp4"
+    output.touch()
+    assert faults(tmp_path, output=str(output)) == {}
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,24 @@ def test_a_playlist_goes_on_after_its_process_was_killed(tmp_path: Path) -> None
     assert frames_in(path) > 50, "of both processes"
 
 
+def test_who_waits_for_the_end_of_a_recording_is_called_meanwhile(tmp_path: Path) -> None:
+    calls: list[int] = []
+    target = find_live_target(str(tmp_path / "out.mp4"))
+    with publishing(target, Told()) as source:
+        source.until(lambda: source.publisher.state.written)
+        (pid,) = publishers()
+        os.kill(pid, signal.SIGSTOP)  # as if it had days of video to check
+
+        def called() -> None:
+            calls.append(1)
+            if len(calls) == 2:
+                os.kill(pid, signal.SIGCONT)
+
+        source.publisher.finish(DEADLINE_SECONDS, called)
+    assert len(calls) >= 2
+    assert source.publisher.state.files == (str(tmp_path / "out.mp4"),)
+
+
 def test_moments_of_writing_are_told_on_the_clock_that_was_given(tmp_path: Path) -> None:
     told, began = Told(), time.monotonic()
     target = find_live_target(str(tmp_path / "out.mkv"))
@@ -67,6 +85,18 @@ def test_a_name_that_was_taken_meanwhile_is_refused_and_nothing_is_lost(tmp_path
     assert path.read_bytes() == b"mine"
     assert frames_in(tmp_path / "out-1.mp4") == source.publisher.state.written
     assert isinstance(source.publisher.failure, SinkRefused)
+
+
+def test_a_name_that_was_taken_meanwhile_gets_a_number_where_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    told, path = Told(), tmp_path / "out.mp4"
+    with publishing(find_live_target(str(path), numbered=True), told) as source:
+        source.until(lambda: told.written)
+        path.write_bytes(b"mine")
+        state = source.publisher.finish(DEADLINE_SECONDS)
+    assert state.files == (str(tmp_path / "out-1.mp4"),)
+    assert (path.read_bytes(), source.publisher.failure) == (b"mine", None)
 
 
 def test_a_file_that_cannot_be_written_is_given_up_with_its_reason(tmp_path: Path) -> None:

@@ -112,6 +112,15 @@ def test_a_file_that_is_there_is_not_replaced_unasked(tmp_path: Path) -> None:
     assert find_live_target(str(path), overwrite=True).overwrite
 
 
+def test_where_it_is_asked_for_a_taken_name_gets_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    assert find_live_target(str(path), numbered=True).url == str(path)
+    path.write_bytes(b"mine")
+    (tmp_path / "out-1.mp4").symlink_to(tmp_path / "gone.mp4")
+    assert find_live_target(str(path), numbered=True).url == str(tmp_path / "out-2.mp4")
+    assert find_live_target(str(path), numbered=True, overwrite=True).url == str(path)
+
+
 def test_mp4_is_not_written_to_a_fifo(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "out.mp4")
     with pytest.raises(SinkRefused, match="cannot seek"):
