@@ -15,7 +15,7 @@ RTSP_PACKAGES := python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base
   gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
 RTSP_PROBE := /usr/bin/python3 tests/rtsp_server.py --probe
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types clean compiler
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/regular
@@ -60,14 +60,23 @@ $(BIN)/python:
 	fi
 	$(PYTHON) -m venv $(VENV)
 
+# Of the filters' steps in C. Without a compiler they install without them, and are slower.
+compiler:
+	@if command -v cc >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; \
+	else \
+	  echo "no C compiler: upframe will be slower; sudo apt-get install gcc libc6-dev" >&2; \
+	fi
+
 # build/ is removed first: setuptools would ship modules that a former build left there.
-$(VENV)/regular: $(BIN)/python pyproject.toml constraints.txt $(shell find daemon filters io -name '*.py' -o -name '*.safetensors' -o -name '*.json')
+$(VENV)/regular: $(BIN)/python pyproject.toml constraints.txt $(shell find daemon filters io -name '*.py' -o -name '*.[ch]' -o -name '*.safetensors' -o -name '*.json') | compiler
 	rm -rf build
 	$(BIN)/pip install -c constraints.txt .
 	rm -f $(VENV)/editable
 	touch $@
 
-$(VENV)/editable: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/editable: $(BIN)/python pyproject.toml constraints.txt $(wildcard filters/native/*.[ch]) | compiler
 	rm -rf build
 	$(BIN)/pip install -c constraints.txt -e '.[dev]'
 	rm -f $(VENV)/regular

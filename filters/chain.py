@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .allocation import keep_freed_memory
 from .frame import Filter, Frame, StreamInfo
 from .options import FilterOptions
 from .weights import Policy, Weights
@@ -59,10 +60,13 @@ REGISTRY: tuple[Callable[[FilterOptions, Runtime], BuiltFilter | None], ...] = (
 def build_filters(options: FilterOptions, runtime: Runtime) -> tuple[BuiltFilter, ...]:
     """Load the weights of every enabled filter and build them, in order.
 
+    From here on the process computes frames: see :mod:`upframe.filters.allocation`.
+
     Raises:
         CheckpointRejected: if a file is not a checkpoint of its filter.
         WeightsUnavailable: if weights cannot be had.
     """
+    keep_freed_memory()
     return tuple(built for make in REGISTRY if (built := make(options, runtime)) is not None)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from upframe.filters.frame import Frame, StreamInfo
 from upframe.filters.interpolate.checkpoint import expected_shapes
 from upframe.filters.interpolate.filter import Interpolate
+from upframe.filters.interpolate.network import IFNet
 
 TIME_BASE = Fraction(1, 25)
 
@@ -68,15 +69,20 @@ def run(
 
 @contextmanager
 def counted_calls(module: nn.Module) -> Iterator[list[int]]:
-    """The batch sizes of all calls of a module."""
+    """The batch sizes with which a network, or its encoder, begins: whatever engine runs it."""
     calls: list[int] = []
 
     def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         calls.append(len(inputs[0]))
 
-    handle = module.register_forward_pre_hook(note)
+    handle = _first_convolution(module).register_forward_pre_hook(note)
     yield calls
     handle.remove()
+
+
+def _first_convolution(module: nn.Module) -> nn.Conv2d:
+    within = module.blocks if isinstance(module, IFNet) else module
+    return next(each for each in within.modules() if isinstance(each, nn.Conv2d))
 
 
 def random_state(seed: int = 0) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ...filters.device import cpu_has_bf16, resolve_device, resolve_precision
+from ...filters.native.library import kernels
 from .finding import Finding, fail, ok, warn
 
 _GIB = 2**30
@@ -33,6 +34,7 @@ def describe_machine() -> Iterator[Finding]:
     yield ok("torch", torch.__version__, version=str(torch.__version__))
     yield from _devices()
     yield _precision()
+    yield _kernels()
     yield _threads()
     yield _memory()
     yield _temporary_folder()
@@ -66,6 +68,19 @@ def _precision() -> Finding:
         "fp32": "this CPU has no bf16 hardware",
     }[name]
     return ok("precision", f"auto means {name} on {device}: {why}", auto=name, device=str(device))
+
+
+def _kernels() -> Finding:
+    there = kernels() is not None
+    text = (
+        "compiled: interpolation on the CPU is fast"
+        if there
+        else (
+            "not there: interpolation on the CPU is slower; install a C compiler (gcc, libc6-dev), "
+            "then upframe again"
+        )
+    )
+    return (ok if there else warn)("kernels", text, compiled=there)
 
 
 def _threads() -> Finding:

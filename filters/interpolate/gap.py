@@ -16,7 +16,8 @@ from torch import Tensor
 from ..device import exact_convolutions, is_out_of_memory
 from ..errors import TooLarge
 from ..memory import GIB, available_bytes
-from .network import NUM_FEATURES, IFNet, blend
+from .engine import engine_for
+from .network import IFNet
 from .sampling import pad, padding_multiple
 
 Method = Literal["recursive", "direct"]
@@ -32,7 +33,8 @@ class GapFiller:
     """Computes all in-betweens of a gap with one network, in that network's precision."""
 
     def __init__(self, network: IFNet, exp: int, scale: float, method: Method) -> None:
-        self._network = network
+        self._device = network.device
+        self._engine = engine_for(network, scale)
         self._exp = exp
         self._scale = scale
         self._method = method
@@ -49,11 +51,11 @@ class GapFiller:
         padded = (width + -width % multiple) * (height + -height % multiple)
         fixed, growing = _BYTES_PER_PIXEL
         needed = padded * (fixed + growing * self._scale**2)
-        free = available_bytes(self._network.device)
+        free = available_bytes(self._device)
         if free is not None and needed > free:
             raise TooLarge(
                 f"interpolating {width}x{height} at scale {self._scale:g} needs about "
-                f"{needed / GIB:.1f} GiB of memory, but {self._network.device} has "
+                f"{needed / GIB:.1f} GiB of memory, but {self._device} has "
                 f"{free / GIB:.1f} GiB free; a smaller interpolation scale needs less"
             )
 
@@ -64,13 +66,13 @@ class GapFiller:
             image: (C, H, W), float, [0, 1], any device; C is 3, or 4 with alpha.
 
         Returns:
-            (1, 4 + C, H', W'), fp32, on the network's device, padded.
+            (1, 4 + C, H', W'), fp32, on the network's device, padded; only this filler reads it.
 
         Raises:
             TooLarge: if it does not fit in memory.
         """
-        with torch.inference_mode(), exact_convolutions(self._network.device):
-            image = image.to(self._network.device, torch.float32)
+        with torch.inference_mode(), exact_convolutions(self._device):
+            image = image.to(self._device, torch.float32)
             return self._sources(image.unsqueeze(0))
 
     def __call__(self, left: Tensor, right: Tensor, height: int, width: int) -> list[Tensor]:
@@ -89,19 +91,20 @@ class GapFiller:
             TooLarge: if not even a single pair fits in memory.
         """
         fill = self._recursive if self._method == "recursive" else self._direct
-        with torch.inference_mode(), exact_convolutions(self._network.device):
+        with torch.inference_mode(), exact_convolutions(self._device):
             return fill(left, right, height, width)
 
     def _recursive(self, left: Tensor, right: Tensor, height: int, width: int) -> list[Tensor]:
-        sources = torch.cat((left, right))
-        images: list[Tensor] = []
+        lefts, rights = left, right
+        sources, images = [left, right], list[Tensor]()
         for level in range(self._exp):
-            halves = torch.full((len(sources) - 1,), 0.5, device=sources.device)
-            middles = self._middles(sources[:-1], sources[1:], halves)[..., :height, :width]
+            halves = torch.full((len(lefts),), 0.5, device=left.device)
+            middles = self._middles(lefts, rights, halves)[..., :height, :width]
             images = _alternate(list(middles), images)
             if level + 1 < self._exp:
-                between = self._sources(middles)
-                sources = torch.stack(_alternate(list(sources), list(between)))
+                sources = _alternate(sources, list(self._sources(middles).unsqueeze(1)))
+                joined = self._engine.join(sources)
+                lefts, rights = joined[:-1], joined[1:]
         return images
 
     def _direct(self, left: Tensor, right: Tensor, height: int, width: int) -> list[Tensor]:
@@ -112,19 +115,24 @@ class GapFiller:
 
     def _sources(self, images: Tensor) -> Tensor:
         padded = pad(images, padding_multiple(self._scale))
-        return self._in_batches(padded, lambda part: self._network.sources(padded[part]))
+        return self._in_batches(
+            padded, lambda part: self._engine.sources(padded[part]), self._engine.join
+        )
 
     def _middles(self, lefts: Tensor, rights: Tensor, times: Tensor) -> Tensor:
         """Compute one in-between per pair, with its padding."""
 
         def middles(part: slice) -> Tensor:
-            pairs = torch.stack((lefts[part], rights[part]), 1)
-            flow, mask = self._network(pairs, times[part], self._scale)
-            return blend(pairs[:, :, NUM_FEATURES:], flow, mask)
+            return self._engine.middles(lefts[part], rights[part], times[part], self._scale)
 
-        return self._in_batches(lefts, middles)
+        return self._in_batches(lefts, middles, torch.cat)
 
-    def _in_batches(self, items: Tensor, compute: Callable[[slice], Tensor]) -> Tensor:
+    def _in_batches(
+        self,
+        items: Tensor,
+        compute: Callable[[slice], Tensor],
+        join: Callable[[list[Tensor]], Tensor],
+    ) -> Tensor:
         count, _, height, width = items.shape
         parts: list[Tensor] = []
         done = 0
@@ -138,7 +146,7 @@ class GapFiller:
                 raise TooLarge(f"frames of {width}x{height} (padded) need more memory than is free")
             else:  # the same frames again, in smaller parts, also from now on
                 self._batch_pixels = min(batch, count) // 2 * height * width
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return parts[0] if len(parts) == 1 else join(parts)
 
 
 def _unless_out_of_memory(compute: Callable[[slice], Tensor], part: slice) -> Tensor | None:

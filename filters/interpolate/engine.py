@@ -1,0 +1,71 @@
+"""What a gap is filled with: the same network, computed in the way that its device is best at."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .fused import FusedIFNet, can_fuse
+from .network import NUM_FEATURES, IFNet, blend
+
+
+class Engine(Protocol):
+    """Computes in-betweens. Sources are its own affair: only it reads what it made."""
+
+    def sources(self, images: Tensor) -> Tensor:
+        """Compute what is kept of frames for both their gaps.
+
+        Args:
+            images: (N, 3 or 4, H, W), fp32, [0, 1], on the network's device; H and W multiples of
+                what :func:`.sampling.padding_multiple` gives.
+
+        Returns:
+            (N, 4 + C, H, W), fp32, with strides that are the engine's.
+        """
+        ...
+
+    def join(self, sources: list[Tensor]) -> Tensor:
+        """Make one batch of sources of several."""
+        ...
+
+    def middles(self, lefts: Tensor, rights: Tensor, times: Tensor, scale: float) -> Tensor:
+        """Compute one in-between per pair of sources.
+
+        Args:
+            lefts: (N, 4 + C, H, W), `sources` of the earlier frames, or views of them.
+            rights: as many of the later frames.
+            times: (N,), fp32, (0, 1).
+            scale: 0.25, 0.5, 1, 2 or 4; size at which motion is sought.
+
+        Returns:
+            (N, C, H, W), fp32.
+        """
+        ...
+
+
+class PlainEngine:
+    """Torch alone, on any device."""
+
+    def __init__(self, network: IFNet) -> None:
+        self._network = network
+
+    def sources(self, images: Tensor) -> Tensor:
+        """See :class:`Engine`."""
+        return self._network.sources(images)
+
+    def join(self, sources: list[Tensor]) -> Tensor:
+        """See :class:`Engine`."""
+        return torch.cat(sources)
+
+    def middles(self, lefts: Tensor, rights: Tensor, times: Tensor, scale: float) -> Tensor:
+        """See :class:`Engine`."""
+        pairs = torch.stack((lefts, rights), 1)
+        flow, mask = self._network(pairs, times, scale)
+        return blend(pairs[:, :, NUM_FEATURES:], flow, mask)
+
+
+def engine_for(network: IFNet, scale: float) -> Engine:
+    """Choose the fastest engine for a network, where it is, in its precision."""
+    return FusedIFNet(network) if can_fuse(network, scale) else PlainEngine(network)

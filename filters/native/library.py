@@ -1,0 +1,69 @@
+"""Find and open the compiled kernels; without them, filters compute the same with torch alone.
+
+They are plain C behind `ctypes`, which lets other threads run meanwhile, and share torch's threads
+of OpenMP: torch is imported first, so that the library's libgomp is the one that torch brought.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import sys
+from functools import lru_cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+SWITCH = "UPFRAME_NATIVE"
+"""Environment variable: ``0`` computes without the kernels."""
+_NAME = "_kernels"
+_VERSION = 1
+"""Of `rife.c`: whoever pulls a newer one has the older library until the next installation."""
+_FUNCTIONS = ("upframe_pack", "upframe_first", "upframe_add", "upframe_next", "upframe_blend")
+
+
+@lru_cache(maxsize=1)
+def kernels() -> ctypes.CDLL | None:
+    """Open the library, once; None where it was not compiled or is switched off."""
+    if os.environ.get(SWITCH) == "0" or sys.byteorder != "little":
+        return None
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(_NAME + suffix)
+        if path.exists():
+            return opened(path)
+    logger.info("the compiled kernels are not installed: computing without them, more slowly")
+    return None
+
+
+def run(name: str, job: ctypes.Structure, *, is_bf16: bool) -> None:
+    """Run a kernel of `kernels`, which must be there, in as many threads as torch uses."""
+    library = kernels()
+    assert library is not None
+    getattr(library, f"upframe_{name}")(ctypes.byref(job), is_bf16, torch.get_num_threads())
+
+
+def opened(path: Path) -> ctypes.CDLL | None:
+    """Open a library; None, with a warning, where it is not what this version needs."""
+    try:
+        library = ctypes.CDLL(str(path))
+        found = library.upframe_version()
+        if found != _VERSION:
+            logger.warning(
+                "the compiled kernels are of version %s, not %s: install again; "
+                "computing without them, more slowly",
+                found,
+                _VERSION,
+            )
+            return None
+        for name in _FUNCTIONS:
+            function = getattr(library, name)
+            function.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
+            function.restype = None
+    except (OSError, AttributeError) as error:  # of another machine, or an older version
+        logger.warning("the compiled kernels cannot be used, computing without them: %s", error)
+        return None
+    return library

@@ -1,0 +1,130 @@
+/* The interpolation network between its convolutions, for CPUs: see warping.h for the steps.
+ *
+ * Every function works on one pair of frames, in as many threads as it is told. What a CPU can do
+ * is found out once, at the first call.
+ */
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef float four __attribute__((vector_size(16)));
+typedef float four_unaligned __attribute__((vector_size(16), aligned(4), may_alias));
+typedef float eight __attribute__((vector_size(32)));
+typedef float eight_unaligned __attribute__((vector_size(32), aligned(4), may_alias));
+typedef uint32_t word_four __attribute__((vector_size(16)));
+typedef uint32_t word_eight __attribute__((vector_size(32)));
+typedef uint16_t short_four __attribute__((vector_size(8), aligned(2), may_alias));
+typedef uint16_t short_eight __attribute__((vector_size(16), aligned(2), may_alias));
+
+/* What a block gives: (height/2, width/2, 4, channels), float or bf16. */
+struct detail {
+    const void *values;
+    int height, width, channels;
+};
+
+struct packing {
+    struct detail features;
+    const float *image;         /* (channels, height, width), of the features' size */
+    int channels;
+    float *sources;             /* (height, width, 8) */
+};
+
+struct joining {
+    const float *left, *right;  /* sources, (height, width, 8) */
+    const float *flow;          /* (height, width, 4) */
+    struct detail state;        /* at half the height and width of the input */
+    int height, width, cell;
+    float timestep;
+    void *input;                /* (height/cell, width/cell, 15 or 28) */
+};
+
+struct adding {
+    struct detail detail;
+    int cell, begins, height, width;
+    float *flow;
+};
+
+struct blending {
+    const float *left, *right, *flow;
+    struct detail detail;
+    int cell, channels, height, width;
+    float *image;               /* (channels, height, width) */
+};
+
+#define JOIN(a, b) a##b
+#define ROWS_OF(name, suffix) JOIN(name, suffix)
+
+#define IS_BF16 0
+#define ROWS(name) ROWS_OF(name, _plain_fp32)
+#include "warping.h"
+#undef IS_BF16
+#undef ROWS
+#define IS_BF16 1
+#define ROWS(name) ROWS_OF(name, _plain_bf16)
+#include "warping.h"
+#undef IS_BF16
+#undef ROWS
+
+#if defined(__x86_64__)
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define IS_BF16 0
+#define ROWS(name) ROWS_OF(name, _avx2_fp32)
+#include "warping.h"
+#undef IS_BF16
+#undef ROWS
+#define IS_BF16 1
+#define ROWS(name) ROWS_OF(name, _avx2_bf16)
+#include "warping.h"
+#undef IS_BF16
+#undef ROWS
+#pragma GCC pop_options
+
+static int has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+#define CHOOSE(name, is_bf16) \
+    (has_avx2() ? ((is_bf16) ? name##_avx2_bf16 : name##_avx2_fp32) \
+                : ((is_bf16) ? name##_plain_bf16 : name##_plain_fp32))
+#else
+#define CHOOSE(name, is_bf16) ((is_bf16) ? name##_plain_bf16 : name##_plain_fp32)
+#endif
+
+#define RUN(rows, name, job, is_bf16, threads) do { \
+    void (*step)(const __typeof__(*(job)) *, int) = CHOOSE(name, is_bf16); \
+    _Pragma("omp parallel for schedule(static) num_threads(threads)") \
+    for (int y = 0; y < (rows); y++) \
+        step(job, y); \
+} while (0)
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* To be raised with every change of what is above, so that an old library is not taken for this. */
+EXPORT int upframe_version(void) { return 1; }
+
+EXPORT void upframe_pack(const struct packing *job, int is_bf16, int threads)
+{
+    RUN(job->features.height, pack, job, is_bf16, threads);
+}
+
+EXPORT void upframe_first(const struct joining *job, int is_bf16, int threads)
+{
+    RUN(job->height / job->cell, first, job, is_bf16, threads);
+}
+
+EXPORT void upframe_add(const struct adding *job, int is_bf16, int threads)
+{
+    RUN(job->height, add, job, is_bf16, threads);
+}
+
+EXPORT void upframe_next(const struct joining *job, int is_bf16, int threads)
+{
+    RUN(job->height / job->cell, next, job, is_bf16, threads);
+}
+
+EXPORT void upframe_blend(const struct blending *job, int is_bf16, int threads)
+{
+    RUN(job->height, blend, job, is_bf16, threads);
+}
