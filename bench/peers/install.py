@@ -1,0 +1,70 @@
+"""Make a virtual environment of its own with the peers at pinned versions, and upframe.
+
+    python bench/peers/install.py [FOLDER] [--cuda] [--wheels DIR]
+
+FOLDER is bench/peers/.venv, which git ignores. With --cuda it sees the packages of the Python that
+runs this, so that the torch that is built for the card is used; only the peers that run there are
+installed. With --wheels nothing is asked of an index: all comes from files in that folder.
+
+A peer that cannot be installed does not stop the others; its error is written into FOLDER and comes
+back in the results of `compare.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import venv
+from pathlib import Path
+
+from pins import PEERS, RECORD, Peer
+
+ROOT = Path(__file__).parents[2]
+FOLDER = Path(__file__).parent / ".venv"
+_LINES_KEPT = 6
+"""Of pip's complaint."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
+    parser.add_argument("--cuda", action="store_true", help="use the torch that is there")
+    parser.add_argument("--wheels", type=Path, help="take every package from this folder")
+    arguments = parser.parse_args()
+    venv.create(arguments.folder, with_pip=True, system_site_packages=arguments.cuda)
+    pip = [str(arguments.folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    if arguments.wheels:
+        pip += ["--no-index", "--find-links", str(arguments.wheels)]
+    subprocess.run([*pip, *_upframe(arguments.cuda)], check=True)
+    record = {peer.name: install(pip, peer) for peer in PEERS if peer.on_cuda or not arguments.cuda}
+    (arguments.folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(record, indent=2))
+    print(f"now: {arguments.folder / 'bin' / 'python'} bench/peers/compare.py")
+
+
+def install(pip: list[str], peer: Peer) -> dict[str, str]:
+    """Install one peer; give what was installed, or the end of pip's complaint."""
+    options = ["-c", str(ROOT / "constraints.txt")]
+    if not peer.with_dependencies:
+        options.append("--no-deps")
+    done = subprocess.run(
+        [*pip, *options, *peer.requirements], capture_output=True, text=True, check=False
+    )
+    outcome = {"wanted": ", ".join(peer.requirements)}
+    if done.returncode:
+        outcome["error"] = "\n".join(done.stderr.strip().splitlines()[-_LINES_KEPT:])
+    return outcome
+
+
+def _upframe(cuda: bool) -> list[str]:
+    """Say how this checkout is installed: on a CUDA machine, everything it needs is there."""
+    if cuda:
+        return ["--no-deps", "--no-build-isolation", "-e", str(ROOT)]
+    return ["-c", str(ROOT / "constraints.txt"), "-e", str(ROOT)]
+
+
+if __name__ == "__main__":
+    main()
