@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -17,6 +19,7 @@ from media_samples import make_clip
 from rtsp_camera import Camera, free_port
 
 from upframe.daemon.errors import Stopped
+from upframe.daemon.live.figures import children_of
 from upframe.daemon.live.options import LiveOptions
 from upframe.daemon.live.outcome import LiveReport
 from upframe.daemon.live.request import LiveRequest
@@ -158,6 +161,21 @@ def test_the_duration_is_that_of_the_output(tmp_path: Path) -> None:
     report = Running(request_of(clip, out, PATIENT, duration_seconds=1.0)).ended()
     assert len(slots_of(out, 30)) == 30
     assert report.ended_by == "its duration has passed"
+
+
+def test_it_says_that_it_is_there_while_a_long_recording_is_completed(tmp_path: Path) -> None:
+    """A keeper kills who says nothing for half a minute; to check days of video takes longer."""
+    clip = make_clip(tmp_path / "in.mkv", rate=Fraction(15), frames=150)
+    running = Running(request_of(clip, tmp_path / "out.mkv", PATIENT))
+    running.until(lambda status: status.output_state.written > 5)
+    (publisher,) = children_of(os.getpid())
+    os.kill(publisher, signal.SIGSTOP)  # as if it had much to do
+    running.session.stop(15)
+    status = running.until(lambda status: status.message == "the output is being completed")
+    running.until(lambda later: later.message == status.message and later is not status)
+    os.kill(publisher, signal.SIGCONT)
+    assert running.ended().written > 5
+    assert running.statuses[-1].message == ""
 
 
 def test_a_camera_that_goes_and_returns_in_another_form_changes_nothing(tmp_path: Path) -> None:
