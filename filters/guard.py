@@ -40,5 +40,5 @@ def is_damaged(result: Tensor, *sources: Tensor) -> bool:
 
 def _extremes(picture: Tensor) -> tuple[float, float]:
     """Find the smallest and largest value in one pass; both are NaN where one value is."""
-    low, high = torch.aminmax(picture)
-    return float(low), float(high)
+    both = torch.stack(torch.aminmax(picture)).cpu()  # a device is waited for once
+    return float(both[0]), float(both[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +12,13 @@ import torch
 GIB = 1 << 30
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_recorded: Counter[torch.device] = Counter()
+"""Bytes of CUDA graphs, which torch counts as held, but not as used."""
+
+
+def note_recorded(device: torch.device, num_bytes: int) -> None:
+    """Count the memory of a CUDA graph in, or out where negative."""
+    _recorded[device] += num_bytes
 
 
 def available_bytes(device: torch.device) -> int | None:
@@ -21,7 +29,8 @@ def available_bytes(device: torch.device) -> int | None:
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + max(idle - _recorded[device], 0)
     limits = [limit for limit in (_system_bytes(), *_cgroup_bytes()) if limit is not None]
     return min(limits, default=None)
 

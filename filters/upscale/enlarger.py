@@ -122,6 +122,10 @@ class Enlarger:
         network.to(self.device, precision)
         # torch's stub of `to` forgets this argument
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if self.device.type == "cuda":
+            from .on_cuda import on_cuda
+
+            return on_cuda(network)
         return network
 
     def _result_bytes(self, width: int, height: int, scale: float) -> int:

@@ -64,6 +64,15 @@ class ReducedSRVGG(Upscaler):
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
         detail = self.body(x.to(self.weight.dtype, memory_format=torch.channels_last))
+        return self.shrunk(x, detail)
+
+    def shrunk(self, x: Tensor, detail: Tensor) -> Tensor:
+        """Add the details to the enlarged picture, and shrink both.
+
+        Args:
+            x: (N, 3, H, W), float32: the picture.
+            detail: (N, C, H, W), dtype of the weights: what `body` makes of it.
+        """
         kernel = self.get_buffer("of_detail")
         shrunk = F.conv2d(detail, kernel, padding=1)  # (N, 3 * scale², H, W)
         result = F.pixel_shuffle(self._base(x).add_(shrunk), self.scale)

@@ -6,6 +6,7 @@ enlarging by 2 and 1 the picture is first folded into a smaller one with more ch
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil, sqrt
 
 import torch
@@ -18,8 +19,10 @@ from .spans import cut
 NUM_IN_BY_SCALE = {4: 3, 2: 12, 1: 48}
 """Channels of the first convolution: 3 times the square of the folding."""
 
-_SLOPE = 0.2
-_RESIDUAL = 0.2
+SLOPE = 0.2
+"""Of negative values."""
+RESIDUAL = 0.2
+"""What of a block's result is added to its input."""
 _MARGIN_OF_ONE_BLOCK = 26.5
 
 # The tail works on 16 times as many pixels as the trunk, but sees only two pixels around: it is
@@ -42,7 +45,7 @@ class RRDBNet(Upscaler):
     def __init__(self, num_feat: int, num_block: int, num_grow: int, scale: int) -> None:
         super().__init__()
         self.conv_first = _conv(NUM_IN_BY_SCALE[scale], num_feat)
-        self.body = nn.Sequential(*(_Block(num_feat, num_grow) for _ in range(num_block)))
+        self.body = nn.Sequential(*(Block(num_feat, num_grow) for _ in range(num_block)))
         self.conv_body = _conv(num_feat, num_feat)
         self.conv_up1 = _conv(num_feat, num_feat)
         self.conv_up2 = _conv(num_feat, num_feat)
@@ -56,15 +59,7 @@ class RRDBNet(Upscaler):
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
-        num, _, height, width = x.shape
-        folded = F.pixel_unshuffle(pad_to_multiple(x, self.multiple), self.multiple)
-        features = self._trunk(folded.to(self.weight.dtype, memory_format=torch.channels_last))
-        rows, columns = features.shape[2:]
-        result = x.new_empty(num, 3, 4 * rows, 4 * columns)
-        for band in cut(rows, max(_BAND_PIXELS // columns, _MIN_BAND_ROWS), _TAIL_MARGIN):
-            enlarged = self._tail(features[:, :, band.seen_from : band.seen_to])
-            result[:, :, 4 * band.start : 4 * band.stop] = enlarged[:, :, band.own(4)]
-        return result[:, :, : height * self.scale, : width * self.scale].contiguous()
+        return enlarged_in_bands(self, self._trunk, self._tail, x)
 
     def _trunk(self, x: Tensor) -> Tensor:
         """(N, 3 * folding², h, w) → (N, num_feat, h, w)."""
@@ -78,20 +73,21 @@ class RRDBNet(Upscaler):
         return self.conv_last(_leaky(self.conv_hr(y)))
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Three dense blocks and a scaled residual around them."""
 
     def __init__(self, num_feat: int, num_grow: int) -> None:
         super().__init__()
-        self.rdb1 = _DenseBlock(num_feat, num_grow)
-        self.rdb2 = _DenseBlock(num_feat, num_grow)
-        self.rdb3 = _DenseBlock(num_feat, num_grow)
+        self.rdb1 = DenseBlock(num_feat, num_grow)
+        self.rdb2 = DenseBlock(num_feat, num_grow)
+        self.rdb3 = DenseBlock(num_feat, num_grow)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.add(x, self.rdb3(self.rdb2(self.rdb1(x))), alpha=_RESIDUAL)
+        """(N, num_feat, h, w) → the same shape."""
+        return torch.add(x, self.rdb3(self.rdb2(self.rdb1(x))), alpha=RESIDUAL)
 
 
-class _DenseBlock(nn.Module):
+class DenseBlock(nn.Module):
     """Five convolutions; each sees the input and the outputs of all before it."""
 
     def __init__(self, num_feat: int, num_grow: int) -> None:
@@ -103,10 +99,36 @@ class _DenseBlock(nn.Module):
         self.conv5 = _conv(num_feat + 4 * num_grow, num_feat)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, num_feat, h, w) → the same shape."""
         seen = x
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             seen = torch.cat((seen, _leaky(conv(seen))), 1)
-        return torch.add(x, self.conv5(seen), alpha=_RESIDUAL)
+        return torch.add(x, self.conv5(seen), alpha=RESIDUAL)
+
+
+def enlarged_in_bands(
+    network: Upscaler,
+    trunk: Callable[[Tensor], Tensor],
+    tail: Callable[[Tensor], Tensor],
+    x: Tensor,
+) -> Tensor:
+    """Run a trunk at the folded size, then a tail that enlarges by 4, in bands of rows.
+
+    Args:
+        network: whose scale, folding and dtype it is.
+        trunk: (N, 3 * folding², h, w), channels lying together → (N, C, h, w).
+        tail: (N, C, rows, w) → (N, 3, 4 * rows, 4 * w).
+        x: (N, 3, H, W), float32.
+    """
+    num, _, height, width = x.shape
+    folded = F.pixel_unshuffle(pad_to_multiple(x, network.multiple), network.multiple)
+    features = trunk(folded.to(network.weight.dtype, memory_format=torch.channels_last))
+    rows, columns = features.shape[2:]
+    result = x.new_empty(num, 3, 4 * rows, 4 * columns)
+    for band in cut(rows, max(_BAND_PIXELS // columns, _MIN_BAND_ROWS), _TAIL_MARGIN):
+        enlarged = tail(features[:, :, band.seen_from : band.seen_to])
+        result[:, :, 4 * band.start : 4 * band.stop] = enlarged[:, :, band.own(4)]
+    return result[:, :, : height * network.scale, : width * network.scale].contiguous()
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -136,7 +158,7 @@ def _conv(num_in: int, num_out: int) -> nn.Conv2d:
 
 
 def _leaky(x: Tensor) -> Tensor:
-    return F.leaky_relu_(x, _SLOPE)
+    return F.leaky_relu_(x, SLOPE)
 
 
 def _doubled(x: Tensor) -> Tensor:

@@ -1,0 +1,122 @@
+"""Fast ways that must prove themselves where they are first used, and give way where they fail."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections.abc import Callable
+from importlib import import_module
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ..device import is_out_of_memory
+
+_FAULTS: tuple[type[Exception], ...] = (
+    ImportError,  # Triton is missing, or another version than torch's
+    RuntimeError,  # a driver that is too old, no C compiler, a kernel that does not start
+    OSError,  # no place for compiled kernels
+    subprocess.SubprocessError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    LookupError,
+)
+_TIMES = 3
+_NOISE = 1e-7
+"""Mean square that is as good as none: 70 dB below full scale."""
+
+_logger = logging.getLogger(__name__)
+_told: set[str] = set()
+
+
+class Proof:
+    """Whether a fast way may be taken: found out once, and said where it may not.
+
+    Args:
+        what: is done by it; for people.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._holds: bool | None = None
+
+    def holds(self, trial: Callable[[], str | None]) -> bool:
+        """Tell whether the fast way may be taken; `trial` gives what speaks against it.
+
+        Raises:
+            torch.OutOfMemoryError: if the trial did not fit: nothing is decided then.
+        """
+        if self._holds is None:
+            fault = self._try(trial)
+            self._holds = fault is None
+            if fault is not None:
+                warn_once(f"{self._what} by plain torch, which is slower: {fault}")
+        return self._holds
+
+    @staticmethod
+    def _try(trial: Callable[[], str | None]) -> str | None:
+        try:
+            return trial()
+        except (*_FAULTS, _triton_error()) as error:
+            if is_out_of_memory(error):
+                raise
+            first = (str(error).strip().splitlines() or ["no reason given"])[0]
+            return f"{type(error).__name__}: {first}"
+
+
+def warn_once(text: str) -> None:
+    """Log a warning that was not logged before, whatever is built and opened again."""
+    if text not in _told:
+        _told.add(text)
+        _logger.warning("%s", text)
+
+
+def far_off(fast: Tensor, plain: Tensor, exact: Tensor) -> str | None:
+    """Say how a result differs from the plain one by more than rounding explains.
+
+    Both are held against the same computed in fp32: the fast way may be off by twice as much (in
+    the mean square) as the plain way is.
+    """
+    if fast.shape != plain.shape or fast.dtype != plain.dtype:
+        return f"gives {tuple(fast.shape)} {fast.dtype}, wanted {tuple(plain.shape)} {plain.dtype}"
+    wanted, given = _mean_square(plain, exact), _mean_square(fast, exact)
+    if given <= 2 * wanted + _NOISE:  # false where either is NaN
+        return None
+    return f"disagrees: mean square error {given:.2g}, of plain torch {wanted:.2g}"
+
+
+def slower(fast: Callable[[], object], plain: Callable[[], object]) -> str | None:
+    """Say that a way is slower than the plain one on this CUDA device; None if it is not."""
+    ours, theirs = _milliseconds(fast), _milliseconds(plain)
+    if ours <= theirs:
+        return None
+    return f"the kernels take {ours:.2f} ms, plain torch {theirs:.2f} ms"
+
+
+def _mean_square(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).square().mean())
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    """Time the best of a few runs, alternately the device's own clock."""
+    work()
+    best = float("inf")
+    for _ in range(_TIMES):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        best = min(best, begin.elapsed_time(end))
+    return best
+
+
+def _triton_error() -> type[Exception]:
+    """Find the base of Triton's own errors: of compiling, of resources, of the interpreter."""
+    try:
+        return cast("type[Exception]", import_module("triton.errors").TritonError)
+    except (ImportError, AttributeError):
+        return ImportError

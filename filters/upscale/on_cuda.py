@@ -1,0 +1,111 @@
+"""The networks as they run on a CUDA card: by kernels of their own where these prove themselves.
+
+Where they are first used, a part of the first frame is computed by both ways and in fp32. Kernels
+that cannot be had, that are off by more than the plain way in the same precision, or that are
+slower than it are left alone from then on, with one warning. Not yet seen on a GPU.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..cuda.graphs import Graphs
+from ..cuda.proof import Proof, far_off, slower
+from .compact_on_cuda import FusedReducedSRVGG, FusedSRVGG, can_fuse_body
+from .dense_on_cuda import FusedRRDB, can_fuse_blocks
+from .network import Upscaler
+from .reduced import ReducedSRVGG
+from .rrdb import RRDBNet
+from .srvgg import SRVGGNetCompact
+
+_COMPARED = 157, 263
+"""Rows and columns of the first frame that are compared: no whole number of anything."""
+_TIMED = 720, 1280
+
+
+def on_cuda(network: Upscaler) -> Upscaler:
+    """Make a network fast on the CUDA card where it lies, without making it another one.
+
+    Args:
+        network: in its dtype, channels lying together; it stays the one that is right.
+    """
+    build = _fused(network)
+    proven = network if build is None else Proven(network, build)
+    return Recorded(proven)
+
+
+def _fused(network: Upscaler) -> Callable[[], Upscaler] | None:
+    """Find the kernels that can stand for a network; none in fp32, which is exact as it is."""
+    if network.weight.dtype == torch.float32:
+        return None
+    if isinstance(network, SRVGGNetCompact) and can_fuse_body(network.body):
+        return partial(FusedSRVGG, network)
+    if isinstance(network, ReducedSRVGG) and can_fuse_body(network.body):
+        return partial(FusedReducedSRVGG, network)
+    if isinstance(network, RRDBNet) and can_fuse_blocks(network):
+        return partial(FusedRRDB, network)
+    return None
+
+
+class _Like(Upscaler):
+    """A network that stands for another one."""
+
+    def __init__(self, inner: Upscaler) -> None:
+        super().__init__()
+        self.inner = inner
+        self.scale, self.margin = inner.scale, inner.margin
+        self.multiple, self.values_per_pixel = inner.multiple, inner.values_per_pixel
+
+
+class Proven(_Like):
+    """A network by kernels, once they have proved themselves on a frame; plain until then.
+
+    Args:
+        plain: what is right.
+        build: makes the same by kernels.
+    """
+
+    def __init__(self, plain: Upscaler, build: Callable[[], Upscaler]) -> None:
+        super().__init__(plain)
+        self._build = build
+        self._fused: list[Upscaler] = []  # a list, for modules are no attributes to hide
+        self._proof = Proof(f"{type(plain).__name__} is computed")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
+        if self._proof.holds(lambda: self._trial(x)):
+            return self._fused[0](x)
+        return self.inner(x)
+
+    def _trial(self, x: Tensor) -> str | None:
+        """Compute a part of a frame by both ways, and say what speaks against the kernels."""
+        fused = self._build()
+        part = x[:1, :, : _COMPARED[0], : _COMPARED[1]]
+        exact = copy.deepcopy(self.inner).float()(part)
+        fault = far_off(fused(part), self.inner(part), exact)
+        if fault is None and x.device.type == "cuda":
+            part = x[:1, :, : _TIMED[0], : _TIMED[1]]
+            fault = slower(lambda: fused(part), lambda: self.inner(part))
+        if fault is None:
+            self._fused.append(fused)
+        return fault
+
+
+class Recorded(_Like):
+    """A network whose kernels are started by one call, for sizes that come again and again.
+
+    What it gives is overwritten by the next call: see :mod:`..cuda.graphs`.
+    """
+
+    def __init__(self, inner: Upscaler) -> None:
+        super().__init__(inner)
+        self._graphs = Graphs(inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
+        return self._graphs(x)
