@@ -20,6 +20,9 @@ from rtsp_camera import free_port
 
 DEADLINE_SECONDS = 30.0
 
+_OPEN = ("0A", "01")
+"""LISTEN and ESTABLISHED, as /proc/net/tcp names them."""
+
 Protocol = Literal["rtsp", "rtmp", "tcp", "udp", "srt"]
 
 
@@ -167,7 +170,10 @@ class Receiver:
                 return ["-f", "mpegts", "-i", f"srt://{place}?mode=listener"]
 
     def _await_port(self) -> None:
-        """Wait until the kernel shows its socket; a connection would be taken for the sender."""
+        """Wait until the kernel shows its socket; a connection would be taken for the sender.
+
+        A sender that has waited for it may be faster, and then it listens no more.
+        """
         assert self._process is not None
         datagrams = self.protocol in ("udp", "srt")
         deadline = time.monotonic() + DEADLINE_SECONDS
@@ -178,11 +184,12 @@ class Receiver:
 
 
 def _listens(port: int, *, datagrams: bool) -> bool:
-    """Whether a socket of this machine waits at a port."""
+    """Whether a socket of this machine waits at a port, or was connected to there."""
     table = Path("/proc/net/udp" if datagrams else "/proc/net/tcp").read_text().splitlines()[1:]
     rows = (line.split() for line in table)
     return any(
-        int(row[1].rpartition(":")[2], 16) == port and (datagrams or row[3] == "0A") for row in rows
+        int(row[1].rpartition(":")[2], 16) == port and (datagrams or row[3] in _OPEN)
+        for row in rows
     )
 
 
