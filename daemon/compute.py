@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -13,6 +13,9 @@ from ..filters.chain import Chain
 from ..filters.color import ToFrame, ToPicture, matrix_warning, output_color, output_size
 from ..filters.frame import Filter, Frame, Picture, StreamInfo
 from ..filters.scenes import Scenes
+
+PICTURES_COMING = 2
+"""That come down from a CUDA card while it computes the next ones."""
 
 log = logging.getLogger("upframe.compute")
 
@@ -48,6 +51,8 @@ class Compute:
         self._scenes = Scenes(detect_cuts)
         self._to_frame = ToFrame(device)
         self._to_picture = ToPicture(pix_fmt, color)
+        self._coming: deque[Callable[[], Picture]] = deque()
+        self._most_coming = PICTURES_COMING if device.type == "cuda" else 0
 
     def __call__(self, picture: Picture) -> Iterator[Picture]:
         """Take the next picture, give those that are ready."""
@@ -59,6 +64,16 @@ class Compute:
     def flush(self) -> Iterator[Picture]:
         """Give what the filters still hold."""
         yield from self._pictures(self._chain.flush())
+        yield from self.settle()
+
+    def settle(self) -> Iterator[Picture]:
+        """Give the pictures that come down from the device, and wait for them."""
+        while self._coming:
+            yield self._coming.popleft()()
+
+    def stage(self, picture: Picture) -> Picture:
+        """Begin to copy a picture to the device; for the thread that reads them, in their order."""
+        return self._to_frame.stage(picture)
 
     def statistics(self) -> Mapping[str, int]:
         """Counters of the scenes, the colours and all filters."""
@@ -70,5 +85,6 @@ class Compute:
     def _pictures(self, frames: Iterable[Frame]) -> Iterator[Picture]:
         for frame in frames:
             with torch.inference_mode():
-                picture = self._to_picture(frame)
-            yield picture
+                self._coming.append(self._to_picture.begin(frame))
+            if len(self._coming) > self._most_coming:
+                yield self._coming.popleft()()

@@ -150,7 +150,8 @@ class _Work:
             filters = build(request.filters, request.runtime)
             compute = self._compute(source.info, filters, pix_fmt)
             sink = self._sink(compute.info, plan, lambda: report())
-            pipeline = Pipeline(source, compute, _Staged(sink, self._on_stage))
+            staged = _Staged(sink, self._on_stage)
+            pipeline = Pipeline(source, compute, staged, staging=compute)
 
             def report() -> Report:
                 return self._report(pipeline.flow, source, compute, filters, plan)

@@ -181,6 +181,7 @@ def pipe(request: PipeRequest, stdin: RawStream, stdout: RawStream, display: Dis
             keep_truncated=True,
             keep_stopped=True,
             interrupt=source.interrupt,
+            staging=compute,
         )
         ended_by = _execute(pipeline, sink, compute.info.num_frames, display)
         for message in source.warnings():

@@ -35,6 +35,18 @@ class Transform(Protocol):
         ...
 
 
+class Staging(Protocol):
+    """What a transform does outside of its calls, where it computes on another device."""
+
+    def stage(self, picture: Picture) -> object:
+        """Prepare a picture that was read; called in the order in which they come."""
+        ...
+
+    def settle(self) -> Iterable[Picture]:
+        """Give what is done but held, for nothing else waits to be computed."""
+        ...
+
+
 @dataclass(slots=True)
 class StageTime:
     """What one stage did with its time so far, in seconds."""
@@ -76,6 +88,7 @@ class Pipeline:
             pipe must; otherwise the output is aborted. Either way `TruncatedMedia` is raised.
         keep_stopped: The same for a signal: finish with the pictures read so far, or abort.
         interrupt: Ends a read of the source that waits, from any thread.
+        staging: Prepares and holds pictures beside the transform; see there.
     """
 
     def __init__(
@@ -87,6 +100,7 @@ class Pipeline:
         keep_truncated: bool = False,
         keep_stopped: bool = False,
         interrupt: Callable[[], None] | None = None,
+        staging: Staging | None = None,
     ) -> None:
         self.flow = Flow()
         self._source = source
@@ -95,6 +109,7 @@ class Pipeline:
         self._keep_truncated = keep_truncated
         self._keep_stopped = keep_stopped
         self._interrupt = interrupt
+        self._staging = staging
         self._threads: dict[asyncio.Future[None], threading.Thread] = {}
         self._decoded: Channel[Picture] = Channel(CHANNEL_PICTURES, CHANNEL_BYTES)
         self._computed: Channel[Picture] = Channel(CHANNEL_PICTURES, CHANNEL_BYTES)
@@ -193,6 +208,8 @@ class Pipeline:
         try:
             for picture in _timed(self._source, clock):
                 self.flow.frames_in += 1
+                if self._staging is not None:
+                    self._staging.stage(picture)
                 _put(self._decoded, picture, clock)
         except TruncatedMedia as error:
             if not self._keep_truncated:
@@ -207,6 +224,9 @@ class Pipeline:
         for picture in _waited(self._decoded, clock):
             for result in _timed(self._transform(picture), clock):
                 _put(self._computed, result, clock)
+            if self._staging is not None and self._decoded.statistics().depth == 0:
+                for result in _timed(self._staging.settle(), clock):
+                    _put(self._computed, result, clock)
         for result in _timed(self._transform.flush(), clock):
             _put(self._computed, result, clock)
         self._computed.close()

@@ -8,12 +8,15 @@ gamut is moved back towards the colour it came from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from .cuda.staging import Arrival, Download, Upload
 from .frame import Color, Frame, Picture, PixelFormat
 from .matrix import arithmetic_matrix, code_scale, matrix_warning, output_color, rgb_to_yuv
 from .planes import alpha_to_float, from_rgb, rounding_of, to_codes, to_rgb
@@ -26,6 +29,9 @@ __all__ = [
     "output_color",
     "output_size",
 ]
+
+_MOST_STAGED = 16
+"""Pictures; more than lie in the channel to whoever converts them."""
 
 
 def output_size(width: int, height: int, pix_fmt: str) -> tuple[int, int]:
@@ -50,6 +56,20 @@ class ToFrame:
         self._device = device
         self._clipped = _Counter()
         self._last: Frame | None = None
+        self._upload = Upload(device)
+        self._staged: OrderedDict[int, tuple[Picture, Arrival]] = OrderedDict()  # by identity
+
+    def stage(self, picture: Picture) -> Picture:
+        """Begin to copy a picture that will be converted soon; for any one other thread.
+
+        Returns:
+            The same picture.
+        """
+        if self._device.type == "cuda":
+            self._staged[id(picture)] = picture, self._begin(picture)
+            while len(self._staged) > _MOST_STAGED:  # nobody came for it
+                self._staged.popitem(last=False)
+        return picture
 
     def __call__(self, picture: Picture, *, cut: bool = False, duplicate: bool = False) -> Frame:
         """Convert one picture; `cut` and `duplicate` become the frame's flags.
@@ -57,9 +77,11 @@ class ToFrame:
         Raises:
             UnsupportedPixels: if its colour matrix cannot be undone exactly.
         """
+        _, arrival = self._staged.pop(id(picture), (None, None))
         if duplicate and self._last is not None:
             pixels, alpha = self._last.pixels, self._last.alpha
         else:
+            picture = self._there(picture, arrival)
             pixels = to_rgb(picture, self._device)
             if self._clipped.must_clip(pixels, rounding_of(picture)):
                 pixels.clamp_(0, 1)
@@ -75,6 +97,19 @@ class ToFrame:
             duplicate=duplicate,
         )
         return self._last
+
+    def _begin(self, picture: Picture) -> Arrival:
+        return self._upload((*picture.planes, *(() if picture.alpha is None else (picture.alpha,))))
+
+    def _there(self, picture: Picture, arrival: Arrival | None) -> Picture:
+        """Give the same picture with its planes on the device."""
+        if self._device.type == "cpu":
+            return picture
+        planes = (arrival or self._begin(picture)).follow()
+        count = len(picture.planes)
+        return replace(
+            picture, planes=planes[:count], alpha=planes[count] if planes[count:] else None
+        )
 
     def statistics(self) -> Mapping[str, int]:
         """``clipped_values``: R, G and B values so far outside the gamut that they were clipped."""
@@ -101,32 +136,43 @@ class ToPicture:
         if self._form.family != "rgb":
             rgb_to_yuv(arithmetic_matrix(color, 1, 1))  # refuse before any frame
         self._clipped = _Counter()
-        self._last: Picture | None = None
+        self._download = Download()
+        self._last: tuple[Arrival, tuple[int, int]] | None = None  # planes and their size
 
     def __call__(self, frame: Frame) -> Picture:
         """Convert one frame of any float dtype on any device."""
+        return self.begin(frame)()
+
+    def begin(self, frame: Frame) -> Callable[[], Picture]:
+        """Convert one frame; its planes come down while the device goes on.
+
+        Returns:
+            What waits for them and gives the picture.
+        """
         size = output_size(frame.width, frame.height, self._form.name)
-        last = self._last
-        if frame.duplicate and last is not None and (last.width, last.height) == size:
-            self._last = replace(
-                last, pts=frame.pts, duration=frame.duration, time_base=frame.time_base
-            )
-            return self._last
-        pixels = _fitted(frame.pixels.float(), *size)
+        if self._last is None or not frame.duplicate or self._last[1] != size:
+            self._last = self._download(self._codes(frame, *size)), size
+        return partial(self._picture, self._last[0], frame)
+
+    def _codes(self, frame: Frame, width: int, height: int) -> tuple[Tensor, ...]:
+        """Code a frame on its device: its planes, and alpha where the format has it."""
+        pixels = _fitted(frame.pixels.float(), width, height)
         if self._clipped.must_clip(pixels, 0.0):
             pixels = pixels.clamp(0, 1)
         planes = from_rgb(pixels, self._form, self._color)
-        alpha = self._alpha(frame, *size) if self._form.has_alpha else None
-        self._last = Picture(
-            planes,
+        return (*planes, self._alpha(frame, width, height)) if self._form.has_alpha else planes
+
+    def _picture(self, arrival: Arrival, frame: Frame) -> Picture:
+        planes, count = arrival.wait(), self._form.num_planes
+        return Picture(
+            planes[:count],
             self._form.name,
             self._color,
             frame.pts,
             frame.duration,
             frame.time_base,
-            alpha=alpha,
+            alpha=planes[count] if planes[count:] else None,
         )
-        return self._last
 
     def statistics(self) -> Mapping[str, int]:
         """``clipped_values``: values that the filters left outside [0, 1]; add ToFrame's to it."""

@@ -55,7 +55,7 @@ def _yuv_to_rgb(picture: Picture, form: PixelFormat, device: torch.device) -> Te
 
 
 def from_rgb(pixels: Tensor, form: PixelFormat, color: Color) -> tuple[Tensor, ...]:
-    """Encode R'G'B' to planes on the CPU.
+    """Encode R'G'B' to planes on the same device.
 
     Args:
         pixels: (3, H, W), fp32, [0, 1]; even sizes where chroma is halved.
@@ -112,9 +112,9 @@ def _transform(planes: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
 
 
 def to_codes(values: Tensor, bit_depth: int) -> Tensor:
-    """Round to nearest inside the container's codes, on the CPU; writes into `values`."""
+    """Round to nearest inside the container's codes; writes into `values`."""
     codes = values.round_().clamp_(0, (1 << bit_depth) - 1)
-    return codes.to(torch.uint8 if bit_depth == 8 else torch.uint16).cpu()
+    return codes.to(torch.uint8 if bit_depth == 8 else torch.uint16)
 
 
 def alpha_to_float(picture: Picture, device: torch.device) -> Tensor | None:
