@@ -36,6 +36,10 @@ _QUARTER_INVERSE = (
     0.01421929,
     -0.0149612,
 )
+HALVING_TAPS = tuple(
+    tap for pair in zip(_QUARTER_INVERSE[::-1], _QUARTER_INVERSE, strict=True) for tap in pair
+)
+"""Of halving where a sample lies between two, as one filter on the samples 2k - 5 to 2k + 6."""
 _PHASES: dict[str, tuple[Phase, Phase]] = {  # horizontal, vertical
     "left": ("first", "between"),
     "center": ("between", "between"),

@@ -12,9 +12,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .chroma import enlarge, phases, shrink
+from .chroma import Phase, enlarge, phases, shrink
 from .frame import Color, Picture, PixelFormat
 from .matrix import arithmetic_matrix, arithmetic_range, code_scale, rgb_to_yuv
+from .native.coding import can_encode, encode
 
 
 def to_rgb(picture: Picture, device: torch.device) -> Tensor:
@@ -66,16 +67,25 @@ def from_rgb(pixels: Tensor, form: PixelFormat, color: Color) -> tuple[Tensor, .
         scale, offset = code_scale(form.bit_depth, arithmetic_range(color, form))
         return tuple(to_codes(pixels * scale + offset, form.bit_depth))
     height, width = pixels.shape[1:]
-    codes = _transform(pixels, *_codes_of_rgb(form, color, width, height))
+    matrix, offset = _codes_of_rgb(form, color, width, height)
+    across, down = _halvings(form, color)
+    if form.family == "yuv" and can_encode(pixels, across, down):
+        return encode(pixels, form, matrix, offset, across, down)
+    codes = _transform(pixels, matrix, offset)
     if form.family == "gray":
         return (to_codes(codes[0], form.bit_depth),)
     chroma = codes[1:]
-    across, down = phases(color.chroma_location)
-    if form.chroma_shift_y:
+    if down:
         chroma = shrink(chroma, -2, down)
-    if form.chroma_shift_x:
+    if across:
         chroma = shrink(chroma, -1, across)
     return tuple(to_codes(plane, form.bit_depth) for plane in (codes[0], *chroma))
+
+
+def _halvings(form: PixelFormat, color: Color) -> tuple[Phase | None, Phase | None]:
+    """How a format's chroma is halved across and down; None where it is not."""
+    across, down = phases(color.chroma_location)
+    return across if form.chroma_shift_x else None, down if form.chroma_shift_y else None
 
 
 @lru_cache(maxsize=32)

@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 SWITCH = "UPFRAME_NATIVE"
 """Environment variable: ``0`` computes without the kernels."""
 _NAME = "_kernels"
-_VERSION = 1
-"""Of `rife.c`: whoever pulls a newer one has the older library until the next installation."""
-_FUNCTIONS = ("upframe_pack", "upframe_first", "upframe_add", "upframe_next", "upframe_blend")
+_VERSION = 2
+"""Of `version.c`: whoever pulls a newer one has the older library until the next installation."""
+_FUNCTIONS = ("pack", "first", "add", "next", "blend", "code")
 
 
 @lru_cache(maxsize=1)
@@ -39,11 +39,16 @@ def kernels() -> ctypes.CDLL | None:
     return None
 
 
-def run(name: str, job: ctypes.Structure, *, is_bf16: bool) -> None:
-    """Run a kernel of `kernels`, which must be there, in as many threads as torch uses."""
+def run(name: str, job: ctypes.Structure, *, is_bf16: bool = False) -> int:
+    """Run a kernel of `kernels`, which must be there, in as many threads as torch uses.
+
+    Returns:
+        0, or what the kernel says of a failure.
+    """
     library = kernels()
     assert library is not None
-    getattr(library, f"upframe_{name}")(ctypes.byref(job), is_bf16, torch.get_num_threads())
+    function = getattr(library, f"upframe_{name}")
+    return function(ctypes.byref(job), is_bf16, torch.get_num_threads())
 
 
 def opened(path: Path) -> ctypes.CDLL | None:
@@ -60,9 +65,9 @@ def opened(path: Path) -> ctypes.CDLL | None:
             )
             return None
         for name in _FUNCTIONS:
-            function = getattr(library, name)
+            function = getattr(library, f"upframe_{name}")
             function.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
-            function.restype = None
+            function.restype = ctypes.c_int
     except (OSError, AttributeError) as error:  # of another machine, or an older version
         logger.warning("the compiled kernels cannot be used, computing without them: %s", error)
         return None

@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "instructions.h"
+
 typedef float four __attribute__((vector_size(16)));
 typedef float four_unaligned __attribute__((vector_size(16), aligned(4), may_alias));
 typedef float eight __attribute__((vector_size(32)));
@@ -52,39 +54,32 @@ struct blending {
     float *image;               /* (channels, height, width) */
 };
 
-#define JOIN(a, b) a##b
-#define ROWS_OF(name, suffix) JOIN(name, suffix)
-
 #define IS_BF16 0
-#define ROWS(name) ROWS_OF(name, _plain_fp32)
+#define ROWS(name) JOINED(name, _plain_fp32)
 #include "warping.h"
 #undef IS_BF16
 #undef ROWS
 #define IS_BF16 1
-#define ROWS(name) ROWS_OF(name, _plain_bf16)
+#define ROWS(name) JOINED(name, _plain_bf16)
 #include "warping.h"
 #undef IS_BF16
 #undef ROWS
 
-#if defined(__x86_64__)
+#if HAS_AVX2
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 #define IS_BF16 0
-#define ROWS(name) ROWS_OF(name, _avx2_fp32)
+#define ROWS(name) JOINED(name, _avx2_fp32)
 #include "warping.h"
 #undef IS_BF16
 #undef ROWS
 #define IS_BF16 1
-#define ROWS(name) ROWS_OF(name, _avx2_bf16)
+#define ROWS(name) JOINED(name, _avx2_bf16)
 #include "warping.h"
 #undef IS_BF16
 #undef ROWS
 #pragma GCC pop_options
 
-static int has_avx2(void)
-{
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
 #define CHOOSE(name, is_bf16) \
     (has_avx2() ? ((is_bf16) ? name##_avx2_bf16 : name##_avx2_fp32) \
                 : ((is_bf16) ? name##_plain_bf16 : name##_plain_fp32))
@@ -99,32 +94,32 @@ static int has_avx2(void)
         step(job, y); \
 } while (0)
 
-#define EXPORT __attribute__((visibility("default")))
-
-/* To be raised with every change of what is above, so that an old library is not taken for this. */
-EXPORT int upframe_version(void) { return 1; }
-
-EXPORT void upframe_pack(const struct packing *job, int is_bf16, int threads)
+EXPORT int upframe_pack(const struct packing *job, int is_bf16, int threads)
 {
     RUN(job->features.height, pack, job, is_bf16, threads);
+    return 0;
 }
 
-EXPORT void upframe_first(const struct joining *job, int is_bf16, int threads)
+EXPORT int upframe_first(const struct joining *job, int is_bf16, int threads)
 {
     RUN(job->height / job->cell, first, job, is_bf16, threads);
+    return 0;
 }
 
-EXPORT void upframe_add(const struct adding *job, int is_bf16, int threads)
+EXPORT int upframe_add(const struct adding *job, int is_bf16, int threads)
 {
     RUN(job->height, add, job, is_bf16, threads);
+    return 0;
 }
 
-EXPORT void upframe_next(const struct joining *job, int is_bf16, int threads)
+EXPORT int upframe_next(const struct joining *job, int is_bf16, int threads)
 {
     RUN(job->height / job->cell, next, job, is_bf16, threads);
+    return 0;
 }
 
-EXPORT void upframe_blend(const struct blending *job, int is_bf16, int threads)
+EXPORT int upframe_blend(const struct blending *job, int is_bf16, int threads)
 {
     RUN(job->height, blend, job, is_bf16, threads);
+    return 0;
 }
