@@ -16,6 +16,8 @@ _DRIFT = 0.02
 """Of the difference, by which each frame moves what is remembered of the level in force."""
 _FLOOR = 0.05
 """Of the interval: differences between costs below it are noise, and tell nothing of the load."""
+_LASTING, _REHEARSED = 15, 4
+"""Times a patience, in which what is usual comes to count half; and what was only rehearsed."""
 
 
 @dataclass(slots=True)
@@ -25,6 +27,10 @@ class _Memory:
     usual: float | None = None
     """Seconds a frame, in usual load; None where it was never measured."""
     usual_at: float = -inf
+    least: float = inf
+    """The lowest that `usual` ever was."""
+    is_rehearsed: bool = False
+    """Whether all that is known of it was measured beforehand, beside who knows what."""
     failed: float = 0.0
     """Seconds a frame when it was tried last, in vain."""
     failed_at: float = -inf
@@ -34,7 +40,8 @@ class Costs:
     """Keeps the latest costs at the level in force, and what is known of the others.
 
     Load is taken to weigh on all levels alike: where the level in force takes half of what it
-    usually takes, so would the others.
+    usually takes, so would the others. And where it takes less than it did beforehand, so would
+    those of which no more is known than that: other streams and programs may have started then.
 
     Args:
         levels: All there are.
@@ -59,7 +66,8 @@ class Costs:
         """Take costs that were measured beforehand, by the level's name."""
         for level, memory in zip(self._levels, self._memory, strict=True):
             if level.name in costs:
-                memory.usual, memory.usual_at = costs[level.name], now
+                memory.usual = memory.least = costs[level.name]
+                memory.usual_at, memory.is_rehearsed = now, True
 
     def enter(self, index: int) -> None:
         """Go to another level."""
@@ -94,11 +102,21 @@ class Costs:
         """Seconds a frame over the whole span, without its dearest frame."""
         return _robust_mean([seconds for _, seconds in self._latest])
 
-    def remember(self, now: float) -> None:
-        """Let what is remembered of the level in force follow what it takes."""
+    def remember(self, now: float, interval_seconds: float) -> None:
+        """Let what is remembered of the level in force follow what it takes.
+
+        Args:
+            now: Monotonic seconds.
+            interval_seconds: From one input frame to the next.
+        """
         memory, steady = self._memory[self._index], self.steady()
         before = steady if memory.usual is None else memory.usual
         memory.usual, memory.usual_at = before + _DRIFT * (steady - before), now
+        memory.is_rehearsed = False
+        if memory.usual < memory.least:
+            if memory.least < inf:
+                self._correct(_ratio(memory.usual, memory.least, interval_seconds))
+            memory.least = memory.usual
 
     def leave(self, now: float, *, in_vain: bool) -> None:
         """Remember why the level in force is given up; `in_vain`: it had only been tried."""
@@ -131,14 +149,21 @@ class Costs:
             interval_seconds: From one input frame to the next.
             now: Monotonic seconds.
             patience_seconds: In which what made a try fail comes to count half; what is usual
-                does so in 15 times as long.
+                does so in 15 times as long, what was only measured beforehand in 4 times.
         """
         cost = self.steady()
         memory = self._memory[self._nearest(index, cost)[0]]
         usual = self.estimate(index, interval_seconds, cost)
-        usual *= 0.5 ** ((now - memory.usual_at) / (15 * patience_seconds))
+        lasting = _REHEARSED if memory.is_rehearsed else _LASTING
+        usual *= 0.5 ** ((now - memory.usual_at) / (lasting * patience_seconds))
         own = self._memory[index]
         return max(usual, own.failed * 0.5 ** ((now - own.failed_at) / patience_seconds))
+
+    def _correct(self, ratio: float) -> None:
+        """Lower what was measured of other levels beforehand, as that of the one in force was."""
+        for memory in self._memory:
+            if memory.is_rehearsed and memory.usual is not None:
+                memory.usual = memory.least = memory.usual * ratio
 
     def _nearest(self, index: int, cost: float | None) -> tuple[int, float]:
         """Find the level whose cost is known and whose work is the most alike; and that cost."""
@@ -158,8 +183,12 @@ class Costs:
         usual = self._memory[self._index].usual
         if cost is None or usual is None:
             return 1.0
-        floor = _FLOOR * interval_seconds
-        return max(cost, floor) / max(usual, floor)
+        return _ratio(cost, usual, interval_seconds)
+
+
+def _ratio(cost: float, other: float, interval_seconds: float) -> float:
+    floor = _FLOOR * interval_seconds
+    return max(cost, floor) / max(other, floor)
 
 
 def _robust_mean(costs: list[float]) -> float:

@@ -211,7 +211,7 @@ class Governor:
         costs = self._costs
         if not costs.is_steady(now):
             return
-        costs.remember(now)
+        costs.remember(now, interval)
         calm = waiting <= _SHORT_WAIT * self._latency and not self._drops
         for index in range(self._index):
             if not (calm and self._fits(index, now, interval)):

@@ -181,6 +181,18 @@ def test_a_level_that_was_not_reached_while_measuring_is_guessed_from_its_neighb
     assert governed.expect(costs, now=0, interval_seconds=1 / RATE).name == "bicubic"
 
 
+@pytest.mark.parametrize(("busy", "until"), [(3, 40), (20, 1500)])
+def test_what_was_measured_beside_the_start_of_others_is_corrected(busy: int, until: float) -> None:
+    """By what the level in force takes, or by time where that is next to nothing."""
+    governed = governor()
+    levels = parse_levels(DEFAULT_LEVELS, FULL)
+    costs = {level.name: times(0.6 * busy)(level, 0) for level in levels}
+    assert governed.expect(costs, now=0, interval_seconds=1 / RATE).name != "full"
+    stage = Stage(governed, times(0.6)).run(until)
+    assert stage.governor.level.name == "full"
+    assert stage.lost == []
+
+
 def test_measurements_that_fit_begin_with_everything() -> None:
     governed = governor()
     costs = {level.name: times(0.9)(level, 0) for level in parse_levels(DEFAULT_LEVELS, FULL)}
