@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from .cuda.staging import Arrival, Download, Upload
 from .frame import Color, Frame, Picture, PixelFormat
 from .matrix import arithmetic_matrix, code_scale, matrix_warning, output_color, rgb_to_yuv
 from .planes import alpha_to_float, from_rgb, rounding_of, to_codes, to_rgb
+
+if TYPE_CHECKING:
+    from .cuda.colors import Encoder
 
 __all__ = [
     "ToFrame",
@@ -57,6 +61,11 @@ class ToFrame:
         self._clipped = _Counter()
         self._last: Frame | None = None
         self._upload = Upload(device)
+        self._decoder = None
+        if device.type == "cuda":
+            from .cuda.colors import Decoder
+
+            self._decoder = Decoder()
         self._staged: OrderedDict[int, tuple[Picture, Arrival]] = OrderedDict()  # by identity
 
     def stage(self, picture: Picture) -> Picture:
@@ -82,10 +91,7 @@ class ToFrame:
             pixels, alpha = self._last.pixels, self._last.alpha
         else:
             picture = self._there(picture, arrival)
-            pixels = to_rgb(picture, self._device)
-            if self._clipped.must_clip(pixels, rounding_of(picture)):
-                pixels.clamp_(0, 1)
-            pixels = pixels.expand(3, -1, -1).contiguous()
+            pixels = self._pixels(picture)
             alpha = alpha_to_float(picture, self._device)
         self._last = Frame(
             pixels,
@@ -97,6 +103,18 @@ class ToFrame:
             duplicate=duplicate,
         )
         return self._last
+
+    def _pixels(self, picture: Picture) -> Tensor:
+        tolerance = rounding_of(picture)
+        if self._decoder is not None:
+            outside = self._clipped.on(self._device)
+            plain = partial(_clipped, picture, self._device)
+            if (made := self._decoder(picture, tolerance, outside, plain)) is not None:
+                return made
+        pixels = to_rgb(picture, self._device)
+        if self._clipped.must_clip(pixels, tolerance):
+            pixels.clamp_(0, 1)
+        return pixels.expand(3, -1, -1).contiguous()
 
     def _begin(self, picture: Picture) -> Arrival:
         return self._upload((*picture.planes, *(() if picture.alpha is None else (picture.alpha,))))
@@ -137,6 +155,7 @@ class ToPicture:
             rgb_to_yuv(arithmetic_matrix(color, 1, 1))  # refuse before any frame
         self._clipped = _Counter()
         self._download = Download()
+        self._encoder: Encoder | None = None  # made where frames lie on a CUDA card
         self._last: tuple[Arrival, tuple[int, int]] | None = None  # planes and their size
 
     def __call__(self, frame: Frame) -> Picture:
@@ -156,11 +175,25 @@ class ToPicture:
 
     def _codes(self, frame: Frame, width: int, height: int) -> tuple[Tensor, ...]:
         """Code a frame on its device: its planes, and alpha where the format has it."""
-        pixels = _fitted(frame.pixels.float(), width, height)
+        pixels = _fitted(frame.pixels, width, height)
+        planes = self._planes(pixels) if pixels.is_cuda else self._plain_planes(pixels)
+        return (*planes, self._alpha(frame, width, height)) if self._form.has_alpha else planes
+
+    def _planes(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        if self._encoder is None:
+            from .cuda.colors import Encoder
+
+            self._encoder = Encoder()
+        plain = partial(_planes_of, pixels, self._form, self._color)
+        outside = self._clipped.on(pixels.device)
+        made = self._encoder(pixels, self._form, self._color, outside, plain)
+        return self._plain_planes(pixels) if made is None else made
+
+    def _plain_planes(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        pixels = pixels.float()
         if self._clipped.must_clip(pixels, 0.0):
             pixels = pixels.clamp(0, 1)
-        planes = from_rgb(pixels, self._form, self._color)
-        return (*planes, self._alpha(frame, width, height)) if self._form.has_alpha else planes
+        return from_rgb(pixels, self._form, self._color)
 
     def _picture(self, arrival: Arrival, frame: Frame) -> Picture:
         planes, count = arrival.wait(), self._form.num_planes
@@ -187,6 +220,14 @@ class ToPicture:
         return to_codes(alpha * scale, self._form.bit_depth)
 
 
+def _clipped(picture: Picture, device: torch.device) -> Tensor:
+    return to_rgb(picture, device).clamp_(0, 1)
+
+
+def _planes_of(pixels: Tensor, form: PixelFormat, color: Color) -> tuple[Tensor, ...]:
+    return from_rgb(pixels.float().clamp(0, 1), form, color)
+
+
 def _fitted(pixels: Tensor, width: int, height: int) -> Tensor:
     """Crop right and bottom, or repeat the border, to a size."""
     pixels = pixels[:, :height, :width]
@@ -202,6 +243,7 @@ class _Counter:
 
     def __init__(self) -> None:
         self._count: Tensor | int = 0
+        self._outside: Tensor | None = None
 
     def must_clip(self, values: Tensor, tolerance: float) -> bool:
         """Count what is outside by more than `tolerance`; tell whether anything may be at all."""
@@ -213,5 +255,11 @@ class _Counter:
         self._count = self._count + below + (values > 1 + tolerance).count_nonzero()
         return True
 
+    def on(self, device: torch.device) -> Tensor:
+        """Give what kernels may add to: (1,), int64."""
+        if self._outside is None:
+            self._outside = torch.zeros(1, dtype=torch.int64, device=device)
+        return self._outside
+
     def count(self) -> int:
-        return int(self._count)
+        return int(self._count) + (0 if self._outside is None else int(self._outside))

@@ -36,14 +36,14 @@ def rounding_of(picture: Picture) -> float:
     """How far the rounding of its codes may have moved an R, G or B value of a picture."""
     form = PixelFormat.parse(picture.pix_fmt)
     if form.family == "yuv":
-        inverse, _ = _rgb_of_codes(form, picture.color, picture.width, picture.height)
+        inverse, _ = rgb_of_codes(form, picture.color, picture.width, picture.height)
         return 0.5 * float(inverse.abs().sum(1).max())
     return 0.5 / code_scale(form.bit_depth, arithmetic_range(picture.color, form))[0]
 
 
 def _yuv_to_rgb(picture: Picture, form: PixelFormat, device: torch.device) -> Tensor:
     """Luma plus what the colour differences add to it, made before they are enlarged."""
-    inverse, bias = _rgb_of_codes(form, picture.color, picture.width, picture.height)
+    inverse, bias = rgb_of_codes(form, picture.color, picture.width, picture.height)
     chroma = torch.stack([plane.to(device).float() for plane in picture.planes[1:]])
     rgb = _transform(chroma, inverse[:, 1:], bias)
     across, down = phases(picture.color.chroma_location)
@@ -67,7 +67,7 @@ def from_rgb(pixels: Tensor, form: PixelFormat, color: Color) -> tuple[Tensor, .
         scale, offset = code_scale(form.bit_depth, arithmetic_range(color, form))
         return tuple(to_codes(pixels * scale + offset, form.bit_depth))
     height, width = pixels.shape[1:]
-    matrix, offset = _codes_of_rgb(form, color, width, height)
+    matrix, offset = codes_of_rgb(form, color, width, height)
     across, down = _halvings(form, color)
     if form.family == "yuv" and can_encode(pixels, across, down):
         return encode(pixels, form, matrix, offset, across, down)
@@ -89,7 +89,7 @@ def _halvings(form: PixelFormat, color: Color) -> tuple[Phase | None, Phase | No
 
 
 @lru_cache(maxsize=32)
-def _codes_of_rgb(
+def codes_of_rgb(
     form: PixelFormat, color: Color, width: int, height: int
 ) -> tuple[Tensor, Tensor]:
     """R'G'B' to YUV code values: a matrix (3, 3) and an offset (3,), float64."""
@@ -102,11 +102,11 @@ def _codes_of_rgb(
 
 
 @lru_cache(maxsize=32)
-def _rgb_of_codes(
+def rgb_of_codes(
     form: PixelFormat, color: Color, width: int, height: int
 ) -> tuple[Tensor, Tensor]:
-    """The inverse of :func:`_codes_of_rgb`, of the same shapes."""
-    matrix, offset = _codes_of_rgb(form, color, width, height)
+    """The inverse of :func:`codes_of_rgb`, of the same shapes."""
+    matrix, offset = codes_of_rgb(form, color, width, height)
     inverse = matrix.inverse()
     return inverse, -(inverse @ offset)
 
