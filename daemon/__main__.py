@@ -17,8 +17,11 @@ from .exits import Exit, exit_code_of, is_expected
 from .live.cores import share_cores
 
 # Each module offers add_parser(subparsers) and sets `command` to a function of the arguments.
-COMMANDS = ("run", "pipe", "probe", "verify", "models", "serve", "jobs", "doctor", "demo")
-_MODULES = {"jobs": "jobs_command"}
+COMMANDS = (
+    *("run", "pipe", "probe", "verify", "models"),
+    *("serve", "jobs", "doctor", "demo", "bench"),
+)
+_MODULES = {"jobs": "jobs_command", "bench": "bench.command"}
 """Of commands whose name is that of a package."""
 
 _EPILOG = """\

@@ -6,7 +6,7 @@ import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -36,7 +36,8 @@ def _cuda() -> dict[str, Any]:
     """The CUDA device that is used by default; not yet seen on a GPU."""
     if not torch.cuda.is_available():
         return {"cuda_device": None}
-    properties = torch.cuda.get_device_properties(0)
+    # torch leaves its type open
+    properties = cast("Any", torch.cuda).get_device_properties(0)
     return {
         "cuda_device": properties.name,
         "cuda_memory_gib": round(properties.total_memory / _GIB, 1),

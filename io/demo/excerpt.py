@@ -44,6 +44,8 @@ def write_excerpt(source: Path, target: Path, *, width: int, height: int, num_fr
         raise SourceMissing(f"{source} is not there") from error
     except (FFmpegError, IndexError) as error:
         raise UnsupportedMedia(f"{source}: no video that can be decoded: {error}") from error
+    if not small:
+        raise UnsupportedMedia(f"{source}: no frame could be decoded")
     try:
         _write(target, small, rate)
     except OSError as error:

@@ -1,0 +1,113 @@
+"""The whole way against the filters alone, on the same frames, interleaved.
+
+*Filters*: all frames lie ready on the device, results are thrown away. *File to file*: from an open
+file to a renamed H.264 file, preset fast. Neither loads weights. *Pipe to pipe* is in `.processes`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from ...filters.chain import BuiltFilter, Chain, Runtime, build_filters
+from ...filters.color import ToFrame
+from ...filters.frame import Frame, StreamInfo
+from ...filters.options import FilterOptions
+from ...filters.scenes import Scenes
+from ...io.encoder import EncoderOptions, output_pix_fmt
+from ...io.sink import open_file_sink
+from ...io.source import open_source
+from ..compute import Compute
+from ..execute import execute
+from ..pipeline import Flow, Pipeline
+from ..progress import Silent
+from .frames import read_pictures
+from .limits import timed
+from .results import StageFigures
+
+_PRESET = "fast"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRun:
+    """One run from file to file."""
+
+    seconds: float
+    flow: Flow
+
+
+class Workbench:
+    """A clip and the filters for it, loaded once; each of its runs is a whole stream.
+
+    Args:
+        clip: what goes in.
+        folder: where results are written, and replaced.
+        options: which filters.
+        runtime: device, precision and where weights come from.
+    """
+
+    def __init__(self, clip: Path, folder: Path, options: FilterOptions, runtime: Runtime) -> None:
+        self._clip = clip
+        self._target = folder / "result.mp4"
+        self._device = runtime.device
+        self.built: tuple[BuiltFilter, ...] = build_filters(options, runtime)
+        self._info, self._frames = _marked_frames(clip, runtime.device)
+        self._clock = timed(runtime.device, self._filter_all)
+
+    def filters_alone(self) -> float:
+        """Seconds for the filters over frames that lie ready."""
+        return self._clock(1)
+
+    def file_to_file(self) -> FileRun:
+        """Seconds from the open file to the renamed result, and what each stage did."""
+        encoder = EncoderOptions(preset=_PRESET)
+        source = open_source(str(self._clip))
+        pix_fmt = output_pix_fmt(source.info, encoder, str(self._target), None)
+        filters = [one.filter for one in self.built]
+        compute = Compute(source.info, filters, pix_fmt=pix_fmt, device=self._device)
+        sink = open_file_sink(self._target, compute.info, encoder, plan=None, overwrite=True)
+        began = time.perf_counter()
+        flow = execute(Pipeline(source, compute, sink), None, Silent())
+        return FileRun(time.perf_counter() - began, flow)
+
+    def _filter_all(self) -> None:
+        chain = Chain([one.filter for one in self.built])
+        chain.open(self._info)
+        for frame in self._frames:
+            for _ in chain(frame):
+                pass
+        for _ in chain.flush():
+            pass
+
+
+def _marked_frames(clip: Path, device: torch.device) -> tuple[StreamInfo, list[Frame]]:
+    info, pictures = read_pictures(clip)
+    convert, scenes, frames = ToFrame(device), Scenes(), list[Frame]()
+    with torch.inference_mode():
+        for picture in pictures:
+            marks = scenes(picture)
+            frames.append(convert(picture, cut=marks.cut, duplicate=marks.duplicate))
+    return info, frames
+
+
+def stages_of(runs: Sequence[dict[str, tuple[float, float]]]) -> dict[str, StageFigures]:
+    """Medians over several runs: (worked, waited) seconds by stage."""
+    return {
+        name: StageFigures(
+            worked_seconds=median(run[name][0] for run in runs),
+            waited_seconds=median(run[name][1] for run in runs),
+        )
+        for name in runs[0]
+    }
+
+
+def times_of(flow: Flow) -> dict[str, tuple[float, float]]:
+    """(worked, waited) seconds by stage."""
+    return {
+        name: (clock.worked_seconds, clock.waited_seconds) for name, clock in flow.stages.items()
+    }
