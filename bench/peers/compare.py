@@ -15,7 +15,9 @@ import math
 import os
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,14 @@ from clip_frames import decode, write_clip
 from contests import CONTESTS, Contest, Entry, Setting
 from lineup import REFERENCE, entries, quality_reference
 from neighbours import Neighbours
+from pages import markdown
 from pins import PEERS, RECORD
-from quality import Picture, psnr, rounded
-from rounds import Spread, interleave
-from verdicts import judge, table
+from quality import Picture, psnr, summed_up
+from verdicts import judge
 
 from upframe.daemon.bench.machine import describe
+from upframe.daemon.bench.rounds import Variant, interleave
+from upframe.filters.native.library import kernels
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 10
@@ -42,6 +46,7 @@ COMPARED = (3, 7)
 PROGRAM_FRAMES = 40
 PROGRAM_ROUNDS = 3
 _PAUSE_SECONDS = 0.1
+"""Before every turn: threads of some runtimes spin a while after their work."""
 
 
 def main() -> None:
@@ -61,6 +66,7 @@ def main() -> None:
         "benchmark": "peers",
         "machine": describe(),
         "device": arguments.device,
+        "compiled_kernels": kernels() is not None,
         "threads": arguments.threads,
         "versions": _versions(),
         "not_installed": _not_installed(),
@@ -73,7 +79,7 @@ def main() -> None:
     }
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    _print(result)
+    print("\n".join(markdown(result)))
     if not all(figure["met"] for figure in result["figures"]):
         sys.exit(1)
 
@@ -95,7 +101,6 @@ def _arguments() -> argparse.Namespace:
         "--only", nargs="+", default=[""], help="only contestants with one of these in their names"
     )
     parser.add_argument("--no-programs", action="store_true", help="nothing from file to file")
-    parser.add_argument("--exports", type=Path, default=Path(sys.prefix) / "exports")
     parser.add_argument("--note", default="", help="is written down, as 'on a busy machine'")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
@@ -109,7 +114,7 @@ def hold(contest: Contest, arguments: argparse.Namespace, folder: Path) -> dict[
         contest,
         frames_path,
         arguments.weights,
-        arguments.exports,
+        folder / "exports",
         arguments.device,
         arguments.threads,
     )
@@ -124,7 +129,7 @@ def hold(contest: Contest, arguments: argparse.Namespace, folder: Path) -> dict[
         children = _ready(stack, wanted, setting, folder, errors)
         pictures = _pictures(children, errors)
         rounds = min(arguments.rounds, contest.most_rounds)
-        spreads = _times(children, contest, rounds, errors)
+        samples = _times(children, contest, rounds, errors)
         peaks = {name: child.peak_mib() for name, child in children.items() if name not in errors}
     reference = pictures.get(quality_reference([*pictures]), [])
     return {
@@ -135,7 +140,7 @@ def hold(contest: Contest, arguments: argparse.Namespace, folder: Path) -> dict[
             | (
                 {"error": errors[entry.name]}
                 if entry.name in errors
-                else _measured(spreads[entry.name], pictures[entry.name], reference)
+                else _measured(samples[entry.name], pictures[entry.name], reference)
                 | {"peak_mib": round(peaks[entry.name])}
             )
             for entry in wanted
@@ -171,17 +176,18 @@ def _pictures(children: dict[str, Child], errors: dict[str, str]) -> dict[str, l
 
 def _times(
     children: dict[str, Child], contest: Contest, rounds: int, errors: dict[str, str]
-) -> dict[str, Spread]:
-    def turn(name: str) -> float:
+) -> dict[str, list[float]]:
+    def turn(name: str, calls: int) -> float:
         if name in errors:
             return math.nan
+        time.sleep(_PAUSE_SECONDS)
         try:
-            return children[name].timed(contest.calls)
+            return children[name].timed(calls) * calls
         except Failed as error:
             errors[name] = str(error)
             return math.nan
 
-    return interleave({name: lambda n=name: turn(n) for name in children}, rounds, _PAUSE_SECONDS)
+    return interleave([Variant(one, partial(turn, one), contest.calls) for one in children], rounds)
 
 
 def _described(entry: Entry) -> dict[str, Any]:
@@ -193,10 +199,12 @@ def _described(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _measured(spread: Spread, pictures: list[Picture], reference: list[Picture]) -> dict[str, Any]:
+def _measured(
+    seconds: list[float], pictures: list[Picture], reference: list[Picture]
+) -> dict[str, Any]:
     return {
-        "ms": spread.as_json(1000, 2),
-        "psnr_db": rounded(psnr(pictures, reference)) if reference else None,
+        "ms": summed_up(seconds, 1000),
+        "psnr_db": psnr(pictures, reference) if reference else None,
     }
 
 
@@ -238,18 +246,6 @@ def _not_installed() -> dict[str, str]:
     path = Path(sys.prefix) / RECORD
     record = json.loads(path.read_text()) if path.exists() else {}
     return {name: one["error"] for name, one in record.items() if "error" in one}
-
-
-def _print(result: dict[str, Any]) -> None:
-    for contest in result["contests"]:
-        print(f"\n{contest['contest']}\n")
-        print("\n".join(table(contest)))
-    print()
-    for program in result["programs"]:
-        print(json.dumps(program))
-    for figure in result["figures"]:
-        print(figure)
-    print(f"share of other processes: {result['share_of_other_processes']:.2f}")
 
 
 if __name__ == "__main__":

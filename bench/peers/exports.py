@@ -53,9 +53,9 @@ def interpolator_files(setting: Setting) -> tuple[Path, Path]:
     if not encoder.exists():
         _export(network.encode, (image,), ["image"], "given", encoder)
     if not rest.exists():
-        features = torch.zeros(1, 4, height, width)
         names = ["left", "right", "left_features", "right_features"]
-        given = (image, image, features, features)
+        # four tensors of their own: one that is given twice becomes one input
+        given = tuple(torch.zeros(1, channels, height, width) for channels in (3, 3, 4, 4))
         _export(_Halfway(network, height, width).eval(), given, names, "between", rest)
     return encoder, rest
 

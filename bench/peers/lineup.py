@@ -33,10 +33,9 @@ def quality_reference(names: Sequence[str]) -> str:
 
 
 def _own(contest: Contest, half: torch.dtype, half_name: str) -> tuple[Entry, ...]:
-    rife = contest.network == "rife"
-    build = own_entrants.interpolation if rife else own_entrants.upscaling
+    note = "encoder reused" if contest.network == "rife" else ""
     return tuple(
-        Entry(f"{OWN} {name}", OWN, name, partial(build, precision=dtype))
+        Entry(f"{OWN} {name}", OWN, name, partial(own_entrants.filtering, precision=dtype), note)
         for name, dtype in ((half_name, half), ("fp32", torch.float32))
     )
 

@@ -1,4 +1,4 @@
-"""upframe's own filters, as a chain runs them."""
+"""upframe's own filters, as a chain runs them: built, opened, and given frame after frame."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from quality import Picture
 from torch import Tensor
 
 from upframe.filters.chain import Runtime, build_filters
-from upframe.filters.frame import Filter, Frame, StreamInfo
+from upframe.filters.frame import Frame, StreamInfo
 from upframe.filters.options import FilterOptions
-from upframe.filters.upscale.checkpoint import load_upscaler
-from upframe.filters.upscale.enlarger import Enlarger
-from upframe.filters.weights import load_state_dict
 
 _RATE = Fraction(24)
 
@@ -32,38 +29,24 @@ def as_picture(pixels: Tensor) -> Picture:
     return pixels.float().cpu().numpy().reshape(pixels.shape[-3:])
 
 
-def upscaling(setting: Setting, precision: torch.dtype) -> Contestant:
-    """Enlarge by `Enlarger`, as the upscale filter does with every frame."""
-    network = load_upscaler(load_state_dict(setting.weights_path))
-    enlarger = Enlarger(network, setting.device, precision)
-    frames = setting.tensors
-
-    def work(index: int) -> Tensor:
-        return enlarger(frames[index % len(frames)], SCALE)
-
-    return Contestant(work, as_picture, synchronize(setting.device))
-
-
-def interpolation(setting: Setting, precision: torch.dtype) -> Contestant:
-    """Interpolate by the filter itself, in its steady state: every frame is encoded once."""
-    stage = _opened(setting, precision)
+def filtering(setting: Setting, precision: torch.dtype) -> Contestant:
+    """Enlarge, or interpolate in the steady state, where every frame is encoded once."""
+    (built,) = build_filters(_options(setting), Runtime(setting.device, precision))
+    contest, stage = setting.contest, built.filter
+    stage.open(StreamInfo(contest.width, contest.height, "yuv420p", 1 / _RATE, _RATE, _RATE))
     frames = setting.tensors
 
     def work(index: int) -> Tensor:
         pixels = frames[index % len(frames)]
-        # duplicates and cuts are marked before the filters: here are none
+        # no frame is marked as a duplicate or a cut: each has its full work
         given = list(stage(Frame(pixels, index, 1, 1 / _RATE)))
-        return given[1].pixels if given else pixels
+        return given[-1].pixels if given else pixels
 
     return Contestant(work, as_picture, synchronize(setting.device))
 
 
-def _opened(setting: Setting, precision: torch.dtype) -> Filter:
-    options = FilterOptions(
-        enable_frame_interpolation=True,
-        frame_interpolation_model_path=str(setting.weights_path),
-    )
-    (built,) = build_filters(options, Runtime(setting.device, precision))
-    contest = setting.contest
-    built.filter.open(StreamInfo(contest.width, contest.height, "yuv420p", 1 / _RATE, _RATE, _RATE))
-    return built.filter
+def _options(setting: Setting) -> FilterOptions:
+    path = str(setting.weights_path)
+    if setting.contest.network == "rife":
+        return FilterOptions(enable_frame_interpolation=True, frame_interpolation_model_path=path)
+    return FilterOptions(enable_upscaling=True, upscaling_scale=SCALE, upscaling_model_path=path)

@@ -15,8 +15,9 @@ from typing import Any
 
 from clip_frames import luma
 from contests import OWN, WEIGHTS
-from quality import psnr, rounded
-from rounds import Spread, interleave
+from quality import psnr, summed_up
+
+from upframe.daemon.bench.rounds import Variant, interleave
 
 _CRF, _PRESET = "20", "veryfast"
 """Of x264 in all of them."""
@@ -77,14 +78,16 @@ def run(
     for name, line in lines.items():
         if complaint := _once(line):
             errors[name] = complaint
-    able = {name: partial(_seconds, line) for name, line in lines.items() if name not in errors}
-    spreads = interleave(able, rounds)
+    able = [
+        Variant(name, partial(_seconds, line)) for name, line in lines.items() if name not in errors
+    ]
+    samples = interleave(able, rounds)
     return {
         "program": work.name,
         "frames_in": work.frames_in,
         "entrants": [
-            {"name": name, **_outcome(work, spread, targets[name], targets[OWN])}
-            for name, spread in spreads.items()
+            {"name": name, **_outcome(work, seconds, targets[name], targets[OWN])}
+            for name, seconds in samples.items()
         ]
         + [{"name": name, "error": error} for name, error in errors.items()],
     }
@@ -127,19 +130,20 @@ def _once(line: list[str]) -> str | None:
     return f"ended with {done.returncode}: {' '.join(lines[-3:])}" if done.returncode else None
 
 
-def _seconds(line: list[str]) -> float:
+def _seconds(line: list[str], runs: int) -> float:
     began = time.perf_counter()
-    subprocess.run(line, capture_output=True, timeout=_LONGEST_SECONDS, check=True)
+    for _ in range(runs):
+        subprocess.run(line, capture_output=True, timeout=_LONGEST_SECONDS, check=True)
     return time.perf_counter() - began
 
 
-def _outcome(work: Work, spread: Spread, target: Path, own: Path) -> dict[str, Any]:
+def _outcome(work: Work, seconds: list[float], target: Path, own: Path) -> dict[str, Any]:
     pictures, ours = luma(target), luma(own)
     both = min(len(pictures), len(ours))
     return {
-        "seconds": spread.as_json(1, 2),
-        "ms_per_frame_in": round(spread.median * 1000 / work.frames_in, 1),
+        "seconds": summed_up(seconds),
+        "ms_per_frame_in": round(statistics.median(seconds) * 1000 / work.frames_in, 1),
         "frames_out": len(pictures),
         "height": statistics.mode(picture.shape[1] for picture in pictures),
-        "luma_psnr_to_upframe_db": rounded(psnr(pictures[:both], ours[:both])),
+        "luma_psnr_to_upframe_db": psnr(pictures[:both], ours[:both]),
     }

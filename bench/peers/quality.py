@@ -1,35 +1,45 @@
-"""How near a picture is to what the reference computes: nobody shall win by doing less."""
+"""What is written down of a contestant: how near the reference its pictures are, how long it took.
+
+Nobody shall win by doing less.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+
+from upframe.daemon.bench.spread import spread_of
+from upframe.filters.quality import psnr_db
 
 Picture = npt.NDArray[np.float32]
 """(3, H, W), R'G'B', [0, 1]."""
+EXACT = "exact"
+"""In place of a PSNR that is infinite, which JSON does not know."""
 
 
-def psnr(pictures: Sequence[Picture], references: Sequence[Picture]) -> float:
-    """Peak signal to noise over several pictures at once, dB, peak 1; infinite where equal.
+def psnr(pictures: Sequence[Picture], references: Sequence[Picture]) -> float | str:
+    """Peak signal to noise over all pixels of all pictures, dB, or `EXACT`.
 
     Raises:
         ValueError: if there are not as many, or of other sizes.
     """
-    errors, number = 0.0, 0
-    for picture, reference in zip(pictures, references, strict=True):
-        if picture.shape != reference.shape:
-            raise ValueError(f"a picture must be {reference.shape}, got {picture.shape}")
-        difference = picture.astype(np.float64) - reference
-        errors += float(np.square(difference).sum())
-        number += difference.size
-    if number == 0:
-        raise ValueError("there is no picture to compare")
-    return math.inf if errors == 0 else 10 * math.log10(number / errors)
+    found = psnr_db(*([torch.from_numpy(one) for one in some] for some in (pictures, references)))
+    return EXACT if math.isinf(found) else round(found, 1)
 
 
-def rounded(decibels: float) -> float | str:
-    """Write PSNR for JSON, which knows no infinity."""
-    return "exact" if math.isinf(decibels) else round(decibels, 1)
+def decibels(written: float | str | None) -> float:
+    """Read what `psnr` gave; what was not compared is no picture."""
+    if written is None:
+        return -math.inf
+    return math.inf if written == EXACT else float(written)
+
+
+def summed_up(samples: Sequence[float], unit: float = 1.0) -> dict[str, Any]:
+    """Write times down, with their median and spread, all times `unit`."""
+    values = [round(sample * unit, 2) for sample in samples]
+    return spread_of(values).model_dump() | {"samples": values}

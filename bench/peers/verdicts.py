@@ -1,13 +1,13 @@
-"""The figures that are wanted, what was got, and the lines that are printed."""
+"""The figures that are wanted, and what was got."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from contests import OWN
+from quality import decibels
 
 LEAST_PSNR_DB = 50.0
 """Below this to the fp32 reference, upframe's figure does not count."""
@@ -71,27 +71,3 @@ def _judged(goal: Goal, result: Mapping[str, Any]) -> dict[str, Any]:
         "met": got >= goal.wanted,
         "of": [ours["name"], theirs["name"]],
     }
-
-
-def decibels(written: float | str) -> float:
-    """Read PSNR as `quality.rounded` wrote it."""
-    return math.inf if written == "exact" else float(written)
-
-
-def table(result: Mapping[str, Any]) -> Iterator[str]:
-    """Give the lines of a contest's table in Markdown, the fastest first, failures last."""
-    yield "| who | ms | quartiles | times the reference | PSNR, dB | peak MiB | note |"
-    yield "|---|---|---|---|---|---|---|"
-    ran = [one for one in result["entrants"] if "error" not in one]
-    reference = next((one for one in ran if one["name"] == result["reference"]), None)
-    for one in sorted(ran, key=lambda one: one["ms"]["median"]):
-        ms = one["ms"]
-        times = reference["ms"]["median"] / ms["median"] if reference else math.nan
-        low, high = ms["quartiles"]
-        yield (
-            f"| {one['name']} | {ms['median']:.1f} | {low:.1f} to {high:.1f} | {times:.2f} "
-            f"| {one['psnr_db']} | {one['peak_mib']:.0f} | {one['note']} |"
-        )
-    for one in result["entrants"]:
-        if "error" in one:
-            yield f"| {one['name']} | failed | | | | | {one['error']} |"
