@@ -71,8 +71,10 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_media_arguments(parser: argparse.ArgumentParser) -> None:
-    """Offer how to read the input and what the output may be."""
+def add_media_arguments(
+    parser: argparse.ArgumentParser,
+) -> argparse._ArgumentGroup:  # pyright: ignore[reportPrivateUsage]  (argparse names it no other way)
+    """Offer how to read the input and what the output may be; give the group, for more."""
     group = parser.add_argument_group("input and output")
     group.add_argument("--format", metavar="NAME", help="container of the output (by extension)")
     group.add_argument("--overwrite", action="store_true", help="replace an existing output")
@@ -90,6 +92,7 @@ def add_media_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RATE",
         help="of an image sequence, such as 24 or 24000/1001",
     )
+    return group
 
 
 def filter_options_of(arguments: argparse.Namespace) -> FilterOptions:

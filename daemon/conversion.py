@@ -13,6 +13,7 @@ from typing import Literal
 from ..filters.chain import BuiltFilter, Runtime, build_filters
 from ..filters.frame import Picture, StreamInfo
 from ..filters.options import FilterOptions
+from ..io.decode.hardware import Hardware, HardwareName
 from ..io.encoder import EncoderOptions, output_pix_fmt
 from ..io.files import Owner, refuse_same_file
 from ..io.media import Sink
@@ -44,6 +45,8 @@ class RunRequest:
     deinterlace: Literal["auto", "on", "off"] = "auto"
     framerate: Fraction | None = None
     """Of an image sequence."""
+    hwaccel: HardwareName = "none"
+    """What may decode besides software."""
 
 
 Stage = Literal["loading", "streaming", "publishing"]
@@ -142,7 +145,10 @@ class _Work:
         )
         _tell(plan, announce=announce)
         source = open_source(
-            request.source, deinterlace=request.deinterlace, framerate=request.framerate
+            request.source,
+            deinterlace=request.deinterlace,
+            framerate=request.framerate,
+            hardware=Hardware(request.hwaccel, request.runtime.device),
         )
         with closing(source):
             # before the weights are loaded: what cannot be encoded fails at once

@@ -50,7 +50,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright:
     parser.add_argument("output", help="a file, a numbered sequence, or where to publish to")
     add_filter_arguments(parser)
     add_encoder_arguments(parser)
-    add_media_arguments(parser)
+    add_media_arguments(parser).add_argument(
+        "--hwaccel",
+        default="none",
+        choices=("none", "auto", "cuda"),
+        help="what decodes a file, whose frames then stay on the card: auto or cuda, an NVIDIA "
+        "card where it can, else software, which is logged (none)",
+    )
     add_live_arguments(parser)
     add_runtime_arguments(parser)
     add_progress_arguments(parser)
@@ -79,6 +85,7 @@ def _command(arguments: argparse.Namespace) -> int:
         strict_streams=arguments.strict_streams,
         deinterlace=arguments.deinterlace,
         framerate=arguments.framerate,
+        hwaccel=arguments.hwaccel,
     )
     report = run(request, display_for(arguments.progress))
     if arguments.report is not None:

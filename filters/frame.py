@@ -157,7 +157,10 @@ class StreamInfo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """One coded picture: planes as a decoder gives and an encoder takes them, on the CPU."""
+    """One coded picture: planes as a decoder gives and an encoder takes them.
+
+    They lie on the CPU, but where a card has decoded them: then they are there until computed.
+    """
 
     planes: tuple[Tensor, ...]
     """Y, U, V or R, G, B or Y alone: each (H, W), uint8 for 8 bits, else uint16."""

@@ -123,7 +123,13 @@ def _is_same(left: Picture, right: Picture) -> bool:
     pairs = list(zip(left.planes, right.planes, strict=True))
     if left.alpha is not None and right.alpha is not None:
         pairs.append((left.alpha, right.alpha))
-    return all(torch.equal(a, b) for a, b in pairs)
+    return all(_is_equal(a, b) for a, b in pairs)
+
+
+def _is_equal(a: Tensor, b: Tensor) -> bool:
+    if a.is_cuda or b.is_cuda:  # where a card decodes; torch compares no uint16 there
+        a, b = a.view(torch.uint8), b.view(torch.uint8).to(a.device)
+    return torch.equal(a, b)
 
 
 def _thumbnail(picture: Picture) -> _Thumbnail:
@@ -131,7 +137,7 @@ def _thumbnail(picture: Picture) -> _Thumbnail:
     height, width = plane.shape
     rows = max(1, height // (_THUMBNAIL[0] * _SAMPLES_PER_CELL))
     columns = max(1, width // (_THUMBNAIL[1] * _SAMPLES_PER_CELL))
-    samples = plane[::rows, ::columns].to(torch.float32) / (
+    samples = plane[::rows, ::columns].to(torch.float32).cpu() / (
         2 ** PixelFormat.parse(picture.pix_fmt).bit_depth - 1
     )
     luma = F.adaptive_avg_pool2d(samples.unsqueeze(0), _THUMBNAIL)

@@ -29,11 +29,13 @@ from .decode.deinterlace import (
     flags_frames,
     is_interlaced,
 )
-from .decode.form import conform, describe, differs, end_of_stream, with_progressive
+from .decode.form import conform, describe, differs, whole_end, with_progressive
+from .decode.hardware import Hardware, open_for_card
 from .decode.opening import Target, best_video, find_target, open_container
 from .decode.survey import survey
 from .decode.truncation import ends_inside_frame, missing_end
 from .errors import TruncatedMedia, UnsupportedMedia
+from .pictures.cards import on_cpu, pix_fmt_of
 from .pictures.pixels import conversion_warning, picture_of
 from .pictures.sidedata import rotation_of
 from .timestamps import RateVerdict, Timeline, header_rate, judge_rate
@@ -54,6 +56,7 @@ def open_source(
     deinterlace: Deinterlace = "auto",
     framerate: Fraction | None = None,
     timeout_seconds: float | None = 10.0,
+    hardware: Hardware | None = None,
 ) -> ContainerSource:
     """Open a path, URL, ``frame_%05d.png``, ``*.png`` or binary stream.
 
@@ -63,6 +66,7 @@ def open_source(
         deinterlace: ``auto`` where the stream or a frame says that it is interlaced.
         framerate: Of images and raw streams, which have no timestamps; 25 if not given.
         timeout_seconds: Longest wait for a URL to open, and for each read.
+        hardware: What may decode besides software.
 
     Raises:
         SourceMissing: if it is not there, or may not be read.
@@ -70,7 +74,9 @@ def open_source(
         TruncatedMedia: if it ends before its first frame, or is an MP4 without its index.
     """
     found = find_target(target, format_name=format, framerate=framerate)
-    return ContainerSource(found, deinterlace=deinterlace, timeout_seconds=timeout_seconds)
+    return ContainerSource(
+        found, deinterlace=deinterlace, timeout_seconds=timeout_seconds, hardware=hardware
+    )
 
 
 class ContainerSource:
@@ -82,6 +88,7 @@ class ContainerSource:
         *,
         deinterlace: Deinterlace = "auto",
         timeout_seconds: float | None = None,
+        hardware: Hardware | None = None,
     ) -> None:
         self._target = target
         self._deinterlace: Deinterlace = deinterlace
@@ -96,6 +103,8 @@ class ContainerSource:
         self._survey = survey(target)
         self._container = open_container(target, timeout_seconds)
         try:
+            if hardware is not None and deinterlace != "on":  # that is done on the CPU
+                self._container = open_for_card(self._container, target, hardware)
             self._open()
         except FFmpegError as error:
             self.close()
@@ -118,7 +127,7 @@ class ContainerSource:
         self._timeline = Timeline(
             self._time_base,
             self.verdict.rate,
-            end_of_stream=partial(_whole_end, self._container, self._decoder),
+            end_of_stream=partial(whole_end, self._container, self._decoder),
         )
         self._pictures = self._run()
         self._first = next(self._pictures, None)
@@ -227,7 +236,7 @@ class ContainerSource:
         if not differs(frame, self._raw_first):
             return decoded
         self._num_changed += 1
-        return replace(decoded, frame=conform(frame, self._raw_first))
+        return replace(decoded, frame=conform(on_cpu(frame), on_cpu(self._raw_first)))
 
     def _describe(self, first: VideoFrame) -> None:
         self._info = describe(
@@ -240,7 +249,7 @@ class ContainerSource:
             num_images=self._target.num_images,
             path=self._target.path,
         )
-        if converted := conversion_warning(first.format.name):
+        if converted := conversion_warning(pix_fmt_of(first)):
             self._notes.append(converted)
         angle = rotation_of(first)[2]
         if angle % 90 > 1 and angle % 90 < 89:
@@ -249,12 +258,12 @@ class ContainerSource:
     def _progressive(self, decoded: Decoded) -> Iterator[tuple[VideoFrame, int | None, int]]:
         frame = decoded.frame
         if self._deinterlacer is None and self._wants_deinterlacing(frame):
-            self._start_deinterlacing(frame)
+            self._start_deinterlacing(on_cpu(frame))
         if self._deinterlacer is None:
             yield frame, decoded.pts, decoded.duration
             return
         self._waiting.append((decoded.pts, decoded.duration))
-        yield from self._with_times(self._deinterlacer(frame))
+        yield from self._with_times(self._deinterlacer(on_cpu(frame)))
 
     def _wants_deinterlacing(self, frame: VideoFrame) -> bool:
         if self._deinterlace == "auto":
@@ -284,10 +293,3 @@ class ContainerSource:
         # one out for one in, in order: the times are the decoder's, not the filter's
         for frame in frames:
             yield frame, *self._waiting.popleft()
-
-
-def _whole_end(container: InputContainer, decoder: Decoder) -> int | None:
-    """Tell where the container ends the stream, if it knows that and all of it came."""
-    if len(decoder.stream.index_entries) > decoder.num_packets:
-        return None
-    return end_of_stream(container, decoder.stream)

@@ -11,6 +11,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ...filters.frame import Color, PixelFormat, StreamInfo
+from ..pictures.cards import pix_fmt_of
 from ..pictures.pixels import planar_pix_fmt
 from ..pictures.sidedata import (
     chroma_location,
@@ -21,6 +22,7 @@ from ..pictures.sidedata import (
 )
 from ..pictures.tags import color_of
 from ..timestamps import RateVerdict
+from .decoder import Decoder
 from .deinterlace import FieldOrder
 from .survey import Survey
 
@@ -44,7 +46,7 @@ def describe(
     Raises:
         UnsupportedMedia: if the pixel format is none that we can take apart.
     """
-    pix_fmt = planar_pix_fmt(first.format.name)
+    pix_fmt = planar_pix_fmt(pix_fmt_of(first))
     time_base = stream.time_base or Fraction(1, 90_000)
     rotation, hflip, _ = orientation_of(first, path)
     data = side_data(first)
@@ -113,12 +115,19 @@ def end_of_stream(container: InputContainer, stream: VideoStream) -> int | None:
     return (stream.start_time or 0) + stream.duration
 
 
+def whole_end(container: InputContainer, decoder: Decoder) -> int | None:
+    """Tell where the container ends the stream, if it knows that and all of it came."""
+    if len(decoder.stream.index_entries) > decoder.num_packets:
+        return None
+    return end_of_stream(container, decoder.stream)
+
+
 def differs(frame: VideoFrame, first: VideoFrame) -> bool:
     """Tell whether a frame has another size or pixel format than the first."""
-    return (frame.width, frame.height, frame.format.name) != (
+    return (frame.width, frame.height, pix_fmt_of(frame)) != (
         first.width,
         first.height,
-        first.format.name,
+        pix_fmt_of(first),
     )
 
 

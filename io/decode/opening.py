@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.stream import Disposition
@@ -127,10 +128,9 @@ def _sequence(pattern: str, framerate: Fraction | None) -> Target:
     before, after = _PRINTF.split(name, maxsplit=1) if _PRINTF.search(name) else (name, "")
     shape = re.compile(f"{re.escape(before)}(\\d+){re.escape(after)}$")
     try:
-        entries = os.listdir(folder or ".")
+        found = (match for entry in os.listdir(folder or ".") if (match := shape.match(entry)))
     except OSError as error:
         raise _missing(pattern, error) from error
-    found = (match for entry in entries if (match := shape.match(entry)))
     numbers = sorted({int(match[1]) for match in found if name % int(match[1]) == match[0]})
     if not numbers:
         raise SourceMissing(f"{pattern}: no file has a name of this pattern")
@@ -168,12 +168,15 @@ def _images(
     return Target(pattern, pattern, format="image2", options=options, num_images=count)
 
 
-def open_container(target: Target, timeout_seconds: float | None = None) -> InputContainer:
+def open_container(
+    target: Target, timeout_seconds: float | None = None, hwaccel: HWAccel | None = None
+) -> InputContainer:
     """Open what was found.
 
     Args:
         target: From :func:`find_target`.
         timeout_seconds: Longest wait for opening and for each read of a URL; None waits forever.
+        hwaccel: What decodes, if not software.
 
     Raises:
         SourceMissing: if it is not there, or does not answer.
@@ -190,6 +193,7 @@ def open_container(target: Target, timeout_seconds: float | None = None) -> Inpu
             metadata_errors="replace",
             # not for pipes: whoever feeds us may take its time
             timeout=timeout_seconds if target.is_url else None,
+            hwaccel=hwaccel,
         )
     except (FFmpegError, OSError, ValueError) as error:
         raise _not_opened(target, file, error) from error
@@ -218,8 +222,7 @@ def mp4_boxes(path: Path) -> list[str]:
 
     Source: ISO/IEC 14496-12, 4.2.
     """
-    names: list[str] = []
-    size = path.stat().st_size
+    names, size = list[str](), path.stat().st_size
     with path.open("rb") as file:
         offset = 0
         while offset + 8 <= size:
@@ -239,7 +242,7 @@ def mp4_boxes(path: Path) -> list[str]:
 
 def _stream_name(stream: BinaryIO) -> str:
     """A byte stream's name for people: ``<stdin>``; pipes have none, or only a number."""
-    name = cast("object", getattr(stream, "name", None))
+    name: object = getattr(stream, "name", None)
     return name if isinstance(name, str) else "the stream"
 
 

@@ -17,6 +17,7 @@ import torch
 
 from ...filters.frame import Color, Picture, PixelFormat
 from ..errors import UnsupportedMedia
+from .cards import can_stay, on_cpu, pix_fmt_of, planes_on_card
 from .packing import Component, is_native, packing_of
 from .tags import set_tags
 
@@ -77,7 +78,7 @@ def picture_of(
     """Copy a decoded frame into planes of :func:`planar_pix_fmt`.
 
     Args:
-        frame: any frame in the CPU's memory; not kept.
+        frame: any frame; not kept. The planes of one on a card lie on the card.
         color: the picture's tags; a ``yuvj`` format makes an unspecified range full.
         pts: in ticks of `time_base`.
         duration: in ticks of `time_base`; 0 if unknown.
@@ -86,10 +87,13 @@ def picture_of(
     Raises:
         UnsupportedMedia: if there is no planar format for it.
     """
-    pix_fmt = planar_pix_fmt(frame.format.name)
+    pix_fmt = planar_pix_fmt(pix_fmt_of(frame))
     if frame.format.name.startswith("yuvj") and color.range is None:
         color = replace(color, range="pc")
-    planes = [torch.as_tensor(plane) for plane in _planes_of(frame, color)]
+    if can_stay(frame):
+        planes = planes_on_card(frame)
+    else:
+        planes = [torch.as_tensor(plane) for plane in _planes_of(on_cpu(frame), color)]
     alpha = planes.pop() if PixelFormat.parse(pix_fmt).has_alpha else None
     return Picture(
         tuple(planes),

@@ -1,0 +1,88 @@
+"""Decoding by an NVIDIA card, whose frames stay there: no pixel crosses to the CPU and back.
+
+Only what looks the same either way: progressive 4:2:0 of 8 or 10 bits. Anything else, and every
+machine where the card does not take it, is decoded by software, which is said. Not yet seen on a
+GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from av.codec.hwaccel import HWAccel
+from av.container import InputContainer
+
+from ..errors import MediaError
+from .deinterlace import field_order_of
+from .opening import Target, best_video, open_container
+
+HardwareName = Literal["none", "auto", "cuda"]
+
+_CODED = ("yuv420p", "yuv420p10le")
+"""Pixel formats that a card gives with the same values: as nv12 and p010le."""
+_EXTRA_SURFACES = "8"
+"""Beyond those that the codec refers to: its caller holds the first and the last frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What may decode besides software."""
+
+    name: HardwareName
+    """``none``; ``auto`` where `device` is a card; ``cuda``, and say why where it cannot."""
+    device: torch.device
+    """Where the pictures will be computed."""
+
+
+logger = logging.getLogger(__name__)
+
+
+def open_for_card(
+    container: InputContainer,
+    target: Target,
+    wanted: Hardware,
+) -> InputContainer:
+    """Open an input once more so that a card decodes it, where that can be.
+
+    Args:
+        container: as it was opened for software; closed where another one is given.
+        target: what it was opened from.
+        wanted: what the user wants.
+    """
+    device = wanted.device
+    if wanted.name == "none" or (wanted.name == "auto" and device.type != "cuda"):
+        return container
+    fault = _fault(container, target, device)
+    if fault is None:
+        accelerator = HWAccel(
+            "cuda", device.index or 0, allow_software_fallback=True, is_hw_owned=True
+        )
+        try:
+            accelerated = open_container(target, hwaccel=accelerator)
+        except MediaError as error:
+            fault = str(error)
+        else:
+            container.close()
+            context = best_video(accelerated, target.name).codec_context
+            context.options = {**context.options, "extra_hw_frames": _EXTRA_SURFACES}
+            return accelerated
+    level = logging.INFO if wanted.name == "auto" else logging.WARNING
+    logger.log(level, "%s: decoded by software, not by the card: %s", target.name, fault)
+    return container
+
+
+def _fault(container: InputContainer, target: Target, device: torch.device) -> str | None:
+    """Say why a card should not decode an input; None if it may."""
+    if device.type != "cuda":
+        return f"frames are wanted on {device}"
+    if target.path is None or target.num_images is not None:
+        return "it is no file that can be opened twice"
+    context = best_video(container, target.name).codec_context
+    if context.pix_fmt not in _CODED:
+        return f"the pixel format is {context.pix_fmt}, not {' or '.join(_CODED)}"
+    if field_order_of(context.field_order) not in (None, "progressive"):
+        return "it is interlaced"
+    return None
