@@ -14,3 +14,19 @@ static inline __attribute__((unused)) int has_avx2(void)
 #define JOINED(a, b) JOIN(a, b)
 
 #define EXPORT __attribute__((visibility("default")))
+
+#if HAS_AVX2
+#define CHOOSE(name, is_bf16) \
+    (has_avx2() ? ((is_bf16) ? name##_avx2_bf16 : name##_avx2_fp32) \
+                : ((is_bf16) ? name##_plain_bf16 : name##_plain_fp32))
+#else
+#define CHOOSE(name, is_bf16) ((is_bf16) ? name##_plain_bf16 : name##_plain_fp32)
+#endif
+
+/* Do all rows of a job, for this CPU, in that many threads. */
+#define RUN(rows, name, job, is_bf16, threads) do { \
+    void (*step)(const __typeof__(*(job)) *, int) = CHOOSE(name, is_bf16); \
+    _Pragma("omp parallel for schedule(static) num_threads(threads)") \
+    for (int y = 0; y < (rows); y++) \
+        step(job, y); \
+} while (0)

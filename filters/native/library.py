@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 SWITCH = "UPFRAME_NATIVE"
 """Environment variable: ``0`` computes without the kernels."""
 _NAME = "_kernels"
-_VERSION = 2
+_VERSION = 3
 """Of `version.c`: whoever pulls a newer one has the older library until the next installation."""
-_FUNCTIONS = ("pack", "first", "add", "next", "blend", "code")
+_FUNCTIONS = ("pack", "first", "add", "next", "blend", "code", "activate", "lay", "shrink")
 
 
 @lru_cache(maxsize=1)

@@ -9,15 +9,7 @@
 #include <stdint.h>
 
 #include "instructions.h"
-
-typedef float four __attribute__((vector_size(16)));
-typedef float four_unaligned __attribute__((vector_size(16), aligned(4), may_alias));
-typedef float eight __attribute__((vector_size(32)));
-typedef float eight_unaligned __attribute__((vector_size(32), aligned(4), may_alias));
-typedef uint32_t word_four __attribute__((vector_size(16)));
-typedef uint32_t word_eight __attribute__((vector_size(32)));
-typedef uint16_t short_four __attribute__((vector_size(8), aligned(2), may_alias));
-typedef uint16_t short_eight __attribute__((vector_size(16), aligned(2), may_alias));
+#include "vectors.h"
 
 /* What a block gives: (height/2, width/2, 4, channels), float or bf16. */
 struct detail {
@@ -56,11 +48,13 @@ struct blending {
 
 #define IS_BF16 0
 #define ROWS(name) JOINED(name, _plain_fp32)
+#include "values.h"
 #include "warping.h"
 #undef IS_BF16
 #undef ROWS
 #define IS_BF16 1
 #define ROWS(name) JOINED(name, _plain_bf16)
+#include "values.h"
 #include "warping.h"
 #undef IS_BF16
 #undef ROWS
@@ -70,29 +64,18 @@ struct blending {
 #pragma GCC target("avx2,fma")
 #define IS_BF16 0
 #define ROWS(name) JOINED(name, _avx2_fp32)
+#include "values.h"
 #include "warping.h"
 #undef IS_BF16
 #undef ROWS
 #define IS_BF16 1
 #define ROWS(name) JOINED(name, _avx2_bf16)
+#include "values.h"
 #include "warping.h"
 #undef IS_BF16
 #undef ROWS
 #pragma GCC pop_options
-
-#define CHOOSE(name, is_bf16) \
-    (has_avx2() ? ((is_bf16) ? name##_avx2_bf16 : name##_avx2_fp32) \
-                : ((is_bf16) ? name##_plain_bf16 : name##_plain_fp32))
-#else
-#define CHOOSE(name, is_bf16) ((is_bf16) ? name##_plain_bf16 : name##_plain_fp32)
 #endif
-
-#define RUN(rows, name, job, is_bf16, threads) do { \
-    void (*step)(const __typeof__(*(job)) *, int) = CHOOSE(name, is_bf16); \
-    _Pragma("omp parallel for schedule(static) num_threads(threads)") \
-    for (int y = 0; y < (rows); y++) \
-        step(job, y); \
-} while (0)
 
 EXPORT int upframe_pack(const struct packing *job, int is_bf16, int threads)
 {

@@ -1,4 +1,4 @@
-"""What `rife.c` is told, field by field as there."""
+"""What `rife.c` and `srvgg.c` are told, field by field as there."""
 
 from __future__ import annotations
 
@@ -71,4 +71,30 @@ class Blending(ctypes.Structure):
         ("height", c_int),
         ("width", c_int),
         ("image", c_void_p),
+    ]
+
+
+class Activation(ctypes.Structure):
+    """Values, (height, width, channels), and the slope of each channel."""
+
+    _fields_: ClassVar = [
+        ("values", c_void_p),
+        ("slopes", c_void_p),
+        ("height", c_int),
+        ("width", c_int),
+        ("channels", c_int),
+    ]
+
+
+class Laying(ctypes.Structure):
+    """An image and the detail of each pixel to a larger image."""
+
+    _fields_: ClassVar = [
+        ("image", c_void_p),
+        ("detail", c_void_p),
+        ("height", c_int),
+        ("width", c_int),
+        ("scale", c_int),
+        ("weights", c_float * 12),
+        ("result", c_void_p),
     ]

@@ -31,8 +31,6 @@ static inline struct ROWS(between) ROWS(coarse)(int index, float share, int leng
     return ROWS(find)(((float)index + 0.5f) * share - 0.5f, length);
 }
 
-static inline eight ROWS(load)(const float *from) { return *(const eight_unaligned *)from; }
-
 static inline eight ROWS(mix)(eight a, eight b, float weight) { return a + (b - a) * weight; }
 
 /* Sample a source where a pixel's flow points; borders repeat. */
@@ -52,73 +50,6 @@ static inline eight ROWS(sample)(const float *source, int height, int width, flo
 static inline size_t ROWS(place)(int y, int x, int width, int channels)
 {
     return (((size_t)(y / 2) * (width / 2) + x / 2) * 4 + (y % 2) * 2 + x % 2) * channels;
-}
-
-/* Values of a block's result, from `index` on. */
-static inline float ROWS(one_of)(const void *values, size_t index)
-{
-#if IS_BF16
-    union { uint32_t bits; float value; } wide = { (uint32_t)((const uint16_t *)values)[index] << 16 };
-    return wide.value;
-#else
-    return ((const float *)values)[index];
-#endif
-}
-
-static inline four ROWS(four_of)(const void *values, size_t index)
-{
-#if IS_BF16
-    const short_four *at = (const short_four *)((const uint16_t *)values + index);
-    return (four)(__builtin_convertvector(*at, word_four) << 16);
-#else
-    return *(const four_unaligned *)((const float *)values + index);
-#endif
-}
-
-static inline eight ROWS(eight_of)(const void *values, size_t index)
-{
-#if IS_BF16
-    const short_eight *at = (const short_eight *)((const uint16_t *)values + index);
-    return (eight)(__builtin_convertvector(*at, word_eight) << 16);
-#else
-    return ROWS(load)((const float *)values + index);
-#endif
-}
-
-/* Write values of a block's input; to bf16 they are rounded to nearest, ties to even. */
-static inline void ROWS(put)(void *values, size_t index, float value)
-{
-#if IS_BF16
-    union { float value; uint32_t bits; } wide = { value };
-    uint32_t rounded = wide.bits + 0x7fff + (wide.bits >> 16 & 1);
-    ((uint16_t *)values)[index] = (uint16_t)((value == value ? rounded : wide.bits | 0x400000) >> 16);
-#else
-    ((float *)values)[index] = value;
-#endif
-}
-
-static inline void ROWS(put4)(void *values, size_t index, four value)
-{
-#if IS_BF16
-    word_four bits = (word_four)value, number = (word_four)(value == value);
-    word_four rounded = bits + 0x7fff + (bits >> 16 & 1);
-    word_four chosen = (rounded & number) | ((bits | 0x400000) & ~number);
-    *(short_four *)((uint16_t *)values + index) = __builtin_convertvector(chosen >> 16, short_four);
-#else
-    *(four_unaligned *)((float *)values + index) = value;
-#endif
-}
-
-static inline void ROWS(put8)(void *values, size_t index, eight value)
-{
-#if IS_BF16
-    word_eight bits = (word_eight)value, number = (word_eight)(value == value);
-    word_eight rounded = bits + 0x7fff + (bits >> 16 & 1);
-    word_eight chosen = (rounded & number) | ((bits | 0x400000) & ~number);
-    *(short_eight *)((uint16_t *)values + index) = __builtin_convertvector(chosen >> 16, short_eight);
-#else
-    *(eight_unaligned *)((float *)values + index) = value;
-#endif
 }
 
 /* The four pixels of a block's result around one of a finer picture. */

@@ -12,6 +12,7 @@ from ..errors import FilterError, TooLarge
 from ..guard import is_damaged
 from ..memory import GIB, available_bytes
 from .network import Upscaler
+from .on_cpu import on_cpu
 from .reduced import ReducedSRVGG, can_reduce
 from .resize import resize, scaled_size
 from .srvgg import SRVGGNetCompact
@@ -83,7 +84,7 @@ class Enlarger:
             with torch.inference_mode(), exact_convolutions(self.device):
                 source = pixels[None].to(self.device, torch.float32)
                 enlarged = resize(self._checked(source, scale), *scaled_size(width, height, scale))
-                return torch.clamp(enlarged, 0, 1)[0]
+                return enlarged.clamp_(0, 1)[0]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -126,7 +127,7 @@ class Enlarger:
             from .on_cuda import on_cuda
 
             return on_cuda(network)
-        return network
+        return on_cpu(network)
 
     def _result_bytes(self, width: int, height: int, scale: float) -> int:
         """Sum up a frame's results in float32: the network's, resized where needed, clamped."""

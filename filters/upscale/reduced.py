@@ -50,9 +50,12 @@ class ReducedSRVGG(Upscaler):
             network.values_per_pixel - 6 * own**2, _CHANNELS * (own**2 + 5 * scale**2)
         )
         rows = _rows(own, scale)
-        self._of_pixels = rows.sum(2)  # (scale, 3); a plain attribute stays in float32
+        self.of_pixels = rows.sum(
+            2
+        )  # (scale, 3): how neighbours weigh; a plain attribute stays in float32
         kernel = torch.einsum("ayp,bxq->abpqyx", rows, rows)
         own_channel = torch.eye(_CHANNELS)[:, None, None, :, None, None, None, None]
+        self.of_detail: Tensor
         self.register_buffer(
             "of_detail",
             (own_channel * kernel[None, :, :, None]).reshape(
@@ -73,14 +76,13 @@ class ReducedSRVGG(Upscaler):
             x: (N, 3, H, W), float32: the picture.
             detail: (N, C, H, W), dtype of the weights: what `body` makes of it.
         """
-        kernel = self.get_buffer("of_detail")
-        shrunk = F.conv2d(detail, kernel, padding=1)  # (N, 3 * scale², H, W)
+        shrunk = F.conv2d(detail, self.of_detail, padding=1)  # (N, 3 * scale², H, W)
         result = F.pixel_shuffle(self._base(x).add_(shrunk), self.scale)
         return self._whole_at_edges(result)
 
     def _base(self, x: Tensor) -> Tensor:
         """Enlarge the picture itself, squares of equal pixels shrunk: (N, 3 * scale², H, W)."""
-        weights = self._of_pixels.to(x.device)
+        weights = self.of_pixels.to(x.device)
         kernel = torch.einsum("ay,bx->abyx", weights, weights).reshape(-1, 1, 3, 3)
         return F.conv2d(x, kernel.repeat(_CHANNELS, 1, 1, 1), padding=1, groups=_CHANNELS)
 
@@ -97,7 +99,7 @@ class ReducedSRVGG(Upscaler):
     def _share_within(self, length: int) -> Tensor:
         """Sum up, for each pixel of a row of the result, the weights that lie within: (length,)."""
         ones = torch.ones(1, 1, length)
-        weights = self._of_pixels.unsqueeze(1)  # (scale, 1, 3)
+        weights = self.of_pixels.unsqueeze(1)  # (scale, 1, 3)
         return F.conv1d(ones, weights, padding=1)[0].T.flatten()
 
 

@@ -1,0 +1,69 @@
+/* The compact upscaling network behind its convolutions, for CPUs: see laying.h for the steps. */
+
+#include <stddef.h>
+
+#include "instructions.h"
+#include "vectors.h"
+
+struct activation {
+    void *values;               /* (height, width, channels), channels a multiple of 8 */
+    const float *slopes;        /* (channels,) */
+    int height, width, channels;
+};
+
+struct laying {
+    const float *image;         /* (3, height, width) */
+    const void *detail;         /* (height, width, 3, scale, scale) */
+    int height, width, scale;
+    float weights[4][3];        /* of neighbours, for each pixel of a square that was shrunk */
+    float *result;              /* (3, height * scale, width * scale) */
+};
+
+#define IS_BF16 0
+#define ROWS(name) JOINED(name, _plain_fp32)
+#include "values.h"
+#include "laying.h"
+#undef IS_BF16
+#undef ROWS
+#define IS_BF16 1
+#define ROWS(name) JOINED(name, _plain_bf16)
+#include "values.h"
+#include "laying.h"
+#undef IS_BF16
+#undef ROWS
+
+#if HAS_AVX2
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define IS_BF16 0
+#define ROWS(name) JOINED(name, _avx2_fp32)
+#include "values.h"
+#include "laying.h"
+#undef IS_BF16
+#undef ROWS
+#define IS_BF16 1
+#define ROWS(name) JOINED(name, _avx2_bf16)
+#include "values.h"
+#include "laying.h"
+#undef IS_BF16
+#undef ROWS
+#pragma GCC pop_options
+#endif
+
+EXPORT int upframe_activate(const struct activation *job, int is_bf16, int threads)
+{
+    RUN(job->height, activate, job, is_bf16, threads);
+    return 0;
+}
+
+EXPORT int upframe_lay(const struct laying *job, int is_bf16, int threads)
+{
+    RUN(job->height, lay, job, is_bf16, threads);
+    return 0;
+}
+
+EXPORT int upframe_shrink(const struct laying *job, int is_bf16, int threads)
+{
+    RUN(job->height, shrink, job, is_bf16, threads);
+    return 0;
+}

@@ -1,0 +1,92 @@
+"""The compact network on a CPU, with what lies between and behind its convolutions compiled."""
+
+from __future__ import annotations
+
+from ctypes import c_float
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..native.library import kernels, run
+from ..native.structures import Activation, Laying
+from .network import Upscaler
+from .reduced import ReducedSRVGG
+from .srvgg import SRVGGNetCompact
+
+_LANES = 8
+"""Channels that the kernel takes at once."""
+_NO_WEIGHTS = (0.0,) * 12
+
+
+def on_cpu(network: Upscaler) -> Upscaler:
+    """Make a network fast on the CPU, where the kernels are there and do what it wants.
+
+    Args:
+        network: in its dtype, channels lying together; it stays as it is.
+    """
+    known = network.weight.dtype in (torch.float32, torch.bfloat16) and kernels() is not None
+    if isinstance(network, SRVGGNetCompact | ReducedSRVGG) and known:
+        activations = [layer for layer in network.body if isinstance(layer, nn.PReLU)]
+        if all(layer.num_parameters % _LANES == 0 for layer in activations):
+            return CompactOnCpu(network)
+    return network
+
+
+class CompactOnCpu(Upscaler):
+    """`SRVGGNetCompact`, or it reduced: the same convolutions.
+
+    Args:
+        plain: shares its layers with this one.
+    """
+
+    def __init__(self, plain: SRVGGNetCompact | ReducedSRVGG) -> None:
+        super().__init__()
+        self.plain = plain
+        self.scale, self.margin = plain.scale, plain.margin
+        self.multiple, self.values_per_pixel = plain.multiple, plain.values_per_pixel
+        layers = plain.body
+        self._convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+        slopes = (layer.weight for layer in layers if isinstance(layer, nn.PReLU))
+        self._slopes = [slope.detach().float() for slope in slopes]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
+        y = x.to(self.weight.dtype, memory_format=torch.channels_last)
+        for conv, slopes in zip(self._convs, self._slopes, strict=False):
+            y = conv(y)
+            _activate(y, slopes)
+        detail = self._convs[-1](y)
+        if isinstance(self.plain, ReducedSRVGG):
+            detail = F.conv2d(detail, self.plain.of_detail, padding=1)
+            return _laid("shrink", x, detail, self.scale, self.plain.of_pixels)
+        return _laid("lay", x, detail, self.scale, None)
+
+
+def _activate(values: Tensor, slopes: Tensor) -> None:
+    """PReLU in place, on (N, C, H, W) whose channels lie together."""
+    num, channels, height, width = values.shape
+    assert values.is_contiguous(memory_format=torch.channels_last)
+    job = Activation(values.data_ptr(), slopes.data_ptr(), num * height, width, channels)
+    run("activate", job, is_bf16=values.dtype == torch.bfloat16)
+
+
+def _laid(name: str, x: Tensor, detail: Tensor, scale: int, weights: Tensor | None) -> Tensor:
+    """Lay out (N, 3 * scale², H, W), channels together, onto the enlarged (N, 3, H, W)."""
+    num, channels, height, width = x.shape
+    x = x.contiguous()
+    detail = detail.contiguous(memory_format=torch.channels_last)
+    result = x.new_empty(num, channels, height * scale, width * scale)
+    of_pixels = _NO_WEIGHTS if weights is None else tuple(map(float, weights.flatten()))
+    for index in range(num):
+        job = Laying(
+            x[index].data_ptr(),
+            detail[index].data_ptr(),
+            height,
+            width,
+            scale,
+            (c_float * 12)(*of_pixels),
+            result[index].data_ptr(),
+        )
+        run(name, job, is_bf16=detail.dtype == torch.bfloat16)
+    return result
