@@ -51,7 +51,23 @@ class Sample:
 class Stream:
     """Twice the rate and twice the size, from one address to another, until it is stopped."""
 
-    def __init__(self, source: str, sink: str, *options: str, filters: tuple[str, ...] = _DOUBLED):
+    def __init__(
+        self,
+        source: str,
+        sink: str,
+        *options: str,
+        filters: tuple[str, ...] = _DOUBLED,
+        threads: int | None = None,
+    ) -> None:
+        """Take what is to be run.
+
+        Args:
+            source: where from.
+            sink: where to.
+            options: of `upframe run`.
+            filters: those among them that say what is done.
+            threads: for computing; None: as many as torch takes.
+        """
         self.samples: list[Sample] = []
         self.log: list[str] = []
         """Everything else on its stderr."""
@@ -59,11 +75,15 @@ class Stream:
         self.pids: set[int] = set()
         """Of all processes that were ever seen to belong to it."""
         self._news = threading.Condition()
+        self._environment = dict(os.environ)
+        if threads is not None:
+            self._environment["OMP_NUM_THREADS"] = str(threads)
         self._command = [*UPFRAME, "run", source, sink, *filters, "--progress", "json", *options]
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
             self._command,
+            env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
