@@ -30,7 +30,7 @@ from .decode.deinterlace import (
     is_interlaced,
 )
 from .decode.form import conform, describe, differs, whole_end, with_progressive
-from .decode.hardware import Hardware, open_for_card
+from .decode.hardware import Hardware, open_for_card, say_what_decodes
 from .decode.opening import Target, best_video, find_target, open_container
 from .decode.survey import survey
 from .decode.truncation import ends_inside_frame, missing_end
@@ -239,6 +239,7 @@ class ContainerSource:
         return replace(decoded, frame=conform(on_cpu(frame), on_cpu(self._raw_first)))
 
     def _describe(self, first: VideoFrame) -> None:
+        say_what_decodes(self._target.name, self.stream, first)
         self._info = describe(
             self._container,
             self.stream,

@@ -44,7 +44,7 @@ class Decoder:
     """Coded YUV planes to R'G'B'."""
 
     def __init__(self) -> None:
-        self._proof = Proof("colours are decoded")
+        self._proof = Proof("colours are decoded by plain torch")
         self._bands: dict[tuple[int, int, Phase], Band] = {}
 
     def __call__(
@@ -109,7 +109,7 @@ class Encoder:
     """R'G'B' to coded YUV planes."""
 
     def __init__(self) -> None:
-        self._proof = Proof("colours are encoded")
+        self._proof = Proof("colours are encoded by plain torch")
         self._bands: dict[tuple[int, Phase], Band] = {}
 
     def __call__(

@@ -125,7 +125,7 @@ class Graphs:
             wanted = self._function(x)
             return far_off(made[0](x), wanted, wanted)
 
-        self._is_off = not Proof("frames are computed without CUDA graphs,").holds(trial)
+        self._is_off = not Proof("frames are computed without CUDA graphs").holds(trial)
         if self._is_off:
             return None
         if made[0].num_bytes > self._most_bytes:

@@ -36,11 +36,11 @@ class Proof:
     """Whether a fast way may be taken: found out once, and said where it may not.
 
     Args:
-        what: is done by it; for people.
+        otherwise: what is done where it may not; for people.
     """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, otherwise: str) -> None:
+        self._else = otherwise
         self._holds: bool | None = None
 
     def holds(self, trial: Callable[[], str | None]) -> bool:
@@ -53,7 +53,7 @@ class Proof:
             fault = self._try(trial)
             self._holds = fault is None
             if fault is not None:
-                warn_once(f"{self._what} by plain torch, which is slower: {fault}")
+                warn_once(f"{self._else}: {fault}")
         return self._holds
 
     @staticmethod
@@ -101,7 +101,7 @@ def _mean_square(a: Tensor, b: Tensor) -> float:
 
 
 def _milliseconds(work: Callable[[], object]) -> float:
-    """Time the best of a few runs, alternately the device's own clock."""
+    """Time the best of a few runs by the device's own clock."""
     work()
     best = float("inf")
     for _ in range(_TIMES):

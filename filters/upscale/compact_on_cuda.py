@@ -1,7 +1,8 @@
 """SRVGGNetCompact by kernels in which a convolution ends with its activation.
 
 The layers of a frame are a chain: every one reads what the one before has written, once, and the
-last one writes the enlarged picture. Not yet seen on a GPU.
+last one writes the enlarged picture. All but the last are started as one graph; what that gives is
+read by the last one before the next frame. Not yet seen on a GPU.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cuda.convolution import Convolution, FirstConvolution, channels_together, fits
+from ..cuda.graphs import Graphs
 from .network import Upscaler
 from .reduced import ReducedSRVGG
 from .srvgg import SRVGGNetCompact
@@ -43,6 +45,7 @@ class FusedBody:
         self._first = FirstConvolution(layers[0], slopes[0])
         self._middle = [Convolution(*pair) for pair in zip(layers[1:-1], slopes[1:], strict=True)]
         self._last = Convolution(layers[-1], None)
+        self._features = Graphs(self._run)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Give the details, (N, C, H, W), channels lying together."""
@@ -58,7 +61,7 @@ class FusedBody:
         out = x.new_empty(1, 3, height * scale, width * scale)
         return self._last.laid_out(self._features(x), x, out, scale)
 
-    def _features(self, x: Tensor) -> Tensor:
+    def _run(self, x: Tensor) -> Tensor:
         """(1, 3, H, W) → (1, num_feat, H, W); two tensors take turns."""
         height, width = x.shape[2:]
         here, there = (

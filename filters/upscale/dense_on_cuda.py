@@ -2,7 +2,8 @@
 
 A dense block works in one tensor, as wide as all that its last convolution sees; each convolution
 writes its channels behind those that it has read. Three such tensors take turns, because a block
-ends with its own input added. Not yet seen on a GPU.
+ends with its own input added. The trunk is started as one graph where it fits; what that gives is
+read by the tail before the next frame. Not yet seen on a GPU.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cuda.convolution import Convolution, Residual, channels_together, fits
+from ..cuda.graphs import Graphs
 from .network import Upscaler
 from .rrdb import RESIDUAL, SLOPE, Block, DenseBlock, RRDBNet, enlarged_in_bands
 
@@ -44,10 +46,11 @@ class FusedRRDB(Upscaler):
         self._after = Convolution(network.conv_body, None)
         self._up = [Convolution(layer, SLOPE) for layer in (network.conv_up1, network.conv_up2)]
         self._smooth = Convolution(network.conv_hr, SLOPE)
+        self._graphs = Graphs(self._trunk)
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
-        made = (enlarged_in_bands(self, self._trunk, self._tail, one[None]) for one in x)
+        made = (enlarged_in_bands(self, self._graphs, self._tail, one[None]) for one in x)
         return torch.cat(list(made))
 
     def _trunk(self, x: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..cuda.graphs import Graphs
 from ..cuda.proof import Proof, far_off, slower
 from .compact_on_cuda import FusedReducedSRVGG, FusedSRVGG, can_fuse_body
 from .dense_on_cuda import FusedRRDB, can_fuse_blocks
@@ -35,8 +34,7 @@ def on_cuda(network: Upscaler) -> Upscaler:
         network: in its dtype, channels lying together; it stays the one that is right.
     """
     build = _fused(network)
-    proven = network if build is None else Proven(network, build)
-    return Recorded(proven)
+    return network if build is None else Proven(network, build)
 
 
 def _fused(network: Upscaler) -> Callable[[], Upscaler] | None:
@@ -52,17 +50,7 @@ def _fused(network: Upscaler) -> Callable[[], Upscaler] | None:
     return None
 
 
-class _Like(Upscaler):
-    """A network that stands for another one."""
-
-    def __init__(self, inner: Upscaler) -> None:
-        super().__init__()
-        self.inner = inner
-        self.scale, self.margin = inner.scale, inner.margin
-        self.multiple, self.values_per_pixel = inner.multiple, inner.values_per_pixel
-
-
-class Proven(_Like):
+class Proven(Upscaler):
     """A network by kernels, once they have proved themselves on a frame; plain until then.
 
     Args:
@@ -71,41 +59,29 @@ class Proven(_Like):
     """
 
     def __init__(self, plain: Upscaler, build: Callable[[], Upscaler]) -> None:
-        super().__init__(plain)
+        super().__init__()
+        self.plain = plain
+        self.scale, self.margin = plain.scale, plain.margin
+        self.multiple, self.values_per_pixel = plain.multiple, plain.values_per_pixel
         self._build = build
         self._fused: list[Upscaler] = []  # a list, for modules are no attributes to hide
-        self._proof = Proof(f"{type(plain).__name__} is computed")
+        self._proof = Proof(f"{type(plain).__name__} is computed by plain torch")
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
         if self._proof.holds(lambda: self._trial(x)):
             return self._fused[0](x)
-        return self.inner(x)
+        return self.plain(x)
 
     def _trial(self, x: Tensor) -> str | None:
         """Compute a part of a frame by both ways, and say what speaks against the kernels."""
         fused = self._build()
         part = x[:1, :, : _COMPARED[0], : _COMPARED[1]]
-        exact = copy.deepcopy(self.inner).float()(part)
-        fault = far_off(fused(part), self.inner(part), exact)
+        exact = copy.deepcopy(self.plain).float()(part)
+        fault = far_off(fused(part), self.plain(part), exact)
         if fault is None and x.device.type == "cuda":
             part = x[:1, :, : _TIMED[0], : _TIMED[1]]
-            fault = slower(lambda: fused(part), lambda: self.inner(part))
+            fault = slower(lambda: fused(part), lambda: self.plain(part))
         if fault is None:
-            self._fused.append(fused)
+            self._fused.append(self._build())  # the tried one has recorded graphs of the part
         return fault
-
-
-class Recorded(_Like):
-    """A network whose kernels are started by one call, for sizes that come again and again.
-
-    What it gives is overwritten by the next call: see :mod:`..cuda.graphs`.
-    """
-
-    def __init__(self, inner: Upscaler) -> None:
-        super().__init__(inner)
-        self._graphs = Graphs(inner)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
-        return self._graphs(x)

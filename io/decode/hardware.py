@@ -14,8 +14,11 @@ from typing import Literal
 import torch
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from ..errors import MediaError
+from ..pictures.cards import is_on_card
 from .deinterlace import field_order_of
 from .opening import Target, best_video, open_container
 
@@ -63,15 +66,25 @@ def open_for_card(
         try:
             accelerated = open_container(target, hwaccel=accelerator)
         except MediaError as error:
-            fault = str(error)
+            fault = f"the card cannot be used: {error.__cause__ or error}"
         else:
-            container.close()
             context = best_video(accelerated, target.name).codec_context
-            context.options = {**context.options, "extra_hw_frames": _EXTRA_SURFACES}
-            return accelerated
+            if context.is_hwaccel:
+                container.close()
+                context.options = {**context.options, "extra_hw_frames": _EXTRA_SURFACES}
+                return accelerated
+            accelerated.close()
+            fault = f"it knows no {context.name}"
     level = logging.INFO if wanted.name == "auto" else logging.WARNING
     logger.log(level, "%s: decoded by software, not by the card: %s", target.name, fault)
     return container
+
+
+def say_what_decodes(name: str, stream: VideoStream, first: VideoFrame) -> None:
+    """Log what has decoded the first frame, where a card was to: it may not know the profile."""
+    if stream.codec_context.is_hwaccel:
+        what = "the card" if is_on_card(first) else "software: the card does not know its profile"
+        logger.info("%s: decoded by %s", name, what)
 
 
 def _fault(container: InputContainer, target: Target, device: torch.device) -> str | None:
