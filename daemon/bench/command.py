@@ -85,7 +85,8 @@ def _measure(arguments: argparse.Namespace) -> int:
         document.write(target)
     shown = document.model_dump_json(indent=2, by_alias=True) + "\n"
     sys.stdout.write(shown if arguments.json else figures_text(document))
-    return _MISSED if _missed(document, arguments.at_least) else 0
+    missed = arguments.at_least is not None and misses(document, arguments.at_least)
+    return _MISSED if missed else 0
 
 
 def _target(out: Path | None, settings: Settings, part: str) -> Path | None:
@@ -102,14 +103,12 @@ def _target(out: Path | None, settings: Settings, part: str) -> Path | None:
     return folder / (name or f"speed-{part}-{slug(settings.device)}.json")
 
 
-def _missed(document: Document, at_least: float | None) -> bool:
-    """Whether a ratio is below what is wanted, or could not be measured at all."""
-    if at_least is None:
-        return False
+def misses(document: Document, at_least: float) -> bool:
+    """Tell, also on stderr, whether a ratio is below what is wanted, or was not measured at all."""
     ratios = [one.ratio for one in document.pipeline]
     ratios += [one.pipe.ratio for one in document.pipeline if one.pipe is not None]
     worst = min(ratios, default=0.0)
-    if worst >= at_least:
+    if worst >= at_least and ratios:
         return False
     sys.stderr.write(f"upframe: ratio {worst:.3f}, wanted at least {at_least:g}\n")
     return True

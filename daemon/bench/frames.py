@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
@@ -107,6 +108,21 @@ def read_pictures(clip: Path, count: int | None = None) -> tuple[StreamInfo, lis
     """
     with closing(open_source(str(clip))) as source:
         return source.info, list(islice(source, count))
+
+
+def distinct(pictures: Iterable[Picture], count: int) -> list[Picture]:
+    """Pass over pictures that repeat the one before, between which nothing would be computed."""
+    kept: list[Picture] = []
+    for picture in pictures:
+        if len(kept) == count:
+            break
+        if not kept or not _is_same(kept[-1], picture):
+            kept.append(picture)
+    return kept
+
+
+def _is_same(left: Picture, right: Picture) -> bool:
+    return all(map(torch.equal, left.planes, right.planes))
 
 
 def frames_of(pictures: list[Picture], device: torch.device) -> list[Frame]:

@@ -16,7 +16,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils import mkldnn
 
 from ...filters.device import exact_convolutions, is_out_of_memory
 from .arithmetic import convolution_flop
@@ -27,6 +26,8 @@ _SIZES = {"cpu": ((180, 320), (360, 640)), "cuda": ((360, 640), (720, 1280), (10
 """Height and width, in pixels."""
 _SHORT_SIZES = ((90, 160),)
 _READINGS = 5
+_HOPELESS = 3.0
+"""So many times slower than the best at once is not read again: some take seconds."""
 _COPY_BYTES = 256 * 2**20
 """Much more than any cache holds."""
 _SHORT_COPY_BYTES = 2**20
@@ -84,11 +85,15 @@ def find_best_convolution(
     """
     sizes = _SHORT_SIZES if short else _SIZES.get(device.type, _SIZES["cuda"])
     readings = 1 if short else _READINGS
-    found: list[tuple[float, Convolution]] = []
+    best: Convolution | None = None
+    best_rate = 0.0
     for one in _convolutions(picture, sizes, device, precision, dtype):
-        seconds = statistics.median(one.run(1) for _ in range(readings))
-        found.append((one.flop / seconds, one))
-    return max(found, key=lambda pair: pair[0])[1] if found else None
+        if one.flop / one.run(1) < best_rate / _HOPELESS:
+            continue
+        rate = one.flop / statistics.median(one.run(1) for _ in range(readings))
+        if rate > best_rate:
+            best, best_rate = one, rate
+    return best
 
 
 def _convolutions(
@@ -120,17 +125,11 @@ def _layouts(layer: nn.Conv2d, x: Tensor, dtype: torch.dtype) -> dict[str, Calla
         "channels_last": lambda: F.conv2d(last_x, last_weight, layer.bias, padding=1),
     }
     if x.device.type == "cpu" and torch.backends.mkldnn.is_available() and dtype != torch.float16:
-        # blocked by oneDNN as it likes best, weights and picture beforehand
-        blocked = _to_blocked(layer.float(), dtype)
-        blocked_x = x.to_mkldnn(dtype)
-        layer.to(dtype)
-        ways["blocked"] = lambda: blocked(blocked_x)
+        # blocked as oneDNN likes best, weights and picture beforehand
+        parts = (x, layer.weight, layer.bias)
+        blocked, weight, bias = (cast("Tensor", part).to_mkldnn(dtype) for part in parts)
+        ways["blocked"] = lambda: F.conv2d(blocked, weight, bias, padding=1)
     return ways
-
-
-def _to_blocked(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
-    convert = cast("Callable[[nn.Module, torch.dtype], nn.Module]", getattr(mkldnn, "to_mkldnn"))  # noqa: B009  (torch does not annotate it)
-    return convert(layer, dtype)
 
 
 def _works(run: Callable[[int], float]) -> bool:

@@ -140,7 +140,8 @@ def measure_start(job: Job, size: Size) -> StartFigures:
     write_y4m(clip, y4m, _START_FRAMES)
     built = build_filters(job.options(), runtime)
     out = Chain([one.filter for one in built]).open(read_pictures(clip, 1)[0])
-    run_start(y4m, out, job.words())
+    if not job.settings.short:
+        run_start(y4m, out, job.words())
     runs = [run_start(y4m, out, job.words()) for _ in range(job.settings.repeats)]
     return StartFigures(
         size=str(size),

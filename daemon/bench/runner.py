@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ...filters.device import resolve_precision
 from ...filters.errors import FilterError
+from ..errors import UsageError
 from ..report import device_name
 from .alone import Measurer
-from .frames import Clips, Size, frames_of, read_pictures
+from .frames import Clips, Size, distinct, frames_of, read_pictures
 from .limits import Convolution, copy_rates, find_best_convolution
 from .machine import describe
 from .networks import Network, find_networks
@@ -43,7 +44,7 @@ def run_benchmark(settings: Settings, parts: Sequence[Part]) -> Document:
     Raises:
         MediaError: if the clip cannot be read, or nothing be written to the temporary folder.
         FilterError: if weights or the device are not to be had.
-        UsageError: if the clip is too short.
+        UsageError: if the clip is too short, or nothing moves in it.
     """
     began, at = time.monotonic(), datetime.now(UTC)
     machine = describe()  # before: its load is that of others
@@ -79,8 +80,7 @@ class _Run:
     def __post_init__(self) -> None:
         settings = self.settings
         sizes = (*settings.sizes, *settings.pipeline_sizes)
-        num_frames = max(settings.filter_frames, settings.pipeline_frames)
-        self.clips = Clips(self.folder, settings.clip, sizes, num_frames)
+        self.clips = Clips(self.folder, settings.clip, sizes, settings.pipeline_frames)
 
     def filters(self) -> tuple[Limits, list[FilterFigures]]:
         """Every network at every size, the small ones first."""
@@ -135,9 +135,12 @@ class _Run:
         return find_best_convolution(picture, device, name, dtype, short=self.settings.short)
 
     def _stage(self, size: Size) -> Stage:
-        info, pictures = read_pictures(self.clips.at(size), self.settings.filter_frames)
+        info, pictures = read_pictures(self.clips.at(size))
+        moving = distinct(pictures, self.settings.filter_frames)
+        if len(moving) < 2:
+            raise UsageError(f"in {self.clips.name} nothing moves: no two frames differ")
         device = self.settings.device
-        return Stage(size, info, frames_of(pictures, device), device, self.settings.policy)
+        return Stage(size, info, frames_of(moving, device), device, self.settings.policy)
 
     def _ways(self, network: Network) -> list[Way]:
         is_exp = network.filter == "interpolate"

@@ -46,7 +46,7 @@ class Settings:
     repeats: int
     budget_seconds: float
     filter_frames: int
-    """Different source frames that a filter alone is fed, to and fro."""
+    """Different source frames that a filter alone is fed, to and fro, at most."""
     pipeline_frames: int
     clip: Path | None
     short: bool
@@ -131,7 +131,10 @@ def _add_efforts(parser: argparse.ArgumentParser) -> None:
         help="for each case, one filter at one size; what is too slow for that is left out (30)",
     )
     group.add_argument(
-        "--frames", type=int, metavar="N", help="of the clip in the pipeline (24, short 6)"
+        "--frames",
+        type=int,
+        metavar="N",
+        help="that are taken of the clip (24, short 6); filters alone need no more than 6",
     )
     group.add_argument("--short", action="store_true", help="only see whether all works")
 

@@ -53,6 +53,11 @@ class Watched:
         self._watcher.start()
 
     @property
+    def pid(self) -> int:
+        """Of the process, also once it has ended."""
+        return self._process.pid
+
+    @property
     def stdout(self) -> IO[bytes]:
         """What it writes."""
         assert self._process.stdout
