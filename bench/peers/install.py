@@ -3,8 +3,9 @@
     python bench/peers/install.py [FOLDER] [--cuda] [--wheels DIR]
 
 FOLDER is bench/peers/.venv, which git ignores. With --cuda it sees the packages of the Python that
-runs this, so that the torch that is built for the card is used; only the peers that run there are
-installed. With --wheels nothing is asked of an index: all comes from files in that folder.
+runs this, so that its torch, built for the card, is used, and only the peers that run there are
+installed; not yet seen on a GPU. With --wheels nothing is asked of an index: all comes from files
+in that folder.
 
 A peer that cannot be installed does not stop the others; its error is written into FOLDER and comes
 back in the results of `compare.py`.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sysconfig
 import venv
 from pathlib import Path
 
@@ -34,7 +36,9 @@ def main() -> None:
     parser.add_argument("--cuda", action="store_true", help="use the torch that is there")
     parser.add_argument("--wheels", type=Path, help="take every package from this folder")
     arguments = parser.parse_args()
-    venv.create(arguments.folder, with_pip=True, system_site_packages=arguments.cuda)
+    venv.create(arguments.folder, with_pip=True)
+    if arguments.cuda:
+        _see_packages_of_this_python(arguments.folder)
     pip = [str(arguments.folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     if arguments.wheels:
         pip += ["--no-index", "--find-links", str(arguments.wheels)]
@@ -59,10 +63,22 @@ def install(pip: list[str], peer: Peer) -> dict[str, str]:
     return outcome
 
 
+def _see_packages_of_this_python(folder: Path) -> None:
+    """Let the environment see them behind its own, also where this Python is an environment's."""
+    # an environment of Python 3.11 brings a setuptools of its own, too old to build upframe
+    python = str(folder / "bin" / "python")
+    subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", "setuptools"], check=True)
+    own = next((folder / "lib").glob("python*")) / "site-packages"
+    theirs = sysconfig.get_path("purelib")
+    (own / "packages_of_another_python.pth").write_text(
+        f"import site; site.addsitedir({theirs!r})\n"
+    )
+
+
 def _upframe(cuda: bool) -> list[str]:
-    """Say how this checkout is installed: on a CUDA machine, everything it needs is there."""
+    """Say how this checkout is installed: on a CUDA machine, with the versions that are there."""
     if cuda:
-        return ["--no-deps", "--no-build-isolation", "-e", str(ROOT)]
+        return ["--no-build-isolation", "-e", str(ROOT)]
     return ["-c", str(ROOT / "constraints.txt"), "-e", str(ROOT)]
 
 

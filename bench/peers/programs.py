@@ -15,7 +15,7 @@ from typing import Any
 
 from clip_frames import luma
 from contests import OWN, WEIGHTS
-from quality import psnr, summed_up
+from quality import Picture, psnr, summed_up
 
 from upframe.daemon.bench.rounds import Variant, interleave
 
@@ -82,11 +82,12 @@ def run(
         Variant(name, partial(_seconds, line)) for name, line in lines.items() if name not in errors
     ]
     samples = interleave(able, rounds)
+    ours = luma(targets[OWN]) if OWN in samples else []
     return {
         "program": work.name,
         "frames_in": work.frames_in,
         "entrants": [
-            {"name": name, **_outcome(work, seconds, targets[name], targets[OWN])}
+            {"name": name, **_outcome(work, seconds, luma(targets[name]), ours)}
             for name, seconds in samples.items()
         ]
         + [{"name": name, "error": error} for name, error in errors.items()],
@@ -137,13 +138,14 @@ def _seconds(line: list[str], runs: int) -> float:
     return time.perf_counter() - began
 
 
-def _outcome(work: Work, seconds: list[float], target: Path, own: Path) -> dict[str, Any]:
-    pictures, ours = luma(target), luma(own)
+def _outcome(
+    work: Work, seconds: list[float], pictures: list[Picture], ours: list[Picture]
+) -> dict[str, Any]:
     both = min(len(pictures), len(ours))
     return {
         "seconds": summed_up(seconds),
         "ms_per_frame_in": round(statistics.median(seconds) * 1000 / work.frames_in, 1),
         "frames_out": len(pictures),
         "height": statistics.mode(picture.shape[1] for picture in pictures),
-        "luma_psnr_to_upframe_db": psnr(pictures[:both], ours[:both]),
+        "luma_psnr_to_upframe_db": psnr(pictures[:both], ours[:both]) if ours else None,
     }
