@@ -123,7 +123,7 @@ class Encoder:
         """Encode a frame that lies on the card; see :func:`~..planes.from_rgb`.
 
         Args:
-            pixels: (3, H, W), any float dtype, rows of any distance.
+            pixels: (3, H, W), any float dtype and strides.
             form: None is given where the kernels do not know its family.
             color: how; what it leaves open is taken from the size.
             outside: (1,), int64; values outside [0, 1], which are clipped, are added to it.
@@ -132,8 +132,10 @@ class Encoder:
         Returns:
             The planes, on the card; None where `plain` must do it.
         """
-        if form.family != "yuv" or pixels.stride(2) != 1:
+        if form.family != "yuv":
             return None
+        if pixels.stride(2) != 1:
+            pixels = pixels.contiguous()
         scrap = torch.zeros_like(outside)
         if not self._proof.holds(lambda: _tipped(self._made(pixels, form, color, scrap), plain())):
             return None

@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from .launching import card_of, launch_of, rows_each
+from .launching import Launch, card_of, launch_of, rows_each
 
 _TAPS = 9
 _LEAST_COLUMNS = 16
@@ -65,6 +65,8 @@ class Convolution:
         self.weight = _widened(packed, self._padded)
         self.bias = _widened(layer.bias.detach().float(), self._padded)
         self.slope = _widened(_slopes(slope, self.bias, self.num_out), self._padded)
+        self.launch: Launch | None = None
+        """Another layout than the one that is chosen by the numbers of channels."""
 
     def __call__(
         self,
@@ -129,7 +131,7 @@ class Convolution:
     ) -> None:
         width, height = size
         card = card_of(x.device)
-        how = launch_of(self.num_in, self._padded, card)
+        how = self.launch or launch_of(self.num_in, self._padded, card)
         rows = rows_each(width, height, how.columns, card.num_processors)
         kernel = kernels().resident if how.is_resident else kernels().streamed
         grid = (-(-width // how.columns), -(-height // rows))

@@ -60,7 +60,7 @@ class Proof:
     def _try(trial: Callable[[], str | None]) -> str | None:
         try:
             return trial()
-        except (*_FAULTS, _triton_error()) as error:
+        except faults() as error:
             if is_out_of_memory(error):
                 raise
             first = (str(error).strip().splitlines() or ["no reason given"])[0]
@@ -114,9 +114,10 @@ def _milliseconds(work: Callable[[], object]) -> float:
     return best
 
 
-def _triton_error() -> type[Exception]:
-    """Find the base of Triton's own errors: of compiling, of resources, of the interpreter."""
+def faults() -> tuple[type[Exception], ...]:
+    """List what keeps kernels from being built and started, Triton's own errors included."""
     try:
-        return cast("type[Exception]", import_module("triton.errors").TritonError)
+        own = cast("type[Exception]", import_module("triton.errors").TritonError)
     except (ImportError, AttributeError):
-        return ImportError
+        return _FAULTS
+    return (*_FAULTS, own)

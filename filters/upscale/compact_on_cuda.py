@@ -91,7 +91,8 @@ class FusedSRVGG(Upscaler):
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
-        return torch.cat([self._body.laid_out(one[None], self.scale) for one in x])
+        made = [self._body.laid_out(one[None], self.scale) for one in x]
+        return made[0] if len(made) == 1 else torch.cat(made)
 
 
 class FusedReducedSRVGG(Upscaler):

@@ -50,8 +50,8 @@ class FusedRRDB(Upscaler):
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
-        made = (enlarged_in_bands(self, self._graphs, self._tail, one[None]) for one in x)
-        return torch.cat(list(made))
+        made = [enlarged_in_bands(self, self._graphs, self._tail, one[None]) for one in x]
+        return made[0] if len(made) == 1 else torch.cat(made)
 
     def _trunk(self, x: Tensor) -> Tensor:
         first = self.plain.conv_first(x)
