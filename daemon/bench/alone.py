@@ -88,8 +88,11 @@ class Measurer:
             costs, rounds=self.repeats, budget_seconds=self.budget_seconds, extra_runs=extra_runs
         )
         for name in choice.too_long:
-            text = f"{verb} about {costs[name]:.1f} s a frame, too long for --budget-seconds "
-            self._leave_out(f"{case} {name}", f"{text}{self.budget_seconds:g}")
+            reason = (
+                f"{verb} about {costs[name]:.1f} s a frame; all ways of this case together must "
+                f"fit into --budget-seconds {self.budget_seconds:g}"
+            )
+            self._leave_out(f"{case} {name}", reason)
         return choice.kept, choice.rounds
 
     def _leave_out(self, what: str, reason: str) -> None:

@@ -16,12 +16,14 @@ from .frames import Clips, Size, read_pictures
 from .networks import filter_options, shown_name
 from .processes import PipeRun, has_ffmpeg, run_file, run_pipes, run_start, write_y4m
 from .results import PipeFigures, PipelineFigures, StartFigures
+from .rounds import LEAST_ROUNDS
 from .settings import Settings, precision_name
 from .spread import spread_of
 from .whole import FileRun, Workbench, stages_of, times_of
 
 _MIB = 2**20
 _START_FRAMES = 4
+_RUNS_IN_A_ROUND = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,11 @@ def measure_pipeline(job: Job, size: Size) -> PipelineFigures:
     clip, runtime = job.clips.at(size), job.runtime()
     _reset_cuda_peak(runtime.device)
     bench = Workbench(clip, job.folder, job.options(), runtime)
-    bench.file_to_file()  # warm-up
+    warm_up = bench.file_to_file()
     alone: list[float] = []
     files: list[FileRun] = []
     pipes: list[PipeRun] = []
-    for _ in range(job.settings.repeats):
+    for _ in range(_rounds(job.settings, warm_up.seconds)):
         alone.append(bench.filters_alone())
         files.append(bench.file_to_file())
         if has_ffmpeg():
@@ -107,6 +109,12 @@ def measure_pipeline(job: Job, size: Size) -> PipelineFigures:
         cuda_peak_mib=_cuda_peak_mib(runtime.device),
         pipe=_pipe_figures(pipes, filters) if pipes else None,
     )
+
+
+def _rounds(settings: Settings, seconds: float) -> int:
+    """As many as are wanted and fit into the budget, but enough for a spread."""
+    fit = int(settings.budget_seconds / (_RUNS_IN_A_ROUND * seconds))
+    return min(settings.repeats, max(fit, LEAST_ROUNDS))
 
 
 def _pipe_figures(runs: list[PipeRun], filters_seconds: float) -> PipeFigures:
