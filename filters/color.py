@@ -184,9 +184,7 @@ class ToPicture:
             from .cuda.colors import Encoder
 
             self._encoder = Encoder()
-        plain = partial(_planes_of, pixels, self._form, self._color)
-        outside = self._clipped.on(pixels.device)
-        made = self._encoder(pixels, self._form, self._color, outside, plain)
+        made = self._encoder(pixels, self._form, self._color, self._clipped.on(pixels.device))
         return self._plain_planes(pixels) if made is None else made
 
     def _plain_planes(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -222,10 +220,6 @@ class ToPicture:
 
 def _clipped(picture: Picture, device: torch.device) -> Tensor:
     return to_rgb(picture, device).clamp_(0, 1)
-
-
-def _planes_of(pixels: Tensor, form: PixelFormat, color: Color) -> tuple[Tensor, ...]:
-    return from_rgb(pixels.float().clamp(0, 1), form, color)
 
 
 def _fitted(pixels: Tensor, width: int, height: int) -> Tensor:

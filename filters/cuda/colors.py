@@ -15,12 +15,14 @@ from torch import Tensor
 
 from ..chroma import Phase, enlarge, phases, shrink
 from ..frame import Color, Picture, PixelFormat
-from ..planes import codes_of_rgb, rgb_of_codes
+from ..planes import codes_of_rgb, from_rgb, rgb_of_codes
 from .bands import Band, band_of, identity
 from .proof import Proof
 
 _ROWS, _COLUMNS = 4, 256
 """Pixels of a program."""
+_TRIED = 512
+"""Rows and columns of a frame that are held against the plain way."""
 _MOST_OFF = 1e-5
 """Of R, G and B: what the order of sums in fp32 can make."""
 _MOST_TIPPED = 1e-3
@@ -118,7 +120,6 @@ class Encoder:
         form: PixelFormat,
         color: Color,
         outside: Tensor,
-        plain: Callable[[], tuple[Tensor, ...]],
     ) -> tuple[Tensor, ...] | None:
         """Encode a frame that lies on the card; see :func:`~..planes.from_rgb`.
 
@@ -127,19 +128,24 @@ class Encoder:
             form: None is given where the kernels do not know its family.
             color: how; what it leaves open is taken from the size.
             outside: (1,), int64; values outside [0, 1], which are clipped, are added to it.
-            plain: gives the planes by plain torch.
 
         Returns:
-            The planes, on the card; None where `plain` must do it.
+            The planes, on the card; None where plain torch must do it.
         """
         if form.family != "yuv":
             return None
         if pixels.stride(2) != 1:
             pixels = pixels.contiguous()
-        scrap = torch.zeros_like(outside)
-        if not self._proof.holds(lambda: _tipped(self._made(pixels, form, color, scrap), plain())):
+        if not self._proof.holds(lambda: self._trial(pixels, form, color)):
             return None
         return self._made(pixels, form, color, outside)
+
+    def _trial(self, pixels: Tensor, form: PixelFormat, color: Color) -> str | None:
+        """Hold a part of a frame against the plain way: a whole one may be all that fits."""
+        part = pixels[:, :_TRIED, :_TRIED]
+        scrap = torch.zeros(1, dtype=torch.int64, device=pixels.device)
+        plain = from_rgb(part.float().clamp(0, 1), form, color)
+        return _tipped(self._made(part, form, color, scrap), plain)
 
     def _made(
         self, pixels: Tensor, form: PixelFormat, color: Color, outside: Tensor

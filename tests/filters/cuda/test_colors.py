@@ -66,8 +66,7 @@ def test_frames_are_coded_as_the_plain_way_does(
     wanted = from_rgb(pixels.clamp(0, 1), form, color)
     outside = torch.zeros(1, dtype=torch.int64, device=device)
     there = pixels.to(device)
-    planes = tuple(plane.to(device) for plane in wanted)
-    result = Encoder()(there, form, color, outside, lambda: planes)
+    result = Encoder()(there, form, color, outside)
     assert result is not None
     for ours, theirs in zip(result, wanted, strict=True):
         assert ours.dtype == theirs.dtype
@@ -94,7 +93,7 @@ def test_gray_and_rgb_are_left_to_the_plain_way() -> None:
     gray = Picture((torch.zeros(4, 4, dtype=torch.uint8),), "gray", Color(), 0, 1, Fraction(1))
     assert Decoder()(gray, 0.0, outside, unused) is None
     form = PixelFormat.parse("gbrp")
-    assert Encoder()(torch.zeros(3, 4, 4), form, Color(), outside, lambda: (unused(),)) is None
+    assert Encoder()(torch.zeros(3, 4, 4), form, Color(), outside) is None
 
 
 @pytest.mark.needs_cuda
