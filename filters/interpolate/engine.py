@@ -22,7 +22,7 @@ class Engine(Protocol):
                 what :func:`.sampling.padding_multiple` gives.
 
         Returns:
-            (N, 4 + C, H, W), fp32, with strides that are the engine's.
+            (N, …, H, W), of a dtype and with strides that are the engine's.
         """
         ...
 
@@ -34,9 +34,9 @@ class Engine(Protocol):
         """Compute one in-between per pair of sources.
 
         Args:
-            lefts: (N, 4 + C, H, W), `sources` of the earlier frames, or views of them.
+            lefts: N `sources` of the earlier frames, or views of them.
             rights: as many of the later frames.
-            times: (N,), fp32, (0, 1).
+            times: (N,), fp32, (0, 1), on the CPU.
             scale: 0.25, 0.5, 1, 2 or 4; size at which motion is sought.
 
         Returns:
@@ -62,10 +62,24 @@ class PlainEngine:
     def middles(self, lefts: Tensor, rights: Tensor, times: Tensor, scale: float) -> Tensor:
         """See :class:`Engine`."""
         pairs = torch.stack((lefts, rights), 1)
-        flow, mask = self._network(pairs, times, scale)
+        flow, mask = self._network(pairs, _moved(times, pairs.device), scale)
         return blend(pairs[:, :, NUM_FEATURES:], flow, mask)
 
 
 def engine_for(network: IFNet, scale: float) -> Engine:
     """Choose the fastest engine for a network, where it is, in its precision."""
-    return FusedIFNet(network) if can_fuse(network, scale) else PlainEngine(network)
+    if can_fuse(network, scale):
+        return FusedIFNet(network)
+    if network.device.type == "cuda":
+        from .on_cuda import ProvenEngine, can_use_kernels
+
+        if can_use_kernels(network, scale):
+            return ProvenEngine(network, scale)
+    return PlainEngine(network)
+
+
+def _moved(times: Tensor, device: torch.device) -> Tensor:
+    """Bring a few numbers to a device without waiting for what it does."""
+    if device.type == "cuda" and times.device.type == "cpu":
+        return times.pin_memory().to(device, non_blocking=True)
+    return times

@@ -66,7 +66,7 @@ class GapFiller:
             image: (C, H, W), float, [0, 1], any device; C is 3, or 4 with alpha.
 
         Returns:
-            (1, 4 + C, H', W'), fp32, on the network's device, padded; only this filler reads it.
+            (1, …, H', W') on the network's device, padded; only this filler reads it.
 
         Raises:
             TooLarge: if it does not fit in memory.
@@ -98,7 +98,7 @@ class GapFiller:
         lefts, rights = left, right
         sources, images = [left, right], list[Tensor]()
         for level in range(self._exp):
-            halves = torch.full((len(lefts),), 0.5, device=left.device)
+            halves = torch.full((len(lefts),), 0.5)
             middles = self._middles(lefts, rights, halves)[..., :height, :width]
             images = _alternate(list(middles), images)
             if level + 1 < self._exp:
@@ -109,7 +109,7 @@ class GapFiller:
 
     def _direct(self, left: Tensor, right: Tensor, height: int, width: int) -> list[Tensor]:
         count = 2**self._exp - 1
-        times = torch.arange(1, count + 1, device=left.device) / 2**self._exp
+        times = torch.arange(1, count + 1) / 2**self._exp
         lefts, rights = left.expand(count, -1, -1, -1), right.expand(count, -1, -1, -1)
         return list(self._middles(lefts, rights, times)[..., :height, :width])
 
