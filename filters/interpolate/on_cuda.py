@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import cast
 
@@ -24,7 +25,7 @@ from .engine import Engine, PlainEngine
 from .layers import BlockLayers, EncoderLayers
 from .network import BLOCK_CELLS, Block, IFNet
 
-_COMPARED = 128, 256
+_COMPARED = 128, 128
 """Rows and columns that are compared: multiples of what any scale wants."""
 _TIMED = 640, 1152
 """The most that is timed."""
@@ -58,16 +59,17 @@ class ProvenEngine:
         self._scale = scale
         self._plain = PlainEngine(network)
         self._kernels: KernelEngine | None = None
-        self._proof = Proof("frames are interpolated")
+        self._proof = Proof("frames are interpolated by plain torch")
 
     def sources(self, images: Tensor) -> Tensor:
         """Compute what is kept of frames, by whom the first of them was found best."""
         height, width = images.shape[2:]
-        if not self._proof.holds(lambda: self._trial(height, width)):
-            return self._plain.sources(images)
-        assert self._kernels is not None
-        fits = height * width < glue.MOST_PIXELS
-        return (self._kernels if fits else self._plain).sources(images)
+        with _on(images.device):
+            if not self._proof.holds(lambda: self._trial(height, width)):
+                return self._plain.sources(images)
+            assert self._kernels is not None
+            fits = height * width < glue.MOST_PIXELS
+            return (self._kernels if fits else self._plain).sources(images)
 
     def join(self, sources: list[Tensor]) -> Tensor:
         """Make one batch of sources of several."""
@@ -78,11 +80,13 @@ class ProvenEngine:
         if lefts.dtype != glue.SOURCE_DTYPE:
             return self._plain.middles(lefts, rights, times, scale)
         assert self._kernels is not None
-        return self._kernels.middles(lefts, rights, times, scale)
+        with _on(lefts.device):
+            return self._kernels.middles(lefts, rights, times, scale)
 
     def _trial(self, height: int, width: int) -> str | None:
         """Compute a pair by both ways, and say what speaks against the kernels."""
-        kernels = KernelEngine(self._network, is_recorded=False)
+        kernels = KernelEngine(self._network)
+        kernels.is_recorded = False
         images = _two_pictures(*_COMPARED, self._network.device)
         exact = PlainEngine(copy.deepcopy(self._network).float())
         fault = far_off(*(self._middle(e, images) for e in (kernels, self._plain, exact)))
@@ -92,7 +96,7 @@ class ProvenEngine:
                 lambda: self._middle(kernels, images), lambda: self._middle(self._plain, images)
             )
         if fault is None:
-            self._kernels = KernelEngine(self._network)
+            self._kernels, kernels.is_recorded = kernels, True
         return fault
 
     def _middle(self, engine: Engine, images: Tensor) -> Tensor:
@@ -107,11 +111,13 @@ class KernelEngine:
 
     Args:
         network: on its device, in fp16.
-        is_recorded: whether what comes again is started as a CUDA graph.
     """
 
-    def __init__(self, network: IFNet, *, is_recorded: bool = True) -> None:
-        self._is_recorded = is_recorded and network.device.type == "cuda"
+    is_recorded = True
+    """Whether what comes again is started as a CUDA graph, where there are any."""
+
+    def __init__(self, network: IFNet) -> None:
+        self._has_graphs = network.device.type == "cuda"
         self._encode = EncoderLayers(network.encode)
         blocks = [cast("Block", block) for block in network.blocks]
         self._blocks = [BlockLayers(b, i, len(blocks)) for i, b in enumerate(blocks)]
@@ -146,7 +152,7 @@ class KernelEngine:
         """Find how one size is computed: by graphs of its own, where there are any."""
         size = height, width, channels, scale
         compute = partial(self._compute, *size)
-        if not self._is_recorded:
+        if not (self.is_recorded and self._has_graphs):
             return compute
         graphs = self._graphs.pop(size, None) or Graphs(compute, most_bytes=_MOST_BYTES)
         self._graphs[size] = graphs
@@ -165,6 +171,11 @@ class KernelEngine:
             details.append(block(glue.following(table, details, height, width, cell)))
         glue.blend(table, details, height, width, cell, channels)
         return details[-1]
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    """Make a device the current one, as Triton starts its kernels there."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _timed(height: int, width: int) -> tuple[int, int]:

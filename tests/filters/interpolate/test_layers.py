@@ -1,0 +1,84 @@
+"""What a CUDA card computes is the same network, its channels in another order."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from importlib.util import find_spec
+
+import pytest
+import torch
+import torch.nn.functional as F
+from interpolate_samples import moving
+from torch import Tensor
+
+from upframe.filters.interpolate import glue
+from upframe.filters.interpolate.layers import BlockLayers, EncoderLayers
+from upframe.filters.interpolate.network import IFNet
+from upframe.filters.interpolate.on_cuda import ProvenEngine, can_use_kernels
+
+
+def together(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def test_features_of_four_pixels_lie_together(network: IFNet) -> None:
+    images = torch.rand(2, 4, 24, 40)
+    with torch.inference_mode():
+        found = EncoderLayers(network.encode)(images)  # (N, 16, H/2, W/2)
+        wanted = network.encode(together(images[:, :3]))
+    squares = F.pixel_unshuffle(wanted, 2).unflatten(1, (4, 4)).transpose(1, 2).flatten(1, 2)
+    torch.testing.assert_close(found, squares, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_a_block_reads_and_gives_channels_in_groups_of_four(network: IFNet, index: int) -> None:
+    block = network.blocks[index]
+    order = glue.NEXT_ORDER if index else glue.FIRST_ORDER
+    x = torch.rand(2, len(order), 16, 24)
+    theirs = torch.empty(2, max(order) + 1, 16, 24)
+    for place, channel in enumerate(order):
+        if channel >= 0:  # what fills up may be anything
+            theirs[:, channel] = x[:, place]
+    with torch.inference_mode():
+        found = BlockLayers(block, index, 4)(together(x))
+        wanted = F.pixel_unshuffle(block(together(theirs)), 2).unflatten(1, (-1, 4))
+    each = found.unflatten(1, (4, -1)).transpose(1, 2)  # (N, channels, 4 pixels, h/2, w/2)
+    for place, channel in enumerate(glue.DETAIL_ORDER[: each.shape[1]]):
+        expected = wanted[:, channel] if channel >= 0 else torch.zeros_like(each[:, 0])
+        torch.testing.assert_close(each[:, place], expected, rtol=0, atol=1e-4)
+
+
+def test_pairs_are_told_by_where_they_lie() -> None:
+    sources = glue.empty_sources(3, 4, 6, torch.device("cpu"), has_alpha=False)
+    out = torch.empty(2, 3, 4, 6)
+    table = glue.table_of(sources[:-1], sources[1:], out, [0.5, 0.25])
+    assert table[:, 0].tolist() == [sources[0].data_ptr(), sources[1].data_ptr()]
+    assert table[:, 1].tolist() == [sources[1].data_ptr(), sources[2].data_ptr()]
+    assert table[:, 2].tolist() == [out[0].data_ptr(), out[1].data_ptr()]
+    assert table[:, 3].to(torch.int32).view(torch.float32).tolist() == [0.5, 0.25]
+    same = glue.table_of(sources[:1].expand(2, -1, -1, -1), sources[1:], out, [0.5, 0.25])
+    assert same[:, 0].tolist() == [sources.data_ptr()] * 2
+
+
+@pytest.mark.skipif(find_spec("triton") is not None, reason="with Triton they work")
+def test_kernels_that_do_not_work_are_left_alone_with_one_warning(
+    network: IFNet, caplog: pytest.LogCaptureFixture
+) -> None:
+    half = copy.deepcopy(network).half()
+    images = torch.stack(moving(2, 32, 64))
+    with torch.inference_mode(), caplog.at_level(logging.WARNING):
+        for engine in (ProvenEngine(half, 1), ProvenEngine(half, 1)):
+            left, right = (engine.sources(image[None]) for image in images)
+            middle = engine.middles(left, right, torch.tensor([0.5]), 1)
+            pairs = torch.stack((half.sources(images[:1]), half.sources(images[1:])), 1)
+            assert torch.equal(left, pairs[:, 0])
+            assert middle.shape == (1, 3, 32, 64)
+    warnings = [each.getMessage() for each in caplog.records]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("frames are interpolated by plain torch: ModuleNotFoundError")
+
+
+def test_only_fp16_on_cuda_at_scales_of_at_most_1_is_for_the_kernels(network: IFNet) -> None:
+    assert not can_use_kernels(network, 1)
+    assert not can_use_kernels(copy.deepcopy(network).half(), 1)
