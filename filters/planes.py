@@ -89,9 +89,7 @@ def _halvings(form: PixelFormat, color: Color) -> tuple[Phase | None, Phase | No
 
 
 @lru_cache(maxsize=32)
-def codes_of_rgb(
-    form: PixelFormat, color: Color, width: int, height: int
-) -> tuple[Tensor, Tensor]:
+def codes_of_rgb(form: PixelFormat, color: Color, width: int, height: int) -> tuple[Tensor, Tensor]:
     """R'G'B' to YUV code values: a matrix (3, 3) and an offset (3,), float64."""
     color_range = arithmetic_range(color, form)
     luma = code_scale(form.bit_depth, color_range)
@@ -102,9 +100,7 @@ def codes_of_rgb(
 
 
 @lru_cache(maxsize=32)
-def rgb_of_codes(
-    form: PixelFormat, color: Color, width: int, height: int
-) -> tuple[Tensor, Tensor]:
+def rgb_of_codes(form: PixelFormat, color: Color, width: int, height: int) -> tuple[Tensor, Tensor]:
     """The inverse of :func:`codes_of_rgb`, of the same shapes."""
     matrix, offset = codes_of_rgb(form, color, width, height)
     inverse = matrix.inverse()
