@@ -40,13 +40,18 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 def cpu_has_bf16() -> bool:
     """Tell whether this CPU multiplies bf16 in hardware (AVX512-BF16, AMX or Arm BF16)."""
+    return cpu_has("avx512_bf16", "amx_bf16", "bf16")
+
+
+def cpu_has(*flags: str) -> bool:
+    """Tell whether this CPU has any of these, as torch names them."""
     ask = cast(
         "Callable[[], dict[str, object]] | None", getattr(torch.cpu, "get_capabilities", None)
     )
     if ask is None:  # a torch too old to tell: slower, never wrong
         return False
     capabilities = ask()
-    return any(bool(capabilities.get(flag)) for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+    return any(bool(capabilities.get(flag)) for flag in flags)
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:

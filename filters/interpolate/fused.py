@@ -8,14 +8,16 @@ in the layout and dtype of its first convolution; what blocks give is read where
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..native.library import kernels, run
 from ..native.structures import Adding, Blending, Detail, Joining, Packing
+from ..native.winograd import WinogradConv, can_convolve
 from .network import (
     BLOCK_CELLS,
     FIRST_CHANNELS,
@@ -47,6 +49,9 @@ class FusedIFNet:
         self._is_bf16 = network.dtype == torch.bfloat16
         self._dtype = network.dtype
         self._features = _as_convolution(network.encode.cnn3)
+        self._layers = [
+            [_layer(conv) for conv in (*block.conv0, *block.convblock)] for block in self._blocks
+        ]
         self._lasts = [_pixel_by_pixel(block.lastconv) for block in self._blocks]
 
     def sources(self, images: Tensor) -> Tensor:
@@ -97,9 +102,8 @@ class FusedIFNet:
         return self._blend(pairs, detail, cell)
 
     def _detail(self, index: int, x: Tensor) -> Tensor:
-        block = self._blocks[index]
-        for conv in (*block.conv0, *block.convblock):
-            x = F.leaky_relu_(conv(x), SLOPE)
+        for layer in self._layers[index]:
+            x = layer(x)
         return F.conv_transpose2d(x, *self._lasts[index], stride=2, padding=1)
 
     def _first_input(self, pairs: _Pairs, cell: int) -> Tensor:
@@ -151,6 +155,13 @@ class FusedIFNet:
 
     def _run(self, name: str, job: ctypes.Structure) -> None:
         run(name, job, is_bf16=self._is_bf16)
+
+
+def _layer(conv: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Make a convolution with its leaky ReLU."""
+    if isinstance(conv, nn.Conv2d) and can_convolve(conv):
+        return WinogradConv(conv, torch.full((conv.out_channels,), SLOPE))
+    return lambda x: F.leaky_relu_(conv(x), SLOPE)
 
 
 class _Pairs:

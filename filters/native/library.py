@@ -21,9 +21,20 @@ logger = logging.getLogger(__name__)
 SWITCH = "UPFRAME_NATIVE"
 """Environment variable: ``0`` computes without the kernels."""
 _NAME = "_kernels"
-_VERSION = 3
+_VERSION = 4
 """Of `version.c`: whoever pulls a newer one has the older library until the next installation."""
-_FUNCTIONS = ("pack", "first", "add", "next", "blend", "code", "activate", "lay", "shrink")
+_FUNCTIONS = (
+    "pack",
+    "first",
+    "add",
+    "next",
+    "blend",
+    "code",
+    "activate",
+    "lay",
+    "shrink",
+    "convolve",
+)
 
 
 @lru_cache(maxsize=1)

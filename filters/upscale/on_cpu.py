@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ctypes import c_float
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from ..native.library import kernels, run
 from ..native.structures import Activation, Laying
+from ..native.winograd import WinogradConv, can_convolve
 from .network import Upscaler
 from .reduced import ReducedSRVGG
 from .srvgg import SRVGGNetCompact
@@ -46,21 +48,37 @@ class CompactOnCpu(Upscaler):
         self.scale, self.margin = plain.scale, plain.margin
         self.multiple, self.values_per_pixel = plain.multiple, plain.values_per_pixel
         layers = plain.body
-        self._convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+        convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
         slopes = (layer.weight for layer in layers if isinstance(layer, nn.PReLU))
-        self._slopes = [slope.detach().float() for slope in slopes]
+        self._layers = [
+            _layer(conv, slope.detach().float()) for conv, slope in zip(convs, slopes, strict=False)
+        ]
+        last = convs[-1]
+        self._last = WinogradConv(last) if can_convolve(last) else last
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
         y = x.to(self.weight.dtype, memory_format=torch.channels_last)
-        for conv, slopes in zip(self._convs, self._slopes, strict=False):
-            y = conv(y)
-            _activate(y, slopes)
-        detail = self._convs[-1](y)
+        for layer in self._layers:
+            y = layer(y)
+        detail = self._last(y)
         if isinstance(self.plain, ReducedSRVGG):
             detail = F.conv2d(detail, self.plain.of_detail, padding=1)
             return _laid("shrink", x, detail, self.scale, self.plain.of_pixels)
         return _laid("lay", x, detail, self.scale, None)
+
+
+def _layer(conv: nn.Conv2d, slopes: Tensor) -> Callable[[Tensor], Tensor]:
+    """Make a convolution with its PReLU."""
+    if can_convolve(conv):
+        return WinogradConv(conv, slopes)
+
+    def activated(x: Tensor) -> Tensor:
+        y = conv(x)
+        _activate(y, slopes)
+        return y
+
+    return activated
 
 
 def _activate(values: Tensor, slopes: Tensor) -> None:
