@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,24 @@ def _same_random_numbers() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def _log_as_it_was() -> Generator[None]:
+@contextmanager
+def _log_kept() -> Generator[None]:
     """Take away what a command in the test's process has set up: its stderr is closed by then."""
     logger = logging.getLogger("upframe")
     handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
     yield
     logger.handlers[:], logger.propagate = handlers, propagate
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Generator[None]:
+    with _log_kept():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _log_as_it_was_before_the_module() -> Generator[None]:
+    """The same for commands that a module's own fixtures run."""
+    with _log_kept():
+        yield
