@@ -19,36 +19,8 @@ struct laying {
     float *result;              /* (3, height * scale, width * scale) */
 };
 
-#define IS_BF16 0
-#define ROWS(name) JOINED(name, _plain_fp32)
-#include "values.h"
-#include "laying.h"
-#undef IS_BF16
-#undef ROWS
-#define IS_BF16 1
-#define ROWS(name) JOINED(name, _plain_bf16)
-#include "values.h"
-#include "laying.h"
-#undef IS_BF16
-#undef ROWS
-
-#if HAS_AVX2
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define IS_BF16 0
-#define ROWS(name) JOINED(name, _avx2_fp32)
-#include "values.h"
-#include "laying.h"
-#undef IS_BF16
-#undef ROWS
-#define IS_BF16 1
-#define ROWS(name) JOINED(name, _avx2_bf16)
-#include "values.h"
-#include "laying.h"
-#undef IS_BF16
-#undef ROWS
-#pragma GCC pop_options
-#endif
+#define ROWS_FILE "laying.h"
+#include "variants.h"
 
 EXPORT int upframe_activate(const struct activation *job, int is_bf16, int threads)
 {
