@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -69,7 +68,6 @@ class Interpolate:
             method: see :mod:`upframe.filters.interpolate.gap`.
         """
         self._factor = 2**exp
-        self._make = partial(Interpolate, network, exact=exact, scale=scale, method=method)
         self._fill = GapFiller(network, exp, scale, method)
         self._fill_exactly = None if exact is None else GapFiller(exact, exp, scale, method)
         self._longest_step = longest_step(None)
@@ -78,7 +76,14 @@ class Interpolate:
 
     def with_exp(self, exp: int) -> Interpolate:
         """Make the same filter for another exponent. Both share the network, nothing else."""
-        return self._make(exp=exp)
+        other = copy.copy(self)
+        other._factor = 2**exp
+        other._fill = self._fill.with_exp(exp)
+        other._fill_exactly = self._fill_exactly and self._fill_exactly.with_exp(exp)
+        other._longest_step = longest_step(None)
+        other._held = None
+        other._counts = dict.fromkeys(COUNTERS, 0)
+        return other
 
     def open(self, info: StreamInfo) -> StreamInfo:
         """Begin a stream, and forget the one before: its frames and its counters.

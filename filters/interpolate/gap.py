@@ -7,6 +7,7 @@ memory is computed in parts, and when memory runs out all the same, in smaller p
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Literal
 
@@ -41,6 +42,12 @@ class GapFiller:
         self._method = method
         pixels = _BATCH_PIXELS.get(network.device.type, _BATCH_PIXELS["cuda"])
         self._batch_pixels = int(pixels / max(1, scale) ** 2)
+
+    def with_exp(self, exp: int) -> GapFiller:
+        """Make the same for another exponent, with the same engine: its weights are many."""
+        other = copy.copy(self)
+        other._exp = exp
+        return other
 
     def check_size(self, width: int, height: int) -> None:
         """Make sure that one pair of frames can fit in memory, before any work.
