@@ -55,6 +55,7 @@ def timed(device: torch.device, work: Callable[[], object]) -> Callable[[int], f
     """Make a clock for some work on a device: runs it so many times, gives seconds for all."""
 
     def run(count: int) -> float:
+        """Give the seconds of `count` times the work, the device waited for."""
         _wait(device)
         began = time.perf_counter()
         with torch.inference_mode(), exact_convolutions(device):

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ...filters.device import cpu_has_bf16, resolve_device, resolve_precision
-from ...filters.native.library import kernels
+from ...filters.native.compiled import kernels
 from .finding import Finding, fail, ok, warn
 
 _GIB = 2**30

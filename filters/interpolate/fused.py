@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..native.library import kernels, run
+from ..native.compiled import kernels, run
 from ..native.structures import Adding, Blending, Detail, Joining, Packing
 from ..native.winograd import WinogradConv, can_convolve
 from .network import (
@@ -171,6 +171,7 @@ class _Pairs:
         self.lefts, self.rights, self.flow, self.times = lefts, rights, flow, times
 
     def joining(self, index: int, state: Detail, cell: int, x: Tensor) -> Joining:
+        """Describe how the pair `index` becomes its part of a block's input `x`."""
         return Joining(
             self.lefts[index].data_ptr(),
             self.rights[index].data_ptr(),

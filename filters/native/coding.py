@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..chroma import HALVING_TAPS, Phase
 from ..frame import PixelFormat
-from .library import kernels, run
+from .compiled import kernels, run
 
 _ACROSS: dict[Phase | None, int] = {None: 0, "first": 1, "between": 2}
 """What the kernel calls the ways to halve a row; None keeps it whole."""

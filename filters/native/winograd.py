@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..device import cpu_has
-from .library import kernels, run
+from .compiled import kernels, run
 
 _POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
 _LANES = 16

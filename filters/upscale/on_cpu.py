@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..native.library import kernels, run
+from ..native.compiled import kernels, run
 from ..native.structures import Activation, Laying
 from ..native.winograd import WinogradConv, can_convolve
 from .network import Upscaler

@@ -12,7 +12,7 @@ from upframe.filters.chroma import Phase, phases, shrink
 from upframe.filters.frame import Color, PixelFormat
 from upframe.filters.matrix import code_scale, rgb_to_yuv
 from upframe.filters.native.coding import can_encode, encode
-from upframe.filters.native.library import kernels
+from upframe.filters.native.compiled import kernels
 from upframe.filters.planes import from_rgb
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upframe.filters.device import cpu_has
-from upframe.filters.native.library import kernels
+from upframe.filters.native.compiled import kernels
 from upframe.filters.native.winograd import WinogradConv, can_convolve, is_fast
 
 SIZES = [(1, 1), (3, 5), (4, 4), (37, 51), (24, 100)]

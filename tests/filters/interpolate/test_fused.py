@@ -13,7 +13,7 @@ from torch import Tensor
 from upframe.filters.interpolate.engine import Engine, PlainEngine, engine_for
 from upframe.filters.interpolate.fused import FusedIFNet, can_fuse
 from upframe.filters.interpolate.network import IFNet
-from upframe.filters.native.library import kernels
+from upframe.filters.native.compiled import kernels
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from upframe.filters.native.library import kernels
+from upframe.filters.native.compiled import kernels
 from upframe.filters.upscale.network import Upscaler
 from upframe.filters.upscale.on_cpu import CompactOnCpu, on_cpu
 from upframe.filters.upscale.reduced import ReducedSRVGG
