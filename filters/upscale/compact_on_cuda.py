@@ -85,8 +85,7 @@ class FusedSRVGG(Upscaler):
     def __init__(self, network: SRVGGNetCompact) -> None:
         super().__init__()
         self.plain = network
-        self.scale, self.margin = network.scale, network.margin
-        self.multiple, self.values_per_pixel = network.multiple, network.values_per_pixel
+        self.take_form_of(network)
         self._body = FusedBody(network.body)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,8 +104,7 @@ class FusedReducedSRVGG(Upscaler):
     def __init__(self, network: ReducedSRVGG) -> None:
         super().__init__()
         self.plain = network
-        self.scale, self.margin = network.scale, network.margin
-        self.multiple, self.values_per_pixel = network.multiple, network.values_per_pixel
+        self.take_form_of(network)
         self._body = FusedBody(network.body)
 
     def forward(self, x: Tensor) -> Tensor:

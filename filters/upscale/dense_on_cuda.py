@@ -38,8 +38,7 @@ class FusedRRDB(Upscaler):
     def __init__(self, network: RRDBNet) -> None:
         super().__init__()
         self.plain = network
-        self.scale, self.margin = network.scale, network.margin
-        self.multiple, self.values_per_pixel = network.multiple, network.values_per_pixel
+        self.take_form_of(network)
         blocks = [cast("Block", block) for block in network.body]
         self._blocks = [[_Dense(part) for part in _parts(block)] for block in blocks]
         self._width = self._blocks[0][0].width

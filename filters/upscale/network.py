@@ -22,6 +22,11 @@ class Upscaler(nn.Module):
     values_per_pixel: int
     """The most activation values that are alive at once, for each pixel of the input."""
 
+    def take_form_of(self, other: Upscaler) -> None:
+        """Set the attributes to those of the network that this one stands for."""
+        self.scale, self.margin = other.scale, other.margin
+        self.multiple, self.values_per_pixel = other.multiple, other.values_per_pixel
+
     @property
     def weight(self) -> Tensor:
         """Any one weight: its dtype and device are those of the network."""

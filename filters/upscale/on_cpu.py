@@ -45,8 +45,7 @@ class CompactOnCpu(Upscaler):
     def __init__(self, plain: SRVGGNetCompact | ReducedSRVGG) -> None:
         super().__init__()
         self.plain = plain
-        self.scale, self.margin = plain.scale, plain.margin
-        self.multiple, self.values_per_pixel = plain.multiple, plain.values_per_pixel
+        self.take_form_of(plain)
         layers = plain.body
         convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
         slopes = (layer.weight for layer in layers if isinstance(layer, nn.PReLU))

@@ -61,8 +61,7 @@ class Proven(Upscaler):
     def __init__(self, plain: Upscaler, build: Callable[[], Upscaler]) -> None:
         super().__init__()
         self.plain = plain
-        self.scale, self.margin = plain.scale, plain.margin
-        self.multiple, self.values_per_pixel = plain.multiple, plain.values_per_pixel
+        self.take_form_of(plain)
         self._build = build
         self._fused: list[Upscaler] = []  # a list, for modules are no attributes to hide
         self._proof = Proof(f"{type(plain).__name__} is computed by plain torch")
