@@ -13,16 +13,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "convolution.h"
 #include "instructions.h"
-
-struct convolution {
-    const uint16_t *input;      /* (height, width, in), bf16; in and out are multiples of 16 */
-    const uint16_t *weights;    /* (36, in/2, out, 2), bf16: see winograd.py */
-    const float *bias;          /* (out,) */
-    const float *slopes;        /* (out,), of PReLU, or null */
-    uint16_t *output;           /* (height, width, out), bf16 */
-    int height, width, in, out;
-};
 
 #if HAS_AVX2
 #include <immintrin.h>
@@ -32,8 +24,7 @@ enum { EDGE = 4, WINDOW = 6, SUMS = WINDOW * WINDOW, TILES = 24, LANES = 16 };
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")
 
-#define ROOT_HALF 0.70710678f
-#define ROOT_TWO 1.41421356f
+#include "toomcook.h"
 
 struct work {
     uint16_t *sums;             /* (36, 24, in), with a gap behind each of the 36 */
@@ -41,98 +32,64 @@ struct work {
     size_t sums_step, products_step;
 };
 
-static inline __m512 widened(const uint16_t *from)
-{
-    return _mm512_castsi512_ps(_mm512_slli_epi32(
-        _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16));
-}
-
-static inline void store_rounded(uint16_t *to, __m512 value)
-{
-    _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(value));
-}
-
-/* Six values of an axis to the six sums of a tile. */
-static inline void sums_of(const __m512 *from, int step, __m512 *to, int to_step)
-{
-    __m512 d0 = from[0], d1 = from[step], d2 = from[2 * step];
-    __m512 d3 = from[3 * step], d4 = from[4 * step], d5 = from[5 * step];
-    __m512 minus_two = _mm512_set1_ps(-2.0f), minus_half = _mm512_set1_ps(-0.5f);
-    __m512 middle = _mm512_set1_ps(-2.5f);
-    __m512 even = _mm512_fmadd_ps(minus_two, d2, d4), odd = _mm512_fmadd_ps(minus_two, d1, d3);
-    __m512 far_even = _mm512_fmadd_ps(minus_half, d2, d4);
-    __m512 far_odd = _mm512_fmadd_ps(minus_half, d1, d3);
-    __m512 half = _mm512_set1_ps(ROOT_HALF), two = _mm512_set1_ps(ROOT_TWO);
-    to[0] = _mm512_fmadd_ps(middle, d2, _mm512_add_ps(d0, d4));
-    to[to_step] = _mm512_fmadd_ps(half, odd, even);
-    to[2 * to_step] = _mm512_fnmadd_ps(half, odd, even);
-    to[3 * to_step] = _mm512_fmadd_ps(two, far_odd, far_even);
-    to[4 * to_step] = _mm512_fnmadd_ps(two, far_odd, far_even);
-    to[5 * to_step] = _mm512_fmadd_ps(middle, d3, _mm512_add_ps(d1, d5));
-}
-
-/* Six products of an axis to four values. */
-static inline void values_of(const __m512 *from, int step, __m512 *to, int to_step)
-{
-    __m512 p1 = from[step], p2 = from[2 * step], p3 = from[3 * step], p4 = from[4 * step];
-    __m512 near_sum = _mm512_add_ps(p1, p2), near = _mm512_sub_ps(p1, p2);
-    __m512 far_sum = _mm512_add_ps(p3, p4), far = _mm512_sub_ps(p3, p4);
-    __m512 half = _mm512_set1_ps(0.5f), two = _mm512_set1_ps(2.0f);
-    /* near and far times √½ and √2: first, and times ½ and 2 as often as the power asks */
-    near = _mm512_mul_ps(near, _mm512_set1_ps(ROOT_HALF));
-    far = _mm512_mul_ps(far, _mm512_set1_ps(ROOT_TWO));
-    to[0] = _mm512_add_ps(from[0], _mm512_add_ps(near_sum, far_sum));
-    to[to_step] = _mm512_add_ps(near, far);
-    to[2 * to_step] = _mm512_fmadd_ps(half, near_sum, _mm512_mul_ps(two, far_sum));
-    to[3 * to_step] = _mm512_add_ps(from[5 * step],
-                                    _mm512_fmadd_ps(half, near, _mm512_mul_ps(two, far)));
-}
+/* 32 channels of a line's pixels, those with even numbers and those with odd ones. */
+struct both {
+    __m512 even[WINDOW], odd[WINDOW];
+};
 
 /* Column `x` of the window of a tile that begins at `top`, in sums. */
-static inline void column_of(const struct convolution *job, int top, int x, int channel,
-                             __m512 *to)
+static inline void column_of(const struct convolution *job, int channel, int top, int x,
+                             struct both *to)
 {
-    __m512 pixels[WINDOW];
-    size_t line = (size_t)job->width * job->in;
-    if (x >= 0 && x < job->width && top >= 0 && top + WINDOW <= job->height) {
-        const uint16_t *from = job->input + top * line + (size_t)x * job->in + channel;
-        for (int row = 0; row < WINDOW; row++)
-            pixels[row] = widened(from + row * line);
-    } else {
-        for (int row = 0; row < WINDOW; row++) {
-            int y = top + row, inside = y >= 0 && y < job->height && x >= 0 && x < job->width;
-            pixels[row] = inside
-                ? widened(job->input + y * line + (size_t)x * job->in + channel)
-                : _mm512_setzero_ps();
-        }
+    struct both pixels;
+    int shift = job->doubled, inside = x >= 0 && x < job->width;
+    size_t line = (size_t)(job->width >> shift) * job->input.step;
+    const uint16_t *from = job->input.values + channel;
+    from += (inside ? x >> shift : 0) * job->input.step;
+    const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
+    __mmask32 present = job->present - channel < 2 * LANES ? 0xffff : 0xffffffff;
+    for (int row = 0; row < WINDOW; row++) {
+        int y = top + row;
+        __m512i of = _mm512_setzero_si512();
+        if (inside && y >= 0 && y < job->height)
+            of = _mm512_maskz_loadu_epi16(present, from + (y >> shift) * line);
+        pixels.even[row] = _mm512_castsi512_ps(_mm512_slli_epi32(of, 16));
+        pixels.odd[row] = _mm512_castsi512_ps(_mm512_and_si512(of, upper));
     }
-    sums_of(pixels, 1, to, 1);
+    sums_of(pixels.even, 1, to->even, 1);
+    sums_of(pixels.odd, 1, to->odd, 1);
+}
+
+/* Columns of a tile's window to its sums: of 32 channels first the even ones, then the odd. */
+static inline void store_sums(const struct both *columns, uint16_t *to, size_t step)
+{
+    for (int row = 0; row < WINDOW; row++) {
+        struct both sums;
+        sums_of(&columns->even[row], 2 * WINDOW, sums.even, 1);
+        sums_of(&columns->odd[row], 2 * WINDOW, sums.odd, 1);
+        for (int column = 0; column < WINDOW; column++)
+            _mm512_storeu_si512(to + (row * WINDOW + column) * step,
+                                (__m512i)_mm512_cvtne2ps_pbh(sums.odd[column], sums.even[column]));
+    }
 }
 
 /* The sums of tiles from `first` on. */
 static void sum_up(const struct convolution *job, const struct work *work, int first, int count)
 {
     int across = (job->width + EDGE - 1) / EDGE;
-    for (int channel = 0; channel < job->in; channel += LANES) {
-        __m512 columns[WINDOW][WINDOW];
+    for (int channel = 0; channel < job->in; channel += 2 * LANES) {
+        struct both columns[WINDOW];
         int known = 0;
         for (int tile = 0; tile < count; tile++) {
             int top = (first + tile) / across * EDGE - 1, left = (first + tile) % across * EDGE - 1;
             if (left < 0)
                 known = 0;
             for (int column = 0; column < known; column++)
-                for (int row = 0; row < WINDOW; row++)
-                    columns[column][row] = columns[column + EDGE][row];
+                columns[column] = columns[column + EDGE];
             for (int column = known; column < WINDOW; column++)
-                column_of(job, top, left + column, channel, columns[column]);
+                column_of(job, channel, top, left + column, &columns[column]);
             known = WINDOW - EDGE;
-            uint16_t *to = work->sums + (size_t)tile * job->in + channel;
-            for (int row = 0; row < WINDOW; row++) {
-                __m512 sums[WINDOW];
-                sums_of(&columns[0][row], WINDOW, sums, 1);
-                for (int column = 0; column < WINDOW; column++)
-                    store_rounded(to + (row * WINDOW + column) * work->sums_step, sums[column]);
-            }
+            store_sums(columns, work->sums + (size_t)tile * job->in + channel, work->sums_step);
         }
     }
 }
@@ -202,16 +159,45 @@ static void multiply(const struct convolution *job, const struct work *work, int
     }
 }
 
-/* The output of tiles from `first` on: bias, and where there are slopes, PReLU. */
+static inline __m512 with(const struct residual *residual, size_t pixel, int channel, __m512 value)
+{
+    const uint16_t *from = residual->to.values + pixel * residual->to.step + channel;
+    __m512 to = _mm512_castsi512_ps(_mm512_slli_epi32(
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16));
+    return _mm512_fmadd_ps(value, _mm512_set1_ps(residual->gain), to);
+}
+
+/* A pixel's 16 channels from `channel` on: bias, PReLU where there are slopes, and residuals. */
+static inline void finish_pixel(const struct convolution *job, size_t pixel, int channel,
+                                __m512 value)
+{
+    value = _mm512_add_ps(value, _mm512_loadu_ps(job->bias + channel));
+    if (job->slopes) {
+        __mmask16 below = _mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_LT_OQ);
+        value = _mm512_mask_mul_ps(value, below, value, _mm512_loadu_ps(job->slopes + channel));
+    }
+    if (job->near.to.values)
+        value = with(&job->near, pixel, channel, value);
+    if (job->far.to.values)
+        value = with(&job->far, pixel, channel, value);
+    if (!job->picture) {
+        uint16_t *to = job->output.values + pixel * job->output.step + channel;
+        _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(value));
+    } else if (!channel) {
+        float values[LANES];
+        _mm512_storeu_ps(values, value);
+        for (int plane = 0; plane < 3; plane++)
+            job->picture[(size_t)plane * job->height * job->width + pixel] = values[plane];
+    }
+}
+
+/* The output of tiles from `first` on. */
 static void finish(const struct convolution *job, const struct work *work, int first, int count)
 {
     int across = (job->width + EDGE - 1) / EDGE;
-    __m512 zero = _mm512_setzero_ps();
-    for (int channel = 0; channel < job->out; channel += LANES) {
-        __m512 bias = _mm512_loadu_ps(job->bias + channel);
-        __m512 slope = job->slopes ? _mm512_loadu_ps(job->slopes + channel) : _mm512_set1_ps(1);
-        for (int tile = 0; tile < count; tile++) {
-            int top = (first + tile) / across * EDGE, left = (first + tile) % across * EDGE;
+    for (int tile = 0; tile < count; tile++) {
+        int top = (first + tile) / across * EDGE, left = (first + tile) % across * EDGE;
+        for (int channel = 0; channel < job->out; channel += LANES) {
             const float *from = work->products + (size_t)tile * job->out + channel;
             __m512 rows[EDGE][WINDOW];
             for (int column = 0; column < WINDOW; column++) {
@@ -224,14 +210,9 @@ static void finish(const struct convolution *job, const struct work *work, int f
             for (int row = 0; row < EDGE && top + row < job->height; row++) {
                 __m512 values[EDGE];
                 values_of(rows[row], 1, values, 1);
-                uint16_t *to = job->output
-                    + ((size_t)(top + row) * job->width + left) * job->out + channel;
-                for (int column = 0; column < EDGE && left + column < job->width; column++) {
-                    __m512 value = _mm512_add_ps(values[column], bias);
-                    __mmask16 below = _mm512_cmp_ps_mask(value, zero, _CMP_LT_OQ);
-                    value = _mm512_mask_mul_ps(value, below, value, slope);
-                    store_rounded(to + (size_t)column * job->out, value);
-                }
+                size_t pixel = (size_t)(top + row) * job->width + left;
+                for (int column = 0; column < EDGE && left + column < job->width; column++)
+                    finish_pixel(job, pixel + column, channel, values[column]);
             }
         }
     }

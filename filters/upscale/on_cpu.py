@@ -12,8 +12,10 @@ from torch.nn import functional as F
 from ..native.compiled import kernels, run
 from ..native.structures import Activation, Laying
 from ..native.winograd import WinogradConv, can_convolve
+from .dense_on_cpu import DenseOnCpu, can_write_in_place
 from .network import Upscaler
 from .reduced import ReducedSRVGG
+from .rrdb import RRDBNet
 from .srvgg import SRVGGNetCompact
 
 _LANES = 8
@@ -32,6 +34,8 @@ def on_cpu(network: Upscaler) -> Upscaler:
         activations = [layer for layer in network.body if isinstance(layer, nn.PReLU)]
         if all(layer.num_parameters % _LANES == 0 for layer in activations):
             return CompactOnCpu(network)
+    if isinstance(network, RRDBNet) and can_write_in_place(network):
+        return DenseOnCpu(network)
     return network
 
 

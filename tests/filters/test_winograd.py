@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from upframe.filters.device import cpu_has
 from upframe.filters.native.compiled import kernels
-from upframe.filters.native.winograd import WinogradConv, can_convolve, is_fast
+from upframe.filters.native.winograd import Residual, WinogradConv, can_convolve, can_draw, is_fast
 
 SIZES = [(1, 1), (3, 5), (4, 4), (37, 51), (24, 100)]
 CHANNELS = [(32, 32), (64, 64), (64, 48), (48, 112), (192, 192)]
@@ -78,6 +78,47 @@ def test_a_frame_is_the_same_alone_and_in_a_batch_in_any_number_of_threads() -> 
         )
     finally:
         torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", SIZES)
+def test_it_reads_and_writes_some_of_a_pixels_channels_and_no_others(size: tuple[int, int]) -> None:
+    conv, wide = layer(64, 32), pixels(1, 128, size)
+    before, expected = wide.clone(), WinogradConv(conv)(wide[:, :64])
+    WinogradConv(conv).into(wide[:, :64], wide[:, 64:96])
+    assert wide[:, 64:96].equal(expected)
+    assert wide[:, :64].equal(before[:, :64])
+    assert wide[:, 96:].equal(before[:, 96:])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", SIZES)
+def test_residuals_are_added_before_rounding_even_onto_themselves(size: tuple[int, int]) -> None:
+    conv, x = layer(32, 32), pixels(1, 32, size)
+    near, far = pixels(1, 64, size)[:, 32:], pixels(1, 32, size)
+    expected = (WinogradConv(conv)(x).float() * 0.2 + near.float()) * 0.5 + far.float()
+    WinogradConv(conv).into(x, far, near=Residual(near, 0.2), far=Residual(far, 0.5))
+    torch.testing.assert_close(far.float(), expected, rtol=2**-7, atol=2**-7)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", SIZES)
+def test_it_doubles_while_reading(size: tuple[int, int]) -> None:
+    conv, x = layer(32, 32), pixels(1, 32, size)
+    large = F.interpolate(x, scale_factor=2).contiguous(memory_format=torch.channels_last)
+    found = WinogradConv(conv).into(x, torch.empty_like(large), doubled=True)
+    assert found.equal(WinogradConv(conv)(large))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", SIZES)
+def test_three_channels_are_drawn_in_float32(size: tuple[int, int]) -> None:
+    conv, x = layer(64, 3), pixels(1, 64, size)
+    assert can_draw(conv)
+    found = WinogradConv(conv).drawn(x)
+    assert found.dtype == torch.float32
+    assert found.is_contiguous()
+    assert signal_to_error(found, plain(conv, x)) > 36
 
 
 @torch.inference_mode()

@@ -1,0 +1,103 @@
+"""Weights of 3x3 convolutions for `winograd.c`.
+
+They are turned in float64 and rounded to bf16 then, each after the errors of those before it: with
+the 36 values of a kernel come 36 sums of pixels that are much alike where the picture is smooth, so
+that a value can make good most of what rounding another one spoilt. Measured on features of RRDBNet
+that takes 2 dB off the errors of the weights.
+
+Source: Frantar et al. 2022, GPTQ, for rounding one after the other by the inverse covariance;
+here the covariance is that of a model, the same for all kernels.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LANES = 16
+"""Channels that the kernel takes at once."""
+_POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
+_EDGE = 4
+_SUMS = 36
+_CORRELATION = 0.6
+"""Of a pixel and the next one. In features it is 0.84 to 0.94, but what is not smooth counts too:
+of 0 to 0.9 this left RRDBNet's results closest to fp32, 0.5 dB closer than plain rounding."""
+
+
+def turned(weight: Tensor) -> Tensor:
+    """Turn (out, in, 3, 3) into (36, in/2, out, 2), bf16: G g G^T.
+
+    Channels are filled up with zeros, in to a multiple of 32 and out to one of 16; of each 32 in,
+    first come the even ones, then the odd ones.
+    """
+    num_out, num_in = weight.shape[:2]
+    matrix = _weights_matrix()
+    values = torch.einsum("ij,ocjk,lk->iloc", matrix, weight.double(), matrix)
+    num_filled, groups = num_out + -num_out % LANES, -(-num_in // (2 * LANES))
+    filled = values.new_zeros(_SUMS, num_filled, groups * 2 * LANES)
+    filled[:, :num_out, :num_in] = _rounded(values.reshape(_SUMS, -1)).view(_SUMS, num_out, num_in)
+    split = filled.view(_SUMS, num_filled, groups, LANES, 2).transpose(3, 4)
+    pairs = split.reshape(_SUMS, num_filled, groups * LANES, 2).transpose(1, 2)
+    return pairs.to(torch.bfloat16).contiguous()
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """Round (36, n) to bf16, kept in float64."""
+    shares = _shares()
+    values = values.clone()
+    for index in range(_SUMS):
+        exact = values[index].clone()
+        values[index] = exact.to(torch.bfloat16).double()
+        values[index + 1 :].addr_(shares[index, index + 1 :], values[index] - exact)
+    return values
+
+
+@lru_cache(maxsize=1)
+def _shares() -> Tensor:
+    """How the error of a value goes over to those after it: (36, 36), float64."""
+    distance = torch.arange(_EDGE + 2, dtype=torch.float64)
+    pixels = _CORRELATION ** (distance[:, None] - distance).abs()
+    to_sums, to_pixels = _sums_matrix(), _pixels_matrix()
+    along = (to_pixels.T @ to_pixels) * (to_sums @ pixels @ to_sums.T)
+    inverse = np.linalg.inv(torch.kron(along, along).numpy())
+    upper = torch.tensor(np.linalg.cholesky(inverse).T.tolist(), dtype=torch.float64)
+    return upper / upper.diagonal()[:, None]
+
+
+def _weights_matrix() -> Tensor:
+    """Toom-Cook's matrix for three weights: (6, 3), float64."""
+    rows: list[list[float]] = []
+    for point in _POINTS:
+        scale = 1.0
+        for other in _others(point):
+            scale *= point - other
+        rows.append([point**power / scale for power in range(3)])
+    return torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64)
+
+
+def _sums_matrix() -> Tensor:
+    """Toom-Cook's matrix for six pixels: (6, 6), float64, as in the kernel."""
+    rows = [[*_product(_others(point)), 0.0] for point in _POINTS]
+    return torch.tensor([*rows, _product(_POINTS)], dtype=torch.float64)
+
+
+def _pixels_matrix() -> Tensor:
+    """Toom-Cook's matrix for four results: (4, 6), float64, as in the kernel."""
+    columns = [[point**power for power in range(_EDGE)] for point in _POINTS]
+    return torch.tensor([*columns, [0.0, 0.0, 0.0, 1.0]], dtype=torch.float64).T
+
+
+def _others(point: float) -> list[float]:
+    return [other for other in _POINTS if other != point]
+
+
+def _product(roots: list[float] | tuple[float, ...]) -> list[float]:
+    """Multiply out (x - root) of all roots: factors, lowest power first."""
+    factors = [1.0]
+    for root in roots:
+        above, below = [0.0, *factors], [*factors, 0.0]
+        factors = [high - root * low for high, low in zip(above, below, strict=True)]
+    return factors
