@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -26,17 +27,20 @@ class Engine(Protocol):
         """
         ...
 
-    def join(self, sources: list[Tensor]) -> Tensor:
-        """Make one batch of sources of several."""
-        ...
-
-    def middles(self, lefts: Tensor, rights: Tensor, times: Tensor, scale: float) -> Tensor:
+    def middles(
+        self,
+        lefts: Sequence[Tensor],
+        rights: Sequence[Tensor],
+        times: Sequence[float],
+        scale: float,
+    ) -> Tensor:
         """Compute one in-between per pair of sources.
 
         Args:
-            lefts: N `sources` of the earlier frames, or views of them.
+            lefts: items of `sources`, one for each of N earlier frames, wherever they lie; the
+                same one may come again.
             rights: as many of the later frames.
-            times: (N,), fp32, (0, 1), on the CPU.
+            times: N moments, (0, 1); 0 is the left frame.
             scale: 0.25, 0.5, 1, 2 or 4; size at which motion is sought.
 
         Returns:
@@ -55,14 +59,16 @@ class PlainEngine:
         """See :class:`Engine`."""
         return self._network.sources(images)
 
-    def join(self, sources: list[Tensor]) -> Tensor:
+    def middles(
+        self,
+        lefts: Sequence[Tensor],
+        rights: Sequence[Tensor],
+        times: Sequence[float],
+        scale: float,
+    ) -> Tensor:
         """See :class:`Engine`."""
-        return torch.cat(sources)
-
-    def middles(self, lefts: Tensor, rights: Tensor, times: Tensor, scale: float) -> Tensor:
-        """See :class:`Engine`."""
-        pairs = torch.stack((lefts, rights), 1)
-        flow, mask = self._network(pairs, _moved(times, pairs.device), scale)
+        pairs = torch.stack([torch.stack(pair) for pair in zip(lefts, rights, strict=True)])
+        flow, mask = self._network(pairs, _moved(torch.tensor(times), pairs.device), scale)
         return blend(pairs[:, :, NUM_FEATURES:], flow, mask)
 
 

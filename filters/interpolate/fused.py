@@ -8,7 +8,7 @@ in the layout and dtype of its first convolution; what blocks give is read where
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -80,19 +80,20 @@ class FusedIFNet:
             self._run("pack", job)
         return packed[:, : NUM_FEATURES + channels]
 
-    def join(self, sources: list[Tensor]) -> Tensor:
-        """Make one batch of sources of several."""
-        channels, height, width = sources[0].shape[1:]
-        joined = _packed(sum(map(len, sources)), height, width)[:, :channels]
-        return torch.cat(sources, out=joined)
-
-    def middles(self, lefts: Tensor, rights: Tensor, times: Tensor, scale: float) -> Tensor:
+    def middles(
+        self,
+        lefts: Sequence[Tensor],
+        rights: Sequence[Tensor],
+        times: Sequence[float],
+        scale: float,
+    ) -> Tensor:
         """Compute one in-between per pair of sources, see :meth:`.engine.Engine.middles`."""
-        count, _, height, width = lefts.shape
-        if lefts.shape != rights.shape:
-            raise RuntimeError(f"sizes differ: {tuple(lefts.shape)} and {tuple(rights.shape)}")
-        flow = torch.empty(count, height, width, FLOW_CHANNELS)
-        pairs = _Pairs(lefts, rights, flow, [float(time) for time in times])
+        shapes = {tuple(source.shape) for source in (*lefts, *rights)}
+        if len(shapes) > 1:
+            raise RuntimeError(f"sizes differ: {sorted(shapes)}")
+        _, height, width = lefts[0].shape
+        flow = torch.empty(len(lefts), height, width, FLOW_CHANNELS)
+        pairs = _Pairs(lefts, rights, flow, times)
         cell = round(BLOCK_CELLS[0] / scale)
         detail = self._detail(0, self._first_input(pairs, cell))
         for index in range(1, len(self._blocks)):
@@ -136,7 +137,7 @@ class FusedIFNet:
 
     def _blend(self, pairs: _Pairs, detail: Tensor, cell: int) -> Tensor:
         count, height, width, _ = pairs.flow.shape
-        channels = pairs.lefts.shape[1] - NUM_FEATURES
+        channels = len(pairs.lefts[0]) - NUM_FEATURES
         images = torch.empty(count, channels, height, width)
         for index in range(count):
             job = Blending(
@@ -167,7 +168,13 @@ def _layer(conv: nn.Module) -> Callable[[Tensor], Tensor]:
 class _Pairs:
     """Sources of pairs of frames, the flow between them, (N, H, W, 4), and their moments."""
 
-    def __init__(self, lefts: Tensor, rights: Tensor, flow: Tensor, times: list[float]) -> None:
+    def __init__(
+        self,
+        lefts: Sequence[Tensor],
+        rights: Sequence[Tensor],
+        flow: Tensor,
+        times: Sequence[float],
+    ) -> None:
         self.lefts, self.rights, self.flow, self.times = lefts, rights, flow, times
 
     def joining(self, index: int, state: Detail, cell: int, x: Tensor) -> Joining:

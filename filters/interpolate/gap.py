@@ -8,7 +8,7 @@ memory is computed in parts, and when memory runs out all the same, in smaller p
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -74,14 +74,15 @@ class GapFiller:
             image: (C, H, W), float, [0, 1], any device; C is 3, or 4 with alpha.
 
         Returns:
-            (1, …, H', W') on the network's device, padded; only this filler reads it.
+            (…, H', W') on the network's device, padded; only this filler reads it.
 
         Raises:
             TooLarge: if it does not fit in memory.
         """
         with torch.inference_mode(), exact_convolutions(self._device):
             image = image.to(self._device, torch.float32)
-            return self._sources(image.unsqueeze(0))
+            multiple = padding_multiple(self._scale)
+            return self._sources([pad(image.unsqueeze(0), multiple)[0]])[0]
 
     def __call__(self, left: Tensor, right: Tensor, height: int, width: int) -> list[Tensor]:
         """Compute the in-betweens of two frames.
@@ -100,61 +101,53 @@ class GapFiller:
         """
         fill = self._recursive if self._method == "recursive" else self._direct
         with torch.inference_mode(), exact_convolutions(self._device):
-            return fill(left, right, height, width)
+            return [image[:, :height, :width] for image in fill(left, right, height, width)]
 
     def _recursive(self, left: Tensor, right: Tensor, height: int, width: int) -> list[Tensor]:
-        lefts, rights = left, right
         sources, images = [left, right], list[Tensor]()
         for level in range(self._exp):
-            halves = torch.full((len(lefts),), 0.5)
-            middles = self._middles(lefts, rights, halves)[..., :height, :width]
-            images = _alternate(list(middles), images)
+            halves = [0.5] * (len(sources) - 1)
+            middles = self._middles(sources[:-1], sources[1:], halves)
+            images = _alternate(middles, images)
             if level + 1 < self._exp:
-                sources = _alternate(sources, list(self._sources(middles).unsqueeze(1)))
-                joined = self._engine.join(sources)
-                lefts, rights = joined[:-1], joined[1:]
+                for middle in middles:  # what lies in their padding is nothing that was seen
+                    middle[:, height:] = 0
+                    middle[:, :, width:] = 0
+                sources = _alternate(sources, self._sources(middles))
         return images
 
     def _direct(self, left: Tensor, right: Tensor, height: int, width: int) -> list[Tensor]:
         count = 2**self._exp - 1
-        times = torch.arange(1, count + 1) / 2**self._exp
-        lefts, rights = left.expand(count, -1, -1, -1), right.expand(count, -1, -1, -1)
-        return list(self._middles(lefts, rights, times)[..., :height, :width])
+        times = [index / 2**self._exp for index in range(1, count + 1)]
+        return self._middles([left] * count, [right] * count, times)
 
-    def _sources(self, images: Tensor) -> Tensor:
-        padded = pad(images, padding_multiple(self._scale))
-        return self._in_batches(
-            padded, lambda part: self._engine.sources(padded[part]), self._engine.join
-        )
+    def _sources(self, images: list[Tensor]) -> list[Tensor]:
+        return self._in_batches(images, lambda part: self._engine.sources(_stacked(images[part])))
 
-    def _middles(self, lefts: Tensor, rights: Tensor, times: Tensor) -> Tensor:
+    def _middles(
+        self, lefts: list[Tensor], rights: list[Tensor], times: Sequence[float]
+    ) -> list[Tensor]:
         """Compute one in-between per pair, with its padding."""
 
         def middles(part: slice) -> Tensor:
             return self._engine.middles(lefts[part], rights[part], times[part], self._scale)
 
-        return self._in_batches(lefts, middles, torch.cat)
+        return self._in_batches(lefts, middles)
 
-    def _in_batches(
-        self,
-        items: Tensor,
-        compute: Callable[[slice], Tensor],
-        join: Callable[[list[Tensor]], Tensor],
-    ) -> Tensor:
-        count, _, height, width = items.shape
-        parts: list[Tensor] = []
-        done = 0
-        while done < count:
+    def _in_batches(self, items: list[Tensor], compute: Callable[[slice], Tensor]) -> list[Tensor]:
+        count, (height, width) = len(items), items[0].shape[-2:]
+        results: list[Tensor] = []
+        while len(results) < count:
             batch = max(1, self._batch_pixels // (height * width))
+            done = len(results)
             result = _unless_out_of_memory(compute, slice(done, done + batch))
             if result is not None:
-                parts.append(result)
-                done += batch
+                results += result.unbind()
             elif batch == 1:
                 raise TooLarge(f"frames of {width}x{height} (padded) need more memory than is free")
             else:  # the same frames again, in smaller parts, also from now on
                 self._batch_pixels = min(batch, count) // 2 * height * width
-        return parts[0] if len(parts) == 1 else join(parts)
+        return results
 
 
 def _unless_out_of_memory(compute: Callable[[slice], Tensor], part: slice) -> Tensor | None:
@@ -167,6 +160,11 @@ def _unless_out_of_memory(compute: Callable[[slice], Tensor], part: slice) -> Te
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
+
+
+def _stacked(images: list[Tensor]) -> Tensor:
+    """Make one batch of pictures; of a single one without a copy."""
+    return images[0].unsqueeze(0) if len(images) == 1 else torch.stack(images)
 
 
 def _alternate(outer: list[Tensor], inner: list[Tensor]) -> list[Tensor]:

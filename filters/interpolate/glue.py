@@ -81,7 +81,9 @@ def pack(features: Tensor, images: Tensor, out: Tensor) -> None:
     kernels().pack[grid](images, out, height, width, out.shape[1], CHANNELS=channels, **tile)
 
 
-def table_of(lefts: Tensor, rights: Tensor, out: Tensor, times: Sequence[float]) -> Tensor:
+def table_of(
+    lefts: Sequence[Tensor], rights: Sequence[Tensor], out: Sequence[Tensor], times: Sequence[float]
+) -> Tensor:
     """Tell the kernels of a batch of pairs: one row of addresses and bits each.
 
     The frames and the result are read and written wherever they lie, at every start of a graph
@@ -91,8 +93,8 @@ def table_of(lefts: Tensor, rights: Tensor, out: Tensor, times: Sequence[float])
     places = (_addresses(lefts), _addresses(rights), _addresses(out), map(_bits, times))
     rows = list(zip(*places, strict=True))
     # copied from pinned memory, nobody waits; torch keeps it until the copy is done
-    table = torch.tensor(rows, dtype=torch.int64, pin_memory=lefts.is_cuda)
-    return table.to(lefts.device, non_blocking=True)
+    table = torch.tensor(rows, dtype=torch.int64, pin_memory=lefts[0].is_cuda)
+    return table.to(lefts[0].device, non_blocking=True)
 
 
 def begin(table: Tensor, height: int, width: int, cell: int) -> Tensor:
@@ -176,7 +178,6 @@ def _bits(value: float) -> int:
     return int.from_bytes(struct.pack("<f", value), "little")
 
 
-def _addresses(x: Tensor) -> list[int]:
+def _addresses(items: Sequence[Tensor]) -> list[int]:
     """Find where each item begins, which may be the same for all."""
-    first, step = x.data_ptr(), x.stride(0) * x.element_size()
-    return [first + index * step for index in range(len(x))]
+    return [item.data_ptr() for item in items]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import cast
@@ -71,16 +72,18 @@ class ProvenEngine:
             fits = height * width < glue.MOST_PIXELS
             return (self._kernels if fits else self._plain).sources(images)
 
-    def join(self, sources: list[Tensor]) -> Tensor:
-        """Make one batch of sources of several."""
-        return torch.cat(sources)
-
-    def middles(self, lefts: Tensor, rights: Tensor, times: Tensor, scale: float) -> Tensor:
+    def middles(
+        self,
+        lefts: Sequence[Tensor],
+        rights: Sequence[Tensor],
+        times: Sequence[float],
+        scale: float,
+    ) -> Tensor:
         """Compute one in-between per pair of sources, see :meth:`.engine.Engine.middles`."""
-        if lefts.dtype != glue.SOURCE_DTYPE:
+        if lefts[0].dtype != glue.SOURCE_DTYPE:
             return self._plain.middles(lefts, rights, times, scale)
         assert self._kernels is not None
-        with _on(lefts.device):
+        with _on(lefts[0].device):
             return self._kernels.middles(lefts, rights, times, scale)
 
     def _trial(self, height: int, width: int) -> str | None:
@@ -100,8 +103,8 @@ class ProvenEngine:
         return fault
 
     def _middle(self, engine: Engine, images: Tensor) -> Tensor:
-        left, right = (engine.sources(image[None]) for image in images)
-        return engine.middles(left, right, torch.tensor([0.5]), self._scale)
+        left, right = (tuple(engine.sources(image[None])) for image in images)
+        return engine.middles(left, right, (0.5,), self._scale)
 
 
 class KernelEngine:
@@ -131,18 +134,21 @@ class KernelEngine:
         glue.pack(self._encode(images), images, out)
         return out
 
-    def join(self, sources: list[Tensor]) -> Tensor:
-        """Make one batch of sources of several."""
-        return torch.cat(sources)
-
-    def middles(self, lefts: Tensor, rights: Tensor, times: Tensor, scale: float) -> Tensor:
+    def middles(
+        self,
+        lefts: Sequence[Tensor],
+        rights: Sequence[Tensor],
+        times: Sequence[float],
+        scale: float,
+    ) -> Tensor:
         """Compute one in-between per pair of sources, see :meth:`.engine.Engine.middles`."""
-        if lefts.shape != rights.shape:
-            raise RuntimeError(f"sizes differ: {tuple(lefts.shape)} and {tuple(rights.shape)}")
-        count, planes, height, width = lefts.shape
+        shapes = {tuple(source.shape) for source in (*lefts, *rights)}
+        if len(shapes) > 1:
+            raise RuntimeError(f"sizes differ: {sorted(shapes)}")
+        planes, height, width = lefts[0].shape
         channels = 3 + planes - glue.SOURCE_PLANES
-        out = torch.empty((count, channels, height, width), device=lefts.device)
-        table = glue.table_of(lefts, rights, out, [float(time) for time in times])
+        out = torch.empty((len(lefts), channels, height, width), device=lefts[0].device)
+        table = glue.table_of(lefts, rights, tuple(out), times)
         self._way(height, width, channels, scale)(table)
         return out
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "instructions.h"
+#include "sharing.h"
 
 enum { ACROSS_WHOLE, ACROSS_FIRST, ACROSS_BETWEEN };
 
@@ -49,16 +50,16 @@ EXPORT int upframe_code(const struct coding *job, int is_bf16, int threads)
     if (has_avx2())
         step = code_avx2;
 #endif
+    struct part parts[threads];
+    share_out(parts, threads, rows);
 #pragma omp parallel num_threads(threads)
     {
         float *work = malloc((6 * (size_t)job->width + 64) * sizeof *work);
         if (!work)
 #pragma omp atomic write
             failed = 1;
-#pragma omp for schedule(static)
-        for (int y = 0; y < rows; y++)
-            if (work)
-                step(job, y, work);
+        for (int y; work && (y = next_item(parts, threads)) >= 0;)
+            step(job, y, work);
         free(work);
     }
     return -failed;

@@ -23,10 +23,12 @@ static inline __attribute__((unused)) int has_avx2(void)
 #define CHOOSE(name, is_bf16) ((is_bf16) ? name##_plain_bf16 : name##_plain_fp32)
 #endif
 
-/* Do all rows of a job, for this CPU, in that many threads. */
+/* Do all rows of a job, for this CPU, in that many threads. Wants sharing.h. */
 #define RUN(rows, name, job, is_bf16, threads) do { \
     void (*step)(const __typeof__(*(job)) *, int) = CHOOSE(name, is_bf16); \
-    _Pragma("omp parallel for schedule(static) num_threads(threads)") \
-    for (int y = 0; y < (rows); y++) \
+    struct part parts[threads]; \
+    share_out(parts, threads, rows); \
+    _Pragma("omp parallel num_threads(threads)") \
+    for (int y; (y = next_item(parts, threads)) >= 0;) \
         step(job, y); \
 } while (0)

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "instructions.h"
+#include "sharing.h"
 #include "vectors.h"
 
 /* What a block gives: (height/2, width/2, 4, channels), float or bf16. */

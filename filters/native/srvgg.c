@@ -3,6 +3,7 @@
 #include <stddef.h>
 
 #include "instructions.h"
+#include "sharing.h"
 #include "vectors.h"
 
 struct activation {

@@ -15,6 +15,7 @@
 
 #include "convolution.h"
 #include "instructions.h"
+#include "sharing.h"
 
 #if HAS_AVX2
 #include <immintrin.h>
@@ -247,6 +248,8 @@ EXPORT int upframe_convolve(const struct convolution *job, int is_bf16, int thre
     int tiles = across * down, share = (tiles + threads - 1) / threads;
     int most = share < TILES ? (share + 5) / 6 * 6 : TILES; /* few tiles: something for everybody */
     int blocks = (tiles + most - 1) / most;
+    struct part parts[threads];
+    share_out(parts, threads, blocks);
 #pragma omp parallel num_threads(threads)
     {
         struct work work;
@@ -260,12 +263,10 @@ EXPORT int upframe_convolve(const struct convolution *job, int is_bf16, int thre
             failed = 1;
         work.sums = memory;
         work.products = (float *)((char *)memory + (sums + 63) / 64 * 64);
-#pragma omp for schedule(static)
-        for (int index = 0; index < blocks; index++)
-            if (memory) {
-                int first = index * most;
-                block(job, &work, first, tiles - first < most ? tiles - first : most);
-            }
+        for (int index; memory && (index = next_item(parts, threads)) >= 0;) {
+            int first = index * most;
+            block(job, &work, first, tiles - first < most ? tiles - first : most);
+        }
         free(memory);
     }
     return -failed;

@@ -28,8 +28,7 @@ def middles(
 ) -> Tensor:
     with torch.inference_mode():
         left, right = (engine.sources(image.unsqueeze(0)) for image in images)
-        lefts, rights = (engine.join([one] * len(times)) for one in (left, right))
-        return engine.middles(lefts, rights, torch.tensor(times), scale)
+        return engine.middles([left[0]] * len(times), [right[0]] * len(times), times, scale)
 
 
 def pictures(channels: int = 3, height: int = 64, width: int = 96) -> Tensor:
@@ -86,10 +85,10 @@ def test_the_number_of_threads_changes_nothing(network: IFNet) -> None:
 
 def test_frames_of_two_sizes_are_refused(network: IFNet) -> None:
     engine = FusedIFNet(network)
-    left = engine.sources(pictures()[:1])
-    right = engine.sources(pictures(3, 32, 32)[:1])
+    left = tuple(engine.sources(pictures()[:1]))
+    right = tuple(engine.sources(pictures(3, 32, 32)[:1]))
     with pytest.raises(RuntimeError, match="sizes differ"):
-        engine.middles(left, right, torch.tensor([0.5]), 1)
+        engine.middles(left, right, (0.5,), 1)
 
 
 def test_larger_scales_are_left_to_torch(network: IFNet) -> None:

@@ -57,7 +57,7 @@ def test_pairs_are_told_by_where_they_lie() -> None:
     assert table[:, 1].tolist() == [sources[1].data_ptr(), sources[2].data_ptr()]
     assert table[:, 2].tolist() == [out[0].data_ptr(), out[1].data_ptr()]
     assert table[:, 3].to(torch.int32).view(torch.float32).tolist() == [0.5, 0.25]
-    same = glue.table_of(sources[:1].expand(2, -1, -1, -1), sources[1:], out, [0.5, 0.25])
+    same = glue.table_of([sources[0]] * 2, sources[1:], out, [0.5, 0.25])
     assert same[:, 0].tolist() == [sources.data_ptr()] * 2
 
 
@@ -69,10 +69,10 @@ def test_kernels_that_do_not_work_are_left_alone_with_one_warning(
     images = torch.stack(moving(2, 32, 64))
     with torch.inference_mode(), caplog.at_level(logging.WARNING):
         for engine in (ProvenEngine(half, 1), ProvenEngine(half, 1)):
-            left, right = (engine.sources(image[None]) for image in images)
-            middle = engine.middles(left, right, torch.tensor([0.5]), 1)
+            left, right = (tuple(engine.sources(image[None])) for image in images)
+            middle = engine.middles(left, right, (0.5,), 1)
             pairs = torch.stack((half.sources(images[:1]), half.sources(images[1:])), 1)
-            assert torch.equal(left, pairs[:, 0])
+            assert torch.equal(left[0], pairs[0, 0])
             assert middle.shape == (1, 3, 32, 64)
     warnings = [each.getMessage() for each in caplog.records]
     assert len(warnings) == 1

@@ -76,11 +76,11 @@ def test_graphs_give_what_the_same_kernels_give_one_by_one(half: IFNet) -> None:
     eager.is_recorded = False
     images = torch.stack(moving(9, 96, 160, 3)).cuda()
     with torch.inference_mode():
-        sources = [eager.sources(image[None]) for image in images]
+        sources = [eager.sources(image[None])[0] for image in images]
         results = list[tuple[Tensor, Tensor]]()
         for index in range(8):
-            lefts, rights = (eager.join(sources[i : i + 1] * 2) for i in (index, index + 1))
-            times = torch.tensor([0.5, (index + 1) / 10])
+            lefts, rights = (sources[i : i + 1] * 2 for i in (index, index + 1))
+            times = (0.5, (index + 1) / 10)
             results.append(
                 tuple(engine.middles(lefts, rights, times, 1) for engine in (recorded, eager))  # type: ignore[arg-type]
             )
@@ -99,8 +99,8 @@ def test_work_is_done_on_the_stream_of_the_caller(half: IFNet) -> None:
         for _ in range(5):  # the last ones are recorded
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
-                left, right = (engine.sources(image[None]) for image in images)
-                found.append(engine.middles(left, right, torch.tensor([0.5]), 1))
+                left, right = (tuple(engine.sources(image[None])) for image in images)
+                found.append(engine.middles(left, right, (0.5,), 1))
                 found[-1].record_stream(torch.cuda.current_stream())
             torch.cuda.current_stream().wait_stream(stream)
     for each in found[1:]:

@@ -40,9 +40,7 @@ def middles(
 ) -> Tensor:
     with torch.inference_mode():
         left, right = (engine.sources(image.unsqueeze(0)) for image in images)
-        lefts = left.expand(len(times), -1, -1, -1)
-        rights = engine.join([right] * len(times))
-        return engine.middles(lefts, rights, torch.tensor(times), scale)
+        return engine.middles([left[0]] * len(times), [right[0]] * len(times), times, scale)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +113,7 @@ def test_kernels_that_agree_are_taken(half: IFNet) -> None:
 def test_frames_of_two_sizes_are_refused(half: IFNet) -> None:
     engine = KernelEngine(half)
     with torch.inference_mode():
-        left, right = engine.sources(pictures()[:1]), engine.sources(pictures(3, 32, 32)[:1])
+        left = tuple(engine.sources(pictures()[:1]))
+        right = tuple(engine.sources(pictures(3, 32, 32)[:1]))
     with pytest.raises(RuntimeError, match="sizes differ"):
-        engine.middles(left, right, torch.tensor([0.5]), 1)
+        engine.middles(left, right, (0.5,), 1)

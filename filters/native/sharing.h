@@ -1,0 +1,36 @@
+/* Items, 0 to `count` - 1, among the threads of a team.
+ *
+ * Each has a part of its own, so that what it wrote before lies in its caches, and helps the others
+ * once it is done: where a thread is kept from its core, by an encoder for instance, the team does
+ * not wait for all of its part.
+ */
+
+#include <omp.h>
+
+struct part {
+    int next, end;
+    char apart[56];             /* a cache line for each */
+};
+
+static inline void share_out(struct part *parts, int threads, int count)
+{
+    for (int thread = 0; thread < threads; thread++) {
+        parts[thread].next = (int)((long long)count * thread / threads);
+        parts[thread].end = (int)((long long)count * (thread + 1) / threads);
+    }
+}
+
+/* The next item for the calling thread, -1 where none is left. */
+static inline int next_item(struct part *parts, int threads)
+{
+    int own = omp_get_thread_num();
+    for (int step = 0; step < threads; step++) {
+        struct part *part = &parts[(own + step) % threads];
+        if (__atomic_load_n(&part->next, __ATOMIC_RELAXED) >= part->end)
+            continue;
+        int item = __atomic_fetch_add(&part->next, 1, __ATOMIC_RELAXED);
+        if (item < part->end)
+            return item;
+    }
+    return -1;
+}
