@@ -23,8 +23,9 @@ _POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
 _EDGE = 4
 _SUMS = 36
 _CORRELATION = 0.6
-"""Of a pixel and the next one. In features it is 0.84 to 0.94, but what is not smooth counts too:
-of 0 to 0.9 this left RRDBNet's results closest to fp32, 0.5 dB closer than plain rounding."""
+"""Of a pixel and the next one. In features it is 0.84 to 0.94, but what is not smooth counts too.
+RRDBNet's results came 0.5 dB closer to fp32 than by plain rounding, on four crops of a film; values
+from 0.4 to 0.9 differ by less than chance."""
 
 
 def turned(weight: Tensor) -> Tensor:
