@@ -80,16 +80,20 @@ def measure_pipeline(job: Job, size: Size) -> PipelineFigures:
     """
     clip, runtime = job.clips.at(size), job.runtime()
     _reset_cuda_peak(runtime.device)
-    bench = Workbench(clip, job.folder, job.options(), runtime)
+    preset = job.settings.preset
+    bench = Workbench(clip, job.folder, job.options(), runtime, preset)
     warm_up = bench.file_to_file()
     alone: list[float] = []
     files: list[FileRun] = []
+    encoded: list[float] = []
     pipes: list[PipeRun] = []
     for _ in range(_rounds(job.settings, warm_up.seconds)):
         alone.append(bench.filters_alone())
         files.append(bench.file_to_file())
+        if (seconds := bench.encoder_alone()) is not None:
+            encoded.append(seconds)
         if has_ffmpeg():
-            pipes.append(run_pipes(clip, job.folder, job.words()))
+            pipes.append(run_pipes(clip, job.folder, job.words(), preset))
     filters = median(alone)
     flow = files[0].flow
     return PipelineFigures(
@@ -102,13 +106,20 @@ def measure_pipeline(job: Job, size: Size) -> PipelineFigures:
         frames_out=flow.frames_out,
         filters_seconds=spread_of(alone),
         file_seconds=spread_of([run.seconds for run in files]),
+        preset=preset,
+        encoder_seconds=spread_of(encoded) if encoded else None,
         ratio=filters / median(run.seconds for run in files),
         first_frame_seconds=spread_of([run.flow.first_frame_seconds or 0.0 for run in files]),
         stages=stages_of([times_of(run.flow) for run in files]),
-        run_peak_mib=run_file(clip, job.folder / "run.mp4", job.words()).peak_bytes / _MIB,
+        run_peak_mib=_run_peak_mib(job, clip),
         cuda_peak_mib=_cuda_peak_mib(runtime.device),
         pipe=_pipe_figures(pipes, filters) if pipes else None,
     )
+
+
+def _run_peak_mib(job: Job, clip: Path) -> float:
+    options = [*job.words(), "--preset", job.settings.preset]
+    return run_file(clip, job.folder / "run.mp4", options).peak_bytes / _MIB
 
 
 def _rounds(settings: Settings, seconds: float) -> int:

@@ -21,7 +21,7 @@ _UPFRAME = (sys.executable, "-m", "upframe.daemon")
 _FFMPEG = "ffmpeg"
 _QUIET = (_FFMPEG, "-v", "error", "-nostdin")
 _CHUNK_BYTES = 1 << 20
-_ENCODER = ("-c:v", "libx264", "-preset", "fast", "-y")
+_ENCODER = ("-c:v", "libx264", "-y", "-preset")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def run_file(clip: Path, target: Path, options: Sequence[str]) -> Ended:
     Raises:
         ProcessFailed: if it fails.
     """
-    command = [*_UPFRAME, "run", str(clip), str(target), "--overwrite", "--preset", "fast"]
+    command = [*_UPFRAME, "run", str(clip), str(target), "--overwrite"]
     began = time.perf_counter()
     with ExitStack() as stack:
         process = Watched(stack, [*command, *options, "--progress", "none"])
@@ -71,7 +71,7 @@ def run_file(clip: Path, target: Path, options: Sequence[str]) -> Ended:
     return Ended(time.perf_counter() - began, process.peak_bytes)
 
 
-def run_pipes(clip: Path, folder: Path, options: Sequence[str]) -> PipeRun:
+def run_pipes(clip: Path, folder: Path, options: Sequence[str], preset: str) -> PipeRun:
     """Decode, filter and encode in three processes.
 
     Raises:
@@ -80,7 +80,7 @@ def run_pipes(clip: Path, folder: Path, options: Sequence[str]) -> PipeRun:
     report, target = folder / "pipe-report.json", folder / "piped.mp4"
     reading = [*_QUIET, "-i", str(clip), "-f", "yuv4mpegpipe", "-"]
     pipe = [*_UPFRAME, "pipe", *options, "--progress", "none", "--report", str(report)]
-    writing = [*_QUIET[:-1], "-i", "-", *_ENCODER, str(target)]
+    writing = [*_QUIET[:-1], "-i", "-", *_ENCODER, preset, str(target)]
     began = time.perf_counter()
     with ExitStack() as stack:
         first = Watched(stack, reading)

@@ -104,7 +104,11 @@ class PipelineFigures(BaseModel, frozen=True):
     filters_seconds: Spread
     """Frames lie ready on the device, results are thrown away."""
     file_seconds: Spread
-    """From a file to an H.264 file, preset fast."""
+    """From a file to an H.264 file."""
+    preset: str = "fast"
+    """Of x264."""
+    encoder_seconds: Spread | None = None
+    """Encoding of the same results alone; None where they would take too much memory."""
     ratio: float
     """Filters alone over file to file: 1 means that nothing around the filters costs any time."""
     first_frame_seconds: Spread

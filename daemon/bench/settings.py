@@ -36,6 +36,8 @@ class Settings:
     precisions: tuple[str, ...]
     """Of the filters alone, fp32 first."""
     pipeline_precision: str
+    preset: str
+    """Of x264, which encodes what the pipeline makes."""
     exps: tuple[int, ...]
     """The pipeline and the start take the first one."""
     scales: tuple[float, ...]
@@ -59,6 +61,7 @@ class Settings:
             "pipeline_sizes": [str(size) for size in self.pipeline_sizes],
             "precisions": list(self.precisions),
             "pipeline_precision": self.pipeline_precision,
+            "preset": self.preset,
             "exps": list(self.exps),
             "scales": list(self.scales),
             "weights": self.policy,
@@ -96,6 +99,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         default="2,4",
         metavar="SCALE,…",
         help="the pipeline takes the first (%(default)s)",
+    )
+    group.add_argument(
+        "--preset", default="fast", help="of x264, at the end of the pipeline (%(default)s)"
     )
     group.add_argument("--frame-interpolation-model-path", metavar="PATH", help="weights of RIFE")
     group.add_argument(
@@ -162,6 +168,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         pipeline_sizes=sizes or (SHORT_SIZES if short else PIPELINE_SIZES),
         precisions=_fp32_first(asked or precisions_of(device)),
         pipeline_precision=asked[0] if asked and len(asked) == 1 else "auto",
+        preset=arguments.preset,
         exps=_listed("--interpolate", arguments.interpolate, _exp),
         scales=_listed("--upscale", arguments.upscale, _scale),
         interpolation_path=arguments.frame_interpolation_model_path,

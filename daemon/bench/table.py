@@ -129,13 +129,30 @@ def _pipeline(figures: Sequence[PipelineFigures]) -> list[str]:
     heads = ("input", "precision", "filters", "way", "seconds (quartiles)", "filters alone over it")
     heads += ("first frame", "decode / compute / encode: worked", "waited", "memory")
     rows = [row for one in figures for row in _pipeline_rows(one)]
-    return _table(heads, rows)
+    return [*_table(heads, rows), *_bounds(figures)]
+
+
+def _bounds(figures: Sequence[PipelineFigures]) -> list[str]:
+    """Say what would be left of the filters' rate if they and the encoder took turns."""
+    lines = [""]
+    for one in figures:
+        if one.encoder_seconds is not None:
+            alone = one.filters_seconds.median
+            ratio = alone / (alone + one.encoder_seconds.median)
+            lines.append(
+                f"- {one.size}, x264 {one.preset}: filters and encoder one after the other, each "
+                f"with the whole machine, would come to {ratio:.3f}"
+            )
+    return lines if len(lines) > 1 else []
 
 
 def _pipeline_rows(one: PipelineFigures) -> list[Row]:
     what = (one.size, one.precision, _filters_of(one))
     alone = ("filters alone", _spread(one.filters_seconds), "1", *[_NONE] * 4)
     rows: list[Row] = [(*what, *alone)]
+    if one.encoder_seconds is not None:
+        encoder = f"encoder alone, x264 {one.preset}", _spread(one.encoder_seconds)
+        rows.append((*what, *encoder, *[_NONE] * 5))
     rows.append((*what, "file to file", *_way(one, one.file_seconds, one.run_peak_mib)))
     if one.pipe is not None:
         way = _way(one.pipe, one.pipe.flow_seconds, one.pipe.peak_mib)

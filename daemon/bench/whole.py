@@ -1,13 +1,15 @@
 """The whole way against the filters alone, on the same frames, interleaved.
 
 *Filters*: all frames lie ready on the device, results are thrown away. *File to file*: from an open
-file to a renamed H.264 file, preset fast. Neither loads weights. *Pipe to pipe* is in `.processes`.
+file to a renamed H.264 file. Neither loads weights. *Encoder alone*: what that has made is encoded
+again. *Pipe to pipe* is in `.processes`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -16,7 +18,7 @@ import torch
 
 from ...filters.chain import BuiltFilter, Chain, Runtime, build_filters
 from ...filters.color import ToFrame
-from ...filters.frame import Frame, StreamInfo
+from ...filters.frame import Frame, Picture, StreamInfo
 from ...filters.options import FilterOptions
 from ...filters.scenes import Scenes
 from ...io.encoder import EncoderOptions, output_pix_fmt
@@ -30,7 +32,8 @@ from .frames import read_pictures
 from .limits import timed
 from .results import StageFigures
 
-_PRESET = "fast"
+_MOST_BYTES = 2 << 30
+"""Of results that are held to be encoded again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,16 @@ class Workbench:
         folder: where results are written, and replaced.
         options: which filters.
         runtime: device, precision and where weights come from.
+        preset: of x264.
     """
 
-    def __init__(self, clip: Path, folder: Path, options: FilterOptions, runtime: Runtime) -> None:
+    def __init__(
+        self, clip: Path, folder: Path, options: FilterOptions, runtime: Runtime, preset: str
+    ) -> None:
         self._clip = clip
         self._target = folder / "result.mp4"
+        self._encoder = EncoderOptions(preset=preset)
+        self._results: tuple[StreamInfo, list[Picture]] | None = None
         self._device = runtime.device
         self.built: tuple[BuiltFilter, ...] = build_filters(options, runtime)
         self._info, self._frames = _marked_frames(clip, runtime.device)
@@ -65,15 +73,31 @@ class Workbench:
 
     def file_to_file(self) -> FileRun:
         """Seconds from the open file to the renamed result, and what each stage did."""
-        encoder = EncoderOptions(preset=_PRESET)
         source = open_source(str(self._clip))
-        pix_fmt = output_pix_fmt(source.info, encoder, str(self._target), None)
+        pix_fmt = output_pix_fmt(source.info, self._encoder, str(self._target), None)
         filters = [one.filter for one in self.built]
         compute = Compute(source.info, filters, pix_fmt=pix_fmt, device=self._device)
-        sink = open_file_sink(self._target, compute.info, encoder, plan=None, overwrite=True)
+        sink = open_file_sink(self._target, compute.info, self._encoder, overwrite=True)
         began = time.perf_counter()
         flow = execute(Pipeline(source, compute, sink), None, Silent())
         return FileRun(time.perf_counter() - began, flow)
+
+    def encoder_alone(self) -> float | None:
+        """Seconds to encode what file to file has made; None if it is too large to be held."""
+        if self._results is None:
+            with closing(open_source(str(self._target))) as source:
+                info = source.info
+            if info.width * info.height * 1.5 * (info.num_frames or 0) > _MOST_BYTES:
+                return None
+            self._results = read_pictures(self._target)
+        info, pictures = self._results
+        again = self._target.with_stem("again")
+        sink = open_file_sink(again, info, self._encoder, overwrite=True)
+        began = time.perf_counter()
+        for picture in pictures:
+            sink.write(picture)
+        sink.finish()
+        return time.perf_counter() - began
 
     def _filter_all(self) -> None:
         chain = Chain([one.filter for one in self.built])

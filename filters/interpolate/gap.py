@@ -23,7 +23,7 @@ from .sampling import pad, padding_multiple
 
 Method = Literal["recursive", "direct"]
 
-_BATCH_PIXELS = {"cpu": 2**20, "cuda": 2**23}
+_BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**23}
 """Padded pixels in one batch at scale 1: enough to keep the device busy, and no more memory. On
 CUDA four pairs of 1920x1080, which plain torch computes in less than 5 GiB."""
 _BYTES_PER_PIXEL = (270, 330)
