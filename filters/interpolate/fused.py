@@ -28,6 +28,7 @@ from .network import (
     Block,
     IFNet,
 )
+from .sampling import shape_of_all
 
 _PACKED = 8
 """Values of a source's pixel: features, R, G, B, alpha."""
@@ -88,10 +89,7 @@ class FusedIFNet:
         scale: float,
     ) -> Tensor:
         """Compute one in-between per pair of sources, see :meth:`.engine.Engine.middles`."""
-        shapes = {tuple(source.shape) for source in (*lefts, *rights)}
-        if len(shapes) > 1:
-            raise RuntimeError(f"sizes differ: {sorted(shapes)}")
-        _, height, width = lefts[0].shape
+        _, height, width = shape_of_all([*lefts, *rights])
         flow = torch.empty(len(lefts), height, width, FLOW_CHANNELS)
         pairs = _Pairs(lefts, rights, flow, times)
         cell = round(BLOCK_CELLS[0] / scale)

@@ -25,6 +25,7 @@ from . import glue
 from .engine import Engine, PlainEngine
 from .layers import BlockLayers, EncoderLayers
 from .network import BLOCK_CELLS, Block, IFNet
+from .sampling import shape_of_all
 
 _COMPARED = 128, 128
 """Rows and columns that are compared: multiples of what any scale wants."""
@@ -142,10 +143,7 @@ class KernelEngine:
         scale: float,
     ) -> Tensor:
         """Compute one in-between per pair of sources, see :meth:`.engine.Engine.middles`."""
-        shapes = {tuple(source.shape) for source in (*lefts, *rights)}
-        if len(shapes) > 1:
-            raise RuntimeError(f"sizes differ: {sorted(shapes)}")
-        planes, height, width = lefts[0].shape
+        planes, height, width = shape_of_all([*lefts, *rights])
         channels = 3 + planes - glue.SOURCE_PLANES
         out = torch.empty((len(lefts), channels, height, width), device=lefts[0].device)
         table = glue.table_of(lefts, rights, tuple(out), times)

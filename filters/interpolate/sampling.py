@@ -34,6 +34,18 @@ def pad(image: Tensor, multiple: int) -> Tensor:
     return F.pad(image, (0, -width % multiple, 0, -height % multiple))
 
 
+def shape_of_all(sources: list[Tensor]) -> torch.Size:
+    """Give the shape that all have; kernels, which are told one, would read beyond a smaller one.
+
+    Raises:
+        RuntimeError: if one has another.
+    """
+    shapes = {source.shape for source in sources}
+    if len(shapes) != 1:
+        raise RuntimeError(f"sizes differ: {sorted(map(tuple, shapes))}")
+    return shapes.pop()
+
+
 def resize(image: Tensor, factor: float) -> Tensor:
     """Resize (N, C, H, W) by `factor`, bilinear with half-pixel centres and no antialiasing."""
     if factor == 1:

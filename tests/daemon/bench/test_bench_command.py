@@ -98,6 +98,8 @@ def test_the_pipeline_is_measured_from_end_to_end(document: Document) -> None:
     assert list(one.stages) == ["decode", "compute", "encode"]
     assert one.stages["compute"].worked_seconds > 0
     assert one.run_peak_mib > 50
+    assert one.encoder_seconds is not None
+    assert one.encoder_seconds.median > 0
     assert (one.pipe is not None) == has_ffmpeg()
     if one.pipe is not None:
         assert one.pipe.seconds.median > one.pipe.flow_seconds.median

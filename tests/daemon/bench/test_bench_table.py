@@ -74,6 +74,8 @@ def pipeline() -> PipelineFigures:
         frames_in=24,
         frames_out=47,
         filters_seconds=spread(1.4),
+        encoder_seconds=spread(0.6),
+        preset="slow",
         file_seconds=spread(1.5),
         ratio=0.933,
         first_frame_seconds=spread(0.2),
@@ -126,6 +128,15 @@ def test_the_pipeline_has_a_row_for_every_way() -> None:
         f"{what} file to file | 1.50 (1.43-1.58) | 0.933 | 0.20 s | 1.50 / 1.50 / 1.50 "
         "| 0.25 / 0.25 / 0.25 | 400 MiB |"
     ) in text
+    assert f"{what} encoder alone, x264 slow | 0.600 (0.570-0.630) | - |" in text
+
+
+def test_filters_and_encoder_in_turns_are_a_bound_that_is_told() -> None:
+    text = figures_text(document(pipeline=[pipeline()]))
+    assert "640x360, x264 slow: filters and encoder one after the other" in text
+    assert "would come to 0.700" in text
+    unknown = pipeline().model_copy(update={"encoder_seconds": None})
+    assert "one after the other" not in figures_text(document(pipeline=[unknown]))
 
 
 def test_what_was_left_out_is_told() -> None:
