@@ -9,11 +9,13 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from typing import NoReturn, cast
 
 from .errors import UsageError
 from .exits import Exit, exit_code_of, is_expected
+from .importing import collector_resting
 from .live.cores import share_cores
 
 # Each module offers add_parser(subparsers) and sets `command` to a function of the arguments.
@@ -75,9 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = [name for name in words if not name.startswith("-")][:1]
         if asked == ["run"] and any(word == "--live" or "://" in word for word in words):
             share_cores()  # before the command's module loads torch
-        arguments = make_parser(asked if asked and asked[0] in COMMANDS else COMMANDS).parse_args(
-            words
-        )
+        # a caller that goes on afterwards has objects of its own, which are not ours to keep
+        with collector_resting() if argv is None else nullcontext():
+            parser = make_parser(asked if asked and asked[0] in COMMANDS else COMMANDS)
+        arguments = parser.parse_args(words)
         debug = cast("bool", arguments.debug)
         _log_to_stderr(debug)
         return int(arguments.command(arguments))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ..exits import Exit, exit_code_of, is_expected
+from ..importing import collector_resting
 from ..work import tether
 from .cores import share_cores
 
@@ -70,10 +71,11 @@ def _run(order: LiveOrder, linkage: Linkage) -> str:
         MediaError, FilterError: if it cannot go on.
     """
     # imported here: they load PyAV and torch, which takes longer than a daemon may live
-    import torch
+    with collector_resting():
+        import torch
 
-    from .order import request_of
-    from .session import LiveSession
+        from .order import request_of
+        from .session import LiveSession
 
     if order.threads is not None:
         torch.set_num_threads(order.threads)

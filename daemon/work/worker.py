@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ...filters.errors import FilterError
 from ..errors import Stopped
 from ..exits import Exit, exit_code_of
+from ..importing import collector_resting
 from . import tether
 from .messages import Event, Failed, Ready, Request, RunJob, Stop
 from .messages import Stopped as WasStopped
@@ -52,19 +53,20 @@ def _arguments() -> argparse.Namespace:
 
 def _serve(arguments: argparse.Namespace) -> int:
     # imported here: they load PyAV and torch, which takes longer than a daemon may live
-    from .wire import Wire, WireLog
+    with collector_resting():
+        from .wire import Wire, WireLog
 
     wire = Wire()
     logger = logging.getLogger("upframe")
     logger.handlers[:] = [WireLog(wire)]
     logger.setLevel(logging.INFO)
     if arguments.results is None:
-        from .judging import judge_request
-
+        with collector_resting():
+            from .judging import judge_request
         wire.send(Ready())
         return serve(wire, judge_request)
-    from .attempt import Attempts, AttemptSettings
-
+    with collector_resting():
+        from .attempt import Attempts, AttemptSettings
     chosen = {name: getattr(arguments, name) for name in AttemptSettings.__slots__}
     try:
         attempts = Attempts(wire, AttemptSettings(**chosen))

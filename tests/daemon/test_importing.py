@@ -1,0 +1,53 @@
+"""What is imported at the start of a process is never looked through for garbage."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def told_by(program: str) -> list[str]:
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.split()
+
+
+def test_what_comes_in_meanwhile_is_walked_through_neither_then_nor_later() -> None:
+    program = """
+import gc
+from upframe.daemon.importing import collector_resting
+walks = []
+gc.callbacks.append(lambda phase, _: walks.append(phase))
+with collector_resting():
+    kept = [[] for _ in range(100_000)]
+print(len(walks), gc.get_freeze_count() > 100_000, len(gc.get_objects()) < 1_000, gc.isenabled())
+"""
+    assert told_by(program) == ["0", "True", "True", "True"]
+
+
+def test_a_command_keeps_what_it_has_imported_and_a_caller_of_main_keeps_nothing() -> None:
+    program = """
+import gc, sys
+from upframe.daemon.__main__ import main
+before = gc.get_freeze_count()
+print(main(["jobs"]), gc.get_freeze_count() - before)
+sys.argv = ["upframe", "jobs"]
+print(main(), gc.get_freeze_count() - before > 10_000, gc.isenabled())
+"""
+    assert told_by(program) == ["64", "0", "64", "True", "True"]
+
+
+@pytest.mark.parametrize("begin", ["enable", "disable"])
+def test_the_collector_is_left_as_it_was_also_by_an_import_that_fails(begin: str) -> None:
+    program = f"""
+import gc
+from contextlib import suppress
+from upframe.daemon.importing import collector_resting
+gc.{begin}()
+with suppress(ImportError), collector_resting():
+    import upframe.daemon.nothing
+print(gc.isenabled())
+"""
+    assert told_by(program) == [str(begin == "enable")]
