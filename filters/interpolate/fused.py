@@ -45,11 +45,12 @@ class FusedIFNet:
     """`IFNet` for frames on the CPU at a scale of at most 1; see :class:`.engine.Engine`."""
 
     def __init__(self, network: IFNet) -> None:
-        self._encode = network.encode
         self._blocks = [cast("Block", block) for block in network.blocks]
         self._is_bf16 = network.dtype == torch.bfloat16
         self._dtype = network.dtype
-        self._features = _as_convolution(network.encode.cnn3)
+        encode = network.encode
+        self._encode = [_layer(conv) for conv in (encode.cnn0, encode.cnn1, encode.cnn2)]
+        self._features = _bare(_as_convolution(encode.cnn3))
         self._layers = [
             [_layer(conv) for conv in (*block.conv0, *block.convblock)] for block in self._blocks
         ]
@@ -67,9 +68,9 @@ class FusedIFNet:
         images = images.contiguous()
         count, channels, height, width = images.shape
         x = images[:, :3].to(self._dtype, memory_format=torch.channels_last)
-        for conv in (self._encode.cnn0, self._encode.cnn1, self._encode.cnn2):
-            x = F.leaky_relu_(conv(x), SLOPE)
-        features = F.conv2d(x, *self._features, padding=1)
+        for layer in self._encode:
+            x = layer(x)
+        features = self._features(x)
         packed = _packed(count, height, width)
         for index in range(count):
             job = Packing(
@@ -163,6 +164,11 @@ def _layer(conv: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda x: F.leaky_relu_(conv(x), SLOPE)
 
 
+def _bare(conv: nn.Conv2d) -> Callable[[Tensor], Tensor]:
+    """Make a convolution with nothing behind it."""
+    return WinogradConv(conv) if can_convolve(conv) else conv
+
+
 class _Pairs:
     """Sources of pairs of frames, the flow between them, (N, H, W, 4), and their moments."""
 
@@ -210,7 +216,7 @@ def _pixel_by_pixel(last: torch.nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
     return weight.contiguous(memory_format=torch.channels_last), bias
 
 
-def _as_convolution(last: torch.nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
+def _as_convolution(last: nn.ConvTranspose2d) -> nn.Conv2d:
     """Turn a transposed convolution, 4x4 with stride 2, into one that gives the four pixels."""
     inputs, outputs = last.weight.shape[:2]
     weight = last.weight.new_zeros(2, 2, outputs, inputs, 3, 3)
@@ -219,5 +225,8 @@ def _as_convolution(last: torch.nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
         for right, dx, kx in taps:
             weight[down, right, :, :, dy + 1, dx + 1] = last.weight[:, :, ky, kx].T
     assert last.bias is not None
-    kernel = weight.view(4 * outputs, inputs, 3, 3)
-    return kernel.contiguous(memory_format=torch.channels_last), last.bias.repeat(4)
+    kernel = weight.view(4 * outputs, inputs, 3, 3).contiguous(memory_format=torch.channels_last)
+    made = nn.Conv2d(inputs, 4 * outputs, 3, padding=1, device="meta")
+    made.weight = nn.Parameter(kernel, requires_grad=False)
+    made.bias = nn.Parameter(last.bias.repeat(4), requires_grad=False)
+    return made

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 SWITCH = "UPFRAME_NATIVE"
 """Environment variable: ``0`` computes without the kernels."""
 _NAME = "_kernels"
-_VERSION = 5
+_VERSION = 6
 """Of `version.c`: whoever pulls a newer one has the older library until the next installation."""
 _FUNCTIONS = (
     "pack",

@@ -1,9 +1,9 @@
 """Weights of 3x3 convolutions for `winograd.c`.
 
-They are turned in float64 and rounded to bf16 then, each after the errors of those before it: with
+They are turned in float64. To bf16 they are rounded each after the errors of those before it: with
 the 36 values of a kernel come 36 sums of pixels that are much alike where the picture is smooth, so
 that a value can make good most of what rounding another one spoilt. Measured on features of RRDBNet
-that takes 2 dB off the errors of the weights.
+that takes 2 dB off the errors of the weights. In fp32 rounding costs nothing that would show.
 
 Source: Frantar et al. 2022, GPTQ, for rounding one after the other by the inverse covariance;
 here the covariance is that of a model, the same for all kernels.
@@ -19,6 +19,10 @@ from torch import Tensor
 
 LANES = 16
 """Channels that the kernel takes at once."""
+_TOGETHER = {torch.float32: 1, torch.bfloat16: 2}
+"""Channels that one instruction multiplies and adds."""
+_MOST_VECTORS = 4
+"""Of `LANES` outputs, for which there are registers at once."""
 _POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
 _EDGE = 4
 _SUMS = 36
@@ -29,20 +33,43 @@ from 0.4 to 0.9 differ by less than chance."""
 
 
 def turned(weight: Tensor) -> Tensor:
-    """Turn (out, in, 3, 3) into (36, in/2, out, 2), bf16: G g G^T.
+    """Turn (out, in, 3, 3), fp32 or bf16, by G g G^T, into what the kernel reads, of its dtype.
 
-    Channels are filled up with zeros, in to a multiple of 32 and out to one of 16; of each 32 in,
-    first come the even ones, then the odd ones.
+    Channels are filled up with zeros, out to a multiple of 16. The outputs of a panel lie together,
+    see `panel_of`.
+
+    Returns:
+        (36, in * out): in fp32 (in, panel) for each panel, one after the other. In bf16 in is
+        filled up to a multiple of 32, of which first come the even ones, then the odd ones, and
+        pairs of them lie together: (in/2, panel, 2).
     """
     num_out, num_in = weight.shape[:2]
-    matrix = _weights_matrix()
-    values = torch.einsum("ij,ocjk,lk->iloc", matrix, weight.double(), matrix)
-    num_filled, groups = num_out + -num_out % LANES, -(-num_in // (2 * LANES))
-    filled = values.new_zeros(_SUMS, num_filled, groups * 2 * LANES)
-    filled[:, :num_out, :num_in] = _rounded(values.reshape(_SUMS, -1)).view(_SUMS, num_out, num_in)
-    split = filled.view(_SUMS, num_filled, groups, LANES, 2).transpose(3, 4)
-    pairs = split.reshape(_SUMS, num_filled, groups * LANES, 2).transpose(1, 2)
-    return pairs.to(torch.bfloat16).contiguous()
+    matrix, together = _weights_matrix(), _TOGETHER[weight.dtype]
+    kernels = weight.double().permute(2, 3, 1, 0).reshape(9, -1)
+    exact = torch.kron(matrix, matrix) @ kernels
+    values = _rounded(exact) if weight.dtype == torch.bfloat16 else exact
+    groups = -(-num_in // (LANES * together))
+    padded = weight.new_zeros(_SUMS, groups * LANES * together, filled(num_out))
+    padded[:, :num_in, :num_out] = values.view(_SUMS, num_in, num_out)
+    split = padded.view(_SUMS, groups, LANES, together, -1).transpose(2, 3)
+    ordered = split.reshape(_SUMS, -1, together, filled(num_out))
+    panels = torch.split(ordered, panel_of(filled(num_out)), 3)
+    return torch.cat([panel.transpose(2, 3).flatten(1) for panel in panels], 1)
+
+
+def filled(num_out: int) -> int:
+    """Round a number of outputs up to what the kernel takes."""
+    return num_out + -num_out % LANES
+
+
+def panel_of(num_out: int) -> int:
+    """Choose how many outputs make a panel, for which a thread has registers.
+
+    Where one does not do it is an even number of panels, for threads to share.
+    """
+    vectors = num_out // LANES
+    panels = 1 if vectors <= _MOST_VECTORS else 2 * -(-vectors // (2 * _MOST_VECTORS))
+    return -(-vectors // panels) * LANES
 
 
 def _rounded(values: Tensor) -> Tensor:

@@ -2,4 +2,4 @@
 
 #include "instructions.h"
 
-EXPORT int upframe_version(void) { return 5; }
+EXPORT int upframe_version(void) { return 6; }

@@ -1,4 +1,4 @@
-"""3x3 convolutions in bf16 with a quarter of the multiplications; see `winograd.c`."""
+"""3x3 convolutions in fp32 or bf16 with a quarter of the multiplications; see `winograd.c`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ..device import cpu_has
 from .compiled import kernels, run
-from .turned import LANES, turned
+from .turned import LANES, filled, panel_of, turned
 
-_FEWEST_CHANNELS = 32
-"""With 16, turning costs what multiplying saves."""
+_FEWEST_CHANNELS = {torch.float32: 16, torch.bfloat16: 32}
+"""With fewer, turning costs what multiplying saves."""
 _PLANES = 3
 
 
@@ -39,11 +39,14 @@ class _Convolution(ctypes.Structure):
         ("near", _Residual),
         ("far", _Residual),
         ("present", c_int),
+        ("images", c_int),
         ("height", c_int),
         ("width", c_int),
         ("in_channels", c_int),
         ("out_channels", c_int),
+        ("panel", c_int),
         ("doubled", c_int),
+        ("narrow", c_int),
     ]
 
 
@@ -52,73 +55,79 @@ class Residual:
     """What is added to a result: ``result * gain + to``."""
 
     to: Tensor
-    """(1, C, H, W), bf16, channels lying together."""
+    """(N, C, H, W), dtype of the convolution, channels lying together."""
     gain: float
 
 
-@lru_cache(maxsize=1)
-def is_fast() -> bool:
+@lru_cache
+def is_fast(dtype: torch.dtype) -> bool:
     """Tell whether the kernel is there and this CPU has what it needs.
 
-    A CPU that multiplies whole matrices (AMX) is left to torch: it wins there without savings.
+    A CPU that multiplies whole matrices of bf16 (AMX) is left to torch: it wins there without
+    savings.
     """
-    if kernels() is None or cpu_has("amx_bf16"):
+    is_bf16 = dtype == torch.bfloat16
+    if kernels() is None or dtype not in _FEWEST_CHANNELS or (is_bf16 and cpu_has("amx_bf16")):
         return False
-    return run("convolve", _Convolution(in_channels=LANES, out_channels=LANES)) == 0
+    job = _Convolution(in_channels=LANES, out_channels=LANES)
+    return run("convolve", job, is_bf16=is_bf16) == 0
 
 
 def can_convolve(layer: nn.Conv2d) -> bool:
     """Tell whether the kernel does what a layer does, and faster."""
     channels = layer.in_channels, layer.out_channels
-    fits = min(channels) >= _FEWEST_CHANNELS and not any(count % LANES for count in channels)
-    return fits and _is_plain(layer)
+    return not any(count % LANES for count in channels) and _is_plain(layer, min(channels))
 
 
 def can_draw(layer: nn.Conv2d) -> bool:
     """Tell whether `WinogradConv.drawn` does what a layer does, and faster."""
-    fits = layer.in_channels >= _FEWEST_CHANNELS and layer.in_channels % LANES == 0
-    return fits and layer.out_channels == _PLANES and _is_plain(layer)
+    fits = layer.in_channels % LANES == 0 and layer.out_channels == _PLANES
+    return fits and _is_plain(layer, layer.in_channels)
 
 
-def _is_plain(layer: nn.Conv2d) -> bool:
+def _is_plain(layer: nn.Conv2d, channels: int) -> bool:
+    dtype = layer.weight.dtype
+    if layer.weight.device.type != "cpu" or not is_fast(dtype):
+        return False
     plain = (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (1, 1), (1, 1))
     plain = plain and (layer.dilation, layer.groups, layer.padding_mode) == ((1, 1), 1, "zeros")
-    ours = layer.weight.dtype == torch.bfloat16 and layer.weight.device.type == "cpu"
-    return plain and ours and is_fast()
+    return plain and channels >= _FEWEST_CHANNELS[dtype]
 
 
 class WinogradConv:
     """A convolution and its activation, where `can_convolve` or `can_draw` says so.
 
     Args:
-        layer: 3x3 in bf16.
+        layer: 3x3 in fp32 or bf16; so are the values that it takes and gives.
         slopes: of PReLU, (out,); None for no activation.
+        narrow: fp32 with AVX2 even where there is AVX-512, to compare both.
     """
 
-    def __init__(self, layer: nn.Conv2d, slopes: Tensor | None = None) -> None:
+    def __init__(
+        self, layer: nn.Conv2d, slopes: Tensor | None = None, *, narrow: bool = False
+    ) -> None:
         self.num_in, self.num_out = layer.in_channels, layer.out_channels
+        self.dtype = layer.weight.dtype
+        self._narrow = narrow
         self._weights = turned(layer.weight.detach())
-        self._bias = torch.zeros(self._weights.shape[2])
+        self._bias = torch.zeros(filled(self.num_out))
         if layer.bias is not None:
             self._bias[: self.num_out] = layer.bias.detach()
         self._slopes = None if slopes is None else slopes.detach().float().contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Turn (N, in, H, W), bf16, channels together, into (N, out, H, W) of the same kind.
+        """Turn (N, in, H, W), channels lying together, into (N, out, H, W) of the same kind.
 
         Raises:
             MemoryError: if there is none for a few tiles.
         """
         num, _, height, width = x.shape
-        x = x.contiguous(memory_format=torch.channels_last)
         result = torch.empty(
             (num, self.num_out, height, width),
-            dtype=torch.bfloat16,
+            dtype=self.dtype,
             memory_format=torch.channels_last,
         )
-        for index in range(num):
-            self.into(x[index : index + 1], result[index : index + 1])
-        return result
+        return self.into(x.contiguous(memory_format=torch.channels_last), result)
 
     def into(
         self,
@@ -132,11 +141,11 @@ class WinogradConv:
         """Convolve into `out`, which may be some channels of a larger tensor.
 
         Plain: ``y = prelu(conv(x)); y = y * near.gain + near.to; y = y * far.gain + far.to``,
-        rounded to bf16 once.
+        rounded once.
 
         Args:
-            x: (1, in, H, W), bf16, channels lying together, may be some of more.
-            out: (1, out, H, W), likewise; not what is read, but a residual may be it.
+            x: (N, in, H, W), channels lying together, may be some of more.
+            out: (N, out, H, W), likewise; not what is read, but a residual may be it.
             near: added first.
             far: added then.
             doubled: whether x stands for squares of two by two equal pixels; out is twice as large.
@@ -145,52 +154,54 @@ class WinogradConv:
             MemoryError: if there is none for a few tiles.
         """
         job = self._job(x, out.shape[2:], doubled=doubled)
-        job.output = _pixels(out)
+        job.output = self._pixels(out)
         if near is not None:
-            job.near = _Residual(_pixels(near.to), near.gain)
+            job.near = _Residual(self._pixels(near.to), near.gain)
         if far is not None:
-            job.far = _Residual(_pixels(far.to), far.gain)
-        _run(job)
+            job.far = _Residual(self._pixels(far.to), far.gain)
+        self._run(job)
         return out
 
     def drawn(self, x: Tensor) -> Tensor:
-        """Turn (1, in, H, W), bf16, channels lying together, into (1, 3, H, W), float32.
+        """Turn (N, in, H, W), channels lying together, into (N, 3, H, W), float32.
 
         Raises:
             MemoryError: if there is none for a few tiles.
         """
-        result = torch.empty(1, _PLANES, *x.shape[2:])
+        result = torch.empty(len(x), _PLANES, *x.shape[2:])
         job = self._job(x, x.shape[2:])
         job.picture = result.data_ptr()
-        _run(job)
+        self._run(job)
         return result
 
     def _job(self, x: Tensor, size: torch.Size, *, doubled: bool = False) -> _Convolution:
-        _, pairs, num_out, _ = self._weights.shape[0:4]
+        num_out = len(self._bias)
         return _Convolution(
-            input=_pixels(x),
+            input=self._pixels(x),
             weights=self._weights.data_ptr(),
             bias=self._bias.data_ptr(),
             slopes=None if self._slopes is None else self._slopes.data_ptr(),
             present=self.num_in,
+            images=len(x),
             height=size[0],
             width=size[1],
-            in_channels=2 * pairs,
+            in_channels=self._weights.shape[1] // num_out,
             out_channels=num_out,
+            panel=panel_of(num_out),
             doubled=doubled,
+            narrow=self._narrow,
         )
 
+    def _pixels(self, x: Tensor) -> _Pixels:
+        """Say where the pixels of (N, C, H, W) lie, a row right behind the other."""
+        num, channels, height, width = x.shape
+        assert x.dtype == self.dtype
+        assert channels == 1 or x.stride(1) == 1
+        step = x.stride(3) if width > 1 else x.stride(2) if height > 1 else x.stride(0)
+        assert height == 1 or x.stride(2) == width * step
+        assert num == 1 or x.stride(0) == height * width * step
+        return _Pixels(x.data_ptr(), step)
 
-def _pixels(x: Tensor) -> _Pixels:
-    """Say where the pixels of (1, C, H, W) lie, a row right behind the other."""
-    _, channels, _, width = x.shape
-    assert x.dtype == torch.bfloat16
-    assert channels == 1 or x.stride(1) == 1
-    step = x.stride(3) if width > 1 else x.stride(2)
-    assert x.shape[2] == 1 or x.stride(2) == width * step
-    return _Pixels(x.data_ptr(), step)
-
-
-def _run(job: _Convolution) -> None:
-    if run("convolve", job):
-        raise MemoryError(f"no memory is left to convolve {job.width}x{job.height}")
+    def _run(self, job: _Convolution) -> None:
+        if run("convolve", job, is_bf16=self.dtype == torch.bfloat16):
+            raise MemoryError(f"no memory is left to convolve {job.width}x{job.height}")

@@ -26,7 +26,7 @@ def can_write_in_place(network: RRDBNet) -> bool:
 
 
 class DenseOnCpu(Upscaler):
-    """An `RRDBNet` in bf16; see above.
+    """An `RRDBNet` in fp32 or bf16; see above.
 
     Args:
         plain: its attributes and first layer are shared.
@@ -52,17 +52,17 @@ class DenseOnCpu(Upscaler):
         first = self._first(x)
         num_feat, height, width = first.shape[1:]
         wide = self._blocks[0][0].width
-        buffers = [_together(wide, height, width) for _ in range(3)]
+        buffers = [_together(first, wide, height, width) for _ in range(3)]
         buffers[0][:, :num_feat] = first
         for block in self._blocks:
             _run_block(block, buffers, num_feat)
-        out = _together(num_feat, height, width)
+        out = _together(first, num_feat, height, width)
         return self._after.into(buffers[0][:, :num_feat], out, near=Residual(first, 1.0))
 
     def _tail(self, x: Tensor) -> Tensor:
         for layer in self._up:
             _, channels, height, width = x.shape
-            x = layer.into(x, _together(channels, 2 * height, 2 * width), doubled=True)
+            x = layer.into(x, _together(x, channels, 2 * height, 2 * width), doubled=True)
         return self._last.drawn(self._smooth(x))
 
 
@@ -102,7 +102,7 @@ def _leaky(layer: nn.Conv2d) -> WinogradConv:
     return WinogradConv(layer, torch.full((layer.out_channels,), SLOPE))
 
 
-def _together(channels: int, height: int, width: int) -> Tensor:
-    """Make room for (1, channels, height, width) whose channels lie together."""
+def _together(like: Tensor, channels: int, height: int, width: int) -> Tensor:
+    """Make room for (1, channels, height, width) whose channels lie together, of one's dtype."""
     shape = 1, channels, height, width
-    return torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
+    return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
