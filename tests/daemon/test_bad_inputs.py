@@ -227,5 +227,6 @@ def test_a_frame_too_large_for_memory(tmp_path: Path, capsys: pytest.CaptureFixt
     """16K in, 8 times: an output of 128K x 69K, said before any work is done."""
     source = tmp_path / "in.png"
     command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "color=s=15360x8640:d=0.04"]
-    subprocess.run([*command, "-frames:v", "1", source], check=True, stdin=subprocess.DEVNULL)
+    command += ["-frames:v", "1", "-pix_fmt", "gray", "-compression_level", "1", "-pred", "none"]
+    subprocess.run([*command, source], check=True, stdin=subprocess.DEVNULL)
     fails(capsys, tmp_path, 75, "122880x69120", source, tmp_path / "out.png", "--upscale", 8)

@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pipe_samples import clip, ffprobe, read, write
+
+from upframe.daemon.__main__ import main
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 PIPE = [sys.executable, "-m", "upframe.daemon", "pipe"]
@@ -181,24 +184,50 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         assert process.wait(10) == 130
 
 
-@pytest.mark.parametrize(
-    ("words", "data", "code", "text"),
-    [
-        ([], b"", 64, "no filter asked for"),
-        (["--interpolate", "1"], b"", 65, "empty"),
-        (["--interpolate", "1"], b"some text", 65, "must be y4m, nut or matroska"),
-        (["--interpolate", "1"], HEADER.replace(b"F25:1", b"F0:0"), 65, r"frame rate (F)"),
-        (["--interpolate", "1", "--format", "avi"], b"", 64, "invalid choice: 'avi'"),
-        (["--interpolate", "1", "--expect-frames", "0"], b"", 64, "must be at least 1"),
-    ],
-)
+IMPOSSIBLE = [
+    ([], b"", 64, "no filter asked for"),
+    (["--interpolate", "1"], b"some text", 65, "must be y4m, nut or matroska"),
+    (["--interpolate", "1"], b"", 65, "empty"),
+    (["--interpolate", "1"], HEADER.replace(b"F25:1", b"F0:0"), 65, r"frame rate (F)"),
+    (["--interpolate", "1", "--format", "avi"], b"", 64, "invalid choice: 'avi'"),
+    (["--interpolate", "1", "--expect-frames", "0"], b"", 64, "must be at least 1"),
+]
+
+
+@contextmanager
+def stdin_of(data: bytes) -> Generator[None]:
+    """Let this process have a pipe as its stdin, with no more bytes than a pipe holds."""
+    saved = os.dup(0)
+    reading, writing = os.pipe()
+    os.write(writing, data)
+    os.close(writing)
+    os.dup2(reading, 0)
+    os.close(reading)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 0)
+        os.close(saved)
+
+
+@pytest.mark.parametrize(("words", "data", "code", "text"), IMPOSSIBLE)
 def test_what_cannot_be_says_why_and_writes_nothing(
-    words: list[str], data: bytes, code: int, text: str
+    capfd: pytest.CaptureFixture[str], words: list[str], data: bytes, code: int, text: str
 ) -> None:
+    with stdin_of(data):
+        assert main(["pipe", *words, *QUICK]) == code
+    written, said = capfd.readouterr()
+    assert written == ""
+    assert text in said
+    assert "Traceback" not in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("words", "data", "code", "text"), IMPOSSIBLE[:2])
+def test_a_shell_sees_the_same(words: list[str], data: bytes, code: int, text: str) -> None:
     done = run([*PIPE, *words, *QUICK], data)
     assert (done.returncode, done.stdout) == (code, b"")
     assert text in done.stderr.decode()
-    assert b"Traceback" not in done.stderr
     assert done.stderr.count(b"\n") == 1
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
-import sys
-import textwrap
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -128,37 +129,31 @@ def test_a_read_only_folder_is_refused() -> None:
         check_target(Path("/proc/a.mp4"), overwrite=False)
 
 
-LIMITED = """
-    import resource, sys
-    from pathlib import Path
-    sys.path.insert(0, {tests!r})
-    from sink_samples import FAST, constant, pictures, write
-    from upframe.io.errors import SinkFull
-    from upframe.io.sink import open_file_sink
-    info = constant(width=640, height=480)
-    sink = open_file_sink(Path({target!r}), info, FAST.model_copy(update={{"crf": 0}}))
-    resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+@contextmanager
+def no_file_larger_than(num_bytes: int) -> Generator[None]:
+    """For this process, as `ulimit -f` does; Python ignores SIGXFSZ, so that writes fail."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
-        write(sink, pictures(info, 60))
-    except SinkFull as error:
-        print(error)
-        sink.abort()
-        sys.exit(74)
-"""
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
 @pytest.mark.parametrize("limit", [100, 20_000])
-def test_no_room_leaves_nothing_behind(tmp_path: Path, name: str, limit: int) -> None:
+def test_no_room_leaves_nothing_behind(
+    tmp_path: Path, name: str, limit: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A limit on the size of files stands for a full disk: a write fails in the middle."""
-    tests = str(Path(__file__).parent.parent)
-    script = LIMITED.format(tests=tests, target=str(tmp_path / name), limit=limit)
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 74, done.stderr
-    assert f"cannot write {tmp_path / name}: File too large" in done.stdout
-    assert done.stderr == ""
+    info = constant(width=640, height=480)
+    sink = open_file_sink(tmp_path / name, info, FAST.model_copy(update={"crf": 0}))
+    with no_file_larger_than(limit):
+        with pytest.raises(SinkFull) as full:
+            write(sink, pictures(info, 60))
+        sink.abort()
+    assert f"cannot write {tmp_path / name}: File too large" in str(full.value)
+    assert capfd.readouterr().err == ""
     assert list(tmp_path.iterdir()) == []
 
 

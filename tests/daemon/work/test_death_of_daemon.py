@@ -43,7 +43,8 @@ async def main():
         await scheduler.run()
 asyncio.run(main())
 """
-JOBS = 12
+JOBS = 6
+VICTIMS = ("daemon", "worker", "both", "daemon")
 
 
 @contextmanager
@@ -98,8 +99,9 @@ def test_no_job_is_lost_or_done_twice_whoever_is_killed(tmp_path: Path, seed: in
             encoder = {"preset": "ultrafast"} if number % 3 else {}
             store.add(new_job(f"job{number}", clip, out / name, encoder=encoder))
     config = config_of(state, attempts=50).model_dump_json()
-    for _ in range(6):
-        kill_by_chance(config, chance)
+    for number, victims in enumerate(VICTIMS):
+        kill_by_chance(config, chance, victims, None if number == 0 else out)
+    assert ended_jobs(state) < JOBS, "nobody was at work any more when the last one was killed"
     ends = time.monotonic() + 120
     with started_daemon(config):
         while ended_jobs(state) < JOBS or names_in(state / "results"):
@@ -108,15 +110,26 @@ def test_no_job_is_lost_or_done_twice_whoever_is_killed(tmp_path: Path, seed: in
     check(state, out)
 
 
-def kill_by_chance(config: str, chance: random.Random) -> None:
+def kill_by_chance(config: str, chance: random.Random, victims: str, out: Path | None) -> None:
+    """Kill some time after the start, or after a job has begun to write where others write."""
     with started_daemon(config) as daemon:
-        time.sleep(chance.uniform(1.0, 4.0))
-        victims = chance.choice(["daemon", "worker", "both"])
+        if out is not None:
+            before = partials(out)
+            ends = time.monotonic() + 60
+            while not partials(out) - before:
+                assert time.monotonic() < ends
+                time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.6))
         if victims != "daemon":
             for pid in workers_of(daemon):
                 os.kill(pid, signal.SIGKILL)
         if victims == "worker":
-            time.sleep(chance.uniform(0, 3.0))
+            time.sleep(chance.uniform(0.0, 2.0))
+
+
+def partials(out: Path) -> set[tuple[str, int]]:
+    """What is being written; the same name again is another file."""
+    return {(entry.name, entry.inode()) for entry in os.scandir(out) if entry.name.startswith(".")}
 
 
 def check(state: Path, out: Path) -> None:
