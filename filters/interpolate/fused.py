@@ -8,7 +8,7 @@ in the layout and dtype of its first convolution; what blocks give is read where
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -94,35 +94,41 @@ class FusedIFNet:
         flow = torch.empty(len(lefts), height, width, FLOW_CHANNELS)
         pairs = _Pairs(lefts, rights, flow, times)
         cell = round(BLOCK_CELLS[0] / scale)
-        detail = self._detail(0, self._first_input(pairs, cell))
+        detail = self._detail(0, self._first_inputs(pairs, cell))
         for index in range(1, len(self._blocks)):
             self._add(pairs, detail, cell, begins=index == 1)
             cell //= 2
-            detail = self._detail(index, self._next_input(pairs, detail, cell))
+            detail = self._detail(index, self._next_inputs(pairs, detail, cell))
         return self._blend(pairs, detail, cell)
 
-    def _detail(self, index: int, x: Tensor) -> Tensor:
-        for layer in self._layers[index]:
+    def _detail(self, index: int, inputs: Iterable[Tensor]) -> Tensor:
+        first, *others = self._layers[index]
+        # one by one: in fp32 those of two 640x360 frames are more than the allocator keeps, and half
+        # the time to make them went into pages that the system cleared
+        made = [first(x) for x in inputs]
+        x = made[0] if len(made) == 1 else torch.cat(made)
+        for layer in others:
             x = layer(x)
         return F.conv_transpose2d(x, *self._lasts[index], stride=2, padding=1)
 
-    def _first_input(self, pairs: _Pairs, cell: int) -> Tensor:
+    def _first_inputs(self, pairs: _Pairs, cell: int) -> Iterator[Tensor]:
         x = self._empty_input(pairs, FIRST_CHANNELS, cell)
-        for index in range(len(x)):
+        for index in range(len(pairs.lefts)):
             self._run("first", pairs.joining(index, Detail(), cell, x))
-        return x
+            yield x
 
-    def _next_input(self, pairs: _Pairs, detail: Tensor, cell: int) -> Tensor:
+    def _next_inputs(self, pairs: _Pairs, detail: Tensor, cell: int) -> Iterator[Tensor]:
         x = self._empty_input(pairs, NEXT_CHANNELS, cell)
-        for index in range(len(x)):
+        for index in range(len(pairs.lefts)):
             state = _detail(detail[index], detail.shape[1] // 4)
             self._run("next", pairs.joining(index, state, cell, x))
-        return x
+            yield x
 
     def _empty_input(self, pairs: _Pairs, channels: int, cell: int) -> Tensor:
-        count, height, width, _ = pairs.flow.shape
+        """Make room for a pair's input of a block; the next pair's takes the same."""
+        _, height, width, _ = pairs.flow.shape
         return torch.empty(
-            (count, channels, height // cell, width // cell),
+            (1, channels, height // cell, width // cell),
             dtype=self._dtype,
             memory_format=torch.channels_last,
         )
@@ -182,7 +188,7 @@ class _Pairs:
         self.lefts, self.rights, self.flow, self.times = lefts, rights, flow, times
 
     def joining(self, index: int, state: Detail, cell: int, x: Tensor) -> Joining:
-        """Describe how the pair `index` becomes its part of a block's input `x`."""
+        """Describe how the pair `index` becomes a block's input `x`."""
         return Joining(
             self.lefts[index].data_ptr(),
             self.rights[index].data_ptr(),
@@ -192,7 +198,7 @@ class _Pairs:
             self.flow.shape[2],
             cell,
             self.times[index],
-            x[index].data_ptr(),
+            x.data_ptr(),
         )
 
 
