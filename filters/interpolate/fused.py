@@ -94,7 +94,7 @@ class FusedIFNet:
         flow = torch.empty(len(lefts), height, width, FLOW_CHANNELS)
         pairs = _Pairs(lefts, rights, flow, times)
         cell = round(BLOCK_CELLS[0] / scale)
-        detail = self._detail(0, self._first_inputs(pairs, cell))
+        detail = self._detail(0, [self._first_input(pairs, cell)])
         for index in range(1, len(self._blocks)):
             self._add(pairs, detail, cell, begins=index == 1)
             cell //= 2
@@ -102,33 +102,36 @@ class FusedIFNet:
         return self._blend(pairs, detail, cell)
 
     def _detail(self, index: int, inputs: Iterable[Tensor]) -> Tensor:
+        """Run a block on its input, which comes in parts: (n, C, h, w), of several pairs or one."""
         first, *others = self._layers[index]
-        # one by one: in fp32 those of two 640x360 frames are more than the allocator keeps, and half
-        # the time to make them went into pages that the system cleared
         made = [first(x) for x in inputs]
         x = made[0] if len(made) == 1 else torch.cat(made)
         for layer in others:
             x = layer(x)
         return F.conv_transpose2d(x, *self._lasts[index], stride=2, padding=1)
 
-    def _first_inputs(self, pairs: _Pairs, cell: int) -> Iterator[Tensor]:
-        x = self._empty_input(pairs, FIRST_CHANNELS, cell)
-        for index in range(len(pairs.lefts)):
-            self._run("first", pairs.joining(index, Detail(), cell, x))
-            yield x
+    def _first_input(self, pairs: _Pairs, cell: int) -> Tensor:
+        x = self._empty_input(pairs, len(pairs.lefts), FIRST_CHANNELS, cell)
+        for index, own in enumerate(x):
+            self._run("first", pairs.joining(index, Detail(), cell, own))
+        return x
 
     def _next_inputs(self, pairs: _Pairs, detail: Tensor, cell: int) -> Iterator[Tensor]:
-        x = self._empty_input(pairs, NEXT_CHANNELS, cell)
+        """Make the input of a block for one pair after the other, always in the same place.
+
+        In fp32 those of two 640x360 frames are more than the allocator keeps: half the time to make
+        them went into pages that the system cleared.
+        """
+        x = self._empty_input(pairs, 1, NEXT_CHANNELS, cell)
         for index in range(len(pairs.lefts)):
             state = _detail(detail[index], detail.shape[1] // 4)
             self._run("next", pairs.joining(index, state, cell, x))
             yield x
 
-    def _empty_input(self, pairs: _Pairs, channels: int, cell: int) -> Tensor:
-        """Make room for a pair's input of a block; the next pair's takes the same."""
+    def _empty_input(self, pairs: _Pairs, count: int, channels: int, cell: int) -> Tensor:
         _, height, width, _ = pairs.flow.shape
         return torch.empty(
-            (1, channels, height // cell, width // cell),
+            (count, channels, height // cell, width // cell),
             dtype=self._dtype,
             memory_format=torch.channels_last,
         )
