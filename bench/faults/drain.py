@@ -45,7 +45,7 @@ LOADS = ("working", "working", "broker hangs", "broker is away", "loading")
 def measure(folder: Path, *, rounds: int, drain_seconds: float, seed: int) -> Outcome:
     chance = random.Random(seed)
     with yard_in(folder) as yard, broker_in(folder / "broker") as broker:
-        small, large = some_clips(yard, 3, 200)
+        small, large = some_clips(yard, 3, 100 + round(10 * drain_seconds))
         watch = yard.watch()
         config = yard.config(
             broker, watches=(watch,), slots=2, attempts=1, drain_seconds=drain_seconds

@@ -33,9 +33,9 @@ WAYS = ("mqtt", "mqtt", "cli", "cli", "watch")
 def measure(folder: Path, *, seconds: float, per_second: float, seed: int) -> Outcome:
     chance = random.Random(seed)
     with yard_in(folder) as yard, broker_in(folder / "broker") as broker:
-        small, large = some_clips(yard, 2, 600)
+        small, large = some_clips(yard, 2, max(100, round(2.5 * seconds)))
         config = yard.config(
-            broker, watches=(yard.watch(),), slots=2, attempts=1, drain_seconds=1.0
+            broker, watches=(yard.watch(),), slots=2, attempts=1, drain_seconds=0.2
         )
         port = free_port()
         config["http"] = {"listen": f"127.0.0.1:{port}"}

@@ -23,7 +23,7 @@ from stream import Stream, growth_bytes
 BUDGET_SECONDS = 2.0
 SIZE, RATE = "160x90", 15
 COUNTED = ("level_changes", "frames_decoded", "frames_dropped", "frames_repeated", "frames_late")
-SHORT = {"seconds": 4.0, "settle_seconds": 2.0}
+SHORT = {"seconds": 3.0, "settle_seconds": 2.0}
 
 
 def measure(folder: Path, *, seconds: float, settle_seconds: float, seed: int) -> Outcome:

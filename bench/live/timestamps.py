@@ -26,7 +26,7 @@ from ts_senders import TICKS, TsSender
 SIZE, RATE = "64x48", 15
 LEVEL = "full"
 """That the stream should have."""
-SHORT = {"rounds": 1, "space_seconds": 1.0}
+SHORT = {"rounds": 1, "space_seconds": 0.6}
 _EVENTS = 5
 _MISSING = 3
 _LEAST_SHARE = 0.2

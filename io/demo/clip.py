@@ -13,7 +13,7 @@ import av
 import torch
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 
@@ -58,8 +58,9 @@ def _write(container: OutputContainer, scene: DemoScene, rate: Fraction, num_fra
     audio.bit_rate = 160_000
     container.metadata["title"] = "upframe demo"
     _write_sound(container, audio, float(num_frames / rate))
+    reformatter = VideoReformatter()  # one for all: what it prepares takes longer than its work
     for index in range(num_frames):
-        frame = _coded(scene(float(index / rate)))
+        frame = _coded(scene(float(index / rate)), reformatter)
         frame.pts, frame.time_base = index, 1 / rate
         container.mux(video.encode(frame))
     container.mux(video.encode(None))
@@ -74,11 +75,12 @@ def _add_video(container: OutputContainer, width: int, height: int, rate: Fracti
     return video
 
 
-def _coded(picture: Tensor) -> av.VideoFrame:
+def _coded(picture: Tensor, reformatter: VideoReformatter) -> av.VideoFrame:
     """(3, H, W) in [0, 1] as 4:2:0 BT.709 in limited range."""
     bytes_ = (picture * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
     frame = av.VideoFrame.from_ndarray(bytes_.numpy(), format="rgb24")
-    return frame.reformat(
+    return reformatter.reformat(
+        frame,
         format="yuv420p",
         src_color_range=ColorRange.JPEG,
         dst_colorspace=Colorspace.ITU709,

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 from watch_samples import House, Judging, Yard, eventually, watching
 
 STABLE_SECONDS = 0.8
 PIECES = 12
+MODES = ("events", "poll")
 
 
 async def in_pieces(source: Path, target: Path) -> None:
@@ -52,7 +54,7 @@ async def by_cp_that_keeps_times(source: Path, target: Path) -> None:
 
 async def by_rename(source: Path, target: Path) -> None:
     """The recommended way: written elsewhere, renamed in."""
-    elsewhere = target.parent.parent / f"elsewhere-{target.name}"
+    elsewhere = target.parent.parent.parent / f"elsewhere-{target.parent.name}-{target.name}"
     shutil.copyfile(source, elsewhere)
     os.rename(elsewhere, target)
 
@@ -97,33 +99,43 @@ async def run(*command: str) -> None:
     assert process.returncode == 0, stderr.decode()
 
 
-@pytest.mark.parametrize("mode", ["events", "poll"])
 def test_every_file_is_taken_once_and_whole(
-    tmp_path: Path, large_clip: Path, mode: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, large_clip: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """In a folder that is watched by events, and in one that is polled, at the same time."""
     caplog.set_level("INFO", "upframe")
-    yard = Yard(tmp_path, {"mode": mode, "stable_seconds": STABLE_SECONDS})
+    yard = Yard(tmp_path)
+    watches = [watch_of(yard, mode) for mode in MODES]
+    arrivals = [(mode, way) for mode in MODES for way in WAYS]
+    names = sorted(f"{mode}/{way.__name__}.mp4" for mode, way in arrivals)
 
     async def arrive() -> None:
-        async with watching(yard, prober=Judging()) as house:
+        async with watching(yard, *watches, prober=Judging()) as house:
             working = asyncio.create_task(keep_working(house), name="worker")
             async with asyncio.TaskGroup() as tasks:
-                for way in WAYS:
-                    name = f"{way.__name__}.mp4"
-                    tasks.create_task(way(large_clip, yard.input / name), name=name)
-            await eventually(lambda: house.store.counts()["done"] >= len(WAYS))
+                for mode, way in arrivals:
+                    target = yard.input / mode / f"{way.__name__}.mp4"
+                    tasks.create_task(way(large_clip, target), name=f"{mode} {way.__name__}")
+            await eventually(lambda: house.store.counts()["done"] >= len(names))
             await house.scans()
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
             jobs = await house.jobs()
-            assert sorted(Path(job.source).stem for job in jobs) == sorted(
-                way.__name__ for way in WAYS
-            )
+            taken = [Path(job.source).relative_to(yard.input) for job in jobs]
+            assert sorted(map(str, taken)) == names
             assert {job.state for job in jobs} == {"done"}
 
     asyncio.run(arrive())
-    outputs = {path.name: path.read_bytes() for path in yard.output.iterdir()}
-    assert outputs == {f"{way.__name__}.mp4": large_clip.read_bytes() for way in WAYS}
+    made = [path for mode in MODES for path in (yard.output / mode).iterdir()]
+    outputs = {str(path.relative_to(yard.output)): path.read_bytes() for path in made}
+    assert outputs == dict.fromkeys(names, large_clip.read_bytes())
+
+
+def watch_of(yard: Yard, mode: str) -> dict[str, Any]:
+    for folder in (yard.input, yard.output):
+        (folder / mode).mkdir()
+    folders = {"input": yard.input / mode, "output": yard.output / mode}
+    return yard.watch(mode=mode, stable_seconds=STABLE_SECONDS, **folders)
 
 
 async def keep_working(house: House) -> None:
