@@ -4,7 +4,7 @@
 
 struct pixels {
     void *values;               /* (images, height, width, channels), float or bf16 */
-    int64_t step;               /* values from a pixel to the next: they may be more than channels */
+    int64_t step;               /* values from a pixel to the next: may be more than channels */
 };
 
 struct residual {               /* result * gain + to */
