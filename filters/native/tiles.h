@@ -47,9 +47,9 @@ static void TILES_OF(sum_up)(const struct convolution *job, const struct work *w
     size_t of_image = (size_t)(job->height >> job->doubled) * (job->width >> job->doubled);
     for (int channel = 0; channel < job->in; channel += PARTS * LANES) {
         WIDE columns[WINDOW][PARTS][WINDOW];
+        struct place at = place_of(job, first);
         int known = 0;
-        for (int tile = 0; tile < count; tile++) {
-            struct place at = place_of(job, first + tile);
+        for (int tile = 0; tile < count; tile++, at = behind(job, at)) {
             const VALUE *image = (const VALUE *)job->input.values
                 + at.image * of_image * job->input.step;
             if (!at.left)
@@ -165,8 +165,8 @@ static inline void TILES_OF(finish_pixel)(const struct convolution *job, size_t 
 static void TILES_OF(finish)(const struct convolution *job, const struct work *work, int start,
                              int end, int first, int count)
 {
-    for (int tile = 0; tile < count; tile++) {
-        struct place at = place_of(job, first + tile);
+    struct place at = place_of(job, first);
+    for (int tile = 0; tile < count; tile++, at = behind(job, at))
         for (int channel = start; channel < end; channel += LANES) {
             const float *from = work->products + (size_t)tile * job->out + channel;
             WIDE rows[EDGE][WINDOW];
@@ -186,7 +186,6 @@ static void TILES_OF(finish)(const struct convolution *job, const struct work *w
                     TILES_OF(finish_pixel)(job, pixel + column, channel, values[column]);
             }
         }
-    }
 }
 
 static void TILES_OF(block)(const struct convolution *job, const struct work *work,

@@ -4,9 +4,9 @@
  * Winograd's F(4x4, 3x3): each tile of 6x6 input pixels becomes 36 sums, each of which is multiplied
  * for itself, and 36 products become 4x4 output pixels. The points are 0, ±√½, ±√2 and infinity: with
  * these, rounding the sums to bf16 costs some 2 dB; with the usual 0, ±1, ±2 it costs 7. In fp32 the
- * error is torch's own: whole networks come as near to float64. F(6x6, 3x3), with 64 sums for 36
- * pixels, was not faster, since fewer multiplications leave more to the memory, and 8 dB worse;
- * F(2x2, 3x3) has twice the multiplications.
+ * error is about torch's own: whole networks come as near to float64. F(6x6, 3x3), with 64 sums for
+ * 36 pixels, was not faster, since fewer multiplications leave more to the memory, and 8 dB worse;
+ * F(2x2, 3x3) has nearly twice the multiplications.
  *
  * Source: Lavin, Gray 2016, Fast Algorithms for Convolutional Neural Networks; Toom-Cook's matrices
  * for any points: Barabasz et al. 2020, Error Analysis and Improving the Accuracy of Winograd
@@ -55,6 +55,17 @@ static inline struct place place_of(const struct convolution *job, int tile)
 {
     int across = tiles_across(job), down = tiles_down(job), line = tile / across;
     return (struct place){ line / down, line % down * EDGE, tile % across * EDGE };
+}
+
+/* The place of the tile behind one; divisions would be felt. */
+static inline struct place behind(const struct convolution *job, struct place at)
+{
+    if ((at.left += EDGE) < job->width)
+        return at;
+    at.left = 0;
+    if ((at.top += EDGE) < job->height)
+        return at;
+    return (struct place){ at.image + 1, 0, 0 };
 }
 
 #pragma GCC push_options
