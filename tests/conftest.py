@@ -19,6 +19,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell's background job; the processes under test would ignore it, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Hundreds of processes are started: where it is set, each would compile the whole package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 @pytest.fixture(scope="session")
 def data() -> Path:

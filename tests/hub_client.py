@@ -115,3 +115,5 @@ def _answer(requests: IO[str], answers: IO[str]) -> None:
 
 if __name__ == "__main__":
     _answer(sys.stdin, sys.stdout)
+    sys.stderr.flush()
+    os._exit(0)  # nobody waits for torch to be taken apart

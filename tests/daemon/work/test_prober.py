@@ -54,7 +54,7 @@ def test_one_process_looks_at_many_files_and_rests_when_nobody_asks(tmp_path: Pa
         assert (await prober.probe(clip)).kind == "video"
         assert prober.pid != pid
 
-    with_prober(tmp_path, use, idle_seconds=1)
+    with_prober(tmp_path, use, idle_seconds=0.5)
 
 
 def test_no_file_takes_the_prober_from_the_next_one(tmp_path: Path, fifo: Path) -> None:
