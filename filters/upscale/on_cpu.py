@@ -61,14 +61,26 @@ class CompactOnCpu(Upscaler):
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
-        y = x.to(self.weight.dtype, memory_format=torch.channels_last)
-        for layer in self._layers:
-            y = layer(y)
-        detail = self._last(y)
+        detail = self._last(self._features(x))
         if isinstance(self.plain, ReducedSRVGG):
             detail = F.conv2d(detail, self.plain.of_detail, padding=1)
             return _laid("shrink", x, detail, self.scale, self.plain.of_pixels)
         return _laid("lay", x, detail, self.scale, None)
+
+    def _features(self, x: Tensor) -> Tensor:
+        """Run all convolutions but the last, where they can in two tensors that take turns.
+
+        From 400x300 pixels on, 64 channels in fp32 are more than the allocator keeps: each new
+        tensor would be pages that the system has to clear.
+        """
+        y = x.to(self.weight.dtype, memory_format=torch.channels_last)
+        spare = y  # its three channels are no layer's result: it is not written on
+        for layer in self._layers:
+            if isinstance(layer, WinogradConv) and spare.shape[1] == layer.num_out:
+                y, spare = layer.into(y, spare), y
+            else:
+                y, spare = layer(y), y
+        return y
 
 
 def _layer(conv: nn.Conv2d, slopes: Tensor) -> Callable[[Tensor], Tensor]:
