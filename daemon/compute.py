@@ -13,6 +13,7 @@ from ..filters.chain import Chain
 from ..filters.color import ToFrame, ToPicture, matrix_warning, output_color, output_size
 from ..filters.frame import Filter, Frame, Picture, StreamInfo
 from ..filters.scenes import Scenes
+from .lanes import Lanes, lanes_for
 
 PICTURES_COMING = 2
 """That come down from a CUDA card while it computes the next ones."""
@@ -53,23 +54,38 @@ class Compute:
         self._to_picture = ToPicture(pix_fmt, color)
         self._coming: deque[Callable[[], Picture]] = deque()
         self._most_coming = PICTURES_COMING if device.type == "cuda" else 0
+        self._lanes: Lanes[Picture] | None = lanes_for(self._chain, device, _coded_bytes(info, out))
 
     def __call__(self, picture: Picture) -> Iterator[Picture]:
         """Take the next picture, give those that are ready."""
         marks = self._scenes(picture)
         with torch.inference_mode():
             frame = self._to_frame(picture, cut=marks.cut, duplicate=marks.duplicate)
-        yield from self._pictures(self._chain(frame))
+        if self._lanes is None:
+            yield from self._pictures(self._chain(frame))
+        else:
+            planned = self._chain.plan(frame)
+            yield from self._lanes([self._to_picture.plan(pending) for pending in planned])
 
     def flush(self) -> Iterator[Picture]:
         """Give what the filters still hold."""
+        if self._lanes is not None:
+            yield from self._lanes.settle()
+            self.close()
         yield from self._pictures(self._chain.flush())
         yield from self.settle()
 
     def settle(self) -> Iterator[Picture]:
-        """Give the pictures that come down from the device, and wait for them."""
+        """Give the pictures that are on their way, and wait for them."""
+        if self._lanes is not None:
+            yield from self._lanes.settle()
         while self._coming:
             yield self._coming.popleft()()
+
+    def close(self) -> None:
+        """End the threads that compute; what they have not given is lost. To be called last."""
+        if self._lanes is not None:
+            self._lanes.close()
 
     def stage(self, picture: Picture) -> Picture:
         """Begin to copy a picture to the device; for the thread that reads them, in their order."""
@@ -88,3 +104,9 @@ class Compute:
                 self._coming.append(self._to_picture.begin(frame))
             if len(self._coming) > self._most_coming:
                 yield self._coming.popleft()()
+
+
+def _coded_bytes(incoming: StreamInfo, outgoing: StreamInfo) -> int:
+    """Estimate the memory of all pictures that come of one, at most."""
+    pictures = int(incoming.time_base / outgoing.time_base)
+    return pictures * outgoing.width * outgoing.height * 3 * torch.uint16.itemsize

@@ -46,6 +46,10 @@ class Staging(Protocol):
         """Give what is done but held, for nothing else waits to be computed."""
         ...
 
+    def close(self) -> None:
+        """End what runs beside the calls; called last, whatever has happened."""
+        ...
+
 
 @dataclass(slots=True)
 class StageTime:
@@ -220,16 +224,31 @@ class Pipeline:
         self._decoded.close()
 
     def _compute(self) -> None:
+        try:
+            self._transform_all()
+        finally:
+            if self._staging is not None:
+                self._staging.close()
+
+    def _transform_all(self) -> None:
         clock = self.flow.stages["compute"]
         for picture in _waited(self._decoded, clock):
             for result in _timed(self._transform(picture), clock):
                 _put(self._computed, result, clock)
-            if self._staging is not None and self._decoded.statistics().depth == 0:
-                for result in _timed(self._staging.settle(), clock):
-                    _put(self._computed, result, clock)
+            if self._staging is not None:
+                self._settle(self._staging, clock)
         for result in _timed(self._transform.flush(), clock):
             _put(self._computed, result, clock)
         self._computed.close()
+
+    def _settle(self, staging: Staging, clock: StageTime) -> None:
+        """Hand on what is done but held, as long as nothing else waits to be computed."""
+        held = _timed(staging.settle(), clock)
+        while self._decoded.statistics().depth == 0:
+            result = next(held, None)
+            if result is None:
+                return
+            _put(self._computed, result, clock)
 
     def _encode(self) -> None:
         clock = self.flow.stages["encode"]

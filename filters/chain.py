@@ -10,6 +10,7 @@ import torch
 from .allocation import keep_freed_memory
 from .frame import Filter, Frame, StreamInfo
 from .options import FilterOptions
+from .planning import Pending, Planning
 from .weights import Policy, Weights
 
 
@@ -85,6 +86,27 @@ class Chain:
     def __call__(self, frame: Frame) -> Iterator[Frame]:
         """Pass a frame through; frames come out as soon as they are ready."""
         return self._pass((frame,), self._filters)
+
+    @property
+    def can_plan(self) -> bool:
+        """Whether there are filters, and all of them plan."""
+        return bool(self._filters) and all(isinstance(one, Planning) for one in self._filters)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Memory that a frame takes on its way, estimated; of filters that plan, once open."""
+        return sum(one.frame_bytes for one in self._filters if isinstance(one, Planning))
+
+    def plan(self, frame: Frame) -> list[Pending]:
+        """Take the next frame where `can_plan`; what comes of it is to be computed by the caller.
+
+        Several threads may compute at the same time, and different frames in any order.
+        """
+        pending = [Pending.of(frame)]
+        for stage in self._filters:
+            assert isinstance(stage, Planning)
+            pending = [made for one in pending for made in stage.plan(one)]
+        return pending
 
     def flush(self) -> Iterator[Frame]:
         """Flush every filter in order, each through those behind it."""

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from .clipping import OutsideGamut
 from .cuda.staging import Arrival, Download, Upload
 from .frame import Color, Frame, Picture, PixelFormat
 from .matrix import arithmetic_matrix, code_scale, matrix_warning, output_color, rgb_to_yuv
 from .planes import alpha_to_float, from_rgb, rounding_of, to_codes, to_rgb
+from .planning import Deferred, Pending
 
 if TYPE_CHECKING:
     from .cuda.colors import Encoder
@@ -58,7 +60,7 @@ class ToFrame:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._clipped = _Counter()
+        self._clipped = OutsideGamut()
         self._last: Frame | None = None
         self._upload = Upload(device)
         self._decoder = None
@@ -134,6 +136,14 @@ class ToFrame:
         return {"clipped_values": self._clipped.count()}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Coded:
+    """Planes that come down, and their width and height."""
+
+    arrival: Arrival
+    size: tuple[int, int]
+
+
 class ToPicture:
     """Frames to coded pictures on the CPU, rounded to nearest.
 
@@ -153,10 +163,10 @@ class ToPicture:
         self._color = color
         if self._form.family != "rgb":
             rgb_to_yuv(arithmetic_matrix(color, 1, 1))  # refuse before any frame
-        self._clipped = _Counter()
+        self._clipped = OutsideGamut()
         self._download = Download()
         self._encoder: Encoder | None = None  # made where frames lie on a CUDA card
-        self._last: tuple[Arrival, tuple[int, int]] | None = None  # planes and their size
+        self._last: Deferred[_Coded] | None = None
 
     def __call__(self, frame: Frame) -> Picture:
         """Convert one frame of any float dtype on any device."""
@@ -168,10 +178,26 @@ class ToPicture:
         Returns:
             What waits for them and gives the picture.
         """
+        pending = Pending.of(frame)
+        arrival = self._plan_codes(pending)().arrival
+        return partial(self._picture, arrival, frame)
+
+    def plan(self, pending: Pending) -> Callable[[], Picture]:
+        """Take the next frame, in order, and leave the work to who calls what is returned."""
+        coded = self._plan_codes(pending)
+        return lambda: self._picture(coded().arrival, pending.frame())
+
+    def _plan_codes(self, pending: Pending) -> Deferred[_Coded]:
+        before = self._last if pending.duplicate else None
+        self._last = Deferred(lambda: self._coded(pending.frame(), before))
+        return self._last
+
+    def _coded(self, frame: Frame, before: Deferred[_Coded] | None) -> _Coded:
+        """Begin to bring down a frame's planes, or take those of the one before if it is that."""
         size = output_size(frame.width, frame.height, self._form.name)
-        if self._last is None or not frame.duplicate or self._last[1] != size:
-            self._last = self._download(self._codes(frame, *size)), size
-        return partial(self._picture, self._last[0], frame)
+        if before is not None and (last := before()).size == size:
+            return last
+        return _Coded(self._download(self._codes(frame, *size)), size)
 
     def _codes(self, frame: Frame, width: int, height: int) -> tuple[Tensor, ...]:
         """Code a frame on its device: its planes, and alpha where the format has it."""
@@ -230,30 +256,3 @@ def _fitted(pixels: Tensor, width: int, height: int) -> Tensor:
     if pixels.shape[2] < width:
         pixels = torch.cat((pixels, pixels[:, :, -1:]), 2)
     return pixels
-
-
-class _Counter:
-    """Counts values outside [0, 1]; waits for a device only when asked for the sum."""
-
-    def __init__(self) -> None:
-        self._count: Tensor | int = 0
-        self._outside: Tensor | None = None
-
-    def must_clip(self, values: Tensor, tolerance: float) -> bool:
-        """Count what is outside by more than `tolerance`; tell whether anything may be at all."""
-        if values.device.type == "cpu":  # on others, finding out would wait for the device
-            low, high = (float(value) for value in values.aminmax())
-            if low >= 0 and high <= 1:
-                return False
-        below = (values < -tolerance).count_nonzero()
-        self._count = self._count + below + (values > 1 + tolerance).count_nonzero()
-        return True
-
-    def on(self, device: torch.device) -> Tensor:
-        """Give what kernels may add to: (1,), int64."""
-        if self._outside is None:
-            self._outside = torch.zeros(1, dtype=torch.int64, device=device)
-        return self._outside
-
-    def count(self) -> int:
-        return int(self._count) + (0 if self._outside is None else int(self._outside))

@@ -1,6 +1,7 @@
 """The whole way against the filters alone, on the same frames, interleaved.
 
-*Filters*: all frames lie ready on the device, results are thrown away. *File to file*: from an open
+*Filters*: all frames lie ready on the device, in as many lanes as on the whole way, and results are
+thrown away. *File to file*: from an open
 file to a renamed H.264 file. Neither loads weights. *Encoder alone*: what that has made is encoded
 again. *Pipe to pipe* is in `.processes`.
 """
@@ -8,7 +9,7 @@ again. *Pipe to pipe* is in `.processes`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from ...io.sink import open_file_sink
 from ...io.source import open_source
 from ..compute import Compute
 from ..execute import execute
+from ..lanes import Lanes, lanes_for
 from ..pipeline import Flow, Pipeline
 from ..progress import Silent
 from .frames import read_pictures
@@ -102,11 +104,21 @@ class Workbench:
     def _filter_all(self) -> None:
         chain = Chain([one.filter for one in self.built])
         chain.open(self._info)
+        lanes: Lanes[Frame] | None = lanes_for(chain, self._device)
         for frame in self._frames:
-            for _ in chain(frame):
-                pass
-        for _ in chain.flush():
-            pass
+            if lanes is None:
+                _drop(chain(frame))
+            else:
+                _drop(lanes([pending.frame for pending in chain.plan(frame)]))
+        if lanes is not None:
+            _drop(lanes.settle())
+            lanes.close()
+        _drop(chain.flush())
+
+
+def _drop(frames: Iterable[Frame]) -> None:
+    for _ in frames:
+        pass
 
 
 def _marked_frames(clip: Path, device: torch.device) -> tuple[StreamInfo, list[Frame]]:

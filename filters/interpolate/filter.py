@@ -9,8 +9,9 @@ that N frames always become (N - 1)·2^exp + 1.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from ..errors import CheckpointRejected, FilterError
 from ..frame import Frame, StreamInfo
 from ..guard import is_damaged
+from ..planning import Counts, Deferred, Pending
 from ..weights import RIFE, Weights, load_state_dict, resolve_weights
 from .checkpoint import load_ifnet
 from .gap import GapFiller, Method
@@ -40,10 +42,10 @@ COUNTERS = (
 
 @dataclass(slots=True, eq=False)
 class _Held:
-    """A frame of the window, and what the network keeps of it once it was asked."""
+    """A frame of the window, and what the network keeps of it for both its gaps."""
 
     frame: Frame
-    source: Tensor | None = None
+    source: Deferred[Tensor]
 
 
 class Interpolate:
@@ -72,7 +74,9 @@ class Interpolate:
         self._fill_exactly = None if exact is None else GapFiller(exact, exp, scale, method)
         self._longest_step = longest_step(None)
         self._held: _Held | None = None
-        self._counts: dict[str, int] = dict.fromkeys(COUNTERS, 0)
+        self._counts = Counts(COUNTERS)
+        self.frame_bytes = 0
+        """Memory that one gap takes, estimated; known once a stream is open."""
 
     def with_exp(self, exp: int) -> Interpolate:
         """Make the same filter for another exponent. Both share the network, nothing else."""
@@ -82,7 +86,7 @@ class Interpolate:
         other._fill_exactly = self._fill_exactly and self._fill_exactly.with_exp(exp)
         other._longest_step = longest_step(None)
         other._held = None
-        other._counts = dict.fromkeys(COUNTERS, 0)
+        other._counts = Counts(COUNTERS)
         return other
 
     def open(self, info: StreamInfo) -> StreamInfo:
@@ -92,8 +96,9 @@ class Interpolate:
             TooLarge: if two of its frames cannot fit in memory.
         """
         self._fill.check_size(info.width, info.height)
+        self.frame_bytes = self._fill.needed_bytes(info.width, info.height)
         self._held = None
-        self._counts = dict.fromkeys(COUNTERS, 0)
+        self._counts = Counts(COUNTERS)
         self._longest_step = longest_step(info.average_rate)
         return replace(
             info,
@@ -111,7 +116,18 @@ class Interpolate:
             TooLarge: if the frames do not fit in memory.
             FilterError: if the network gives NaN or Inf, in fp32 too.
         """
-        left, self._held = self._held, _Held(frame)
+        planned = self.plan(Pending.of(frame))
+        return (pending.frame() for pending in planned)
+
+    def plan(self, pending: Pending) -> Sequence[Pending]:
+        """Do the same, but leave what the network computes to who asks for it.
+
+        Raises:
+            ValueError: as `__call__` does; the rest is raised by what comes.
+        """
+        frame = pending.frame()
+        source = Deferred(lambda: self._fill.source(_image(frame)))
+        left, self._held = self._held, _Held(frame, source)
         if left is None:
             return ()
         check_alike(left.frame, frame)
@@ -130,51 +146,51 @@ class Interpolate:
         Repeats are ``repeated_at_cuts``, ``repeated_at_gaps`` or, between two equal frames,
         ``repeated_at_duplicates``.
         """
-        return dict(self._counts)
+        return self._counts.all()
 
-    def _gap(self, left: _Held, right: _Held) -> Iterator[Frame]:
+    def _gap(self, left: _Held, right: _Held) -> list[Pending]:
         frame = left.frame
         reason = reason_to_repeat(frame, right.frame, self._longest_step)
         if reason == "repeated_at_duplicates":
             right.source = left.source
             right.frame = replace(right.frame, duplicate=True)
         step = ticks_between(frame, right.frame)
-        yield self._timed(frame, 0, step)
+        first = Pending.of(self._timed(frame, 0, step))
         if reason is None:
-            yield from self._inserted(left, right, step)
-            return
+            return [first, *self._inserted(left, right, step)]
+        self._counts.add(reason, self._factor - 1)
         repeat = replace(frame, cut=False, duplicate=True)
-        for index in range(1, self._factor):
-            self._counts[reason] += 1
-            yield self._timed(repeat, index * step, step)
+        moments = range(1, self._factor)
+        return [first, *(Pending.of(self._timed(repeat, k * step, step)) for k in moments)]
 
-    def _inserted(self, left: _Held, right: _Held, step: int) -> Iterator[Frame]:
-        pixels, alpha = left.frame.pixels, left.frame.alpha
-        for index, image in enumerate(self._between(left, right), 1):
-            # sampling may leave the range by a rounding error
-            image = image.clamp(0, 1).to(pixels.device, pixels.dtype)
-            between = replace(
-                left.frame,
-                pixels=image[:3],
-                alpha=None if alpha is None else image[3:],
-                cut=False,
-                duplicate=False,
-            )
-            self._counts["inserted"] += 1
-            yield self._timed(between, index * step, step)
+    def _inserted(self, left: _Held, right: _Held, step: int) -> list[Pending]:
+        images = Deferred(lambda: self._between(left, right))
+        moments = range(1, self._factor)
+        made = (partial(self._made, left.frame, images, index, step) for index in moments)
+        return [Pending(Deferred(compute), duplicate=False) for compute in made]
+
+    def _made(self, left: Frame, images: Deferred[list[Tensor]], index: int, step: int) -> Frame:
+        pixels, alpha = left.pixels, left.alpha
+        # sampling may leave the range by a rounding error
+        image = images()[index - 1].clamp(0, 1).to(pixels.device, pixels.dtype)
+        between = replace(
+            left,
+            pixels=image[:3],
+            alpha=None if alpha is None else image[3:],
+            cut=False,
+            duplicate=False,
+        )
+        self._counts.add("inserted")
+        return self._timed(between, index * step, step)
 
     def _between(self, left: _Held, right: _Held) -> list[Tensor]:
         """Compute the in-betweens, (3 or 4, H, W). A frame is encoded once, for both its gaps."""
-        if left.source is None:
-            left.source = self._fill.source(_image(left.frame))
-        if right.source is None:
-            right.source = self._fill.source(_image(right.frame))
         size = left.frame.height, left.frame.width
-        images = self._fill(left.source, right.source, *size)
+        images = self._fill(left.source(), right.source(), *size)
         if not _any_damaged(images, left.frame, right.frame):
             return images
         if self._fill_exactly is not None:
-            self._counts["redone_in_fp32"] += len(images)
+            self._counts.add("redone_in_fp32", len(images))
             exact = [self._fill_exactly.source(_image(held.frame)) for held in (left, right)]
             images = self._fill_exactly(exact[0], exact[1], *size)
         # black in fp32 is what the network means; NaN and Inf are no picture

@@ -55,10 +55,7 @@ class GapFiller:
         Raises:
             TooLarge: if it cannot.
         """
-        multiple = padding_multiple(self._scale)
-        padded = (width + -width % multiple) * (height + -height % multiple)
-        fixed, growing = _BYTES_PER_PIXEL
-        needed = padded * (fixed + growing * self._scale**2)
+        needed = self.needed_bytes(width, height)
         free = available_bytes(self._device)
         if free is not None and needed > free:
             raise TooLarge(
@@ -66,6 +63,13 @@ class GapFiller:
                 f"{needed / GIB:.1f} GiB of memory, but {self._device} has "
                 f"{free / GIB:.1f} GiB free; a smaller interpolation scale needs less"
             )
+
+    def needed_bytes(self, width: int, height: int) -> int:
+        """Estimate the memory that one pair of frames takes at most."""
+        multiple = padding_multiple(self._scale)
+        padded = (width + -width % multiple) * (height + -height % multiple)
+        fixed, growing = _BYTES_PER_PIXEL
+        return int(padded * (fixed + growing * self._scale**2))
 
     def source(self, image: Tensor) -> Tensor:
         """Compute what the network wants to know of one frame, to be kept for both its gaps.

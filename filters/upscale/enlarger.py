@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import torch
 from torch import Tensor
@@ -16,11 +17,13 @@ from .on_cpu import on_cpu
 from .reduced import ReducedSRVGG, can_reduce
 from .resize import resize, scaled_size
 from .srvgg import SRVGGNetCompact
-from .tiles import Tiles
+from .tiles import MOST_CPU_BYTES, Tiles
 
 
 class Enlarger:
     """Enlarges single pictures: the network at its own scale, then bicubic to any other.
+
+    Several threads may call it at the same time.
 
     Args:
         network: in float32; it stays as it is, what computes is a copy.
@@ -39,6 +42,7 @@ class Enlarger:
     ) -> None:
         self.device = device
         self.num_redone_in_fp32 = 0
+        self._lock = threading.Lock()  # of the counter above, and of what is made once
         self._network = network
         self._precision = precision
         self._tile = tile
@@ -47,7 +51,7 @@ class Enlarger:
     @property
     def num_halved(self) -> int:
         """How often tiles were halved because memory did not suffice."""
-        return sum(tiles.num_halved for tiles in self._tiles.values())
+        return sum(tiles.num_halved for tiles in tuple(self._tiles.values()))
 
     def check_size(self, width: int, height: int, scale: float) -> None:
         """Make sure that the result alone can fit in memory, before any work.
@@ -64,6 +68,12 @@ class Enlarger:
                 f"{needed / GIB:.1f} GiB of memory for a single frame, but {self.device} has "
                 f"{free / GIB:.1f} GiB free; ask for a smaller scale"
             )
+
+    def needed_bytes(self, width: int, height: int, scale: float) -> int:
+        """Estimate the memory that one picture takes at most: its results and activations."""
+        values = width * height * self._network.values_per_pixel
+        activations = min(values * self._precision.itemsize, MOST_CPU_BYTES)
+        return self._result_bytes(width, height, scale) + activations
 
     def __call__(self, pixels: Tensor, scale: float) -> Tensor:
         """Enlarge a picture.
@@ -98,7 +108,8 @@ class Enlarger:
         if not is_damaged(result, source):
             return result
         if self._precision != torch.float32:
-            self.num_redone_in_fp32 += 1
+            with self._lock:
+                self.num_redone_in_fp32 += 1
             result = self._ready(torch.float32, scale)(source)
         # black in float32 is what the network means; NaN and Inf are no picture
         if not torch.isfinite(result).all():
@@ -112,9 +123,10 @@ class Enlarger:
         """Give the network in a precision, by which it enlarges by `scale` or by its own."""
         at_once = can_reduce(self._network, scale)
         key = precision, scale if at_once else self._network.scale
-        if key not in self._tiles:
-            self._tiles[key] = Tiles(self._copied(precision, int(key[1])), self._tile)
-        return self._tiles[key]
+        with self._lock:
+            if key not in self._tiles:
+                self._tiles[key] = Tiles(self._copied(precision, int(key[1])), self._tile)
+            return self._tiles[key]
 
     def _copied(self, precision: torch.dtype, scale: int) -> Upscaler:
         network: Upscaler = copy.deepcopy(self._network)

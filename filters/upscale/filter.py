@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,12 +11,15 @@ from torch import Tensor
 from ..chain import Runtime
 from ..errors import CheckpointRejected
 from ..frame import Frame, StreamInfo
+from ..planning import Counts, Deferred, Pending
 from ..weights import REAL_ESRGAN, Weights, load_state_dict, resolve_weights
 from .checkpoint import load_upscaler
 from .enlarger import Enlarger
 from .network import Upscaler
 from .options import UpscaleOptions
 from .resize import scaled_size
+
+COUNTERS = ("upscaled", "reused")
 
 
 def build_upscale(options: UpscaleOptions, runtime: Runtime) -> tuple[Upscale, Weights]:
@@ -47,6 +50,14 @@ def load_network(weights: Weights) -> Upscaler:
         raise CheckpointRejected(f"{weights.path}: {error}") from error
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Enlarged:
+    """What came in, and what went out."""
+
+    source: Frame
+    result: Frame
+
+
 class Upscale:
     """Enlarge every frame; time and flags stay.
 
@@ -60,9 +71,10 @@ class Upscale:
             raise ValueError(f"scale must be from 1 to 8, got {scale}")
         self._enlarger = enlarger
         self._scale = scale
-        self._last: tuple[Frame, Frame] | None = None  # what came in, what went out
-        self._num_upscaled = 0
-        self._num_reused = 0
+        self._last: Deferred[_Enlarged] | None = None
+        self._counts = Counts(COUNTERS)
+        self.frame_bytes = 0
+        """Memory that enlarging one frame takes, estimated; known once a stream is open."""
         self._before = self._counted()
 
     def open(self, info: StreamInfo) -> StreamInfo:
@@ -72,9 +84,10 @@ class Upscale:
             TooLarge: if one result alone cannot fit in memory.
         """
         self._last = None
-        self._num_upscaled = self._num_reused = 0
+        self._counts = Counts(COUNTERS)
         self._before = self._counted()
         self._enlarger.check_size(info.width, info.height, self._scale)
+        self.frame_bytes = self._enlarger.needed_bytes(info.width, info.height, self._scale)
         width, height = scaled_size(info.width, info.height, self._scale)
         return replace(info, width=width, height=height)
 
@@ -85,9 +98,15 @@ class Upscale:
             TooLarge: if it does not fit in memory, not even in the smallest tiles.
             FilterError: if the network gives NaN or Inf, in float32 too.
         """
-        result = replace(frame, pixels=self._pixels(frame), alpha=self._alpha(frame))
-        self._last = (frame, result)
-        return (result,)
+        (planned,) = self.plan(Pending.of(frame))
+        return (planned.frame(),)
+
+    def plan(self, pending: Pending) -> tuple[Pending]:
+        """Do the same, but leave the work, and its errors, to who asks for the result."""
+        before = self._last
+        made = Deferred(lambda: self._made(pending, before))
+        self._last = made
+        return (Pending(Deferred(lambda: made().result), pending.duplicate),)
 
     def flush(self) -> tuple[()]:
         """Let go of the last frame; nothing is held back."""
@@ -97,8 +116,7 @@ class Upscale:
     def statistics(self) -> Mapping[str, int]:
         """Count frames enlarged, reused and done again in fp32, and halvings of the tiles."""
         return {
-            "upscaled": self._num_upscaled,
-            "reused": self._num_reused,
+            **self._counts.all(),
             **{name: count - self._before[name] for name, count in self._counted().items()},
         }
 
@@ -109,24 +127,27 @@ class Upscale:
             "tiles_halved": self._enlarger.num_halved,
         }
 
-    def _pixels(self, frame: Frame) -> Tensor:
-        if frame.duplicate and self._last is not None:
-            before, result = self._last
-            if before.pixels.shape == frame.pixels.shape:
-                self._num_reused += 1
-                return result.pixels
-        self._num_upscaled += 1
+    def _made(self, pending: Pending, before: Deferred[_Enlarged] | None) -> _Enlarged:
+        frame, last = pending.frame(), None
+        if before is not None:  # only a duplicate is worth waiting for what another thread makes
+            last = before() if frame.duplicate else before.peek()
+        result = replace(frame, pixels=self._pixels(frame, last), alpha=self._alpha(frame, last))
+        return _Enlarged(frame, result)
+
+    def _pixels(self, frame: Frame, last: _Enlarged | None) -> Tensor:
+        if frame.duplicate and last and last.source.pixels.shape == frame.pixels.shape:
+            self._counts.add("reused")
+            return last.result.pixels
+        self._counts.add("upscaled")
         return self._enlarger(frame.pixels, self._scale)
 
-    def _alpha(self, frame: Frame) -> Tensor | None:
+    def _alpha(self, frame: Frame, last: _Enlarged | None) -> Tensor | None:
         """Enlarge alpha as a gray picture, so that its edges agree with those of the pixels."""
         alpha = frame.alpha
         if alpha is None:
             return None
-        if self._last is not None:
-            before, result = self._last
-            if before.alpha is not None and torch.equal(before.alpha, alpha):
-                return result.alpha
+        if last and last.source.alpha is not None and torch.equal(last.source.alpha, alpha):
+            return last.result.alpha
         low, high = torch.aminmax(alpha)
         if low == high:  # what is opaque throughout stays exactly so
             width, height = scaled_size(frame.width, frame.height, self._scale)

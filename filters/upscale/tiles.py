@@ -23,7 +23,7 @@ from .spans import cut
 SMALLEST_EDGE = 32
 """Pixels; where tiles of this size do not fit, nothing will."""
 
-_CPU_BYTES = GIB
+MOST_CPU_BYTES = GIB
 """For activations on a CPU: memory should stay flat."""
 _CPU_FAST_BYTES = 192 << 20
 """Above it activations leave a CPU's caches: 64 features at 1280x720 took 1.37 times as long
@@ -119,7 +119,7 @@ class Tiles:
         free = available_bytes(weight.device)
         if weight.device.type == "cuda" and free is not None:
             return min(int(free * _SHARE) // bytes_per_pixel, _MAX_VALUES // values)
-        most = _CPU_BYTES if free is None else min(_CPU_BYTES, int(free * _SHARE))
+        most = MOST_CPU_BYTES if free is None else min(MOST_CPU_BYTES, int(free * _SHARE))
         fast = max(_CPU_FAST_BYTES // bytes_per_pixel, ((_MARGINS_PER_EDGE + 2) * margin) ** 2)
         return min(most // bytes_per_pixel, fast)
 

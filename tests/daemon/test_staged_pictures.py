@@ -41,6 +41,9 @@ class Holding:
 
     flush = settle
 
+    def close(self) -> None:
+        pass
+
 
 class AskingSource(ListSource):
     """Reads the next picture only when the one before has come out at the other end."""

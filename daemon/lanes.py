@@ -1,0 +1,170 @@
+"""Lanes: several frames are computed at the same time, each by few threads, and leave in order.
+
+All threads on one frame wait for each other after every step of it, and where an encoder takes a
+core from one of them, all others stand still. In lanes it holds up only one frame: with x264 beside
+the filters on two cores, two lanes of one thread made the same film in 0.8 of the time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from ..filters.chain import Chain
+from ..filters.memory import available_bytes
+
+T = TypeVar("T")
+Work = Callable[[], T]
+
+_MOST_LANES = 4
+"""With more, frames that are on their way cost more memory than idle threads cost time."""
+_WAITING = 1
+"""Groups that wait for a lane, or are done while one before them is not, so that none is idle."""
+_MEMORY_SHARE = 8
+"""Lanes together may take so small a part of the memory that is free."""
+
+
+def num_lanes(threads: int, frame_bytes: int) -> int:
+    """Find how many frames should be computed on this CPU at the same time, at least 1.
+
+    Args:
+        threads: that there are for all lanes together.
+        frame_bytes: memory that one frame takes on its way.
+    """
+    free = available_bytes(torch.device("cpu"))
+    fitting = _MOST_LANES if free is None else free // _MEMORY_SHARE // max(frame_bytes, 1)
+    return max(1, min(threads, _MOST_LANES, fitting))
+
+
+def lanes_for(chain: Chain, device: torch.device, results_bytes: int = 0) -> Lanes[Any] | None:
+    """Make lanes for a chain that is open; None where all threads should be on one frame.
+
+    Args:
+        chain: computes; its filters must plan.
+        device: where it does. A card has enough to do with one frame.
+        results_bytes: memory for what is made of one frame, beside what the chain needs.
+    """
+    if device.type != "cpu" or not chain.can_plan:
+        return None
+    threads = torch.get_num_threads()
+    count = num_lanes(threads, chain.frame_bytes + results_bytes)
+    return Lanes(count, threads) if count > 1 else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Made(Generic[T]):
+    result: T
+
+
+class _Group(Generic[T]):
+    """What is computed one after the other, in one lane; iterating waits for it."""
+
+    def __init__(self, works: Sequence[Work[T]]) -> None:
+        self._works = deque(works)
+        self._made: SimpleQueue[_Made[T] | BaseException | None] = SimpleQueue()
+
+    def compute(self, goes_on: Callable[[], bool]) -> None:
+        """Do all of the work, or until told otherwise."""
+        try:
+            while self._works and goes_on():
+                self._made.put(_Made(self._works.popleft()()))
+            self._made.put(None)
+        except BaseException as error:  # raised again by who waits for the result
+            self._made.put(error)
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        made = self._made.get()
+        if isinstance(made, _Made):
+            return made.result
+        raise StopIteration if made is None else made
+
+
+class Lanes(Generic[T]):
+    """Computes groups of work in several threads and gives what they make, in order.
+
+    For one thread, which hands in and takes out.
+
+    Args:
+        count: of lanes, at least 1.
+        threads: of torch, for all lanes together. While only one group is on its way it has them
+            all, so that a slow source does not wait longer than it must.
+    """
+
+    def __init__(self, count: int, threads: int) -> None:
+        self._count = count
+        self._threads = threads
+        self._on_their_way: deque[_Group[T]] = deque()
+        self._handed_in: SimpleQueue[_Group[T] | None] = SimpleQueue()
+        self._lanes: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._num_undone = 0
+        self._ending = threading.Event()
+
+    def __call__(self, works: Sequence[Work[T]]) -> Iterator[T]:
+        """Hand in one group, and give what those before it made where more are on their way.
+
+        Raises:
+            Exception: whatever the work raises.
+        """
+        if works:
+            self._hand_in(_Group(works))
+        while len(self._on_their_way) > self._count + _WAITING:
+            yield from self._oldest()
+
+    def settle(self) -> Iterator[T]:
+        """Wait for everything that is on its way, and give it; what is not taken stays."""
+        while self._on_their_way:
+            yield from self._oldest()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether `close` was called."""
+        return self._ending.is_set()
+
+    def close(self) -> None:
+        """End the threads, after the work that they are at; what else was handed in is lost."""
+        self._ending.set()
+        for _ in self._lanes:
+            self._handed_in.put(None)
+        while self._lanes:
+            self._lanes.pop().join()
+            torch.set_num_threads(self._threads)  # else the next thread begins with a lane's few
+        self._on_their_way.clear()
+
+    def _oldest(self) -> Iterator[T]:
+        yield from self._on_their_way[0]
+        self._on_their_way.popleft()
+
+    def _hand_in(self, group: _Group[T]) -> None:
+        while len(self._lanes) < self._count:
+            name = f"upframe-lane-{len(self._lanes)}"
+            self._lanes.append(threading.Thread(target=self._run, name=name, daemon=True))
+            self._lanes[-1].start()
+        with self._lock:
+            self._num_undone += 1
+        self._on_their_way.append(group)
+        self._handed_in.put(group)
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            while (group := self._handed_in.get()) is not None:
+                self._take_threads()
+                group.compute(lambda: not self._ending.is_set())
+                with self._lock:
+                    self._num_undone -= 1
+
+    def _take_threads(self) -> None:
+        """Take a fair share for this thread; torch remembers it for each."""
+        with self._lock:
+            share = max(1, self._threads // min(self._num_undone, self._count))
+        if torch.get_num_threads() != share:
+            torch.set_num_threads(share)

@@ -1,0 +1,166 @@
+"""Plans: made in order, computed by whoever asks, and the same as what calls give."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+
+import pytest
+import torch
+
+from upframe.filters.chain import Chain, Runtime, build_filters
+from upframe.filters.frame import Frame, StreamInfo
+from upframe.filters.options import FilterOptions
+from upframe.filters.planning import Counts, Deferred, Pending, Planning
+
+CPU = torch.device("cpu")
+TICK = Fraction(1, 25)
+INFO = StreamInfo(64, 48, "yuv420p", TICK, rate=Fraction(25), average_rate=Fraction(25))
+
+
+def chain(exp: int = 1, scale: float = 2) -> Chain:
+    options = FilterOptions(
+        enable_frame_interpolation=True,
+        frame_interpolation_exp=exp,
+        frame_interpolation_model_path="builtin",
+        enable_upscaling=True,
+        upscaling_scale=scale,
+        upscaling_model_path="builtin",
+    )
+    built = build_filters(options, Runtime(CPU, torch.float32, "local"))
+    return Chain([one.filter for one in built])
+
+
+def frames(*, alpha: bool = False) -> list[Frame]:
+    """Motion, a repeated frame, motion again, a cut."""
+    generator = torch.Generator().manual_seed(1)
+    row = torch.rand(3, 48, 96, generator=generator)
+    shapes = torch.rand(1, 48, 64, generator=generator) if alpha else None
+    places = (0, 2, 2, 4, 20)
+    return [
+        Frame(
+            row[:, :, place : place + 64].contiguous(),
+            pts,
+            1,
+            TICK,
+            alpha=shapes,
+            cut=place == 20,
+            duplicate=pts == 2,
+        )
+        for pts, place in enumerate(places)
+    ]
+
+
+def test_a_deferred_value_is_computed_once_and_lets_go_of_its_sources() -> None:
+    asked: list[int] = []
+
+    def compute() -> int:
+        asked.append(1)
+        return 7
+
+    value = Deferred(compute)
+    assert value.peek() is None
+    assert (value(), value(), value.peek(), asked) == (7, 7, 7, [1])
+
+
+def test_who_asks_while_a_value_is_computed_gets_that_value() -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def compute() -> object:
+        inside.set()
+        assert go_on.wait(10)
+        return object()
+
+    value = Deferred(compute)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(value)
+        assert inside.wait(10)
+        second = threads.submit(value)
+        go_on.set()
+        assert first.result(10) is second.result(10)
+
+
+def test_what_could_not_be_computed_is_tried_again() -> None:
+    results = iter([0, 2])
+    value = Deferred(lambda: 1 // next(results))
+    with pytest.raises(ZeroDivisionError):
+        value()
+    assert value() == 0
+
+
+def test_counts_from_several_threads_are_all_there() -> None:
+    counts = Counts(("seen", "never"))
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(4):
+            threads.submit(lambda: [counts.add("seen") for _ in range(1000)])
+    assert counts.all() == {"seen": 4000, "never": 0}
+
+
+@pytest.mark.parametrize("exp", [1, 2])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_a_plan_gives_what_calls_give_in_whatever_order_it_is_computed(
+    exp: int, alpha: bool
+) -> None:
+    called = chain(exp)
+    called.open(INFO)
+    expected = [made for frame in frames(alpha=alpha) for made in called(frame)]
+    planned = chain(exp)
+    planned.open(INFO)
+    assert planned.can_plan
+    plans = [plan for frame in frames(alpha=alpha) for plan in planned.plan(frame)]
+    with torch.inference_mode():
+        backwards = [plan.frame() for plan in reversed(plans)]
+    for made, plan, wanted in zip(reversed(backwards), plans, expected, strict=True):
+        assert plan.duplicate == made.duplicate == wanted.duplicate
+        assert (made.pts, made.duration, made.cut) == (wanted.pts, wanted.duration, wanted.cut)
+        torch.testing.assert_close(made.pixels, wanted.pixels)
+        torch.testing.assert_close(made.alpha, wanted.alpha)
+    assert planned.statistics() == called.statistics()
+    assert planned.statistics()["reused"] > 0
+
+
+def test_planning_computes_nothing() -> None:
+    planned = chain()
+    planned.open(INFO)
+    for frame in frames():
+        planned.plan(frame)
+    counts = planned.statistics()
+    assert (counts["inserted"], counts["upscaled"]) == (0, 0)
+
+
+def test_frames_need_more_memory_the_larger_they_are() -> None:
+    one = chain()
+    one.open(INFO)
+    small = one.frame_bytes
+    one.open(StreamInfo(640, 360, "yuv420p", TICK))
+    assert 640 * 360 * 100 < one.frame_bytes < 640 * 360 * 5000
+    assert one.frame_bytes > 10 * small > 0
+
+
+def test_a_chain_plans_where_all_of_its_filters_do() -> None:
+    class Unplanned:
+        """A filter that gives what it takes."""
+
+        def open(self, info: StreamInfo) -> StreamInfo:
+            return info
+
+        def __call__(self, frame: Frame) -> tuple[Frame]:
+            return (frame,)
+
+        def flush(self) -> tuple[()]:
+            return ()
+
+        def statistics(self) -> dict[str, int]:
+            return {}
+
+    assert not isinstance(Unplanned(), Planning)
+    assert not Chain([Unplanned()]).can_plan
+    assert not Chain([]).can_plan
+
+
+def test_a_frame_that_is_there_is_pending_as_it_is() -> None:
+    (frame,) = frames()[2:3]
+    pending = Pending.of(frame)
+    assert pending.frame() is frame
+    assert pending.duplicate
