@@ -113,8 +113,11 @@ class Lanes(Generic[T]):
         """Hand in one group, and give what those before it made where more are on their way.
 
         Raises:
+            RuntimeError: after `close`.
             Exception: whatever the work raises.
         """
+        if self.is_closing:
+            raise RuntimeError("frames came after the lanes were closed")
         if works:
             self._hand_in(_Group(works))
         while len(self._on_their_way) > self._count + _WAITING:
@@ -133,12 +136,15 @@ class Lanes(Generic[T]):
     def close(self) -> None:
         """End the threads, after the work that they are at; what else was handed in is lost."""
         self._ending.set()
+        if not self._lanes:
+            return
         for _ in self._lanes:
             self._handed_in.put(None)
-        while self._lanes:
-            self._lanes.pop().join()
-            torch.set_num_threads(self._threads)  # else the next thread begins with a lane's few
+        for lane in self._lanes:
+            lane.join()
+        self._lanes.clear()
         self._on_their_way.clear()
+        torch.set_num_threads(self._threads)  # else the next thread begins with a lane's few
 
     def _oldest(self) -> Iterator[T]:
         yield from self._on_their_way[0]

@@ -116,6 +116,8 @@ def test_closing_ends_the_threads_and_drops_what_was_not_begun() -> None:
     go_on.set()
     closing.join(SECONDS)
     assert done == ["begun"]
+    with pytest.raises(RuntimeError, match="closed"):
+        list(lanes([begun]))
     assert not any(thread.name.startswith("upframe-lane") for thread in threading.enumerate())
 
 
