@@ -22,7 +22,7 @@ demo: $(VENV)/regular
 	$(BIN)/upframe demo $(DEMO)
 
 test: programs $(VENV)/editable
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
 
 lint: $(VENV)/editable
 	$(BIN)/ruff check
@@ -76,7 +76,7 @@ $(VENV)/regular: $(BIN)/python pyproject.toml constraints.txt $(shell find daemo
 	rm -f $(VENV)/editable
 	touch $@
 
-$(VENV)/editable: $(BIN)/python pyproject.toml constraints.txt $(wildcard filters/native/*.[ch]) | compiler
+$(VENV)/editable: $(BIN)/python pyproject.toml constraints.txt $(wildcard filters/kernels/*.[ch]) | compiler
 	rm -rf build
 	$(BIN)/pip install -c constraints.txt -e '.[dev]'
 	rm -f $(VENV)/regular

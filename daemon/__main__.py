@@ -15,16 +15,15 @@ from typing import NoReturn, cast
 
 from .errors import UsageError
 from .exits import Exit, exit_code_of, is_expected
-from .importing import collector_resting
-from .live.cores import share_cores
+from .startup import collector_resting, share_cores
 
 # Each module offers add_parser(subparsers) and sets `command` to a function of the arguments.
 COMMANDS = (
     *("run", "pipe", "probe", "verify", "models"),
     *("serve", "jobs", "doctor", "demo", "bench"),
 )
-_MODULES = {"jobs": "jobs_command", "bench": "bench.command"}
-"""Of commands whose name is that of a package."""
+_MODULES = {"bench": ".bench.command"}
+"""Of commands that are not in `cli`."""
 
 _EPILOG = """\
 examples:
@@ -64,8 +63,8 @@ def make_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="log everything, show tracebacks")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for name in commands:
-        module = _MODULES.get(name, name)
-        importlib.import_module(f".{module}", __package__).add_parser(subparsers)
+        module = _MODULES.get(name, f".cli.{name}")
+        importlib.import_module(module, __package__).add_parser(subparsers)
     return parser
 
 

@@ -24,7 +24,7 @@ from ..io.errors import (
     VerificationFailed,
 )
 from .errors import AlreadyRunning, ConfigError, StartFailed, Stopped, UsageError
-from .jobs.errors import Conflict, DaemonAbsent, IllegalChange, StoreBroken, UnknownJob
+from .jobs.model import Conflict, DaemonAbsent, IllegalChange, StoreBroken, UnknownJob
 
 
 class Exit(IntEnum):

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
         PixelFormat,
         StreamInfo,
     )
-    from .interpolate.arrays import interpolate_frames
-    from .upscale.arrays import upscale_frames
+    from .interpolate.batch import interpolate_frames
+    from .upscale.batch import upscale_frames
 
 __all__ = [
     "Color",
@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
-    "interpolate_frames": ".interpolate.arrays",
-    "upscale_frames": ".upscale.arrays",
+    "interpolate_frames": ".interpolate.batch",
+    "upscale_frames": ".upscale.batch",
 }
 
 

@@ -5,23 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from .allocation import keep_freed_memory
+from .device import Runtime, keep_freed_memory
 from .frame import Filter, Frame, StreamInfo
 from .options import FilterOptions
-from .planning import Pending, Planning
-from .weights import Policy, Weights
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """What filters are built for."""
-
-    device: torch.device
-    precision: torch.dtype
-    policy: Policy = "auto"
-    """Where weights may come from; see :mod:`upframe.filters.weights`."""
+from .plans import Pending, Planning
+from .weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +49,7 @@ REGISTRY: tuple[Callable[[FilterOptions, Runtime], BuiltFilter | None], ...] = (
 def build_filters(options: FilterOptions, runtime: Runtime) -> tuple[BuiltFilter, ...]:
     """Load the weights of every enabled filter and build them, in order.
 
-    From here on the process computes frames: see :mod:`upframe.filters.allocation`.
+    From here on the process computes frames: see :mod:`upframe.filters.device`.
 
     Raises:
         CheckpointRejected: if a file is not a checkpoint of its filter.

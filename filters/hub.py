@@ -7,6 +7,7 @@ for the file's metadata first, once and with a deadline; only if it answers is t
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -14,10 +15,35 @@ import threading
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
-from .checksum import sha256_of
 from .errors import WeightsUnavailable
+
+_logger = logging.getLogger("upframe.filters.hub")
+
+
+# The SHA-256 of a file, computed once for as long as the file stays as it is.
+
+
+def sha256_of(path: Path) -> str:
+    """Compute a file's SHA-256, anew only when its size or time of change differ.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    status = path.stat()
+    return _sha256(str(path.resolve()), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, _size: int, _mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
 
 _ANSWER_SECONDS = 5.0
 """How long the hub may take to answer, in all; HF_HUB_ETAG_TIMEOUT wins."""
@@ -28,8 +54,6 @@ _ADDRESS = re.compile(
 )
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-_logger = logging.getLogger(__name__)
 
 
 class _HubFailure(Exception):

@@ -2,12 +2,85 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from .interpolate.options import InterpolateOptions
-from .upscale.options import UpscaleOptions
+# The word for where weights may come from. A value alone: who only hands it on loads no torch.
+
+Policy = Literal["auto", "hub", "builtin"]
+"""For weights that nobody named: the hub and, if it cannot be had, the built-in ones; the hub or
+an error; the built-in ones without asking any network."""
+
+
+# What a user may ask of frame interpolation.
+
+SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+def _one_of_scales(scale: float) -> float:
+    if scale not in SCALES:
+        raise ValueError("must be 0.25, 0.5, 1, 2 or 4")
+    return scale
+
+
+class InterpolateOptions(BaseModel, frozen=True, extra="forbid"):
+    """Options of the RIFE filter, named as its reference documentation names them."""
+
+    enable_frame_interpolation: bool = Field(
+        False, description="Insert 2^exp-1 frames into every gap with RIFE 4.22.lite."
+    )
+    frame_interpolation_exp: int = Field(
+        1,
+        ge=1,
+        le=6,
+        description="1 doubles the frame rate, 2 makes it 4 times, up to 6: 64 times.",
+    )
+    frame_interpolation_scale: Annotated[float, AfterValidator(_one_of_scales)] = Field(
+        1.0,
+        description="Size at which motion is sought, 0.25, 0.5, 1, 2 or 4: 0.5 for 4K and large "
+        "motion, 2 or 4 for small pictures; smaller is faster.",
+    )
+    frame_interpolation_model_path: str | None = Field(
+        None,
+        description="Weights: a file, a folder with flownet.pkl or flownet.safetensors, "
+        "a hub repository (owner/name or owner/name:file), or 'builtin'.",
+    )
+    frame_interpolation_method: Literal["recursive", "direct"] = Field(
+        "recursive",
+        description="recursive halves every gap exp times; direct asks for each moment at once.",
+    )
+    scene_detection: bool = Field(
+        True, description="Repeat a frame at a cut instead of blending two scenes."
+    )
+
+
+# What a user may ask of enlarging.
+
+
+class UpscaleOptions(BaseModel, frozen=True, extra="forbid"):
+    """Options of the Real-ESRGAN filter, named as its reference documentation names them."""
+
+    enable_upscaling: bool = Field(False, description="Enlarge every frame with Real-ESRGAN.")
+    upscaling_scale: float = Field(
+        4.0, ge=1, le=8, description="How much larger, any number from 1 to 8."
+    )
+    upscaling_model_path: str | None = Field(
+        None,
+        description="Weights: a .pth or .safetensors file of an SRVGGNetCompact or RRDBNet, "
+        "a folder with one, a hub repository (owner/name or owner/name:file), or 'builtin'.",
+    )
+    upscaling_tile: int = Field(
+        0, ge=0, description="Edge of the tiles in pixels of the input; 0 lets memory decide."
+    )
+
 
 _SWITCHES: tuple[tuple[type[BaseModel], str], ...] = (
     (InterpolateOptions, "enable_frame_interpolation"),

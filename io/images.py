@@ -20,10 +20,9 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from ..filters.frame import Color, Picture, StreamInfo
-from .encode.codecs import CodecChoice
+from .encode.codecs import CodecChoice, is_sequence, numbered
+from .encode.encoder import EncoderOptions, codec_choice, open_codec, still_parameters
 from .encode.muxing import encoded_video
-from .encode.stills import is_sequence, numbered
-from .encoder import EncoderOptions, codec_choice, open_codec, still_parameters
 from .errors import SinkFull, SinkRefused, VerificationFailed
 from .files import (
     OutputFile,

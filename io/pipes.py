@@ -13,18 +13,15 @@ from dataclasses import replace
 from typing import BinaryIO, Literal, Protocol, cast
 
 from ..filters.frame import Color, Picture, StreamInfo
-from .decode.interlaced import DeinterlacedSource
+from .decode.deinterlace import DeinterlacedSource
 from .errors import MediaError, TruncatedMedia, UnsupportedMedia
 from .media import Sink, Source
 from .rawvideo.bytestream import ByteReader, ByteWriter, RawStream
-from .rawvideo.container import ContainerPipeSink
-from .rawvideo.framing import WholeUnits, matroska_units
-from .rawvideo.nut import MAGIC as NUT_MAGIC
-from .rawvideo.nut import nut_units
-from .rawvideo.trackheader import chroma_siting
-from .rawvideo.y4m import Y4MSink, Y4MSource
-from .rawvideo.y4m_header import MAGIC as Y4M_MAGIC
-from .rawvideo.y4m_header import chroma_tag, format_header
+from .rawvideo.container import ContainerPipeSink, chroma_siting
+from .rawvideo.framing import MAGIC as NUT_MAGIC
+from .rawvideo.framing import WholeUnits, matroska_units, nut_units
+from .rawvideo.y4m import MAGIC as Y4M_MAGIC
+from .rawvideo.y4m import Y4MSink, Y4MSource, chroma_tag, format_header
 from .source import Deinterlace, open_source
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from av.stream import AttachmentStream, Disposition, Stream
 from av.video.stream import VideoStream
 
 from ..filters.frame import StreamInfo
+from .decode.container import is_cover
 from .decode.form import AV_TIME_BASE
-from .decode.opening import is_cover
 from .source import ContainerSource, open_source
 
 _HDR_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}

@@ -18,19 +18,19 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 
 from ..filters.frame import Picture, StreamInfo
-from .check.trial import try_output
+from .encode.codecs import is_image
 from .encode.containers import Container, container_of
+from .encode.encoder import EncoderOptions, codec_choice, open_encoder
 from .encode.muxing import encoded_video, mux
-from .encode.placement import Placement
-from .encode.stills import is_image
-from .encoder import EncoderOptions, codec_choice, open_encoder
+from .encode.pacing import Placement
 from .errors import SinkFull, SinkRefused
 from .files import OutputFile, Owner, write_error
 from .images import ImageSink
 from .media import Sink
 from .pictures.pixels import frame_of
+from .streams.copying import open_copy
 from .streams.plan import StreamPlan
-from .streams.reopening import open_copy
+from .trial import try_output
 from .verify import TOLERANCE_SECONDS, Expected, verify_output
 
 if TYPE_CHECKING:

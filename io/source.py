@@ -21,6 +21,7 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from ..filters.frame import Picture, StreamInfo
+from .decode.container import Target, best_video, find_target, open_container
 from .decode.decoder import Decoded, Decoder
 from .decode.deinterlace import (
     Deinterlacer,
@@ -31,13 +32,10 @@ from .decode.deinterlace import (
 )
 from .decode.form import conform, describe, differs, whole_end, with_progressive
 from .decode.hardware import Hardware, open_for_card, say_what_decodes
-from .decode.opening import Target, best_video, find_target, open_container
-from .decode.survey import survey
-from .decode.truncation import ends_inside_frame, missing_end
+from .decode.survey import ends_inside_frame, missing_end, survey
 from .errors import TruncatedMedia, UnsupportedMedia
-from .pictures.cards import on_cpu, pix_fmt_of
-from .pictures.pixels import conversion_warning, picture_of
-from .pictures.sidedata import rotation_of
+from .pictures.pixels import conversion_warning, on_cpu, picture_of, pix_fmt_of
+from .pictures.tags import rotation_of
 from .timestamps import RateVerdict, Timeline, header_rate, judge_rate
 
 Deinterlace = Literal["auto", "on", "off"]

@@ -8,10 +8,10 @@ from fractions import Fraction
 from pathlib import Path
 
 from ..filters.frame import Color
-from .check.inspection import Inspection, SoundTimes, VideoTimes, inspect
-from .check.trial import Tags
-from .decode.opening import Target
+from .check import Inspection, SoundTimes, VideoTimes, inspect
+from .decode.container import Target
 from .errors import MediaError, VerificationFailed
+from .trial import Tags
 
 TOLERANCE_SECONDS = Fraction(1, 1000)
 _COLOR_TAGS = ("range", "primaries", "trc", "matrix")

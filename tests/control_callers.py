@@ -10,9 +10,9 @@ from typing import Any
 
 from job_samples import a_queue
 
+from upframe.daemon.jobs.control import ControlSocket
+from upframe.daemon.jobs.protocol import SOCKET_NAME, address_of
 from upframe.daemon.jobs.queue import JobQueue
-from upframe.daemon.jobs.wire import SOCKET_NAME, address_of
-from upframe.daemon.service.control import ControlSocket
 
 
 class Caller:

@@ -11,12 +11,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from upframe.daemon.jobs.control import ControlSocket
 from upframe.daemon.jobs.model import Job, JobError, Origin, State, Work, job_of
+from upframe.daemon.jobs.protocol import SOCKET_NAME
 from upframe.daemon.jobs.queue import JobQueue
-from upframe.daemon.jobs.records import insert
-from upframe.daemon.jobs.store import STORE_NAME, JobStore
-from upframe.daemon.jobs.wire import SOCKET_NAME
-from upframe.daemon.service.control import ControlSocket
+from upframe.daemon.jobs.store import STORE_NAME, JobStore, insert
 
 Result = TypeVar("Result")
 

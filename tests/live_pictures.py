@@ -11,7 +11,7 @@ import torch
 from upframe.daemon.live.compute import LiveCompute
 from upframe.daemon.live.levels import Level, parse_levels
 from upframe.daemon.live.options import DEFAULT_LEVELS
-from upframe.filters.chain import Runtime
+from upframe.filters.device import Runtime
 from upframe.filters.frame import Picture, PixelFormat, StreamInfo
 from upframe.filters.options import FilterOptions
 

@@ -12,10 +12,10 @@ from typing import Any
 from live_child import command_in
 from work_samples import children_of
 
+from upframe.daemon.backoff import SteppedBackoff
+from upframe.daemon.config import Config
 from upframe.daemon.live.status import LiveStatus
 from upframe.daemon.live.supervisor import LiveSupervisor
-from upframe.daemon.service.config import Config
-from upframe.io.live.backoff import Backoff
 
 UPSCALE = {"enable_upscaling": True, "upscaling_scale": 2}
 SECONDS = 30.0
@@ -68,7 +68,10 @@ async def supervised(config: Config, **options: Any) -> AsyncIterator[Watched]:
     """A supervisor at work; at the end no process of it is left, not even a zombie."""
     before = children_of(os.getpid())
     # the first steps of the pauses, without chance: 0.6 s
-    given = {"backoff": lambda: Backoff(lambda: 0.0), "command": command_in(config.state_dir)}
+    given = {
+        "backoff": lambda: SteppedBackoff(lambda: 0.0),
+        "command": command_in(config.state_dir),
+    }
     supervisor = LiveSupervisor(**given | options)
     supervisor.configure(config)
     try:

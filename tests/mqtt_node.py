@@ -12,13 +12,13 @@ from typing import Any
 
 from mqtt_broker import DEADLINE_SECONDS, Broker
 
+from upframe.daemon.backoff import DoublingBackoff
+from upframe.daemon.config import Config
 from upframe.daemon.jobs.model import Job, Work, job_of
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import JobStore
 from upframe.daemon.live.board import LiveBoard
-from upframe.daemon.mqtt.backoff import Backoff
 from upframe.daemon.mqtt.bridge import MqttBridge
-from upframe.daemon.service.config import Config
 
 BASE = "upframe/node1"
 FILTERS = {"enable_upscaling": True, "upscaling_scale": 2}
@@ -83,7 +83,7 @@ async def node_on(
     broker: Broker,
     tmp_path: Path,
     *,
-    backoff: Backoff | None = None,
+    backoff: DoublingBackoff | None = None,
     stop: bool = True,
     metrics_seconds: float = 60.0,
     live: LiveBoard | None = None,
@@ -99,7 +99,7 @@ async def node_on(
             lambda: {"version": "1.2.3", "device": "cpu"},
             lambda: {"upframe_up": 1.0},
             live=live,
-            backoff=backoff or Backoff(0.05, 0.2, 1.0),
+            backoff=backoff or DoublingBackoff(0.05, 0.2, 1.0),
             metrics_seconds=metrics_seconds,
         )
         node = Node(bridge, queue, store, tmp_path / "videos")

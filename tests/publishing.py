@@ -14,12 +14,12 @@ import av
 import torch
 from av.stream import Stream
 
+from upframe.daemon.backoff import SteppedBackoff
+from upframe.daemon.live.publisher import Publisher
 from upframe.filters.frame import Color, Picture, StreamInfo
 from upframe.io.encode.options import EncoderOptions
-from upframe.io.live.backoff import Backoff
 from upframe.io.live.encoder import LiveEncoder
-from upframe.io.live.publisher import Publisher
-from upframe.io.live.targets import LiveTarget
+from upframe.io.live.target import LiveTarget
 from upframe.io.live.values import Encoded, OutputState
 
 DEADLINE_SECONDS = 30.0
@@ -114,7 +114,7 @@ def publishing(
     publisher = Publisher(
         target,
         encoder.primer,
-        backoff=Backoff(chance=lambda: 0.0),
+        backoff=SteppedBackoff(chance=lambda: 0.0),
         on_change=told.change,
         on_written=told.write,
         **more,  # pyright: ignore[reportArgumentType]
@@ -146,7 +146,7 @@ def is_dead_python(pid: int) -> bool:
 
 
 def publishers() -> list[int]:
-    return [pid for pid in children() if b"upframe.io.live.publish" in command_of(pid)]
+    return [pid for pid in children() if b"upframe.io.live.publisher_child" in command_of(pid)]
 
 
 def command_of(pid: int) -> bytes:

@@ -20,9 +20,7 @@ import av
 import numpy as np
 from av.codec.context import Flags
 
-from upframe.io.live.targets import LiveTarget
-from upframe.io.live.values import Encoded
-from upframe.io.live.wire import (
+from upframe.io.live.publisher_protocol import (
     Connected,
     Event,
     Header,
@@ -33,6 +31,8 @@ from upframe.io.live.wire import (
     write_header,
     write_packet,
 )
+from upframe.io.live.target import LiveTarget
+from upframe.io.live.values import Encoded
 
 RATE = 25
 KEYFRAMES_EVERY = 25
@@ -107,7 +107,7 @@ class Child:
     """One process; a thread reads what it says."""
 
     def __init__(self, target: LiveTarget, primer: bytes) -> None:
-        command = [sys.executable, "-P", "-m", "upframe.io.live.publish"]
+        command = [sys.executable, "-P", "-m", "upframe.io.live.publisher_child"]
         self.process = subprocess.Popen(
             [*command, "--parent", str(os.getpid())],
             stdin=subprocess.PIPE,

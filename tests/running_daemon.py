@@ -18,12 +18,11 @@ from typing import Any
 
 import av
 
-from upframe.daemon.jobs.client import asked
+from upframe.daemon.jobs.client import asked, place_in
 from upframe.daemon.jobs.model import Job, Work
-from upframe.daemon.jobs.place import place_in
+from upframe.daemon.jobs.protocol import Status, Submit
 from upframe.daemon.jobs.store import JobStore
-from upframe.daemon.jobs.wire import Status, Submit
-from upframe.io.demo.clip import write_demo_clip
+from upframe.io.demo import write_demo_clip
 
 UPFRAME = (sys.executable, "-m", "upframe.daemon")
 SECONDS = 60.0

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from upframe.filters.frame import Color, Picture, PixelFormat, StreamInfo
-from upframe.io.encoder import EncoderOptions, output_pix_fmt
+from upframe.io.encode.encoder import EncoderOptions, output_pix_fmt
 from upframe.io.media import Sink
-from upframe.io.passthrough import plan_streams
 from upframe.io.sink import open_file_sink
 from upframe.io.source import open_source
+from upframe.io.streams.plan import plan_streams
 
 FAST = EncoderOptions(preset="ultrafast")
 

@@ -17,10 +17,10 @@ from pydantic import BaseModel
 from readme_options import README, option_strings, with_tables
 
 from upframe.daemon.__main__ import COMMANDS, make_parser
-from upframe.daemon.arguments import filter_options_of, flag_of
+from upframe.daemon.cli.arguments import filter_options_of, flag_of
 from upframe.daemon.exits import Exit
 from upframe.filters.options import FilterOptions
-from upframe.io.encoder import EncoderOptions
+from upframe.io.encode.encoder import EncoderOptions
 
 ROOT = README.parent
 TEXT = README.read_text()

@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from upframe.filters.upscale.network import Upscaler
-from upframe.filters.upscale.rrdb import RRDBNet
-from upframe.filters.upscale.srvgg import SRVGGNetCompact
+from upframe.filters.upscale.network import RRDBNet, SRVGGNetCompact, Upscaler
 
 
 def small_srvgg(num_feat: int = 8, num_conv: int = 2, scale: int = 2) -> SRVGGNetCompact:

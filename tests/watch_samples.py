@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from upframe.daemon.config import Config
 from upframe.daemon.jobs.model import Job, JobError
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import JobStore
-from upframe.daemon.service.config import Config
-from upframe.daemon.watch.watches import Watches
-from upframe.daemon.work.messages import Verdict
+from upframe.daemon.watch.watcher import Watches
+from upframe.daemon.workers.messages import Verdict
 
 DOUBLE = {"enable_frame_interpolation": True, "frame_interpolation_exp": 1}
 STABLE_SECONDS = 0.08
@@ -30,7 +30,7 @@ class Judging:
         self.probed: list[Path] = []
 
     async def probe(self, path: Path) -> Verdict:
-        from upframe.daemon.work.judging import judge  # loads codecs, which few tests need
+        from upframe.daemon.workers.attempt import judge  # loads codecs, which few tests need
 
         self.probed.append(path)
         return await asyncio.to_thread(judge, str(path))

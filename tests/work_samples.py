@@ -13,11 +13,11 @@ from typing import Any
 
 import av
 
+from upframe.daemon.config import Config
 from upframe.daemon.jobs.model import Job, Work, job_of
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import STORE_NAME, JobStore
-from upframe.daemon.service.config import Config
-from upframe.daemon.work.scheduler import Scheduler
+from upframe.daemon.workers.scheduler import Scheduler
 
 INTERPOLATE = {"enable_frame_interpolation": True, "frame_interpolation_exp": 1}
 ENDLESS = {"enable_frame_interpolation": True, "frame_interpolation_exp": 6}

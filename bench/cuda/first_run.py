@@ -90,7 +90,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 def frames(count: int) -> Tensor:
     """(N, 3, H, W): smooth blobs that move, never zeros."""
-    from upframe.filters.interpolate.on_cuda import _two_pictures
+    from upframe.filters.interpolate.cuda import _two_pictures
 
     pairs = [_two_pictures(H, W, torch.device("cpu")) for _ in range(-(-count // 2))]
     return torch.cat(pairs)[:count].to(DEV)
@@ -131,7 +131,7 @@ LAYERS = ((64, 64), (64, 48), (64, 32), (128, 32), (192, 64))
 
 
 def _variants(num_in: int, num_out: int) -> list[Any]:
-    from upframe.filters.cuda.launching import Launch
+    from upframe.filters.kernels.cuda import Launch
 
     block = 64 if num_in % 64 == 0 else 32
     found = []
@@ -148,7 +148,7 @@ def _variants(num_in: int, num_out: int) -> list[Any]:
 
 
 def _layer(num_in: int, num_out: int) -> tuple[Any, Tensor, Tensor]:
-    from upframe.filters.cuda.convolution import channels_together
+    from upframe.filters.kernels.convolution import channels_together
 
     torch.manual_seed(0)
     layer = nn.Conv2d(num_in, num_out, 3, padding=1).requires_grad_(False)
@@ -159,7 +159,7 @@ def _layer(num_in: int, num_out: int) -> tuple[Any, Tensor, Tensor]:
 
 def _compile_one(job: tuple[int, int, int]) -> str:
     """In a process of its own: fills Triton's cache, so that all compile at the same time."""
-    from upframe.filters.cuda.convolution import Convolution
+    from upframe.filters.kernels.convolution import Convolution
 
     num_in, num_out, index = job
     launch = _variants(num_in, num_out)[index]
@@ -187,7 +187,7 @@ def layers() -> None:
                 if said:
                     print(said, flush=True)
     tell("layers", "compiled", seconds=time.perf_counter() - began, count=len(jobs))
-    from upframe.filters.cuda.convolution import Convolution
+    from upframe.filters.kernels.convolution import Convolution
 
     for num_in, num_out in LAYERS:
         layer, x, out = _layer(num_in, num_out)
@@ -230,10 +230,9 @@ def layers() -> None:
 
 
 def _upscaler(name: str) -> Any:
-    from upframe.filters.statedict import load_state_dict
     from upframe.filters.upscale.checkpoint import load_upscaler
-    from upframe.filters.upscale.rrdb import RRDBNet
-    from upframe.filters.upscale.srvgg import SRVGGNetCompact
+    from upframe.filters.upscale.network import RRDBNet, SRVGGNetCompact
+    from upframe.filters.weights import load_state_dict
 
     path = DATA / "weights" / name
     if path.exists():
@@ -245,10 +244,9 @@ def _upscaler(name: str) -> Any:
 
 def upscale(name: str, part: str, runs: int, compiled: bool) -> None:
     from upframe.filters.device import exact_convolutions
-    from upframe.filters.upscale.compact_on_cuda import FusedSRVGG
-    from upframe.filters.upscale.dense_on_cuda import FusedRRDB
+    from upframe.filters.upscale.cuda import FusedRRDB, FusedSRVGG
     from upframe.filters.upscale.enlarger import Enlarger
-    from upframe.filters.upscale.srvgg import SRVGGNetCompact
+    from upframe.filters.upscale.network import SRVGGNetCompact
 
     network = _upscaler(name)
     x = frames(1)
@@ -312,9 +310,9 @@ def rife() -> None:
 
     from upframe.filters.device import exact_convolutions
     from upframe.filters.frame import Frame, StreamInfo
+    from upframe.filters.interpolate.cuda import KernelEngine
     from upframe.filters.interpolate.engine import PlainEngine
     from upframe.filters.interpolate.filter import Interpolate, load_networks
-    from upframe.filters.interpolate.on_cuda import KernelEngine
     from upframe.filters.weights import RIFE, resolve_weights
 
     weights = resolve_weights(None, RIFE, "builtin")
@@ -396,7 +394,7 @@ def rife() -> None:
 def colours() -> None:
     from fractions import Fraction
 
-    from upframe.filters.color import ToFrame, ToPicture
+    from upframe.filters.color.convert import ToFrame, ToPicture
     from upframe.filters.frame import Color, Frame, Picture
 
     color = Color(range="tv", matrix="bt709", chroma_location="left")
@@ -429,8 +427,8 @@ def pipeline() -> None:
             sys.executable,
             "-c",
             (
-                "from pathlib import Path; from upframe.io.demo.clip import write_demo_clip as w;"
-                "from upframe.io.demo.excerpt import write_excerpt as e;"
+                "from pathlib import Path; from upframe.io.demo import write_demo_clip as w;"
+                "from upframe.io.demo import write_excerpt as e;"
                 "from fractions import Fraction as F;"
                 f"w(Path('{OUT.parent}/s.mp4'), width=480, height=270, rate=F(25), num_frames=60);"
                 f"e(Path('{OUT.parent}/s.mp4'), Path('{clip}'),"

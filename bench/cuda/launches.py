@@ -3,7 +3,7 @@
     python bench/cuda/launches.py [--width 1920 --height 1080]
 
 Prints a line for each layout and each kind of layer of the upscalers: milliseconds (the best of
-some runs), TFLOP/s, and how far it is off. The best lines belong into `filters/cuda/launching.py`.
+some runs), TFLOP/s, and how far it is off. The best lines belong into `filters/kernels/cuda.py`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ if not torch.cuda.is_available():
 
 from torch import nn
 
-from upframe.filters.cuda.convolution import Convolution, channels_together
-from upframe.filters.cuda.launching import Launch
-from upframe.filters.cuda.proof import faults
+from upframe.filters.kernels.convolution import Convolution, channels_together
+from upframe.filters.kernels.cuda import Launch, faults
 
 LAYERS = ((64, 64), (64, 48), (64, 32), (96, 32), (128, 32), (160, 32), (192, 64))
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -36,15 +36,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from upframe.filters.cuda import color_kernels, colors, convolution, kernels, launching
-from upframe.filters.cuda.launching import Card
+from upframe.filters.color import cuda, cuda_kernels
 from upframe.filters.frame import Color, Picture, PixelFormat
-from upframe.filters.interpolate import glue, glue_kernels, layer_kernels, layers, on_cuda
+from upframe.filters.interpolate import cuda as on_cuda
+from upframe.filters.interpolate import cuda_kernels as glue_kernels
+from upframe.filters.interpolate import cuda_kernels as layer_kernels
+from upframe.filters.interpolate import cuda_layers
 from upframe.filters.interpolate.network import IFNet
-from upframe.filters.upscale.compact_on_cuda import FusedSRVGG
-from upframe.filters.upscale.dense_on_cuda import FusedRRDB
-from upframe.filters.upscale.rrdb import RRDBNet
-from upframe.filters.upscale.srvgg import SRVGGNetCompact
+from upframe.filters.kernels import convolution, convolution_kernels
+from upframe.filters.kernels import cuda as launching
+from upframe.filters.kernels.cuda import Card
+from upframe.filters.upscale.cuda import FusedRRDB, FusedSRVGG
+from upframe.filters.upscale.network import RRDBNet, SRVGGNetCompact
 
 META = torch.device("meta")
 CARDS = {  # processors, bytes of shared memory a block may opt in to
@@ -247,16 +250,16 @@ class Recorder:
 
 def install(recorder: Recorder, card: Card) -> None:
     convolution.kernels = lambda: conv_launchers  # type: ignore[assignment]
-    conv_launchers = recorder.wrap(kernels, ["resident", "streamed", "first_of_three"])
+    conv_launchers = recorder.wrap(convolution_kernels, ["resident", "streamed", "first_of_three"])
     glue_launchers = recorder.wrap(glue_kernels, ["pack", "begin", "following", "blend"])
-    glue.kernels = lambda: glue_launchers  # type: ignore[assignment]
+    cuda_layers.glue_kernels = lambda: glue_launchers  # type: ignore[assignment]
     layer_launchers = recorder.wrap(layer_kernels, ["convolve", "convolve_colors"])
-    layers.kernels = lambda: layer_launchers  # type: ignore[assignment]
-    color_launchers = recorder.wrap(color_kernels, ["along", "decoded", "coded"])
-    colors._kernels = lambda: color_launchers  # type: ignore[assignment]
-    for module in (convolution, layers, launching):
+    cuda_layers.layer_kernels = lambda: layer_launchers  # type: ignore[assignment]
+    color_launchers = recorder.wrap(cuda_kernels, ["along", "decoded", "coded"])
+    cuda._kernels = lambda: color_launchers  # type: ignore[assignment]
+    for module in (convolution, cuda_layers, launching):
         module.card_of = lambda device: card  # type: ignore[attr-defined]
-    glue._INTERPRETED_TILE = glue._TILE
+    cuda_layers._INTERPRETED_TILE = cuda_layers._TILE
 
 
 def on_meta(network: torch.nn.Module, dtype: torch.dtype) -> Any:
@@ -375,8 +378,8 @@ def rife(recorder: Recorder, width: int, height: int, count: int, scale: float) 
     width, height = width + -width % multiple, height + -height % multiple
     engine = on_cuda.KernelEngine(network)
     engine._has_graphs = False
-    kept = layers.Faster.__call__
-    layers.Faster.__call__ = lambda self, x: self.kernel(x)  # type: ignore[method-assign]
+    kept = cuda_layers.Faster.__call__
+    cuda_layers.Faster.__call__ = lambda self, x: self.kernel(x)  # type: ignore[method-assign]
     try:
         name = recorder.case
         recorder.case = f"{name} sources"
@@ -385,7 +388,7 @@ def rife(recorder: Recorder, width: int, height: int, count: int, scale: float) 
         table = torch.empty(count, 4, dtype=torch.int64, device=META)
         engine._compute(height, width, 3, scale, table)
     finally:
-        layers.Faster.__call__ = kept  # type: ignore[method-assign]
+        cuda_layers.Faster.__call__ = kept  # type: ignore[method-assign]
 
 
 def colours(width: int, height: int, pix_fmt: str) -> None:
@@ -396,21 +399,21 @@ def colours(width: int, height: int, pix_fmt: str) -> None:
         color = Color(range="tv", matrix="bt709", chroma_location="left")
     planes = tuple(torch.empty(size, dtype=code, device=META) for size in sizes)
     picture = Picture(planes, pix_fmt, color, 0, 1, Fraction(1, 25))
-    band_of, identity, table = colors.band_of, colors.identity, colors._table
-    colors.band_of = lambda f, size, device: _moved(band_of(f, size, torch.device("cpu")))
-    colors.identity = lambda size, device: _moved(identity(size, torch.device("cpu")))
-    colors._table = lambda m, c, device: torch.empty(3, 4, device=META)  # type: ignore[assignment]
+    band_of, identity, table = cuda.band_of, cuda.identity, cuda._table
+    cuda.band_of = lambda f, size, device: _moved(band_of(f, size, torch.device("cpu")))
+    cuda.identity = lambda size, device: _moved(identity(size, torch.device("cpu")))
+    cuda._table = lambda m, c, device: torch.empty(3, 4, device=META)  # type: ignore[assignment]
     try:
         with torch.device("cpu"):
-            colors.Decoder()._made(picture, form)
-            colors.Encoder()._made(
+            cuda.Decoder()._made(picture, form)
+            cuda.Encoder()._made(
                 torch.empty(3, height, width, device=META),
                 form,
                 color,
                 torch.empty(1, dtype=torch.int64, device=META),
             )
     finally:
-        colors.band_of, colors.identity, colors._table = band_of, identity, table
+        cuda.band_of, cuda.identity, cuda._table = band_of, identity, table
 
 
 def _moved(band: Any) -> Any:

@@ -16,7 +16,7 @@ from triton.runtime.driver import driver
 sys.path.insert(0, str(Path(__file__).parent))
 from triton_aot import BIN, NoDriver
 
-from upframe.filters.cuda.kernels import _finish, _pixels, _weights, resident
+from upframe.filters.kernels.convolution_kernels import _finish, _pixels, _weights, resident
 
 
 @triton.jit

@@ -38,7 +38,7 @@ from yard import (
 )
 
 from upframe.daemon.jobs.model import Job
-from upframe.io.demo.clip import write_demo_clip
+from upframe.io.demo import write_demo_clip
 
 _PAUSE_FACTOR = 3.0
 """Of `stable_seconds`, for who holds still on the way."""

@@ -21,8 +21,8 @@ import paths  # noqa: F401  # finds what is imported next
 from mqtt_broker import Broker
 from running_daemon import SECONDS, UPFRAME, RunningDaemon, a_clip, daemon_in, until
 
+from upframe.daemon.jobs.client import place_in
 from upframe.daemon.jobs.model import Job
-from upframe.daemon.jobs.place import place_in
 from upframe.daemon.jobs.store import JobStore
 
 BASE = "upframe/node1"

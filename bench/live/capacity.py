@@ -9,8 +9,7 @@ import places  # noqa: F401  # finds what is imported next
 
 from upframe.daemon.live.compute import LiveCompute
 from upframe.daemon.live.levels import parse_levels
-from upframe.filters.chain import Runtime
-from upframe.filters.device import resolve_device, resolve_precision
+from upframe.filters.device import Runtime, resolve_device, resolve_precision
 from upframe.filters.frame import StreamInfo
 from upframe.filters.options import FilterOptions
 

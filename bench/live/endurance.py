@@ -25,8 +25,7 @@ from upframe.daemon.live.options import LiveOptions
 from upframe.daemon.live.request import LiveRequest
 from upframe.daemon.live.session import LiveSession
 from upframe.daemon.live.status import LiveStatus
-from upframe.filters.chain import Runtime
-from upframe.filters.device import resolve_device, resolve_precision
+from upframe.filters.device import Runtime, resolve_device, resolve_precision
 from upframe.filters.options import FilterOptions
 from upframe.io.live.input import PacedFile
 

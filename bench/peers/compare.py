@@ -37,7 +37,7 @@ from verdicts import judge
 
 from upframe.daemon.bench.machine import describe
 from upframe.daemon.bench.rounds import Variant, interleave
-from upframe.filters.native.compiled import kernels
+from upframe.filters.kernels.native import kernels
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 10

@@ -10,7 +10,8 @@ from contests import SCALE, Contestant, Setting
 from quality import Picture
 from torch import Tensor
 
-from upframe.filters.chain import Runtime, build_filters
+from upframe.filters.chain import build_filters
+from upframe.filters.device import Runtime
 from upframe.filters.frame import Frame, StreamInfo
 from upframe.filters.options import FilterOptions
 

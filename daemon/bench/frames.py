@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import torch
 
-from ...filters.color import ToFrame
+from ...filters.color.convert import ToFrame
 from ...filters.frame import Frame, Picture, StreamInfo
-from ...io.demo.clip import write_demo_clip
-from ...io.demo.excerpt import write_excerpt
+from ...io.demo import write_demo_clip, write_excerpt
 from ...io.source import open_source
 from ..errors import UsageError
 

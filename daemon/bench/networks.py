@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ...filters.chain import Runtime, build_filters
+from ...filters.chain import build_filters
+from ...filters.device import Runtime
 from ...filters.frame import Filter
-from ...filters.options import FilterOptions
-from ...filters.policy import Policy
+from ...filters.options import FilterOptions, Policy
 from ...filters.weights import REAL_ESRGAN, RIFE, Weights, load_state_dict, resolve_weights
-from ..models import describe
+from ..cli.models import describe
 from .arithmetic import describe_network, interpolate_flop, upscale_flop_per_pixel
 from .frames import Size
 

@@ -8,10 +8,10 @@ from statistics import median
 
 import torch
 
-from ...filters.chain import Chain, Runtime, build_filters
-from ...filters.device import resolve_precision
+from ...filters.chain import Chain, build_filters
+from ...filters.device import Runtime, resolve_precision
 from ...filters.options import FilterOptions
-from ..arguments import flag_of
+from ..cli.arguments import flag_of
 from .frames import Clips, Size, read_pictures
 from .networks import filter_options, shown_name
 from .processes import PipeRun, has_ffmpeg, run_file, run_pipes, run_start, write_y4m

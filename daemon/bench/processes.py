@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ...filters.frame import StreamInfo
 from ...io.pipes import open_pipe_sink
-from ..report import Report
+from ..convert.report import Report
 from .frames import read_pictures
 from .watched import ProcessFailed, Watched
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ..report import WrittenReport
+from ..convert.report import WrittenReport
 from .spread import Spread
 
 SCHEMA = "upframe.bench/1"

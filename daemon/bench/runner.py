@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ...filters.device import resolve_precision
 from ...filters.errors import FilterError
+from ..convert.report import device_name
 from ..errors import UsageError
-from ..report import device_name
 from .alone import Measurer
 from .frames import Clips, Size, distinct, frames_of, read_pictures
 from .limits import Convolution, copy_rates, find_best_convolution

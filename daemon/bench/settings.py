@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast, get_args
 import torch
 
 from ...filters.device import Precision, cpu_has_bf16, resolve_device
-from ...filters.policy import Policy
+from ...filters.options import Policy
 from ..errors import UsageError
 from .frames import Size
 from .networks import shown_path

@@ -10,10 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...filters.chain import Runtime
-from ...filters.device import resolve_precision
+from ...filters.device import Runtime, resolve_precision
 from ...filters.frame import Frame, StreamInfo
-from ...filters.policy import Policy
+from ...filters.options import Policy
 from ...filters.quality import psnr_db
 from .frames import Feed, Size
 from .limits import timed

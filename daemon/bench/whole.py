@@ -17,19 +17,19 @@ from statistics import median
 
 import torch
 
-from ...filters.chain import BuiltFilter, Chain, Runtime, build_filters
-from ...filters.color import ToFrame
+from ...filters.chain import BuiltFilter, Chain, build_filters
+from ...filters.color.convert import ToFrame
+from ...filters.device import Runtime
 from ...filters.frame import Frame, Picture, StreamInfo
 from ...filters.options import FilterOptions
 from ...filters.scenes import Scenes
-from ...io.encoder import EncoderOptions, output_pix_fmt
+from ...io.encode.encoder import EncoderOptions, output_pix_fmt
 from ...io.sink import open_file_sink
 from ...io.source import open_source
-from ..compute import Compute
-from ..execute import execute
-from ..lanes import Lanes, lanes_for
-from ..pipeline import Flow, Pipeline
-from ..progress import Silent
+from ..convert.compute import Compute, Lanes, lanes_for
+from ..convert.conversion import execute
+from ..convert.pipeline import Flow, Pipeline
+from ..convert.progress import Silent
 from .frames import read_pictures
 from .limits import timed
 from .results import StageFigures

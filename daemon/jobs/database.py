@@ -6,15 +6,22 @@ hold up a change of state. A transaction that was committed with `durable` has r
 
 from __future__ import annotations
 
+import json
 import os
+import os.path
+import re
 import sqlite3
 import threading
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from .errors import StoreBroken
+from pydantic import ValidationError
+
+from .model import Job, StoreBroken
 from .schema import VERSION, migrate, version_of
 
 _BUSY_SECONDS = 10.0
@@ -167,3 +174,169 @@ def _check(connection: sqlite3.Connection) -> None:
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise StoreBroken(f"is damaged: {verdict}")
+
+
+# A job as a row of the store, and back.
+
+ALTERABLE = frozenset(
+    {
+        "attempts",
+        "ended",
+        "error",
+        "not_before",
+        "priority",
+        "progress",
+        "report",
+        "started",
+        "waits_for",
+    }
+)
+"""What may be written into a job after it was added, beside its state."""
+
+
+def altered(job: Job, **fields: object) -> Job:
+    """Copy a job with other values in some fields, checked as new ones are.
+
+    Raises:
+        ValidationError: if a value is none that the field can have.
+    """
+    given: dict[str, Any] = {name: getattr(job, name) for name in Job.model_fields}
+    return Job.model_validate(given | fields)
+
+
+def row_of(job: Job) -> dict[str, object]:
+    """Write a job as the columns of its row, all but `seq`."""
+    return {
+        "id": job.id,
+        "key": job.idempotency_key,
+        "digest": job.work.digest,
+        "state": job.state,
+        "priority": job.priority,
+        "created": job.created.timestamp(),
+        "due": job.not_before.timestamp() if job.not_before else 0.0,
+        "ended": job.ended.timestamp() if job.ended else None,
+        "sink": plain_path(job.sink),
+        "body": job.model_dump_json(exclude={"report"}),
+        "report": None if job.report is None else json.dumps(job.report, separators=(",", ":")),
+    }
+
+
+def job_of_row(body: str, report: str | None) -> Job:
+    """Read a job from its two JSON columns.
+
+    Raises:
+        StoreBroken: if no job can be made of them.
+    """
+    whole = body if report is None else f'{body[:-1]},"report":{report}}}'
+    try:
+        return Job.model_validate_json(whole)
+    except ValidationError as error:
+        # without the values: one may be a URL with a password
+        faults = error.errors(include_url=False, include_input=False)
+        text = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+        raise StoreBroken(f"the record of {_name_in(body)} cannot be read: {text}") from None
+
+
+def _name_in(body: str) -> str:
+    named = re.search(r'"id":\s*("[^"]*")', body)
+    return f"job {named[1]}" if named else "a job"
+
+
+def plain_path(path: str) -> str:
+    """Spell a path the one way by which it is looked up; URLs stay as they are."""
+    return path if "://" in path else os.path.normpath(path)
+
+
+def seconds_of(moment: datetime) -> float:
+    """Tell a time as the columns have it."""
+    return moment.timestamp()
+
+
+# What the store remembers beside jobs: files that we made, verdicts on files, unread messages.
+
+
+class JournaledMessage(NamedTuple):
+    """A message that was taken from the broker and not dealt with yet."""
+
+    number: int
+    topic: str
+    payload: bytes
+    properties: bytes
+    received: float
+    """Seconds since 1970."""
+
+
+class Memory:
+    """The small tables of the store. Every method blocks, and is safe in any thread.
+
+    Raises:
+        StoreBroken: from any method, if the file fails.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def is_known_sink(self, path: str) -> bool:
+        """Tell whether a file is our work: made once, or being made by a job that is not ended."""
+        plain = plain_path(path)
+        query = """
+            SELECT 1 FROM outputs WHERE path = ?
+            UNION ALL SELECT 1 FROM jobs WHERE sink = ? AND state IN ('queued', 'running')
+            LIMIT 1
+        """
+        return bool(self._database.read(query, (plain, plain)))
+
+    def sinks_done(self) -> list[str]:
+        """List every output ever made, also of jobs that are forgotten."""
+        return [path for (path,) in self._database.read("SELECT path FROM outputs ORDER BY path")]
+
+    def remember_outputs(self, job_id: str, paths: Iterable[str]) -> None:
+        """Note files that a job made beside its sink, such as the stills of a sequence."""
+        now = time.time()
+        rows = [(plain_path(path), job_id, now) for path in paths]
+        with self._database.write() as connection:
+            connection.executemany("INSERT OR REPLACE INTO outputs VALUES (?, ?, ?)", rows)
+
+    def journal(self, topic: str, payload: bytes, properties: bytes) -> int:
+        """Keep a message until it is dealt with; on the disk when this returns.
+
+        Returns:
+            Its number, by which :meth:`unjournal` drops it.
+        """
+        with self._database.write() as connection:
+            cursor = connection.execute(
+                "INSERT INTO messages (topic, payload, properties, received) VALUES (?, ?, ?, ?)",
+                (topic, payload, properties, time.time()),
+            )
+            return int(cursor.lastrowid or 0)
+
+    def journaled(self) -> list[JournaledMessage]:
+        """List the messages not dealt with yet, the oldest first."""
+        query = "SELECT number, topic, payload, properties, received FROM messages ORDER BY number"
+        return [JournaledMessage(*row) for row in self._database.read(query)]
+
+    def unjournal(self, number: int) -> None:
+        """Drop a message that was dealt with. A power cut may bring it back: ids make that safe."""
+        with self._database.write(durable=False) as connection:
+            connection.execute("DELETE FROM messages WHERE number = ?", (number,))
+
+    def seen_verdict(self, key: str) -> str | None:
+        """Tell what was decided about a version of a file; None: nothing yet."""
+        rows = self._database.read("SELECT verdict FROM verdicts WHERE key = ?", (key,))
+        return rows[0][0] if rows else None
+
+    def set_verdict(self, key: str, verdict: str) -> None:
+        """Remember what was decided about a version of a file."""
+        self.set_verdicts({key: verdict})
+
+    def set_verdicts(self, verdicts: Mapping[str, str]) -> None:
+        """Remember several verdicts at once: one transaction, however many."""
+        now = time.time()
+        rows = [(key, verdict, now) for key, verdict in verdicts.items()]
+        with self._database.write(durable=False) as connection:
+            connection.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", rows)
+
+    def drop_verdict(self, key: str) -> None:
+        """Forget a verdict, so that the file is looked at again."""
+        with self._database.write(durable=False) as connection:
+            connection.execute("DELETE FROM verdicts WHERE key = ?", (key,))

@@ -7,15 +7,259 @@ so what subscribers heard is always what the store holds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any, Literal, Self, TypeVar
 
-from .errors import IllegalChange
-from .model import Job, State
+from .database import altered, job_of_row
+from .model import IllegalChange, Job, JobProgress, State
 from .store import JobStore
-from .view import QueueView
+
+# Calls of a blocking store from the event loop, on threads of its own.
+
+Result = TypeVar("Result")
+
+
+class Offload:
+    """Runs calls on threads, and what was begun to its end.
+
+    One thread writes, so that changes are told in the order in which they were made. The threads
+    are our own, so that no hanging scan of a network share keeps a change from being recorded.
+    """
+
+    def __init__(self) -> None:
+        self._writing = ThreadPoolExecutor(1, "job-store-writes")
+        self._reading = ThreadPoolExecutor(2, "job-store-reads")
+        self._unfinished: set[asyncio.Task[Any]] = set()
+
+    async def read(self, call: Callable[[], Result]) -> Result:
+        """Run a call that changes nothing."""
+        return await asyncio.get_running_loop().run_in_executor(self._reading, call)
+
+    async def write(self, call: Callable[[], Result], tell: Callable[[Result], None]) -> Result:
+        """Make a change and tell it on the loop; both happen even if the caller is cancelled."""
+
+        async def run() -> Result:
+            loop = asyncio.get_running_loop()
+            result = await loop.run_in_executor(self._writing, call)
+            tell(result)
+            return result
+
+        return await asyncio.shield(self.begin(run(), "write to the job store"))
+
+    def begin(self, work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
+        """Start a task that :meth:`close` waits for."""
+        task = asyncio.create_task(work, name=name)
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
+        return task
+
+    async def close(self) -> None:
+        """Wait for what was begun, and end the threads."""
+        while self._unfinished:
+            await asyncio.gather(*self._unfinished, return_exceptions=True)
+        self._writing.shutdown(wait=False)
+        self._reading.shutdown(wait=False)
+
+
+# Changes of jobs as they happen, for who follows them: the latest of each job, never a backlog.
+
+ChangeKind = Literal["state", "progress", "removed"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobChange:
+    """A job as it is now, and what about it has changed."""
+
+    job: Job
+    kind: ChangeKind
+
+
+class Subscription:
+    """Follows all jobs: an asynchronous iterator, and a context manager that ends it.
+
+    A slow reader misses what was overtaken: of each job only the latest is kept, and a change of
+    state is not hidden by the progress that comes after it.
+    """
+
+    def __init__(self, on_close: Callable[[Subscription], None]) -> None:
+        self._on_close = on_close
+        self._waiting: dict[str, JobChange] = {}
+        self._filled = asyncio.Event()
+        self._closed = False
+
+    def __len__(self) -> int:
+        """Count the jobs with a change that was not read yet."""
+        return len(self._waiting)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> JobChange:
+        while not self._waiting:
+            if self._closed:
+                raise StopAsyncIteration
+            self._filled.clear()
+            await self._filled.wait()
+        await asyncio.sleep(0)  # others on the loop go first, however much is waiting here
+        return self._waiting.pop(next(iter(self._waiting)))
+
+    def put(self, change: JobChange) -> None:
+        """Take the next change; what is not read yet of the same job is overtaken by it."""
+        if self._closed:
+            return
+        before = self._waiting.get(change.job.id)
+        if before is not None and before.kind == "state" and change.kind == "progress":
+            change = JobChange(change.job, "state")
+        self._waiting[change.job.id] = change
+        self._filled.set()
+
+    def close(self) -> None:
+        """End the iteration after what is waiting. Safe to call twice."""
+        self._closed = True
+        self._filled.set()
+        self._on_close(self)
+
+
+# What only memory knows of jobs: the progress of those that run, and who follows it.
+
+
+class Live:
+    """The running jobs with their latest progress, and the subscriptions to all jobs."""
+
+    def __init__(self) -> None:
+        self.last_change: dict[str, float] = {}
+        """Of every running job: when its state or progress changed last, on the loop's clock."""
+        self._running: dict[str, Job] = {}
+        self._subscriptions: set[Subscription] = set()
+
+    def subscribe(self) -> Subscription:
+        """Follow all changes from now on, until the subscription is closed."""
+        subscription = Subscription(self._subscriptions.discard)
+        self._subscriptions.add(subscription)
+        return subscription
+
+    def close(self) -> None:
+        """End all subscriptions."""
+        for subscription in tuple(self._subscriptions):
+            subscription.close()
+
+    def current(self, job: Job) -> Job:
+        """Give a stored job the progress that only memory has."""
+        running = self._running.get(job.id)
+        if running is None or job.state != "running":
+            return job
+        return altered(job, progress=running.progress)
+
+    def progress_of(self, id: str) -> JobProgress | None:  # noqa: A002
+        """Tell the progress of a running job; None if it does not run."""
+        running = self._running.get(id)
+        return None if running is None else running.progress
+
+    def progressed(self, id: str, progress: JobProgress) -> None:  # noqa: A002
+        """Note the progress of a running job and pass it on; of other jobs it means nothing."""
+        job = self._running.get(id)
+        if job is not None:
+            self._running[id] = job = altered(job, progress=progress)
+            self.last_change[id] = asyncio.get_running_loop().time()
+            self.publish(job, "progress")
+
+    def written(self, job: Job) -> None:
+        """Note a job as it was stored, and pass it on."""
+        if job.state == "running":
+            self._running[job.id] = job
+            self.last_change[job.id] = asyncio.get_running_loop().time()
+        else:
+            self._running.pop(job.id, None)
+            self.last_change.pop(job.id, None)
+        self.publish(job, "state")
+
+    def publish(self, job: Job, kind: ChangeKind) -> None:
+        """Tell everybody who follows."""
+        for subscription in tuple(self._subscriptions):
+            subscription.put(JobChange(job, kind))
+
+
+# The part of the queue that only looks: jobs as they stand now, and as they change.
+
+
+class QueueView:
+    """Reads the store off the loop, and adds the progress that only memory has.
+
+    Raises:
+        StoreBroken: from every asynchronous method, if the store fails.
+    """
+
+    def __init__(self, store: JobStore) -> None:
+        self.store = store
+        self._offload = Offload()
+        self._live = Live()
+
+    @property
+    def last_change(self) -> Mapping[str, float]:
+        """Of every running job: when its state or progress changed last, on the loop's clock."""
+        return self._live.last_change
+
+    async def get(self, id: str) -> Job:  # noqa: A002
+        """Read a job with its latest progress.
+
+        Raises:
+            UnknownJob: if there is none of that id.
+        """
+        return self._live.current(await self._offload.read(partial(self.store.get, id)))
+
+    async def find(self, idempotency_key: str) -> Job | None:
+        """Read the job of a key; None where there is none."""
+        job = await self._offload.read(partial(self.store.find, idempotency_key))
+        return None if job is None else self._live.current(job)
+
+    async def jobs(
+        self, states: Collection[State] | None = None, limit: int | None = None
+    ) -> list[Job]:
+        """Read jobs: running, then queued in the order of their turn, then ended, latest first."""
+        jobs = await self._offload.read(partial(self.store.jobs, states, limit))
+        return [self._live.current(job) for job in jobs]
+
+    async def bodies(
+        self, states: Collection[State] | None = None, limit: int | None = None
+    ) -> list[str]:
+        """Read jobs as JSON without their reports, in the same order: for long lists."""
+        bodies = await self._offload.read(partial(self.store.bodies, states, limit))
+        for index, body in enumerate(bodies):
+            job = job_of_row(body, None)
+            if job.state != "running":  # these stand first, and only they have newer progress
+                break
+            bodies[index] = self._live.current(job).model_dump_json(exclude={"report"})
+        return bodies
+
+    async def counts(self) -> dict[State, int]:
+        """Count the jobs in each state."""
+        return await self._offload.read(self.store.counts)
+
+    def report_progress(self, id: str, progress: JobProgress) -> None:  # noqa: A002
+        """Tell where a running job stands; kept in memory. Of other jobs it is ignored."""
+        self._live.progressed(id, progress)
+
+    def subscribe(self) -> Subscription:
+        """Follow all changes from now on, until the subscription is closed."""
+        return self._live.subscribe()
+
 
 Stop = Callable[[], Awaitable[None]]
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
-from ...filters.options import FilterOptions
-from ...filters.policy import Policy
+from ...filters.options import FilterOptions, Policy
 from ...io.encode.options import EncoderOptions
 from .options import LiveOptions
 
 if TYPE_CHECKING:
-    from ..service.config import LiveConfig
+    from ..config import LiveConfig
     from .request import LiveRequest
 
 
@@ -67,8 +66,7 @@ def request_of(order: LiveOrder) -> LiveRequest:
     Raises:
         DeviceUnavailable: if the device is not there.
     """
-    from ...filters.chain import Runtime
-    from ...filters.device import resolve_device, resolve_precision
+    from ...filters.device import Runtime, resolve_device, resolve_precision
     from .request import LiveRequest
 
     device = resolve_device(order.device)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from ..work import tether
-from ..work.lines import LineChild
+from ..workers import worker_lock
+from ..workers.child import LineChild
 from .order import LiveOrder
 from .status import LiveStatus, status_of
 
@@ -36,7 +36,7 @@ class Farewell:
 
 def command_of(name: str, state_dir: Path) -> list[str]:
     """Say how the worker of a stream is started."""
-    lock = state_dir / tether.FOLDER / f"live-{name}.lock"
+    lock = state_dir / worker_lock.FOLDER / f"live-{name}.lock"
     # -P: nothing is imported from the folder in which somebody started the daemon
     words = [sys.executable, "-P", "-m", "upframe.daemon.live.worker"]
     return [*words, "--parent", str(os.getpid()), "--lock", str(lock)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...filters.chain import Runtime
+from ...filters.device import Runtime
 from ...filters.options import FilterOptions
 from ...io.encode.options import EncoderOptions
 from .options import LiveOptions

@@ -8,27 +8,137 @@ decides; the others only do their part and say when something has changed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NoReturn
 
 from ...io.errors import InputLost, SourceMissing, UnsupportedMedia
 from ...io.files import refuse_same_file
-from ...io.live.targets import LiveTarget
+from ...io.live.address import (
+    LiveAddress,
+    Remembered,
+    find_address,
+    is_live,
+    read_credentials,
+    with_credentials,
+)
+from ...io.live.input import LiveInput, PacedFile
+from ...io.live.target import LiveTarget, find_live_target
+from ..convert.report import WarningLog, kept_warnings
 from ..errors import Stopped
-from ..report import WarningLog, kept_warnings
-from .ends import find_target, is_file_input, source_maker
-from .figures import now_utc, report_of, status_of_parts
-from .incoming import Incoming, Make
-from .intake import Intake
+from .input import CONNECT_SECONDS, Incoming, Intake, LiveSource, Make
 from .levels import parse_levels
-from .making import Making
-from .outcome import LiveReport
-from .reader import LiveSource
+from .parts import Loading, Surroundings, Works, prepare, start_works
+from .report import LiveReport, now_utc, report_of, status_of_parts
 from .request import LiveRequest
 from .status import LiveStatus
-from .works import Surroundings, Works
+
+# The output's parts in the making: at the start what needs no input, the rest once it is known.
+
+_PREPARED_SECONDS = 5.0
+"""For weights from the disk, at the end; a fetch from the hub is left behind."""
+
+
+class Making:
+    """Makes the parts of one session; both steps take their time, each on a thread of its own."""
+
+    def __init__(
+        self, request: LiveRequest, target: LiveTarget, intake: Intake, around: Surroundings
+    ) -> None:
+        """Begin with what needs no input."""
+        self._request, self._target = request, target
+        self._intake, self._around = intake, around
+        self._prepared = Loading(lambda: prepare(request, target), around.changed)
+        self._loading: Loading[Works] | None = None
+
+    @property
+    def works(self) -> Works | None:
+        """The parts, once they run."""
+        return None if self._loading is None else self._loading.made
+
+    def failures(self) -> Iterator[BaseException]:
+        """Tell why there is nothing."""
+        for loading in (self._prepared, self._loading):
+            if loading is not None and loading.failure is not None:
+                yield loading.failure
+
+    def go_on(self) -> None:
+        """Have the rest made, once it is known for what, and with what."""
+        first, prepared = self._intake.first, self._prepared.made
+        if first is None or prepared is None or self._loading is not None:
+            return
+        request, target, intake, around = self._request, self._target, self._intake, self._around
+        self._loading = Loading(
+            lambda: start_works(request, target, prepared, first, intake, around), around.changed
+        )
+
+    def join(self) -> None:
+        """Wait for the parts, if they are being made."""
+        if self._loading is not None:
+            self._loading.join()
+
+    def drop(self) -> None:
+        """Leave nothing behind that can be waited for."""
+        self._prepared.join(_PREPARED_SECONDS)
+        self.join()
+
+
+# The two ends of a live stream: what a request's addresses mean.
+
+
+def is_file_input(request: LiveRequest) -> bool:
+    """Tell whether the input is a file, which has an end and can wait; a playlist is fetched."""
+    return not is_live(request.input)
+
+
+def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: bool) -> Make:
+    """Say how each connection of the input is made."""
+    remembered = Remembered()
+
+    def make_file(_: float | None) -> LiveSource:
+        return PacedFile(Path(request.input), now=now, sound=request.options.sound)
+
+    def address_of(read_seconds: float | None) -> LiveAddress:
+        """Find the address anew: a file of credentials may have changed."""
+        return find_address(
+            request.input,
+            transport=request.options.rtsp_transport,
+            credentials_file=request.credentials_file,
+            connect_seconds=CONNECT_SECONDS,
+            read_seconds=read_seconds,
+            remembered=remembered,
+        )
+
+    def make_live(read_seconds: float | None) -> LiveSource:
+        address = address_of(None)
+        if read_seconds is not None and read_seconds > address.read_seconds:
+            address = address_of(read_seconds)
+        return LiveInput(address, now=now, sound=request.options.sound)
+
+    return make_file if is_file else make_live
+
+
+def find_target(request: LiveRequest) -> LiveTarget:
+    """Make out where the output shall go.
+
+    Raises:
+        SinkRefused: if it cannot be written, as far as that shows without connecting.
+        SourceMissing: if its credentials cannot be read.
+    """
+    target = find_live_target(
+        request.output,
+        format=request.options.format,
+        segment_seconds=request.options.segment_seconds,
+        overwrite=request.overwrite,
+        numbered=request.numbered,
+    )
+    if request.output_credentials_file is None:
+        return target
+    credentials = read_credentials(request.output_credentials_file)
+    return replace(target, url=with_credentials(target.url, credentials))
+
 
 STATUS_SECONDS = 1.0
 """A status is told at least as often."""

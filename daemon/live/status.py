@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 from ...io.errors import Reason
 from ...io.live.values import InputState, OutputState
@@ -69,3 +70,35 @@ def status_of(document: dict[str, Any]) -> LiveStatus:
         return LiveStatus(**whole)
     except TypeError as error:
         raise ValueError(f"got what is no status: {error}") from error
+
+
+# Counts of a stream over the lives of its workers: a new one begins at nothing, its stream not.
+
+K = TypeVar("K", bound=str)
+
+_MOST_FILES = 10
+"""Recordings that are remembered, the latest."""
+
+
+def carried_on(before: LiveStatus | None, status: LiveStatus) -> LiveStatus:
+    """Add what was counted by the workers before to what the one of now says."""
+    if before is None:
+        return status
+    old, new = before.output_state, status.output_state
+    sink = replace(
+        new,
+        connections=old.connections + new.connections,
+        written=old.written + new.written,
+        dropped=_sum(old.dropped, new.dropped),
+        files=(*old.files, *new.files)[-_MOST_FILES:],
+    )
+    return replace(
+        status,
+        counts=_sum(before.counts, status.counts),
+        reconnects=_sum(before.reconnects, status.reconnects),
+        output_state=sink,
+    )
+
+
+def _sum(one: Mapping[K, int], other: Mapping[K, int]) -> dict[K, int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}}

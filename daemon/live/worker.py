@@ -8,28 +8,29 @@ can die and leave it behind. It ends well when its stdin ends, or by SIGTERM.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
+from ...io.redaction import redacted, redacted_values
 from ..exits import Exit, exit_code_of, is_expected
-from ..importing import collector_resting
-from ..work import tether
-from .cores import share_cores
-
-if TYPE_CHECKING:
-    from .linkage import Linkage
-    from .order import LiveOrder
+from ..startup import collector_resting, share_cores
+from ..workers import worker_lock
+from ..workers.standard_streams import StandardStreams
+from .order import LiveOrder
+from .status import LiveStatus
 
 
 def main() -> NoReturn:
     """Run one stream until nobody wants it any more."""
     arguments = _arguments()
-    lock = tether.tie(arguments.parent, arguments.lock)
+    lock = worker_lock.tie(arguments.parent, arguments.lock)
     share_cores()
     code = _serve()
     sys.stderr.flush()
@@ -46,7 +47,6 @@ def _arguments() -> argparse.Namespace:
 
 
 def _serve() -> int:
-    from .linkage import Linkage, LinkLog
 
     linkage = Linkage()
     logger = logging.getLogger("upframe")
@@ -94,6 +94,72 @@ def _stop_by_signal(stop: Callable[[int | None], None]) -> None:
         stop(number)
 
     signal.signal(signal.SIGTERM, on_signal)
+
+
+# A worker's end of the pipe to the daemon: one order comes in, lines go out, its end is ours.
+
+_NOBODY_STATUS = 141
+"""Of a process whose lines nobody reads any more."""
+
+
+class Linkage:
+    """There is one in a process: it takes stdin and stdout for itself."""
+
+    def __init__(self) -> None:
+        self._streams = StandardStreams(_NOBODY_STATUS)
+
+    def order(self) -> LiveOrder | None:
+        """Wait for the order; None if nobody wants us any more.
+
+        Raises:
+            ValidationError: if what came is none.
+        """
+        text = b""
+        while b"\n" not in text:
+            data = self._streams.read()
+            if not data:
+                return None
+            text += data
+        return LiveOrder.model_validate_json(text)
+
+    def on_end(self, act: Callable[[], None]) -> None:
+        """Have something done, in a thread of its own, once the daemon has closed its end."""
+        reading = threading.Thread(target=self._await_end, args=(act,), name="upframe-orders")
+        reading.daemon = True  # it may read for as long as the process lives
+        reading.start()
+
+    def tell_status(self, status: LiveStatus) -> None:
+        """Send where the stream stands, from any thread."""
+        self._send({"event": "status", **status.to_json()})
+
+    def tell_log(self, level: int, logger: str, message: str) -> None:
+        """Send a line for the log, from any thread."""
+        self._send({"event": "log", "level": level, "logger": logger, "message": message})
+
+    def tell_end(self, code: int, message: str) -> None:
+        """Send how it ended; the last line."""
+        self._send({"event": "ended", "code": code, "message": message})
+
+    def _send(self, document: Mapping[str, Any]) -> None:
+        text = json.dumps(redacted_values(document), default=str)
+        self._streams.write(text.encode() + b"\n")
+
+    def _await_end(self, act: Callable[[], None]) -> None:
+        while self._streams.read():
+            pass  # one order is all that we take
+        act()
+
+
+class LinkLog(logging.Handler):
+    """Sends every line of the log to the daemon."""
+
+    def __init__(self, linkage: Linkage) -> None:
+        super().__init__()
+        self._linkage = linkage
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one line."""
+        self._linkage.tell_log(record.levelno, record.name, redacted(self.format(record)))
 
 
 if __name__ == "__main__":

@@ -10,38 +10,126 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from typing import Any
 
 from ...io.redaction import redacted_values
+from ..backoff import DoublingBackoff
+from ..config import Config
+from ..jobs.model import Job, State
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
 from ..live.board import LiveBoard
-from ..service.config import Config
-from .answers import Answers
-from .backoff import Backoff
 from .client import Session
-from .commands import Commands
 from .connection import Connection
 from .credentials import address_of, topics_of
-from .discovery import BIRTH, activity_document, device_document, device_topic
-from .errors import SubscriptionRefused
-from .intake import Intake
-from .journal import Journal
-from .live_states import LiveStates
-from .message import Publication, Received
+from .intake import Answers, Commands, Intake, Journal
+from .message import Publication, Received, SubscriptionRefused
 from .outbox import Outbox
-from .requests import (
-    MAX_PAYLOAD_BYTES,
-    REPLY_SCHEMA,
-    REQUEST_SCHEMA,
-    json_bytes,
-    request_schemas,
-)
-from .states import JobStates
+from .requests import MAX_PAYLOAD_BYTES, REPLY_SCHEMA, REQUEST_SCHEMA, json_bytes, request_schemas
+from .states import JobStates, LiveStates
+from .topics import Topics
 
 log = logging.getLogger("upframe.mqtt.bridge")
+
+
+# Home Assistant's discovery: one device with what the node does, found without any configuration.
+#
+# The device message is described in Home Assistant's documentation of MQTT discovery: `dev` and
+# `o` are mandatory, and each component has its platform `p` and a `unique_id`. Keys are spelled
+# out.
+
+BIRTH = b"online"
+"""What Home Assistant says at its birth; then everything is announced again."""
+
+
+def identifier_of(topics: Topics) -> str:
+    """Name the device: only letters, digits, ``_`` and ``-`` may stand in the topic."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", f"{topics.prefix}_{topics.node_id}")
+
+
+def device_topic(topics: Topics) -> str:
+    """Where the device is announced."""
+    return f"{topics.discovery_prefix}/device/{identifier_of(topics)}/config"
+
+
+def device_document(topics: Topics) -> dict[str, Any]:
+    """Describe the device with its sensors."""
+    identifier = identifier_of(topics)
+    here = version("upframe")
+    return {
+        "dev": {
+            "identifiers": [identifier],
+            "name": f"upframe {topics.node_id}",
+            "manufacturer": "upframe",
+            "model": "video interpolation and enlargement",
+            "sw_version": here,
+        },
+        "o": {"name": "upframe", "sw_version": here},
+        "cmps": {
+            name: {"p": "sensor", "unique_id": f"{identifier}_{name}", **sensor}
+            for name, sensor in _sensors(topics).items()
+        },
+        "qos": 1,
+    }
+
+
+def _sensors(topics: Topics) -> dict[str, dict[str, Any]]:
+    working = {
+        "state_topic": topics.activity,
+        "availability_topic": topics.status,
+        # a node that drains is still there
+        "availability_template": "{{ 'online' if value in ('online', 'draining') else 'offline' }}",
+    }
+    counted = {**working, "state_class": "measurement"}
+    return {
+        "status": {"name": "Status", "state_topic": topics.status, "icon": "mdi:server"},
+        "state": {
+            **working,
+            "name": "State",
+            "value_template": "{{ value_json.state }}",
+            "icon": "mdi:filmstrip",
+        },
+        "queue": {
+            **counted,
+            "name": "Queue",
+            "value_template": "{{ value_json.queued }}",
+            "unit_of_measurement": "jobs",
+            "icon": "mdi:tray-full",
+        },
+        "progress": {
+            **counted,
+            "name": "Progress",
+            "value_template": "{{ value_json.progress_percent }}",
+            "unit_of_measurement": "%",
+            "icon": "mdi:progress-clock",
+        },
+        "fps": {
+            **counted,
+            "name": "Speed",
+            "value_template": "{{ value_json.fps }}",
+            "unit_of_measurement": "fps",
+            "icon": "mdi:speedometer",
+        },
+    }
+
+
+def activity_document(counts: dict[State, int], running: Sequence[Job]) -> dict[str, Any]:
+    """Say what the node does: the progress of all running jobs together, and their speed."""
+    known = [job.progress for job in running if job.progress.total]
+    frames = sum(progress.frames for progress in known)
+    total = sum(progress.total or 0 for progress in known)
+    return {
+        "state": "working" if running else "idle",
+        "queued": counts["queued"],
+        "running": len(running),
+        "progress_percent": round(min(100.0, 100 * frames / total), 1) if total else 0.0,
+        "fps": round(sum(job.progress.fps for job in running), 2),
+    }
+
 
 METRICS_SECONDS = 60.0
 _ACTIVITY_SECONDS = 1.0
@@ -78,7 +166,7 @@ class MqttBridge:
         metrics: Facts,
         *,
         live: LiveBoard | None = None,
-        backoff: Backoff | None = None,
+        backoff: DoublingBackoff | None = None,
         metrics_seconds: float = METRICS_SECONDS,
     ) -> None:
         if config.mqtt is None:
@@ -106,7 +194,7 @@ class MqttBridge:
         )
         self._streams = LiveStates(topics, outbox, live or LiveBoard())
         self._connection = Connection(
-            config.mqtt, topics, outbox, self._take, self._welcome, backoff or Backoff()
+            config.mqtt, topics, outbox, self._take, self._welcome, backoff or DoublingBackoff()
         )
         self._born = asyncio.Event()
         self._stopping = asyncio.Event()

@@ -10,13 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..jobs.errors import StoreBroken
-from ..service.config import MqttConfig
-from .backoff import Backoff
+from ..backoff import DoublingBackoff
+from ..config import MqttConfig
+from ..jobs.model import StoreBroken
 from .client import Session, Take
 from .credentials import settings_of
-from .errors import ConnectionLost, LoginRefused, SubscriptionRefused, TakenOver
-from .message import Publication
+from .message import ConnectionLost, LoginRefused, Publication, SubscriptionRefused, TakenOver
 from .outbox import Outbox
 from .topics import COMMANDS, Topics
 
@@ -71,7 +70,7 @@ class Connection:
         outbox: Outbox,
         take: Take,
         on_up: Callable[[Session], Awaitable[None]],
-        backoff: Backoff,
+        backoff: DoublingBackoff,
     ) -> None:
         self.health = Health(since=time.time())
         self.status: Literal["online", "draining", "stopped"] = "online"

@@ -13,9 +13,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..service.config import MqttConfig
-from .errors import LoginRefused
-from .message import Publication
+from ..config import MqttConfig
+from .message import LoginRefused, Publication
 from .topics import Topics
 
 log = logging.getLogger("upframe.mqtt.credentials")

@@ -11,9 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from ipaddress import ip_address
 
-from .config import HttpConfig
+from ..config import HttpConfig, parse_listen
 
 log = logging.getLogger("upframe.service.http")
 
@@ -33,25 +32,6 @@ class Answer:
 
 
 Route = Callable[[], Awaitable[Answer]]
-
-
-def parse_listen(config: HttpConfig) -> tuple[str, int]:
-    """Read ADDRESS:PORT; an IPv6 address stands in brackets.
-
-    Raises:
-        ValueError: if it is none, or not loopback without `allow_remote`; says what is wanted.
-    """
-    host, colon, port = config.listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise ValueError("ADDRESS:PORT, such as 127.0.0.1:9310 or [::1]:9310")
-    try:
-        loopback = host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        raise ValueError("ADDRESS:PORT with an IP address or localhost") from None
-    if not loopback and not config.allow_remote:
-        raise ValueError("a loopback address such as 127.0.0.1, or allow_remote = true beside it")
-    return host, int(port)
 
 
 class HttpServer:

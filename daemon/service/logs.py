@@ -5,19 +5,292 @@ loggers → job ids → repeated warnings summed → thread → stderr or the jo
 
 from __future__ import annotations
 
+import array
+import copy
+import errno
+import fcntl
 import json
 import logging
+import logging.handlers
+import os
+import queue
+import socket
+import struct
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TextIO
+from uuid import UUID, uuid5
 
-from .config import LogConfig
-from .fields import JobFilter, fields_of, priority_of, subject_of
-from .journal import JournalHandler, stream_is_journal
-from .repeats import SummingHandler
-from .writer import ThreadedHandler
+from ..config import LogConfig
+from ..logfields import JobFilter, fields_of, priority_of, subject_of
+
+# The journal's own protocol: one datagram of fields for each line, so that they can be asked for.
+#
+# `journalctl -u upframe JOB_ID=film-1` then shows one job. The format is systemd's "Native Journal
+# Protocol"; what is too large for a datagram goes as a sealed memory file.
+
+JOURNAL_SOCKET = "/run/systemd/journal/socket"
+
+_EVENTS = UUID("2c6a3f58-64a2-4d0d-9a0e-6a1c5e1a8f4b")
+"""The name space of our MESSAGE_ID fields: one for each kind of event."""
+_SEALS = 0x0001 | 0x0002 | 0x0004 | 0x0008  # SEAL, SHRINK, GROW, WRITE
+
+
+def stream_is_journal(stream: TextIO = sys.stderr, journal_stream: str | None = None) -> bool:
+    """Tell whether what is written to the stream ends in the journal: systemd names its inode."""
+    named = os.environ.get("JOURNAL_STREAM") if journal_stream is None else journal_stream
+    if not named:
+        return False
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # closed, or no file at all
+        return False
+    return named == f"{found.st_dev}:{found.st_ino}"
+
+
+class JournalHandler(logging.Handler):
+    """Writes to the journal; where that is impossible, to `fallback`, so that no line is lost."""
+
+    def __init__(self, fallback: logging.Handler, address: str = JOURNAL_SOCKET) -> None:
+        super().__init__()
+        self._fallback = fallback
+        self._address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one line with its fields."""
+        try:
+            self._send(b"".join(_encode(name, text) for name, text in _fields(record)))
+        except OSError:
+            self._fallback.handle(record)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+        super().close()
+
+    def _send(self, message: bytes) -> None:
+        try:
+            self._socket.sendto(message, self._address)
+        except OSError as error:
+            if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
+                raise
+            self._send_as_file(message)
+
+    def _send_as_file(self, message: bytes) -> None:
+        file = os.memfd_create("upframe-log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            with os.fdopen(os.dup(file), "wb") as writer:
+                writer.write(message)
+            fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
+            passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file]).tobytes())]
+            self._socket.sendmsg([], passed, 0, self._address)
+        finally:
+            os.close(file)
+
+
+def _fields(record: logging.LogRecord) -> Iterator[tuple[str, str]]:
+    text = record.getMessage()
+    if record.exc_info:
+        text += "\n" + logging.Formatter().formatException(record.exc_info)
+    yield "MESSAGE", text
+    yield "PRIORITY", str(priority_of(record.levelno))
+    yield "SYSLOG_IDENTIFIER", "upframe"
+    yield "LOGGER", record.name
+    yield "CODE_FILE", record.pathname
+    yield "CODE_LINE", str(record.lineno)
+    yield "CODE_FUNC", record.funcName or ""
+    for name, value in fields_of(record).items():
+        if name == "event":
+            yield "MESSAGE_ID", uuid5(_EVENTS, value).hex
+        yield name.upper(), value
+
+
+def _encode(name: str, text: str) -> bytes:
+    value = text.encode(errors="replace")
+    if b"\n" not in value:
+        return name.encode() + b"=" + value + b"\n"
+    return name.encode() + b"\n" + struct.pack("<Q", len(value)) + value + b"\n"
+
+
+# Sum up warnings that repeat, so that one sick file or camera cannot fill the disk.
+#
+# The same warning of the same job or live stream is said once in a while, and then how often it
+# came again. Where the text differs each time, as with a number of a frame in it, the first twenty
+# are said.
+
+_VARIANTS = 20
+"""Different texts of one warning that are said within the time."""
+_MOST_KEYS = 1000
+"""Remembered at most; then the oldest is summed up early."""
+
+Key = tuple[str, int, str, str]
+
+
+@dataclass(slots=True)
+class _Run:
+    """One warning since it was last said."""
+
+    record: logging.LogRecord
+    since: float
+    said: int = 1
+    held: int = 0
+
+
+class SummingHandler(logging.Handler):
+    """Passes records on to another handler, repeated warnings and errors summed up.
+
+    Args:
+        target: Writes what is to be written.
+        seconds: In which a warning is said once; 0 says everything.
+        clock: Of seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        target: logging.Handler,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self.target = target
+        self._seconds = seconds
+        self._clock = clock
+        self._runs: dict[Key, _Run] = {}
+        self._lock_runs = threading.Lock()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it, or count it."""
+        if self._seconds <= 0 or record.levelno < logging.WARNING:
+            self.target.handle(record)
+            return
+        for due in self._take(record):
+            self.target.handle(due)
+
+    def sum_up(self, *, everything: bool = False) -> None:
+        """Write what was held back and whose time is over; call it now and then, and at the end."""
+        with self._lock_runs:
+            due = self._expired(everything=everything)
+        for record in due:
+            self.target.handle(record)
+
+    def close(self) -> None:
+        """Write what was held back, and close the target."""
+        self.sum_up(everything=True)
+        self.target.close()
+        super().close()
+
+    def _take(self, record: logging.LogRecord) -> list[logging.LogRecord]:
+        """Count a record in; what is to be written of it and of others."""
+        text = record.getMessage()
+        subject = str(subject_of(record))
+        exact = (record.name, record.levelno, "=" + text, subject)
+        loose = (record.name, record.levelno, "~" + str(record.msg), subject)
+        with self._lock_runs:
+            due = self._expired()
+            if not self._hold(exact, record, 1) and not self._hold(loose, record, _VARIANTS):
+                due.append(record)
+                self._begin(exact, record)
+                self._begin(loose, record)
+        return due
+
+    def _hold(self, key: Key, record: logging.LogRecord, limit: int) -> bool:
+        run = self._runs.get(key)
+        if run is None or run.said < limit:
+            return False
+        run.held += 1
+        run.record = record
+        return True
+
+    def _begin(self, key: Key, record: logging.LogRecord) -> None:
+        run = self._runs.get(key)
+        if run is None:
+            self._runs[key] = _Run(record, self._clock())
+        else:
+            run.said += 1
+
+    def _expired(self, *, everything: bool = False) -> list[logging.LogRecord]:
+        now = self._clock()
+        excess = len(self._runs) - _MOST_KEYS
+        due: list[logging.LogRecord] = []
+        for index, (key, run) in enumerate(list(self._runs.items())):
+            if not everything and index >= excess and now - run.since < self._seconds:
+                continue
+            del self._runs[key]
+            if run.held:
+                due.append(_summary(run, now - run.since))
+        return due
+
+
+def _summary(run: _Run, seconds: float) -> logging.LogRecord:
+    record = copy.copy(run.record)
+    times = "once more" if run.held == 1 else f"{run.held} more times"
+    record.msg = f"{run.record.getMessage()} ({times} in {seconds:.0f} s)"
+    record.args = None
+    record.exc_info = record.exc_text = None
+    return record
+
+
+# Write lines of the log in a thread: stderr and the journal may block, the event loop must not.
+
+_MOST_WAITING = 10_000
+"""Lines that wait for a stderr that nobody reads; more are counted and dropped."""
+_PATIENCE_SECONDS = 1.0
+"""For what waits at the end: a reader that sleeps must not keep the daemon from ending."""
+
+
+class ThreadedHandler(logging.handlers.QueueHandler):
+    """Passes records to another handler, which runs in a thread of its own.
+
+    Args:
+        target: Writes the lines; closed with this.
+    """
+
+    def __init__(self, target: logging.Handler) -> None:
+        self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(_MOST_WAITING)
+        super().__init__(self._waiting)
+        self._target = target
+        self._lost = 0
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Put a line in. Never waits: what does not fit is counted and said when there is room."""
+        try:
+            if self._lost:
+                self._waiting.put_nowait(_loss(self._lost))
+                self._lost = 0
+            self._waiting.put_nowait(record)
+        except queue.Full:
+            self._lost += 1
+
+    def close(self) -> None:
+        """Write what waits, unless that takes too long. Safe to call twice."""
+        try:
+            self._waiting.put(None, timeout=_PATIENCE_SECONDS)
+        except queue.Full:  # nobody reads: drop what waits, and let the thread end when it wakes
+            with suppress(queue.Empty):
+                while True:
+                    self._waiting.get_nowait()
+            self._waiting.put(None)
+        self._thread.join(_PATIENCE_SECONDS)
+        if not self._thread.is_alive():
+            self._target.close()
+        super().close()
+
+    def _write(self) -> None:
+        while (record := self._waiting.get()) is not None:
+            self._target.handle(record)
+
+
+def _loss(lines: int) -> logging.LogRecord:
+    text = "%d lines of the log were lost: nobody read them in time"
+    return logging.LogRecord("upframe.logs", logging.ERROR, __file__, 0, text, (lines,), None)
 
 
 class Logs:

@@ -2,26 +2,144 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from importlib.metadata import version
+from itertools import islice
 from pathlib import PurePath
 from typing import Any, Literal
 
 from ...io.redaction import redacted
-from ..jobs.errors import StoreBroken
-from ..jobs.model import Job
-from ..jobs.queue import JobQueue
+from ..jobs.model import Job, StoreBroken
+from ..jobs.queue import JobChange, JobQueue
 from .http import Answer, Route
-from .loop_lag import LoopLag
 from .metrics import CONTENT_TYPE, Metrics
 
 log = logging.getLogger("upframe.status")
+chronicle_log = logging.getLogger("upframe.jobs")
+
+
+# One line of the log for each thing that happens to a job: begun, done, cancelled.
+#
+# Failures are told where they are judged, with what becomes of the job.
+
+
+class Chronicle:
+    """Writes the lines; remembers which attempts were told of."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, int] = {}
+
+    def note(self, change: JobChange) -> None:
+        """Log a change if it is one that people want to read of."""
+        job = change.job
+        if change.kind != "state":
+            return
+        if job.state == "running":
+            if self._begun.get(job.id) != job.attempts:
+                self._begun[job.id] = job.attempts
+                _tell(job, "job-begun", f"begun: {job.source} → {job.sink}")
+            return
+        self._begun.pop(job.id, None)
+        if job.state == "done":
+            _tell(job, "job-done", f"done: {job.sink}{_figures(job)}")
+        elif job.state == "cancelled":
+            _tell(job, "job-cancelled", "cancelled")
+
+
+def _tell(job: Job, event: str, text: str) -> None:
+    fields = {"job_id": job.id, "event": event, "source": redacted(job.source)}
+    chronicle_log.info("%s", redacted(text), extra=fields)
+
+
+def _figures(job: Job) -> str:
+    report = job.report or {}
+    frames, seconds = report.get("frames_out"), report.get("seconds")
+    if frames is None or not seconds:
+        return ""
+    return f", {frames} frames in {seconds:.1f} s"
+
+
+# How late the event loop is: a timer that looks at the clock when its turn comes.
+#
+# Lateness is what every coroutine waits beyond its time: a blocking call, a long computation, a
+# library that holds the GIL. Its 99.9th percentile must stay under 50 ms.
+
+_PERIOD_SECONDS = 0.02
+_WINDOW = 30_000
+"""Samples that percentiles are taken of: ten minutes."""
+_RECENT = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Lateness:
+    """What was seen in the last ten minutes, in seconds."""
+
+    samples: int
+    median: float
+    p999: float
+    """The 99.9th percentile."""
+    maximum: float
+    """Since the start, not only in the window."""
+
+
+class LoopLag:
+    """Measures the lateness of the loop that runs it."""
+
+    def __init__(self, observe: Callable[[float], None] | None = None) -> None:
+        self._observe = observe
+        self._seen: deque[float] = deque(maxlen=_WINDOW)
+        self._maximum = 0.0
+        self._last_beat = time.monotonic()
+
+    async def run(self) -> None:
+        """Measure until cancelled."""
+        self._last_beat = time.monotonic()
+        while True:
+            due = time.monotonic() + _PERIOD_SECONDS
+            await asyncio.sleep(_PERIOD_SECONDS)
+            self._last_beat = time.monotonic()
+            self._record(max(0.0, self._last_beat - due))
+
+    @property
+    def recent_seconds(self) -> float:
+        """The worst of the last five seconds."""
+        return max(islice(reversed(self._seen), _RECENT), default=0.0)
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since the timer last had its turn: large where the loop, or this task, stands still."""
+        return time.monotonic() - self._last_beat
+
+    def statistics(self) -> Lateness:
+        """Sum up the window; takes some milliseconds, so not for every frame."""
+        ordered = sorted(self._seen)
+        if not ordered:
+            return Lateness(0, 0.0, 0.0, 0.0)
+        return Lateness(
+            len(ordered), _quantile(ordered, 0.5), _quantile(ordered, 0.999), self._maximum
+        )
+
+    def _record(self, lateness: float) -> None:
+        self._seen.append(lateness)
+        self._maximum = max(self._maximum, lateness)
+        if self._observe is not None:
+            self._observe(lateness)
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    """The smallest value that at least this share of all does not exceed."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
 
 Phase = Literal["starting", "ready", "draining", "stopped"]
 

@@ -8,16 +8,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
+from ..config import WatchConfig
 from ..exits import Exit
-from ..jobs.errors import Conflict
-from ..jobs.model import Job, JobError, Work, job_of
+from ..jobs.model import Conflict, Job, JobError, Work, job_of
 from ..jobs.queue import JobQueue
-from ..service.config import WatchConfig
-from ..service.fields import about_job
-from .identity import job_id
-from .look import Candidate, Look
-from .names import MEDIA_EXTENSIONS, Skip, shown
-from .records import Records
+from ..logfields import about_job
+from .inspection import Candidate, Look
+from .records import Records, job_id
+from .scan import MEDIA_EXTENSIONS, Skip, shown
 
 log = logging.getLogger("upframe.watch")
 

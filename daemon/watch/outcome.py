@@ -6,28 +6,140 @@ only if its output is there.
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import filecmp
 import json
 import logging
 import os
+import shutil
 import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from ...io.files import partial_path
-from ..jobs.model import Job
-from ..service.config import WatchConfig
-from .identity import key_fits
-from .moving import move
-from .names import SIDECAR_SUFFIX, shown
-from .placing import mirrored
-from .stability import Signature
+from ...io.errors import MediaError
+from ...io.files import partial_path, sync_file, sync_folder
+from ..config import WatchConfig
+from ..jobs.model import Job, StoreBroken, UnknownJob
+from ..jobs.queue import JobQueue, Subscription
+from ..jobs.store import ENDED, JobStore
+from ..logfields import about_job
+from .inspection import mirrored
+from .records import Records, Roots, key_fits
+from .scan import SIDECAR_SUFFIX, Signature, shown
 
 log = logging.getLogger("upframe.watch")
+
+
+# Move an input out of the way, never nowhere, never half there, and replacing nothing.
+#
+# On one file system a link and an unlink; across two a hidden copy that is written down to the
+# disk, held against the original in length and content, named, and only then the original removed.
+
+_CANNOT_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def move(source: Path, target: Path, before_removal: Callable[[Path], None]) -> Path:
+    """Move a file to a free name at or beside `target`.
+
+    Args:
+        source: The file.
+        target: Where it shall be; ``film.mkv`` becomes ``film-1.mkv`` where that is taken.
+        before_removal: Called with the new name when the file is there, and still at `source`
+            too. If it raises, the file stays at `source` only.
+
+    Returns:
+        Where it is now.
+
+    Raises:
+        OSError: if that fails; the source is where it was then.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for name in _names(target):
+        if not _is_finished(source, name):
+            try:
+                _put(source, name)
+            except FileExistsError:
+                continue
+        sync_folder(name.parent)
+        _remove(source, name, before_removal)
+        return name
+    raise AssertionError("there are always more numbers")
+
+
+def _remove(source: Path, name: Path, before_removal: Callable[[Path], None]) -> None:
+    try:
+        before_removal(name)
+        source.unlink()
+    except BaseException:
+        name.unlink()
+        raise
+    sync_folder(source.parent)
+
+
+def _names(target: Path) -> Iterator[Path]:
+    numbered = (target.with_name(f"{target.stem}-{number}{target.suffix}") for number in count(1))
+    return chain([target], numbered)
+
+
+def _is_finished(source: Path, name: Path) -> bool:
+    """Tell whether the file has that name already: a move was cut off between its two steps."""
+    try:
+        one, other = source.lstat(), name.lstat()
+    except OSError:
+        return False
+    if (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino):
+        return source != name
+    same = (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
+    return same and stat.S_ISREG(other.st_mode) and filecmp.cmp(source, name, shallow=False)
+
+
+def _put(source: Path, name: Path) -> None:
+    """Give a file a second name, or make a copy under that name.
+
+    Raises:
+        FileExistsError: if the name is taken.
+    """
+    try:
+        os.link(source, name, follow_symlinks=False)
+    except OSError as error:
+        if error.errno == errno.EXDEV or error.errno in _CANNOT_LINK:
+            _copy(source, name)
+        else:
+            raise
+
+
+def _copy(source: Path, name: Path) -> None:
+    partial = partial_path(name)
+    try:
+        shutil.copy2(source, partial, follow_symlinks=False)
+        sync_file(partial)
+        if not filecmp.cmp(source, partial, shallow=False):
+            raise OSError(errno.EIO, f"the copy differs from the original: {source}")
+        _name(partial, name)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _name(partial: Path, name: Path) -> None:
+    try:
+        os.link(partial, name)
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise
+        # FAT and some shares know no links: the best that is left has a small gap
+        if os.path.lexists(name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(name)) from None
+        partial.rename(name)
+
 
 _NAME_MAX_BYTES = 255  # of one path component on every file system in common use
 
@@ -176,3 +288,147 @@ def _is_same_file(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         return False
+
+
+# Sees every job of a watched folder to its end: also those that ended while we were not there.
+
+_RETRY_SECONDS = 60.0  # between two tries to move what could not be moved
+
+
+class Settler:
+    """Deals with the inputs of ended jobs, one after the other.
+
+    Args:
+        watches: Whose jobs; a job of none of them is left alone.
+        queue: Tells which jobs end.
+        store: Remembers which were dealt with.
+        retry_seconds: Between two tries of what did not work.
+    """
+
+    def __init__(
+        self,
+        watches: Sequence[WatchConfig],
+        queue: JobQueue,
+        store: JobStore,
+        *,
+        retry_seconds: float = _RETRY_SECONDS,
+    ) -> None:
+        self._watches = watches
+        self._queue = queue
+        self._records = Records(store)
+        self._retry_seconds = retry_seconds
+        self._pending: dict[str, str] = {}
+        """By job, why it could not be dealt with yet."""
+        self._roots = {id(watch): Roots({"input": watch.input}) for watch in watches}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="settle")
+
+    async def run(self) -> None:
+        """Settle until cancelled."""
+        try:
+            with self._queue.subscribe() as changes:  # before the backlog: nothing is missed
+                await self._settle_all(await self._read_backlog())
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._follow(changes), name="settle ended jobs")
+                    tasks.create_task(self._try_again(), name="settle pending jobs")
+        finally:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def pending(self) -> dict[str, str]:
+        """Tell which jobs could not be dealt with yet, and why."""
+        return dict(self._pending)
+
+    async def _follow(self, changes: Subscription) -> None:
+        async for change in changes:
+            if change.kind == "state" and change.job.ended_for_good:
+                await self._settle_all([change.job])
+
+    async def _try_again(self) -> None:
+        while True:
+            await asyncio.sleep(self._retry_seconds)
+            for job_id in list(self._pending):
+                try:
+                    job = await self._queue.get(job_id)
+                except UnknownJob:
+                    del self._pending[job_id]
+                except StoreBroken as error:  # a full disk now may have room in a minute
+                    log.warning("job %s: cannot be looked up: %s", job_id, error)
+                else:
+                    await self._settle_all([job])
+
+    async def _read_backlog(self) -> list[Job]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._backlog)
+
+    def _backlog(self) -> list[Job]:
+        jobs = self._records.store.jobs(ENDED)
+        return [job for job in reversed(jobs) if not self._records.is_settled(job)]
+
+    async def _settle_all(self, jobs: Iterable[Job]) -> None:
+        loop = asyncio.get_running_loop()
+        for job in jobs:
+            watch = self._watch_of(job)
+            if watch is None or not job.ended_for_good:
+                self._pending.pop(job.id, None)
+                continue
+            why = await loop.run_in_executor(self._thread, self._try, job, watch)
+            self._note(job, why)
+
+    def _note(self, job: Job, why: str | None) -> None:
+        if why is None:
+            self._pending.pop(job.id, None)
+            return
+        if self._pending.get(job.id) != why:
+            text = "%s: job %s is %s, but its input stays where it is for now: %s"
+            with about_job(job.id):
+                log.warning(text, shown(job.source), job.id, job.state, why)
+        self._pending[job.id] = why
+
+    def _try(self, job: Job, watch: WatchConfig) -> str | None:
+        """Settle one end of a job; returns why it has to be tried again. Blocks."""
+        with about_job(job.id):
+            return self._try_to_settle(job, watch)
+
+    def _try_to_settle(self, job: Job, watch: WatchConfig) -> str | None:
+        try:
+            if self._records.is_settled(job) or not self._is_latest(job):
+                return None
+            if missing := self._roots[id(watch)].missing():
+                return missing
+            self._settle(job, watch)
+        except (OSError, MediaError, StoreBroken) as error:
+            return str(error)
+        except Exception as error:
+            # One job that trips us must not keep the inputs of all others from being dealt with.
+            log.exception("job %s: its input cannot be dealt with", job.id)
+            return f"internal error: {type(error).__name__}: {error}"
+        return None
+
+    def _is_latest(self, job: Job) -> bool:
+        """Tell whether nobody has had the job tried again since it ended so."""
+        try:
+            return self._records.store.get(job.id).ended == job.ended
+        except UnknownJob:
+            return False
+
+    def _settle(self, job: Job, watch: WatchConfig) -> None:
+        if job.state == "done":
+            if (made := output_signature(job)) is not None:
+                self._records.set_made(job, made)
+            dispose_done(job, watch)
+        else:
+            self._records.drop_claim(job)
+            if job.state == "failed":
+                dispose_failed(job, watch)
+        self._records.locks(watch.output).release(Path(job.sink), job.id)
+        self._records.set_settled(job)
+
+    def _watch_of(self, job: Job) -> WatchConfig | None:
+        """Find whose job it is, also after a change of the configuration."""
+        if job.origin != "watch":
+            return None
+        fitting = [
+            watch
+            for watch in self._watches
+            if Path(job.source).is_relative_to(watch.input)
+            and Path(job.sink).is_relative_to(watch.output)
+        ]
+        return max(fitting, key=lambda watch: len(watch.input.parts), default=None)

@@ -9,18 +9,185 @@ instance  who we are to other daemons on the same share
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import re
 import secrets
-from dataclasses import dataclass
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from ..config import WatchConfig
 from ..jobs.model import Job
 from ..jobs.store import JobStore
-from .locks import Locks
-from .names import Reason, Skip
-from .stability import Signature
+from .changes import keeps_inodes
+from .scan import LOCKS_FOLDER, Reason, Signature, Skip, shown
+
+# By what a version of a watched file is known again: its idempotency key and its job's id.
+
+_SCHEME = "watch"
+_DIGEST_CHARACTERS = 16
+_LONGEST_STEM = 40
+
+
+def settings_digest(watch: WatchConfig) -> str:
+    """Condense what decides the result: other settings make other work of the same file."""
+    content = watch.model_dump(mode="json", include={"filters", "encoder", "container", "output"})
+    return _digest(json.dumps(content, sort_keys=True, separators=(",", ":")))
+
+
+def file_key(path: Path, signature: Signature, settings: str, filesystem: str) -> str:
+    """Write the idempotency key of one version of a file under some settings."""
+    kept = signature if keeps_inodes(filesystem) else replace(signature, inode=0)
+    numbers = f"{kept.size}:{kept.mtime_ns}:{kept.inode}"
+    return f"{_SCHEME}:{numbers}:{settings}:{path}"
+
+
+def key_fits(key: str, signature: Signature) -> bool:
+    """Tell whether a key was made of a file as it is now, whatever the settings were."""
+    numbers = key.split(":", 4)[1:4]
+    size, mtime_ns, inode = (int(number) for number in numbers)
+    same = (size, mtime_ns) == (signature.size, signature.mtime_ns)
+    return same and inode in (0, signature.inode)
+
+
+def job_id(path: Path, key: str) -> str:
+    """Name the job of a key: always the same, and people see which file it is."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")[:_LONGEST_STEM]
+    return f"{stem or 'file'}-{_digest(key)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_CHARACTERS]
+
+
+# Claims on a shared folder: of several daemons, only one takes a file.
+#
+# A claim is a small file in a hidden folder of the output, made in the one step that cannot
+# succeed twice. It names its daemon, so that each clears only its own; one that another has left
+# behind is never taken away from it, but the log says whose it is and where it lies.
+
+
+class Claim(BaseModel, frozen=True):
+    """What a lock file says."""
+
+    instance: str
+    host: str
+    pid: int
+    since: datetime
+    job: str
+    sink: str
+
+
+class Locks:
+    """The claims below one output folder. Every method blocks.
+
+    Args:
+        output: The folder.
+        instance: Who we are, the same after every restart.
+    """
+
+    def __init__(self, output: Path, instance: str) -> None:
+        self._output = output
+        self._folder = output / LOCKS_FOLDER
+        self._instance = instance
+
+    def take(self, sink: Path, job: str) -> str | None:
+        """Claim an output.
+
+        Returns:
+            None if it is ours now, else who has it.
+
+        Raises:
+            OSError: if no lock can be written.
+        """
+        lock = self._lock_of(sink)
+        claim = Claim(
+            instance=self._instance,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            since=datetime.now(UTC),
+            job=job,
+            sink=str(sink.relative_to(self._output)),
+        )
+        try:
+            self._write(lock, claim)
+        except FileExistsError:
+            holder = _read(lock)
+            if holder is None or holder.instance != self._instance:
+                return _described(lock, holder)
+            lock.write_text(claim.model_dump_json(indent=2))
+        return None
+
+    def release(self, sink: Path, job: str) -> None:
+        """Give a job's claim back; one that a newer job of ours has taken over stays."""
+        lock = self._lock_of(sink)
+        holder = _read(lock)
+        if holder is not None and (holder.instance, holder.job) == (self._instance, job):
+            self._remove(lock)
+
+    def beat(self) -> None:
+        """Renew the time of our locks, so that people see that somebody is behind them."""
+        for lock, _ in self._own():
+            with suppress(OSError):
+                os.utime(lock)
+
+    def clear(self, is_active: Callable[[str], bool]) -> None:
+        """Drop our locks of jobs that are not to be run any more, as after a crash."""
+        for lock, claim in self._own():
+            if not is_active(claim.job):
+                self._remove(lock)
+
+    def _lock_of(self, sink: Path) -> Path:
+        # relative: other daemons may have the share mounted elsewhere
+        name = os.fsencode(sink.relative_to(self._output))
+        return self._folder / f"{hashlib.sha256(name).hexdigest()[:32]}.lock"
+
+    def _own(self) -> Iterator[tuple[Path, Claim]]:
+        for lock in sorted(self._folder.glob("*.lock")):
+            claim = _read(lock)
+            if claim is not None and claim.instance == self._instance:
+                yield lock, claim
+
+    def _write(self, lock: Path, claim: Claim) -> None:
+        text = claim.model_dump_json(indent=2).encode()
+        while True:
+            self._folder.mkdir(exist_ok=True)
+            try:
+                descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+                break
+            except FileNotFoundError:  # somebody has just removed the empty folder
+                continue
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text)
+
+    def _remove(self, lock: Path) -> None:
+        lock.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty, or not there
+            self._folder.rmdir()
+
+
+def _read(lock: Path) -> Claim | None:
+    try:
+        return Claim.model_validate_json(lock.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _described(lock: Path, holder: Claim | None) -> str:
+    if holder is None:
+        return f"another daemon has claimed it just now ({lock})"
+    return (
+        f"upframe on {holder.host}, process {holder.pid}, has claimed it since "
+        f"{holder.since:%Y-%m-%d %H:%M:%S} UTC; if that one is gone for good, delete {lock}"
+    )
 
 
 class Maker(BaseModel, frozen=True):
@@ -109,3 +276,44 @@ class Records:
 
 def _end_of(job: Job) -> str:
     return f"{job.state} {job.ended.isoformat() if job.ended else ''}"
+
+
+# Whether the folders of a watch are there: a share that is not mounted is no empty folder.
+
+
+class Roots:
+    """Looks after the folders without which a watch must pause. Blocks.
+
+    Args:
+        folders: What each is called, and where it is.
+    """
+
+    def __init__(self, folders: dict[str, Path]) -> None:
+        self._folders = folders
+        self._mounted: set[Path] = set()
+        self._identities: dict[Path, tuple[int, int]] = {}
+
+    def missing(self) -> str | None:
+        """Say which folder is missing, and in what way; None: all are there."""
+        for name, folder in self._folders.items():
+            if why := self._missing(folder):
+                return f"{name} {shown(folder)} {why}"
+        return None
+
+    def _missing(self, folder: Path) -> str | None:
+        try:
+            status = folder.stat()
+            with os.scandir(folder):
+                pass
+        except OSError as error:
+            return f"is not there ({error.strerror})"
+        if os.path.ismount(folder):
+            self._mounted.add(folder)
+        elif folder in self._mounted:  # the bare mount point: what is in it is not the share's
+            return "is not mounted any more"
+        self._identities[folder] = (status.st_dev, status.st_ino)
+        return None
+
+    def identity(self, folder: Path) -> tuple[int, int] | None:
+        """Tell a folder from another of the same name: device and inode when last seen."""
+        return self._identities.get(folder)

@@ -6,15 +6,259 @@ folder. The folders of outputs, of done and of failed inputs are left out where 
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
 from threading import Event
+from typing import Literal, Self
 
-from .names import NameRules, Skip, is_ours, is_text
-from .stability import Signature
+log = logging.getLogger("upframe.watch")
+
+
+# Which names in a watched folder are those of inputs: globs, hidden files, unfinished downloads.
+#
+# The built-in patterns are those of FileFlows, Radarr, Syncthing, Unmanic, the browsers and the
+# download clients. A pattern is held against the whole name, so that `film.mkv.part` is not taken
+# for a film.
+
+Reason = Literal[
+    "excluded",
+    "unstable",
+    "unfinished",
+    "unreadable",
+    "unwritable",
+    "not_video",
+    "output",
+    "exists",
+    "collision",
+    "locked",
+    "already_done",
+    "failed_before",
+    "cancelled_before",
+]
+"""Why a file is not made into a job, in one word for machines."""
+
+SIDECAR_SUFFIX = ".upframe-error.json"
+"""Of the file that says why another one failed."""
+
+LOCKS_FOLDER = ".upframe-locks"
+"""In an output folder, of the claims on its files."""
+
+_PARTIAL = re.compile(r"\..*\.job-[0-9a-f]{12}\.partial$")
+"""Of what a job writes, until it has its name."""
+
+EXCLUDED_FILES = (
+    "*.part", "*.partial", "*.tmp", "*.temp", "*.crdownload", "*.download", "*.!qb", "*.!ut",
+    "*.bc!", "*.aria2", "*.ytdl", "*.filepart", "*.unmanic.part", ".syncthing.*.tmp",
+    "~syncthing~*.tmp", "*.sync-conflict-*", ".nfs*", "._*", "~$*", "thumbs.db", ".ds_store",
+    f"*{SIDECAR_SUFFIX}",
+)  # fmt: skip
+"""Names of unfinished downloads, conflicts and litter, in lower case."""
+
+EXCLUDED_FOLDERS = (
+    "_unpack_*", "_failed_*", "__admin__", ".stversions", ".stfolder", "@eadir", "#recycle",
+    "lost+found", "*.part", "*.partial", "*.download",
+)  # fmt: skip
+"""Working folders of download and storage software; some browsers' downloads are folders."""
+
+MEDIA_EXTENSIONS = {
+    ".264", ".265", ".3g2", ".3gp", ".amv", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gxf",
+    ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2p", ".m2t", ".m2ts", ".m2v", ".m4v", ".mj2",
+    ".mk3d", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut",
+    ".obu", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".tp", ".trp", ".ts", ".vob", ".webm", ".wmv",
+    ".wtv", ".y4m",
+}  # fmt: skip
+"""What counts as a video where no `include` says otherwise; stills only where one names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Why a path is passed over."""
+
+    path: Path
+    reason: Reason
+    detail: str
+
+
+def shown(path: str | PurePath) -> str:
+    """Write a path so that no name can forge a line of the log or break a terminal."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def is_text(path: Path) -> bool:
+    """Tell whether a path can be written as text, as jobs and databases need it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_ours(name: str) -> bool:
+    """Tell whether a name is one that we give: nobody needs to be told that we pass it over."""
+    return name == LOCKS_FOLDER or name.endswith(SIDECAR_SUFFIX) or bool(_PARTIAL.match(name))
+
+
+class NameRules:
+    """Tells by a name alone whether a file or a folder is passed over.
+
+    Args:
+        include: Globs of names, or of paths below the root where they hold a slash; none: every
+            name with the extension of a video.
+        exclude: The same, beside the built-in ones; they also pass over whole folders.
+    """
+
+    def __init__(self, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> None:
+        self._include = tuple(pattern.lower() for pattern in include)
+        self._exclude = tuple(pattern.lower() for pattern in exclude)
+
+    def against_folder(self, relative: PurePath) -> str | None:
+        """Say why nothing in a folder is taken; None: it is looked into."""
+        if relative.name.startswith("."):
+            return "hidden folder"
+        return _matched(relative, (*EXCLUDED_FOLDERS, *self._exclude))
+
+    def against_file(self, relative: PurePath) -> str | None:
+        """Say why a name is not that of an input; None: it is."""
+        if against := _matched(relative, (*EXCLUDED_FILES, *self._exclude)):
+            return against
+        if relative.name.startswith("."):
+            return "hidden file"
+        if self._include:
+            return None if _matched(relative, self._include) else "no include pattern matches"
+        if relative.suffix.lower() not in MEDIA_EXTENSIONS:
+            return f"extension {relative.suffix or '(none)'} is not that of a video"
+        return None
+
+
+def _matched(relative: PurePath, patterns: Iterable[str]) -> str | None:
+    """Find the pattern that fits, whatever the case: shares often do not tell cases apart."""
+    name, whole = relative.name.lower(), relative.as_posix().lower()
+    for pattern in patterns:
+        if fnmatchcase(whole if "/" in pattern else name, pattern):
+            return f"name matches {pattern}"
+    return None
+
+
+# Whether a file has held still: size, time of change and inode, all unmoved for long enough.
+#
+# Time is taken from a monotonic clock of our own, and only between samples: a server's clock that
+# runs ahead or behind, and a time of change in the future, make no difference. Every change starts
+# the wait anew, so that it counts from the last write and not from the discovery.
+
+_LONGEST_DELAY_FACTOR = 60
+"""Of the stable time: the most that a file which probed as unfinished waits for its next probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What tells one version of a file from another."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Self:
+        """Take it from what the file system says."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def open_signature(path: Path) -> Signature:
+    """Look at a file by opening it: proves that it can be read, and renews what NFS has cached.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    # O_NONBLOCK: what was a file a moment ago may be a FIFO now, and must not hang us
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return Signature.of(os.fstat(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(slots=True)
+class _Wait:
+    signature: Signature
+    since: float
+    due: float
+    delay: float
+    num_delays: int = 0
+
+
+class Stability:
+    """Remembers since when each file has been as it is.
+
+    Args:
+        stable_seconds: How long a file must hold still.
+    """
+
+    def __init__(self, stable_seconds: float) -> None:
+        self._stable_seconds = stable_seconds
+        self._waits: dict[Path, _Wait] = {}
+
+    def __len__(self) -> int:
+        return len(self._waits)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._waits
+
+    def observe(self, path: Path, signature: Signature, now: float) -> bool:
+        """Note a sample. Tells whether the file is ready: unmoved since an old enough sample."""
+        wait = self._waits.get(path)
+        if wait is None or wait.signature != signature:
+            due = now + self._stable_seconds
+            self._waits[path] = _Wait(signature, now, due, self._stable_seconds)
+            return False
+        return now >= wait.due
+
+    def postpone(self, path: Path, now: float) -> float:
+        """Let a file that looks unfinished wait longer each time; returns the seconds to wait."""
+        wait = self._waits[path]
+        seconds = wait.delay
+        wait.due = now + seconds
+        wait.num_delays += 1
+        wait.delay = min(2 * seconds, _LONGEST_DELAY_FACTOR * self._stable_seconds)
+        return seconds
+
+    def still_seconds(self, path: Path, now: float) -> float:
+        """Tell for how long a file is known to have held still."""
+        wait = self._waits.get(path)
+        return 0.0 if wait is None else now - wait.since
+
+    def num_delays(self, path: Path) -> int:
+        """Count how often a file was put off since it has held still."""
+        wait = self._waits.get(path)
+        return 0 if wait is None else wait.num_delays
+
+    def due(self, now: float) -> list[Path]:
+        """List the files that want their next sample."""
+        return [path for path, wait in self._waits.items() if now >= wait.due]
+
+    def next_due(self) -> float | None:
+        """Tell when the next file wants a sample, on the clock of `now`."""
+        return min((wait.due for wait in self._waits.values()), default=None)
+
+    def forget(self, path: Path) -> None:
+        """Drop a file that is gone or decided."""
+        self._waits.pop(path, None)
+
+    def keep(self, present: Collection[Path]) -> None:
+        """Drop every file that is not there any more."""
+        for path in self._waits.keys() - set(present):
+            del self._waits[path]
+
+    def paths(self) -> list[Path]:
+        """List the files that wait."""
+        return list(self._waits)
 
 
 class ScanStopped(Exception):
@@ -165,3 +409,45 @@ def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
                 yield Path(entry.path), entry.stat(follow_symlinks=False)
             except FileNotFoundError:  # gone since
                 continue
+
+
+# Says why a file is passed over: once for each version of it, not at every scan.
+
+
+class SkipLog:
+    """Remembers what was said of each path."""
+
+    def __init__(self) -> None:
+        self._said: dict[Path, tuple[Reason, Signature | None]] = {}
+
+    def say(self, skip: Skip, version: Signature | None = None) -> None:
+        """Log why a path is passed over, unless that was said already.
+
+        Args:
+            skip: The path and the reason.
+            version: Of the file, where another version is worth another line.
+        """
+        if self._said.get(skip.path) == (skip.reason, version):
+            return
+        self._said[skip.path] = (skip.reason, version)
+        # "waits" for what will be looked at again by itself
+        verb = "waits" if skip.reason in ("unstable", "unfinished") else "skipped"
+        log.info("%s: %s, reason=%s: %s", shown(skip.path), verb, skip.reason, skip.detail)
+
+    def clear(self, path: Path) -> None:
+        """Forget a path that is no longer passed over."""
+        self._said.pop(path, None)
+
+    def keep(self, present: Collection[Path]) -> None:
+        """Forget every path that is not there any more."""
+        for path in self._said.keys() - set(present):
+            del self._said[path]
+
+    def reason_of(self, path: Path) -> Reason | None:
+        """Tell why a path is passed over."""
+        said = self._said.get(path)
+        return said[0] if said else None
+
+    def counts(self) -> dict[str, int]:
+        """Count the paths that are passed over, by reason. Safe while another thread adds some."""
+        return dict(Counter(reason for reason, _ in list(self._said.values())))

@@ -10,27 +10,27 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from ..jobs.errors import IllegalChange, UnknownJob
+from ..config import Config, WatchConfig
+from ..jobs.model import IllegalChange, UnknownJob
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
-from ..service.config import WatchConfig
-from .filesystems import filesystem_type
-from .intake import Intake, Probe
-from .listening import Listening
-from .look import Candidate, Look, Looked
-from .names import shown
-from .records import Records
-from .roots import Roots
+from .changes import Listening, filesystem_type
+from .inspection import Candidate, Look, Looked
+from .intake import Intake, Probe, Verdict
+from .outcome import Settler
+from .records import Records, Roots
+from .scan import shown
 
 log = logging.getLogger("upframe.watch")
+
 
 Result = TypeVar("Result")
 
@@ -257,3 +257,90 @@ class Watcher:
         ):
             stored = await intake.fail(candidate, verdict.message)
             await self._off(intake.taken, candidate, stored)
+
+
+# All watched folders of a configuration, and what becomes of their files in the end.
+
+
+class Prober(Protocol):
+    """Tells what a file is, without ever taking the daemon down with it."""
+
+    def probe(self, path: Path) -> Awaitable[Verdict]:
+        """Look into a file."""
+        ...
+
+
+class Watches:
+    """Runs a watcher for each `[[watch]]`, and deals with the files of ended jobs.
+
+    Args:
+        config: The whole configuration.
+        queue: Takes the jobs, and tells when they end.
+        store: Remembers what was seen.
+        prober: Tells whether a file is a video.
+        filesystem: Names the type of the file system that a path is on.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        queue: JobQueue,
+        store: JobStore,
+        prober: Prober,
+        *,
+        filesystem: Callable[[Path], str] = filesystem_type,
+    ) -> None:
+        self._watchers = [
+            Watcher(
+                watch,
+                index,
+                queue,
+                store,
+                prober.probe,
+                reserved=reserved_folders(watch, config),
+                filesystem=filesystem,
+            )
+            for index, watch in enumerate(config.watch)
+        ]
+        self._settler = Settler(config.watch, queue, store)
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._settler.run(), name="settle")
+            for index, watcher in enumerate(self._watchers):
+                tasks.create_task(watcher.run(), name=f"watch {index}")
+
+    async def looked(self) -> None:
+        """Wait until every folder has been looked at once, or was found missing."""
+        for watcher in self._watchers:
+            await watcher.looked.wait()
+
+    def status(self) -> list[dict[str, Any]]:
+        """Tell how each folder stands, in the order of the configuration."""
+        return [watcher.status() for watcher in self._watchers]
+
+    def pending(self) -> dict[str, str]:
+        """Tell by job which inputs could not be moved or deleted yet, and why."""
+        return self._settler.pending()
+
+
+def reserved_folders(watch: WatchConfig, config: Config) -> dict[Path, str]:
+    """List the folders inside a watched one that are not looked into, with the reason.
+
+    A folder that is watched by itself belongs to that watch alone. Outputs and the folders of
+    done and failed inputs are nobody's inputs, whichever watch they are of.
+    """
+    found = {config.state_dir: "the daemon's own state"}
+    for other in config.watch:
+        found[other.input] = "watched by itself"
+        found[other.output] = "output of a watch"
+        if other.done_dir is not None:
+            found[other.done_dir] = "done inputs"
+        if other.failed_dir is not None:
+            found[other.failed_dir] = "failed inputs"
+    return {
+        folder: why
+        for folder, why in found.items()
+        if folder != watch.input and folder.is_relative_to(watch.input)
+    }

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from ..checksum import sha256_of
-from ..statedict import load_state_dict
+from ..hub import sha256_of
+from ..weights import load_state_dict
 
 FOLDER = Path(__file__).parent
 PROVENANCE = FOLDER / "provenance.json"

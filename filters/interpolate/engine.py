@@ -8,7 +8,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .fused import FusedIFNet, can_fuse
 from .network import NUM_FEATURES, IFNet, blend
 
 
@@ -20,7 +19,7 @@ class Engine(Protocol):
 
         Args:
             images: (N, 3 or 4, H, W), fp32, [0, 1], on the network's device; H and W multiples of
-                what :func:`.sampling.padding_multiple` gives.
+                what :func:`.network.padding_multiple` gives.
 
         Returns:
             (N, …, H, W), of a dtype and with strides that are the engine's.
@@ -70,18 +69,6 @@ class PlainEngine:
         pairs = torch.stack([torch.stack(pair) for pair in zip(lefts, rights, strict=True)])
         flow, mask = self._network(pairs, _moved(torch.tensor(times), pairs.device), scale)
         return blend(pairs[:, :, NUM_FEATURES:], flow, mask)
-
-
-def engine_for(network: IFNet, scale: float) -> Engine:
-    """Choose the fastest engine for a network, where it is, in its precision."""
-    if can_fuse(network, scale):
-        return FusedIFNet(network)
-    if network.device.type == "cuda":
-        from .on_cuda import ProvenEngine, can_use_kernels
-
-        if can_use_kernels(network, scale):
-            return ProvenEngine(network, scale)
-    return PlainEngine(network)
 
 
 def _moved(times: Tensor, device: torch.device) -> Tensor:

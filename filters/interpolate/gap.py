@@ -14,12 +14,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..device import exact_convolutions, is_out_of_memory
+from ..device import GIB, available_bytes, exact_convolutions, is_out_of_memory
 from ..errors import TooLarge
-from ..memory import GIB, available_bytes
-from .engine import engine_for
-from .network import IFNet
-from .sampling import pad, padding_multiple
+from .cpu import FusedIFNet, can_fuse
+from .engine import Engine, PlainEngine
+from .network import IFNet, pad, padding_multiple
 
 Method = Literal["recursive", "direct"]
 
@@ -177,3 +176,15 @@ def _alternate(outer: list[Tensor], inner: list[Tensor]) -> list[Tensor]:
     for between, after in zip(inner, outer[1:], strict=True):
         merged += (between, after)
     return merged
+
+
+def engine_for(network: IFNet, scale: float) -> Engine:
+    """Choose the fastest engine for a network, where it is, in its precision."""
+    if can_fuse(network, scale):
+        return FusedIFNet(network)
+    if network.device.type == "cuda":
+        from .cuda import ProvenEngine, can_use_kernels
+
+        if can_use_kernels(network, scale):
+            return ProvenEngine(network, scale)
+    return PlainEngine(network)

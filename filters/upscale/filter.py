@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..chain import Runtime
+from ..device import Runtime
 from ..errors import CheckpointRejected
 from ..frame import Frame, StreamInfo
-from ..planning import Counts, Deferred, Pending
+from ..options import UpscaleOptions
+from ..plans import Counts, Deferred, Pending
 from ..weights import REAL_ESRGAN, Weights, load_state_dict, resolve_weights
 from .checkpoint import load_upscaler
 from .enlarger import Enlarger
 from .network import Upscaler
-from .options import UpscaleOptions
 from .resize import scaled_size
 
 COUNTERS = ("upscaled", "reused")

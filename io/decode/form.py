@@ -11,16 +11,15 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ...filters.frame import Color, PixelFormat, StreamInfo
-from ..pictures.cards import pix_fmt_of
-from ..pictures.pixels import planar_pix_fmt
-from ..pictures.sidedata import (
+from ..pictures.pixels import pix_fmt_of, planar_pix_fmt
+from ..pictures.tags import (
     chroma_location,
+    color_of,
     content_light,
     mastering_display,
     orientation_of,
     side_data,
 )
-from ..pictures.tags import color_of
 from ..timestamps import RateVerdict
 from .decoder import Decoder
 from .deinterlace import FieldOrder

@@ -18,9 +18,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ..errors import MediaError
-from ..pictures.cards import is_on_card
+from ..pictures.pixels import is_on_card
+from .container import Target, best_video, open_container
 from .deinterlace import field_order_of
-from .opening import Target, best_video, open_container
 
 HardwareName = Literal["none", "auto", "cuda"]
 

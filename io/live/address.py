@@ -5,17 +5,176 @@ Each protocol may open what belongs to it and nothing else, whatever a playlist 
 
 from __future__ import annotations
 
+import base64
+import http.client
+import os
 import re
+import stat
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from ..capabilities import has_protocol
 from ..decode.playlists import check_folder, protocols_of
-from ..errors import UnsupportedMedia
+from ..errors import SourceMissing, UnsupportedMedia
 from ..redaction import redacted
-from .credentials import read_credentials, with_credentials
-from .playlist import hls_is_live, is_playlist
+
+# HLS playlists: whether one is live, which only what stands in it tells.
+#
+# Source: RFC 8216, 4.3.3.4 (EXT-X-ENDLIST) and 4.3.4.2 (EXT-X-STREAM-INF).
+
+_MAX_BYTES = 1 << 20
+_TIMEOUT_SECONDS = 10.0
+_DEEPEST = 3  # playlists in playlists: a master holds media playlists, nothing more is legal
+
+
+def is_playlist(text: str) -> bool:
+    """Tell by its name whether an address is an HLS playlist: of http(s), or a file."""
+    scheme, found, _ = text.partition("://")
+    if not found:
+        return text.lower().endswith((".m3u8", ".m3u"))
+    if scheme.lower() not in ("http", "https", "file"):
+        return False
+    return urlsplit(text).path.lower().endswith((".m3u8", ".m3u"))
+
+
+def hls_is_live(url: str) -> bool:
+    """Fetch a playlist and tell whether it will go on; blocks for up to ten seconds.
+
+    Args:
+        url: Of http(s), with credentials where they are needed, or the path of a file.
+
+    Returns:
+        False also for one that cannot be had, or is no playlist.
+    """
+    return _is_live(url, _DEEPEST)
+
+
+def _is_live(url: str, deepest: int) -> bool:
+    try:
+        lines = _fetched(url).decode("utf-8", "replace").splitlines()
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    if not lines or not lines[0].removeprefix("\ufeff").startswith("#EXTM3U"):
+        return False
+    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith("#EXT-X-STREAM-INF"):
+            return _is_named_live(url, after.strip(), deepest - 1)
+    if not any(line.startswith("#EXT-X-TARGETDURATION") for line in lines):
+        return False  # a list of songs
+    return not any(
+        line.startswith(("#EXT-X-ENDLIST", "#EXT-X-PLAYLIST-TYPE:VOD")) for line in lines
+    )
+
+
+def _is_named_live(url: str, reference: str, deepest: int) -> bool:
+    """Look into what a master playlist names; one of the network leads to no file."""
+    named = _joined(url, reference)
+    return deepest > 0 and _is_remote(named) == _is_remote(url) and _is_live(named, deepest)
+
+
+def _fetched(url: str) -> bytes:
+    if not _is_remote(url):
+        with Path(url.removeprefix("file://")).open("rb") as file:
+            return file.read(_MAX_BYTES)
+    # only http(s): an opener made by hand knows no file, ftp or data
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPRedirectHandler(),
+    ):
+        opener.add_handler(handler)
+    with opener.open(_request(url), timeout=_TIMEOUT_SECONDS) as response:
+        return response.read(_MAX_BYTES)
+
+
+def _request(url: str) -> urllib.request.Request:
+    user, at, _ = urlsplit(url).netloc.rpartition("@")
+    if not at:
+        return urllib.request.Request(url)
+    token = base64.b64encode(unquote(user).encode()).decode()
+    bare = url.replace(f"{user}@", "", 1)
+    return urllib.request.Request(bare, headers={"Authorization": f"Basic {token}"})
+
+
+def _is_remote(url: str) -> bool:
+    return "://" in url and not url.startswith("file://")
+
+
+def _joined(url: str, reference: str) -> str:
+    if "://" in url:
+        return urljoin(url, reference)
+    return str(Path(url).parent / reference)
+
+
+# The user and password of a live address: from a file that nobody else can read, into its URL.
+
+_CREDENTIALS_MAX_BYTES = 4096
+"""Of a credentials file; a password longer than that is a wrong file."""
+
+_KEPT_BY_RTMP = "!$&'()*+,;=:@[]%"
+"""FFmpeg's rtmp takes the user information as it stands, the other protocols decode it."""
+
+_WITH_USER = ("rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "rtmpts", "http", "https")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who we are at the other end."""
+
+    user: str
+    password: str = field(repr=False)
+
+
+def read_credentials(path: Path) -> Credentials:
+    """Read a file of one line ``USER:PASSWORD``; the password may hold anything but a line's end.
+
+    Raises:
+        SourceMissing: if it cannot be read, others may read it, or it is of another form.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read(_CREDENTIALS_MAX_BYTES + 1)
+        text = content.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise SourceMissing(f"{path}: the credentials cannot be read: {reason}") from error
+    if mode & stat.S_IRWXO:
+        raise SourceMissing(f"{path}: mode {mode:04o} lets everybody read it: chmod o= {path}")
+    line, _, rest = text.removeprefix("\ufeff").replace("\r\n", "\n").partition("\n")
+    user, colon, password = line.partition(":")
+    if rest.strip() or not colon or not user or len(content) > _CREDENTIALS_MAX_BYTES:
+        got = f"{len(content)} bytes in {text.count(chr(10)) + 1} lines"
+        raise SourceMissing(f"{path}: wanted one line USER:PASSWORD, got {got}")
+    return Credentials(user, password)
+
+
+def with_credentials(url: str, credentials: Credentials) -> str:
+    """Put credentials into a URL, in place of any that it has, as FFmpeg takes them.
+
+    SRT knows no users: its URL gets the password as passphrase.
+
+    Raises:
+        UnsupportedMedia: if the protocol has no place for them.
+    """
+    scheme, _, rest = url.partition("://")
+    protocol = scheme.lower()
+    if protocol == "srt":
+        joint = "&" if "?" in rest else "?"
+        return f"{url}{joint}passphrase={quote(credentials.password, safe='')}"
+    if protocol not in _WITH_USER:
+        raise UnsupportedMedia(f"{protocol}: knows no user and password; leave the file out")
+    safe = _KEPT_BY_RTMP if protocol.startswith("rtmp") else ""
+    pair = (quote(part, safe=safe) for part in (credentials.user, credentials.password))
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}://{':'.join(pair)}@{authority.rpartition('@')[2]}{slash}{path}"
+
 
 Transport = Literal["tcp", "udp", "auto"]
 

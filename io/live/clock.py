@@ -3,17 +3,228 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import itemgetter
 from typing import Literal
 
-from .alongside import Alongside
-from .behind import Behind
-from .lead import Lead
-from .pace import Pace
-from .ticks import seconds_between, ticks_per_second
-from .wraps import Wraps
+from .pace import Pace, seconds_between, ticks_per_second
+
+# Where sound belongs: it goes along with the picture, by the same offset.
+
+
+class Alongside:
+    """Places the sound of a sender by the offset of its pictures.
+
+    Sound and pictures do not jump in the same moment. Sound that still comes with the old
+    timestamps after the pictures jumped is placed by the offset before; sound that jumped first is
+    dropped until the pictures follow.
+    """
+
+    def __init__(self) -> None:
+        self._offset: Fraction | None = None
+        self._before: Fraction | None = None
+        self._last: Fraction | None = None
+
+    def disconnected(self) -> None:
+        """Forget all offsets: sound waits for the first picture of the next connection."""
+        self._offset = self._before = None
+
+    def begin(self, offset: Fraction) -> None:
+        """Take an offset where there is none yet, for pictures that give none."""
+        if self._offset is None:
+            self._offset = offset
+
+    def anchored(self, offset: Fraction) -> None:
+        """Take the offset from the sender's time to output time, in seconds, from now on."""
+        self._before, self._offset = self._offset, offset
+
+    def place(self, seconds: Fraction, latest: Fraction) -> Fraction | None:
+        """Give the output time of a packet.
+
+        Args:
+            seconds: On the sender's clock, without wraps.
+            latest: Output time after which no sound can be now.
+
+        Returns:
+            Seconds from 0 on, after those of the packet before; None where it has no place.
+        """
+        for offset in (self._offset, self._before):
+            if offset is None:
+                continue
+            time = seconds + offset
+            if time <= latest and (time >= 0 if self._last is None else time > self._last):
+                if offset == self._offset:
+                    self._before = None  # it has followed the pictures
+                self._last = time
+                return time
+        return None
+
+
+# What comes after the output went on without it.
+
+_LATE_SLOTS = Fraction(3, 4)
+"""Before the next slot, from which on a frame may find none any more."""
+
+_LONG_SECONDS = 1.0
+_CATCHING_UP = 1.25
+
+
+class Behind:
+    """Knows how far the output was filled, and tells a burst from a stream that stays behind."""
+
+    def __init__(self, out_rate: Fraction, ticks: int) -> None:
+        """Take the slots of the output per second, and the ticks."""
+        self._rate = out_rate
+        self._ticks = ticks
+        self._filled = Fraction(0)  # seconds
+        self._late_until = -1  # ticks
+        self._since: tuple[float, int] | None = None  # arrival, ticks
+
+    @property
+    def next_slot(self) -> int:
+        """The first slot that was not filled."""
+        return math.ceil(self._filled * self._rate)
+
+    def advance(self, to: Fraction) -> None:
+        """Note that the output was filled up to a time in seconds."""
+        if to > self._filled:
+            self._filled = to
+            self._late_until = int((to - _LATE_SLOTS / self._rate) * self._ticks)
+
+    def restart(self) -> None:
+        """Forget who was late: the next frame has a new place."""
+        self._since = None
+
+    def is_late(self, position: int) -> bool:
+        """Tell whether the output went past a position, in ticks."""
+        return position <= self._late_until
+
+    def stays(self, position: int, arrived: float) -> bool:
+        """Tell whether the output went on without this frame and those before for a while now.
+
+        Not while they come faster than in real time: that is a burst after a stall, which catches
+        up by itself.
+        """
+        if not self.is_late(position):
+            self._since = None
+            return False
+        if self._since is None:
+            self._since = (arrived, position)
+        passed = arrived - self._since[0]
+        if passed < _LONG_SECONDS:
+            return False
+        came = (position - self._since[1]) / self._ticks
+        self._since = (arrived, position)
+        return came < _CATCHING_UP * passed
+
+
+# Which time on the output's time line belongs to a moment, as the arrivals of frames tell it.
+
+_WINDOW_SECONDS = 20
+"""Long enough that a source which comes in bursts, like HLS, shows its latest frames in it."""
+
+_SLIP = 1e-3
+"""Seconds a second, by which a sender's clock may be slower than ours; crystals keep to 2e-4."""
+
+_MOST_BEHIND_SECONDS = 2.0
+
+
+class Lead:
+    """How far output time is ahead of the clock of arrivals, in seconds.
+
+    It follows the frames that take longest on their way, for whoever asks what is due wants to
+    know what is overdue: the least of (output time - arrival) of the last 20 s of arrivals. So a
+    sender's clock is followed wherever it drifts. A sender that falls behind real time faster than
+    any clock drifts is followed for 2 s only, for the output goes by real time.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._base = 0.0
+        self._least: deque[tuple[int, float]] = deque()  # (second of arrival, least lead in it)
+        self._arrived = 0.0
+
+    @property
+    def recovered_seconds(self) -> float:
+        """The same without what frames were late by lately, beyond the drift of clocks."""
+        return self._base
+
+    def begin(self, lead: float, arrived: float) -> None:
+        """Begin with the first of all frames, or with a moment before it."""
+        self._base = lead
+        self.jump(lead, arrived)
+
+    def jump(self, lead: float, arrived: float) -> None:
+        """Go on with a frame that was given a new place: how late others were tells no more."""
+        self.seconds = lead
+        self._base = max(self._base, lead)
+        self._arrived = arrived
+        self._least = deque([(int(arrived), lead)])
+
+    def note(self, lead: float, arrived: float) -> None:
+        """Take in a frame that came at `arrived` and whose output time is `lead` ahead of that."""
+        second = int(arrived)
+        if self._least and second <= self._least[-1][0]:
+            self._least[-1] = (self._least[-1][0], min(self._least[-1][1], lead))
+        else:
+            self._least.append((second, lead))
+            while self._least[0][0] < second - _WINDOW_SECONDS:
+                self._least.popleft()
+        least = min(self._least, key=itemgetter(1))[1]
+        # a silence says nothing of the sender's clock: no more than a second of it counts
+        passed = min(max(arrived - self._arrived, 0.0), 1.0)
+        self._base = max(least, self._base - _SLIP * passed)
+        self._arrived = arrived
+        self.seconds = max(least, self._base - _MOST_BEHIND_SECONDS)
+
+
+# Timestamps that start again at zero because their field is full.
+
+PERIODS = (Fraction(2**33, 90000), Fraction(2**32, 90000))
+"""Seconds after which MPEG-TS (33 bits) and RTP video (32 bits) wrap, at 90 kHz."""
+
+_NEAR_SECONDS = 10.0
+
+
+class Wraps:
+    """Continues the row of a sender's timestamps where they wrap."""
+
+    def __init__(self) -> None:
+        self._added = Fraction(0)
+
+    def unwrapped(self, seconds: Fraction) -> Fraction:
+        """Give a time without the wraps so far."""
+        return seconds + self._added if self._added else seconds
+
+    def wrapped(self, error: float, tolerance: float) -> bool:
+        """Tell whether a time wrapped just now, and continue the row there if so.
+
+        Args:
+            error: Seconds by which the unwrapped time is after what was expected.
+            tolerance: Seconds that it may be off besides the wrap.
+        """
+        for period in PERIODS:
+            if abs(error + float(period)) <= tolerance:
+                self._added += period
+                return True
+        return False
+
+    def near(self, seconds: Fraction, reference: Fraction) -> Fraction:
+        """Give the time without wraps of the sender's other stream, which wraps a little apart.
+
+        Args:
+            seconds: As the sender gives it.
+            reference: A time, without wraps, of the stream whose wraps are followed.
+        """
+        unwrapped = self.unwrapped(seconds)
+        away = float(unwrapped - reference)
+        for period in PERIODS:
+            if abs(abs(away) - float(period)) <= _NEAR_SECONDS:
+                return unwrapped - period if away > 0 else unwrapped + period
+        return unwrapped
+
 
 Discontinuity = Literal["backward", "forward", "wrap", "missing", "late"]
 """What was wrong with a timestamp; `late`: nothing, but the stream is behind real time for good."""

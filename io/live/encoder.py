@@ -8,27 +8,226 @@ starts with the stream.
 
 from __future__ import annotations
 
+import io
+import logging
 import math
+import os
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+import av
+from av.codec.context import Flags
 from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 
 from ...filters.frame import Picture, StreamInfo
-from ..encode.muxing import AnyPacket, encoded_video
+from ..encode.codecs import (
+    CodecChoice,
+    bitstream_options,
+    choose_codec,
+    default_codec,
+    joined_options,
+)
+from ..encode.containers import Container
+from ..encode.encoder import open_codec, quality_parameters
+from ..encode.muxing import AnyPacket, add_copied, add_video, encoded_video, mux
 from ..encode.options import EncoderOptions
+from ..encode.pacing import choose_pace
 from ..errors import SinkFull, SinkRefused
 from ..pictures.pixels import frame_of
-from .settings import EncoderSettings
-from .tuning import live_pix_fmt
+from ..pictures.tags import set_color
+from .slate import blank
 from .values import Encoded
 
 if TYPE_CHECKING:
     from av.stream import Stream
-    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
+
+log = logging.getLogger("upframe.io.live.encoder")
+
+
+# Which encoder a live output gets, and how it is set for low latency.
+#
+# H.264 with 8 bits in 4:2:0 where the user names no other: what every receiver, browser and camera
+# wall plays. By NVENC where that opens, else by x264, whose settings are those of go2rtc's
+# templates: no B-frames, no lookahead, an IDR frame whenever one is asked for.
+
+USUAL_PIX_FMT = "yuv420p"
+
+_CRF = 23.0
+_NVENC = ("h264_nvenc", "hevc_nvenc", "av1_nvenc")
+_X264 = {"preset": "veryfast", "tune": "zerolatency", "forced-idr": "1"}
+_TUNED: dict[str, dict[str, str]] = {
+    "libx264": _X264,
+    "libx264rgb": _X264,
+    "libx265": {
+        "preset": "ultrafast",
+        "tune": "zerolatency",
+        "forced-idr": "1",
+        "x265-params": "info=0",  # else every keyframe carries 2 kB of its settings
+    },
+    "libsvtav1": {"preset": "10", "svtav1-params": "pred-struct=1:lookahead=0"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "row-mt": "1"},
+    "libvpx": {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"},
+}
+_TUNED_NVENC = {
+    "preset": "p4", "tune": "ll", "forced-idr": "1", "delay": "0", "zerolatency": "1",
+    "rc": "vbr", "b": "0",  # the quality alone decides; else it would be 2 Mbit/s
+}  # fmt: skip
+_QUALITY = {
+    "libx264": _CRF, "libx264rgb": _CRF, "libx265": 28.0, "libsvtav1": 35.0, "libvpx-vp9": 31.0,
+    "libvpx": 10.0,
+}  # fmt: skip
+
+
+def live_pix_fmt(info: StreamInfo, options: EncoderOptions, format: str) -> str:  # noqa: A002
+    """Tell which pixel format the pictures of a live output must have.
+
+    Args:
+        info: of the input.
+        options: the user's.
+        format: the muxer, FFmpeg's name.
+
+    Raises:
+        SinkRefused: for an encoder or a pixel format that is not to be had.
+    """
+    return live_choices(info, options, format)[-1].pix_fmt
+
+
+def live_choices(
+    info: StreamInfo,
+    options: EncoderOptions,
+    format: str,  # noqa: A002
+) -> list[CodecChoice]:
+    """List the encoders to try, the best first; all take the same pictures.
+
+    Raises:
+        SinkRefused: for an encoder or a pixel format that is not to be had.
+    """
+    container = Container(format)
+    if options.codec is not None:
+        return [choose_codec(info.format, container, options.codec, options.pix_fmt)]
+    usual = StreamInfo(info.width, info.height, USUAL_PIX_FMT, info.time_base)
+    last = default_codec(usual.format, container)
+    names = ("h264_nvenc", last) if last == "libx264" else (last,)
+    pix_fmt = options.pix_fmt or USUAL_PIX_FMT
+    choices: list[CodecChoice] = []
+    for name in names:
+        try:
+            choices.append(choose_codec(usual.format, container, name, pix_fmt))
+        except SinkRefused:
+            if name == last:
+                raise
+    wanted = choices[-1].pix_fmt
+    return [choice for choice in choices if choice.pix_fmt == wanted]
+
+
+def live_parameters(codec: str, info: StreamInfo, options: EncoderOptions) -> dict[str, str]:
+    """Write all options of a live encoder as FFmpeg takes them; the user's win."""
+    ours = dict(_TUNED.get(codec, {}))
+    if codec in _NVENC:
+        ours = dict(_TUNED_NVENC)
+        ours["cq"] = f"{_CRF if options.crf is None else options.crf:g}"
+    else:
+        default = _QUALITY.get(codec)
+        ours |= quality_parameters(codec, default if options.crf is None else options.crf)
+    if options.preset is not None:
+        ours["preset"] = options.preset
+    ours["bf"] = "0"
+    ours = joined_options(ours, bitstream_options(codec, info))
+    return joined_options(ours, options.options)
+
+
+# What the encoder of a live output is opened with: the first choice that works here, and threads.
+#
+# Also makes the primer, which shows that it works.
+
+_MAX_SLICES = 4
+
+
+class EncoderSettings:
+    """What an encoder is opened with, as often as needed."""
+
+    def __init__(
+        self,
+        info: StreamInfo,
+        rate: Fraction,
+        options: EncoderOptions,
+        keyframe_seconds: float,
+        format: str,  # noqa: A002
+    ) -> None:
+        self._info = info
+        self._rate = rate
+        self._options = options
+        self._gop = max(1, round(rate * Fraction(keyframe_seconds)))
+        self._container = Container(format)
+        self._choices = live_choices(info, options, format)
+        self._take(self._choices[0])
+
+    def _take(self, choice: CodecChoice) -> None:
+        self.choice = choice
+        self.tick = choose_pace(self._info, choice.codec, self._container).time_base
+
+    def try_all(self, sound: Stream | None) -> bytes:
+        """Take the first encoder that works, shown by the primer that it makes; give that one.
+
+        Raises:
+            SinkRefused: as the last one says.
+        """
+        for choice in self._choices[:-1]:
+            self._take(choice)
+            try:
+                return self._primer(sound)
+            except (SinkRefused, FFmpegError) as error:
+                log.info("%s is not to be had here (%s)", choice.codec, error)
+        self._take(self._choices[-1])
+        return self._primer(sound)
+
+    def opened(self) -> VideoCodecContext:
+        """Open an encoder that belongs to no container.
+
+        Raises:
+            SinkRefused: if it refuses size, pixel format or an option.
+        """
+        codec = cast("VideoCodecContext", av.CodecContext.create(self.choice.codec, "w"))
+        codec.width, codec.height = self._info.width, self._info.height
+        codec.time_base, codec.framerate = self.tick, self._rate
+        return self._open(codec)
+
+    def _open(self, codec: VideoCodecContext) -> VideoCodecContext:
+        info = self._info
+        codec.pix_fmt = self.choice.coded_pix_fmt
+        codec.gop_size = self._gop
+        codec.max_b_frames = 0
+        codec.flags |= Flags.global_header
+        # threads on slices of one frame: threads on frames hold a frame each
+        codec.thread_type = "SLICE"
+        codec.thread_count = min(os.cpu_count() or 1, _MAX_SLICES)
+        if info.sample_aspect_ratio:
+            codec.sample_aspect_ratio = info.sample_aspect_ratio
+        set_color(codec, info.color)
+        codec.options = live_parameters(self.choice.codec, info, self._options)
+        open_codec(codec, self._options)
+        return codec
+
+    def _primer(self, sound: Stream | None) -> bytes:
+        info, buffer = self._info, io.BytesIO()
+        with av.open(buffer, "w", format="nut") as output:
+            size = {"width": info.width, "height": info.height}
+            codec = self.choice.codec
+            stream = add_video(output, codec, **size, rate=self._rate, tick=self.tick)
+            self._open(stream.codec_context)
+            if sound is not None:
+                add_copied(output, sound)
+            frame = frame_of(blank(info))
+            frame.pts, frame.time_base = 0, self.tick
+            for given in (frame, None):
+                for packet in encoded_video(stream, given):
+                    mux(output, packet)
+        return buffer.getvalue()
+
 
 KEYFRAME_SECONDS = 2.0
 """From keyframe to keyframe, where nothing else is said."""

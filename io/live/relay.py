@@ -17,10 +17,10 @@ from contextlib import suppress
 from typing import BinaryIO, cast
 
 from ..errors import OutputLost
+from ..parent_death import tied
 from ..redaction import redacted
 from .failure import reason_of_words
-from .targets import IO_TIMEOUT_SECONDS, UDP_PACKET_BYTES, LiveTarget
-from .tied import tied
+from .target import IO_TIMEOUT_SECONDS, UDP_PACKET_BYTES, LiveTarget
 
 _PADDING = (b"\x47\x1f\xff\x10" + b"\xff" * 184) * 7
 """Packets of MPEG-TS that carry nothing (ISO/IEC 13818-1, 2.4.3.3)."""

@@ -15,11 +15,10 @@ from fractions import Fraction
 from pathlib import Path
 
 from ..errors import MediaError, SinkFull, VerificationFailed
-from .naming import Naming, free_path
+from .publisher_protocol import Event, Note
 from .recording import Lock, Recording, rescue
-from .targets import LiveTarget
+from .target import LiveTarget, Naming, free_path
 from .values import Encoded
-from .wire import Event, Note
 
 _LATE_SOUND_SECONDS = Fraction(1)
 """How long the file before stays open for sound that belongs to it."""

@@ -9,7 +9,7 @@ import av
 
 from ..encode.containers import Container
 from ..encode.muxing import add_copied
-from ..streams.trial import mux_trial
+from ..streams.conversion import mux_trial
 
 if TYPE_CHECKING:
     from av.stream import Stream

@@ -26,10 +26,10 @@ from av.packet import Packet
 from av.stream import Stream
 
 from ..errors import InputLost, Reason
+from ..parent_death import tied
 from ..redaction import redacted
 from .address import LiveAddress
 from .failure import reason_of_words
-from .tied import tied
 
 PROGRAM = "ffmpeg"
 

@@ -6,11 +6,22 @@ its command line and ffprobe use.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+import math
+import struct
+from collections.abc import Iterable
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+from typing import Final, Literal, cast
 
 import av
+from av.error import FFmpegError
+from av.frame import Frame
+from av.sidedata.sidedata import SideData
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
-from ...filters.frame import Color
+from ...filters.frame import Color, ContentLight, MasteringDisplay
 
 UNSPECIFIED: Final = 2  # for primaries, trc and matrix; the range's is 0
 
@@ -109,3 +120,147 @@ def set_color(codec_context: av.VideoCodecContext, color: Color) -> None:
     if color.chroma_location is not None:
         location = {"chroma_sample_location": color.chroma_location}
         codec_context.options = {**codec_context.options, **location}
+
+
+# What travels beside the pixels: HDR10 metadata, rotation, chroma siting.
+#
+# PyAV 18 shows no chroma siting. It is in the codec parameters though, and libavformat's Matroska
+# muxer writes it into the track header; so the header of an empty Matroska file that was made from
+# the stream, in memory, tells it. That covers what FFmpeg's decoders and demuxers report: H.264
+# and HEVC (VUI, else left), MPEG-1 (center), MPEG-2 and MPEG-4 (left), JPEG (center), ProRes, VP9
+# and AV1 where their headers say it, and Matroska's own tags. It tells left, center, topleft and
+# top apart; the two bottom ones, which no encoder in use writes, read as unknown.
+
+_CHROMA_SITING_HORZ = b"\x55\xb7\x81"  # Matroska element ids, each with the length 1
+_CHROMA_SITING_VERT = b"\x55\xb8\x81"
+_SITINGS = {(1, 1): "topleft", (1, 2): "left", (2, 1): "top", (2, 2): "center"}
+
+_MASTERING = struct.Struct("<20i2i")  # AVMasteringDisplayMetadata: 10 rationals, 2 flags
+_LIGHT = struct.Struct("<2I")  # AVContentLightMetadata: MaxCLL, MaxFALL
+_MATRIX = struct.Struct("<9i")  # display matrix: 16.16 fixed point, last column 2.30
+
+
+def chroma_location(stream: VideoStream) -> str | None:
+    """Read where a stream's chroma samples lie; None where it does not say."""
+    header = BytesIO()
+    try:
+        with av.open(header, "w", format="matroska") as muxer:
+            muxer.add_stream_from_template(stream, True)  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
+            muxer.start_encoding()
+    except (FFmpegError, ValueError):  # a codec that Matroska cannot hold
+        return None
+    written = header.getvalue()
+    across, down = (_byte_after(written, key) for key in (_CHROMA_SITING_HORZ, _CHROMA_SITING_VERT))
+    return _SITINGS.get((across, down))
+
+
+def _byte_after(data: bytes, key: bytes) -> int:
+    place = data.find(key)
+    return -1 if place < 0 else data[place + len(key)]
+
+
+def side_data(frame: Frame) -> dict[str, bytes]:
+    """Give a frame's side data as raw bytes, by the names of `av.sidedata.sidedata.Type`."""
+    return _side_data(frame) or {}
+
+
+def _side_data(frame: Frame) -> dict[str, bytes] | None:
+    """The same; None where a kind that this PyAV has no name for hides all others."""
+    try:
+        # typed as a dict of motion vectors, but really a sequence of every kind there is
+        entries = cast("Iterable[SideData]", frame.side_data)
+        return {entry.type.name: bytes(entry) for entry in entries}
+    except ValueError:
+        return None
+
+
+def mastering_display(data: dict[str, bytes]) -> MasteringDisplay | None:
+    """Parse AVMasteringDisplayMetadata; None unless primaries and luminance are both there."""
+    raw = data.get("MASTERING_DISPLAY_METADATA")
+    if raw is None or len(raw) < _MASTERING.size:
+        return None
+    *numbers, has_primaries, has_luminance = _MASTERING.unpack_from(raw)
+    if not (has_primaries and has_luminance) or not all(numbers[1::2]):
+        return None
+    values = [Fraction(n, d) for n, d in zip(numbers[::2], numbers[1::2], strict=True)]
+    pairs = [(values[index], values[index + 1]) for index in range(0, 8, 2)]
+    return MasteringDisplay(*pairs, min_luminance=values[8], max_luminance=values[9])
+
+
+def content_light(data: dict[str, bytes]) -> ContentLight | None:
+    """Parse AVContentLightMetadata; None where it is not there, or all zero."""
+    raw = data.get("CONTENT_LIGHT_LEVEL")
+    if raw is None or len(raw) < _LIGHT.size:
+        return None
+    light = ContentLight(*_LIGHT.unpack_from(raw))
+    return light if light.max_cll or light.max_fall else None
+
+
+def rotation_of(frame: VideoFrame) -> tuple[int, bool, float]:
+    """Read how a frame is to be turned for display.
+
+    Returns:
+        Degrees counter-clockwise (0, 90, 180 or 270), whether it is mirrored horizontally before
+        that, and the exact angle, which is a multiple of 90 in every sane file.
+    """
+    raw = side_data(frame).get("DISPLAYMATRIX")
+    if raw is None or len(raw) < _MATRIX.size:
+        angle = float(frame.rotation)
+        return round(angle / 90) % 4 * 90, False, angle
+    a, b, _, c, d, *_ = _MATRIX.unpack_from(raw)
+    hflip = a * d - b * c < 0
+    if hflip:  # undo the mirror, which comes first: the first row of the matrix changes sign
+        a, b = -a, -b
+    angle = -math.degrees(math.atan2(b, a)) % 360
+    return round(angle / 90) % 4 * 90, hflip, angle
+
+
+# EXIF 2.32, tag Orientation: degrees counter-clockwise, and mirrored before that
+_ORIENTATIONS = {
+    1: (0, False),
+    2: (0, True),
+    3: (180, False),
+    4: (180, True),
+    5: (90, True),
+    6: (270, False),
+    7: (270, True),
+    8: (90, False),
+}
+_EXIF_MARKS = (b"Exif\0\0", b"eXIf")  # before the TIFF header, in JPEG and in PNG
+_EXIF_BYTES = 1 << 17
+
+
+def orientation_of(frame: VideoFrame, path: Path | None) -> tuple[int, bool, float]:
+    """Read how a frame is to be turned, as :func:`rotation_of`, also where PyAV hides it.
+
+    FFmpeg 8 keeps a still's EXIF data beside its pixels, a kind that PyAV 18 has no name for; so
+    the orientation is read from the file itself.
+    """
+    if path is not None and _side_data(frame) is None:
+        with path.open("rb") as file:
+            turned = exif_orientation(file.read(_EXIF_BYTES))
+        if turned is not None:
+            return (*turned, float(turned[0]))
+    return rotation_of(frame)
+
+
+def exif_orientation(data: bytes) -> tuple[int, bool] | None:
+    """Find the orientation in the beginning of a JPEG or PNG; None where it has none.
+
+    Source: EXIF 2.32, sections 4.5.2 (structure) and 4.6.4 (orientation).
+    """
+    for mark in _EXIF_MARKS:
+        start = data.find(mark)
+        if start >= 0 and (found := _tiff_orientation(data[start + len(mark) :])) is not None:
+            return _ORIENTATIONS.get(found)
+    return None
+
+
+def _tiff_orientation(tiff: bytes) -> int | None:
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+    place = int.from_bytes(tiff[4:8], order)
+    for entry in range(int.from_bytes(tiff[place : place + 2], order)):
+        field = tiff[place + 2 + 12 * entry :][:12]
+        if int.from_bytes(field[:2], order) == 0x0112:
+            return int.from_bytes(field[8:10], order)
+    return None

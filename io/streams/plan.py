@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
 
-from ..encode.containers import Container
-from .conversion import Conversion
+from av.stream import Discard
+
+from ..decode.container import best_video, find_target, is_cover, open_container
+from ..encode.codecs import is_image
+from ..encode.containers import Container, container_of
+from ..encode.muxing import AnyPacket
+from ..errors import SinkRefused
+from ..files import is_special
+from .conversion import Conversion, conversions_for, mux_trial, sample_packets
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.stream import Stream
+    from av.video.stream import VideoStream
+
+__all__ = ["Action", "StreamFate", "StreamPlan", "plan_streams"]
+
 
 Action = Literal["copy", "convert", "attach", "drop", "rewrite"]
 
@@ -66,3 +83,125 @@ class StreamPlan:
     def kept(self) -> tuple[StreamFate, ...]:
         """Give the streams that get to the output."""
         return tuple(fate for fate in self.fates if fate.action in ("copy", "convert", "attach"))
+
+
+# The plan for a source's other streams: what is copied, converted without loss, or left out.
+#
+# Every decision is tried before any expensive work: the stream's first packets are muxed into the
+# target's container in memory, and read back.
+
+# Matroska keeps pictures and fonts as attachments; only there do these have a place
+_HOLDS_ATTACHMENTS = ("matroska",)
+
+
+def plan_streams(
+    source: str,
+    target: str,
+    format: str | None = None,  # noqa: A002
+    *,
+    strict: bool = False,
+) -> StreamPlan:
+    """Decide what becomes of every stream but the video, by trying it.
+
+    Args:
+        source: path or URL of the input.
+        target: path of the output; its extension names the container.
+        format: container of the output, where the extension does not tell.
+        strict: whether losing anything is an error.
+
+    Raises:
+        SourceMissing: if the source is not there.
+        UnsupportedMedia: if it holds no video.
+        SinkRefused: if the container is unknown, or `strict` and something would be lost.
+    """
+    container = None if is_image(target, format) else container_of(target, format)
+    if is_special(Path(source)):  # what is read from a pipe for a look is gone
+        return StreamPlan(source, None, notes=("input is a pipe: only its video is taken",))
+    found = find_target(source)
+    with open_container(found) as opened:
+        main = best_video(opened, found.name)
+        others = [stream for stream in opened.streams if stream.index != main.index]
+        fates = tuple(_fates(opened, others, container))
+        num_chapters = len(opened.chapters())
+    plan = StreamPlan(source, container, fates, *_chapters(num_chapters, container))
+    plan.warnings.extend(fate.line() for fate in fates if fate.loses)
+    if strict and plan.warnings:
+        raise SinkRefused(f"--strict-streams: {Path(target).name}: {'; '.join(plan.warnings)}")
+    return plan
+
+
+def _chapters(count: int, container: Container | None) -> tuple[int, tuple[str, ...]]:
+    if not count:
+        return 0, ()
+    if container is None or not container.holds_chapters:
+        where = container.name if container else "a still image"
+        return 0, (f"{count} chapters: left out, {where} holds none",)
+    return count, ()
+
+
+def _fates(
+    opened: InputContainer, streams: list[Stream], container: Container | None
+) -> Iterator[StreamFate]:
+    if container is None:
+        yield from (_dropped(stream, "a still image holds no other stream") for stream in streams)
+        return
+    for stream in opened.streams:
+        stream.discard = Discard.default if stream in streams else Discard.all
+    samples = sample_packets(opened, streams)
+    for stream in streams:
+        yield _fate(stream, samples.get(stream.index, []), container)
+
+
+def _fate(stream: Stream, packets: list[AnyPacket], container: Container) -> StreamFate:
+    kind = kind_of(stream)
+    if kind == "data" and (reason := _rewritten(stream)):
+        return _made(stream, "rewrite", reason=reason)
+    if kind in ("attachment", "cover") and container.name in _HOLDS_ATTACHMENTS:
+        return _made(stream, "attach")
+    if kind == "attachment":
+        return _dropped(stream, f"{container.name} holds no attachments")
+    reason = mux_trial(stream, packets, container)
+    if reason is None:
+        return _made(stream, "copy")
+    for conversion in conversions_for(stream, container):
+        if conversion.trial(stream, packets, container) is None:
+            loss = f"; {conversion.loses}" if conversion.loses else ", without loss"
+            return _made(stream, "convert", conversion=conversion, reason=f"{reason}{loss}")
+    return _dropped(stream, reason)
+
+
+def _rewritten(stream: Stream) -> str | None:
+    """Recognise the tracks that QuickTime and MP4 muxers make themselves."""
+    tag = str(getattr(stream, "codec_tag", "") or "")
+    name = codec_of(stream)
+    if tag == "tmcd" or "timecode" in stream.metadata or name == "none":
+        return "a time code track counts the source's frames"
+    if name == "bin_data":
+        return "chapter titles are written with the chapters"
+    return None
+
+
+def kind_of(stream: Stream) -> str:
+    """Name a stream's kind; an attached picture is a ``cover``."""
+    if stream.type == "video" and is_cover(cast("VideoStream", stream)):
+        return "cover"
+    return stream.type
+
+
+def codec_of(stream: Stream) -> str:
+    """Name a stream's codec, also where there is no decoder for it."""
+    context = cast("object | None", stream.codec_context)
+    if context is None:  # only streams of data have a name then
+        return getattr(stream, "name", None) or "unknown"
+    return stream.codec_context.codec.canonical_name
+
+
+def _made(
+    stream: Stream, action: Action, *, conversion: Conversion | None = None, reason: str = ""
+) -> StreamFate:
+    name, kind = codec_of(stream), kind_of(stream)
+    return StreamFate(stream.index, kind, name, action, conversion, stream.language, reason)
+
+
+def _dropped(stream: Stream, reason: str) -> StreamFate:
+    return _made(stream, "drop", reason=reason)

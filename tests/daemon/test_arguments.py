@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from upframe.daemon.arguments import (
+from upframe.daemon.cli.arguments import (
     add_encoder_arguments,
     add_filter_arguments,
     add_runtime_arguments,

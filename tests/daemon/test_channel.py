@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from upframe.daemon.channel import Channel, ChannelCancelled
+from upframe.daemon.convert.pipeline import Channel, ChannelCancelled
 
 
 def test_gives_what_was_put_in_order_until_closed() -> None:

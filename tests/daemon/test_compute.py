@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from upframe.daemon.compute import Compute
+from upframe.daemon.convert.compute import Compute
 from upframe.filters.frame import Color, Frame, Picture, StreamInfo
 
 CPU = torch.device("cpu")

@@ -11,11 +11,11 @@ import torch
 from media_samples import make_clip
 from work_samples import frames_in, names_in
 
-from upframe.daemon.conversion import Ledger, RunRequest, Stage, run
-from upframe.daemon.report import Report
-from upframe.filters.chain import Runtime
+from upframe.daemon.convert.conversion import Ledger, RunRequest, Stage, run
+from upframe.daemon.convert.report import Report
+from upframe.filters.device import Runtime
 from upframe.filters.options import FilterOptions
-from upframe.io.encoder import EncoderOptions
+from upframe.io.encode.encoder import EncoderOptions
 from upframe.io.errors import SinkFull
 
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")

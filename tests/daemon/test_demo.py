@@ -9,8 +9,8 @@ import av
 import pytest
 
 from upframe.daemon.__main__ import main
-from upframe.daemon.demo import Demo, make_demo
-from upframe.io.demo.comparison import read_pictures
+from upframe.daemon.cli.demo import Demo, make_demo
+from upframe.io.demo import read_pictures
 from upframe.io.errors import SinkRefused
 
 SIZE = (128, 72)

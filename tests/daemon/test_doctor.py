@@ -14,15 +14,21 @@ import torch
 from hub_server import running_hub
 
 from upframe.daemon.__main__ import main
-from upframe.daemon.checks.finding import Finding, fail, ok, warn
-from upframe.daemon.checks.live import describe_live
-from upframe.daemon.checks.machine import (
+from upframe.daemon.cli.doctor import (
+    Finding,
+    as_json,
+    as_text,
     available_memory_bytes,
+    describe_hub,
+    describe_live,
     describe_machine,
+    describe_media,
+    describe_weights,
+    fail,
+    main_job_runs,
+    ok,
+    warn,
 )
-from upframe.daemon.checks.media import describe_media
-from upframe.daemon.checks.weights import describe_hub, describe_weights
-from upframe.daemon.doctor import as_json, as_text, main_job_runs
 from upframe.io.capabilities import has_protocol
 
 
@@ -182,7 +188,7 @@ def test_any_answer_of_the_hub_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_says_which_variable_of_the_hub_is_malformed() -> None:
     """In a process of its own: the hub's client reads them when it is imported."""
     program = (
-        "from upframe.daemon.checks.weights import describe_weights\n"
+        "from upframe.daemon.cli.doctor import describe_weights\n"
         "for found in describe_weights(): print(found.verdict, found.name, found.text)"
     )
     done = subprocess.run(

@@ -5,7 +5,7 @@ import pytest
 from upframe.daemon import errors as daemon_errors
 from upframe.daemon.errors import StartFailed, Stopped, UsageError
 from upframe.daemon.exits import exit_code_of, is_expected
-from upframe.daemon.jobs import errors as job_errors
+from upframe.daemon.jobs import model as job_errors
 from upframe.filters import errors as filter_errors
 from upframe.io import errors as media_errors
 from upframe.io.errors import InputLost, OutputLost

@@ -17,7 +17,7 @@ def told_by(program: str) -> list[str]:
 def test_what_comes_in_meanwhile_is_walked_through_neither_then_nor_later() -> None:
     program = """
 import gc
-from upframe.daemon.importing import collector_resting
+from upframe.daemon.startup import collector_resting
 walks = []
 gc.callbacks.append(lambda phase, _: walks.append(phase))
 with collector_resting():
@@ -44,7 +44,7 @@ def test_the_collector_is_left_as_it_was_also_by_an_import_that_fails(begin: str
     program = f"""
 import gc
 from contextlib import suppress
-from upframe.daemon.importing import collector_resting
+from upframe.daemon.startup import collector_resting
 gc.{begin}()
 with suppress(ImportError), collector_resting():
     import upframe.daemon.nothing

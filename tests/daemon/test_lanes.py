@@ -13,9 +13,9 @@ from functools import partial
 import pytest
 import torch
 
-from upframe.daemon.compute import Compute
-from upframe.daemon.lanes import Lanes, lanes_for, num_lanes
-from upframe.filters.chain import Chain, Runtime, build_filters
+from upframe.daemon.convert.compute import Compute, Lanes, lanes_for, num_lanes
+from upframe.filters.chain import Chain, build_filters
+from upframe.filters.device import Runtime
 from upframe.filters.errors import FilterError
 from upframe.filters.frame import Picture
 from upframe.filters.options import FilterOptions

@@ -14,7 +14,7 @@ import torch
 from hub_server import Hub, running_hub
 
 from upframe.daemon.__main__ import main
-from upframe.filters.checksum import sha256_of
+from upframe.filters.hub import sha256_of
 from upframe.filters.weights import REAL_ESRGAN, RIFE
 
 if TYPE_CHECKING:

@@ -17,11 +17,10 @@ import pytest
 import torch
 from pipe_samples import RATE, Slot, Tap, clip, read, write
 
+from upframe.daemon.cli.pipe import Outcome, PipeRequest, pipe, standard_streams
+from upframe.daemon.convert.progress import Lines, Silent
 from upframe.daemon.errors import UsageError
-from upframe.daemon.pipe import Outcome, PipeRequest, pipe
-from upframe.daemon.progress import Lines, Silent
-from upframe.daemon.stdio import standard_streams
-from upframe.filters.chain import Runtime
+from upframe.filters.device import Runtime
 from upframe.filters.options import FilterOptions
 from upframe.io.errors import ReaderGone, TruncatedMedia, UnsupportedMedia
 from upframe.io.pipes import FORMATS, PipeFormat, open_pipe_source

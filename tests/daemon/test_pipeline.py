@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
+from upframe.daemon.convert.pipeline import CHANNEL_PICTURES, Flow, Pipeline
 from upframe.daemon.errors import Stopped
-from upframe.daemon.pipeline import CHANNEL_PICTURES, Flow, Pipeline
 from upframe.filters.frame import Picture
 from upframe.io.errors import SinkFull, TruncatedMedia, UnsupportedMedia
 from upframe.io.testing import ListSink, ListSource, moving_pictures, stream_info

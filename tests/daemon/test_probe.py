@@ -8,7 +8,7 @@ import pytest
 from media_samples import make_clip, make_hdr10_clip, make_still, make_vfr_clip
 
 from upframe.daemon.__main__ import main
-from upframe.daemon.probe import expect
+from upframe.daemon.cli.probe import expect
 from upframe.filters.options import FilterOptions
 from upframe.io.testing import stream_info
 

@@ -5,8 +5,8 @@ from io import StringIO
 
 import pytest
 
-from upframe.daemon.pipeline import Flow
-from upframe.daemon.progress import Lines, Snapshot, display_for, snapshot_of
+from upframe.daemon.convert.pipeline import Flow
+from upframe.daemon.convert.progress import Lines, Snapshot, display_for, snapshot_of
 
 SNAPSHOT = Snapshot(10, 19, 100, 12.0, 2.0, 40.5, "compute")
 

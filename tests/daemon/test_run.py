@@ -14,7 +14,7 @@ import pytest
 from media_samples import make_clip, make_hdr10_clip, make_sequence, make_still, make_vfr_clip
 
 from upframe.daemon.__main__ import main
-from upframe.io.encoder import EncoderOptions
+from upframe.io.encode.encoder import EncoderOptions
 from upframe.io.sink import open_file_sink
 from upframe.io.testing import moving_pictures, stream_info
 

@@ -11,8 +11,8 @@ from functools import partial
 import pytest
 import torch
 
-from upframe.daemon.compute import Compute
-from upframe.daemon.pipeline import Pipeline
+from upframe.daemon.convert.compute import Compute
+from upframe.daemon.convert.pipeline import Pipeline
 from upframe.filters.frame import Picture
 from upframe.io.testing import ListSink, ListSource, moving_pictures, stream_info
 

@@ -4,7 +4,7 @@ import sys
 PROGRAM = """
 import resource, sys
 import torch
-from upframe.filters.allocation import keep_freed_memory
+from upframe.filters.device import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from upframe.filters import chroma
-from upframe.filters.chroma import Phase, enlarge, phases, shrink
+from upframe.filters.color import chroma
+from upframe.filters.color.chroma import Phase, enlarge, phases, shrink
 
 PHASES: tuple[Phase, ...] = ("first", "between", "second")
 POSITIONS = {"first": 0.0, "between": 0.5, "second": 1.0}

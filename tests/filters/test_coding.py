@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from upframe.filters.chroma import Phase, phases, shrink
+from upframe.filters.color.chroma import Phase, phases, shrink
+from upframe.filters.color.cpu import can_encode, encode
+from upframe.filters.color.matrix import code_scale, rgb_to_yuv
+from upframe.filters.color.planes import from_rgb
 from upframe.filters.frame import Color, PixelFormat
-from upframe.filters.matrix import code_scale, rgb_to_yuv
-from upframe.filters.native.coding import can_encode, encode
-from upframe.filters.native.compiled import kernels
-from upframe.filters.planes import from_rgb
+from upframe.filters.kernels.native import kernels
 
 
 @pytest.fixture(autouse=True)

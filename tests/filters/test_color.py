@@ -20,7 +20,7 @@ from color_samples import (
 )
 
 from upframe.filters.chain import Chain
-from upframe.filters.color import ToFrame, ToPicture, output_size
+from upframe.filters.color.convert import ToFrame, ToPicture, output_size
 from upframe.filters.errors import UnsupportedPixels
 from upframe.filters.frame import Color, Filter, Frame, Picture, StreamInfo
 

@@ -9,10 +9,8 @@ import pytest
 import torch
 from color_samples import RECOMMENDATIONS
 
-from upframe.filters.color import ToFrame, ToPicture
-from upframe.filters.errors import UnsupportedPixels
-from upframe.filters.frame import Color, Frame, Picture, PixelFormat, StreamInfo
-from upframe.filters.matrix import (
+from upframe.filters.color.convert import ToFrame, ToPicture
+from upframe.filters.color.matrix import (
     arithmetic_matrix,
     arithmetic_range,
     code_scale,
@@ -20,6 +18,8 @@ from upframe.filters.matrix import (
     output_color,
     rgb_to_yuv,
 )
+from upframe.filters.errors import UnsupportedPixels
+from upframe.filters.frame import Color, Frame, Picture, PixelFormat, StreamInfo
 
 
 def stream(width: int, height: int, pix_fmt: str = "yuv420p", **tags: str) -> StreamInfo:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from upframe.filters.memory import available_bytes, cgroup_free_bytes
+from upframe.filters.device import available_bytes, cgroup_free_bytes
 
 
 def test_a_cpu_has_some_memory_but_not_more_than_there_is() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from upframe.filters.native import compiled
+from upframe.filters.kernels import native
 
-PROGRAM = "from upframe.filters.native.compiled import kernels; print(kernels())"
+PROGRAM = "from upframe.filters.kernels.native import kernels; print(kernels())"
 
 
 def test_they_can_be_switched_off() -> None:
@@ -30,7 +30,7 @@ def test_a_library_of_another_version_is_not_used(
         check=True,
     )
     with caplog.at_level(logging.WARNING):
-        assert compiled.opened(path) is None
+        assert native.opened(path) is None
     assert "of version 0, not 6" in caplog.text
 
 
@@ -38,5 +38,5 @@ def test_what_is_no_library_is_not_used(tmp_path: Path, caplog: pytest.LogCaptur
     path = tmp_path / "broken.so"
     path.write_bytes(b"not a library")
     with caplog.at_level(logging.WARNING):
-        assert compiled.opened(path) is None
+        assert native.opened(path) is None
     assert "cannot be used" in caplog.text

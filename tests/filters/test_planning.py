@@ -9,10 +9,11 @@ from fractions import Fraction
 import pytest
 import torch
 
-from upframe.filters.chain import Chain, Runtime, build_filters
+from upframe.filters.chain import Chain, build_filters
+from upframe.filters.device import Runtime
 from upframe.filters.frame import Frame, StreamInfo
 from upframe.filters.options import FilterOptions
-from upframe.filters.planning import Counts, Deferred, Pending, Planning
+from upframe.filters.plans import Counts, Deferred, Pending, Planning
 
 CPU = torch.device("cpu")
 TICK = Fraction(1, 25)

@@ -13,8 +13,8 @@ import torch
 from safetensors import safe_open
 
 from upframe.filters.builtin.make import store
-from upframe.filters.checksum import sha256_of
 from upframe.filters.errors import WeightsUnavailable
+from upframe.filters.hub import sha256_of
 from upframe.filters.weights import (
     REAL_ESRGAN,
     RIFE,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upframe.filters.device import cpu_has
-from upframe.filters.native.compiled import kernels
-from upframe.filters.native.winograd import Residual, WinogradConv, can_convolve, can_draw, is_fast
+from upframe.filters.kernels.native import kernels
+from upframe.filters.kernels.winograd import Residual, WinogradConv, can_convolve, can_draw, is_fast
 
 SIZES = [(1, 1), (3, 5), (4, 4), (37, 51), (24, 100)]
 CHANNELS = [(32, 32), (64, 64), (64, 48), (48, 112), (192, 192)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sink_samples import constant, pictures, write
 
-from upframe.io.encoder import EncoderOptions, codec_choice, output_pix_fmt
+from upframe.io.encode.encoder import EncoderOptions, codec_choice, output_pix_fmt
 from upframe.io.errors import SinkRefused
 from upframe.io.sink import open_file_sink
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sink_samples import FAST, constant, encode, pictures, write
 
-from upframe.io.encoder import EncoderOptions
+from upframe.io.encode.encoder import EncoderOptions
 from upframe.io.errors import ReaderGone, SinkFull, SinkRefused
 from upframe.io.files import OutputFile, check_target, partial_path, refuse_same_file
 from upframe.io.sink import open_file_sink

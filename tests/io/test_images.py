@@ -14,7 +14,7 @@ import torch
 from sink_samples import constant, pictures, write
 
 from upframe.filters.frame import Color, Picture, PixelFormat, StreamInfo
-from upframe.io.encoder import EncoderOptions, output_pix_fmt
+from upframe.io.encode.encoder import EncoderOptions, output_pix_fmt
 from upframe.io.errors import SinkRefused, VerificationFailed
 from upframe.io.sink import open_file_sink
 from upframe.io.source import open_source

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sink_samples import FAST, constant, pictures, write
 
-from upframe.io.encoder import EncoderOptions, output_pix_fmt
+from upframe.io.encode.encoder import EncoderOptions, output_pix_fmt
 from upframe.io.errors import SinkRefused
 from upframe.io.files import Owner, discard_partials, partial_path
 from upframe.io.media import Sink

@@ -24,10 +24,10 @@ from sink_samples import (
     through,
 )
 
-from upframe.io.encoder import EncoderOptions
+from upframe.io.encode.encoder import EncoderOptions
 from upframe.io.errors import SinkRefused, SourceMissing, UnsupportedMedia
-from upframe.io.passthrough import plan_streams
 from upframe.io.sink import open_file_sink
+from upframe.io.streams.plan import plan_streams
 
 LINES = ((0.1, 0.2, "one"), (0.3, 0.42, "<i>two</i>"))
 

@@ -27,7 +27,7 @@ from sink_samples import (
 )
 
 from upframe.filters.frame import StreamInfo
-from upframe.io.encoder import EncoderOptions
+from upframe.io.encode.encoder import EncoderOptions
 from upframe.io.errors import SinkRefused
 from upframe.io.sink import open_file_sink
 from upframe.io.source import open_source

@@ -11,7 +11,7 @@ import pytest
 from sink_samples import FAST, constant, encode, frame_tags, streams, through
 
 from upframe.filters.frame import Color
-from upframe.io.encoder import EncoderOptions
+from upframe.io.encode.encoder import EncoderOptions
 from upframe.io.source import open_source
 
 BT709 = Color("tv", "bt709", "bt709", "bt709", "left")

@@ -11,9 +11,9 @@ import pytest
 from sink_samples import FAST, constant, encode, packets, pictures
 
 from upframe.filters.frame import Color
-from upframe.io.check.inspection import SoundTimes, count_decoded, inspect
-from upframe.io.decode.opening import find_target
-from upframe.io.encoder import EncoderOptions
+from upframe.io.check import SoundTimes, count_decoded, inspect
+from upframe.io.decode.container import find_target
+from upframe.io.encode.encoder import EncoderOptions
 from upframe.io.errors import VerificationFailed
 from upframe.io.sink import open_file_sink
 from upframe.io.verify import Expected, verify_output

@@ -13,8 +13,7 @@ from upframe.daemon.bench.arithmetic import (
 )
 from upframe.filters.errors import CheckpointRejected
 from upframe.filters.interpolate.checkpoint import expected_shapes
-from upframe.filters.upscale.rrdb import RRDBNet
-from upframe.filters.upscale.srvgg import SRVGGNetCompact
+from upframe.filters.upscale.network import RRDBNet, SRVGGNetCompact
 
 
 def state_of(network: type[torch.nn.Module], *sizes: int) -> dict[str, Tensor]:

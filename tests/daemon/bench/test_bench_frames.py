@@ -9,7 +9,7 @@ import torch
 
 from upframe.daemon.bench.frames import Clips, Feed, Size, distinct, frames_of, read_pictures
 from upframe.daemon.errors import UsageError
-from upframe.io.demo.clip import write_demo_clip
+from upframe.io.demo import write_demo_clip
 from upframe.io.errors import SourceMissing, UnsupportedMedia
 from upframe.io.testing import moving_pictures
 

@@ -6,8 +6,14 @@ from pathlib import Path
 import pytest
 from job_samples import FAILURE, Turns, a_job, claimed, fill, with_queue
 
-from upframe.daemon.jobs.errors import Conflict, IllegalChange, StoreBroken, UnknownJob
-from upframe.daemon.jobs.model import Job, JobProgress
+from upframe.daemon.jobs.model import (
+    Conflict,
+    IllegalChange,
+    Job,
+    JobProgress,
+    StoreBroken,
+    UnknownJob,
+)
 from upframe.daemon.jobs.queue import JobQueue
 
 STREAMING = JobProgress(stage="streaming", frames=7, total=20, fps=2.5, eta_seconds=5.2)

@@ -8,10 +8,9 @@ import pytest
 from job_samples import a_job, opened
 
 from upframe.daemon.jobs.database import Database
-from upframe.daemon.jobs.errors import StoreBroken
-from upframe.daemon.jobs.records import insert
+from upframe.daemon.jobs.model import StoreBroken
 from upframe.daemon.jobs.schema import APPLICATION_ID, MIGRATIONS, VERSION, migrate, version_of
-from upframe.daemon.jobs.store import STORE_NAME, JobStore
+from upframe.daemon.jobs.store import STORE_NAME, JobStore, insert
 
 
 def connect(path: Path) -> closing[sqlite3.Connection]:

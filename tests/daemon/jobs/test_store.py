@@ -8,8 +8,14 @@ import pytest
 from job_samples import FAILURE, NOON, a_job, opened, put
 from pydantic import ValidationError
 
-from upframe.daemon.jobs.errors import Conflict, IllegalChange, UnknownJob
-from upframe.daemon.jobs.model import LEGAL_CHANGES, JobProgress, State
+from upframe.daemon.jobs.model import (
+    LEGAL_CHANGES,
+    Conflict,
+    IllegalChange,
+    JobProgress,
+    State,
+    UnknownJob,
+)
 from upframe.daemon.jobs.store import STATES
 
 

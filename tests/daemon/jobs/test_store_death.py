@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 from job_samples import a_job, fill, opened
 
-from upframe.daemon.jobs.errors import StoreBroken
-from upframe.daemon.jobs.model import LEGAL_CHANGES
+from upframe.daemon.jobs.model import LEGAL_CHANGES, StoreBroken
 from upframe.daemon.jobs.store import STORE_NAME, JobStore
 
 # Says each change on stdout only once it is committed, and makes another at once.
@@ -93,7 +92,7 @@ def test_a_full_disk_fails_the_change_and_spoils_nothing(tmp_path: Path) -> None
     filler = """
 import resource, sys
 from pathlib import Path
-from upframe.daemon.jobs.errors import StoreBroken
+from upframe.daemon.jobs.model import StoreBroken
 from upframe.daemon.jobs.store import JobStore
 
 store = JobStore(Path(sys.argv[1]))

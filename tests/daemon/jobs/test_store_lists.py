@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from job_samples import FAILURE, NOON, a_job, opened, put
 
-from upframe.daemon.jobs.errors import Conflict, IllegalChange, StoreBroken, UnknownJob
-from upframe.daemon.jobs.model import State
+from upframe.daemon.jobs.model import Conflict, IllegalChange, State, StoreBroken, UnknownJob
 from upframe.daemon.jobs.store import STATES, STORE_NAME, JobStore
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from job_samples import a_job, a_queue
 
 from upframe.daemon.jobs.model import JobProgress
-from upframe.daemon.jobs.queue import JobQueue
-from upframe.daemon.jobs.subscription import JobChange, Subscription
+from upframe.daemon.jobs.queue import JobChange, JobQueue, Subscription
 
 
 async def read(changes: Subscription, number: int) -> list[tuple[str, str, str]]:

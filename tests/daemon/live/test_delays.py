@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from upframe.daemon.live.delays import Delays
+from upframe.daemon.live.output_stage import Delays
 
 
 def write(delays: Delays, arrived: float, at: float, index: int = 0) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from upframe.daemon.live.expected import Expected
+from upframe.daemon.live.output_stage import Expected
 
 
 def expected_of(*frames: tuple[int, float]) -> Expected:

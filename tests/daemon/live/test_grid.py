@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from upframe.daemon.live.grid import Grid, Slot
+from upframe.daemon.live.output_stage import Grid, Slot
 
 RATE = Fraction(25)
 

@@ -10,7 +10,7 @@ from queue import SimpleQueue
 import pytest
 from av.video.frame import VideoFrame
 
-from upframe.daemon.live.incoming import Incoming
+from upframe.daemon.live.input import Incoming
 from upframe.filters.frame import StreamInfo
 from upframe.io.errors import InputLost, Reason, SourceMissing
 from upframe.io.live.values import Arrival, LiveForm, SoundPacket

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from upframe.daemon.live.leaky import Leaky
+from upframe.daemon.live.compute_stage import Leaky
 
 
 class Clock:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from live_pictures import CPU, HEIGHT, INFO, RUNTIME, WIDTH, feed, live, options, picture, seconds
 
-from upframe.daemon.compute import Compute
+from upframe.daemon.convert.compute import Compute
 from upframe.daemon.live.compute import LiveCompute
 from upframe.daemon.live.levels import Level, parse_levels
 from upframe.daemon.live.options import DEFAULT_LEVELS
-from upframe.filters.chain import BuiltFilter, Runtime, build_filters
+from upframe.filters.chain import BuiltFilter, build_filters
+from upframe.filters.device import Runtime
 from upframe.filters.frame import Picture
 from upframe.filters.options import FilterOptions
 

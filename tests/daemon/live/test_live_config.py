@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from live_samples import UPSCALE, config_with, entry
 
+from upframe.daemon.config import Config, load_config
 from upframe.daemon.errors import ConfigError
 from upframe.daemon.live.order import LiveOrder, order_of, request_of
-from upframe.daemon.service.checking import examine, examine_at_start
-from upframe.daemon.service.config import Config
-from upframe.daemon.service.loading import load_config
-from upframe.daemon.service.reload import reload_of
+from upframe.daemon.service.checks import examine, examine_at_start
+from upframe.daemon.service.daemon import reload_of
 
 GATE = """
 [[live]]

@@ -11,10 +11,9 @@ import pytest
 from live_samples import config_with, entry
 from prometheus_client.parser import text_string_to_metric_families
 
-from upframe.daemon.live.carried import carried_on
-from upframe.daemon.live.status import LiveStatus, status_of
+from upframe.daemon.live.status import LiveStatus, carried_on, status_of
 from upframe.daemon.live.supervisor import LiveSupervisor
-from upframe.daemon.live.telling import LiveMetrics
+from upframe.daemon.service.live_metrics import LiveMetrics
 from upframe.daemon.service.metrics import Metrics
 from upframe.io.live.values import OutputState
 

@@ -22,7 +22,7 @@ from running_daemon import SECONDS, daemon_in, until, verified
 
 from upframe.daemon.live.order import order_of
 from upframe.daemon.live.process import LiveProcess, command_of
-from upframe.daemon.work.tether import hold
+from upframe.daemon.workers.worker_lock import hold
 
 __all__ = ["broker"]
 
@@ -81,7 +81,7 @@ def credentials(folder: Path) -> Path:
 SUPERVISOR = """
 import asyncio, json, sys
 from upframe.daemon.live.supervisor import LiveSupervisor
-from upframe.daemon.service.config import Config
+from upframe.daemon.config import Config
 async def main():
     streams = LiveSupervisor()
     streams.configure(Config.model_validate_json(sys.argv[1]))

@@ -19,9 +19,9 @@ from media_samples import make_clip
 from rtsp_camera import Camera
 
 from upframe.daemon.__main__ import main
-from upframe.daemon.live.figures import children_of
-from upframe.daemon.live.run import name_of
-from upframe.daemon.live.showing import Lines, text_of
+from upframe.daemon.cli.live_display import Lines, text_of
+from upframe.daemon.cli.run import name_of
+from upframe.daemon.live.report import children_of
 from upframe.daemon.live.status import LiveStatus
 from upframe.io.live.values import OutputState
 

@@ -19,13 +19,12 @@ from media_samples import make_clip
 from rtsp_camera import Camera, free_port
 
 from upframe.daemon.errors import Stopped
-from upframe.daemon.live.figures import children_of
 from upframe.daemon.live.options import LiveOptions
-from upframe.daemon.live.outcome import LiveReport
+from upframe.daemon.live.report import LiveReport, children_of
 from upframe.daemon.live.request import LiveRequest
 from upframe.daemon.live.session import LiveSession
 from upframe.daemon.live.status import LiveStatus
-from upframe.filters.chain import Runtime
+from upframe.filters.device import Runtime
 from upframe.filters.errors import WeightsUnavailable
 from upframe.filters.options import FilterOptions
 from upframe.io.encode.options import EncoderOptions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from upframe.daemon.live.status import LiveStatus
-from upframe.daemon.live.stillness import Stillness
+from upframe.daemon.live.supervisor import Stillness
 from upframe.io.live.values import InputState
 
 

@@ -24,9 +24,9 @@ from mqtt_broker import (
 )
 from mqtt_node import BASE, answers, node_on
 
+from upframe.daemon.backoff import DoublingBackoff
 from upframe.daemon.jobs.store import JobStore
-from upframe.daemon.mqtt.backoff import Backoff
-from upframe.daemon.mqtt.journal import written_properties
+from upframe.daemon.mqtt.intake import written_properties
 from upframe.daemon.mqtt.message import Received
 
 SUBMIT = f"{BASE}/job/submit"
@@ -445,7 +445,7 @@ def test_two_nodes_of_one_name_are_told_apart_in_the_log(
 ) -> None:
     async def main() -> None:
         (tmp_path / "other").mkdir()
-        backoff = [Backoff(0.05, 0.2) for _ in range(2)]
+        backoff = [DoublingBackoff(0.05, 0.2) for _ in range(2)]
         async with (
             node_on(broker, tmp_path, backoff=backoff[0]) as node,
             node_on(broker, tmp_path / "other", backoff=backoff[1]),

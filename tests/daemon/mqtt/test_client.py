@@ -15,13 +15,14 @@ from mqtt_broker import Broker, broker_in, dynamic_security, free_port, observer
 
 from upframe.daemon.mqtt.client import Session
 from upframe.daemon.mqtt.credentials import Settings
-from upframe.daemon.mqtt.errors import (
+from upframe.daemon.mqtt.message import (
     ConnectionLost,
     LoginRefused,
+    Publication,
+    Received,
     SubscriptionRefused,
     TakenOver,
 )
-from upframe.daemon.mqtt.message import Publication, Received
 
 TOPIC = "t/commands"
 WILL = Publication("t/status", b"offline", retain=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from mqtt_node import FILTERS
 
+from upframe.daemon.config import JobsConfig
 from upframe.daemon.jobs.model import Work
-from upframe.daemon.mqtt.confinement import Refused, confined, confined_work
-from upframe.daemon.service.config import JobsConfig
+from upframe.daemon.mqtt.requests import Refused, confined, confined_work
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from mqtt_broker import Broker, observer_of, retained_of
 from mqtt_node import BASE, node_on
 
 from upframe.daemon.jobs.model import JobProgress
-from upframe.daemon.mqtt.discovery import device_document, device_topic
+from upframe.daemon.mqtt.bridge import device_document, device_topic
 from upframe.daemon.mqtt.topics import Topics
 
 CONFIG = "homeassistant/device/upframe_node1/config"

@@ -12,8 +12,8 @@ from mqtt_node import BASE, node_on
 
 from upframe.daemon.live.board import LiveBoard
 from upframe.daemon.live.status import LiveStatus
-from upframe.daemon.mqtt.live_states import LiveStates
 from upframe.daemon.mqtt.outbox import Outbox
+from upframe.daemon.mqtt.states import LiveStates
 from upframe.daemon.mqtt.topics import Topics
 
 GATE = LiveStatus("gate", state="running", input={"url": "rtsp://me:pa55@host/x"})

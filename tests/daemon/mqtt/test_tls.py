@@ -12,9 +12,9 @@ import pytest
 from mqtt_broker import Broker, broker_in, free_port
 from mqtt_node import config_of, node_on
 
+from upframe.daemon.config import MqttConfig
 from upframe.daemon.mqtt.credentials import address_of, password_of, settings_of, topics_of
-from upframe.daemon.mqtt.errors import LoginRefused
-from upframe.daemon.service.config import MqttConfig
+from upframe.daemon.mqtt.message import LoginRefused
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 import pytest
 
+from upframe.daemon.config import MqttConfig
 from upframe.daemon.mqtt.credentials import topics_of
 from upframe.daemon.mqtt.topics import BadResponseTopic, Topics
-from upframe.daemon.service.config import MqttConfig
 
 TOPICS = Topics("upframe", "node1")
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from upframe.daemon.service.checking import examine, examine_at_start
-from upframe.daemon.service.config import Config
-from upframe.daemon.service.loading import Fault
+from upframe.daemon.config import Config, Fault
+from upframe.daemon.service.checks import examine, examine_at_start
 
 UPSCALE = {"enable_upscaling": True, "upscaling_scale": 2}
 
@@ -78,8 +77,8 @@ def test_weights_that_nobody_fetched_are_missed_without_asking_the_hub(tmp_path:
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from upframe.daemon.service.checking import examine\n"
-        "from upframe.daemon.service.config import Config\n"
+        "from upframe.daemon.service.checks import examine\n"
+        "from upframe.daemon.config import Config\n"
         "for fault in examine(Config(state_dir=Path(sys.argv[1]))): print(fault)\n"
     )
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}

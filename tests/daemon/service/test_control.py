@@ -9,10 +9,10 @@ import pytest
 from control_callers import Served, served
 from job_samples import FAILURE, SECRET, a_job, a_queue, a_work
 
+from upframe.daemon.jobs.control import ControlSocket
 from upframe.daemon.jobs.model import JobProgress
+from upframe.daemon.jobs.protocol import REQUEST_BYTES, SOCKET_NAME, Submit
 from upframe.daemon.jobs.queue import JobQueue
-from upframe.daemon.jobs.wire import REQUEST_BYTES, SOCKET_NAME, Submit
-from upframe.daemon.service.control import ControlSocket
 
 
 def submission(name: str = "film", **fields: Any) -> dict[str, Any]:

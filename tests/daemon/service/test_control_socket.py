@@ -8,9 +8,9 @@ import pytest
 from control_callers import Served, served
 from job_samples import SECRET, Turns, a_job, a_queue, fill
 
+from upframe.daemon.jobs.control import ControlSocket
+from upframe.daemon.jobs.protocol import SOCKET_NAME, List
 from upframe.daemon.jobs.queue import JobQueue
-from upframe.daemon.jobs.wire import SOCKET_NAME, List
-from upframe.daemon.service.control import ControlSocket
 
 
 def test_only_owner_and_group_may_speak(tmp_path: Path) -> None:

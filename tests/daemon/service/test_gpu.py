@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from upframe.daemon.service.gpu import hidden_gpu
+from upframe.daemon.service.checks import hidden_gpu
 
 
 def machine(folder: Path, *devices: str, card: bool = True) -> tuple[Path, Path]:

@@ -10,8 +10,8 @@ from http import HTTPStatus
 
 import pytest
 
-from upframe.daemon.service.config import HttpConfig
-from upframe.daemon.service.http import Answer, HttpServer, parse_listen
+from upframe.daemon.config import HttpConfig, parse_listen
+from upframe.daemon.service.http import Answer, HttpServer
 
 LISTEN = HttpConfig(listen="127.0.0.1:0")
 

@@ -11,7 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from upframe.daemon.service.journal import JournalHandler, stream_is_journal
+from upframe.daemon.service.logs import JournalHandler, stream_is_journal
 
 
 @contextmanager

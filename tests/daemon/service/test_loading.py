@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from upframe.daemon.config import Config, load_config
 from upframe.daemon.errors import ConfigError
-from upframe.daemon.service.config import Config
-from upframe.daemon.service.loading import load_config
 
 WATCH = '[[watch]]\ninput = "/in"\noutput = "/out"\nfilters = { enable_upscaling = true }\n'
 

@@ -11,12 +11,12 @@ import pytest
 
 from upframe.daemon.errors import AlreadyRunning
 from upframe.daemon.exits import Exit, exit_code_of
-from upframe.daemon.service.lock import StateLock
+from upframe.daemon.service.lifecycle import StateLock
 
 HOLD = (
     "import sys\n"
     "from pathlib import Path\n"
-    "from upframe.daemon.service.lock import StateLock\n"
+    "from upframe.daemon.service.lifecycle import StateLock\n"
     "with StateLock(Path(sys.argv[1])):\n"
     "    print('held', flush=True)\n"
     "    sys.stdin.read()\n"

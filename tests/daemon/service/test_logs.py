@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from upframe.daemon.service.config import LogConfig
-from upframe.daemon.service.fields import about_job
+from upframe.daemon.config import LogConfig
+from upframe.daemon.logfields import about_job
 from upframe.daemon.service.logs import logging_as, make_handler
 
 log = logging.getLogger("upframe.test")

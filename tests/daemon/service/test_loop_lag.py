@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from upframe.daemon.service.loop_lag import LoopLag
+from upframe.daemon.service.status import LoopLag
 
 
 def measured(blocking_seconds: float, observed: list[float]) -> LoopLag:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from upframe.daemon.service.config import Config
-from upframe.daemon.service.reload import reload_of
+from upframe.daemon.config import Config
+from upframe.daemon.service.daemon import reload_of
 
 BEFORE: dict[str, Any] = {
     "state_dir": Path("/var/lib/upframe"),

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from upframe.daemon.service.repeats import SummingHandler
+from upframe.daemon.service.logs import SummingHandler
 
 
 class Kept(logging.Handler):

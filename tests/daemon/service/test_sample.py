@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from upframe.daemon.mqtt.requests import SubmitRequest, parse
-from upframe.daemon.service.config import (
+from upframe.daemon.config import (
     Config,
     HttpConfig,
     JobsConfig,
@@ -19,8 +18,9 @@ from upframe.daemon.service.config import (
     LogConfig,
     MqttConfig,
     WatchConfig,
+    load_config,
 )
-from upframe.daemon.service.loading import load_config
+from upframe.daemon.mqtt.requests import SubmitRequest, parse
 
 SAMPLE = Path(__file__).parents[3] / "systemd" / "upframe.toml"
 _COMMENTED = re.compile(r"^#(?=[a-z_]+ = |\[)", re.M)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from watch_samples import Yard
 
-from upframe.daemon.watch.identity import file_key, job_id, key_fits, settings_digest
-from upframe.daemon.watch.stability import Signature
+from upframe.daemon.watch.records import file_key, job_id, key_fits, settings_digest
+from upframe.daemon.watch.scan import Signature
 
 FILM = Path("/in/film.mkv")
 ONE = Signature(100, 5, 7)

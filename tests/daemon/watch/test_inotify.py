@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from watch_samples import Yard, eventually, watching
 
-from upframe.daemon.watch.inotify import exhaustion
+from upframe.daemon.watch.changes import exhaustion
 
 _SAMPLES = Path(__file__).parents[2]
 

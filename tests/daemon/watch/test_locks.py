@@ -6,8 +6,8 @@ import os
 import threading
 from pathlib import Path
 
-from upframe.daemon.watch.locks import Locks
-from upframe.daemon.watch.names import LOCKS_FOLDER
+from upframe.daemon.watch.records import Locks
+from upframe.daemon.watch.scan import LOCKS_FOLDER
 
 
 def test_the_first_has_it_and_the_second_is_told_who(tmp_path: Path) -> None:

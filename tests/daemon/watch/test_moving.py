@@ -11,7 +11,7 @@ from tempfile import mkdtemp
 
 import pytest
 
-from upframe.daemon.watch.moving import move
+from upframe.daemon.watch.outcome import move
 
 
 @pytest.fixture(params=["same device", "other device"])

@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from upframe.daemon.watch.names import MEDIA_EXTENSIONS, NameRules, is_text, shown
+from upframe.daemon.watch.scan import MEDIA_EXTENSIONS, NameRules, is_text, shown
 
 UNFINISHED = """
     film.mkv.part film.mkv.partial film.mkv.tmp film.mkv.temp film.mkv.crdownload

@@ -11,10 +11,9 @@ from watch_samples import DOUBLE, Yard
 
 from upframe.daemon.jobs.model import Job, Work, job_of
 from upframe.daemon.jobs.store import JobStore
-from upframe.daemon.watch.names import Skip
-from upframe.daemon.watch.placing import Placement, Placing
+from upframe.daemon.watch.inspection import Placement, Placing
 from upframe.daemon.watch.records import Records
-from upframe.daemon.watch.stability import Signature
+from upframe.daemon.watch.scan import Signature, Skip
 
 
 @pytest.fixture

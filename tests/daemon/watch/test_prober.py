@@ -7,7 +7,7 @@ from pathlib import Path
 
 from watch_samples import Yard, eventually, watching
 
-from upframe.daemon.work.prober import Prober
+from upframe.daemon.workers.prober import Prober
 
 
 def test_real_prober_tells_whole_half_and_damaged_files_apart(tmp_path: Path, clip: Path) -> None:

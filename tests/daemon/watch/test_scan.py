@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from upframe.daemon.jobs.model import partial_token
-from upframe.daemon.watch.names import NameRules
-from upframe.daemon.watch.scan import Scan, ScanStopped, Tree
-from upframe.daemon.watch.stability import Signature
+from upframe.daemon.watch.scan import NameRules, Scan, ScanStopped, Signature, Tree
 
 
 @pytest.fixture

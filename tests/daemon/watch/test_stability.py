@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from upframe.daemon.watch.stability import Signature, Stability, open_signature
+from upframe.daemon.watch.scan import Signature, Stability, open_signature
 
 FILM = Path("/in/film.mkv")
 ONE = Signature(100, 5, 7)

@@ -23,7 +23,7 @@ from watch_samples import (
 from upframe.daemon.jobs.model import Work, job_of
 from upframe.daemon.jobs.store import JobStore
 from upframe.daemon.watch.records import Records
-from upframe.daemon.work.messages import Verdict
+from upframe.daemon.workers.messages import Verdict
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from work_samples import eventually
 
-from upframe.daemon.work.child import Child, WorkerSettings
-from upframe.daemon.work.messages import Cancel, Ready, Stop, Stopped, read_event
+from upframe.daemon.workers.messages import Cancel, Ready, Stop, Stopped, read_event
+from upframe.daemon.workers.process import Child, WorkerSettings
 
-READY = "from upframe.daemon.work.messages import Ready; sys.stdout.buffer.write(Ready().line);"
+READY = "from upframe.daemon.workers.messages import Ready; sys.stdout.buffer.write(Ready().line);"
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def test_requests_to_a_child_that_died_are_lost_in_silence() -> None:
 
 WIRE = """
 import os, sys
-from upframe.daemon.work.messages import Ready, Stopped
-from upframe.daemon.work.wire import Wire
+from upframe.daemon.workers.messages import Ready, Stopped
+from upframe.daemon.workers.channel import Wire
 wire = Wire()
 print("noise of a library", flush=True)
 os.write(1, b"more noise\\n")

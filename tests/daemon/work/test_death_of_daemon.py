@@ -30,9 +30,9 @@ DAEMON = """
 import asyncio, sys
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import STORE_NAME, JobStore
-from upframe.daemon.service.config import Config
-from upframe.daemon.work.recovery import recover
-from upframe.daemon.work.scheduler import Scheduler
+from upframe.daemon.config import Config
+from upframe.daemon.workers.outcomes import recover
+from upframe.daemon.workers.scheduler import Scheduler
 config = Config.model_validate_json(sys.argv[1])
 async def main():
     with JobStore(config.state_dir / STORE_NAME) as store:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from work_samples import work_of
 
 from upframe.daemon.jobs.model import JobError
-from upframe.daemon.work.messages import (
+from upframe.daemon.workers.messages import (
     Cancel,
     Done,
     Event,

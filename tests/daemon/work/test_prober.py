@@ -12,8 +12,8 @@ import pytest
 from media_samples import make_clip
 from work_samples import children_of, config_of, eventually, is_alive
 
-from upframe.daemon.work.judging import judge
-from upframe.daemon.work.prober import Prober, Verdict
+from upframe.daemon.workers.attempt import judge
+from upframe.daemon.workers.prober import Prober, Verdict
 
 
 def with_prober(tmp_path: Path, use: Callable[[Prober], Awaitable[None]], **seconds: float) -> None:

@@ -24,9 +24,9 @@ from work_samples import (
     work_of,
 )
 
-from upframe.daemon.work.messages import Done, Event, Failed, Progressed, StageBegun, Stopped
-from upframe.daemon.work.process import CANCEL_SECONDS, Lost, WorkerLost, WorkerProcess
-from upframe.daemon.work.scheduler import worker_settings
+from upframe.daemon.workers.messages import Done, Event, Failed, Progressed, StageBegun, Stopped
+from upframe.daemon.workers.process import CANCEL_SECONDS, Lost, WorkerLost, WorkerProcess
+from upframe.daemon.workers.scheduler import worker_settings
 from upframe.filters.options import FilterOptions
 
 BUDGETS = {"loading": 60.0, "streaming": 60.0, "publishing": 60.0}

@@ -16,8 +16,8 @@ from work_samples import FAST, frames_in, names_in, new_job, opened_queue, store
 
 from upframe.daemon.jobs.model import Job, partial_token
 from upframe.daemon.jobs.store import JobStore
-from upframe.daemon.work.recovery import recover, settle
-from upframe.daemon.work.results import FOLDER, Result, Results
+from upframe.daemon.workers.ledger import FOLDER, Result, Results
+from upframe.daemon.workers.outcomes import recover, settle
 from upframe.io.files import partial_path
 
 REPORT = {"frames_out": 7}
@@ -175,11 +175,11 @@ ATTEMPTS = """
 import json, os, signal, sys
 from pathlib import Path
 import torch
-from upframe.daemon.conversion import Ledger, run
+from upframe.daemon.convert.conversion import Ledger, run
 from upframe.daemon.jobs.model import Job, partial_token
-from upframe.daemon.work.attempt import request_of
-from upframe.daemon.work.results import Result, Results
-from upframe.filters.chain import Runtime
+from upframe.daemon.workers.attempt import request_of
+from upframe.daemon.workers.ledger import Result, Results
+from upframe.filters.device import Runtime
 state = Path(sys.argv[1])
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -233,7 +233,7 @@ def test_kill_9_around_the_rename_ends_in_one_output(tmp_path: Path, out: Path) 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from upframe.daemon.work import tether
+from upframe.daemon.workers import worker_lock as tether
 lock = tether.hold(Path(sys.argv[1]) / "workers" / "0.lock")
 partial = open(sys.argv[2], "wb", buffering=0)
 print("held", flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from upframe.daemon.work.results import Publication, Result, Results
+from upframe.daemon.workers.ledger import Publication, Result, Results
 
 
 def complete(tmp_path: Path, text: str = "a film") -> tuple[Path, Path]:

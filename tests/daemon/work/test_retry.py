@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from upframe.daemon.config import JobsConfig
 from upframe.daemon.jobs.model import JobError
-from upframe.daemon.service.config import JobsConfig
-from upframe.daemon.work.retry import error_of, next_attempt
+from upframe.daemon.workers.retry import error_of, next_attempt
 from upframe.filters.errors import CheckpointRejected, TooLarge, WeightsUnavailable
 from upframe.io.errors import (
     SinkFull,

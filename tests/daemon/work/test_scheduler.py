@@ -26,12 +26,16 @@ from work_samples import (
     until,
 )
 
-from upframe.daemon.jobs.errors import IllegalChange
-from upframe.daemon.jobs.model import Job, partial_token
-from upframe.daemon.work.recovery import recover
-from upframe.daemon.work.results import FOLDER, Result, Results
-from upframe.daemon.work.scheduler import Scheduler, WarmUpFailed, filters_to_warm, worker_settings
-from upframe.daemon.work.space import Room
+from upframe.daemon.jobs.model import IllegalChange, Job, partial_token
+from upframe.daemon.workers.admission import Room
+from upframe.daemon.workers.ledger import FOLDER, Result, Results
+from upframe.daemon.workers.outcomes import recover
+from upframe.daemon.workers.scheduler import (
+    Scheduler,
+    WarmUpFailed,
+    filters_to_warm,
+    worker_settings,
+)
 from upframe.io.files import partial_path
 
 LONG = 80  # frames: long enough to be met at work

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from work_samples import INTERPOLATE, eventually, new_job, work_of
 
-from upframe.daemon.work.estimate import expected_bytes, free_bytes, growth, source_bytes
-from upframe.daemon.work.space import Room
+from upframe.daemon.workers.admission import Room, expected_bytes, free_bytes, growth, source_bytes
 from upframe.filters.options import FilterOptions
 
 MARGIN = 64 << 20

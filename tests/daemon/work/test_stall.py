@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from upframe.daemon.work.messages import Logged, Progressed, StageBegun
-from upframe.daemon.work.stall import Stall
+from upframe.daemon.workers.messages import Logged, Progressed, StageBegun
+from upframe.daemon.workers.process import Stall
 
 BUDGETS = {"loading": 10.0, "streaming": 5.0, "publishing": 20.0}
 

@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 from work_samples import is_alive
 
-from upframe.daemon.work import tether
+from upframe.daemon.workers import worker_lock
 
 HOLDER = """
     import sys, time
     from pathlib import Path
-    from upframe.daemon.work import tether
+    from upframe.daemon.workers import worker_lock as tether
     lock = tether.hold(Path(sys.argv[1]))
     print("held", flush=True)
     time.sleep(600)
 """
 CHILD = """
     import os, sys, time
-    from upframe.daemon.work import tether
+    from upframe.daemon.workers import worker_lock as tether
     print(os.getpid(), tether.die_with(int(sys.argv[1])), flush=True)
     time.sleep(600)
 """
@@ -79,25 +79,25 @@ def test_the_lock_names_its_holder_and_is_free_when_it_is_dead(tmp_path: Path) -
     path = tmp_path / "workers" / "0.lock"
     holder = started(HOLDER, str(path))
     assert first_line(holder) == "held"
-    assert tether.holder_of(path) == holder.pid
+    assert worker_lock.holder_of(path) == holder.pid
     with pytest.raises(BlockingIOError, match=r"0\.lock is held by another process"):
-        tether.hold(path)
+        worker_lock.hold(path)
     ended(holder)
-    assert tether.holder_of(path) is None
-    tether.hold(path).close()
+    assert worker_lock.holder_of(path) is None
+    worker_lock.hold(path).close()
 
 
 def test_workers_left_behind_are_killed_and_nobody_else(tmp_path: Path) -> None:
     left, other = (started(HOLDER, str(tmp_path / name)) for name in ("0.lock", "0.other"))
     assert first_line(left) == first_line(other) == "held"
     (tmp_path / "1.lock").write_text(f"{os.getpid()}\n")  # whatever a file says
-    assert tether.end_holders(tmp_path, 10) == [left.pid]
+    assert worker_lock.end_holders(tmp_path, 10) == [left.pid]
     assert left.wait(5) == -signal.SIGKILL
     assert other.poll() is None
-    assert tether.end_holders(tmp_path, 10) == []
+    assert worker_lock.end_holders(tmp_path, 10) == []
     for process in (left, other):
         ended(process)
 
 
 def test_without_workers_there_is_nothing_to_end(tmp_path: Path) -> None:
-    assert tether.end_holders(tmp_path / "none", 1) == []
+    assert worker_lock.end_holders(tmp_path / "none", 1) == []

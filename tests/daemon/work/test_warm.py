@@ -11,13 +11,13 @@ import pytest
 import torch
 from media_samples import make_clip
 
-from upframe.daemon.conversion import RunRequest, run
-from upframe.daemon.work.warm import WarmFilters
-from upframe.filters.chain import Runtime
+from upframe.daemon.convert.conversion import RunRequest, run
+from upframe.daemon.workers.attempt import WarmFilters
+from upframe.filters.device import Runtime
 from upframe.filters.errors import WeightsUnavailable
 from upframe.filters.options import FilterOptions
 from upframe.filters.weights import RIFE
-from upframe.io.encoder import EncoderOptions
+from upframe.io.encode.encoder import EncoderOptions
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "builtin")
 

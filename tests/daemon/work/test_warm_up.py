@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from work_samples import children_of, config_of, eventually, is_alive, opened_queue
 
-from upframe.daemon.work.scheduler import Scheduler, WarmUpFailed
+from upframe.daemon.workers.scheduler import Scheduler, WarmUpFailed
 
 
 def test_a_worker_killed_while_it_warms_up_is_started_again(tmp_path: Path) -> None:

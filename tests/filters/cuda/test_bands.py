@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from upframe.filters.chroma import Phase, enlarge, shrink
-from upframe.filters.cuda.bands import Band, band_of, identity
+from upframe.filters.color.chroma import Phase, enlarge, shrink
+from upframe.filters.kernels.convolution import Band, band_of, identity
 
 CPU = torch.device("cpu")
 PHASES: tuple[Phase, ...] = ("first", "between", "second")

@@ -9,10 +9,10 @@ import pytest
 import torch
 from kernel_devices import kernel_device
 
-from upframe.filters.color import ToFrame
-from upframe.filters.cuda.colors import Decoder, Encoder
+from upframe.filters.color.convert import ToFrame
+from upframe.filters.color.cuda import Decoder, Encoder
+from upframe.filters.color.planes import from_rgb, rounding_of
 from upframe.filters.frame import Color, Frame, Picture, PixelFormat
-from upframe.filters.planes import from_rgb, rounding_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Triton's own, of its next version
 
@@ -99,7 +99,7 @@ def test_gray_and_rgb_are_left_to_the_plain_way() -> None:
 @pytest.mark.needs_cuda
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le", "yuv422p", "yuv444p10le"])
 def test_a_stream_on_a_card_looks_as_on_the_cpu(pix_fmt: str) -> None:
-    from upframe.filters.color import ToPicture
+    from upframe.filters.color.convert import ToPicture
 
     picture = random_picture(pix_fmt, "left", 1080, 1920)
     frames = [ToFrame(torch.device(name))(picture) for name in ("cpu", "cuda")]

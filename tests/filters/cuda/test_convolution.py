@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from kernel_devices import kernel_device
 from torch import Tensor, nn
 
-from upframe.filters.cuda.convolution import (
+from upframe.filters.kernels.convolution import (
     Convolution,
     FirstConvolution,
     Residual,
     channels_together,
     fits,
 )
-from upframe.filters.upscale.srvgg import add_detail
+from upframe.filters.upscale.network import add_detail
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Triton's own, of its next version
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from upframe.filters.cuda.graphs import Graphs
+from upframe.filters.kernels.graphs import Graphs
 from upframe.filters.upscale.enlarger import Enlarger
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from upframe.filters.cuda.launching import Card, launch_of, rows_each
+from upframe.filters.kernels.cuda import Card, launch_of, rows_each
 
 H100 = Card(num_processors=132, shared_bytes=232_448)
 A100 = Card(num_processors=108, shared_bytes=166_912)

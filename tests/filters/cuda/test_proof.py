@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from upframe.filters.cuda.proof import Proof, far_off, warn_once
+from upframe.filters.kernels.cuda import Proof, far_off, warn_once
 
 
 def test_a_trial_is_made_once() -> None:

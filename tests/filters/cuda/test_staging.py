@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upframe.filters.cuda.staging import Download, Upload
+from upframe.filters.color.staging import Download, Upload
 
 CPU = torch.device("cpu")
 

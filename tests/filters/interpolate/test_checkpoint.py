@@ -13,12 +13,12 @@ import torch
 from interpolate_samples import as_frames, moving, random_state, run
 from torch import Tensor
 
-from upframe.filters.chain import Runtime, build_filters
+from upframe.filters.chain import build_filters
+from upframe.filters.device import Runtime
 from upframe.filters.errors import CheckpointRejected
 from upframe.filters.interpolate.checkpoint import load_ifnet
 from upframe.filters.interpolate.filter import build_interpolate
-from upframe.filters.interpolate.options import InterpolateOptions
-from upframe.filters.options import FilterOptions
+from upframe.filters.options import FilterOptions, InterpolateOptions
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
 

@@ -10,10 +10,11 @@ import torch
 from interpolate_samples import moving
 from torch import Tensor
 
-from upframe.filters.interpolate.engine import Engine, PlainEngine, engine_for
-from upframe.filters.interpolate.fused import FusedIFNet, can_fuse
+from upframe.filters.interpolate.cpu import FusedIFNet, can_fuse
+from upframe.filters.interpolate.engine import Engine, PlainEngine
+from upframe.filters.interpolate.gap import engine_for
 from upframe.filters.interpolate.network import IFNet
-from upframe.filters.native.compiled import kernels
+from upframe.filters.kernels.native import kernels
 
 
 @pytest.fixture(autouse=True)

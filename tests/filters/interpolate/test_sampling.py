@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upframe.filters.interpolate.sampling import (
+from upframe.filters.interpolate.network import (
     merge_taps,
     pad,
     padding_multiple,

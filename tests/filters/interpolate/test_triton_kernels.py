@@ -10,12 +10,11 @@ from interpolate_samples import moving
 from kernel_devices import kernel_device
 from torch import Tensor
 
-from upframe.filters.interpolate import glue
-from upframe.filters.interpolate.choice import Faster
+from upframe.filters.interpolate import cuda_layers
+from upframe.filters.interpolate.cuda import KernelEngine, ProvenEngine
+from upframe.filters.interpolate.cuda_layers import BlockLayers, EncoderLayers, Faster
 from upframe.filters.interpolate.engine import Engine, PlainEngine
-from upframe.filters.interpolate.layers import BlockLayers, EncoderLayers
 from upframe.filters.interpolate.network import IFNet
-from upframe.filters.interpolate.on_cuda import KernelEngine, ProvenEngine
 from upframe.filters.quality import psnr_db
 
 pytestmark = [
@@ -107,7 +106,7 @@ def test_layers_with_their_activation_give_what_two_steps_give(half: IFNet) -> N
 
 def test_kernels_that_agree_are_taken(half: IFNet) -> None:
     with torch.inference_mode():
-        assert ProvenEngine(half, 1).sources(pictures()).dtype == glue.SOURCE_DTYPE
+        assert ProvenEngine(half, 1).sources(pictures()).dtype == cuda_layers.SOURCE_DTYPE
 
 
 def test_frames_of_two_sizes_are_refused(half: IFNet) -> None:

@@ -8,10 +8,8 @@ from torch import Tensor
 from upscale_networks import small_rrdb, small_srvgg
 
 from upframe.filters.errors import CheckpointRejected
-from upframe.filters.upscale.checkpoint import load_upscaler
-from upframe.filters.upscale.foreign import name_architecture
-from upframe.filters.upscale.rrdb import RRDBNet
-from upframe.filters.upscale.srvgg import SRVGGNetCompact
+from upframe.filters.upscale.checkpoint import load_upscaler, name_architecture
+from upframe.filters.upscale.network import RRDBNet, SRVGGNetCompact
 from upframe.filters.weights import load_state_dict
 
 State = dict[str, Tensor]

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from upframe.filters.native.winograd import is_fast
-from upframe.filters.upscale.dense_on_cpu import DenseOnCpu
-from upframe.filters.upscale.on_cpu import on_cpu
-from upframe.filters.upscale.rrdb import RRDBNet
+from upframe.filters.kernels.winograd import is_fast
+from upframe.filters.upscale.cpu import DenseOnCpu, on_cpu
+from upframe.filters.upscale.network import RRDBNet
 
 NOISE = {torch.bfloat16: 10**-4.5, torch.float32: 10**-11}
 """Of rounding, to the signal; in fp32 10^-12 was measured."""

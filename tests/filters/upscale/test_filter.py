@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from upscale_networks import DamagedInHalf, small_srvgg
 
-from upframe.filters.chain import Runtime
+from upframe.filters.device import Runtime
 from upframe.filters.errors import CheckpointRejected, TooLarge, WeightsUnavailable
 from upframe.filters.frame import Filter, Frame, StreamInfo
+from upframe.filters.options import UpscaleOptions
 from upframe.filters.upscale.enlarger import Enlarger
 from upframe.filters.upscale.filter import Upscale, build_upscale
-from upframe.filters.upscale.options import UpscaleOptions
 
 CPU = torch.device("cpu")
 INFO = StreamInfo(64, 48, "yuv420p", Fraction(1, 25))

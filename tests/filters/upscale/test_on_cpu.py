@@ -8,11 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from upframe.filters.native.compiled import kernels
-from upframe.filters.upscale.network import Upscaler
-from upframe.filters.upscale.on_cpu import CompactOnCpu, on_cpu
-from upframe.filters.upscale.reduced import ReducedSRVGG
-from upframe.filters.upscale.srvgg import SRVGGNetCompact
+from upframe.filters.kernels.native import kernels
+from upframe.filters.upscale.cpu import CompactOnCpu, on_cpu
+from upframe.filters.upscale.network import ReducedSRVGG, SRVGGNetCompact, Upscaler
 
 SIZES = [(1, 1), (1, 7), (5, 1), (2, 2), (33, 47)]
 

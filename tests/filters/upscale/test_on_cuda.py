@@ -14,12 +14,9 @@ from torch import Tensor
 from upscale_networks import Wrapped, small_rrdb, small_srvgg
 
 from upframe.filters.upscale.checkpoint import load_upscaler
-from upframe.filters.upscale.dense_on_cuda import FusedRRDB, can_fuse_blocks
+from upframe.filters.upscale.cuda import FusedRRDB, Proven, can_fuse_blocks, on_cuda
 from upframe.filters.upscale.enlarger import Enlarger
-from upframe.filters.upscale.network import Upscaler
-from upframe.filters.upscale.on_cuda import Proven, on_cuda
-from upframe.filters.upscale.reduced import ReducedSRVGG
-from upframe.filters.upscale.rrdb import RRDBNet
+from upframe.filters.upscale.network import ReducedSRVGG, RRDBNet, Upscaler
 from upframe.filters.weights import load_state_dict
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Triton's own, of its next version

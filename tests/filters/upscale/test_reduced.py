@@ -4,10 +4,9 @@ import pytest
 import torch
 from upscale_networks import small_rrdb, small_srvgg
 
-from upframe.filters.upscale.enlarger import Enlarger
-from upframe.filters.upscale.reduced import ReducedSRVGG, can_reduce
+from upframe.filters.upscale.enlarger import Enlarger, Tiles
+from upframe.filters.upscale.network import ReducedSRVGG, can_reduce
 from upframe.filters.upscale.resize import resize
-from upframe.filters.upscale.tiles import Tiles
 
 CPU = torch.device("cpu")
 LESS = [(3, 2), (4, 2), (4, 3)]

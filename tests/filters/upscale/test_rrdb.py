@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from upscale_networks import small_rrdb
 
 from upframe.filters.upscale.checkpoint import load_upscaler
-from upframe.filters.upscale.rrdb import pad_to_multiple
-from upframe.filters.upscale.tiles import Tiles
+from upframe.filters.upscale.enlarger import Tiles
+from upframe.filters.upscale.network import pad_to_multiple
 from upframe.filters.weights import load_state_dict
 
 

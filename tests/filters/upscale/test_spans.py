@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from upframe.filters.upscale.spans import cut
+from upframe.filters.upscale.resize import cut
 
 CASES = [
     (length, edge, margin, multiple)

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 from upscale_networks import small_srvgg
 
-from upframe.filters.upscale.srvgg import add_detail
+from upframe.filters.upscale.network import add_detail
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from upscale_networks import OutOfMemoryAbove, Wrapped, small_rrdb, small_srvgg
 
+from upframe.filters.device import GIB
 from upframe.filters.errors import TooLarge
-from upframe.filters.memory import GIB
+from upframe.filters.upscale.enlarger import SMALLEST_EDGE, Tiles
 from upframe.filters.upscale.network import Upscaler
-from upframe.filters.upscale.tiles import SMALLEST_EDGE, Tiles
 
 
 @pytest.fixture(autouse=True)

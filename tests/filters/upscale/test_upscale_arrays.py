@@ -8,7 +8,7 @@ from upscale_networks import small_rrdb, small_srvgg
 
 import upframe.filters
 from upframe.filters.errors import CheckpointRejected, DeviceUnavailable
-from upframe.filters.upscale.arrays import upscale_frames
+from upframe.filters.upscale.batch import upscale_frames
 from upframe.filters.upscale.enlarger import Enlarger
 
 

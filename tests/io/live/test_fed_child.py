@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from upframe.io.live.child import KEPT_LINES, Child, Waker
+from upframe.daemon.live.child import KEPT_LINES, Child, Waker
 
 DEADLINE_SECONDS = 30.0
 

@@ -15,8 +15,8 @@ import pytest
 from publishing_child import RATE, Child, encoded, later
 from rtsp_camera import free_port
 
-from upframe.io.live.targets import find_live_target
-from upframe.io.live.wire import Event, Failed, Finished, Written
+from upframe.io.live.publisher_protocol import Event, Failed, Finished, Written
+from upframe.io.live.target import find_live_target
 
 SEGMENT_SECONDS = 2
 

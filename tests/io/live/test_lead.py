@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from upframe.io.live.lead import Lead
+from upframe.io.live.clock import Lead
 
 
 def test_begins_with_the_frame_that_was_placed_by_its_arrival() -> None:

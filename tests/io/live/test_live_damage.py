@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from upframe.io.live.damage import Gate, Holes
+from upframe.io.live.frames import Gate, Holes
 
 RATE = 25
 

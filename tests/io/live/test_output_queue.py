@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Literal
 
-from upframe.io.live.outbox import Outbox
+from upframe.daemon.live.publisher_process import Outbox
 from upframe.io.live.values import Encoded
 
 TICK = Fraction(1, 25)

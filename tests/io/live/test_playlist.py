@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from hls_server import hls_server
 
-from upframe.io.live.address import is_live
-from upframe.io.live.playlist import hls_is_live
+from upframe.io.live.address import hls_is_live, is_live
 
 LIVE = b"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nsegment7.ts\n"
 ENDED = LIVE + b"#EXT-X-ENDLIST\n"

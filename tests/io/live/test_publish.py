@@ -19,8 +19,8 @@ from publishing_child import DEADLINE_SECONDS, RATE, Child, encoded, later
 from rtsp_camera import Camera, free_port
 
 from upframe.io.errors import Reason
-from upframe.io.live.targets import LiveTarget, find_live_target
-from upframe.io.live.wire import Connected, Failed, Finished, Note, Written
+from upframe.io.live.publisher_protocol import Connected, Failed, Finished, Note, Written
+from upframe.io.live.target import LiveTarget, find_live_target
 
 
 def until(condition: Callable[[], object], what: str) -> None:
@@ -239,7 +239,7 @@ def test_a_recording_is_completed_when_its_parent_is_killed(tmp_path: Path) -> N
 _PARENT = """
 import sys, time
 from publishing_child import Child, encoded
-from upframe.io.live.targets import LiveTarget, find_live_target
+from upframe.io.live.target import LiveTarget, find_live_target
 url, kind, form = sys.argv[1:]
 target = find_live_target(url)
 primer, pictures = encoded(50)

@@ -22,7 +22,7 @@ from publishing import (
 )
 from rtsp_camera import free_port
 
-from upframe.io.live.targets import find_live_target
+from upframe.io.live.target import find_live_target
 
 
 def test_publishes_again_when_the_receiver_is_back(tmp_path: Path) -> None:

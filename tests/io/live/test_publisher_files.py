@@ -13,9 +13,9 @@ import pytest
 from live_sound import PACKET_SAMPLES, SAMPLE_RATE, aac_stream
 from publishing import DEADLINE_SECONDS, RATE, Told, frames_in, publishers, publishing
 
+from upframe.daemon.live.publisher import Publisher
 from upframe.io.errors import OutputLost, SinkRefused
-from upframe.io.live.publisher import Publisher
-from upframe.io.live.targets import find_live_target
+from upframe.io.live.target import find_live_target
 from upframe.io.live.values import Encoded, OutputState
 
 

@@ -14,13 +14,29 @@ import av
 import pytest
 from publishing_child import DEADLINE_SECONDS, KEYFRAMES_EVERY, RATE, Child, encoded, later
 
-from upframe.io.decode.opening import mp4_boxes
+from upframe.io.decode.container import mp4_boxes
 from upframe.io.errors import SinkFull, VerificationFailed
-from upframe.io.live.disk import Disk, Lock
-from upframe.io.live.proof import Proof, check, prove, shorten, whole_fragments
-from upframe.io.live.recording import Recording, rescue
-from upframe.io.live.targets import find_live_target
-from upframe.io.live.wire import Connected, Event, Failed, Finished, Note, Recorded, Written
+from upframe.io.live.publisher_protocol import (
+    Connected,
+    Event,
+    Failed,
+    Finished,
+    Note,
+    Recorded,
+    Written,
+)
+from upframe.io.live.recording import (
+    Disk,
+    Lock,
+    Proof,
+    Recording,
+    check,
+    prove,
+    rescue,
+    shorten,
+    whole_fragments,
+)
+from upframe.io.live.target import find_live_target
 
 FORMS = {
     "mp4": "mp4", "mov": "mov", "mkv": "matroska", "ts": "mpegts", "flv": "flv",

@@ -11,7 +11,7 @@ from running_daemon import until
 
 from upframe.io.live.address import find_address
 from upframe.io.live.input import LiveInput
-from upframe.io.live.release import Pacer
+from upframe.io.live.paced_file import Pacer
 from upframe.io.live.values import Arrival
 
 

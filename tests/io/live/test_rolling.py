@@ -14,11 +14,11 @@ import pytest
 from publishing_child import KEYFRAMES_EVERY, Child, encoded, later
 
 from upframe.io.errors import SinkFull
+from upframe.io.live.publisher_protocol import Event, Note, Recorded, Written
 from upframe.io.live.recording import Recording
 from upframe.io.live.rolling import Rolling
-from upframe.io.live.targets import find_live_target
+from upframe.io.live.target import find_live_target
 from upframe.io.live.values import Encoded
-from upframe.io.live.wire import Event, Note, Recorded, Written
 
 START = time.mktime((2024, 5, 6, 7, 8, 9, 0, 0, -1))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from upframe.filters.frame import Color, Picture, PixelFormat
-from upframe.io.live.scaling import Method, Scaler
+from upframe.io.live.fit import Method, Scaler
 
 FORMATS = [
     *(f"yuv{chroma}p{depth}" for chroma in (420, 422, 444) for depth in ("", "10le", "12le")),

@@ -23,8 +23,8 @@ from rtsp_camera import DEADLINE_SECONDS, free_port
 from upframe.io.errors import InputLost
 from upframe.io.live.address import Remembered, find_address
 from upframe.io.live.input import LiveInput
-from upframe.io.live.tied import tied
 from upframe.io.live.values import Arrival, SoundPacket
+from upframe.io.parent_death import tied
 
 PHRASE = "a-long-passphrase"
 
@@ -201,7 +201,7 @@ def until_gone(pid: int) -> None:
 
 def test_a_tied_program_dies_with_who_started_it() -> None:
     code = (
-        "import subprocess, sys, time; from upframe.io.live.tied import tied;"
+        "import subprocess, sys, time; from upframe.io.parent_death import tied;"
         "child = subprocess.Popen(tied(['sleep', '600']), start_new_session=True);"
         "print(child.pid, flush=True); time.sleep(600)"
     )

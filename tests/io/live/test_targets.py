@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from upframe.io.errors import SinkRefused
-from upframe.io.live.naming import Naming
-from upframe.io.live.targets import find_live_target, is_live_target
+from upframe.io.live.target import Naming, find_live_target, is_live_target
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,7 @@ from fractions import Fraction
 import pytest
 
 from upframe.io.errors import OutputLost, SinkFull, SinkRefused, VerificationFailed
-from upframe.io.live.targets import find_live_target
-from upframe.io.live.values import Encoded
-from upframe.io.live.wire import (
+from upframe.io.live.publisher_protocol import (
     Connected,
     Event,
     Failed,
@@ -30,6 +28,8 @@ from upframe.io.live.wire import (
     write_header,
     write_packet,
 )
+from upframe.io.live.target import find_live_target
+from upframe.io.live.values import Encoded
 
 TARGET = find_live_target("rtsp://user:secret@camera/out", transport="udp")
 PACKET = Encoded("video", b"\x00\x01data", -3, -7, 2, Fraction(1001, 30_000), True)
@@ -128,6 +128,6 @@ def test_a_failure_of_a_connection_keeps_its_reason() -> None:
 
 def test_the_child_loads_nothing_that_computes() -> None:
     """It is started anew for every connection, and has to be there at once."""
-    code = "import upframe.io.live.publish, sys; print('torch' in sys.modules)"
+    code = "import upframe.io.live.publisher_child, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
     assert done.stdout == b"False\n"

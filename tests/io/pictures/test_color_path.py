@@ -13,7 +13,7 @@ import torch
 from color_samples import RECOMMENDATIONS, Array, code_difference, codes_of, picture, ramp
 
 from upframe.filters.chain import Chain
-from upframe.filters.color import ToFrame, ToPicture
+from upframe.filters.color.convert import ToFrame, ToPicture
 from upframe.filters.frame import Color, Picture
 from upframe.io.pictures.pixels import frame_of, picture_of
 from upframe.io.pictures.tags import color_of, set_color

@@ -13,7 +13,7 @@ import pytest
 import torch
 from av.video.reformatter import Interpolation
 
-from upframe.filters.color import ToFrame
+from upframe.filters.color.convert import ToFrame
 from upframe.filters.frame import Color, Picture, PixelFormat
 from upframe.io.errors import UnsupportedMedia
 from upframe.io.pictures.pixels import conversion_warning, frame_of, picture_of, planar_pix_fmt

@@ -9,7 +9,7 @@ import pytest
 
 from upframe.filters.frame import Color
 from upframe.io.errors import UnsupportedMedia
-from upframe.io.rawvideo.y4m_header import format_header, parse_header
+from upframe.io.rawvideo.y4m import format_header, parse_header
 from upframe.io.testing import stream_info
 
 FORMATS = {

@@ -1,0 +1,121 @@
+"""`upframe demo`: a clip drawn on the spot, made smoother and larger, and a picture of both."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+from ...filters.device import Runtime, resolve_device, resolve_precision
+from ...filters.options import FilterOptions
+from ...io.demo import compare, read_pictures, write_demo_clip, write_png
+from ...io.errors import SinkRefused
+from ..convert.progress import Display, display_for
+from ..convert.report import Report
+from .run import RunRequest, run
+
+_SIZE = (384, 216)
+_RATE = Fraction(15)
+_NUM_FRAMES = 60
+_SHOWN = 35
+"""Number of the source frame that the picture shows: all that moves is in it."""
+_FILTERS = {"enable_frame_interpolation": True, "enable_upscaling": True, "upscaling_scale": 2}
+_DESCRIPTION = """\
+Draw a short clip with sound, double its frame rate and its size with the built-in starter
+weights, and put a frame of before and after side by side. Needs no network and no files.
+An earlier demo in the same folder is replaced.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What was made."""
+
+    source: Path
+    result: Path
+    picture: Path
+    report: Report
+
+    def lines(self) -> tuple[str, str, str]:
+        """What it is and where, in three lines."""
+        before, after = self.report.input, self.report.output
+        return (
+            f"before   {self.source}: {before.width}x{before.height}, "
+            f"{before.rate} fps, {self.report.frames_in} frames, with sound",
+            f"after    {self.result}: {after.width}x{after.height}, "
+            f"{after.rate} fps, {self.report.frames_out} frames, the same sound, "
+            f"made in {self.report.seconds:.0f} s",
+            f"compare  {self.picture}: both side by side, and an inserted frame",
+        )
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Offer the command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "demo",
+        help="see it work: draws a clip, makes it smoother and larger",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("upframe-demo"),
+        metavar="FOLDER",
+        help="where to put it; made if it is not there (upframe-demo)",
+    )
+    parser.set_defaults(command=_command)
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    demo = make_demo(cast("Path", arguments.folder), display_for("auto"))
+    sys.stdout.write("\n".join(demo.lines()) + "\n")
+    return 0
+
+
+def make_demo(
+    folder: Path,
+    display: Display | None = None,
+    *,
+    size: tuple[int, int] = _SIZE,
+    num_frames: int = _NUM_FRAMES,
+) -> Demo:
+    """Draw, run and compare.
+
+    Args:
+        folder: Made if it is not there; `before.mp4`, `after.mp4` and `compare.png` are replaced.
+        display: Shows the progress; None: nobody does.
+        size: Width and height of the source, even.
+        num_frames: Of the source, at least 2.
+
+    Raises:
+        SinkRefused: if the folder cannot be made or written.
+        MediaError, FilterError, Stopped: as `run` does.
+    """
+    source, result, picture = (folder / name for name in ("before.mp4", "after.mp4", "compare.png"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SinkRefused(f"cannot make the folder {folder}: {error.strerror}") from error
+    width, height = size
+    write_demo_clip(source, width=width, height=height, rate=_RATE, num_frames=num_frames)
+    report = run(_request(source, result), display, announce=False)
+    shown = min(_SHOWN, num_frames - 2)
+    before = read_pictures(source, shown, 1)[0]
+    write_png(picture, compare(before, read_pictures(result, 2 * shown, 3)))
+    return Demo(source, result, picture, report)
+
+
+def _request(source: Path, result: Path) -> RunRequest:
+    device = resolve_device()
+    return RunRequest(
+        source=str(source),
+        sink=str(result),
+        filters=FilterOptions.model_validate(_FILTERS),
+        runtime=Runtime(device, resolve_precision("auto", device), "builtin"),
+        overwrite=True,
+    )

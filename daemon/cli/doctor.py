@@ -1,0 +1,571 @@
+"""`upframe doctor`: what this machine has, what it lacks, and whether the main job would run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+
+from ...filters.device import Runtime, cpu_has_bf16, resolve_device, resolve_precision
+from ...filters.errors import FilterError, WeightsUnavailable
+from ...filters.hub import find_cached
+from ...filters.kernels.native import kernels
+from ...filters.options import FilterOptions
+from ...filters.weights import BUILTIN, REAL_ESRGAN, RIFE, DefaultWeights, resolve_weights
+from ...io.capabilities import (
+    has_codec,
+    has_container,
+    has_protocol,
+    library_versions,
+    why_encoder_fails,
+)
+from ...io.demo import write_demo_clip
+from ...io.errors import MediaError
+from ..exits import Exit
+from .run import RunRequest, run
+
+# What a check of the machine found: a value, for people and for programs.
+
+Fact = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the doctor."""
+
+    verdict: Literal["ok", "warn", "fail"]
+    """``fail``: the main job cannot run; ``warn``: some work cannot, or not well."""
+    name: str
+    text: str
+    facts: Mapping[str, Fact] = field(default_factory=dict[str, Fact])
+    """The same for programs."""
+
+    def as_dict(self) -> dict[str, object]:
+        """Give what JSON can hold."""
+        return {
+            "verdict": self.verdict,
+            "name": self.name,
+            "text": self.text,
+            "facts": dict(self.facts),
+        }
+
+
+def ok(name: str, text: str, **facts: Fact) -> Finding:
+    """All is well."""
+    return Finding("ok", name, text, facts)
+
+
+def warn(name: str, text: str, **facts: Fact) -> Finding:
+    """Some work cannot be done, or not well."""
+    return Finding("warn", name, text, facts)
+
+
+def fail(name: str, text: str, **facts: Fact) -> Finding:
+    """The main job cannot run."""
+    return Finding("fail", name, text, facts)
+
+
+# What the doctor says of live streams: which kinds can be read and published here, and by what.
+
+_PLAIN = "PyAV"
+_INPUTS = {
+    "rtsp": ("rtsp", "rtsp"),
+    "rtmp": ("flv", "rtmp"),
+    "hls": ("hls", "http"),
+    "mpegts over udp": ("mpegts", "udp"),
+    "mpegts over tcp": ("mpegts", "tcp"),
+    "v4l2": ("v4l2", None),
+}
+"""By what it is called: the demuxer and the protocol that it needs."""
+_OUTPUTS = {
+    "rtsp": ("rtsp", "rtsp"),
+    "rtmp": ("flv", "rtmp"),
+    "hls": ("hls", "http"),
+    "mpegts over udp": ("mpegts", "udp"),
+    "mpegts over tcp": ("mpegts", "tcp"),
+    "whip": ("whip", "http"),
+}
+"""The same with muxers."""
+
+
+def describe_live(devices: Path = Path("/dev")) -> Iterator[Finding]:
+    """Look at protocols, demuxers and muxers of live streams, and at the encoder they get.
+
+    Args:
+        devices: Where cameras of this machine appear, as `video0` and so on.
+    """
+    srt = _who_has_srt()
+    inputs = {name: _inputs_by(*needs) for name, needs in _INPUTS.items()}
+    outputs = {name: _outputs_by(*needs) for name, needs in _OUTPUTS.items()}
+    yield _by_whom("live inputs", inputs | {"srt": srt})
+    yield _by_whom("live outputs", outputs | {"srt": srt})
+    yield _cameras(devices)
+    yield _encoder()
+
+
+def _inputs_by(demuxer: str, protocol: str | None) -> str | None:
+    has = has_container(demuxer, "r") and (protocol is None or has_protocol(protocol))
+    return _PLAIN if has else None
+
+
+def _outputs_by(muxer: str, protocol: str) -> str | None:
+    return _PLAIN if has_container(muxer, "w") and has_protocol(protocol) else None
+
+
+def _by_whom(name: str, found: Mapping[str, str | None]) -> Finding:
+    """Name what there is, and what is not and how it could be had."""
+    parts = [
+        kind if program == _PLAIN else f"{kind} by {program}"
+        for kind, program in found.items()
+        if program is not None
+    ]
+    missing = [kind for kind, program in found.items() if program is None]
+    if not missing:
+        return ok(name, ", ".join(parts), **found)
+    text = f"{', '.join(parts) or 'none'}; not to be had: {', '.join(missing)}"
+    if "srt" in missing:
+        text += " (srt needs an ffmpeg program that has it)"
+    return warn(name, text, **found)
+
+
+def _who_has_srt() -> str | None:
+    """PyAV's wheels come without SRT; an ffmpeg program may have it."""
+    if has_protocol("srt"):
+        return _PLAIN
+    program = shutil.which("ffmpeg")
+    if program is None:
+        return None
+    try:
+        shown = subprocess.run(
+            [program, "-hide_banner", "-protocols"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):  # the line on ffmpeg says why
+        return None
+    return program if "srt" in shown.split() else None
+
+
+def _cameras(devices: Path) -> Finding:
+    """Name the cameras of this machine; none is opened."""
+    found = sorted(str(path) for path in devices.glob("video[0-9]*"))
+    return ok("cameras", ", ".join(found) or f"none in {devices}", devices=", ".join(found))
+
+
+def _encoder() -> Finding:
+    """Name what a live output is encoded with where the user says nothing."""
+    for name, means in (("h264_nvenc", "by the NVIDIA card"), ("libx264", "by the processor")):
+        if why_encoder_fails(name) is None:
+            return ok("live encoder", f"{name}, {means}", encoder=name)
+    return warn("live encoder", "neither h264_nvenc nor libx264 opens here", encoder=None)
+
+
+# What the doctor says of the machine: versions, devices, precision, threads, memory, disk.
+
+_GIB = 2**30
+_LOW_MEMORY_BYTES = 2 * _GIB  # the networks, torch and a 1080p frame in tiles
+_LOW_DISK_BYTES = 1 * _GIB
+
+
+def describe_machine() -> Iterator[Finding]:
+    """Look at what everything else stands on."""
+    yield ok("upframe", version("upframe"), version=version("upframe"))
+    yield ok(
+        "python",
+        f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        version=platform.python_version(),
+        executable=sys.executable,
+    )
+    yield ok("torch", torch.__version__, version=str(torch.__version__))
+    yield from _devices()
+    yield _precision()
+    yield _kernels()
+    yield _threads()
+    yield _memory()
+    yield _temporary_folder()
+
+
+def _devices() -> Iterator[Finding]:
+    has_bf16 = cpu_has_bf16()
+    bf16 = "with" if has_bf16 else "without"
+    yield ok("cpu", f"{cpu_name()}, {bf16} bf16 hardware", model=cpu_name(), has_bf16=has_bf16)
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = (
+            "this torch has no CUDA" if built is None else "torch finds no NVIDIA device or driver"
+        )
+        yield ok("cuda", f"none: {why}; everything runs on the CPU", devices=0)
+        return
+    for index in range(torch.cuda.device_count()):
+        name = torch.cuda.get_device_name(index)
+        free, total = torch.cuda.mem_get_info(index)
+        text = f"{name}, {free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
+        yield ok(f"cuda:{index}", text, model=name, free_bytes=free, total_bytes=total)
+
+
+def _precision() -> Finding:
+    device = resolve_device()
+    dtype = resolve_precision("auto", device)
+    name = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, "fp32")
+    why = {
+        "fp16": "fastest on CUDA",
+        "bf16": "this CPU multiplies bf16 in hardware",
+        "fp32": "this CPU has no bf16 hardware",
+    }[name]
+    return ok("precision", f"auto means {name} on {device}: {why}", auto=name, device=str(device))
+
+
+def _kernels() -> Finding:
+    there = kernels() is not None
+    text = (
+        "compiled: interpolation on the CPU is fast"
+        if there
+        else (
+            "not there: interpolation on the CPU is slower; install a C compiler (gcc, libc6-dev), "
+            "then upframe again"
+        )
+    )
+    return (ok if there else warn)("kernels", text, compiled=there)
+
+
+def _threads() -> Finding:
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    text = f"{threads} for computing, {usable} CPUs usable of {os.cpu_count()}"
+    if threads < usable:
+        return warn("threads", f"{text}; see OMP_NUM_THREADS", threads=threads, usable=usable)
+    return ok("threads", text, threads=threads, usable=usable)
+
+
+def _memory() -> Finding:
+    free = available_memory_bytes()
+    if free is None:
+        return warn("memory", "this system does not say how much is free")
+    text = f"{free / _GIB:.1f} GiB available"
+    if free < _LOW_MEMORY_BYTES:
+        return warn("memory", f"{text}: large frames may not fit", available_bytes=free)
+    return ok("memory", text, available_bytes=free)
+
+
+def _temporary_folder() -> Finding:
+    folder = tempfile.gettempdir()
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(b"upframe")
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return fail("disk", f"cannot write to {folder}: {error.strerror}", folder=folder)
+    text = f"{free / _GIB:.1f} GiB free at {folder}"
+    if free < _LOW_DISK_BYTES:
+        return warn("disk", text, folder=folder, free_bytes=free)
+    return ok("disk", text, folder=folder, free_bytes=free)
+
+
+def cpu_name() -> str:
+    """Name the processor as its maker does, where the system tells."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()
+
+
+def available_memory_bytes() -> int | None:
+    """Memory that can be had without swapping: the system's, or the control group's if less."""
+    found = [_meminfo_bytes(), _cgroup_bytes()]
+    return min((size for size in found if size is not None), default=None)
+
+
+def _meminfo_bytes() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return None
+    kibibytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(kibibytes[0]) * 1024 if kibibytes else None
+
+
+def _cgroup_bytes() -> int | None:
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        used = (folder / "memory.current").read_text().strip()
+    except OSError:  # no control groups of version 2, or not limited here
+        return None
+    return None if limit == "max" else max(0, int(limit) - int(used))
+
+
+# What the doctor says of media: codecs, containers, protocols, and the ffmpeg program.
+
+_DECODERS = ("h264", "hevc", "av1", "vp9", "mpeg2video", "prores", "png", "mjpeg")
+_ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "prores_ks", "png")
+_HARDWARE_ENCODERS = ("h264_nvenc", "hevc_nvenc", "av1_nvenc")
+_DEMUXERS = ("mov", "matroska", "mpegts", "nut", "yuv4mpegpipe", "image2")
+_MUXERS = ("mp4", "mov", "matroska", "webm", "mpegts", "nut", "yuv4mpegpipe", "image2")
+_PROTOCOLS = ("file", "pipe", "http", "https", "tcp", "udp", "rtp", "rtmp", "srt", "rist")
+_REQUIRED = {"libx264", "h264", "mov", "mp4", "file"}
+"""Without one of these the main job, MP4 to MP4 with the default encoder, cannot run."""
+_SELDOM = {"srt", "rist", "rtmp", "rtp", "udp", "tcp", "http", "https"}
+"""Live and remote sources, which `run` does not need."""
+
+
+def describe_media() -> Iterator[Finding]:
+    """Look at PyAV and at what its FFmpeg was built with."""
+    versions = library_versions()
+    libraries = ", ".join(
+        f"{name} {number}" for name, number in versions.items() if name.startswith("lib")
+    )
+    text = f"{versions['av']} with FFmpeg {versions['ffmpeg']} ({libraries})"
+    yield Finding("ok", "av", text, versions)
+    yield _presence("decoders", _DECODERS, partial(has_codec, mode="r"))
+    yield _presence("encoders", _ENCODERS, partial(has_codec, mode="w"))
+    yield _hardware_encoders()
+    yield _presence("demuxers", _DEMUXERS, partial(has_container, mode="r"))
+    yield _presence("muxers", _MUXERS, partial(has_container, mode="w"))
+    yield _presence("protocols", _PROTOCOLS, has_protocol)
+    yield _ffmpeg_program()
+
+
+def _presence(name: str, wanted: Sequence[str], has: Callable[[str], bool]) -> Finding:
+    facts = {each: has(each) for each in wanted}
+    missing = [each for each in wanted if not facts[each]]
+    text = ", ".join(each for each in wanted if facts[each]) or "none"
+    if missing:
+        text += f"; not in this build: {', '.join(missing)}"
+    if _REQUIRED & set(missing):
+        return fail(name, text, **facts)
+    return (warn if set(missing) - _SELDOM else ok)(name, text, **facts)
+
+
+def _hardware_encoders() -> Finding:
+    reasons = {name: why_encoder_fails(name) for name in _HARDWARE_ENCODERS}
+    working = [name for name, reason in reasons.items() if reason is None]
+    facts = {name: reason is None for name, reason in reasons.items()}
+    if working:
+        return ok("nvenc", ", ".join(working), **facts)
+    text = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    if torch.cuda.is_available():
+        return warn("nvenc", f"does not open although there is a CUDA device: {text}", **facts)
+    return ok("nvenc", "does not open, as expected without an NVIDIA device", **facts)
+
+
+def _ffmpeg_program() -> Finding:
+    path = shutil.which("ffmpeg")
+    if path is None:
+        return ok("ffmpeg", "not on PATH: only SRT and pipes between programs need it", path=None)
+    try:
+        shown = subprocess.run(
+            [path, "-hide_banner", "-version"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return warn("ffmpeg", f"{path} does not run: {error}", path=path)
+    return ok("ffmpeg", f"{(shown.splitlines() or ['?'])[0]} at {path}", path=path)
+
+
+# What the doctor says of weights: the built-in ones, the cache, and the hub.
+
+_HUB_SECONDS = 5.0
+_DEFAULTS = {"interpolate": RIFE, "upscale": REAL_ESRGAN}
+
+
+def describe_weights() -> Iterator[Finding]:
+    """Look at the weights on this machine; asks no network."""
+    for filter_name, default in _DEFAULTS.items():
+        yield _builtin(filter_name, default)
+    try:
+        yield _cache_folder()
+        for filter_name, default in _DEFAULTS.items():
+            yield _published(filter_name, default)
+    except ValueError as error:  # raised while the client is imported, by a malformed HF_… variable
+        yield warn("cache", f"the hub's client cannot be used: {error}")
+
+
+def describe_hub() -> Iterator[Finding]:
+    """Ask the hub for the head of a file; every answer, a refusal too, shows that it is there."""
+    endpoint = _endpoint()
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        yield warn("hub", "HF_HUB_OFFLINE is set: it is never asked", endpoint=endpoint)
+        return
+    try:
+        address = f"{endpoint.rstrip('/')}/{RIFE.repo_id}/resolve/main/{RIFE.filename}"
+        request = urllib.request.Request(address, method="HEAD")
+        with urllib.request.urlopen(request, timeout=_HUB_SECONDS):
+            pass
+    except urllib.error.HTTPError:
+        pass  # an answer all the same
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        text = f"{endpoint} cannot be reached: {reason}; the built-in weights still work"
+        yield warn("hub", text, endpoint=endpoint)
+        return
+    yield ok("hub", f"{endpoint} answers", endpoint=endpoint)
+
+
+def _builtin(filter_name: str, default: DefaultWeights) -> Finding:
+    name = f"weights {filter_name}"
+    try:
+        found = resolve_weights(BUILTIN, default)
+    except WeightsUnavailable as error:
+        return fail(name, str(error))
+    text = f"built-in {default.builtin}, SHA-256 {found.sha256}"
+    wanted = _recorded_sha256(default)
+    if found.sha256 != wanted:
+        return fail(name, f"{text}, which should be {wanted}: install upframe again")
+    return ok(name, text, file=str(found.path), sha256=found.sha256)
+
+
+def _recorded_sha256(default: DefaultWeights) -> str:
+    record = default.builtin_path.with_name("provenance.json").read_text()
+    return str(cast("dict[str, dict[str, Any]]", json.loads(record))[default.builtin]["sha256"])
+
+
+def _cache_folder() -> Finding:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        return warn("cache", f"{folder} is not writable: set HF_HOME", folder=str(folder))
+    state = "writable" if existing == folder else "will be made on first use"
+    return ok("cache", f"{folder} ({state})", folder=str(folder))
+
+
+def _published(filter_name: str, default: DefaultWeights) -> Finding:
+    name = f"published {filter_name}"
+    path = find_cached(default.repo_id, default.filename)
+    if path is None:
+        text = f"{default.name} is not in the cache: fetched on first use, else built-in weights"
+        return warn(name, text, cached=False)
+    return ok(name, f"{default.name} is in the cache", cached=True, file=str(path))
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+
+
+_MARKS = {"ok": "OK", "warn": "warn", "fail": "FAIL"}
+_SMALL_JOB = {"enable_frame_interpolation": True, "enable_upscaling": True, "upscaling_scale": 2}
+_EPILOG = """\
+Every line is OK, warn (something is missing that only some work needs) or FAIL (the main job,
+making a video smoother and larger, cannot run here). Without --online no network is asked.
+
+exit codes: 0 the main job runs · 69 it does not
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Offer the command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "doctor",
+        help="what this machine has, and whether the main job runs",
+        description="Look at versions, devices, memory, codecs and weights, then make a tiny "
+        "video smoother and larger to see whether that works.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument("--online", action="store_true", help="also ask the hub if it answers")
+    parser.set_defaults(command=_command)
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    findings = examine(online=bool(arguments.online))
+    sys.stdout.write(as_json(findings) if arguments.json else as_text(findings))
+    return Exit.OK if main_job_runs(findings) else Exit.UNAVAILABLE
+
+
+def examine(*, online: bool = False) -> list[Finding]:
+    """Look at everything; without `online`, no network is asked."""
+    checks: list[Callable[[], Iterable[Finding]]] = [
+        describe_machine,
+        describe_media,
+        describe_live,
+        describe_weights,
+    ]
+    if online:
+        checks.append(describe_hub)
+    checks.append(_try_main_job)
+    return [finding for check in checks for finding in check()]
+
+
+def main_job_runs(findings: Iterable[Finding]) -> bool:
+    """Whether nothing that was found stands in the way of the main job."""
+    return all(finding.verdict != "fail" for finding in findings)
+
+
+def as_text(findings: list[Finding]) -> str:
+    """One line for each finding: verdict, name, text."""
+    width = max(len(finding.name) for finding in findings)
+    lines = [
+        f"{_MARKS[found.verdict]:<5} {found.name:<{width}}  {found.text}" for found in findings
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_json(findings: list[Finding]) -> str:
+    """All findings as one object; ``ok`` tells whether the main job runs."""
+    document = {
+        "schema": "upframe.doctor/1",
+        "ok": main_job_runs(findings),
+        "findings": [finding.as_dict() for finding in findings],
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _try_main_job() -> Iterable[Finding]:
+    """Interpolate and enlarge three small frames with sound, from file to file."""
+    name = "main job"
+    try:
+        with tempfile.TemporaryDirectory(prefix="upframe-doctor-") as folder:
+            report = run(_small_request(Path(folder)), announce=False)
+    except (MediaError, FilterError, OSError) as error:
+        yield fail(name, f"does not run: {error}")
+        return
+    if report.frames_out != 5:
+        yield fail(name, f"3 frames became {report.frames_out}, not 5")
+        return
+    yield ok(
+        name,
+        f"3 frames became {report.frames_out}, {report.output.width}x{report.output.height}, "
+        f"in {report.seconds:.1f} s",
+        seconds=report.seconds,
+    )
+    if report.warnings:
+        yield warn(name, "; ".join(report.warnings))
+
+
+def _small_request(folder: Path) -> RunRequest:
+    source = folder / "source.mp4"
+    write_demo_clip(source, width=64, height=48, rate=Fraction(10), num_frames=3)
+    device = resolve_device()
+    return RunRequest(
+        source=str(source),
+        sink=str(folder / "result.mp4"),
+        filters=FilterOptions.model_validate(_SMALL_JOB),
+        runtime=Runtime(device, resolve_precision("auto", device), "builtin"),
+    )

@@ -1,0 +1,261 @@
+"""`upframe jobs`: give work to the daemon, see it, follow it, stop it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os.path
+import re
+import secrets
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..errors import UsageError
+from ..exits import Exit
+from ..jobs.client import Place, asked, find_place
+from ..jobs.model import DaemonAbsent, Work
+from ..jobs.protocol import Cancel, List, Retry, Show, Status, Submit, Watch
+from ..jobs.public import shown, shown_body
+from ..jobs.store import STATES, JobStore
+from .arguments import (
+    add_encoder_arguments,
+    add_filter_arguments,
+    add_media_arguments,
+    encoder_options_of,
+    filter_options_of,
+)
+from .job_display import Bars, console, counts_text, print_details, print_jobs
+
+_ROWS = 50  # of the table, unless more are asked for
+
+_EPILOG = """\
+examples:
+  upframe jobs submit film.mkv large.mkv --interpolate 1 --upscale 2
+  upframe jobs list
+  upframe jobs watch
+  upframe jobs show film-3f9a1c
+  upframe jobs retry --failed
+
+The daemon is found by --config or --socket, else in /var/lib/upframe. Where none runs, list and
+show read its store.
+
+exit codes: 0 done · 64 the state of the job does not allow it · 66 no such job · 69 no daemon
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Offer the command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "jobs",
+        help="give work to the daemon, see it, follow it, stop it",
+        description="Speak with the daemon that `upframe serve` runs.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    _add_submit(actions)
+    listing = _action(actions, "list", _list, "list jobs: running, queued, ended")
+    listing.add_argument("--state", action="append", choices=STATES, help="(all); may be repeated")
+    listing.add_argument(
+        "--limit", type=int, metavar="N", help=f"rows, 0 for all ({_ROWS}; of JSON all)"
+    )
+    _action(actions, "show", _show, "all that is known of a job").add_argument("id", metavar="ID")
+    _action(actions, "cancel", _cancel, "stop a job").add_argument("id", metavar="ID")
+    retry = _action(actions, "retry", _retry, "queue a job again that failed or was cancelled")
+    retry.add_argument("id", metavar="ID", nargs="?")
+    retry.add_argument("--failed", action="store_true", help="all that have failed")
+    watch = _action(actions, "watch", _watch, "follow jobs: all, or some until they have ended")
+    watch.add_argument("ids", metavar="ID", nargs="*")
+    _action(actions, "status", _status, "what the daemon says of itself")
+
+
+def _action(actions: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="of the daemon")
+    parser.add_argument("--socket", type=Path, metavar="FILE", help="of the daemon")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _add_submit(actions: Any) -> None:
+    parser = _action(actions, "submit", _submit, "give the daemon a job; prints its id")
+    parser.add_argument("source", help="a file, a numbered sequence or a URL")
+    parser.add_argument("sink", help="where the result shall be")
+    parser.add_argument("--id", help="of the job: letters, digits, '.', '_', '-' (made up)")
+    parser.add_argument(
+        "--priority", type=int, default=0, metavar="N", help="the highest goes first (0)"
+    )
+    add_filter_arguments(parser)
+    add_encoder_arguments(parser)
+    add_media_arguments(parser)
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    try:
+        work = Work(
+            source=_absolute(arguments.source),
+            sink=_absolute(arguments.sink),
+            filters=filter_options_of(arguments),
+            encoder=encoder_options_of(arguments),
+            container=arguments.format,
+            overwrite=arguments.overwrite,
+            strict_streams=arguments.strict_streams,
+            deinterlace=arguments.deinterlace,
+            framerate=None if arguments.framerate is None else str(arguments.framerate),
+        )
+        id = arguments.id or _made_up_id(work.source)  # noqa: A001
+        request = Submit(id=id, work=work, priority=arguments.priority)
+    except ValidationError as error:
+        raise UsageError("; ".join(_fault(dict(fault)) for fault in error.errors())) from error
+    with asked(_place(arguments).socket, request) as answer:
+        end = answer.result()
+    if arguments.json:
+        _print_json(end["job"])
+        return Exit.OK
+    sys.stdout.write(f"{end['job']['id']}\n")
+    if not end["new"]:
+        sys.stderr.write(f"upframe: it is known already, and {end['job']['state']}\n")
+    return Exit.OK
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    limit: int | None = arguments.limit if arguments.limit is not None else _ROWS
+    if arguments.limit == 0 or (arguments.json and arguments.limit is None):
+        limit = None
+    jobs, counts = _listed(arguments, limit)
+    if arguments.json:
+        _print_json_list(jobs)
+        return Exit.OK
+    out = console()
+    if jobs:
+        print_jobs(jobs, out)
+    states = arguments.state or STATES
+    left = sum(counts[state] for state in states) - len(jobs)
+    more = f" · {left:,} more are not shown (--limit 0)" if left > 0 else ""
+    out.print(f"{counts_text(counts)}{more}", style="dim")
+    return Exit.OK
+
+
+def _listed(
+    arguments: argparse.Namespace, limit: int | None
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Get jobs and counts from the daemon, or where none runs from its store."""
+    place = _place(arguments)
+    states = None if arguments.state is None else tuple(arguments.state)
+    try:
+        with asked(place.socket, List(states=states, limit=limit)) as answer:
+            return list(answer), answer.end
+    except DaemonAbsent as absent:
+        with _store_without_daemon(place, absent) as store:
+            bodies = store.bodies(states, limit)
+            counts = {str(state): number for state, number in store.counts().items()}
+            return [json.loads(shown_body(body)) for body in bodies], counts
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    place = _place(arguments)
+    try:
+        with asked(place.socket, Show(id=arguments.id)) as answer:
+            job = answer.result()
+    except DaemonAbsent as absent:
+        with _store_without_daemon(place, absent) as store:
+            job = shown(store.get(arguments.id))
+    if arguments.json:
+        _print_json(job)
+    else:
+        print_details(job, console())
+    return Exit.OK
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    with asked(_place(arguments).socket, Cancel(id=arguments.id)) as answer:
+        job = answer.result()
+    _tell([job], arguments)
+    return Exit.OK
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    if (arguments.id is None) != arguments.failed:
+        raise UsageError("give the ID of a job or --failed, one of them")
+    with asked(_place(arguments).socket, Retry(id=arguments.id)) as answer:
+        jobs = list(answer)
+    _tell(jobs, arguments)
+    return Exit.OK
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    request = Watch(ids=tuple(arguments.ids) or None)
+    ended: dict[str, Any] = {}
+    with asked(_place(arguments).socket, request) as answer, Bars(console()) as bars:
+        for change in answer:
+            if arguments.json:
+                sys.stdout.write(json.dumps(change) + "\n")
+                sys.stdout.flush()
+            else:
+                bars.show(change)
+            ended[change["job"]["id"]] = change["job"]["error"]
+    codes = [error["code"] for error in ended.values() if error]
+    return codes[0] if codes and arguments.ids else Exit.OK
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    with asked(_place(arguments).socket, Status()) as answer:
+        _print_json(answer.result())
+    return Exit.OK
+
+
+def _store_without_daemon(place: Place, absent: DaemonAbsent) -> JobStore:
+    if not os.access(place.store, os.R_OK):
+        raise absent
+    store = JobStore(place.store, read_only=True)
+    sys.stderr.write("upframe: no daemon is running; this is what it has recorded\n")
+    return store
+
+
+def _tell(jobs: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        _print_json_list(jobs)
+        return
+    for job in jobs:
+        sys.stdout.write(f"{job['id']}: {job['state']}\n")
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def _print_json_list(jobs: Iterable[Any]) -> None:
+    """Write an array, an element a line."""
+    separator = "["
+    for job in jobs:
+        sys.stdout.write(f"{separator}\n{json.dumps(job)}")
+        separator = ","
+    sys.stdout.write("[]\n" if separator == "[" else "\n]\n")
+
+
+def _place(arguments: argparse.Namespace) -> Place:
+    return find_place(arguments.config, arguments.socket)
+
+
+def _absolute(text: str) -> str:
+    """The daemon has a working directory of its own."""
+    if text == "-":
+        raise UsageError("a job has no stdin and stdout: give a file or a URL, not '-'")
+    return text if "://" in text else os.path.abspath(text)
+
+
+def _made_up_id(source: str) -> str:
+    """Make an id that people recognise, and that nobody else makes."""
+    stem = os.path.splitext(os.path.basename(source))[0]
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:40]
+    return f"{slug or 'job'}-{secrets.token_hex(4)}"
+
+
+def _fault(fault: dict[str, Any]) -> str:
+    name = "--" + str(fault["loc"][-1]).replace("_", "-") if fault["loc"] else "the job"
+    return f"{name}: {fault['msg']}, got {fault['input']!r}"

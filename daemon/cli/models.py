@@ -1,0 +1,179 @@
+"""`upframe models`: which weights are here, fetch more, and say what a file of weights is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ...filters.errors import CheckpointRejected
+from ...filters.hub import list_cached, sha256_of
+from ...filters.weights import (
+    BUILTIN,
+    REAL_ESRGAN,
+    RIFE,
+    WEIGHT_SUFFIXES,
+    DefaultWeights,
+    Weights,
+    load_state_dict,
+    resolve_weights,
+)
+from ..errors import UsageError
+
+_DEFAULTS = (RIFE, REAL_ESRGAN)
+# Where nobody says for which filter, a folder or repository may hold the weights of either.
+_EITHER = DefaultWeights(
+    repo_id="",
+    filename="",
+    builtin="",
+    filenames=RIFE.filenames + REAL_ESRGAN.filenames,
+    sole_suffixes=REAL_ESRGAN.sole_suffixes,
+)
+_LISTED_BYTES = 2**28
+"""Larger files in the cache are nothing that a filter here could load."""
+
+_EPILOG = """\
+examples:
+  upframe models list
+  upframe models pull                          the default weights of both filters
+  upframe models pull owner/name:file.pth
+  upframe models check file.pth folder builtin
+
+Names are those of the model path options: a file, a folder, owner/name, owner/name:file, builtin.
+HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are heeded.
+
+exit codes: 0 done · 65 not weights of a filter here · 69 not to be had
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Offer the command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "models",
+        help="list, fetch and check weights",
+        description="Weights of the filters: list those on this machine, fetch others from the "
+        "hub, or say what a file is.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="built-in, default and cached weights")
+    listing.add_argument("--json", action="store_true", help="print the list as JSON")
+    listing.set_defaults(command=_list)
+    pull = actions.add_parser("pull", help="fetch weights from the hub into its cache")
+    pull.add_argument("name", nargs="*", help="owner/name or owner/name:file (both defaults)")
+    pull.set_defaults(command=_pull)
+    check = actions.add_parser("check", help="load weights strictly and say what they are")
+    check.add_argument("name", nargs="+", help="a file, a folder, a hub name, or 'builtin'")
+    check.set_defaults(command=_check)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One line of the list."""
+
+    kind: str
+    """``builtin``, ``default`` or ``cached``."""
+    name: str
+    path: Path | None
+    """None where the hub was never asked for it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All there is to know of it, for machines."""
+        entry: dict[str, Any] = {"kind": self.kind, "name": self.name, "path": None}
+        if self.path is not None:
+            entry |= {"path": str(self.path), "bytes": self.path.stat().st_size}
+            entry |= {"sha256": sha256_of(self.path)}
+        return entry
+
+
+def list_models() -> list[Listed]:
+    """List the built-in weights, the defaults whether cached or not, and what else is cached."""
+    builtin = [Listed("builtin", default.builtin, default.builtin_path) for default in _DEFAULTS]
+    cached = dict(list_cached(WEIGHT_SUFFIXES))
+    defaults = [Listed("default", d.name, cached.pop(d.name, None)) for d in _DEFAULTS]
+    others = [
+        Listed("cached", name, path)
+        for name, path in cached.items()
+        if path.stat().st_size <= _LISTED_BYTES
+    ]
+    return builtin + defaults + others
+
+
+def describe(weights: Weights) -> str:
+    """Load weights strictly and say which network they are of.
+
+    Raises:
+        CheckpointRejected: if no filter here can use them.
+    """
+    try:
+        return _describe(load_state_dict(weights.path))
+    except CheckpointRejected as error:
+        text = str(error)
+        if str(weights.path) in text:
+            raise
+        raise CheckpointRejected(f"{weights.path}: {text}") from error
+
+
+def _describe(state: dict[str, Tensor]) -> str:
+    # loading the networks takes a while, listing and fetching need none of it
+    from ...filters.interpolate.checkpoint import load_ifnet
+    from ...filters.upscale.checkpoint import load_upscaler
+
+    size = f"{sum(value.numel() for value in state.values()) / 1e6:.2f} million weights"
+    if any(re.match(r"(module\.)?(block\d|encode\.)", key) for key in state):
+        load_ifnet(state)
+        return f"RIFE 4.22.lite, interpolation, {size}"
+    network = load_upscaler(state)
+    return f"{type(network).__name__}, enlarging x{network.scale}, {size}"
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    entries = [entry.as_dict() for entry in list_models()]
+    if arguments.json:
+        sys.stdout.write(json.dumps(entries, indent=2) + "\n")
+        return 0
+    width = max(len(entry["name"]) for entry in entries)
+    for entry in entries:
+        state = "not fetched; upframe models pull"
+        if entry["path"] is not None:
+            state = f"{entry['bytes'] / 1e6:7.2f} MB  {entry['sha256']}  {entry['path']}"
+        sys.stdout.write(f"{entry['kind']:<8} {entry['name']:<{width}}  {state}\n")
+    return 0
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    names: list[str] = arguments.name
+    pulls = [(name, _EITHER) for name in names] or [(None, default) for default in _DEFAULTS]
+    for name, default in pulls:
+        weights = resolve_weights(name, default, "hub") if name != BUILTIN else None
+        if weights is None or weights.origin != "hub":
+            raise UsageError(f"{name} is on this machine; pull takes owner/name or owner/name:file")
+        _say(weights)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    names: list[str] = arguments.name
+    for name in names:
+        for weights in _named(name):
+            _say(weights)
+    return 0
+
+
+def _named(name: str) -> Iterator[Weights]:
+    for default in _DEFAULTS if name == BUILTIN else (_EITHER,):
+        yield resolve_weights(name, default)
+
+
+def _say(weights: Weights) -> None:
+    text = f"{weights.name}: {describe(weights)}\n  {weights.path}\n  SHA-256 {weights.sha256}\n"
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,288 @@
+"""`upframe pipe`: video in on stdin, smoother and larger out on stdout, and nothing but video."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from ...filters.chain import BuiltFilter, build_filters
+from ...filters.device import Runtime
+from ...filters.frame import StreamInfo
+from ...filters.options import FilterOptions
+from ...io.errors import MediaError, ReaderGone, TruncatedMedia
+from ...io.pipes import (
+    FORMATS,
+    PipeFormat,
+    PipeSink,
+    PipeSource,
+    check_pipe_sink,
+    open_pipe_sink,
+    open_pipe_source,
+)
+from ...io.rawvideo.bytestream import RawStream
+from ..convert.compute import Compute
+from ..convert.conversion import execute
+from ..convert.pipeline import Pipeline
+from ..convert.progress import STYLES, Display, Lines, Snapshot, display_for
+from ..convert.report import Report, kept_warnings, make_report
+from ..errors import Stopped, UsageError
+from .arguments import add_filter_arguments, add_runtime_arguments, filter_options_of, runtime_of
+
+log = logging.getLogger("upframe.pipe")
+
+
+# Standard input and output as raw streams that hold nothing but video.
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+
+@contextmanager
+def standard_streams() -> Generator[tuple[FileIO, FileIO]]:
+    """Give stdin and stdout, unbuffered.
+
+    Meanwhile descriptor 1 is stderr: whatever any library prints cannot get between the frames.
+
+    Raises:
+        UsageError: if one of the two is a terminal, or closed.
+    """
+    if sys.__stdin__ is None or sys.__stdout__ is None:
+        # its number is free, and whatever is opened first gets it: do not look at that
+        name = "stdin" if sys.__stdin__ is None else "stdout"
+        raise UsageError(f"{name} is closed, wanted a pipe or a file")
+    if os.isatty(_STDIN):
+        raise UsageError("stdin is a terminal, wanted video: ffmpeg -i … -f nut - | upframe pipe …")
+    if os.isatty(_STDOUT):
+        raise UsageError("stdout is a terminal, video would fill it: upframe pipe … | mpv -")
+    stdin = FileIO(_STDIN, "rb", closefd=False)  # a thread may still be reading it at the end
+    with FileIO(os.dup(_STDOUT), "wb") as stdout:
+        _send_prints_to_stderr()
+        try:
+            yield stdin, stdout
+        finally:
+            os.dup2(stdout.fileno(), _STDOUT)
+
+
+def _send_prints_to_stderr() -> None:
+    try:
+        os.dup2(_STDERR, _STDOUT)
+    except OSError:  # there is no stderr
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, _STDOUT)
+        os.close(nowhere)
+
+
+_EPILOG = """\
+examples (set -o pipefail, so that a failure anywhere is seen):
+  ffmpeg -v error -i in.mkv -f yuv4mpegpipe -strict -1 - | upframe pipe --interpolate 1 \\
+    | ffmpeg -i - -c:v libx264 -crf 18 out.mp4
+  ffmpeg -v error -i in.mkv -f yuv4mpegpipe - | upframe pipe --upscale 2 \\
+    | x264 --demuxer y4m --crf 18 -o out.264 -
+  vspipe -c y4m script.vpy - | upframe pipe --interpolate 1 | x265 --y4m --input - -o out.hevc
+  ffmpeg -v error -i in.mkv -f yuv4mpegpipe -strict -1 - | upframe pipe --interpolate 1 \\
+    | SvtAv1EncApp -i stdin -b out.ivf
+  ffmpeg -v error -i in.mkv -f nut -c:v rawvideo - | upframe pipe --interpolate 1 | mpv -
+
+y4m has a constant rate and, of colour, only the range. nut keeps time stamps, but no colour.
+matroska keeps both; more than 8 bits are FFV1 there. A reader that closes stdout early ends
+the work with one line and code 141; an input that ends inside a frame with code 65.
+N frames become (N-1)*2^EXP+1; the last one is not repeated.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PipeRequest:
+    """What to do between two streams."""
+
+    filters: FilterOptions
+    runtime: Runtime
+    input_format: PipeFormat | Literal["auto"] = "auto"
+    format: PipeFormat | None = None
+    """Of the output; None: the input's."""
+    expected_frames: int | None = None
+    deinterlace: Literal["auto", "on", "off"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it."""
+
+    report: Report
+    ended_by: MediaError | Stopped | None
+    """What ended the work early; the frames before that are whole, and have gone out."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Offer the command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "pipe",
+        help="stdin → stdout: y4m, nut, matroska",
+        description="Interpolate and enlarge a stream between two programs. Progress, warnings "
+        "and errors go to stderr.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_filter_arguments(parser)
+    _add_stream_arguments(parser)
+    add_runtime_arguments(parser)
+    group = parser.add_argument_group("watching")
+    group.add_argument("--progress", default="auto", choices=STYLES, help="on stderr (auto)")
+    group.add_argument("--report", type=Path, metavar="FILE", help="write what was done, as JSON")
+    parser.set_defaults(command=_command)
+
+
+def _add_stream_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("input and output")
+    group.add_argument("--format", choices=FORMATS, help="of the output (the input's)")
+    group.add_argument(
+        "--input-format", default="auto", choices=("auto", *FORMATS), help="of the input (auto)"
+    )
+    group.add_argument(
+        "--expect-frames",
+        type=int,
+        metavar="N",
+        help="fail, with code 65, where the input has fewer frames; what there is goes out",
+    )
+    group.add_argument(
+        "--allow-early-close",
+        action="store_true",
+        help="end with code 0, not 141, where the reader has had enough, as in '| head'",
+    )
+    group.add_argument(
+        "--deinterlace", default="auto", choices=("auto", "on", "off"), help="(auto)"
+    )
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    request = _request_of(arguments)
+    with standard_streams() as (stdin, stdout):
+        outcome = pipe(request, stdin, stdout, display_for(arguments.progress))
+    if arguments.report is not None:
+        outcome.report.write(cast("Path", arguments.report))
+    if isinstance(outcome.ended_by, ReaderGone) and arguments.allow_early_close:
+        sys.stderr.write(f"upframe: {outcome.ended_by}\n")
+        return 0
+    if outcome.ended_by is not None:
+        raise outcome.ended_by
+    sys.stderr.write(f"upframe: {outcome.report.summary}\n")
+    return 0
+
+
+def _request_of(arguments: argparse.Namespace) -> PipeRequest:
+    expected = cast("int | None", arguments.expect_frames)
+    if expected is not None and expected < 1:
+        raise UsageError(f"--expect-frames must be at least 1, got {expected}")
+    return PipeRequest(
+        filters=filter_options_of(arguments),
+        runtime=runtime_of(arguments),
+        input_format=arguments.input_format,
+        format=arguments.format,
+        expected_frames=expected,
+        deinterlace=arguments.deinterlace,
+    )
+
+
+def pipe(request: PipeRequest, stdin: RawStream, stdout: RawStream, display: Display) -> Outcome:
+    """Filter a stream: read its header, load the weights, write the header, then the frames.
+
+    Raises:
+        UnsupportedMedia: if the input is none of ours, or the output cannot hold it; nothing was
+            written then.
+        MediaError: if the output cannot be written.
+        FilterError: if weights or the device are not to be had, or a frame is too large.
+    """
+    with kept_warnings() as warned, ExitStack() as stack:
+        source = open_pipe_source(
+            stdin,
+            request.input_format,
+            deinterlace=request.deinterlace,
+            expected_frames=request.expected_frames,
+        )
+        stack.callback(source.close)
+        format_name = request.format or source.format
+        check_pipe_sink(format_name, source.info)
+        filters = build_filters(request.filters, request.runtime)
+        compute = _compute(request, source, filters)
+        sink = _open_sink(stdout, format_name, compute.info)
+        stack.pop_all()  # from here on the thread that reads the source closes it
+        pipeline = Pipeline(
+            source,
+            compute,
+            sink,
+            keep_truncated=True,
+            keep_stopped=True,
+            interrupt=source.interrupt,
+            staging=compute,
+        )
+        ended_by = _execute(pipeline, sink, compute.info.num_frames, display)
+        for message in source.warnings():
+            log.warning("%s", message)
+        report = make_report(
+            source=f"stdin ({source.format})",
+            sink=f"stdout ({format_name})",
+            flow=pipeline.flow,
+            counters=compute.statistics(),
+            incoming=source.info,
+            outgoing=compute.info,
+            runtime=request.runtime,
+            filters=filters,
+            warnings=[*warned.messages, *([] if ended_by is None else [str(ended_by)])],
+        )
+    return Outcome(report, ended_by)
+
+
+def _compute(request: PipeRequest, source: PipeSource, filters: Sequence[BuiltFilter]) -> Compute:
+    options = request.filters
+    return Compute(
+        source.info,
+        (built.filter for built in filters),
+        pix_fmt=source.info.pix_fmt,
+        device=request.runtime.device,
+        detect_cuts=options.enable_frame_interpolation and options.scene_detection,
+    )
+
+
+def _open_sink(stdout: RawStream, format_name: PipeFormat, info: StreamInfo) -> PipeSink:
+    try:
+        return open_pipe_sink(stdout, format_name, info)
+    except ReaderGone as error:
+        raise _reader_gone(0, info.num_frames) from error
+
+
+def _execute(
+    pipeline: Pipeline, sink: PipeSink, total: int | None, display: Display
+) -> MediaError | Stopped | None:
+    """Run, and give what ended it early but left whole frames behind."""
+    try:
+        execute(pipeline, total, _UntilReaderGone(display, sink))
+    except ReaderGone:
+        return _reader_gone(sink.num_written, total)
+    except (TruncatedMedia, Stopped) as error:
+        return error
+    return None
+
+
+def _reader_gone(num_written: int, total: int | None) -> ReaderGone:
+    due = " frames, more were due" if total is None else f" of {total} frames"
+    return ReaderGone(f"the reader closed stdout after {num_written}{due}")
+
+
+class _UntilReaderGone:
+    """Shows progress, but adds no line to the one that says that the reader is gone."""
+
+    def __init__(self, display: Display, sink: PipeSink) -> None:
+        self._display = display
+        self._sink = sink
+        self.interval_seconds = display.interval_seconds
+
+    def show(self, snapshot: Snapshot, *, ended: bool) -> None:
+        """Pass it on."""
+        if not (ended and self._sink.reader_gone and isinstance(self._display, Lines)):
+            self._display.show(snapshot, ended=ended)

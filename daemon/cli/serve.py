@@ -1,0 +1,132 @@
+"""`upframe serve`: the daemon, which takes jobs from folders, MQTT and the command line."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import faulthandler
+import logging
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+from ..config import Config, load_config, refusal
+from ..exits import exit_code_of
+from ..jobs.client import place_in
+from ..jobs.store import JobStore
+from ..service.checks import examine, examine_at_start, hidden_gpu
+from ..service.daemon import Daemon
+from ..service.lifecycle import StateLock, leave_within
+from ..service.logs import logging_as
+from ..service.systemd import Notifier
+
+log = logging.getLogger("upframe.serve")
+
+_LEAVE_SECONDS = 2.0
+"""From the end of all work to the end of the process."""
+
+_EPILOG = """\
+examples:
+  upframe serve --check --config upframe.toml
+  upframe serve --config /etc/upframe/upframe.toml
+
+signals: SIGTERM and SIGINT drain: what runs gets [jobs] drain_seconds to end, the rest stays
+queued, and live streams complete their files; a second one stops at once, and no job is lost
+either way. SIGHUP reads the file again.
+
+exit codes: 0 drained · 69 weights or device not to be had · 73 the state directory cannot be made
+75 another daemon has the state directory · 78 configuration · 130/143 stopped at once
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Offer the command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "serve",
+        help="the daemon: watched folders, live streams, MQTT and `upframe jobs`",
+        description="Run jobs from watched folders, from MQTT and from `upframe jobs submit`, and "
+        "keep live streams up, until told to stop. systemd/INSTALL.md tells how to run it as a "
+        "service.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", required=True, help="TOML; see systemd/upframe.toml"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only check file, folders, streams, devices, weights"
+    )
+    parser.set_defaults(command=_command)
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    path = cast("Path", arguments.config).absolute()
+    config = load_config(path)
+    if arguments.debug:
+        config = config.model_copy(update={"log": config.log.model_copy(update={"level": "debug"})})
+    return check(config, path) if arguments.check else serve(config, path)
+
+
+def check(config: Config, path: Path) -> int:
+    """Hold a configuration against this machine.
+
+    Raises:
+        ConfigError: names every key that would not work.
+    """
+    faults = list(examine(config))
+    if faults:
+        raise refusal(path, faults)
+    hidden = hidden_gpu(config.jobs.devices)
+    if hidden is not None:
+        sys.stderr.write(f"upframe: warning: {hidden}\n")
+    sys.stderr.write(f"upframe: {path} is fine: {_extent(config)}\n")
+    return 0
+
+
+def serve(config: Config, path: Path) -> int:
+    """Run the daemon until it is told to stop.
+
+    Raises:
+        ConfigError: if it cannot work as configured.
+        AlreadyRunning: if another daemon has the state directory.
+        StoreBroken: if the jobs cannot be read.
+        Stopped: if a second signal ended it at once.
+    """
+    faulthandler.enable()  # SIGABRT, with which systemd ends what hangs, then shows where
+    notifier = Notifier.from_environment()
+    faults = examine_at_start(config)
+    if faults:
+        raise refusal(path, faults)
+    with (
+        logging_as(config.log) as logs,
+        StateLock(config.state_dir),
+        JobStore(place_in(config.state_dir).store) as store,
+    ):
+        log.info("%s read: %s", path, _extent(config))
+        hidden = hidden_gpu(config.jobs.devices)
+        if hidden is not None:
+            log.warning("%s", hidden)
+        return _run(Daemon(config, path, store, notifier, logs))
+
+
+def _run(daemon: Daemon) -> int:
+    with asyncio.Runner() as runner:
+        try:
+            code = runner.run(daemon.run())
+        except BaseException as error:
+            leave_within(_LEAVE_SECONDS, exit_code_of(error))
+            raise
+        leave_within(_LEAVE_SECONDS, code)
+        return code
+
+
+def _extent(config: Config) -> str:
+    """In a few words, what a configuration asks for."""
+    parts = [f"{len(config.watch)} watched folder{'' if len(config.watch) == 1 else 's'}"]
+    if config.live:
+        parts.append(f"{len(config.live)} live stream{'' if len(config.live) == 1 else 's'}")
+    if config.mqtt is not None:
+        parts.append(f"MQTT at {config.mqtt.host}")
+    if config.http is not None:
+        parts.append(f"HTTP at {config.http.listen}")
+    return ", ".join([*parts, f"state in {config.state_dir}"])

@@ -1,0 +1,172 @@
+"""The `verify` command: prove a result, by itself or against the input it was made from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+from ...io.check import Inspection, count_decoded, inspect
+from ...io.decode.container import find_target
+from ...io.errors import SourceMissing, UnsupportedMedia
+from ...io.verify import TOLERANCE_SECONDS, Expected, Finding, check, close, equal, raise_failed
+
+SCHEMA = "upframe.verify/1"
+MAX_EXP = 6
+"""Frames per gap are doubled at most this often."""
+
+_EPILOG = """\
+examples:
+  upframe verify smooth.mp4                            readable, every frame with a time of its own
+  upframe verify smooth.mp4 --decode                   and every frame decodes
+  upframe verify smooth.mp4 --against film.mp4         and frames, duration, tags and sound agree
+  upframe verify smooth.mp4 --report report.json       and it is what the report of its run says
+
+Ends with 0 if all is well, 70 if something is not, 65 or 66 if the file cannot be read at all.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Offer the command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "verify",
+        help="prove a result: frames, duration, streams, tags, sound offset",
+        description="Read a finished file back and say what it is, and whether that is right.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("output", help="the file to prove")
+    parser.add_argument("--against", metavar="INPUT", help="the file that it was made from")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="the report of the run")
+    parser.add_argument("--decode", action="store_true", help="decode every frame")
+    parser.add_argument("--json", action="store_true", help="answer in JSON")
+    parser.set_defaults(command=_command)
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    findings = verify(
+        arguments.output,
+        against=arguments.against,
+        report=_read_report(arguments.report) if arguments.report else None,
+        decode=arguments.decode,
+    )
+    if arguments.json:
+        answer = {
+            "schema": SCHEMA,
+            "output": arguments.output,
+            "ok": all(finding.ok for finding in findings),
+            "findings": [asdict(finding) for finding in findings],
+        }
+        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
+    else:
+        sys.stdout.writelines(f"{'ok' if one.ok else 'BAD':4} {one}\n" for one in findings)
+    raise_failed(findings)
+    return 0
+
+
+def verify(
+    output: str,
+    *,
+    against: str | None = None,
+    report: Mapping[str, Any] | None = None,
+    decode: bool = False,
+) -> list[Finding]:
+    """Check a finished file.
+
+    Args:
+        output: path of the file.
+        against: path of the file that it was made from.
+        report: what `upframe run --report` wrote.
+        decode: whether to decode every frame.
+
+    Returns:
+        All that was checked; the caller looks for what is not ok.
+
+    Raises:
+        SourceMissing, UnsupportedMedia, TruncatedMedia: if a file cannot be read at all.
+        VerificationFailed: if it holds no video, or breaks off.
+    """
+    found = find_target(output)
+    got = inspect(found)
+    source = inspect(find_target(against)) if against else None
+    findings = check(got, expected_of(source) if source else Expected())
+    if not any(finding.name == "frames" for finding in findings):
+        findings.insert(0, _frames(got, source))
+    if got.num_promised:
+        there = got.times.num_frames + got.times.num_hidden
+        findings.append(equal("frames of the header", got.num_promised, there))
+    if source is None:
+        findings += _described(got)
+    if report is not None:
+        findings += _check_report(got, report)
+    if decode:
+        findings.append(equal("frames that decode", got.times.num_frames, count_decoded(found)))
+    return findings
+
+
+def expected_of(source: Inspection) -> Expected:
+    """Say what must be the same in an output as in its input."""
+    tags, times = source.tags, source.times
+    return Expected(
+        duration_seconds=times.duration_seconds if times.last_duration else None,
+        streams={kind: source.num_streams[kind] for kind in ("audio", "subtitle")},
+        color=tags.color if tags else None,
+        sample_aspect_ratio=tags.sample_aspect_ratio if tags else None,
+        rotation=tags.rotation if tags else None,
+        sound=times.sound.after(times.start_seconds) if times.sound and times.pts else None,
+        # both ends may be in containers that round to 1 ms
+        tolerance_seconds=TOLERANCE_SECONDS,
+    )
+
+
+def _frames(got: Inspection, source: Inspection | None) -> Finding:
+    """Check that N frames became (N-1)·2^exp+1, for whatever exp."""
+    count = got.times.num_frames
+    if source is None:
+        return Finding("frames", "at least 1", str(count), count > 0)
+    gaps = max(source.times.num_frames - 1, 0)
+    wanted = [gaps * 2**exp + 1 for exp in range(MAX_EXP + 1)]
+    return Finding("frames", f"one of {wanted}", str(count), count in wanted)
+
+
+def _described(got: Inspection) -> list[Finding]:
+    """Say what a file is where nothing tells what it should be."""
+    lasts = got.times.duration_seconds if got.times.pts else Fraction(0)
+    facts = {
+        "duration": f"{float(lasts):.6f} s",
+        "size": f"{got.width}x{got.height}",
+        "streams": ", ".join(f"{count} {kind}" for kind, count in got.num_streams.items()),
+    }
+    return [Finding(name, "anything", value, ok=True) for name, value in facts.items()]
+
+
+def _check_report(got: Inspection, report: Mapping[str, Any]) -> list[Finding]:
+    """Compare with what a run said it wrote."""
+    output = cast("Mapping[str, Any]", report["output"])
+    findings = [equal("frames of the report", report["frames_out"], got.times.num_frames)]
+    size = f"{output['width']}x{output['height']}"
+    findings.append(equal("size of the report", size, f"{got.width}x{got.height}"))
+    if output.get("rate") and len(got.times.pts) > 1:
+        rate = Fraction(output["rate"])
+        wanted = (len(got.times.pts) - 1) / rate
+        tolerance = TOLERANCE_SECONDS + 1 / rate / 10  # a constant rate may jitter this much
+        got_seconds = got.times.last_start_seconds
+        findings.append(close("last frame at, of the report", wanted, got_seconds, tolerance))
+    return findings
+
+
+def _read_report(path: Path) -> Mapping[str, Any]:
+    try:
+        report = json.loads(path.read_text())
+    except OSError as error:
+        raise SourceMissing(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UnsupportedMedia(f"{path}: not a report: {error}") from error
+    if not isinstance(report, dict) or not {"frames_out", "output"} <= report.keys():
+        raise UnsupportedMedia(f"{path}: not a report of upframe run")
+    return cast("Mapping[str, Any]", report)

@@ -1,0 +1,422 @@
+"""The configuration of `upframe serve`: one TOML file, strict, every key described here.
+
+The sample file `systemd/upframe.toml` names every key with its default; a test holds them equal.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from ..filters.options import FilterOptions, Policy
+from ..io.encode.options import EncoderOptions
+from ..io.redaction import redacted
+from .errors import ConfigError, UsageError
+from .jobs.model import Origin
+from .live.levels import parse_levels
+from .live.options import LiveOptions, Name
+
+Stage = Literal["loading", "streaming", "publishing"]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+TopicLevel = Annotated[str, StringConstraints(pattern=r"^[^/+#$\x00][^/+#\x00]*$", max_length=64)]
+
+_STAGE_SECONDS: dict[Stage, float] = {"loading": 600.0, "streaming": 300.0, "publishing": 600.0}
+
+
+class Section(BaseModel):
+    """A part of the file: unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobsConfig(Section):
+    """How jobs are run, and what a request may touch."""
+
+    slots: int | None = Field(
+        default=None, ge=1, le=64, description="jobs at once; without it one for each device"
+    )
+    devices: tuple[str, ...] = Field(
+        default=("auto",), min_length=1, description="auto, cpu, cuda:N; slots take them in turn"
+    )
+    precision: Precision = "auto"
+    roots: tuple[Path, ...] = Field(
+        default=(), description="folders that requests may name; none: no file by MQTT"
+    )
+    allowed_schemes: tuple[str, ...] = ("file", "rtsp", "http", "https")
+    attempts: int = Field(default=3, ge=1, le=1000, description="before a job counts as failed")
+    retry_delays: tuple[Seconds, ...] = Field(
+        default=(5.0, 30.0), min_length=1, description="before attempt 2, 3, …; the last repeats"
+    )
+    drain_seconds: Seconds = Field(
+        default=60.0, description="that running jobs get to end after SIGTERM"
+    )
+    stage_seconds: dict[Stage, Seconds] = Field(
+        default=_STAGE_SECONDS,
+        description="without any progress, after which a worker counts as hung",
+    )
+    recycle_jobs: int = Field(default=200, ge=1, description="after which a worker is replaced")
+    recycle_mebibytes: int = Field(
+        default=8192, ge=64, description="of resident memory, from which a worker is replaced"
+    )
+    keep_days: float = Field(default=30.0, gt=0, description="that ended jobs are remembered")
+
+    @field_validator("stage_seconds")
+    @classmethod
+    def _keep_other_defaults(cls, given: dict[Stage, float]) -> dict[Stage, float]:
+        return _STAGE_SECONDS | given
+
+    @field_validator("roots")
+    @classmethod
+    def _must_be_absolute(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(_absolute(root) for root in roots)
+
+
+class WatchConfig(Section):
+    """One watched folder."""
+
+    input: Path
+    output: Path
+    filters: FilterOptions
+    encoder: EncoderOptions = Field(default_factory=lambda: EncoderOptions.model_validate({}))
+    container: str | None = Field(
+        default=None, description="extension of the outputs, such as mkv (the input's)"
+    )
+    recursive: bool = True
+    include: tuple[str, ...] = Field(
+        default=(), description="globs of names; none: every name of a media file"
+    )
+    exclude: tuple[str, ...] = Field(default=(), description="globs, beside the built-in ones")
+    stable_seconds: Annotated[float, Field(gt=0)] = 10.0
+    scan_seconds: Annotated[float, Field(gt=0)] = Field(
+        default=60.0, description="from one full scan to the next, give or take a quarter"
+    )
+    on_existing: Literal["skip", "overwrite", "suffix", "if-newer"] = "skip"
+    on_done: Literal["keep", "move", "delete"] = "keep"
+    done_dir: Path | None = None
+    on_failed: Literal["leave", "move"] = "leave"
+    failed_dir: Path | None = None
+    priority: int = Field(default=0, ge=-1000, le=1000)
+    mode: Literal["auto", "events", "poll"] = "auto"
+
+    @field_validator("input", "output", "done_dir", "failed_dir")
+    @classmethod
+    def _must_be_absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else _absolute(path)
+
+    @model_validator(mode="after")
+    def _check_folders(self) -> Self:
+        if not self.filters.any_enabled:
+            raise ValueError("filters: none is enabled")
+        if self.on_done == "move" and self.done_dir is None:
+            raise ValueError('on_done = "move" needs done_dir')
+        if self.on_failed == "move" and self.failed_dir is None:
+            raise ValueError('on_failed = "move" needs failed_dir')
+        return self
+
+
+class LiveConfig(LiveOptions, frozen=True, extra="forbid"):
+    """One live stream, kept up for as long as the daemon runs."""
+
+    name: Name = Field(description="unique; on the slate, in topics, metrics and the log")
+    input: str = Field(description="a URL, a device such as /dev/video0, or a file")
+    output: str = Field(description="a URL, a file, or a name with fields of strftime")
+    filters: FilterOptions
+    encoder: EncoderOptions = Field(default_factory=lambda: EncoderOptions.model_validate({}))
+    device: str = Field(default="auto", description="auto, cpu, cuda:N")
+    precision: Precision = "auto"
+    credentials_file: Path | None = Field(
+        default=None, description="one line USER:PASSWORD for the input, closed to others"
+    )
+    output_credentials_file: Path | None = Field(default=None, description="for the output")
+    enabled: bool = Field(default=True, description="false: known, and not tried")
+
+    @field_validator("credentials_file", "output_credentials_file")
+    @classmethod
+    def _must_be_absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else _absolute(path)
+
+    @field_validator("input", "output")
+    @classmethod
+    def _must_say_where(cls, text: str) -> str:
+        if not (text.startswith(("/", "v4l2:")) or "://" in text):
+            raise ValueError("must be a URL or an absolute path")
+        return text
+
+    @model_validator(mode="after")
+    def _check_filters(self) -> Self:
+        if not self.filters.any_enabled:
+            raise ValueError("filters: none is enabled")
+        return self
+
+    @property
+    def options(self) -> LiveOptions:
+        """What the entry says of how the stream is kept up."""
+        said = {key: getattr(self, key) for key in LiveOptions.model_fields}
+        return LiveOptions.model_validate(said)
+
+
+class MqttConfig(Section):
+    """The broker, and who we are there."""
+
+    host: str = Field(min_length=1)
+    port: int | None = Field(default=None, ge=1, le=65535, description="(1883, with TLS 8883)")
+    tls: bool = False
+    tls_ca: Path | None = Field(default=None, description="(the system's authorities)")
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_insecure: bool = Field(default=False, description="trust any certificate: for trials only")
+    username: str | None = None
+    password_file: Path | None = Field(
+        default=None,
+        description="readable by nobody else; else the systemd credential mqtt-password",
+    )
+    prefix: TopicLevel = "upframe"
+    node_id: TopicLevel | None = Field(default=None, description="(the host's name)")
+    session_expiry: int = Field(
+        default=86400, ge=0, le=0xFFFFFFFF, description="seconds that the broker keeps messages"
+    )
+    state_keep_seconds: Seconds = Field(
+        default=86400.0, description="after a job's end, when its retained state is cleared"
+    )
+    discovery: bool = Field(default=False, description="announce a device to Home Assistant")
+    discovery_prefix: TopicLevel = "homeassistant"
+
+
+class HttpConfig(Section):
+    """Health and metrics over HTTP."""
+
+    listen: str = Field(description="ADDRESS:PORT; loopback unless allow_remote says otherwise")
+    allow_remote: bool = False
+
+
+class LogConfig(Section):
+    """How to log."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "plain", "journal", "json"] = Field(
+        default="auto", description="auto: the journal where stderr goes there, else plain"
+    )
+    repeat_seconds: Seconds = Field(
+        default=60.0, description="in which a repeated warning is said once, with its count after"
+    )
+
+
+class Config(Section):
+    """The whole file."""
+
+    state_dir: Path = Path("/var/lib/upframe")
+    weights: Policy = Field(default="hub", description="auto | hub | builtin")
+    jobs: JobsConfig = JobsConfig()
+    watch: tuple[WatchConfig, ...] = ()
+    live: tuple[LiveConfig, ...] = ()
+    mqtt: MqttConfig | None = None
+    http: HttpConfig | None = None
+    log: LogConfig = LogConfig()
+
+    @field_validator("state_dir")
+    @classmethod
+    def _must_be_absolute(cls, path: Path) -> Path:
+        return _absolute(path)
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"must be an absolute path, got {str(path)!r}")
+    return path
+
+
+# Read a configuration file, strictly; what is wrong is said with file, key, got and wanted.
+
+_MOST_CHARACTERS = 80
+"""Of a value that is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One wrong key."""
+
+    key: str
+    """As a TOML path: `jobs.slots`, `watch[0].input`."""
+    got: str
+    wanted: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: got {self.got}, wanted {self.wanted}"
+
+
+def load_config(path: Path) -> Config:
+    """Read a file.
+
+    Raises:
+        ConfigError: names file, key, got and wanted of everything that is wrong.
+    """
+    config = parse_config(_read(path), path)
+    faults = list(contradictions(config))
+    if faults:
+        raise refusal(path, faults)
+    return config
+
+
+def refusal(path: Path, faults: list[Fault]) -> ConfigError:
+    """Make one error of all faults in a file, a line each."""
+    return ConfigError("\n".join(f"{path}: {fault}" for fault in faults))
+
+
+def parse_config(text: str, path: Path) -> Config:
+    """Read the text of a file: its keys and values, one by one."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: got a file that is not TOML, wanted TOML: {error}") from error
+    try:
+        # by way of JSON, "strict" still lets a string name a path and a list be a tuple
+        return Config.model_validate_json(json.dumps(document, default=str), strict=True)
+    except ValidationError as error:
+        raise refusal(path, [_fault(dict(fault)) for fault in error.errors()]) from error
+
+
+def contradictions(config: Config) -> Iterator[Fault]:
+    """Find values that do not fit together."""
+    if config.http is not None:
+        try:
+            parse_listen(config.http)
+        except ValueError as error:
+            yield Fault("http.listen", _shown(config.http.listen), str(error))
+    yield from _contradicting_folders(config)
+    yield from _contradicting_streams(config)
+    if config.mqtt is not None and (config.mqtt.tls_cert is None) != (config.mqtt.tls_key is None):
+        there, missing = ("tls_cert", "tls_key")
+        if config.mqtt.tls_cert is None:
+            there, missing = missing, there
+        yield Fault(f"mqtt.{missing}", "nothing", f"a file, since {there} is given")
+
+
+def _contradicting_folders(config: Config) -> Iterator[Fault]:
+    inputs: dict[Path, int] = {}
+    for index, watch in enumerate(config.watch):
+        if watch.input in inputs:
+            text = f"another folder than that of watch[{inputs[watch.input]}]"
+            yield Fault(f"watch[{index}].input", _shown(str(watch.input)), text)
+        inputs.setdefault(watch.input, index)
+        apart = watch.container is not None or watch.on_existing == "suffix"
+        if watch.output == watch.input and not apart:
+            text = 'another folder than input, or a container, or on_existing = "suffix"'
+            yield Fault(f"watch[{index}].output", _shown(str(watch.output)), text)
+
+
+def _contradicting_streams(config: Config) -> Iterator[Fault]:
+    names: dict[str, int] = {}
+    outputs: dict[str, int] = {}
+    for index, live in enumerate(config.live):
+        where = f"live[{index}]"
+        for key, value, seen in (("name", live.name, names), ("output", live.output, outputs)):
+            if (first := seen.setdefault(value, index)) != index:
+                text = f"another {key} than that of live[{first}]"
+                yield Fault(f"{where}.{key}", _shown(value), text)
+        if live.name in get_args(Origin):
+            text = "another name: frames of jobs are counted under this one"
+            yield Fault(f"{where}.name", _shown(live.name), text)
+        try:
+            parse_levels(live.levels, live.filters)
+        except UsageError as error:
+            wanted = str(error).removeprefix("a level must be ").partition(", got ")[0]
+            yield Fault(f"{where}.levels", _shown(live.levels), wanted)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: got {error.strerror or error}, wanted a readable file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: got {error.reason}, wanted UTF-8") from error
+
+
+def _fault(fault: Mapping[str, Any]) -> Fault:
+    location = cast("tuple[str | int, ...]", fault["loc"])
+    key = _key(location)
+    kind = str(fault["type"])
+    if kind == "extra_forbidden":
+        return Fault(key, "an unknown key", _known_keys(location))
+    if kind == "missing":
+        return Fault(key, "nothing", "a value: it has no default")
+    return Fault(key, _shown(fault["input"]), _wanted(str(fault["msg"])))
+
+
+def _wanted(message: str) -> str:
+    """Turn pydantic's sentence, or a validator's, into what is wanted."""
+    message = message.removeprefix("Value error, ").partition(", got ")[0]
+    for start in ("Input should be ", "must be "):
+        message = message.removeprefix(start)
+    return message[0].lower() + message[1:] if message[:2].istitle() else message
+
+
+def _key(location: tuple[str | int, ...]) -> str:
+    text = ""
+    for part in location:
+        if part == "[key]":  # pydantic's mark: the key itself is wrong
+            continue
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or "the file"
+
+
+def _known_keys(location: tuple[str | int, ...]) -> str:
+    model: type[BaseModel] | None = Config
+    for part in location[:-1]:
+        if isinstance(part, str) and model is not None:
+            model = _model_in(model.model_fields[part].annotation)
+    known = sorted(model.model_fields) if model is not None else []
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"{close[0]}, perhaps" if close else "one of " + ", ".join(known)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Find the model in `Model`, `Model | None` and `tuple[Model, ...]`."""
+    inner = get_args(annotation)
+    if not inner and isinstance(annotation, type):
+        kind = cast("type[object]", annotation)
+        return kind if issubclass(kind, BaseModel) else None
+    return next((model for each in inner if (model := _model_in(each)) is not None), None)
+
+
+def _shown(value: Any) -> str:
+    text = redacted(json.dumps(value, default=str, ensure_ascii=False))
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"
+
+
+def parse_listen(config: HttpConfig) -> tuple[str, int]:
+    """Read ADDRESS:PORT; an IPv6 address stands in brackets.
+
+    Raises:
+        ValueError: if it is none, or not loopback without `allow_remote`; says what is wanted.
+    """
+    host, colon, port = config.listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("ADDRESS:PORT, such as 127.0.0.1:9310 or [::1]:9310")
+    try:
+        loopback = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        raise ValueError("ADDRESS:PORT with an IP address or localhost") from None
+    if not loopback and not config.allow_remote:
+        raise ValueError("a loopback address such as 127.0.0.1, or allow_remote = true beside it")
+    return host, int(port)

@@ -1,0 +1,1 @@
+"""One file or pipe, converted once: the pipeline, its compute and its report."""

@@ -1,0 +1,263 @@
+"""One conversion: plan, load, stream, verify, publish. The command `run` and every job do this."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+from ...filters.chain import BuiltFilter, build_filters
+from ...filters.device import Runtime
+from ...filters.frame import Picture, StreamInfo
+from ...filters.options import FilterOptions
+from ...io.decode.hardware import Hardware, HardwareName
+from ...io.encode.encoder import EncoderOptions, output_pix_fmt
+from ...io.files import Owner, refuse_same_file
+from ...io.media import Sink
+from ...io.sink import open_file_sink
+from ...io.source import ContainerSource, open_source
+from ...io.streams.plan import StreamPlan, plan_streams
+from .compute import Compute
+from .pipeline import Flow, Pipeline
+from .progress import Display, Silent, show_progress
+from .report import Report, WarningLog, kept_warnings, make_report
+
+log = logging.getLogger("upframe.run")
+
+
+# Runs one pipeline in this process: the event loop, the signals, the progress.
+
+
+def execute(pipeline: Pipeline, total: int | None, display: Display) -> Flow:
+    """Run a pipeline to its end. The first SIGINT or SIGTERM ends it in order, a second at once.
+
+    Raises:
+        Stopped: after a first signal.
+        MediaError, FilterError: whatever ended the work early.
+    """
+    return asyncio.run(_execute(pipeline, total, display))
+
+
+async def _execute(pipeline: Pipeline, total: int | None, display: Display) -> Flow:
+    loop = asyncio.get_running_loop()
+    seen: list[int] = []
+
+    def on_signal(number: int) -> None:
+        if seen:  # no second thoughts: threads may hang in a codec or in a read
+            os._exit(128 + number)
+        seen.append(number)
+        pipeline.stop(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        loop.add_signal_handler(number, on_signal, int(number))
+    progress = asyncio.create_task(show_progress(pipeline.flow, total, display), name="progress")
+    try:
+        return await pipeline.run()
+    finally:
+        progress.cancel()
+        await asyncio.gather(progress, return_exceptions=True)
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)  # the loop leaves the default, not what it found
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """One piece of work: what the command line, and later a job, asks for."""
+
+    source: str
+    sink: str
+    filters: FilterOptions
+    runtime: Runtime
+    encoder: EncoderOptions = field(default_factory=lambda: EncoderOptions.model_validate({}))
+    format: str | None = None
+    """Container of the output, FFmpeg's name; None: by the output's extension."""
+    overwrite: bool = False
+    strict_streams: bool = False
+    deinterlace: Literal["auto", "on", "off"] = "auto"
+    framerate: Fraction | None = None
+    """Of an image sequence."""
+    hwaccel: HardwareName = "none"
+    """What may decode besides software."""
+
+
+Stage = Literal["loading", "streaming", "publishing"]
+"""Of a run, in this order: plan and weights, pictures, completing and checking the output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Who keeps, before the output gets its name, what is needed to know it again."""
+
+    token: str
+    """Marks the names of temporary files; see :class:`~upframe.io.files.Owner`."""
+    record: Callable[[Report, Sequence[tuple[Path, Path]]], None]
+    """Called with the report as it stands and the renames to come; see there."""
+
+
+def _ignore_stage(_: Stage) -> None:
+    pass
+
+
+def run(
+    request: RunRequest,
+    display: Display | None = None,
+    *,
+    announce: bool = True,
+    ledger: Ledger | None = None,
+    filters: Callable[[FilterOptions, Runtime], tuple[BuiltFilter, ...]] = build_filters,
+    on_stage: Callable[[Stage], None] = _ignore_stage,
+) -> Report:
+    """Do one piece of work: plan, load, stream, verify, rename.
+
+    Args:
+        request: What to do.
+        display: Shows the progress; None: nobody does.
+        announce: Whether to log, before the work, what becomes of each stream of the input.
+        ledger: Notes what will be published; None: nobody does.
+        filters: Builds the filters, or gives those that it has kept from a run before.
+        on_stage: Called at the begin of each stage, from any thread.
+
+    Raises:
+        MediaError: if the input cannot be read or the output not be made.
+        FilterError: if weights or the device are not to be had, or a frame is too large.
+        Stopped: if a signal ended it. In every case nothing is left under the output's name.
+    """
+    with kept_warnings() as warned:
+        work = _Work(request, warned, ledger, on_stage)
+        return work.run(display or Silent(), filters, announce=announce)
+
+
+class _Staged:
+    """A sink that says when its last part begins: draining, completing, checking."""
+
+    def __init__(self, sink: Sink, on_stage: Callable[[Stage], None]) -> None:
+        self._sink = sink
+        self._on_stage = on_stage
+
+    def write(self, picture: Picture) -> None:
+        self._sink.write(picture)
+
+    def finish(self) -> None:
+        self._on_stage("publishing")
+        self._sink.finish()
+
+    def abort(self) -> None:
+        self._sink.abort()
+
+
+class _Work:
+    """One run, with what its report is made from."""
+
+    def __init__(
+        self,
+        request: RunRequest,
+        warned: WarningLog,
+        ledger: Ledger | None,
+        on_stage: Callable[[Stage], None],
+    ) -> None:
+        self._request = request
+        self._warned = warned
+        self._ledger = ledger
+        self._on_stage = on_stage
+
+    def run(
+        self,
+        display: Display,
+        build: Callable[[FilterOptions, Runtime], tuple[BuiltFilter, ...]],
+        *,
+        announce: bool,
+    ) -> Report:
+        """Plan, load, stream, complete; raises as :func:`run` does."""
+        request = self._request
+        self._on_stage("loading")
+        refuse_same_file(request.source, request.sink)
+        plan = plan_streams(
+            request.source, request.sink, request.format, strict=request.strict_streams
+        )
+        _tell(plan, announce=announce)
+        source = open_source(
+            request.source,
+            deinterlace=request.deinterlace,
+            framerate=request.framerate,
+            hardware=Hardware(request.hwaccel, request.runtime.device),
+        )
+        with closing(source):
+            # before the weights are loaded: what cannot be encoded fails at once
+            pix_fmt = output_pix_fmt(source.info, request.encoder, request.sink, request.format)
+            filters = build(request.filters, request.runtime)
+            compute = self._compute(source.info, filters, pix_fmt)
+            sink = self._sink(compute.info, plan, lambda: report())
+            staged = _Staged(sink, self._on_stage)
+            pipeline = Pipeline(source, compute, staged, staging=compute)
+
+            def report() -> Report:
+                return self._report(pipeline.flow, source, compute, filters, plan)
+
+            self._on_stage("streaming")
+            execute(pipeline, compute.info.num_frames, display)
+            for message in source.warnings():
+                log.warning("%s", message)
+            return report()
+
+    def _compute(self, info: StreamInfo, filters: Sequence[BuiltFilter], pix_fmt: str) -> Compute:
+        request = self._request
+        wants_cuts = request.filters.enable_frame_interpolation and request.filters.scene_detection
+        return Compute(
+            info,
+            (built.filter for built in filters),
+            pix_fmt=pix_fmt,
+            device=request.runtime.device,
+            detect_cuts=wants_cuts,
+        )
+
+    def _sink(self, info: StreamInfo, plan: StreamPlan, report: Callable[[], Report]) -> Sink:
+        request, ledger = self._request, self._ledger
+        owner = None
+        if ledger is not None:
+            owner = Owner(ledger.token, lambda renames: ledger.record(report(), renames))
+        return open_file_sink(
+            Path(request.sink),
+            info,
+            request.encoder,
+            plan=plan,
+            overwrite=request.overwrite,
+            format=request.format,
+            owner=owner,
+        )
+
+    def _report(
+        self,
+        flow: Flow,
+        source: ContainerSource,
+        compute: Compute,
+        filters: Sequence[BuiltFilter],
+        plan: StreamPlan,
+    ) -> Report:
+        return make_report(
+            source=self._request.source,
+            sink=self._request.sink,
+            flow=flow,
+            counters=compute.statistics(),
+            incoming=source.info,
+            outgoing=compute.info,
+            runtime=self._request.runtime,
+            filters=filters,
+            streams=plan.lines(),
+            warnings=[*self._warned.messages, *source.warnings()],
+        )
+
+
+def _tell(plan: StreamPlan, *, announce: bool) -> None:
+    for line in plan.lines() if announce else ():
+        log.info("%s", line)
+    for line in plan.warnings:
+        log.warning("%s", line)

@@ -1,0 +1,397 @@
+"""The flow of pictures: decode thread → compute thread → encode thread, scheduled by asyncio.
+
+A stage that fails cancels the channels, so every other stage stops at its next picture. A slow
+stage fills the channel before it, so the one before that waits: nothing grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from ...filters.frame import Picture
+from ...io.errors import TruncatedMedia
+from ...io.media import Sink, Source
+from ..errors import Stopped
+
+# A bounded channel between two threads: the only place where stages wait for each other.
+
+T = TypeVar("T")
+
+
+class ChannelCancelled(Exception):
+    """The other side of the channel is gone; whoever waits on it must stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStatistics:
+    """How long each side has waited for the other, and what lies between them."""
+
+    depth: int
+    put_wait_seconds: float
+    get_wait_seconds: float
+
+
+class Channel(Generic[T]):
+    """A first-in first-out queue with a limit in items and in bytes.
+
+    One item always fits, however large it is, or nothing could ever move.
+    """
+
+    def __init__(self, capacity_items: int, capacity_bytes: int) -> None:
+        self._capacity_items = capacity_items
+        self._capacity_bytes = capacity_bytes
+        self._items: deque[tuple[T, int]] = deque()
+        self._bytes = 0
+        self._closed = False
+        self._cancelled = False
+        self._changed = threading.Condition()
+        self._put_wait_seconds = 0.0
+        self._get_wait_seconds = 0.0
+
+    def put(self, item: T, num_bytes: int) -> None:
+        """Append an item, waiting for room.
+
+        Raises:
+            ChannelCancelled: if the channel was cancelled, or closed by somebody else.
+        """
+        with self._changed:
+            began = time.monotonic()
+            self._changed.wait_for(lambda: self._ends() or self._has_room(num_bytes))
+            self._put_wait_seconds += time.monotonic() - began
+            if self._ends():
+                raise ChannelCancelled
+            self._items.append((item, num_bytes))
+            self._bytes += num_bytes
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[T]:
+        """Take items until the channel is closed and empty.
+
+        Raises:
+            ChannelCancelled: if the channel is cancelled; what it held is dropped.
+        """
+        while True:
+            with self._changed:
+                began = time.monotonic()
+                self._changed.wait_for(lambda: self._items or self._ends())
+                self._get_wait_seconds += time.monotonic() - began
+                if self._cancelled:
+                    raise ChannelCancelled
+                if not self._items:
+                    return
+                item, num_bytes = self._items.popleft()
+                self._bytes -= num_bytes
+                self._changed.notify_all()
+            yield item
+
+    def close(self) -> None:
+        """Say that nothing more will come; what is in the channel is still taken."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """Drop everything and wake both sides with `ChannelCancelled`."""
+        with self._changed:
+            self._cancelled = True
+            self._items.clear()
+            self._bytes = 0
+            self._changed.notify_all()
+
+    def statistics(self) -> ChannelStatistics:
+        """Look at the channel without disturbing it."""
+        with self._changed:
+            return ChannelStatistics(
+                len(self._items), self._put_wait_seconds, self._get_wait_seconds
+            )
+
+    def _ends(self) -> bool:
+        return self._closed or self._cancelled
+
+    def _has_room(self, num_bytes: int) -> bool:
+        if not self._items:
+            return True
+        fits = self._bytes + num_bytes <= self._capacity_bytes
+        return fits and len(self._items) < self._capacity_items
+
+
+CHANNEL_PICTURES = 4
+CHANNEL_BYTES = 256 * 2**20
+
+
+class Transform(Protocol):
+    """What the compute thread does: pictures in, pictures out."""
+
+    def __call__(self, picture: Picture) -> Iterable[Picture]:
+        """Take the next picture, give those that are ready."""
+        ...
+
+    def flush(self) -> Iterable[Picture]:
+        """Give what is still held."""
+        ...
+
+
+class Staging(Protocol):
+    """What a transform does outside of its calls, where it computes on another device."""
+
+    def stage(self, picture: Picture) -> object:
+        """Prepare a picture that was read; called in the order in which they come."""
+        ...
+
+    def settle(self) -> Iterable[Picture]:
+        """Give what is done but held, for nothing else waits to be computed."""
+        ...
+
+    def close(self) -> None:
+        """End what runs beside the calls; called last, whatever has happened."""
+        ...
+
+
+@dataclass(slots=True)
+class StageTime:
+    """What one stage did with its time so far, in seconds."""
+
+    worked_seconds: float = 0.0
+    waited_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Flow:
+    """The state of a running pipeline, written by its threads and read by who shows progress."""
+
+    frames_in: int = 0
+    frames_out: int = 0
+    began: float = field(default_factory=time.monotonic)
+    """Seconds on the monotonic clock."""
+    first_frame_seconds: float | None = None
+    """From `began` until the first picture was written."""
+    stages: dict[str, StageTime] = field(
+        default_factory=lambda: {name: StageTime() for name in ("decode", "compute", "encode")}
+    )
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Since the pipeline began."""
+        return time.monotonic() - self.began
+
+    @property
+    def limiting_stage(self) -> str:
+        """The stage that has worked the most; the others wait for it."""
+        return max(self.stages, key=lambda name: self.stages[name].worked_seconds)
+
+
+class Pipeline:
+    """One source through one transform into one sink.
+
+    Args:
+        keep_truncated: Whether an input that ends too early still completes the output, as a
+            pipe must; otherwise the output is aborted. Either way `TruncatedMedia` is raised.
+        keep_stopped: The same for a signal: finish with the pictures read so far, or abort.
+        interrupt: Ends a read of the source that waits, from any thread.
+        staging: Prepares and holds pictures beside the transform; see there.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: Transform,
+        sink: Sink,
+        *,
+        keep_truncated: bool = False,
+        keep_stopped: bool = False,
+        interrupt: Callable[[], None] | None = None,
+        staging: Staging | None = None,
+    ) -> None:
+        self.flow = Flow()
+        self._source = source
+        self._transform = transform
+        self._sink = sink
+        self._keep_truncated = keep_truncated
+        self._keep_stopped = keep_stopped
+        self._interrupt = interrupt
+        self._staging = staging
+        self._threads: dict[asyncio.Future[None], threading.Thread] = {}
+        self._decoded: Channel[Picture] = Channel(CHANNEL_PICTURES, CHANNEL_BYTES)
+        self._computed: Channel[Picture] = Channel(CHANNEL_PICTURES, CHANNEL_BYTES)
+        self._errors: list[BaseException] = []
+        self._stopped_by: int | None = None
+        self._finished = False
+
+    async def run(self) -> Flow:
+        """Run to the end of the source and complete the sink, or abort it and raise.
+
+        Raises:
+            Stopped: if `stop` was called.
+            MediaError, FilterError: whatever the first stage that failed raised.
+        """
+        self.flow.began = time.monotonic()
+        encode = self._start("encode", self._encode)
+        compute = self._start("compute", self._compute)
+        decode = self._start("decode", self._decode)
+        try:
+            await asyncio.wait({compute, encode})
+            early = self._stopped_by is not None or not self._finished
+            if early and self._interrupt is not None:
+                self._interrupt()
+            # without an interrupt it may hang in a read that nobody can end
+            await asyncio.wait({decode}, timeout=1.0 if early else None)
+        finally:
+            self._cancel()
+            await asyncio.wait({compute, encode})
+            self._join()
+            if not self._finished:
+                self._sink.abort()
+        self._raise_first()
+        return self.flow
+
+    def stop(self, signal_number: int) -> None:
+        """Ask the pipeline to end; `run` then raises `Stopped`. For the event loop's thread."""
+        self._stopped_by = signal_number
+        if self._keep_stopped:
+            self._decoded.close()
+        else:
+            self._cancel()
+
+    def _raise_first(self) -> None:
+        """Raise why the work ended early, if it did; a signal explains every error after it."""
+        if self._stopped_by is not None and (self._keep_stopped or not self._finished):
+            raise Stopped(self._stopped_by)
+        failures = [error for error in self._errors if not isinstance(error, TruncatedMedia)]
+        for error in failures or self._errors:
+            raise error
+
+    def _start(self, name: str, work: Callable[[], None]) -> asyncio.Future[None]:
+        """Run `work` in a thread of its own; the future ends when it does and never raises.
+
+        Not an executor: its threads are joined at exit, and a read from a silent pipe never ends.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def finish() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        def run() -> None:
+            """Work, keep the error, say that it is over."""
+            try:
+                work()
+            except ChannelCancelled:
+                pass
+            except BaseException as error:  # every one of them is raised again by `run`
+                self._errors.append(error)
+                self._cancel()
+            finally:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(finish)
+
+        thread = threading.Thread(target=run, name=f"upframe-{name}", daemon=True)
+        thread.start()
+        self._threads[done] = thread
+        return done
+
+    def _join(self) -> None:
+        """Wait for the threads that have done their work to let go of their last pictures.
+
+        A thread that frees tensors while the interpreter ends takes the process down with it.
+        """
+        for done, thread in self._threads.items():
+            if done.done():
+                thread.join()
+
+    def _cancel(self) -> None:
+        self._decoded.cancel()
+        self._computed.cancel()
+
+    def _decode(self) -> None:
+        clock = self.flow.stages["decode"]
+        try:
+            for picture in _timed(self._source, clock):
+                self.flow.frames_in += 1
+                if self._staging is not None:
+                    self._staging.stage(picture)
+                _put(self._decoded, picture, clock)
+        except TruncatedMedia as error:
+            if not self._keep_truncated:
+                raise
+            self._errors.append(error)  # the whole pictures still go out
+        finally:
+            self._source.close()
+        self._decoded.close()
+
+    def _compute(self) -> None:
+        try:
+            self._transform_all()
+        finally:
+            if self._staging is not None:
+                self._staging.close()
+
+    def _transform_all(self) -> None:
+        clock = self.flow.stages["compute"]
+        for picture in _waited(self._decoded, clock):
+            for result in _timed(self._transform(picture), clock):
+                _put(self._computed, result, clock)
+            if self._staging is not None:
+                self._settle(self._staging, clock)
+        for result in _timed(self._transform.flush(), clock):
+            _put(self._computed, result, clock)
+        self._computed.close()
+
+    def _settle(self, staging: Staging, clock: StageTime) -> None:
+        """Hand on what is done but held, as long as nothing else waits to be computed."""
+        held = _timed(staging.settle(), clock)
+        while self._decoded.statistics().depth == 0:
+            result = next(held, None)
+            if result is None:
+                return
+            _put(self._computed, result, clock)
+
+    def _encode(self) -> None:
+        clock = self.flow.stages["encode"]
+        for picture in _waited(self._computed, clock):
+            began = time.monotonic()
+            self._sink.write(picture)
+            clock.worked_seconds += time.monotonic() - began
+            self.flow.frames_out += 1
+            if self.flow.first_frame_seconds is None:
+                self.flow.first_frame_seconds = self.flow.elapsed_seconds
+        began = time.monotonic()
+        self._sink.finish()
+        self._finished = True
+        clock.worked_seconds += time.monotonic() - began
+
+
+def _put(channel: Channel[Picture], picture: Picture, clock: StageTime) -> None:
+    began = time.monotonic()
+    channel.put(picture, picture.num_bytes)
+    clock.waited_seconds += time.monotonic() - began
+
+
+def _timed(pictures: Iterable[Picture], clock: StageTime) -> Iterator[Picture]:
+    """Pass pictures on and count the time that making them took as work."""
+    iterator = iter(pictures)
+    while True:
+        began = time.monotonic()
+        picture = next(iterator, None)
+        clock.worked_seconds += time.monotonic() - began
+        if picture is None:
+            return
+        yield picture
+
+
+def _waited(channel: Channel[Picture], clock: StageTime) -> Iterator[Picture]:
+    """Pass pictures on and count the time until they came as waiting."""
+    iterator = iter(channel)
+    while True:
+        began = time.monotonic()
+        picture = next(iterator, None)
+        clock.waited_seconds += time.monotonic() - began
+        if picture is None:
+            return
+        yield picture

@@ -1,0 +1,179 @@
+"""What was done, for who comes later: counters, times, weights and warnings, as one JSON file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, Field
+
+from ...filters.chain import BuiltFilter
+from ...filters.device import Runtime
+from ...filters.frame import StreamInfo
+from ...io.errors import SinkRefused
+from .pipeline import Flow
+
+
+class WrittenReport(BaseModel, frozen=True):
+    """What `--report FILE` writes."""
+
+    def write(self, path: Path) -> None:
+        """Write the report.
+
+        Raises:
+            SinkRefused: if the file cannot be written.
+        """
+        try:
+            path.write_text(self.model_dump_json(indent=2, by_alias=True) + "\n")
+        except OSError as error:
+            raise SinkRefused(f"cannot write the report {path}: {error.strerror}") from error
+
+
+class StageReport(BaseModel, frozen=True):
+    """What one stage did with its time."""
+
+    worked_seconds: float
+    waited_seconds: float
+
+
+class WeightsReport(BaseModel, frozen=True):
+    """Which weights a filter ran with."""
+
+    filter: str
+    name: str
+    sha256: str
+    origin: str = Field(description="local, hub or builtin")
+
+
+class VideoReport(BaseModel, frozen=True):
+    """A video stream, in short."""
+
+    width: int
+    height: int
+    pix_fmt: str
+    rate: str | None = Field(description="frames per second as a fraction; null where variable")
+    color: dict[str, str | None]
+
+
+class Report(WrittenReport, frozen=True):
+    """What `--report FILE` writes."""
+
+    schema_name: Literal["upframe.report/1"] = Field("upframe.report/1", alias="schema")
+    version: str
+    source: str
+    sink: str
+    frames_in: int
+    frames_out: int
+    counters: dict[str, int] = Field(description="cuts, duplicates, clipped_values, …")
+    input: VideoReport
+    output: VideoReport
+    seconds: float
+    first_frame_seconds: float | None
+    stages: dict[str, StageReport]
+    limiting_stage: str
+    device: str
+    precision: str
+    weights: list[WeightsReport]
+    streams: list[str]
+    warnings: list[str]
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        fps = self.frames_out / self.seconds if self.seconds > 0 else 0.0
+        size = f"{self.output.width}x{self.output.height}"
+        return (
+            f"{self.sink}: {self.frames_in} frames in, {self.frames_out} out at {size}, "
+            f"{self.seconds:.1f} s, {fps:.2f} fps, limited by {self.limiting_stage}"
+        )
+
+
+class WarningLog(logging.Handler):
+    """Keeps what was warned of, for the report."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one message."""
+        self.messages.append(record.getMessage())
+
+
+@contextmanager
+def kept_warnings() -> Generator[WarningLog]:
+    """Keep what is warned of meanwhile, for the report."""
+    warned = WarningLog()
+    logger = logging.getLogger("upframe")
+    logger.addHandler(warned)
+    try:
+        yield warned
+    finally:
+        logger.removeHandler(warned)
+
+
+def make_report(
+    *,
+    source: str,
+    sink: str,
+    flow: Flow,
+    counters: Mapping[str, int],
+    incoming: StreamInfo,
+    outgoing: StreamInfo,
+    runtime: Runtime,
+    filters: Sequence[BuiltFilter],
+    streams: Iterable[str] = (),
+    warnings: Iterable[str] = (),
+) -> Report:
+    """Gather what was done."""
+    return Report(
+        schema="upframe.report/1",
+        version=version("upframe"),
+        source=source,
+        sink=sink,
+        frames_in=flow.frames_in,
+        frames_out=flow.frames_out,
+        counters=dict(counters),
+        input=_video_of(incoming),
+        output=_video_of(outgoing),
+        seconds=round(flow.elapsed_seconds, 3),
+        first_frame_seconds=flow.first_frame_seconds,
+        stages={name: StageReport(**asdict(clock)) for name, clock in flow.stages.items()},
+        limiting_stage=flow.limiting_stage,
+        device=device_name(runtime.device),
+        precision=str(runtime.precision).removeprefix("torch."),
+        weights=[weights_of(built) for built in filters if built.weights is not None],
+        streams=list(streams),
+        warnings=list(dict.fromkeys(warnings)),
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """Name a device as people know it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def weights_of(built: BuiltFilter) -> WeightsReport:
+    """Say where a filter's weights came from; it must have some."""
+    weights = built.weights
+    if weights is None:
+        raise ValueError(f"the filter {built.name} has no weights")
+    return WeightsReport(
+        filter=built.name, name=weights.name, sha256=weights.sha256, origin=weights.origin
+    )
+
+
+def _video_of(info: StreamInfo) -> VideoReport:
+    return VideoReport(
+        width=info.width,
+        height=info.height,
+        pix_fmt=info.pix_fmt,
+        rate=None if info.rate is None else str(info.rate),
+        color=asdict(info.color),
+    )

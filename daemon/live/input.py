@@ -1,0 +1,545 @@
+"""The input of a session over months: connect, judge, lose, wait, connect again.
+
+The session's own thread calls `tick`, which never waits; every connection is read on a thread of
+its own. What is over is told apart: refused, not found, not authorised, timed out, stalled, ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Literal, Protocol
+
+from ...io.errors import InputLost, Reason
+from ...io.live.rate import StallRule
+from ...io.live.sound import KeptSound
+from ...io.live.values import Arrival, InputState, LiveForm, SoundPacket
+from ..backoff import SteppedBackoff
+from .compute_stage import Leaky, Waiting
+from .timeline import Timeline
+
+log = logging.getLogger("upframe.live")
+
+
+# One connection of an input: made, probed and read on a thread of its own.
+#
+# PyAV has no way to end a read from outside, so a reader that does not come back is left behind:
+# nothing it still gives is taken, and its thread ends whenever the read does.
+
+PROBE_SECONDS = 10.0
+
+
+class LiveSource(Protocol):
+    """What gives the frames: a `LiveInput`, or a file that is paced as one."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Frames decoded and damaged, packets corrupt."""
+        ...
+
+    def connect(self) -> None:
+        """Connect, or raise `InputLost`."""
+        ...
+
+    def probe(self, deadline_seconds: float = PROBE_SECONDS) -> LiveForm:
+        """Decode the first frame, or raise `InputLost`."""
+        ...
+
+    def __iter__(self) -> Iterator[Arrival | SoundPacket]:
+        """Give what comes, until `InputLost` is raised."""
+        ...
+
+    def stop(self) -> None:
+        """End the reading soon; for any thread."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection; for the thread that reads."""
+        ...
+
+    def lines(self) -> list[str]:
+        """Tell what was said about the connection, lately."""
+        ...
+
+
+class Receiver(Protocol):
+    """Who takes what a reader gives, on the reader's thread."""
+
+    def formed(self, form: LiveForm) -> bool:
+        """Take what a connection is like. Whether its frames may come now, or are to wait."""
+        ...
+
+    def frame(self, arrival: Arrival) -> None:
+        """Take a frame."""
+        ...
+
+    def sound(self, packet: SoundPacket) -> None:
+        """Take a packet of sound."""
+        ...
+
+
+class Reader:
+    """Connects once and reads until that connection is lost."""
+
+    def __init__(
+        self,
+        number: int,
+        make: Callable[[], LiveSource],
+        receiver: Receiver,
+        *,
+        now: Callable[[], float],
+        changed: Callable[[], None],
+    ) -> None:
+        self.began = now()
+        """Monotonic seconds, as all moments here."""
+        self.state: Literal["connecting", "probing", "running", "over"] = "connecting"
+        self.form: LiveForm | None = None
+        self.ready_at = self.began
+        """From when on frames are to come."""
+        self.first_frame_at: float | None = None
+        self.last_frame_at: float | None = None
+        self.lost: InputLost | None = None
+        """Why the connection is over."""
+        self.failure: BaseException | None = None
+        """What ended the thread instead of that: not to be tried again."""
+        self._make = make
+        self._receiver = receiver
+        self._now = now
+        self._changed = changed
+        self._source: LiveSource | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name=f"upframe-input-{number}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the reading to end. Frames that still come are not taken."""
+        self._ended.set()
+        source = self._source
+        if source is not None:
+            source.stop()
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait for the thread. Whether it has ended."""
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def counts(self) -> dict[str, int]:
+        """Give what the connection has counted so far."""
+        source = self._source
+        return {} if source is None else dict(source.counts)
+
+    def good_seconds(self) -> float:
+        """For how long frames came."""
+        if self.first_frame_at is None or self.last_frame_at is None:
+            return 0.0
+        return self.last_frame_at - self.first_frame_at
+
+    def _run(self) -> None:
+        try:
+            self._read()
+        except InputLost as error:
+            self.lost = error
+        except BaseException as error:  # raised again by the session, which ends with it
+            self.failure = error
+        finally:
+            self._close()
+            self.state = "over"
+            self._changed()
+
+    def _read(self) -> None:
+        source = self._source = self._make()
+        if self._ended.is_set():  # asked to end before there was anything to stop
+            return
+        source.connect()
+        self._enter("probing")
+        self.form = source.probe(PROBE_SECONDS)
+        if self._ended.is_set() or not self._receiver.formed(self.form):
+            return
+        self.ready_at = self._now()
+        self._enter("running")
+        for item in source:
+            if self._ended.is_set():
+                return
+            if isinstance(item, Arrival):
+                self._frame(item)
+            else:
+                self._receiver.sound(item)
+
+    def _frame(self, arrival: Arrival) -> None:
+        now = self._now()
+        if self.first_frame_at is None:
+            self.first_frame_at = now
+        self.last_frame_at = now
+        self._receiver.frame(arrival)
+
+    def _enter(self, state: Literal["probing", "running"]) -> None:
+        self.state = state
+        self._changed()
+
+    def _close(self) -> None:
+        source = self._source
+        if source is None:
+            return
+        if self.lost is not None or self.failure is not None:
+            for line in source.lines():
+                log.debug("%s", line)
+        source.close()
+
+
+CONNECT_SECONDS = 10.0
+_OPEN_SECONDS = CONNECT_SECONDS + PROBE_SECONDS + 5.0
+"""To connect and to see a frame, at most; then the reader is given up."""
+_RETURN_SECONDS = 1.0
+"""For a reader that was asked to end, before it is left behind."""
+_TICK_SECONDS = 0.25
+
+Make = Callable[[float | None], LiveSource]
+"""Makes the source, for reads of so many seconds at most; None: as long as its protocol needs."""
+
+
+class Incoming:
+    """Keeps an input connected. For one thread, but for `stop` of its readers."""
+
+    def __init__(
+        self,
+        make: Make,
+        receiver: Receiver,
+        *,
+        now: Callable[[], float],
+        changed: Callable[[], None],
+        stall_seconds: float | None = None,
+        is_last: Callable[[InputLost], bool] = lambda _: False,
+        backoff: SteppedBackoff | None = None,
+    ) -> None:
+        """Take how to connect and who takes the frames.
+
+        Args:
+            make: called on the reader's thread.
+            receiver: called on the reader's thread.
+            now: monotonic seconds.
+            changed: called, from any thread, when there is something for `tick` to see.
+            stall_seconds: without a frame, when a connection is lost; None: by its rate.
+            is_last: tells whether no connection is to follow one that was lost so.
+            backoff: between connections.
+        """
+        self.state: InputState = "connecting"
+        self.reason: Reason | None = None
+        self.message = ""
+        self.form: LiveForm | None = None
+        """Of the latest connection that was probed."""
+        self.last_frame_at: float | None = None
+        self.reconnects: Counter[Reason] = Counter()
+        self.over: InputLost | None = None
+        """Why the latest connection is over, while there is none; None before the first."""
+        self._make = make
+        self._receiver = receiver
+        self._now = now
+        self._changed = changed
+        self._stall_seconds = stall_seconds
+        self._is_last = is_last
+        self._backoff = backoff or SteppedBackoff()
+        self._counts: Counter[str] = Counter()
+        self._reader: Reader | None = None
+        self._left: list[Reader] = []
+        self._num_readers = 0
+        self._retry_at = now()
+        self._rule: StallRule | None = None
+        self._read_seconds: float | None = None
+        self._stopped_at: float | None = None
+
+    def tick(self) -> float:
+        """Look at the connection, and make the next one when its time has come.
+
+        Returns:
+            Seconds until it wants to be called again, at most.
+
+        Raises:
+            MediaError: what ended a reader and is not the connection's fault.
+        """
+        now = self._now()
+        self._left = [reader for reader in self._left if not reader.join(0.0)]
+        reader = self._reader
+        if reader is None:
+            if now >= self._retry_at:
+                self._connect()
+                return _TICK_SECONDS
+            return min(_TICK_SECONDS, self._retry_at - now)
+        self._see(reader)
+        if reader.state == "over":
+            self._ended(reader, now)
+        elif self._stopped_at is not None:
+            if now - self._stopped_at > _RETURN_SECONDS:
+                self._leave(reader, now)
+        else:
+            self._judge(reader, now)
+        return _TICK_SECONDS
+
+    def stop(self, timeout_seconds: float = _RETURN_SECONDS) -> None:
+        """End the reading for good; a reader that does not come back in time is left behind."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.stop()
+            self._counts.update(reader.counts())
+            if not reader.join(timeout_seconds):
+                self._left.append(reader)
+
+    def counts(self) -> dict[str, int]:
+        """Give what all connections have counted, `stalls` and `readers_left_behind`."""
+        total = Counter(self._counts)
+        if self._reader is not None:
+            total.update(self._reader.counts())
+        return dict(total)
+
+    def silent_seconds(self) -> float | None:
+        """Time since the last decoded frame; None before the first."""
+        return None if self.last_frame_at is None else max(0.0, self._now() - self.last_frame_at)
+
+    def _connect(self) -> None:
+        self._num_readers += 1
+        seconds = self._read_seconds
+        self._rule, self._stopped_at, self.over = None, None, None
+        self._reader = Reader(
+            self._num_readers,
+            lambda: self._make(seconds),
+            self._receiver,
+            now=self._now,
+            changed=self._changed,
+        )
+        self._reader.start()
+
+    def _see(self, reader: Reader) -> None:
+        """Take over what a reader has found out."""
+        if reader.form is not None and self._rule is None and reader.form.info.rate:
+            self.form = reader.form
+            self._rule = StallRule(
+                reader.form.info.rate, reader.form.gop_seconds, self._stall_seconds
+            )
+            self._read_seconds = self._rule.lost_seconds + _RETURN_SECONDS
+        if reader.last_frame_at is not None:
+            self.last_frame_at = reader.last_frame_at
+        if reader.state == "probing" and self.state in ("connecting", "reconnecting"):
+            self._enter("probing")
+
+    def _judge(self, reader: Reader, now: float) -> None:
+        if reader.state != "running" or self._rule is None:
+            if now - reader.began > _OPEN_SECONDS:
+                self.over = InputLost("timed-out", f"no frame within {_OPEN_SECONDS:.0f} s")
+                self._ask_to_end(reader, now)
+            return
+        silent = now - (reader.last_frame_at or reader.ready_at)
+        verdict = self._rule.judge(silent)
+        if verdict == "running":
+            if reader.last_frame_at is not None:
+                self._enter("running")
+            return
+        if self.state != "stalled":
+            self._counts["stalls"] += 1
+            self._enter("stalled", "stalled", f"no frame for {silent:.1f} s")
+        if verdict == "lost":
+            self.over = InputLost("stalled", f"no frame for {silent:.1f} s")
+            self._ask_to_end(reader, now)
+
+    def _ask_to_end(self, reader: Reader, now: float) -> None:
+        self._stopped_at = now
+        reader.stop()
+
+    def _leave(self, reader: Reader, now: float) -> None:
+        self._counts["readers_left_behind"] += 1
+        self._left.append(reader)
+        self._ended(reader, now)
+
+    def _ended(self, reader: Reader, now: float) -> None:
+        """Note why a connection is over, and when the next is to be made."""
+        if reader.failure is not None:
+            raise reader.failure
+        reader.join(0.0)
+        self._counts.update(reader.counts())
+        if self._stopped_at is None:  # otherwise we know better than what the end of it says
+            self.over = reader.lost or InputLost("ended", "the input has ended")
+        assert self.over is not None
+        self._reader = None
+        self.reconnects[self.over.reason] += 1
+        self._backoff.held(reader.good_seconds())
+        last = self._is_last(self.over)
+        spent = 0.0 if reader.first_frame_at is not None else now - reader.began
+        wait = math.inf if last else self._backoff.next_seconds(spent)
+        self._retry_at = now + wait
+        self._enter("reconnecting", self.over.reason, str(self.over))
+        if not last:
+            log.warning("input lost (%s): %s; again in %.1f s", self.reason, self.message, wait)
+
+    def _enter(
+        self, state: InputState, reason: Reason | None = None, message: str | None = None
+    ) -> None:
+        if reason is not None:
+            self.reason, self.message = reason, message or ""
+        if state == self.state and reason is None:
+            return
+        if state == "running" and self.state != "running":
+            log.info("input runs")
+        elif state == "stalled":
+            log.warning("input stalled: %s", self.message)
+        self.state = state
+        self._changed()
+
+
+# What becomes of what a reader gives: frames get their place in time and wait for work.
+
+_FORGETTING = 0.1
+"""Weight of the latest interval in their mean."""
+_LONGEST_INTERVALS = 4.0
+"""Of the nominal interval; a longer one is a gap, and says nothing of the pace."""
+
+
+class SoundSink(Protocol):
+    """Takes packets of sound, with their time and duration in seconds."""
+
+    def __call__(self, data: bytes, seconds: Fraction, duration: Fraction) -> None:
+        """Take one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Where frames and sound go, once the output is there."""
+
+    timeline: Timeline
+    queue: Leaky[Waiting]
+    expect: Callable[[Fraction, float], None]
+    """Is told the time and the moment of each frame before it waits."""
+    sound: SoundSink | None
+    """None: the output has none."""
+
+
+class Intake:
+    """Takes the frames of one connection after the other; the `Receiver` of all readers.
+
+    Frames that come before the output is there are passed over, for live ones would be old by
+    then; a file waits.
+    """
+
+    def __init__(
+        self, *, wants_sound: bool, now: Callable[[], float], changed: Callable[[], None]
+    ) -> None:
+        """Take how to begin.
+
+        Args:
+            wants_sound: whether to keep what the first connection's sound is like.
+            now: monotonic seconds.
+            changed: called when the first connection was probed.
+        """
+        self.first: LiveForm | None = None
+        """What the first connection is like; the output is made for it."""
+        self.kept_sound: KeptSound | None = None
+        self.placed_pts = -1
+        """Of the latest frame."""
+        self.waits = False
+        """Whether the input can wait for the output, as a file can; set before it is read."""
+        self._wants_sound = wants_sound
+        self._now = now
+        self._not_before = float("-inf")  # frames that were there before the output
+        self._changed = changed
+        self._gate: Gate | None = None
+        self._decided = threading.Event()
+        self._form: LiveForm | None = None
+        self._is_connected = False
+        self._takes_sound = False
+        self._breaks = 0
+        self._interval = 0.0
+        self._counts: Counter[str] = Counter()
+
+    def open(self, gate: Gate) -> None:
+        """Let frames in, from now on."""
+        self._gate = gate
+        self._decided.set()
+
+    def close(self) -> None:
+        """Let nothing in any more; a reader that waits goes on."""
+        self._gate = None
+        self._decided.set()
+
+    def formed(self, form: LiveForm) -> bool:
+        """Take what a connection is like, and wait for the output where the input can."""
+        self._form, self._is_connected = form, False
+        kept = self.kept_sound
+        self._takes_sound = form.sound is not None and (kept is None or kept.is_like(form.sound))
+        if form.sound is not None and not self._takes_sound:
+            log.warning("the sound is another now, and is left out")
+        if self.first is None:
+            if form.sound is not None and self._wants_sound:
+                self.kept_sound = KeptSound(form.sound)
+            self.first = form
+            self._changed()
+        if self.waits:
+            self._decided.wait()
+            self._not_before = self._now()
+            return self._gate is not None
+        return True
+
+    def frame(self, arrival: Arrival) -> None:
+        """Give a frame its place in time; it waits for work, or is dropped for a newer one."""
+        gate, form = self._gate, self._form
+        if gate is None or form is None:
+            return
+        if not self._is_connected:
+            self._connect(gate, form, arrival.arrived)
+        if arrival.arrived < self._not_before:
+            arrival = replace(arrival, arrived=self._not_before)
+        placed = gate.timeline.place(arrival)
+        self._breaks += placed.breaks
+        if placed.late:
+            self._counts["frames_late"] += 1
+            return
+        if not placed.breaks:
+            self._measure((placed.pts - self.placed_pts) * gate.timeline.time_base)
+        self.placed_pts = placed.pts
+        gate.expect(placed.pts * gate.timeline.time_base, arrival.arrived)
+        waiting = Waiting(
+            arrival.frame,
+            placed.pts,
+            arrival.arrived,
+            self._breaks,
+            arrival.sample_aspect_ratio,
+        )
+        gate.queue.put(waiting, arrival.arrived)
+
+    def sound(self, packet: SoundPacket) -> None:
+        """Give a packet of sound its time, by the picture's."""
+        gate = self._gate
+        if gate is None or gate.sound is None or not self._is_connected or not self._takes_sound:
+            return
+        seconds = gate.timeline.sound(packet)
+        if seconds is None:
+            self._counts["sound_dropped"] += 1
+        else:
+            gate.sound(packet.data, seconds, packet.duration_seconds)
+
+    def interval_seconds(self) -> float:
+        """Give the time between frames, as they come lately."""
+        return self._interval
+
+    def counts(self) -> dict[str, int]:
+        """Frames and packets of sound that have no place in time, or none any more."""
+        return dict(self._counts)
+
+    def _connect(self, gate: Gate, form: LiveForm, now: float) -> None:
+        rate = form.info.rate or Fraction(25)
+        gate.timeline.connected(rate, now=now)
+        self._interval = float(1 / rate)
+        self._is_connected = True
+
+    def _measure(self, step: Fraction) -> None:
+        assert self._form is not None
+        nominal = float(1 / (self._form.info.rate or Fraction(25)))
+        if 0 < step <= _LONGEST_INTERVALS * nominal:
+            self._interval += _FORGETTING * (float(step) - self._interval)

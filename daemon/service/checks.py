@@ -1,0 +1,258 @@
+"""Hold a configuration against the machine: folders, devices, weights, codecs, secrets.
+
+`examine` looks at everything, for `upframe serve --check`. The start of the daemon looks only at
+what may never mend itself: a folder that is not there may be a mount that comes later.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from ...filters.errors import DeviceUnavailable, WeightsUnavailable
+from ...filters.options import FilterOptions
+from ...io.encode.options import EncoderOptions
+from ...io.errors import MediaError, SinkRefused, SourceMissing
+from ..config import Config, Fault, LiveConfig, MqttConfig
+
+log = logging.getLogger("upframe.service.checking")
+
+
+_PATIENCE_SECONDS = 5.0
+_BOTH = {"enable_frame_interpolation": True, "enable_upscaling": True}
+
+
+def examine(config: Config) -> Iterator[Fault]:
+    """Find everything that would not work; loads torch and codecs, asks no network."""
+    yield from _folders(config, may_come_later=False)
+    yield from _devices(config)
+    yield from _weights(config)
+    for index, watch in enumerate(config.watch):
+        yield from _codec(f"watch[{index}]", watch.encoder)
+    for index, live in enumerate(config.live):
+        yield from _stream(f"live[{index}]", live)
+    if config.mqtt is not None:
+        yield from _secrets(config.mqtt)
+
+
+def faults_at_start(config: Config) -> Iterator[Fault]:
+    """Find what will not mend itself while the daemon runs; loads nothing.
+
+    Of live streams nothing is looked at: what is wrong with one is told by its state.
+    """
+    yield from _folders(config, may_come_later=True)
+    if config.mqtt is not None:
+        yield from _secrets(config.mqtt)
+
+
+def examine_at_start(
+    config: Config,
+    seconds: float = _PATIENCE_SECONDS,
+    look: Callable[[Config], Iterator[Fault]] = faults_at_start,
+) -> list[Fault]:
+    """Give what `look` finds. A share that hangs is no fault, and costs some seconds only."""
+    found: list[Fault] = []
+    looking = threading.Thread(
+        target=lambda: found.extend(look(config)), name="examine", daemon=True
+    )
+    looking.start()
+    looking.join(seconds)
+    if looking.is_alive():
+        log.warning("the folders do not answer within %g s: going on without a look", seconds)
+        return []
+    return found
+
+
+def _folders(config: Config, *, may_come_later: bool) -> Iterator[Fault]:
+    yield from _unwritable("state_dir", config.state_dir)
+    for index, watch in enumerate(config.watch):
+        where = f"watch[{index}]"
+        yield from _unreadable(f"{where}.input", watch.input, may_come_later=may_come_later)
+        written = {"output": watch.output, "done_dir": watch.done_dir}
+        for name, folder in (written | {"failed_dir": watch.failed_dir}).items():
+            if folder is not None and not (may_come_later and not folder.exists()):
+                yield from _unwritable(f"{where}.{name}", folder)
+
+
+def _unwritable(key: str, folder: Path) -> Iterator[Fault]:
+    """Try it, in the folder or where it would be made: permissions alone do not tell."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"upframe")
+    except OSError as error:
+        which = "" if existing == folder else f" (which would be made in {existing})"
+        got = f'"{folder}"{which}: {error.strerror}'
+        wanted = "a folder that the service's user may write to"
+        if "INVOCATION_ID" in os.environ:  # set by systemd
+            wanted += "; in a unit, see ReadWritePaths= and ProtectHome="
+        yield Fault(key, got, wanted)
+
+
+def _unreadable(key: str, folder: Path, *, may_come_later: bool) -> Iterator[Fault]:
+    try:
+        os.listdir(folder)
+    except FileNotFoundError as error:
+        if not may_come_later:
+            yield Fault(key, f'"{folder}": {error.strerror}', "a folder that is there")
+    except OSError as error:
+        yield Fault(key, f'"{folder}": {error.strerror}', "a folder that can be listed")
+
+
+def _devices(config: Config) -> Iterator[Fault]:
+    from ...filters.device import resolve_device
+
+    named = {f"jobs.devices[{index}]": name for index, name in enumerate(config.jobs.devices)}
+    named |= {f"live[{index}].device": live.device for index, live in enumerate(config.live)}
+    for key, name in named.items():
+        try:
+            resolve_device(name)
+        except DeviceUnavailable as error:
+            yield Fault(key, f'"{name}": {error}', "a device of this machine")
+
+
+def _weights(config: Config) -> Iterator[Fault]:
+    for index, watch in enumerate(config.watch):
+        yield from _weights_of(config, watch.filters, f"watch[{index}].filters.")
+    for index, live in enumerate(config.live):
+        yield from _weights_of(config, live.filters, f"live[{index}].filters.")
+    if not config.watch:  # then jobs may ask for either
+        yield from _weights_of(config, FilterOptions.model_validate(_BOTH), "")
+
+
+def _weights_of(config: Config, filters: FilterOptions, where: str) -> Iterator[Fault]:
+    from ...filters.weights import REAL_ESRGAN, RIFE, resolve_weights
+
+    asked = (
+        (filters.enable_frame_interpolation, "frame_interpolation_model_path", RIFE),
+        (filters.enable_upscaling, "upscaling_model_path", REAL_ESRGAN),
+    )
+    for enabled, key, default in asked:
+        name: str | None = getattr(filters, key)
+        if not enabled or (name is None and config.weights == "auto"):
+            continue
+        try:
+            resolve_weights(name, default, config.weights, offline=True)
+        except WeightsUnavailable as error:
+            named = "weights" if name is None else where + key
+            got = f'"{config.weights if name is None else name}": {error}'
+            yield Fault(named, got, "weights that are on this machine")
+
+
+def _codec(where: str, encoder: EncoderOptions) -> Iterator[Fault]:
+    from ...io.capabilities import has_codec
+
+    codec = encoder.codec
+    if codec is not None and not has_codec(codec, "w"):
+        text = "the name of an encoder that FFmpeg has here, such as libx264"
+        yield Fault(f"{where}.encoder.codec", f'"{codec}"', text)
+
+
+def _stream(where: str, live: LiveConfig) -> Iterator[Fault]:
+    """Look at one live stream, without connecting to anybody."""
+    from ...io.live.address import read_credentials
+    from ...io.live.target import find_live_target
+
+    yield from _codec(where, live.encoder)
+    for key in ("credentials_file", "output_credentials_file"):
+        path: Path | None = getattr(live, key)
+        try:
+            if path is not None:
+                read_credentials(path)
+        except SourceMissing as error:
+            yield Fault(f"{where}.{key}", str(error), "a line USER:PASSWORD, closed to others")
+    yield from _live_input(f"{where}.input", live)
+    length = live.segment_seconds
+    try:
+        find_live_target(live.output, format=live.format, segment_seconds=length, numbered=True)
+    except SinkRefused as error:
+        yield Fault(f"{where}.output", str(error), "an output that can be written here")
+
+
+def _live_input(key: str, live: LiveConfig) -> Iterator[Fault]:
+    from ...io.live.address import find_address
+
+    try:
+        address = find_address(live.input, transport=live.rtsp_transport)
+    except MediaError as error:
+        yield Fault(key, str(error), "an input that can be read here")
+        return
+    path = Path(address.url.removeprefix("file:"))
+    if address.protocol in ("v4l2", "file") and not path.exists():
+        yield Fault(key, f'"{path}": No such file or directory', "a device or file that is there")
+    if address.needs_ffmpeg and shutil.which("ffmpeg") is None:
+        text = "the program ffmpeg on this machine, which reads it for us"
+        yield Fault(key, f"{address.protocol}:// and no ffmpeg", text)
+
+
+def _secrets(mqtt: MqttConfig) -> Iterator[Fault]:
+    files = {"tls_ca": mqtt.tls_ca, "tls_cert": mqtt.tls_cert, "tls_key": mqtt.tls_key}
+    for name, path in (files | {"password_file": mqtt.password_file}).items():
+        if path is not None:
+            yield from _unusable_file(f"mqtt.{name}", path, secret=name == "password_file")
+
+
+def _unusable_file(key: str, path: Path, *, secret: bool) -> Iterator[Fault]:
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    except OSError as error:
+        yield Fault(key, f'"{path}": {error.strerror}', "a file that the service's user may read")
+        return
+    if secret and mode & stat.S_IRWXO:
+        text = f"one that others cannot read: chmod o= {path}"
+        yield Fault(key, f'"{path}" with mode {mode:04o}', text)
+
+
+# Notice that a GPU is there but cannot be opened, and say which setting of the unit hides it.
+#
+# CUDA itself is silent: with the wrong DeviceAllow= it finds no device, `auto` means the CPU, and
+# everything takes a hundred times as long.
+
+_NEEDED = ("nvidiactl", "nvidia0", "nvidia-uvm")
+
+
+def hidden_gpu(
+    devices: Iterable[str], proc: Path = Path("/proc"), dev: Path = Path("/dev")
+) -> str | None:
+    """Explain why CUDA will not see the GPU that the driver has; None where all is well.
+
+    Args:
+        devices: As configured; without `auto` or `cuda` among them nothing is wanted.
+        proc: Where the driver tells of itself.
+        dev: Where its devices are.
+    """
+    if not any(name == "auto" or name.startswith("cuda") for name in devices):
+        return None
+    cards = proc / "driver" / "nvidia" / "gpus"
+    if not cards.is_dir() or not any(cards.iterdir()):
+        return None
+    trouble = list(_closed(dev))
+    if not trouble:
+        return None
+    return "the NVIDIA driver has a GPU, but CUDA will not see it: " + "; ".join(trouble)
+
+
+def _closed(dev: Path) -> Iterator[str]:
+    for name in _NEEDED:
+        try:
+            os.close(os.open(dev / name, os.O_RDWR | os.O_CLOEXEC))
+        except OSError as error:
+            yield f"{dev / name}: {_reason(error)}"
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ENOENT:
+        return "is not there (PrivateDevices= in the unit? nvidia-modprobe or nvidia_uvm missing?)"
+    if error.errno == errno.EPERM:
+        return "is not allowed (DeviceAllow=char-nvidia and char-nvidia-frontend in the unit?)"
+    if error.errno == errno.EACCES:
+        return "belongs to others (SupplementaryGroups=video render in the unit?)"
+    return error.strerror or str(error)

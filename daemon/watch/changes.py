@@ -1,0 +1,334 @@
+"""How a watcher learns that something has changed: by events where there are any, else by time."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from watchfiles import watch
+
+from ..config import WatchConfig
+from .scan import shown
+
+log = logging.getLogger("upframe.watch")
+
+
+# Whether inotify has anything left to give.
+#
+# watchfiles 1.3 passes over ENOSPC in silence (seen with strace): a tree of which only a part is
+# watched looks armed. So we ask the kernel ourselves, with one watch of our own.
+
+_IN_DELETE_SELF = 0x400
+_LIMITS = Path("/proc/sys/fs/inotify")
+_ENOUGH = {"max_user_watches": 524288, "max_user_instances": 1024}
+
+
+def exhaustion(folder: Path) -> str | None:
+    """Tell what has run out, and what to do about it; None: a watch can still be had."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+    if descriptor < 0:
+        return _advice("instances", "max_user_instances") if _out_of(ctypes.get_errno()) else None
+    try:
+        given = libc.inotify_add_watch(descriptor, os.fsencode(folder), _IN_DELETE_SELF)
+        out = given < 0 and _out_of(ctypes.get_errno())
+        return _advice("watches", "max_user_watches") if out else None
+    finally:
+        os.close(descriptor)
+
+
+def _out_of(number: int) -> bool:
+    """ENOSPC means watches here, and has nothing to do with the disk."""
+    return number in (errno.ENOSPC, errno.EMFILE, errno.ENFILE)
+
+
+def _advice(what: str, key: str) -> str:
+    limit = _limit(key)
+    enough = max(_ENOUGH[key], 2 * (limit or 0))
+    return (
+        f"inotify {what} have run out (fs.inotify.{key} is {limit or 'unknown'}; the disk is not "
+        f"full); to get events back: sysctl fs.inotify.{key}={enough}, keep it in /etc/sysctl.d, "
+        "then reload"
+    )
+
+
+def _limit(key: str) -> int | None:
+    try:
+        return int((_LIMITS / key).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+# What the kernel says of changes in a folder: hints, heard by a thread of their own.
+#
+# Nothing rests on them. They only bring the next look forward; the full scan finds what they miss.
+
+_DEBOUNCE_MS = 1600
+_STEP_MS = 100
+_SILENCE_MS = 500  # after which the thread says that it still listens: at first that it has begun
+
+# It would log every batch of changes at INFO.
+logging.getLogger("watchfiles").setLevel(logging.WARNING)
+
+
+class FolderEvents:
+    """A thread that tells the event loop which paths have changed.
+
+    Args:
+        root: The folder.
+        recursive: Whether folders in it are watched too.
+        on_armed: Called in the loop once changes are heard.
+        on_change: Called in the loop with the paths that have changed.
+        on_failure: Called in the loop, at most once, with the reason why nothing is heard.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        recursive: bool,
+        on_armed: Callable[[], None],
+        on_change: Callable[[set[str]], None],
+        on_failure: Callable[[str], None],
+    ) -> None:
+        self._root = root
+        self._recursive = recursive
+        self._on_armed = on_armed
+        self._on_change = on_change
+        self._on_failure = on_failure
+        self._stop = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._listen, name=f"events {root}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End the thread and wait for it."""
+        self._stop.set()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    def _listen(self) -> None:
+        try:
+            self._hear()
+        except (OSError, RuntimeError) as error:  # watchfiles has no error type of its own for all
+            self._say(self._on_failure, exhaustion(self._root) or f"{error}")
+
+    def _hear(self) -> None:
+        armed = False
+        for changes in watch(
+            self._root,
+            watch_filter=None,
+            debounce=_DEBOUNCE_MS,
+            step=_STEP_MS,
+            rust_timeout=_SILENCE_MS,
+            yield_on_timeout=True,
+            stop_event=self._stop,
+            raise_interrupt=False,
+            force_polling=False,
+            recursive=self._recursive,
+            ignore_permission_denied=True,
+        ):
+            if not armed:
+                armed = True
+                self._say(self._on_armed)
+            if changes:
+                self._say(self._on_change, {path for _, path in changes})
+
+    def _say(self, call: Callable[..., None], *arguments: object) -> None:
+        if self._stop.is_set():
+            return
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+
+# On which file systems the kernel tells of changes, and on which inode numbers last.
+#
+# Inotify reports what happens through this kernel only. On a network share or in FUSE a file may
+# change without a word, so such folders are polled.
+
+_SILENT = {
+    "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "davfs2", "drvfs", "fuse",
+    "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs",
+    "prl_fs", "pvfs2", "smb2", "smb3", "smbfs", "sshfs", "vboxsf", "virtiofs", "vmhgfs", "wekafs",
+}  # fmt: skip
+_MOVING_INODES = {
+    "9p", "cifs", "davfs", "davfs2", "drvfs", "exfat", "fuse", "msdos", "prl_fs", "smb2", "smb3",
+    "smbfs", "sshfs", "vboxsf", "vfat", "virtiofs", "vmhgfs",
+}  # fmt: skip
+_MANY_FOLDERS = 2000
+"""From which a tree is polled: watchfiles holds up the whole process while it begins (the GIL, for
+19 µs a folder: 380 ms for 20,000), and the event loop shall not be late by more than 50 ms."""
+
+_MOUNTINFO = Path("/proc/self/mountinfo")
+
+
+class Mode(NamedTuple):
+    """How a folder is watched, and why so."""
+
+    name: Literal["events", "poll"]
+    why: str
+
+
+def filesystem_type(path: Path) -> str:
+    """Name the file system that a path is on, as /proc/self/mountinfo does: nfs4, fuse.sshfs, ….
+
+    Returns:
+        The name, or "unknown" where the system does not tell.
+    """
+    try:
+        lines = _MOUNTINFO.read_bytes().splitlines()
+    except OSError:
+        return "unknown"
+    real = os.fsencode(os.path.realpath(path))
+    best, found = -1, "unknown"
+    for line in lines:
+        mount, _, rest = line.partition(b" - ")
+        point = _unescaped(mount.split()[4])
+        # not "longer than": of two mounts on one point the later one is seen
+        if _is_below(real, point) and len(point) >= best:
+            best, found = len(point), rest.split()[0].decode()
+    return found
+
+
+def _is_below(path: bytes, folder: bytes) -> bool:
+    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
+
+
+def _unescaped(point: bytes) -> bytes:
+    r"""Undo how mountinfo writes blanks and backslashes: as \040 and the like."""
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), point)
+
+
+def choose_mode(asked: Literal["auto", "events", "poll"], kind: str, num_folders: int = 0) -> Mode:
+    """Choose how to watch a tree of so many folders on a file system of some type."""
+    if asked != "auto":
+        return Mode(asked, "as configured")
+    if kind in _SILENT or kind.startswith("fuse."):
+        return Mode("poll", f"{kind} does not tell of changes made elsewhere")
+    if num_folders > _MANY_FOLDERS:
+        why = f"{num_folders} folders: to begin with events would hold up the daemon"
+        return Mode("poll", f'{why}; mode = "events" does it all the same')
+    return Mode("events", f"on {kind}")
+
+
+def keeps_inodes(kind: str) -> bool:
+    """Tell whether a file keeps its inode number when the file system is mounted again.
+
+    Where it does not, the number cannot be part of what a file is remembered by, or every mount
+    would bring every file back as new.
+    """
+    return kind not in _MOVING_INODES and not kind.startswith("fuse.")
+
+
+_MANY_CHANGES = 1000  # from which a full scan is cheaper, and the kernel may have dropped some
+
+
+class Listening:
+    """Gathers hints until they are taken.
+
+    Args:
+        watch: What is watched.
+        wake: Called whenever there is something to take.
+    """
+
+    def __init__(self, watch: WatchConfig, wake: Callable[[], None]) -> None:
+        self._watch = watch
+        self._wake = wake
+        self._events: FolderEvents | None = None
+        self._changed: set[Path] = set()
+        self._rescan = True
+        self._begun = False
+        self.mode = Mode("poll", "not begun")
+
+    async def begin(self, filesystem: str, num_folders: int) -> None:
+        """Listen, unless that is done already, to a folder that has come or come back.
+
+        Args:
+            filesystem: Its type.
+            num_folders: In the tree, as the first scan has found: the walk of watchfiles is many
+                times faster after it.
+        """
+        if self._begun:
+            return
+        self._begun = True
+        self.mode = choose_mode(self._watch.mode, filesystem, num_folders)
+        self._log_mode()
+        if self.mode.name == "events":
+            self._events = FolderEvents(
+                self._watch.input,
+                recursive=self._watch.recursive,
+                on_armed=self._on_armed,
+                on_change=self._on_change,
+                on_failure=self._on_failure,
+            )
+            self._events.start()
+
+    async def end(self) -> None:
+        """Stop listening; all is to be looked at when it begins again."""
+        self._begun = False
+        self._rescan = True
+        await self._drop_events()
+
+    async def _drop_events(self) -> None:
+        events, self._events = self._events, None
+        if events is not None:
+            await events.stop()
+
+    async def check(self) -> None:
+        """Make sure that events can be trusted: watches run out without a word."""
+        if self._events is None:
+            return
+        out = await asyncio.to_thread(exhaustion, self._watch.input)
+        if out is not None:
+            await self._drop_events()
+            self._poll(out)
+
+    def take(self) -> set[Path] | None:
+        """Take the paths that have changed; None: look at everything."""
+        changed, self._changed = self._changed, set()
+        rescan, self._rescan = self._rescan, False
+        return None if rescan or len(changed) >= _MANY_CHANGES else changed
+
+    def ask_for_scan(self) -> None:
+        """Have everything looked at next."""
+        self._rescan = True
+
+    def _on_armed(self) -> None:
+        self._rescan = True  # what changed between the first scan and now was not heard
+        self._wake()
+
+    def _on_change(self, paths: set[str]) -> None:
+        if len(self._changed) < _MANY_CHANGES:
+            self._changed |= {Path(path) for path in paths}
+        self._wake()
+
+    def _on_failure(self, reason: str) -> None:
+        """The thread has ended by itself, or is about to."""
+        self._events = None
+        self._poll(reason)
+
+    def _poll(self, reason: str) -> None:
+        if self.mode.name == "poll":  # told by the thread and by our own look at once
+            return
+        self.mode = Mode("poll", reason)
+        self._rescan = True
+        self._wake()
+        text = "%s: events are lost: %s; until then it is scanned every %g s"
+        log.warning(text, shown(self._watch.input), reason, self._watch.scan_seconds)
+
+    def _log_mode(self) -> None:
+        text = "%s: watched by %s (%s), scanned every %g s"
+        name, why = self.mode
+        log.info(text, shown(self._watch.input), name, why, self._watch.scan_seconds)

@@ -1,0 +1,297 @@
+"""An attempt of a job, in the worker: the conversion, and what is noted and told of it."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from time import monotonic
+from typing import Any, cast
+
+import torch
+
+from ...filters.chain import BuiltFilter, Chain, build_filters
+from ...filters.device import Runtime, resolve_device, resolve_precision
+from ...filters.frame import Frame, StreamInfo
+from ...filters.options import FilterOptions, Policy
+from ...io.decode.survey import segment_end
+from ...io.errors import MediaError, SourceMissing, TruncatedMedia, UnsupportedMedia
+from ...io.redaction import redacted_values
+from ...io.source import open_source
+from ..convert.conversion import Ledger, RunRequest, Stage, run
+from ..convert.report import Report, device_name, kept_warnings
+from ..jobs.model import Work, partial_token
+from .channel import Wire, WireDisplay
+from .ledger import Result, Results
+from .messages import (
+    Done,
+    Event,
+    Probed,
+    ProbeFile,
+    Request,
+    RunJob,
+    StageBegun,
+    Verdict,
+    Warm,
+    Warmed,
+)
+
+log = logging.getLogger("upframe.work")
+
+
+# Filters that stay built from job to job: weights are loaded once, a network runs in once.
+
+_MOST_KEPT = 4
+"""Sets of filters: few settings are in use at once, and each holds its networks in memory."""
+_WIDTH, _HEIGHT = 64, 48
+_TIME_BASE = Fraction(1, 25)
+
+Signature = tuple[tuple[int, int, int], ...]
+"""Inode, size and time of every file of weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    filters: tuple[BuiltFilter, ...]
+    signature: Signature | None
+    warnings: tuple[str, ...]
+    """Said while building; true of every job that uses them."""
+
+
+class WarmFilters:
+    """Builds filters as :func:`build_filters` does, or gives those that it built before.
+
+    What it gives is opened anew by every job, so jobs must come one after the other.
+    """
+
+    def __init__(self, most_kept: int = _MOST_KEPT) -> None:
+        self._most_kept = most_kept
+        self._kept: OrderedDict[tuple[FilterOptions, Runtime], _Kept] = OrderedDict()
+
+    def __call__(self, options: FilterOptions, runtime: Runtime) -> tuple[BuiltFilter, ...]:
+        """Give the filters that the options enable.
+
+        Raises:
+            CheckpointRejected, WeightsUnavailable: as building does.
+        """
+        kept = self._kept.pop((options, runtime), None)
+        if kept is None or kept.signature is None or _signature_of(kept.filters) != kept.signature:
+            kept = _build(options, runtime)
+        else:
+            for text in kept.warnings:
+                log.warning("%s", text)
+        self._kept[options, runtime] = kept
+        while len(self._kept) > self._most_kept:
+            self._kept.popitem(last=False)
+        return kept.filters
+
+    def warm_up(self, options: FilterOptions, runtime: Runtime) -> None:
+        """Build filters and take two small frames through them.
+
+        Raises:
+            CheckpointRejected, WeightsUnavailable: as building does.
+            FilterError: if a network does not work here.
+        """
+        chain = Chain(tuple(built.filter for built in self(options, runtime)))
+        chain.open(StreamInfo(_WIDTH, _HEIGHT, "yuv420p", _TIME_BASE))
+        with torch.inference_mode():
+            for index in range(2):
+                for _ in chain(_frame(index, runtime.device)):
+                    pass
+            for _ in chain.flush():
+                pass
+
+
+def _frame(index: int, device: torch.device) -> Frame:
+    row = torch.linspace(0, 1 - 0.2 * index, _WIDTH, device=device)
+    pixels = row.expand(3, _HEIGHT, _WIDTH).contiguous()
+    return Frame(pixels, pts=index, duration=1, time_base=_TIME_BASE)
+
+
+def _build(options: FilterOptions, runtime: Runtime) -> _Kept:
+    with kept_warnings() as warned:
+        filters = build_filters(options, runtime)
+    return _Kept(filters, _signature_of(filters), tuple(warned.messages))
+
+
+def _signature_of(filters: Sequence[BuiltFilter]) -> Signature | None:
+    """Describe the files of weights as they are now; None where one is gone."""
+    try:
+        found = [built.weights.path.stat() for built in filters if built.weights is not None]
+    except OSError:
+        return None
+    return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptSettings:
+    """What a worker computes with, and where it notes results."""
+
+    results: Path
+    device: str
+    precision: str
+    weights: Policy
+    threads: int | None
+
+
+class Attempts:
+    """Answers the requests of a worker that runs jobs.
+
+    Raises:
+        DeviceUnavailable: if the device is not there.
+    """
+
+    def __init__(self, wire: Wire, settings: AttemptSettings) -> None:
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        device = resolve_device(settings.device)
+        precision = resolve_precision(settings.precision, device)
+        self._runtime = Runtime(device, precision, settings.weights)
+        self._wire = wire
+        self._filters = WarmFilters()
+        self._results = Results(settings.results)
+
+    @property
+    def device_name(self) -> str:
+        """As people know it."""
+        return device_name(self._runtime.device)
+
+    def __call__(self, request: Request) -> Event:
+        """Answer a request.
+
+        Raises:
+            Exception: whatever ends the attempt.
+        """
+        if isinstance(request, Warm):
+            began = monotonic()
+            self._filters.warm_up(request.filters, self._runtime)
+            return Warmed(seconds=monotonic() - began)
+        if isinstance(request, RunJob):
+            report = self._run(request.id, request.work)
+            return Done(report=_told(report))
+        raise TypeError(f"this worker runs jobs, got {request.kind!r}")
+
+    def _run(self, job_id: str, work: Work) -> Report:
+        def record(report: Report, renames: Sequence[tuple[Path, Path]]) -> None:
+            self._results.write(Result.of(job_id, work.digest, renames, _told(report)))
+
+        def tell(stage: Stage) -> None:
+            self._wire.send(StageBegun(stage=stage))
+
+        return run(
+            request_of(work, self._runtime),
+            WireDisplay(self._wire),
+            announce=False,  # the report has it
+            ledger=Ledger(partial_token(job_id), record),
+            filters=self._filters,
+            on_stage=tell,
+        )
+
+
+def _told(report: Report) -> dict[str, Any]:
+    """Write a report as others may read it: without the passwords of URLs."""
+    values = redacted_values(report.model_dump(mode="json", by_alias=True))
+    return cast("dict[str, Any]", values)
+
+
+def request_of(work: Work, runtime: Runtime) -> RunRequest:
+    """Say a job's work in the words of a conversion."""
+    return RunRequest(
+        source=work.source,
+        sink=work.sink,
+        filters=work.filters,
+        runtime=runtime,
+        encoder=work.encoder,
+        format=work.container,
+        overwrite=work.overwrite,
+        strict_streams=work.strict_streams,
+        deinterlace=work.deinterlace,
+        framerate=None if work.framerate is None else Fraction(work.framerate),
+    )
+
+
+# Whether a file is video: looked at in a process of its own, since a damaged one may crash it.
+#
+# A file that is still arriving is told from one that never will be video: it is empty or begins
+# with a block of zeros (space that was reserved), is too short for its kind, or its container
+# promises more bytes than are there.
+
+_HEAD_BYTES = 4096
+_MP4_BOXES = (b"ftyp", b"moov", b"wide", b"free", b"skip", b"mdat")
+"""With which a file of that family begins (ISO/IEC 14496-12, 4.2)."""
+
+
+def judge_request(request: Request) -> Event:
+    """Answer a request to probe a file.
+
+    Raises:
+        TypeError: for any other request.
+    """
+    if not isinstance(request, ProbeFile):
+        raise TypeError(f"this worker only probes, got {request.kind!r}")
+    return Probed(verdict=judge(request.path))
+
+
+def judge(path: str) -> Verdict:
+    """Open a file and decode its first frame."""
+    try:
+        with closing(open_source(path)) as source:
+            if next(islice(source, 1), None) is None:
+                raise UnsupportedMedia(f"{path}: holds no frame")
+            info = source.info
+        return _if_whole(path, f"{path}: {info.width}x{info.height} {info.pix_fmt}")
+    except (TruncatedMedia, SourceMissing) as error:
+        return Verdict(kind="unfinished", message=str(error))
+    except MediaError as error:
+        ended_early = isinstance(error.__cause__, EOFError)  # too short to be told apart
+        kind = "unfinished" if ended_early or _is_blank(path) else "refused"
+        return Verdict(kind=kind, message=str(error))
+
+
+def _if_whole(path: str, found: str) -> Verdict:
+    size, promised = Path(path).stat().st_size, promised_bytes(Path(path))
+    if promised is not None and promised > size:
+        text = f"{path}: {size} bytes are there, wanted {promised}"
+        return Verdict(kind="unfinished", message=text)
+    return Verdict(kind="video", message=found)
+
+
+def _is_blank(path: str) -> bool:
+    """Whether a file is empty, or begins with nothing but zeros: reserved, and not written yet."""
+    try:
+        with open(path, "rb") as file:
+            return not any(file.read(_HEAD_BYTES))
+    except OSError:
+        return False
+
+
+def promised_bytes(path: Path) -> int | None:
+    """Tell how long a file should be by its outermost boxes; None where they do not say.
+
+    Matroska and WebM, MP4 and its family.
+    """
+    end = segment_end(path)
+    return _boxes_end(path) if end is None else end
+
+
+def _boxes_end(path: Path) -> int | None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        offset = 0
+        while offset + 16 <= size:
+            file.seek(offset)
+            head = file.read(16)
+            length, name = int.from_bytes(head[:4]), head[4:8]
+            if length == 1:
+                length = int.from_bytes(head[8:16])
+            if (not offset and name not in _MP4_BOXES) or not name.isalnum():
+                return None
+            if length < 8:  # 0: up to the end of the file
+                return None
+            offset += length
+    return offset or None

@@ -1,0 +1,109 @@
+"""Whether files are video, found out in a process that may crash or hang over any of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from ..config import Config
+from .messages import Verdict
+from .process import WorkerLost, WorkerProcess, WorkerSettings
+
+__all__ = ["Prober", "Verdict"]
+
+log = logging.getLogger("upframe.work")
+
+_START_SECONDS = 60.0
+
+
+class Prober:
+    """Looks at one file after the other. Close it, or use it as a context, to end its process.
+
+    Args:
+        config: of the daemon.
+        timeout_seconds: for one file.
+        idle_seconds: without a question, after which the process is stopped until the next.
+    """
+
+    def __init__(
+        self, config: Config, *, timeout_seconds: float = 30.0, idle_seconds: float = 60.0
+    ) -> None:
+        self._settings = WorkerSettings("prober", config.state_dir, runs_jobs=False)
+        self._timeout_seconds = timeout_seconds
+        self._idle_seconds = idle_seconds
+        self._worker = WorkerProcess(self._settings)
+        self._asking = asyncio.Lock()
+        self._resting: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Of its process; None while there is none."""
+        return self._worker.pid if self._worker.alive else None
+
+    async def probe(self, path: Path) -> Verdict:
+        """Look at a file. Never raises for what the file does to the process."""
+        async with self._asking:
+            await self._wake()
+            try:
+                return await self._probe(path)
+            except BaseException:  # the answer would be taken for that of the next question
+                await self._worker.kill()
+                raise
+            finally:
+                self._resting = asyncio.create_task(self._rest(), name="prober-rest")
+
+    async def close(self) -> None:
+        """End the process."""
+        async with self._asking:
+            await self._wake()
+            await self._worker.stop()
+
+    async def _probe(self, path: Path) -> Verdict:
+        try:
+            if not self._worker.alive:
+                await self._start()
+        except WorkerLost as lost:
+            return Verdict(kind="unfinished", message=f"{path}: cannot be looked at: {lost}")
+        try:
+            return await self._worker.probe(str(path), self._timeout_seconds)
+        except WorkerLost as lost:
+            log.warning("%s: the prober was lost over it: %s", path, lost)
+            return Verdict(kind=self._blame(lost), message=f"{path}: {lost}")
+
+    def _blame(self, lost: WorkerLost) -> Literal["unfinished", "refused"]:
+        """Whether it was the file: it was if it crashes decoders, not if somebody killed them."""
+        if self._worker.alive:
+            return "unfinished" if lost.error.retryable else "refused"
+        return "refused" if self._worker.crashed else "unfinished"
+
+    async def _start(self) -> None:
+        await self._worker.kill()
+        self._worker = WorkerProcess(self._settings)
+        await self._worker.start(_START_SECONDS)
+
+    async def _rest(self) -> None:
+        await asyncio.sleep(self._idle_seconds)
+        await self._worker.stop()
+
+    async def _wake(self) -> None:
+        """End the wait for an idle time."""
+        resting, self._resting = self._resting, None
+        if resting is not None:
+            resting.cancel()
+            with suppress(asyncio.CancelledError):
+                await resting

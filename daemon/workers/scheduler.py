@@ -1,0 +1,460 @@
+"""All slots together: what runs where, how it is warmed up, drained and judged to be well."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ...filters.options import FilterOptions
+from ..config import Config, JobsConfig
+from ..exits import Exit
+from ..jobs.model import Job, JobError, JobProgress, StoreBroken
+from ..jobs.queue import JobQueue
+from ..logfields import about_job
+from . import ledger
+from .admission import Choosing, Room
+from .ledger import Results
+from .messages import Done, Event, Failed, Progressed, Stage, StageBegun, Stopped
+from .outcomes import Endings, Wish, settle
+from .process import CANCEL_SECONDS, Lost, Outcome, WorkerLost, WorkerProcess, WorkerSettings
+from .retry import error_of
+
+log = logging.getLogger("upframe.work")
+
+
+# One place where a job runs: it claims, runs and settles one after the other.
+
+_LOOK_SECONDS = 60.0
+"""From one look for work to the next, where nothing wakes a slot."""
+GIVE_BACK_SECONDS = 2.0
+"""That a job gets to stop in order when the daemon ends; then its worker is killed."""
+_PAUSE_SECONDS = 10.0
+"""While the store cannot be used."""
+_TIRED_CODES = (70, 75)
+"""Of errors after which a worker is replaced: nobody knows what is wrong, or memory ran out."""
+
+
+class Slot:
+    """Runs jobs on one worker, until it is told to leave or cancelled."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        queue: JobQueue,
+        config: JobsConfig,
+        results: Results,
+        choosing: Choosing,
+        counts: Counter[str],
+    ) -> None:
+        self.settings = settings
+        self.job: Job | None = None
+        """The one that it runs."""
+        self.worker = WorkerProcess(settings)
+        self._queue = queue
+        self._config = config
+        self._results = results
+        self._endings = Endings(queue, config, results, counts)
+        self._choosing = choosing
+        self._counts = counts
+        self._leaving = asyncio.Event()
+        self._wish: Wish | None = None
+        self._busy = asyncio.Lock()
+
+    @property
+    def budgets(self) -> Mapping[Stage, float]:
+        """Seconds that each stage may go without progress."""
+        return self._config.stage_seconds
+
+    def configure(self, config: JobsConfig) -> None:
+        """Follow other limits from the next job on; what workers were started with stays."""
+        self._config = config
+        self._endings.configure(config)
+
+    async def run(self) -> None:
+        """Run jobs until told to leave. If cancelled, what runs is left to the next start."""
+        try:
+            while not self._leaving.is_set():
+                try:
+                    await self._next()
+                except StoreBroken as error:  # its disk may be full: that passes
+                    log.error("cannot take jobs now: %s", error)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_PAUSE_SECONDS):
+                            await self._leaving.wait()
+            await self.worker.stop()
+        finally:
+            await self.worker.kill()
+
+    def leave(self) -> None:
+        """Begin no further job."""
+        self._leaving.set()
+
+    async def give_back(self) -> None:
+        """Stop what runs; it is queued again, and this attempt does not count."""
+        await self._stop("give back", GIVE_BACK_SECONDS)
+
+    async def warm(self, filters: FilterOptions) -> float:
+        """Start the worker if need be, and have it load some models.
+
+        Returns:
+            How many seconds the models took.
+
+        Raises:
+            WorkerLost: if it fails.
+        """
+        async with self._busy:
+            await self._hire()
+            return await self.worker.warm(filters, self.budgets["loading"])
+
+    async def _next(self) -> None:
+        job = await self._choosing.claim()
+        if job is None:
+            await self._wait()
+            return
+        with about_job(job.id):
+            await self._take(job)
+
+    async def _wait(self) -> None:
+        """Wait until there may be work, or this slot shall leave."""
+        name = f"slot-{self.settings.name}"
+        work = self._queue.wait_for_work(_LOOK_SECONDS)
+        waits: list[asyncio.Task[Any]] = [
+            asyncio.create_task(work, name=f"{name}-work"),
+            asyncio.create_task(self._leaving.wait(), name=f"{name}-leaving"),
+        ]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        for wait in done:
+            wait.result()
+
+    async def _take(self, job: Job) -> None:
+        self.job, self._wish = job, None
+        self._queue.attach(job.id, self._cancel)
+        try:
+            async with self._busy:
+                outcome = await self._attempt(job)
+                await self._endings.record(job, outcome, self._wish)
+        finally:
+            self._queue.detach(job.id)
+            self._choosing.give_up(job)
+            self.job = self._wish = None
+        await self._retire(outcome)
+
+    async def _attempt(self, job: Job) -> Outcome:
+        """Run a job, unless it turns out to be done already."""
+        try:
+            report = await asyncio.to_thread(settle, job, self._results)
+        except OSError as error:
+            return Failed(error=error_of(error))
+        if report is not None:
+            return Done(report=report)
+        try:
+            if self._wish is None:
+                await self._hire()
+        except WorkerLost as lost:
+            return Lost(lost.error)
+        if self._wish is not None:
+            return Stopped()
+        tell = Teller(self._queue, job.id)
+        return await self.worker.run_job(job.id, job.work, self.budgets, tell)
+
+    async def _cancel(self) -> None:
+        await self._stop("cancel", CANCEL_SECONDS)
+
+    async def _stop(self, wish: Wish, seconds: float) -> None:
+        if self.job is not None:
+            self._wish = self._wish or wish
+            await self.worker.cancel(seconds)
+
+    async def _hire(self) -> None:
+        """Make sure that there is a living worker, unless the job was cancelled meanwhile."""
+        if self.worker.alive:
+            return
+        await self.worker.kill()
+        if self._wish is not None:
+            return
+        self.worker = WorkerProcess(self.settings)
+        self._counts["worker_starts"] += 1
+        await self.worker.start(self.budgets["loading"])
+
+    async def _retire(self, outcome: Outcome) -> None:
+        """Let go of a worker that died, has worked long enough or has grown too large."""
+        if not self.worker.alive:
+            self._counts["workers_lost"] += isinstance(outcome, Lost)
+            await self.worker.kill()
+        elif reason := self._reason_to_retire(outcome):
+            log.info("worker %s is replaced: %s", self.settings.name, reason)
+            self._counts["workers_replaced"] += 1
+            await self.worker.stop()
+
+    def _reason_to_retire(self, outcome: Outcome) -> str | None:
+        worker, most = self.worker, self._config.recycle_mebibytes
+        mebibytes = worker.rss_bytes >> 20
+        if worker.num_jobs >= self._config.recycle_jobs:
+            return f"it has run {worker.num_jobs} jobs"
+        if mebibytes >= most:
+            return f"it holds {mebibytes} MiB of memory, wanted less than {most}"
+        if isinstance(outcome, Failed) and outcome.error.code in _TIRED_CODES:
+            return f"its last job failed with code {outcome.error.code}"
+        return None
+
+
+class Teller:
+    """Passes on where a job stands."""
+
+    def __init__(self, queue: JobQueue, job_id: str) -> None:
+        self._queue = queue
+        self._job_id = job_id
+        self._progress = JobProgress(stage="loading")
+
+    def __call__(self, event: Event) -> None:
+        """Take one event of the worker."""
+        if isinstance(event, StageBegun):
+            self._progress = self._progress.model_copy(update={"stage": event.stage})
+        elif isinstance(event, Progressed):
+            self._progress = JobProgress(
+                stage=self._progress.stage,
+                frames=event.frames_out,
+                total=event.total,
+                fps=event.fps,
+                eta_seconds=event.eta_seconds,
+            )
+        self._queue.report_progress(self._job_id, self._progress)
+
+
+_FORCE_SECONDS = GIVE_BACK_SECONDS + 2.0
+"""After a drain's time, until the scheduler stops waiting for jobs to be given back."""
+_GRACE_SECONDS = 15.0
+"""Over its budget a stage is killed; only if that fails for so long is the scheduler not well."""
+
+
+_WARM_ATTEMPTS = 3
+"""Of a worker that dies meanwhile: a kill by chance must not end the daemon, a crash each time may.
+"""
+
+
+class WarmUpFailed(Exception):
+    """A worker could not be started, or its models not be loaded or run."""
+
+    def __init__(self, error: JobError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class BusyStage:
+    """What a slot does."""
+
+    slot: str
+    job_id: str
+    stage: Stage
+    still_seconds: float
+    """Since its last progress."""
+    budget_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker, for people and for metrics."""
+
+    slot: str
+    pid: int | None
+    device: str | None
+    rss_bytes: int
+    num_jobs: int
+    job_id: str | None
+
+
+class Scheduler:
+    """Runs the queue's jobs on worker processes.
+
+    Args:
+        queue: gives the jobs and is told what becomes of them.
+        config: of the daemon.
+        room: gives out room on the targets' file systems.
+    """
+
+    def __init__(self, queue: JobQueue, config: Config, *, room: Room | None = None) -> None:
+        self._queue = queue
+        self._config = config
+        self._counts: Counter[str] = Counter()
+        kept = Results(config.state_dir / ledger.FOLDER)
+        choosing = Choosing(queue, room or Room())
+        self._slots = [
+            Slot(settings, queue, config.jobs, kept, choosing, self._counts)
+            for settings in worker_settings(config)
+        ]
+        self._ended = asyncio.Event()
+
+    def configure(self, config: JobsConfig) -> None:
+        """Follow other limits from the next job on; slots, devices and precision stay."""
+        for slot in self._slots:
+            slot.configure(config)
+
+    async def run(self) -> None:
+        """Run jobs until drained. If cancelled, workers are killed and jobs left to recovery."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for slot in self._slots:
+                    group.create_task(slot.run(), name=f"slot-{slot.settings.name}")
+        finally:
+            self._ended.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Begin nothing more, let what runs end for a time, and give back what is left then."""
+        self._queue.paused = True
+        for slot in self._slots:
+            slot.leave()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        except TimeoutError:
+            await self._give_back(seconds)
+
+    async def _give_back(self, seconds: float) -> None:
+        log.info("giving back %d jobs that did not end in %g s", len(self.busy_stages()), seconds)
+        try:
+            async with asyncio.timeout(_FORCE_SECONDS), asyncio.TaskGroup() as group:
+                for slot in self._slots:
+                    group.create_task(slot.give_back(), name=f"give-back-{slot.settings.name}")
+                await self._ended.wait()
+        except TimeoutError:  # the store cannot be written, or a process hangs in the kernel
+            log.error("jobs could not be given back; the next start finds them")
+
+    async def warm_up(self, tell: Callable[[str], None] | None = None) -> None:
+        """Start all workers, and have each run every set of models that is configured once.
+
+        To be called before `run`.
+
+        Args:
+            tell: told in a few words what is done at the moment.
+
+        Raises:
+            WarmUpFailed: by the first that fails; no worker is left then.
+        """
+        wanted = filters_to_warm(self._config)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(
+                        self._warm(slot, wanted, tell or log.debug),
+                        name=f"warm-{slot.settings.name}",
+                    )
+                    for slot in self._slots
+                ]
+        except BaseException:
+            await self._kill()
+            raise
+        for task in tasks:
+            if (error := task.result()) is not None:
+                await self._kill()
+                raise WarmUpFailed(error)
+
+    def busy_stages(self) -> list[BusyStage]:
+        """Tell what every busy slot does, and for how long it has stood still."""
+        return [
+            BusyStage(
+                slot=slot.settings.name,
+                job_id=slot.job.id,
+                stage=stall.stage,
+                still_seconds=stall.still_seconds,
+                budget_seconds=stall.budget_seconds,
+            )
+            for slot in self._slots
+            if slot.job is not None and (stall := slot.worker.stall) is not None
+        ]
+
+    def trouble(self) -> str | None:
+        """Say what hangs although it should have been killed; None while all is well."""
+        for busy in self.busy_stages():
+            if busy.still_seconds > busy.budget_seconds + _GRACE_SECONDS:
+                still = f"{busy.still_seconds:.0f} s"
+                return f"slot {busy.slot} has stood still in {busy.stage} for {still}"
+        return None
+
+    def healthy(self) -> bool:
+        """Whether every busy stage is within its budget, or was just killed for not being so."""
+        return self.trouble() is None
+
+    def workers(self) -> list[WorkerStatus]:
+        """Look at all workers."""
+        return [
+            WorkerStatus(
+                slot=slot.settings.name,
+                pid=slot.worker.pid if slot.worker.alive else None,
+                device=slot.worker.device,
+                rss_bytes=slot.worker.rss_bytes,
+                num_jobs=slot.worker.num_jobs,
+                job_id=None if slot.job is None else slot.job.id,
+            )
+            for slot in self._slots
+        ]
+
+    def statistics(self) -> Mapping[str, int]:
+        """Count jobs and workers since the start.
+
+        Names: done, failed, cancelled, retries, worker_starts, workers_lost, workers_replaced.
+        """
+        return dict(self._counts)
+
+    async def _warm(
+        self, slot: Slot, wanted: Sequence[FilterOptions], tell: Callable[[str], None]
+    ) -> JobError | None:
+        name = slot.settings.name
+        tell(f"starting worker {name}")
+        for attempts_left in reversed(range(_WARM_ATTEMPTS)):
+            try:
+                for filters in wanted:
+                    seconds = await slot.warm(filters)
+                    tell(f"worker {name} is warm after {seconds:.1f} s")
+                return None
+            except WorkerLost as lost:
+                if not (_died(lost.error) and attempts_left):
+                    return lost.error
+                log.warning("worker %s is started again: %s", name, lost.error.message)
+        raise AssertionError("the last attempt returns")
+
+    async def _kill(self) -> None:
+        for slot in self._slots:
+            await slot.worker.kill()
+
+
+def _died(error: JobError) -> bool:
+    """Whether a worker did not say this itself, but was killed, crashed or hung."""
+    return error.retryable and error.code == Exit.INTERNAL
+
+
+def filters_to_warm(config: Config) -> list[FilterOptions]:
+    """Choose the filters of the watched folders; without any, the default of each filter."""
+    wanted = list(dict.fromkeys(watch.filters for watch in config.watch))
+    default = {"enable_frame_interpolation": True, "enable_upscaling": True}
+    return wanted or [FilterOptions.model_validate(default)]
+
+
+def worker_settings(config: Config) -> list[WorkerSettings]:
+    """Say how each slot's worker is started; devices are given out in turn."""
+    jobs = config.jobs
+    number = jobs.slots or len(jobs.devices)
+    shared = number > 1 and "OMP_NUM_THREADS" not in os.environ
+    threads = max(1, len(os.sched_getaffinity(0)) // number) if shared else None
+    return [
+        WorkerSettings(
+            name=str(index),
+            state_dir=config.state_dir,
+            device=jobs.devices[index % len(jobs.devices)],
+            precision=jobs.precision,
+            weights=config.weights,
+            threads=threads,
+        )
+        for index in range(number)
+    ]

@@ -1,0 +1,293 @@
+"""Picture ⇄ Frame: coded planes to R'G'B' in [0, 1] on a device, and back, in fp32.
+
+Every frame of a stream, original or made, takes this one path, so that nothing pulses. There and
+back changes no code value of a colour inside the RGB gamut by more than one: unclipped, the round
+trip is the identity up to fp32 (see :mod:`.chroma`); a code that rounding put just outside the
+gamut is moved back towards the colour it came from.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..frame import Color, Frame, Picture, PixelFormat
+from ..plans import Deferred, Pending
+from .matrix import arithmetic_matrix, code_scale, matrix_warning, output_color, rgb_to_yuv
+from .planes import alpha_to_float, from_rgb, rounding_of, to_codes, to_rgb
+from .staging import Arrival, Download, Upload
+
+if TYPE_CHECKING:
+    from .cuda import Encoder
+
+__all__ = [
+    "OutsideGamut",
+    "ToFrame",
+    "ToPicture",
+    "arithmetic_matrix",
+    "matrix_warning",
+    "output_color",
+    "output_size",
+]
+
+
+# How many colours were outside what pictures can show.
+
+
+class OutsideGamut:
+    """Counts values outside [0, 1], from several threads; waits for a device only at the end."""
+
+    def __init__(self) -> None:
+        self._count: Tensor | int = 0
+        self._outside: Tensor | None = None
+        self._lock = threading.Lock()
+
+    def must_clip(self, values: Tensor, tolerance: float) -> bool:
+        """Count what is outside by more than `tolerance`; tell whether anything may be at all."""
+        if values.device.type == "cpu":  # on others, finding out would wait for the device
+            low, high = (float(value) for value in values.aminmax())
+            if low >= 0 and high <= 1:
+                return False
+        outside = (values < -tolerance).count_nonzero() + (values > 1 + tolerance).count_nonzero()
+        with self._lock:
+            self._count = self._count + outside
+        return True
+
+    def on(self, device: torch.device) -> Tensor:
+        """Give what kernels may add to: (1,), int64."""
+        if self._outside is None:
+            self._outside = torch.zeros(1, dtype=torch.int64, device=device)
+        return self._outside
+
+    def count(self) -> int:
+        """Give the sum so far."""
+        return int(self._count) + (0 if self._outside is None else int(self._outside))
+
+
+_MOST_STAGED = 16
+"""Pictures; more than lie in the channel to whoever converts them."""
+
+
+def output_size(width: int, height: int, pix_fmt: str) -> tuple[int, int]:
+    """Size of the picture that :class:`ToPicture` makes of a frame: even where chroma is halved."""
+    form = PixelFormat.parse(pix_fmt)
+    return _rounded(width, form.chroma_shift_x), _rounded(height, form.chroma_shift_y)
+
+
+def _rounded(size: int, shift: int) -> int:
+    return max(size >> shift, 1) << shift
+
+
+class ToFrame:
+    """Coded pictures to frames, fp32, on one device.
+
+    Values outside the RGB gamut are clipped to [0, 1]. Those that are further outside than half a
+    code in each of the picture's components can move them, so not by its rounding alone, are
+    counted.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._clipped = OutsideGamut()
+        self._last: Frame | None = None
+        self._upload = Upload(device)
+        self._decoder = None
+        if device.type == "cuda":
+            from .cuda import Decoder
+
+            self._decoder = Decoder()
+        self._staged: OrderedDict[int, tuple[Picture, Arrival]] = OrderedDict()  # by identity
+
+    def stage(self, picture: Picture) -> Picture:
+        """Begin to copy a picture that will be converted soon; for any one other thread.
+
+        Returns:
+            The same picture.
+        """
+        if self._device.type == "cuda":
+            self._staged[id(picture)] = picture, self._begin(picture)
+            while len(self._staged) > _MOST_STAGED:  # nobody came for it
+                self._staged.popitem(last=False)
+        return picture
+
+    def __call__(self, picture: Picture, *, cut: bool = False, duplicate: bool = False) -> Frame:
+        """Convert one picture; `cut` and `duplicate` become the frame's flags.
+
+        Raises:
+            UnsupportedPixels: if its colour matrix cannot be undone exactly.
+        """
+        _, arrival = self._staged.pop(id(picture), (None, None))
+        if duplicate and self._last is not None:
+            pixels, alpha = self._last.pixels, self._last.alpha
+        else:
+            picture = self._there(picture, arrival)
+            pixels = self._pixels(picture)
+            alpha = alpha_to_float(picture, self._device)
+        self._last = Frame(
+            pixels,
+            picture.pts,
+            picture.duration,
+            picture.time_base,
+            alpha=alpha,
+            cut=cut,
+            duplicate=duplicate,
+        )
+        return self._last
+
+    def _pixels(self, picture: Picture) -> Tensor:
+        tolerance = rounding_of(picture)
+        if self._decoder is not None:
+            outside = self._clipped.on(self._device)
+            plain = partial(_clipped, picture, self._device)
+            if (made := self._decoder(picture, tolerance, outside, plain)) is not None:
+                return made
+        pixels = to_rgb(picture, self._device)
+        if self._clipped.must_clip(pixels, tolerance):
+            pixels.clamp_(0, 1)
+        return pixels.expand(3, -1, -1).contiguous()
+
+    def _begin(self, picture: Picture) -> Arrival:
+        return self._upload((*picture.planes, *(() if picture.alpha is None else (picture.alpha,))))
+
+    def _there(self, picture: Picture, arrival: Arrival | None) -> Picture:
+        """Give the same picture with its planes on the device."""
+        if self._device.type == "cpu":
+            return picture
+        planes = (arrival or self._begin(picture)).follow()
+        count = len(picture.planes)
+        return replace(
+            picture, planes=planes[:count], alpha=planes[count] if planes[count:] else None
+        )
+
+    def statistics(self) -> Mapping[str, int]:
+        """``clipped_values``: R, G and B values so far outside the gamut that they were clipped."""
+        return {"clipped_values": self._clipped.count()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Coded:
+    """Planes that come down, and their width and height."""
+
+    arrival: Arrival
+    size: tuple[int, int]
+
+
+class ToPicture:
+    """Frames to coded pictures on the CPU, rounded to nearest.
+
+    Odd sizes are cropped right and bottom to :func:`output_size`; a single row or column
+    that needs a second one is repeated. Alpha is dropped or made opaque as `pix_fmt` wants.
+
+    Args:
+        pix_fmt: what the pictures become.
+        color: their tags, from :func:`output_color`.
+
+    Raises:
+        UnsupportedPixels: if there is no way to write that format or matrix.
+    """
+
+    def __init__(self, pix_fmt: str, color: Color) -> None:
+        self._form = PixelFormat.parse(pix_fmt)
+        self._color = color
+        if self._form.family != "rgb":
+            rgb_to_yuv(arithmetic_matrix(color, 1, 1))  # refuse before any frame
+        self._clipped = OutsideGamut()
+        self._download = Download()
+        self._encoder: Encoder | None = None  # made where frames lie on a CUDA card
+        self._last: Deferred[_Coded] | None = None
+
+    def __call__(self, frame: Frame) -> Picture:
+        """Convert one frame of any float dtype on any device."""
+        return self.begin(frame)()
+
+    def begin(self, frame: Frame) -> Callable[[], Picture]:
+        """Convert one frame; its planes come down while the device goes on.
+
+        Returns:
+            What waits for them and gives the picture.
+        """
+        pending = Pending.of(frame)
+        arrival = self._plan_codes(pending)().arrival
+        return partial(self._picture, arrival, frame)
+
+    def plan(self, pending: Pending) -> Callable[[], Picture]:
+        """Take the next frame, in order, and leave the work to who calls what is returned."""
+        coded = self._plan_codes(pending)
+        return lambda: self._picture(coded().arrival, pending.frame())
+
+    def _plan_codes(self, pending: Pending) -> Deferred[_Coded]:
+        before = self._last if pending.duplicate else None
+        self._last = Deferred(lambda: self._coded(pending.frame(), before))
+        return self._last
+
+    def _coded(self, frame: Frame, before: Deferred[_Coded] | None) -> _Coded:
+        """Begin to bring down a frame's planes, or take those of the one before if it is that."""
+        size = output_size(frame.width, frame.height, self._form.name)
+        if before is not None and (last := before()).size == size:
+            return last
+        return _Coded(self._download(self._codes(frame, *size)), size)
+
+    def _codes(self, frame: Frame, width: int, height: int) -> tuple[Tensor, ...]:
+        """Code a frame on its device: its planes, and alpha where the format has it."""
+        pixels = _fitted(frame.pixels, width, height)
+        planes = self._planes(pixels) if pixels.is_cuda else self._plain_planes(pixels)
+        return (*planes, self._alpha(frame, width, height)) if self._form.has_alpha else planes
+
+    def _planes(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        if self._encoder is None:
+            from .cuda import Encoder
+
+            self._encoder = Encoder()
+        made = self._encoder(pixels, self._form, self._color, self._clipped.on(pixels.device))
+        return self._plain_planes(pixels) if made is None else made
+
+    def _plain_planes(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        pixels = pixels.float()
+        if self._clipped.must_clip(pixels, 0.0):
+            pixels = pixels.clamp(0, 1)
+        return from_rgb(pixels, self._form, self._color)
+
+    def _picture(self, arrival: Arrival, frame: Frame) -> Picture:
+        planes, count = arrival.wait(), self._form.num_planes
+        return Picture(
+            planes[:count],
+            self._form.name,
+            self._color,
+            frame.pts,
+            frame.duration,
+            frame.time_base,
+            alpha=planes[count] if planes[count:] else None,
+        )
+
+    def statistics(self) -> Mapping[str, int]:
+        """``clipped_values``: values that the filters left outside [0, 1]; add ToFrame's to it."""
+        return {"clipped_values": self._clipped.count()}
+
+    def _alpha(self, frame: Frame, width: int, height: int) -> Tensor:
+        scale, _ = code_scale(self._form.bit_depth, "pc")
+        if frame.alpha is None:
+            opaque = torch.full((height, width), scale)
+            return to_codes(opaque, self._form.bit_depth)
+        alpha = _fitted(frame.alpha.float(), width, height)[0]
+        return to_codes(alpha * scale, self._form.bit_depth)
+
+
+def _clipped(picture: Picture, device: torch.device) -> Tensor:
+    return to_rgb(picture, device).clamp_(0, 1)
+
+
+def _fitted(pixels: Tensor, width: int, height: int) -> Tensor:
+    """Crop right and bottom, or repeat the border, to a size."""
+    pixels = pixels[:, :height, :width]
+    if pixels.shape[1] < height:
+        pixels = torch.cat((pixels, pixels[:, -1:]), 1)
+    if pixels.shape[2] < width:
+        pixels = torch.cat((pixels, pixels[:, :, -1:]), 2)
+    return pixels

@@ -1,0 +1,240 @@
+"""The interpolation network on a CPU with everything between its convolutions in compiled kernels.
+
+The same arithmetic as :mod:`.network`, and a third of its memory traffic: a frame and its features
+lie pixel by pixel, so that a sample is four loads of eight values; a block's input is written once,
+in the layout and dtype of its first convolution; what blocks give is read where it lies.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels.native import Adding, Blending, Detail, Joining, Packing, kernels, run
+from ..kernels.winograd import WinogradConv, can_convolve
+from .network import (
+    BLOCK_CELLS,
+    FIRST_CHANNELS,
+    FLOW_CHANNELS,
+    NEXT_CHANNELS,
+    NUM_FEATURES,
+    SLOPE,
+    Block,
+    IFNet,
+    shape_of_all,
+)
+
+_PACKED = 8
+"""Values of a source's pixel: features, R, G, B, alpha."""
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def can_fuse(network: IFNet, scale: float) -> bool:
+    """Tell whether the compiled kernels are there, and do what is asked."""
+    ours = network.device.type == "cpu" and network.dtype in _DTYPES and scale <= 1
+    return ours and kernels() is not None
+
+
+class FusedIFNet:
+    """`IFNet` for frames on the CPU at a scale of at most 1; see :class:`.engine.Engine`."""
+
+    def __init__(self, network: IFNet) -> None:
+        self._blocks = [cast("Block", block) for block in network.blocks]
+        self._is_bf16 = network.dtype == torch.bfloat16
+        self._dtype = network.dtype
+        encode = network.encode
+        self._encode = [_layer(conv) for conv in (encode.cnn0, encode.cnn1, encode.cnn2)]
+        self._features = _bare(_as_convolution(encode.cnn3))
+        self._layers = [
+            [_layer(conv) for conv in (*block.conv0, *block.convblock)] for block in self._blocks
+        ]
+        self._lasts = [_pixel_by_pixel(block.lastconv) for block in self._blocks]
+
+    def sources(self, images: Tensor) -> Tensor:
+        """Put features and pixels of padded frames side by side.
+
+        Args:
+            images: (N, 3 or 4, H, W), fp32, [0, 1].
+
+        Returns:
+            (N, 4 + C, H, W), fp32, a pixel's values together, 8 floats from one pixel to the next.
+        """
+        images = images.contiguous()
+        count, channels, height, width = images.shape
+        x = images[:, :3].to(self._dtype, memory_format=torch.channels_last)
+        for layer in self._encode:
+            x = layer(x)
+        features = self._features(x)
+        packed = _packed(count, height, width)
+        for index in range(count):
+            job = Packing(
+                _detail(features[index], NUM_FEATURES),
+                images[index].data_ptr(),
+                channels,
+                packed[index].data_ptr(),
+            )
+            self._run("pack", job)
+        return packed[:, : NUM_FEATURES + channels]
+
+    def middles(
+        self,
+        lefts: Sequence[Tensor],
+        rights: Sequence[Tensor],
+        times: Sequence[float],
+        scale: float,
+    ) -> Tensor:
+        """Compute one in-between per pair of sources, see :meth:`.engine.Engine.middles`."""
+        _, height, width = shape_of_all([*lefts, *rights])
+        flow = torch.empty(len(lefts), height, width, FLOW_CHANNELS)
+        pairs = _Pairs(lefts, rights, flow, times)
+        cell = round(BLOCK_CELLS[0] / scale)
+        detail = self._detail(0, [self._first_input(pairs, cell)])
+        for index in range(1, len(self._blocks)):
+            self._add(pairs, detail, cell, begins=index == 1)
+            cell //= 2
+            detail = self._detail(index, self._next_inputs(pairs, detail, cell))
+        return self._blend(pairs, detail, cell)
+
+    def _detail(self, index: int, inputs: Iterable[Tensor]) -> Tensor:
+        """Run a block on its input, which comes in parts: (n, C, h, w), of several pairs or one."""
+        first, *others = self._layers[index]
+        made = [first(x) for x in inputs]
+        x = made[0] if len(made) == 1 else torch.cat(made)
+        for layer in others:
+            x = layer(x)
+        return F.conv_transpose2d(x, *self._lasts[index], stride=2, padding=1)
+
+    def _first_input(self, pairs: _Pairs, cell: int) -> Tensor:
+        x = self._empty_input(pairs, len(pairs.lefts), FIRST_CHANNELS, cell)
+        for index, own in enumerate(x):
+            self._run("first", pairs.joining(index, Detail(), cell, own))
+        return x
+
+    def _next_inputs(self, pairs: _Pairs, detail: Tensor, cell: int) -> Iterator[Tensor]:
+        """Make the input of a block for one pair after the other, always in the same place.
+
+        In fp32 those of two 640x360 frames are more than the allocator keeps: half the time to make
+        them went into pages that the system cleared.
+        """
+        x = self._empty_input(pairs, 1, NEXT_CHANNELS, cell)
+        for index in range(len(pairs.lefts)):
+            state = _detail(detail[index], detail.shape[1] // 4)
+            self._run("next", pairs.joining(index, state, cell, x))
+            yield x
+
+    def _empty_input(self, pairs: _Pairs, count: int, channels: int, cell: int) -> Tensor:
+        _, height, width, _ = pairs.flow.shape
+        return torch.empty(
+            (count, channels, height // cell, width // cell),
+            dtype=self._dtype,
+            memory_format=torch.channels_last,
+        )
+
+    def _add(self, pairs: _Pairs, detail: Tensor, cell: int, *, begins: bool) -> None:
+        count, height, width, _ = pairs.flow.shape
+        for index in range(count):
+            found = _detail(detail[index], detail.shape[1] // 4)
+            flow = pairs.flow[index].data_ptr()
+            self._run("add", Adding(found, cell, begins, height, width, flow))
+
+    def _blend(self, pairs: _Pairs, detail: Tensor, cell: int) -> Tensor:
+        count, height, width, _ = pairs.flow.shape
+        channels = len(pairs.lefts[0]) - NUM_FEATURES
+        images = torch.empty(count, channels, height, width)
+        for index in range(count):
+            job = Blending(
+                pairs.lefts[index].data_ptr(),
+                pairs.rights[index].data_ptr(),
+                pairs.flow[index].data_ptr(),
+                _detail(detail[index], detail.shape[1] // 4),
+                cell,
+                channels,
+                height,
+                width,
+                images[index].data_ptr(),
+            )
+            self._run("blend", job)
+        return images
+
+    def _run(self, name: str, job: ctypes.Structure) -> None:
+        run(name, job, is_bf16=self._is_bf16)
+
+
+def _layer(conv: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Make a convolution with its leaky ReLU."""
+    if isinstance(conv, nn.Conv2d) and can_convolve(conv):
+        return WinogradConv(conv, torch.full((conv.out_channels,), SLOPE))
+    return lambda x: F.leaky_relu_(conv(x), SLOPE)
+
+
+def _bare(conv: nn.Conv2d) -> Callable[[Tensor], Tensor]:
+    """Make a convolution with nothing behind it."""
+    return WinogradConv(conv) if can_convolve(conv) else conv
+
+
+class _Pairs:
+    """Sources of pairs of frames, the flow between them, (N, H, W, 4), and their moments."""
+
+    def __init__(
+        self,
+        lefts: Sequence[Tensor],
+        rights: Sequence[Tensor],
+        flow: Tensor,
+        times: Sequence[float],
+    ) -> None:
+        self.lefts, self.rights, self.flow, self.times = lefts, rights, flow, times
+
+    def joining(self, index: int, state: Detail, cell: int, x: Tensor) -> Joining:
+        """Describe how the pair `index` becomes a block's input `x`."""
+        return Joining(
+            self.lefts[index].data_ptr(),
+            self.rights[index].data_ptr(),
+            self.flow[index].data_ptr(),
+            state,
+            self.flow.shape[1],
+            self.flow.shape[2],
+            cell,
+            self.times[index],
+            x.data_ptr(),
+        )
+
+
+def _packed(count: int, height: int, width: int) -> Tensor:
+    return torch.empty((count, _PACKED, height, width), memory_format=torch.channels_last)
+
+
+def _detail(found: Tensor, channels: int) -> Detail:
+    """Describe (4 * channels, h, w), a pixel's values together."""
+    _, height, width = found.shape
+    assert found.stride() == (1, width * 4 * channels, 4 * channels), found.stride()
+    return Detail(found.data_ptr(), 2 * height, 2 * width, channels)
+
+
+def _pixel_by_pixel(last: torch.nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
+    """Order outputs, four pixels of each channel, so that a pixel's channels lie together."""
+    inputs, outputs = last.weight.shape[:2]
+    weight = last.weight.view(inputs, outputs // 4, 4, 4, 4).transpose(1, 2).flatten(1, 2)
+    assert last.bias is not None
+    bias = last.bias.view(-1, 4).T.flatten()
+    return weight.contiguous(memory_format=torch.channels_last), bias
+
+
+def _as_convolution(last: nn.ConvTranspose2d) -> nn.Conv2d:
+    """Turn a transposed convolution, 4x4 with stride 2, into one that gives the four pixels."""
+    inputs, outputs = last.weight.shape[:2]
+    weight = last.weight.new_zeros(2, 2, outputs, inputs, 3, 3)
+    taps = ((0, -1, 3), (0, 0, 1), (1, 0, 2), (1, 1, 0))  # side of the pixel, offset, kernel's row
+    for down, dy, ky in taps:
+        for right, dx, kx in taps:
+            weight[down, right, :, :, dy + 1, dx + 1] = last.weight[:, :, ky, kx].T
+    assert last.bias is not None
+    kernel = weight.view(4 * outputs, inputs, 3, 3).contiguous(memory_format=torch.channels_last)
+    made = nn.Conv2d(inputs, 4 * outputs, 3, padding=1, device="meta")
+    made.weight = nn.Parameter(kernel, requires_grad=False)
+    made.bias = nn.Parameter(last.bias.repeat(4), requires_grad=False)
+    return made

@@ -1,0 +1,202 @@
+"""The interpolation network on a CUDA card: convolutions, and one kernel between every two blocks.
+
+Where it is first used, a pair of pictures is computed by it, by plain torch and in fp32. Kernels
+that cannot be had, that are off by more than plain torch in the same precision, or that are slower
+are left alone from then on, with one warning. What comes again in the same size is started as one
+CUDA graph. Not yet seen on a GPU.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..kernels.cuda import Proof, far_off, slower
+from ..kernels.graphs import Graphs
+from . import cuda_layers
+from .cuda_layers import BlockLayers, EncoderLayers
+from .engine import Engine, PlainEngine
+from .network import BLOCK_CELLS, Block, IFNet, shape_of_all
+
+_COMPARED = 128, 128
+"""Rows and columns that are compared: multiples of what any scale wants."""
+_TIMED = 640, 1152
+"""The most that is timed."""
+_SHIFT = 2, 5
+"""Motion of the pictures that are compared, in pixels, down and right."""
+_BLOB = 8
+"""Size of their blobs, in pixels."""
+_MOST_SIZES = 2
+"""Sizes of frames whose graphs are kept."""
+_MOST_BYTES = 1 << 31
+"""Of device memory for the graphs of one size."""
+
+
+def can_use_kernels(network: IFNet, scale: float) -> bool:
+    """Tell whether the kernels do what is asked: fp16, at scales of at most 1."""
+    return network.device.type == "cuda" and network.dtype == torch.float16 and scale <= 1
+
+
+class ProvenEngine:
+    """Kernels once they have proved themselves, plain torch otherwise; see :class:`.engine.Engine`.
+
+    Sources tell by their dtype who made them, and are given to nobody else.
+
+    Args:
+        network: what is right.
+        scale: at which it will be used.
+    """
+
+    def __init__(self, network: IFNet, scale: float) -> None:
+        self._network = network
+        self._scale = scale
+        self._plain = PlainEngine(network)
+        self._kernels: KernelEngine | None = None
+        self._proof = Proof("frames are interpolated by plain torch")
+
+    def sources(self, images: Tensor) -> Tensor:
+        """Compute what is kept of frames, by whom the first of them was found best."""
+        height, width = images.shape[2:]
+        with _on(images.device):
+            if not self._proof.holds(lambda: self._trial(height, width)):
+                return self._plain.sources(images)
+            assert self._kernels is not None
+            fits = height * width < cuda_layers.MOST_PIXELS
+            return (self._kernels if fits else self._plain).sources(images)
+
+    def middles(
+        self,
+        lefts: Sequence[Tensor],
+        rights: Sequence[Tensor],
+        times: Sequence[float],
+        scale: float,
+    ) -> Tensor:
+        """Compute one in-between per pair of sources, see :meth:`.engine.Engine.middles`."""
+        if lefts[0].dtype != cuda_layers.SOURCE_DTYPE:
+            return self._plain.middles(lefts, rights, times, scale)
+        assert self._kernels is not None
+        with _on(lefts[0].device):
+            return self._kernels.middles(lefts, rights, times, scale)
+
+    def _trial(self, height: int, width: int) -> str | None:
+        """Compute a pair by both ways, and say what speaks against the kernels."""
+        kernels = KernelEngine(self._network)
+        kernels.is_recorded = False
+        images = _two_pictures(*_COMPARED, self._network.device)
+        exact = PlainEngine(copy.deepcopy(self._network).float())
+        fault = far_off(*(self._middle(e, images) for e in (kernels, self._plain, exact)))
+        if fault is None and self._network.device.type == "cuda":
+            images = _two_pictures(*_timed(height, width), images.device)
+            fault = slower(
+                lambda: self._middle(kernels, images), lambda: self._middle(self._plain, images)
+            )
+        if fault is None:
+            self._kernels, kernels.is_recorded = kernels, True
+        return fault
+
+    def _middle(self, engine: Engine, images: Tensor) -> Tensor:
+        left, right = (tuple(engine.sources(image[None])) for image in images)
+        return engine.middles(left, right, (0.5,), self._scale)
+
+
+class KernelEngine:
+    """`IFNet` with everything between its convolutions in Triton kernels.
+
+    Its sources are groups, see `glue.empty_sources`. At a scale of at most 1.
+
+    Args:
+        network: on its device, in fp16.
+    """
+
+    is_recorded = True
+    """Whether what comes again is started as a CUDA graph, where there are any."""
+
+    def __init__(self, network: IFNet) -> None:
+        self._has_graphs = network.device.type == "cuda"
+        self._encode = EncoderLayers(network.encode)
+        blocks = [cast("Block", block) for block in network.blocks]
+        self._blocks = [BlockLayers(b, i, len(blocks)) for i, b in enumerate(blocks)]
+        self._graphs: OrderedDict[tuple[int, int, int, float], Graphs] = OrderedDict()
+
+    def sources(self, images: Tensor) -> Tensor:
+        """Compute the features of frames and pack them with their pixels."""
+        images = images.contiguous()
+        count, channels, height, width = images.shape
+        out = cuda_layers.empty_sources(
+            count, height, width, images.device, has_alpha=channels == 4
+        )
+        cuda_layers.pack(self._encode(images), images, out)
+        return out
+
+    def middles(
+        self,
+        lefts: Sequence[Tensor],
+        rights: Sequence[Tensor],
+        times: Sequence[float],
+        scale: float,
+    ) -> Tensor:
+        """Compute one in-between per pair of sources, see :meth:`.engine.Engine.middles`."""
+        planes, height, width = shape_of_all([*lefts, *rights])
+        channels = 3 + planes - cuda_layers.SOURCE_PLANES
+        out = torch.empty((len(lefts), channels, height, width), device=lefts[0].device)
+        table = cuda_layers.table_of(lefts, rights, tuple(out), times)
+        self._way(height, width, channels, scale)(table)
+        return out
+
+    def _way(
+        self, height: int, width: int, channels: int, scale: float
+    ) -> Graphs | partial[Tensor]:
+        """Find how one size is computed: by graphs of its own, where there are any."""
+        size = height, width, channels, scale
+        compute = partial(self._compute, *size)
+        if not (self.is_recorded and self._has_graphs):
+            return compute
+        graphs = self._graphs.pop(size, None) or Graphs(compute, most_bytes=_MOST_BYTES)
+        self._graphs[size] = graphs
+        if len(self._graphs) > _MOST_SIZES:
+            self._graphs.popitem(last=False)
+        return graphs
+
+    def _compute(
+        self, height: int, width: int, channels: int, scale: float, table: Tensor
+    ) -> Tensor:
+        """Write the in-betweens where the table says; give what the last block has found."""
+        cell = round(BLOCK_CELLS[0] / scale)
+        details = [self._blocks[0](cuda_layers.begin(table, height, width, cell))]
+        for block in self._blocks[1:]:
+            cell //= 2
+            details.append(block(cuda_layers.following(table, details, height, width, cell)))
+        cuda_layers.blend(table, details, height, width, cell, channels)
+        return details[-1]
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    """Make a device the current one, as Triton starts its kernels there."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _timed(height: int, width: int) -> tuple[int, int]:
+    """Cut a size to at most `_TIMED`, and to multiples that any scale takes."""
+    step = _COMPARED[0]
+    rows, columns = min(height, _TIMED[0]), min(width, _TIMED[1])
+    return max(step, rows - rows % step), max(step, columns - columns % step)
+
+
+def _two_pictures(height: int, width: int, device: torch.device) -> Tensor:
+    """Give (2, 3, H, W): smooth blobs that move."""
+    down, right = _SHIFT
+    rows, columns = height + down, width + right
+    noise = torch.rand(
+        (1, 3, rows // _BLOB + 1, columns // _BLOB + 1),
+        generator=torch.Generator().manual_seed(0),
+    ).to(device)
+    wide = F.interpolate(noise, size=(rows, columns), mode="bilinear")[0]
+    return torch.stack((wide[:, down:, right:], wide[:, :height, :width]))

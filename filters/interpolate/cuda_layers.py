@@ -1,0 +1,492 @@
+"""The convolutions of the interpolation network as a CUDA card likes them.
+
+Channels come in multiples of eight, with zeros where there are none, in the order in which `glue`
+writes and reads them. Each layer is computed by cuDNN, or by a kernel that ends with the activation
+where that is faster. Not yet seen on a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels.cuda import Proof, card_of
+from .network import FLOW_CHANNELS, OUT_CHANNELS, SLOPE, SOURCE_CHANNELS, Block, Encoder
+
+# Which of two ways computes a layer faster, found out on the device for each size.
+#
+# Not yet seen on a GPU.
+
+_RUNS = 8
+_HEAD_START = 1_500_000
+"""Clock cycles for which the device is kept busy while what is timed is being called."""
+_MOST_SIZES = 64
+_MOST_ERROR = 1e-5
+"""Mean square, of that of the result: rounding to fp16 makes 1e-7 of it."""
+
+Way = Callable[[Tensor], Tensor]
+
+
+class Faster:
+    """The faster one of two ways, on a CUDA device; on any other the plain one.
+
+    Args:
+        plain: what is right.
+        kernel: gives the same; it must prove that on the first input.
+    """
+
+    def __init__(self, plain: Way, kernel: Way) -> None:
+        self.plain, self.kernel = plain, kernel
+        self._proof = Proof("convolutions of the interpolation are computed by cuDNN")
+        self._ways: dict[torch.Size, Way] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Compute (N, …) → (N, …)."""
+        if x.device.type != "cuda":
+            return self.plain(x)
+        way = self._ways.get(x.shape)
+        if way is None:
+            if torch.cuda.is_current_stream_capturing():  # what takes long was done before
+                return self.plain(x)
+            way = self._choose(x)
+            if len(self._ways) >= _MOST_SIZES:
+                self._ways.clear()
+            self._ways[x.shape] = way
+        return way(x)
+
+    def _choose(self, x: Tensor) -> Way:
+        if not self._proof.holds(lambda: self._trial(x)):
+            return self.plain
+        return min((self.plain, self.kernel), key=lambda way: _milliseconds(way, x))
+
+    def _trial(self, x: Tensor) -> str | None:
+        wanted, given = self.plain(x).float(), self.kernel(x).float()
+        if given.shape != wanted.shape:
+            return f"a layer gives {tuple(given.shape)}, wanted {tuple(wanted.shape)}"
+        error, power = float((given - wanted).square().mean()), float(wanted.square().mean())
+        if error <= _MOST_ERROR * power:  # false where either is NaN
+            return None
+        return f"a layer disagrees: mean square error {error:.2g} of {power:.2g}"
+
+
+def _milliseconds(way: Way, x: Tensor) -> float:
+    """Time a way on the device alone: all is called while the device still does something else."""
+    way(x)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(_HEAD_START)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+    begin.record()
+    for _ in range(_RUNS):
+        way(x)
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
+# What lies between the convolutions of the interpolation network, on a CUDA card.
+#
+# Launches the kernels of `glue_kernels` over whole batches of pairs. Not yet seen on a GPU.
+
+GROUP = 4
+"""Values of 16 bits that travel as one of 64."""
+SOURCE_DTYPE = torch.int64
+SOURCE_PLANES = 2
+"""Of a frame: features; R, G, B and alpha. A third is there, unused, where alpha counts."""
+DETAIL_ORDER = (*range(FLOW_CHANNELS + 1), -1, -1, -1, *range(FLOW_CHANNELS + 1, OUT_CHANNELS))
+"""What a block gives for a pixel, of flow, mask, features; -1 are zeros."""
+LAST_CHANNELS = 8
+"""Of these the last block gives only flow, mask and zeros."""
+_RIGHT = range(SOURCE_CHANNELS, 2 * SOURCE_CHANNELS)
+_LEFT = range(SOURCE_CHANNELS)
+FIRST_ORDER = (*_LEFT, 14, *_RIGHT, -1)
+"""Of the first block's input channels as `network` has them, how they lie here."""
+NEXT_ORDER = (*_LEFT, 23, *_RIGHT, 14, *range(15, 23), *range(24, 28), -1, -1, -1, -1)
+"""The same of the other blocks' input: the moment and the mask fill up R, G, B."""
+MOST_PIXELS = 1 << 28
+"""Of a padded frame: the kernels count within it in 32 bits."""
+_TILE = (32, 4)
+"""Pixels of a program, across and down."""
+_INTERPRETED_TILE = (128, 32)
+"""The same where Triton's interpreter runs the kernels, on a CPU, for tests."""
+
+
+class GlueKernels(Protocol):
+    """The module `glue_kernels`, whose functions are called as ``kernel[grid](…)``."""
+
+    pack: Any
+    begin: Any
+    following: Any
+    blend: Any
+
+
+@cache
+def glue_kernels() -> GlueKernels:
+    """Import the kernels.
+
+    Raises:
+        ImportError: where Triton is missing.
+    """
+    from . import cuda_kernels as module
+
+    return cast("GlueKernels", module)
+
+
+def empty_sources(
+    count: int, height: int, width: int, device: torch.device, *, has_alpha: bool
+) -> Tensor:
+    """Make room for frames: (N, 2, H, W) groups, or (N, 3, H, W) where alpha counts."""
+    planes = SOURCE_PLANES + has_alpha
+    return torch.empty((count, planes, height, width), dtype=SOURCE_DTYPE, device=device)
+
+
+def pack(features: Tensor, images: Tensor, out: Tensor) -> None:
+    """Fill `empty_sources`.
+
+    Args:
+        features: (N, 16, H/2, W/2), halves, channels lying together: four pixels of four.
+        images: (N, 3 or 4, H, W), fp32, contiguous, [0, 1].
+        out: what is filled.
+    """
+    count, channels, height, width = images.shape
+    out[:, 0] = groups(features).view(count, height, width)
+    grid, tile = _tiled(height, width, count, images.device)
+    glue_kernels().pack[grid](images, out, height, width, out.shape[1], CHANNELS=channels, **tile)
+
+
+def table_of(
+    lefts: Sequence[Tensor], rights: Sequence[Tensor], out: Sequence[Tensor], times: Sequence[float]
+) -> Tensor:
+    """Tell the kernels of a batch of pairs: one row of addresses and bits each.
+
+    The frames and the result are read and written wherever they lie, at every start of a graph
+    elsewhere. They must live until the kernels are done, which tensors do that were allocated on
+    the stream where these run.
+    """
+    places = (_addresses(lefts), _addresses(rights), _addresses(out), map(_bits, times))
+    rows = list(zip(*places, strict=True))
+    # copied from pinned memory, nobody waits; torch keeps it until the copy is done
+    table = torch.tensor(rows, dtype=torch.int64, pin_memory=lefts[0].is_cuda)
+    return table.to(lefts[0].device, non_blocking=True)
+
+
+def begin(table: Tensor, height: int, width: int, cell: int) -> Tensor:
+    """Give the first block's input, (N, 16, H/cell, W/cell), halves, channels lying together."""
+    out = _empty(table, height // cell, width // cell, len(FIRST_ORDER))
+    grid, tile = _tiled(height // cell, width // cell, len(table), table.device)
+    glue_kernels().begin[grid](table, out, height, width, CELL=cell, **tile)
+    return _as_channels(out)
+
+
+def following(
+    table: Tensor, details: Sequence[Tensor], height: int, width: int, cell: int
+) -> Tensor:
+    """Give a later block's input, (N, 32, H/cell, W/cell), halves, channels lying together.
+
+    Args:
+        table: see `table_of`.
+        details: what one to three blocks before have given, (N, 64, h/2, w/2) each.
+        height: of the padded frames, pixels.
+        width: of the padded frames, pixels.
+        cell: of the block.
+    """
+    out = _empty(table, height // cell, width // cell, len(NEXT_ORDER))
+    grid, tile = _tiled(height // cell, width // cell, len(table), table.device)
+    glue_kernels().following[grid](
+        table, *_three(details), out, height, width, CELL=cell, BLOCKS=len(details), **tile
+    )
+    return _as_channels(out)
+
+
+def blend(
+    table: Tensor, details: Sequence[Tensor], height: int, width: int, cell: int, channels: int
+) -> None:
+    """Write the in-betweens where the table says.
+
+    Args:
+        table: see `table_of`; what is written is (C, H, W), fp32.
+        details: what the four blocks have given.
+        height: of the padded frames, pixels.
+        width: of the padded frames, pixels.
+        cell: of the last block.
+        channels: 3, or 4 with alpha.
+    """
+    before, last = _three(details[:3]), groups(details[3])
+    grid, tile = _tiled(height, width, len(table), table.device)
+    glue_kernels().blend[grid](
+        table, *before, last, height, width, CELL=cell, CHANNELS=channels, **tile
+    )
+
+
+def groups(x: Tensor) -> Tensor:
+    """See (N, C, H, W) halves, channels lying together, as (N, H, W, C/4) groups."""
+    return x.permute(0, 2, 3, 1).contiguous().view(torch.int64)
+
+
+def _as_channels(x: Tensor) -> Tensor:
+    """See (N, H, W, C/4) groups as (N, C, H, W) halves."""
+    return x.view(torch.float16).permute(0, 3, 1, 2)
+
+
+def _empty(table: Tensor, high: int, wide: int, channels: int) -> Tensor:
+    shape = (len(table), high, wide, channels // GROUP)
+    return torch.empty(shape, dtype=torch.int64, device=table.device)
+
+
+def _tiled(
+    height: int, width: int, count: int, device: torch.device
+) -> tuple[tuple[int, int], dict[str, int]]:
+    """Give the number of programs and what each is told of its pixels."""
+    across, down = _TILE if device.type == "cuda" else _INTERPRETED_TILE
+    grid = -(-width // across) * -(-height // down), count
+    return grid, {"TILE_X": across, "TILE_Y": down, "num_warps": 4}
+
+
+def _three(details: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Fill up with what is not read."""
+    seen = [groups(detail) for detail in details]
+    return (*seen, *seen[-1:] * (3 - len(seen)))
+
+
+def _bits(value: float) -> int:
+    """Give the bits of a float32 as an integer."""
+    return int.from_bytes(struct.pack("<f", value), "little")
+
+
+def _addresses(items: Sequence[Tensor]) -> list[int]:
+    """Find where each item begins, which may be the same for all."""
+    return [item.data_ptr() for item in items]
+
+
+_PIXELS = (128, 64)
+"""Of one program: on many pixels, on few."""
+_MOST_CHANNELS = 64
+"""Of one program's result."""
+_MOST_BLOCK = 64
+"""Channels that are read at once."""
+
+
+class LayerKernels(Protocol):
+    """The module `layer_kernels`, whose functions are called as ``kernel[grid](…)``."""
+
+    convolve: Any
+    convolve_colors: Any
+
+
+@cache
+def layer_kernels() -> LayerKernels:
+    """Import the kernels.
+
+    Raises:
+        ImportError: where Triton is missing.
+    """
+    from . import cuda_kernels as module
+
+    return cast("LayerKernels", module)
+
+
+class Convolution(Faster):
+    """A 3x3 convolution with padding 1, and its leaky ReLU where there is one.
+
+    Takes (N, C, h, w), gives (N, C', h/stride, w/stride), channels lying together.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor, *, stride: int = 1, leaky: bool = True
+    ) -> None:
+        super().__init__(self._plain, self._kernel)
+        self._weight = weight.contiguous(memory_format=torch.channels_last)
+        self._packed = weight.permute(2, 3, 1, 0).contiguous()  # (3, 3, in, out)
+        self._bias, self._stride, self._leaky = bias, stride, leaky
+
+    def _plain(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self._weight, self._bias, self._stride, padding=1)
+        return F.leaky_relu_(x, SLOPE) if self._leaky else x
+
+    def _kernel(self, x: Tensor) -> Tensor:
+        count, _, height, width = x.shape
+        size = height // self._stride, width // self._stride
+        out = _together(x, count, len(self._bias), *size)
+        _convolve(x, self._packed, self._bias, out, size, stride=self._stride, leaky=self._leaky)
+        return out
+
+
+class Doubling(Faster):
+    """A transposed 4x4 convolution with stride 2 and padding 1.
+
+    Takes (N, C, h, w), gives (N, C', 2h, 2w), channels lying together.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__(self._plain, self._kernel)
+        self._weight = weight.contiguous(memory_format=torch.channels_last)
+        self._packed = _by_pixel(weight)
+        self._bias = bias
+
+    def _plain(self, x: Tensor) -> Tensor:
+        return F.conv_transpose2d(x, self._weight, self._bias, stride=2, padding=1)
+
+    def _kernel(self, x: Tensor) -> Tensor:
+        count, _, height, width = x.shape
+        out = _together(x, count, len(self._bias), 2 * height, 2 * width)
+        _convolve(x, self._packed, self._bias, out, (height, width), doubling=True)
+        return out
+
+
+class ColorConvolution(Faster):
+    """The first convolution of frames, 3x3 with stride 2, and its leaky ReLU.
+
+    Takes (N, 3 or 4, H, W), fp32, contiguous, gives (N, C', H/2, W/2), channels lying together.
+    """
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__(self._plain, self._kernel)
+        assert layer.bias is not None
+        weight = layer.weight.detach()
+        self._wide = _widened(layer, (0, 1, 2, *[-1] * 5))
+        self._packed = F.pad(weight.flatten(1).T, (0, 0, 0, 32 - 27)).contiguous()
+        self._bias = layer.bias.detach()
+
+    def _plain(self, images: Tensor) -> Tensor:
+        count, _, height, width = images.shape
+        x = self._bias.new_zeros(count, height, width, 8).permute(0, 3, 1, 2)
+        x[:, :3] = images[:, :3]
+        return self._wide.plain(x)
+
+    def _kernel(self, images: Tensor) -> Tensor:
+        count, planes, height, width = images.shape
+        out = _together(self._bias, count, len(self._bias), height // 2, width // 2)
+        num_pixels = count * (height // 2) * (width // 2)
+        layer_kernels().convolve_colors[(-(-num_pixels // _PIXELS[0]),)](
+            images, self._packed, self._bias, out, planes, height, width, num_pixels,
+            CHANNELS=len(self._bias), PIXELS=_PIXELS[0], num_warps=4,
+        )  # fmt: skip
+        return out
+
+
+class EncoderLayers:
+    """Features of frames: see :class:`.network.Encoder`."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.layers = [
+            ColorConvolution(encoder.cnn0),
+            _of(encoder.cnn1),
+            _of(encoder.cnn2),
+            _as_convolution(encoder.cnn3),
+        ]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Give the features of four pixels together.
+
+        Args:
+            images: (N, 3 or 4, H, W), fp32, contiguous.
+
+        Returns:
+            (N, 16, H/2, W/2): the four pixels of a square in reading order, four features each.
+        """
+        x = images
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class BlockLayers:
+    """One refinement: see :class:`.network.Block`."""
+
+    def __init__(self, block: Block, index: int, num_blocks: int) -> None:
+        convs = [cast("nn.Conv2d", conv) for conv in (*block.conv0, *block.convblock)]
+        first = _widened(convs[0], NEXT_ORDER if index else FIRST_ORDER)
+        is_last = index == num_blocks - 1
+        order = DETAIL_ORDER[:LAST_CHANNELS] if is_last else DETAIL_ORDER
+        self.layers = [first, *map(_of, convs[1:]), _pixel_by_pixel(block.lastconv, order)]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Turn what `glue` made, (N, C, h, w), into a detail, (N, 64 or 32, h/2, w/2)."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def _convolve(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    size: tuple[int, int],
+    *,
+    stride: int = 1,
+    leaky: bool = False,
+    doubling: bool = False,
+) -> None:
+    count, num_in, height, width = x.shape
+    num_pixels, num_out = count * size[0] * size[1], len(bias)
+    channels = math.gcd(num_out, _MOST_CHANNELS)
+    phases = 4 if doubling else 1
+    tiles = -(-num_pixels // _PIXELS[0]) * (num_out // channels) * phases
+    is_small = tiles < 2 * card_of(x.device).num_processors
+    pixels = _PIXELS[1] if is_small else _PIXELS[0]
+    layer_kernels().convolve[(-(-num_pixels // pixels), num_out // channels, phases)](
+        x, packed, bias, out, height, width, *size, num_pixels, num_in, num_out, stride,
+        BLOCK=math.gcd(num_in, _MOST_BLOCK), CHANNELS=channels, PIXELS=pixels,
+        DOUBLING=doubling, LEAKY=leaky, num_warps=4, num_stages=3,
+    )  # fmt: skip
+
+
+def _together(like: Tensor, count: int, channels: int, height: int, width: int) -> Tensor:
+    """Make (N, C, h, w), not filled, whose channels lie together."""
+    return like.new_empty(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _of(layer: nn.Conv2d) -> Convolution:
+    assert layer.bias is not None
+    return Convolution(layer.weight.detach(), layer.bias.detach(), stride=layer.stride[0])
+
+
+def _widened(layer: nn.Conv2d, order: Sequence[int]) -> Convolution:
+    """Take input channels in another order, with zeros for -1."""
+    assert layer.bias is not None
+    weight = _picked(layer.weight.detach(), 1, order)
+    return Convolution(weight, layer.bias.detach(), stride=layer.stride[0])
+
+
+def _pixel_by_pixel(last: nn.ConvTranspose2d, order: Sequence[int]) -> Doubling:
+    """Order outputs, four pixels of each channel, so that a pixel's channels lie together."""
+    assert last.bias is not None
+    inputs, outputs = last.weight.shape[:2]
+    weight = last.weight.detach().view(inputs, outputs // 4, 4, 4, 4).transpose(1, 2)
+    bias = last.bias.detach().view(-1, 4).T
+    return Doubling(_picked(weight, 2, order).flatten(1, 2), _picked(bias, 1, order).flatten())
+
+
+def _as_convolution(last: nn.ConvTranspose2d) -> Convolution:
+    """Turn a transposed convolution, 4x4 with stride 2, into one that gives the four pixels."""
+    inputs, outputs = last.weight.shape[:2]
+    weight = last.weight.new_zeros(2, 2, outputs, inputs, 3, 3)
+    taps = ((0, -1, 3), (0, 0, 1), (1, 0, 2), (1, 1, 0))  # side of the pixel, offset, kernel's row
+    for down, dy, ky in taps:
+        for right, dx, kx in taps:
+            weight[down, right, :, :, dy + 1, dx + 1] = last.weight.detach()[:, :, ky, kx].T
+    assert last.bias is not None
+    bias = last.bias.detach().repeat(4)
+    return Convolution(weight.view(4 * outputs, inputs, 3, 3), bias, leaky=False)
+
+
+def _by_pixel(weight: Tensor) -> Tensor:
+    """Take a transposed kernel, (in, out, 4, 4), apart: (4 pixels, 4 taps, in, out)."""
+    rows = torch.tensor(((3, 1), (2, 0)), device=weight.device)  # of each side's two taps
+    picked = weight[:, :, rows[:, None, :, None], rows[None, :, None, :]]
+    return picked.permute(2, 3, 4, 5, 0, 1).flatten(2, 3).flatten(0, 1).contiguous()
+
+
+def _picked(values: Tensor, axis: int, order: Sequence[int]) -> Tensor:
+    """Take what lies at some places of an axis; zeros for -1."""
+    places = torch.tensor(order, device=values.device)
+    picked = values.index_select(axis, places.clamp(min=0))
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    return picked * (places >= 0).view(shape).to(values.dtype)

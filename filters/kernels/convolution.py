@@ -1,0 +1,263 @@
+"""A 3x3 convolution, its activation and what follows it, as one kernel on a CUDA card.
+
+Values are exact to fp32 until they are stored. The plain twin of every call is named with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from .cuda import Launch, card_of, launch_of, rows_each
+
+_TAPS = 9
+_LEAST_COLUMNS = 16
+"""A product of matrices wants at least so many rows and columns."""
+
+
+class Kernels(Protocol):
+    """The module :mod:`.convolution_kernels`, whose functions are called as ``kernel[grid](…)``."""
+
+    resident: Any
+    streamed: Any
+    first_of_three: Any
+
+
+@cache
+def kernels() -> Kernels:
+    """Import the kernels.
+
+    Raises:
+        ImportError: where Triton is missing.
+    """
+    from . import convolution_kernels as module
+
+    return cast("Kernels", module)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Residual:
+    """What is added to a result: ``result * gain + to``."""
+
+    to: Tensor
+    """(1, C, H, W), channels lying together."""
+    gain: float
+
+
+class Convolution:
+    """A convolution with its weights laid out for the kernels.
+
+    Args:
+        layer: 3x3, padding 1, with a bias; a multiple of 32 channels in.
+        slope: of negative results: one for all channels, (C,) for each, or None to leave them.
+    """
+
+    def __init__(self, layer: nn.Conv2d, slope: Tensor | float | None) -> None:
+        weight = layer.weight.detach()
+        self.num_out, self.num_in = weight.shape[:2]
+        assert layer.bias is not None  # the networks here have one everywhere
+        self._padded = max(_LEAST_COLUMNS, 1 << (self.num_out - 1).bit_length())
+        packed = weight.permute(2, 3, 1, 0).reshape(_TAPS, self.num_in, self.num_out)
+        self.weight = _widened(packed, self._padded)
+        self.bias = _widened(layer.bias.detach().float(), self._padded)
+        self.slope = _widened(_slopes(slope, self.bias, self.num_out), self._padded)
+        self.launch: Launch | None = None
+        """Another layout than the one that is chosen by the numbers of channels."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        out: Tensor,
+        *,
+        near: Residual | None = None,
+        far: Residual | None = None,
+        doubled: bool = False,
+    ) -> Tensor:
+        """Convolve into `out`, which may be some channels of a larger tensor.
+
+        Plain: ``y = leaky(conv(x)); y = y * near.gain + near.to; y = y * far.gain + far.to``.
+
+        Args:
+            x: (1, C, H, W), channels lying together.
+            out: (1, C', H, W), likewise; not what is read, but a residual may be it.
+            near: added first.
+            far: added then; wants `near`.
+            doubled: whether x stands for squares of two by two equal pixels; out is twice as large.
+        """
+        assert far is None or near is not None
+        first, second = near or Residual(out, 1.0), far or Residual(out, 1.0)
+        self._run(
+            x, out, (out.shape[3], out.shape[2]),
+            strides=(_stride(out), _stride(first.to), _stride(second.to)),
+            residuals=(first, second), num_residuals=(near is not None) + (far is not None),
+            base=x, scale=0, up=int(doubled),
+        )  # fmt: skip
+        return out
+
+    def laid_out(self, x: Tensor, base: Tensor, out: Tensor, scale: int) -> Tensor:
+        """Convolve to details, lay them out as squares and add the enlarged picture.
+
+        Plain: :func:`~upframe.filters.upscale.network.add_detail`.
+
+        Args:
+            x: (1, C, H, W), channels lying together.
+            base: (1, 3, H, W), float32, of any strides.
+            out: (1, 3, H * scale, W * scale), float32, contiguous.
+            scale: edge of the squares; the convolution gives 3 * scale² channels.
+        """
+        none = Residual(out, 1.0)
+        self._run(
+            x, out, (x.shape[3], x.shape[2]), strides=(0, 0, 0),
+            residuals=(none, none), num_residuals=0, base=base, scale=scale, up=0,
+        )  # fmt: skip
+        return out
+
+    def _run(
+        self,
+        x: Tensor,
+        out: Tensor,
+        size: tuple[int, int],
+        *,
+        strides: tuple[int, int, int],
+        residuals: tuple[Residual, Residual],
+        num_residuals: int,
+        base: Tensor,
+        scale: int,
+        up: int,
+    ) -> None:
+        width, height = size
+        card = card_of(x.device)
+        how = self.launch or launch_of(self.num_in, self._padded, card)
+        rows = rows_each(width, height, how.columns, card.num_processors)
+        kernel = kernels().resident if how.is_resident else kernels().streamed
+        grid = (-(-width // how.columns), -(-height // rows))
+        kernel[grid](
+            x, self.weight, self.bias, self.slope, out, residuals[0].to, residuals[1].to, base,
+            width, height, rows, _stride(x), *strides,
+            base.stride(1), base.stride(2), base.stride(3),
+            residuals[0].gain, residuals[1].gain,
+            IN=self.num_in, OUT=self.num_out, PADDED=self._padded, COLUMNS=how.columns,
+            BLOCK=how.block, SCALE=scale, RESIDUALS=num_residuals, UP=up,
+            num_warps=how.num_warps, num_stages=how.num_stages,
+        )  # fmt: skip
+
+
+class FirstConvolution:
+    """The convolution from the three channels of a picture; see :class:`Convolution`."""
+
+    def __init__(self, layer: nn.Conv2d, slope: Tensor | float | None) -> None:
+        weight = layer.weight.detach()
+        assert layer.bias is not None
+        self.num_out = weight.shape[0]
+        packed = weight.reshape(self.num_out, 27).T
+        self.weight = torch.cat((packed, packed.new_zeros(32 - 27, self.num_out))).contiguous()
+        self.bias = layer.bias.detach().float()
+        self.slope = _slopes(slope, self.bias, self.num_out)
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        """Convolve (1, 3, H, W) of any float dtype and strides; out: channels lying together."""
+        height, width = x.shape[2:]
+        pixels = 128
+        kernels().first_of_three[(-(-height * width // pixels),)](
+            x, self.weight, self.bias, self.slope, out, width, height * width,
+            x.stride(1), x.stride(2), x.stride(3), height,
+            PADDED=self.num_out, PIXELS=pixels, num_warps=4, num_stages=1,
+        )  # fmt: skip
+        return out
+
+
+def fits(layer: nn.Conv2d) -> bool:
+    """Tell whether :class:`Convolution` can stand for a layer."""
+    return layer.in_channels % 32 == 0 and layer.bias is not None and layer.out_channels <= 128
+
+
+def channels_together(channels: int, height: int, width: int, like: Tensor) -> Tensor:
+    """Make a tensor (1, C, H, W) whose channels lie together, not filled."""
+    return torch.empty(
+        (1, channels, height, width),
+        dtype=like.dtype,
+        device=like.device,
+        memory_format=torch.channels_last,
+    )
+
+
+def _stride(x: Tensor) -> int:
+    """Find how far one pixel lies from the next."""
+    stride = x.stride(3)
+    # a single column or row may have any stride: what the tensor was cut from is not known then
+    assert x.stride(1) == 1, f"channels must lie together, got strides {x.stride()}"
+    assert x.shape[2] == 1 or x.stride(2) == stride * x.shape[3]
+    return stride
+
+
+def _slopes(slope: Tensor | float | None, like: Tensor, num: int) -> Tensor:
+    if isinstance(slope, Tensor):
+        return slope.detach().float()
+    return like.new_full((num,), 1.0 if slope is None else slope)
+
+
+def _widened(values: Tensor, size: int) -> Tensor:
+    """Append zeros to the last axis."""
+    wide = values.new_zeros(*values.shape[:-1], size)
+    wide[..., : values.shape[-1]] = values
+    return wide
+
+
+# Linear maps along an axis, read off the plain functions that do them.
+#
+# So the plain functions stay the only place where a kernel's weights and its edges are written
+# down.
+
+_IMPULSES = 512
+"""That are sent through a function at once."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Band:
+    """Each result is the sum of `weights[k] * x[starts[k] : starts[k] + T]`."""
+
+    starts: Tensor
+    """(results,), int32."""
+    weights: Tensor
+    """(results, T), float32."""
+
+    @property
+    def num_taps(self) -> int:
+        """T: how many neighbours a result may be made of."""
+        return self.weights.shape[1]
+
+
+def band_of(function: Callable[[Tensor], Tensor], size: int, device: torch.device) -> Band:
+    """Read off a linear function of the last axis what it does to an axis of `size` samples.
+
+    Args:
+        function: (N, size), float32 → (N, results).
+        size: samples.
+        device: where it is run and the band will lie.
+    """
+    columns: list[Tensor] = []
+    for first in range(0, size, _IMPULSES):
+        last = min(first + _IMPULSES, size)
+        impulses = torch.zeros(last - first, size, device=device)
+        impulses.diagonal(first).fill_(1)
+        columns.append(function(impulses))
+    matrix = torch.cat(columns)  # (size, results)
+    there = matrix != 0
+    index = torch.arange(size, device=device)[:, None]
+    starts = torch.where(there, index, size).amin(0)
+    ends = torch.where(there, index + 1, 0).amax(0)
+    num_taps = int((ends - starts).amax())
+    starts = starts.clamp(max=size - num_taps)
+    taps = starts + torch.arange(num_taps, device=device)[:, None]
+    return Band(starts.int(), matrix.gather(0, taps).T.contiguous())
+
+
+def identity(size: int, device: torch.device) -> Band:
+    """Make the band that changes nothing."""
+    starts = torch.arange(size, dtype=torch.int32, device=device)
+    return Band(starts, torch.ones(size, 1, device=device))

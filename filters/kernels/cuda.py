@@ -1,0 +1,202 @@
+"""Fast ways that must prove themselves where they are first used, and give way where they fail."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from ..device import is_out_of_memory
+
+_logger = logging.getLogger("upframe.filters.cuda.proof")
+
+
+_FAULTS: tuple[type[Exception], ...] = (
+    ImportError,  # Triton is missing, or another version than torch's
+    RuntimeError,  # a driver that is too old, no C compiler, a kernel that does not start
+    OSError,  # no place for compiled kernels
+    subprocess.SubprocessError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    LookupError,
+)
+_TIMES = 3
+_NOISE = 1e-7
+"""Mean square that is as good as none: 70 dB below full scale."""
+
+_told: set[str] = set()
+
+
+class Proof:
+    """Whether a fast way may be taken: found out once, and said where it may not.
+
+    Args:
+        otherwise: what is done where it may not; for people.
+    """
+
+    def __init__(self, otherwise: str) -> None:
+        self._else = otherwise
+        self._holds: bool | None = None
+
+    def holds(self, trial: Callable[[], str | None]) -> bool:
+        """Tell whether the fast way may be taken; `trial` gives what speaks against it.
+
+        Raises:
+            torch.OutOfMemoryError: if the trial did not fit: nothing is decided then.
+        """
+        if self._holds is None:
+            fault = self._try(trial)
+            self._holds = fault is None
+            if fault is not None:
+                warn_once(f"{self._else}: {fault}")
+        return self._holds
+
+    @staticmethod
+    def _try(trial: Callable[[], str | None]) -> str | None:
+        try:
+            return trial()
+        except faults() as error:
+            if is_out_of_memory(error):
+                raise
+            first = (str(error).strip().splitlines() or ["no reason given"])[0]
+            return f"{type(error).__name__}: {first}"
+
+
+def warn_once(text: str) -> None:
+    """Log a warning that was not logged before, whatever is built and opened again."""
+    if text not in _told:
+        _told.add(text)
+        _logger.warning("%s", text)
+
+
+def far_off(fast: Tensor, plain: Tensor, exact: Tensor) -> str | None:
+    """Say how a result differs from the plain one by more than rounding explains.
+
+    Both are held against the same computed in fp32: the fast way may be off by twice as much (in
+    the mean square) as the plain way is.
+    """
+    if fast.shape != plain.shape or fast.dtype != plain.dtype:
+        return f"gives {tuple(fast.shape)} {fast.dtype}, wanted {tuple(plain.shape)} {plain.dtype}"
+    wanted, given = _mean_square(plain, exact), _mean_square(fast, exact)
+    if given <= 2 * wanted + _NOISE:  # false where either is NaN
+        return None
+    return f"disagrees: mean square error {given:.2g}, of plain torch {wanted:.2g}"
+
+
+def slower(fast: Callable[[], object], plain: Callable[[], object]) -> str | None:
+    """Say that a way is slower than the plain one on this CUDA device; None if it is not."""
+    ours, theirs = _milliseconds(fast), _milliseconds(plain)
+    if ours <= theirs:
+        return None
+    return f"the kernels take {ours:.2f} ms, plain torch {theirs:.2f} ms"
+
+
+def _mean_square(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).square().mean())
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    """Time the best of a few runs by the device's own clock."""
+    work()
+    best = float("inf")
+    for _ in range(_TIMES):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        best = min(best, begin.elapsed_time(end))
+    return best
+
+
+def faults() -> tuple[type[Exception], ...]:
+    """List what keeps kernels from being built and started, Triton's own errors included."""
+    try:
+        own = cast("type[Exception]", import_module("triton.errors").TritonError)
+    except (ImportError, AttributeError):
+        return _FAULTS
+    return (*_FAULTS, own)
+
+
+# How the kernels are laid out on a card: by the registers and the shared memory that they want.
+
+_SHARED_FOR_RESIDENT = 160_000
+"""Bytes that a block must be allowed to have, as on compute capability 8.0 and 9.0."""
+_SHARED_FOR_WIDE = 200_000
+"""The same for strips of twice the width, which also want the registers of 9.0."""
+_MOST_RESIDENT = 64
+"""Channels in and out."""
+
+
+class _Facts(Protocol):
+    multi_processor_count: int
+    shared_memory_per_block_optin: int
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a kernel is laid out on a card."""
+
+    is_resident: bool
+    columns: int
+    block: int
+    """Channels that are read at once."""
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What of a device decides how kernels are laid out."""
+
+    num_processors: int
+    shared_bytes: int
+    """That one block may use."""
+
+
+@cache
+def card_of(device: torch.device) -> Card:
+    """Look at a device; any other than CUDA is for Triton's interpreter."""
+    if device.type != "cuda":
+        return Card(num_processors=2, shared_bytes=1 << 30)
+    facts = cast("_Facts", torch.cuda.get_device_properties(device))  # pyright: ignore[reportUnknownMemberType]
+    return Card(facts.multi_processor_count, facts.shared_memory_per_block_optin)
+
+
+def launch_of(num_in: int, num_padded: int, card: Card) -> Launch:
+    """Choose the layout for a number of channels.
+
+    By registers and shared memory of the compiled kernels: but for the last layer, which spills
+    24 values, none of these spills on sm_90.
+    """
+    if num_in == _MOST_RESIDENT >= num_padded and card.shared_bytes >= _SHARED_FOR_RESIDENT:
+        return Launch(True, columns=128, block=num_in, num_warps=8, num_stages=2)
+    block = 64 if num_in % 64 == 0 else 32
+    stages = 3 if card.shared_bytes >= _SHARED_FOR_RESIDENT else 2
+    is_wide = num_padded <= 32 and card.shared_bytes >= _SHARED_FOR_WIDE
+    columns = 256 if is_wide else 128
+    return Launch(False, columns=columns, block=block, num_warps=8, num_stages=stages)
+
+
+def rows_each(width: int, height: int, columns: int, num_processors: int) -> int:
+    """Choose how many rows a program walks: the least work of the processor that has most.
+
+    A program also reads a row above and one below its own.
+    """
+    strips = -(-width // columns)
+
+    def cost(rows: int) -> int:
+        programs = strips * -(-height // rows)
+        return -(-programs // num_processors) * (rows + 2)
+
+    bands = (max(1, waves * num_processors // strips) for waves in range(1, 9))
+    return min({-(-height // min(count, height)) for count in bands}, key=cost)

@@ -1,0 +1,164 @@
+"""A function's kernels recorded as CUDA graphs, one for each size, and started by one call.
+
+A graph reads from and writes into memory of its own. What it gives is therefore overwritten by the
+next call with the same size: it must be read, by work on the stream that called or on one that this
+stream waits for before it calls again. Not yet seen on a GPU.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..device import is_out_of_memory, note_recorded
+from .cuda import Proof, far_off
+
+MOST_GRAPHS = 4
+MOST_BYTES = 3 << 29
+"""Of device memory that all graphs of one function may hold."""
+_SEEN_BEFORE = 2
+"""Calls with a size before it is recorded: what comes once or twice is not worth it."""
+
+_Size = tuple[tuple[int, ...], torch.dtype]
+
+
+class Recording(Protocol):
+    """A function recorded for one size."""
+
+    num_bytes: int
+    """Of device memory that it holds."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run it on another input; the result lies where the last one lay."""
+        ...
+
+
+class Graphs:
+    """A function of one tensor, recorded for the sizes that come again and again.
+
+    The least recently used recordings go where they are too many or hold too much memory.
+
+    Args:
+        function: gives a new tensor, and does the same whatever the values are.
+        record: records it for inputs like a given one.
+        most: recordings.
+        most_bytes: of device memory, of all of them.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        record: Callable[[Callable[[Tensor], Tensor], Tensor], Recording] | None = None,
+        *,
+        most: int = MOST_GRAPHS,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
+        self._function = function
+        self._record = record or CudaRecording
+        self._most = most
+        self._most_bytes = most_bytes
+        self._held: OrderedDict[_Size, Recording] = OrderedDict()
+        self._seen: OrderedDict[_Size, int] = OrderedDict()
+        self._too_large: set[_Size] = set()
+        self._is_off = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run the function, or its recording."""
+        size = (tuple(x.shape), x.dtype)
+        recording = self._held.get(size) or self._new(size, x)
+        if recording is None:
+            return self._run(x)
+        self._held.move_to_end(size)
+        return recording(x)
+
+    @property
+    def num_bytes(self) -> int:
+        """Device memory that the recordings hold."""
+        return sum(recording.num_bytes for recording in self._held.values())
+
+    def clear(self) -> None:
+        """Let go of all recordings and their memory."""
+        self._held.clear()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def _run(self, x: Tensor) -> Tensor:
+        """Run the function; without any recording where it does not fit beside them."""
+        try:
+            return self._function(x)
+        except RuntimeError as error:
+            if not (self._held and is_out_of_memory(error)):
+                raise
+        self.clear()  # outside of the clause: the error holds on to every tensor of the attempt
+        return self._function(x)
+
+    def _new(self, size: _Size, x: Tensor) -> Recording | None:
+        if self._is_off or size in self._too_large or not self._comes_again(size):
+            return None
+        try:
+            return self._recorded(size, x)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        self.clear()
+        self._too_large.add(size)
+        return None
+
+    def _comes_again(self, size: _Size) -> bool:
+        self._seen[size] = self._seen.pop(size, 0) + 1
+        if len(self._seen) > 8 * self._most:
+            self._seen.popitem(last=False)
+        return self._seen[size] > _SEEN_BEFORE
+
+    def _recorded(self, size: _Size, x: Tensor) -> Recording | None:
+        """Record, prove that it does what the function does, make room."""
+        made: list[Recording] = []
+
+        def trial() -> str | None:
+            made.append(self._record(self._function, x))
+            wanted = self._function(x)
+            return far_off(made[0](x), wanted, wanted)
+
+        self._is_off = not Proof("frames are computed without CUDA graphs").holds(trial)
+        if self._is_off:
+            return None
+        if made[0].num_bytes > self._most_bytes:
+            self._too_large.add(size)
+            return None
+        self._held[size] = made[0]
+        while len(self._held) > self._most or self.num_bytes > self._most_bytes:
+            self._held.popitem(last=False)
+        return made[0]
+
+
+class CudaRecording:
+    """A CUDA graph with the memory that it reads from and writes into."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        self._given = x.clone()
+        stream = torch.cuda.Stream(x.device)
+        current = torch.cuda.current_stream(x.device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            function(self._given)  # whatever is chosen at a first call must not be recorded
+        current.wait_stream(stream)
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved(x.device)
+        self._graph = torch.cuda.CUDAGraph()
+        # other threads copy and allocate meanwhile: that is no part of the graph
+        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+            self._result = function(self._given)
+        self.num_bytes = torch.cuda.memory_reserved(x.device) - before + self._given.nbytes
+        note_recorded(x.device, self.num_bytes)
+        weakref.finalize(self, note_recorded, x.device, -self.num_bytes)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Copy the input in and start the graph, both on the current stream."""
+        self._given.copy_(x)
+        self._graph.replay()
+        return self._result

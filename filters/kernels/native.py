@@ -1,0 +1,183 @@
+"""What `rife.c` and `srvgg.c` are told, field by field as there."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import sys
+from ctypes import c_float, c_int, c_void_p
+from functools import lru_cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+logger = logging.getLogger("upframe.filters.native.compiled")
+
+
+class Detail(ctypes.Structure):
+    """What a block gives: (height/2, width/2, 4, channels)."""
+
+    _fields_: ClassVar = [
+        ("values", c_void_p),
+        ("height", c_int),
+        ("width", c_int),
+        ("channels", c_int),
+    ]
+
+
+class Packing(ctypes.Structure):
+    """An image, (channels, height, width), and its features to sources of the features' size."""
+
+    _fields_: ClassVar = [
+        ("features", Detail),
+        ("image", c_void_p),
+        ("channels", c_int),
+        ("sources", c_void_p),
+    ]
+
+
+class Joining(ctypes.Structure):
+    """The input of a block: (height/cell, width/cell, 15 or 28)."""
+
+    _fields_: ClassVar = [
+        ("left", c_void_p),
+        ("right", c_void_p),
+        ("flow", c_void_p),
+        ("state", Detail),
+        ("height", c_int),
+        ("width", c_int),
+        ("cell", c_int),
+        ("timestep", c_float),
+        ("input", c_void_p),
+    ]
+
+
+class Adding(ctypes.Structure):
+    """The change of the flow that a block found."""
+
+    _fields_: ClassVar = [
+        ("detail", Detail),
+        ("cell", c_int),
+        ("begins", c_int),
+        ("height", c_int),
+        ("width", c_int),
+        ("flow", c_void_p),
+    ]
+
+
+class Blending(ctypes.Structure):
+    """The in-between, (channels, height, width)."""
+
+    _fields_: ClassVar = [
+        ("left", c_void_p),
+        ("right", c_void_p),
+        ("flow", c_void_p),
+        ("detail", Detail),
+        ("cell", c_int),
+        ("channels", c_int),
+        ("height", c_int),
+        ("width", c_int),
+        ("image", c_void_p),
+    ]
+
+
+class Activation(ctypes.Structure):
+    """Values, (height, width, channels), and the slope of each channel."""
+
+    _fields_: ClassVar = [
+        ("values", c_void_p),
+        ("slopes", c_void_p),
+        ("height", c_int),
+        ("width", c_int),
+        ("channels", c_int),
+    ]
+
+
+class Laying(ctypes.Structure):
+    """An image and the detail of each pixel to a larger image."""
+
+    _fields_: ClassVar = [
+        ("image", c_void_p),
+        ("detail", c_void_p),
+        ("height", c_int),
+        ("width", c_int),
+        ("scale", c_int),
+        ("weights", c_float * 12),
+        ("result", c_void_p),
+    ]
+
+
+# Find and open the compiled kernels; without them, filters compute the same with torch alone.
+#
+# They are plain C behind `ctypes`, which lets other threads run meanwhile, and share torch's
+# threads of OpenMP: torch is imported first, so that the library's libgomp is the one that torch
+# brought.
+
+SWITCH = "UPFRAME_NATIVE"
+"""Environment variable: ``0`` computes without the kernels."""
+_NAME = "_kernels"
+_VERSION = 6
+"""Of `version.c`: whoever pulls a newer one has the older library until the next installation."""
+_FUNCTIONS = (
+    "pack",
+    "first",
+    "add",
+    "next",
+    "blend",
+    "code",
+    "activate",
+    "lay",
+    "shrink",
+    "convolve",
+)
+
+
+@lru_cache(maxsize=1)
+def kernels() -> ctypes.CDLL | None:
+    """Open the library, once; None where it was not compiled or is switched off."""
+    if os.environ.get(SWITCH) == "0" or sys.byteorder != "little":
+        return None
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(_NAME + suffix)
+        if path.exists():
+            return opened(path)
+    logger.info("the compiled kernels are not installed: computing without them, more slowly")
+    return None
+
+
+def run(name: str, job: ctypes.Structure, *, is_bf16: bool = False) -> int:
+    """Run a kernel of `kernels`, which must be there, in as many threads as torch uses.
+
+    Returns:
+        0, or what the kernel says of a failure.
+    """
+    library = kernels()
+    assert library is not None
+    function = getattr(library, f"upframe_{name}")
+    return function(ctypes.byref(job), is_bf16, torch.get_num_threads())
+
+
+def opened(path: Path) -> ctypes.CDLL | None:
+    """Open a library; None, with a warning, where it is not what this version needs."""
+    try:
+        library = ctypes.CDLL(str(path))
+        found = library.upframe_version()
+        if found != _VERSION:
+            logger.warning(
+                "the compiled kernels are of version %s, not %s: install again; "
+                "computing without them, more slowly",
+                found,
+                _VERSION,
+            )
+            return None
+        for name in _FUNCTIONS:
+            function = getattr(library, f"upframe_{name}")
+            function.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
+            function.restype = ctypes.c_int
+    except (OSError, AttributeError) as error:  # of another machine, or an older version
+        logger.warning("the compiled kernels cannot be used, computing without them: %s", error)
+        return None
+    return library

@@ -1,1 +1,0 @@
-"""Steps of the filters in C, for CPUs, where the installation could compile them."""

@@ -1,0 +1,228 @@
+"""The compact network on a CPU, with what lies between and behind its convolutions compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from ctypes import c_float
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..kernels.native import Activation, Laying, kernels, run
+from ..kernels.winograd import Residual, WinogradConv, can_convolve, can_draw
+from .network import (
+    RESIDUAL,
+    SLOPE,
+    Block,
+    DenseBlock,
+    ReducedSRVGG,
+    RRDBNet,
+    SRVGGNetCompact,
+    Upscaler,
+    enlarged_in_bands,
+)
+
+# RRDBNet on a CPU by convolutions that write where the next one reads; see `winograd.c`.
+#
+# A dense block works in one tensor, as wide as all that its last convolution sees; each
+# convolution writes its channels behind those that it has read. Three such tensors take turns,
+# because a block ends with its own input added.
+
+
+def can_write_in_place(network: RRDBNet) -> bool:
+    """Tell whether the kernel can stand for the layers of a network, all but the first."""
+    own = (network.conv_body, network.conv_up1, network.conv_up2, network.conv_hr)
+    inner = [layer for layer in network.body.modules() if isinstance(layer, nn.Conv2d)]
+    return all(can_convolve(layer) for layer in (*own, *inner)) and can_draw(network.conv_last)
+
+
+class DenseOnCpu(Upscaler):
+    """An `RRDBNet` in fp32 or bf16; see above.
+
+    Args:
+        plain: its attributes and first layer are shared.
+    """
+
+    def __init__(self, plain: RRDBNet) -> None:
+        super().__init__()
+        self.take_form_of(plain)
+        self._first = plain.conv_first
+        blocks = [cast("Block", block) for block in plain.body]
+        self._blocks = [[_Dense(part) for part in _parts(block)] for block in blocks]
+        self._after = WinogradConv(plain.conv_body)
+        self._up = [_leaky(layer) for layer in (plain.conv_up1, plain.conv_up2)]
+        self._smooth = _leaky(plain.conv_hr)
+        self._last = WinogradConv(plain.conv_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
+        made = [enlarged_in_bands(self, self._trunk, self._tail, one[None]) for one in x]
+        return made[0] if len(made) == 1 else torch.cat(made)
+
+    def _trunk(self, x: Tensor) -> Tensor:
+        first = self._first(x)
+        num_feat, height, width = first.shape[1:]
+        wide = self._blocks[0][0].width
+        buffers = [_together(first, wide, height, width) for _ in range(3)]
+        buffers[0][:, :num_feat] = first
+        for block in self._blocks:
+            _run_block(block, buffers, num_feat)
+        out = _together(first, num_feat, height, width)
+        return self._after.into(buffers[0][:, :num_feat], out, near=Residual(first, 1.0))
+
+    def _tail(self, x: Tensor) -> Tensor:
+        for layer in self._up:
+            _, channels, height, width = x.shape
+            x = layer.into(x, _together(x, channels, 2 * height, 2 * width), doubled=True)
+        return self._last.drawn(self._smooth(x))
+
+
+class _Dense:
+    """The five convolutions of a dense block."""
+
+    def __init__(self, block: DenseBlock) -> None:
+        grow = (block.conv1, block.conv2, block.conv3, block.conv4)
+        self._grow = [_leaky(layer) for layer in grow]
+        self._last = WinogradConv(block.conv5)
+        self.width = self._last.num_in
+
+    def __call__(
+        self, seen: Tensor, out: Tensor, near: Residual, far: Residual | None = None
+    ) -> None:
+        """Fill up `seen`, whose first channels are the input, and write the result."""
+        for layer in self._grow:
+            end = layer.num_in + layer.num_out
+            layer.into(seen[:, : layer.num_in], seen[:, layer.num_in : end])
+        self._last.into(seen, out, near=near, far=far)
+
+
+def _run_block(parts: Sequence[_Dense], buffers: Sequence[Tensor], num_feat: int) -> None:
+    """Run three dense blocks; input and result are the first channels of the first buffer."""
+    a, b, c = (buffer[:, :num_feat] for buffer in buffers)
+    parts[0](buffers[0], b, Residual(a, RESIDUAL))
+    parts[1](buffers[1], c, Residual(b, RESIDUAL))
+    # what is overwritten is read by nobody else: each pixel of a is added to itself
+    parts[2](buffers[2], a, Residual(c, RESIDUAL), Residual(a, RESIDUAL))
+
+
+def _parts(block: Block) -> tuple[DenseBlock, ...]:
+    return block.rdb1, block.rdb2, block.rdb3
+
+
+def _leaky(layer: nn.Conv2d) -> WinogradConv:
+    return WinogradConv(layer, torch.full((layer.out_channels,), SLOPE))
+
+
+def _together(like: Tensor, channels: int, height: int, width: int) -> Tensor:
+    """Make room for (1, channels, height, width) whose channels lie together, of one's dtype."""
+    shape = 1, channels, height, width
+    return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
+
+
+_LANES = 8
+"""Channels that the kernel takes at once."""
+_NO_WEIGHTS = (0.0,) * 12
+
+
+def on_cpu(network: Upscaler) -> Upscaler:
+    """Make a network fast on the CPU, where the kernels are there and do what it wants.
+
+    Args:
+        network: in its dtype, channels lying together; it stays as it is.
+    """
+    known = network.weight.dtype in (torch.float32, torch.bfloat16) and kernels() is not None
+    if isinstance(network, SRVGGNetCompact | ReducedSRVGG) and known:
+        activations = [layer for layer in network.body if isinstance(layer, nn.PReLU)]
+        if all(layer.num_parameters % _LANES == 0 for layer in activations):
+            return CompactOnCpu(network)
+    if isinstance(network, RRDBNet) and can_write_in_place(network):
+        return DenseOnCpu(network)
+    return network
+
+
+class CompactOnCpu(Upscaler):
+    """`SRVGGNetCompact`, or it reduced: the same convolutions.
+
+    Args:
+        plain: shares its layers with this one.
+    """
+
+    def __init__(self, plain: SRVGGNetCompact | ReducedSRVGG) -> None:
+        super().__init__()
+        self.plain = plain
+        self.take_form_of(plain)
+        layers = plain.body
+        convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+        slopes = (layer.weight for layer in layers if isinstance(layer, nn.PReLU))
+        self._layers = [
+            _layer(conv, slope.detach().float()) for conv, slope in zip(convs, slopes, strict=False)
+        ]
+        last = convs[-1]
+        self._last = WinogradConv(last) if can_convolve(last) else last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
+        detail = self._last(self._features(x))
+        if isinstance(self.plain, ReducedSRVGG):
+            detail = F.conv2d(detail, self.plain.of_detail, padding=1)
+            return _laid("shrink", x, detail, self.scale, self.plain.of_pixels)
+        return _laid("lay", x, detail, self.scale, None)
+
+    def _features(self, x: Tensor) -> Tensor:
+        """Run all convolutions but the last, where they can in two tensors that take turns.
+
+        From 400x300 pixels on, 64 channels in fp32 are more than the allocator keeps: each new
+        tensor would be pages that the system has to clear.
+        """
+        y = x.to(self.weight.dtype, memory_format=torch.channels_last)
+        spare = y  # its three channels are no layer's result: it is not written on
+        for layer in self._layers:
+            if isinstance(layer, WinogradConv) and spare.shape[1] == layer.num_out:
+                y, spare = layer.into(y, spare), y
+            else:
+                y, spare = layer(y), y
+        return y
+
+
+def _layer(conv: nn.Conv2d, slopes: Tensor) -> Callable[[Tensor], Tensor]:
+    """Make a convolution with its PReLU."""
+    if can_convolve(conv):
+        return WinogradConv(conv, slopes)
+
+    def activated(x: Tensor) -> Tensor:
+        y = conv(x)
+        _activate(y, slopes)
+        return y
+
+    return activated
+
+
+def _activate(values: Tensor, slopes: Tensor) -> None:
+    """PReLU in place, on (N, C, H, W) whose channels lie together."""
+    num, channels, height, width = values.shape
+    assert values.is_contiguous(memory_format=torch.channels_last)
+    job = Activation(values.data_ptr(), slopes.data_ptr(), num * height, width, channels)
+    run("activate", job, is_bf16=values.dtype == torch.bfloat16)
+
+
+def _laid(name: str, x: Tensor, detail: Tensor, scale: int, weights: Tensor | None) -> Tensor:
+    """Lay out (N, 3 * scale², H, W), channels together, onto the enlarged (N, 3, H, W)."""
+    num, channels, height, width = x.shape
+    x = x.contiguous()
+    detail = detail.contiguous(memory_format=torch.channels_last)
+    result = x.new_empty(num, channels, height * scale, width * scale)
+    of_pixels = _NO_WEIGHTS if weights is None else tuple(map(float, weights.flatten()))
+    for index in range(num):
+        job = Laying(
+            x[index].data_ptr(),
+            detail[index].data_ptr(),
+            height,
+            width,
+            scale,
+            (c_float * 12)(*of_pixels),
+            result[index].data_ptr(),
+        )
+        run(name, job, is_bf16=detail.dtype == torch.bfloat16)
+    return result

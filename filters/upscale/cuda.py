@@ -1,0 +1,284 @@
+"""SRVGGNetCompact by kernels in which a convolution ends with its activation.
+
+The layers of a frame are a chain: every one reads what the one before has written, once, and the
+last one writes the enlarged picture. All but the last are started as one graph; what that gives is
+read by the last one before the next frame. Not yet seen on a GPU.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.convolution import Convolution, FirstConvolution, Residual, channels_together, fits
+from ..kernels.cuda import Proof, far_off, slower
+from ..kernels.graphs import Graphs
+from .network import (
+    RESIDUAL,
+    SLOPE,
+    Block,
+    DenseBlock,
+    ReducedSRVGG,
+    RRDBNet,
+    SRVGGNetCompact,
+    Upscaler,
+    enlarged_in_bands,
+)
+
+_FEATURES = (32, 64, 128)
+"""Channels that the kernels know between the convolutions."""
+
+
+def can_fuse_body(body: nn.Module) -> bool:
+    """Tell whether the kernels can stand for the layers of an `SRVGGNetCompact`."""
+    if not isinstance(body, nn.Sequential) or len(body) < 5:
+        return False
+    convolutions = [layer for layer in body.children() if isinstance(layer, nn.Conv2d)]
+    features = convolutions[0].out_channels
+    return features in _FEATURES and all(fits(layer) for layer in convolutions[1:])
+
+
+class FusedBody:
+    """The convolutions of an `SRVGGNetCompact`, each with its activation.
+
+    Args:
+        body: of the network, on its device and in its dtype; not kept.
+    """
+
+    def __init__(self, body: nn.Sequential) -> None:
+        layered = list(body.children())
+        layers = [cast("nn.Conv2d", layer) for layer in layered[::2]]
+        slopes = [cast("nn.PReLU", layer).weight for layer in layered[1::2]]
+        self._first = FirstConvolution(layers[0], slopes[0])
+        self._middle = [Convolution(*pair) for pair in zip(layers[1:-1], slopes[1:], strict=True)]
+        self._last = Convolution(layers[-1], None)
+        self._features = Graphs(self._run)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Give the details, (N, C, H, W), channels lying together."""
+        if len(x) > 1:
+            return torch.cat([self(one[None]) for one in x])
+        height, width = x.shape[2:]
+        y = self._features(x)
+        return self._last(y, channels_together(self._last.num_out, height, width, y))
+
+    def laid_out(self, x: Tensor, scale: int) -> Tensor:
+        """Give (1, 3, H * scale, W * scale), float32: the picture x with its details."""
+        height, width = x.shape[2:]
+        out = x.new_empty(1, 3, height * scale, width * scale)
+        return self._last.laid_out(self._features(x), x, out, scale)
+
+    def _run(self, x: Tensor) -> Tensor:
+        """(1, 3, H, W) → (1, num_feat, H, W); two tensors take turns."""
+        height, width = x.shape[2:]
+        here, there = (
+            channels_together(self._first.num_out, height, width, self._first.weight)
+            for _ in range(2)
+        )
+        self._first(x, here)
+        for layer in self._middle:
+            layer(here, there)
+            here, there = there, here
+        return here
+
+
+class FusedSRVGG(Upscaler):
+    """An `SRVGGNetCompact`, the laying out and adding of details in its last kernel.
+
+    Args:
+        network: on its device and in its dtype; its attributes and weights are shared.
+    """
+
+    def __init__(self, network: SRVGGNetCompact) -> None:
+        super().__init__()
+        self.plain = network
+        self.take_form_of(network)
+        self._body = FusedBody(network.body)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
+        made = [self._body.laid_out(one[None], self.scale) for one in x]
+        return made[0] if len(made) == 1 else torch.cat(made)
+
+
+class FusedReducedSRVGG(Upscaler):
+    """A `ReducedSRVGG`, but for its last step, which is plain.
+
+    Args:
+        network: on its device and in its dtype; its attributes and weights are shared.
+    """
+
+    def __init__(self, network: ReducedSRVGG) -> None:
+        super().__init__()
+        self.plain = network
+        self.take_form_of(network)
+        self._body = FusedBody(network.body)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
+        return self.plain.shrunk(x, self._body(x))
+
+
+# RRDBNet by kernels that write where the next one reads: nothing is put together by copying.
+#
+# A dense block works in one tensor, as wide as all that its last convolution sees; each
+# convolution writes its channels behind those that it has read. Three such tensors take turns,
+# because a block ends with its own input added. The trunk is started as one graph where it fits;
+# what that gives is read by the tail before the next frame. Not yet seen on a GPU.
+
+
+def can_fuse_blocks(network: Upscaler) -> bool:
+    """Tell whether the kernels can stand for the layers of a network."""
+    if not isinstance(network, RRDBNet):
+        return False
+    layers = [layer for layer in network.body.modules() if isinstance(layer, nn.Conv2d)]
+    return bool(layers) and all(fits(layer) for layer in (*layers, network.conv_up1))
+
+
+class FusedRRDB(Upscaler):
+    """An `RRDBNet`; see above.
+
+    Args:
+        network: on its device and in its dtype; its attributes and weights are shared.
+    """
+
+    def __init__(self, network: RRDBNet) -> None:
+        super().__init__()
+        self.plain = network
+        self.take_form_of(network)
+        blocks = [cast("Block", block) for block in network.body]
+        self._blocks = [[_Dense(part) for part in _parts(block)] for block in blocks]
+        self._width = self._blocks[0][0].width
+        self._after = Convolution(network.conv_body, None)
+        self._up = [Convolution(layer, SLOPE) for layer in (network.conv_up1, network.conv_up2)]
+        self._smooth = Convolution(network.conv_hr, SLOPE)
+        self._graphs = Graphs(self._trunk)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
+        made = [enlarged_in_bands(self, self._graphs, self._tail, one[None]) for one in x]
+        return made[0] if len(made) == 1 else torch.cat(made)
+
+    def _trunk(self, x: Tensor) -> Tensor:
+        first = self.plain.conv_first(x)
+        num_feat, height, width = first.shape[1:]
+        buffers = [channels_together(self._width, height, width, first) for _ in range(3)]
+        buffers[0][:, :num_feat] = first
+        for block in self._blocks:
+            _run_block(block, buffers, num_feat)
+        out = channels_together(num_feat, height, width, first)
+        return self._after(buffers[0][:, :num_feat], out, near=Residual(first, 1.0))
+
+    def _tail(self, x: Tensor) -> Tensor:
+        for layer in self._up:
+            num, channels, height, width = x.shape
+            assert num == 1
+            x = layer(x, channels_together(channels, 2 * height, 2 * width, x), doubled=True)
+        return self.plain.conv_last(self._smooth(x, torch.empty_like(x)))
+
+
+class _Dense:
+    """The five convolutions of a dense block."""
+
+    def __init__(self, block: DenseBlock) -> None:
+        grow = (block.conv1, block.conv2, block.conv3, block.conv4)
+        self._grow = [Convolution(layer, SLOPE) for layer in grow]
+        self._last = Convolution(block.conv5, None)
+        self.width = block.conv5.in_channels
+
+    def __call__(
+        self, seen: Tensor, out: Tensor, near: Residual, far: Residual | None = None
+    ) -> None:
+        """Fill up `seen`, whose first channels are the input, and write the result."""
+        for layer in self._grow:
+            end = layer.num_in + layer.num_out
+            layer(seen[:, : layer.num_in], seen[:, layer.num_in : end])
+        self._last(seen, out, near=near, far=far)
+
+
+def _run_block(parts: Sequence[_Dense], buffers: Sequence[Tensor], num_feat: int) -> None:
+    """Run three dense blocks; input and result are the first channels of the first buffer."""
+    a, b, c = (buffer[:, :num_feat] for buffer in buffers)
+    parts[0](buffers[0], b, Residual(a, RESIDUAL))
+    parts[1](buffers[1], c, Residual(b, RESIDUAL))
+    # what is overwritten is read by nobody else: each pixel of a is added to itself
+    parts[2](buffers[2], a, Residual(c, RESIDUAL), Residual(a, RESIDUAL))
+
+
+def _parts(block: Block) -> tuple[DenseBlock, ...]:
+    return block.rdb1, block.rdb2, block.rdb3
+
+
+# The networks as they run on a CUDA card: by kernels of their own where these prove themselves.
+#
+# Where they are first used, a part of the first frame is computed by both ways and in fp32.
+# Kernels that cannot be had, that are off by more than the plain way in the same precision, or
+# that are slower than it are left alone from then on, with one warning. Not yet seen on a GPU.
+
+_COMPARED = 157, 263
+"""Rows and columns of the first frame that are compared: no whole number of anything."""
+_TIMED = 720, 1280
+
+
+def on_cuda(network: Upscaler) -> Upscaler:
+    """Make a network fast on the CUDA card where it lies, without making it another one.
+
+    Args:
+        network: in its dtype, channels lying together; it stays the one that is right.
+    """
+    build = _fused(network)
+    return network if build is None else Proven(network, build)
+
+
+def _fused(network: Upscaler) -> Callable[[], Upscaler] | None:
+    """Find the kernels that can stand for a network; none in fp32, which is exact as it is."""
+    if network.weight.dtype == torch.float32:
+        return None
+    if isinstance(network, SRVGGNetCompact) and can_fuse_body(network.body):
+        return partial(FusedSRVGG, network)
+    if isinstance(network, ReducedSRVGG) and can_fuse_body(network.body):
+        return partial(FusedReducedSRVGG, network)
+    if isinstance(network, RRDBNet) and can_fuse_blocks(network):
+        return partial(FusedRRDB, network)
+    return None
+
+
+class Proven(Upscaler):
+    """A network by kernels, once they have proved themselves on a frame; plain until then.
+
+    Args:
+        plain: what is right.
+        build: makes the same by kernels.
+    """
+
+    def __init__(self, plain: Upscaler, build: Callable[[], Upscaler]) -> None:
+        super().__init__()
+        self.plain = plain
+        self.take_form_of(plain)
+        self._build = build
+        self._fused: list[Upscaler] = []  # a list, for modules are no attributes to hide
+        self._proof = Proof(f"{type(plain).__name__} is computed by plain torch")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
+        if self._proof.holds(lambda: self._trial(x)):
+            return self._fused[0](x)
+        return self.plain(x)
+
+    def _trial(self, x: Tensor) -> str | None:
+        """Compute a part of a frame by both ways, and say what speaks against the kernels."""
+        fused = self._build()
+        part = x[:1, :, : _COMPARED[0], : _COMPARED[1]]
+        exact = copy.deepcopy(self.plain).float()(part)
+        fault = far_off(fused(part), self.plain(part), exact)
+        if fault is None and x.device.type == "cuda":
+            part = x[:1, :, : _TIMED[0], : _TIMED[1]]
+            fault = slower(lambda: fused(part), lambda: self.plain(part))
+        if fault is None:
+            self._fused.append(self._build())  # the tried one has recorded graphs of the part
+        return fault

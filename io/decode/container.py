@@ -1,0 +1,300 @@
+"""Finding and opening an input: files, URLs, image sequences, byte streams.
+
+PyAV's errors end here: each becomes a `SourceMissing`, `UnsupportedMedia` or `TruncatedMedia` with
+a text that says what was got.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+from collections import Counter
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import av
+from av.codec.hwaccel import HWAccel
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from ..errors import MediaError, SourceMissing, TruncatedMedia, UnsupportedMedia
+from ..rawvideo.y4m import MAGIC, MAX_READ_BYTES, parse_header
+from .playlists import allowed_for, check_folder, check_url
+
+DEFAULT_IMAGE_RATE = Fraction(25)
+"""Pictures per second of an image sequence where nothing else was said."""
+
+_PRINTF = re.compile(r"%0?\d*d")
+_GLOB = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be opened, made out from what the user named."""
+
+    name: str
+    """For people."""
+    file: str | BinaryIO
+    """What `av.open` takes."""
+    path: Path | None = None
+    """The regular file behind it, if it is one: it can be opened a second time, and sought in."""
+    format: str | None = None
+    options: dict[str, str] = field(default_factory=dict[str, str])
+    num_images: int | None = None
+    """For image sequences, the number of files."""
+
+    @property
+    def is_url(self) -> bool:
+        """Whether it is on the other side of a network."""
+        return isinstance(self.file, str) and "://" in self.file
+
+
+def find_target(
+    target: str | BinaryIO, *, format_name: str | None = None, framerate: Fraction | None = None
+) -> Target:
+    """Make out what a path, URL, ``frame_%05d.png``, ``*.png`` or byte stream stands for.
+
+    Raises:
+        SourceMissing: if there is no such file, or it may not be read.
+        UnsupportedMedia: if the file is empty, or an image sequence has holes.
+    """
+    options = {} if framerate is None else {"framerate": str(framerate)}
+    if not isinstance(target, str):
+        name = _stream_name(target)
+        return Target(name, target, format=format_name, options=options)
+    if "://" in target:
+        check_url(target)
+        return Target(target, target, format=format_name, options=options)
+    if not os.path.lexists(target):
+        if _PRINTF.search(target):
+            return _sequence(target, framerate)
+        if _GLOB.search(target):
+            return _globbed(target, framerate)
+    return _file(target, format_name, options)
+
+
+def _file(target: str, format_name: str | None, options: dict[str, str]) -> Target:
+    path = Path(target)
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise SourceMissing(f"{target}: is a directory, wanted a file")
+        regular = stat.S_ISREG(status.st_mode)
+        # trying is the only sure test of a permission, but opening a pipe would wait for its writer
+        line = _first_line(path) if regular else b""
+    except OSError as error:
+        raise _missing(target, error) from error
+    if regular and status.st_size == 0:
+        raise UnsupportedMedia(f"{target}: empty: 0 bytes")
+    _check_y4m(target, line)
+    if regular:
+        check_folder(path)
+    return Target(target, f"file:{target}", path if regular else None, format_name, options)
+
+
+def _first_line(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.readline(MAX_READ_BYTES)
+
+
+def _check_y4m(name: str, line: bytes) -> None:
+    """Refuse a YUV4MPEG2 header that FFmpeg would fill in by guessing: no size, no rate."""
+    if line.startswith(MAGIC):
+        try:
+            parse_header(line.rstrip(b"\n"))
+        except UnsupportedMedia as error:
+            raise UnsupportedMedia(f"{name}: {error}") from error
+
+
+def _missing(name: str, error: OSError) -> SourceMissing:
+    if isinstance(error, FileNotFoundError):
+        return SourceMissing(f"{name}: no such file")
+    if isinstance(error, PermissionError):
+        return SourceMissing(f"{name}: may not be read: permission denied")
+    return SourceMissing(f"{name}: cannot be read: {error.strerror or error}")
+
+
+def _sequence(pattern: str, framerate: Fraction | None) -> Target:
+    """Take a printf pattern; its numbers may start anywhere, but must have no holes."""
+    place = _PRINTF.search(pattern)
+    assert place is not None  # the caller has looked
+    folder, name = os.path.split(pattern)
+    before, after = _PRINTF.split(name, maxsplit=1) if _PRINTF.search(name) else (name, "")
+    shape = re.compile(f"{re.escape(before)}(\\d+){re.escape(after)}$")
+    try:
+        found = (match for entry in os.listdir(folder or ".") if (match := shape.match(entry)))
+    except OSError as error:
+        raise _missing(pattern, error) from error
+    numbers = sorted({int(match[1]) for match in found if name % int(match[1]) == match[0]})
+    if not numbers:
+        raise SourceMissing(f"{pattern}: no file has a name of this pattern")
+    first, last = numbers[0], numbers[-1]
+    if holes := sorted(set(range(first, last + 1)) - set(numbers)):
+        raise UnsupportedMedia(
+            f"{pattern}: {len(holes)} of the numbers {first} to {last} are missing, "
+            f"the first is {holes[0]} (a glob such as {before}*{after} takes what is there)"
+        )
+    options = {"pattern_type": "sequence", "start_number": str(first)}
+    return _images(pattern, options, framerate, len(numbers))
+
+
+def _globbed(pattern: str, framerate: Fraction | None) -> Target:
+    """Take a glob; FFmpeg sorts the names by their characters."""
+    names = glob.glob(pattern)
+    if not names:
+        raise SourceMissing(f"{pattern}: no file matches")
+    if sorted(names) != sorted(names, key=_by_number):
+        raise UnsupportedMedia(
+            f"{pattern}: the numbers in the names are not padded with zeros, so their order "
+            f"is not plain; name them by a pattern such as frame_%d.png"
+        )
+    return _images(pattern, {"pattern_type": "glob"}, framerate, len(names))
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _images(
+    pattern: str, options: dict[str, str], framerate: Fraction | None, count: int
+) -> Target:
+    options["framerate"] = str(framerate or DEFAULT_IMAGE_RATE)
+    return Target(pattern, pattern, format="image2", options=options, num_images=count)
+
+
+def open_container(
+    target: Target, timeout_seconds: float | None = None, hwaccel: HWAccel | None = None
+) -> InputContainer:
+    """Open what was found.
+
+    Args:
+        target: From :func:`find_target`.
+        timeout_seconds: Longest wait for opening and for each read of a URL; None waits forever.
+        hwaccel: What decodes, if not software.
+
+    Raises:
+        SourceMissing: if it is not there, or does not answer.
+        UnsupportedMedia: if it is no media.
+        TruncatedMedia: if it is an MP4 without its index.
+    """
+    file = target.file if isinstance(target.file, str) else CountedStream(target.file)
+    try:
+        container = av.open(
+            file,
+            "r",
+            format=target.format,
+            options={**allowed_for(target.file), **target.options},
+            metadata_errors="replace",
+            # not for pipes: whoever feeds us may take its time
+            timeout=timeout_seconds if target.is_url else None,
+            hwaccel=hwaccel,
+        )
+    except (FFmpegError, OSError, ValueError) as error:
+        raise _not_opened(target, file, error) from error
+    if container.format.name == "tty" and target.format != "tty":
+        container.close()
+        raise UnsupportedMedia(f"{target.name}: text, wanted video")
+    return container
+
+
+def _not_opened(target: Target, file: str | CountedStream, error: Exception) -> MediaError:
+    reason = str(getattr(error, "strerror", None) or error)
+    if isinstance(file, CountedStream) and file.num_bytes == 0:
+        return UnsupportedMedia(f"{target.name}: empty: 0 bytes")
+    if target.path is not None and (boxes := mp4_boxes(target.path)) and "moov" not in boxes:
+        return TruncatedMedia(
+            f"{target.name}: truncated: the MP4's index (moov) is missing, got {', '.join(boxes)} "
+            f"in {target.path.stat().st_size} bytes"
+        )
+    if target.path is None and isinstance(error, OSError) and not isinstance(error, ValueError):
+        return _missing(target.name, error)  # a URL: refused, timed out, not there
+    return UnsupportedMedia(f"{target.name}: not media that can be decoded: {reason}")
+
+
+def mp4_boxes(path: Path) -> list[str]:
+    """List the top-level boxes of an MP4 or MOV, in order; nothing for any other file.
+
+    Source: ISO/IEC 14496-12, 4.2.
+    """
+    names, size = list[str](), path.stat().st_size
+    with path.open("rb") as file:
+        offset = 0
+        while offset + 8 <= size:
+            file.seek(offset)
+            head = file.read(16)
+            length, name = int.from_bytes(head[:4]), head[4:8]
+            if length == 1:
+                length = int.from_bytes(head[8:16])
+            if not names and name not in (b"ftyp", b"moov", b"wide", b"free", b"skip", b"mdat"):
+                return []
+            if not name.isalnum() or 0 < length < 8:
+                break
+            names.append(name.decode("latin-1"))
+            offset += length or size
+    return names
+
+
+def _stream_name(stream: BinaryIO) -> str:
+    """A byte stream's name for people: ``<stdin>``; pipes have none, or only a number."""
+    name: object = getattr(stream, "name", None)
+    return name if isinstance(name, str) else "the stream"
+
+
+class CountedStream:
+    """A byte stream that counts what was read, and hides `seek` where the stream has none."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.num_bytes = 0
+        self.name = _stream_name(stream)
+        if getattr(stream, "seekable", bool)():  # a reader of our own may not have the method
+            self.seek = stream.seek
+            self.tell = stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes; fewer at a pipe's pause, none at the end."""
+        chunk = self._stream.read(size)
+        self.num_bytes += len(chunk)
+        return chunk
+
+
+def best_video(container: InputContainer, name: str, *, sized: bool = True) -> VideoStream:
+    """Choose the video stream to work on; cover pictures are none.
+
+    Args:
+        container: Where to choose from.
+        name: Of it, for people.
+        sized: Whether the size must be known, before a frame is decoded.
+
+    Raises:
+        UnsupportedMedia: if there is none, its codec is unknown, or it has no size.
+    """
+    streams = [stream for stream in container.streams.video if not is_cover(stream)]
+    if not streams:
+        kinds = Counter(
+            "cover picture" if isinstance(stream, VideoStream) else str(stream.type)
+            for stream in container.streams
+        )
+        got = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "no stream"
+        raise UnsupportedMedia(f"{name}: no video stream, got: {got}")
+    best = cast("VideoStream | None", container.streams.best("video"))
+    stream = best if best in streams else streams[0]
+    # a stream of a codec without a decoder has no context, whatever the type hints say
+    context = cast("object | None", stream.codec_context)
+    if context is None:
+        raise UnsupportedMedia(f"{name}: no decoder for the codec of video stream {stream.index}")
+    if sized and (stream.codec_context.width < 1 or stream.codec_context.height < 1):
+        size = f"{stream.codec_context.width}x{stream.codec_context.height}"
+        raise UnsupportedMedia(f"{name}: the video has no size, got {size}")
+    return stream
+
+
+def is_cover(stream: VideoStream) -> bool:
+    """Tell whether a video stream is an attached picture: a cover, a thumbnail."""
+    return bool(stream.disposition & Disposition.attached_pic)

@@ -1,0 +1,266 @@
+"""The encoder of the video stream: its options, its choice, and its opening in a container."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
+
+from ...filters.frame import PixelFormat, StreamInfo
+from ..errors import SinkRefused
+from ..pictures.tags import set_color
+from .codecs import (
+    CodecChoice,
+    bitstream_options,
+    choose_codec,
+    is_image,
+    joined_options,
+    still_choice,
+)
+from .containers import Container, container_of
+from .muxing import add_video
+from .options import EncoderOptions
+from .pacing import Pace, choose_pace
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
+
+log = logging.getLogger("upframe.io.encoder")
+
+_WORST_CRF = 51
+
+_DEFAULTS: dict[str, dict[str, str]] = {
+    # forced-idr: a key frame that the sink asks for closes the group of pictures before it
+    "libx264": {"crf": "18", "forced-idr": "1"},
+    "libx265": {"crf": "18", "forced-idr": "1"},
+    "libvpx-vp9": {"crf": "20", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
+    "libsvtav1": {"crf": "20", "preset": "8"},
+}
+# Codecs without a crf take a quantiser, 1 (best) to 31.
+_QUANTISERS = {
+    "mpeg4": 3, "msmpeg4": 3, "msmpeg4v2": 3, "mpeg2video": 3, "mpeg1video": 3, "mjpeg": 3,
+    "flv": 3, "h263": 3, "h263p": 3, "wmv1": 3, "wmv2": 3,
+}  # fmt: skip
+_PRESETS = ("libx264", "libx264rgb", "libx265")
+_PRESET_NAMES = (
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
+    "placebo",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class OpenEncoder:
+    """The video stream of an output, its encoder open."""
+
+    stream: VideoStream
+    codec: VideoCodecContext
+    pace: Pace
+    choice: CodecChoice
+
+
+def output_pix_fmt(
+    info: StreamInfo,
+    options: EncoderOptions,
+    target: str | Path,
+    format: str | None = None,  # noqa: A002
+) -> str:
+    """Tell which pixel format the pictures must have that an output takes.
+
+    The input's where the encoder supports it, else the nearest that loses nothing.
+
+    Raises:
+        SinkRefused: for an encoder, pixel format or container that is not to be had.
+    """
+    choice = codec_choice(info, options, target, format)
+    for line in choice.notes:
+        log.info("%s", line)
+    for line in choice.losses:
+        log.warning("%s", line)
+    return choice.pix_fmt
+
+
+def codec_choice(
+    info: StreamInfo,
+    options: EncoderOptions,
+    target: str | Path,
+    format: str | None = None,  # noqa: A002
+) -> CodecChoice:
+    """Choose encoder and pixel format of an output; see :func:`output_pix_fmt`."""
+    if is_image(target, format):
+        return still_choice(_upright_format(info), target, options.codec, options.pix_fmt)
+    container = container_of(target, format)
+    return choose_codec(info.format, container, options.codec, options.pix_fmt)
+
+
+def _upright_format(info: StreamInfo) -> PixelFormat:
+    """Turned by 90 degrees, 4:2:2 would become 4:4:0, which hardly anything reads."""
+    form = info.format
+    if info.rotation % 180 == 0 or form.chroma_shift_x == form.chroma_shift_y:
+        return form
+    return PixelFormat.parse(form.name.replace("422", "444"))
+
+
+def encoder_parameters(
+    codec: str, info: StreamInfo, options: EncoderOptions, container: Container
+) -> dict[str, str]:
+    """Write all options of an encoder as FFmpeg takes them.
+
+    Raises:
+        SinkRefused: for a preset that the encoder does not have.
+    """
+    ours = dict(_DEFAULTS.get(codec, {}))
+    if container.name in ("avi", "asf") and codec in ("libx264", "libx265"):
+        ours["bf"] = "0"  # they have one timestamp a frame, or none: B-frames would be out of order
+    ours |= quality_parameters(codec, options.crf)
+    if options.preset is not None:
+        _check_preset(codec, options.preset)
+        ours["preset"] = options.preset
+    return joined_options(ours | bitstream_options(codec, info), options.options)
+
+
+def still_parameters(codec: str, options: EncoderOptions) -> dict[str, str]:
+    """Write the options of an image encoder as FFmpeg takes them.
+
+    `crf` runs from 0 (best) to 51: JPEG's quantiser from 1 to 31 (2 by default), WebP's quality
+    from 100 to 0 (95 by default), where 0 is lossless. PNG, TIFF and BMP are lossless anyway.
+    """
+    ours: dict[str, str] = {}
+    crf = None if options.crf is None else min(options.crf, _WORST_CRF)
+    if codec == "mjpeg":
+        ours = _quantiser(2 if crf is None else 1 + 30 * crf / _WORST_CRF)
+    elif codec == "libwebp":
+        ours = {"quality": "95" if crf is None else f"{100 - 100 * crf / _WORST_CRF:.0f}"}
+        ours["lossless"] = "1" if crf == 0 else "0"
+    if options.preset is not None:
+        ours["preset"] = options.preset
+    return ours | options.options
+
+
+def quality_parameters(codec: str, crf: float | None) -> dict[str, str]:
+    """Write a constant quality as an encoder takes it: a crf, or a fixed quantiser of 1 to 31."""
+    if codec in _QUANTISERS:
+        return _quantiser(_QUANTISERS[codec] if crf is None else crf)
+    return {} if crf is None else {"crf": f"{crf:g}"}
+
+
+def _quantiser(value: float) -> dict[str, str]:
+    """Fix the quantiser: its bounds do, for PyAV cannot tell a frame its own."""
+    whole = str(min(max(round(value), 1), 31))
+    return {"flags": "+qscale", "qmin": whole, "qmax": whole}
+
+
+def _check_preset(codec: str, preset: str) -> None:
+    if codec in _PRESETS and preset not in _PRESET_NAMES:
+        known = ", ".join(_PRESET_NAMES)
+        raise SinkRefused(f"{codec} has no preset {preset!r}; it has {known}")
+
+
+def open_encoder(
+    output: OutputContainer,
+    info: StreamInfo,
+    options: EncoderOptions,
+    choice: CodecChoice,
+    container: Container,
+) -> OpenEncoder:
+    """Add the video stream to a container and open its encoder.
+
+    Args:
+        output: open for writing, nothing written yet.
+        info: of the pictures; `pix_fmt` is what `choice` takes.
+        options: the user's.
+        choice: encoder and pixel formats.
+        container: what `output` is.
+
+    Raises:
+        SinkRefused: if the container does not hold the codec, or the encoder refuses the size,
+            the rate or an option.
+    """
+    if info.pix_fmt != choice.pix_fmt:
+        raise ValueError(f"pictures must be {choice.pix_fmt}, got {info.pix_fmt}")
+    pace = choose_pace(info, choice.codec, container)
+    if container.tick is not None and info.rate is not None and info.rate * container.tick > 1:
+        raise SinkRefused(
+            f"{container.name} counts time in {container.tick} s, too coarse for {info.rate} "
+            "frames a second; wanted mp4 or mov"
+        )
+    if container.constant_rate_only and info.rate is None:
+        raise SinkRefused(
+            f"{container.name} holds only constant frame rates, the input's is variable; "
+            "wanted mp4, mov, mkv or webm"
+        )
+    stream = _add_stream(output, choice.codec, info, pace)
+    if info.rotation or info.hflip:
+        # PyAV mirrors after turning, a StreamInfo before: mirrored, the angle changes its sign
+        angle = -info.rotation if info.hflip else info.rotation
+        stream.set_display_rotation(angle, hflip=info.hflip)
+    codec = stream.codec_context
+    _describe(codec, info, choice)
+    if container.name in ("mp4", "mov") and choice.codec == "libx265":
+        codec.codec_tag = "hvc1"  # the tag without which Apple's players show nothing
+    codec.options = encoder_parameters(choice.codec, info, options, container)
+    open_codec(codec, options)
+    return OpenEncoder(stream, codec, pace, choice)
+
+
+def _add_stream(output: OutputContainer, codec: str, info: StreamInfo, pace: Pace) -> VideoStream:
+    try:
+        return add_video(
+            output,
+            codec,
+            width=info.width,
+            height=info.height,
+            rate=pace.rate,
+            tick=pace.time_base,
+        )
+    except (ValueError, FFmpegError) as error:
+        raise SinkRefused(f"{output.format.name} cannot hold {codec} video: {error}") from error
+
+
+def _describe(codec: VideoCodecContext, info: StreamInfo, choice: CodecChoice) -> None:
+    codec.pix_fmt = choice.coded_pix_fmt
+    # PyAV asks for slice threads, which makes x264 cut every frame into slices
+    codec.thread_type = "AUTO"
+    if info.sample_aspect_ratio:
+        codec.sample_aspect_ratio = info.sample_aspect_ratio
+    set_color(codec, info.color)
+
+
+def open_codec(codec: VideoCodecContext, options: EncoderOptions) -> None:
+    """Open an encoder whose `options` are set.
+
+    Args:
+        codec: all set.
+        options: the user's; what the encoder does not know of these is an error.
+
+    Raises:
+        SinkRefused: if it refuses size, pixel format or an option.
+    """
+    os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr by itself
+    asked, size = dict(codec.options), f"{codec.width}x{codec.height}"
+    try:
+        codec.open()
+    except (FFmpegError, ValueError, OverflowError) as error:
+        given = ", ".join(f"{key}={value}" for key, value in asked.items())
+        raise SinkRefused(
+            f"{codec.name} refuses {size} {codec.pix_fmt} with {given}: "
+            f"{getattr(error, 'strerror', None) or error}"
+        ) from error
+    _check_used(codec, options)
+
+
+def _check_used(codec: VideoCodecContext, options: EncoderOptions) -> None:
+    """Refuse options that the encoder left lying: it does not know them."""
+    asked = set(options.options) | {"crf"} & {"crf" if options.crf is not None else ""}
+    asked |= {"preset"} if options.preset is not None else set()
+    for key in sorted(asked & set(codec.options)):
+        known = [option.name for option in codec.supported_options.private]
+        near = difflib.get_close_matches(key, known, n=3)
+        hint = f"near it: {', '.join(near)}" if near else f"it has {', '.join(known[:20])}"
+        raise SinkRefused(f"{codec.name} knows no option {key!r}; {hint}")

@@ -1,0 +1,328 @@
+"""One muxer of a live output: packets in, as they come; timestamps that start at 0 and only rise.
+
+Used in the process of :mod:`upframe.io.live.publisher_child` alone: opening, writing and closing
+can block.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import io
+from collections.abc import Callable
+from contextlib import suppress
+from fractions import Fraction
+from io import BytesIO
+from typing import TYPE_CHECKING, BinaryIO, cast
+from urllib.parse import unquote, urlsplit
+
+import av
+from av.error import FFmpegError
+from av.packet import Packet
+
+from ..encode.muxing import add_copied, mux
+from ..errors import OutputLost, Reason, SinkRefused
+from ..redaction import redacted
+from .values import Encoded
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.stream import Stream
+
+
+_TICK = Fraction(1, 90_000)
+"""Seconds; asked of the muxer for video, which may have its own."""
+_SOUND: dict[str, tuple[str, ...]] = {
+    "mpegts": ("aac", "mp2", "mp3", "ac3", "eac3", "opus", "aac_latm", "dts"),
+    "flv": ("aac", "mp3", "pcm_alaw", "pcm_mulaw", "speex"),
+    "whip": ("opus",),
+    "webm": ("opus", "vorbis"),
+}
+"""Sound that players of a format know; some muxers take anything and mark it as private data."""
+_LIKE = {"hls": "mpegts", "rtp_mpegts": "mpegts"}
+
+
+class Muxer:
+    """Writes the packets of one connection, or of one file.
+
+    Args:
+        output: a URL or path that FFmpeg opens itself, or a file that is open.
+        form: FFmpeg's name of the muxer.
+        options: of the muxer and its protocol.
+        primer: a NUT stream whose streams are like ours.
+        at_once: whether the header goes out now, or before the first packet.
+        opener: opens each of the muxer's files, where FFmpeg shall not: as `av.open` takes it.
+
+    Raises:
+        SinkRefused: if the muxer cannot hold the video.
+        FFmpegError, OSError: if the other end does not take the header.
+    """
+
+    def __init__(
+        self,
+        output: str | BinaryIO,
+        form: str,
+        options: dict[str, str],
+        primer: bytes,
+        *,
+        at_once: bool = True,
+        opener: Callable[[str, int, dict[str, str]], BinaryIO] | None = None,
+    ) -> None:
+        self.frames = 0
+        """Video packets written."""
+        self.first_seconds: Fraction | None = None
+        """Presentation time of the first frame on the time line of the packets."""
+        self.last_seconds = Fraction(0)
+        """The same of the frame that is shown last."""
+        self.notes: list[str] = []
+        """What is left out, for people."""
+        self._origin: Fraction | None = None
+        self._last: dict[str, int] = {}
+        direct = {"flush_packets": "1", "max_interleave_delta": "1"}  # microseconds; 0 is for ever
+        self._output: OutputContainer = av.open(
+            output, "w", format=form, options=options | direct, io_open=opener
+        )
+        try:
+            with av.open(BytesIO(primer), format="nut") as template:
+                self._streams = self._add(template.streams.best("video"), form)
+                self._add_sound(template.streams.best("audio"), form)
+            if at_once:
+                self._output.start_encoding()
+        except BaseException:
+            self.abandon()
+            raise
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether sound is written too; the muxer then holds the latest packet back."""
+        return "sound" in self._streams
+
+    @property
+    def origin(self) -> Fraction | None:
+        """What is 0 in the output, on the time line of the packets; None before the first."""
+        return self._origin
+
+    def _add(self, template: Stream | None, form: str) -> dict[str, Stream]:
+        if template is None:
+            raise SinkRefused("the primer holds no video")
+        try:
+            stream = add_copied(self._output, template)
+        except (ValueError, FFmpegError) as error:
+            raise SinkRefused(f"{form} cannot hold {template.name} video: {error}") from error
+        if form in ("mp4", "mov") and template.name == "hevc":
+            stream.codec_context.codec_tag = "hvc1"  # without it Apple's players show nothing
+        stream.time_base = _TICK
+        return {"video": stream}
+
+    def _add_sound(self, template: Stream | None, form: str) -> None:
+        if template is None:
+            return
+        known = _SOUND.get(_LIKE.get(form, form))
+        try:
+            if known is not None and template.name not in known:
+                raise ValueError(f"wanted {', '.join(known)}")
+            self._streams["sound"] = add_copied(self._output, template)
+        except (ValueError, FFmpegError) as error:
+            self.notes.append(f"{form} cannot hold {template.name}, sound is left out: {error}")
+
+    def write(self, packet: Encoded) -> bool:
+        """Write a packet.
+
+        Returns:
+            False for one that has no place: before the first keyframe, sound of a moment before
+            that, sound where none is written.
+
+        Raises:
+            FFmpegError, OSError: if the other end does not take it.
+        """
+        stream = self._streams.get(packet.kind)
+        if stream is None:
+            return False
+        if self._origin is None:
+            if packet.kind != "video" or not packet.is_keyframe:
+                return False
+            self._output.start_encoding()
+            self._origin = packet.dts * packet.time_base
+        if packet.dts * packet.time_base < self._origin:
+            return False
+        mux(self._output, self._timed(packet, stream, self._origin))
+        if packet.kind == "video":
+            self._count(packet.seconds)
+        return True
+
+    def _timed(self, packet: Encoded, stream: Stream, origin: Fraction) -> Packet[Stream]:
+        """Make a packet of the muxer's, in its ticks, which must rise however coarse they are."""
+        tick = cast("Fraction", stream.time_base)
+        dts = round((packet.dts * packet.time_base - origin) / tick)
+        dts = max(dts, self._last.get(packet.kind, -1) + 1)
+        self._last[packet.kind] = dts
+        made: Packet[Stream] = Packet(packet.data)
+        made.dts = dts
+        made.pts = max(dts, round((packet.seconds - origin) / tick))
+        made.duration = round(packet.duration * packet.time_base / tick)
+        made.time_base = tick
+        made.is_keyframe = packet.is_keyframe
+        made.stream = stream
+        return made
+
+    def _count(self, seconds: Fraction) -> None:
+        if self.first_seconds is None:
+            self.first_seconds = self.last_seconds = seconds
+        self.first_seconds = min(seconds, self.first_seconds)
+        self.last_seconds = max(seconds, self.last_seconds)
+        self.frames += 1
+
+    def close(self) -> None:
+        """Write what the muxer holds back, and its end.
+
+        Raises:
+            FFmpegError, OSError: if the other end does not take it.
+        """
+        self._output.close()
+
+    def abandon(self) -> None:
+        """Let go of a muxer whose other end is gone."""
+        with suppress(FFmpegError, OSError, ValueError):  # it says again what is known already
+            self._output.close()
+
+
+# HLS on a web server: each file is put there by us, and its answer looked at.
+#
+# FFmpeg could put them too, but does not notice when the server refuses, so that a stream which
+# nobody can see would look well for ever.
+
+_WRITE = 2
+"""In FFmpeg's flags of opening: AVIO_FLAG_WRITE."""
+_MAX_ANSWER_BYTES = 1 << 20
+_REASONS: dict[int, Reason] = {401: "unauthorised", 403: "unauthorised", 404: "not-found"}
+
+
+class Uploads:
+    """Opens files for FFmpeg's HLS muxer, and sends them when they are closed.
+
+    Args:
+        url: of the playlist, with credentials.
+        timeout_seconds: longest wait for each answer.
+    """
+
+    def __init__(self, url: str, timeout_seconds: float) -> None:
+        parts = urlsplit(url)
+        self._shown = redacted(url)
+        self._timeout = timeout_seconds
+        self._secure, self._host, self._port = parts.scheme == "https", parts.hostname, parts.port
+        self._headers = _login(parts.netloc)
+        self._query = f"?{parts.query}" if parts.query else ""
+        self._connection: http.client.HTTPConnection | None = None
+        self._playlist = self._ask("GET", parts.path, missing=True)
+        self._error: OutputLost | None = None
+        self._ended = False
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a playlist is there already, to be gone on with."""
+        return self._playlist.startswith(b"#EXTM3U")
+
+    def open(self, url: str, flags: int, options: dict[str, str]) -> BinaryIO:
+        """Open one of the muxer's files, or delete it, as `options` ask: what `av.open` wants."""
+        path = urlsplit(url).path
+        if options.get("method") == "DELETE":
+            with suppress(OutputLost):  # an old segment that stays harms nobody
+                self._ask("DELETE", path)
+            return io.BytesIO()
+        if not flags & _WRITE:
+            return io.BytesIO(self._playlist)
+        return _Upload(self, path)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Send a file; what goes wrong is kept for :meth:`check`, since FFmpeg would lose it."""
+        if self._error is None and not self._ended:
+            try:
+                self._ask("PUT", path, data)
+            except OutputLost as error:
+                self._error = error
+
+    def check(self) -> None:
+        """Raise what has gone wrong.
+
+        Raises:
+            OutputLost: if the server did not take a file.
+        """
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Send nothing more, and let go of the connection. Safe to call twice."""
+        self._ended = True
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _ask(
+        self, method: str, path: str, data: bytes | None = None, *, missing: bool = False
+    ) -> bytes:
+        """Send a request, over a new connection where the server has closed the old one."""
+        is_new = self._connection is None
+        try:
+            status, answer = self._request(method, path, data)
+        except (http.client.HTTPException, ConnectionError) as error:
+            self._disconnect()
+            if not is_new:
+                return self._ask(method, path, data, missing=missing)
+            raise self._lost(error) from error
+        except OSError as error:
+            self._disconnect()
+            raise self._lost(error) from error
+        if 200 <= status < 300:
+            return answer
+        # servers that only take files answer a GET with "not allowed" or "not implemented"
+        if missing and status in (404, 405, 410, 501):
+            return b""
+        reason = _REASONS.get(status, "failed")
+        raise OutputLost(reason, f"{self._shown}: {method} was answered with {status}")
+
+    def _request(self, method: str, path: str, data: bytes | None) -> tuple[int, bytes]:
+        if self._connection is None:
+            kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+            self._connection = kind(self._host or "", self._port, timeout=self._timeout)
+        self._connection.request(method, f"{path}{self._query}", data, self._headers)
+        with self._connection.getresponse() as response:
+            answer = response.read(_MAX_ANSWER_BYTES)
+            if response.read(1):  # the rest would be taken for the next answer
+                self._disconnect()
+        return response.status, answer
+
+    def _lost(self, error: Exception) -> OutputLost:
+        reason: Reason = "failed"
+        if isinstance(error, ConnectionRefusedError):
+            reason = "refused"
+        elif isinstance(error, TimeoutError):
+            reason = "timed-out"
+        elif isinstance(error, OSError) and not isinstance(error, ConnectionError):
+            reason = "unreachable"
+        text = getattr(error, "strerror", None) or error
+        return OutputLost(reason, redacted(f"{self._shown}: not connected: {text}"))
+
+
+class _Upload(io.BytesIO):
+    """A file of the muxer's, sent when it is closed."""
+
+    def __init__(self, uploads: Uploads, path: str) -> None:
+        super().__init__()
+        self._uploads, self._path = uploads, path
+
+    def close(self) -> None:
+        """Send it. Safe to call twice."""
+        if not self.closed:
+            self._uploads.put(self._path, self.getvalue())
+        super().close()
+
+
+def _login(authority: str) -> dict[str, str]:
+    login, at, _ = authority.rpartition("@")
+    if not at:
+        return {}
+    token = base64.b64encode(unquote(login).encode()).decode()
+    return {"Authorization": f"Basic {token}"}

@@ -1,0 +1,326 @@
+"""The process that muxes a live output: `python -m upframe.io.live.publisher_child --parent PID`.
+
+Header and packets come on stdin, events go out on stdout (see
+:mod:`upframe.io.live.publisher_protocol`). A muxer can block without a timeout, and hold Python's
+lock while it does; here nobody else suffers, and whoever started us can kill us. The end of stdin,
+or SIGTERM, means: complete, check, rename. When the parent is killed, a publication ends with it at
+once, while a recording is completed first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+from av.error import FFmpegError
+
+from ..errors import MediaError, OutputLost, Reason
+from ..parent_death import die_with
+from ..redaction import redacted
+from .failure import reason_of, resolves
+from .muxing import Muxer, Uploads
+from .publisher_protocol import (
+    Connected,
+    Event,
+    Failed,
+    Finished,
+    Header,
+    Note,
+    Skipped,
+    Written,
+    event_line,
+    read_header,
+    read_packet,
+)
+from .recording import OneFile
+from .relay import Relay
+from .rolling import Rolling
+from .target import IO_TIMEOUT_SECONDS, LiveTarget
+from .values import Encoded
+
+# A live output that others receive: a connection, or a playlist that they fetch.
+
+
+class Publication:
+    """One connection.
+
+    Args:
+        target: where to.
+        primer: of the encoder.
+        tell: takes what people should know.
+
+    Raises:
+        OutputLost: if it cannot be made.
+        SinkRefused: if the format does not hold the video.
+    """
+
+    def __init__(self, target: LiveTarget, primer: bytes, tell: Callable[[Event], None]) -> None:
+        self._target = target
+        self._relay: Relay | None = None
+        self._uploads: Uploads | None = None
+        with self._saying("not connected"):
+            if target.needs_ffmpeg:
+                self._relay = Relay(target)
+            if target.kind == "hls" and "://" in target.url:
+                self._uploads = Uploads(target.url, IO_TIMEOUT_SECONDS)
+            self._muxer = self._muxing(primer)
+        for note in self._muxer.notes:
+            tell(Note(note))
+
+    def _muxing(self, primer: bytes) -> Muxer:
+        target, options = self._target, self._target.options
+        if target.kind == "hls" and not self._goes_on():
+            # FFmpeg would begin even the first playlist with a discontinuity
+            options = options | {"hls_flags": options["hls_flags"].replace("append_list+", "")}
+        output = target.url if self._relay is None else self._relay.stream
+        opener = None if self._uploads is None else self._uploads.open
+        return Muxer(output, target.format, options, primer, opener=opener)
+
+    def _goes_on(self) -> bool:
+        if self._uploads is not None:
+            return self._uploads.goes_on
+        return Path(self._target.url).exists()
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether the muxer holds the latest packet back, to order it with the sound."""
+        return self._muxer.has_sound
+
+    def write(self, packet: Encoded) -> bool:
+        """Send a packet; False if it has no place in this connection.
+
+        Raises:
+            OutputLost: if the far end does not take it.
+        """
+        with self._saying("connection lost"):
+            written = self._muxer.write(packet)
+            if self._relay is not None:
+                self._relay.stream.flush()
+            if self._uploads is not None:
+                self._uploads.check()
+        return written
+
+    def close(self) -> None:
+        """Send what is held back, and say goodbye.
+
+        Raises:
+            OutputLost: if the far end does not take it.
+        """
+        with self._saying("connection lost at its end"):
+            self._muxer.close()
+            if self._uploads is not None:
+                self._uploads.check()
+        if self._relay is not None:
+            self._relay.close()
+
+    def abandon(self) -> None:
+        """Let go of it; the process ends anyway."""
+        if self._uploads is not None:
+            self._uploads.close()  # half a segment is none
+
+    @contextmanager
+    def _saying(self, what: str) -> Generator[None]:
+        begun = time.monotonic()
+        try:
+            yield
+        except (OSError, FFmpegError) as error:
+            if self._relay is not None:
+                raise self._relay.lost() from error
+            raise self._lost(what, error, time.monotonic() - begun) from error
+
+    def _lost(self, what: str, error: Exception, elapsed_seconds: float) -> OutputLost:
+        limit = float(IO_TIMEOUT_SECONDS)
+        reason: Reason = reason_of(error, elapsed_seconds=elapsed_seconds, limit_seconds=limit)
+        if reason == "failed" and isinstance(error, (ConnectionError, EOFError)):
+            reason = "ended"
+        text = str(getattr(error, "strerror", None) or error)
+        if reason == "failed" and not resolves(self._target.url):
+            reason, text = "unreachable", "no such host"
+        return OutputLost(reason, redacted(f"{self._target.shown}: {what}: {text}"))
+
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+_READ_BYTES = 1 << 16
+_FAILED_STATUS = 1
+_ORPHAN_STATUS = 2
+
+
+class Output(Protocol):
+    """What packets are written to."""
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether the latest packet is held back, until the next one comes."""
+        ...
+
+    def write(self, packet: Encoded) -> bool:
+        """Write a packet; False if it has no place there."""
+        ...
+
+    def close(self) -> None:
+        """Complete it."""
+        ...
+
+    def abandon(self) -> None:
+        """After an error: save what can be saved."""
+        ...
+
+
+def main() -> int:
+    """Write what comes, until there is no more of it; gives the exit status."""
+    parser = argparse.ArgumentParser(prog="upframe-publish")
+    parser.add_argument("--parent", type=int, required=True)
+    parent = cast("int", parser.parse_args().parent)
+    if os.getppid() != parent:
+        return _ORPHAN_STATUS
+    packets = Incoming()
+    events = Outgoing()
+    try:
+        header = read_header(packets.file)
+        if not header.target.is_file and not die_with(parent):
+            return _ORPHAN_STATUS
+        publish(header, packets.file, events.send)
+    except EOFError:  # nobody wants anything
+        return _ORPHAN_STATUS
+    except MediaError as error:
+        events.send(failure_of(error))
+        return _FAILED_STATUS
+    events.send(Finished())
+    return 0
+
+
+def publish(header: Header, packets: BinaryIO, tell: Callable[[Event], None]) -> None:
+    """Write the packets of an output, and complete it at their end.
+
+    Args:
+        header: what it is.
+        packets: where they come from.
+        tell: takes what becomes of it.
+
+    Raises:
+        MediaError: if it cannot be written or completed; what could be saved of a file has been.
+    """
+    output = open_output(header, tell)
+    tell(Connected())
+    held = _Held(tell, lag=int(output.has_sound))
+    try:
+        while (item := read_packet(packets)) is not None:
+            number, packet = item
+            written = output.write(packet)
+            if packet.kind == "video":
+                held.add(number, written=written)
+        output.close()
+    except MediaError:
+        output.abandon()
+        raise
+    held.release()
+
+
+def open_output(header: Header, tell: Callable[[Event], None]) -> Output:
+    """Connect, or open a file.
+
+    Raises:
+        MediaError: if that does not work.
+    """
+    target, primer = header.target, header.primer
+    if target.kind == "file":
+        return OneFile(target, primer, tell)
+    if target.kind == "rolling":
+        return Rolling(target, primer, tell)
+    return Publication(target, primer, tell)
+
+
+class _Held:
+    """Tells which packets are written, not before they are."""
+
+    def __init__(self, tell: Callable[[Event], None], lag: int) -> None:
+        self._tell, self._lag = tell, lag
+        self._numbers: deque[int] = deque()
+
+    def add(self, number: int, *, written: bool) -> None:
+        """Take note of a packet that the muxer was given, or that had no place."""
+        if not written:
+            self._tell(Skipped(number))
+            return
+        self._numbers.append(number)
+        while len(self._numbers) > self._lag:
+            self._tell(Written(self._numbers.popleft(), time.monotonic()))
+
+    def release(self) -> None:
+        """The muxer holds nothing back any more."""
+        self._lag = 0
+        while self._numbers:
+            self._tell(Written(self._numbers.popleft(), time.monotonic()))
+
+
+def failure_of(error: MediaError) -> Failed:
+    """Make an error into what the parent is told."""
+    reason = error.reason if isinstance(error, OutputLost) else "failed"
+    return Failed(reason, type(error).__name__, redacted(str(error)))
+
+
+class Incoming(io.RawIOBase):
+    """Our stdin, which also ends when a SIGTERM comes; a read that waits then ends at once."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.dup(_STDIN)
+        nowhere = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nowhere, _STDIN)
+        os.close(nowhere)
+        self._waking, wake = os.pipe()
+        os.set_blocking(wake, False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # for our parent, who then decides
+        signal.signal(signal.SIGTERM, _nothing)  # but for waking us up
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        self.file = cast("BinaryIO", io.BufferedReader(self, _READ_BYTES))
+
+    def readable(self) -> bool:
+        """Tell `io` that it is for reading."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Read what is there, waiting for the first byte; 0 at the end."""
+        ready = select.select([self._descriptor, self._waking], [], [])[0]
+        if self._waking in ready:  # left there: from now on it is the end
+            return 0
+        data = os.read(self._descriptor, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _nothing(_number: int, _frame: object) -> None:
+    pass
+
+
+class Outgoing:
+    """Our stdout: a line for every event, from any thread. What libraries print goes to stderr."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.dup(_STDOUT)
+        os.dup2(_STDERR, _STDOUT)
+        self._writing = threading.Lock()
+
+    def send(self, event: Event) -> None:
+        """Tell something. Where nobody listens any more, a recording is completed all the same."""
+        line = memoryview(event_line(event))
+        with self._writing:
+            try:
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+            except BrokenPipeError:
+                pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())

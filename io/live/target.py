@@ -1,0 +1,400 @@
+"""Finding out what a live output is: a publication, a playlist, one file, or a row of files.
+
+Nothing is connected to here. Options are FFmpeg's; where it takes an option only in the URL, it is
+put there.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import av
+from av.error import FFmpegError, ProtocolNotFoundError
+from av.format import ContainerFormat
+
+from ..encode.containers import container_of
+from ..errors import SinkRefused, SourceMissing, UnsupportedMedia
+from ..files import check_target, is_special, rename
+from ..redaction import redacted
+from .address import read_credentials, with_credentials
+
+# The names of rolling recordings: a path with fields of strftime, such as ``%Y%m%d-%H%M%S.mp4``.
+#
+# Folders may have fields too; those are made as they are needed. A name that is taken gets ``-1``,
+# ``-2`` and so on before its extension, so that no recording ever replaces another.
+
+_FIELDS = "YmdHMSjyFTs"
+_FIELD = re.compile(r"%(.?)")
+_IS_FIELD = re.compile(r"%[YmdHMSjyFT]")
+_NAME_MAX_BYTES = 255
+_TOKEN_BYTES = 4
+_ENDING = re.compile(r"\.live-[0-9a-f]{8}\.partial$")
+_MOST_OF_ONE_NAME = 10_000
+
+
+def new_token() -> str:
+    """Make a token by which the partial files of recordings are known."""
+    return f"live-{secrets.token_hex(_TOKEN_BYTES)}"
+
+
+def is_naming(path: Path) -> bool:
+    """Tell whether a path is a pattern of strftime, and not one of printf for images."""
+    return _IS_FIELD.search(str(path)) is not None
+
+
+class Naming:
+    """Gives the paths of rolling recordings.
+
+    Args:
+        pattern: an absolute path with fields.
+    """
+
+    def __init__(self, pattern: Path) -> None:
+        self.pattern = pattern
+        plain = [part for part in pattern.parts if "%" not in part]
+        depth = next(at for at, part in enumerate(pattern.parts) if "%" in part)
+        self._base = Path(*plain[:depth])
+
+    def check(self) -> None:
+        """Refuse a pattern whose files could not be written.
+
+        Raises:
+            SinkRefused: for unknown fields, names that are too long, or a folder that is not there
+                or cannot be written.
+        """
+        for name in _FIELD.findall(str(self.pattern)):
+            if name not in (*_FIELDS, "%"):
+                known = " ".join(f"%{one}" for one in _FIELDS)
+                raise SinkRefused(f"{self.pattern}: unknown field %{name}, wanted {known} or %%")
+        longest = len(os.fsencode(self.at(2e9).name)) + len(".-9999..live-00000000.partial")
+        if longest > _NAME_MAX_BYTES:
+            raise SinkRefused(f"output name has more than {_NAME_MAX_BYTES} bytes: {self.pattern}")
+        check_target(self._base / "upframe", overwrite=True)
+
+    def at(self, wall_seconds: float) -> Path:
+        """Give the path for a moment, in local time."""
+        return Path(time.strftime(str(self.pattern), time.localtime(wall_seconds)))
+
+    def leftovers(self) -> Iterator[tuple[Path, Path]]:
+        """Find what other processes have left unfinished: where it is, and its name.
+
+        They may still be at work on it.
+        """
+        folder, name = self.pattern.parent, self.pattern.name
+        hidden = f".{_globbed(name)}.live-????????.partial"
+        for found in sorted(glob.glob(str(Path(_globbed(str(folder))) / hidden))):
+            path = Path(found)
+            if ending := _ENDING.search(path.name):
+                yield path, path.with_name(path.name[1 : ending.start()])
+
+
+def _globbed(text: str) -> str:
+    """Write a pattern of strftime as one of glob."""
+    parts = _FIELD.split(text)  # text, field, text, field, …
+    plain = (glob.escape(part) for part in parts[::2])
+    fields = ("%" if field == "%" else "*" for field in [*parts[1::2], ""])
+    return "".join(a + b for a, b in zip(plain, fields, strict=True)).removesuffix("*")
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """Give a path, then the same with -1, -2, … before its extension."""
+    yield path
+    for number in range(1, _MOST_OF_ONE_NAME):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def free_path(path: Path) -> Path:
+    """Give a path, or the first one beside it that is not taken.
+
+    Raises:
+        SinkRefused: if thousands of that name are there.
+    """
+    found = next((one for one in numbered(path) if not os.path.lexists(one)), None)
+    if found is None:
+        raise SinkRefused(f"{_MOST_OF_ONE_NAME} files of that name are there: {path}")
+    return found
+
+
+def rename_beside(partial: Path, target: Path) -> Path:
+    """Give a finished recording its name, or the first free one beside it.
+
+    Returns:
+        The name it got.
+
+    Raises:
+        SinkFull: if the rename fails.
+        SinkRefused: if thousands of that name are there.
+    """
+    for path in numbered(target):
+        try:
+            rename(partial, path, overwrite=False)
+        except SinkRefused:
+            continue
+        return path
+    raise SinkRefused(f"{_MOST_OF_ONE_NAME} files of that name are there: {target}")
+
+
+Kind = Literal["url", "hls", "file", "rolling"]
+
+IO_TIMEOUT_SECONDS = 5
+"""Longest wait of a socket, where FFmpeg lets us say so; who watches the process covers the rest.
+"""
+SEGMENT_SECONDS = 2
+"""Of HLS, where keyframes are this far apart."""
+
+_SEGMENTS_LISTED = 6
+UDP_PACKET_BYTES = 1316  # seven packets of MPEG-TS, below an Ethernet frame
+_SCHEMES = {
+    "rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "flv", "rtmps": "flv", "srt": "mpegts",
+    "udp": "mpegts", "tcp": "mpegts", "rtp": "rtp_mpegts", "whip": "whip", "whips": "whip",
+    "http": "hls", "https": "hls",
+}  # fmt: skip
+_CHOICE = ("udp", "tcp", "srt")
+"""Schemes that carry bytes, of whatever container."""
+_RECORDED = ("mp4", "mov", "matroska", "webm", "mpegts", "flv")
+"""Containers that are of use up to where the power was cut."""
+_PLAYLISTS = (".m3u8", ".m3u")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+@dataclass(frozen=True, slots=True)
+class LiveTarget:
+    """Where a live output goes. A plain value, which travels to the process that writes it."""
+
+    kind: Kind
+    url: str = field(repr=False)
+    """With credentials where it has any; the path of a file, or the pattern of its names."""
+    shown: str
+    """The same for people, without secrets."""
+    format: str
+    """FFmpeg's name of the muxer."""
+    options: dict[str, str] = field(default_factory=dict[str, str], repr=False)
+    """Of the muxer and its protocol."""
+    needs_ffmpeg: bool = False
+    """Whether an ffmpeg program must send it, since PyAV's libraries cannot."""
+    segment_seconds: float = 600.0
+    """Of rolling files: after which the next keyframe begins another one."""
+    overwrite: bool = False
+    """Of a file: whether one that is there already may be replaced."""
+    numbered: bool = False
+    """Of a file: whether it may get a number, where its name is taken meanwhile."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is written to files that are checked and then get their names."""
+        return self.kind in ("file", "rolling")
+
+
+def is_live_target(text: str) -> bool:
+    """Tell whether an output is live whatever the input is: a URL, or an HLS playlist."""
+    scheme = _URL.match(text)
+    if scheme:
+        return scheme[1].lower() in _SCHEMES
+    return Path(text).suffix.lower() in _PLAYLISTS
+
+
+def find_live_target(
+    text: str,
+    *,
+    format: str | None = None,  # noqa: A002
+    transport: str = "tcp",
+    segment_seconds: float = 600.0,
+    credentials_file: Path | None = None,
+    overwrite: bool = False,
+    numbered: bool = False,
+) -> LiveTarget:
+    """Make out where a live output shall go.
+
+    Args:
+        text: a URL, an ``.m3u8``, a file name, or one with fields of strftime.
+        format: container, where the name does not tell, or the bytes of udp, tcp and srt.
+        transport: of RTSP, ``tcp`` or ``udp``; ``auto`` means tcp.
+        segment_seconds: of rolling files.
+        credentials_file: holds one line USER:PASSWORD, which go into the URL.
+        overwrite: whether a file that is there may be replaced.
+        numbered: whether a file gets ``-1``, ``-2`` and so on before its extension, where its name
+            is taken, as those of a row do.
+
+    Raises:
+        SinkRefused: if it cannot be written, as far as that shows without connecting.
+    """
+    scheme = _URL.match(text)
+    if scheme is None:
+        if credentials_file is not None:
+            raise SinkRefused(f"{text}: a file takes no credentials; leave the file of them out")
+        return _local(text, format, segment_seconds, overwrite=overwrite, numbered=numbered)
+    name = scheme[1].lower()
+    if name not in _SCHEMES:
+        known = ", ".join(f"{one}://" for one in _SCHEMES)
+        raise SinkRefused(f"cannot publish to {redacted(text)}: wanted {known} or a file")
+    target = _published(text, name, format, transport)
+    if credentials_file is None:
+        return target
+    return replace(target, url=_with_login(target.url, credentials_file))
+
+
+def _with_login(url: str, credentials_file: Path) -> str:
+    try:
+        return with_credentials(url, read_credentials(credentials_file))
+    except (SourceMissing, UnsupportedMedia) as error:
+        raise SinkRefused(str(error)) from error
+
+
+def _published(text: str, scheme: str, asked: str | None, transport: str) -> LiveTarget:
+    try:
+        parts = urlsplit(text)
+        has_host = bool(parts.hostname) and (parts.port is None or True)
+    except ValueError as error:  # a port that is no number, an address with one bracket
+        raise SinkRefused(f"not a URL: {redacted(text)}: {error}") from error
+    if not has_host:
+        raise SinkRefused(f"no host in {redacted(text)}")
+    muxer = _muxer(text, scheme, asked)
+    needs_ffmpeg = scheme == "srt" and not _has_srt()
+    if needs_ffmpeg and shutil.which("ffmpeg") is None:
+        raise SinkRefused(
+            f"{redacted(text)}: PyAV's libraries have no SRT, and there is no ffmpeg program"
+        )
+    return LiveTarget(
+        kind="hls" if muxer == "hls" else "url",
+        url=_url(text, scheme),
+        shown=redacted(text),
+        format=muxer,
+        options=_options(scheme, muxer, transport),
+        needs_ffmpeg=needs_ffmpeg,
+    )
+
+
+def _muxer(text: str, scheme: str, asked: str | None) -> str:
+    name = _SCHEMES[scheme]
+    path = urlsplit(text).path
+    if scheme in ("http", "https"):
+        if asked == "whip" or (asked is None and path.endswith("/whip")):
+            name = "whip"
+        elif not path.lower().endswith(_PLAYLISTS):
+            raise SinkRefused(f"{redacted(text)}: wanted an .m3u8 for HLS, or --format whip")
+    if asked not in (None, name):
+        if scheme not in _CHOICE:
+            raise SinkRefused(f"{scheme}:// carries {name}, not {asked}: {redacted(text)}")
+        name = container_of("stream", asked).name
+    try:
+        ContainerFormat(name, "w")
+    except (ValueError, FFmpegError) as error:
+        raise SinkRefused(f"{redacted(text)}: this build cannot write {name}") from error
+    return name
+
+
+def _url(text: str, scheme: str) -> str:
+    """Write the URL as FFmpeg takes it, timeouts and packet sizes with it."""
+    if scheme in ("whip", "whips"):
+        return text.replace("whip", "http", 1)
+    if scheme == "tcp":
+        return _with_query(text, "timeout", str(IO_TIMEOUT_SECONDS * 1_000_000))
+    if scheme == "udp":
+        return _with_query(text, "pkt_size", str(UDP_PACKET_BYTES))
+    return text
+
+
+def _with_query(url: str, name: str, value: str) -> str:
+    """Add a parameter to a URL, unless the user has said something of it."""
+    query = urlsplit(url).query
+    if any(part.split("=")[0] == name for part in query.split("&")):
+        return url
+    return f"{url}{'&' if query else '?'}{name}={value}"
+
+
+def _options(scheme: str, muxer: str, transport: str) -> dict[str, str]:
+    if muxer == "rtsp":
+        return {"rtsp_transport": "udp" if transport == "udp" else "tcp"}
+    if muxer == "flv" and scheme in ("rtmp", "rtmps"):
+        return {"flvflags": "no_duration_filesize"}
+    if muxer == "hls":
+        return _playlist_options() | {"method": "PUT"}
+    return {}
+
+
+def _playlist_options() -> dict[str, str]:
+    return {
+        "hls_time": str(SEGMENT_SECONDS),
+        "hls_list_size": str(_SEGMENTS_LISTED),
+        "hls_flags": "delete_segments+append_list+independent_segments",
+    }
+
+
+@cache
+def _has_srt() -> bool:
+    """Tell whether the libraries know SRT; a URL without a port connects to nobody."""
+    try:
+        av.open("srt://127.0.0.1").close()
+    except ProtocolNotFoundError:
+        return False
+    except (FFmpegError, OSError, ValueError):
+        return True
+    return True
+
+
+def _local(
+    text: str,
+    asked: str | None,
+    segment_seconds: float,
+    *,
+    overwrite: bool,
+    numbered: bool,
+) -> LiveTarget:
+    path = Path(os.path.abspath(text))
+    if asked == "hls" or (asked is None and path.suffix.lower() in _PLAYLISTS):
+        return _playlist(path, text)
+    container = container_of(path, asked)
+    if container.name not in _RECORDED:
+        raise SinkRefused(
+            f"{text}: {container.name} cannot be recorded live, wanted {', '.join(_RECORDED)}"
+        )
+    if is_naming(path):
+        Naming(path).check()
+        kind: Kind = "rolling"
+    else:
+        kind = "file"
+        if numbered and not overwrite and not is_special(path):
+            path = free_path(path)
+        check_target(path, overwrite=overwrite)
+        if container.needs_seek and is_special(path):
+            raise SinkRefused(f"{container.name} cannot be written to {path}, which cannot seek")
+    return LiveTarget(
+        kind=kind,
+        url=str(path),
+        shown=text,
+        format=container.name,
+        options=recording_options(container.name),
+        segment_seconds=segment_seconds,
+        overwrite=overwrite,
+        numbered=numbered,
+    )
+
+
+def recording_options(container: str) -> dict[str, str]:
+    """Write the options that make a file of use up to where its writer was stopped."""
+    if container in ("mp4", "mov"):
+        # a fragment for every keyframe; a plain file with one index when it is closed
+        return {"movflags": "hybrid_fragmented+frag_keyframe", "movie_timescale": "90000"}
+    if container in ("matroska", "webm"):
+        return {"cluster_time_limit": "1000"}  # milliseconds
+    return {}
+
+
+def _playlist(path: Path, text: str) -> LiveTarget:
+    check_target(path, overwrite=True)
+    options = _playlist_options()
+    options["hls_flags"] += "+temp_file"
+    segments = f"{path.stem}-%08d.ts".replace(path.stem, path.stem.replace("%", "%%"), 1)
+    options["hls_segment_filename"] = str(path.with_name(segments))
+    return LiveTarget("hls", str(path), text, "hls", options)
