@@ -1,0 +1,249 @@
+"""Files and folders opened beneath a root, whatever becomes of links meanwhile.
+
+A path that was checked and is opened later by its name may lead elsewhere by then. Here the
+kernel holds every step against the root while it opens (openat2(2) with RESOLVE_BENEATH); where
+it cannot, or may not under seccomp, each component is opened by itself and links are followed by
+hand, with the same result: relative links and ``..`` are followed as long as they stay beneath
+the root, at most 40 of them; absolute links, and those of /proc, lead outside.
+
+Whatever was opened is used by its descriptor from then on: :func:`by_descriptor` names it to who
+needs a path. Of files only regular ones are opened: a FIFO would hold up who opens it, and a
+device may act on it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import SourceMissing
+
+_OPENAT2 = 437  # on every architecture: include/uapi/asm-generic/unistd.h
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH = 0x02, 0x08
+_UNAVAILABLE = (errno.ENOSYS, errno.EPERM)  # an old kernel; a filter of system calls
+_MAX_TRIES = 64  # a rename anywhere may disturb a step through `..`
+_MAX_LINKS = 40  # as the kernel's own limit
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory"}
+
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.restype = ctypes.c_long
+
+
+class _How(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in ("flags", "mode", "resolve")]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """By what a file is known to be the same and unchanged."""
+
+    device: int
+    inode: int
+    size: int
+    """In bytes."""
+    mtime_ns: int
+    boot: str
+    """Of the system, when it was taken: devices may be numbered anew by the next."""
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        """Take it from what stat(2) gave."""
+        try:
+            boot = _BOOT.read_text().strip()
+        except OSError:
+            boot = ""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, boot)
+
+    def changes(self, got: Identity) -> str:
+        """Say what is other in a file that should be this one; nothing if it is this one."""
+        names = ["device"] * (self.boot == got.boot) + ["inode", "size", "mtime_ns"]
+        pairs = [(name, getattr(self, name), getattr(got, name)) for name in names]
+        return ", ".join(f"{name} {new} (was {old})" for name, old, new in pairs if old != new)
+
+
+@dataclass(frozen=True, slots=True)
+class Beneath:
+    """A source that is opened beneath a root and nowhere else."""
+
+    name: str
+    """Its absolute path, for people and for what its neighbours are found by."""
+    root: Path
+    descriptor: int | None = None
+    """Of the file, opened once for all who read it; None for a pattern of files."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def by_descriptor(descriptor: int) -> Path:
+    """Name what a descriptor of this process stands for, as long as it is open.
+
+    A file is opened anew by it, from its begin. Below a folder's, names are looked up in that
+    very folder, wherever it has been moved.
+    """
+    return Path(f"/proc/self/fd/{descriptor}")
+
+
+def open_file(root: Path, path: Path) -> int:
+    """Open a regular file beneath a root, for reading.
+
+    Args:
+        root: the folder; links in its own name are followed.
+        path: absolute, or counted from the root.
+
+    Returns:
+        A descriptor, which the caller closes.
+
+    Raises:
+        OSError: if it is not there, may not be read, leads outside of the root (EXDEV), or is no
+            regular file (EINVAL).
+    """
+    found = _open(root, path, os.O_PATH)
+    try:
+        kind = stat.S_IFMT(os.fstat(found).st_mode)
+        if kind != stat.S_IFREG:
+            reason = f"is {_KINDS.get(kind, 'a device')}, wanted a regular file"
+            raise OSError(errno.EINVAL, reason, str(path))
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        return os.open(by_descriptor(found), flags)
+    finally:
+        os.close(found)
+
+
+def open_folder(root: Path, path: Path, *, create: bool = False) -> int:
+    """Open a folder beneath a root, or the root itself.
+
+    Args:
+        root: the folder; links in its own name are followed.
+        path: absolute, or counted from the root.
+        create: whether what is missing of it is made, beneath the root too.
+
+    Returns:
+        A descriptor, which the caller closes; good for `dir_fd`, also where the folder may not
+        be read but written.
+
+    Raises:
+        OSError: if it is not there, is no folder, or leads outside of the root (EXDEV).
+    """
+    try:
+        return _open(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        return _open(root, path, os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        if not create or path in (root, Path()):
+            raise
+    parent = open_folder(root, path.parent, create=True)
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(path.name, dir_fd=parent)
+    finally:
+        os.close(parent)
+    return open_folder(root, path)
+
+
+@contextmanager
+def opened_folder(root: Path, path: Path, *, create: bool = False) -> Generator[Path]:
+    """Open a folder as :func:`open_folder` does, and name it by its descriptor meanwhile."""
+    descriptor = open_folder(root, path, create=create)
+    try:
+        yield by_descriptor(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def opened_source(name: str, root: Path, accepted: Identity | None) -> Generator[Beneath]:
+    """Open a source once, and keep it open for all who read it.
+
+    Args:
+        name: its absolute path.
+        root: beneath which it must lie.
+        accepted: what it must still be; None: it was not there when its name was accepted.
+
+    Raises:
+        SourceMissing: if it cannot be opened so, or is not what was accepted.
+    """
+    try:
+        descriptor = open_file(root, Path(name))
+    except OSError as error:
+        raise SourceMissing(f"{name}: cannot be read: {error.strerror or error}") from error
+    try:
+        got = Identity.of(os.fstat(descriptor))
+        if accepted is not None and (changes := accepted.changes(got)):
+            raise SourceMissing(f"{name}: is not the file that was accepted: {changes}")
+        yield Beneath(name, root, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open(root: Path, path: Path, flags: int) -> int:
+    if path.is_absolute() and not path.is_relative_to(root):
+        raise OSError(errno.EXDEV, f"leads outside of {root}", str(path))
+    below = path.relative_to(root) if path.is_absolute() else path
+    flags |= os.O_CLOEXEC
+    anchor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = _by_kernel(anchor, os.fsencode(below), flags)
+        return _by_hand(anchor, below, flags) if found is None else found
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            error.strerror = f"leads outside of {root}"
+        error.filename = str(path)
+        raise
+    finally:
+        os.close(anchor)
+
+
+def _by_kernel(anchor: int, below: bytes, flags: int) -> int | None:
+    """Have the kernel open it; None where it does not know how, or was disturbed too often."""
+    how = _How(flags, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
+    for _ in range(_MAX_TRIES):
+        size = ctypes.c_size_t(ctypes.sizeof(how))
+        found = _syscall(
+            ctypes.c_long(_OPENAT2), ctypes.c_int(anchor), ctypes.c_char_p(below),
+            ctypes.byref(how), size,
+        )  # fmt: skip
+        if found >= 0:
+            return int(found)
+        number = ctypes.get_errno()
+        if number in _UNAVAILABLE:
+            return None
+        if number not in (errno.EAGAIN, errno.EINTR):
+            raise OSError(number, os.strerror(number))
+    return None
+
+
+def _by_hand(anchor: int, below: Path, flags: int) -> int:
+    """Open component by component (a file by O_PATH only), none of them through a link."""
+    passed, num_links = [os.dup(anchor)], 0
+    names = list(reversed(below.parts))
+    try:
+        while names:
+            name = names.pop()
+            if name == "..":
+                if len(passed) == 1:
+                    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+                os.close(passed.pop())
+                continue
+            passed.append(os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=passed[-1]))
+            if stat.S_ISLNK(os.fstat(passed[-1]).st_mode):
+                target = Path(os.readlink("", dir_fd=passed[-1]))
+                os.close(passed.pop())
+                num_links += 1
+                if target.is_absolute() or num_links > _MAX_LINKS:
+                    number = errno.EXDEV if target.is_absolute() else errno.ELOOP
+                    raise OSError(number, os.strerror(number))
+                names += reversed(target.parts)
+        if flags & os.O_DIRECTORY:
+            return os.open(".", flags, dir_fd=passed[-1])
+        return os.dup(passed[-1])
+    finally:
+        for descriptor in passed:
+            os.close(descriptor)
