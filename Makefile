@@ -41,6 +41,7 @@ clean:
 programs:
 	@missing=""; for program in $(PROGRAMS); do \
 	  command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	command -v mosquitto_pub >/dev/null || missing="$$missing mosquitto-clients"; \
 	$(RTSP_PROBE) >/dev/null 2>&1 || missing="$$missing $(RTSP_PACKAGES)"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

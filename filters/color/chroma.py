@@ -26,8 +26,8 @@ Phase = Literal["first", "between", "second"]
 
 _MIDDLE = (-1 / 16, 9 / 16, 9 / 16, -1 / 16)
 _QUARTER = (-3 / 128, 29 / 128, 111 / 128, -9 / 128)
-# a such that a(z)A(z) + a(1/z)A(1/z) = 1 to 4e-5, where A is _QUARTER, with the
-# least energy above half the band: the one of its solutions that least squares choose
+# a such that a(z)A(z) + a(1/z)A(1/z) = 1 to 1e-4, where A is _QUARTER; of these solutions, which
+# span a plane, one of little energy above half the band
 _QUARTER_INVERSE = (
     0.0465727,
     -0.14588524,
