@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -69,7 +70,21 @@ def make_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
+    """Run the command line and return the exit code; as a whole process, end with it."""
+    code = _run(argv)
+    if argv is None and any(thread.daemon for thread in threading.enumerate()):
+        # Python would tear such a thread out of C++, which ends the process by SIGABRT; what can
+        # be joined was, so this one is in a read, or a library, that nobody can end
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                code = code or int(Exit.IO)
+        os._exit(code)
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     debug = False
     try:
         words = sys.argv[1:] if argv is None else list(argv)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -81,7 +81,8 @@ class Workbench:
         compute = Compute(source.info, filters, pix_fmt=pix_fmt, device=self._device)
         sink = open_file_sink(self._target, compute.info, self._encoder, overwrite=True)
         began = time.perf_counter()
-        flow = execute(Pipeline(source, compute, sink), None, Silent())
+        with closing(compute):
+            flow = execute(Pipeline(source, compute, sink), None, Silent())
         return FileRun(time.perf_counter() - began, flow)
 
     def encoder_alone(self) -> float | None:
@@ -105,14 +106,14 @@ class Workbench:
         chain = Chain([one.filter for one in self.built])
         chain.open(self._info)
         lanes: Lanes[Frame] | None = lanes_for(chain, self._device)
-        for frame in self._frames:
-            if lanes is None:
-                _drop(chain(frame))
-            else:
-                _drop(lanes([pending.frame for pending in chain.plan(frame)]))
-        if lanes is not None:
-            _drop(lanes.settle())
-            lanes.close()
+        with closing(lanes) if lanes is not None else nullcontext():
+            for frame in self._frames:
+                if lanes is None:
+                    _drop(chain(frame))
+                else:
+                    _drop(lanes([pending.frame for pending in chain.plan(frame)]))
+            if lanes is not None:
+                _drop(lanes.settle())
         _drop(chain.flush())
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, is_dataclass
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, cast
 
 from ...filters.chain import build_filters
@@ -162,7 +162,8 @@ def measure(
         device=runtime.device,
         detect_cuts=options.scene_detection,
     )
-    taken = list(_timed(compute, islice(source, ESTIMATE_PICTURES)))
+    with closing(compute):
+        taken = list(_timed(compute, islice(source, ESTIMATE_PICTURES)))
     seconds = taken[WARM_UP_PICTURES:] or taken[1:]
     if not seconds:
         return None
@@ -176,7 +177,7 @@ def _timed(compute: Compute, pictures: Iterator[Picture]) -> Iterator[float]:
     begun = time.monotonic()
     for picture in pictures:
         start = time.monotonic()
-        for _ in compute(picture):
+        for _ in chain(compute(picture), compute.settle()):
             pass
         yield time.monotonic() - start
         if time.monotonic() - begun > ESTIMATE_SECONDS:
