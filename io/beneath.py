@@ -41,6 +41,16 @@ class _How(ctypes.Structure):
 
 
 @dataclass(frozen=True, slots=True)
+class Root:
+    """A folder beneath which files are opened."""
+
+    path: Path
+    """Links in its own name are followed."""
+    closed: Path | None = None
+    """A folder that is never opened, although it may lie beneath: the daemon's own state."""
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """By what a file is known to be the same and unchanged."""
 
@@ -74,9 +84,10 @@ class Beneath:
 
     name: str
     """Its absolute path, for people and for what its neighbours are found by."""
-    root: Path
+    root: Root
     descriptor: int | None = None
-    """Of the file, opened once for all who read it; None for a pattern of files."""
+    """Of the file, opened once for all who read it; None: no file has that name, so that it may
+    be a pattern of several."""
 
     def __str__(self) -> str:
         return self.name
@@ -91,19 +102,19 @@ def by_descriptor(descriptor: int) -> Path:
     return Path(f"/proc/self/fd/{descriptor}")
 
 
-def open_file(root: Path, path: Path) -> int:
+def open_file(root: Root, path: Path) -> int:
     """Open a regular file beneath a root, for reading.
 
     Args:
-        root: the folder; links in its own name are followed.
+        root: the folder.
         path: absolute, or counted from the root.
 
     Returns:
         A descriptor, which the caller closes.
 
     Raises:
-        OSError: if it is not there, may not be read, leads outside of the root (EXDEV), or is no
-            regular file (EINVAL).
+        OSError: if it is not there, may not be read, leads outside of the root (EXDEV) or
+            into what is closed (EACCES), or is no regular file (EINVAL).
     """
     found = _open(root, path, os.O_PATH)
     try:
@@ -117,11 +128,11 @@ def open_file(root: Path, path: Path) -> int:
         os.close(found)
 
 
-def open_folder(root: Path, path: Path, *, create: bool = False) -> int:
+def open_folder(root: Root, path: Path, *, create: bool = False) -> int:
     """Open a folder beneath a root, or the root itself.
 
     Args:
-        root: the folder; links in its own name are followed.
+        root: the folder.
         path: absolute, or counted from the root.
         create: whether what is missing of it is made, beneath the root too.
 
@@ -130,14 +141,15 @@ def open_folder(root: Path, path: Path, *, create: bool = False) -> int:
         be read but written.
 
     Raises:
-        OSError: if it is not there, is no folder, or leads outside of the root (EXDEV).
+        OSError: if it is not there, is no folder, or leads outside of the root (EXDEV) or into
+            what is closed (EACCES).
     """
     try:
         return _open(root, path, os.O_RDONLY | os.O_DIRECTORY)
     except PermissionError:
         return _open(root, path, os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
-        if not create or path in (root, Path()):
+        if not create or path in (root.path, Path()):
             raise
     parent = open_folder(root, path.parent, create=True)
     try:
@@ -149,7 +161,7 @@ def open_folder(root: Path, path: Path, *, create: bool = False) -> int:
 
 
 @contextmanager
-def opened_folder(root: Path, path: Path, *, create: bool = False) -> Generator[Path]:
+def opened_folder(root: Root, path: Path, *, create: bool = False) -> Generator[Path]:
     """Open a folder as :func:`open_folder` does, and name it by its descriptor meanwhile."""
     descriptor = open_folder(root, path, create=create)
     try:
@@ -159,7 +171,7 @@ def opened_folder(root: Path, path: Path, *, create: bool = False) -> Generator[
 
 
 @contextmanager
-def opened_source(name: str, root: Path, accepted: Identity | None) -> Generator[Beneath]:
+def opened_source(name: str, root: Root, accepted: Identity | None) -> Generator[Beneath]:
     """Open a source once, and keep it open for all who read it.
 
     Args:
@@ -170,35 +182,52 @@ def opened_source(name: str, root: Path, accepted: Identity | None) -> Generator
     Raises:
         SourceMissing: if it cannot be opened so, or is not what was accepted.
     """
+    descriptor = None
     try:
         descriptor = open_file(root, Path(name))
+    except FileNotFoundError:
+        pass  # perhaps a pattern; who looks for its files says what is missing
     except OSError as error:
         raise SourceMissing(f"{name}: cannot be read: {error.strerror or error}") from error
     try:
-        got = Identity.of(os.fstat(descriptor))
-        if accepted is not None and (changes := accepted.changes(got)):
-            raise SourceMissing(f"{name}: is not the file that was accepted: {changes}")
+        if descriptor is not None and accepted is not None:
+            _require(name, accepted, Identity.of(os.fstat(descriptor)))
         yield Beneath(name, root, descriptor)
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
-def _open(root: Path, path: Path, flags: int) -> int:
-    if path.is_absolute() and not path.is_relative_to(root):
-        raise OSError(errno.EXDEV, f"leads outside of {root}", str(path))
-    below = path.relative_to(root) if path.is_absolute() else path
+def _require(name: str, accepted: Identity, got: Identity) -> None:
+    if changes := accepted.changes(got):
+        raise SourceMissing(f"{name}: is not the file that was accepted: {changes}")
+
+
+def _open(root: Root, path: Path, flags: int) -> int:
+    if path.is_absolute() and not path.is_relative_to(root.path):
+        raise OSError(errno.EXDEV, f"leads outside of {root.path}", str(path))
+    below = path.relative_to(root.path) if path.is_absolute() else path
     flags |= os.O_CLOEXEC
-    anchor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    anchor = os.open(root.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         found = _by_kernel(anchor, os.fsencode(below), flags)
-        return _by_hand(anchor, below, flags) if found is None else found
+        found = _by_hand(anchor, below, flags) if found is None else found
     except OSError as error:
         if error.errno == errno.EXDEV:
-            error.strerror = f"leads outside of {root}"
+            error.strerror = f"leads outside of {root.path}"
         error.filename = str(path)
         raise
     finally:
         os.close(anchor)
+    if root.closed is not None and _real(found).is_relative_to(os.path.realpath(root.closed)):
+        os.close(found)
+        raise OSError(errno.EACCES, f"lies in {root.closed}, which is closed", str(path))
+    return found
+
+
+def _real(descriptor: int) -> Path:
+    """Tell where what is open lies now."""
+    return Path(os.readlink(by_descriptor(descriptor)))
 
 
 def _by_kernel(anchor: int, below: bytes, flags: int) -> int | None:

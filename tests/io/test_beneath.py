@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from upframe.io import beneath
 from upframe.io.beneath import (
     Identity,
+    Root,
     by_descriptor,
     open_file,
     open_folder,
@@ -57,14 +58,14 @@ def no_descriptor_is_left() -> Iterator[None]:
 
 
 def read(root: Path, path: Path) -> str:
-    with os.fdopen(open_file(root, path)) as file:
+    with os.fdopen(open_file(Root(root), path)) as file:
         return file.read()
 
 
 def refused(root: Path, path: Path, number: int) -> None:
     for call in (open_file, open_folder):
         with pytest.raises(OSError, match=r".") as raised:
-            os.close(call(root, path))
+            os.close(call(Root(root), path))
         assert raised.value.errno == number
         assert raised.value.filename == str(path)
 
@@ -73,7 +74,7 @@ def test_opens_what_lies_beneath(root: Path) -> None:
     assert read(root, root / "in" / "film.mkv") == "film"
     assert read(root, Path("in/film.mkv")) == "film"
     for path in (root, Path(), root / "in"):
-        os.close(open_folder(root, path))
+        os.close(open_folder(Root(root), path))
 
 
 def test_follows_links_that_stay_beneath(root: Path) -> None:
@@ -109,7 +110,7 @@ def test_refuses_what_leads_outside(root: Path) -> None:
     for path in links_out(root).values():
         refused(root, path, errno.EXDEV)
         with pytest.raises(OSError, match=f"leads outside of {root}"):
-            open_folder(root, path / "new", create=True)
+            open_folder(Root(root), path / "new", create=True)
     assert os.listdir(root.parent / "secret") == ["film.mkv"]
 
 
@@ -117,7 +118,7 @@ def test_refuses_magic_links() -> None:
     with open(__file__) as file:
         name = f"fd/{file.fileno()}"
         with pytest.raises(OSError, match=r".") as raised:
-            open_file(Path("/proc/self"), Path(name))
+            open_file(Root(Path("/proc/self")), Path(name))
     assert raised.value.errno in (errno.ELOOP, errno.EXDEV)
 
 
@@ -140,34 +141,34 @@ def test_what_is_no_file_is_refused_and_not_waited_for(
 ) -> None:
     make(root / "x")
     with pytest.raises(OSError, match=f"is {kind}, wanted a regular file"):
-        open_file(root, root / "x")
+        open_file(Root(root), root / "x")
 
 
 def test_a_device_is_refused() -> None:
     with pytest.raises(OSError, match="is a device, wanted a regular file"):
-        open_file(Path("/dev"), Path("null"))
+        open_file(Root(Path("/dev")), Path("null"))
 
 
 def test_what_is_not_there_is_told_from_what_leads_out(root: Path) -> None:
     refused(root, root / "none.mkv", errno.ENOENT)
     with pytest.raises(NotADirectoryError):
-        open_folder(root, root / "in" / "film.mkv")
+        open_folder(Root(root), root / "in" / "film.mkv")
     with pytest.raises(NotADirectoryError):
-        open_file(root, root / "in" / "film.mkv" / "x")
+        open_file(Root(root), root / "in" / "film.mkv" / "x")
     with pytest.raises(FileNotFoundError):
-        open_folder(root / "none", root / "none" / "x", create=True)
+        open_folder(Root(root / "none"), root / "none" / "x", create=True)
 
 
 def test_makes_folders_beneath(root: Path) -> None:
-    with opened_folder(root, root / "new" / "and" / "deep", create=True) as folder:
+    with opened_folder(Root(root), root / "new" / "and" / "deep", create=True) as folder:
         (folder / "a").write_text("1")
-    with opened_folder(root, root / "new" / "and" / "deep", create=True) as folder:
+    with opened_folder(Root(root), root / "new" / "and" / "deep", create=True) as folder:
         assert (folder / "a").read_text() == "1"
     assert (root / "new" / "and" / "deep" / "a").is_file()
 
 
 def test_a_folder_is_held_wherever_its_name_leads_by_then(root: Path) -> None:
-    with opened_folder(root, root / "in") as folder:
+    with opened_folder(Root(root), root / "in") as folder:
         (root / "in").rename(root / "moved")
         (root / "in").symlink_to("../secret")
         assert (folder / "film.mkv").read_text() == "film"
@@ -177,7 +178,7 @@ def test_a_folder_is_held_wherever_its_name_leads_by_then(root: Path) -> None:
 
 def test_a_source_stays_what_was_opened(root: Path) -> None:
     film = root / "in" / "film.mkv"
-    with opened_source(str(film), root, Identity.of(film.stat())) as source:
+    with opened_source(str(film), Root(root), Identity.of(film.stat())) as source:
         film.unlink()
         film.symlink_to("../../secret/film.mkv")
         assert source.descriptor is not None
@@ -185,7 +186,7 @@ def test_a_source_stays_what_was_opened(root: Path) -> None:
             assert by_descriptor(source.descriptor).read_text() == "film"
         assert str(source) == str(film)
     with pytest.raises(SourceMissing, match=r"film.mkv: cannot be read: leads outside of"):
-        opened_source(str(film), root, None).__enter__()
+        opened_source(str(film), Root(root), None).__enter__()
 
 
 def test_a_source_must_be_the_file_that_was_accepted(root: Path) -> None:
@@ -194,12 +195,12 @@ def test_a_source_must_be_the_file_that_was_accepted(root: Path) -> None:
     os.utime(film, ns=(0, 5))
     text = rf"not the file that was accepted: mtime_ns 5 \(was {accepted.mtime_ns}\)$"
     with pytest.raises(SourceMissing, match=text):
-        opened_source(str(film), root, accepted).__enter__()
+        opened_source(str(film), Root(root), accepted).__enter__()
     film.rename(root / "old")
     film.write_text("other!")
     with pytest.raises(SourceMissing, match=r"inode \d+ \(was \d+\), size 6 \(was 4\), mtime_ns"):
-        opened_source(str(film), root, accepted).__enter__()
-    with opened_source(str(film), root, None):
+        opened_source(str(film), Root(root), accepted).__enter__()
+    with opened_source(str(film), Root(root), None):
         pass
 
 
@@ -208,6 +209,23 @@ def test_devices_are_compared_within_one_boot_only(root: Path) -> None:
     elsewhere = replace(now, device=now.device + 1)
     assert "device" in elsewhere.changes(now)
     assert not replace(elsewhere, boot="an earlier one").changes(now)
+
+
+def test_a_closed_folder_stays_closed_beneath_the_root(root: Path) -> None:
+    state = root / "state"
+    state.mkdir()
+    (state / "jobs.sqlite").write_text("jobs")
+    (root / "in" / "link").symlink_to("../state")
+    (root / "in" / "bent.mkv").symlink_to("link/jobs.sqlite")
+    closed = Root(root, state)
+    for path in (root / "in" / "bent.mkv", root / "in" / "link" / "jobs.sqlite"):
+        with pytest.raises(PermissionError, match=f"lies in {state}, which is closed"):
+            open_file(closed, path)
+    for path in (state, root / "in" / "link", state / "new", root / "in" / "link" / "new"):
+        with pytest.raises(PermissionError, match=f"lies in {state}, which is closed"):
+            open_folder(closed, path, create=True)
+    assert os.listdir(state) == ["jobs.sqlite"]
+    os.close(open_file(closed, root / "in" / "film.mkv"))
 
 
 @given(st.lists(st.sampled_from(["in", "deep", "..", ".", "out", "up", "film.mkv"]), max_size=8))
