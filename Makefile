@@ -1,5 +1,5 @@
 # make demo    install into .venv and make a small video smoother and larger, into demo/
-# make test    the whole suite, from a fresh clone
+# make test    the suite, from a fresh clone      make test-slow    what it leaves out
 # make lint    style         make types    types
 
 PYTHON ?= python3
@@ -15,14 +15,18 @@ RTSP_PACKAGES := python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base
   gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
 RTSP_PROBE := /usr/bin/python3 tests/rtsp_server.py --probe
 
-.PHONY: demo test lint types clean compiler
+.PHONY: demo test test-slow lint types clean compiler
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/regular
 	$(BIN)/upframe demo $(DEMO)
 
 test: programs $(VENV)/editable
-	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+
+# One after the other: these watch whole daemons, cameras and the memory of processes.
+test-slow: programs $(VENV)/editable
+	$(BIN)/pytest -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/editable
 	$(BIN)/ruff check
