@@ -8,20 +8,23 @@ built-in ones, and never silently.
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import os
 import pickle
+import pickletools
 import re
 import struct
-import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from math import prod
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from .errors import CheckpointRejected, WeightsUnavailable
@@ -45,33 +48,61 @@ _logger = logging.getLogger("upframe.filters.weights")
 
 # Read a file of weights as a flat dictionary of tensors, trusting nothing in it.
 #
-# Pickles are read by torch's restricted unpickler, which builds tensors and containers and refuses
-# everything else; nothing in the file is ever run. What the tensors mean is the networks'
-# business.
+# A file is read once and whole. From its pickle or header come claims: which bytes a tensor is made
+# of, and how. All of them are held against the file before memory is taken for any. Pickles make
+# dictionaries and claims, and nothing else; nothing in them is ever run. Torch's own reader is not
+# asked: it inflates archives, and believes what a pickle says of an entry's length.
+#
+# What the tensors mean is the networks' business.
+
+_MOST_BYTES = 1 << 30
+"""Of a file: the largest that was published for these networks has 67 MB."""
+_MOST_HEADER_BYTES = 1 << 20
+"""Of what describes the tensors; published ones have up to 0.2 MB."""
+_MOST_PARTS = 1 << 14
+"""Entries of an archive, or tuples of a pickle, of which four describe a tensor."""
+_MOST_AXES, _TOO_MANY = 5, 1 << 63
 
 _WRAPPERS = ("params_ema", "params")
 """Keys under which Real-ESRGAN's training keeps the state dict; the averaged one is the better."""
+_NAME = re.compile(r"[!-~]{1,200}")
+_COUNTERS = "num_batches_tracked"
+"""Ending of the only names under which there may be integers: training leaves them."""
 
-_PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
-"""A zip archive, or a bare pickle of protocol 2 or later."""
+_DTYPES = {
+    "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64,
+    "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64, "LongStorage": torch.int64, "I64": torch.int64,
+}  # fmt: skip
+"""As safetensors and as torch.save name them."""
+_WANTED = "plain tensors of float32, float16, bfloat16 or float64"
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+"""With these torch.save began its files before they were archives."""
 
-_HEAD_BYTES = 512
+# Whatever a damaged or hostile file makes Python's readers stumble over: no bug of ours.
+_DAMAGES = (
+    pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, EOFError, LookupError,
+    ValueError, TypeError, AttributeError, ArithmeticError,
+)  # fmt: skip
 
-# Whatever a damaged or hostile pickle makes the unpickler stumble over: no bug of ours.
-_UNPICKLING_ERRORS = (
-    pickle.UnpicklingError,
-    struct.error,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    MemoryError,
-    ImportError,
-)
+
+class _Storage(NamedTuple):
+    key: str
+    dtype: torch.dtype
+    num_values: int
+
+
+class _Claim(NamedTuple):
+    """A tensor as a file declares it."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+_Declared = tuple[object, Mapping[str, bytes | memoryview]]
+"""What a file holds by its own words, and the bytes of each storage."""
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
@@ -84,50 +115,189 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 
     Raises:
         WeightsUnavailable: if the file cannot be read.
-        CheckpointRejected: if it is no checkpoint, wants to run code, holds anything but plain
-            tensors, or holds NaN or infinite values.
+        CheckpointRejected: if it is no checkpoint, wants to run code, is compressed, declares more
+            than it has, holds anything but plain tensors of floats, or NaN or infinite values.
     """
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-        content = _read(path, head)
+            content = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise WeightsUnavailable(
             f"cannot read weights {path}: {error.strerror or error}"
         ) from error
-    return {key: _checked(path, key, value) for key, value in _entries(path, content).items()}
-
-
-def _read(path: Path, head: bytes) -> object:
-    if head[8:9] == b"{" and not head.startswith(b"{"):
-        return _read_safetensors(path)
-    if not head.startswith(_PICKLE_STARTS):
-        raise CheckpointRejected(f"{path} is not a checkpoint: {_what_it_is(head)}")
-    return _read_pickle(path)
-
-
-def _read_safetensors(path: Path) -> object:
+    if len(content) > _MOST_BYTES:
+        raise CheckpointRejected(f"{path} must have at most {_MOST_BYTES >> 20} MiB, it has more")
     try:
-        return safetensors.torch.load_file(path)  # pyright: ignore[reportUnknownMemberType]
-    except (SafetensorError, LookupError, ValueError) as error:
-        raise CheckpointRejected(f"{path} is a damaged safetensors file: {error}") from error
+        found, data = _declared(path, content)
+    except _DAMAGES as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointRejected(f"{path} is a damaged or foreign checkpoint: {first}") from error
+    claims = {key: _checked(path, key, one, data) for key, one in _entries(path, found).items()}
+    total = sum(prod(claim.shape) * claim.storage.dtype.itemsize for claim in claims.values())
+    if total > len(content):
+        raise CheckpointRejected(
+            f"{path} declares {total} bytes of tensors, and has {len(content)} in all"
+        )
+
+    @cache
+    def stored(storage: _Storage) -> Tensor:
+        """Copy what several tensors may lie in."""
+        return torch.frombuffer(bytearray(data[storage.key]), dtype=storage.dtype)
+
+    return {key: _finite(path, key, claim, stored) for key, claim in claims.items()}
 
 
-def _read_pickle(path: Path) -> object:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old pickles; what it cannot read, it refuses
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except _UNPICKLING_ERRORS as error:
-        raise CheckpointRejected(f"{path} {_why_refused(error)}") from error
+def _declared(path: Path, content: bytes) -> _Declared:
+    if content[8:9] == b"{" and not content.startswith(b"{"):
+        return _read_safetensors(content)
+    if content.startswith(b"PK\x03\x04"):
+        return _read_archive(content)
+    if content.startswith(b"\x80"):
+        return _read_pickles(content)
+    raise CheckpointRejected(f"{path} is not a checkpoint: {_what_it_is(content[:512])}")
 
 
-def _why_refused(error: BaseException) -> str:
-    text = str(error)
-    if match := re.search(r"GLOBAL ([\w.]+)", text):
-        return f"is refused: it wants to load {match[1]}, and weights may hold tensors only"
-    first = text.splitlines()[0] if text else type(error).__name__
-    return f"is a damaged or foreign checkpoint: {first}"
+def _read_safetensors(content: bytes) -> _Declared:
+    begin = 8 + int.from_bytes(content[:8], "little")
+    if begin > min(len(content), 8 + _MOST_HEADER_BYTES):
+        raise ValueError(f"its header claims {begin - 8} bytes, the file has {len(content)}")
+    header = json.loads(content[8:begin], object_pairs_hook=_unique)
+    header.pop("__metadata__", None)
+    claims, data = dict[str, _Claim](), dict[str, bytes | memoryview]()
+    for name, entry in header.items():
+        if (dtype := _DTYPES.get(entry["dtype"])) is None:
+            raise ValueError(f"a tensor is {entry['dtype'][:20]!a}, wanted {_WANTED}")
+        first, end = entry["data_offsets"]
+        data[name] = memoryview(content)[begin + first : begin + end]
+        storage = _Storage(name, dtype, len(data[name]) // dtype.itemsize)
+        shape = entry["shape"][: _MOST_AXES + 1]
+        strides = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        claims[name] = _claim(storage, 0, shape, strides)
+    ranges = sorted(entry["data_offsets"] for entry in header.values())
+    if [0, *(end for _, end in ranges)] != [*(first for first, _ in ranges), len(content) - begin]:
+        raise ValueError("its tensors overlap, leave gaps, or end elsewhere than the file")
+    return claims, data
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it names two things the same")
+    return found
+
+
+def _read_archive(content: bytes) -> _Declared:
+    if (count := content.count(b"PK\x01\x02")) > _MOST_PARTS:  # one begins each entry
+        raise ValueError(f"it is an archive of {count} entries, wanted at most {_MOST_PARTS}")
+    archive = zipfile.ZipFile(io.BytesIO(content))
+    entries = _unique([(entry.filename, entry) for entry in archive.infolist()])
+    for entry in entries.values():
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            raise ValueError(
+                f"its entries are compressed ({entry.compress_size} bytes for {entry.file_size}), "
+                "wanted stored, as torch.save writes them"
+            )
+    if (total := sum(entry.file_size for entry in entries.values())) > len(content):
+        raise ValueError(f"its entries claim {total} bytes, the file has {len(content)}")
+    pickles = [name for name in entries if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise ValueError(f"torch.save writes one data.pkl into an archive, got {len(pickles)}")
+    folder = pickles[0].removesuffix("data.pkl")
+    if f"{folder}byteorder" in entries and archive.read(f"{folder}byteorder") != b"little":
+        raise ValueError("its byte order is not little")
+    found, storages = _unpickled(io.BytesIO(archive.read(pickles[0])))
+    return found, {key: archive.read(f"{folder}data/{key}") for key in storages}
+
+
+def _read_pickles(content: bytes) -> _Declared:
+    file, data = io.BytesIO(content), dict[str, bytes | memoryview]()
+    if _unpickled(file)[0] != _MAGIC or _unpickled(file)[0] != _PROTOCOL:
+        raise ValueError("it is a pickle, but not as torch.save writes it")
+    _unpickled(file)  # of the machine that wrote it
+    found, storages = _unpickled(file)
+    keys, _ = _unpickled(file)
+    for key in cast("list[str]", keys):
+        num_values, begin = int.from_bytes(file.read(8), "little"), file.tell()
+        file.seek(num_values * storages[key].dtype.itemsize, io.SEEK_CUR)
+        data[key] = memoryview(content)[begin : file.tell()]
+    if file.tell() > len(content):
+        raise EOFError("it ends within its values")
+    return found, data
+
+
+def _unpickled(file: io.BytesIO) -> tuple[object, dict[str, _Storage]]:
+    """Read the next pickle of a file, and which storages it names."""
+    begin, num_tuples = file.tell(), 0
+    for opcode, argument, place in pickletools.genops(file):
+        num_tuples += opcode.name.startswith("TUPLE")
+        if (
+            opcode.proto > 2  # of torch.save
+            or file.tell() - begin > _MOST_HEADER_BYTES
+            or num_tuples > _MOST_PARTS  # to hash nested ones takes a stack as deep
+            or ("PUT" in opcode.name and cast("int", argument) > _MOST_HEADER_BYTES)  # takes memory
+        ):
+            raise ValueError(f"torch.save writes no such pickle: {opcode.name} at byte {place}")
+    unpickler = _Unpickler(io.BytesIO(file.getbuffer()[begin : file.tell()]))
+    return unpickler.load(), unpickler.storages
+
+
+class Names(dict[object, object]):
+    """An `OrderedDict`, whose attributes nobody wants."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes dictionaries and claims, by functions that a pickle gets to see but once."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module_name: str, global_name: str) -> object:
+        def tensor(*parts: Any) -> object:
+            return _claim(*parts)
+
+        def parameter(claim: object, *_: object) -> object:
+            return claim
+
+        match f"{module_name}.{global_name}":
+            case "collections.OrderedDict":
+                return lambda: Names()
+            case "torch._utils._rebuild_tensor_v2":
+                return tensor
+            case "torch._utils._rebuild_parameter":
+                return parameter
+            case name if found := _DTYPES.get(name.removeprefix("torch.").removeprefix("cuda.")):
+                return found
+            case name:
+                raise ValueError(f"it wants to load {ascii(name[:100])[1:-1]}, wanted {_WANTED}")
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        _, dtype, key, _, num_values = pid[:5]
+        storage = _Storage(key, dtype, num_values)
+        if (
+            not (isinstance(dtype, torch.dtype) and type(key) is str and type(num_values) is int)
+            or not 0 <= num_values < _TOO_MANY
+            or any(pid[5:])
+            or self.storages.setdefault(key, storage) != storage
+        ):
+            raise ValueError("a storage is described in two ways, or not as torch.save does it")
+        return storage
+
+
+def _claim(storage: object, offset: int, shape: Any, strides: Any, *others: object) -> _Claim:
+    """Check the types of what describes a tensor; the third other is what else it is."""
+    if (
+        not isinstance(storage, _Storage)
+        or not len(shape) == len(strides) <= _MOST_AXES
+        or any(type(n) is not int or not 0 <= n < _TOO_MANY for n in (offset, *shape, *strides))
+        or any(others[2:])
+    ):
+        raise ValueError("a tensor is not described as torch.save does it")
+    return _Claim(storage, offset, tuple(shape), tuple(strides))
 
 
 def _what_it_is(head: bytes) -> str:
@@ -152,24 +322,44 @@ def _entries(path: Path, content: object) -> Mapping[str, object]:
                 break
         if not unwrapped:
             raise CheckpointRejected(f"{path} holds an empty dictionary, not tensors by name")
-        if strange := [key for key in unwrapped if not isinstance(key, str)]:
-            raise CheckpointRejected(f"{path} must hold tensors by name, got key {strange[0]!r}")
+        if strange := [
+            key for key in unwrapped if not (isinstance(key, str) and _NAME.fullmatch(key))
+        ]:
+            raise CheckpointRejected(
+                f"{path} must hold tensors by name, got {_kind(strange[0])} for a name"
+            )
         return unwrapped
-    kind = type(content).__name__
-    raise CheckpointRejected(f"{path} must hold a dictionary of tensors, got a {kind}")
+    raise CheckpointRejected(f"{path} must hold a dictionary of tensors, got {_kind(content)}")
 
 
-def _checked(path: Path, key: str, value: object) -> Tensor:
-    if not isinstance(value, Tensor):
-        kind = type(value).__name__
-        raise CheckpointRejected(f"{path} must hold tensors only, got a {kind} under {key!r}")
-    tensor = value.detach()
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-        raise CheckpointRejected(f"{path} must hold plain tensors, {key!r} is {tensor.type()}")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        # a stride of 0 lets a tiny file ask for any amount of memory
-        shape = tuple(tensor.shape)
-        raise CheckpointRejected(f"{path} holds less than the {shape} that {key!r} claims")
+def _kind(value: object) -> str:
+    if isinstance(value, str):
+        return f"{value!a:.40}"
+    return "a Tensor" if isinstance(value, _Claim) else f"a {type(value).__name__}"
+
+
+def _checked(path: Path, key: str, value: object, data: Mapping[str, bytes | memoryview]) -> _Claim:
+    """Hold what a tensor is said to be made of against what is there."""
+    if not isinstance(value, _Claim):
+        raise CheckpointRejected(f"{path} must hold tensors only, got {_kind(value)} under {key!r}")
+    storage, offset, shape, strides = value
+    if not (storage.dtype.is_floating_point or key.endswith(_COUNTERS)):
+        raise CheckpointRejected(f"{path} must hold {_WANTED}, {key!r} is {storage.dtype}")
+    last = sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
+    needed = max(offset + last + 1, prod(shape)) if all(shape) else 0
+    num_bytes = storage.num_values * storage.dtype.itemsize
+    # a stride of 0 lets a tiny file ask for any memory
+    if needed > storage.num_values or len(data.get(storage.key, b"")) != num_bytes:
+        raise CheckpointRejected(
+            f"{path} holds something else than the {shape} that {key!r} claims"
+        )
+    return value
+
+
+def _finite(path: Path, key: str, claim: _Claim, stored: Callable[[_Storage], Tensor]) -> Tensor:
+    if not all(claim.shape):
+        return torch.empty(claim.shape)
+    tensor = stored(claim.storage).as_strided(claim.shape, claim.strides, claim.offset)
     if tensor.is_floating_point():
         tensor = tensor.float()
     if not bool(torch.isfinite(tensor).all()):

@@ -95,7 +95,7 @@ def test_floats_come_back_as_float32(tmp_path: Path, dtype: torch.dtype) -> None
 def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path, as_zip: bool) -> None:
     marker = tmp_path / "it-ran"
     path = saved(tmp_path / "x.pth", {"conv.weight": Runs(marker)}, as_zip=as_zip)
-    assert_rejected(path, "is refused: it wants to load posix.mkdir")
+    assert_rejected(path, "it wants to load posix.mkdir, wanted plain tensors")
     assert not marker.exists()
 
 
@@ -126,7 +126,7 @@ def test_a_whole_module_is_refused_by_name(tmp_path: Path) -> None:
         (b"\x80\x02garbage", "is a damaged or foreign checkpoint"),
         (b"\x80", "is a damaged or foreign checkpoint"),
         (b"PK\x03\x04garbage", "is a damaged or foreign checkpoint"),
-        (b"\xff\0\0\0\0\0\0\0{", "is a damaged safetensors file"),
+        (b"\xff\0\0\0\0\0\0\0{", "is a damaged or foreign checkpoint: its header claims 255 bytes"),
     ],
 )
 def test_what_is_no_checkpoint_is_called_what_it_is(
@@ -165,12 +165,10 @@ def test_a_zip_archive_of_something_else_is_foreign(tmp_path: Path) -> None:
         (torch.zeros(1), "must hold a dictionary of tensors, got a Tensor"),
         ({}, "holds an empty dictionary"),
         ({"params": {}}, "holds an empty dictionary"),
-        ({1: torch.zeros(1)}, "must hold tensors by name, got key 1"),
+        ({1: torch.zeros(1)}, "must hold tensors by name, got a int for a name"),
         (STATE | {"epoch": 3}, "must hold tensors only, got a int under 'epoch'"),
         ({"model": STATE}, "must hold tensors only, got a dict under 'model'"),
-        ({"x": torch.eye(2).to_sparse()}, "must hold plain tensors, 'x' is torch.sparse"),
-        ({"x": torch.zeros(2, device="meta")}, "must hold plain tensors, 'x' is"),
-        ({"x": torch.zeros(1).expand(1 << 40)}, "holds less than the (1099511627776,)"),
+        ({"x": torch.zeros(1).expand(1 << 40)}, "holds something else than the (1099511627776,)"),
     ],
 )
 def test_what_holds_no_plain_tensors_is_refused(tmp_path: Path, content: object, text: str) -> None:
