@@ -22,7 +22,13 @@ from typing import Any, Literal, cast
 
 import torch
 
-from ...filters.device import Runtime, cpu_has_bf16, resolve_device, resolve_precision
+from ...filters.device import (
+    Runtime,
+    available_bytes,
+    cpu_has_bf16,
+    resolve_device,
+    resolve_precision,
+)
 from ...filters.errors import FilterError, WeightsUnavailable
 from ...filters.hub import find_cached
 from ...filters.kernels.native import kernels
@@ -257,7 +263,7 @@ def _threads() -> Finding:
 
 
 def _memory() -> Finding:
-    free = available_memory_bytes()
+    free = available_bytes(torch.device("cpu"))
     if free is None:
         return warn("memory", "this system does not say how much is free")
     text = f"{free / _GIB:.1f} GiB available"
@@ -289,31 +295,6 @@ def cpu_name() -> str:
     except OSError:  # not Linux
         pass
     return platform.processor() or platform.machine()
-
-
-def available_memory_bytes() -> int | None:
-    """Memory that can be had without swapping: the system's, or the control group's if less."""
-    found = [_meminfo_bytes(), _cgroup_bytes()]
-    return min((size for size in found if size is not None), default=None)
-
-
-def _meminfo_bytes() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return None
-    kibibytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(kibibytes[0]) * 1024 if kibibytes else None
-
-
-def _cgroup_bytes() -> int | None:
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit = (folder / "memory.max").read_text().strip()
-        used = (folder / "memory.current").read_text().strip()
-    except OSError:  # no control groups of version 2, or not limited here
-        return None
-    return None if limit == "max" else max(0, int(limit) - int(used))
 
 
 # What the doctor says of media: codecs, containers, protocols, and the ffmpeg program.

@@ -18,7 +18,6 @@ from upframe.daemon.cli.doctor import (
     Finding,
     as_json,
     as_text,
-    available_memory_bytes,
     describe_hub,
     describe_live,
     describe_machine,
@@ -104,8 +103,8 @@ def test_warns_of_fewer_threads_than_processors() -> None:
 
 
 def test_knows_the_memory_and_the_disk() -> None:
-    memory = available_memory_bytes()
-    assert memory is not None
+    memory = named(describe_machine(), "memory").facts["available_bytes"]
+    assert isinstance(memory, int)
     assert 2**27 < memory < 2**46
     disk = named(describe_machine(), "disk")
     assert disk.facts["folder"] == tempfile.gettempdir()
