@@ -36,6 +36,7 @@ Stage = Literal["loading", "streaming", "publishing"]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 TopicLevel = Annotated[str, StringConstraints(pattern=r"^[^/+#$\x00][^/+#\x00]*$", max_length=64)]
+TopicPrefix = Annotated[str, StringConstraints(pattern=r"^[^+#$\x00][^+#\x00]*$", max_length=256)]
 
 _STAGE_SECONDS: dict[Stage, float] = {"loading": 600.0, "streaming": 300.0, "publishing": 600.0}
 
@@ -195,6 +196,9 @@ class MqttConfig(Section):
     state_keep_seconds: Seconds = Field(
         default=86400.0, description="after a job's end, when its retained state is cleared"
     )
+    response_prefixes: tuple[TopicPrefix, ...] = Field(
+        default=(), description="below which answers may be sent; none: all but our own and $"
+    )
     discovery: bool = Field(default=False, description="announce a device to Home Assistant")
     discovery_prefix: TopicLevel = "homeassistant"
 
@@ -204,6 +208,9 @@ class HttpConfig(Section):
 
     listen: str = Field(description="ADDRESS:PORT; loopback unless allow_remote says otherwise")
     allow_remote: bool = False
+    hosts: tuple[str, ...] = Field(
+        default=(), description="names by which it may be asked, beside localhost and addresses"
+    )
 
 
 class LogConfig(Section):

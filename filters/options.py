@@ -78,7 +78,10 @@ class UpscaleOptions(BaseModel, frozen=True, extra="forbid"):
         "a folder with one, a hub repository (owner/name or owner/name:file), or 'builtin'.",
     )
     upscaling_tile: int = Field(
-        0, ge=0, description="Edge of the tiles in pixels of the input; 0 lets memory decide."
+        0,
+        ge=0,
+        lt=1 << 31,
+        description="Edge of the tiles in pixels of the input; 0 lets memory decide.",
     )
 
 

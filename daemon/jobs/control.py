@@ -14,6 +14,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from ..errors import UsageError
+from ..fence import Fence
 from .model import DaemonAbsent, Job, job_of
 from .protocol import (
     REQUEST_BYTES,
@@ -228,21 +229,25 @@ class ControlSocket:
     async def _answer(
         self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        try:
-            request = REQUESTS.validate_json(line)
-            lines = answer(request, self._queue, self._status)
-            if isinstance(request, Watch):
-                await _send_until_hung_up(lines, reader, writer)
-            else:
-                await _send(lines, writer)
-        except ConnectionError:
-            raise
-        except ValidationError as error:
-            await _refuse(writer, UsageError(_faults_of(error)))
-        except Exception as error:  # one bad request must not cost the others their daemon
-            if kind_of(error) == "internal":
-                log.exception("a request on the control socket failed")
-            await _refuse(writer, error)
+        with Fence("control", "request", let=(ConnectionError,)) as fenced:
+            try:
+                request = REQUESTS.validate_json(line)
+                lines = answer(request, self._queue, self._status)
+                if isinstance(request, Watch):
+                    await _send_until_hung_up(lines, reader, writer)
+                else:
+                    await _send(lines, writer)
+            except ConnectionError:
+                raise
+            except ValidationError as error:
+                await _refuse(writer, UsageError(_faults_of(error)))
+            except Exception as error:
+                if kind_of(error) == "internal":
+                    raise
+                await _refuse(writer, error)
+        if fenced.error is not None:
+            text = f"an internal error, {type(fenced.error).__name__}; the daemon's log has more"
+            await _refuse(writer, RuntimeError(text))
 
 
 async def _send(lines: AsyncGenerator[bytes], writer: asyncio.StreamWriter) -> None:

@@ -46,7 +46,7 @@ class Work(BaseModel, frozen=True, extra="forbid"):
     deinterlace: Literal["auto", "on", "off"] = "auto"
     framerate: str | None = Field(
         default=None,
-        pattern=r"^0*[1-9]\d*(/0*[1-9]\d*)?$",
+        pattern=r"^0{0,8}[1-9][0-9]{0,8}(/0{0,8}[1-9][0-9]{0,8})?$",
         description="of a sequence, such as 24000/1001",
     )
 

@@ -62,7 +62,7 @@ class List(BaseModel, frozen=True, extra="forbid"):
 
     op: Literal["list"] = "list"
     states: tuple[State, ...] | None = None
-    limit: int | None = Field(default=None, ge=0)
+    limit: int | None = Field(default=None, ge=0, lt=1 << 31)
 
 
 class Show(BaseModel, frozen=True, extra="forbid"):

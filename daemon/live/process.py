@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
+from ..fence import Boundary, Fence
 from ..workers import worker_lock
 from ..workers.child import LineChild
 from .order import LiveOrder
@@ -51,6 +52,8 @@ class LiveProcess(LineChild):
         on_status: is told each status that it sends.
         news: is set by each status, and at the end of its lines.
     """
+
+    boundary: ClassVar[Boundary] = "live"
 
     def __init__(
         self,
@@ -106,7 +109,9 @@ class LiveProcess(LineChild):
     def _understand(self, document: dict[str, Any]) -> None:
         match document.pop("event", None):
             case "status":
-                self._on_status(status_of(document))
+                status = status_of(document)
+                with Fence("live", f"status of {self._stream}"):
+                    self._on_status(status)
                 self.num_statuses += 1
                 self._news.set()
             case "log":

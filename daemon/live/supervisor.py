@@ -18,6 +18,7 @@ from ...io.live.values import InputState
 from ...io.redaction import redacted
 from ..backoff import SteppedBackoff
 from ..exits import Exit
+from ..fence import Fence
 from .board import LiveBoard
 from .levels import parse_levels
 from .order import order_of
@@ -172,11 +173,9 @@ class Keeper:
 
     async def _survived(self, entry: LiveConfig) -> float:
         """Run a worker once; give the seconds until the next one, whatever went wrong."""
-        try:
+        with Fence("live", f"stream {self.name}"):
             return await self._once(entry)
-        except Exception:  # one stream's trouble, also a bug of ours, must not end it for months
-            log.exception("its keeper failed", extra=self._about)
-            return self._pause(entry, "its keeper failed", lasting=True)
+        return self._pause(entry, "its keeper failed", lasting=True)
 
     async def _once(self, entry: LiveConfig) -> float:
         limits = self._given

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from ...io.redaction import redacted, redacted_values
 from ..exits import Exit, exit_code_of, is_expected
+from ..fence import Fence
 from ..startup import collector_resting, share_cores
 from ..workers import worker_lock
 from ..workers.standard_streams import StandardStreams
@@ -159,7 +160,8 @@ class LinkLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one line."""
-        self._linkage.tell_log(record.levelno, record.name, redacted(self.format(record)))
+        with Fence("log"):
+            self._linkage.tell_log(record.levelno, record.name, redacted(self.format(record)))
 
 
 if __name__ == "__main__":

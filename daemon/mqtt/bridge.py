@@ -19,6 +19,7 @@ from typing import Any
 from ...io.redaction import redacted_values
 from ..backoff import DoublingBackoff
 from ..config import Config
+from ..fence import Fence
 from ..jobs.model import Job, State
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
@@ -321,8 +322,9 @@ class MqttBridge:
     async def _tell_metrics(self) -> None:
         while True:
             if self._connection.is_up:
-                payload = json_bytes(redacted_values(self._metrics()))
-                self._outbox.latest(Publication(self.topics.metrics, payload, qos=0))
+                with Fence("mqtt", "metrics"):
+                    payload = json_bytes(redacted_values(self._metrics()))
+                    self._outbox.latest(Publication(self.topics.metrics, payload, qos=0))
             await asyncio.sleep(self._metrics_seconds)
 
     async def _tell_activity(self) -> None:

@@ -24,6 +24,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from ..fence import Fence
 from .credentials import Settings
 from .message import (
     ConnectionLost,
@@ -293,7 +294,7 @@ class Session:
             raise _loss(error) from error
 
     def _listen_in(self) -> None:
-        """Hear two things that aiomqtt keeps to itself."""
+        """Hear what aiomqtt keeps to itself, and let no packet end the connection."""
         on_connect, on_publish = self._paho.on_connect, self._paho.on_publish
 
         def connected(*told: Any) -> None:
@@ -306,6 +307,20 @@ class Session:
             cast("Any", on_publish)(*told)
 
         self._paho.on_connect, self._paho.on_publish = connected, published
+        library = cast("Any", self._paho)
+        handle = library._handle_publish
+
+        def publish_handled() -> int:
+            packet, command = library._in_packet["packet"], library._in_packet["command"]
+            with Fence("mqtt", "packet"):
+                return handle()
+            # the library ends the connection over a property with U+FEFF, which brokers let pass
+            if qos := command >> 1 & 3:
+                topic_end = 2 + int.from_bytes(packet[:2])
+                library.ack(int.from_bytes(packet[topic_end : topic_end + 2]), qos)
+            return 0
+
+        library._handle_publish = publish_handled
 
     def _refused(self, reason: str) -> None:
         self.refusals[reason] += 1
@@ -313,14 +328,18 @@ class Session:
             log.error("the broker does not take all that we publish: %s", reason)
 
     def _arrived(self, message: aiomqtt.Message) -> None:
+        waits = message.qos > 0
+
         def acknowledge() -> None:
-            if self._open and message.qos > 0:
+            nonlocal waits
+            if self._open and waits:
+                waits = False
                 self._paho.ack(message.mid, message.qos)
 
-        try:
+        with Fence("mqtt", "message") as fenced:
             self._take(received_of(message), acknowledge)
-        except Exception:  # an error here would make paho read the same packet for ever
-            log.exception("a message was not taken, and is not acknowledged")
+        if fenced.error is not None:  # else it would come again at every connection
+            acknowledge()
 
     def _abort(self) -> None:
         """Close the socket whatever state the library is in."""

@@ -12,6 +12,7 @@ from typing import Literal
 
 from ..backoff import DoublingBackoff
 from ..config import MqttConfig
+from ..fence import Fence
 from ..jobs.model import StoreBroken
 from .client import Session, Take
 from .credentials import settings_of
@@ -185,11 +186,15 @@ class Connection:
 
     async def _send(self, session: Session) -> None:
         while True:
+            item = None
             try:
-                item = await self._outbox.take()
+                with Fence("mqtt", "state", let=(StoreBroken,)):
+                    item = await self._outbox.take()
             except StoreBroken as error:  # what a topic has to say cannot be told just now
                 log.warning("a state cannot be published: %s", error)
                 await asyncio.sleep(_STORE_SECONDS)
+                continue
+            if item is None:
                 continue
             try:
                 await session.publish(item.publication)

@@ -44,7 +44,8 @@ class Settings:
 def topics_of(config: MqttConfig) -> Topics:
     """Name the topics of a configuration; without a node_id the host's name stands for it."""
     host = socket.gethostname().translate(str.maketrans("/+#$", "----")) or "localhost"
-    return Topics(config.prefix, config.node_id or host, config.discovery_prefix)
+    name = config.node_id or host
+    return Topics(config.prefix, name, config.discovery_prefix, config.response_prefixes)
 
 
 def address_of(config: MqttConfig) -> str:

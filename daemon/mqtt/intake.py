@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 from ..backoff import DoublingBackoff
 from ..config import JobsConfig
+from ..fence import Fence
 from ..jobs.model import Conflict, IllegalChange, Job, StoreBroken, UnknownJob, Work, job_of
 from ..jobs.public import shown
 from ..jobs.queue import JobQueue
@@ -371,7 +372,12 @@ class Intake:
             while True:
                 await self._filled.wait()
                 while self._inbox:
-                    await self._take(group, *self._inbox.popleft())
+                    command, received, acknowledge = self._inbox.popleft()
+                    with Fence("mqtt", f"{command} request") as fenced:
+                        await self._take(group, command, received, acknowledge)
+                    if fenced.error is not None:
+                        acknowledge()
+                        self._give_up(fenced.error, received, None, None)
                 self._filled.clear()
 
     async def _take(
@@ -421,23 +427,34 @@ class Intake:
 
     async def _do(self, command: Command, received: Received, asked: Asked) -> None:
         job_id = None
-        while True:
-            try:
-                request = self._check(command, received)
-                job_id = request.id
-                await self._refuse_expired(command, received, job_id)
-                await self._commands.do(command, request, asked)
-                self.counts["taken"] += 1
-            except BadRequest as error:
-                self._refuse(asked, error)
-            except StoreBroken as error:
-                await self._journal.wait(error)
-                continue
-            except Exception as error:  # a request must never end the loop that reads all others
-                log.exception("a request failed")
-                text = f"{type(error).__name__}: {error}"
-                self._refuse(asked, BadRequest("internal", text, job_id=job_id))
-            return
+        with Fence("mqtt", f"{command} request") as fenced:
+            while True:
+                try:
+                    request = self._check(command, received)
+                    job_id = request.id
+                    await self._refuse_expired(command, received, job_id)
+                    await self._commands.do(command, request, asked)
+                    self.counts["taken"] += 1
+                except BadRequest as error:
+                    error.job_id = error.job_id or job_id
+                    self._refuse(asked, error)
+                except StoreBroken as error:
+                    await self._journal.wait(error)
+                    continue
+                return
+        if fenced.error is not None:
+            self._give_up(fenced.error, received, asked.number, job_id)
+
+    def _give_up(
+        self, error: Exception, received: Received, number: int | None, job_id: str | None
+    ) -> None:
+        """Answer, if that can be done, that handling a request failed; forget it in any case."""
+        with Fence("mqtt", "answer"):  # without the error's text: it may be what cannot be told
+            text = f"an internal error, {type(error).__name__}; the node's log has more of it"
+            asked = Asked(self._reply_to(received), number)
+            self._refuse(asked, BadRequest("internal", text, job_id=job_id))
+        if number is not None:
+            self._journal.drop(number)
 
     async def _refuse_expired(self, command: Command, received: Received, job_id: str) -> None:
         if not received.expired(time.time()):

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..jobs.model import StoreBroken
 from .message import Publication
 
 MAX_POSTS = 1000
@@ -170,8 +171,8 @@ class Outbox:
         line.due = False
         try:
             return Item(topic, "retained", await line.render())
-        except BaseException:
-            line.due = True
+        except BaseException as error:  # what cannot be written at all is not tried for ever
+            line.due = not isinstance(error, Exception) or isinstance(error, StoreBroken)
             self._landed(topic, "retained")
             raise
 

@@ -6,7 +6,8 @@ import fnmatch
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -95,14 +96,26 @@ def parse(command: Command, payload: bytes) -> SubmitRequest | JobRequest:
         raise BadRequest(
             "too_large", f"at most {MAX_PAYLOAD_BYTES} bytes are taken, got {len(payload)}"
         )
-    given = _object_of(payload)
-    job_id = _id_of(given)
-    _check_schema(given.get("schema"), job_id)
-    model = SubmitRequest if command == "submit" else JobRequest
+    with _unreadable_is_invalid():
+        given = _object_of(payload)
+        job_id = _id_of(given)
+    with _unreadable_is_invalid(job_id):
+        _check_schema(given.get("schema"), job_id)
+        model = SubmitRequest if command == "submit" else JobRequest
+        try:
+            return model.model_validate_json(payload, strict=True)
+        except ValidationError as error:
+            raise BadRequest("invalid", _problems_of(error), job_id=job_id) from error
+
+
+@contextmanager
+def _unreadable_is_invalid(job_id: str | None = None) -> Generator[None]:
+    """Count against a request what no parser here can make sense of: too deep, large or odd."""
     try:
-        return model.model_validate_json(payload, strict=True)
-    except ValidationError as error:
-        raise BadRequest("invalid", _problems_of(error), job_id=job_id) from error
+        yield
+    except (ValueError, OverflowError, RecursionError) as error:
+        text = f"cannot be understood: {type(error).__name__}: {str(error)[:_MAX_TEXT]}"
+        raise BadRequest("invalid", text, job_id=job_id) from error
 
 
 def _object_of(payload: bytes) -> dict[str, object]:
@@ -274,16 +287,18 @@ def confined_work(work: Work, jobs: JobsConfig) -> Work:
     Raises:
         Refused: as :func:`confined` does; also for weights outside of the roots, and for encoder
             options or a container that would write further files.
+        BadRequest: if a name is none that can be understood.
     """
-    _check_container(work.container)
-    _check_encoder_options(work.encoder.options)
-    return work.model_copy(
-        update={
-            "source": confined(work.source, jobs),
-            "sink": confined(work.sink, jobs),
-            "filters": _confined_weights(work.filters, jobs),
-        }
-    )
+    with _unreadable_is_invalid():
+        _check_container(work.container)
+        _check_encoder_options(work.encoder.options)
+        return work.model_copy(
+            update={
+                "source": confined(work.source, jobs),
+                "sink": confined(work.sink, jobs),
+                "filters": _confined_weights(work.filters, jobs),
+            }
+        )
 
 
 def _path_of_url(url: str) -> str:
@@ -312,7 +327,11 @@ def _confined_path(path: str, jobs: JobsConfig) -> str:
         _check_below(path, resolved, roots)
         if not os.path.lexists(path) and (_NUMBERS.search(path) or _WILDCARD.search(path)):
             _check_sequence(path, resolved, roots)
-    except (OSError, ValueError) as error:  # too long a name, a loop of links, no UTF-8
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # too long, a loop, no UTF-8
         raise Refused(f"{path!r}: cannot be resolved: {error}") from error
     return resolved
 

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from ...io.redaction import redacted_values
+from ..fence import Fence
 from ..jobs.model import Job, UnknownJob
 from ..jobs.public import shown
 from ..jobs.queue import JobChange, JobQueue
@@ -73,7 +74,8 @@ class JobStates:
             for job_id in await asyncio.to_thread(self._to_announce):
                 self._announce(job_id)
             async for change in changes:
-                self._follow(change)
+                with Fence("mqtt", f"news of job {change.job.id}"):
+                    self._follow(change)
 
     async def clear_old(self) -> None:
         """Clear the states of jobs whose time to live is over, until cancelled."""

@@ -10,6 +10,7 @@ Command = Literal["submit", "cancel", "query"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 
 _RESPONSE_MAX_BYTES = 512
+_RESPONSE_MAX_LEVELS = 100  # Mosquitto hangs up over more than 200
 _CORRELATION_MAX_BYTES = 1024
 _NODE_TOPICS = ("status", "info", "error", "metrics", "event", "activity", "job", "live")
 
@@ -25,6 +26,8 @@ class Topics:
     prefix: str
     node_id: str
     discovery_prefix: str = "homeassistant"
+    response_prefixes: tuple[str, ...] = ()
+    """Below which answers may be sent; none: anywhere that is not taken."""
 
     @property
     def base(self) -> str:
@@ -121,19 +124,25 @@ class Topics:
         Raises:
             BadResponseTopic: for those, for wildcards, ``$…``, and too long ones.
         """
-        size = len(topic.encode())
-        if not 0 < size <= _RESPONSE_MAX_BYTES or re.search(r"[+#\x00-\x1f\x7f]", topic):
+        size, levels = len(topic.encode(errors="replace")), topic.count("/") + 1
+        unfit = re.search(r"[+#\x00-\x1f\x7f-\x9f\ud800-\udfff]", topic)
+        if not 0 < size <= _RESPONSE_MAX_BYTES or levels > _RESPONSE_MAX_LEVELS or unfit:
             raise BadResponseTopic(
-                f"response topic: must be 1 to {_RESPONSE_MAX_BYTES} bytes without wildcards and "
-                f"control characters, got {size} bytes: {topic[:80]!r}"
+                f"response topic: must be 1 to {_RESPONSE_MAX_BYTES} bytes and at most "
+                f"{_RESPONSE_MAX_LEVELS} levels, without wildcards and control characters, got "
+                f"{size} bytes, {levels} levels: {topic[:80]!r}"
             )
-        if topic.startswith("$") or self._is_taken(topic):
+        if topic.startswith("$") or self._is_taken(topic) or not self._is_allowed(topic):
             raise BadResponseTopic(f"response topic: {topic} is not for answers, choose your own")
         if len(correlation_data or b"") > _CORRELATION_MAX_BYTES:
             raise BadResponseTopic(
                 f"correlation data: at most {_CORRELATION_MAX_BYTES} bytes, "
                 f"got {len(correlation_data or b'')}"
             )
+
+    def _is_allowed(self, topic: str) -> bool:
+        below = (f"{prefix.rstrip('/')}/" for prefix in self.response_prefixes)
+        return not self.response_prefixes or f"{topic}/".startswith(tuple(below))
 
     def _is_taken(self, topic: str) -> bool:
         levels = topic.split("/")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..config import Config, load_config, refusal
 from ..errors import ConfigError, StartFailed, Stopped
+from ..fence import Fence
 from ..jobs.client import place_in
 from ..jobs.control import ControlSocket
 from ..jobs.queue import JobQueue
@@ -468,10 +469,11 @@ class Daemon:
         """What is done every second."""
         while True:
             self._logs.sum_up()
-            await self._status.refresh()
-            line = self._status.line()
-            if line != self._last_line and self._notifier.status(line):
-                self._last_line = line
+            with Fence("job", "status line"):
+                await self._status.refresh()
+                line = self._status.line()
+                if line != self._last_line and self._notifier.status(line):
+                    self._last_line = line
             if self._status.phase != "ready":
                 self._notifier.extend(_EXTENSION_SECONDS)
             await asyncio.sleep(_BEAT_SECONDS)
@@ -481,8 +483,9 @@ class Daemon:
         chronicle = Chronicle()
         async with self._queue.subscribe() as changes:
             async for change in changes:
-                self._metrics.follow(change.job)
-                chronicle.note(change)
+                with Fence("job", change.job.id):
+                    self._metrics.follow(change.job)
+                    chronicle.note(change)
 
     def _trouble(self) -> str | None:
         """What hangs, for the watchdog."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
+from ipaddress import ip_address
 
 from ..config import HttpConfig, parse_listen
+from ..fence import Fence
 
 log = logging.getLogger("upframe.service.http")
 
@@ -39,6 +42,7 @@ class HttpServer:
 
     def __init__(self, config: HttpConfig, routes: Mapping[str, Route]) -> None:
         self._address = parse_listen(config)
+        self._hosts = {"localhost", self._address[0], *(name.lower() for name in config.hosts)}
         self._routes = routes
         self._connections: dict[asyncio.Task[None], None] = {}
         self.port = self._address[1]
@@ -77,7 +81,9 @@ class HttpServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(_SECONDS):
-                answer, only_head = await self._answer(reader)
+                answer, only_head = _plain(HTTPStatus.INTERNAL_SERVER_ERROR), False
+                with Fence("http", "request", let=(TimeoutError, ConnectionError)):
+                    answer, only_head = await self._answer(reader)
                 writer.write(_written(answer, with_body=not only_head))
                 await writer.drain()
                 writer.close()
@@ -93,23 +99,35 @@ class HttpServer:
             request = await reader.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             return _plain(HTTPStatus.BAD_REQUEST), False
-        words = request.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+        first, *headers = request.decode("latin-1").split("\r\n")
+        words = first.split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
             return _plain(HTTPStatus.BAD_REQUEST), False
         method, target, _ = words
         if method not in ("GET", "HEAD"):
             return _plain(HTTPStatus.METHOD_NOT_ALLOWED), False
+        if (wrong := self._wrong_host(headers)) is not None:
+            return wrong, method == "HEAD"
         route = self._routes.get(target.partition("?")[0])
         if route is None:
             return _plain(HTTPStatus.NOT_FOUND), method == "HEAD"
-        return await self._called(route), method == "HEAD"
+        return await route(), method == "HEAD"
 
-    async def _called(self, route: Route) -> Answer:
-        try:
-            return await route()
-        except Exception:  # whoever asks gets an answer, and the next one another
-            log.exception("http: an answer could not be made")
-            return _plain(HTTPStatus.INTERNAL_SERVER_ERROR)
+    def _wrong_host(self, headers: list[str]) -> Answer | None:
+        """Refuse a name that is not ours: a page of somebody else's has bent it to this address."""
+        fields = [header.partition(":") for header in headers]
+        hosts = [value.strip() for name, _, value in fields if name.strip().lower() == "host"]
+        if len(hosts) > 1:
+            return _plain(HTTPStatus.BAD_REQUEST)
+        host = hosts[0].lower() if hosts else "localhost"
+        name = host[1:].partition("]")[0] if host[:1] == "[" else host.partition(":")[0]
+        with suppress(ValueError):
+            ip_address(name)
+            return None
+        if name.rstrip(".") in self._hosts:
+            return None
+        text = f"421: got host {name[:80]!a}, wanted an address, localhost or one of [http] hosts\n"
+        return Answer(text.encode(), status=HTTPStatus.MISDIRECTED_REQUEST)
 
 
 def _plain(status: HTTPStatus) -> Answer:

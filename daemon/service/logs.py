@@ -27,6 +27,7 @@ from typing import TextIO
 from uuid import UUID, uuid5
 
 from ..config import LogConfig
+from ..fence import Fence
 from ..logfields import JobFilter, fields_of, priority_of, subject_of
 
 # The journal's own protocol: one datagram of fields for each line, so that they can be asked for.
@@ -166,18 +167,20 @@ class SummingHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write it, or count it."""
-        if self._seconds <= 0 or record.levelno < logging.WARNING:
-            self.target.handle(record)
-            return
-        for due in self._take(record):
-            self.target.handle(due)
+        with Fence("log"):
+            if self._seconds <= 0 or record.levelno < logging.WARNING:
+                self.target.handle(record)
+                return
+            for due in self._take(record):
+                self.target.handle(due)
 
     def sum_up(self, *, everything: bool = False) -> None:
         """Write what was held back and whose time is over; call it now and then, and at the end."""
-        with self._lock_runs:
-            due = self._expired(everything=everything)
-        for record in due:
-            self.target.handle(record)
+        with Fence("log"):
+            with self._lock_runs:
+                due = self._expired(everything=everything)
+            for record in due:
+                self.target.handle(record)
 
     def close(self) -> None:
         """Write what was held back, and close the target."""
@@ -259,6 +262,10 @@ class ThreadedHandler(logging.handlers.QueueHandler):
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave it to the fence around the record."""
+        _raise_current()
+
     def enqueue(self, record: logging.LogRecord) -> None:
         """Put a line in. Never waits: what does not fit is counted and said when there is room."""
         try:
@@ -285,7 +292,8 @@ class ThreadedHandler(logging.handlers.QueueHandler):
 
     def _write(self) -> None:
         while (record := self._waiting.get()) is not None:
-            self._target.handle(record)
+            with Fence("log"):
+                self._target.handle(record)
 
 
 def _loss(lines: int) -> logging.LogRecord:
@@ -349,13 +357,27 @@ def logging_as(config: LogConfig, stream: TextIO | None = None) -> Generator[Log
 def make_handler(config: LogConfig, stream: TextIO) -> logging.Handler:
     """Make what writes the lines, as the configuration and systemd say."""
     to_journal = stream_is_journal(stream)
-    plain = logging.StreamHandler(stream)
+    plain = PlainHandler(stream)
     plain.setFormatter(PrefixedFormatter() if to_journal else PlainFormatter())
     if config.format == "journal" or (config.format == "auto" and to_journal):
         return JournalHandler(plain)
     if config.format == "json":
         plain.setFormatter(JsonFormatter())
     return plain
+
+
+class PlainHandler(logging.StreamHandler[TextIO]):
+    """Writes lines; one that cannot be written is no reason to print what was in it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave it to the fence around the record."""
+        _raise_current()
+
+
+def _raise_current() -> None:
+    error = sys.exc_info()[1]
+    if error is not None:
+        raise error
 
 
 class PlainFormatter(logging.Formatter):

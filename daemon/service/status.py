@@ -16,9 +16,10 @@ from http import HTTPStatus
 from importlib.metadata import version
 from itertools import islice
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ...io.redaction import redacted
+from ..fence import Boundary, internal_errors
 from ..jobs.model import Job, StoreBroken
 from ..jobs.queue import JobChange, JobQueue
 from .http import Answer, Route
@@ -271,6 +272,10 @@ class Status:
     def _collect(self) -> None:
         self._metrics.up.set(self.phase == "ready")
         self._metrics.set_jobs(self.counts)
+        for boundary in get_args(Boundary):
+            text = "Units of foreign work that an error of ours ended, by where they came in."
+            number = internal_errors[boundary]
+            self._metrics.set_total("internal_errors", text, number, boundary=boundary)
         for collect in self.collect:
             collect(self._metrics)
 

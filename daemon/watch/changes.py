@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 from watchfiles import watch
 
 from ..config import WatchConfig
+from ..fence import Fence
 from .scan import shown
 
 log = logging.getLogger("upframe.watch")
@@ -120,10 +121,13 @@ class FolderEvents:
             await asyncio.to_thread(self._thread.join)
 
     def _listen(self) -> None:
-        try:
-            self._hear()
-        except (OSError, RuntimeError) as error:  # watchfiles has no error type of its own for all
-            self._say(self._on_failure, exhaustion(self._root) or f"{error}")
+        with Fence("event", shown(self._root)) as fenced:
+            try:
+                self._hear()
+            except (OSError, RuntimeError) as error:  # watchfiles has no type of its own for all
+                self._say(self._on_failure, exhaustion(self._root) or f"{error}")
+        if fenced.error is not None:
+            self._say(self._on_failure, f"an internal error, {type(fenced.error).__name__}")
 
     def _hear(self) -> None:
         armed = False
@@ -310,8 +314,10 @@ class Listening:
         self._wake()
 
     def _on_change(self, paths: set[str]) -> None:
-        if len(self._changed) < _MANY_CHANGES:
-            self._changed |= {Path(path) for path in paths}
+        with Fence("event", shown(self._watch.input)) as fenced:
+            if len(self._changed) < _MANY_CHANGES:
+                self._changed |= {Path(path) for path in paths}
+        self._rescan |= fenced.error is not None
         self._wake()
 
     def _on_failure(self, reason: str) -> None:

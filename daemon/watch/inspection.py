@@ -15,7 +15,8 @@ from threading import Event
 from typing import NamedTuple
 
 from ..config import WatchConfig
-from ..jobs.model import Job, UnknownJob
+from ..fence import Fence
+from ..jobs.model import Job, StoreBroken, UnknownJob
 from .records import Records, file_key, settings_digest
 from .scan import (
     NameRules,
@@ -226,8 +227,15 @@ class Look:
             self.skips.say(skip)
         looked = Looked(num_folders=scan.num_folders)
         for path, signature in scan.found.items():
-            if self._decided.get(path) != signature:
-                self._consider(path, signature, now, looked)
+            if self._decided.get(path) == signature:
+                continue
+            with Fence("file", shown(path), let=(StoreBroken,)) as fenced:
+                try:
+                    self._consider(path, signature, now, looked)
+                except OSError as error:  # of this file or its output, not of the folder
+                    self.skips.say(Skip(path, "unreadable", error.strerror or str(error)))
+            if fenced.error is not None:
+                self._decided[path] = signature
         looked.ready.sort(key=lambda candidate: candidate.signature.mtime_ns)
         return looked
 

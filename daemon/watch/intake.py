@@ -143,6 +143,15 @@ class Intake:
         self._look.skips.say(Skip(candidate.path, "not_video", message), candidate.signature)
         self._look.decide(candidate)
 
+    def put_off(self, candidate: Candidate, error: OSError) -> None:
+        """Have a file wait that could not be dealt with now. Blocks."""
+        detail = error.strerror or str(error)
+        self._put_off(candidate, Skip(candidate.path, "unwritable", detail))
+
+    def give_up(self, candidate: Candidate) -> None:
+        """Leave this version of a file alone until the next start."""
+        self._look.decide(candidate)
+
     async def fail(self, candidate: Candidate, message: str) -> Job:
         """Record a file that cannot be worked on as a failed job, as if a worker had tried."""
         job = self._job(candidate, self._look.placing.sink_of(candidate.path), overwrite=False)

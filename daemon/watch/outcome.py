@@ -28,6 +28,7 @@ from pydantic import BaseModel, Field
 from ...io.errors import MediaError
 from ...io.files import partial_path, sync_file, sync_folder
 from ..config import WatchConfig
+from ..fence import Fence
 from ..jobs.model import Job, StoreBroken, UnknownJob
 from ..jobs.queue import JobQueue, Subscription
 from ..jobs.store import ENDED, JobStore
@@ -388,18 +389,15 @@ class Settler:
             return self._try_to_settle(job, watch)
 
     def _try_to_settle(self, job: Job, watch: WatchConfig) -> str | None:
-        try:
-            if self._records.is_settled(job) or not self._is_latest(job):
-                return None
-            if missing := self._roots[id(watch)].missing():
-                return missing
-            self._settle(job, watch)
-        except (OSError, MediaError, StoreBroken) as error:
-            return str(error)
-        except Exception as error:
-            # One job that trips us must not keep the inputs of all others from being dealt with.
-            log.exception("job %s: its input cannot be dealt with", job.id)
-            return f"internal error: {type(error).__name__}: {error}"
+        with Fence("file", f"input of job {job.id}"):
+            try:
+                if self._records.is_settled(job) or not self._is_latest(job):
+                    return None
+                if missing := self._roots[id(watch)].missing():
+                    return missing
+                self._settle(job, watch)
+            except (OSError, MediaError, StoreBroken) as error:
+                return str(error)
         return None
 
     def _is_latest(self, job: Job) -> bool:

@@ -19,7 +19,8 @@ from threading import Event
 from typing import Any, Protocol, TypeVar
 
 from ..config import Config, WatchConfig
-from ..jobs.model import IllegalChange, UnknownJob
+from ..fence import Fence
+from ..jobs.model import IllegalChange, StoreBroken, UnknownJob
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
 from .changes import Listening, filesystem_type
@@ -231,7 +232,14 @@ class Watcher:
                 log.info("job %s: its file was missing and is back, tried again", job)
         self._ready |= {candidate.path: candidate for candidate in looked.ready}
         for path in list(self._ready)[:_FILES_AT_ONCE]:
-            await self._take(self._ready.pop(path), intake)
+            candidate = self._ready.pop(path)
+            with Fence("file", shown(path), let=(StoreBroken,)) as fenced:
+                try:
+                    await self._take(candidate, intake)
+                except OSError as error:
+                    await self._off(intake.put_off, candidate, error)
+            if fenced.error is not None:
+                await self._off(intake.give_up, candidate)
 
     async def _cancel(self, job: str) -> None:
         try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from ...filters.options import FilterOptions
 from ...io.files import partial_path
 from ...io.redaction import redacted
+from ..fence import Fence
 from ..jobs.model import Job, UnknownJob, Work, partial_token
 from ..jobs.queue import JobQueue
 
@@ -136,7 +137,9 @@ class Room:
         if not look.done():
             return None
         del self._looks[key]
-        return look.result()
+        with Fence("job", job.id):
+            return look.result()
+        return _Look(_Taken(None, 0, Path(job.sink)), None)  # the job will say what is wrong
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from ...io.redaction import redacted
 from ..convert.progress import Snapshot
 from ..exits import Exit
+from ..fence import Fence
 from .messages import Cancel, Event, Logged, Progressed, Request, RunJob, read_request
 from .standard_streams import StandardStreams
 
@@ -101,8 +102,9 @@ class WireLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one line."""
-        text = redacted(self.format(record))
-        self._wire.send(Logged(level=record.levelno, logger=record.name, message=text))
+        with Fence("log"):
+            text = redacted(self.format(record))
+            self._wire.send(Logged(level=record.levelno, logger=record.name, message=text))
 
 
 class WireDisplay:

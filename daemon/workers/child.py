@@ -9,8 +9,10 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 from ...io.redaction import redacted
+from ..fence import Boundary, Fence
 
 log = logging.getLogger("upframe.work")
 
@@ -77,6 +79,8 @@ class LineChild:
         name: of its tasks and in the log, such as ``worker 0``.
         command: its words.
     """
+
+    boundary: ClassVar[Boundary] = "worker"
 
     def __init__(self, name: str, command: Sequence[str]) -> None:
         self.name = name
@@ -188,7 +192,8 @@ class LineChild:
         stream = _stream(process.stdout)
         try:
             while (line := await stream.readline()).endswith(b"\n"):
-                self._take(line)
+                with Fence(self.boundary, f"line of {self.name}", let=(ValueError,)):
+                    self._take(line)
         except ValueError as error:  # no event, or a line without end
             self.kill_now(f"it sent what is no event: {error}")
         finally:

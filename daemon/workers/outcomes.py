@@ -38,6 +38,8 @@ from typing import Any, Literal
 from ...io.errors import MediaError
 from ...io.files import discard_partials, rename, sync_folder
 from ..config import JobsConfig
+from ..exits import Exit
+from ..fence import Fence
 from ..jobs.model import IllegalChange, Job, JobError, State, StoreBroken, UnknownJob, partial_token
 from ..jobs.queue import JobQueue
 from . import ledger, worker_lock
@@ -77,10 +79,11 @@ async def recover(queue: JobQueue, state_dir: Path) -> None:
 
 async def _recover(queue: JobQueue, job: Job, kept: Results) -> None:
     report = None
-    try:
-        report = await asyncio.to_thread(settle, job, kept)
-    except OSError as error:
-        log.warning("cannot look after what job %s left: %s", job.id, error)
+    with Fence("job", job.id):
+        try:
+            report = await asyncio.to_thread(settle, job, kept)
+        except OSError as error:
+            log.warning("cannot look after what job %s left: %s", job.id, error)
     if report is not None:
         log.info("job %s had been done, but not recorded", job.id, extra={"job_id": job.id})
         await queue.change(job.id, "done", report=report)
@@ -193,6 +196,13 @@ class Endings:
             await self._change(job, "queued", attempts=job.attempts - 1)
         else:
             await self._fail(job, _error_of(outcome))
+
+    async def give_up(self, job: Job, error: Exception) -> None:
+        """Record that a job failed by an error of ours, without looking at its files."""
+        text = f"an internal error, {type(error).__name__}; the daemon's log has more of it"
+        failed = JobError(code=int(Exit.INTERNAL), message=text, retryable=False)
+        with Fence("job", job.id):
+            await self._end(job, "failed", error=failed)
 
     async def _report(self, job: Job, outcome: Outcome, wish: Wish | None) -> dict[str, Any] | None:
         if isinstance(outcome, Done):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ...filters.options import FilterOptions
 from ..exits import Exit
+from ..fence import Fence
 from ..jobs.model import JobError, Work
 from . import ledger, worker_lock
 from .child import LineChild
@@ -331,7 +332,8 @@ class WorkerProcess:
                 if isinstance(event, Answer):
                     return event
                 stall.note(event)
-                on_event(event)
+                with Fence("worker", f"{event.kind} of worker {self.settings.name}"):
+                    on_event(event)
             return await self._lost()
         finally:
             self.stall = None

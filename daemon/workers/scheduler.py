@@ -14,6 +14,7 @@ from typing import Any
 from ...filters.options import FilterOptions
 from ..config import Config, JobsConfig
 from ..exits import Exit
+from ..fence import Fence
 from ..jobs.model import Job, JobError, JobProgress, StoreBroken
 from ..jobs.queue import JobQueue
 from ..logfields import about_job
@@ -118,7 +119,11 @@ class Slot:
             await self._wait()
             return
         with about_job(job.id):
-            await self._take(job)
+            with Fence("job", job.id, let=(StoreBroken,)) as fenced:
+                await self._take(job)
+            if fenced.error is not None:  # nobody knows what its worker does
+                await self.worker.kill()
+                await self._endings.give_up(job, fenced.error)
 
     async def _wait(self) -> None:
         """Wait until there may be work, or this slot shall leave."""

@@ -16,6 +16,7 @@ class EncoderOptions(BaseModel, frozen=True, extra="forbid"):
     crf: float | None = Field(
         default=None,
         ge=0,
+        le=1000,
         description="constant quality, lower is better (18 for x264 and x265); a quantiser of 1 "
         "to 31 for encoders without it; for JPEG and WebP 0 is best and 51 worst",
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
+from upframe.daemon.jobs.model import StoreBroken
 from upframe.daemon.mqtt.message import Publication
 from upframe.daemon.mqtt.outbox import Outbox
 
@@ -181,17 +182,38 @@ def test_holds_nothing_of_topics_that_are_done_with() -> None:
 def test_a_truth_that_cannot_be_told_is_tried_again() -> None:
     async def main() -> None:
         outbox = Outbox()
-        answers = iter((OSError("not now"), Publication("t", b"x")))
+        answers = iter((StoreBroken("not now"), Publication("t", b"x")))
 
         async def render() -> Publication:
             answer = next(answers)
-            if isinstance(answer, OSError):
+            if isinstance(answer, StoreBroken):
                 raise answer
             return answer
 
         outbox.retain("t", render)
-        with pytest.raises(OSError, match="not now"):
+        with pytest.raises(StoreBroken, match="not now"):
             await outbox.take()
+        assert await sent(outbox) == [("t", "x")]
+
+    run(main)
+
+
+def test_a_truth_that_cannot_be_told_at_all_waits_for_the_next_connection() -> None:
+    async def main() -> None:
+        outbox = Outbox()
+        answers = iter((ZeroDivisionError("a bug"), Publication("t", b"x")))
+
+        async def render() -> Publication:
+            answer = next(answers)
+            if isinstance(answer, ZeroDivisionError):
+                raise answer
+            return answer
+
+        outbox.retain("t", render)
+        with pytest.raises(ZeroDivisionError):
+            await outbox.take()
+        assert await sent(outbox) == []
+        outbox.renew()
         assert await sent(outbox) == [("t", "x")]
 
     run(main)
