@@ -70,6 +70,9 @@ class _Child:
             case ["swear"]:
                 self.tell()
                 print("this is no JSON", flush=True)  # noqa: T201
+            case ["odd"]:
+                self.tell(state="connecting", counts={"frames_encoded": "many"})
+                self.live()
             case ["complain"]:
                 sys.stderr.write("cannot reach rtsp://me:pa55@host/x\n")
                 sys.exit(1)

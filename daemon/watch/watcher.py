@@ -133,13 +133,11 @@ class Watcher:
         return await loop.run_in_executor(self._thread, call, *arguments)
 
     async def _survive_round(self) -> float:
-        try:
-            return await self._round()
-        except OSError as error:
-            log.warning("%s: cannot be scanned: %s", shown(self._watch.input), error)
-        except Exception:
-            # One file that trips us must not end the watch of all others: say it, count it, go on.
-            log.exception("%s: the watch stumbled and goes on", shown(self._watch.input))
+        with Fence("file", shown(self._watch.input)):
+            try:
+                return await self._round()
+            except (OSError, StoreBroken) as error:
+                log.warning("%s: cannot be scanned: %s", shown(self._watch.input), error)
         self._num_errors += 1
         self._listening.ask_for_scan()
         await asyncio.sleep(min(self._watch.scan_seconds, _ABSENT_SECONDS))

@@ -13,6 +13,8 @@ from live_child import log_of, num_farewells, orders_of, pids_of
 from live_samples import config_with, entry, supervised
 from work_samples import children_of, is_alive
 
+from upframe.daemon.fence import internal_errors
+
 REFUSED = "refuse 66 gate.secret: mode 0644 lets everybody read it"
 
 
@@ -92,6 +94,18 @@ def test_what_speaks_nonsense_is_killed(tmp_path: Path) -> None:
         async with supervised(config_with(tmp_path, entry("gate"))) as streams:
             lost = await streams.until_state("gate", "reconnecting")
             assert "was killed: it sent what is no event" in lost.message
+
+    asyncio.run(main())
+
+
+def test_a_status_that_trips_us_is_passed_over_and_the_next_one_told(tmp_path: Path) -> None:
+    async def main() -> None:
+        before = internal_errors["live"]
+        (tmp_path / "gate.do").write_text("odd")
+        async with supervised(config_with(tmp_path, entry("gate"))) as streams:
+            await streams.until_state("gate", "running")
+            assert len(pids_of(tmp_path, "gate")) == 1
+            assert internal_errors["live"] == before + 1
 
     asyncio.run(main())
 

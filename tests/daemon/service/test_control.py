@@ -9,6 +9,7 @@ import pytest
 from control_callers import Served, served
 from job_samples import FAILURE, SECRET, a_job, a_queue, a_work
 
+from upframe.daemon.fence import internal_errors
 from upframe.daemon.jobs.control import ControlSocket
 from upframe.daemon.jobs.model import JobProgress
 from upframe.daemon.jobs.protocol import REQUEST_BYTES, SOCKET_NAME, Submit
@@ -91,6 +92,9 @@ def test_says_how_it_is(tmp_path: Path) -> None:
         (b'{"op": "reboot"}', "usage", "'reboot'"),
         (b'{"op": "show"}', "usage", "show.id: Field required"),
         (b'{"op": "list", "limit": -1}', "usage", "list.limit"),
+        (b'{"op": "list", "limit": 99999999999999999999}', "usage", "list.limit"),
+        (b'{"op": "show", "id": ' + b"[" * 5000 + b"}", "usage", "recursion limit"),
+        (b'{"op": "show", "id": "\\ud800"}', "usage", "Invalid JSON"),
         (b'{"op": "list", "depth": 1}', "usage", "list.depth: Extra inputs"),
         (b'{"op": "submit", "id": "../a", "work": {}}', "usage", "submit.id"),
         (b'{"op": "show", "id": "nobody"}', "unknown_job", "no job has the id 'nobody'"),
@@ -112,6 +116,28 @@ def test_a_wrong_request_is_answered_and_the_next_one_too(
         assert "end" in (await caller.ask({"op": "status"}))[0]
 
     served(tmp_path, use)
+
+
+def test_a_bug_in_answering_is_told_as_internal_and_the_next_request_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def stop() -> None:
+        raise ZeroDivisionError("a bug")
+
+    async def use(to: Served) -> None:
+        await to.queue.submit(a_job("running"))
+        await to.queue.claim()
+        to.queue.attach("running", stop)
+        before = internal_errors["control"]
+        caller = await to.call()
+        (answer,) = await caller.ask({"op": "cancel", "id": "running"})
+        assert answer["error"]["kind"] == "internal"
+        assert "ZeroDivisionError" in answer["error"]["message"]
+        assert internal_errors["control"] == before + 1
+        assert "end" in (await caller.ask({"op": "status"}))[0]
+
+    served(tmp_path, use)
+    assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
 def test_a_request_without_end_is_cut_off(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from http import HTTPStatus
 import pytest
 
 from upframe.daemon.config import HttpConfig, parse_listen
+from upframe.daemon.fence import internal_errors
 from upframe.daemon.service.http import Answer, HttpServer
 
 LISTEN = HttpConfig(listen="127.0.0.1:0")
@@ -47,7 +48,7 @@ def served(ask: Callable[[int], Awaitable[object]], config: HttpConfig = LISTEN)
     return asyncio.run(run())
 
 
-def raw(request: bytes) -> bytes:
+def raw(request: bytes, config: HttpConfig = LISTEN) -> bytes:
     async def ask(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request)
@@ -56,7 +57,7 @@ def raw(request: bytes) -> bytes:
         await writer.wait_closed()
         return answer
 
-    answer = served(ask)
+    answer = served(ask, config)
     assert isinstance(answer, bytes)
     return answer
 
@@ -98,6 +99,56 @@ def test_a_route_can_say_that_it_is_not_ready() -> None:
 )
 def test_what_is_wrong_is_answered_with_its_status(request_line: bytes, status: bytes) -> None:
     assert raw(request_line + b"\r\n\r\n").startswith(b"HTTP/1.1 " + status + b"\r\n")
+
+
+def test_a_bug_in_answering_is_counted() -> None:
+    before = internal_errors["http"]
+    raw(b"GET /broken HTTP/1.1\r\n\r\n")
+    assert internal_errors["http"] == before + 1
+
+
+NAMED = HttpConfig(listen="127.0.0.1:0", hosts=("Monitor.lan",))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "LOCALHOST:9310", "localhost.", "127.0.0.1", "127.0.0.1:9310", "[::1]"),
+        *("[::1]:9310", "192.0.2.7:80", "monitor.lan", "MONITOR.LAN.:9310"),
+    ],
+)
+def test_it_is_asked_by_addresses_localhost_and_the_names_of_the_configuration(host: str) -> None:
+    request = f"GET /healthz HTTP/1.1\r\nX: y\r\nhost:  {host} \r\n\r\n".encode()
+    assert raw(request, NAMED).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example", "evil.example:9310", "127.0.0.1.evil.example", "localhost.evil.example"),
+        *(
+            "monitor.lan.evil",
+            "",
+            ":80",
+            "[",
+            "[]",
+            "[evil]:80",
+            "monitor.lan@evil",
+            "\xe9\xff",
+            "1",
+        ),
+    ],
+)
+def test_a_name_that_a_page_has_bent_to_us_is_refused(host: str) -> None:
+    request = f"GET /status HTTP/1.1\r\nHost: {host}\r\n\r\n".encode("latin-1")
+    answer = raw(request, NAMED)
+    assert answer.startswith(b"HTTP/1.1 421 Misdirected Request\r\n")
+    assert b"wanted an address, localhost or one of [http] hosts" in answer
+
+
+def test_two_hosts_are_none() -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"
+    assert raw(request).startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 
 def test_head_gives_no_body() -> None:

@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from upframe.daemon.config import LogConfig
+from upframe.daemon.fence import internal_errors
 from upframe.daemon.logfields import about_job
-from upframe.daemon.service.logs import logging_as, make_handler
+from upframe.daemon.service.logs import ThreadedHandler, logging_as, make_handler
 
 log = logging.getLogger("upframe.test")
 
@@ -196,3 +198,38 @@ def test_where_stderr_is_the_journal_the_level_is_a_prefix_and_no_time_is_said(
         handler.close()
         stream.seek(0)
         assert stream.read() == "<4>x: one\n<4>x: two\n"
+
+
+@pytest.mark.parametrize("form", ["plain", "json"])
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])
+def test_a_record_that_cannot_be_written_costs_no_other_and_is_counted(
+    form: Literal["plain", "json"], level: int
+) -> None:
+    class Unspeakable:
+        def __str__(self) -> str:
+            raise ZeroDivisionError
+
+    def work() -> None:
+        log.log(level, "%d frames", "many")
+        log.log(level, "about", extra={"source": Unspeakable()})
+        log.log(level, "and on")
+
+    before = internal_errors["log"]
+    (line,) = lines_of(LogConfig(format=form), work)
+    assert "and on" in line
+    assert internal_errors["log"] == before + 2
+
+
+def test_the_thread_that_writes_outlives_what_cannot_be_written() -> None:
+    class Tripping(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() == "poison":
+                raise ZeroDivisionError("a bug")
+            written.append(record.getMessage())
+
+    written: list[str] = []
+    handler = ThreadedHandler(Tripping())
+    for text in ("one", "poison", "two"):
+        handler.handle(logging.LogRecord("upframe.test", logging.INFO, "", 0, text, None, None))
+    handler.close()
+    assert written == ["one", "two"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 from watch_samples import Yard, eventually, watching
 
-from upframe.daemon.watch.changes import exhaustion
+from upframe.daemon.fence import internal_errors
+from upframe.daemon.watch.changes import FolderEvents, exhaustion
 
 _SAMPLES = Path(__file__).parents[2]
 
@@ -102,3 +104,24 @@ if __name__ == "__main__":
     asyncio.run(
         {"from_the_start": from_the_start, "later": later}[sys.argv[1]](Yard(Path(sys.argv[2])))
     )
+
+
+def test_a_bug_in_hearing_changes_is_told_so_that_the_folder_is_polled(tmp_path: Path) -> None:
+    """The library raises what nobody has foreseen where a name is no UTF-8."""
+
+    async def main() -> None:
+        failed: asyncio.Queue[str] = asyncio.Queue()
+        events = FolderEvents(
+            tmp_path / os.fsdecode(b"\xff"),
+            recursive=True,
+            on_armed=lambda: None,
+            on_change=lambda _: None,
+            on_failure=failed.put_nowait,
+        )
+        before = internal_errors["event"]
+        events.start()
+        assert "internal error" in await asyncio.wait_for(failed.get(), 10)
+        assert internal_errors["event"] == before + 1
+        await events.stop()
+
+    asyncio.run(main())

@@ -20,6 +20,7 @@ from watch_samples import (
     watching,
 )
 
+from upframe.daemon.fence import internal_errors
 from upframe.daemon.jobs.model import Work, job_of
 from upframe.daemon.jobs.store import JobStore
 from upframe.daemon.watch.records import Records
@@ -664,27 +665,6 @@ def test_a_share_is_polled_and_the_mode_is_said(
     asyncio.run(run())
 
 
-def test_a_stumble_does_not_end_the_watch(yard: Yard, caplog: pytest.LogCaptureFixture) -> None:
-    class Stumbling:
-        """Breaks its contract for one file."""
-
-        async def probe(self, path: Path) -> Any:
-            if path.name == "bad.mkv" and not (yard.root / "mended").exists():
-                raise RuntimeError("a bug of ours")
-            return await Judging().probe(path)
-
-    yard.put("bad.mkv", "refused\n")
-
-    async def run() -> None:
-        async with watching(yard, prober=Stumbling()) as house:
-            await eventually(lambda: house.watches.status()[0]["errors"] >= 2)
-            (yard.root / "mended").touch()
-            await house.job()
-        assert said(caplog, "stumbled")
-
-    asyncio.run(run())
-
-
 def test_status_tells_how_it_stands(yard: Yard) -> None:
     yard.put("film.mkv")
     yard.put("notes.txt")
@@ -719,3 +699,50 @@ def test_idle_watch_does_not_spin(yard: Yard) -> None:
         assert house.watches.status()[0]["scans"] == 2
 
     asyncio.run(run())
+
+
+class Tripping(Saying):
+    """A prober that has a bug, which some files bring out."""
+
+    async def probe(self, path: Path) -> Verdict:
+        verdict = await super().probe(path)
+        if path.stem == "poison":
+            raise ZeroDivisionError("a bug")
+        return verdict
+
+
+def test_a_file_that_trips_us_is_left_alone_and_holds_up_no_other(
+    yard: Yard, caplog: pytest.LogCaptureFixture
+) -> None:
+    poison = yard.put("poison.mkv")
+    os.utime(poison, (1, 1))  # the oldest is dealt with first
+    film = yard.put("film.mkv")
+
+    async def run() -> None:
+        before = internal_errors["file"]
+        async with watching(yard, prober=Tripping()) as house:
+            assert (await house.job()).source == str(film)
+            await house.scans(4)
+            assert house.prober.probed.count(poison) == 1
+            assert internal_errors["file"] == before + 1
+            poison.write_text("another version")
+            await eventually(lambda: house.prober.probed.count(poison) == 2)
+
+    asyncio.run(run())
+    assert said(caplog, "poison.mkv", "internal error")
+
+
+def test_a_file_whose_output_cannot_have_a_name_holds_up_no_other(
+    yard: Yard, caplog: pytest.LogCaptureFixture
+) -> None:
+    yard.settings["container"] = "matroska"
+    long = yard.put("x" * 251 + ".mkv")
+    os.utime(long, (1, 1))
+    film = yard.put("film.mkv")
+
+    async def run() -> None:
+        async with watching(yard) as house:
+            assert (await house.job()).source == str(film)
+
+    asyncio.run(run())
+    assert said(caplog, "x" * 251, "File name too long")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from work_samples import eventually
 
+from upframe.daemon.fence import internal_errors
 from upframe.daemon.workers.messages import Cancel, Ready, Stop, Stopped, read_event
 from upframe.daemon.workers.process import Child, WorkerSettings
 
@@ -131,3 +132,27 @@ def test_a_worker_does_not_guess_at_what_is_no_request() -> None:
     done = through_wire(b'{"kind": "job"}\n')
     assert done.returncode == 70
     assert b"ValidationError" in done.stderr
+
+
+class Tripping(Child):
+    """Has a bug, which some lines bring out."""
+
+    def _take(self, line: bytes) -> None:
+        if line == b"poison\n":
+            raise ZeroDivisionError("a bug")
+        super()._take(line)
+
+
+def test_a_line_that_trips_us_is_passed_over_and_the_next_one_heard() -> None:
+    async def main() -> None:
+        before = internal_errors["worker"]
+        script = f"print('poison', flush=True); {READY} sys.stdout.flush(); sys.stdin.read()"
+        child = Tripping(Script("0", Path("/none"), script=script))
+        await child.start()
+        assert await child.events.get() == Ready()
+        assert child.alive
+        assert internal_errors["worker"] == before + 1
+        child.hang_up()
+        await child.ended()
+
+    asyncio.run(main())

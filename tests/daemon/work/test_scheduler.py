@@ -349,3 +349,36 @@ def test_what_is_watched_is_warmed_up_once_each(tmp_path: Path) -> None:
     watch = {"input": "/in", "output": "/out", "filters": INTERPOLATE, "encoder": FAST}
     config = config.model_validate(config.model_dump() | {"watch": [watch, watch]})
     assert filters_to_warm(config) == [config.watch[0].filters]
+
+
+@pytest.mark.parametrize(
+    ("source", "sink"),
+    [("in\0.mp4", "out.mp4"), ("in.mp4", "/"), ("://x", "://y"), ("in.mp4", "x\0.mp4")],
+    ids=["NUL in the source", "a sink without a name", "no scheme", "NUL in the sink"],
+)
+def test_a_job_that_trips_us_fails_and_holds_up_no_other(
+    source: str, sink: str, tmp_path: Path, out: Path, clip: Path
+) -> None:
+    """From the control socket, where nothing is confined."""
+
+    async def main() -> None:
+        async with running(config_of(tmp_path / "state")) as at_work:
+            await at_work.queue.submit(new_job("poison", source, Path(sink)))
+            await at_work.queue.submit(new_job("fine", clip, out / "fine.mp4"))
+            assert (await at_work.ended("fine")).state == "done"
+            poison = await at_work.ended("poison")
+            assert (poison.state, poison.attempts) == ("failed", 1)
+
+    asyncio.run(main())
+    assert names_in(out) == {"fine.mp4"}
+
+
+def test_a_job_that_trips_recovery_holds_up_no_start(tmp_path: Path, clip: Path) -> None:
+    async def main() -> None:
+        async with opened_queue(tmp_path / "state") as queue:
+            await queue.submit(new_job("poison", clip, Path("/")))
+            await queue.claim()
+            await recover(queue, tmp_path / "state")
+            assert (await queue.get("poison")).state == "queued"
+
+    asyncio.run(main())
