@@ -106,7 +106,9 @@ def probe_source(source: ContainerSource) -> Probe:
     return Probe(
         container=container.format.name,
         num_bytes=container.size if container.size > 0 else None,
-        duration_seconds=_duration(container),
+        duration_seconds=source.info.duration_seconds
+        if container.format.name == "image2"  # which is asked for one image at a time
+        else _duration(container),
         streams=tuple(_summary(stream) for stream in container.streams),
         num_chapters=len(container.chapters()),
         info=source.info,

@@ -69,7 +69,7 @@ def verify_output(path: Path, expected: Expected) -> list[Finding]:
     Raises:
         VerificationFailed: if anything is not as expected; the text says what, got and wanted.
     """
-    target = Target(path.name, f"file:{path}", path)
+    target = Target(path.name, path, path)
     try:
         findings = check(inspect(target), expected)
     except MediaError as error:

@@ -11,26 +11,29 @@ import os
 import re
 import stat
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import av
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import ArgumentError, FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from ..beneath import Beneath, by_descriptor, opened_folder
 from ..errors import MediaError, SourceMissing, TruncatedMedia, UnsupportedMedia
 from ..rawvideo.y4m import MAGIC, MAX_READ_BYTES, parse_header
-from .playlists import allowed_for, check_folder, check_url
+from .access import BUFFER_BYTES, NOTHING, PIPE_BYTES, LocalFiles, allowed_for
 
 DEFAULT_IMAGE_RATE = Fraction(25)
 """Pictures per second of an image sequence where nothing else was said."""
 
-_PRINTF = re.compile(r"%0?\d*d")
+_PRINTF = re.compile(r"%0?\d{0,2}d")
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -40,47 +43,64 @@ class Target:
 
     name: str
     """For people."""
-    file: str | BinaryIO
-    """What `av.open` takes."""
+    file: Path | str | BinaryIO
+    """A local file, or the first of a sequence; a URL; a byte stream."""
     path: Path | None = None
     """The regular file behind it, if it is one: it can be opened a second time, and sought in."""
+    root: Path | None = None
+    """Beneath which all must lie that is opened for it; None: in a playlist's folder."""
     format: str | None = None
     options: dict[str, str] = field(default_factory=dict[str, str])
-    num_images: int | None = None
-    """For image sequences, the number of files."""
+    images: tuple[Path, ...] = ()
+    """Of a sequence: its files, in order."""
+
+    @property
+    def num_images(self) -> int | None:
+        """For image sequences, the number of files."""
+        return len(self.images) or None
 
     @property
     def is_url(self) -> bool:
         """Whether it is on the other side of a network."""
-        return isinstance(self.file, str) and "://" in self.file
+        return isinstance(self.file, str)
 
 
 def find_target(
-    target: str | BinaryIO, *, format_name: str | None = None, framerate: Fraction | None = None
+    target: str | BinaryIO | Beneath,
+    *,
+    format_name: str | None = None,
+    framerate: Fraction | None = None,
 ) -> Target:
     """Make out what a path, URL, ``frame_%05d.png``, ``*.png`` or byte stream stands for.
+
+    Patterns are ours, not FFmpeg's: one ``%d``, ``%5d`` or ``%05d`` in a file's name; or ``*``,
+    ``?``, ``[abc]`` and ``[!abc]`` as in :mod:`fnmatch`. A file of that very name comes first.
 
     Raises:
         SourceMissing: if there is no such file, or it may not be read.
         UnsupportedMedia: if the file is empty, or an image sequence has holes.
     """
     options = {} if framerate is None else {"framerate": str(framerate)}
-    if not isinstance(target, str):
+    root, opened = None, None
+    if isinstance(target, Beneath):
+        root, opened = target.root, target.descriptor
+        target = target.name
+    elif not isinstance(target, str):
         name = _stream_name(target)
         return Target(name, target, format=format_name, options=options)
+    target = re.sub("^file://(?=/)", "", target, flags=re.IGNORECASE)
     if "://" in target:
-        check_url(target)
         return Target(target, target, format=format_name, options=options)
-    if not os.path.lexists(target):
+    if opened is None and not os.path.lexists(target):
         if _PRINTF.search(target):
-            return _sequence(target, framerate)
+            return _sequence(target, framerate, root)
         if _GLOB.search(target):
-            return _globbed(target, framerate)
-    return _file(target, format_name, options)
+            return _globbed(target, framerate, root)
+    path = Path(target) if opened is None else by_descriptor(opened)
+    return replace(_file(target, path), root=root, format=format_name, options=options)
 
 
-def _file(target: str, format_name: str | None, options: dict[str, str]) -> Target:
-    path = Path(target)
+def _file(target: str, path: Path) -> Target:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -93,9 +113,7 @@ def _file(target: str, format_name: str | None, options: dict[str, str]) -> Targ
     if regular and status.st_size == 0:
         raise UnsupportedMedia(f"{target}: empty: 0 bytes")
     _check_y4m(target, line)
-    if regular:
-        check_folder(path)
-    return Target(target, f"file:{target}", path if regular else None, format_name, options)
+    return Target(target, Path(target), path if regular else None)
 
 
 def _first_line(path: Path) -> bytes:
@@ -120,41 +138,60 @@ def _missing(name: str, error: OSError) -> SourceMissing:
     return SourceMissing(f"{name}: cannot be read: {error.strerror or error}")
 
 
-def _sequence(pattern: str, framerate: Fraction | None) -> Target:
+def _sequence(pattern: str, framerate: Fraction | None, root: Path | None) -> Target:
     """Take a printf pattern; its numbers may start anywhere, but must have no holes."""
-    place = _PRINTF.search(pattern)
-    assert place is not None  # the caller has looked
     folder, name = os.path.split(pattern)
-    before, after = _PRINTF.split(name, maxsplit=1) if _PRINTF.search(name) else (name, "")
-    shape = re.compile(f"{re.escape(before)}(\\d+){re.escape(after)}$")
+    place = _PRINTF.search(name)
+    if place is None:
+        raise SourceMissing(f"{pattern}: wanted the numbers in the file's name, not its folder's")
+    before, after = name[: place.start()], name[place.end() :]
+    shape = re.compile(f"{re.escape(before)}([0-9]+){re.escape(after)}", re.DOTALL)
     try:
-        found = (match for entry in os.listdir(folder or ".") if (match := shape.match(entry)))
+        found = [match for entry in _listed(folder, root) if (match := shape.fullmatch(entry))]
     except OSError as error:
         raise _missing(pattern, error) from error
-    numbers = sorted({int(match[1]) for match in found if name % int(match[1]) == match[0]})
-    if not numbers:
+    names = {int(match[1]): match[0] for match in found if place[0] % int(match[1]) == match[1]}
+    if not names:
         raise SourceMissing(f"{pattern}: no file has a name of this pattern")
-    first, last = numbers[0], numbers[-1]
-    if holes := sorted(set(range(first, last + 1)) - set(numbers)):
+    numbers = sorted(names)
+    if num_missing := numbers[-1] - numbers[0] + 1 - len(numbers):
+        hole = next(one + 1 for one, other in pairwise(numbers) if other > one + 1)
         raise UnsupportedMedia(
-            f"{pattern}: {len(holes)} of the numbers {first} to {last} are missing, "
-            f"the first is {holes[0]} (a glob such as {before}*{after} takes what is there)"
+            f"{pattern}: {num_missing} of the numbers {numbers[0]} to {numbers[-1]} are missing, "
+            f"the first is {hole} (a glob such as {before}*{after} takes what is there)"
         )
-    options = {"pattern_type": "sequence", "start_number": str(first)}
-    return _images(pattern, options, framerate, len(numbers))
+    return _images(pattern, [Path(folder, names[number]) for number in numbers], framerate, root)
 
 
-def _globbed(pattern: str, framerate: Fraction | None) -> Target:
-    """Take a glob; FFmpeg sorts the names by their characters."""
-    names = glob.glob(pattern)
+def _listed(folder: str, root: Path | None) -> list[str]:
+    if root is None:
+        return os.listdir(folder or ".")
+    with opened_folder(root, Path(folder)) as listed:
+        return os.listdir(listed)
+
+
+def _globbed(pattern: str, framerate: Fraction | None, root: Path | None) -> Target:
+    """Take a glob, in the order of the names' characters."""
+    try:
+        names = sorted(_matching(pattern, root))
+    except OSError as error:
+        raise _missing(pattern, error) from error
     if not names:
         raise SourceMissing(f"{pattern}: no file matches")
-    if sorted(names) != sorted(names, key=_by_number):
+    if names != sorted(names, key=_by_number):
         raise UnsupportedMedia(
             f"{pattern}: the numbers in the names are not padded with zeros, so their order "
             f"is not plain; name them by a pattern such as frame_%d.png"
         )
-    return _images(pattern, {"pattern_type": "glob"}, framerate, len(names))
+    return _images(pattern, [Path(name) for name in names], framerate, root)
+
+
+def _matching(pattern: str, root: Path | None) -> list[str]:
+    if root is None:
+        return glob.glob(pattern)
+    folder, name = os.path.split(pattern)
+    with opened_folder(root, Path(folder)) as listed:
+        return [os.path.join(folder, found) for found in glob.glob(name, root_dir=listed)]
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
@@ -162,10 +199,11 @@ def _by_number(name: str) -> list[tuple[int, str]]:
 
 
 def _images(
-    pattern: str, options: dict[str, str], framerate: Fraction | None, count: int
+    pattern: str, images: Sequence[Path], framerate: Fraction | None, root: Path | None
 ) -> Target:
-    options["framerate"] = str(framerate or DEFAULT_IMAGE_RATE)
-    return Target(pattern, pattern, format="image2", options=options, num_images=count)
+    # by `loop` FFmpeg asks for the first image again and again, and is given the next
+    options = {"loop": "1", "framerate": str(framerate or DEFAULT_IMAGE_RATE)}
+    return Target(pattern, images[0], None, root, "image2", options, tuple(images))
 
 
 def open_container(
@@ -183,17 +221,26 @@ def open_container(
         UnsupportedMedia: if it is no media.
         TruncatedMedia: if it is an MP4 without its index.
     """
-    file = target.file if isinstance(target.file, str) else CountedStream(target.file)
+    files, file, allowed = None, target.file, NOTHING
+    if isinstance(file, Path):
+        files = LocalFiles(file, root=target.root, opened=target.path, images=target.images)
+        file = files.url
+    elif isinstance(file, str):
+        allowed = allowed_for(file)
+    else:
+        file = CountedStream(file)
     try:
         container = av.open(
             file,
             "r",
             format=target.format,
-            options={**allowed_for(target.file), **target.options},
+            options={**allowed, **target.options},
             metadata_errors="replace",
+            buffer_size=BUFFER_BYTES if files else PIPE_BYTES,
             # not for pipes: whoever feeds us may take its time
             timeout=timeout_seconds if target.is_url else None,
             hwaccel=hwaccel,
+            io_open=files,
         )
     except (FFmpegError, OSError, ValueError) as error:
         raise _not_opened(target, file, error) from error
@@ -212,8 +259,11 @@ def _not_opened(target: Target, file: str | CountedStream, error: Exception) -> 
             f"{target.name}: truncated: the MP4's index (moov) is missing, got {', '.join(boxes)} "
             f"in {target.path.stat().st_size} bytes"
         )
-    if target.path is None and isinstance(error, OSError) and not isinstance(error, ValueError):
+    ours = not isinstance(error, FFmpegError) or target.path is None
+    if ours and isinstance(error, OSError) and not isinstance(error, ValueError):
         return _missing(target.name, error)  # a URL: refused, timed out, not there
+    if isinstance(error, ArgumentError):
+        reason += " (a list of other files, such as ffconcat, is not followed)"
     return UnsupportedMedia(f"{target.name}: not media that can be decoded: {reason}")
 
 

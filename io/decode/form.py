@@ -62,7 +62,9 @@ def describe(
         hflip=hflip,
         field_order=field_order,
         num_frames=num_images or _num_frames(stream, seen, field_order),
-        duration_seconds=_duration(container, stream, seen, time_base, verdict.rate),
+        duration_seconds=num_images / verdict.rate
+        if num_images and verdict.rate
+        else _duration(container, stream, seen, time_base, verdict.rate),
         mastering_display=mastering_display(data),
         content_light=content_light(data),
     )

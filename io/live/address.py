@@ -17,7 +17,7 @@ from typing import Literal
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from ..capabilities import has_protocol
-from ..decode.playlists import check_folder, protocols_of
+from ..decode.access import allowed_for
 from ..errors import SourceMissing, UnsupportedMedia
 from ..redaction import redacted
 
@@ -272,15 +272,12 @@ def find_address(
 
     Raises:
         SourceMissing: if the file of credentials cannot be read, or everybody may read it.
-        UnsupportedMedia: if the protocol knows no credentials, or a local playlist names files
-            outside of its folder.
+        UnsupportedMedia: if the protocol knows no credentials, or is none of a live input.
     """
     protocol = _protocol_of(text)
     url = _url_of(text, protocol)
     if credentials_file is not None:
         url = with_credentials(url, read_credentials(credentials_file))
-    if protocol == "file":
-        check_folder(Path(url.removeprefix("file:")))
     hls = is_playlist(text)
     seconds = read_seconds or (HLS_READ_SECONDS if hls else READ_SECONDS)
     return LiveAddress(
@@ -323,10 +320,12 @@ def _options_of(protocol: str, url: str, read_seconds: float, *, hls: bool) -> d
     options = {"correct_ts_overflow": "0", **_QUICK}
     if protocol == "v4l2":
         return options
-    allowed = _PROTOCOLS.get(protocol) or protocols_of(url)
-    if allowed is None:
+    allowed = allowed_for(url)
+    if protocol in _PROTOCOLS:
+        allowed = {"protocol_whitelist": _PROTOCOLS[protocol]}
+    if not allowed:
         raise UnsupportedMedia(f"{protocol}: is no protocol of a live input")
-    options |= {"protocol_whitelist": allowed, "rw_timeout": microseconds}
+    options |= {**allowed, "rw_timeout": microseconds}
     if protocol in _RTSP:
         # the SDP tells what there is; a longer look at the packets would only hold them up
         options |= {"timeout": microseconds, "allowed_media_types": "video+audio"}

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import av.error
 
-from ..errors import InputLost, Reason
+from ..errors import InputLost, Reason, UnsupportedMedia
 from ..redaction import redacted
 
 _NEARLY = 0.9
@@ -26,6 +26,7 @@ _BY_TYPE: Final[tuple[tuple[type[Exception], Reason], ...]] = (
     (av.error.ProtocolNotFoundError, "unsupported"),
     (av.error.DemuxerNotFoundError, "unsupported"),
     (av.error.DecoderNotFoundError, "unsupported"),
+    (UnsupportedMedia, "unsupported"),  # a playlist that names what it may not
     (av.error.ExitError, "timed-out"),
 )
 _BY_NUMBER: Final[dict[int, Reason]] = {

@@ -25,6 +25,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from ...filters.frame import StreamInfo
+from ..decode.access import LocalFiles
 from ..decode.container import best_video
 from ..decode.form import describe
 from ..errors import InputLost, UnsupportedMedia
@@ -104,7 +105,7 @@ class UrlConnection:
             began = time.monotonic()
             try:
                 packet = next(demuxed, None)
-            except (FFmpegError, OSError) as error:
+            except (FFmpegError, OSError, UnsupportedMedia) as error:
                 raise self._cut_off(error, began) from error
             if packet is None or packet.size == 0:  # PyAV ends with an empty one
                 raise self._ended(time.monotonic() - began)
@@ -153,16 +154,19 @@ class UrlConnection:
     def _opened(self, options: dict[str, str], seconds: float) -> InputContainer:
         address = self._address
         began = time.monotonic()
+        local = address.protocol == "file"
+        files = LocalFiles(Path(address.url.removeprefix("file:"))) if local else None
         try:
             return av.open(
-                address.url,
+                address.url if files is None else files.url,
                 "r",
                 format=address.format,
                 options={**address.options, **options},
                 metadata_errors="replace",
                 timeout=(seconds, address.read_seconds),
+                io_open=files,
             )
-        except (FFmpegError, OSError, ValueError) as error:
+        except (FFmpegError, OSError, ValueError, UnsupportedMedia) as error:
             raise not_connected(
                 error,
                 shown=address.shown,
