@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from io import BytesIO, FileIO
 from pathlib import Path
 
-from ..beneath import open_file
+from ..beneath import Root, open_file
 from ..errors import SourceMissing, UnsupportedMedia
 
 NOTHING = {"protocol_whitelist": "none", "pattern_type": "none"}
@@ -62,7 +62,7 @@ class LocalFiles:
         self,
         path: Path,
         *,
-        root: Path | None = None,
+        root: Root | None = None,
         opened: Path | None = None,
         images: Sequence[Path] = (),
     ) -> None:
@@ -89,13 +89,14 @@ class LocalFiles:
             if not url.startswith("file:"):
                 raise OSError(errno.EPROTONOSUPPORT, "is no plain file")
             path = Path(url.removeprefix("file:"))
-            return _reader(open_file(self._root or self._path.parent, path))
+            return _reader(open_file(self._root or Root(self._path.parent), path))
         except FileNotFoundError:
             return BytesIO()  # FFmpeg goes on with the next segment: this one may be over by now
         except (OSError, ValueError) as error:
+            where = self._root.path if self._root else "its folder"
+            reason = getattr(error, "strerror", None) or error
             raise UnsupportedMedia(
-                f"{self._path}: the playlist names {url!r}, wanted only files in "
-                f"{self._root or 'its folder'}: {getattr(error, 'strerror', None) or error}"
+                f"{self._path}: the playlist names {url!r}, wanted only files in {where}: {reason}"
             ) from error
 
     def _next_image(self, images: Iterator[Path]) -> FileIO | BytesIO:

@@ -25,7 +25,7 @@ from av.error import ArgumentError, FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from ..beneath import Beneath, by_descriptor, opened_folder
+from ..beneath import Beneath, Root, by_descriptor, opened_folder
 from ..errors import MediaError, SourceMissing, TruncatedMedia, UnsupportedMedia
 from ..rawvideo.y4m import MAGIC, MAX_READ_BYTES, parse_header
 from .access import BUFFER_BYTES, NOTHING, PIPE_BYTES, LocalFiles, allowed_for
@@ -47,7 +47,7 @@ class Target:
     """A local file, or the first of a sequence; a URL; a byte stream."""
     path: Path | None = None
     """The regular file behind it, if it is one: it can be opened a second time, and sought in."""
-    root: Path | None = None
+    root: Root | None = None
     """Beneath which all must lie that is opened for it; None: in a playlist's folder."""
     format: str | None = None
     options: dict[str, str] = field(default_factory=dict[str, str])
@@ -91,11 +91,13 @@ def find_target(
     target = re.sub("^file://(?=/)", "", target, flags=re.IGNORECASE)
     if "://" in target:
         return Target(target, target, format=format_name, options=options)
-    if opened is None and not os.path.lexists(target):
+    if opened is None and (root is not None or not os.path.lexists(target)):
         if _PRINTF.search(target):
             return _sequence(target, framerate, root)
         if _GLOB.search(target):
             return _globbed(target, framerate, root)
+        if root is not None:
+            raise SourceMissing(f"{target}: no such file")
     path = Path(target) if opened is None else by_descriptor(opened)
     return replace(_file(target, path), root=root, format=format_name, options=options)
 
@@ -138,7 +140,7 @@ def _missing(name: str, error: OSError) -> SourceMissing:
     return SourceMissing(f"{name}: cannot be read: {error.strerror or error}")
 
 
-def _sequence(pattern: str, framerate: Fraction | None, root: Path | None) -> Target:
+def _sequence(pattern: str, framerate: Fraction | None, root: Root | None) -> Target:
     """Take a printf pattern; its numbers may start anywhere, but must have no holes."""
     folder, name = os.path.split(pattern)
     place = _PRINTF.search(name)
@@ -163,14 +165,14 @@ def _sequence(pattern: str, framerate: Fraction | None, root: Path | None) -> Ta
     return _images(pattern, [Path(folder, names[number]) for number in numbers], framerate, root)
 
 
-def _listed(folder: str, root: Path | None) -> list[str]:
+def _listed(folder: str, root: Root | None) -> list[str]:
     if root is None:
         return os.listdir(folder or ".")
     with opened_folder(root, Path(folder)) as listed:
         return os.listdir(listed)
 
 
-def _globbed(pattern: str, framerate: Fraction | None, root: Path | None) -> Target:
+def _globbed(pattern: str, framerate: Fraction | None, root: Root | None) -> Target:
     """Take a glob, in the order of the names' characters."""
     try:
         names = sorted(_matching(pattern, root))
@@ -186,7 +188,7 @@ def _globbed(pattern: str, framerate: Fraction | None, root: Path | None) -> Tar
     return _images(pattern, [Path(name) for name in names], framerate, root)
 
 
-def _matching(pattern: str, root: Path | None) -> list[str]:
+def _matching(pattern: str, root: Root | None) -> list[str]:
     if root is None:
         return glob.glob(pattern)
     folder, name = os.path.split(pattern)
@@ -199,7 +201,7 @@ def _by_number(name: str) -> list[tuple[int, str]]:
 
 
 def _images(
-    pattern: str, images: Sequence[Path], framerate: Fraction | None, root: Path | None
+    pattern: str, images: Sequence[Path], framerate: Fraction | None, root: Root | None
 ) -> Target:
     # by `loop` FFmpeg asks for the first image again and again, and is given the next
     options = {"loop": "1", "framerate": str(framerate or DEFAULT_IMAGE_RATE)}

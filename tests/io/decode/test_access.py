@@ -15,7 +15,7 @@ import pytest
 from hls_server import HlsServer, hls_server
 from media_samples import make_clip, make_sequence, make_still
 
-from upframe.io.beneath import Beneath, opened_source
+from upframe.io.beneath import Beneath, Root, opened_source
 from upframe.io.decode.container import find_target, open_container
 from upframe.io.errors import InputLost, MediaError, SourceMissing, UnsupportedMedia
 from upframe.io.live.address import find_address
@@ -40,8 +40,8 @@ def folder(tmp_path: Path) -> Path:
     return inside
 
 
-def num_pictures(path: Path | str) -> int:
-    source = open_source(str(path))
+def num_pictures(path: Path | str | Beneath) -> int:
+    source = open_source(path if isinstance(path, Beneath) else str(path))
     try:
         return sum(1 for _ in source)
     finally:
@@ -302,7 +302,7 @@ def test_patterns_of_pictures_are_read_by_us_alone(
 
 def within(folder: Path, name: str, *, beneath: bool) -> str | Beneath:
     path = str(folder / name)
-    return Beneath(path, folder) if beneath else path
+    return Beneath(path, Root(folder)) if beneath else path
 
 
 @pytest.mark.parametrize("pattern", ["p%03d.png", "p*.png"])
@@ -346,8 +346,25 @@ def test_a_fifo_below_a_root_is_refused_and_the_users_own_is_read(folder: Path) 
     fifo = folder / "fifo.ts"
     os.mkfifo(fifo)
     with pytest.raises(SourceMissing, match="is a FIFO, wanted a regular file"):
-        opened_source(str(fifo), folder, None).__enter__()
+        opened_source(str(fifo), Root(folder), None).__enter__()
     feeder = threading.Thread(target=lambda: fifo.write_bytes((folder / "a.ts").read_bytes()))
     feeder.start()
     assert num_pictures(fifo) == 12
     feeder.join()
+
+
+def test_beneath_a_root_a_name_that_was_not_there_is_no_file_later(folder: Path) -> None:
+    with pytest.raises(SourceMissing, match="no such file"):
+        find_target(within(folder, "a.ts", beneath=True))
+
+
+def test_a_playlist_beneath_a_root_may_name_what_lies_there(folder: Path) -> None:
+    path = playlist_of(folder / "sub" / "list.m3u8", "../a.ts")
+    with pytest.raises(UnsupportedMedia, match="wanted only files in its folder"):
+        num_pictures(path)
+    with opened_source(str(path), Root(folder), None) as source:
+        assert num_pictures(source) == 12
+    path = playlist_of(folder / "sub" / "list.m3u8", "../../outside.ts")
+    with opened_source(str(path), Root(folder), None) as source:  # noqa: SIM117
+        with pytest.raises(UnsupportedMedia, match=f"wanted only files in {folder}"):
+            num_pictures(source)
