@@ -14,8 +14,10 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from typing import NoReturn, cast
 
-from .errors import UsageError
+from ..io.redaction import one_line
+from .errors import ConfigError, UsageError
 from .exits import Exit, exit_code_of, is_expected
+from .logfields import told
 from .startup import collector_resting, share_cores
 
 # Each module offers add_parser(subparsers) and sets `command` to a function of the arguments.
@@ -105,23 +107,33 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _log_to_stderr(debug: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("upframe: %(levelname)s: %(message)s"))
+    handler.setFormatter(_Formatter())
     logger = logging.getLogger("upframe")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
+class _Formatter(logging.Formatter):
+    """Writes a record for people, on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one record."""
+        return f"upframe: {record.levelname}: {told(record)}"
+
+
 def _explain(error: BaseException, debug: bool) -> None:
     """Say in one line what ended the work; a bug of ours, or --debug, shows where as well."""
     text = str(error) or type(error).__name__
+    lines = error.lines if isinstance(error, ConfigError) else (text,)
     if isinstance(error, KeyboardInterrupt):
-        text = "interrupted"
+        lines = ("interrupted",)
     if exit_code_of(error) == Exit.INTERNAL and not is_expected(error):
-        text = f"internal error: {type(error).__name__}: {text}"
+        lines = (f"internal error: {type(error).__name__}: {text}",)
         debug = True
     if debug:
-        traceback.print_exception(error)
-    sys.stderr.write(f"upframe: {text}\n")
+        trace = "".join(traceback.format_exception(error)).splitlines()
+        sys.stderr.writelines(f"{one_line(line)}\n" for line in trace)
+    sys.stderr.write("upframe: " + "\n".join(map(one_line, lines)) + "\n")
 
 
 if __name__ == "__main__":

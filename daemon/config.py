@@ -26,9 +26,9 @@ from pydantic import (
 
 from ..filters.options import FilterOptions, Policy
 from ..io.encode.options import EncoderOptions
-from ..io.redaction import redacted
+from ..io.redaction import excerpt
 from .errors import ConfigError, UsageError
-from .jobs.model import Origin
+from .jobs.model import Location, Origin
 from .live.levels import parse_levels
 from .live.options import LiveOptions, Name
 
@@ -136,8 +136,8 @@ class LiveConfig(LiveOptions, frozen=True, extra="forbid"):
     """One live stream, kept up for as long as the daemon runs."""
 
     name: Name = Field(description="unique; on the slate, in topics, metrics and the log")
-    input: str = Field(description="a URL, a device such as /dev/video0, or a file")
-    output: str = Field(description="a URL, a file, or a name with fields of strftime")
+    input: Location = Field(description="a URL, a device such as /dev/video0, or a file")
+    output: Location = Field(description="a URL, a file, or a name with fields of strftime")
     filters: FilterOptions
     encoder: EncoderOptions = Field(default_factory=lambda: EncoderOptions.model_validate({}))
     device: str = Field(default="auto", description="auto, cpu, cuda:N")
@@ -283,7 +283,7 @@ def load_config(path: Path) -> Config:
 
 def refusal(path: Path, faults: list[Fault]) -> ConfigError:
     """Make one error of all faults in a file, a line each."""
-    return ConfigError("\n".join(f"{path}: {fault}" for fault in faults))
+    return ConfigError(*(f"{path}: {fault}" for fault in faults))
 
 
 def parse_config(text: str, path: Path) -> Config:
@@ -406,8 +406,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _shown(value: Any) -> str:
-    text = redacted(json.dumps(value, default=str, ensure_ascii=False))
-    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"
+    return excerpt(json.dumps(value, default=str, ensure_ascii=False), _MOST_CHARACTERS - 1)
 
 
 def parse_listen(config: HttpConfig) -> tuple[str, int]:

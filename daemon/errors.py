@@ -15,7 +15,11 @@ class UsageError(Exception):
 
 
 class ConfigError(Exception):
-    """A configuration file has a wrong key or value."""
+    """A configuration file has wrong keys or values: a line for each."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
 
 
 class AlreadyRunning(Exception):

@@ -12,6 +12,8 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from ..io.redaction import one_line
+
 _NAMES = ("job_id", "event", "source", "stage")
 
 _job: ContextVar[str | None] = ContextVar("upframe_job", default=None)
@@ -37,10 +39,18 @@ class JobFilter(logging.Filter):
         return True
 
 
+def told(record: logging.LogRecord) -> str:
+    """Write what a record says on one line, and where it was raised on lines below."""
+    trace = record.exc_text or str(getattr(record, "trace", ""))
+    if record.exc_info:
+        trace = logging.Formatter().formatException(record.exc_info)
+    return "\n".join(map(one_line, (record.getMessage(), *trace.splitlines())))
+
+
 def fields_of(record: logging.LogRecord) -> Mapping[str, str]:
     """Give the fields that a record has."""
     found = ((name, getattr(record, name, None)) for name in _NAMES)
-    return {name: str(value) for name, value in found if value is not None}
+    return {name: one_line(value) for name, value in found if value is not None}
 
 
 def subject_of(record: logging.LogRecord) -> str | None:

@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 from ..filters.frame import StreamInfo
 from .decode.container import is_cover
 from .decode.form import AV_TIME_BASE
+from .redaction import excerpt
 from .source import ContainerSource, open_source
 
 _HDR_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
@@ -129,7 +130,7 @@ def _summary(stream: Stream) -> StreamSummary:
         type="cover" if is_picture else str(stream.type),
         codec=_codec(stream),
         details=_details(stream),
-        language=stream.language,
+        language=stream.language and excerpt(stream.language),
         is_default=bool(stream.disposition & Disposition.default),
         start_seconds=None if start is None or not stream.time_base else start * stream.time_base,
     )
@@ -143,7 +144,7 @@ def _codec(stream: Stream) -> str | None:
 
 def _details(stream: Stream) -> str:
     if isinstance(stream, AttachmentStream):
-        return str(stream.metadata.get("filename", ""))
+        return excerpt(str(stream.metadata.get("filename", "")))
     if _codec(stream) is None:
         return ""
     if isinstance(stream, VideoStream):

@@ -1,43 +1,116 @@
-"""Secrets in URLs, taken out of every text that leaves the daemon: logs, topics, answers, reports.
+"""What foreign text may look like where people see it: without secrets, cut, and on one line.
 
-A password stands before the last ``@`` of the authority (RFC 3986, 3.2.1), or in the query under a
-name that says so. Who types a URL wrongly shall not find the password in a log either, so a
-password with an unescaped ``/``, ``?`` or ``@`` in it goes too, rather with too much than too
-little of what is behind it.
+Secrets stand in URLs: before the last ``@`` of the authority (RFC 3986, 3.2.1), as values of the
+query, and where something is published also in the path, which holds the stream's key. Who types a
+URL wrongly shall not find the password in a log either, so one with an unescaped ``/``, ``?``,
+``@`` or space in it goes too, rather with too much than too little of what is behind it. Nothing
+here raises, whatever the text, and the work grows with its length only.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from typing import cast
 
 MASK = "***"
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_SPACE = re.compile(r"\s")
-_COLON = re.compile(r":|%3A", re.IGNORECASE)
-_PORT = re.compile(r":(\d*)$|^\[")
-_SECRET_PARAMETER = re.compile(
-    r"(?P<name>[?&;/_,#](?:[\w-]*?(?:pass(?:wor[dt]|wd|phrase|code)?|pwd|secret|token|signature"
-    r"|sig|api[_-]?key|credentials?|auth))=)(?P<value>[^&;\s\"]+)",
+_MOST_URLS = 500
+"""In one text; what follows is hidden."""
+_MOST_PASSES = 5
+_LONGEST_HOST = 261  # a name of 253 characters, a port, brackets
+_URL_CHARACTERS = 4096
+"""Longest URL that is taken anywhere, so how far behind a cut a secret may go on."""
+
+_SCHEME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-"
+_CLOSING = "'\":,;)]}>"
+"""Of the text around a URL, where a URL ends with it."""
+_SEPARATOR = re.compile(r"(:(?:\\?/){1,2})")
+"""Also ``:/``, which paths make of it, and as some write JSON."""
+_NO_PATH = re.compile(r"[\s?&;]")
+_WORD = re.compile(r"\S*+")
+_AUTHORITY = re.compile(r"[^\s/?#]*+")
+_IPV6 = re.compile(r"\[[0-9A-Fa-f:.%]*+\][\d:]*+")
+_PORT = re.compile(r"\d{0,5}+[:'\",;.)\]}>|…]*+")
+_LINE_END = re.compile(r"[\r\n]")
+_PUBLISHED = ("rtmp", "rtmps", "rtmpt", "rtmpts", "rtmpe", "rtmpte", "whip", "whips")
+"""Schemes of which everything behind the host goes: their paths are passwords."""
+
+_PARAMETER = re.compile(
+    r"([?&;#])(?!(?:mode|latency|transtype|pkt_size|transport|timeout|channel|subtype|profile|codec"
+    r"|width|height|fps|resolution|format|listen|ttl|fifo_size|buffer_size|overrun_nonfatal"
+    r"|real_stream)(?:=[\w.-]{0,24})?(?:[&;]|\Z))([^?&;#=\"]*+)(=?+)[^&;\"]*+"
+)
+"""Of a query, without those that are known to be harmless."""
+_NAMED = re.compile(
+    r"((?:(?<![a-z])(?:pass|pw|sig)|passw(?:or)?d|passphrase|passcode|pwd|secret|token|signature|key"
+    r"|credentials?|jwt|auth|authori[sz]ation|streamid|playpath)"
+    r"(?:[_.-]?(?:id|hash|value|\d{1,3}))?(?:\[\w{0,32}\]|%5b\w{0,32}%5d)? {0,2}= {0,2})"
+    r"(?:\"(?![\s,:}\]]|\Z)[^\"\r\n]*+\"?|'[^'\r\n]*+'?)?+[^\s&;\"]*+",
     re.IGNORECASE,
 )
+"""A secret by its name, in whatever text."""
+_UNPRINTABLE = (
+    (0, 0x1F), (0x7F, 0x9F), (0xAD, 0xAD), (0x61C, 0x61C), (0x180E, 0x180E), (0x200B, 0x200B),
+    (0x200E, 0x200F), (0x2028, 0x202E), (0x2060, 0x206F), (0xD800, 0xDFFF), (0xFEFF, 0xFEFF),
+    (0xFFF9, 0xFFFB), (0xE0000, 0xE007F),
+)  # fmt: skip
+"""Controls, line ends, what turns the direction of writing, what is not seen, lone surrogates."""
+_ESCAPES = {
+    code: repr(chr(code))[1:-1] for first, last in _UNPRINTABLE for code in range(first, last + 1)
+}
 
 
 def redacted(text: str) -> str:
-    """Replace the passwords of all URLs in a text by ``***``; everything else stays."""
-    if "://" not in text:
-        return text
-    done = 0
-    parts: list[str] = []
-    schemes = list(_SCHEME.finditer(text))
-    limits = [*(match.start() for match in schemes[1:]), len(text)]
-    for scheme, limit in zip(schemes, limits, strict=True):
-        end = _SPACE.search(text, scheme.end(), limit)
-        parts.append(text[done : scheme.end()])
-        done = end.start() if end else limit
-        parts.append(_redacted_rest(text[scheme.end() : done]))
-    return "".join((*parts, text[done:]))
+    """Replace the secrets in a text by ``***``; what was redacted already stays as it is.
+
+    Of URLs go user and password, values of the query but for harmless ones, and of RTMP and WHIP
+    all behind the host; elsewhere values whose name tells of a secret, as in ``token=…``.
+    """
+    for _ in range(_MOST_PASSES):  # what is hidden may let the rest be read in another way
+        before, text = text, _redacted_once(text)
+        if before == text:
+            break
+    return text
+
+
+def _redacted_once(text: str) -> str:
+    first, *rests = _SEPARATOR.split(text, _MOST_URLS)
+    parts = [first]
+    if len(rests) == 2 * _MOST_URLS:
+        rests[-1] = MASK
+    scheme, hiding = first[len(first.rstrip(_SCHEME)) :], False
+    for separator, rest in zip(rests[::2], rests[1::2], strict=True):
+        last = rest is rests[-1]
+        body = rest if last else rest.rstrip(_SCHEME)
+        following = rest[len(body) :]
+        if hiding:  # a secret with a "://" in it goes on
+            shown = body[_end(_WORD, body) :]
+            hiding = not last and not shown
+            if parts[-1].endswith(f":{MASK}") and (at := _at(shown.partition("\n")[0])) >= 0:
+                parts[-1], shown = MASK, shown[at:]
+        else:
+            parts.append(separator)
+            shown, hiding = _redacted_url(body, scheme.lower(), last=last)
+        parts += ([shown] if shown else []) + ([] if hiding else [following])
+        scheme = following
+    text = "".join(parts)
+    is_path = text[:1] == "/" and not _NO_PATH.search(text)
+    return text if is_path else _NAMED.sub(rf"\g<1>{MASK}", text)
+
+
+def redacted_target(target: str) -> str:
+    """Redact where something is published to: of a URL, user and all behind the host.
+
+    A path of a file is shown whole.
+    """
+    scheme, found, rest = target.partition("://")
+    if not found or scheme.lower() == "file":
+        return redacted(target)
+    rest = _without_user(rest, closed=True)
+    host = rest[: _end(_AUTHORITY, rest)]
+    is_whole = len(rest) == len(host) or host.endswith(MASK)
+    return f"{redacted(scheme)}://{host}{'' if is_whole else f'/{MASK}'}"
 
 
 def redacted_values(value: object) -> object:
@@ -52,22 +125,92 @@ def redacted_values(value: object) -> object:
     return value
 
 
-def _redacted_rest(rest: str) -> str:
-    """Redact what follows the ``://`` of one URL."""
-    return _SECRET_PARAMETER.sub(rf"\g<name>{MASK}", _without_password(rest))
+def json_text(value: object, indent: int | None = 2) -> str:
+    """Write JSON without secrets, in printable ASCII."""
+    return json.dumps(redacted_values(value), indent=indent).replace("\x7f", "\\u007f")
 
 
-def _without_password(rest: str) -> str:
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    colon = _COLON.search(authority)
-    if colon is None:
+def excerpt(text: str, characters: int = 200) -> str:
+    """Cut and redact a foreign text, such as a tag, before it is logged or kept.
+
+    The work is bounded, however long the text is, and no cut shows a part of a secret.
+    """
+    seen = text[: characters + _URL_CHARACTERS]
+    before, found, _ = seen.rpartition(":/")
+    if found and len(seen) < len(text):  # its end is not seen
+        seen = f"{before}{found}{MASK}"
+    told = redacted(seen)
+    whole = len(told) <= characters and len(seen) == len(text)
+    return told if whole else f"{told[:characters]}…"
+
+
+def printable(text: str) -> str:
+    r"""Escape what would move, color or end the line it is printed on, as ``\x1b`` and ``\n``."""
+    return text if text.isprintable() else text.translate(_ESCAPES)
+
+
+def one_line(text: object, characters: int = 8192) -> str:
+    """Make anything fit to be printed or logged: cut, without secrets, on one line."""
+    return printable(excerpt(str(text), characters))
+
+
+def _end(pattern: re.Pattern[str], text: str) -> int:
+    match = pattern.match(text)
+    return match.end() if match else 0
+
+
+def _at(text: str) -> int:
+    """Find the last ``@`` that may end user information: not that of ``[rtsp @ 0x5581]``."""
+    at = text.rfind("@")
+    while 0 <= at < len(text) - 1 and text[at + 1].isspace():
+        at = text.rfind("@", 0, at)
+    return at
+
+
+def _redacted_url(rest: str, scheme: str, *, last: bool) -> tuple[str, bool]:
+    """Redact what follows the ``://`` of one URL; tell whether it ends within a secret."""
+    end = _LINE_END.search(rest)
+    rest, lines = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
+    rest = _without_user(rest, closed=last or bool(lines))
+    word = rest[: _end(_WORD, rest)]
+    is_cut = not last and len(word) == len(rest) and not lines
+    core = word if is_cut else word.rstrip(_CLOSING)
+    host = core[: _end(_AUTHORITY, core)]
+    behind = core[len(host) :]
+    if scheme not in _PUBLISHED:
+        behind = _PARAMETER.sub(_hidden_parameter, behind)
+    elif len(behind) > 1:
+        behind = f"/{MASK}" if host else MASK
+    hiding = is_cut and f"{host}{behind}".endswith(MASK)
+    return f"{host}{behind}{word[len(core) :]}{rest[len(word) :]}{lines}", hiding
+
+
+def _hidden_parameter(match: re.Match[str]) -> str:
+    separator, name, equals = match.groups()
+    return f"{separator}{name}={MASK}" if equals else f"{separator}{MASK if name else ''}"
+
+
+def _without_user(rest: str, *, closed: bool) -> str:
+    """Hide the user information, or what may be the beginning of one.
+
+    Args:
+        rest: What follows the ``://`` of one URL, of one line.
+        closed: Whether that is not followed at once by another ``://``.
+    """
+    word = rest[: _end(_WORD, rest)]
+    host = rest[: _end(_AUTHORITY, rest)]
+    is_done = rest.startswith(f"{MASK}@") or (word == host and host.endswith(f":{MASK}"))
+    if is_done or _IPV6.fullmatch(host):
         return rest
-    if "@" in authority:
-        end = re.split(r"[?#]", rest, maxsplit=1)[0].rfind("@")
-    elif _PORT.search(authority):  # a host with its port, no user before it
-        return rest
-    else:  # the password itself has a "/", "?" or "#"
-        end = rest.rfind("@")
-    if end < colon.end():
-        return rest
-    return f"{rest[: colon.end()]}{MASK}{rest[end:]}"
+    plain = host.lower().replace("%3a", ":").replace("%40", "@")
+    within = rest if ":" in plain or "@" in plain else word
+    if (at := _at(within)) >= 0:
+        return f"{MASK}{rest[at:]}"
+    if "@" in plain:
+        return f"{MASK}@{rest[host.lower().rfind('%40') + 3 :]}"
+    name, colon, port = plain.partition(":")
+    if len(host) > _LONGEST_HOST:
+        return f"{MASK}{rest[len(word) :]}"
+    if colon and (not _PORT.fullmatch(port) or not (port or closed or len(host) < len(rest))):
+        return f"{host[: len(name)]}:{MASK}{rest[len(word) :]}"
+    return rest

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from ...filters.options import FilterOptions
 from ...io.encode.options import EncoderOptions
 from ..errors import UsageError
+from ..jobs.model import check_length
 
 if TYPE_CHECKING:
     from ...filters.device import Runtime
@@ -151,6 +152,18 @@ def rate(text: str) -> Fraction:
     if value <= 0:
         raise ValueError(text)
     return value
+
+
+def location(text: str) -> str:
+    """Take a path or URL from the command line.
+
+    Raises:
+        UsageError: if it is too long.
+    """
+    try:
+        return check_length(text)
+    except ValueError as error:
+        raise UsageError(f"a path or URL {error}") from error
 
 
 def flag_of(name: str) -> str:

@@ -13,6 +13,7 @@ from ...filters.device import Runtime, resolve_device, resolve_precision
 from ...filters.options import FilterOptions
 from ...io.demo import compare, read_pictures, write_demo_clip, write_png
 from ...io.errors import SinkRefused
+from ...io.redaction import one_line
 from ..convert.progress import Display, display_for
 from ..convert.report import Report
 from .run import RunRequest, run
@@ -73,7 +74,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright:
 
 def _command(arguments: argparse.Namespace) -> int:
     demo = make_demo(cast("Path", arguments.folder), display_for("auto"))
-    sys.stdout.write("\n".join(demo.lines()) + "\n")
+    sys.stdout.write("\n".join(map(one_line, demo.lines())) + "\n")
     return 0
 
 

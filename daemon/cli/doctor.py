@@ -43,6 +43,7 @@ from ...io.capabilities import (
 )
 from ...io.demo import write_demo_clip
 from ...io.errors import MediaError
+from ...io.redaction import json_text, one_line
 from ..exits import Exit
 from .run import RunRequest, run
 
@@ -503,7 +504,8 @@ def as_text(findings: list[Finding]) -> str:
     """One line for each finding: verdict, name, text."""
     width = max(len(finding.name) for finding in findings)
     lines = [
-        f"{_MARKS[found.verdict]:<5} {found.name:<{width}}  {found.text}" for found in findings
+        f"{_MARKS[found.verdict]:<5} {found.name:<{width}}  {one_line(found.text)}"
+        for found in findings
     ]
     return "\n".join(lines) + "\n"
 
@@ -515,7 +517,7 @@ def as_json(findings: list[Finding]) -> str:
         "ok": main_job_runs(findings),
         "findings": [finding.as_dict() for finding in findings],
     }
-    return json.dumps(document, indent=2) + "\n"
+    return json_text(document) + "\n"
 
 
 def _try_main_job() -> Iterable[Finding]:

@@ -14,6 +14,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from ...io.redaction import one_line, printable
+
 JobJson = Mapping[str, Any]
 """A job as :func:`upframe.daemon.jobs.public.shown` writes it."""
 
@@ -26,6 +28,7 @@ STYLES = {
 }
 _HEADERS = ("ID", "STATE", "PRIO", "SINCE", "SINK", "PROGRESS")
 _NUMBERS = ("PRIO", "SINCE")
+_OF_LINES = ("detail", "streams", "warnings")
 _STRETCHED = {"SINK": 2, "PROGRESS": 3}
 _WHOLE = 36  # columns of an id that are never cut off
 _OTHERS = 60  # columns that the rest of a table should have
@@ -35,7 +38,7 @@ _WIDE = 100_000  # columns of what is no terminal: nothing is cut off from who r
 
 def console() -> Console:
     """Make a console on stdout."""
-    return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, markup=False)
 
 
 def print_jobs(jobs: Sequence[JobJson], out: Console) -> None:
@@ -57,7 +60,7 @@ def _row(job: JobJson, now: datetime) -> tuple[str, ...]:
     age = duration((now - _since(job)).total_seconds())
     told = "; ".join(text for text in (progress_text(job), note_of(job)) if text)
     cells = (job["id"], job["state"], str(job["priority"]), age, job["sink"], told)
-    return tuple(" ".join(str(cell).split()) for cell in cells)
+    return tuple(one_line(" ".join(str(cell).split())) for cell in cells)
 
 
 def _fitted(rows: Sequence[tuple[str, ...]], width: int) -> Table:
@@ -85,7 +88,8 @@ def print_details(job: JobJson, out: Console) -> None:
     facts = list(_facts(job))
     width = max(len(name) for name, _ in facts) + 2
     for name, text in facts:
-        lines = text.replace("\n", "\n" + " " * width)
+        parts = text.splitlines() if name in _OF_LINES else [text]
+        lines = ("\n" + " " * width).join(map(one_line, parts))
         style = STYLES[text] if name == "state" else ""
         out.print(Text.assemble((name.ljust(width), "bold"), (lines, style)), soft_wrap=True)
 
@@ -168,7 +172,7 @@ def _outcome(job: JobJson) -> Iterator[tuple[str, str]]:
             value = report.get(name)
             if value:
                 lines = cast("list[object]", value) if isinstance(value, list) else [value]
-                yield name.replace("_", " "), "\n".join(map(str, lines))
+                yield name.replace("_", " "), "\n".join(printable(str(line)) for line in lines)
 
 
 def _since(job: JobJson) -> datetime:
@@ -188,7 +192,11 @@ class Bars:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        columns = (TextColumn("{task.fields[id]}"), BarColumn(), TextColumn("{task.description}"))
+        columns = (
+            TextColumn("{task.fields[id]}", markup=False),
+            BarColumn(),
+            TextColumn("{task.description}", markup=False),
+        )
         self._progress = Progress(*columns)
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, str] = {}
@@ -223,7 +231,7 @@ class Bars:
         note = note_of(job)
         line = f"{job['id']}: {job['state']}{f', {note}' if note else ''}"
         if self._said.get(job["id"]) != line:
-            self._console.print(Text(line, STYLES[job["state"]]), soft_wrap=True)
+            self._console.print(Text(one_line(line), STYLES[job["state"]]), soft_wrap=True)
         self._said[job["id"]] = line
         if job["state"] in ("done", "cancelled"):
             del self._said[job["id"]]

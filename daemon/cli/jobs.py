@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ...io.redaction import json_text, redacted
 from ..errors import UsageError
 from ..exits import Exit
 from ..jobs.client import Place, asked, find_place
@@ -194,7 +195,7 @@ def _watch(arguments: argparse.Namespace) -> int:
     with asked(_place(arguments).socket, request) as answer, Bars(console()) as bars:
         for change in answer:
             if arguments.json:
-                sys.stdout.write(json.dumps(change) + "\n")
+                sys.stdout.write(json_text(change, None) + "\n")
                 sys.stdout.flush()
             else:
                 bars.show(change)
@@ -226,14 +227,14 @@ def _tell(jobs: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
 
 
 def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    sys.stdout.write(json_text(value) + "\n")
 
 
 def _print_json_list(jobs: Iterable[Any]) -> None:
     """Write an array, an element a line."""
     separator = "["
     for job in jobs:
-        sys.stdout.write(f"{separator}\n{json.dumps(job)}")
+        sys.stdout.write(f"{separator}\n{json_text(job, None)}")
         separator = ","
     sys.stdout.write("[]\n" if separator == "[" else "\n]\n")
 
@@ -251,7 +252,7 @@ def _absolute(text: str) -> str:
 
 def _made_up_id(source: str) -> str:
     """Make an id that people recognise, and that nobody else makes."""
-    stem = os.path.splitext(os.path.basename(source))[0]
+    stem = os.path.splitext(os.path.basename(redacted(source)))[0]
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:40]
     return f"{slug or 'job'}-{secrets.token_hex(4)}"
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
 from typing import Protocol, TextIO
 
+from ...io.redaction import json_text, one_line
 from ..convert.progress import Style
 from ..live.status import LiveStatus
 
@@ -35,7 +35,7 @@ class Json:
 
     def __call__(self, status: LiveStatus) -> None:
         """Write one line."""
-        self._stream.write(json.dumps(status.to_json()) + "\n")
+        self._stream.write(json_text(status.to_json(), None) + "\n")
         self._stream.flush()
 
     def end(self) -> None:
@@ -113,7 +113,7 @@ def text_of(status: LiveStatus, fps: float) -> str:
         parts.append(status.message)
     if not sink.connected and sink.reason is not None:
         parts.append(f"output {sink.reason}: {sink.message}")
-    return ", ".join(parts)
+    return one_line(", ".join(parts))
 
 
 def show_for(style: Style, stream: TextIO | None = None) -> Show:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from ...filters.weights import (
     load_state_dict,
     resolve_weights,
 )
+from ...io.redaction import json_text, one_line
 from ..errors import UsageError
 
 _DEFAULTS = (RIFE, REAL_ESRGAN)
@@ -138,14 +138,15 @@ def _describe(state: dict[str, Tensor]) -> str:
 def _list(arguments: argparse.Namespace) -> int:
     entries = [entry.as_dict() for entry in list_models()]
     if arguments.json:
-        sys.stdout.write(json.dumps(entries, indent=2) + "\n")
+        sys.stdout.write(json_text(entries) + "\n")
         return 0
     width = max(len(entry["name"]) for entry in entries)
     for entry in entries:
         state = "not fetched; upframe models pull"
         if entry["path"] is not None:
             state = f"{entry['bytes'] / 1e6:7.2f} MB  {entry['sha256']}  {entry['path']}"
-        sys.stdout.write(f"{entry['kind']:<8} {entry['name']:<{width}}  {state}\n")
+        line = f"{entry['kind']:<8} {entry['name']:<{width}}  {state}"
+        sys.stdout.write(f"{one_line(line)}\n")
     return 0
 
 
@@ -174,6 +175,7 @@ def _named(name: str) -> Iterator[Weights]:
 
 
 def _say(weights: Weights) -> None:
-    text = f"{weights.name}: {describe(weights)}\n  {weights.path}\n  SHA-256 {weights.sha256}\n"
-    sys.stdout.write(text)
+    lines = (f"{weights.name}: {describe(weights)}", f"  {weights.path}")
+    lines += (f"  SHA-256 {weights.sha256}",)
+    sys.stdout.writelines(f"{one_line(line)}\n" for line in lines)
     sys.stdout.flush()

@@ -28,6 +28,7 @@ from ...io.pipes import (
     open_pipe_source,
 )
 from ...io.rawvideo.bytestream import RawStream
+from ...io.redaction import one_line
 from ..convert.compute import Compute
 from ..convert.conversion import execute
 from ..convert.pipeline import Pipeline
@@ -167,11 +168,11 @@ def _command(arguments: argparse.Namespace) -> int:
     if arguments.report is not None:
         outcome.report.write(cast("Path", arguments.report))
     if isinstance(outcome.ended_by, ReaderGone) and arguments.allow_early_close:
-        sys.stderr.write(f"upframe: {outcome.ended_by}\n")
+        sys.stderr.write(f"upframe: {one_line(outcome.ended_by)}\n")
         return 0
     if outcome.ended_by is not None:
         raise outcome.ended_by
-    sys.stderr.write(f"upframe: {outcome.report.summary}\n")
+    sys.stderr.write(f"upframe: {one_line(outcome.report.summary)}\n")
     return 0
 
 

@@ -21,6 +21,7 @@ from ...filters.options import FilterOptions
 from ...filters.upscale.resize import scaled_size
 from ...io.encode.encoder import EncoderOptions, output_pix_fmt
 from ...io.probe import Probe, probe_source
+from ...io.redaction import one_line
 from ...io.source import ContainerSource, open_source
 from ...io.streams.plan import plan_streams
 from ..convert.compute import Compute
@@ -28,6 +29,7 @@ from .arguments import (
     add_filter_arguments,
     add_runtime_arguments,
     filter_options_of,
+    location,
     rate,
     runtime_of,
 )
@@ -80,8 +82,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("input", help="a file, URL, or a sequence such as 'in_%%05d.png'")
-    parser.add_argument("output", nargs="?", help="the file that would be written")
+    parser.add_argument(
+        "input", type=location, help="a file, URL, or a sequence such as 'in_%%05d.png'"
+    )
+    parser.add_argument("output", type=location, nargs="?", help="the file that would be written")
     parser.add_argument("--json", action="store_true", help="for machines, on stdout")
     parser.add_argument(
         "--no-estimate", action="store_true", help="load no weights and run no filter"
@@ -111,7 +115,8 @@ def _command(arguments: argparse.Namespace) -> int:
     if arguments.json:
         sys.stdout.write(as_json(arguments.input, found, lines, outcome, estimate) + "\n")
     else:
-        text = "\n".join(describe(arguments.input, found, lines, outcome, estimate))
+        told = describe(arguments.input, found, lines, outcome, estimate)
+        text = "\n".join(map(one_line, told))
         sys.stdout.write(text + "\n")
     return 0
 

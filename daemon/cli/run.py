@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ...io.live.address import is_live
 from ...io.live.target import is_live_target
+from ...io.redaction import one_line, redacted
 from ..convert.conversion import RunRequest, run
 from ..convert.progress import STYLES, Style, display_for
 from ..errors import UsageError
@@ -32,6 +33,7 @@ from .arguments import (
     encoder_options_of,
     filter_options_of,
     flag_of,
+    location,
     runtime_of,
     validated,
 )
@@ -113,7 +115,7 @@ def run_live(arguments: argparse.Namespace) -> int:
     show.end()
     if arguments.report is not None:
         report.write(cast("Path", arguments.report))
-    sys.stderr.write(f"upframe: {report.summary}\n")
+    sys.stderr.write(f"upframe: {one_line(report.summary)}\n")
     return 0
 
 
@@ -147,7 +149,7 @@ def request_of_arguments(arguments: argparse.Namespace) -> LiveRequest:
 def name_of(text: str) -> str:
     """Name a stream after its input: its host and path, or its file; never with a secret."""
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(redacted(text))
         words = [parts.hostname or "", *re.sub(r"\.\w+$", "", parts.path).split("/")]
     except ValueError:  # no URL after all
         words = []
@@ -236,9 +238,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "input", help="a file, a sequence such as 'in_%%05d.png', or a live address"
+        "input", type=location, help="a file, a sequence such as 'in_%%05d.png', or a live address"
     )
-    parser.add_argument("output", help="a file, a numbered sequence, or where to publish to")
+    parser.add_argument(
+        "output", type=location, help="a file, a numbered sequence, or where to publish to"
+    )
     add_filter_arguments(parser)
     add_encoder_arguments(parser)
     add_media_arguments(parser).add_argument(
@@ -281,5 +285,5 @@ def _command(arguments: argparse.Namespace) -> int:
     report = run(request, display_for(arguments.progress))
     if arguments.report is not None:
         report.write(cast("Path", arguments.report))
-    sys.stderr.write(f"upframe: {report.summary}\n")
+    sys.stderr.write(f"upframe: {one_line(report.summary)}\n")
     return 0

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
+from ...io.redaction import one_line
 from ..config import Config, load_config, refusal
 from ..exits import exit_code_of
 from ..jobs.client import place_in
@@ -78,8 +79,8 @@ def check(config: Config, path: Path) -> int:
         raise refusal(path, faults)
     hidden = hidden_gpu(config.jobs.devices)
     if hidden is not None:
-        sys.stderr.write(f"upframe: warning: {hidden}\n")
-    sys.stderr.write(f"upframe: {path} is fine: {_extent(config)}\n")
+        sys.stderr.write(f"upframe: warning: {one_line(hidden)}\n")
+    sys.stderr.write(f"upframe: {one_line(path)} is fine: {_extent(config)}\n")
     return 0
 
 

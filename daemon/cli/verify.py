@@ -14,7 +14,9 @@ from typing import Any, cast
 from ...io.check import Inspection, count_decoded, inspect
 from ...io.decode.container import find_target
 from ...io.errors import SourceMissing, UnsupportedMedia
+from ...io.redaction import json_text, one_line
 from ...io.verify import TOLERANCE_SECONDS, Expected, Finding, check, close, equal, raise_failed
+from .arguments import location
 
 SCHEMA = "upframe.verify/1"
 MAX_EXP = 6
@@ -40,8 +42,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("output", help="the file to prove")
-    parser.add_argument("--against", metavar="INPUT", help="the file that it was made from")
+    parser.add_argument("output", type=location, help="the file to prove")
+    parser.add_argument(
+        "--against", type=location, metavar="INPUT", help="the file that it was made from"
+    )
     parser.add_argument("--report", type=Path, metavar="FILE", help="the report of the run")
     parser.add_argument("--decode", action="store_true", help="decode every frame")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
@@ -62,9 +66,11 @@ def _command(arguments: argparse.Namespace) -> int:
             "ok": all(finding.ok for finding in findings),
             "findings": [asdict(finding) for finding in findings],
         }
-        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
+        sys.stdout.write(json_text(answer) + "\n")
     else:
-        sys.stdout.writelines(f"{'ok' if one.ok else 'BAD':4} {one}\n" for one in findings)
+        sys.stdout.writelines(
+            f"{'ok' if one.ok else 'BAD':4} {one_line(one)}\n" for one in findings
+        )
     raise_failed(findings)
     return 0
 

@@ -108,7 +108,7 @@ class Bar:
     interval_seconds = 0.5
 
     def __init__(self, console: Console) -> None:
-        columns = (BarColumn(), TextColumn("{task.description}"))
+        columns = (BarColumn(), TextColumn("{task.description}", markup=False))
         self._progress = Progress(*columns, console=console, transient=False)
         self._task: TaskID | None = None
 

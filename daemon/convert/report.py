@@ -17,6 +17,7 @@ from ...filters.chain import BuiltFilter
 from ...filters.device import Runtime
 from ...filters.frame import StreamInfo
 from ...io.errors import SinkRefused
+from ...io.redaction import json_text
 from .pipeline import Flow
 
 
@@ -30,7 +31,7 @@ class WrittenReport(BaseModel, frozen=True):
             SinkRefused: if the file cannot be written.
         """
         try:
-            path.write_text(self.model_dump_json(indent=2, by_alias=True) + "\n")
+            path.write_text(json_text(self.model_dump(mode="json", by_alias=True)) + "\n")
         except OSError as error:
             raise SinkRefused(f"cannot write the report {path}: {error.strerror}") from error
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
+from ...io.redaction import excerpt
 from ..errors import UsageError
 from ..fence import Fence
 from .model import DaemonAbsent, Job, job_of
@@ -285,7 +286,7 @@ async def _next_line(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 
 async def _refuse(writer: asyncio.StreamWriter, error: Exception) -> None:
     text = str(error) or type(error).__name__
-    writer.write(line_of({"error": {"kind": kind_of(error), "message": text}}))
+    writer.write(line_of({"error": {"kind": kind_of(error), "message": excerpt(text, 4096)}}))
     await writer.drain()
 
 

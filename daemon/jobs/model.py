@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from ...filters.options import FilterOptions
 from ...io.encode.options import EncoderOptions
@@ -29,11 +36,30 @@ JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,
 """Safe in a topic, in a file name and in a shell."""
 
 
+LOCATION_MAX_BYTES = 4096
+"""Of a path or URL: what the system takes as a path."""
+
+
+def check_length(location: str) -> str:
+    """Give a path or URL as it is.
+
+    Raises:
+        ValueError: if it is too long.
+    """
+    size = len(location.encode(errors="surrogateescape"))
+    if size > LOCATION_MAX_BYTES:
+        raise ValueError(f"must have at most {LOCATION_MAX_BYTES} bytes, got {size}")
+    return location
+
+
+Location = Annotated[str, AfterValidator(check_length)]
+
+
 class Work(BaseModel, frozen=True, extra="forbid"):
     """What a job does: the part that a client writes, and by which two jobs are told to be one."""
 
-    source: str = Field(min_length=1, description="a file, a numbered sequence or a URL")
-    sink: str = Field(min_length=1, description="where the result shall be")
+    source: Location = Field(min_length=1, description="a file, a numbered sequence or a URL")
+    sink: Location = Field(min_length=1, description="where the result shall be")
     filters: FilterOptions
     encoder: EncoderOptions = Field(default_factory=lambda: EncoderOptions.model_validate({}))
     container: str | None = Field(

@@ -116,8 +116,9 @@ class LiveProcess(LineChild):
                 self._news.set()
             case "log":
                 logger = logging.getLogger(str(document["logger"]))
-                about = {"source": self._stream}
-                logger.log(int(document["level"]), "%s", document["message"], extra=about)
+                text, _, trace = str(document["message"]).partition("\n")
+                about = {"source": self._stream, "trace": trace}
+                logger.log(int(document["level"]), "%s", text, extra=about)
             case "ended":
                 self.farewell = Farewell(int(document["code"]), str(document["message"]))
             case other:

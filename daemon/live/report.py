@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ...io.live.values import LiveForm, OutputState
-from ...io.redaction import redacted
+from ...io.redaction import redacted, redacted_target
 from ..convert.report import WeightsReport, WrittenReport, device_name, weights_of
 from ..workers.child import rss_bytes_of
 from .input import Incoming, Intake
@@ -88,7 +88,7 @@ def status_of_parts(
         message=redacted(incoming.message),
         level="full" if works is None else works.governor.level.name,
         input={"url": redacted(request.input), **_input_of(incoming.form)},
-        output={"url": redacted(request.output), **_output_of(works)},
+        output={"url": redacted_target(request.output), **_output_of(works)},
         output_state=OutputState() if works is None else works.publisher.state,
         showing="nothing" if works is None else works.outgoing.showing,
         counts=counts_of(incoming, intake, works),

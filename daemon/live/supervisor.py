@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...filters.options import Policy
 from ...io.errors import Reason
 from ...io.live.values import InputState
-from ...io.redaction import redacted
+from ...io.redaction import redacted, redacted_target
 from ..backoff import SteppedBackoff
 from ..exits import Exit
 from ..fence import Fence
@@ -248,7 +248,8 @@ class Keeper:
         if said is None:
             text, lasting = f"its worker {process.end}", False
             if process.tail.text is not None:
-                log.warning("its worker said last:\n%s", process.tail.text, extra=self._about)
+                lines = " | ".join(process.tail.text.splitlines())
+                log.warning("its worker said last: %s", lines, extra=self._about)
         else:
             text, lasting = said.message, said.code in _LASTING
         return self._pause(entry, text, lasting=lasting)
@@ -286,7 +287,7 @@ class Keeper:
             reason=reason,
             message=redacted(message),
             input={"url": redacted(entry.input)},
-            output={"url": redacted(entry.output)},
+            output={"url": redacted_target(entry.output)},
             showing="nothing",
         )
         self._board.tell(carried_on(self._past, status))

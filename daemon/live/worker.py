@@ -18,9 +18,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ...io.redaction import redacted, redacted_values
+from ...io.redaction import redacted_values
 from ..exits import Exit, exit_code_of, is_expected
 from ..fence import Fence
+from ..logfields import told
 from ..startup import collector_resting, share_cores
 from ..workers import worker_lock
 from ..workers.standard_streams import StandardStreams
@@ -161,7 +162,7 @@ class LinkLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send one line."""
         with Fence("log"):
-            self._linkage.tell_log(record.levelno, record.name, redacted(self.format(record)))
+            self._linkage.tell_log(record.levelno, record.name, told(record))
 
 
 if __name__ == "__main__":

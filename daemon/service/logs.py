@@ -28,7 +28,7 @@ from uuid import UUID, uuid5
 
 from ..config import LogConfig
 from ..fence import Fence
-from ..logfields import JobFilter, fields_of, priority_of, subject_of
+from ..logfields import JobFilter, fields_of, priority_of, subject_of, told
 
 # The journal's own protocol: one datagram of fields for each line, so that they can be asked for.
 #
@@ -96,10 +96,7 @@ class JournalHandler(logging.Handler):
 
 
 def _fields(record: logging.LogRecord) -> Iterator[tuple[str, str]]:
-    text = record.getMessage()
-    if record.exc_info:
-        text += "\n" + logging.Formatter().formatException(record.exc_info)
-    yield "MESSAGE", text
+    yield "MESSAGE", told(record)
     yield "PRIORITY", str(priority_of(record.levelno))
     yield "SYSLOG_IDENTIFIER", "upframe"
     yield "LOGGER", record.name
@@ -266,6 +263,15 @@ class ThreadedHandler(logging.handlers.QueueHandler):
         """Leave it to the fence around the record."""
         _raise_current()
 
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Put the arguments in, which may change, and leave the rest to the thread."""
+        record = copy.copy(record)
+        record.msg, record.args = record.getMessage(), None
+        if record.exc_info:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+        record.exc_info = None
+        return record
+
     def enqueue(self, record: logging.LogRecord) -> None:
         """Put a line in. Never waits: what does not fit is counted and said when there is room."""
         try:
@@ -387,7 +393,7 @@ class PlainFormatter(logging.Formatter):
         """Write one record; each of its lines stands on its own."""
         time = datetime.fromtimestamp(record.created).astimezone()
         head = f"{time:%Y-%m-%d %H:%M:%S}.{int(record.msecs):03d} {record.levelname:<7} "
-        return _prefixed(head, self.formatMessage(record), _text(self, record))
+        return _prefixed(head, self.formatMessage(record), told(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Write where it comes from, and the job or stream."""
@@ -402,7 +408,7 @@ class PrefixedFormatter(PlainFormatter):
     def format(self, record: logging.LogRecord) -> str:
         """Write one record."""
         head = f"<{priority_of(record.levelno)}>"
-        return _prefixed(head, self.formatMessage(record), _text(self, record))
+        return _prefixed(head, self.formatMessage(record), told(record))
 
 
 class JsonFormatter(logging.Formatter):
@@ -414,15 +420,10 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": _text(self, record),
+            "message": told(record),
             **fields_of(record),
         }
         return json.dumps(line, ensure_ascii=False)
-
-
-def _text(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    text = record.getMessage()
-    return f"{text}\n{formatter.formatException(record.exc_info)}" if record.exc_info else text
 
 
 def _prefixed(head: str, where: str, text: str) -> str:

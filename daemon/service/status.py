@@ -16,9 +16,9 @@ from http import HTTPStatus
 from importlib.metadata import version
 from itertools import islice
 from pathlib import PurePath
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
-from ...io.redaction import redacted
+from ...io.redaction import one_line, redacted, redacted_values
 from ..fence import Boundary, internal_errors
 from ..jobs.model import Job, StoreBroken
 from ..jobs.queue import JobChange, JobQueue
@@ -48,7 +48,7 @@ class Chronicle:
         if job.state == "running":
             if self._begun.get(job.id) != job.attempts:
                 self._begun[job.id] = job.attempts
-                _tell(job, "job-begun", f"begun: {job.source} → {job.sink}")
+                _tell(job, "job-begun", f"begun: {redacted(job.source)} → {redacted(job.sink)}")
             return
         self._begun.pop(job.id, None)
         if job.state == "done":
@@ -203,7 +203,7 @@ class Status:
     def summary(self) -> dict[str, Any]:
         """What the control socket answers, without the jobs."""
         lateness = self._lag.statistics()
-        return {
+        answer = {
             "version": version("upframe"),
             "phase": self.phase,
             "doing": self.doing,
@@ -218,13 +218,14 @@ class Status:
             },
             **{name: tell() for name, tell in self.parts.items()},
         }
+        return cast("dict[str, Any]", redacted_values(answer))
 
     async def whole(self) -> dict[str, Any]:
         """Everything, as `/status` shows it."""
         await self.refresh()
         return {
             **self.summary(),
-            "store_trouble": self.store_trouble,
+            "store_trouble": self.store_trouble and redacted(self.store_trouble),
             "jobs": self.counts,
             "running": [_running(job) for job in self.running],
         }
@@ -262,7 +263,7 @@ class Status:
 
     async def _status(self) -> Answer:
         text = json.dumps(await self.whole(), indent=2, default=str)
-        return Answer(redacted(text).encode() + b"\n", "application/json")
+        return Answer(text.encode() + b"\n", "application/json")
 
     async def _exposition(self) -> Answer:
         await self.refresh()
@@ -307,7 +308,7 @@ def resident_bytes() -> int:
 
 def _short(job: Job) -> str:
     progress = job.progress
-    name = redacted(PurePath(job.source).name or job.id)
+    name = one_line(PurePath(redacted(job.source)).name or job.id)
     if not progress.total:
         return f"{name} {progress.stage}"
     return f"{name} {100 * progress.frames // progress.total} %"

@@ -18,6 +18,8 @@ from pathlib import Path, PurePath
 from threading import Event
 from typing import Literal, Self
 
+from ...io.redaction import printable
+
 log = logging.getLogger("upframe.watch")
 
 
@@ -88,8 +90,7 @@ class Skip:
 
 def shown(path: str | PurePath) -> str:
     """Write a path so that no name can forge a line of the log or break a terminal."""
-    text = os.fsencode(path).decode(errors="backslashreplace")
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+    return printable(os.fsencode(path).decode(errors="backslashreplace"))
 
 
 def is_text(path: Path) -> bool:

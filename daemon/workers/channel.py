@@ -16,10 +16,10 @@ import traceback
 
 from pydantic import ValidationError
 
-from ...io.redaction import redacted
 from ..convert.progress import Snapshot
 from ..exits import Exit
 from ..fence import Fence
+from ..logfields import told
 from .messages import Cancel, Event, Logged, Progressed, Request, RunJob, read_request
 from .standard_streams import StandardStreams
 
@@ -103,7 +103,7 @@ class WireLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send one line."""
         with Fence("log"):
-            text = redacted(self.format(record))
+            text = told(record)
             self._wire.send(Logged(level=record.levelno, logger=record.name, message=text))
 
 

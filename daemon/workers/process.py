@@ -93,8 +93,9 @@ class Child(LineChild):
     def _take(self, line: bytes) -> None:
         event = read_event(line)
         if isinstance(event, Logged):
-            known = None if self.job_id is None else {"job_id": self.job_id}
-            logging.getLogger(event.logger).log(event.level, "%s", event.message, extra=known)
+            text, _, trace = event.message.partition("\n")
+            about = {"job_id": self.job_id, "trace": trace}
+            logging.getLogger(event.logger).log(event.level, "%s", text, extra=about)
         else:
             self.events.put_nowait(event)
 

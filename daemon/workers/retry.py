@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from ...io.redaction import redacted
+from ...io.redaction import excerpt, one_line
 from ..config import JobsConfig
 from ..exits import Exit, exit_code_of, is_expected
 from ..jobs.model import JobError
@@ -28,9 +28,9 @@ def error_of(error: BaseException) -> JobError:
         detail = "".join(traceback.format_exception(error))
     return JobError(
         code=int(code),
-        message=redacted(text),
+        message=one_line(text, 4096),
         retryable=code in RETRYABLE,
-        detail=detail and redacted(detail),
+        detail=detail and excerpt(detail, 16384),
     )
 
 

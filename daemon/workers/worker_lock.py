@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ...io.parent_death import die_with
+from ...io.redaction import one_line
 from ..exits import Exit
 
 __all__ = ["FOLDER", "die_with", "end_holders", "hold", "holder_of", "tie"]
@@ -41,7 +42,7 @@ def tie(parent: int, lock: Path) -> BinaryIO:
     try:
         return hold(lock)
     except BlockingIOError as error:
-        sys.stderr.write(f"upframe: {error}\n")
+        sys.stderr.write(f"upframe: {one_line(error)}\n")
         sys.exit(Exit.TRY_LATER)
 
 

@@ -22,7 +22,7 @@ from av.packet import Packet
 
 from ..encode.muxing import add_copied, mux
 from ..errors import OutputLost, Reason, SinkRefused
-from ..redaction import redacted
+from ..redaction import redacted, redacted_target
 from .values import Encoded
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class Uploads:
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
         parts = urlsplit(url)
-        self._shown = redacted(url)
+        self._shown = redacted_target(url)
         self._timeout = timeout_seconds
         self._secure, self._host, self._port = parts.scheme == "https", parts.hostname, parts.port
         self._headers = _login(parts.netloc)

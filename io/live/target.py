@@ -26,7 +26,7 @@ from av.format import ContainerFormat
 from ..encode.containers import container_of
 from ..errors import SinkRefused, SourceMissing, UnsupportedMedia
 from ..files import check_target, is_special, rename
-from ..redaction import redacted
+from ..redaction import redacted_target
 from .address import read_credentials, with_credentials
 
 # The names of rolling recordings: a path with fields of strftime, such as ``%Y%m%d-%H%M%S.mp4``.
@@ -237,7 +237,7 @@ def find_live_target(
     name = scheme[1].lower()
     if name not in _SCHEMES:
         known = ", ".join(f"{one}://" for one in _SCHEMES)
-        raise SinkRefused(f"cannot publish to {redacted(text)}: wanted {known} or a file")
+        raise SinkRefused(f"cannot publish to {redacted_target(text)}: wanted {known} or a file")
     target = _published(text, name, format, transport)
     if credentials_file is None:
         return target
@@ -256,19 +256,19 @@ def _published(text: str, scheme: str, asked: str | None, transport: str) -> Liv
         parts = urlsplit(text)
         has_host = bool(parts.hostname) and (parts.port is None or True)
     except ValueError as error:  # a port that is no number, an address with one bracket
-        raise SinkRefused(f"not a URL: {redacted(text)}: {error}") from error
+        raise SinkRefused(f"not a URL: {redacted_target(text)}: {error}") from error
     if not has_host:
-        raise SinkRefused(f"no host in {redacted(text)}")
+        raise SinkRefused(f"no host in {redacted_target(text)}")
     muxer = _muxer(text, scheme, asked)
     needs_ffmpeg = scheme == "srt" and not _has_srt()
     if needs_ffmpeg and shutil.which("ffmpeg") is None:
         raise SinkRefused(
-            f"{redacted(text)}: PyAV's libraries have no SRT, and there is no ffmpeg program"
+            f"{redacted_target(text)}: PyAV's libraries have no SRT, and there is no ffmpeg program"
         )
     return LiveTarget(
         kind="hls" if muxer == "hls" else "url",
         url=_url(text, scheme),
-        shown=redacted(text),
+        shown=redacted_target(text),
         format=muxer,
         options=_options(scheme, muxer, transport),
         needs_ffmpeg=needs_ffmpeg,
@@ -282,15 +282,15 @@ def _muxer(text: str, scheme: str, asked: str | None) -> str:
         if asked == "whip" or (asked is None and path.endswith("/whip")):
             name = "whip"
         elif not path.lower().endswith(_PLAYLISTS):
-            raise SinkRefused(f"{redacted(text)}: wanted an .m3u8 for HLS, or --format whip")
+            raise SinkRefused(f"{redacted_target(text)}: wanted an .m3u8 for HLS, or --format whip")
     if asked not in (None, name):
         if scheme not in _CHOICE:
-            raise SinkRefused(f"{scheme}:// carries {name}, not {asked}: {redacted(text)}")
+            raise SinkRefused(f"{scheme}:// carries {name}, not {asked}: {redacted_target(text)}")
         name = container_of("stream", asked).name
     try:
         ContainerFormat(name, "w")
     except (ValueError, FFmpegError) as error:
-        raise SinkRefused(f"{redacted(text)}: this build cannot write {name}") from error
+        raise SinkRefused(f"{redacted_target(text)}: this build cannot write {name}") from error
     return name
 
 

@@ -15,6 +15,7 @@ from ..encode.containers import Container, container_of
 from ..encode.muxing import AnyPacket
 from ..errors import SinkRefused
 from ..files import is_special
+from ..redaction import excerpt
 from .conversion import Conversion, conversions_for, mux_trial, sample_packets
 
 if TYPE_CHECKING:
@@ -200,7 +201,8 @@ def _made(
     stream: Stream, action: Action, *, conversion: Conversion | None = None, reason: str = ""
 ) -> StreamFate:
     name, kind = codec_of(stream), kind_of(stream)
-    return StreamFate(stream.index, kind, name, action, conversion, stream.language, reason)
+    language = stream.language and excerpt(stream.language)
+    return StreamFate(stream.index, kind, name, action, conversion, language, excerpt(reason))
 
 
 def _dropped(stream: Stream, reason: str) -> StreamFate:

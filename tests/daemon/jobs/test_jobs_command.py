@@ -55,7 +55,7 @@ def test_a_source_by_url_stays_as_it_is_and_no_answer_tells_its_password(
 ) -> None:
     code, out, _ = jobs("submit", SECRET, "/b.mkv", "--upscale", "2", "--json")
     assert code == 0
-    assert json.loads(out)["source"] == "rtsp://user:***@camera/1"
+    assert json.loads(out)["source"] == "rtsp://***@camera/1"
     assert served.store.get(json.loads(out)["id"]).source == SECRET
 
 
@@ -149,7 +149,7 @@ def test_shows_all_that_is_known_of_a_job(served: ServedQueue, jobs: Command) ->
     facts = dict(line.split(maxsplit=1) for line in out.splitlines() if not line.startswith(" "))
     assert code == 0
     assert facts["state"] == "failed"
-    assert facts["source"] == "rtsp://user:***@camera/1"
+    assert facts["source"] == "rtsp://***@camera/1"
     assert "frame_interpolation_exp=1" in facts["filters"]
     assert facts["encoder"] == "crf=18.0"
     assert facts["error"] == "no frame could be decoded (exit code 65, for good)"

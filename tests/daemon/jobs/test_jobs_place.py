@@ -50,7 +50,7 @@ def test_without_a_daemon_its_records_can_be_read(tmp_path: Path, jobs: Command)
     assert out.splitlines()[1].split()[:2] == ["film", "queued"]
     code, out, err = jobs("show", "film", "--json")
     assert (code, err) == (0, note)
-    assert json.loads(out)["source"] == "rtsp://user:***@camera/1"
+    assert json.loads(out)["source"] == "rtsp://***@camera/1"
     code, out, _ = jobs("list", "--json")
     assert "geheim" not in out
     assert jobs("show", "nobody")[0] == 66

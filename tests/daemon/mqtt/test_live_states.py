@@ -36,7 +36,7 @@ def test_a_stream_is_told_retained_on_each_change_and_cleared_at_its_end(
             await node.up()
             first = json.loads((await client.on(TOPIC)).payload)
             assert (first["name"], first["state"]) == ("gate", "running")
-            assert first["input"]["url"] == "rtsp://me:***@host/x"
+            assert first["input"]["url"] == "rtsp://***@host/x"
             board.tell(replace(GATE, state="reconnecting", reason="refused"))
             await client.until(lambda _: b'"refused"' in client.all(TOPIC)[-1].payload, "a change")
             second = json.loads((await retained_of(broker, TOPIC))[TOPIC])

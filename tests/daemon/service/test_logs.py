@@ -36,9 +36,24 @@ def test_a_plain_line_has_time_level_origin_and_text() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} INFO    test: hello you", line)
 
 
-def test_each_line_of_a_message_stands_on_its_own() -> None:
-    lines = lines_of(LogConfig(format="plain"), lambda: log.error("one\ntwo"))
-    assert [line.partition(" ERROR")[2] for line in lines] == ["   test: one", "   test: two"]
+def test_a_message_is_one_line_and_each_line_of_a_trace_stands_on_its_own() -> None:
+    trace = {"trace": "two\nthree"}
+    lines = lines_of(LogConfig(format="plain"), lambda: log.error("o\nne", extra=trace))
+    told = [line.partition(" ERROR")[2] for line in lines]
+    assert told == [r"   test: o\nne", "   test: two", "   test: three"]
+
+
+def test_where_an_exception_was_raised_is_on_lines_below() -> None:
+    def work() -> None:
+        try:
+            raise ValueError("why")
+        except ValueError:
+            log.exception("died of %s", "it")
+
+    first, *trace = lines_of(LogConfig(format="plain"), work)
+    assert first.endswith("test: died of it")
+    assert trace[-1].endswith("test: ValueError: why")
+    assert all(" ERROR   test: " in line for line in trace)
 
 
 def test_every_line_of_a_job_has_its_id_in_threads_and_tasks_too() -> None:
@@ -96,7 +111,7 @@ def test_json_lines_hold_what_is_there_to_know() -> None:
     assert first == {
         "level": "warning",
         "logger": "upframe.test",
-        "message": "bad\ninput",
+        "message": r"bad\ninput",
         "job_id": "a",
         "event": "job-failed",
         "stage": "streaming",
@@ -193,7 +208,8 @@ def test_where_stderr_is_the_journal_the_level_is_a_prefix_and_no_time_is_said(
         found = os.fstat(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
         handler = make_handler(config, stream)
-        record = logging.LogRecord("upframe.x", logging.WARNING, "", 0, "one\ntwo", (), None)
+        record = logging.LogRecord("upframe.x", logging.WARNING, "", 0, "one", (), None)
+        record.exc_text = "two"
         handler.handle(record)  # "auto" finds no journal socket here, and falls back to this
         handler.close()
         stream.seek(0)

@@ -90,6 +90,6 @@ def test_delays_differ_by_a_quarter_either_way() -> None:
 
 def test_no_error_tells_the_password_of_a_url() -> None:
     told = error_of(SourceMissing("rtsp://me:secret@camera/1: no answer"))
-    assert told.message == "rtsp://me:***@camera/1: no answer"
+    assert told.message == "rtsp://***@camera/1: no answer"
     bug = error_of(KeyError("rtsp://me:secret@camera/1"))
     assert "secret" not in bug.message + (bug.detail or "")
