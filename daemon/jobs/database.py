@@ -7,6 +7,7 @@ hold up a change of state. A transaction that was committed with `durable` has r
 from __future__ import annotations
 
 import json
+import logging
 import os
 import os.path
 import re
@@ -14,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,9 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from .model import Job, StoreBroken
-from .schema import VERSION, migrate, version_of
+from .schema import APPLICATION_ID, VERSION, migrate, version_of
+
+log = logging.getLogger("upframe.store")
 
 _BUSY_SECONDS = 10.0
 _OWNER_ONLY = 0o600  # sources may be URLs that carry passwords
@@ -53,6 +56,7 @@ class Database:
             if not read_only:
                 self._writer = self._open_writer()
             self._reader = self._open_reader()
+        self._identity = self._found()
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""
@@ -87,15 +91,60 @@ class Database:
             raise StoreBroken(f"{self.path}: opened for reading only")
         with self._write_lock, self._explained():
             self._refuse_if_closed()
-            self._set_durable(self._writer, durable)
-            self._writer.execute("BEGIN IMMEDIATE")
+            writer = self._hold_place(self._writer)
+            self._set_durable(writer, durable)
+            writer.execute("BEGIN IMMEDIATE")
             try:
-                yield self._writer
-                self._writer.execute("COMMIT")
+                yield writer
+                writer.execute("COMMIT")
             except BaseException:
-                if self._writer.in_transaction:  # some failures have ended it already
-                    self._writer.execute("ROLLBACK")
+                if writer.in_transaction:  # some failures have ended it already
+                    writer.execute("ROLLBACK")
                 raise
+            if self._found() != self._identity:
+                raise StoreBroken("was taken away while it was written: try again")
+
+    def prove(self) -> None:
+        """Make a write that changes nothing, down to the disk, and look through the whole file.
+
+        Raises:
+            StoreBroken: as :meth:`write` does, and if the file is damaged.
+        """
+        with self.write() as connection:
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        with self._explained(), closing(self._open_reader()) as fresh:  # it has no cache yet
+            _check(fresh)
+
+    def _found(self) -> list[tuple[int, int] | None]:
+        """Tell which files the names of the database and of its log lead to just now."""
+        return [_identity_of(f"{self.path}{ending}") for ending in ("", "-wal")]
+
+    def _hold_place(self, writer: sqlite3.Connection) -> sqlite3.Connection:
+        """Write to no file that nobody will find again: what was deleted is written anew."""
+        found = self._found()
+        if found == self._identity:
+            return writer
+        if found[0] not in (None, self._identity[0]):
+            raise StoreBroken("is another file than was opened: start the daemon again to use it")
+        log.error("%s was deleted, or its log: what they hold is written again", self.path)
+        saved = self.path.with_name(f".{self.path.name}.saved")
+        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC
+        os.close(os.open(saved, flags, _OWNER_ONLY))
+        writer.execute("VACUUM INTO ?", (str(saved),))
+        with self._read_lock:
+            self._closed, self._durable = True, None  # unless all of the rest goes well
+            self._reader.close()
+            writer.close()
+            for rest in ("-wal", "-shm"):  # of the old file; with the new one they spoil it
+                Path(f"{self.path}{rest}").unlink(missing_ok=True)
+            if found[0] is None:
+                os.link(saved, self.path)  # never over a file that has come meanwhile
+                saved.unlink()
+            else:
+                saved.replace(self.path)
+            self._writer, self._reader = self._open_writer(), self._open_reader()
+            self._identity, self._closed = self._found(), False
+        return self._writer
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -123,7 +172,10 @@ class Database:
 
     def _create(self) -> None:
         try:
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, _OWNER_ONLY))
+            file = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, _OWNER_ONLY)
+            if os.fstat(file).st_mode & 0o077:
+                os.fchmod(file, _OWNER_ONLY)
+            os.close(file)
         except OSError as error:
             raise StoreBroken(f"cannot be opened: {error.strerror}") from error
 
@@ -168,6 +220,16 @@ class Database:
             if type(error) is not sqlite3.DatabaseError:
                 raise
             raise StoreBroken(f"{self.path}: {error}") from error
+        except OSError as error:
+            raise StoreBroken(f"{self.path}: {error.strerror or error}") from error
+
+
+def _identity_of(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _check(connection: sqlite3.Connection) -> None:

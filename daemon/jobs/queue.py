@@ -252,6 +252,10 @@ class QueueView:
         """Count the jobs in each state."""
         return await self._offload.read(self.store.counts)
 
+    async def prove(self) -> None:
+        """See whether the store can be written, down to the disk."""
+        await self._offload.write(self.store.prove, lambda _: None)
+
     def report_progress(self, id: str, progress: JobProgress) -> None:  # noqa: A002
         """Tell where a running job stands; kept in memory. Of other jobs it is ignored."""
         self._live.progressed(id, progress)

@@ -141,6 +141,10 @@ class JobStore(Memory):
         """Close the file. Safe to call twice."""
         self._database.close()
 
+    def prove(self) -> None:
+        """See whether changes can be made: writes and reads, and changes nothing."""
+        self._database.prove()
+
     def add(self, job: Job) -> tuple[Job, bool]:
         """Take a job, unless it is known already.
 

@@ -148,6 +148,7 @@ _NAMED = 2
 """Running jobs, and streams without input, that the status line names."""
 _LISTED = 100
 """Running jobs that `/status` lists."""
+_PROOF_SECONDS, _ANSWER_SECONDS = 10.0, 2.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 Part = Callable[[], Any]
@@ -170,6 +171,8 @@ class Status:
         """Of jobs in each state, at most a second old while the daemon runs."""
         self.running: list[Job] = []
         self.store_trouble: str | None = None
+        self._proof: asyncio.Task[str | None] | None = None
+        self._proof_due = 0.0
         self._queue = queue
         self._metrics = metrics
         self._lag = lag
@@ -257,9 +260,29 @@ class Status:
         return Answer(f"{self.phase}\n".encode())
 
     async def _readyz(self) -> Answer:
-        ready = self.phase == "ready"
-        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return Answer(f"{self.phase}\n".encode(), status=status)
+        against = self.phase if self.phase != "ready" else await self._unwritable()
+        if against is None:
+            return Answer(b"ready\n")
+        return Answer(f"{against}\n".encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def _unwritable(self) -> str | None:
+        """Say why the store takes nothing; it is asked in `_PROOF_SECONDS` once at most."""
+        now = time.monotonic()
+        if self._proof is None or (self._proof.done() and now >= self._proof_due):
+            self._proof_due = now + _PROOF_SECONDS
+            self._proof = asyncio.create_task(self._prove(), name="prove the store")
+        await asyncio.wait({self._proof}, timeout=_ANSWER_SECONDS)
+        if self._proof.done():
+            return self._proof.result()
+        return f"{self._queue.store.path}: no answer within {_ANSWER_SECONDS:g} s"
+
+    async def _prove(self) -> str | None:
+        try:
+            await self._queue.prove()
+        except StoreBroken as error:
+            log.error("not ready: %s", error)
+            return str(error)
+        return None
 
     async def _status(self) -> Answer:
         text = json.dumps(await self.whole(), indent=2, default=str)

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, ValidationError
 
 from ...io.files import sync_folder
+from .worker_lock import private_folder
 
 log = logging.getLogger("upframe.work")
 
@@ -114,7 +115,7 @@ class Results:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
 
     def write(self, result: Result) -> None:
         """Keep an entry; when this returns, not even a power cut takes it away."""

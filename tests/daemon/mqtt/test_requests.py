@@ -1,17 +1,31 @@
 """What is taken as a request, and what its answer says where it is not."""
 
 import json
+import operator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mqtt_node import FILTERS
+from pydantic import BaseModel
 
+from upframe.daemon.config import JobsConfig
+from upframe.daemon.jobs.database import row_of
+from upframe.daemon.jobs.model import Job, Work, job_of
 from upframe.daemon.mqtt.requests import (
     MAX_PAYLOAD_BYTES,
     BadRequest,
+    Refused,
     SubmitRequest,
+    confined_work,
     parse,
     request_schemas,
 )
+from upframe.filters.options import FilterOptions
+from upframe.io.encode.options import EncoderOptions
 
 GOOD = {
     "schema": "upframe.job/1",
@@ -117,3 +131,114 @@ def test_the_schema_describes_what_is_taken() -> None:
     assert set(GOOD) <= set(schemas["submit"]["properties"])
     assert schemas["submit"]["additionalProperties"] is False
     json.dumps(schemas)
+
+
+# Whatever is sent, it is a request or it is refused: no other error comes of it.
+
+ROOTED = JobsConfig(roots=(Path("/tmp"),), allowed_schemes=("file", "rtsp", "http", "https"))
+_ODD = st.text(alphabet="/:@[]%?#*.~\\ \0\n\r\t\x1b0aZé٣\ufeff\u2028\ud800\U0001f600", max_size=24)
+_NAMES = st.builds(
+    "".join,
+    st.tuples(
+        st.sampled_from(["", "/tmp", "/", "file", "file:", "FILE", "rtsp", "http", "é", "1"]),
+        st.sampled_from(["", "/", ":", "://", "://[", "://localhost/", ":///tmp/", "%00", "%05d"]),
+        _ODD | st.text(max_size=12),
+        st.sampled_from(["", "/", "]", ".mkv", "%0" + "9" * 50 + "d", "x" * 5000]),
+    ),
+)
+_NUMBERS = (
+    st.integers()
+    | st.floats()
+    | st.sampled_from([2**31, 2**63, -(2**63) - 1, 10**400, -1, 0, 1e308])
+)
+_TEXTS = _NAMES | _ODD | st.text() | st.sampled_from(["9" * 5000, "٣", "0", "1/0", "1e5", "∞"])
+_VALUES = st.recursive(
+    st.none() | st.booleans() | _NUMBERS | _TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def _documents(
+    model: type[BaseModel], known: dict[str, st.SearchStrategy[Any]]
+) -> st.SearchStrategy[dict[str, Any]]:
+    """Documents with some keys of a model, and seldom one that it has not."""
+    keys = {name: known.get(name, _VALUES) for name in model.model_fields.keys() - {"schema_"}}
+    odd = st.just({}) | st.dictionaries(_ODD, _VALUES, max_size=1)
+    return st.builds(operator.or_, odd, st.fixed_dictionaries({}, optional=keys))
+
+
+_FILTERS = _documents(FilterOptions, {"enable_upscaling": st.just(True)})
+_SUBMISSIONS = _documents(
+    SubmitRequest,
+    {
+        "id": st.just("a") | _TEXTS,
+        "source": _NAMES | _VALUES,
+        "sink": _NAMES | _VALUES,
+        "filters": st.just(FILTERS) | _FILTERS | _VALUES,
+        "encoder": _documents(EncoderOptions, {}) | _VALUES,
+    },
+)
+
+
+def accepted(payload: bytes) -> Job:
+    """Do all that is done with a request before it is stored.
+
+    Raises:
+        BadRequest, Refused: and nothing else, whatever it is.
+    """
+    request = parse("submit", payload)
+    assert isinstance(request, SubmitRequest)
+    given = {name: getattr(request, name) for name in Work.model_fields}
+    work = confined_work(Work.model_validate(given), ROOTED)
+    return job_of(work, id=request.id, origin="mqtt", priority=request.priority)
+
+
+def check_whole_or_refused(payload: bytes) -> None:
+    try:
+        job = accepted(payload)
+    except (BadRequest, Refused):
+        return
+    assert row_of(job)["id"] == job.id
+    assert job.framerate is None or Fraction(job.framerate) > 0
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(_SUBMISSIONS)
+def test_any_document_is_a_request_or_refused(document: dict[str, Any]) -> None:
+    document = {**GOOD, **document}
+    check_whole_or_refused(json.dumps(document).encode())
+    try:
+        raw = json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    except UnicodeEncodeError:
+        return
+    check_whole_or_refused(raw)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200), st.integers(min_value=0, max_value=200))
+def test_any_bytes_are_refused(noise: bytes, place: int) -> None:
+    whole = json.dumps(GOOD).encode()
+    check_whole_or_refused(noise)
+    check_whole_or_refused(whole[:place] + noise + whole[place:])
+    check_whole_or_refused(whole[:place] + noise)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        submission(source="file://[/x"),
+        submission(source="file:///" + "%ff"),
+        submission(source="://x"),
+        submission(framerate="9" * 5000),
+        submission(framerate="1/" + "9" * 5000),
+        submission(framerate="٣"),
+        submission(id="r2 ://"),
+        submission(encoder={"crf": 10**300}),
+        submission(filters={"enable_upscaling": True, "upscaling_tile": 10**30}),
+        submission(filters={"enable_upscaling": True, "upscaling_model_path": "://"}),
+    ],
+)
+def test_what_nobody_can_make_sense_of_is_refused_at_once(payload: bytes) -> None:
+    with pytest.raises((BadRequest, Refused)):
+        accepted(payload)

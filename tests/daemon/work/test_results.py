@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from upframe.daemon.workers.ledger import Publication, Result, Results
+from upframe.daemon.workers.worker_lock import hold
 
 
 def complete(tmp_path: Path, text: str = "a film") -> tuple[Path, Path]:
@@ -79,3 +81,16 @@ def test_an_entry_that_says_nothing_counts_as_none(
     with caplog.at_level(logging.WARNING, "upframe"):
         assert Results(tmp_path).read("a") is None
     assert "a.json says nothing that we understand" in caplog.text
+
+
+@pytest.mark.parametrize("before", [None, 0o755, 0o777])
+def test_folders_of_the_state_directory_are_closed_to_others(
+    before: int | None, tmp_path: Path
+) -> None:
+    folders = tmp_path / "results", tmp_path / "workers"
+    for folder in folders if before else ():
+        folder.mkdir()
+        folder.chmod(before or 0)
+    Results(folders[0])
+    hold(folders[1] / "0.lock").close()
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [0o700, 0o700]
