@@ -11,12 +11,15 @@ import math
 import torch
 from torch import Tensor
 
+from .kernels.cuda import remembering_faults
+
 _BLACK = 1 / 255
 """A picture without a value above this is black."""
 _NOT_BLACK = 8 / 255
 """A picture with a value above this is not; a network may smooth fainter noise away."""
 
 
+@remembering_faults()
 def is_damaged(result: Tensor, *sources: Tensor) -> bool:
     """Tell whether a network's result must be redone: NaN, Inf, or black though no source is.
 

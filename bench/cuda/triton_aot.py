@@ -40,7 +40,6 @@ from upframe.filters.color import cuda, cuda_kernels
 from upframe.filters.frame import Color, Picture, PixelFormat
 from upframe.filters.interpolate import cuda as on_cuda
 from upframe.filters.interpolate import cuda_kernels as glue_kernels
-from upframe.filters.interpolate import cuda_kernels as layer_kernels
 from upframe.filters.interpolate import cuda_layers
 from upframe.filters.interpolate.network import IFNet
 from upframe.filters.kernels import convolution, convolution_kernels
@@ -251,10 +250,9 @@ class Recorder:
 def install(recorder: Recorder, card: Card) -> None:
     convolution.kernels = lambda: conv_launchers  # type: ignore[assignment]
     conv_launchers = recorder.wrap(convolution_kernels, ["resident", "streamed", "first_of_three"])
-    glue_launchers = recorder.wrap(glue_kernels, ["pack", "begin", "following", "blend"])
+    glue = ["pack", "begin", "following", "blend", "convolve", "convolve_colors"]
+    glue_launchers = recorder.wrap(glue_kernels, glue)
     cuda_layers.glue_kernels = lambda: glue_launchers  # type: ignore[assignment]
-    layer_launchers = recorder.wrap(layer_kernels, ["convolve", "convolve_colors"])
-    cuda_layers.layer_kernels = lambda: layer_launchers  # type: ignore[assignment]
     color_launchers = recorder.wrap(cuda_kernels, ["along", "decoded", "coded"])
     cuda._kernels = lambda: color_launchers  # type: ignore[assignment]
     for module in (convolution, cuda_layers, launching):

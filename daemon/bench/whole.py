@@ -82,7 +82,7 @@ class Workbench:
         sink = open_file_sink(self._target, compute.info, self._encoder, overwrite=True)
         began = time.perf_counter()
         with closing(compute):
-            flow = execute(Pipeline(source, compute, sink), None, Silent())
+            flow = execute(Pipeline(source, compute, sink, staging=compute), None, Silent())
         return FileRun(time.perf_counter() - began, flow)
 
     def encoder_alone(self) -> float | None:

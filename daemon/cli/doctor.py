@@ -31,6 +31,7 @@ from ...filters.device import (
 )
 from ...filters.errors import FilterError, WeightsUnavailable
 from ...filters.hub import find_cached
+from ...filters.kernels.cuda import SWITCH, fault_file, faulted
 from ...filters.kernels.native import kernels
 from ...filters.options import FilterOptions
 from ...filters.weights import BUILTIN, REAL_ESRGAN, RIFE, DefaultWeights, resolve_weights
@@ -206,6 +207,8 @@ def describe_machine() -> Iterator[Finding]:
     yield from _devices()
     yield _precision()
     yield _kernels()
+    if torch.cuda.is_available():
+        yield _card_kernels()
     yield _threads()
     yield _memory()
     yield _temporary_folder()
@@ -252,6 +255,15 @@ def _kernels() -> Finding:
         )
     )
     return (ok if there else warn)("kernels", text, compiled=there)
+
+
+def _card_kernels() -> Finding:
+    if os.environ.get(SWITCH) == "0":
+        return warn("cuda kernels", f"switched off by {SWITCH}=0", on=False)
+    if left := faulted():
+        text = f"the card broke before: {'; '.join(left)}; to try again, delete {fault_file()}"
+        return warn("cuda kernels", text, on=False, file=str(fault_file()))
+    return ok("cuda kernels", "taken where they prove themselves", on=True)
 
 
 def _threads() -> Finding:

@@ -62,9 +62,10 @@ class OutsideGamut:
 
     def on(self, device: torch.device) -> Tensor:
         """Give what kernels may add to: (1,), int64."""
-        if self._outside is None:
-            self._outside = torch.zeros(1, dtype=torch.int64, device=device)
-        return self._outside
+        with self._lock:
+            if self._outside is None:
+                self._outside = torch.zeros(1, dtype=torch.int64, device=device)
+            return self._outside
 
     def count(self) -> int:
         """Give the sum so far."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..frame import Color, Picture, PixelFormat
 from ..kernels.convolution import Band, band_of, identity
-from ..kernels.cuda import Proof
+from ..kernels.cuda import Proof, guarded
 from .chroma import Phase, enlarge, phases, shrink
 from .planes import codes_of_rgb, from_rgb, rgb_of_codes
 
@@ -39,7 +39,7 @@ class _Kernels(Protocol):
 def _kernels() -> _Kernels:
     from . import cuda_kernels as color_kernels
 
-    return cast("_Kernels", color_kernels)
+    return guarded(color_kernels, _Kernels)
 
 
 class Decoder:

@@ -1,6 +1,7 @@
 """Coded planes to a CUDA card and back, through pinned memory, beside the computing.
 
-Each direction has a stream of its own, so that copies wait for what they need and for nothing else.
+Each direction has one stream in the process, so that copies wait for what they need and for nothing
+else.
 The ring of pinned memory is torch's own: a block comes back to it when the last tensor in it has
 been let go and its copy is over, so its size is what the pipeline's channels hold. Where no memory
 can be pinned, and on a CPU, the same calls copy plainly. Not yet seen on a GPU.
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..kernels.cuda import warn_once
+from ..kernels.cuda import remembering_faults, stream_for, warn_once
 
 
 class Arrival:
@@ -28,6 +29,7 @@ class Arrival:
         self._tensors = tensors
         self._done = done
 
+    @remembering_faults()
     def wait(self) -> tuple[Tensor, ...]:
         """Give the tensors once they are there; this thread waits."""
         if self._done is not None:
@@ -50,7 +52,7 @@ class Upload:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = stream_for("upload", device) if device.type == "cuda" else None
         self._pinned = _Pinned()
 
     def __call__(self, tensors: Sequence[Tensor]) -> Arrival:
@@ -67,7 +69,6 @@ class Download:
     """Copies from a device to the CPU, by any thread."""
 
     def __init__(self) -> None:
-        self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._pinned = _Pinned()
 
     def __call__(self, tensors: Sequence[Tensor]) -> Arrival:
@@ -75,7 +76,7 @@ class Download:
         device = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
         if device is None:
             return Arrival(tuple(tensor.cpu() for tensor in tensors))
-        stream = self._streams.setdefault(device, torch.cuda.Stream(device))
+        stream = stream_for("download", device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             arriving = tuple(self._begin(tensor, stream) for tensor in tensors)

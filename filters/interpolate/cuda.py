@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import cast
 
@@ -19,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..kernels.cuda import Proof, far_off, slower
+from ..kernels.cuda import Proof, far_off, on_device, slower
 from ..kernels.graphs import Graphs
 from . import cuda_layers
 from .cuda_layers import BlockLayers, EncoderLayers
@@ -65,7 +64,7 @@ class ProvenEngine:
     def sources(self, images: Tensor) -> Tensor:
         """Compute what is kept of frames, by whom the first of them was found best."""
         height, width = images.shape[2:]
-        with _on(images.device):
+        with on_device(images.device):
             if not self._proof.holds(lambda: self._trial(height, width)):
                 return self._plain.sources(images)
             assert self._kernels is not None
@@ -83,7 +82,7 @@ class ProvenEngine:
         if lefts[0].dtype != cuda_layers.SOURCE_DTYPE:
             return self._plain.middles(lefts, rights, times, scale)
         assert self._kernels is not None
-        with _on(lefts[0].device):
+        with on_device(lefts[0].device):
             return self._kernels.middles(lefts, rights, times, scale)
 
     def _trial(self, height: int, width: int) -> str | None:
@@ -176,11 +175,6 @@ class KernelEngine:
             details.append(block(cuda_layers.following(table, details, height, width, cell)))
         cuda_layers.blend(table, details, height, width, cell, channels)
         return details[-1]
-
-
-def _on(device: torch.device) -> AbstractContextManager[object]:
-    """Make a device the current one, as Triton starts its kernels there."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _timed(height: int, width: int) -> tuple[int, int]:

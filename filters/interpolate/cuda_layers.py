@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.cuda import Proof, card_of
+from ..kernels.cuda import Proof, card_of, guarded
 from .network import FLOW_CHANNELS, OUT_CHANNELS, SLOPE, SOURCE_CHANNELS, Block, Encoder
 
 # Which of two ways computes a layer faster, found out on the device for each size.
@@ -117,12 +117,14 @@ _INTERPRETED_TILE = (128, 32)
 
 
 class GlueKernels(Protocol):
-    """The module `glue_kernels`, whose functions are called as ``kernel[grid](…)``."""
+    """The module `cuda_kernels`, whose functions are called as ``kernel[grid](…)``."""
 
     pack: Any
     begin: Any
     following: Any
     blend: Any
+    convolve: Any
+    convolve_colors: Any
 
 
 @cache
@@ -134,7 +136,7 @@ def glue_kernels() -> GlueKernels:
     """
     from . import cuda_kernels as module
 
-    return cast("GlueKernels", module)
+    return guarded(module, GlueKernels)
 
 
 def empty_sources(
@@ -271,25 +273,6 @@ _MOST_BLOCK = 64
 """Channels that are read at once."""
 
 
-class LayerKernels(Protocol):
-    """The module `layer_kernels`, whose functions are called as ``kernel[grid](…)``."""
-
-    convolve: Any
-    convolve_colors: Any
-
-
-@cache
-def layer_kernels() -> LayerKernels:
-    """Import the kernels.
-
-    Raises:
-        ImportError: where Triton is missing.
-    """
-    from . import cuda_kernels as module
-
-    return cast("LayerKernels", module)
-
-
 class Convolution(Faster):
     """A 3x3 convolution with padding 1, and its leaky ReLU where there is one.
 
@@ -362,7 +345,7 @@ class ColorConvolution(Faster):
         count, planes, height, width = images.shape
         out = _together(self._bias, count, len(self._bias), height // 2, width // 2)
         num_pixels = count * (height // 2) * (width // 2)
-        layer_kernels().convolve_colors[(-(-num_pixels // _PIXELS[0]),)](
+        glue_kernels().convolve_colors[(-(-num_pixels // _PIXELS[0]),)](
             images, self._packed, self._bias, out, planes, height, width, num_pixels,
             CHANNELS=len(self._bias), PIXELS=_PIXELS[0], num_warps=4,
         )  # fmt: skip
@@ -430,7 +413,7 @@ def _convolve(
     tiles = -(-num_pixels // _PIXELS[0]) * (num_out // channels) * phases
     is_small = tiles < 2 * card_of(x.device).num_processors
     pixels = _PIXELS[1] if is_small else _PIXELS[0]
-    layer_kernels().convolve[(-(-num_pixels // pixels), num_out // channels, phases)](
+    glue_kernels().convolve[(-(-num_pixels // pixels), num_out // channels, phases)](
         x, packed, bias, out, height, width, *size, num_pixels, num_in, num_out, stride,
         BLOCK=math.gcd(num_in, _MOST_BLOCK), CHANNELS=channels, PIXELS=pixels,
         DOUBLING=doubling, LEAKY=leaky, num_warps=4, num_stages=3,

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from .cuda import Launch, card_of, launch_of, rows_each
+from .cuda import Launch, card_of, guarded, launch_of, rows_each
 
 _TAPS = 9
 _LEAST_COLUMNS = 16
@@ -37,7 +37,7 @@ def kernels() -> Kernels:
     """
     from . import convolution_kernels as module
 
-    return cast("Kernels", module)
+    return guarded(module, Kernels)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

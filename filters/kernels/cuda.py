@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Protocol, cast
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -34,6 +41,94 @@ _NOISE = 1e-7
 """Mean square that is as good as none: 70 dB below full scale."""
 
 _told: set[str] = set()
+Kernels = TypeVar("Kernels")
+
+SWITCH = "UPFRAME_KERNELS"
+"""Environment variable: ``0`` computes without the kernels and graphs for CUDA cards."""
+_DEADLY = re.compile(
+    r"CUDA.*(?:illegal|misaligned|launch failure|invalid program|assert|stack error|timed out)"
+)
+"""What a kernel does to a card that nothing in this process survives."""
+_in_use: set[str] = set()
+"""What is done where the fast ways, which are taken, may not be."""
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Make a device the current one, as Triton starts its kernels there, and events lie there."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+@cache
+def stream_for(purpose: str, device: torch.device) -> torch.cuda.Stream:
+    """Give the one stream of a process for a purpose: torch gives 32 in turn, then these again."""
+    return torch.cuda.Stream(device)
+
+
+class _Kernel:
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel
+
+    def __getitem__(self, grid: Sequence[int]) -> Callable[..., None]:
+        def start(first: Tensor, *others: object, **settings: object) -> None:
+            with on_device(first.device), remembering_faults():
+                self._kernel[grid](first, *others, **settings)
+
+        return start
+
+
+def guarded(module: object, wanted: type[Kernels]) -> Kernels:
+    """Give the kernels of a module, which start on the device where their first argument lies."""
+    found = {name: _Kernel(getattr(module, name)) for name in wanted.__annotations__}
+    return cast("Kernels", SimpleNamespace(**found))
+
+
+def fault_file() -> Path:
+    """Where it is remembered which fast ways broke a card: a line each, behind card and versions.
+
+    What is in it is not tried again until one of them changes or the file is deleted.
+    """
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(folder) / "upframe" / "faulted-kernels"
+
+
+def faulted() -> list[str]:
+    """List what is done on this machine because a faster way has broken a card."""
+    try:
+        lines = fault_file().read_text(errors="replace").splitlines() if _machine() else []
+    except OSError:  # none is remembered
+        return []
+    return sorted({line.removeprefix(_machine()) for line in lines if line.startswith(_machine())})
+
+
+@contextmanager
+def remembering_faults() -> Generator[None]:
+    """Remember all fast ways in use where a card breaks: by then nobody can tell which it was."""
+    try:
+        yield
+    except RuntimeError as error:
+        if new := _in_use.difference(faulted()) if _DEADLY.search(str(error)) else ():
+            _logger.error("the card broke, from now on %s; see upframe doctor", "; ".join(new))
+            try:
+                fault_file().parent.mkdir(parents=True, exist_ok=True)
+                with fault_file().open("a") as file:
+                    file.writelines(f"{_machine()}{name}\n" for name in new)
+            except OSError as fault:
+                _logger.warning("that cannot be remembered: %s", fault)
+        raise
+
+
+@cache
+def _machine() -> str:
+    """Name the cards of this machine and what drives them; nothing where there are none."""
+    if not torch.cuda.is_available():
+        return ""
+    parts = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    with suppress(OSError, LookupError):
+        parts.append(Path("/proc/driver/nvidia/version").read_text().splitlines()[0])
+    for name in ("upframe", "torch", "triton"):
+        with suppress(PackageNotFoundError):
+            parts.append(f"{name} {version(name)}")
+    return ", ".join(parts) + ": "
 
 
 class Proof:
@@ -46,6 +141,7 @@ class Proof:
     def __init__(self, otherwise: str) -> None:
         self._else = otherwise
         self._holds: bool | None = None
+        self._lock = threading.Lock()
 
     def holds(self, trial: Callable[[], str | None]) -> bool:
         """Tell whether the fast way may be taken; `trial` gives what speaks against it.
@@ -53,17 +149,24 @@ class Proof:
         Raises:
             torch.OutOfMemoryError: if the trial did not fit: nothing is decided then.
         """
-        if self._holds is None:
-            fault = self._try(trial)
-            self._holds = fault is None
-            if fault is not None:
-                warn_once(f"{self._else}: {fault}")
-        return self._holds
+        with self._lock:
+            if self._holds is None:
+                fault = self._try(trial)
+                self._holds = fault is None
+                if fault is not None:
+                    _in_use.discard(self._else)
+                    warn_once(f"{self._else}: {fault}")
+            return self._holds
 
-    @staticmethod
-    def _try(trial: Callable[[], str | None]) -> str | None:
+    def _try(self, trial: Callable[[], str | None]) -> str | None:
+        if os.environ.get(SWITCH) == "0":
+            return f"{SWITCH} is 0"
+        if self._else in faulted():
+            return f"the card broke before; to try again, delete {fault_file()}"
+        _in_use.add(self._else)
         try:
-            return trial()
+            with remembering_faults():
+                return trial()
         except faults() as error:
             if is_out_of_memory(error):
                 raise

@@ -1,12 +1,13 @@
 """A function's kernels recorded as CUDA graphs, one for each size, and started by one call.
 
 A graph reads from and writes into memory of its own. What it gives is therefore overwritten by the
-next call with the same size: it must be read, by work on the stream that called or on one that this
-stream waits for before it calls again. Not yet seen on a GPU.
+next call with the same size: it must be read by work on the stream that called, and whoever shares
+it with other threads holds its `turn` until that work has been started. Not yet seen on a GPU.
 """
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..device import is_out_of_memory, note_recorded
-from .cuda import Proof, far_off
+from .cuda import Proof, far_off, stream_for
 
 MOST_GRAPHS = 4
 MOST_BYTES = 3 << 29
@@ -66,15 +67,18 @@ class Graphs:
         self._seen: OrderedDict[_Size, int] = OrderedDict()
         self._too_large: set[_Size] = set()
         self._is_off = False
+        self.turn = threading.RLock()
+        """Of the thread that calls, and still reads what that gave."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the function, or its recording."""
         size = (tuple(x.shape), x.dtype)
-        recording = self._held.get(size) or self._new(size, x)
-        if recording is None:
-            return self._run(x)
-        self._held.move_to_end(size)
-        return recording(x)
+        with self.turn:
+            recording = self._held.get(size) or self._new(size, x)
+            if recording is None:
+                return self._run(x)
+            self._held.move_to_end(size)
+            return recording(x)
 
     @property
     def num_bytes(self) -> int:
@@ -136,13 +140,23 @@ class Graphs:
         return made[0]
 
 
+_capture = threading.Lock()
+"""On the one stream for it, one thread may record."""
+
+
 class CudaRecording:
     """A CUDA graph with the memory that it reads from and writes into."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        with _capture:
+            self._capture(function, x)
+        note_recorded(x.device, self.num_bytes)
+        weakref.finalize(self, note_recorded, x.device, -self.num_bytes)
+
+    def _capture(self, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
         self._given = x.clone()
-        stream = torch.cuda.Stream(x.device)
-        current = torch.cuda.current_stream(x.device)
+        stream = stream_for("capture", x.device)
+        self._last = current = torch.cuda.current_stream(x.device)
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
             function(self._given)  # whatever is chosen at a first call must not be recorded
@@ -154,11 +168,13 @@ class CudaRecording:
         with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
             self._result = function(self._given)
         self.num_bytes = torch.cuda.memory_reserved(x.device) - before + self._given.nbytes
-        note_recorded(x.device, self.num_bytes)
-        weakref.finalize(self, note_recorded, x.device, -self.num_bytes)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Copy the input in and start the graph, both on the current stream."""
+        current = torch.cuda.current_stream(x.device)
+        if current != self._last:  # another thread's, where the last result may still be read
+            current.wait_stream(self._last)
+            self._last = current
         self._given.copy_(x)
         self._graph.replay()
         return self._result

@@ -64,14 +64,16 @@ class FusedBody:
         if len(x) > 1:
             return torch.cat([self(one[None]) for one in x])
         height, width = x.shape[2:]
-        y = self._features(x)
-        return self._last(y, channels_together(self._last.num_out, height, width, y))
+        with self._features.turn:
+            y = self._features(x)
+            return self._last(y, channels_together(self._last.num_out, height, width, y))
 
     def laid_out(self, x: Tensor, scale: int) -> Tensor:
         """Give (1, 3, H * scale, W * scale), float32: the picture x with its details."""
         height, width = x.shape[2:]
         out = x.new_empty(1, 3, height * scale, width * scale)
-        return self._last.laid_out(self._features(x), x, out, scale)
+        with self._features.turn:
+            return self._last.laid_out(self._features(x), x, out, scale)
 
     def _run(self, x: Tensor) -> Tensor:
         """(1, 3, H, W) → (1, num_feat, H, W); two tensors take turns."""
@@ -161,7 +163,8 @@ class FusedRRDB(Upscaler):
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
-        made = [enlarged_in_bands(self, self._graphs, self._tail, one[None]) for one in x]
+        with self._graphs.turn:
+            made = [enlarged_in_bands(self, self._graphs, self._tail, one[None]) for one in x]
         return made[0] if len(made) == 1 else torch.cat(made)
 
     def _trunk(self, x: Tensor) -> Tensor:

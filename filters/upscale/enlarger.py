@@ -14,6 +14,7 @@ from torch import Tensor
 from ..device import GIB, available_bytes, exact_convolutions, is_out_of_memory
 from ..errors import FilterError, TooLarge
 from ..guard import is_damaged
+from ..kernels.cuda import on_device
 from .cpu import on_cpu
 from .network import ReducedSRVGG, SRVGGNetCompact, Upscaler, can_reduce
 from .resize import cut, resize, scaled_size
@@ -217,7 +218,7 @@ class Enlarger:
         """
         _, height, width = pixels.shape
         try:
-            with torch.inference_mode(), exact_convolutions(self.device):
+            with torch.inference_mode(), exact_convolutions(self.device), on_device(self.device):
                 source = pixels[None].to(self.device, torch.float32)
                 enlarged = resize(self._checked(source, scale), *scaled_size(width, height, scale))
                 return enlarged.clamp_(0, 1)[0]

@@ -223,10 +223,15 @@ def planes_on_card(frame: VideoFrame) -> list[Tensor]:
     The copies are complete when this returns: the decoder needs the frame's memory back.
     """
     shift = _SHIFT[pix_fmt_of(frame)]
-    luma, chroma = (torch.from_dlpack(plane) for plane in frame.planes[:2])
+    # a capsule, for PyAV knows no streams, and torch would name one
+    luma, chroma = (
+        torch.from_dlpack(plane.__dlpack__())  # pyright: ignore[reportUnknownMemberType]
+        for plane in frame.planes[:2]
+    )
     planes = [_values(part, shift) for part in (luma, chroma[..., 0], chroma[..., 1])]
     # FFmpeg works on the default stream, so what is put on it comes after the decoding
-    torch.cuda.current_stream(luma.device).synchronize()
+    if luma.is_cuda:
+        torch.cuda.current_stream(luma.device).synchronize()
     return planes
 
 
