@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os.path
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -121,6 +122,11 @@ class WatchConfig(Section):
     def _must_be_absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else _absolute(path)
 
+    @field_validator("filters")
+    @classmethod
+    def _must_be_found(cls, filters: FilterOptions) -> FilterOptions:
+        return with_absolute_weights(filters)
+
     @model_validator(mode="after")
     def _check_folders(self) -> Self:
         if not self.filters.any_enabled:
@@ -159,6 +165,11 @@ class LiveConfig(LiveOptions, frozen=True, extra="forbid"):
         if not (text.startswith(("/", "v4l2:")) or "://" in text):
             raise ValueError("must be a URL or an absolute path")
         return text
+
+    @field_validator("filters")
+    @classmethod
+    def _must_be_found(cls, filters: FilterOptions) -> FilterOptions:
+        return with_absolute_weights(filters)
 
     @model_validator(mode="after")
     def _check_filters(self) -> Self:
@@ -241,6 +252,18 @@ class Config(Section):
     @classmethod
     def _must_be_absolute(cls, path: Path) -> Path:
         return _absolute(path)
+
+
+def with_absolute_weights(filters: FilterOptions) -> FilterOptions:
+    """Name local files of weights by absolute paths: workers have a working folder of their own."""
+    names = ("frame_interpolation_model_path", "upscaling_model_path")
+    given = {name: getattr(filters, name) for name in names}
+    local = {
+        name: os.path.abspath(path)
+        for name, path in given.items()
+        if path is not None and path != "builtin" and os.path.exists(path)
+    }
+    return filters.model_copy(update=local) if local else filters
 
 
 def _absolute(path: Path) -> Path:

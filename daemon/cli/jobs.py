@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...io.redaction import json_text, redacted
+from ..config import with_absolute_weights
 from ..errors import UsageError
 from ..exits import Exit
 from ..jobs.client import Place, asked, find_place
@@ -101,7 +102,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         work = Work(
             source=_absolute(arguments.source),
             sink=_absolute(arguments.sink),
-            filters=filter_options_of(arguments),
+            filters=with_absolute_weights(filter_options_of(arguments)),
             encoder=encoder_options_of(arguments),
             container=arguments.format,
             overwrite=arguments.overwrite,

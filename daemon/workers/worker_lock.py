@@ -34,16 +34,21 @@ _LOOK_SECONDS = 0.02
 def tie(parent: int, lock: Path) -> BinaryIO:
     """Tie this process to its daemon and take its lock, or end: one of both is gone or taken.
 
+    From then on it works in a folder of the kernel's, in which nothing can be made, not even by
+    root: an encoder that is told to write a file by a relative name cannot.
+
     Returns:
         The lock, to be kept until the end.
     """
     if not die_with(parent):
         sys.exit(Exit.UNAVAILABLE)
     try:
-        return hold(lock)
+        held = hold(lock)
     except BlockingIOError as error:
         sys.stderr.write(f"upframe: {one_line(error)}\n")
         sys.exit(Exit.TRY_LATER)
+    os.chdir("/proc/self/fdinfo")  # one that was removed would do, but not for MKL
+    return held
 
 
 def hold(path: Path) -> BinaryIO:

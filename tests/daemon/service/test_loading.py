@@ -146,3 +146,15 @@ def test_loopback_needs_no_leave(listen: str, tmp_path: Path) -> None:
 def test_other_addresses_are_given_leave(tmp_path: Path) -> None:
     text = '[http]\nlisten = "0.0.0.0:9310"\nallow_remote = true'
     assert load_config(written(tmp_path, text)).http is not None
+
+
+def test_weights_named_by_a_relative_path_are_found_from_where_the_configuration_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.pkl").touch()
+    monkeypatch.chdir(tmp_path)
+    filters = 'enable_upscaling = true, upscaling_model_path = "{}"'
+    text = f'input = "{tmp_path}/in"\noutput = "{tmp_path}/out"\nfilters = {{ {filters} }}\n'
+    for name, expected in (("mine.pkl", str(tmp_path / "mine.pkl")), ("a/hub", "a/hub")):
+        path = written(tmp_path, f"[[watch]]\n{text.replace('{}', name)}")
+        assert load_config(path).watch[0].filters.upscaling_model_path == expected

@@ -212,3 +212,30 @@ def test_a_worker_knows_nothing_of_the_daemons_own_affairs(
         assert os.getsid(worker.pid or 0) == worker.pid
 
     with_worker(tmp_path, use)
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"x264-params": "pass=1"}),
+        ("libx264", {"x264-params": "dump-yuv=relative.yuv"}),
+        ("libx264", {"stats": "relative.log", "flags": "+pass1"}),
+        ("libx265", {"x265-params": "csv=relative.csv:csv-log-level=2"}),
+    ],
+)
+def test_an_encoder_that_writes_by_a_relative_name_leaves_nothing(
+    codec: str, options: dict[str, str], tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such options are refused in requests; a watched folder's owner may set what he wants."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    encoder = {"codec": codec, "preset": "ultrafast", "options": options}
+    work = work_of(make_clip(tmp_path / "a.mkv", frames=3), out / "a.mkv", encoder=encoder)
+
+    async def use(worker: WorkerProcess) -> None:
+        await worker.run_job("a", work, BUDGETS, ignore)
+
+    with_worker(tmp_path, use)
+    assert list(here.rglob("*")) == []
+    assert not [path for path in tmp_path.rglob("*") if "2pass" in path.name or "rel" in path.name]

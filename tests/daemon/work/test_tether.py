@@ -101,3 +101,24 @@ def test_workers_left_behind_are_killed_and_nobody_else(tmp_path: Path) -> None:
 
 def test_without_workers_there_is_nothing_to_end(tmp_path: Path) -> None:
     assert worker_lock.end_holders(tmp_path / "none", 1) == []
+
+
+TIED = """
+    import os, sys
+    from pathlib import Path
+    from upframe.daemon.workers import worker_lock as tether
+    lock = tether.tie(os.getppid(), Path(sys.argv[1]))
+    assert all(name.isdigit() for name in os.listdir("."))
+    try:
+        Path("made").write_text("by root, too")
+    except OSError as error:
+        print(type(error).__name__)
+    else:
+        print("made", os.getcwd())
+"""
+
+
+def test_in_a_workers_folder_nothing_can_be_made_not_even_by_root(tmp_path: Path) -> None:
+    process = started(TIED, str(tmp_path / "workers" / "0.lock"))
+    assert process.communicate()[0].strip() in ("FileNotFoundError", "PermissionError")
+    assert [path.name for path in (tmp_path / "workers").iterdir()] == ["0.lock"]
