@@ -1,9 +1,7 @@
 """What foreign text may look like where people see it: without secrets, cut, and on one line.
 
-Secrets stand in URLs: before the last ``@`` of the authority (RFC 3986, 3.2.1), as values of the
-query, and where something is published also in the path, which holds the stream's key. Who types a
-URL wrongly shall not find the password in a log either, so one with an unescaped ``/``, ``?``,
-``@`` or space in it goes too, rather with too much than too little of what is behind it. Nothing
+Who types a URL wrongly shall not find the password in a log either, so one with an unescaped ``/``,
+``?``, ``@`` or space goes too, rather with too much than too little of what is behind it. Nothing
 here raises, whatever the text, and the work grows with its length only.
 """
 
@@ -50,31 +48,25 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 """A secret by its name, in whatever text."""
-_UNPRINTABLE = (
-    (0, 0x1F), (0x7F, 0x9F), (0xAD, 0xAD), (0x61C, 0x61C), (0x180E, 0x180E), (0x200B, 0x200B),
-    (0x200E, 0x200F), (0x2028, 0x202E), (0x2060, 0x206F), (0xD800, 0xDFFF), (0xFEFF, 0xFEFF),
-    (0xFFF9, 0xFFFB), (0xE0000, 0xE007F),
-)  # fmt: skip
-"""Controls, line ends, what turns the direction of writing, what is not seen, lone surrogates."""
-_ESCAPES = {
-    code: repr(chr(code))[1:-1] for first, last in _UNPRINTABLE for code in range(first, last + 1)
-}
+_JOINERS = "\u200c\u200d\xa0"
+"""Not printable to Python, but harmless, and parts of names and of emoji."""
 
 
-def redacted(text: str) -> str:
+def redacted(text: str, *, published: bool = False) -> str:
     """Replace the secrets in a text by ``***``; what was redacted already stays as it is.
 
-    Of URLs go user and password, values of the query but for harmless ones, and of RTMP and WHIP
-    all behind the host; elsewhere values whose name tells of a secret, as in ``token=…``.
+    Of URLs go user and password, values of the query but for harmless ones, and where something is
+    `published`, as by RTMP and WHIP always, all behind the host; elsewhere values whose name tells
+    of a secret, as in ``token=…``.
     """
     for _ in range(_MOST_PASSES):  # what is hidden may let the rest be read in another way
-        before, text = text, _redacted_once(text)
+        before, text = text, _redacted_once(text, published)
         if before == text:
             break
     return text
 
 
-def _redacted_once(text: str) -> str:
+def _redacted_once(text: str, published: bool) -> str:
     first, *rests = _SEPARATOR.split(text, _MOST_URLS)
     parts = [first]
     if len(rests) == 2 * _MOST_URLS:
@@ -91,7 +83,8 @@ def _redacted_once(text: str) -> str:
                 parts[-1], shown = MASK, shown[at:]
         else:
             parts.append(separator)
-            shown, hiding = _redacted_url(body, scheme.lower(), last=last)
+            is_target = published or scheme.lower() in _PUBLISHED
+            shown, hiding = _redacted_url(body, is_target, last=last)
         parts += ([shown] if shown else []) + ([] if hiding else [following])
         scheme = following
     text = "".join(parts)
@@ -100,17 +93,10 @@ def _redacted_once(text: str) -> str:
 
 
 def redacted_target(target: str) -> str:
-    """Redact where something is published to: of a URL, user and all behind the host.
-
-    A path of a file is shown whole.
-    """
-    scheme, found, rest = target.partition("://")
-    if not found or scheme.lower() == "file":
+    """Redact where something is published to: of a URL goes all but the host."""
+    if "://" not in target or target.lower().startswith("file:"):
         return redacted(target)
-    rest = _without_user(rest, closed=True)
-    host = rest[: _end(_AUTHORITY, rest)]
-    is_whole = len(rest) == len(host) or host.endswith(MASK)
-    return f"{redacted(scheme)}://{host}{'' if is_whole else f'/{MASK}'}"
+    return redacted("".join(target.split()), published=True)
 
 
 def redacted_values(value: object) -> object:
@@ -130,23 +116,22 @@ def json_text(value: object, indent: int | None = 2) -> str:
     return json.dumps(redacted_values(value), indent=indent).replace("\x7f", "\\u007f")
 
 
-def excerpt(text: str, characters: int = 200) -> str:
-    """Cut and redact a foreign text, such as a tag, before it is logged or kept.
-
-    The work is bounded, however long the text is, and no cut shows a part of a secret.
-    """
+def excerpt(text: str, characters: int = 200, *, published: bool = False) -> str:
+    """Cut and redact a foreign text, such as a tag; no cut shows a part of a secret."""
     seen = text[: characters + _URL_CHARACTERS]
     before, found, _ = seen.rpartition(":/")
     if found and len(seen) < len(text):  # its end is not seen
         seen = f"{before}{found}{MASK}"
-    told = redacted(seen)
+    told = redacted(seen, published=published)
     whole = len(told) <= characters and len(seen) == len(text)
     return told if whole else f"{told[:characters]}…"
 
 
 def printable(text: str) -> str:
     r"""Escape what would move, color or end the line it is printed on, as ``\x1b`` and ``\n``."""
-    return text if text.isprintable() else text.translate(_ESCAPES)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in _JOINERS else repr(c)[1:-1] for c in text)
 
 
 def one_line(text: object, characters: int = 8192) -> str:
@@ -167,7 +152,7 @@ def _at(text: str) -> int:
     return at
 
 
-def _redacted_url(rest: str, scheme: str, *, last: bool) -> tuple[str, bool]:
+def _redacted_url(rest: str, is_target: bool, *, last: bool) -> tuple[str, bool]:
     """Redact what follows the ``://`` of one URL; tell whether it ends within a secret."""
     end = _LINE_END.search(rest)
     rest, lines = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
@@ -177,7 +162,7 @@ def _redacted_url(rest: str, scheme: str, *, last: bool) -> tuple[str, bool]:
     core = word if is_cut else word.rstrip(_CLOSING)
     host = core[: _end(_AUTHORITY, core)]
     behind = core[len(host) :]
-    if scheme not in _PUBLISHED:
+    if not is_target:
         behind = _PARAMETER.sub(_hidden_parameter, behind)
     elif len(behind) > 1:
         behind = f"/{MASK}" if host else MASK
@@ -191,12 +176,7 @@ def _hidden_parameter(match: re.Match[str]) -> str:
 
 
 def _without_user(rest: str, *, closed: bool) -> str:
-    """Hide the user information, or what may be the beginning of one.
-
-    Args:
-        rest: What follows the ``://`` of one URL, of one line.
-        closed: Whether that is not followed at once by another ``://``.
-    """
+    """Hide user and password; `closed`: no other ``://`` follows at once, as part of them."""
     word = rest[: _end(_WORD, rest)]
     host = rest[: _end(_AUTHORITY, rest)]
     is_done = rest.startswith(f"{MASK}@") or (word == host and host.endswith(f":{MASK}"))

@@ -155,11 +155,7 @@ def rate(text: str) -> Fraction:
 
 
 def location(text: str) -> str:
-    """Take a path or URL from the command line.
-
-    Raises:
-        UsageError: if it is too long.
-    """
+    """Take a path or URL from the command line; a UsageError if it is too long."""
     try:
         return check_length(text)
     except ValueError as error:

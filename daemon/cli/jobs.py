@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ...io.redaction import json_text, redacted
+from ...io.redaction import excerpt, json_text, redacted
 from ..config import with_absolute_weights
 from ..errors import UsageError
 from ..exits import Exit
@@ -260,4 +260,4 @@ def _made_up_id(source: str) -> str:
 
 def _fault(fault: dict[str, Any]) -> str:
     name = "--" + str(fault["loc"][-1]).replace("_", "-") if fault["loc"] else "the job"
-    return f"{name}: {fault['msg']}, got {fault['input']!r}"
+    return f"{name}: {fault['msg']}, got {excerpt(repr(fault['input']))}"

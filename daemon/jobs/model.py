@@ -41,11 +41,7 @@ LOCATION_MAX_BYTES = 4096
 
 
 def check_length(location: str) -> str:
-    """Give a path or URL as it is.
-
-    Raises:
-        ValueError: if it is too long.
-    """
+    """Give a path or URL as it is; a ValueError if it is too long."""
     size = len(location.encode(errors="surrogateescape"))
     if size > LOCATION_MAX_BYTES:
         raise ValueError(f"must have at most {LOCATION_MAX_BYTES} bytes, got {size}")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO, cast
 
-from ...io.redaction import redacted
+from ...io.redaction import excerpt
 
 KEPT_LINES = 100
 """Of stderr, to be shown only where the child fails."""
@@ -200,12 +200,13 @@ class Child:
             *lines, rest = (self._partial.pop(pipe.fileno(), b"") + data).split(b"\n")
             for line in lines:
                 take(line)
-            self._partial[pipe.fileno()] = rest[-_LINE_BYTES:]
+            # no part of a line is kept, in which a secret might be cut
+            self._partial[pipe.fileno()] = rest if len(rest) <= _LINE_BYTES else b"***"
 
         return read
 
     def _keep(self, line: bytes) -> None:
-        self.tail.append(redacted(line.decode(errors="replace")))
+        self.tail.append(excerpt(line.decode(errors="replace"), 1000, published=True))
 
     def _reap(self) -> None:
         """The process has ended: read what it has left, end what it has started, and reap it."""

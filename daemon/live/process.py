@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+from ...io.redaction import excerpt
 from ..fence import Boundary, Fence
 from ..workers import worker_lock
 from ..workers.child import LineChild
@@ -100,7 +101,7 @@ class LiveProcess(LineChild):
     def _take(self, line: bytes) -> None:
         document = json.loads(line)
         if not isinstance(document, dict):
-            raise ValueError(f"got {line[:80]!r}, wanted an object")
+            raise ValueError(f"got {excerpt(repr(line), 80)}, wanted an object")
         try:
             self._understand(cast("dict[str, Any]", document))
         except KeyError as error:

@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
-from ...io.redaction import redacted, redacted_values
-from ..jobs.model import Job, JobId, Work
+from ...io.redaction import excerpt, redacted
+from ..jobs.model import Job, JobId, Work, check_length
 from ..jobs.public import shown
 from .topics import Command
 
@@ -34,7 +34,6 @@ MAX_PAYLOAD_BYTES = 64 * 1024
 _SUPPORTED = re.compile(r"upframe\.job/1(\.\d+)?")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_PROBLEMS = 5
-_MAX_TEXT = 200
 
 ErrorCode = Literal[
     "malformed", "too_large", "unsupported_schema", "invalid", "refused", "retained", "expired",
@@ -80,7 +79,7 @@ class BadRequest(Exception):
         retryable: bool = False,
     ) -> None:
         super().__init__(message)
-        self.problem = Problem(code, redacted(message), retryable)
+        self.problem = Problem(code, excerpt(message, 4096), retryable)
         self.job_id = job_id
         """Of the request, where it has a usable one."""
 
@@ -114,7 +113,7 @@ def _unreadable_is_invalid(job_id: str | None = None) -> Generator[None]:
     try:
         yield
     except (ValueError, OverflowError, RecursionError) as error:
-        text = f"cannot be understood: {type(error).__name__}: {str(error)[:_MAX_TEXT]}"
+        text = f"cannot be understood: {type(error).__name__}: {excerpt(str(error))}"
         raise BadRequest("invalid", text, job_id=job_id) from error
 
 
@@ -125,7 +124,7 @@ def _object_of(payload: bytes) -> dict[str, object]:
     except UnicodeDecodeError as error:
         raise BadRequest("malformed", f"must be UTF-8: {error.reason} at {error.start}") from error
     except ValueError as error:
-        raise BadRequest("malformed", f"must be JSON: {str(error)[:_MAX_TEXT]}") from error
+        raise BadRequest("malformed", f"must be JSON: {excerpt(str(error))}") from error
     if not isinstance(given, dict):
         raise BadRequest("malformed", f"must be a JSON object, got {type(given).__name__}")
     return cast("dict[str, object]", given)
@@ -140,7 +139,7 @@ def _id_of(given: dict[str, object]) -> str | None:
 def _check_schema(schema: object, job_id: str | None) -> None:
     if isinstance(schema, str) and _SUPPORTED.fullmatch(schema):
         return
-    got = "none" if schema is None else repr(schema)[:_MAX_TEXT]
+    got = "none" if schema is None else excerpt(repr(schema))
     raise BadRequest(
         "unsupported_schema", f"schema: got {got}, supported is {REQUEST_SCHEMA}", job_id=job_id
     )
@@ -154,13 +153,13 @@ def _problems_of(error: ValidationError) -> str:
 
 
 def _problem_of(detail: ErrorDetails) -> str:
-    place = ".".join(str(level) for level in detail["loc"])[:_MAX_TEXT]
+    place = excerpt(".".join(str(level) for level in detail["loc"]))
     if detail["type"] == "extra_forbidden":
         return f"{place}: unknown key"
     if detail["type"] == "missing":
         return f"{place}: missing"
     got = detail["input"]
-    shown = "" if isinstance(got, dict) else f", got {str(redacted_values(got))[:_MAX_TEXT]!r}"
+    shown = "" if isinstance(got, dict) else f", got {excerpt(str(got))!r}"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{place}: {message}{shown}" if place else message
 
@@ -228,7 +227,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NUMBERS = re.compile(r"%0?\d*d")
 _WILDCARD = re.compile(r"[*?\[]")
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?", re.ASCII)
-_PATH_MAX_BYTES = 4096
 
 _CONTAINERS = frozenset(
     {
@@ -308,7 +306,7 @@ def confined(path_or_url: str, jobs: JobsConfig) -> str:
     Raises:
         Refused: if it leads elsewhere, also by ``..`` or links, or is no absolute path or URL.
     """
-    named = redacted(path_or_url)
+    named = excerpt(path_or_url)
     if not path_or_url or _CONTROL.search(path_or_url):
         raise Refused(f"{named!r}: must be a path or URL without control characters")
     match = _SCHEME.match(path_or_url)
@@ -362,8 +360,7 @@ def _confined_path(path: str, jobs: JobsConfig) -> str:
     if not os.path.isabs(path) or "://" in path:
         raise Refused(f"{path!r}: must be an absolute path or a URL")
     try:
-        if len(os.fsencode(path)) > _PATH_MAX_BYTES:
-            raise Refused(f"path of more than {_PATH_MAX_BYTES} bytes: {path[:80]}…")
+        check_length(path)
         resolved = os.path.realpath(path)
         roots = [os.path.realpath(root) for root in jobs.roots]
         _check_below(path, resolved, roots)
@@ -374,7 +371,7 @@ def _confined_path(path: str, jobs: JobsConfig) -> str:
         ValueError,
         RecursionError,
     ) as error:  # too long, a loop, no UTF-8
-        raise Refused(f"{path!r}: cannot be resolved: {error}") from error
+        raise Refused(f"{excerpt(path)!r}: cannot be resolved: {error}") from error
     return resolved
 
 

@@ -37,7 +37,10 @@ class Tail:
     @property
     def text(self) -> str | None:
         """The last lines, without the passwords of URLs; None if nothing came."""
-        lines = self._bytes.decode(errors="replace").strip().splitlines()
+        text = self._bytes.decode(errors="replace")
+        if len(self._bytes) == _KEPT_BYTES:  # a secret may have been cut
+            text = text.partition("\n")[2]
+        lines = text.strip().splitlines()
         return redacted("\n".join(lines[-_KEPT_LINES:])) or None
 
 

@@ -303,7 +303,7 @@ class Uploads:
         elif isinstance(error, OSError) and not isinstance(error, ConnectionError):
             reason = "unreachable"
         text = getattr(error, "strerror", None) or error
-        return OutputLost(reason, redacted(f"{self._shown}: not connected: {text}"))
+        return OutputLost(reason, redacted(f"{self._shown}: not connected: {text}", published=True))
 
 
 class _Upload(io.BytesIO):

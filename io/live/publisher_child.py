@@ -147,7 +147,7 @@ class Publication:
         text = str(getattr(error, "strerror", None) or error)
         if reason == "failed" and not resolves(self._target.url):
             reason, text = "unreachable", "no such host"
-        return OutputLost(reason, redacted(f"{self._target.shown}: {what}: {text}"))
+        return OutputLost(reason, redacted(f"{self._target.shown}: {what}: {text}", published=True))
 
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
@@ -267,7 +267,7 @@ class _Held:
 def failure_of(error: MediaError) -> Failed:
     """Make an error into what the parent is told."""
     reason = error.reason if isinstance(error, OutputLost) else "failed"
-    return Failed(reason, type(error).__name__, redacted(str(error)))
+    return Failed(reason, type(error).__name__, redacted(str(error), published=True))
 
 
 class Incoming(io.RawIOBase):

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, cast
 
 from .. import errors
 from ..errors import MediaError, OutputLost, Reason
+from ..redaction import excerpt
 from .target import LiveTarget
 from .values import Encoded
 
@@ -207,4 +208,4 @@ def read_event(line: bytes) -> Event:
         told = cast("dict[str, Any]", json.loads(line))
         return _EVENTS[told.pop("event")](**told)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not an event: {line[:200]!r}") from error
+        raise ValueError(f"not an event: {excerpt(repr(line))}") from error

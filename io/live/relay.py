@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 
 from ..errors import OutputLost
 from ..parent_death import tied
-from ..redaction import redacted
+from ..redaction import excerpt
 from .failure import reason_of_words
 from .target import IO_TIMEOUT_SECONDS, UDP_PACKET_BYTES, LiveTarget
 
@@ -81,7 +81,8 @@ class Relay:
         log = self._process.stderr
         assert log is not None
         for line in log:
-            self._lines.append(redacted(line.decode(errors="replace").strip()))
+            text = line.decode(errors="replace").strip()
+            self._lines.append(excerpt(text, 500, published=True))
             if line.startswith(b"Output #0"):
                 self._connected = True
                 self._settled.set()

@@ -27,7 +27,7 @@ from av.stream import Stream
 
 from ..errors import InputLost, Reason
 from ..parent_death import tied
-from ..redaction import redacted
+from ..redaction import excerpt
 from .address import LiveAddress
 from .failure import reason_of_words
 
@@ -181,12 +181,12 @@ class ChildConnection:
             *whole, buffered = (buffered + data).replace(b"\r", b"\n").split(b"\n")
             for line in whole:
                 self._keep(line)
-            buffered = buffered[-4096:]
+            buffered = buffered if len(buffered) <= 4096 else b"***"  # no part of a secret
         self._keep(buffered)
 
     def _keep(self, line: bytes) -> None:
         if text := line.decode(errors="replace").strip():
-            self._lines.append(redacted(text))
+            self._lines.append(excerpt(text, 500))
 
 
 class _Pipe:

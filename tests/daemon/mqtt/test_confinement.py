@@ -136,7 +136,7 @@ def test_without_roots_no_file_is_touched() -> None:
         ("file:///etc/passwd", "leads outside"),
         ("file:///srv/%00", "without control characters"),
         ("file:///srv/%ff", "must be UTF-8"),
-        ("/" + "a" * 5000, "more than 4096 bytes"),
+        ("/" + "a" * 5000, "at most 4096 bytes"),
         ("/etc/passwd", "leads outside"),
     ],
 )
