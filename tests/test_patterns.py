@@ -27,7 +27,11 @@ UNBOUNDED = 65
 SAMPLES = frozenset(map(chr, (*range(256), 0x17F, 0x212A, 0x2028, 0x4E2D)))
 """A set of characters is known by those of these that it takes."""
 
-LISTED: dict[str, str] = {}
+LISTED = {
+    r"CUDA.*(?:illegal|misaligned|launch failure|invalid program|assert|stack error|timed out)": (
+        "the text is the CUDA runtime's own, of a few lines"
+    ),
+}
 """Patterns that may be otherwise, each with the reason."""
 
 

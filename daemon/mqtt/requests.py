@@ -417,10 +417,10 @@ def _check_encoder_options(options: dict[str, str]) -> None:
 def _check_option(what: str, name: str, value: str, allowed: str) -> None:
     known = sorted(allowed.split())
     if name.replace("_", "-") not in known:
-        raise Refused(f"{what}: got {name[:_MAX_TEXT]!r}, requests may set {', '.join(known)}")
+        raise Refused(f"{what}: got {excerpt(name)!r}, requests may set {', '.join(known)}")
     if not _OPTION_VALUE.fullmatch(value):
         wanted = "letters, digits and any of _ . , : + - ( )"
-        raise Refused(f"{what} {name}: got {value[:_MAX_TEXT]!r}, wanted {wanted}")
+        raise Refused(f"{what} {name}: got {excerpt(value)!r}, wanted {wanted}")
 
 
 def _confined_weights(filters: FilterOptions, jobs: JobsConfig) -> FilterOptions:

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ...io.redaction import excerpt
+
 Command = Literal["submit", "cancel", "query"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 
@@ -130,7 +132,7 @@ class Topics:
             raise BadResponseTopic(
                 f"response topic: must be 1 to {_RESPONSE_MAX_BYTES} bytes and at most "
                 f"{_RESPONSE_MAX_LEVELS} levels, without wildcards and control characters, got "
-                f"{size} bytes, {levels} levels: {topic[:80]!r}"
+                f"{size} bytes, {levels} levels: {excerpt(topic, 80)!r}"
             )
         if topic.startswith("$") or self._is_taken(topic) or not self._is_allowed(topic):
             raise BadResponseTopic(f"response topic: {topic} is not for answers, choose your own")
