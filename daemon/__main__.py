@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from typing import NoReturn, cast
 
+from ..io.network import INSECURE, Rules, using
 from ..io.redaction import one_line
 from .errors import ConfigError, UsageError
 from .exits import Exit, exit_code_of, is_expected
@@ -99,7 +100,11 @@ def _run(argv: Sequence[str] | None) -> int:
         arguments = parser.parse_args(words)
         debug = cast("bool", arguments.debug)
         _log_to_stderr(debug)
-        return int(arguments.command(arguments))
+        insecure = bool(getattr(arguments, "tls_insecure", None))
+        if insecure:
+            logging.getLogger("upframe.tls").warning("--tls-insecure: %s", INSECURE)
+        with using(Rules(tls_insecure=insecure)):
+            return int(arguments.command(arguments))
     except (Exception, KeyboardInterrupt) as error:
         _explain(error, debug or "UPFRAME_DEBUG" in os.environ)
         return exit_code_of(error)

@@ -22,6 +22,7 @@ Reason = Literal[
     "unreachable",  # no such host, no way to it
     "not-found",  # the server has no such stream (404), the device is not there
     "unauthorised",  # 401, 403
+    "untrusted",  # its certificate is not that of the name, or of nobody we trust
     "timed-out",  # no answer in time
     "stalled",  # connected, but no frames for longer than the stream's own rule allows
     "ended",  # the other end said that it is over

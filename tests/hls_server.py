@@ -28,6 +28,8 @@ class HlsServer:
 
             def _answer(self, code: int, content: bytes) -> None:
                 self.send_response(code)
+                if code == 401:
+                    self.send_header("WWW-Authenticate", 'Basic realm="test"')
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)

@@ -96,6 +96,14 @@ def add_media_arguments(
     return group
 
 
+def add_tls_argument(parser: argparse._ActionsContainer) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Offer to trust anybody; `upframe.daemon.__main__` sees to it."""
+    parser.add_argument(
+        "--tls-insecure", action="store_true", default=None,
+        help="trust any certificate: passwords and pictures go to whoever answers",
+    )  # fmt: skip
+
+
 def filter_options_of(arguments: argparse.Namespace) -> FilterOptions:
     """Read the filter options from parsed arguments.
 

@@ -43,9 +43,12 @@ from ...io.capabilities import (
     why_encoder_fails,
 )
 from ...io.demo import write_demo_clip
-from ...io.errors import MediaError
+from ...io.errors import MediaError, SourceMissing
+from ...io.network import authorities
 from ...io.redaction import json_text, one_line
+from ..config import load_config
 from ..exits import Exit
+from ..service.checks import cautions
 from .run import RunRequest, run
 
 # What a check of the machine found: a value, for people and for programs.
@@ -123,6 +126,7 @@ def describe_live(devices: Path = Path("/dev")) -> Iterator[Finding]:
     outputs = {name: _outputs_by(*needs) for name, needs in _OUTPUTS.items()}
     yield _by_whom("live inputs", inputs | {"srt": srt})
     yield _by_whom("live outputs", outputs | {"srt": srt})
+    yield _certificates()
     yield _cameras(devices)
     yield _encoder()
 
@@ -171,6 +175,13 @@ def _who_has_srt() -> str | None:
     except (OSError, subprocess.SubprocessError):  # the line on ffmpeg says why
         return None
     return program if "srt" in shown.split() else None
+
+
+def _certificates() -> Finding:
+    try:
+        return ok("certificates", f"verified against {authorities()}")
+    except SourceMissing as error:
+        return warn("certificates", str(error))
 
 
 def _cameras(devices: Path) -> Finding:
@@ -484,11 +495,17 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright:
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument("--online", action="store_true", help="also ask the hub if it answers")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="also say what to beware of in upframe.toml"
+    )
     parser.set_defaults(command=_command)
 
 
 def _command(arguments: argparse.Namespace) -> int:
     findings = examine(online=bool(arguments.online))
+    if arguments.config is not None:
+        config = load_config(cast("Path", arguments.config))
+        findings += [warn("config", text) for text in cautions(config)]
     sys.stdout.write(as_json(findings) if arguments.json else as_text(findings))
     return Exit.OK if main_job_runs(findings) else Exit.UNAVAILABLE
 

@@ -28,6 +28,7 @@ from ..convert.compute import Compute
 from .arguments import (
     add_filter_arguments,
     add_runtime_arguments,
+    add_tls_argument,
     filter_options_of,
     location,
     rate,
@@ -94,6 +95,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright:
     parser.add_argument(
         "--framerate", type=rate, metavar="RATE", help="of an image sequence, such as 24"
     )
+    add_tls_argument(parser)
     add_filter_arguments(parser)
     add_runtime_arguments(parser)
     parser.set_defaults(command=_command)

@@ -30,6 +30,7 @@ from .arguments import (
     add_filter_arguments,
     add_media_arguments,
     add_runtime_arguments,
+    add_tls_argument,
     encoder_options_of,
     filter_options_of,
     flag_of,
@@ -41,8 +42,9 @@ from .live_display import show_for
 
 # `upframe run` for live streams: its options, its signals, what it shows meanwhile.
 
-_OPTIONS = tuple(name for name in LiveOptions.model_fields if name != "format")
-"""Those that only live streams have; the format is one of every output."""
+_OF_ALL = ("format", "tls_insecure")
+_OPTIONS = tuple(name for name in LiveOptions.model_fields if name not in _OF_ALL)
+"""Those that only live streams have; the others are of every input and output."""
 _BESIDE = ("duration", "credentials_file", "output_credentials_file", "name")
 _OF_FILES = {"strict_streams": False, "deinterlace": "auto", "framerate": None}
 """Options that live streams do not have, and what they are where nobody gave them."""
@@ -252,6 +254,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright:
         help="what decodes a file, whose frames then stay on the card: auto or cuda, an NVIDIA "
         "card where it can, else software, which is logged (none)",
     )
+    add_tls_argument(parser)
     add_live_arguments(parser)
     add_runtime_arguments(parser)
     add_progress_arguments(parser)

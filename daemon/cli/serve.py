@@ -15,7 +15,7 @@ from ..config import Config, load_config, refusal
 from ..exits import exit_code_of
 from ..jobs.client import place_in
 from ..jobs.store import JobStore
-from ..service.checks import examine, examine_at_start, hidden_gpu
+from ..service.checks import cautions, examine, examine_at_start
 from ..service.daemon import Daemon
 from ..service.lifecycle import StateLock, leave_within
 from ..service.logs import logging_as
@@ -77,9 +77,8 @@ def check(config: Config, path: Path) -> int:
     faults = list(examine(config))
     if faults:
         raise refusal(path, faults)
-    hidden = hidden_gpu(config.jobs.devices)
-    if hidden is not None:
-        sys.stderr.write(f"upframe: warning: {one_line(hidden)}\n")
+    for text in cautions(config):
+        sys.stderr.write(f"upframe: warning: {one_line(text)}\n")
     sys.stderr.write(f"upframe: {one_line(path)} is fine: {_extent(config)}\n")
     return 0
 
@@ -104,9 +103,8 @@ def serve(config: Config, path: Path) -> int:
         JobStore(place_in(config.state_dir).store) as store,
     ):
         log.info("%s read: %s", path, _extent(config))
-        hidden = hidden_gpu(config.jobs.devices)
-        if hidden is not None:
-            log.warning("%s", hidden)
+        for text in cautions(config):
+            log.warning("%s", text)
         return _run(Daemon(config, path, store, notifier, logs))
 
 

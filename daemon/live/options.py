@@ -51,4 +51,8 @@ class LiveOptions(BaseModel, frozen=True, extra="forbid"):
     format: str | None = Field(
         default=None, description="container of the output, where its name does not tell"
     )
+    tls_insecure: bool = Field(
+        default=False,
+        description="trust any certificate: passwords and pictures go to whoever answers",
+    )
     sound: bool = Field(default=True, description="copy the sound along")

@@ -149,7 +149,7 @@ _FINISH_FILE_SECONDS = 900.0
 """Checking a recording of days reads all of it."""
 _LOOK_SECONDS = 0.25
 _COMPLETING = "the output is being completed"
-_HOPELESS = ("not-found", "unauthorised", "unsupported")
+_HOPELESS = ("not-found", "unauthorised", "untrusted", "unsupported")
 """Reasons for which a first connection may end it all."""
 
 
@@ -392,5 +392,5 @@ class LiveSession:
 
 def _give_up(over: InputLost) -> NoReturn:
     """Raise why there is nothing to read, and never was."""
-    missing = over.reason in ("not-found", "unauthorised")
+    missing = over.reason in ("not-found", "unauthorised", "untrusted")
     raise (SourceMissing if missing else UnsupportedMedia)(str(over)) from over

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ...io.network import Rules, using
 from ...io.redaction import redacted_values
 from ..exits import Exit, exit_code_of, is_expected
 from ..fence import Fence
@@ -81,11 +82,12 @@ def _run(order: LiveOrder, linkage: Linkage) -> str:
 
     if order.threads is not None:
         torch.set_num_threads(order.threads)
-    session = LiveSession(request_of(order), on_status=linkage.tell_status)
-    _stop_by_signal(session.stop)
-    linkage.tell_status(session.status())
-    linkage.on_end(lambda: session.stop(None))
-    return session.run().ended_by
+    with using(Rules(tls_insecure=order.options.tls_insecure)):
+        session = LiveSession(request_of(order), on_status=linkage.tell_status)
+        _stop_by_signal(session.stop)
+        linkage.tell_status(session.status())
+        linkage.on_end(lambda: session.stop(None))
+        return session.run().ended_by
 
 
 def _stop_by_signal(stop: Callable[[int | None], None]) -> None:

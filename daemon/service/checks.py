@@ -20,6 +20,7 @@ from ...filters.errors import DeviceUnavailable, WeightsUnavailable
 from ...filters.options import FilterOptions
 from ...io.encode.options import EncoderOptions
 from ...io.errors import MediaError, SinkRefused, SourceMissing
+from ...io.network import INSECURE, Rules, using
 from ..config import Config, Fault, LiveConfig, MqttConfig
 
 log = logging.getLogger("upframe.service.checking")
@@ -168,12 +169,13 @@ def _stream(where: str, live: LiveConfig) -> Iterator[Fault]:
                 read_credentials(path)
         except SourceMissing as error:
             yield Fault(f"{where}.{key}", str(error), "a line USER:PASSWORD, closed to others")
-    yield from _live_input(f"{where}.input", live)
     length = live.segment_seconds
-    try:
-        find_live_target(live.output, format=live.format, segment_seconds=length, numbered=True)
-    except SinkRefused as error:
-        yield Fault(f"{where}.output", str(error), "an output that can be written here")
+    with using(Rules(tls_insecure=live.tls_insecure)):
+        yield from _live_input(f"{where}.input", live)
+        try:
+            find_live_target(live.output, format=live.format, segment_seconds=length, numbered=True)
+        except SinkRefused as error:
+            yield Fault(f"{where}.output", str(error), "an output that can be written here")
 
 
 def _live_input(key: str, live: LiveConfig) -> Iterator[Fault]:
@@ -209,6 +211,16 @@ def _unusable_file(key: str, path: Path, *, secret: bool) -> Iterator[Fault]:
     if secret and mode & stat.S_IRWXO:
         text = f"one that others cannot read: chmod o= {path}"
         yield Fault(key, f'"{path}" with mode {mode:04o}', text)
+
+
+def cautions(config: Config) -> Iterator[str]:
+    """Say what works, and should not be overlooked."""
+    for live in config.live:
+        if live.tls_insecure:
+            yield f"live stream {live.name}: tls_insecure = true: {INSECURE}"
+    hidden = hidden_gpu(config.jobs.devices)
+    if hidden is not None:
+        yield hidden
 
 
 # Notice that a GPU is there but cannot be opened, and say which setting of the unit hides it.

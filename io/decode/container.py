@@ -27,7 +27,9 @@ from av.video.stream import VideoStream
 
 from ..beneath import Beneath, Root, by_descriptor, opened_folder
 from ..errors import MediaError, SourceMissing, TruncatedMedia, UnsupportedMedia
+from ..network import RemoteFiles, tls_options, why_untrusted
 from ..rawvideo.y4m import MAGIC, MAX_READ_BYTES, parse_header
+from ..redaction import redacted
 from .access import BUFFER_BYTES, NOTHING, PIPE_BYTES, LocalFiles, allowed_for
 
 DEFAULT_IMAGE_RATE = Fraction(25)
@@ -62,7 +64,12 @@ class Target:
     @property
     def is_url(self) -> bool:
         """Whether it is on the other side of a network."""
-        return isinstance(self.file, str)
+        return bool(self.url)
+
+    @property
+    def url(self) -> str:
+        """With the secrets in it; empty for what is no URL."""
+        return self.file if isinstance(self.file, str) else ""
 
 
 def find_target(
@@ -90,7 +97,7 @@ def find_target(
         return Target(name, target, format=format_name, options=options)
     target = re.sub("^file://(?=/)", "", target, flags=re.IGNORECASE)
     if "://" in target:
-        return Target(target, target, format=format_name, options=options)
+        return Target(redacted(target), target, format=format_name, options=options)
     if opened is None and (root is not None or not os.path.lexists(target)):
         if _PRINTF.search(target):
             return _sequence(target, framerate, root)
@@ -236,13 +243,13 @@ def open_container(
             file,
             "r",
             format=target.format,
-            options={**allowed, **target.options},
+            options={**allowed, **tls_options(target.url), **target.options},
             metadata_errors="replace",
             buffer_size=BUFFER_BYTES if files else PIPE_BYTES,
             # not for pipes: whoever feeds us may take its time
             timeout=timeout_seconds if target.is_url else None,
             hwaccel=hwaccel,
-            io_open=files,
+            io_open=files or RemoteFiles.of(file, timeout_seconds),
         )
     except (FFmpegError, OSError, ValueError) as error:
         raise _not_opened(target, file, error) from error
@@ -261,6 +268,8 @@ def _not_opened(target: Target, file: str | CountedStream, error: Exception) -> 
             f"{target.name}: truncated: the MP4's index (moov) is missing, got {', '.join(boxes)} "
             f"in {target.path.stat().st_size} bytes"
         )
+    if fault := why_untrusted(target.url):
+        return SourceMissing(f"{target.name}: {fault}")
     ours = not isinstance(error, FFmpegError) or target.path is None
     if ours and isinstance(error, OSError) and not isinstance(error, ValueError):
         return _missing(target.name, error)  # a URL: refused, timed out, not there

@@ -5,20 +5,19 @@ Each protocol may open what belongs to it and nothing else, whatever a playlist 
 
 from __future__ import annotations
 
-import base64
 import http.client
 import os
 import re
 import stat
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from ..capabilities import has_protocol
 from ..decode.access import allowed_for
 from ..errors import SourceMissing, UnsupportedMedia
+from ..network import open_url, tls_options
 from ..redaction import redacted
 
 # HLS playlists: whether one is live, which only what stands in it tells.
@@ -55,7 +54,7 @@ def hls_is_live(url: str) -> bool:
 def _is_live(url: str, deepest: int) -> bool:
     try:
         lines = _fetched(url).decode("utf-8", "replace").splitlines()
-    except (OSError, ValueError, http.client.HTTPException):
+    except (OSError, ValueError, SourceMissing, http.client.HTTPException):
         return False
     if not lines or not lines[0].removeprefix("\ufeff").startswith("#EXTM3U"):
         return False
@@ -79,27 +78,8 @@ def _fetched(url: str) -> bytes:
     if not _is_remote(url):
         with Path(url.removeprefix("file://")).open("rb") as file:
             return file.read(_MAX_BYTES)
-    # only http(s): an opener made by hand knows no file, ftp or data
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPRedirectHandler(),
-    ):
-        opener.add_handler(handler)
-    with opener.open(_request(url), timeout=_TIMEOUT_SECONDS) as response:
+    with open_url(url, _TIMEOUT_SECONDS) as response:
         return response.read(_MAX_BYTES)
-
-
-def _request(url: str) -> urllib.request.Request:
-    user, at, _ = urlsplit(url).netloc.rpartition("@")
-    if not at:
-        return urllib.request.Request(url)
-    token = base64.b64encode(unquote(user).encode()).decode()
-    bare = url.replace(f"{user}@", "", 1)
-    return urllib.request.Request(bare, headers={"Authorization": f"Basic {token}"})
 
 
 def _is_remote(url: str) -> bool:
@@ -325,7 +305,7 @@ def _options_of(protocol: str, url: str, read_seconds: float, *, hls: bool) -> d
         allowed = {"protocol_whitelist": _PROTOCOLS[protocol]}
     if not allowed:
         raise UnsupportedMedia(f"{protocol}: is no protocol of a live input")
-    options |= {**allowed, "rw_timeout": microseconds}
+    options |= {**allowed, **tls_options(url), "rw_timeout": microseconds}
     if protocol in _RTSP:
         # the SDP tells what there is; a longer look at the packets would only hold them up
         options |= {"timeout": microseconds, "allowed_media_types": "video+audio"}

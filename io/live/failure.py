@@ -14,12 +14,14 @@ from urllib.parse import urlsplit
 import av.error
 
 from ..errors import InputLost, Reason, UnsupportedMedia
+from ..network import Untrusted, why_untrusted
 from ..redaction import redacted
 
 _NEARLY = 0.9
 """Of the limit: FFmpeg counts its own time-out from a little earlier or later than we do."""
 
 _BY_TYPE: Final[tuple[tuple[type[Exception], Reason], ...]] = (
+    (Untrusted, "untrusted"),
     (av.error.HTTPUnauthorizedError, "unauthorised"),
     (av.error.HTTPForbiddenError, "unauthorised"),
     (av.error.HTTPNotFoundError, "not-found"),
@@ -46,6 +48,8 @@ _BY_NUMBER: Final[dict[int, Reason]] = {
     errno.EPERM: "unauthorised",
     errno.EPROTONOSUPPORT: "unsupported",  # RTSP's 461, unsupported transport
 }
+BY_STATUS: Final[dict[int, Reason]] = {401: "unauthorised", 403: "unauthorised", 404: "not-found"}
+"""Of HTTP."""
 # What the ffmpeg program says last, and what SRT calls it.
 _BY_WORDS: Final[tuple[tuple[str, Reason], ...]] = (
     ("protocol not found", "unsupported"),
@@ -80,6 +84,8 @@ def reason_of(error: Exception, *, elapsed_seconds: float, limit_seconds: float)
     for kind, reason in _BY_TYPE:
         if isinstance(error, kind):
             return reason
+    if (status := getattr(error, "code", None)) in BY_STATUS:
+        return BY_STATUS[status]
     number = error.errno if isinstance(error, OSError) else None
     if number is not None and (known := _BY_NUMBER.get(number)) is not None:
         return known
@@ -103,10 +109,17 @@ def not_connected(
     what = str(getattr(error, "strerror", None) or error)
     if reason == "timed-out":
         what = f"no answer within {elapsed_seconds:.1f} s"
-    elif reason == "failed" and not resolves(url):
-        # libavformat reports an unknown host as an input/output error
-        reason, what = "unreachable", "no such host"
+    reason, what = looked_into(reason, what, url)
     return InputLost(reason, redacted(f"{shown}: not connected: {what}"))
+
+
+def looked_into(reason: Reason, what: str, url: str) -> tuple[Reason, str]:
+    """Find out what libavformat calls an input/output error only; may ask the host."""
+    if reason != "failed":
+        return reason, what
+    if fault := why_untrusted(url):
+        return "untrusted", fault
+    return (reason, what) if resolves(url) else ("unreachable", "no such host")
 
 
 def cut_off(error: Exception, *, shown: str, elapsed_seconds: float, limit: float) -> InputLost:

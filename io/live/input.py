@@ -29,6 +29,7 @@ from ..decode.access import LocalFiles
 from ..decode.container import best_video
 from ..decode.form import describe
 from ..errors import InputLost, UnsupportedMedia
+from ..network import RemoteFiles
 from ..timestamps import RateVerdict
 from .address import LiveAddress
 from .failure import cut_off, not_connected
@@ -164,7 +165,7 @@ class UrlConnection:
                 options={**address.options, **options},
                 metadata_errors="replace",
                 timeout=(seconds, address.read_seconds),
-                io_open=files,
+                io_open=files or RemoteFiles.of(address.url, address.read_seconds),
             )
         except (FFmpegError, OSError, ValueError, UnsupportedMedia) as error:
             raise not_connected(

@@ -9,11 +9,13 @@ from __future__ import annotations
 import base64
 import http.client
 import io
+import re
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
 from io import BytesIO
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 import av
@@ -22,7 +24,9 @@ from av.packet import Packet
 
 from ..encode.muxing import add_copied, mux
 from ..errors import OutputLost, Reason, SinkRefused
+from ..network import Untrusted, tls_context
 from ..redaction import redacted, redacted_target
+from .failure import BY_STATUS
 from .values import Encoded
 
 if TYPE_CHECKING:
@@ -79,8 +83,12 @@ class Muxer:
         self._origin: Fraction | None = None
         self._last: dict[str, int] = {}
         direct = {"flush_packets": "1", "max_interleave_delta": "1"}  # microseconds; 0 is for ever
+        options = options | direct
+        where, muxer = output, form
+        if "tls_verify" in options and form == "flv":
+            where, muxer, options = _tee(str(output), form, options), "tee", {}
         self._output: OutputContainer = av.open(
-            output, "w", format=form, options=options | direct, io_open=opener
+            where, "w", format=muxer, options=options, io_open=opener
         )
         try:
             with av.open(BytesIO(primer), format="nut") as template:
@@ -186,6 +194,16 @@ class Muxer:
             self._output.close()
 
 
+def _tee(url: str, form: str, options: dict[str, str]) -> str:
+    """Name an output for FFmpeg's tee, which hands options on to the protocol; PyAV does not."""
+    given = ":".join(f"{name}={_escaped(value)}" for name, value in {"f": form, **options}.items())
+    return f"[{_escaped(given)}]{_escaped(url)}"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\'|\[\]:\s])", r"\\\1", text)
+
+
 # HLS on a web server: each file is put there by us, and its answer looked at.
 #
 # FFmpeg could put them too, but does not notice when the server refuses, so that a stream which
@@ -194,7 +212,6 @@ class Muxer:
 _WRITE = 2
 """In FFmpeg's flags of opening: AVIO_FLAG_WRITE."""
 _MAX_ANSWER_BYTES = 1 << 20
-_REASONS: dict[int, Reason] = {401: "unauthorised", 403: "unauthorised", 404: "not-found"}
 
 
 class Uploads:
@@ -280,13 +297,17 @@ class Uploads:
         # servers that only take files answer a GET with "not allowed" or "not implemented"
         if missing and status in (404, 405, 410, 501):
             return b""
-        reason = _REASONS.get(status, "failed")
+        reason = BY_STATUS.get(status, "failed")
         raise OutputLost(reason, f"{self._shown}: {method} was answered with {status}")
 
     def _request(self, method: str, path: str, data: bytes | None) -> tuple[int, bytes]:
         if self._connection is None:
-            kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-            self._connection = kind(self._host or "", self._port, timeout=self._timeout)
+            where: Any = {"host": self._host or "", "port": self._port, "timeout": self._timeout}
+            self._connection = (
+                http.client.HTTPSConnection(**where, context=tls_context())
+                if self._secure
+                else http.client.HTTPConnection(**where)
+            )
         self._connection.request(method, f"{path}{self._query}", data, self._headers)
         with self._connection.getresponse() as response:
             answer = response.read(_MAX_ANSWER_BYTES)
@@ -296,7 +317,9 @@ class Uploads:
 
     def _lost(self, error: Exception) -> OutputLost:
         reason: Reason = "failed"
-        if isinstance(error, ConnectionRefusedError):
+        if isinstance(error, ssl.SSLCertVerificationError):
+            reason, error = "untrusted", Untrusted(error)
+        elif isinstance(error, ConnectionRefusedError):
             reason = "refused"
         elif isinstance(error, TimeoutError):
             reason = "timed-out"

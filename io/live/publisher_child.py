@@ -26,9 +26,10 @@ from typing import BinaryIO, Protocol, cast
 from av.error import FFmpegError
 
 from ..errors import MediaError, OutputLost, Reason
+from ..network import Rules, tls_options, using
 from ..parent_death import die_with
 from ..redaction import redacted
-from .failure import reason_of, resolves
+from .failure import looked_into, reason_of
 from .muxing import Muxer, Uploads
 from .publisher_protocol import (
     Connected,
@@ -79,13 +80,15 @@ class Publication:
             tell(Note(note))
 
     def _muxing(self, primer: bytes) -> Muxer:
-        target, options = self._target, self._target.options
+        target = self._target
+        options = target.options
         if target.kind == "hls" and not self._goes_on():
             # FFmpeg would begin even the first playlist with a discontinuity
             options = options | {"hls_flags": options["hls_flags"].replace("append_list+", "")}
         output = target.url if self._relay is None else self._relay.stream
         opener = None if self._uploads is None else self._uploads.open
-        return Muxer(output, target.format, options, primer, opener=opener)
+        tls = {} if opener else tls_options(target.url)
+        return Muxer(output, target.format, options | tls, primer, opener=opener)
 
     def _goes_on(self) -> bool:
         if self._uploads is not None:
@@ -145,8 +148,7 @@ class Publication:
         if reason == "failed" and isinstance(error, (ConnectionError, EOFError)):
             reason = "ended"
         text = str(getattr(error, "strerror", None) or error)
-        if reason == "failed" and not resolves(self._target.url):
-            reason, text = "unreachable", "no such host"
+        reason, text = looked_into(reason, text, self._target.url)
         return OutputLost(reason, redacted(f"{self._target.shown}: {what}: {text}", published=True))
 
 
@@ -190,7 +192,8 @@ def main() -> int:
         header = read_header(packets.file)
         if not header.target.is_file and not die_with(parent):
             return _ORPHAN_STATUS
-        publish(header, packets.file, events.send)
+        with using(Rules(tls_insecure=header.target.tls_insecure)):
+            publish(header, packets.file, events.send)
     except EOFError:  # nobody wants anything
         return _ORPHAN_STATUS
     except MediaError as error:

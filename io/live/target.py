@@ -26,6 +26,7 @@ from av.format import ContainerFormat
 from ..encode.containers import container_of
 from ..errors import SinkRefused, SourceMissing, UnsupportedMedia
 from ..files import check_target, is_special, rename
+from ..network import UNVERIFIED, is_insecure
 from ..redaction import redacted_target
 from .address import read_credentials, with_credentials
 
@@ -187,6 +188,8 @@ class LiveTarget:
     """Of rolling files: after which the next keyframe begins another one."""
     overwrite: bool = False
     """Of a file: whether one that is there already may be replaced."""
+    tls_insecure: bool = False
+    """Whether any certificate is trusted."""
     numbered: bool = False
     """Of a file: whether it may get a number, where its name is taken meanwhile."""
 
@@ -260,6 +263,8 @@ def _published(text: str, scheme: str, asked: str | None, transport: str) -> Liv
     if not has_host:
         raise SinkRefused(f"no host in {redacted_target(text)}")
     muxer = _muxer(text, scheme, asked)
+    if muxer == "whip" and scheme != "http" and not is_insecure():
+        raise SinkRefused(UNVERIFIED.format(redacted_target(text)))
     needs_ffmpeg = scheme == "srt" and not _has_srt()
     if needs_ffmpeg and shutil.which("ffmpeg") is None:
         raise SinkRefused(
@@ -272,6 +277,7 @@ def _published(text: str, scheme: str, asked: str | None, transport: str) -> Liv
         format=muxer,
         options=_options(scheme, muxer, transport),
         needs_ffmpeg=needs_ffmpeg,
+        tls_insecure=is_insecure(),
     )
 
 

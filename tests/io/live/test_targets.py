@@ -10,6 +10,7 @@ import pytest
 
 from upframe.io.errors import SinkRefused
 from upframe.io.live.target import Naming, find_live_target, is_live_target
+from upframe.io.network import Rules, using
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,8 @@ from upframe.io.live.target import Naming, find_live_target, is_live_target
 def test_a_url_tells_its_muxer_and_carries_what_ffmpeg_takes_only_there(
     text: str, form: str, url: str
 ) -> None:
-    target = find_live_target(text)
+    with using(Rules(tls_insecure=True)):  # by WHIP no certificate can be verified
+        target = find_live_target(text)
     assert (target.format, target.url, target.is_file) == (form, url, False)
     assert is_live_target(text)
 
@@ -65,6 +67,7 @@ def test_rtsp_goes_over_the_transport_that_was_asked_for() -> None:
         ("ftp://h/x", None, "wanted rtsp://"),
         ("rtsp:///x", None, "no host"),
         ("rtsp://h:port/x", None, "not a URL"),
+        ("https://h/whip", None, "cannot verify its certificate"),
         ("http://h/x.mp4", None, r"wanted an \.m3u8"),
         ("rtsp://h/x", "mp4", "carries rtsp, not mp4"),
         ("tcp://h:1", "cheese", "unknown output format 'cheese'"),

@@ -1,0 +1,397 @@
+"""What may be connected to, and whom to believe there: certificates, hosts, files of web servers.
+
+FFmpeg verifies certificates only where it is told to, does not hand that on to what a playlist
+names, and follows names and redirects to any host. So http and https are read by Python, which
+resolves a name once and connects to the address it looked at; by other protocols FFmpeg itself
+connects, with the options by which it verifies.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from types import MappingProxyType
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from .errors import SourceMissing, UnsupportedMedia
+from .redaction import redacted
+
+_TLS = ("https", "rtsps", "rtmps", "rtmpts", "tls")
+_STORES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+"""Of Debian and Fedora, for a Python that was built elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for every connection of this process."""
+
+    hosts: tuple[str, ...] | None = None
+    """Names, addresses and networks allowed beside public addresses; None: every host is."""
+    tls_insecure: bool = False
+    """Whether any certificate is trusted."""
+
+
+_rules = Rules()
+
+
+@contextmanager
+def using(rules: Rules) -> Generator[None]:
+    """Have rules hold for all threads of this process while the block runs."""
+    global _rules
+    before, _rules = _rules, rules
+    try:
+        yield
+    finally:
+        _rules = before
+
+
+def is_insecure() -> bool:
+    """Tell whether any certificate is trusted now."""
+    return _rules.tls_insecure
+
+
+# Certificates.
+
+
+class Untrusted(OSError):
+    """A certificate that is not that of the host, is out of date, or comes from nobody known."""
+
+    def __init__(self, error: ssl.SSLCertVerificationError) -> None:
+        super().__init__(f"certificate not trusted: {error.verify_message}")
+
+
+def authorities() -> str:
+    """Name the file of trusted authorities: SSL_CERT_FILE, or the system's.
+
+    Raises:
+        SourceMissing: if it is not there.
+    """
+    named = os.environ.get("SSL_CERT_FILE")
+    places = [named] if named else [ssl.get_default_verify_paths().cafile or "", *_STORES]
+    for place in places:
+        if Path(place).is_file():
+            return place
+    got = ", ".join(filter(None, places))
+    raise SourceMissing(
+        f"no certificate can be verified: wanted a file of trusted authorities, got none at {got}: "
+        "install ca-certificates, or set SSL_CERT_FILE"
+    )
+
+
+def tls_context() -> ssl.SSLContext:
+    """Make what verifies certificates in Python; raises as :func:`authorities`."""
+    if not _rules.tls_insecure:
+        return ssl.create_default_context(cafile=authorities())
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def tls_options(url: str) -> dict[str, str]:
+    """Give the options by which FFmpeg verifies certificates; none where there is no TLS.
+
+    Raises:
+        SourceMissing: as :func:`authorities`.
+        UnsupportedMedia: if FFmpeg hands no options on to this protocol's TLS.
+    """
+    scheme = url.partition(":")[0].lower()
+    if scheme not in _TLS:
+        return {}
+    if _rules.tls_insecure:
+        return {"tls_verify": "0"}
+    if scheme == "rtmpts":
+        raise UnsupportedMedia(UNVERIFIED.format(scheme))
+    return {"tls_verify": "1", "ca_file": authorities()}
+
+
+INSECURE = "no certificate is verified: passwords and pictures go to whoever answers"
+UNVERIFIED = "{}: FFmpeg cannot verify its certificate; wanted another protocol, or tls_insecure"
+
+
+def why_untrusted(url: str, timeout_seconds: float = 5.0) -> str | None:
+    """Look why FFmpeg gave up a connection: what is wrong with the certificate, if it is that."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"rtsps": 322}.get(parts.scheme.lower(), 443)
+        if parts.hostname is None or tls_options(url).get("tls_verify") != "1":
+            return None
+        with _connected(parts.hostname, port, timeout_seconds) as plain:
+            tls_context().wrap_socket(plain, server_hostname=parts.hostname).close()
+    except ssl.SSLCertVerificationError as error:
+        return str(Untrusted(error))
+    except (OSError, ValueError, SourceMissing):
+        pass
+    return None
+
+
+# Hosts.
+
+_NAT64 = IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+
+
+def check_url(url: str) -> str:
+    """Check the host of a URL by the rules, and give the URL by which FFmpeg is to open it.
+
+    By other protocols than http a server may lead FFmpeg on, so that a public host must be named
+    as well. Without TLS, which needs the name, the address that was looked at takes its place.
+
+    Raises:
+        SourceMissing: if the host has no address.
+        UnsupportedMedia: if the rules do not allow it.
+    """
+    if _rules.hosts is None:
+        return url
+    try:
+        parts = urlsplit(url)
+        address = _resolved(parts.hostname or "", named=parts.scheme not in ("http", "https"))
+    except (OSError, ValueError) as error:
+        raise SourceMissing(f"{redacted(url)}: no such host") from error
+    if parts.scheme in ("http", "https", *_TLS):
+        return url
+    login, at, _ = parts.netloc.rpartition("@")
+    host = f"[{address}]" if ":" in address else address
+    port = "" if parts.port is None else f":{parts.port}"
+    return parts._replace(netloc=f"{login}{at}{host}{port}").geturl()
+
+
+def _resolved(host: str, *, named: bool = False) -> str:
+    """Give an address of a host, all of whose addresses are allowed: public, or named."""
+    found = {str(one[4][0]): None for one in socket.getaddrinfo(host, None)}
+    for address in found:
+        if (named or not _is_public(address)) and not _is_named(host, address):
+            raise UnsupportedMedia(
+                f"{host} is {address}, wanted "
+                f"{'a host' if named else 'a public address or one'} of [jobs] allowed_hosts"
+            )
+    return next(iter(found))
+
+
+def _connected(host: str, port: int, timeout_seconds: float | None) -> socket.socket:
+    where = host if _rules.hosts is None else _resolved(host)
+    return socket.create_connection((where, port), timeout_seconds)
+
+
+def _plain(address: str) -> IPv4Address | IPv6Address:
+    """Give an address, or the IPv4 one inside it to which the packets go."""
+    found = ip_address(address.partition("%")[0])
+    if isinstance(found, IPv4Address):
+        return found
+    inside = IPv4Address(int(found) & 0xFFFFFFFF) if found in _NAT64 else None
+    return inside or found.ipv4_mapped or found.sixtofour or found
+
+
+def _is_public(address: str) -> bool:
+    found = _plain(address)
+    if isinstance(found, IPv6Address) and found not in _GLOBAL_UNICAST:
+        return False
+    return found.is_global and not (found.is_multicast or found.is_reserved)
+
+
+def _is_named(host: str, address: str) -> bool:
+    for name in _rules.hosts or ():
+        try:
+            if _plain(address) in ip_network(name, strict=False):
+                return True
+        except ValueError:  # the name of a host
+            if name.rstrip(".").casefold() == host.rstrip(".").casefold():
+                return True
+    return False
+
+
+# Files of web servers.
+
+
+class _Connection(http.client.HTTPConnection):
+    """Connects to the address that was looked at, and to no other."""
+
+    def connect(self) -> None:
+        if _rules.hosts is None:
+            super().connect()
+        else:
+            self.sock = _connected(self.host, self.port, self.timeout)
+
+
+class _TlsConnection(http.client.HTTPSConnection, _Connection):
+    """The same, whose certificate must be the name's."""
+
+
+class _Handler(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Connection, req)
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_TlsConnection, req, context=tls_context())
+
+
+def open_url(
+    url: str, timeout_seconds: float, headers: Mapping[str, str] = MappingProxyType({})
+) -> http.client.HTTPResponse:
+    """Ask for a file of http(s), following redirects; a password goes to its own host only.
+
+    Raises:
+        OSError: if it cannot be had; `urllib.error.HTTPError` has the server's answer.
+        SourceMissing: as :func:`authorities`.
+        UnsupportedMedia: if a host on the way is not allowed.
+    """
+    parts = urlsplit(url)
+    login, _, host = parts.netloc.rpartition("@")
+    bare = parts._replace(netloc=host, fragment="").geturl()
+    passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    user, _, password = login.partition(":")
+    passwords.add_password(None, bare, unquote(user), unquote(password))
+    opener = urllib.request.OpenerDirector()  # made by hand it knows no file, ftp or data
+    for handler in (
+        _Handler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        *([urllib.request.ProxyHandler()] if _rules.hosts is None else []),
+        *(kind(passwords) for kind in _LOGINS if login),
+    ):
+        opener.add_handler(handler)
+    try:
+        request = urllib.request.Request(bare, headers=dict(headers))
+        return opener.open(request, timeout=timeout_seconds)
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLCertVerificationError):
+            raise Untrusted(error.reason) from None
+        raise error.reason if isinstance(error.reason, Exception) else error from None
+    except (http.client.HTTPException, ValueError) as error:
+        raise OSError(f"an answer that is not understood: {error!r}") from error
+
+
+_LOGINS = (urllib.request.HTTPBasicAuthHandler, urllib.request.HTTPDigestAuthHandler)
+
+
+class RemoteFile:
+    """A file of a web server as PyAV reads it; from anywhere, where the server can.
+
+    Args:
+        url: of http(s).
+        timeout_seconds: longest wait for each answer.
+        span: the first byte and the one behind the last; 0: the file's end.
+
+    Raises:
+        Exception: as :func:`open_url`.
+    """
+
+    def __init__(self, url: str, timeout_seconds: float, span: tuple[int, int] = (0, 0)) -> None:
+        self._url, self._timeout = url, timeout_seconds
+        self._at, self._end = span
+        self._asked = self._at
+        self._response: http.client.HTTPResponse = self._ask()
+        length = self._response.headers["Content-Length"]
+        self._size = None if length is None else self._at + int(length)
+        self._seeks = self._response.headers["Accept-Ranges"] == "bytes" and bool(length)
+
+    def _ask(self) -> http.client.HTTPResponse:
+        whole = not (self._at or self._end)
+        last = self._end - 1 if self._end else ""
+        wanted = {"User-Agent": "upframe", "Accept": "*/*"}
+        response = open_url(
+            self._url,
+            self._timeout,
+            wanted if whole else {**wanted, "Range": f"bytes={self._at}-{last}"},
+        )
+        if not whole and response.status != 206:
+            raise OSError(f"a part of it was asked for, got status {response.status}")
+        self._asked = self._at
+        return response
+
+    def seekable(self) -> bool:
+        """Whether PyAV may seek."""
+        return self._seeks
+
+    def read(self, size: int = -1) -> bytes:
+        """Read what is there, waiting for the first byte; none at the end.
+
+        Raises:
+            OSError: if the connection is lost, or the file is shorter than was said.
+        """
+        if self._asked != self._at:
+            self._response.close()
+            self._response = self._ask()
+        try:
+            data = self._response.read1(size)
+        except http.client.HTTPException as error:
+            raise OSError(f"the connection is lost: {error!r}") from error
+        self._at = self._asked = self._at + len(data)
+        if not data and self._size is not None and self._at < self._size:
+            raise OSError(f"ends after {self._at} of {self._size} bytes")
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go somewhere; the server is asked at the next read."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at}.get(whence, self._size or 0)
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        """Tell the next byte to be read."""
+        return self._at
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._response.close()
+
+
+class RemoteFiles:
+    """Opens all files of a container that begins at a web server: `io_open` of `av.open`."""
+
+    def __init__(self, url: str, timeout_seconds: float | None) -> None:
+        self._url, self._timeout = url, timeout_seconds or 30.0
+
+    @classmethod
+    def of(cls, file: object, timeout_seconds: float | None) -> Self | None:
+        """Make it for a URL of http(s), None for anything else."""
+        remote = isinstance(file, str) and file.lower().startswith(("http://", "https://"))
+        return cls(str(file), timeout_seconds) if remote else None
+
+    def __call__(self, url: str, flags: int, options: dict[str, str]) -> RemoteFile | BytesIO:
+        """Open what FFmpeg asks for.
+
+        Raises:
+            OSError: if the file that was named cannot be had, or a certificate is not trusted.
+            UnsupportedMedia: if something is named that may not be opened.
+        """
+        if url.startswith("data:"):
+            return BytesIO(urllib.request.urlopen(url).read())
+        plain = url.removeprefix("crypto+")
+        if urlsplit(plain).scheme not in ("http", "https"):
+            raise UnsupportedMedia(f"{redacted(self._url)} names {redacted(url)}, wanted http(s)")
+        span = int(options.get("offset", 0)), int(options.get("end_offset", 0))
+        try:
+            file = RemoteFile(plain, self._timeout, span)
+            return file if plain is url else _decrypted(file, options)
+        except Untrusted:
+            raise
+        except OSError:
+            if url == self._url:
+                raise
+            return BytesIO()  # FFmpeg goes on with the next segment: this one may be over by now
+
+
+def _decrypted(file: RemoteFile, options: Mapping[str, str]) -> BytesIO:
+    """Decrypt a segment by FFmpeg's own protocol for it, which reads from files only."""
+    import av  # heavy, and seldom wanted
+
+    with open(os.memfd_create("segment"), "wb", buffering=0) as held:
+        while data := file.read(1 << 16):
+            held.write(data)
+        keys = {name: options[name] for name in ("key", "iv")}
+        name = f"crypto:file:/proc/self/fd/{held.fileno()}"
+        with av.open(name, format="data", options=keys) as container:
+            return BytesIO(b"".join(bytes(packet) for packet in container.demux()))
