@@ -169,7 +169,7 @@ def _add(group: Any, field: str, *flags: str, **more: Any) -> None:
 
 
 def _options_of(arguments: argparse.Namespace) -> LiveOptions:
-    given = {name: getattr(arguments, name) for name in (*_OPTIONS, "format")}
+    given = {name: getattr(arguments, name) for name in LiveOptions.model_fields}
     given = {name: value for name, value in given.items() if value is not None}
     if "levels" in given:
         given["levels"] = tuple(word.strip() for word in str(given["levels"]).split(","))

@@ -28,7 +28,7 @@ _READ = os.O_RDONLY | os.O_CLOEXEC
 
 
 def allowed_for(url: str) -> dict[str, str]:
-    """Give the options that keep FFmpeg to what we open for it; none where it opens a URL itself."""
+    """Give the options that keep FFmpeg to what we open for it; none where it opens by itself."""
     scheme, found, _ = url.partition(":")
     return NOTHING if not found or scheme.lower() in ("file", "http", "https") else {}
 

@@ -49,6 +49,7 @@ def test_every_option_of_the_command_line_is_a_key(tmp_path: Path) -> None:
     stall_seconds = 4
     segment_seconds = 60
     format = "mp4"
+    tls_insecure = true
     sound = false
     """
     (gate,) = loaded(tmp_path, GATE + keys).live
@@ -60,6 +61,7 @@ def test_every_option_of_the_command_line_is_a_key(tmp_path: Path) -> None:
         "stall_seconds": 4.0,
         "segment_seconds": 60.0,
         "format": "mp4",
+        "tls_insecure": True,
         "sound": False,
     }
 
