@@ -48,12 +48,9 @@ _logger = logging.getLogger("upframe.filters.weights")
 
 # Read a file of weights as a flat dictionary of tensors, trusting nothing in it.
 #
-# A file is read once and whole. From its pickle or header come claims: which bytes a tensor is made
-# of, and how. All of them are held against the file before memory is taken for any. Pickles make
-# dictionaries and claims, and nothing else; nothing in them is ever run. Torch's own reader is not
-# asked: it inflates archives, and believes what a pickle says of an entry's length.
-#
-# What the tensors mean is the networks' business.
+# A file is read once and whole. Its pickle or header makes dictionaries and claims, which bytes a
+# tensor is made of and how, and nothing else; all are held against the file before memory is taken
+# for any. Torch's own reader inflates archives, and believes what a pickle says of their lengths.
 
 _MOST_BYTES = 1 << 30
 """Of a file: the largest that was published for these networks has 67 MB."""
@@ -125,12 +122,10 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         raise WeightsUnavailable(
             f"cannot read weights {path}: {error.strerror or error}"
         ) from error
-    if len(content) > _MOST_BYTES:
-        raise CheckpointRejected(f"{path} must have at most {_MOST_BYTES >> 20} MiB, it has more")
     try:
         found, data = _declared(path, content)
     except _DAMAGES as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise CheckpointRejected(f"{path} is a damaged or foreign checkpoint: {first}") from error
     claims = {key: _checked(path, key, one, data) for key, one in _entries(path, found).items()}
     total = sum(prod(claim.shape) * claim.storage.dtype.itemsize for claim in claims.values())
@@ -148,6 +143,8 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _declared(path: Path, content: bytes) -> _Declared:
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"it has more than {_MOST_BYTES >> 20} MiB")
     if content[8:9] == b"{" and not content.startswith(b"{"):
         return _read_safetensors(content)
     if content.startswith(b"PK\x03\x04"):
@@ -193,10 +190,7 @@ def _read_archive(content: bytes) -> _Declared:
     entries = _unique([(entry.filename, entry) for entry in archive.infolist()])
     for entry in entries.values():
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise ValueError(
-                f"its entries are compressed ({entry.compress_size} bytes for {entry.file_size}), "
-                "wanted stored, as torch.save writes them"
-            )
+            raise ValueError("its entries are compressed, wanted stored as torch.save does it")
     if (total := sum(entry.file_size for entry in entries.values())) > len(content):
         raise ValueError(f"its entries claim {total} bytes, the file has {len(content)}")
     pickles = [name for name in entries if name.endswith("/data.pkl")]

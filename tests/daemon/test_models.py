@@ -139,6 +139,25 @@ def test_check_refuses_other_networks_by_file_and_reason(
     assert "Traceback" not in printed.err
 
 
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"x": torch.eye(2).to_sparse()}, "it wants to load torch._utils._rebuild_sparse_tensor"),
+        (
+            {"x": torch.zeros(2, dtype=torch.complex64)},
+            "it wants to load torch.ComplexFloatStorage",
+        ),
+    ],
+)
+def test_check_says_what_it_found_and_what_was_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: object, text: str
+) -> None:
+    torch.save(content, tmp_path / "x.pth")
+    assert main(["models", "check", str(tmp_path / "x.pth")]) == 65
+    wanted = "wanted plain tensors of float32, float16, bfloat16 or float64"
+    assert f"{text}, {wanted}" in capsys.readouterr().err
+
+
 def test_check_of_a_missing_file_is_unavailable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

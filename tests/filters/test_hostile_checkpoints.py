@@ -242,6 +242,9 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "a storage that is not there": (
         lambda: claiming(tensor(Stored("../../x", 4), 0, (1,), (1,))), DAMAGED,
     ),
+    "a storage whose name fills screens": (
+        lambda: claiming(tensor(Stored("\x1b[2J" * 50_000, 4), 0, (1,), (1,))), DAMAGED,
+    ),
     "one storage of two lengths": (
         lambda: claiming(*(tensor(Stored("1", n), 0, (1,), (1,)) for n in (4, 2))),
         "a storage is described in two ways",
