@@ -65,6 +65,7 @@ class LocalFiles:
         self._opened = opened or path
         self._root = root
         self._images = iter(images) if images else None
+        self._refused = False
 
     def __call__(self, url: str, flags: int = 0, options: object = None) -> FileIO | BytesIO:
         """Open what FFmpeg asks for.
@@ -78,6 +79,8 @@ class LocalFiles:
             return self._next_image(self._images)
         if url == self.url:
             return _reader(os.open(self._opened, _READ))
+        if self._refused:  # which is raised when FFmpeg comes back; PyAV keeps one error only
+            return BytesIO()
         try:
             if not url.startswith("file:"):
                 raise OSError(errno.EPROTONOSUPPORT, "is no plain file")
@@ -86,6 +89,7 @@ class LocalFiles:
         except FileNotFoundError:
             return BytesIO()  # FFmpeg goes on with the next segment: this one may be over by now
         except (OSError, ValueError) as error:
+            self._refused = True
             where = self._root.path if self._root else "its folder"
             reason = getattr(error, "strerror", None) or error
             raise UnsupportedMedia(

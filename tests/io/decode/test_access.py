@@ -368,3 +368,15 @@ def test_a_playlist_beneath_a_root_may_name_what_lies_there(folder: Path) -> Non
     with opened_source(str(path), Root(folder), None) as source:  # noqa: SIM117
         with pytest.raises(UnsupportedMedia, match=f"wanted only files in {folder}"):
             num_pictures(source)
+
+
+def test_many_names_outside_are_refused_as_fast_as_one(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """PyAV would print the traceback of each but the last."""
+    path = playlist_of(folder / "list.m3u8", *[f"../{number}/outside.ts" for number in range(9000)])
+    began = time.monotonic()
+    with pytest.raises(UnsupportedMedia, match=r"names 'file:.*/0/outside\.ts'"):
+        num_pictures(path)
+    assert time.monotonic() - began < 5
+    assert capfd.readouterr().err == ""
