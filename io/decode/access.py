@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..beneath import Root, open_file
 from ..errors import SourceMissing, UnsupportedMedia
+from ..redaction import excerpt
 
 NOTHING = {"protocol_whitelist": "none", "pattern_type": "none"}
 """Options by which FFmpeg opens nothing by itself, and takes no file's name for a pattern."""
@@ -91,9 +92,9 @@ class LocalFiles:
         except (OSError, ValueError) as error:
             self._refused = True
             where = self._root.path if self._root else "its folder"
-            reason = getattr(error, "strerror", None) or error
             raise UnsupportedMedia(
-                f"{self._path}: the playlist names {url!r}, wanted only files in {where}: {reason}"
+                f"{self._path}: the playlist names {excerpt(url)!r}, wanted only files in {where}: "
+                f"{getattr(error, 'strerror', None) or error}"
             ) from error
 
     def _next_image(self, images: Iterator[Path]) -> FileIO | BytesIO:
