@@ -101,6 +101,10 @@ class WatchConfig(Section):
         default=None, description="extension of the outputs, such as mkv (the input's)"
     )
     recursive: bool = True
+    follow_links: bool = Field(
+        default=False,
+        description="take links to files below input or one of jobs.roots; they are never moved",
+    )
     include: tuple[str, ...] = Field(
         default=(), description="globs of names; none: every name of a media file"
     )
@@ -340,7 +344,11 @@ def contradictions(config: Config) -> Iterator[Fault]:
 
 def _contradicting_folders(config: Config) -> Iterator[Fault]:
     inputs: dict[Path, int] = {}
+    named = {f"jobs.roots[{index}]": root for index, root in enumerate(config.jobs.roots)}
     for index, watch in enumerate(config.watch):
+        for key in ("input", "output", "done_dir", "failed_dir"):
+            if (folder := getattr(watch, key)) is not None:
+                named[f"watch[{index}].{key}"] = folder
         if watch.input in inputs:
             text = f"another folder than that of watch[{inputs[watch.input]}]"
             yield Fault(f"watch[{index}].input", _shown(str(watch.input)), text)
@@ -349,6 +357,9 @@ def _contradicting_folders(config: Config) -> Iterator[Fault]:
         if watch.output == watch.input and not apart:
             text = 'another folder than input, or a container, or on_existing = "suffix"'
             yield Fault(f"watch[{index}].output", _shown(str(watch.output)), text)
+    for key, folder in named.items():
+        if folder.is_relative_to(config.state_dir):
+            yield Fault(key, _shown(str(folder)), "a folder outside of state_dir")
 
 
 def _contradicting_streams(config: Config) -> Iterator[Fault]:

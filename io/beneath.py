@@ -40,6 +40,10 @@ class _How(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint64) for name in ("flags", "mode", "resolve")]
 
 
+NOWHERE = Path("/proc/self/fd/-1")
+"""A folder that is never there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Root:
     """A folder beneath which files are opened."""
@@ -56,6 +60,7 @@ class Identity:
 
     device: int
     inode: int
+    """0: not known, since its file system numbers them anew at times."""
     size: int
     """In bytes."""
     mtime_ns: int
@@ -63,17 +68,19 @@ class Identity:
     """Of the system, when it was taken: devices may be numbered anew by the next."""
 
     @classmethod
-    def of(cls, status: os.stat_result) -> Identity:
-        """Take it from what stat(2) gave."""
+    def of(cls, status: os.stat_result, *, lasting: bool = True) -> Identity:
+        """Take it from what stat(2) gave; `lasting`: whether its file system keeps inodes."""
         try:
             boot = _BOOT.read_text().strip()
         except OSError:
             boot = ""
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, boot)
+        inode = status.st_ino if lasting else 0
+        return cls(status.st_dev, inode, status.st_size, status.st_mtime_ns, boot)
 
     def changes(self, got: Identity) -> str:
         """Say what is other in a file that should be this one; nothing if it is this one."""
-        names = ["device"] * (self.boot == got.boot) + ["inode", "size", "mtime_ns"]
+        names = ["device"] * (self.boot == got.boot) + ["inode"] * (self.inode != 0)
+        names += ["size", "mtime_ns"]
         pairs = [(name, getattr(self, name), getattr(got, name)) for name in names]
         return ", ".join(f"{name} {new} (was {old})" for name, old, new in pairs if old != new)
 
@@ -113,8 +120,8 @@ def open_file(root: Root, path: Path) -> int:
         A descriptor, which the caller closes.
 
     Raises:
-        OSError: if it is not there, may not be read, leads outside of the root (EXDEV) or
-            into what is closed (EACCES), or is no regular file (EINVAL).
+        OSError: if it is not there, may not be read, leads outside of the root or into
+            what is closed (EXDEV), or is no regular file (EINVAL).
     """
     found = _open(root, path, os.O_PATH)
     try:
@@ -141,8 +148,8 @@ def open_folder(root: Root, path: Path, *, create: bool = False) -> int:
         be read but written.
 
     Raises:
-        OSError: if it is not there, is no folder, or leads outside of the root (EXDEV) or into
-            what is closed (EACCES).
+        OSError: if it is not there, is no folder, or leads outside of the root or into what
+            is closed (EXDEV).
     """
     try:
         return _open(root, path, os.O_RDONLY | os.O_DIRECTORY)
@@ -168,6 +175,37 @@ def opened_folder(root: Root, path: Path, *, create: bool = False) -> Generator[
         yield by_descriptor(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def opened_place(root: Root, path: Path) -> Generator[Path]:
+    """Open the folder that a file is in, and name the file by the folder's descriptor.
+
+    Where the folder is not there, nothing is found by the name either.
+
+    Raises:
+        OSError: as :func:`open_folder` does, but for a folder that is not there.
+    """
+    try:
+        descriptor = open_folder(root, path.parent)
+    except FileNotFoundError:
+        descriptor = -1
+    try:
+        yield by_descriptor(descriptor) / path.name
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def read_entry(path: Path) -> bytes:
+    """Read a file, but not through a link, and without waiting for a writer.
+
+    Raises:
+        OSError: if it is not there, or a link.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
 
 
 @contextmanager
@@ -221,7 +259,7 @@ def _open(root: Root, path: Path, flags: int) -> int:
         os.close(anchor)
     if root.closed is not None and _real(found).is_relative_to(os.path.realpath(root.closed)):
         os.close(found)
-        raise OSError(errno.EACCES, f"lies in {root.closed}, which is closed", str(path))
+        raise OSError(errno.EXDEV, f"lies in {root.closed}, which is closed", str(path))
     return found
 
 

@@ -37,6 +37,8 @@ class Owner:
     """Called with the temporary and the final path of every file of an output, when all are
     complete, checked and on the disk, before the first of them is renamed. What it raises ends
     the work; nothing is renamed then."""
+    follows_links: bool = True
+    """Whether a FIFO or a device may be written to, which the target may be a link to."""
 
 
 def partial_path(target: Path, token: str | None = None) -> Path:
@@ -152,7 +154,7 @@ class OutputFile:
         token = None if owner is None else owner.token
         check_target(target, overwrite=overwrite, token=token)
         self.target = target
-        self.direct = is_special(target)
+        self.direct = (owner is None or owner.follows_links) and is_special(target)
         """Written in place: a FIFO or a device."""
         self.path = target if self.direct else partial_path(target, token)
         """Where the bytes are now."""

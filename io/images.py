@@ -6,6 +6,7 @@ when all are there. Rotation, which most image formats cannot note, is done on t
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from fractions import Fraction
@@ -20,6 +21,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from ..filters.frame import Color, Picture, StreamInfo
+from .beneath import by_descriptor
 from .encode.codecs import CodecChoice, is_sequence, numbered
 from .encode.encoder import EncoderOptions, codec_choice, open_codec, still_parameters
 from .encode.muxing import encoded_video
@@ -72,6 +74,8 @@ class ImageSink:
         self._owner = owner
         self._choice = codec_choice(info, encoder, target, "image2")
         self._folder: Path | None = None
+        self._held = -1
+        """The folder, whatever its name leads to."""
         self._file: OutputFile | None = None
         self._published: list[Path] = []
         self.num_images = 0
@@ -92,6 +96,7 @@ class ImageSink:
         self._folder = partial_path(self._target, token)
         try:
             self._folder.mkdir()
+            self._held = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError as error:
             raise write_error(self._target, error) from error
 
@@ -118,7 +123,9 @@ class ImageSink:
             self._file.stream.write(data)
         elif self._folder is not None:
             number = _FIRST_NUMBER - 1 + self.num_images
-            (self._folder / numbered(self._target, number).name).write_bytes(data)
+            name = numbered(self._target, number).name
+            with (by_descriptor(self._held) / name).open("xb") as file:  # not through a link
+                file.write(data)
 
     def finish(self) -> None:
         """Give the images their names.
@@ -140,19 +147,26 @@ class ImageSink:
             raise
 
     def _publish(self, folder: Path) -> None:
+        held = by_descriptor(self._held)
         renames = [
-            (image, self._target.with_name(image.name)) for image in sorted(folder.iterdir())
+            (folder / name, self._target.with_name(name)) for name in sorted(os.listdir(held))
         ]
         for image, _ in renames:
-            sync_file(image)
-        sync_folder(folder)
+            sync_file(held / image.name)
+        sync_folder(held)
         tell(self._owner, renames)
         for image, final in renames:
-            rename(image, final, overwrite=self._overwrite)
+            rename(held / image.name, final, overwrite=self._overwrite)
             self._published.append(final)
         folder.rmdir()
         sync_folder(self._target.parent)
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._folder, self._published = None, []
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
 
     def abort(self) -> None:
         """Remove what was written. Safe to call twice, and after `finish`."""
@@ -163,7 +177,7 @@ class ImageSink:
             if not self._overwrite:  # an incomplete sequence; replaced files cannot come back
                 for image in self._published:
                     image.unlink(missing_ok=True)
-        self._folder, self._published = None, []
+        self._let_go()
 
 
 def _one_still(target: Path, got: str) -> SinkRefused:

@@ -7,6 +7,7 @@ the tags is said then. Copied streams are muxed in step with the video, so that 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
@@ -18,6 +19,7 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 
 from ..filters.frame import Picture, StreamInfo
+from .beneath import by_descriptor
 from .encode.codecs import is_image
 from .encode.containers import Container, container_of
 from .encode.encoder import EncoderOptions, codec_choice, open_encoder
@@ -108,6 +110,9 @@ class FileSink:
         for line in held.warnings:
             log.warning("%s", line)
         self._held = held.tags
+        # its name may lead elsewhere when it is checked
+        self._written = by_descriptor(os.dup(self._file.stream.fileno()))
+        self._open_things.callback(os.close, int(self._written.name))
         self._output = output = open_output(self._file, container)
         self._open_things.callback(_close_quietly, output)
         self._encoder = open_encoder(output, info, encoder, choice, container)
@@ -172,7 +177,7 @@ class FileSink:
             self._mux(None)
             self._complete()
             if not self._file.direct:
-                verify_output(self._file.path, self._expected())
+                verify_output(self._written, self._expected())
             self._file.publish()
         finally:
             self.abort()

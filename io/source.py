@@ -21,6 +21,7 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from ..filters.frame import Picture, StreamInfo
+from .beneath import Beneath
 from .decode.container import Target, best_video, find_target, open_container
 from .decode.decoder import Decoded, Decoder
 from .decode.deinterlace import (
@@ -48,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 def open_source(
-    target: str | BinaryIO,
+    target: str | BinaryIO | Beneath,
     *,
     format: str | None = None,  # noqa: A002
     deinterlace: Deinterlace = "auto",

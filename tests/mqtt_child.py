@@ -19,7 +19,7 @@ from upframe.daemon.mqtt.bridge import MqttBridge
 async def run(port: int, folder: Path) -> None:
     config = Config.model_validate(
         {
-            "state_dir": folder,
+            "state_dir": folder / "state",
             "jobs": {"roots": [folder / "videos"]},
             "mqtt": {"host": "127.0.0.1", "port": port, "node_id": "node1"},
         }

@@ -71,7 +71,7 @@ def config_of(broker: Broker, tmp_path: Path, **mqtt: Any) -> Config:
     root.mkdir(exist_ok=True)
     return Config.model_validate(
         {
-            "state_dir": tmp_path,
+            "state_dir": tmp_path / "state",
             "jobs": {"roots": [root]},
             "mqtt": {"host": "127.0.0.1", "port": broker.port, "node_id": "node1"} | mqtt,
         }

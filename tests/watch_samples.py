@@ -17,6 +17,7 @@ from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import JobStore
 from upframe.daemon.watch.watcher import Watches
 from upframe.daemon.workers.messages import Verdict
+from upframe.io.beneath import Root
 
 DOUBLE = {"enable_frame_interpolation": True, "frame_interpolation_exp": 1}
 STABLE_SECONDS = 0.08
@@ -29,11 +30,11 @@ class Judging:
     def __init__(self) -> None:
         self.probed: list[Path] = []
 
-    async def probe(self, path: Path) -> Verdict:
+    async def probe(self, path: Path, root: Root | None = None) -> Verdict:
         from upframe.daemon.workers.attempt import judge  # loads codecs, which few tests need
 
         self.probed.append(path)
-        return await asyncio.to_thread(judge, str(path))
+        return await asyncio.to_thread(judge, str(path), root)
 
 
 class Saying:
@@ -42,7 +43,7 @@ class Saying:
     def __init__(self) -> None:
         self.probed: list[Path] = []
 
-    async def probe(self, path: Path) -> Verdict:
+    async def probe(self, path: Path, root: Root | None = None) -> Verdict:
         self.probed.append(path)
         return _said_by(path)
 
@@ -168,13 +169,14 @@ async def watching(
     *watches: dict[str, Any],
     prober: Any = None,
     filesystem: Callable[[Path], str] | None = None,
+    config: Config | None = None,
 ) -> AsyncGenerator[House]:
     """Watch as the daemon does, until the block ends."""
     with JobStore(yard.state / "jobs.sqlite") as store:
         queue = JobQueue(store)
         prober = prober or Saying()
         more = {} if filesystem is None else {"filesystem": filesystem}
-        made = Watches(yard.config(*watches), queue, store, prober, **more)
+        made = Watches(config or yard.config(*watches), queue, store, prober, **more)
         task = asyncio.create_task(made.run(), name="watches")
         try:
             yield House(yard, store, queue, made, prober)

@@ -17,8 +17,10 @@ from ...filters.chain import BuiltFilter, build_filters
 from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
 from ...filters.options import FilterOptions
+from ...io.beneath import Beneath, by_descriptor
 from ...io.decode.hardware import Hardware, HardwareName
 from ...io.encode.encoder import EncoderOptions, output_pix_fmt
+from ...io.errors import MediaError
 from ...io.files import Owner, refuse_same_file
 from ...io.media import Sink
 from ...io.sink import open_file_sink
@@ -73,7 +75,7 @@ async def _execute(pipeline: Pipeline, total: int | None, display: Display) -> F
 class RunRequest:
     """One piece of work: what the command line, and later a job, asks for."""
 
-    source: str
+    source: str | Beneath
     sink: str
     filters: FilterOptions
     runtime: Runtime
@@ -87,6 +89,13 @@ class RunRequest:
     """Of an image sequence."""
     hwaccel: HardwareName = "none"
     """What may decode besides software."""
+    place: Path | None = None
+    """By which the sink is reached, as from `opened_place`; None: by its name."""
+
+    @property
+    def where(self) -> Path:
+        """By which path to act on the sink."""
+        return self.place or Path(self.sink)
 
 
 Stage = Literal["loading", "streaming", "publishing"]
@@ -133,7 +142,13 @@ def run(
     """
     with kept_warnings() as warned:
         work = _Work(request, warned, ledger, on_stage)
-        return work.run(display or Silent(), filters, announce=announce)
+        try:
+            return work.run(display or Silent(), filters, announce=announce)
+        except MediaError as error:
+            # people know the sink by its name
+            places = (str(request.where.parent), str(Path(request.sink).parent))
+            error.args = tuple(str(text).replace(*places) for text in error.args)
+            raise
 
 
 class _Staged:
@@ -179,7 +194,9 @@ class _Work:
         """Plan, load, stream, complete; raises as :func:`run` does."""
         request = self._request
         self._on_stage("loading")
-        refuse_same_file(request.source, request.sink)
+        source = request.source
+        held = source.descriptor if isinstance(source, Beneath) else None
+        refuse_same_file(str(source) if held is None else by_descriptor(held), request.where)
         plan = plan_streams(
             request.source, request.sink, request.format, strict=request.strict_streams
         )
@@ -223,9 +240,13 @@ class _Work:
         request, ledger = self._request, self._ledger
         owner = None
         if ledger is not None:
-            owner = Owner(ledger.token, lambda renames: ledger.record(report(), renames))
+            owner = Owner(
+                ledger.token,
+                lambda renames: ledger.record(report(), renames),
+                follows_links=request.place is None,
+            )
         return open_file_sink(
-            Path(request.sink),
+            request.where,
             info,
             request.encoder,
             plan=plan,
@@ -243,7 +264,7 @@ class _Work:
         plan: StreamPlan,
     ) -> Report:
         return make_report(
-            source=self._request.source,
+            source=str(self._request.source),
             sink=self._request.sink,
             flow=flow,
             counters=compute.statistics(),

@@ -243,6 +243,7 @@ def _check(connection: sqlite3.Connection) -> None:
 ALTERABLE = frozenset(
     {
         "attempts",
+        "confined",
         "ended",
         "error",
         "not_before",

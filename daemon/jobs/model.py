@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -18,6 +19,7 @@ from pydantic import (
 )
 
 from ...filters.options import FilterOptions
+from ...io.beneath import Identity, Root
 from ...io.encode.options import EncoderOptions
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -85,6 +87,19 @@ class Work(BaseModel, frozen=True, extra="forbid"):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+class Confinement(BaseModel, frozen=True, extra="forbid"):
+    """Where a job that others asked for may read and write; the user's own jobs have none."""
+
+    source: Root | None = Field(default=None, description="beneath which it lies; null: a URL")
+    path: Path | None = Field(
+        default=None, description="the file beneath it, where the source is a link to one"
+    )
+    accepted: Identity | None = Field(
+        default=None, description="the source as it was then; null: not there yet"
+    )
+    sink: Root | None = Field(default=None, description="beneath which the result is written")
+
+
 class JobProgress(BaseModel, frozen=True):
     """Where a running job stands. Kept in memory while it runs, stored when its state changes."""
 
@@ -110,6 +125,7 @@ class Job(Work, frozen=True, extra="forbid"):
     id: JobId
     origin: Origin
     idempotency_key: str = Field(description="two jobs with the same key are one")
+    confined: Confinement | None = None
     priority: int = Field(default=0, ge=-1000, le=1000, description="the highest goes first")
     state: State = "queued"
     attempts: int = Field(default=0, description="begun so far, without those given back")
@@ -139,6 +155,7 @@ def job_of(
     id: str,  # noqa: A002
     origin: Origin,
     idempotency_key: str | None = None,
+    confined: Confinement | None = None,
     priority: int = 0,
     created: datetime | None = None,
 ) -> Job:
@@ -149,6 +166,7 @@ def job_of(
         id=id,
         origin=origin,
         idempotency_key=idempotency_key or id,
+        confined=confined,
         priority=priority,
         created=created or datetime.now(UTC),
     )

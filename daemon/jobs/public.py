@@ -11,7 +11,7 @@ from .model import Job
 
 def shown(job: Job, *, report: bool = True) -> dict[str, Any]:
     """Turn a job into JSON values, without secrets."""
-    values = job.model_dump(mode="json", exclude=None if report else {"report"})
+    values = job.model_dump(mode="json", exclude={"confined"} if report else {"confined", "report"})
     return cast("dict[str, Any]", redacted_values(values))
 
 

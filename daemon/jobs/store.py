@@ -7,7 +7,7 @@ methods block and may be called from any thread; on an event loop, use the queue
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self, get_args
@@ -106,7 +106,6 @@ STORE_NAME = "jobs.sqlite"
 STATES: tuple[State, ...] = get_args(State)
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
 _AT_ONCE = 100  # jobs in one transaction: it must not hold up others for long
-_AFRESH: Mapping[str, object] = {"attempts": 0, "error": None, "report": None}
 
 # Running ones, then the others in the order in which they will go, then the ended, latest first.
 _GROUPS = (
@@ -229,20 +228,23 @@ class JobStore(Memory):
     def retry(self, id: str) -> Job:  # noqa: A002
         """Queue a job again that failed or was cancelled, with all its attempts.
 
+        Its source is taken as it will be then: it may have been mended.
+
         Raises:
             UnknownJob: if there is no such job.
             IllegalChange: if it is in another state.
         """
-        return self.change(id, "queued", expected=("failed", "cancelled"), **_AFRESH)
+        given = _afresh(self.get(id))
+        return self.change(id, "queued", expected=("failed", "cancelled"), **given)
 
     def retry_failed(self, ended_before: datetime, limit: int = _AT_ONCE) -> list[Job]:
         """Queue jobs again that failed before a time, at most `limit` in this one transaction."""
         query = "SELECT body, report FROM jobs WHERE state = 'failed' AND ended < ? LIMIT ?"
-        given = {**_meaning_of("queued"), **_AFRESH}
         with self._database.write() as connection:
             rows = connection.execute(query, (seconds_of(ended_before), limit)).fetchall()
-            jobs = [altered(job_of_row(*row), state="queued", **given) for row in rows]
-            return [save(connection, job) for job in jobs]
+            jobs = [job_of_row(*row) for row in rows]
+            given = _meaning_of("queued") | {"state": "queued"}
+            return [save(connection, altered(job, **given, **_afresh(job))) for job in jobs]
 
     def update(self, id: str, **fields: object) -> Job:  # noqa: A002
         """Write fields of :data:`ALTERABLE` without a change of state.
@@ -336,6 +338,12 @@ def _allowed(fields: dict[str, object]) -> dict[str, object]:
             f"only {', '.join(sorted(ALTERABLE))}"
         )
     return fields
+
+
+def _afresh(job: Job) -> dict[str, object]:
+    """Say what a job begins anew with when the user has it tried again."""
+    confined = job.confined and job.confined.model_copy(update={"accepted": None})
+    return {"attempts": 0, "error": None, "report": None, "confined": confined}
 
 
 def _meaning_of(state: State) -> dict[str, object]:

@@ -180,7 +180,7 @@ class MqttBridge:
         self._outbox = outbox = Outbox()
         self._journal = Journal(store)
         self._answers = Answers(topics, outbox, self._journal)
-        commands = Commands(queue, config.jobs, self._answers)
+        commands = Commands(queue, config, self._answers)
         self._intake = Intake(topics, self._journal, commands, self._answers)
         self._active = asyncio.Event()
         self._states = JobStates(

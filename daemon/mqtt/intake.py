@@ -14,9 +14,18 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from ..backoff import DoublingBackoff
-from ..config import JobsConfig
+from ..config import Config
 from ..fence import Fence
-from ..jobs.model import Conflict, IllegalChange, Job, StoreBroken, UnknownJob, Work, job_of
+from ..jobs.model import (
+    Confinement,
+    Conflict,
+    IllegalChange,
+    Job,
+    StoreBroken,
+    UnknownJob,
+    Work,
+    job_of,
+)
 from ..jobs.public import shown
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
@@ -29,6 +38,7 @@ from .requests import (
     SubmitRequest,
     answer,
     confined_work,
+    confinement,
     job_answer,
     parse,
 )
@@ -261,9 +271,9 @@ class Commands:
         StoreBroken: from :meth:`do`, if the store fails.
     """
 
-    def __init__(self, queue: JobQueue, jobs: JobsConfig, answers: Answers) -> None:
+    def __init__(self, queue: JobQueue, config: Config, answers: Answers) -> None:
         self._queue = queue
-        self._jobs = jobs
+        self._config = config
         self._answers = answers
 
     async def do(self, command: Command, request: SubmitRequest | JobRequest, asked: Asked) -> None:
@@ -293,15 +303,19 @@ class Commands:
     async def _submit(self, request: SubmitRequest, asked: Asked) -> None:
         work = Work.model_validate({name: getattr(request, name) for name in Work.model_fields})
         try:
-            work = await asyncio.to_thread(confined_work, work, self._jobs)
+            work, to = await asyncio.to_thread(self._confine, work)
             job, _ = await self._queue.submit(
-                job_of(work, id=request.id, origin="mqtt", priority=request.priority)
+                job_of(work, id=request.id, origin="mqtt", confined=to, priority=request.priority)
             )
         except Refused as error:
             raise BadRequest("refused", str(error), job_id=request.id) from error
         except Conflict as error:
             raise BadRequest("conflict", str(error), job_id=request.id) from error
         await self._answer_submitted(job, asked)
+
+    def _confine(self, work: Work) -> tuple[Work, Confinement]:
+        work = confined_work(work, self._config.jobs)
+        return work, confinement(work, self._config.jobs, self._config.state_dir)
 
     async def _answer_submitted(self, job: Job, asked: Asked) -> None:
         if job.ended_for_good:

@@ -15,8 +15,10 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
+from ...io.beneath import Identity, Root, open_file
+from ...io.filesystem import filesystem_type, keeps_inodes
 from ...io.redaction import excerpt, redacted
-from ..jobs.model import Job, JobId, Work, check_length
+from ..jobs.model import Confinement, Job, JobId, Work, check_length
 from ..jobs.public import shown
 from .topics import Command
 
@@ -216,9 +218,9 @@ def request_schemas() -> dict[str, Any]:
 
 # What a request may touch: files below the roots, URLs of the allowed schemes, nothing else.
 #
-# Links are resolved before the comparison, and the resolved name is what is used from there on: a
-# link that is bent later changes nothing. Encoder options and containers that would write further
-# files by names of their own are refused as well.
+# Links are resolved before the comparison, and the resolved name is what is used from there on,
+# beneath its root: a link that is bent later leads nowhere. Encoder options and containers that
+# would write further files by names of their own are refused as well.
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -337,6 +339,43 @@ def confined_work(work: Work, jobs: JobsConfig) -> Work:
                 "filters": _confined_weights(work.filters, jobs),
             }
         )
+
+
+def confinement(work: Work, jobs: JobsConfig, state_dir: Path) -> Confinement:
+    """Note beneath which roots the files of confined work lie, and what its source is now.
+
+    Blocks, as :func:`confined` does.
+
+    Raises:
+        Refused: if one of them lies in the daemon's own folder, or the source is no regular file.
+    """
+    source, sink = (_root_of(name, jobs, state_dir) for name in (work.source, work.sink))
+    accepted = None
+    if source is not None:
+        try:
+            descriptor = open_file(source, Path(work.source))
+        except (FileNotFoundError, PermissionError):  # it may come, or be opened to us, in time
+            return Confinement(source=source, sink=sink)
+        except OSError as error:
+            raise Refused(f"{work.source}: {error.strerror or error}") from error
+        try:
+            lasting = keeps_inodes(filesystem_type(Path(work.source)))
+            accepted = Identity.of(os.fstat(descriptor), lasting=lasting)
+        finally:
+            os.close(descriptor)
+    return Confinement(source=source, sink=sink, accepted=accepted)
+
+
+def _root_of(name: str, jobs: JobsConfig, state_dir: Path) -> Root | None:
+    """Choose the outermost root, since who may write there could bend an inner one."""
+    if "://" in name:
+        return None
+    closed = Path(os.path.realpath(state_dir))
+    if Path(name).is_relative_to(closed):
+        raise Refused(f"{name}: lies in the daemon's own folder {state_dir}")
+    roots = [Path(os.path.realpath(root)) for root in jobs.roots]
+    fitting = [root for root in roots if Path(name).is_relative_to(root)]
+    return Root(min(fitting, key=lambda root: len(root.parts)), closed)
 
 
 def _path_of_url(url: str) -> str:

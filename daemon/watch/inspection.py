@@ -14,12 +14,15 @@ from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
+from ...io.beneath import Identity, Root
+from ...io.filesystem import keeps_inodes
 from ..config import WatchConfig
 from ..fence import Fence
 from ..jobs.model import Job, StoreBroken, UnknownJob
 from .records import Records, file_key, settings_digest
 from .scan import (
     NameRules,
+    Reach,
     Reason,
     Scan,
     Signature,
@@ -27,7 +30,7 @@ from .scan import (
     SkipLog,
     Stability,
     Tree,
-    open_signature,
+    opened_status,
     shown,
 )
 
@@ -146,6 +149,11 @@ class Candidate:
     path: Path
     signature: Signature
     key: str
+    root: Root
+    """Beneath which it is opened."""
+    file: Path
+    """By which name; not `path` where that is a link."""
+    accepted: Identity
 
 
 @dataclass(slots=True)
@@ -168,6 +176,7 @@ class Look:
     Args:
         watch: What is watched.
         records: What is remembered.
+        reach: What may be opened.
         filesystem: The type of the input's file system.
         reserved: Folders that are not looked into, with the reason.
         stop: Ends a scan early.
@@ -177,6 +186,7 @@ class Look:
         self,
         watch: WatchConfig,
         records: Records,
+        reach: Reach,
         *,
         filesystem: str,
         reserved: dict[Path, str],
@@ -186,10 +196,9 @@ class Look:
         self.skips = SkipLog()
         self.placing = Placing(watch, records)
         rules = NameRules(watch.include, watch.exclude)
-        self._tree = Tree(
-            watch.input, rules, recursive=watch.recursive, reserved=reserved, stop=stop
-        )
+        self._tree = Tree(reach, rules, recursive=watch.recursive, reserved=reserved, stop=stop)
         self._records = records
+        self._reach = reach
         self._filesystem = filesystem
         self._settings = settings_digest(watch)
         self._stable_seconds = watch.stable_seconds
@@ -250,7 +259,7 @@ class Look:
             self._say_waiting(path)
         elif self._has_no_place(path, signature):
             self.stability.forget(path)
-        elif (candidate := self._opened(Candidate(path, signature, key), now)) is not None:
+        elif (candidate := self._opened(path, signature, key, now)) is not None:
             looked.ready.append(candidate)
 
     def _is_dealt_with(self, path: Path, signature: Signature, key: str, looked: Looked) -> bool:
@@ -303,26 +312,28 @@ class Look:
             detail = f"taken when it has held still for {self._stable_seconds:g} s"
             self.skips.say(Skip(path, "unstable", detail))
 
-    def _opened(self, candidate: Candidate, now: float) -> Candidate | None:
+    def _opened(self, path: Path, signature: Signature, key: str, now: float) -> Candidate | None:
         """Look once more, through the file itself: cached attributes may be old."""
         try:
-            opened = open_signature(candidate.path)
+            root, file = self._reach.find(path)
+            status = opened_status(root, file)
         except FileNotFoundError:
-            self.stability.forget(candidate.path)
+            self.stability.forget(path)
             return None
         except OSError as error:
-            self.stability.postpone(candidate.path, now)
-            detail = error.strerror or str(error)
-            self.skips.say(Skip(candidate.path, "unreadable", detail), candidate.signature)
+            self.stability.postpone(path, now)
+            self.skips.say(Skip(path, "unreadable", error.strerror or str(error)), signature)
             return None
-        if opened != candidate.signature:
-            self.stability.observe(candidate.path, opened, now)
+        if (opened := Signature.of(status)) != signature:
+            self.stability.observe(path, opened, now)
             return None
-        return candidate
+        accepted = Identity.of(status, lasting=keeps_inodes(self._filesystem))
+        return Candidate(path, signature, key, root, file, accepted)
 
     def is_same(self, candidate: Candidate, now: float) -> bool:
         """Tell whether a file is still the version that was found ready."""
-        return self._opened(candidate, now) is not None
+        found = self._opened(candidate.path, candidate.signature, candidate.key, now)
+        return found == candidate
 
     def decide(self, candidate: Candidate) -> None:
         """Note that a version of a file needs no further look."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
+from ...io.beneath import Root, open_folder
 from ..config import WatchConfig
 from ..exits import Exit
-from ..jobs.model import Conflict, Job, JobError, Work, job_of
+from ..jobs.model import Confinement, Conflict, Job, JobError, Work, job_of
 from ..jobs.queue import JobQueue
 from ..logfields import about_job
 from .inspection import Candidate, Look
@@ -44,7 +46,8 @@ class Verdict(Protocol):
         ...
 
 
-Probe = Callable[[Path], Awaitable[Verdict]]
+Probe = Callable[[Path, Root], Awaitable[Verdict]]
+"""Of a file, by the name by which it is opened beneath a root."""
 
 
 class Intake:
@@ -67,6 +70,7 @@ class Intake:
         clock: Callable[[], float],
     ) -> None:
         self._watch = watch
+        self._output = Root(watch.output, records.state_dir)
         self._look = look
         self._records = records
         self._queue = queue
@@ -83,7 +87,7 @@ class Intake:
         try:
             holder = self._records.locks(self._watch.output).take(placement.sink, job.id)
             if holder is None:
-                placement.sink.parent.mkdir(parents=True, exist_ok=True)
+                os.close(open_folder(self._output, placement.sink.parent, create=True))
         except OSError as error:
             detail = f"{shown(placement.sink)}: {error.strerror or error}"
             self._put_off(candidate, Skip(candidate.path, "unwritable", detail))
@@ -171,8 +175,16 @@ class Intake:
             encoder=self._watch.encoder,
             overwrite=overwrite,
         )
+        linked = candidate.file != candidate.path
+        confined = Confinement(
+            source=candidate.root,
+            path=candidate.file if linked else None,
+            accepted=candidate.accepted,
+            sink=self._output,
+        )
         return job_of(
             work,
+            confined=confined,
             id=job_id(candidate.path, candidate.key),
             origin="watch",
             idempotency_key=candidate.key,

@@ -25,8 +25,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from ...io.beneath import Root, by_descriptor, opened_folder, opened_place, read_entry
 from ...io.errors import MediaError
-from ...io.files import partial_path, sync_file, sync_folder
+from ...io.files import partial_path, sync_folder
 from ..config import WatchConfig
 from ..fence import Fence
 from ..jobs.model import Job, StoreBroken, UnknownJob
@@ -120,11 +121,17 @@ def _put(source: Path, name: Path) -> None:
 
 def _copy(source: Path, name: Path) -> None:
     partial = partial_path(name)
+    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        shutil.copy2(source, partial, follow_symlinks=False)
-        sync_file(partial)
-        if not filecmp.cmp(source, partial, shallow=False):
-            raise OSError(errno.EIO, f"the copy differs from the original: {source}")
+        # by descriptors: the names may be links by now
+        with os.fdopen(descriptor, "rb") as original, partial.open("xb") as copy:
+            held = [by_descriptor(file.fileno()) for file in (original, copy)]
+            shutil.copyfileobj(original, copy)
+            copy.flush()
+            shutil.copystat(*held)
+            os.fsync(copy.fileno())
+            if not filecmp.cmp(*held, shallow=False):
+                raise OSError(errno.EIO, f"the copy differs from the original: {source}")
         _name(partial, name)
     finally:
         partial.unlink(missing_ok=True)
@@ -153,80 +160,91 @@ class _Sidecar(BaseModel):
     schema_name: str = Field(alias="schema")
 
 
-def output_signature(job: Job) -> Signature | None:
+def output_signature(job: Job, output: Root) -> Signature | None:
     """Tell how a job's output looks; None where it is no file with something in it."""
     try:
-        status = Path(job.sink).stat()
+        with opened_place(output, Path(job.sink)) as place:
+            status = place.lstat()
     except OSError:
         return None
     return Signature.of(status) if stat.S_ISREG(status.st_mode) and status.st_size else None
 
 
-def dispose_done(job: Job, watch: WatchConfig) -> None:
+def dispose_done(job: Job, watch: WatchConfig, state_dir: Path | None = None) -> None:
     """Keep, move or delete the input of a done job.
 
     Raises:
         OSError: if that fails; the input is where it was then.
     """
     source = Path(job.source)
-    remove_sidecar(source)
-    if watch.on_done == "keep":
-        return
-    if (why := _against(job, source)) is not None:
-        log.warning("%s: kept, %s", shown(source), why)
-        return
-    if watch.on_done == "delete":
-        source.unlink()
-        log.info("%s: deleted, its output is %s", shown(source), shown(job.sink))
-    elif watch.done_dir is not None:
-        target = mirrored(source, watch.input, watch.done_dir)
-        place = move(source, target, lambda _: _require_unchanged(job))
-        log.info("%s: done, moved to %s", shown(source), shown(place))
+    with opened_place(Root(watch.input, state_dir), source) as here:
+        remove_sidecar(here)
+        if watch.on_done == "keep":
+            return
+        if (why := _against(job, here, Root(watch.output, state_dir))) is not None:
+            log.warning("%s: kept, %s", shown(source), why)
+        elif watch.on_done == "delete":
+            here.unlink()
+            log.info("%s: deleted, its output is %s", shown(source), shown(job.sink))
+        elif watch.done_dir is not None:
+            target = mirrored(source, watch.input, watch.done_dir)
+            watch.done_dir.mkdir(parents=True, exist_ok=True)
+            root = Root(watch.done_dir, state_dir)
+            with opened_folder(root, target.parent, create=True) as there:
+                place = move(here, there / target.name, lambda _: _require_unchanged(job, here))
+            log.info("%s: done, moved to %s", shown(source), shown(target.with_name(place.name)))
 
 
-def _against(job: Job, source: Path) -> str | None:
+def _against(job: Job, source: Path, output: Root) -> str | None:
     """Say why a done job's input must not be touched."""
-    if output_signature(job) is None:
+    if source.is_symlink():
+        return "it is a link"
+    if output_signature(job, output) is None:
         return f"its output {shown(job.sink)} is not there"
     if job.report is None:
         return "its output was not verified"
     if _is_same_file(source, Path(job.sink)):
         return "it is its own output"
-    return None if is_unchanged(job) else "it has changed or gone since it was read"
+    return None if is_unchanged(job, source) else "it has changed or gone since it was read"
 
 
-def dispose_failed(job: Job, watch: WatchConfig) -> None:
+def dispose_failed(job: Job, watch: WatchConfig, state_dir: Path | None = None) -> None:
     """Leave or move the input of a failed job, and write beside it what went wrong.
 
     Raises:
         OSError: if that fails; the input is where it was then.
     """
     source = Path(job.source)
-    if not is_unchanged(job):
-        log.info("%s: has changed or gone since job %s failed", shown(source), job.id)
-        return
-    if watch.on_failed == "leave" or watch.failed_dir is None:
-        write_sidecar(source, job)
-        return
+    with opened_place(Root(watch.input, state_dir), source) as here:
+        if not is_unchanged(job, here):
+            log.info("%s: has changed or gone since job %s failed", shown(source), job.id)
+            return
+        if watch.on_failed == "leave" or watch.failed_dir is None:
+            write_sidecar(here, job)
+            return
 
-    def explain(place: Path) -> None:
-        _require_unchanged(job)
-        write_sidecar(place, job)
+        def explain(place: Path) -> None:
+            _require_unchanged(job, here)
+            write_sidecar(place, job)
 
-    place = move(source, mirrored(source, watch.input, watch.failed_dir), explain)
-    remove_sidecar(source)
-    log.info("%s: failed, moved to %s", shown(source), shown(place))
+        target = mirrored(source, watch.input, watch.failed_dir)
+        watch.failed_dir.mkdir(parents=True, exist_ok=True)
+        root = Root(watch.failed_dir, state_dir)
+        with opened_folder(root, target.parent, create=True) as there:
+            place = move(here, there / target.name, explain)
+        remove_sidecar(here)
+        log.info("%s: failed, moved to %s", shown(source), shown(target.with_name(place.name)))
 
 
-def _require_unchanged(job: Job) -> None:
-    if not is_unchanged(job):  # it may take long to copy a file to another device
+def _require_unchanged(job: Job, source: Path) -> None:
+    if not is_unchanged(job, source):  # it may take long to copy a file to another device
         raise OSError(f"{shown(job.source)} has changed while it was moved")
 
 
-def is_unchanged(job: Job) -> bool:
+def is_unchanged(job: Job, source: Path) -> bool:
     """Tell whether a job's input is there, and still the version that the job was made for."""
     try:
-        status = os.lstat(job.source)
+        status = source.lstat()
     except OSError:
         return False
     return stat.S_ISREG(status.st_mode) and key_fits(job.idempotency_key, Signature.of(status))
@@ -248,7 +266,8 @@ def write_sidecar(place: Path, job: Job) -> None:
     sidecar = sidecar_of(place)
     partial = partial_path(sidecar)
     try:
-        partial.write_text(json.dumps(_account(job), indent=2, ensure_ascii=False) + "\n")
+        with partial.open("x") as file:
+            file.write(json.dumps(_account(job), indent=2, ensure_ascii=False) + "\n")
         partial.replace(sidecar)
     finally:
         partial.unlink(missing_ok=True)
@@ -258,7 +277,7 @@ def remove_sidecar(source: Path) -> None:
     """Remove what an earlier attempt has left beside an input, if it is ours."""
     sidecar = sidecar_of(source)
     with suppress(OSError, ValueError):  # not there, or not ours
-        if _Sidecar.model_validate_json(sidecar.read_bytes()).schema_name == SIDECAR_SCHEMA:
+        if _Sidecar.model_validate_json(read_entry(sidecar)).schema_name == SIDECAR_SCHEMA:
             sidecar.unlink()
 
 
@@ -409,13 +428,14 @@ class Settler:
 
     def _settle(self, job: Job, watch: WatchConfig) -> None:
         if job.state == "done":
-            if (made := output_signature(job)) is not None:
+            made = output_signature(job, Root(watch.output, self._records.state_dir))
+            if made is not None:
                 self._records.set_made(job, made)
-            dispose_done(job, watch)
+            dispose_done(job, watch, self._records.state_dir)
         else:
             self._records.drop_claim(job)
             if job.state == "failed":
-                dispose_failed(job, watch)
+                dispose_failed(job, watch, self._records.state_dir)
         self._records.locks(watch.output).release(Path(job.sink), job.id)
         self._records.set_settled(job)
 

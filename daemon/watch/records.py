@@ -16,18 +16,20 @@ import re
 import secrets
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import cast
 
 from pydantic import BaseModel, ValidationError
 
+from ...io.beneath import Root, opened_folder, read_entry
+from ...io.filesystem import keeps_inodes
 from ..config import WatchConfig
 from ..jobs.model import Job
 from ..jobs.store import JobStore
-from .changes import keeps_inodes
 from .scan import LOCKS_FOLDER, Reason, Signature, Skip, shown
 
 # By what a version of a watched file is known again: its idempotency key and its job's id.
@@ -75,6 +77,9 @@ def _digest(text: str) -> str:
 # behind is never taken away from it, but the log says whose it is and where it lies.
 
 
+_MAX_TRIES = 50
+
+
 class Claim(BaseModel, frozen=True):
     """What a lock file says."""
 
@@ -90,13 +95,12 @@ class Locks:
     """The claims below one output folder. Every method blocks.
 
     Args:
-        output: The folder.
+        root: The folder.
         instance: Who we are, the same after every restart.
     """
 
-    def __init__(self, output: Path, instance: str) -> None:
-        self._output = output
-        self._folder = output / LOCKS_FOLDER
+    def __init__(self, root: Root, instance: str) -> None:
+        self._root = root
         self._instance = instance
 
     def take(self, sink: Path, job: str) -> str | None:
@@ -108,36 +112,45 @@ class Locks:
         Raises:
             OSError: if no lock can be written.
         """
-        lock = self._lock_of(sink)
         claim = Claim(
             instance=self._instance,
             host=socket.gethostname(),
             pid=os.getpid(),
             since=datetime.now(UTC),
             job=job,
-            sink=str(sink.relative_to(self._output)),
+            sink=str(sink.relative_to(self._root.path)),
         )
+        for tries in count(1):
+            try:
+                with self._opened(create=True) as folder:
+                    return self._take(folder / _name_of(claim.sink), claim)
+            except FileNotFoundError:  # somebody may just have removed the empty folder
+                if tries == _MAX_TRIES:
+                    raise
+        raise AssertionError("there are always more numbers")
+
+    def _take(self, lock: Path, claim: Claim) -> str | None:
         try:
-            self._write(lock, claim)
+            _write(lock, claim, os.O_CREAT | os.O_EXCL)
         except FileExistsError:
             holder = _read(lock)
             if holder is None or holder.instance != self._instance:
-                return _described(lock, holder)
-            lock.write_text(claim.model_dump_json(indent=2))
+                return _described(self._root.path / LOCKS_FOLDER / lock.name, holder)
+            _write(lock, claim, os.O_TRUNC)
         return None
 
     def release(self, sink: Path, job: str) -> None:
         """Give a job's claim back; one that a newer job of ours has taken over stays."""
-        lock = self._lock_of(sink)
-        holder = _read(lock)
-        if holder is not None and (holder.instance, holder.job) == (self._instance, job):
-            self._remove(lock)
+        name = _name_of(str(sink.relative_to(self._root.path)))
+        for lock, claim in self._own():
+            if (lock.name, claim.job) == (name, job):
+                self._remove(lock)
 
     def beat(self) -> None:
         """Renew the time of our locks, so that people see that somebody is behind them."""
         for lock, _ in self._own():
             with suppress(OSError):
-                os.utime(lock)
+                os.utime(lock, follow_symlinks=False)
 
     def clear(self, is_active: Callable[[str], bool]) -> None:
         """Drop our locks of jobs that are not to be run any more, as after a crash."""
@@ -145,38 +158,36 @@ class Locks:
             if not is_active(claim.job):
                 self._remove(lock)
 
-    def _lock_of(self, sink: Path) -> Path:
-        # relative: other daemons may have the share mounted elsewhere
-        name = os.fsencode(sink.relative_to(self._output))
-        return self._folder / f"{hashlib.sha256(name).hexdigest()[:32]}.lock"
+    def _opened(self, *, create: bool = False) -> AbstractContextManager[Path]:
+        return opened_folder(self._root, self._root.path / LOCKS_FOLDER, create=create)
 
     def _own(self) -> Iterator[tuple[Path, Claim]]:
-        for lock in sorted(self._folder.glob("*.lock")):
-            claim = _read(lock)
-            if claim is not None and claim.instance == self._instance:
-                yield lock, claim
-
-    def _write(self, lock: Path, claim: Claim) -> None:
-        text = claim.model_dump_json(indent=2).encode()
-        while True:
-            self._folder.mkdir(exist_ok=True)
-            try:
-                descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-                break
-            except FileNotFoundError:  # somebody has just removed the empty folder
-                continue
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text)
+        with suppress(OSError), self._opened() as folder:  # not there, or it leads elsewhere
+            for lock in sorted(folder.glob("*.lock")):
+                claim = _read(lock)
+                if claim is not None and claim.instance == self._instance:
+                    yield lock, claim
 
     def _remove(self, lock: Path) -> None:
         lock.unlink(missing_ok=True)
         with suppress(OSError):  # not empty, or not there
-            self._folder.rmdir()
+            (self._root.path / LOCKS_FOLDER).rmdir()
+
+
+def _name_of(sink: str) -> str:
+    # relative: other daemons may have the share mounted elsewhere
+    return f"{hashlib.sha256(os.fsencode(sink)).hexdigest()[:32]}.lock"
+
+
+def _write(lock: Path, claim: Claim, flags: int) -> None:
+    descriptor = os.open(lock, os.O_WRONLY | os.O_NOFOLLOW | flags, 0o644)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(claim.model_dump_json(indent=2).encode())
 
 
 def _read(lock: Path) -> Claim | None:
     try:
-        return Claim.model_validate_json(lock.read_bytes())
+        return Claim.model_validate_json(read_entry(lock))
     except (OSError, ValidationError):
         return None
 
@@ -263,7 +274,12 @@ class Records:
 
     def locks(self, output: Path) -> Locks:
         """Open the claims on the files below an output folder."""
-        return Locks(output, self._instance())
+        return Locks(Root(output, self.state_dir), self._instance())
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the daemon keeps its own files."""
+        return self.store.path.parent
 
     def _instance(self) -> str:
         """Name this daemon among those that share a folder: as long as its state lasts."""

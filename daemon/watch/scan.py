@@ -1,11 +1,13 @@
 """One walk through a watched folder: which files could be inputs, and why the others are not.
 
-Links are not followed, so no loop of links can hold a walk up, and no link leads out of the
-folder. The folders of outputs, of done and of failed inputs are left out where they lie inside.
+Links to folders are not followed, so no loop of links can hold a walk up; links to files only where
+that is asked for, see `Reach`. Everything is opened beneath the folder, whatever becomes of links
+meanwhile. The folders of outputs, of done and of failed inputs are left out where they lie inside.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -18,6 +20,7 @@ from pathlib import Path, PurePath
 from threading import Event
 from typing import Literal, Self
 
+from ...io.beneath import Root, open_file, opened_folder
 from ...io.redaction import printable
 
 log = logging.getLogger("upframe.watch")
@@ -172,16 +175,15 @@ class Signature:
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-def open_signature(path: Path) -> Signature:
+def opened_status(root: Root, path: Path) -> os.stat_result:
     """Look at a file by opening it: proves that it can be read, and renews what NFS has cached.
 
     Raises:
-        OSError: if it cannot be read.
+        OSError: if it cannot be read, or lies elsewhere than beneath the root.
     """
-    # O_NONBLOCK: what was a file a moment ago may be a FIFO now, and must not hang us
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = open_file(root, path)
     try:
-        return Signature.of(os.fstat(descriptor))
+        return os.fstat(descriptor)
     finally:
         os.close(descriptor)
 
@@ -262,6 +264,29 @@ class Stability:
         return list(self._waits)
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Which files a watch may open: those beneath its folder, and those that links may lead to."""
+
+    root: Root
+    linked: tuple[Root, ...] = ()
+    """Beneath which the targets of links lie; none: links are not followed."""
+
+    def find(self, path: Path) -> tuple[Root, Path]:
+        """Tell beneath which root to open a path, and by which name.
+
+        Raises:
+            OSError: if it is a link that leads elsewhere (EXDEV).
+        """
+        if not (self.linked and path.is_symlink()):
+            return self.root, path
+        real = Path(os.path.realpath(path))
+        for root in self.linked:
+            if real.is_relative_to(root.path):
+                return root, real
+        raise OSError(errno.EXDEV, "leads to none of the folders that links may", str(path))
+
+
 class ScanStopped(Exception):
     """The walk was asked to end; what it found so far is not the whole truth."""
 
@@ -282,7 +307,7 @@ class Tree:
     """A folder as its rules show it. Every method blocks.
 
     Args:
-        root: The folder.
+        reach: The folder, and where links in it may lead.
         rules: Which names count.
         recursive: Whether folders in it are looked into.
         reserved: Folders that are not looked into, with the reason.
@@ -291,14 +316,15 @@ class Tree:
 
     def __init__(
         self,
-        root: Path,
+        reach: Reach,
         rules: NameRules,
         *,
         recursive: bool = True,
         reserved: dict[Path, str] | None = None,
         stop: Event | None = None,
     ) -> None:
-        self.root = root
+        self.root = reach.root.path
+        self._reach = reach
         self._rules = rules
         self._recursive = recursive
         self._reserved = reserved or {}
@@ -350,7 +376,7 @@ class Tree:
             folder = folders.pop()
             scan.num_folders += 1
             try:
-                entries = list(_entries(folder))
+                entries = list(_entries(self._reach.root, folder))
             except OSError as error:
                 if folder == self.root:
                     raise
@@ -372,11 +398,19 @@ class Tree:
                 scan.skipped.append(Skip(path, "excluded", against))
             return against is None
         against = self._against_file(path, status)
+        if against is None and stat.S_ISLNK(status.st_mode):
+            status, against = self._followed(path, status)
         if against is not None:
             scan.skipped.append(against)
         else:
             scan.found[path] = Signature.of(status)
         return False
+
+    def _followed(self, path: Path, status: os.stat_result) -> tuple[os.stat_result, Skip | None]:
+        try:
+            return opened_status(*self._reach.find(path)), None
+        except OSError as error:
+            return status, Skip(path, "excluded", f"symbolic link: {error.strerror or error}")
 
     def _against_folder(self, path: Path) -> str | None:
         if path in self._reserved:
@@ -388,9 +422,9 @@ class Tree:
     def _against_file(self, path: Path, status: os.stat_result) -> Skip | None:
         if against := self._rules.against_file(path.relative_to(self.root)):
             return Skip(path, "excluded", against)
-        if stat.S_ISLNK(status.st_mode):
+        if stat.S_ISLNK(status.st_mode) and not self._reach.linked:
             return Skip(path, "excluded", "symbolic link")
-        if not stat.S_ISREG(status.st_mode):
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
             return Skip(path, "excluded", "not a regular file")
         if not is_text(path):
             return Skip(path, "unreadable", "its name is not UTF-8")
@@ -403,11 +437,11 @@ class Tree:
             raise ScanStopped
 
 
-def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    with os.scandir(folder) as entries:
+def _entries(root: Root, folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    with opened_folder(root, folder) as held, os.scandir(held) as entries:
         for entry in entries:
             try:
-                yield Path(entry.path), entry.stat(follow_symlinks=False)
+                yield folder / entry.name, entry.stat(follow_symlinks=False)
             except FileNotFoundError:  # gone since
                 continue
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -18,17 +19,19 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Protocol, TypeVar
 
+from ...io.beneath import Root
+from ...io.filesystem import filesystem_type
 from ..config import Config, WatchConfig
 from ..fence import Fence
 from ..jobs.model import IllegalChange, StoreBroken, UnknownJob
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
-from .changes import Listening, filesystem_type
+from .changes import Listening
 from .inspection import Candidate, Look, Looked
 from .intake import Intake, Probe, Verdict
 from .outcome import Settler
 from .records import Records, Roots
-from .scan import shown
+from .scan import Reach, shown
 
 log = logging.getLogger("upframe.watch")
 
@@ -50,6 +53,7 @@ class Watcher:
         queue: Takes the jobs.
         store: Remembers what was seen.
         probe: Tells whether a file is a video.
+        linked: Folders in which the targets of links may lie, beside the watched one.
         reserved: Folders that are not looked into, with the reason.
         clock: Seconds, never going back.
         filesystem: Names the type of the file system that a path is on.
@@ -63,6 +67,7 @@ class Watcher:
         store: JobStore,
         probe: Probe,
         *,
+        linked: tuple[Path, ...] = (),
         reserved: dict[Path, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
         filesystem: Callable[[Path], str] = filesystem_type,
@@ -71,6 +76,7 @@ class Watcher:
         self._queue = queue
         self._records = Records(store)
         self._probe = probe
+        self._linked = linked
         self._reserved = reserved or {}
         self._clock = clock
         self._filesystem = filesystem
@@ -182,6 +188,7 @@ class Watcher:
         self._look = look = Look(
             self._watch,
             self._records,
+            self._reach(),
             filesystem=kind,
             reserved=self._reserved,
             stop=self._stop,
@@ -192,6 +199,15 @@ class Watcher:
         self._kind = kind
         await self._listening.end()
         self._identity = identity
+
+    def _reach(self) -> Reach:
+        def root(path: Path) -> Root:
+            return Root(Path(os.path.realpath(path)), self._records.state_dir)
+
+        inside = Root(self._watch.input, self._records.state_dir)
+        if not self._watch.follow_links:
+            return Reach(inside)
+        return Reach(inside, tuple(root(path) for path in (self._watch.input, *self._linked)))
 
     def _clear_locks(self) -> None:
         def is_active(job: str) -> bool:
@@ -248,7 +264,7 @@ class Watcher:
             log.info("job %s: cancelled, its file has changed", job)
 
     async def _take(self, candidate: Candidate, intake: Intake) -> None:
-        verdict = await self._probe(candidate.path)
+        verdict = await self._probe(candidate.file, candidate.root)
         if not await self._off(intake.is_same, candidate):
             return  # it has moved while it was probed: it is seen again when it holds still
         if verdict.kind == "video":
@@ -271,8 +287,8 @@ class Watcher:
 class Prober(Protocol):
     """Tells what a file is, without ever taking the daemon down with it."""
 
-    def probe(self, path: Path) -> Awaitable[Verdict]:
-        """Look into a file."""
+    def probe(self, path: Path, root: Root) -> Awaitable[Verdict]:
+        """Look into a file, opened beneath a root."""
         ...
 
 
@@ -303,6 +319,7 @@ class Watches:
                 queue,
                 store,
                 prober.probe,
+                linked=config.jobs.roots,
                 reserved=reserved_folders(watch, config),
                 filesystem=filesystem,
             )

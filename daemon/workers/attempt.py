@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -19,13 +19,14 @@ from ...filters.chain import BuiltFilter, Chain, build_filters
 from ...filters.device import Runtime, resolve_device, resolve_precision
 from ...filters.frame import Frame, StreamInfo
 from ...filters.options import FilterOptions, Policy
+from ...io.beneath import Beneath, Root, by_descriptor, opened_place, opened_source
 from ...io.decode.survey import segment_end
-from ...io.errors import MediaError, SourceMissing, TruncatedMedia, UnsupportedMedia
+from ...io.errors import MediaError, SinkRefused, SourceMissing, TruncatedMedia, UnsupportedMedia
 from ...io.redaction import redacted_values
 from ...io.source import open_source
 from ..convert.conversion import Ledger, RunRequest, Stage, run
 from ..convert.report import Report, device_name, kept_warnings
-from ..jobs.model import Work, partial_token
+from ..jobs.model import Confinement, Work, partial_token
 from .channel import Wire, WireDisplay
 from .ledger import Result, Results
 from .messages import (
@@ -172,25 +173,44 @@ class Attempts:
             self._filters.warm_up(request.filters, self._runtime)
             return Warmed(seconds=monotonic() - began)
         if isinstance(request, RunJob):
-            report = self._run(request.id, request.work)
+            report = self._run(request.id, request.work, request.confined)
             return Done(report=_told(report))
         raise TypeError(f"this worker runs jobs, got {request.kind!r}")
 
-    def _run(self, job_id: str, work: Work) -> Report:
+    def _run(self, job_id: str, work: Work, confined: Confinement | None) -> Report:
         def record(report: Report, renames: Sequence[tuple[Path, Path]]) -> None:
-            self._results.write(Result.of(job_id, work.digest, renames, _told(report)))
+            result = Result.of(job_id, work.digest, renames, _told(report))
+            self._results.write(result.moved(request.where.parent, Path(work.sink).parent))
 
         def tell(stage: Stage) -> None:
             self._wire.send(StageBegun(stage=stage))
 
-        return run(
-            request_of(work, self._runtime),
-            WireDisplay(self._wire),
-            announce=False,  # the report has it
-            ledger=Ledger(partial_token(job_id), record),
-            filters=self._filters,
-            on_stage=tell,
-        )
+        with ExitStack() as opened:
+            request = request_of(work, self._runtime)
+            if confined is not None:
+                request = confined_request(request, confined, opened)
+            return run(
+                request,
+                WireDisplay(self._wire),
+                announce=False,  # the report has it
+                ledger=Ledger(partial_token(job_id), record),
+                filters=self._filters,
+                on_stage=tell,
+            )
+
+
+def confined_request(request: RunRequest, to: Confinement, opened: ExitStack) -> RunRequest:
+    """Open the source and the folder of the sink, each beneath its root, for as long as it runs."""
+    source, place = request.source, None
+    if to.source is not None:
+        name = source if to.path is None else to.path
+        source = opened.enter_context(opened_source(str(name), to.source, to.accepted))
+    if to.sink is not None:
+        try:
+            place = opened.enter_context(opened_place(to.sink, Path(request.sink)))
+        except OSError as error:
+            raise SinkRefused(f"{request.sink}: {error.strerror or error}") from error
+    return replace(request, source=source, place=place)
 
 
 def _told(report: Report) -> dict[str, Any]:
@@ -234,17 +254,33 @@ def judge_request(request: Request) -> Event:
     """
     if not isinstance(request, ProbeFile):
         raise TypeError(f"this worker only probes, got {request.kind!r}")
-    return Probed(verdict=judge(request.path))
+    return Probed(verdict=judge(request.path, request.root))
 
 
-def judge(path: str) -> Verdict:
-    """Open a file and decode its first frame."""
+def judge(path: str, root: Root | None = None) -> Verdict:
+    """Open a file, beneath a root where there is one, and decode its first frame."""
+    if root is None:
+        return _judge(path, Path(path))
     try:
-        with closing(open_source(path)) as source:
-            if next(islice(source, 1), None) is None:
-                raise UnsupportedMedia(f"{path}: holds no frame")
-            info = source.info
-        return _if_whole(path, f"{path}: {info.width}x{info.height} {info.pix_fmt}")
+        with opened_source(path, root, None) as source:
+            held = -1 if source.descriptor is None else source.descriptor
+            return _judge(source, by_descriptor(held))
+    except MediaError as error:
+        return Verdict(kind="unfinished", message=str(error))
+
+
+def _judge(source: str | Beneath, path: Path) -> Verdict:
+    try:
+        with closing(open_source(source)) as opened:
+            if next(islice(opened, 1), None) is None:
+                raise UnsupportedMedia(f"{source}: holds no frame")
+            info = opened.info
+        size, promised = path.stat().st_size, promised_bytes(path)
+        if promised is not None and promised > size:
+            text = f"{source}: {size} bytes are there, wanted {promised}"
+            return Verdict(kind="unfinished", message=text)
+        found = f"{source}: {info.width}x{info.height} {info.pix_fmt}"
+        return Verdict(kind="video", message=found)
     except (TruncatedMedia, SourceMissing) as error:
         return Verdict(kind="unfinished", message=str(error))
     except MediaError as error:
@@ -253,18 +289,10 @@ def judge(path: str) -> Verdict:
         return Verdict(kind=kind, message=str(error))
 
 
-def _if_whole(path: str, found: str) -> Verdict:
-    size, promised = Path(path).stat().st_size, promised_bytes(Path(path))
-    if promised is not None and promised > size:
-        text = f"{path}: {size} bytes are there, wanted {promised}"
-        return Verdict(kind="unfinished", message=text)
-    return Verdict(kind="video", message=found)
-
-
-def _is_blank(path: str) -> bool:
+def _is_blank(path: Path) -> bool:
     """Whether a file is empty, or begins with nothing but zeros: reserved, and not written yet."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             return not any(file.read(_HEAD_BYTES))
     except OSError:
         return False

@@ -102,6 +102,18 @@ class Result(BaseModel, frozen=True):
             schema="upframe.result/1", job_id=job_id, digest=digest, files=files, report=report
         )
 
+    def moved(self, folder: Path, to: Path) -> Self:
+        """Give the files of one folder by another name of it."""
+
+        def by(name: str) -> str:
+            return str(to / Path(name).relative_to(folder))
+
+        files = [
+            file.model_copy(update={"partial": by(file.partial), "final": by(file.final)})
+            for file in self.files
+        ]
+        return self.model_copy(update={"files": tuple(files)})
+
 
 class Results:
     """The entries of all jobs that are being published, one file each. Every method blocks.

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, TypeAdapter
 
 from ...filters.options import FilterOptions
-from ..jobs.model import JobError, Work
+from ...io.beneath import Root
+from ..jobs.model import Confinement, JobError, Work
 
 Stage = Literal["loading", "streaming", "publishing"]
 
@@ -38,6 +39,7 @@ class RunJob(Message, frozen=True):
     kind: Literal["job"] = "job"
     id: str
     work: Work
+    confined: Confinement | None = None
 
 
 class ProbeFile(Message, frozen=True):
@@ -45,6 +47,8 @@ class ProbeFile(Message, frozen=True):
 
     kind: Literal["probe"] = "probe"
     path: str
+    root: Root | None = None
+    """Beneath which it must lie."""
 
 
 class Cancel(Message, frozen=True):

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from ...io.beneath import Root
 from ..config import Config
 from .messages import Verdict
 from .process import WorkerLost, WorkerProcess, WorkerSettings
@@ -55,12 +56,12 @@ class Prober:
         """Of its process; None while there is none."""
         return self._worker.pid if self._worker.alive else None
 
-    async def probe(self, path: Path) -> Verdict:
-        """Look at a file. Never raises for what the file does to the process."""
+    async def probe(self, path: Path, root: Root | None = None) -> Verdict:
+        """Look at a file, beneath a root. Never raises for what the file does to the process."""
         async with self._asking:
             await self._wake()
             try:
-                return await self._probe(path)
+                return await self._probe(path, root)
             except BaseException:  # the answer would be taken for that of the next question
                 await self._worker.kill()
                 raise
@@ -73,14 +74,14 @@ class Prober:
             await self._wake()
             await self._worker.stop()
 
-    async def _probe(self, path: Path) -> Verdict:
+    async def _probe(self, path: Path, root: Root | None) -> Verdict:
         try:
             if not self._worker.alive:
                 await self._start()
         except WorkerLost as lost:
             return Verdict(kind="unfinished", message=f"{path}: cannot be looked at: {lost}")
         try:
-            return await self._worker.probe(str(path), self._timeout_seconds)
+            return await self._worker.probe(str(path), self._timeout_seconds, root)
         except WorkerLost as lost:
             log.warning("%s: the prober was lost over it: %s", path, lost)
             return Verdict(kind=self._blame(lost), message=f"{path}: {lost}")

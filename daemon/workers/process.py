@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...filters.options import FilterOptions
+from ...io.beneath import Root
 from ..exits import Exit
 from ..fence import Fence
-from ..jobs.model import JobError, Work
+from ..jobs.model import Confinement, JobError, Work
 from . import ledger, worker_lock
 from .child import LineChild
 from .messages import (
@@ -250,13 +251,13 @@ class WorkerProcess:
             raise WorkerLost(_error_of(answer))
         return answer.seconds
 
-    async def probe(self, path: str, timeout_seconds: float) -> Verdict:
-        """Look whether a file is video.
+    async def probe(self, path: str, timeout_seconds: float, root: Root | None = None) -> Verdict:
+        """Look whether a file is video, beneath a root where there is one.
 
         Raises:
             WorkerLost: if the worker died over it, or did not answer in time and was killed.
         """
-        answer = await self._ask(ProbeFile(path=path), {"loading": timeout_seconds})
+        answer = await self._ask(ProbeFile(path=path, root=root), {"loading": timeout_seconds})
         if not isinstance(answer, Probed):
             raise WorkerLost(_error_of(answer))
         return answer.verdict
@@ -267,6 +268,7 @@ class WorkerProcess:
         work: Work,
         budgets: Mapping[Stage, float],
         on_event: Callable[[Event], None],
+        confined: Confinement | None = None,
     ) -> Outcome:
         """Run a job to whatever end it takes; never raises for what happens to the worker.
 
@@ -275,11 +277,13 @@ class WorkerProcess:
             work: what to do.
             budgets: seconds that each stage may go without progress.
             on_event: told of stages and progress.
+            confined: where it may read and write; None: anywhere.
         """
         self.num_jobs += 1
         self._child.job_id = job_id
         try:
-            answer = await self._ask(RunJob(id=job_id, work=work), budgets, on_event)
+            request = RunJob(id=job_id, work=work, confined=confined)
+            answer = await self._ask(request, budgets, on_event)
         finally:
             self._child.job_id = None
         if isinstance(answer, Done | Failed | Stopped | Lost):

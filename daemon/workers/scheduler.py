@@ -171,7 +171,7 @@ class Slot:
         if self._wish is not None:
             return Stopped()
         tell = Teller(self._queue, job.id)
-        return await self.worker.run_job(job.id, job.work, self.budgets, tell)
+        return await self.worker.run_job(job.id, job.work, self.budgets, tell, job.confined)
 
     async def _cancel(self) -> None:
         await self._stop("cancel", CANCEL_SECONDS)

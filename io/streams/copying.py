@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 from av.error import ArgumentError, FFmpegError
 from av.stream import Discard
 
+from ..beneath import Beneath
 from ..check import SoundTimes
 from ..decode.container import best_video, find_target, open_container
 from ..encode.containers import Container
@@ -383,7 +384,7 @@ def _attach(plan: StreamPlan, source: InputContainer, output: OutputContainer) -
         made.metadata.update(kept_metadata(stream.metadata))
 
 
-def _cover_of(source: str, index: int) -> bytes:
+def _cover_of(source: str | Beneath, index: int) -> bytes:
     """Read an attached picture: the one packet of its stream."""
     with open_container(find_target(source)) as opened:
         for packet in opened.demux(opened.streams[index]):

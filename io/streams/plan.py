@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from av.stream import Discard
 
+from ..beneath import Beneath
 from ..decode.container import best_video, find_target, is_cover, open_container
 from ..encode.codecs import is_image
 from ..encode.containers import Container, container_of
@@ -67,7 +68,7 @@ class StreamFate:
 class StreamPlan:
     """What becomes of all of a source's streams but the video, and of its chapters."""
 
-    source: str
+    source: str | Beneath
     container: Container | None
     """None for still images."""
     fates: tuple[StreamFate, ...] = ()
@@ -96,7 +97,7 @@ _HOLDS_ATTACHMENTS = ("matroska",)
 
 
 def plan_streams(
-    source: str,
+    source: str | Beneath,
     target: str,
     format: str | None = None,  # noqa: A002
     *,
@@ -116,7 +117,8 @@ def plan_streams(
         SinkRefused: if the container is unknown, or `strict` and something would be lost.
     """
     container = None if is_image(target, format) else container_of(target, format)
-    if is_special(Path(source)):  # what is read from a pipe for a look is gone
+    # what is read from a pipe for a look is gone
+    if isinstance(source, str) and is_special(Path(source)):
         return StreamPlan(source, None, notes=("input is a pipe: only its video is taken",))
     found = find_target(source)
     with open_container(found) as opened:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from upframe.daemon.watch.changes import choose_mode, filesystem_type, keeps_inodes
+from upframe.daemon.watch.changes import choose_mode
+from upframe.io.filesystem import filesystem_type, keeps_inodes
 
 _IN_A_NAMESPACE = """
 mount -t tmpfs none "$1/a b" && mount -t ramfs none "$1/a b" && mkdir "$1/a b/c" && exec "$2" -c '
 import sys
 from pathlib import Path
-from upframe.daemon.watch.changes import filesystem_type
+from upframe.io.filesystem import filesystem_type
 root = Path(sys.argv[1])
 print(filesystem_type(root / "a b/c"), filesystem_type(root / "link"), filesystem_type(root))
 ' "$1"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from upframe.daemon.watch.scan import Signature, Stability, open_signature
+from upframe.daemon.watch.scan import Signature, Stability, opened_status
+from upframe.io.beneath import Root
 
 FILM = Path("/in/film.mkv")
 ONE = Signature(100, 5, 7)
@@ -84,12 +85,13 @@ def test_forgets_what_is_gone() -> None:
 def test_opening_tells_the_same_as_looking(tmp_path: Path) -> None:
     path = tmp_path / "film.mkv"
     path.write_bytes(b"abc")
-    assert open_signature(path) == Signature.of(path.lstat())
+    assert Signature.of(opened_status(Root(tmp_path), path)) == Signature.of(path.lstat())
 
 
 def test_opening_never_hangs_nor_follows(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    assert open_signature(tmp_path / "fifo").size == 0
-    (tmp_path / "link").symlink_to(tmp_path / "fifo")
-    with pytest.raises(OSError, match="symbolic links"):
-        open_signature(tmp_path / "link")
+    (tmp_path / "link").symlink_to("/etc/hostname")
+    with pytest.raises(OSError, match="is a FIFO, wanted a regular file"):
+        opened_status(Root(tmp_path), tmp_path / "fifo")
+    with pytest.raises(OSError, match="leads outside"):
+        opened_status(Root(tmp_path), tmp_path / "link")

@@ -25,6 +25,7 @@ from upframe.daemon.jobs.model import Work, job_of
 from upframe.daemon.jobs.store import JobStore
 from upframe.daemon.watch.records import Records
 from upframe.daemon.workers.messages import Verdict
+from upframe.io.beneath import Root
 
 
 @pytest.fixture
@@ -67,10 +68,10 @@ def test_a_file_that_moves_while_it_is_probed_is_not_taken_yet(yard: Yard) -> No
     class Appending(Saying):
         """Somebody writes on while it looks, twice."""
 
-        async def probe(self, path: Path) -> Verdict:
+        async def probe(self, path: Path, root: Root | None = None) -> Verdict:
             if len(self.probed) < 2:
                 yard.put("film.mkv", "one more" * (1 + len(self.probed)))
-            return await super().probe(path)
+            return await super().probe(path, root)
 
     async def run() -> None:
         async with watching(yard, prober=Appending()) as house:
@@ -704,7 +705,7 @@ def test_idle_watch_does_not_spin(yard: Yard) -> None:
 class Tripping(Saying):
     """A prober that has a bug, which some files bring out."""
 
-    async def probe(self, path: Path) -> Verdict:
+    async def probe(self, path: Path, root: Root | None = None) -> Verdict:
         verdict = await super().probe(path)
         if path.stem == "poison":
             raise ZeroDivisionError("a bug")
