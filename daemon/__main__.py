@@ -17,7 +17,7 @@ from typing import NoReturn, cast
 from ..io.network import INSECURE, Rules, using
 from ..io.redaction import one_line
 from .errors import ConfigError, UsageError
-from .exits import Exit, exit_code_of, is_expected
+from .exits import Exit, exit_code_of, is_expected, text_of
 from .logfields import told
 from .startup import collector_resting, share_cores
 
@@ -128,7 +128,7 @@ class _Formatter(logging.Formatter):
 
 def _explain(error: BaseException, debug: bool) -> None:
     """Say in one line what ended the work; a bug of ours, or --debug, shows where as well."""
-    text = str(error) or type(error).__name__
+    text = text_of(error)
     lines = error.lines if isinstance(error, ConfigError) else (text,)
     if isinstance(error, KeyboardInterrupt):
         lines = ("interrupted",)

@@ -27,6 +27,7 @@ from pydantic import (
 
 from ..filters.options import FilterOptions, Policy
 from ..io.encode.options import EncoderOptions
+from ..io.limits import Limits
 from ..io.redaction import excerpt
 from .errors import ConfigError, UsageError
 from .jobs.model import Location, Origin
@@ -246,6 +247,7 @@ class Config(Section):
     state_dir: Path = Path("/var/lib/upframe")
     weights: Policy = Field(default="hub", description="auto | hub | builtin")
     jobs: JobsConfig = JobsConfig()
+    limits: Limits = Limits()
     watch: tuple[WatchConfig, ...] = ()
     live: tuple[LiveConfig, ...] = ()
     mqtt: MqttConfig | None = None

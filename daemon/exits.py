@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from enum import IntEnum
 
 from ..filters.errors import (
@@ -11,6 +12,7 @@ from ..filters.errors import (
     TooLarge,
     UnsupportedPixels,
     WeightsUnavailable,
+    is_out_of_memory,
 )
 from ..io.errors import (
     MediaError,
@@ -19,6 +21,7 @@ from ..io.errors import (
     SinkFull,
     SinkRefused,
     SourceMissing,
+    TooLargeMedia,
     TruncatedMedia,
     UnsupportedMedia,
     VerificationFailed,
@@ -58,7 +61,7 @@ _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (DeviceUnavailable, Exit.UNAVAILABLE),
     (UnsupportedPixels, Exit.DATA),
     (TooLarge, Exit.TRY_LATER),
-    (MemoryError, Exit.TRY_LATER),
+    (TooLargeMedia, Exit.TRY_LATER),
     (SourceMissing, Exit.NO_INPUT),
     (TruncatedMedia, Exit.DATA),
     (UnsupportedMedia, Exit.DATA),
@@ -81,6 +84,8 @@ def exit_code_of(error: BaseException) -> int:
         return error.code
     if isinstance(error, KeyboardInterrupt):
         return 130
+    if is_out_of_memory(error):
+        return Exit.TRY_LATER
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code
@@ -89,6 +94,16 @@ def exit_code_of(error: BaseException) -> int:
 
 def is_expected(error: BaseException) -> bool:
     """Whether the message alone tells the user what to do, without a traceback."""
-    return isinstance(error, Stopped | StartFailed | KeyboardInterrupt) or any(
-        isinstance(error, kind) for kind, _ in _CODES
-    )
+    if isinstance(error, Stopped | StartFailed | KeyboardInterrupt) or is_out_of_memory(error):
+        return True
+    return any(isinstance(error, kind) for kind, _ in _CODES)
+
+
+def text_of(error: BaseException) -> str:
+    """Say what an error says; where memory was missing, what was wanted and what the limit is."""
+    text = str(error) or type(error).__name__
+    if not is_out_of_memory(error) or isinstance(error, TooLarge | TooLargeMedia):
+        return text
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    most = "" if limit == resource.RLIM_INFINITY else f" (the limit is {limit >> 20} MiB in all)"
+    return f"too large for memory{most}: {text}"

@@ -84,16 +84,6 @@ def exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
     return torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that an allocation failed, on CUDA or on the CPU."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # the CPU allocator raises a plain RuntimeError with one of these texts
-    return isinstance(error, RuntimeError) and any(
-        text in str(error) for text in ("can't allocate memory", "not enough memory", "bad alloc")
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """What filters are built for."""
@@ -122,14 +112,15 @@ def available_bytes(device: torch.device) -> int | None:
     """Find how many bytes could still be allocated on a device; None where it does not say.
 
     On CUDA that includes what torch holds but does not use. On Linux it is what the system could
-    free without swapping, or less where a control group (a service, a container) allows less.
+    free without swapping, or less where a control group (a service, a container) or this process's
+    own limit (RLIMIT_AS) allows less.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + max(idle - _recorded[device], 0)
-    limits = [limit for limit in (_system_bytes(), *_cgroup_bytes()) if limit is not None]
-    return min(limits, default=None)
+    limits = [_system_bytes(), _address_bytes(), *map(cgroup_free_bytes, _cgroups())]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _system_bytes() -> int | None:
@@ -142,16 +133,55 @@ def _system_bytes() -> int | None:
     return None
 
 
-def _cgroup_bytes() -> Iterator[int]:
-    """Find what each control group (version 2) around this process still allows."""
+def _address_bytes() -> int | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else max(limit - _addresses(), 0)
+
+
+def _addresses() -> int:
+    return int(_read(Path("/proc/self/statm")).split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+_LEAST_BYTES = 2 * GIB
+"""torch takes 1 GiB of addresses, of which it uses little; threads have stacks of 8 MiB each."""
+
+
+def allow_memory(num_bytes: int | None, *, share: int = 1) -> None:
+    """Let this process take no more memory than so much beside the addresses that it has now.
+
+    Not for one that uses a CUDA card, whose driver takes addresses without measure.
+
+    Args:
+        num_bytes: None: what the machine has, or less where a control group allows less.
+        share: of that, one part in so many.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import resource
+
+    keep_freed_memory()  # else each thread that allocates takes 64 MiB of addresses, or twice that
+    groups = (_read(group / "memory.max").strip() for group in _cgroups())
+    system = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    most = num_bytes or min([system, *(int(text) for text in groups if text.isdigit())])
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = _addresses() + max(most, _LEAST_BYTES) // share
+    resource.setrlimit(
+        resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard)
+    )
+
+
+def _cgroups() -> Iterator[Path]:
+    """Find each control group (version 2) around this process."""
     for line in _read(Path("/proc/self/cgroup")).splitlines():
         number, _, path = line.partition("::")
         if number != "0":
             continue
         inner = PurePosixPath(path.lstrip("/"))
-        for group in (inner, *inner.parents):
-            if (free := cgroup_free_bytes(_CGROUPS / group)) is not None:
-                yield free
+        yield from (_CGROUPS / group for group in (inner, *inner.parents))
 
 
 def cgroup_free_bytes(folder: Path) -> int | None:

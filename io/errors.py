@@ -3,6 +3,7 @@
 MediaError                  base: nothing below it is a bug of ours; PyAV's errors end here
 ├─ SourceMissing            no such input, or not readable: exit 66
 ├─ UnsupportedMedia         undecodable, empty, no video, no way to write it: exit 65, do not retry
+│  └─ TooLargeMedia         pictures above the limits: exit 75, do not retry
 ├─ TruncatedMedia           ends too early; whole frames were given: exit 65
 ├─ SinkRefused              output exists, folder not writable, format unknown: exit 73
 │  └─ SameFile              the output is the input: exit 64
@@ -43,6 +44,10 @@ class SourceMissing(MediaError):
 
 class UnsupportedMedia(MediaError):
     """The input can be opened, but holds no video that we can decode, or it cannot be written."""
+
+
+class TooLargeMedia(UnsupportedMedia):
+    """The input's pictures are larger than this process may take."""
 
 
 class TruncatedMedia(MediaError):

@@ -116,7 +116,7 @@ def _part(data: bytes, chance: random.Random) -> tuple[int, int]:
     return first, min(last, first + len(data) // 4)
 
 
-_MUTATIONS: dict[str, Bytes] = {
+MUTATIONS: dict[str, Bytes] = {
     "bits flipped": _flipped,
     "bits of the head flipped": _flipped_head,
     "cut off": _cut_off,
@@ -134,9 +134,9 @@ def mutated(
 ) -> tuple[Path, str]:
     """Make one; tells how."""
     original, other = chance.choice(originals), chance.choice(originals)
-    kind = chance.choice(list(_MUTATIONS))
+    kind = chance.choice(list(MUTATIONS))
     path = yard.clips / f"{number:04d}-{original.name}"
-    path.write_bytes(_MUTATIONS[kind](original.read_bytes(), other.read_bytes(), chance))
+    path.write_bytes(MUTATIONS[kind](original.read_bytes(), other.read_bytes(), chance))
     return path, kind
 
 

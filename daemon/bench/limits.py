@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...filters.device import exact_convolutions, is_out_of_memory
+from ...filters.device import exact_convolutions
+from ...filters.errors import is_out_of_memory
 from .arithmetic import convolution_flop
 from .rounds import Variant, runs_for
 

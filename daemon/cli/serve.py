@@ -6,10 +6,12 @@ import argparse
 import asyncio
 import faulthandler
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any, cast
 
+from ...io.limits import VARIABLE
 from ...io.redaction import one_line
 from ..config import Config, load_config, refusal
 from ..exits import exit_code_of
@@ -92,6 +94,7 @@ def serve(config: Config, path: Path) -> int:
         StoreBroken: if the jobs cannot be read.
         Stopped: if a second signal ended it at once.
     """
+    os.environ[VARIABLE] = config.limits.model_dump_json()  # to all children
     faulthandler.enable()  # SIGABRT, with which systemd ends what hangs, then shows where
     notifier = Notifier.from_environment()
     faults = examine_at_start(config)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ...io.limits import limits
 from ...io.network import Rules, using
 from ...io.redaction import redacted_values
 from ..exits import Exit, exit_code_of, is_expected
@@ -77,13 +78,17 @@ def _run(order: LiveOrder, linkage: Linkage) -> str:
     with collector_resting():
         import torch
 
+        from ...filters.device import allow_memory
         from .order import request_of
         from .session import LiveSession
 
     if order.threads is not None:
         torch.set_num_threads(order.threads)
     with using(Rules(tls_insecure=order.options.tls_insecure)):
-        session = LiveSession(request_of(order), on_status=linkage.tell_status)
+        request = request_of(order)
+        if request.runtime.device.type == "cpu":
+            allow_memory(limits().memory_bytes)
+        session = LiveSession(request, on_status=linkage.tell_status)
         _stop_by_signal(session.stop)
         linkage.tell_status(session.status())
         linkage.on_end(lambda: session.stop(None))

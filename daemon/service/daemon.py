@@ -77,7 +77,7 @@ def facts_of(config: Config, scheduler: Scheduler) -> dict[str, Any]:
 
 # What a changed configuration file means for a daemon that runs: what begins anew, what waits.
 
-_FIXED = ("state_dir", "weights")
+_FIXED = ("state_dir", "weights", "limits")
 _FIXED_OF_JOBS = ("slots", "devices", "precision")
 """Workers are started with these, and the state directory is locked."""
 

@@ -152,7 +152,7 @@ class Attempts:
             torch.set_num_threads(settings.threads)
         device = resolve_device(settings.device)
         precision = resolve_precision(settings.precision, device)
-        self._runtime = Runtime(device, precision, settings.weights)
+        self.runtime = Runtime(device, precision, settings.weights)
         self._wire = wire
         self._filters = WarmFilters()
         self._results = Results(settings.results)
@@ -160,7 +160,7 @@ class Attempts:
     @property
     def device_name(self) -> str:
         """As people know it."""
-        return device_name(self._runtime.device)
+        return device_name(self.runtime.device)
 
     def __call__(self, request: Request) -> Event:
         """Answer a request.
@@ -170,7 +170,7 @@ class Attempts:
         """
         if isinstance(request, Warm):
             began = monotonic()
-            self._filters.warm_up(request.filters, self._runtime)
+            self._filters.warm_up(request.filters, self.runtime)
             return Warmed(seconds=monotonic() - began)
         if isinstance(request, RunJob):
             report = self._run(request.id, request.work, request.confined)
@@ -186,7 +186,7 @@ class Attempts:
             self._wire.send(StageBegun(stage=stage))
 
         with ExitStack() as opened:
-            request = request_of(work, self._runtime)
+            request = request_of(work, self.runtime)
             if confined is not None:
                 request = confined_request(request, confined, opened)
             return run(

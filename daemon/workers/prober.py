@@ -11,6 +11,7 @@ from typing import Literal, Self
 
 from ...io.beneath import Root
 from ..config import Config
+from ..exits import Exit
 from .messages import Verdict
 from .process import WorkerLost, WorkerProcess, WorkerSettings
 
@@ -87,9 +88,10 @@ class Prober:
             return Verdict(kind=self._blame(lost), message=f"{path}: {lost}")
 
     def _blame(self, lost: WorkerLost) -> Literal["unfinished", "refused"]:
-        """Whether it was the file: it was if it crashes decoders, not if somebody killed them."""
+        """Whether it was the file: if it crashes decoders or is too large, not if it was killed."""
         if self._worker.alive:
-            return "unfinished" if lost.error.retryable else "refused"
+            later = lost.error.retryable and lost.error.code != Exit.TRY_LATER
+            return "unfinished" if later else "refused"
         return "refused" if self._worker.crashed else "unfinished"
 
     async def _start(self) -> None:

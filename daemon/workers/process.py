@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...filters.errors import says_no_memory
 from ...filters.options import FilterOptions
 from ...io.beneath import Root
 from ..exits import Exit
@@ -369,9 +370,10 @@ class WorkerProcess:
 
 def _worker_error(text: str, detail: str | None) -> JobError:
     """Say that it is the worker that failed: that may go better the next time."""
+    no_memory = says_no_memory(detail or "")  # in C++ that ends a process
     return JobError(
-        code=int(Exit.INTERNAL),
-        message=f"the worker process {text}",
+        code=int(Exit.TRY_LATER if no_memory else Exit.INTERNAL),
+        message=f"the worker process {text}" + (": too large for memory" if no_memory else ""),
         retryable=True,
         detail=detail,
     )

@@ -7,9 +7,10 @@ import traceback
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from ...io.errors import UnsupportedMedia
 from ...io.redaction import excerpt, one_line
 from ..config import JobsConfig
-from ..exits import Exit, exit_code_of, is_expected
+from ..exits import Exit, exit_code_of, is_expected, text_of
 from ..jobs.model import JobError
 
 RETRYABLE = frozenset({Exit.UNAVAILABLE, Exit.IO, Exit.TRY_LATER})
@@ -21,7 +22,7 @@ _JITTER = 0.25  # of the delay, either way: jobs that failed together do not com
 def error_of(error: BaseException) -> JobError:
     """Say what an exception that ended an attempt means for the job."""
     code = Exit.UNAVAILABLE if _is_of_device(error) else exit_code_of(error)
-    text = str(error) or type(error).__name__
+    text = text_of(error)
     detail = None
     if not is_expected(error):
         text = f"internal error: {type(error).__name__}: {text}"
@@ -29,7 +30,7 @@ def error_of(error: BaseException) -> JobError:
     return JobError(
         code=int(code),
         message=one_line(text, 4096),
-        retryable=code in RETRYABLE,
+        retryable=code in RETRYABLE and not isinstance(error, UnsupportedMedia),
         detail=detail and excerpt(detail, 16384),
     )
 

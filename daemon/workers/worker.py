@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ...filters.errors import FilterError
+from ...io.limits import limits
 from ..errors import Stopped
 from ..exits import Exit, exit_code_of
 from ..startup import collector_resting
@@ -26,6 +27,10 @@ from .retry import error_of
 
 if TYPE_CHECKING:
     from .channel import Wire
+
+
+PROBER_SHARE = 4
+"""Of the memory that a worker may take, a prober gets one part in so many: it holds few frames."""
 
 
 def main() -> NoReturn:
@@ -54,6 +59,7 @@ def _arguments() -> argparse.Namespace:
 def _serve(arguments: argparse.Namespace) -> int:
     # imported here: they load PyAV and torch, which takes longer than a daemon may live
     with collector_resting():
+        from ...filters.device import allow_memory
         from .channel import Wire, WireLog
 
     wire = Wire()
@@ -63,6 +69,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     if arguments.results is None:
         with collector_resting():
             from .attempt import judge_request
+        allow_memory(limits().memory_bytes, share=PROBER_SHARE)
         wire.send(Ready())
         return serve(wire, judge_request)
     with collector_resting():
@@ -73,6 +80,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     except (FilterError, OSError) as error:  # no such device; no room for the ledger
         wire.send(Failed(error=error_of(error)))
         return exit_code_of(error)
+    if attempts.runtime.device.type == "cpu":
+        allow_memory(limits().memory_bytes)
     wire.send(Ready(device=attempts.device_name))
     return serve(wire, attempts)
 

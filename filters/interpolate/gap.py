@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..device import GIB, available_bytes, exact_convolutions, is_out_of_memory
-from ..errors import TooLarge
+from ..device import GIB, available_bytes, exact_convolutions
+from ..errors import TooLarge, is_out_of_memory
 from .cpu import FusedIFNet, can_fuse
 from .engine import Engine, PlainEngine
 from .network import IFNet, pad, padding_multiple

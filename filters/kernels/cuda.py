@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
-from ..device import is_out_of_memory
+from ..errors import is_out_of_memory
 
 _logger = logging.getLogger("upframe.filters.cuda.proof")
 

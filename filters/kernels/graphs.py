@@ -16,7 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..device import is_out_of_memory, note_recorded
+from ..device import note_recorded
+from ..errors import is_out_of_memory
 from .cuda import Proof, far_off, stream_for
 
 MOST_GRAPHS = 4

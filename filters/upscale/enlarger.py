@@ -11,8 +11,8 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from ..device import GIB, available_bytes, exact_convolutions, is_out_of_memory
-from ..errors import FilterError, TooLarge
+from ..device import GIB, available_bytes, exact_convolutions
+from ..errors import FilterError, TooLarge, is_out_of_memory
 from ..guard import is_damaged
 from ..kernels.cuda import on_device
 from .cpu import on_cpu

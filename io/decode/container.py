@@ -26,7 +26,8 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from ..beneath import Beneath, Root, by_descriptor, opened_folder
-from ..errors import MediaError, SourceMissing, TruncatedMedia, UnsupportedMedia
+from ..errors import MediaError, SourceMissing, TooLargeMedia, TruncatedMedia, UnsupportedMedia
+from ..limits import limits
 from ..network import RemoteFiles, tls_options, why_untrusted
 from ..rawvideo.y4m import MAGIC, MAX_READ_BYTES, parse_header
 from ..redaction import redacted
@@ -227,7 +228,7 @@ def open_container(
 
     Raises:
         SourceMissing: if it is not there, or does not answer.
-        UnsupportedMedia: if it is no media.
+        UnsupportedMedia: if it is no media, or brings more along than the limits allow.
         TruncatedMedia: if it is an MP4 without its index.
     """
     files, file, allowed = None, target.file, NOTHING
@@ -238,12 +239,13 @@ def open_container(
         allowed = allowed_for(file)
     else:
         file = CountedStream(file)
+    held = limits()
     try:
         container = av.open(
             file,
             "r",
             format=target.format,
-            options={**allowed, **tls_options(target.url), **target.options},
+            options={**allowed, **tls_options(target.url), **target.options, **held.options},
             metadata_errors="replace",
             buffer_size=BUFFER_BYTES if files else PIPE_BYTES,
             # not for pipes: whoever feeds us may take its time
@@ -256,11 +258,19 @@ def open_container(
     if container.format.name == "tty" and target.format != "tty":
         container.close()
         raise UnsupportedMedia(f"{target.name}: text, wanted video")
+    try:
+        held.check(container, target.name)
+    except MediaError:
+        container.close()
+        raise
     return container
 
 
 def _not_opened(target: Target, file: str | CountedStream, error: Exception) -> MediaError:
     reason = str(getattr(error, "strerror", None) or error)
+    if isinstance(error, MemoryError):  # libavformat says so too where there are too many streams
+        most = limits().options["max_streams"]
+        return TooLargeMedia(f"{target.name}: too large for memory, or {most} streams and more")
     if isinstance(file, CountedStream) and file.num_bytes == 0:
         return UnsupportedMedia(f"{target.name}: empty: 0 bytes")
     if target.path is not None and (boxes := mp4_boxes(target.path)) and "moov" not in boxes:

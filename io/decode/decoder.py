@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from av.container import InputContainer
+from av.error import BlockingIOError as NoThreads
 from av.error import EOFError as EndOfFile
 from av.error import FFmpegError
 from av.error import MemoryError as NoMemory
@@ -30,6 +31,9 @@ MAX_DAMAGED_SHARE = Fraction(1, 10)
 MAX_DAMAGED_RUN = 100
 """As many in a row, likewise."""
 _JUDGED_FROM = 100  # frames: before that, a share says little
+
+_NO_MEMORY = (NoMemory, NoThreads)
+"""A decoder's threads have no room for their stacks, where there is none for frames."""
 
 _SLOT = Fraction(3, 4)
 """Of a frame's duration: a hole at least that far from both its neighbours was a frame. (The
@@ -153,7 +157,7 @@ class Decoder:
             heapq.heappush(self._waiting, shown)
         try:
             return packet.decode()
-        except NoMemory as error:
+        except _NO_MEMORY as error:
             raise MemoryError(f"{self._name}: no memory to decode a frame") from error
         except EndOfFile:
             return []
@@ -167,6 +171,8 @@ class Decoder:
     def _drain(self) -> list[VideoFrame]:
         try:
             return self.stream.decode(None)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
+        except _NO_MEMORY as error:
+            raise MemoryError(f"{self._name}: no memory to decode a frame") from error
         except FFmpegError:  # nothing more can be had from it; the holes are filled
             self._unexplained += 1
             return []

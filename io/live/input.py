@@ -29,6 +29,7 @@ from ..decode.access import LocalFiles
 from ..decode.container import best_video
 from ..decode.form import describe
 from ..errors import InputLost, UnsupportedMedia
+from ..limits import limits
 from ..network import RemoteFiles
 from ..timestamps import RateVerdict
 from .address import LiveAddress
@@ -162,7 +163,7 @@ class UrlConnection:
                 address.url if files is None else files.url,
                 "r",
                 format=address.format,
-                options={**address.options, **options},
+                options={**address.options, **options, **limits().options},
                 metadata_errors="replace",
                 timeout=(seconds, address.read_seconds),
                 io_open=files or RemoteFiles.of(address.url, address.read_seconds),
@@ -308,6 +309,7 @@ class ConnectedInput:
 
     def _best_video(self, container: InputContainer) -> VideoStream:
         try:
+            limits().check(container, self._shown)
             return best_video(container, self._shown, sized=False)
         except UnsupportedMedia as error:
             raise InputLost("unsupported", str(error)) from error

@@ -158,6 +158,8 @@ def matroska_units(unit: UnitReader) -> Iterator[bytes]:
             blocks += ident in _BLOCKS
             if ident in (_SEGMENT, _CLUSTER):
                 _count(masters, unit.size)
+                if len(masters) == 2:  # more would be counted ever longer
+                    raise Strange("a segment or cluster inside of a cluster")
                 masters.append(_Master("segment" if ident == _SEGMENT else "cluster", size))
             elif size is None:
                 raise Strange(f"element {ident:X} of unknown size")
@@ -226,6 +228,7 @@ MAGIC = b"nut/multimedia container\0"
 _MAIN = bytes.fromhex("4e4d7a561f5f04ad")
 _FIRST_OF_STARTCODES = 0x4E  # "N"
 _CHECKSUMMED_ABOVE = 4096
+_NUMBER_BYTES = 10  # 64 bits
 
 _CODED_PTS = 1 << 3
 _STREAM_ID = 1 << 4
@@ -272,13 +275,12 @@ class Numbers:
         Signed ones have the same length, so this skips them as well.
         """
         value = 0
-        while self.position < len(self._data):
-            byte = self._data[self.position]
+        for byte in self._data[self.position : self.position + _NUMBER_BYTES]:
             self.position += 1
             value = value << 7 | byte & 0x7F
             if byte < 0x80:
                 return value
-        raise Strange("a number past the end of its packet")
+        raise Strange("a number past the end of its packet, or of no sane length")
 
     def skip(self, size: int) -> None:
         """Skip bytes."""
@@ -348,7 +350,7 @@ def _frame_codes(numbers: Numbers) -> tuple[FrameCode, ...]:
         given = dict(enumerate(fields))  # pts, mul, stream, size, reserved, count, match, header
         size_mul, size = given.get(1, size_mul), given.get(3, 0)
         header = given.get(7, header)
-        for index in range(given.get(5, size_mul - size)):
+        for index in range(min(given.get(5, size_mul - size), 256)):
             if len(codes) == _FIRST_OF_STARTCODES:
                 codes.append(FrameCode(_INVALID))
             codes.append(FrameCode(flags, size_mul, size + index, given.get(4, 0), header))
@@ -392,6 +394,9 @@ def _frame(unit: UnitReader, main: MainHeader, code: FrameCode) -> None:
 
 def _number(unit: UnitReader) -> int:
     value = 0
-    while (byte := unit.take(1)[0]) >= 0x80:
+    for _ in range(_NUMBER_BYTES):
+        byte = unit.take(1)[0]
         value = value << 7 | byte & 0x7F
-    return value << 7 | byte
+        if byte < 0x80:
+            return value
+    raise Strange("a number of no sane length")

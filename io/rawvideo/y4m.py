@@ -18,6 +18,7 @@ from torch import Tensor
 from ...filters.errors import TooLarge
 from ...filters.frame import Color, Picture, PixelFormat, StreamInfo
 from ..errors import ReaderGone, TruncatedMedia, UnsupportedMedia
+from ..limits import limits
 from .bytestream import ByteReader, ByteWriter, gone_after
 
 # The line that opens a YUV4MPEG2 stream: read leniently, written strictly.
@@ -222,12 +223,14 @@ class Y4MSource:
 
     Raises:
         UnsupportedMedia: if the header is missing, senseless or of an unknown format.
+        TooLargeMedia: if its pictures are above the limits.
     """
 
     def __init__(self, reader: ByteReader) -> None:
         self._reader = reader
         self._header = parse_header(_header_line(reader))
         self._info = self._header.info()
+        limits().check_size(self._info.width, self._info.height, "y4m")
         self._planes = PlaneLayout(self._info)
         self._warnings: list[str] = []
         if self._header.interlacing == "m":

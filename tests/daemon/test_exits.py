@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import errno
+import os
+
+import av
 import pytest
+import torch
 
 from upframe.daemon import errors as daemon_errors
 from upframe.daemon.errors import StartFailed, Stopped, UsageError
-from upframe.daemon.exits import exit_code_of, is_expected
+from upframe.daemon.exits import exit_code_of, is_expected, text_of
 from upframe.daemon.jobs import model as job_errors
+from upframe.daemon.workers.retry import error_of
 from upframe.filters import errors as filter_errors
 from upframe.io import errors as media_errors
 from upframe.io.errors import InputLost, OutputLost
@@ -28,6 +34,7 @@ CODES = {
     "MediaError": 74,
     "SourceMissing": 66,
     "UnsupportedMedia": 65,
+    "TooLargeMedia": 75,
     "TruncatedMedia": 65,
     "SameFile": 64,
     "SinkRefused": 73,
@@ -80,3 +87,37 @@ def test_an_unknown_error_is_ours() -> None:
 
 def test_a_wrong_option_is_not_expected_to_show_a_traceback() -> None:
     assert is_expected(UsageError("text"))
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def test_error_that_is_its_own_cause_has_an_end() -> None:
+    error = media_errors.UnsupportedMedia("cut off")
+    assert exit_code_of(caused(error, error)) == 65
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory", "avcodec_open2()"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] CPUAllocator: can't allocate memory"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("can't start new thread"),
+        torch.OutOfMemoryError("Allocation on device"),
+        caused(media_errors.UnsupportedMedia("cannot be decoded"), MemoryError()),
+        caused(caused(ValueError("odd"), media_errors.SinkFull("cannot encode")), MemoryError()),
+    ],
+    ids=repr,
+)
+def test_missing_memory_is_a_75_wherever_it_shows(error: Exception) -> None:
+    assert exit_code_of(error) == 75
+    assert is_expected(error)
+    assert "too large for memory" in text_of(error)
+    told = error_of(error)
+    assert (told.code, told.detail) == (75, None)
+    assert "too large for memory" in told.message

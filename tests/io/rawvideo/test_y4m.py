@@ -137,7 +137,8 @@ def test_a_stream_without_frames_says_what_it_has(
         list(source_of(data))
 
 
-def test_a_frame_that_no_memory_holds_is_too_large() -> None:
+def test_a_frame_that_no_memory_holds_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPFRAME_LIMITS", '{"width": 65535, "height": 65535}')
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     source = source_of(b"YUV4MPEG2 W65535 H65535 F25:1 C444p16\nFRAME\n" + bytes(100))
