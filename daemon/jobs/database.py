@@ -14,7 +14,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -348,17 +348,6 @@ class Memory:
             LIMIT 1
         """
         return bool(self._database.read(query, (plain, plain)))
-
-    def sinks_done(self) -> list[str]:
-        """List every output ever made, also of jobs that are forgotten."""
-        return [path for (path,) in self._database.read("SELECT path FROM outputs ORDER BY path")]
-
-    def remember_outputs(self, job_id: str, paths: Iterable[str]) -> None:
-        """Note files that a job made beside its sink, such as the stills of a sequence."""
-        now = time.time()
-        rows = [(plain_path(path), job_id, now) for path in paths]
-        with self._database.write() as connection:
-            connection.executemany("INSERT OR REPLACE INTO outputs VALUES (?, ?, ?)", rows)
 
     def journal(self, topic: str, payload: bytes, properties: bytes) -> int:
         """Keep a message until it is dealt with; on the disk when this returns.

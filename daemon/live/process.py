@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from ...io.redaction import excerpt
-from ..fence import Boundary, Fence
+from ..fence import Fence
 from ..workers import worker_lock
 from ..workers.child import LineChild
 from .order import LiveOrder
@@ -53,8 +53,6 @@ class LiveProcess(LineChild):
         on_status: is told each status that it sends.
         news: is set by each status, and at the end of its lines.
     """
-
-    boundary: ClassVar[Boundary] = "live"
 
     def __init__(
         self,

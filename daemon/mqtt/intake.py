@@ -433,15 +433,16 @@ class Intake:
         self, group: asyncio.TaskGroup, command: Command, received: Received, number: int
     ) -> None:
         """Do a request of the journal. Stopping a job takes its time, so that is done beside."""
-        doing = self._do(command, received, Asked(self._reply_to(received), number))
+        doing = self._do(command, received, number)
         if command == "cancel":
             group.create_task(doing, name=f"mqtt request {number}")
         else:
             await doing
 
-    async def _do(self, command: Command, received: Received, asked: Asked) -> None:
+    async def _do(self, command: Command, received: Received, number: int) -> None:
         job_id = None
         with Fence("mqtt", f"{command} request") as fenced:
+            asked = Asked(self._reply_to(received), number)
             while True:
                 try:
                     request = self._check(command, received)
@@ -457,7 +458,7 @@ class Intake:
                     continue
                 return
         if fenced.error is not None:
-            self._give_up(fenced.error, received, asked.number, job_id)
+            self._give_up(fenced.error, received, number, job_id)
 
     def _give_up(
         self, error: Exception, received: Received, number: int | None, job_id: str | None

@@ -261,7 +261,7 @@ class ThreadedHandler(logging.handlers.QueueHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Leave it to the fence around the record."""
-        _raise_current()
+        raise
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """Put the arguments in, which may change, and leave the rest to the thread."""
@@ -377,13 +377,7 @@ class PlainHandler(logging.StreamHandler[TextIO]):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Leave it to the fence around the record."""
-        _raise_current()
-
-
-def _raise_current() -> None:
-    error = sys.exc_info()[1]
-    if error is not None:
-        raise error
+        raise
 
 
 class PlainFormatter(logging.Formatter):

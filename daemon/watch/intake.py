@@ -81,7 +81,7 @@ class Intake:
         """Claim the output of a file that is a video, and write its job. Blocks."""
         placement = self._look.placing.place(candidate.path)
         if isinstance(placement, Skip):
-            self._put_off(candidate, placement)
+            self.put_off(candidate, placement)
             return None
         job = self._job(candidate, placement.sink, overwrite=placement.overwrite)
         try:
@@ -90,10 +90,10 @@ class Intake:
                 os.close(open_folder(self._output, placement.sink.parent, create=True))
         except OSError as error:
             detail = f"{shown(placement.sink)}: {error.strerror or error}"
-            self._put_off(candidate, Skip(candidate.path, "unwritable", detail))
+            self.put_off(candidate, Skip(candidate.path, "unwritable", detail))
             return None
         if holder is not None:
-            self._put_off(candidate, Skip(candidate.path, "locked", holder))
+            self.put_off(candidate, Skip(candidate.path, "locked", holder))
             return None
         self._records.set_latest(job)
         return job
@@ -147,15 +147,6 @@ class Intake:
         self._look.skips.say(Skip(candidate.path, "not_video", message), candidate.signature)
         self._look.decide(candidate)
 
-    def put_off(self, candidate: Candidate, error: OSError) -> None:
-        """Have a file wait that could not be dealt with now. Blocks."""
-        detail = error.strerror or str(error)
-        self._put_off(candidate, Skip(candidate.path, "unwritable", detail))
-
-    def give_up(self, candidate: Candidate) -> None:
-        """Leave this version of a file alone until the next start."""
-        self._look.decide(candidate)
-
     async def fail(self, candidate: Candidate, message: str) -> Job:
         """Record a file that cannot be worked on as a failed job, as if a worker had tried."""
         job = self._job(candidate, self._look.placing.sink_of(candidate.path), overwrite=False)
@@ -191,6 +182,7 @@ class Intake:
             priority=self._watch.priority,
         )
 
-    def _put_off(self, candidate: Candidate, skip: Skip) -> None:
+    def put_off(self, candidate: Candidate, skip: Skip) -> None:
+        """Have a file wait that could not be dealt with now."""
         self._look.stability.postpone(candidate.path, self._clock())
         self._look.skips.say(skip, candidate.signature)

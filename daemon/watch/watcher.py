@@ -31,7 +31,7 @@ from .inspection import Candidate, Look, Looked
 from .intake import Intake, Probe, Verdict
 from .outcome import Settler
 from .records import Records, Roots
-from .scan import Reach, shown
+from .scan import Reach, Skip, shown
 
 log = logging.getLogger("upframe.watch")
 
@@ -251,9 +251,10 @@ class Watcher:
                 try:
                     await self._take(candidate, intake)
                 except OSError as error:
-                    await self._off(intake.put_off, candidate, error)
-            if fenced.error is not None:
-                await self._off(intake.give_up, candidate)
+                    skip = Skip(candidate.path, "unwritable", error.strerror or str(error))
+                    await self._off(intake.put_off, candidate, skip)
+            if fenced.error is not None and self._look is not None:
+                await self._off(self._look.decide, candidate)
 
     async def _cancel(self, job: str) -> None:
         try:

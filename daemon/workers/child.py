@@ -9,10 +9,9 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
 
 from ...io.redaction import redacted
-from ..fence import Boundary, Fence
+from ..fence import Fence
 
 log = logging.getLogger("upframe.work")
 
@@ -82,8 +81,6 @@ class LineChild:
         name: of its tasks and in the log, such as ``worker 0``.
         command: its words.
     """
-
-    boundary: ClassVar[Boundary] = "worker"
 
     def __init__(self, name: str, command: Sequence[str]) -> None:
         self.name = name
@@ -195,7 +192,7 @@ class LineChild:
         stream = _stream(process.stdout)
         try:
             while (line := await stream.readline()).endswith(b"\n"):
-                with Fence(self.boundary, f"line of {self.name}", let=(ValueError,)):
+                with Fence("worker", f"line of {self.name}", let=(ValueError,)):
                     self._take(line)
         except ValueError as error:  # no event, or a line without end
             self.kill_now(f"it sent what is no event: {error}")

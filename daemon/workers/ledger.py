@@ -16,7 +16,6 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, ValidationError
 
 from ...io.files import sync_folder
-from .worker_lock import private_folder
 
 log = logging.getLogger("upframe.work")
 
@@ -127,7 +126,8 @@ class Results:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        private_folder(folder)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
 
     def write(self, result: Result) -> None:
         """Keep an entry; when this returns, not even a power cut takes it away."""

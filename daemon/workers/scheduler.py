@@ -387,10 +387,6 @@ class Scheduler:
                 return f"slot {busy.slot} has stood still in {busy.stage} for {still}"
         return None
 
-    def healthy(self) -> bool:
-        """Whether every busy stage is within its budget, or was just killed for not being so."""
-        return self.trouble() is None
-
     def workers(self) -> list[WorkerStatus]:
         """Look at all workers."""
         return [

@@ -22,7 +22,7 @@ from ...io.parent_death import die_with
 from ...io.redaction import one_line
 from ..exits import Exit
 
-__all__ = ["FOLDER", "die_with", "end_holders", "hold", "holder_of", "private_folder", "tie"]
+__all__ = ["FOLDER", "die_with", "end_holders", "hold", "holder_of", "tie"]
 
 FOLDER = "workers"
 """Of the locks, below the state directory."""
@@ -59,7 +59,8 @@ def hold(path: Path) -> BinaryIO:
     Raises:
         BlockingIOError: if another process holds it.
     """
-    private_folder(path.parent)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
     file = path.open("a+b", buffering=0)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,13 +68,6 @@ def hold(path: Path) -> BinaryIO:
         file.close()
         raise BlockingIOError(f"{path} is held by another process") from error
     return file
-
-
-def private_folder(folder: Path) -> None:
-    """Make a folder that nobody else may look into; close one that is there and open to others."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_mode & 0o077:
-        folder.chmod(0o700)
 
 
 def holder_of(path: Path) -> int | None:

@@ -17,13 +17,11 @@ def test_an_output_is_known_from_the_request_on_and_for_ever(tmp_path: Path) -> 
         assert store.is_known_sink("/out/film.mp4")
         store.change("film", "running")
         assert store.is_known_sink("/out/film.mp4")
-        assert store.sinks_done() == []
         store.change("film", "done", ended=NOON)
         assert store.is_known_sink("/out/film.mp4")
         store.forget(NOON + timedelta(days=1))
     with opened(tmp_path) as store:
         assert store.is_known_sink("/out/film.mp4")
-        assert store.sinks_done() == ["/out/film.mp4"]
         assert not store.is_known_sink("/in/film.mp4")
 
 
@@ -32,16 +30,13 @@ def test_what_was_never_made_is_no_output(tmp_path: Path) -> None:
         store.add(a_job("film"))
         store.change("film", "failed", error=FAILURE)
         assert not store.is_known_sink("/out/film.mp4")
-        assert store.sinks_done() == []
 
 
 def test_a_path_is_known_however_it_is_spelled(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         store.add(a_job("film", sink="/out/./sub/../film.mp4"))
         assert store.is_known_sink("/out//film.mp4")
-        store.remember_outputs("film", ["/out/a/../1.png", "/out/2.png"])
-        assert store.is_known_sink("/out/1.png")
-        assert store.sinks_done() == ["/out/1.png", "/out/2.png"]
+        assert store.is_known_sink("/out/x/../film.mp4")
 
 
 def test_messages_are_kept_in_order_until_they_are_dealt_with(tmp_path: Path) -> None:

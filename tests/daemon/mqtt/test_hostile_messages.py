@@ -65,7 +65,7 @@ def test_a_hostile_request_is_answered_and_the_next_one_served(
         before = internal_errors["mqtt"]
         async with node_on(broker, tmp_path) as node:
             await node.up()
-            payload = HOSTILE[kind]
+            payload = HOSTILE[kind].replace(b"/v/", f"{node.root}/".encode())
             (answer,) = await ask_then_good(node, broker, payload=payload, ResponseTopic="me/bad")
             assert answer["error"]["code"] in ("invalid", "refused", "malformed")
             assert node.bridge.health()["connections"] == 1
