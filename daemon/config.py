@@ -62,7 +62,19 @@ class JobsConfig(Section):
     roots: tuple[Path, ...] = Field(
         default=(), description="folders that requests may name; none: no file by MQTT"
     )
-    allowed_schemes: tuple[str, ...] = ("file", "rtsp", "http", "https")
+    allowed_schemes: tuple[str, ...] = Field(
+        default=("file",), description="of the sources of requests"
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="names, addresses and networks that are no public addresses, or no http",
+    )
+    models: tuple[str, ...] = Field(
+        default=(), description="files, folders and hub ids that requests may name"
+    )
+    model_mebibytes: int = Field(
+        default=512, ge=1, description="largest model file that a request may load"
+    )
     attempts: int = Field(default=3, ge=1, le=1000, description="before a job counts as failed")
     retry_delays: tuple[Seconds, ...] = Field(
         default=(5.0, 30.0), min_length=1, description="before attempt 2, 3, …; the last repeats"

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Literal, cast
@@ -92,6 +92,8 @@ class Runtime:
     precision: torch.dtype
     policy: Policy = "auto"
     """Where weights may come from; see :mod:`upframe.filters.weights`."""
+    most_bytes: int | None = field(default=None, compare=False)
+    """Of a file of weights that is not loaded yet; None: any number."""
 
 
 # How much memory a device still has, so that what cannot fit is refused before work starts.

@@ -64,12 +64,15 @@ class _HubFailure(Exception):
         self.has_no_such_file = has_no_such_file
 
 
-def fetch_from_hub(repo_id: str, filenames: tuple[str, ...]) -> tuple[str, Path]:
+def fetch_from_hub(
+    repo_id: str, filenames: tuple[str, ...], most_bytes: int | None = None
+) -> tuple[str, Path]:
     """Fetch the first of some files that a repository has; a cached copy serves without network.
 
     Args:
         repo_id: ``owner/name``.
         filenames: names inside the repository, the preferred one first.
+        most_bytes: that may be downloaded; None: any number.
 
     Returns:
         The name that was found, and the file in the client's cache.
@@ -85,7 +88,7 @@ def fetch_from_hub(repo_id: str, filenames: tuple[str, ...]) -> tuple[str, Path]
         if not cached:
             _logger.info("asking %s for %s:%s", _endpoint(), repo_id, name)
         try:
-            return name, _fetch(repo_id, name)
+            return name, _fetch(repo_id, name, most_bytes)
         except _HubFailure as failure:
             failures.append(failure)
             if not failure.has_no_such_file:
@@ -110,9 +113,15 @@ def find_cached(repo_id: str, filename: str) -> Path | None:
     return path if path is not None and _is_whole(path) else None
 
 
-def _fetch(repo_id: str, filename: str) -> Path:
+def too_large(size: int, most_bytes: int) -> str:
+    """Say that a file of weights is too large."""
+    return f"{size} bytes, wanted at most {most_bytes} ([jobs] model_mebibytes)"
+
+
+def _fetch(repo_id: str, filename: str, most_bytes: int | None) -> Path:
     """Ask the hub, then download or find the file in the cache; raises `_HubFailure` alone."""
     from huggingface_hub import (
+        HfFileMetadata,
         get_hf_file_metadata,  # pyright: ignore[reportUnknownVariableType]: a bare dict in there
         hf_hub_download,  # pyright: ignore[reportUnknownVariableType]: the same
         hf_hub_url,
@@ -122,7 +131,11 @@ def _fetch(repo_id: str, filename: str) -> Path:
     with _quiet():
         try:
             url = hf_hub_url(repo_id, filename)
-            _within(seconds, lambda: get_hf_file_metadata(url, timeout=seconds))
+            found = list[HfFileMetadata]()
+            _within(seconds, lambda: found.append(get_hf_file_metadata(url, timeout=seconds)))
+            size = found[0].size or 0
+            if most_bytes is not None and size > most_bytes:
+                raise _HubFailure(f"{filename} has {too_large(size, most_bytes)}")
             for again in (False, True):
                 path = Path(hf_hub_download(repo_id, filename, force_download=again))
                 if _is_whole(path):

@@ -20,6 +20,9 @@ Policy = Literal["auto", "hub", "builtin"]
 an error; the built-in ones without asking any network."""
 
 
+RIFE_ID, REAL_ESRGAN_ID = "elfgum/RIFE-4.22.lite", "ai-forever/Real-ESRGAN"
+"""Repositories of the hub with the weights that are meant where nobody names any."""
+
 # What a user may ask of frame interpolation.
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)

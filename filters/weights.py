@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from .errors import CheckpointRejected, WeightsUnavailable
-from .hub import fetch_from_hub, find_cached, sha256_of
-from .options import Policy
+from .hub import fetch_from_hub, find_cached, sha256_of, too_large
+from .options import REAL_ESRGAN_ID, RIFE_ID, Policy
 
 __all__ = [
     "BUILTIN",
@@ -405,13 +405,13 @@ class DefaultWeights:
 
 
 RIFE = DefaultWeights(
-    repo_id="elfgum/RIFE-4.22.lite",
+    repo_id=RIFE_ID,
     filename="flownet.pkl",
     builtin="rife_starter.safetensors",
     filenames=("flownet.pkl", "flownet.safetensors"),
 )
 REAL_ESRGAN = DefaultWeights(
-    repo_id="ai-forever/Real-ESRGAN",
+    repo_id=REAL_ESRGAN_ID,
     filename="RealESRGAN_x4.pth",
     builtin="srvgg_starter_x4.safetensors",
     filenames=("RealESRGAN_x4.pth",),
@@ -420,7 +420,12 @@ REAL_ESRGAN = DefaultWeights(
 
 
 def resolve_weights(
-    name: str | None, default: DefaultWeights, policy: Policy = "auto", *, offline: bool = False
+    name: str | None,
+    default: DefaultWeights,
+    policy: Policy = "auto",
+    *,
+    offline: bool = False,
+    most_bytes: int | None = None,
 ) -> Weights:
     """Find the file that a name means, fetching it from the hub where needed.
 
@@ -429,29 +434,34 @@ def resolve_weights(
             the default.
         default: the default weights of the filter that asks.
         policy: where the default may come from; what a user names is never replaced.
-        offline: take from the hub only what is in its cache already.
+        offline: take from the hub only what is in its cache already, as `builtin` does too.
+        most_bytes: that the file may have; None: any number.
 
     Raises:
+        CheckpointRejected: if it is too large.
         WeightsUnavailable: if there is no such file, or the hub cannot give it.
     """
     if name == BUILTIN or (name is None and policy == "builtin"):
         return _builtin(default)
+    offline = offline or policy == "builtin"
     if name is None:
-        return _default(default, policy, offline)
+        return _default(default, policy, offline, most_bytes)
     if os.path.exists(local := os.path.expanduser(name)):
-        return _local(name, Path(local), default)
+        return _local(name, Path(local), default, most_bytes)
     if match := _hub_match(name):
         filenames = (match["filename"],) if match["filename"] else default.filenames
-        return _hub(match["repo_id"], filenames, offline)
+        return _hub(match["repo_id"], filenames, offline, most_bytes)
     no_hub = (
         "" if _is_spelled_as_path(name) else ", nor is it a hub's owner/name or owner/name:file"
     )
     raise WeightsUnavailable(f"no weights at {name!r}: there is no such file or folder{no_hub}")
 
 
-def _default(default: DefaultWeights, policy: Policy, offline: bool) -> Weights:
+def _default(
+    default: DefaultWeights, policy: Policy, offline: bool, most_bytes: int | None
+) -> Weights:
     try:
-        return _hub(default.repo_id, (default.filename,), offline)
+        return _hub(default.repo_id, (default.filename,), offline, most_bytes)
     except WeightsUnavailable as error:
         if policy != "auto":
             raise
@@ -466,8 +476,15 @@ def _default(default: DefaultWeights, policy: Policy, offline: bool) -> Weights:
         return _builtin(default)
 
 
-def _weights(name: str, path: Path, origin: Literal["local", "hub", "builtin"]) -> Weights:
+def _weights(
+    name: str,
+    path: Path,
+    origin: Literal["local", "hub", "builtin"],
+    most_bytes: int | None = None,
+) -> Weights:
     try:
+        if most_bytes is not None and (size := path.stat().st_size) > most_bytes:
+            raise CheckpointRejected(f"weights {name}: {too_large(size, most_bytes)}")
         return Weights(name, path, sha256_of(path), origin)
     except OSError as error:
         raise WeightsUnavailable(f"cannot read weights {path}: {error.strerror}") from error
@@ -480,10 +497,14 @@ def _builtin(default: DefaultWeights) -> Weights:
     return _weights(BUILTIN, path, "builtin")
 
 
-def _hub(repo_id: str, filenames: tuple[str, ...], offline: bool) -> Weights:
-    find = _find_cached if offline else fetch_from_hub
-    filename, path = find(repo_id, filenames)
-    return _weights(f"{repo_id}:{filename}", path, "hub")
+def _hub(
+    repo_id: str, filenames: tuple[str, ...], offline: bool, most_bytes: int | None
+) -> Weights:
+    if offline:
+        filename, path = _find_cached(repo_id, filenames)
+    else:
+        filename, path = fetch_from_hub(repo_id, filenames, most_bytes)
+    return _weights(f"{repo_id}:{filename}", path, "hub", most_bytes)
 
 
 def _find_cached(repo_id: str, filenames: tuple[str, ...]) -> tuple[str, Path]:
@@ -497,11 +518,11 @@ def _find_cached(repo_id: str, filenames: tuple[str, ...]) -> tuple[str, Path]:
     )
 
 
-def _local(name: str, path: Path, default: DefaultWeights) -> Weights:
+def _local(name: str, path: Path, default: DefaultWeights, most_bytes: int | None) -> Weights:
     file = _file_in(path, default) if path.is_dir() else path
     if not file.is_file():
         raise WeightsUnavailable(f"weights must be a regular file or a folder, {name!r} is neither")
-    return _weights(str(file) if path.is_dir() else name, file, "local")
+    return _weights(str(file) if path.is_dir() else name, file, "local", most_bytes)
 
 
 def _file_in(folder: Path, default: DefaultWeights) -> Path:

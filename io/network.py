@@ -14,7 +14,7 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -141,21 +141,26 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 
 
-def check_url(url: str) -> str:
+def check_url(url: str, hosts: Sequence[str] | None = None) -> str:
     """Check the host of a URL by the rules, and give the URL by which FFmpeg is to open it.
 
     By other protocols than http a server may lead FFmpeg on, so that a public host must be named
     as well. Without TLS, which needs the name, the address that was looked at takes its place.
 
+    Args:
+        url: of any protocol.
+        hosts: as in `Rules`; None: those of the rules.
+
     Raises:
         SourceMissing: if the host has no address.
         UnsupportedMedia: if the rules do not allow it.
     """
-    if _rules.hosts is None:
+    if (hosts := _rules.hosts if hosts is None else hosts) is None:
         return url
     try:
         parts = urlsplit(url)
-        address = _resolved(parts.hostname or "", named=parts.scheme not in ("http", "https"))
+        named = parts.scheme not in ("http", "https")
+        address = _resolved(parts.hostname or "", hosts, named=named)
     except (OSError, ValueError) as error:
         raise SourceMissing(f"{redacted(url)}: no such host") from error
     if parts.scheme in ("http", "https", *_TLS):
@@ -166,11 +171,11 @@ def check_url(url: str) -> str:
     return parts._replace(netloc=f"{login}{at}{host}{port}").geturl()
 
 
-def _resolved(host: str, *, named: bool = False) -> str:
+def _resolved(host: str, hosts: Sequence[str], *, named: bool = False) -> str:
     """Give an address of a host, all of whose addresses are allowed: public, or named."""
     found = {str(one[4][0]): None for one in socket.getaddrinfo(host, None)}
     for address in found:
-        if (named or not _is_public(address)) and not _is_named(host, address):
+        if (named or not _is_public(address)) and not _is_named(host, address, hosts):
             raise UnsupportedMedia(
                 f"{host} is {address}, wanted "
                 f"{'a host' if named else 'a public address or one'} of [jobs] allowed_hosts"
@@ -179,7 +184,7 @@ def _resolved(host: str, *, named: bool = False) -> str:
 
 
 def _connected(host: str, port: int, timeout_seconds: float | None) -> socket.socket:
-    where = host if _rules.hosts is None else _resolved(host)
+    where = host if _rules.hosts is None else _resolved(host, _rules.hosts)
     return socket.create_connection((where, port), timeout_seconds)
 
 
@@ -199,8 +204,8 @@ def _is_public(address: str) -> bool:
     return found.is_global and not (found.is_multicast or found.is_reserved)
 
 
-def _is_named(host: str, address: str) -> bool:
-    for name in _rules.hosts or ():
+def _is_named(host: str, address: str, hosts: Sequence[str]) -> bool:
+    for name in hosts:
         try:
             if _plain(address) in ip_network(name, strict=False):
                 return True
@@ -265,6 +270,9 @@ def open_url(
     try:
         request = urllib.request.Request(bare, headers=dict(headers))
         return opener.open(request, timeout=timeout_seconds)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise Untrusted(error.reason) from None
@@ -311,6 +319,9 @@ class RemoteFile:
         self._asked = self._at
         return response
 
+    def __del__(self) -> None:
+        self.close()  # PyAV leaves the first file of a container open
+
     def seekable(self) -> bool:
         """Whether PyAV may seek."""
         return self._seeks
@@ -345,7 +356,8 @@ class RemoteFile:
 
     def close(self) -> None:
         """Let go of the connection."""
-        self._response.close()
+        if hasattr(self, "_response"):
+            self._response.close()
 
 
 class RemoteFiles:

@@ -50,10 +50,16 @@ class Client:
     process: subprocess.Popen[str]
     stderr: Path
 
-    def resolve(self, name: str | None, default: str = "RIFE", policy: str = "auto") -> Answer:
+    def resolve(
+        self,
+        name: str | None,
+        default: str = "RIFE",
+        policy: str = "auto",
+        most_bytes: int | None = None,
+    ) -> Answer:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps([name, default, policy]) + "\n")
+        self.process.stdin.write(json.dumps([name, default, policy, most_bytes]) + "\n")
         self.process.stdin.flush()
         return Answer(**json.loads(self.process.stdout.readline()))
 
@@ -96,12 +102,14 @@ def _answer(requests: IO[str], answers: IO[str]) -> None:
     logger = logging.getLogger("upframe")
     logger.setLevel(logging.DEBUG)
     for line in requests:
-        name, default, policy = json.loads(line)
+        name, default, policy, most_bytes = json.loads(line)
         records = _Records()
         logger.addHandler(records)
         began = time.monotonic()
         try:
-            found = weights.resolve_weights(name, getattr(weights, default), policy)
+            found = weights.resolve_weights(
+                name, getattr(weights, default), policy, most_bytes=most_bytes
+            )
         except FilterError as error:
             result = {"error": f"{type(error).__name__}: {error}"}
         else:

@@ -15,8 +15,11 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
+from ...filters.options import REAL_ESRGAN_ID, RIFE_ID
 from ...io.beneath import Identity, Root, open_file
+from ...io.errors import SourceMissing, UnsupportedMedia
 from ...io.filesystem import filesystem_type, keeps_inodes
+from ...io.network import check_url
 from ...io.redaction import excerpt, redacted
 from ..jobs.model import Confinement, Job, JobId, Work, check_length
 from ..jobs.public import shown
@@ -226,7 +229,6 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NUMBERS = re.compile(r"%0?\d{0,2}d")
 _WILDCARD = re.compile(r"[*?\[]")
-_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?", re.ASCII)
 
 _CONTAINERS = frozenset(
     {
@@ -318,18 +320,28 @@ def confined(path_or_url: str, jobs: JobsConfig) -> str:
         return _confined_path(path_or_url, jobs)
     if scheme == "file":
         return _confined_path(_path_of_url(path_or_url), jobs)
-    return scheme + path_or_url[match.end(1) :]
+    url = scheme + path_or_url[match.end(1) :]
+    try:
+        check_url(url, jobs.allowed_hosts)
+    except UnsupportedMedia as error:
+        raise Refused(f"{named}: {error}") from error
+    except SourceMissing:
+        pass  # it may be known when the worker asks, which checks it again
+    return url
 
 
 def confined_work(work: Work, jobs: JobsConfig) -> Work:
     """Check all that a request names, and return the work with the names to use.
 
     Raises:
-        Refused: as :func:`confined` does; also for weights outside of the roots, and for encoder
+        Refused: as :func:`confined` does; for models that [jobs] does not list, and for encoder
             options or a container that would write further files.
         BadRequest: if a name is none that can be understood.
     """
     with _unreadable_is_invalid():
+        if "://" in work.sink and not work.sink.lower().startswith("file://"):
+            text = "requests write files below [jobs] roots, and publish nowhere"
+            raise Refused(f"sink {excerpt(work.sink)}: {text}")
         _check_container(work.container)
         _check_encoder_options(work.encoder.options)
         return work.model_copy(
@@ -457,7 +469,13 @@ def _confined_weights(filters: FilterOptions, jobs: JobsConfig) -> FilterOptions
 
 
 def _confined_model(name: str, jobs: JobsConfig) -> str:
-    """Let hub names through, but no path: a relative one counts from wherever the daemon runs."""
-    if name == "builtin" or (_HUB_NAME.fullmatch(name) and not Path(name).exists()):
+    """Give the file, folder or hub id by which to load a model that requests may name."""
+    allowed = jobs.models or (RIFE_ID, REAL_ESRGAN_ID)
+    ids = [one for one in allowed if not os.path.isabs(one)]
+    if name == "builtin" or any(name == one or name.startswith(f"{one}:") for one in ids):
         return name
-    return confined(name, jobs)
+    path = os.path.realpath(name)
+    folders = [os.path.realpath(one) for one in allowed if one not in ids]
+    if not os.path.isabs(name) or not any(Path(path).is_relative_to(one) for one in folders):
+        raise Refused(f"model {excerpt(name)}: wanted builtin or one of {', '.join(allowed)}")
+    return path

@@ -22,6 +22,7 @@ from ...filters.options import FilterOptions, Policy
 from ...io.beneath import Beneath, Root, by_descriptor, opened_place, opened_source
 from ...io.decode.survey import segment_end
 from ...io.errors import MediaError, SinkRefused, SourceMissing, TruncatedMedia, UnsupportedMedia
+from ...io.network import Rules, using
 from ...io.redaction import redacted_values
 from ...io.source import open_source
 from ..convert.conversion import Ledger, RunRequest, Stage, run
@@ -173,11 +174,18 @@ class Attempts:
             self._filters.warm_up(request.filters, self.runtime)
             return Warmed(seconds=monotonic() - began)
         if isinstance(request, RunJob):
-            report = self._run(request.id, request.work, request.confined)
+            hosts, most = None, None
+            if (reach := request.reach) is not None:
+                hosts, most = reach.hosts, reach.model_mebibytes << 20
+            runtime = replace(self.runtime, most_bytes=most)
+            with using(Rules(hosts=hosts)):
+                report = self._run(request.id, request.work, request.confined, runtime)
             return Done(report=_told(report))
         raise TypeError(f"this worker runs jobs, got {request.kind!r}")
 
-    def _run(self, job_id: str, work: Work, confined: Confinement | None) -> Report:
+    def _run(
+        self, job_id: str, work: Work, confined: Confinement | None, runtime: Runtime
+    ) -> Report:
         def record(report: Report, renames: Sequence[tuple[Path, Path]]) -> None:
             result = Result.of(job_id, work.digest, renames, _told(report))
             self._results.write(result.moved(request.where.parent, Path(work.sink).parent))
@@ -186,7 +194,7 @@ class Attempts:
             self._wire.send(StageBegun(stage=stage))
 
         with ExitStack() as opened:
-            request = request_of(work, self.runtime)
+            request = request_of(work, runtime)
             if confined is not None:
                 request = confined_request(request, confined, opened)
             return run(

@@ -33,6 +33,13 @@ class Warm(Message, frozen=True):
     filters: FilterOptions
 
 
+class Reach(BaseModel, frozen=True, extra="forbid"):
+    """What the worker may reach for a request, whatever was accepted."""
+
+    hosts: tuple[str, ...]
+    model_mebibytes: int
+
+
 class RunJob(Message, frozen=True):
     """Do a job. Answered by `Done`, `Failed` or `Stopped`."""
 
@@ -40,6 +47,8 @@ class RunJob(Message, frozen=True):
     id: str
     work: Work
     confined: Confinement | None = None
+    reach: Reach | None = None
+    """Of a request; None: the user's own words, which may reach all."""
 
 
 class ProbeFile(Message, frozen=True):

@@ -29,6 +29,7 @@ from .messages import (
     Probed,
     ProbeFile,
     Progressed,
+    Reach,
     Ready,
     Request,
     RunJob,
@@ -270,6 +271,7 @@ class WorkerProcess:
         budgets: Mapping[Stage, float],
         on_event: Callable[[Event], None],
         confined: Confinement | None = None,
+        reach: Reach | None = None,
     ) -> Outcome:
         """Run a job to whatever end it takes; never raises for what happens to the worker.
 
@@ -279,11 +281,12 @@ class WorkerProcess:
             budgets: seconds that each stage may go without progress.
             on_event: told of stages and progress.
             confined: where it may read and write; None: anywhere.
+            reach: the hosts and models that it may have; None: all.
         """
         self.num_jobs += 1
         self._child.job_id = job_id
         try:
-            request = RunJob(id=job_id, work=work, confined=confined)
+            request = RunJob(id=job_id, work=work, confined=confined, reach=reach)
             answer = await self._ask(request, budgets, on_event)
         finally:
             self._child.job_id = None

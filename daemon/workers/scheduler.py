@@ -21,7 +21,7 @@ from ..logfields import about_job
 from . import ledger
 from .admission import Choosing, Room
 from .ledger import Results
-from .messages import Done, Event, Failed, Progressed, Stage, StageBegun, Stopped
+from .messages import Done, Event, Failed, Progressed, Reach, Stage, StageBegun, Stopped
 from .outcomes import Endings, Wish, settle
 from .process import CANCEL_SECONDS, Lost, Outcome, WorkerLost, WorkerProcess, WorkerSettings
 from .retry import error_of
@@ -171,7 +171,12 @@ class Slot:
         if self._wish is not None:
             return Stopped()
         tell = Teller(self._queue, job.id)
-        return await self.worker.run_job(job.id, job.work, self.budgets, tell, job.confined)
+        reach = None
+        if job.origin == "mqtt":
+            config = self._config
+            reach = Reach(hosts=config.allowed_hosts, model_mebibytes=config.model_mebibytes)
+        work, confined = job.work, job.confined
+        return await self.worker.run_job(job.id, work, self.budgets, tell, confined, reach)
 
     async def _cancel(self) -> None:
         await self._stop("cancel", CANCEL_SECONDS)

@@ -276,7 +276,9 @@ def build_interpolate(options: InterpolateOptions, runtime: Runtime) -> tuple[In
         CheckpointRejected: if they are not a RIFE 4.22.lite checkpoint.
         WeightsUnavailable: if they cannot be had.
     """
-    weights = resolve_weights(options.frame_interpolation_model_path, RIFE, runtime.policy)
+    weights = resolve_weights(
+        options.frame_interpolation_model_path, RIFE, runtime.policy, most_bytes=runtime.most_bytes
+    )
     network, exact = load_networks(weights, runtime.device, runtime.precision)
     built = Interpolate(
         network,

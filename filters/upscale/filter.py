@@ -29,7 +29,9 @@ def build_upscale(options: UpscaleOptions, runtime: Runtime) -> tuple[Upscale, W
         CheckpointRejected: if the file is not an SRVGGNetCompact or RRDBNet.
         WeightsUnavailable: if it cannot be had.
     """
-    weights = resolve_weights(options.upscaling_model_path, REAL_ESRGAN, runtime.policy)
+    weights = resolve_weights(
+        options.upscaling_model_path, REAL_ESRGAN, runtime.policy, most_bytes=runtime.most_bytes
+    )
     enlarger = Enlarger(
         load_network(weights), runtime.device, runtime.precision, tile=options.upscaling_tile
     )

@@ -19,7 +19,12 @@ from ..beneath import Root, open_file
 from ..errors import SourceMissing, UnsupportedMedia
 from ..redaction import excerpt
 
-NOTHING = {"protocol_whitelist": "none", "pattern_type": "none"}
+NOTHING = {
+    "protocol_whitelist": "none",
+    "pattern_type": "none",
+    "http_persistent": "0",  # it would look for a connection of its own, and abort
+    "http_multiple": "0",
+}
 """Options by which FFmpeg opens nothing by itself, and takes no file's name for a pattern."""
 
 BUFFER_BYTES, PIPE_BYTES = 1 << 18, 1 << 15

@@ -28,7 +28,7 @@ from av.video.stream import VideoStream
 from ..beneath import Beneath, Root, by_descriptor, opened_folder
 from ..errors import MediaError, SourceMissing, TooLargeMedia, TruncatedMedia, UnsupportedMedia
 from ..limits import limits
-from ..network import RemoteFiles, tls_options, why_untrusted
+from ..network import RemoteFiles, check_url, tls_options, why_untrusted
 from ..rawvideo.y4m import MAGIC, MAX_READ_BYTES, parse_header
 from ..redaction import redacted
 from .access import BUFFER_BYTES, NOTHING, PIPE_BYTES, LocalFiles, allowed_for
@@ -236,7 +236,7 @@ def open_container(
         files = LocalFiles(file, root=target.root, opened=target.path, images=target.images)
         file = files.url
     elif isinstance(file, str):
-        allowed = allowed_for(file)
+        allowed, file = allowed_for(file), check_url(file)
     else:
         file = CountedStream(file)
     held = limits()

@@ -282,3 +282,49 @@ def test_a_senseless_variable_is_reported(
     monkeypatch.setenv(variable, value)
     with pytest.raises(WeightsUnavailable, match=f"{variable} must be {re.escape(wanted)}"):
         fetch_from_hub("someone/anything", ("flownet.pkl",))
+
+
+NAMES = [None, "someone/unasked", "someone/unasked:flownet.pkl", "elfgum/RIFE-4.22.lite:x.pkl"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_builtin_asks_no_hub_whatever_is_named(hub: Hub, online: Client, name: str | None) -> None:
+    hub.add("someone/unasked", "flownet.pkl", CONTENT)
+    before = len(hub.requests)
+    answer = online.resolve(name, policy="builtin")
+    assert hub.requests[before:] == []
+    assert (
+        (answer.origin == "builtin") if name is None else "not in the hub's cache" in answer.error
+    )
+
+
+@pytest.mark.parametrize("policy", ["auto", "hub", "builtin"])
+@pytest.mark.parametrize("name", NAMES)
+def test_offline_asks_no_hub_whatever_is_named(
+    hub: Hub, offline: Client, name: str | None, policy: str
+) -> None:
+    before = len(hub.requests)
+    offline.resolve(name, policy=policy)
+    assert hub.requests[before:] == []
+
+
+def test_what_a_user_has_in_the_cache_is_found_by_builtin_too(hub: Hub, online: Client) -> None:
+    hub.add("someone/kept", "flownet.pkl", CONTENT)
+    online.resolve("someone/kept")
+    assert online.resolve("someone/kept", policy="builtin").content == CONTENT
+
+
+def test_a_file_that_is_too_large_is_neither_fetched_nor_read(
+    hub: Hub, online: Client, tmp_path: Path
+) -> None:
+    file = hub.add("someone/huge", "flownet.pkl", CONTENT)
+    answer = online.resolve("someone/huge", most_bytes=len(CONTENT) - 1)
+    assert f"{len(CONTENT)} bytes, wanted at most {len(CONTENT) - 1}" in answer.error
+    assert file.served == 0
+    assert online.resolve("someone/huge", most_bytes=len(CONTENT)).content == CONTENT
+    answer = online.resolve("someone/huge", most_bytes=10)  # cached by now
+    assert "wanted at most 10" in answer.error
+    with (tmp_path / "sparse.pkl").open("wb") as sparse:
+        sparse.truncate(1 << 40)
+    answer = online.resolve(str(tmp_path / "sparse.pkl"), most_bytes=512 << 20)
+    assert "wanted at most 536870912" in answer.error

@@ -161,7 +161,7 @@ def test_without_roots_no_file_is_touched() -> None:
         ("/srv/a\nb", "without control characters"),
         ("/srv/a\0b", "without control characters"),
         ("http://a/\r\nHost: b", "without control characters"),
-        ("ftp://a/b", "ftp is not among the allowed schemes file, rtsp, http, https"),
+        ("ftp://a/b", "ftp is not among the allowed schemes file"),
         ("concat://a", "concat is not among"),
         ("crypto+file:///etc/passwd", "is not among"),
         ("file://elsewhere/srv/a.mkv", "must be file:///PATH"),
@@ -178,8 +178,9 @@ def test_refuses_other_names(jobs: JobsConfig, name: str, text: str) -> None:
 
 
 def test_takes_urls_of_the_allowed_schemes(root: Path, jobs: JobsConfig) -> None:
-    assert confined("rtsp://a:b@cam/1", jobs) == "rtsp://a:b@cam/1"
-    assert confined("HTTP://a/b", jobs) == "http://a/b"
+    jobs = JobsConfig(roots=(root,), allowed_schemes=("file", "rtsp", "HTTP"))
+    assert confined("rtsp://a:b@cam.invalid/1", jobs) == "rtsp://a:b@cam.invalid/1"
+    assert confined("HTTP://a.invalid/b", jobs) == "http://a.invalid/b"
     assert confined(f"file://{root}/in/a.mkv", jobs) == str(root / "in" / "a.mkv")
     assert confined(f"file://localhost{root}/in/%61.mkv", jobs) == str(root / "in" / "a.mkv")
 
@@ -290,37 +291,87 @@ def test_a_container_that_writes_elsewhere_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("name", "passes"),
+    ("models", "name", "passes"),
     [
-        ("builtin", True),
-        ("owner/name", True),
-        ("owner/name:file.pth", True),
-        ("/etc/passwd", False),
-        ("~/x.pth", False),
-        ("../x.pth", False),
-        ("x.pth", False),
+        ([], "builtin", True),
+        ([], "ai-forever/Real-ESRGAN", True),
+        ([], "ai-forever/Real-ESRGAN:RealESRGAN_x2.pth", True),
+        ([], "owner/name", False),
+        ([], "{root}/in/x.pth", False),
+        ([], "/etc/passwd", False),
+        ([], "~/x.pth", False),
+        ([], "../x.pth", False),
+        ([], "x.pth", False),
+        ([], "in/a.mkv", False),
+        (["owner/name"], "builtin", True),
+        (["owner/name"], "owner/name", True),
+        (["owner/name"], "owner/name:file.pth", True),
+        (["owner/name"], "owner/name2", False),
+        (["owner/name"], "ai-forever/Real-ESRGAN", False),
+        (["owner/name:a.pth"], "owner/name", False),
+        (["owner/name:a.pth"], "owner/name:a.pth", True),
+        (["{root}/in"], "{root}/in/x.pth", True),
+        (["{root}/in"], "{root}/in", True),
+        (["{root}/in"], "{root}/in/../../secret/x.pth", False),
+        (["{root}/in"], "{root}/in/link.pth", False),
+        (["{root}/in/x.pth"], "{root}/in/x.pth", True),
+        (["{root}/in/x.pth"], "{root}/in/y.pth", False),
+        (["{root}/in/x.pth"], "{root}/in/x.pth:/../../../secret/x.pth", False),
     ],
 )
-def test_weights_are_confined_as_well(
-    root: Path, jobs: JobsConfig, name: str, passes: bool
+def test_requests_name_models_that_are_listed_and_no_others(
+    root: Path, models: list[str], name: str, passes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(root)  # where weights would find a relative name
+    (root / "in" / "link.pth").symlink_to(root.parent / "secret" / "frame_0001.png")
+    jobs = JobsConfig(roots=(root,), models=tuple(one.format(root=root) for one in models))
+    name = name.format(root=root)
     work = work_of(root, filters=FILTERS | {"upscaling_model_path": name})
     if passes:
         assert confined_work(work, jobs).filters.upscaling_model_path == name
     else:
-        with pytest.raises(Refused):
+        with pytest.raises(Refused, match="wanted builtin or one of"):
             confined_work(work, jobs)
 
 
-def test_a_relative_file_is_not_taken_for_a_name_on_the_hub(
-    root: Path, jobs: JobsConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "sink", ["rtmp://cdn/app/key", "http://h/a.m3u8", "HTTPS://h/whip", "srt://h:1", "tcp://h:1"]
+)
+def test_a_request_publishes_nowhere(root: Path, sink: str) -> None:
+    schemes = ("file", "rtmp", "http", "https", "srt", "tcp")
+    jobs = JobsConfig(roots=(root,), allowed_schemes=schemes, allowed_hosts=("0.0.0.0/0",))
+    with pytest.raises(Refused, match="requests write files below") as refused:
+        confined_work(work_of(root, sink=sink), jobs)
+    assert "key" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["http://93.184.216.34/a.mp4", "rtsp://93.184.216.34/a"])
+def test_by_default_a_request_names_no_url(root: Path, url: str) -> None:
+    with pytest.raises(Refused, match=r"not among the allowed schemes file$"):
+        confined(url, JobsConfig(roots=(root,)))
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "passes"),
+    [
+        ("http://93.184.216.34/a.mp4", (), True),
+        ("http://127.0.0.1/a.mp4", (), False),
+        ("http://user:s3cret@2130706433/a.mp4", (), False),
+        ("http://[::ffff:10.0.0.1]/a.mp4", (), False),
+        ("http://10.0.0.1/a.mp4", ("10.0.0.0/8",), True),
+        ("http://localhost/a.mp4", ("LOCALHOST",), True),
+        ("rtsp://93.184.216.34/a", (), False),
+        ("rtsp://93.184.216.34/a", ("93.184.216.34",), True),
+    ],
+)
+def test_a_host_that_is_not_public_must_be_named(
+    root: Path, url: str, hosts: tuple[str, ...], passes: bool
 ) -> None:
-    monkeypatch.chdir(root)  # where weights would find it
-    with pytest.raises(Refused, match="must be an absolute path"):
-        confined_work(work_of(root, filters=FILTERS | {"upscaling_model_path": "in/a.mkv"}), jobs)
-
-
-def test_weights_below_a_root_pass(root: Path, jobs: JobsConfig) -> None:
-    weights = str(root / "in" / "x.pth")
-    work = work_of(root, filters=FILTERS | {"upscaling_model_path": weights})
-    assert confined_work(work, jobs).filters.upscaling_model_path == weights
+    schemes = ("file", "http", "rtsp")
+    jobs = JobsConfig(roots=(root,), allowed_schemes=schemes, allowed_hosts=hosts)
+    if passes:
+        assert confined(url, jobs) == url
+    else:
+        with pytest.raises(Refused, match="allowed_hosts") as refused:
+            confined(url, jobs)
+        assert "s3cret" not in str(refused.value)
