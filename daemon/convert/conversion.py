@@ -144,10 +144,13 @@ def run(
         work = _Work(request, warned, ledger, on_stage)
         try:
             return work.run(display or Silent(), filters, announce=announce)
-        except MediaError as error:
+        except (MediaError, OSError) as error:
             # people know the sink by its name
             places = (str(request.where.parent), str(Path(request.sink).parent))
-            error.args = tuple(str(text).replace(*places) for text in error.args)
+            if isinstance(error, OSError):
+                error.filename = error.filename and str(error.filename).replace(*places)
+            else:
+                error.args = tuple(str(text).replace(*places) for text in error.args)
             raise
 
 
