@@ -34,14 +34,13 @@ _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a di
 
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
+_syscall.argtypes = (
+    ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t
+)  # fmt: skip
 
 
 class _How(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint64) for name in ("flags", "mode", "resolve")]
-
-
-NOWHERE = Path("/proc/self/fd/-1")
-"""A folder that is never there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +109,11 @@ def by_descriptor(descriptor: int) -> Path:
 
 
 def open_file(root: Root, path: Path) -> int:
-    """Open a regular file beneath a root, for reading.
-
-    Args:
-        root: the folder.
-        path: absolute, or counted from the root.
-
-    Returns:
-        A descriptor, which the caller closes.
+    """Open a regular file beneath a root, for reading; the caller closes the descriptor.
 
     Raises:
-        OSError: if it is not there, may not be read, leads outside of the root or into
-            what is closed (EXDEV), or is no regular file (EINVAL).
+        OSError: if it is not there, may not be read, leads outside of the root or into what is
+            closed (EXDEV), or is no regular file (EINVAL).
     """
     found = _open(root, path, os.O_PATH)
     try:
@@ -136,20 +128,13 @@ def open_file(root: Root, path: Path) -> int:
 
 
 def open_folder(root: Root, path: Path, *, create: bool = False) -> int:
-    """Open a folder beneath a root, or the root itself.
+    """Open a folder beneath a root, or the root itself; the caller closes the descriptor.
 
-    Args:
-        root: the folder.
-        path: absolute, or counted from the root.
-        create: whether what is missing of it is made, beneath the root too.
-
-    Returns:
-        A descriptor, which the caller closes; good for `dir_fd`, also where the folder may not
-        be read but written.
+    Where the folder may not be read, it is good for `dir_fd` only.
 
     Raises:
-        OSError: if it is not there, is no folder, or leads outside of the root or into what
-            is closed (EXDEV).
+        OSError: if it is not there (and not to be made, with those above it), is no folder, or
+            leads outside of the root or into what is closed (EXDEV).
     """
     try:
         return _open(root, path, os.O_RDONLY | os.O_DIRECTORY)
@@ -178,14 +163,18 @@ def opened_folder(root: Root, path: Path, *, create: bool = False) -> Generator[
 
 
 @contextmanager
-def opened_place(root: Root, path: Path) -> Generator[Path]:
+def opened_place(root: Root | None, path: Path) -> Generator[Path]:
     """Open the folder that a file is in, and name the file by the folder's descriptor.
 
-    Where the folder is not there, nothing is found by the name either.
+    Where the folder is not there, nothing is found by the name either. Without a root it is the
+    name as given.
 
     Raises:
         OSError: as :func:`open_folder` does, but for a folder that is not there.
     """
+    if root is None:
+        yield path
+        return
     try:
         descriptor = open_folder(root, path.parent)
     except FileNotFoundError:
@@ -229,16 +218,13 @@ def opened_source(name: str, root: Root, accepted: Identity | None) -> Generator
         raise SourceMissing(f"{name}: cannot be read: {error.strerror or error}") from error
     try:
         if descriptor is not None and accepted is not None:
-            _require(name, accepted, Identity.of(os.fstat(descriptor)))
+            changes = accepted.changes(Identity.of(os.fstat(descriptor)))
+            if changes:
+                raise SourceMissing(f"{name}: is not the file that was accepted: {changes}")
         yield Beneath(name, root, descriptor)
     finally:
         if descriptor is not None:
             os.close(descriptor)
-
-
-def _require(name: str, accepted: Identity, got: Identity) -> None:
-    if changes := accepted.changes(got):
-        raise SourceMissing(f"{name}: is not the file that was accepted: {changes}")
 
 
 def _open(root: Root, path: Path, flags: int) -> int:
@@ -257,26 +243,18 @@ def _open(root: Root, path: Path, flags: int) -> int:
         raise
     finally:
         os.close(anchor)
-    if root.closed is not None and _real(found).is_relative_to(os.path.realpath(root.closed)):
+    real = Path(os.readlink(by_descriptor(found)))
+    if root.closed is not None and real.is_relative_to(os.path.realpath(root.closed)):
         os.close(found)
         raise OSError(errno.EXDEV, f"lies in {root.closed}, which is closed", str(path))
     return found
-
-
-def _real(descriptor: int) -> Path:
-    """Tell where what is open lies now."""
-    return Path(os.readlink(by_descriptor(descriptor)))
 
 
 def _by_kernel(anchor: int, below: bytes, flags: int) -> int | None:
     """Have the kernel open it; None where it does not know how, or was disturbed too often."""
     how = _How(flags, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
     for _ in range(_MAX_TRIES):
-        size = ctypes.c_size_t(ctypes.sizeof(how))
-        found = _syscall(
-            ctypes.c_long(_OPENAT2), ctypes.c_int(anchor), ctypes.c_char_p(below),
-            ctypes.byref(how), size,
-        )  # fmt: skip
+        found = _syscall(_OPENAT2, anchor, below, ctypes.byref(how), ctypes.sizeof(how))
         if found >= 0:
             return int(found)
         number = ctypes.get_errno()

@@ -19,7 +19,7 @@ from ...filters.chain import BuiltFilter, Chain, build_filters
 from ...filters.device import Runtime, resolve_device, resolve_precision
 from ...filters.frame import Frame, StreamInfo
 from ...filters.options import FilterOptions, Policy
-from ...io.beneath import Beneath, Root, by_descriptor, opened_place, opened_source
+from ...io.beneath import Root, by_descriptor, opened_place, opened_source
 from ...io.decode.survey import segment_end
 from ...io.errors import MediaError, SinkRefused, SourceMissing, TruncatedMedia, UnsupportedMedia
 from ...io.network import Rules, using
@@ -267,34 +267,31 @@ def judge_request(request: Request) -> Event:
 
 def judge(path: str, root: Root | None = None) -> Verdict:
     """Open a file, beneath a root where there is one, and decode its first frame."""
-    if root is None:
-        return _judge(path, Path(path))
-    try:
-        with opened_source(path, root, None) as source:
-            held = -1 if source.descriptor is None else source.descriptor
-            return _judge(source, by_descriptor(held))
-    except MediaError as error:
-        return Verdict(kind="unfinished", message=str(error))
+    held, source = Path(path), path
+    with ExitStack() as opened:
+        try:
+            if root is not None:
+                source = opened.enter_context(opened_source(path, root, None))
+                held = by_descriptor(-1 if source.descriptor is None else source.descriptor)
+            with closing(open_source(source)) as looked_at:
+                if next(islice(looked_at, 1), None) is None:
+                    raise UnsupportedMedia(f"{path}: holds no frame")
+                info = looked_at.info
+            return _if_whole(path, held, f"{path}: {info.width}x{info.height} {info.pix_fmt}")
+        except (TruncatedMedia, SourceMissing) as error:
+            return Verdict(kind="unfinished", message=str(error))
+        except MediaError as error:
+            ended_early = isinstance(error.__cause__, EOFError)  # too short to be told apart
+            kind = "unfinished" if ended_early or _is_blank(held) else "refused"
+            return Verdict(kind=kind, message=str(error))
 
 
-def _judge(source: str | Beneath, path: Path) -> Verdict:
-    try:
-        with closing(open_source(source)) as opened:
-            if next(islice(opened, 1), None) is None:
-                raise UnsupportedMedia(f"{source}: holds no frame")
-            info = opened.info
-        size, promised = path.stat().st_size, promised_bytes(path)
-        if promised is not None and promised > size:
-            text = f"{source}: {size} bytes are there, wanted {promised}"
-            return Verdict(kind="unfinished", message=text)
-        found = f"{source}: {info.width}x{info.height} {info.pix_fmt}"
-        return Verdict(kind="video", message=found)
-    except (TruncatedMedia, SourceMissing) as error:
-        return Verdict(kind="unfinished", message=str(error))
-    except MediaError as error:
-        ended_early = isinstance(error.__cause__, EOFError)  # too short to be told apart
-        kind = "unfinished" if ended_early or _is_blank(path) else "refused"
-        return Verdict(kind=kind, message=str(error))
+def _if_whole(path: str, held: Path, found: str) -> Verdict:
+    size, promised = held.stat().st_size, promised_bytes(held)
+    if promised is not None and promised > size:
+        text = f"{path}: {size} bytes are there, wanted {promised}"
+        return Verdict(kind="unfinished", message=text)
+    return Verdict(kind="video", message=found)
 
 
 def _is_blank(path: Path) -> bool:

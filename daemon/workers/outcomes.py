@@ -27,16 +27,15 @@ was reaped, or, after the death of a daemon, its lock is free.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 from collections import Counter
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from ...io.beneath import NOWHERE, opened_place
+from ...io.beneath import opened_place
 from ...io.errors import MediaError
 from ...io.files import discard_partials, rename, sync_folder
 from ..config import JobsConfig
@@ -120,43 +119,16 @@ def settle(job: Job, kept: Results, *, complete: bool = True) -> dict[str, Any] 
     """
     result = kept.read(job.id)
     report = None
-    with ExitStack() as opened:
-        reached = _Reached(job, opened)
+    sink = Path(job.sink)
+    with opened_place(job.confined and job.confined.sink, sink) as place:
         if result is not None and result.digest == job.work.digest:
-            result = result.model_copy(update={"files": tuple(map(reached.file, result.files))})
+            result = result.moved(sink.parent, place.parent)
             done = _publish(job, result, complete=complete)
             report = result.report if done else None
             if not done:
                 _take_back(result)
-        discard_partials(reached(job.sink), partial_token(job.id))
+        discard_partials(place, partial_token(job.id))
     return report
-
-
-class _Reached:
-    """Names a job's files by which to act on them: in folders opened beneath its root, if any."""
-
-    def __init__(self, job: Job, opened: ExitStack) -> None:
-        self._root = job.confined and job.confined.sink
-        self._opened = opened
-        self._folders: dict[Path, Path] = {}
-
-    def __call__(self, name: str) -> Path:
-        path = Path(name)
-        if self._root is None:
-            return path
-        if path.parent not in self._folders:
-            try:
-                place = self._opened.enter_context(opened_place(self._root, path))
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-                place = NOWHERE / path.name  # ours were not written to where it leads now
-            self._folders[path.parent] = place.parent
-        return self._folders[path.parent] / path.name
-
-    def file(self, file: Publication) -> Publication:
-        names = {"partial": str(self(file.partial)), "final": str(self(file.final))}
-        return file.model_copy(update=names)
 
 
 def _publish(job: Job, result: Result, *, complete: bool) -> bool:

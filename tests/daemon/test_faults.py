@@ -10,6 +10,7 @@ import drain
 import growth
 import kills
 import lateness
+import links
 import malformed
 import mutations
 import pytest
@@ -46,6 +47,12 @@ def test_damaged_files_are_done_or_fail_with_a_reason(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("one_thread")
 def test_malformed_messages_are_counted_and_harm_nobody(tmp_path: Path) -> None:
     outcome = malformed.measure(tmp_path / "yard", bad=40, good=4, seed=1)
+    assert outcome.ok, outcome
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_links_bent_at_any_moment_lead_nowhere(tmp_path: Path) -> None:
+    outcome = links.measure(tmp_path / "yard", moments=40, seed=1)
     assert outcome.ok, outcome
 
 

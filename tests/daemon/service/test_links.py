@@ -65,8 +65,8 @@ CASES: dict[str, tuple[int, str, Callable[[Case], None]]] = {
     "source-folder": (66, "leads outside of", lambda c: c.put_link(c.source.parent, c.outside)),
     "other-source": (66, "is not the file that was accepted: ", replace_source),
     "into-state": (66, "is closed", lambda c: c.put_link(c.source, "../../state/jobs.sqlite")),
-    "sink-folder": (73, "leads outside of", lambda c: c.put_link(c.sink.parent, c.outside)),
-    "sink-into-state": (73, "is closed", lambda c: c.put_link(c.sink.parent, "../state")),
+    "sink-folder": (74, "leads outside of", lambda c: c.put_link(c.sink.parent, c.outside)),
+    "sink-into-state": (74, "is closed", lambda c: c.put_link(c.sink.parent, "../state")),
 }
 
 
