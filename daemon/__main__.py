@@ -137,7 +137,7 @@ def _explain(error: BaseException, debug: bool) -> None:
         debug = True
     if debug:
         trace = "".join(traceback.format_exception(error)).splitlines()
-        sys.stderr.writelines(f"{one_line(line)}\n" for line in trace)
+        sys.stderr.writelines(f"  {one_line(line)}\n" for line in trace)
     sys.stderr.write("upframe: " + "\n".join(map(one_line, lines)) + "\n")
 
 

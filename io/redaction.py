@@ -100,9 +100,9 @@ def redacted_target(target: str) -> str:
 
 
 def redacted_values(value: object) -> object:
-    """Redact every string in a JSON value, however deep; keys are left as they are."""
+    """Redact every string in a JSON value; keys stay, and what UTF-8 cannot hold is escaped."""
     if isinstance(value, str):
-        return redacted(value)
+        return redacted(value).encode(errors="backslashreplace").decode()
     if isinstance(value, dict):
         items = cast("dict[str, object]", value).items()
         return {key: redacted_values(item) for key, item in items}

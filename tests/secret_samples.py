@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from job_samples import FAILURE, a_job
+from job_samples import a_job
 from rich.console import Console
 
 from upframe.daemon.__main__ import main
@@ -136,11 +136,13 @@ def record_of(text: str) -> logging.LogRecord:
 
 def job_with(text: str) -> Job:
     """A job that has failed over a text, which is also its source and sink and in its report."""
+    error = error_of(SourceMissing(text))
     return a_job().model_copy(
         update={
-            "source": text, "sink": text, "state": "failed", "waits_for": text, "attempts": 1,
-            "error": FAILURE.model_copy(update={"message": text, "detail": text}),
-            "report": {"source": text, "streams": [text], "warnings": [text]},
+            "source": text[:4096], "sink": text[:4096], "state": "failed", "attempts": 1,
+            "waits_for": text[:4096],
+            "error": error.model_copy(update={"detail": text[:8192]}),
+            "report": {"source": text[:4096], "streams": [text[:4096]], "warnings": [text]},
         }
     )  # fmt: skip
 

@@ -202,7 +202,7 @@ def codec_of(stream: Stream) -> str:
 def _made(
     stream: Stream, action: Action, *, conversion: Conversion | None = None, reason: str = ""
 ) -> StreamFate:
-    name, kind = codec_of(stream), kind_of(stream)
+    name, kind = excerpt(codec_of(stream)), kind_of(stream)
     language = stream.language and excerpt(stream.language)
     return StreamFate(stream.index, kind, name, action, conversion, language, excerpt(reason))
 
