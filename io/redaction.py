@@ -13,12 +13,11 @@ from typing import cast
 
 MASK = "***"
 
-_MOST_URLS = 500
-"""In one text; what follows is hidden."""
+_MOST_URLS = 500  # in one text; what follows is hidden
 _MOST_PASSES = 5
 _LONGEST_HOST = 261  # a name of 253 characters, a port, brackets
-_URL_CHARACTERS = 4096
-"""Longest URL that is taken anywhere, so how far behind a cut a secret may go on."""
+LOCATION_MAX_BYTES = 4096
+"""Longest path or URL that is taken anywhere, so how far behind a cut a secret may go on."""
 
 _SCHEME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-"
 _CLOSING = "'\":,;)]}>"
@@ -48,8 +47,7 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 """A secret by its name, in whatever text."""
-_JOINERS = "\u200c\u200d\xa0"
-"""Not printable to Python, but harmless, and parts of names and of emoji."""
+_JOINERS = "\u200c\u200d\xa0"  # not printable to Python, but parts of names and of emoji
 
 
 def redacted(text: str, *, published: bool = False) -> str:
@@ -72,8 +70,9 @@ def _redacted_once(text: str, published: bool) -> str:
     if len(rests) == 2 * _MOST_URLS:
         rests[-1] = MASK
     scheme, hiding = first[len(first.rstrip(_SCHEME)) :], False
-    for separator, rest in zip(rests[::2], rests[1::2], strict=True):
-        last = rest is rests[-1]
+    for index in range(0, len(rests), 2):
+        separator, rest = rests[index : index + 2]
+        last = index + 2 == len(rests)
         body = rest if last else rest.rstrip(_SCHEME)
         following = rest[len(body) :]
         if hiding:  # a secret with a "://" in it goes on
@@ -118,7 +117,7 @@ def json_text(value: object, indent: int | None = 2) -> str:
 
 def excerpt(text: str, characters: int = 200, *, published: bool = False) -> str:
     """Cut and redact a foreign text, such as a tag; no cut shows a part of a secret."""
-    seen = text[: characters + _URL_CHARACTERS]
+    seen = text[: characters + LOCATION_MAX_BYTES]
     before, found, _ = seen.rpartition(":/")
     if found and len(seen) < len(text):  # its end is not seen
         seen = f"{before}{found}{MASK}"

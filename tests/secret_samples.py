@@ -229,7 +229,7 @@ PLACES: Mapping[str, Callable[[str], str]] = {
     ),
     "status of run": lambda text: text_of(LiveStatus("x", "reconnecting", message=text), 0.0),
     "report": _written_report,
-    "stored job": lambda text: shown_body(job_with(text).model_dump_json()),
+    "stored job": lambda text: shown_body(json.dumps(job_with(text).model_dump(mode="json"))),
     "jobs list": _jobs_list,
     "jobs list on a terminal": _jobs_list_on_terminal,
     "jobs show": _jobs_show,

@@ -21,6 +21,7 @@ from pydantic import (
 from ...filters.options import FilterOptions
 from ...io.beneath import Identity, Root
 from ...io.encode.options import EncoderOptions
+from ...io.redaction import LOCATION_MAX_BYTES
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 Origin = Literal["watch", "mqtt", "cli"]
@@ -36,10 +37,6 @@ LEGAL_CHANGES: Mapping[State, frozenset[State]] = {
 
 JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """Safe in a topic, in a file name and in a shell."""
-
-
-LOCATION_MAX_BYTES = 4096
-"""Of a path or URL: what the system takes as a path."""
 
 
 def check_length(location: str) -> str:

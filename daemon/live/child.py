@@ -200,8 +200,7 @@ class Child:
             *lines, rest = (self._partial.pop(pipe.fileno(), b"") + data).split(b"\n")
             for line in lines:
                 take(line)
-            # no part of a line is kept, in which a secret might be cut
-            self._partial[pipe.fileno()] = rest if len(rest) <= _LINE_BYTES else b"***"
+            self._partial[pipe.fileno()] = rest if len(rest) <= _LINE_BYTES else b"***"  # no secret
 
         return read
 

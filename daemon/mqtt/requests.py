@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -20,7 +20,7 @@ from ...io.beneath import Identity, Root, open_file
 from ...io.errors import SourceMissing, UnsupportedMedia
 from ...io.filesystem import filesystem_type, keeps_inodes
 from ...io.network import check_url
-from ...io.redaction import excerpt, redacted
+from ...io.redaction import excerpt, redacted, redacted_values
 from ..jobs.model import Confinement, Job, JobId, Work, check_length
 from ..jobs.public import shown
 from .topics import Command
@@ -191,14 +191,7 @@ def answer(
     problem: Problem | None = None,
 ) -> bytes:
     """Write the answer to a request."""
-    error = None
-    if problem is not None:
-        error = {
-            "code": problem.code,
-            "message": redacted(problem.message),
-            "retryable": problem.retryable,
-            "detail": None if problem.detail is None else redacted(problem.detail),
-        }
+    error = None if problem is None else redacted_values(asdict(problem))
     return json_bytes(
         {"schema": REPLY_SCHEMA, "status": status, "id": job_id, "data": data, "error": error}
     )

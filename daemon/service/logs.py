@@ -267,9 +267,6 @@ class ThreadedHandler(logging.handlers.QueueHandler):
         """Put the arguments in, which may change, and leave the rest to the thread."""
         record = copy.copy(record)
         record.msg, record.args = record.getMessage(), None
-        if record.exc_info:
-            record.exc_text = logging.Formatter().formatException(record.exc_info)
-        record.exc_info = None
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
