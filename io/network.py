@@ -12,6 +12,7 @@ import http.client
 import os
 import socket
 import ssl
+import string
 import urllib.error
 import urllib.request
 from collections.abc import Generator, Mapping, Sequence
@@ -22,7 +23,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_netw
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from .errors import SourceMissing, UnsupportedMedia
 from .redaction import redacted
@@ -252,7 +253,8 @@ def open_url(
     """
     parts = urlsplit(url)
     login, _, host = parts.netloc.rpartition("@")
-    bare = parts._replace(netloc=host, fragment="").geturl()
+    path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
+    bare = parts._replace(netloc=host, path=path, query=query, fragment="").geturl()
     passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
     user, _, password = login.partition(":")
     passwords.add_password(None, bare, unquote(user), unquote(password))

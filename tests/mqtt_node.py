@@ -72,7 +72,11 @@ def config_of(broker: Broker, tmp_path: Path, **mqtt: Any) -> Config:
     return Config.model_validate(
         {
             "state_dir": tmp_path / "state",
-            "jobs": {"roots": [root]},
+            "jobs": {
+                "roots": [root],
+                "allowed_schemes": ["file", "rtsp"],
+                "allowed_hosts": ["cam"],
+            },
             "mqtt": {"host": "127.0.0.1", "port": broker.port, "node_id": "node1"} | mqtt,
         }
     )

@@ -254,6 +254,13 @@ def test_a_file_is_read_from_anywhere(tmp_path: Path) -> None:
     assert [span for _, span, _ in pages.asked] == [None, f"bytes={len(data) - 10}-", "bytes=1000-"]
 
 
+def test_names_need_not_be_escaped() -> None:
+    with serving(lambda request: send(request, request.path.encode())) as pages:
+        for name in ("ä b.ts?c=d e&f", "%C3%A4%20b.ts?c=d%20e&f"):
+            with open_url(f"{pages.url}/{name}", 5) as response:
+                assert response.read() == b"/%C3%A4%20b.ts?c=d%20e&f"
+
+
 def test_a_file_that_ends_too_early_is_an_error() -> None:
     def cut(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)

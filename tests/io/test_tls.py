@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from live_receivers import Protocol, Receiver, rises
 from media_samples import make_clip
-from publishing_child import Child, encoded
+from publishing_child import Child, encoded, later
 from tls_server import Authority, make_authority, tls_server
 
 from upframe.io.errors import InputLost, MediaError
@@ -166,3 +170,59 @@ def test_a_playlist_is_not_looked_into_where_its_server_is_not_trusted(
         assert server.stop() == b""
     with tls_server(authority, "good", tmp_path) as server:
         assert hls_is_live(f"https://localhost:{server.port}/list.m3u8")
+
+
+@contextmanager
+def behind_tls(authority: Authority, port: int) -> Generator[int]:
+    """Give a port whose TLS is taken off before a server that has none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.folder / "good.pem", authority.folder / "good.key")
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def carry(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        with (
+            suppress(OSError),
+            context.wrap_socket(listening.accept()[0], server_side=True) as client,
+            socket.create_connection(("127.0.0.1", port)) as server,
+        ):
+            back = threading.Thread(target=carry, args=(server, client))
+            back.start()
+            carry(client, server)
+            back.join(10)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        thread.join(20)
+        listening.close()
+
+
+@pytest.mark.parametrize("protocol", ["rtmp", "rtsp"])
+def test_what_is_published_by_tls_arrives(
+    protocol: Protocol, authority: Authority, tmp_path: Path
+) -> None:
+    primer, pictures = encoded(50)
+    with (
+        Receiver(tmp_path, protocol) as receiver,
+        behind_tls(authority, receiver.port) as port,
+    ):
+        url = f"{protocol}s://localhost:{port}/live/stream"
+        with Child(find_live_target(url), primer) as child:
+            child.connected()
+            child.give(later(pictures, 1000))
+            assert child.finish() == 0, (child.events[-1], child.stderr)
+            assert child.written == list(range(1, 51))
+        assert receiver.wait() == 0, receiver.log
+        got = receiver.got()
+        assert len(got) >= 49, receiver.log
+        assert (got[0].is_keyframe, got[0].pts < 3) == (True, True)
+        assert rises(got)
