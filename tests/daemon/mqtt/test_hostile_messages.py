@@ -198,3 +198,30 @@ def test_a_state_that_cannot_be_written_holds_up_no_other(
             assert client.all("upframe/node1/job/poison/state") == []
 
     asyncio.run(main())
+
+
+def test_redaction_that_fails_for_all_errors_holds_up_no_good_request(
+    broker: Broker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from upframe.daemon.mqtt import requests
+
+    def failing(text: str, *_: object) -> str:
+        if text.startswith(str(tmp_path)):  # a name of the good one
+            return text
+        raise ZeroDivisionError(text)
+
+    monkeypatch.setattr(requests, "redacted", failing)
+    monkeypatch.setattr(requests, "excerpt", failing)
+
+    async def main() -> None:
+        before = internal_errors["mqtt"]
+        async with node_on(broker, tmp_path) as node:
+            await node.up()
+            payload = a_request(source=1)
+            assert await ask_then_good(node, broker, payload=payload, ResponseTopic="me/bad") == []
+            assert {job.id for job in node.store.jobs()} == {"good"}
+            assert node.bridge.health()["connections"] == 1
+            assert internal_errors["mqtt"] > before
+            assert payload not in [kept.payload for kept in node.store.journaled()]
+
+    asyncio.run(main())

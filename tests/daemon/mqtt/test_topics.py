@@ -1,6 +1,7 @@
 """Topics of a node, and where answers may go."""
 
 import pytest
+from pydantic import ValidationError
 
 from upframe.daemon.config import MqttConfig
 from upframe.daemon.mqtt.credentials import topics_of
@@ -45,6 +46,9 @@ def test_answers_may_go_to_topics_of_the_clients(topic: str) -> None:
         ("a/+", "without wildcards"),
         ("#", "without wildcards"),
         ("a\nb", "control characters"),
+        ("a\x85b", "control characters"),
+        ("a\ud800b", "control characters"),
+        ("a/" * 100, "at most 100 levels"),
         ("$SYS/broker", "is not for answers"),
         ("$share/a/b", "is not for answers"),
         ("upframe/node1/status", "is not for answers"),
@@ -64,3 +68,30 @@ def test_answers_may_not_go_elsewhere(topic: str, text: str) -> None:
 def test_correlation_data_has_a_limit() -> None:
     with pytest.raises(BadResponseTopic, match="at most 1024 bytes, got 1025"):
         TOPICS.check_response("a", b"c" * 1025)
+
+
+FEW = topics_of(MqttConfig(host="broker", node_id="n", response_prefixes=("clients/a", "me/")))
+
+
+@pytest.mark.parametrize("topic", ["clients/a", "clients/a/b/c", "me", "me/", "me/x"])
+def test_answers_may_go_below_the_prefixes_of_the_configuration(topic: str) -> None:
+    FEW.check_response(topic, None)
+
+
+@pytest.mark.parametrize("topic", ["clients/ab", "clients", "mex", "you/me/x", "/me", "ä"])
+def test_with_prefixes_answers_may_go_nowhere_else(topic: str) -> None:
+    with pytest.raises(BadResponseTopic, match="is not for answers"):
+        FEW.check_response(topic, None)
+
+
+def test_a_prefix_opens_no_topic_of_a_node() -> None:
+    wide = Topics("upframe", "node1", response_prefixes=("upframe", "homeassistant"))
+    for topic in ("upframe/node1/status", "upframe/node2/status", "homeassistant/x"):
+        with pytest.raises(BadResponseTopic, match="is not for answers"):
+            wide.check_response(topic, None)
+
+
+@pytest.mark.parametrize("prefix", ["", "#", "a/#", "+/a", "$SYS", "a\0b"])
+def test_a_prefix_is_a_topic_without_wildcards(prefix: str) -> None:
+    with pytest.raises(ValidationError, match="response_prefixes"):
+        MqttConfig(host="broker", response_prefixes=(prefix,))
