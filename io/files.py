@@ -195,15 +195,23 @@ class OutputFile:
         A direct one has it already; its owner is not told.
 
         Raises:
-            SinkRefused: if another file has taken the name meanwhile and may not be replaced.
+            SinkRefused: if another file has taken the name meanwhile and may not be replaced, or
+                a link the place of the file.
             SinkFull: if the rename fails.
         """
         self.close()
         if not self.direct:
+            self._refuse_link(self.path)
             tell(self._owner, [(self.path, self.target)])
             rename(self.path, self.target, overwrite=self._overwrite)
             sync_folder(self.target.parent)
+            self._refuse_link(self.target)
         self._done = True
+
+    def _refuse_link(self, path: Path) -> None:
+        if path.is_symlink():
+            path.unlink(missing_ok=True)
+            raise SinkRefused(f"output was exchanged for a link: {self.target}")
 
     def discard(self) -> None:
         """Remove what was written. Safe to call twice, and after `publish`."""

@@ -103,6 +103,8 @@ class Moments:
         self.ground = ground
         self.kinds: Counter[str] = Counter()
         self.bent: Counter[str] = Counter()
+        self.taken: set[str] = set()
+        """Names of what we have moved, so that nobody else could remove it."""
         self._chance = chance
         self._say = say
         self._due: list[tuple[float, int, Callable[[], None]]] = []
@@ -142,8 +144,11 @@ class Moments:
     def _bend(self, kind: str, path: Path, leads: str) -> None:
         with suppress(OSError):  # the daemon was faster, or another link is in the way
             for place in path.parent.glob(path.name) if "*" in path.name else [path]:
+                if "*" in path.name and place.is_symlink():
+                    continue
                 if os.path.lexists(place) and not place.is_symlink():
                     place.rename(_aside(place))
+                    self.taken.add(place.name)
                 new = place.with_name(f".link-{place.name}")
                 new.symlink_to(leads)
                 new.rename(place)
@@ -198,11 +203,12 @@ def _aside(path: Path) -> Path:
 
 
 def _bend_back(path: Path) -> None:
-    with suppress(OSError):
-        if path.is_symlink():
-            path.unlink()
-        if not os.path.lexists(path):
-            _aside(path).rename(path)
+    for place in path.parent.glob(path.name) if "*" in path.name else [path]:
+        with suppress(OSError):
+            if place.is_symlink():
+                place.unlink()
+            if not os.path.lexists(place):
+                _aside(place).rename(place)
 
 
 def measure(folder: Path, *, moments: int, seed: int) -> Outcome:
@@ -233,7 +239,7 @@ def measure(folder: Path, *, moments: int, seed: int) -> Outcome:
             equal("undisturbed jobs done", _done(jobs, "good"), good),
             equal("jobs all ended", idle, True),
             none_of("jobs that failed as internal", _internal(jobs)),
-            none_of("temporary files left", _partials(yard, ground)),
+            none_of("temporary files left", _partials(yard, ground, bender.taken)),
             at_least("links bent", sum(bender.bent.values()), moments / 2),
             equal("exit of the daemon", code, 0),
         ]
@@ -281,9 +287,13 @@ def _leaked(yard: Yard, ground: Ground) -> Iterator[Path]:
                 yield path
 
 
-def _partials(yard: Yard, ground: Ground) -> list[Path]:
-    found = _outputs(yard, ground)
-    return [path for path in found if path.suffix == ".partial" and not path.is_symlink()]
+def _partials(yard: Yard, ground: Ground, taken: set[str]) -> list[Path]:
+    return [
+        path
+        for path in _outputs(yard, ground)
+        if path.suffix == ".partial" and not path.is_symlink()
+        if not any(path.name.endswith(name) for name in taken)
+    ]
 
 
 def _done(jobs: list[Job], start: str) -> int:

@@ -147,6 +147,7 @@ def test_a_temporary_name_that_becomes_a_link_is_not_followed(
     with suppress(MediaError, OSError):  # it may be refused, as long as it is not followed
         place.work(name, meanwhile=meanwhile)
     assert place.outside_now() == before
+    assert not (place.output / "out.mkv").is_symlink()
     for made in place.output.glob("out_*.png"):
         assert made.read_bytes() != b"theirs"
 
