@@ -211,6 +211,13 @@ def test_devices_are_compared_within_one_boot_only(root: Path) -> None:
     assert not replace(elsewhere, boot="an earlier one").changes(now)
 
 
+def test_inodes_are_not_compared_where_they_do_not_last(root: Path) -> None:
+    status = (root / "in" / "film.mkv").stat()
+    now = Identity.of(status)
+    assert not Identity.of(status, lasting=False).changes(replace(now, inode=now.inode + 1))
+    assert "inode" in now.changes(replace(now, inode=now.inode + 1))
+
+
 def test_a_closed_folder_stays_closed_beneath_the_root(root: Path) -> None:
     state = root / "state"
     state.mkdir()

@@ -1,5 +1,6 @@
 """Requests reach files below the roots and URLs of the allowed schemes, and nothing else."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ from mqtt_node import FILTERS
 from upframe.daemon.config import JobsConfig
 from upframe.daemon.jobs.model import Work
 from upframe.daemon.mqtt import requests
-from upframe.daemon.mqtt.requests import Refused, confined, confined_work
-from upframe.io.beneath import Beneath, Root
+from upframe.daemon.mqtt.requests import Refused, confined, confined_work, confinement
+from upframe.io.beneath import Beneath, Identity, Root
 from upframe.io.decode.container import find_target, open_container
 from upframe.io.errors import SourceMissing
 
@@ -375,3 +376,41 @@ def test_a_host_that_is_not_public_must_be_named(
         with pytest.raises(Refused, match="allowed_hosts") as refused:
             confined(url, jobs)
         assert "s3cret" not in str(refused.value)
+
+
+def test_a_job_notes_beneath_which_root_it_works_and_what_its_source_is(
+    root: Path, tmp_path: Path
+) -> None:
+    jobs = JobsConfig(roots=(root / "in", root, tmp_path / "secret"))
+    noted = confinement(work_of(root), jobs, tmp_path / "state")
+    # the outermost: who may write there could bend the inner one
+    assert noted.source == noted.sink == Root(root, tmp_path / "state")
+    assert noted.accepted == Identity.of((root / "in" / "a.mkv").stat())
+    for name in ("in/later.mkv", "in/frame_%04d.png"):
+        noted = confinement(work_of(root, source=f"{root}/{name}"), jobs, tmp_path / "state")
+        assert (noted.source, noted.accepted) == (Root(root, tmp_path / "state"), None)
+    noted = confinement(work_of(root, source="rtsp://cam/1"), jobs, tmp_path / "state")
+    assert (noted.source, noted.accepted) == (None, None)
+
+
+@pytest.mark.parametrize("key", ["source", "sink"])
+@pytest.mark.parametrize("name", ["jobs.sqlite", "results/a.json", "../state/jobs.sqlite"])
+def test_the_daemons_own_folder_is_no_place_for_files(
+    tmp_path: Path, root: Path, key: str, name: str
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "jobs.sqlite").touch()
+    (root / "link").symlink_to(state)
+    jobs = JobsConfig(roots=(tmp_path,))
+    for path in (state / name, root / "link" / name):
+        work = confined_work(work_of(root, **{key: str(path)}), jobs)
+        with pytest.raises(Refused, match="lies in the daemon's own folder"):
+            confinement(work, jobs, state)
+
+
+def test_what_is_no_file_is_refused_and_not_opened(root: Path, jobs: JobsConfig) -> None:
+    os.mkfifo(root / "fifo")
+    for name, kind in (("fifo", "a FIFO"), ("in", "a directory")):
+        with pytest.raises(Refused, match=f"is {kind}, wanted a regular file"):
+            confinement(work_of(root, source=f"{root}/{name}"), jobs, root.parent / "state")

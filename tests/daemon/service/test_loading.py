@@ -92,6 +92,14 @@ def test_one_stage_can_be_given_and_the_others_keep_their_time(tmp_path: Path) -
         (WATCH.replace("true", "false"), "wanted filters: none is enabled"),
         (WATCH.replace("true", "1"), "watch[0].filters.enable_upscaling: got 1, wanted a valid bo"),
         (WATCH.replace('"/out"', '"/in"'), 'watch[0].output: got "/in", wanted another folder '),
+        (
+            'state_dir = "/in"\n' + WATCH,
+            'watch[0].input: got "/in", wanted a folder outside of state_dir',
+        ),
+        (
+            'state_dir = "/s"\n[jobs]\nroots = ["/s/films"]',
+            'jobs.roots[0]: got "/s/films", wanted a folder outside of state_dir',
+        ),
         (WATCH + WATCH, 'watch[1].input: got "/in", wanted another folder than that of watch[0]'),
         ('[[watch]]\ninput = "/in"', "watch[0].output: got nothing, wanted a value: it has no "),
         ("[mqtt]\nport = 99999\nhost = 'a'", "mqtt.port: got 99999, wanted less than or equal to "),
