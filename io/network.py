@@ -367,6 +367,7 @@ class RemoteFiles:
 
     def __init__(self, url: str, timeout_seconds: float | None) -> None:
         self._url, self._timeout = url, timeout_seconds or 30.0
+        self._refused = False
 
     @classmethod
     def of(cls, file: object, timeout_seconds: float | None) -> Self | None:
@@ -383,8 +384,11 @@ class RemoteFiles:
         """
         if url.startswith("data:"):
             return BytesIO(urllib.request.urlopen(url).read())
+        if self._refused:  # which is raised when FFmpeg comes back; PyAV keeps one error only
+            return BytesIO()
         plain = url.removeprefix("crypto+")
         if urlsplit(plain).scheme not in ("http", "https"):
+            self._refused = True
             raise UnsupportedMedia(f"{redacted(self._url)} names {redacted(url)}, wanted http(s)")
         span = int(options.get("offset", 0)), int(options.get("end_offset", 0))
         try:

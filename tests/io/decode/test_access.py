@@ -242,6 +242,33 @@ def test_nothing_outside_is_opened_whatever_a_file_names(kind: str, folder: Path
         assert server.asked == []
 
 
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_stream_of_bytes_opens_nothing_at_all(kind: str, forced: bool, folder: Path) -> None:
+    pages = {"/a.ts": (folder / "a.ts").read_bytes()}
+    with hls_server(pages) as server, closing(Canary(folder.parent / "outside.ts")) as canary:
+        content = hostile(kind, folder, server).read_bytes()
+        format_name = ("concat" if kind.startswith("ffconcat") else "hls") if forced else None
+        with suppress(MediaError), closing(open_source(io.BytesIO(content), format=format_name)):
+            pass
+        assert canary.num_opened() == 0
+        assert server.asked == []
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_what_comes_from_the_network_opens_no_file(kind: str, folder: Path) -> None:
+    pages: dict[str, bytes] = {}
+    with hls_server(pages) as server, closing(Canary(folder.parent / "outside.ts")) as canary:
+        path = hostile(kind, folder, server)
+        out = folder.parent / "outside.ts"
+        pages[f"/{path.name}"] = path.read_bytes().replace(OUT.encode(), out.as_uri().encode())
+        pages["/good.m3u8"] = (folder / "good.m3u8").read_bytes()
+        pages["/a.ts"] = (folder / "a.ts").read_bytes()
+        with suppress(MediaError):
+            num_pictures(server.url(f"/{path.name}"))
+        assert canary.num_opened() == 0
+
+
 @pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile a.ts\n"])
 def test_a_list_that_ffmpeg_opens_past_us_is_refused_and_said(text: str, folder: Path) -> None:
     path = folder / "clips.ffconcat"
