@@ -42,6 +42,18 @@ def allowed_for(url: str) -> dict[str, str]:
 class _File(FileIO):
     """A file that is read by PyAV, which leaves the first one of a container open."""
 
+    _failed = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read; after a first error there is nothing more: PyAV keeps one error only."""
+        if self._failed:
+            return b""
+        try:
+            return super().read(size) or b""
+        except OSError:
+            self._failed = True
+            raise
+
     def __del__(self) -> None:
         self.close()
 

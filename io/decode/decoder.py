@@ -74,7 +74,7 @@ class Decoder:
         self.num_frames = 0
         self.num_damaged = 0
         self.num_leading = 0
-        self._failure: FFmpegError | None = None
+        self._failure: FFmpegError | OSError | None = None
         self.end_byte = 0
         """Where in the file the last packet ends."""
         self.cut_packet = False
@@ -98,7 +98,7 @@ class Decoder:
         try:
             # an empty one is a repeat of the frame before, or PyAV's own mark of the end
             return next((packet for packet in self._packets if packet.size), None)
-        except FFmpegError as error:
+        except (FFmpegError, OSError) as error:  # of FFmpeg, or of what we read for it
             self._failure = error
             return None
 
@@ -132,7 +132,7 @@ class Decoder:
         if self._failure is not None:
             raise TruncatedMedia(
                 f"{self._name}: reading failed after {self.num_frames} frames: "
-                f"{self._failure.strerror}"
+                f"{self._failure.strerror or self._failure}"
             ) from self._failure
 
     def close(self) -> None:

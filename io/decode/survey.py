@@ -80,7 +80,7 @@ def survey(target: Target) -> Survey | None:
             stream = best_video(container, target.name)
             whole = target.path.stat().st_size <= WHOLE_FILE_BYTES
             return look_through(container, stream, whole=whole)
-    except (MediaError, FFmpegError):  # opening it for real will say what is wrong
+    except (MediaError, FFmpegError, OSError):  # opening it for real will say what is wrong
         return None
 
 
@@ -121,7 +121,7 @@ def _look(container: InputContainer, stream: VideoStream, seen: Survey, limit: i
             if len(stamps) == limit:
                 whole = False
                 break
-    except FFmpegError:  # damaged: decoding will come upon it too, and count
+    except (FFmpegError, OSError):  # damaged: decoding will come upon it too, and count
         whole = False
     seen.runs.append([pts for pts, _ in stamps] if whole else settled(stamps))
     return whole

@@ -16,8 +16,9 @@ from hls_server import HlsServer, hls_server
 from media_samples import make_clip, make_sequence, make_still
 
 from upframe.io.beneath import Beneath, Root, opened_source
+from upframe.io.decode import access
 from upframe.io.decode.container import find_target, open_container
-from upframe.io.errors import InputLost, MediaError, SourceMissing, UnsupportedMedia
+from upframe.io.errors import InputLost, MediaError, SourceMissing, TruncatedMedia, UnsupportedMedia
 from upframe.io.live.address import find_address
 from upframe.io.live.input import UrlConnection
 from upframe.io.source import open_source
@@ -406,4 +407,20 @@ def test_many_names_outside_are_refused_as_fast_as_one(
     with pytest.raises(UnsupportedMedia, match=r"names 'file:.*/0/outside\.ts'"):
         num_pictures(path)
     assert time.monotonic() - began < 5
+    assert capfd.readouterr().err == ""
+
+
+def test_a_disk_that_fails_in_the_middle_ends_the_source_as_truncated(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = make_clip(tmp_path / "a.nut", frames=300, codec="rawvideo")
+    assert path.stat().st_size > 2 * access.BUFFER_BYTES
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with closing(open_source(str(path))) as source:
+        for descriptor in Path("/proc/self/fd").iterdir():
+            if descriptor.is_symlink() and str(descriptor.readlink()) == str(path):
+                os.dup2(folder, int(descriptor.name))  # from which nothing can be read
+        with pytest.raises(TruncatedMedia, match=r"reading failed after \d+ frames: Is a dir"):
+            deque(source, maxlen=0)
+    os.close(folder)
     assert capfd.readouterr().err == ""
