@@ -118,7 +118,7 @@ _DATA = ("last lines of a worker", "stored job", "MQTT state of a job", "MQTT an
 """Read by programs, or shown by another of the places."""
 
 
-@pytest.mark.parametrize("place", PLACES.keys() - set(_DATA))
+@pytest.mark.parametrize("place", sorted(PLACES.keys() - set(_DATA)))
 def test_nothing_that_moves_a_terminal_gets_out(place: str) -> None:
     told = PLACES[place](_HOSTILE)
     lines = told.split("\n")
