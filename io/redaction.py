@@ -39,6 +39,7 @@ _PARAMETER = re.compile(
     r"|real_stream)(?:=[\w.-]{0,24})?(?:[&;]|\Z))([^?&;#=\"]*+)(=?+)[^&;\"]*+"
 )
 """Of a query, without those that are known to be harmless."""
+_QUERY = re.compile(r"\?[\w.%\[\]-]{0,64}=[^\s\"]*+")
 _NAMED = re.compile(
     r"((?:(?<![a-z])(?:pass|pw|sig)|passw(?:or)?d|passphrase|passcode|pwd|secret|token|signature|key"
     r"|credentials?|jwt|auth|authori[sz]ation|streamid|playpath)"
@@ -86,7 +87,7 @@ def _redacted_once(text: str, published: bool) -> str:
             shown, hiding = _redacted_url(body, is_target, last=last)
         parts += ([shown] if shown else []) + ([] if hiding else [following])
         scheme = following
-    text = "".join(parts)
+    text = _QUERY.sub(lambda query: _PARAMETER.sub(_hidden_parameter, query[0]), "".join(parts))
     is_path = text[:1] == "/" and not _NO_PATH.search(text)
     return text if is_path else _NAMED.sub(rf"\g<1>{MASK}", text)
 

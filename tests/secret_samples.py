@@ -84,13 +84,14 @@ TEXTS: tuple[tuple[str, str], ...] = (
     ("srt://h:9000?mode=caller&streamid=geheim", "srt://h:9000?mode=caller&streamid=***"),
     ("srt://h:9000?passphrase=geheim", "srt://h:9000?passphrase=***"),
     ("rtsp://cam/user=a_password=geheim_channel=1", "rtsp://cam/user=a_password=***"),
+    ("no answer to GET '/v?u=geheim://geheim&fps=5'", "no answer to GET '/v?u=***&fps=***"),
     # values by their names, in whatever text
     ("option key=geheim", "option key=***"),
     ("auth_key=geheim access_key=geheim", "auth_key=*** access_key=***"),
     ("pw=geheim, jwt=geheim", "pw=*** jwt=***"),
     ("authorization=geheim", "authorization=***"),
     ("token[]=geheim&token%5B0%5D=geheim", "token[]=***&token%5B0%5D=***"),
-    ("GET /live?stream_key=geheim&x=y", "GET /live?stream_key=***&x=y"),
+    ("GET /live?stream_key=geheim&x=y", "GET /live?stream_key=***&x=***"),
     ("passphrase='ge geheim' said", "passphrase=*** said"),
     ("streamid=geheim", "streamid=***"),
     # the path of RTMP is a password, wherever it is seen
