@@ -22,7 +22,7 @@ LOCATION_MAX_BYTES = 4096
 _SCHEME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-"
 _CLOSING = "'\":,;)]}>"
 """Of the text around a URL, where a URL ends with it."""
-_SEPARATOR = re.compile(r"(:(?:\\?/){1,2})")
+_SEPARATOR = re.compile(r"(:\\?/(?:\\?/|(?!\s)))")
 """Also ``:/``, which paths make of it, and as some write JSON."""
 _NO_PATH = re.compile(r"[\s?&;]")
 _WORD = re.compile(r"\S*+")

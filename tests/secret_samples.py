@@ -33,7 +33,7 @@ from upframe.daemon.workers.child import Tail
 from upframe.daemon.workers.messages import Logged
 from upframe.daemon.workers.retry import error_of
 from upframe.io.errors import SourceMissing
-from upframe.io.redaction import redacted_values
+from upframe.io.redaction import excerpt, one_line, redacted_values
 
 SECRETS = ("geheim", "98765")
 """Parts of all secrets below: none of them may be seen anywhere."""
@@ -143,7 +143,8 @@ def job_with(text: str) -> Job:
             "source": text[:4096], "sink": text[:4096], "state": "failed", "attempts": 1,
             "waits_for": text[:4096],
             "error": error.model_copy(update={"detail": text[:8192]}),
-            "report": {"source": text[:4096], "streams": [text[:4096]], "warnings": [text]},
+            "report": {"source": text[:4096], "streams": [excerpt(text)],
+                       "warnings": [one_line(text, 1000)]},
         }
     )  # fmt: skip
 
@@ -156,7 +157,7 @@ class _Report(WrittenReport, frozen=True):
 def _written_report(text: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "report.json"
-        _Report(source=text, warnings=[text]).write(path)
+        _Report(source=text[:4096], warnings=[text]).write(path)
         return path.read_text()
 
 
@@ -169,7 +170,7 @@ def _command_line_error(text: str) -> str:
 
 def _status(text: str) -> str:
     status = Status(cast("Any", SimpleNamespace()), Metrics(), LoopLag())
-    status.parts["live"] = lambda: [{"name": "x", "state": "running", "url": text}]
+    status.parts["live"] = lambda: [{"name": "x", "state": "running", "url": text[:4096]}]
     status.running = [job_with(text)]
     return json.dumps(status.summary()) + status.line()
 
@@ -226,7 +227,7 @@ PLACES: Mapping[str, Callable[[str], str]] = {
     "MQTT state of a job": lambda text: state_payload(job_with(text)).decode(),
     "MQTT answer": lambda text: job_answer(job_with(text)).decode(),
     "MQTT state of a stream": lambda text: json.dumps(
-        redacted_values(LiveStatus("x", message=text, input={"url": text}).to_json())
+        redacted_values(LiveStatus("x", message=text, input={"url": text[:4096]}).to_json())
     ),
     "status of run": lambda text: text_of(LiveStatus("x", "reconnecting", message=text), 0.0),
     "report": _written_report,

@@ -17,7 +17,7 @@ from ...filters.chain import BuiltFilter
 from ...filters.device import Runtime
 from ...filters.frame import StreamInfo
 from ...io.errors import SinkRefused
-from ...io.redaction import json_text
+from ...io.redaction import json_text, one_line
 from .pipeline import Flow
 
 
@@ -104,7 +104,7 @@ class WarningLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep one message."""
-        self.messages.append(record.getMessage())
+        self.messages.append(one_line(record.getMessage(), 1000))
 
 
 @contextmanager

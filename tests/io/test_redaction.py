@@ -73,6 +73,7 @@ def test_never_raises_and_twice_is_once(text: str) -> None:
     st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), min_size=3),
     st.sampled_from(["rtsp", "http", "srt", "x-y", ""]),
 )
+@example("/\x0c0", "rtsp")
 def test_no_password_is_seen_whatever_it_is_made_of(password: str, scheme: str) -> None:
     shown = redacted(f"{scheme}://user:{password}@camera.example/1")
     left = shown.replace("://", "").replace("***", "").replace("@camera.example/1", "")
