@@ -88,7 +88,7 @@ def print_details(job: JobJson, out: Console) -> None:
     facts = list(_facts(job))
     width = max(len(name) for name, _ in facts) + 2
     for name, text in facts:
-        parts = text.splitlines() if name in _OF_LINES else [text]
+        parts = text.splitlines()[:100] if name in _OF_LINES else [text]
         lines = ("\n" + " " * width).join(map(one_line, parts))
         style = STYLES[text] if name == "state" else ""
         out.print(Text.assemble((name.ljust(width), "bold"), (lines, style)), soft_wrap=True)
