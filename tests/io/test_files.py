@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from sink_samples import FAST, constant, encode, pictures, write
+from small_files import small_files
 
 from upframe.io.encode.encoder import EncoderOptions
 from upframe.io.errors import ReaderGone, SinkFull, SinkRefused
@@ -129,17 +127,6 @@ def test_a_read_only_folder_is_refused() -> None:
         check_target(Path("/proc/a.mp4"), overwrite=False)
 
 
-@contextmanager
-def no_file_larger_than(num_bytes: int) -> Generator[None]:
-    """For this process, as `ulimit -f` does; Python ignores SIGXFSZ, so that writes fail."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
 @pytest.mark.parametrize("limit", [100, 20_000])
 def test_no_room_leaves_nothing_behind(
@@ -148,7 +135,7 @@ def test_no_room_leaves_nothing_behind(
     """A limit on the size of files stands for a full disk: a write fails in the middle."""
     info = constant(width=640, height=480)
     sink = open_file_sink(tmp_path / name, info, FAST.model_copy(update={"crf": 0}))
-    with no_file_larger_than(limit):
+    with small_files(limit):
         with pytest.raises(SinkFull) as full:
             write(sink, pictures(info, 60))
         sink.abort()

@@ -97,6 +97,7 @@ from upframe.daemon.jobs.store import JobStore
 
 store = JobStore(Path(sys.argv[1]))
 store.journal("first", b"", b"")
+sys.dont_write_bytecode = True  # it might be cut off
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
 written = 0
 try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import shutil
 import sqlite3
 import stat
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from job_samples import a_job, a_work, opened, with_queue
+from small_files import small_files
 
 from upframe.daemon.jobs import database
 from upframe.daemon.jobs.database import Database
@@ -155,12 +155,8 @@ def locked(path: Path) -> Generator[None]:
 
 @contextmanager
 def full(path: Path) -> Generator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (Path(f"{path}-wal").stat().st_size, before[1]))
-    try:
+    with small_files(Path(f"{path}-wal").stat().st_size):
         yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def filled(folder: Path) -> Path:

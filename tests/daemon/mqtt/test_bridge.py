@@ -8,7 +8,6 @@ import itertools
 import json
 import logging
 import random
-import resource
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 from mqtt_broker import Broker, Observer, observer_of, retained_of
 from mqtt_node import BASE, FILTERS, answers, node_on
+from small_files import small_files
 
 from upframe.daemon.jobs.model import Job, JobError, JobProgress
 
@@ -490,20 +490,6 @@ def test_a_store_that_takes_nothing_leaves_requests_with_the_broker(
 
     asyncio.run(main())
     assert "the store takes nothing" in caplog.text
-
-
-class small_files:
-    """Within, no file of this process grows beyond a size."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def __enter__(self) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (self._size, self._before[1]))
-
-    def __exit__(self, *_: object) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, self._before)
 
 
 def test_an_unforeseen_error_is_answered_and_the_next_request_is_done(

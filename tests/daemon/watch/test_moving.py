@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
+from small_files import small_files
 
 from upframe.daemon.watch.outcome import move
 
@@ -99,12 +99,7 @@ def test_failed_copy_leaves_nothing(source: Path, place: Path) -> None:
     """As on a full disk: no file of ours may grow beyond 50 kB meanwhile."""
     if place.parent.stat().st_dev == source.stat().st_dev:
         pytest.skip("nothing is copied")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            move(source, place / "film.mkv", nothing)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with small_files(50_000), pytest.raises(OSError, match="File too large"):
+        move(source, place / "film.mkv", nothing)
     assert source.exists()
     assert tree_of(place) == []

@@ -192,7 +192,10 @@ def test_the_check_looks_at_times_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [3_000, 6_000, 7_500])
-def test_a_full_disk_is_told_and_what_was_whole_is_kept(limit: int, tmp_path: Path) -> None:
+def test_a_full_disk_is_told_and_what_was_whole_is_kept(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # it might be cut off
     path = tmp_path / "out.mp4"
     primer, pictures = encoded(150)
     with Child(find_live_target(str(path)), primer) as child:
@@ -209,8 +212,11 @@ def test_a_full_disk_is_told_and_what_was_whole_is_kept(limit: int, tmp_path: Pa
     assert hidden(tmp_path) == []
 
 
-def test_a_disk_that_is_full_at_the_very_end_keeps_the_fragments(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_at_the_very_end_keeps_the_fragments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The index that an MP4 gets at its end is what does not fit."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # it might be cut off
     recording = record(tmp_path / "probe.mp4", 60)
     fragments = hidden(tmp_path)[0].stat().st_size
     recording.discard()
