@@ -78,11 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and any(thread.daemon for thread in threading.enumerate()):
         # Python would tear such a thread out of C++, which ends the process by SIGABRT; what can
         # be joined was, so this one is in a read, or a library, that nobody can end
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                code = code or int(Exit.IO)
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError, AttributeError):  # full, closed, or none at all
+            code = code or int(Exit.IO)
         os._exit(code)
     return code
 

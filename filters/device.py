@@ -136,44 +136,45 @@ def _system_bytes() -> int | None:
 
 
 def _address_bytes() -> int | None:
-    if not sys.platform.startswith("linux"):
+    """Find what this process's own limit still allows; None where it has none."""
+    if (used := _addresses()) is None:
         return None
-    import resource
+    import resource  # not on every system
 
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return None if limit == resource.RLIM_INFINITY else max(limit - _addresses(), 0)
+    return None if limit == resource.RLIM_INFINITY else max(limit - used, 0)
 
 
-def _addresses() -> int:
-    return int(_read(Path("/proc/self/statm")).split()[0]) * os.sysconf("SC_PAGE_SIZE")
+def _addresses() -> int | None:
+    text = _read(Path("/proc/self/statm"))
+    return int(text.split()[0]) * os.sysconf("SC_PAGE_SIZE") if text else None
 
 
 _LEAST_BYTES = 2 * GIB
 """torch takes 1 GiB of addresses, of which it uses little; threads have stacks of 8 MiB each."""
 
 
-def allow_memory(num_bytes: int | None, *, share: int = 1) -> None:
+def allow_memory(mebibytes: int | None, *, share: int = 1) -> None:
     """Let this process take no more memory than so much beside the addresses that it has now.
 
     Not for one that uses a CUDA card, whose driver takes addresses without measure.
 
     Args:
-        num_bytes: None: what the machine has, or less where a control group allows less.
+        mebibytes: None: what the machine has, or less where a control group allows less.
         share: of that, one part in so many.
     """
-    if not sys.platform.startswith("linux"):
+    if (used := _addresses()) is None:
         return
     import resource
 
     keep_freed_memory()  # else each thread that allocates takes 64 MiB of addresses, or twice that
     groups = (_read(group / "memory.max").strip() for group in _cgroups())
     system = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    most = num_bytes or min([system, *(int(text) for text in groups if text.isdigit())])
+    whole = min([system, *(int(text) for text in groups if text.isdigit())])
+    most = max(whole if mebibytes is None else mebibytes << 20, _LEAST_BYTES)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = _addresses() + max(most, _LEAST_BYTES) // share
-    resource.setrlimit(
-        resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard)
-    )
+    limits = [used + most // share, *([] if hard == resource.RLIM_INFINITY else [hard])]
+    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
 
 
 def _cgroups() -> Iterator[Path]:

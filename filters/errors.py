@@ -12,33 +12,31 @@ Wrong arguments are ``ValueError`` or ``TypeError`` and mean a bug.
 
 from __future__ import annotations
 
-_NO_MEMORY = (
-    *("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory"),
-    *("bad alloc", "bad_alloc", "can't start new thread"),
+import re
+
+_NO_MEMORY = re.compile(
+    r"out of memory|(can't|cannot) allocate|not enough memory|bad.alloc|can't start new thread",
+    re.I,
 )
-"""What is said by errors of torch, C++ and Python that have no class of their own for it."""
-
-
+"""What errors of torch, C++ and Python say that have no class of their own for it."""
 _MOST_CAUSES = 20
 """That are looked at: an error can be its own cause."""
 
 
 def says_no_memory(text: str) -> bool:
     """Tell whether what an error, or a process at its end, has said means a failed allocation."""
-    return any(words in text for words in _NO_MEMORY)
+    return _NO_MEMORY.search(text) is not None
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Tell whether an error, or what it came of, is that an allocation failed, anywhere."""
     for _ in range(_MOST_CAUSES):
-        if error is None:
-            break
         # torch's, by its name: whoever asks here may not have loaded torch
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             return True
         if isinstance(error, RuntimeError | OSError) and says_no_memory(str(error)):
             return True
-        error = error.__cause__
+        error = None if error is None else error.__cause__
     return False
 
 

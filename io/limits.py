@@ -13,7 +13,6 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from av.error import ArgumentError, FFmpegError
 from pydantic import BaseModel, Field, ValidationError
 
 from .errors import MediaError, TooLargeMedia, UnsupportedMedia
@@ -39,18 +38,10 @@ class Limits(BaseModel, frozen=True, extra="forbid"):
     )
 
     @property
-    def memory_bytes(self) -> int | None:
-        """Of a worker; None: as much as there is."""
-        return None if self.memory_mebibytes is None else self.memory_mebibytes << 20
-
-    @property
     def options(self) -> dict[str, str]:
-        """FFmpeg's, for opening a container: one stream too many shows, more are not made.
-
-        It decodes pictures for a look at them already while it opens some files.
-        """
+        """FFmpeg's, for opening a container, while which it decodes pictures of some formats."""
         return {
-            "max_streams": str(self.streams + self.attachments + 1),
+            "max_streams": str(self.streams + self.attachments + 1),  # so that one too many shows
             "max_pixels": str(self.width * self.height),
         }
 
@@ -97,12 +88,12 @@ _IMAGES = re.compile(r"_pipe$|gif|image2|apng|webp")
 
 def _is_refused(container: InputContainer, stream: VideoStream) -> bool:
     """Tell whether a picture without a size is one that its decoder refuses as too large."""
+    from av.error import ArgumentError, FFmpegError  # the configuration is read without PyAV
+
     try:
         return bool(_IMAGES.search(container.format.name)) and not next(container.decode(stream))
-    except FFmpegError as error:  # one that is no picture is invalid data
+    except (FFmpegError, StopIteration) as error:  # one that is no picture is invalid data
         return isinstance(error, ArgumentError)
-    except StopIteration:
-        return False
 
 
 def limits() -> Limits:
@@ -114,7 +105,5 @@ def limits() -> Limits:
     try:
         return Limits.model_validate_json(os.environ.get(VARIABLE) or "{}")
     except ValidationError as error:
-        got = os.environ[VARIABLE]
-        raise MediaError(
-            f"{VARIABLE}: got {got[:80]!r}, wanted an object of limits: {error}"
-        ) from error
+        got = os.environ[VARIABLE][:80]
+        raise MediaError(f"{VARIABLE}: got {got!r}, wanted limits: {error}") from error

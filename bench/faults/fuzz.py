@@ -13,6 +13,7 @@ done decode, and nothing else is left.
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import random
 import subprocess
@@ -31,6 +32,7 @@ from mutations import MUTATIONS, Bytes
 from processes import children_of, until_gone
 from yard import DOUBLE, ENLARGE, Content, Yard, shows, yard_in
 
+from upframe.daemon.__main__ import main
 from upframe.daemon.jobs.model import JobError, Work
 from upframe.daemon.workers import ledger
 from upframe.daemon.workers.messages import Failed
@@ -124,9 +126,15 @@ def measure(folder: Path, *, files: int, seed: int) -> Outcome:
         clips = [made(yard.clips / name, given) for name, given in _CLIPS.items()]
         pipes = [made(yard.clips / name, given) for name, given in _PIPES.items()]
         found = _Found()
+        first = _FORKS.Process(
+            target=os.getpid
+        )  # so that the one from which all are forked is there
+        first.start()
+        first.join()
+        before = children_of(os.getpid())
         names = sorted(mutated(yard.input, clips, pipes, files, random.Random(seed)))
         asyncio.run(_all(yard, names, found))
-        return _judged(yard, found, files)
+        return _judged(yard, found, files, before)
 
 
 def made(path: Path, given: tuple[str, ...]) -> Path:
@@ -250,29 +258,37 @@ def peak_bytes(pid: int) -> int:
     return 0
 
 
+_FORKS = multiprocessing.get_context("forkserver")
+"""Each command has a process of its own, forked off from one that has all modules loaded."""
+_FORKS.set_forkserver_preload(["upframe.daemon.__main__", "upframe.daemon.cli.pipe"])
+
+
 def piped(path: Path) -> tuple[int, str, int]:
     """Put a file through `upframe pipe`: exit code, last words and peak memory."""
-    words = [sys.executable, "-m", "upframe.daemon", "pipe", "--upscale", "2"]
-    words += ["--weights", "builtin", "--device", "cpu", "--precision", "fp32"]
     said = path.with_suffix(".said")
-    with path.open("rb") as stdin, said.open("wb") as stderr:
-        process = subprocess.Popen(words, stdin=stdin, stdout=subprocess.DEVNULL, stderr=stderr)
-        end, peak = time.monotonic() + _MOST_SECONDS + 1, 0
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                process.returncode = os.waitstatus_to_exitcode(status)
-                peak = usage.ru_maxrss * 1024
-                break
-            if time.monotonic() > end:
-                process.kill()
-            time.sleep(0.02)
+    process = _FORKS.Process(target=_pipe, args=(path, said))
+    process.start()
+    end, peak = time.monotonic() + _MOST_SECONDS + 1, 0
+    while process.is_alive():
+        peak = max(peak, peak_bytes(process.pid or 0))
+        if time.monotonic() > end:
+            process.kill()
+        process.join(0.02)
     text = said.read_text(errors="replace")[-600:]
     said.unlink()
-    return process.returncode, text, peak
+    return process.exitcode or 0, text, peak
 
 
-def _judged(yard: Yard, found: _Found, files: int) -> Outcome:
+def _pipe(path: Path, said: Path) -> None:
+    """Be the process of a command."""
+    for number, name, flags in ((0, path, os.O_RDONLY), (1, os.devnull, os.O_WRONLY)):
+        os.dup2(os.open(name, flags), number)
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT, 0o600), 2)
+    sys.argv = ["upframe", "pipe", "--upscale", "2", "--weights", "builtin", "--device", "cpu"]
+    sys.exit(main())
+
+
+def _judged(yard: Yard, found: _Found, files: int, before: set[int]) -> Outcome:
     ended = sum(found.codes.values()) - sum(found.verdicts.values())
     broken = [sink.name for sink in found.done if not _decodes(sink)]
     extra = sorted(set(yard.watched.iterdir()) - set(found.done))
@@ -284,7 +300,7 @@ def _judged(yard: Yard, found: _Found, files: int) -> Outcome:
         none_of("done, but does not decode", broken),
         none_of("outputs of what is not done", extra),
         none_of("leftovers", yard.leftovers()),
-        none_of("processes left", until_gone(children_of(os.getpid()), 5.0)),
+        none_of("processes left", until_gone(children_of(os.getpid()) - before, 5.0)),
         equal("files looked at", ended >= files, True),
     ]
     details = {

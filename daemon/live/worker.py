@@ -87,7 +87,7 @@ def _run(order: LiveOrder, linkage: Linkage) -> str:
     with using(Rules(tls_insecure=order.options.tls_insecure)):
         request = request_of(order)
         if request.runtime.device.type == "cpu":
-            allow_memory(limits().memory_bytes)
+            allow_memory(limits().memory_mebibytes)
         session = LiveSession(request, on_status=linkage.tell_status)
         _stop_by_signal(session.stop)
         linkage.tell_status(session.status())

@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from .channel import Wire
 
 
-PROBER_SHARE = 4
-"""Of the memory that a worker may take, a prober gets one part in so many: it holds few frames."""
-
-
 def main() -> NoReturn:
     """Run the worker until nobody wants it any more."""
     arguments = _arguments()
@@ -69,7 +65,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     if arguments.results is None:
         with collector_resting():
             from .attempt import judge_request
-        allow_memory(limits().memory_bytes, share=PROBER_SHARE)
+        allow_memory(limits().memory_mebibytes, share=4)  # for a few frames
         wire.send(Ready())
         return serve(wire, judge_request)
     with collector_resting():
@@ -81,7 +77,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         wire.send(Failed(error=error_of(error)))
         return exit_code_of(error)
     if attempts.runtime.device.type == "cpu":
-        allow_memory(limits().memory_bytes)
+        allow_memory(limits().memory_mebibytes)
     wire.send(Ready(device=attempts.device_name))
     return serve(wire, attempts)
 

@@ -255,10 +255,9 @@ def open_container(
         )
     except (FFmpegError, OSError, ValueError) as error:
         raise _not_opened(target, file, error) from error
-    if container.format.name == "tty" and target.format != "tty":
-        container.close()
-        raise UnsupportedMedia(f"{target.name}: text, wanted video")
     try:
+        if container.format.name == "tty" and target.format != "tty":
+            raise UnsupportedMedia(f"{target.name}: text, wanted video")
         held.check(container, target.name)
     except MediaError:
         container.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 import arrivals
 import broker
 import drain
+import fuzz
 import growth
 import kills
 import lateness
@@ -41,6 +42,12 @@ def test_a_broker_that_comes_and_goes_loses_no_submission(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("one_thread")
 def test_damaged_files_are_done_or_fail_with_a_reason(tmp_path: Path) -> None:
     outcome = mutations.measure(tmp_path / "yard", files=10, stable_seconds=0.01, seed=2)
+    assert outcome.ok, outcome
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_mutated_files_and_pipes_of_many_kinds_are_no_internal_errors(tmp_path: Path) -> None:
+    outcome = fuzz.measure(tmp_path / "yard", files=60, seed=3)
     assert outcome.ok, outcome
 
 

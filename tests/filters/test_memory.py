@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,28 @@ def test_a_control_group_above_its_limit_allows_nothing(tmp_path: Path) -> None:
 def test_a_control_group_without_a_limit_says_nothing(tmp_path: Path) -> None:
     assert cgroup_free_bytes(_group(tmp_path, "max", 700, 0)) is None
     assert cgroup_free_bytes(tmp_path / "none") is None
+
+
+ALLOWED = """
+import torch
+from upframe.filters.device import allow_memory, available_bytes
+before = available_bytes(torch.device("cpu"))
+allow_memory(3 << 30)
+torch.empty(1 << 30, dtype=torch.uint8)
+after = available_bytes(torch.device("cpu"))
+assert after <= 3 << 30, after
+assert after > 2.5 * (1 << 30) or after == before, after
+try:
+    torch.empty(4 << 30, dtype=torch.uint8)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is the kernel's")
+def test_process_takes_no_more_than_it_is_allowed_and_knows_it() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", ALLOWED], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "can't allocate memory" in ran.stdout
