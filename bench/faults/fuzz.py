@@ -104,6 +104,8 @@ class _Found:
 
     codes: Counter[str] = field(default_factory=Counter[str])
     internal: list[str] = field(default_factory=list[str])
+    unusual: list[str] = field(default_factory=list[str])
+    """Neither done nor damaged data."""
     slow: list[str] = field(default_factory=list[str])
     done: list[Path] = field(default_factory=list[Path])
     verdicts: Counter[str] = field(default_factory=Counter[str])
@@ -112,6 +114,8 @@ class _Found:
 
     def note(self, name: str, code: int, text: str, seconds: float, num_bytes: int) -> None:
         self.codes[str(code)] += 1
+        if code not in (0, 65):
+            self.unusual.append(f"{name}: {code}: {text[:300]}")
         if code == _INTERNAL or code < 0 or code in (1, 134, 139):
             self.internal.append(f"{name}: {code}: {text}")
         if seconds > _MOST_SECONDS:
@@ -309,7 +313,7 @@ def _judged(yard: Yard, found: _Found, files: int, before: set[int]) -> Outcome:
         "done": len(found.done),
         "largest": largest,
         "slowest": found.most_seconds,
-        "internal": found.internal,
+        "neither done nor damaged data": found.unusual,
     }
     return Outcome(checks, details)
 

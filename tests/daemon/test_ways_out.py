@@ -15,8 +15,8 @@ from media_samples import make_clip
 
 UPFRAME = [sys.executable, "-m", "upframe.daemon"]
 FILTERS = ["--interpolate", "1", "--upscale", "2", "--weights", "builtin", "--device", "cpu"]
-LANES = {**os.environ, "OMP_NUM_THREADS": "2"}
-"""With one thread there are no lanes."""
+LANES = {**os.environ, "OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "5000"}
+"""With one thread there are no lanes; threads that spin take minutes on a busy machine."""
 
 COMPUTES = """
 import sys, threading, torch
@@ -37,7 +37,7 @@ sys.exit(main())
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Large enough that lanes are at work when the command has what it needs."""
-    return make_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", width=640, height=352, frames=8)
+    return make_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", width=320, height=176, frames=8)
 
 
 def ended(

@@ -53,7 +53,7 @@ ALLOWED = """
 import torch
 from upframe.filters.device import allow_memory, available_bytes
 before = available_bytes(torch.device("cpu"))
-allow_memory(3 << 30)
+allow_memory(3072)
 torch.empty(1 << 30, dtype=torch.uint8)
 after = available_bytes(torch.device("cpu"))
 assert after <= 3 << 30, after

@@ -218,15 +218,10 @@ def test_nine_hundred_streams_end_at_once(suffix: str, tmp_path: Path) -> None:
     assert mebibytes < 500
 
 
-def test_too_many_chapters_end_after_one_look(tmp_path: Path) -> None:
-    path = many_chapters(tmp_path / "many.mkv", 20_000)
-    began = time.monotonic()
-    with av.open(str(path)):
-        once = time.monotonic() - began
-    began = time.monotonic()
-    with pytest.raises(UnsupportedMedia, match="got 20000 chapters, the limit is 10000"):
+def test_chapters_by_the_thousand_are_refused_by_default(tmp_path: Path) -> None:
+    path = many_chapters(tmp_path / "many.mkv", 10_001)
+    with pytest.raises(UnsupportedMedia, match="got 10001 chapters, the limit is 10000"):
         open_source(str(path))
-    assert time.monotonic() - began < 3 * once + 2
 
 
 def test_a_picture_that_grows_later_is_not_decoded(
