@@ -54,6 +54,16 @@ class _File(FileIO):
             self._failed = True
             raise
 
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place; where a damaged file names one that is none, tell FFmpeg as a system does.
+
+        Raised, an error would end the opening, of which FFmpeg would have made the best.
+        """
+        try:
+            return super().seek(offset, whence)
+        except (OSError, OverflowError):
+            return -errno.EINVAL
+
     def __del__(self) -> None:
         self.close()
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
-from av.error import ArgumentError, FFmpegError
+from av.error import ArgumentError, FFmpegError, InvalidDataError, PatchWelcomeError
 from av.stream import Discard
 
 from ..beneath import Beneath
@@ -139,7 +139,7 @@ class Track:
         """Mux one packet; one that the muxer refuses is counted and left out."""
         try:
             mux(output, packet)
-        except ArgumentError:
+        except (ArgumentError, InvalidDataError, PatchWelcomeError):
             self.num_refused += 1
 
     def mend(self, packet: AnyPacket) -> None:

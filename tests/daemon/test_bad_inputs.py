@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import pytest
 import torch
 from media_samples import make_clip, make_still
@@ -230,3 +231,14 @@ def test_a_frame_too_large_for_memory(tmp_path: Path, capsys: pytest.CaptureFixt
     command += ["-frames:v", "1", "-pix_fmt", "gray", "-compression_level", "1", "-pred", "none"]
     subprocess.run([*command, source], check=True, stdin=subprocess.DEVNULL)
     fails(capsys, tmp_path, 75, "122880x69120", source, tmp_path / "out.png", "--upscale", 8)
+
+
+def test_sound_that_breaks_later_costs_its_packets_not_the_film(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.ts", frames=75, audio="aac")
+    data = source.read_bytes()
+    half = len(data) // 2  # the first packets are looked at before
+    source.write_bytes(data[:half] + data[half:].replace(b"\xff\xf1", b"\xff\x00"))
+    quick = ["--upscale", "2", "--weights", "builtin", "--device", "cpu"]
+    assert main(["run", str(source), str(tmp_path / "out.mkv"), *quick]) == 0
+    with av.open(str(tmp_path / "out.mkv")) as opened:
+        assert sum(1 for _ in opened.decode(video=0)) == 75

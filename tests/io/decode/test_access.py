@@ -424,3 +424,14 @@ def test_a_disk_that_fails_in_the_middle_ends_the_source_as_truncated(
             deque(source, maxlen=0)
     os.close(folder)
     assert capfd.readouterr().err == ""
+
+
+def test_place_that_is_none_is_told_to_ffmpeg_which_goes_on(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a.nut", codec="ffv1", frames=30)
+    files = access.LocalFiles(clip)
+    with closing(files(files.url)) as opened:
+        assert opened.seek(-5) < 0
+        assert opened.seek(3) == 3
+    clip.write_bytes(clip.read_bytes()[:-60])  # what it says of its end leads to before its begin
+    with closing(open_source(str(clip))) as source, suppress(TruncatedMedia):
+        assert sum(1 for _ in source) >= 29
