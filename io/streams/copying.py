@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
+from av import Packet
 from av.error import ArgumentError, FFmpegError, InvalidDataError, PatchWelcomeError
 from av.stream import Discard
 
@@ -138,9 +139,26 @@ class Track:
     def mux(self, output: OutputContainer, packet: AnyPacket) -> None:
         """Mux one packet; one that the muxer refuses is counted and left out."""
         try:
-            mux(output, packet)
+            mux(output, self._plain(packet, output))
         except (ArgumentError, InvalidDataError, PatchWelcomeError):
             self.num_refused += 1
+
+    def _plain(self, packet: AnyPacket, output: OutputContainer) -> AnyPacket:
+        """Leave out a header of the codec that comes again, as in FLV after a reconnection.
+
+        FFmpeg 8.1 writes it over Matroska's, where it has no room, and spoils the file.
+        """
+        known = getattr(cast("object | None", self.target.codec_context), "extradata", None)
+        if not known or not packet.has_sidedata("new_extradata"):
+            return packet
+        is_known = bytes(packet.get_sidedata("new_extradata")) == known
+        if not is_known and output.format.name != "matroska":
+            return packet
+        plain = Packet(bytes(packet))
+        plain.pts, plain.dts, plain.duration = packet.pts, packet.dts, packet.duration
+        plain.time_base, plain.is_keyframe = packet.time_base, packet.is_keyframe
+        plain.stream = packet.stream
+        return plain
 
     def mend(self, packet: AnyPacket) -> None:
         """Give a packet the timestamps that a muxer insists on: there, and rising."""

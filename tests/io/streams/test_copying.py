@@ -159,3 +159,38 @@ def test_a_source_that_fails_in_the_middle_ends_its_streams_and_says_so(
     assert copy.warnings() == [
         "the source's other streams end early: Invalid data found when processing input"
     ]
+
+
+def with_its_header_again(flv: bytes, after: int) -> bytes:
+    """Repeat AAC's header behind some packets of sound, as a publisher does that came back."""
+    at, header, seen = 9 + 4, b"", 0
+    while at < len(flv):
+        end = at + 11 + int.from_bytes(flv[at + 1 : at + 4]) + 4
+        if flv[at] == 8:  # sound: of its two first bytes the second tells what follows
+            if flv[at + 12] == 0:
+                header = flv[at:end]
+            elif (seen := seen + 1) == after:
+                return flv[:end] + header[:4] + flv[at + 4 : at + 8] + header[8:] + flv[end:]
+        at = end
+    raise AssertionError("too short a clip")
+
+
+@pytest.mark.parametrize("format_name", ["matroska", "flv", "mpegts"])
+def test_a_header_that_comes_again_on_the_way_spoils_no_file(
+    format_name: str, tmp_path: Path
+) -> None:
+    clip = samples.make_clip(tmp_path / "in.flv", audio="aac", frames=25)
+    clip.write_bytes(with_its_header_again(clip.read_bytes(), 5))
+    copy = tmp_path / "out"
+    with av.open(str(clip)) as opened, av.open(str(copy), "w", format=format_name) as written:
+        stream = opened.streams.audio[0]
+        fate = StreamFate(stream.index, "audio", "aac", "copy")
+        track = Track(fate, stream, written.add_stream_from_template(stream, True))
+        packets = [packet for packet in opened.demux(stream) if packet.size]
+        assert any(packet.has_sidedata("new_extradata") for packet in packets)
+        for packet in packets:
+            for placed in track.prepare(packet, Fraction(0)):
+                track.mux(written, placed)
+    with av.open(str(copy)) as read:
+        (sound,) = read.streams
+        assert len([packet for packet in read.demux(sound) if packet.size]) == len(packets)
