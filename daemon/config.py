@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -40,6 +41,24 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 TopicLevel = Annotated[str, StringConstraints(pattern=r"^[^/+#$\x00][^/+#\x00]*$", max_length=64)]
 TopicPrefix = Annotated[str, StringConstraints(pattern=r"^[^+#$\x00][^+#\x00]*$", max_length=256)]
 
+
+def with_absolute_weights(filters: FilterOptions) -> FilterOptions:
+    """Name local files of weights by absolute paths: workers have a working folder of their own."""
+
+    def absolute(path: str) -> str:
+        return os.path.abspath(path) if path != "builtin" and os.path.exists(path) else path
+
+    return filters.with_models(absolute)
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"must be an absolute path, got {str(path)!r}")
+    return path
+
+
+_AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+_Filters = Annotated[FilterOptions, AfterValidator(with_absolute_weights)]
 _STAGE_SECONDS: dict[Stage, float] = {"loading": 600.0, "streaming": 300.0, "publishing": 600.0}
 
 
@@ -59,7 +78,7 @@ class JobsConfig(Section):
         default=("auto",), min_length=1, description="auto, cpu, cuda:N; slots take them in turn"
     )
     precision: Precision = "auto"
-    roots: tuple[Path, ...] = Field(
+    roots: tuple[_AbsolutePath, ...] = Field(
         default=(), description="folders that requests may name; none: no file by MQTT"
     )
     allowed_schemes: tuple[str, ...] = Field(
@@ -97,18 +116,13 @@ class JobsConfig(Section):
     def _keep_other_defaults(cls, given: dict[Stage, float]) -> dict[Stage, float]:
         return _STAGE_SECONDS | given
 
-    @field_validator("roots")
-    @classmethod
-    def _must_be_absolute(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
-        return tuple(_absolute(root) for root in roots)
-
 
 class WatchConfig(Section):
     """One watched folder."""
 
-    input: Path
-    output: Path
-    filters: FilterOptions
+    input: _AbsolutePath
+    output: _AbsolutePath
+    filters: _Filters
     encoder: EncoderOptions = Field(default_factory=lambda: EncoderOptions.model_validate({}))
     container: str | None = Field(
         default=None, description="extension of the outputs, such as mkv (the input's)"
@@ -128,21 +142,11 @@ class WatchConfig(Section):
     )
     on_existing: Literal["skip", "overwrite", "suffix", "if-newer"] = "skip"
     on_done: Literal["keep", "move", "delete"] = "keep"
-    done_dir: Path | None = None
+    done_dir: _AbsolutePath | None = None
     on_failed: Literal["leave", "move"] = "leave"
-    failed_dir: Path | None = None
+    failed_dir: _AbsolutePath | None = None
     priority: int = Field(default=0, ge=-1000, le=1000)
     mode: Literal["auto", "events", "poll"] = "auto"
-
-    @field_validator("input", "output", "done_dir", "failed_dir")
-    @classmethod
-    def _must_be_absolute(cls, path: Path | None) -> Path | None:
-        return None if path is None else _absolute(path)
-
-    @field_validator("filters")
-    @classmethod
-    def _must_be_found(cls, filters: FilterOptions) -> FilterOptions:
-        return with_absolute_weights(filters)
 
     @model_validator(mode="after")
     def _check_folders(self) -> Self:
@@ -161,20 +165,17 @@ class LiveConfig(LiveOptions, frozen=True, extra="forbid"):
     name: Name = Field(description="unique; on the slate, in topics, metrics and the log")
     input: Location = Field(description="a URL, a device such as /dev/video0, or a file")
     output: Location = Field(description="a URL, a file, or a name with fields of strftime")
-    filters: FilterOptions
+    filters: _Filters
     encoder: EncoderOptions = Field(default_factory=lambda: EncoderOptions.model_validate({}))
     device: str = Field(default="auto", description="auto, cpu, cuda:N")
     precision: Precision = "auto"
-    credentials_file: Path | None = Field(
+    credentials_file: _AbsolutePath | None = Field(
         default=None, description="one line USER:PASSWORD for the input, closed to others"
     )
-    output_credentials_file: Path | None = Field(default=None, description="for the output")
+    output_credentials_file: _AbsolutePath | None = Field(
+        default=None, description="for the output"
+    )
     enabled: bool = Field(default=True, description="false: known, and not tried")
-
-    @field_validator("credentials_file", "output_credentials_file")
-    @classmethod
-    def _must_be_absolute(cls, path: Path | None) -> Path | None:
-        return None if path is None else _absolute(path)
 
     @field_validator("input", "output")
     @classmethod
@@ -182,11 +183,6 @@ class LiveConfig(LiveOptions, frozen=True, extra="forbid"):
         if not (text.startswith(("/", "v4l2:")) or "://" in text):
             raise ValueError("must be a URL or an absolute path")
         return text
-
-    @field_validator("filters")
-    @classmethod
-    def _must_be_found(cls, filters: FilterOptions) -> FilterOptions:
-        return with_absolute_weights(filters)
 
     @model_validator(mode="after")
     def _check_filters(self) -> Self:
@@ -256,7 +252,7 @@ class LogConfig(Section):
 class Config(Section):
     """The whole file."""
 
-    state_dir: Path = Path("/var/lib/upframe")
+    state_dir: _AbsolutePath = Path("/var/lib/upframe")
     weights: Policy = Field(default="hub", description="auto | hub | builtin")
     jobs: JobsConfig = JobsConfig()
     limits: Limits = Limits()
@@ -265,29 +261,6 @@ class Config(Section):
     mqtt: MqttConfig | None = None
     http: HttpConfig | None = None
     log: LogConfig = LogConfig()
-
-    @field_validator("state_dir")
-    @classmethod
-    def _must_be_absolute(cls, path: Path) -> Path:
-        return _absolute(path)
-
-
-def with_absolute_weights(filters: FilterOptions) -> FilterOptions:
-    """Name local files of weights by absolute paths: workers have a working folder of their own."""
-    names = ("frame_interpolation_model_path", "upscaling_model_path")
-    given = {name: getattr(filters, name) for name in names}
-    local = {
-        name: os.path.abspath(path)
-        for name, path in given.items()
-        if path is not None and path != "builtin" and os.path.exists(path)
-    }
-    return filters.model_copy(update=local) if local else filters
-
-
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError(f"must be an absolute path, got {str(path)!r}")
-    return path
 
 
 # Read a configuration file, strictly; what is wrong is said with file, key, got and wanted.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -101,6 +102,12 @@ class FilterOptions(InterpolateOptions, UpscaleOptions, BaseModel, frozen=True, 
     def any_enabled(self) -> bool:
         """Whether there is a filter to run."""
         return any(getattr(self, switch) for _, switch in _SWITCHES)
+
+    def with_models(self, renamed: Callable[[str], str]) -> Self:
+        """Copy the options, with other names for the weights that they name."""
+        names = ("frame_interpolation_model_path", "upscaling_model_path")
+        given = {name: renamed(path) for name in names if (path := getattr(self, name)) is not None}
+        return self.model_copy(update=given)
 
     @model_validator(mode="after")
     def _refuse_options_of_disabled_filters(self) -> Self:

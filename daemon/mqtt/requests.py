@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -26,7 +26,6 @@ from ..jobs.public import shown
 from .topics import Command
 
 if TYPE_CHECKING:
-    from ...filters.options import FilterOptions
     from ..config import JobsConfig
 
 
@@ -220,66 +219,58 @@ def request_schemas() -> dict[str, Any]:
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_NUMBERS = re.compile(r"%0?\d{0,2}d")
-_WILDCARD = re.compile(r"[*?\[]")
+_PATTERN = re.compile(r"%0?\d{0,2}d|[*?\[]")
 
-_CONTAINERS = frozenset(
-    {
-        "3gp", "apng", "asf", "avi", "flv", "gif", "ipod", "m4v", "matroska", "mkv", "mov", "mp4",
-        "mpeg", "mpegts", "mxf", "nut", "qt", "ts", "vob", "webm",
-    }
-)  # fmt: skip
+_CONTAINERS = (
+    "3gp apng asf avi flv gif ipod m4v matroska mkv mov mp4 mpeg mpegts mxf nut qt ts vob webm"
+)
 """Muxers that write the one file they are told to; others (tee, segment, hls, …) name their own."""
 
 _ENCODER_OPTIONS = """
     8x8dct a53cc aq-mode aq-strength arnr-maxframes arnr-strength arnr-type aud auto-alt-ref b
     b-adapt b-bias b-pyramid b-ref-mode b-strategy bf bits-per-mb bluray-compat bufsize cbr
-    chromaoffset coder compression-level context cplxblur cpu-used cq crf crf-max deadline
-    deblock direct-pred dpi dpm enable-cdef enable-restoration enable-tpl error-resilience
-    fast-pskip forced-idr frame-parallel g global-quality huffman intra-refresh intra-vlc
-    keyint-min lag-in-frames level lossless max-intra-rate maxrate mbs-per-slice mbtree
-    me-method me-range minrate mixed-refs motion-est mpeg-quant multipass nal-hrd no-scenecut
-    noise-reduction noise-sensitivity nonref-p overshoot-pct partitions pred preset profile psy
-    psy-rd qblur qcomp qdiff qmax qmin qp quality quant-mat rc rc-lookahead refs row-mt
-    sc-threshold sharpness slicecrc slices spatial-aq speed static-thresh strict strict-gop subq
-    temporal-aq tier tile-columns tile-rows tiles trellis tune tune-content undershoot-pct
-    weightb weighted-pred weightp wpredp zerolatency
+    chromaoffset coder compression-level context cplxblur cpu-used cq crf crf-max deadline deblock
+    direct-pred dpi dpm enable-cdef enable-restoration enable-tpl error-resilience fast-pskip
+    forced-idr frame-parallel g global-quality huffman intra-refresh intra-vlc keyint-min
+    lag-in-frames level lossless max-intra-rate maxrate mbs-per-slice mbtree me-method me-range
+    minrate mixed-refs motion-est mpeg-quant multipass nal-hrd no-scenecut noise-reduction
+    noise-sensitivity nonref-p overshoot-pct partitions pred preset profile psy psy-rd qblur qcomp
+    qdiff qmax qmin qp quality quant-mat rc rc-lookahead refs row-mt sc-threshold sharpness slicecrc
+    slices spatial-aq speed static-thresh strict strict-gop subq temporal-aq tier tile-columns
+    tile-rows tiles trellis tune tune-content undershoot-pct weightb weighted-pred weightp wpredp
+    zerolatency
 """
 """Those that requests may set: none reads or writes a file. FFmpeg spells some with ``_``."""
 _OF_X264_AND_X265 = """
-    aq-mode aq-strength aud b-adapt b-pyramid bframes bitrate chromaloc colormatrix colorprim
-    crf crf-max deblock ipratio keyint level me merange min-keyint nr open-gop pbratio psy-rd
-    qblur qcomp qp qpmax qpmin qpstep range rc-lookahead ref scenecut slices subme transfer
-    vbv-bufsize vbv-init vbv-maxrate videoformat weightb weightp intra-refresh
+    aq-mode aq-strength aud b-adapt b-pyramid bframes bitrate chromaloc colormatrix colorprim crf
+    crf-max deblock ipratio keyint level me merange min-keyint nr open-gop pbratio psy-rd qblur
+    qcomp qp qpmax qpmin qpstep range rc-lookahead ref scenecut slices subme transfer vbv-bufsize
+    vbv-init vbv-maxrate videoformat weightb weightp intra-refresh
 """
 _PARAMS = {
-    "x264-params": _OF_X264_AND_X265
-    + """
-        8x8dct b-bias cabac chroma-me chroma-qp-offset cll cplxblur dct-decimate
-        deadzone-inter deadzone-intra direct fast-pskip force-cfr mastering-display mbtree
-        mixed-refs nal-hrd partitions psy ratetol stitchable trellis
+    "x264-params": f"""{_OF_X264_AND_X265}
+        8x8dct b-bias cabac chroma-me chroma-qp-offset cll cplxblur dct-decimate deadzone-inter
+        deadzone-intra direct fast-pskip force-cfr mastering-display mbtree mixed-refs nal-hrd
+        partitions psy ratetol stitchable trellis
     """,
-    "x265-params": _OF_X264_AND_X265
-    + """
-        amp aq-motion b-intra bframe-bias cbqpoffs constrained-intra crqpoffs ctu cutree
-        dynamic-rd early-skip fades fast-intra gop-lookahead hash hdr10 hdr10-opt high-tier
-        hrd level-idc limit-modes limit-refs limit-tu master-display max-cll max-merge
-        max-tu-size min-cu-size psy-rdoq qg-size rc-grain rd rdoq-level rect repeat-headers
-        rskip sao selective-sao signhide ssim-rd strong-intra-smoothing temporal-mvp tskip
-        tu-inter-depth tu-intra-depth uhd-bd wpp
+    "x265-params": f"""{_OF_X264_AND_X265}
+        amp aq-motion b-intra bframe-bias cbqpoffs constrained-intra crqpoffs ctu cutree dynamic-rd
+        early-skip fades fast-intra gop-lookahead hash hdr10 hdr10-opt high-tier hrd level-idc
+        limit-modes limit-refs limit-tu master-display max-cll max-merge max-tu-size min-cu-size
+        psy-rdoq qg-size rc-grain rd rdoq-level rect repeat-headers rskip sao selective-sao signhide
+        ssim-rd strong-intra-smoothing temporal-mvp tskip tu-inter-depth tu-intra-depth uhd-bd wpp
     """,
     "svtav1-params": """
-        aq-mode chroma-sample-position color-primaries color-range content-light crf
-        enable-cdef enable-dlf enable-overlays enable-qm enable-restoration enable-tf
-        enable-variance-boost fast-decode film-grain film-grain-denoise hierarchical-levels
-        irefresh-type keyint lookahead mastering-display matrix-coefficients mbr pred-struct
-        preset qm-max qm-min qp rc scd scm sharpness tbr tile-columns tile-rows
-        transfer-characteristics tune variance-boost-strength variance-octile
+        aq-mode chroma-sample-position color-primaries color-range content-light crf enable-cdef
+        enable-dlf enable-overlays enable-qm enable-restoration enable-tf enable-variance-boost
+        fast-decode film-grain film-grain-denoise hierarchical-levels irefresh-type keyint lookahead
+        mastering-display matrix-coefficients mbr pred-struct preset qm-max qm-min qp rc scd scm
+        sharpness tbr tile-columns tile-rows transfer-characteristics tune variance-boost-strength
+        variance-octile
     """,
 }
 """What requests may set in the lists that these encoders take apart themselves."""
 _OPTION_VALUE = re.compile(r"[A-Za-z0-9_.,:+()-]*", re.ASCII)  # no path, no quotes, no escapes
-_MODEL_PATHS = ("frame_interpolation_model_path", "upscaling_model_path")
 
 
 class Refused(Exception):
@@ -335,13 +326,15 @@ def confined_work(work: Work, jobs: JobsConfig) -> Work:
         if "://" in work.sink and not work.sink.lower().startswith("file://"):
             text = "requests write files below [jobs] roots, and publish nowhere"
             raise Refused(f"sink {excerpt(work.sink)}: {text}")
-        _check_container(work.container)
+        if work.container not in (None, *_CONTAINERS.split()):
+            wanted = ", ".join(_CONTAINERS.split())
+            raise Refused(f"container {work.container!r}: requests may ask for {wanted}")
         _check_encoder_options(work.encoder.options)
         return work.model_copy(
             update={
                 "source": confined(work.source, jobs),
                 "sink": confined(work.sink, jobs),
-                "filters": _confined_weights(work.filters, jobs),
+                "filters": work.filters.with_models(lambda name: _confined_model(name, jobs)),
             }
         )
 
@@ -378,9 +371,15 @@ def _root_of(name: str, jobs: JobsConfig, state_dir: Path) -> Root | None:
     closed = Path(os.path.realpath(state_dir))
     if Path(name).is_relative_to(closed):
         raise Refused(f"{name}: lies in the daemon's own folder {state_dir}")
+    return Root(_outermost(name, name, jobs), closed)
+
+
+def _outermost(named: str, path: str, jobs: JobsConfig) -> Path:
     roots = [Path(os.path.realpath(root)) for root in jobs.roots]
-    fitting = [root for root in roots if Path(name).is_relative_to(root)]
-    return Root(min(fitting, key=lambda root: len(root.parts)), closed)
+    fitting = [root for root in roots if Path(path).is_relative_to(root)]
+    if not fitting:
+        raise Refused(f"{named}: leads outside of the folders that requests may name")
+    return min(fitting, key=lambda root: len(root.parts))
 
 
 def _path_of_url(url: str) -> str:
@@ -404,31 +403,14 @@ def _confined_path(path: str, jobs: JobsConfig) -> str:
     try:
         check_length(path)
         resolved = os.path.realpath(path)
-        roots = [os.path.realpath(root) for root in jobs.roots]
-        _check_below(path, resolved, roots)
-        if not os.path.lexists(path) and (_NUMBERS.search(path) or _WILDCARD.search(path)):
-            folder = os.path.dirname(resolved)  # whoever opens the pictures lists it, once
-            if _NUMBERS.search(folder) or _WILDCARD.search(folder):
-                raise Refused(f"{path}: numbers and wildcards may stand in the file's name only")
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ) as error:  # too long, a loop, no UTF-8
+        _outermost(path, resolved, jobs)
+        # whoever opens the pictures of a pattern lists its folder, once
+        in_folder = _PATTERN.search(os.path.dirname(resolved))
+        if in_folder and _PATTERN.search(path) and not os.path.lexists(path):
+            raise Refused(f"{path}: numbers and wildcards may stand in the file's name only")
+    except (OSError, ValueError, RecursionError) as error:  # too long, a loop, no UTF-8
         raise Refused(f"{excerpt(path)!r}: cannot be resolved: {error}") from error
     return resolved
-
-
-def _check_below(path: str, resolved: str, roots: Iterable[str]) -> None:
-    if not any(os.path.commonpath((resolved, root)) == root for root in roots):
-        raise Refused(f"{path}: leads outside of the folders that requests may name")
-
-
-def _check_container(container: str | None) -> None:
-    if container is not None and container not in _CONTAINERS:
-        raise Refused(
-            f"container {container!r}: requests may ask for {', '.join(sorted(_CONTAINERS))}"
-        )
 
 
 def _check_encoder_options(options: dict[str, str]) -> None:
@@ -450,15 +432,6 @@ def _check_option(what: str, name: str, value: str, allowed: str) -> None:
     if not _OPTION_VALUE.fullmatch(value):
         wanted = "letters, digits and any of _ . , : + - ( )"
         raise Refused(f"{what} {name}: got {excerpt(value)!r}, wanted {wanted}")
-
-
-def _confined_weights(filters: FilterOptions, jobs: JobsConfig) -> FilterOptions:
-    paths = {
-        name: _confined_model(given, jobs)
-        for name in _MODEL_PATHS
-        if (given := getattr(filters, name)) is not None
-    }
-    return filters.model_copy(update=paths) if paths else filters
 
 
 def _confined_model(name: str, jobs: JobsConfig) -> str:
