@@ -162,6 +162,7 @@ class OutputFile:
         self._overwrite = overwrite
         self._done = False
         self.stream: BinaryIO = self._open()
+        self._written = os.fstat(self.stream.fileno())
 
     def _open(self) -> BinaryIO:
         try:
@@ -196,22 +197,26 @@ class OutputFile:
 
         Raises:
             SinkRefused: if another file has taken the name meanwhile and may not be replaced, or
-                a link the place of the file.
+                something else the place of the file that was written.
             SinkFull: if the rename fails.
         """
         self.close()
         if not self.direct:
-            self._refuse_link(self.path)
+            self._refuse_another(self.path)
             tell(self._owner, [(self.path, self.target)])
             rename(self.path, self.target, overwrite=self._overwrite)
             sync_folder(self.target.parent)
-            self._refuse_link(self.target)
+            self._refuse_another(self.target)
         self._done = True
 
-    def _refuse_link(self, path: Path) -> None:
-        if path.is_symlink():
+    def _refuse_another(self, path: Path) -> None:
+        """Refuse what is not the file that was written, and so the one that was verified."""
+        with suppress(OSError):
+            if os.path.samestat(path.lstat(), self._written):
+                return
+        if path == self.path or path.is_symlink():
             path.unlink(missing_ok=True)
-            raise SinkRefused(f"output was exchanged for a link: {self.target}")
+        raise SinkRefused(f"output was exchanged for another file meanwhile: {self.target}")
 
     def discard(self) -> None:
         """Remove what was written. Safe to call twice, and after `publish`."""

@@ -14,8 +14,8 @@ from upframe.filters.frame import Color
 from upframe.io.check import SoundTimes, count_decoded, inspect
 from upframe.io.decode.container import find_target
 from upframe.io.encode.encoder import EncoderOptions
-from upframe.io.errors import VerificationFailed
-from upframe.io.sink import open_file_sink
+from upframe.io.errors import SinkRefused, VerificationFailed
+from upframe.io.sink import FileSink, open_file_sink
 from upframe.io.verify import Expected, verify_output
 
 BT709 = Color("tv", "bt709", "bt709", "bt709")
@@ -110,14 +110,29 @@ def test_a_damaged_frame_is_found_by_decoding(tmp_path: Path) -> None:
         count_decoded(found)
 
 
-def test_nothing_is_renamed_when_the_proof_fails(tmp_path: Path) -> None:
-    """The bytes are spoilt under the sink's hands before it checks them."""
-    sink = open_file_sink(tmp_path / "a.mkv", constant(), FAST)
+def unfinished(folder: Path) -> tuple[FileSink, Path]:
+    sink = open_file_sink(folder / "a.mkv", constant(), FAST)
     for picture in pictures(constant()):
         sink.write(picture)
-    (partial,) = tmp_path.iterdir()
+    (partial,) = folder.iterdir()
+    return sink, partial
+
+
+def test_nothing_is_renamed_when_the_proof_fails(tmp_path: Path) -> None:
+    """The bytes are spoilt under the sink's hands before it checks them."""
+    sink, partial = unfinished(tmp_path)
+    with partial.open("r+b") as spoilt:
+        sink._file.stream.flush()
+        spoilt.write(b"not what was written")
+    with pytest.raises(VerificationFailed, match="no good"):
+        sink.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_renamed_but_the_file_that_was_verified(tmp_path: Path) -> None:
+    sink, partial = unfinished(tmp_path)
     partial.unlink()
     partial.write_bytes(b"not what was written")
-    with pytest.raises(VerificationFailed, match="no good"):
+    with pytest.raises(SinkRefused, match="exchanged for another file meanwhile"):
         sink.finish()
     assert list(tmp_path.iterdir()) == []
