@@ -238,8 +238,6 @@ class ControlSocket:
                     await _send_until_hung_up(lines, reader, writer)
                 else:
                     await _send(lines, writer)
-            except ConnectionError:
-                raise
             except ValidationError as error:
                 await _refuse(writer, UsageError(_faults_of(error)))
             except Exception as error:

@@ -428,10 +428,6 @@ class Outgoing:
             self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
-    def has_backlog(self) -> bool:
-        """Tell whether pictures wait for the encoder."""
-        return bool(self._inbox.pictures)
-
     def counts(self) -> dict[str, int]:
         """Give frames_encoded, frames_repeated, frames_late, frames_surplus, frames_left_out."""
         grid = self._grid.counts

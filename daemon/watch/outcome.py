@@ -187,12 +187,24 @@ def dispose_done(job: Job, watch: WatchConfig, state_dir: Path | None = None) ->
             here.unlink()
             log.info("%s: deleted, its output is %s", shown(source), shown(job.sink))
         elif watch.done_dir is not None:
-            target = mirrored(source, watch.input, watch.done_dir)
-            watch.done_dir.mkdir(parents=True, exist_ok=True)
-            root = Root(watch.done_dir, state_dir)
-            with opened_folder(root, target.parent, create=True) as there:
-                place = move(here, there / target.name, lambda _: _require_unchanged(job, here))
-            log.info("%s: done, moved to %s", shown(source), shown(target.with_name(place.name)))
+            place = _move_away(here, job, watch, Root(watch.done_dir, state_dir), lambda _: None)
+            log.info("%s: done, moved to %s", shown(source), shown(place))
+
+
+def _move_away(
+    here: Path, job: Job, watch: WatchConfig, root: Root, explain: Callable[[Path], None]
+) -> Path:
+    """Move an input beneath another folder, to where it lay in its own; return its new path."""
+
+    def check(place: Path) -> None:
+        if not is_unchanged(job, here):  # it may take long to copy a file to another device
+            raise OSError(f"{shown(job.source)} has changed while it was moved")
+        explain(place)
+
+    target = mirrored(Path(job.source), watch.input, root.path)
+    root.path.mkdir(parents=True, exist_ok=True)
+    with opened_folder(root, target.parent, create=True) as there:
+        return target.with_name(move(here, there / target.name, check).name)
 
 
 def _against(job: Job, source: Path, output: Root) -> str | None:
@@ -222,23 +234,10 @@ def dispose_failed(job: Job, watch: WatchConfig, state_dir: Path | None = None) 
         if watch.on_failed == "leave" or watch.failed_dir is None:
             write_sidecar(here, job)
             return
-
-        def explain(place: Path) -> None:
-            _require_unchanged(job, here)
-            write_sidecar(place, job)
-
-        target = mirrored(source, watch.input, watch.failed_dir)
-        watch.failed_dir.mkdir(parents=True, exist_ok=True)
         root = Root(watch.failed_dir, state_dir)
-        with opened_folder(root, target.parent, create=True) as there:
-            place = move(here, there / target.name, explain)
+        place = _move_away(here, job, watch, root, lambda moved: write_sidecar(moved, job))
         remove_sidecar(here)
-        log.info("%s: failed, moved to %s", shown(source), shown(target.with_name(place.name)))
-
-
-def _require_unchanged(job: Job, source: Path) -> None:
-    if not is_unchanged(job, source):  # it may take long to copy a file to another device
-        raise OSError(f"{shown(job.source)} has changed while it was moved")
+        log.info("%s: failed, moved to %s", shown(source), shown(place))
 
 
 def is_unchanged(job: Job, source: Path) -> bool:
