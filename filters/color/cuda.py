@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..frame import Color, Picture, PixelFormat
 from ..kernels.convolution import Band, band_of, identity
-from ..kernels.cuda import Proof, guarded
+from ..kernels.cuda import GuardedKernels, Proof
 from .chroma import Phase, enlarge, phases, shrink
 from .planes import codes_of_rgb, from_rgb, rgb_of_codes
 
@@ -29,17 +28,11 @@ _MOST_TIPPED = 1e-3
 """Share of codes that lay so near to a half that they fell on its other side."""
 
 
-class _Kernels(Protocol):
-    along: Any
-    decoded: Any
-    coded: Any
-
-
 @cache
-def _kernels() -> _Kernels:
+def _kernels() -> GuardedKernels:
     from . import cuda_kernels as color_kernels
 
-    return guarded(color_kernels, _Kernels)
+    return GuardedKernels(color_kernels)
 
 
 class Decoder:

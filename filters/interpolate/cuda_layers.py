@@ -11,13 +11,13 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Protocol, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.cuda import Proof, card_of, guarded
+from ..kernels.cuda import GuardedKernels, Proof, card_of
 from .network import FLOW_CHANNELS, OUT_CHANNELS, SLOPE, SOURCE_CHANNELS, Block, Encoder
 
 # Which of two ways computes a layer faster, found out on the device for each size.
@@ -116,19 +116,8 @@ _INTERPRETED_TILE = (128, 32)
 """The same where Triton's interpreter runs the kernels, on a CPU, for tests."""
 
 
-class GlueKernels(Protocol):
-    """The module `cuda_kernels`, whose functions are called as ``kernel[grid](…)``."""
-
-    pack: Any
-    begin: Any
-    following: Any
-    blend: Any
-    convolve: Any
-    convolve_colors: Any
-
-
 @cache
-def glue_kernels() -> GlueKernels:
+def glue_kernels() -> GuardedKernels:
     """Import the kernels.
 
     Raises:
@@ -136,7 +125,7 @@ def glue_kernels() -> GlueKernels:
     """
     from . import cuda_kernels as module
 
-    return guarded(module, GlueKernels)
+    return GuardedKernels(module)
 
 
 def empty_sources(

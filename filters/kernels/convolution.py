@@ -8,28 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from .cuda import Launch, card_of, guarded, launch_of, rows_each
+from .cuda import GuardedKernels, Launch, card_of, launch_of, rows_each
 
 _TAPS = 9
 _LEAST_COLUMNS = 16
 """A product of matrices wants at least so many rows and columns."""
 
 
-class Kernels(Protocol):
-    """The module :mod:`.convolution_kernels`, whose functions are called as ``kernel[grid](…)``."""
-
-    resident: Any
-    streamed: Any
-    first_of_three: Any
-
-
 @cache
-def kernels() -> Kernels:
+def kernels() -> GuardedKernels:
     """Import the kernels.
 
     Raises:
@@ -37,7 +28,7 @@ def kernels() -> Kernels:
     """
     from . import convolution_kernels as module
 
-    return guarded(module, Kernels)
+    return GuardedKernels(module)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

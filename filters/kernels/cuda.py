@@ -14,8 +14,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -41,7 +40,6 @@ _NOISE = 1e-7
 """Mean square that is as good as none: 70 dB below full scale."""
 
 _told: set[str] = set()
-Kernels = TypeVar("Kernels")
 
 SWITCH = "UPFRAME_KERNELS"
 """Environment variable: ``0`` computes without the kernels and graphs for CUDA cards."""
@@ -64,6 +62,16 @@ def stream_for(purpose: str, device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+class GuardedKernels:
+    """The kernels of a module, which start on the device where their first argument lies."""
+
+    def __init__(self, module: object) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> _Kernel:
+        return _Kernel(getattr(self._module, name))
+
+
 class _Kernel:
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
@@ -74,12 +82,6 @@ class _Kernel:
                 self._kernel[grid](first, *others, **settings)
 
         return start
-
-
-def guarded(module: object, wanted: type[Kernels]) -> Kernels:
-    """Give the kernels of a module, which start on the device where their first argument lies."""
-    found = {name: _Kernel(getattr(module, name)) for name in wanted.__annotations__}
-    return cast("Kernels", SimpleNamespace(**found))
 
 
 def fault_file() -> Path:

@@ -71,7 +71,7 @@ def test_a_kernel_starts_on_the_card_of_its_tensors(
     cast("Any", loader).cache_clear()
     try:
         loaded = loader()
-        for kernel in vars(loaded):
+        for kernel in kernels:
             getattr(loaded, kernel)[3, 4](SimpleNamespace(device=CARD_1), 5, ROWS=6)
             assert started[kernel].on == [1]
             grid, _, five, settings = started[kernel].told[0]
@@ -90,7 +90,7 @@ def test_whoever_imports_kernels_guards_them() -> None:
         )
         for path in folder.rglob("*.py")
     ]
-    assert [one for found in imports for one in found] == ["guarded"] * len(LOADERS)
+    assert [one for found in imports for one in found] == ["GuardedKernels"] * len(LOADERS)
     assert len(LOADERS) == len(list(folder.rglob("*_kernels.py")))
 
 
