@@ -75,13 +75,19 @@ def make_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; as a whole process, end with it."""
     code = _run(argv)
-    if argv is None and any(thread.daemon for thread in threading.enumerate()):
-        # Python would tear such a thread out of C++, which ends the process by SIGABRT; what can
-        # be joined was, so this one is in a read, or a library, that nobody can end
-        try:
-            sys.stdout.flush()
-        except (OSError, ValueError, AttributeError):  # full, closed, or none at all
-            code = code or int(Exit.IO)
+    if argv is not None:
+        return code
+    # Python would tear a daemon thread out of C++, which ends the process by SIGABRT; what can be
+    # joined was, so this one is in a read, or a library, that nobody can end
+    is_stuck = any(thread.daemon for thread in threading.enumerate())
+    try:
+        sys.stdout.flush()
+    except AttributeError:  # there is none, and nobody reads it
+        pass
+    except (OSError, ValueError) as error:  # full or closed: Python's own code would be 120
+        code = code or int(exit_code_of(error) if isinstance(error, OSError) else Exit.IO)
+        is_stuck = True
+    if is_stuck:
         os._exit(code)
     return code
 

@@ -69,6 +69,7 @@ _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (SinkRefused, Exit.CANNOT_CREATE),
     (SinkFull, Exit.IO),
     (ReaderGone, Exit.READER_GONE),
+    (BrokenPipeError, Exit.READER_GONE),
     (VerificationFailed, Exit.INTERNAL),
     (FilterError, Exit.INTERNAL),
     (MediaError, Exit.IO),

@@ -89,8 +89,21 @@ def test_probe_whose_reader_is_gone_says_so_in_its_last_line(clip: Path) -> None
     )
     os.close(write)
     assert "terminate called" not in ran.stderr
-    assert ran.returncode > 0
+    assert ran.returncode == 141
     assert ran.stderr.endswith("upframe: [Errno 32] Broken pipe\n")
+
+
+@pytest.mark.parametrize("words", [["probe", "{clip}"], ["models", "list"]])
+def test_what_is_written_for_a_reader_that_is_gone_ends_with_141(
+    words: list[str], clip: Path
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [*UPFRAME, *(word.format(clip=clip) for word in words)]
+    ran = subprocess.run(command, env=LANES, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert ran.returncode == 141, ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 @pytest.mark.parametrize(
