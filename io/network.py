@@ -18,11 +18,12 @@ import urllib.request
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPMessage
 from io import BytesIO
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import IO, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from .errors import SourceMissing, UnsupportedMedia
@@ -233,6 +234,21 @@ class _TlsConnection(http.client.HTTPSConnection, _Connection):
     """The same, whose certificate must be the name's."""
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(  # the names are urllib's
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Go on without the answer's body, which urllib would read to its end, if it has one."""
+        fp.close()
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 class _Handler(urllib.request.HTTPHandler):
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(_Connection, req)
@@ -264,7 +280,7 @@ def open_url(
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.UnknownHandler(),
-        urllib.request.HTTPRedirectHandler(),
+        _Redirects(),
         *([urllib.request.ProxyHandler()] if _rules.hosts is None else []),
         *(kind(passwords) for kind in _LOGINS if login),
     ):
@@ -286,6 +302,11 @@ def open_url(
 _LOGINS = (urllib.request.HTTPBasicAuthHandler, urllib.request.HTTPDigestAuthHandler)
 
 
+_MOST_BYTES = 1 << 62  # of a file: places in it are 64 bits wide
+_MOST_ENCRYPTED_BYTES = 256 << 20
+"""Of a segment: it is held in memory, which no limit of a process counts."""
+
+
 class RemoteFile:
     """A file of a web server as PyAV reads it; from anywhere, where the server can.
 
@@ -303,9 +324,11 @@ class RemoteFile:
         self._at, self._end = span
         self._asked = self._at
         self._response: http.client.HTTPResponse = self._ask()
-        length = self._response.headers["Content-Length"]
-        self._size = None if length is None else self._at + int(length)
-        self._seeks = self._response.headers["Accept-Ranges"] == "bytes" and bool(length)
+        length = self._response.length
+        if self._at + (length or 0) > _MOST_BYTES:
+            raise OSError(f"claims to have {length} bytes")
+        self._size = None if length is None else self._at + length
+        self._seeks = self._response.headers["Accept-Ranges"] == "bytes" and length is not None
 
     def _ask(self) -> http.client.HTTPResponse:
         whole = not (self._at or self._end)
@@ -382,21 +405,22 @@ class RemoteFiles:
             OSError: if the file that was named cannot be had, or a certificate is not trusted.
             UnsupportedMedia: if something is named that may not be opened.
         """
-        if url.startswith("data:"):
-            return BytesIO(urllib.request.urlopen(url).read())
         if self._refused:  # which is raised when FFmpeg comes back; PyAV keeps one error only
             return BytesIO()
         plain = url.removeprefix("crypto+")
-        if urlsplit(plain).scheme not in ("http", "https"):
-            self._refused = True
-            raise UnsupportedMedia(f"{redacted(self._url)} names {redacted(url)}, wanted http(s)")
-        span = int(options.get("offset", 0)), int(options.get("end_offset", 0))
         try:
+            if url.startswith("data:"):
+                return BytesIO(urllib.request.urlopen(url).read())
+            if urlsplit(plain).scheme not in ("http", "https"):
+                self._refused = True
+                text = f"{redacted(self._url)} names {redacted(url)}, wanted http(s)"
+                raise UnsupportedMedia(text)
+            span = int(options.get("offset", 0)), int(options.get("end_offset", 0))
             file = RemoteFile(plain, self._timeout, span)
             return file if plain is url else _decrypted(file, options)
         except Untrusted:
             raise
-        except OSError:
+        except (OSError, ValueError):
             if url == self._url:
                 raise
             return BytesIO()  # FFmpeg goes on with the next segment: this one may be over by now
@@ -408,6 +432,8 @@ def _decrypted(file: RemoteFile, options: Mapping[str, str]) -> BytesIO:
 
     with open(os.memfd_create("segment"), "wb", buffering=0) as held:
         while data := file.read(1 << 16):
+            if held.tell() > _MOST_ENCRYPTED_BYTES:
+                raise UnsupportedMedia(f"an encrypted segment of more than {held.tell()} bytes")
             held.write(data)
         keys = {name: options[name] for name in ("key", "iv")}
         name = f"crypto:file:/proc/self/fd/{held.fileno()}"

@@ -18,7 +18,7 @@ import pytest
 from media_samples import make_clip
 
 from upframe.io.errors import MediaError, SourceMissing, UnsupportedMedia
-from upframe.io.network import RemoteFile, Rules, check_url, open_url, using
+from upframe.io.network import RemoteFile, RemoteFiles, Rules, check_url, open_url, using
 from upframe.io.source import open_source
 
 INSIDE = """
@@ -280,6 +280,77 @@ def test_a_part_is_asked_for_and_nothing_else_is_taken() -> None:
         pytest.raises(OSError, match="got status 200"),
     ):
         RemoteFile(pages.url, 5, (2, 4))
+
+
+def pour(request: BaseHTTPRequestHandler, mebibytes: int, **headers: str) -> int:
+    """Answer without an end that was told of; count the MiB that were taken."""
+    request.send_response(302 if headers else 200)
+    for name, value in headers.items():
+        request.send_header(name, value)
+    request.end_headers()
+    for sent in range(mebibytes):
+        try:
+            request.wfile.write(bytes(1 << 20))
+        except OSError:
+            return sent
+    return mebibytes
+
+
+def test_of_a_redirect_no_more_than_the_place_is_read(tmp_path: Path) -> None:
+    make_clip(tmp_path / "a.mp4", frames=3)
+    taken = list[int]()
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        if request.path == "/b":
+            return taken.append(pour(request, 64, Location="/a.mp4"))
+        return files_of(tmp_path)(request)
+
+    with serving(answer) as pages, closing(open_source(f"{pages.url}/b")) as source:
+        assert len(list(source)) == 3
+        pages.server.server_close()  # waits for nothing: the threads are daemons
+    assert not taken or taken[0] < 32
+
+
+def test_an_encrypted_segment_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("upframe.io.network._MOST_ENCRYPTED_BYTES", 4 << 20)
+    (tmp_path / "key").write_bytes(bytes(16))
+    tag = '#EXT-X-KEY:METHOD=AES-128,URI="key"\n'
+    (tmp_path / "a.m3u8").write_text(PLAYLIST.format(tag, "endless.ts"))
+    taken = list[int]()
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        if request.path == "/endless.ts":
+            return taken.append(pour(request, 64))
+        return files_of(tmp_path)(request)
+
+    with serving(answer) as pages:
+        assert "an encrypted segment of more than" in failure(f"{pages.url}/a.m3u8")
+    assert not taken or taken[0] < 32
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "1_0", "9" * 20, "9" * 23, "9" * 5000])
+@pytest.mark.parametrize("ranges", ["bytes", "none"])
+def test_a_length_that_makes_no_sense_is_no_error_of_ours(
+    length: str, ranges: str, tmp_path: Path
+) -> None:
+    data = make_clip(tmp_path / "a.ts", frames=50).read_bytes()
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        send(request, data, **{"Content-Length": length, "Accept-Ranges": ranges})
+
+    with serving(answer) as pages:
+        try:
+            with closing(open_source(f"{pages.url}/a.ts")) as source:
+                assert len(list(source)) == 50
+        except MediaError:
+            pass
+
+
+@pytest.mark.parametrize("name", ["data:;base64,@", "data:x", "http://[::1/x", "http://a:x/"])
+def test_a_name_that_makes_no_sense_is_a_segment_that_is_not_there(name: str) -> None:
+    assert RemoteFiles("http://localhost/a.m3u8", 5)(name, 0, {}).read(1) == b""
 
 
 def test_a_password_goes_to_its_own_host_only(tmp_path: Path) -> None:
