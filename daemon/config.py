@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from ..filters.options import FilterOptions, Policy
+from ..io.beneath import Root
 from ..io.encode.options import EncoderOptions
 from ..io.limits import Limits
 from ..io.redaction import excerpt
@@ -157,6 +158,10 @@ class WatchConfig(Section):
         if self.on_failed == "move" and self.failed_dir is None:
             raise ValueError('on_failed = "move" needs failed_dir')
         return self
+
+    def root(self, folder: Path, closed: Path | None) -> Root:
+        """Tell beneath what to open one of its folders: in the input, who writes may bend it."""
+        return Root(self.input if folder.is_relative_to(self.input) else folder, closed)
 
 
 class LiveConfig(LiveOptions, frozen=True, extra="forbid"):

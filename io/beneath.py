@@ -29,6 +29,7 @@ _RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH = 0x02, 0x08
 _UNAVAILABLE = (errno.ENOSYS, errno.EPERM)  # an old kernel; a filter of system calls
 _MAX_TRIES = 64  # a rename anywhere may disturb a step through `..`
 _MAX_LINKS = 40  # as the kernel's own limit
+_MOST_ENTRY_BYTES = 1 << 20
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory"}
 
@@ -187,14 +188,17 @@ def opened_place(root: Root | None, path: Path) -> Generator[Path]:
 
 
 def read_entry(path: Path) -> bytes:
-    """Read a file, but not through a link, and without waiting for a writer.
+    """Read a small file, but not through a link, and without waiting for a writer.
 
     Raises:
-        OSError: if it is not there, or a link.
+        OSError: if it is not there, a link, or above 1 MiB.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
-        return file.read()
+        content = file.read(_MOST_ENTRY_BYTES + 1)
+    if len(content) > _MOST_ENTRY_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return content
 
 
 @contextmanager

@@ -70,7 +70,7 @@ class Intake:
         clock: Callable[[], float],
     ) -> None:
         self._watch = watch
-        self._output = Root(watch.output, records.state_dir)
+        self._output = watch.root(watch.output, records.state_dir)
         self._look = look
         self._records = records
         self._queue = queue
@@ -85,7 +85,7 @@ class Intake:
             return None
         job = self._job(candidate, placement.sink, overwrite=placement.overwrite)
         try:
-            holder = self._records.locks(self._watch.output).take(placement.sink, job.id)
+            holder = self._records.locks(self._watch).take(placement.sink, job.id)
             if holder is None:
                 os.close(open_folder(self._output, placement.sink.parent, create=True))
         except OSError as error:

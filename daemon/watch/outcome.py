@@ -181,27 +181,31 @@ def dispose_done(job: Job, watch: WatchConfig, state_dir: Path | None = None) ->
         remove_sidecar(here)
         if watch.on_done == "keep":
             return
-        if (why := _against(job, here, Root(watch.output, state_dir))) is not None:
+        if (why := _against(job, here, watch.root(watch.output, state_dir))) is not None:
             log.warning("%s: kept, %s", shown(source), why)
         elif watch.on_done == "delete":
             here.unlink()
             log.info("%s: deleted, its output is %s", shown(source), shown(job.sink))
         elif watch.done_dir is not None:
-            place = _move_away(here, job, watch, Root(watch.done_dir, state_dir), lambda _: None)
+            place = _move_away(here, job, watch, (watch.done_dir, state_dir), lambda _: None)
             log.info("%s: done, moved to %s", shown(source), shown(place))
 
 
 def _move_away(
-    here: Path, job: Job, watch: WatchConfig, root: Root, explain: Callable[[Path], None]
+    here: Path,
+    job: Job,
+    watch: WatchConfig,
+    to: tuple[Path, Path | None],
+    explain: Callable[[Path], None],
 ) -> Path:
-    """Move an input beneath another folder, to where it lay in its own; return its new path."""
+    """Move an input into another folder, to where it lay in its own; return its new path."""
 
     def check(place: Path) -> None:
         if not is_unchanged(job, here):  # it may take long to copy a file to another device
             raise OSError(f"{shown(job.source)} has changed while it was moved")
         explain(place)
 
-    target = mirrored(Path(job.source), watch.input, root.path)
+    target, root = mirrored(Path(job.source), watch.input, to[0]), watch.root(*to)
     root.path.mkdir(parents=True, exist_ok=True)
     with opened_folder(root, target.parent, create=True) as there:
         return target.with_name(move(here, there / target.name, check).name)
@@ -234,8 +238,8 @@ def dispose_failed(job: Job, watch: WatchConfig, state_dir: Path | None = None) 
         if watch.on_failed == "leave" or watch.failed_dir is None:
             write_sidecar(here, job)
             return
-        root = Root(watch.failed_dir, state_dir)
-        place = _move_away(here, job, watch, root, lambda moved: write_sidecar(moved, job))
+        to = watch.failed_dir, state_dir
+        place = _move_away(here, job, watch, to, lambda moved: write_sidecar(moved, job))
         remove_sidecar(here)
         log.info("%s: failed, moved to %s", shown(source), shown(place))
 
@@ -427,7 +431,8 @@ class Settler:
 
     def _settle(self, job: Job, watch: WatchConfig) -> None:
         if job.state == "done":
-            made = output_signature(job, Root(watch.output, self._records.state_dir))
+            root = watch.root(watch.output, self._records.state_dir)
+            made = output_signature(job, root)
             if made is not None:
                 self._records.set_made(job, made)
             dispose_done(job, watch, self._records.state_dir)
@@ -435,7 +440,7 @@ class Settler:
             self._records.drop_claim(job)
             if job.state == "failed":
                 dispose_failed(job, watch, self._records.state_dir)
-        self._records.locks(watch.output).release(Path(job.sink), job.id)
+        self._records.locks(watch).release(Path(job.sink), job.id)
         self._records.set_settled(job)
 
     def _watch_of(self, job: Job) -> WatchConfig | None:

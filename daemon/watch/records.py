@@ -95,12 +95,14 @@ class Locks:
     """The claims below one output folder. Every method blocks.
 
     Args:
-        root: The folder.
+        root: Beneath which to open it.
         instance: Who we are, the same after every restart.
+        folder: The folder; None: the root itself.
     """
 
-    def __init__(self, root: Root, instance: str) -> None:
+    def __init__(self, root: Root, instance: str, folder: Path | None = None) -> None:
         self._root = root
+        self._folder = folder or root.path
         self._instance = instance
 
     def take(self, sink: Path, job: str) -> str | None:
@@ -118,7 +120,7 @@ class Locks:
             pid=os.getpid(),
             since=datetime.now(UTC),
             job=job,
-            sink=str(sink.relative_to(self._root.path)),
+            sink=str(sink.relative_to(self._folder)),
         )
         for tries in count(1):
             try:
@@ -135,13 +137,13 @@ class Locks:
         except FileExistsError:
             holder = _read(lock)
             if holder is None or holder.instance != self._instance:
-                return _described(self._root.path / LOCKS_FOLDER / lock.name, holder)
+                return _described(self._folder / LOCKS_FOLDER / lock.name, holder)
             _write(lock, claim, os.O_TRUNC)
         return None
 
     def release(self, sink: Path, job: str) -> None:
         """Give a job's claim back; one that a newer job of ours has taken over stays."""
-        name = _name_of(str(sink.relative_to(self._root.path)))
+        name = _name_of(str(sink.relative_to(self._folder)))
         for lock, claim in self._own():
             if (lock.name, claim.job) == (name, job):
                 self._remove(lock)
@@ -159,7 +161,7 @@ class Locks:
                 self._remove(lock)
 
     def _opened(self, *, create: bool = False) -> AbstractContextManager[Path]:
-        return opened_folder(self._root, self._root.path / LOCKS_FOLDER, create=create)
+        return opened_folder(self._root, self._folder / LOCKS_FOLDER, create=create)
 
     def _own(self) -> Iterator[tuple[Path, Claim]]:
         with suppress(OSError), self._opened() as folder:  # not there, or it leads elsewhere
@@ -171,7 +173,7 @@ class Locks:
     def _remove(self, lock: Path) -> None:
         lock.unlink(missing_ok=True)
         with suppress(OSError):  # not empty, or not there
-            (self._root.path / LOCKS_FOLDER).rmdir()
+            (self._folder / LOCKS_FOLDER).rmdir()
 
 
 def _name_of(sink: str) -> str:
@@ -272,9 +274,10 @@ class Records:
         """Remember that this end of a job has been dealt with."""
         self.store.set_verdict(f"settled {job.id}", _end_of(job))
 
-    def locks(self, output: Path) -> Locks:
+    def locks(self, watch: WatchConfig) -> Locks:
         """Open the claims on the files below an output folder."""
-        return Locks(Root(output, self.state_dir), self._instance())
+        root = watch.root(watch.output, self.state_dir)
+        return Locks(root, self._instance(), watch.output)
 
     @property
     def state_dir(self) -> Path:

@@ -216,7 +216,7 @@ class Watcher:
             except UnknownJob:
                 return False
 
-        self._records.locks(self._watch.output).clear(is_active)
+        self._records.locks(self._watch).clear(is_active)
 
     async def _look_now(self, look: Look) -> Looked:
         if self._clock() >= self._next_scan:
@@ -228,7 +228,7 @@ class Watcher:
         self._ready.clear()
         begun = self._clock()
         looked = await self._off(look.everything, begun)
-        await self._off(self._records.locks(self._watch.output).beat)
+        await self._off(self._records.locks(self._watch).beat)
         await self._listening.begin(self._kind, looked.num_folders)
         await self._listening.check()
         self._num_scans += 1

@@ -25,6 +25,7 @@ from upframe.io.beneath import (
     open_folder,
     opened_folder,
     opened_source,
+    read_entry,
 )
 from upframe.io.errors import SourceMissing
 
@@ -157,6 +158,15 @@ def test_what_is_not_there_is_told_from_what_leads_out(root: Path) -> None:
         open_file(Root(root), root / "in" / "film.mkv" / "x")
     with pytest.raises(FileNotFoundError):
         open_folder(Root(root / "none"), root / "none" / "x", create=True)
+
+
+def test_an_entry_is_read_only_as_far_as_it_is_small(tmp_path: Path) -> None:
+    entry = tmp_path / "entry"
+    entry.write_bytes(bytes(1 << 20))
+    assert len(read_entry(entry)) == 1 << 20
+    os.truncate(entry, 1 << 42)  # which takes no room on the disk
+    with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+        read_entry(entry)
 
 
 def test_makes_folders_beneath(root: Path) -> None:

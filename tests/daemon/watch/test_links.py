@@ -188,6 +188,56 @@ def test_inputs_are_not_moved_to_where_a_link_leads(yard: Yard, outside: Path, e
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("end", ["done", "failed"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_folder_inside_the_input_is_opened_beneath_it(
+    yard: Yard, outside: Path, end: str, deep: bool
+) -> None:
+    places = {
+        "done_dir": yard.input / "ends" / "done",
+        "failed_dir": yard.input / "ends" / "failed",
+    }
+    yard.settings |= {"on_done": "move", "on_failed": "move", **places}
+
+    async def run() -> None:
+        before = seen(outside)
+        film = yard.put("film.mkv")
+        async with watching(yard) as house:
+            job = await house.job()
+            target = places[f"{end}_dir"]
+            (yard.input / "ends").mkdir()
+            bend(target.parent if deep else target, outside)
+            await house.work(fail=["film.mkv"] if end == "failed" else [])
+            await eventually(lambda: job.id in house.watches.pending())
+            assert "leads outside of" in house.watches.pending()[job.id]
+            assert film.exists()
+            assert seen(outside) == before
+
+    asyncio.run(run())
+
+
+def test_an_output_folder_inside_the_input_is_opened_beneath_it(
+    yard: Yard, outside: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    yard.settings |= {"output": yard.input / "made"}
+
+    async def run() -> None:
+        before = seen(outside)
+        (yard.input / "made").symlink_to(outside)
+        yard.put("other.mkv")
+        async with watching(yard) as house:
+            await eventually(lambda: "reason=unwritable" in caplog.text)
+            assert seen(outside) == before
+            (yard.input / "made").unlink()
+            (yard.input / "made").mkdir()
+            sink = (await confined(house)).sink
+            assert sink is not None
+            assert sink.path == yard.input
+
+    asyncio.run(run())
+    assert "leads outside of" in caplog.text
+
+
 def test_inputs_are_not_moved_away_from_where_a_link_leads(yard: Yard, outside: Path) -> None:
     yard.settings |= {"on_done": "delete"}
 

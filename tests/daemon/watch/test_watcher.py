@@ -613,7 +613,7 @@ def test_two_daemons_on_one_share_take_a_file_once(
 def test_claim_that_a_crash_left_behind_is_cleared(yard: Yard) -> None:
     """Of a file that has gone since: nobody would ever give it back."""
     with JobStore(yard.state / "jobs.sqlite") as store:
-        locks = Records(store).locks(yard.output)
+        locks = Records(store).locks(yard.config().watch[0])
         assert locks.take(yard.output / "gone.mkv", "never-submitted") is None
 
     async def run() -> None:
