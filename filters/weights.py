@@ -58,6 +58,8 @@ _MOST_HEADER_BYTES = 1 << 20
 """Of what describes the tensors; published ones have up to 0.2 MB."""
 _MOST_PARTS = 1 << 14
 """Entries of an archive, or tuples of a pickle, of which four describe a tensor."""
+_SHARED = ("GLOBAL", "BINUNICODE", "SHORT_BINSTRING", "EMPTY_DICT", "EMPTY_LIST", "REDUCE")
+"""Opcodes whose results torch.save mentions again: names, functions, dictionaries, tensors."""
 _MOST_AXES, _TOO_MANY = 5, 1 << 63
 
 _WRAPPERS = ("params_ema", "params")
@@ -221,13 +223,18 @@ def _read_pickles(content: bytes) -> _Declared:
 
 def _unpickled(file: io.BytesIO) -> tuple[object, dict[str, _Storage]]:
     """Read the next pickle of a file, and which storages it names."""
-    begin, num_tuples = file.tell(), 0
+    begin, num_tuples, before, shared = file.tell(), 0, "", set[object]()
     for opcode, argument, place in pickletools.genops(file):
         num_tuples += opcode.name.startswith("TUPLE")
+        if "PUT" in opcode.name:  # of what may be fetched again: never a tuple
+            (shared.add if before in _SHARED else shared.discard)(argument)
+        before = opcode.name
         if (
             opcode.proto > 2  # of torch.save
             or file.tell() - begin > _MOST_HEADER_BYTES
             or num_tuples > _MOST_PARTS  # to hash nested ones takes a stack as deep
+            or opcode.name == "DUP"  # a tuple of one tuple twice, and so on, is hashed for ever
+            or ("GET" in opcode.name and argument not in shared)
             or ("PUT" in opcode.name and cast("int", argument) > _MOST_HEADER_BYTES)  # takes memory
         ):
             raise ValueError(f"torch.save writes no such pickle: {opcode.name} at byte {place}")
@@ -255,7 +262,7 @@ class _Unpickler(pickle.Unpickler):
             return _claim(*parts)
 
         def parameter(claim: object, *_: object) -> object:
-            return claim
+            return claim if isinstance(claim, _Claim) else None
 
         match f"{module_name}.{global_name}":
             case "collections.OrderedDict":

@@ -369,6 +369,26 @@ PICKLES = {
     "room for two billion things": b"\x80\x02}r\xff\xff\xff\x7f.",
     "the same as a text": b"\x80\x02}p2147483647\n.",
     "a key of ten thousand tuples": b"\x80\x02}(" + b")" + b"\x85" * 500_000 + b"Nu.",
+    "a key of a tuple of one tuple twice, and so on": b"\x80\x02})" + b"2\x86" * 60 + b"Ns.",
+    "the same by the memo": (
+        b"\x80\x02})" + b"".join(b"q%ch%c\x86" % (n, n) for n in range(60)) + b"Ns."
+    ),
+    "the same behind nothing set": (
+        b"\x80\x02})" + b"".join(b"(uq%ch%c\x86" % (n, n) for n in range(60)) + b"Ns."
+    ),
+    "the same as parameters": (
+        b"\x80\x02})"
+        + b"".join(
+            b"\x85q\xfe0ctorch._utils\n_rebuild_parameter\nh\xfeRq%ch%c\x86" % (n, n)
+            for n in range(60)
+        )
+        + b"Ns."
+    ),
+    "the same as results of calls": (
+        b"\x80\x02}ctorch._utils\n_rebuild_parameter\nq\xff0)"
+        + b"".join(b"\x85q\xfe0h\xffh\xfeRq%ch%c\x86" % (n, n) for n in range(60))
+        + b"Ns."
+    ),
     "a text of 4 GB": b"\x80\x02X\xff\xff\xff\xff.",
     "bytes of an exabyte": b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x0f.",
     "a global from the stack": b"\x80\x04\x8c\x02os\x8c\x06system\x93.",
