@@ -331,15 +331,11 @@ class RemoteFile:
         self._seeks = self._response.headers["Accept-Ranges"] == "bytes" and length is not None
 
     def _ask(self) -> http.client.HTTPResponse:
-        whole = not (self._at or self._end)
-        last = self._end - 1 if self._end else ""
-        wanted = {"User-Agent": "upframe", "Accept": "*/*"}
-        response = open_url(
-            self._url,
-            self._timeout,
-            wanted if whole else {**wanted, "Range": f"bytes={self._at}-{last}"},
-        )
-        if not whole and response.status != 206:
+        headers = {"User-Agent": "upframe", "Accept": "*/*"}
+        if is_part := bool(self._at or self._end):
+            headers["Range"] = f"bytes={self._at}-{self._end - 1 if self._end else ''}"
+        response = open_url(self._url, self._timeout, headers)
+        if is_part and response.status != 206:
             raise OSError(f"a part of it was asked for, got status {response.status}")
         self._asked = self._at
         return response

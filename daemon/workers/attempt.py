@@ -20,6 +20,7 @@ from ...filters.device import Runtime, resolve_device, resolve_precision
 from ...filters.frame import Frame, StreamInfo
 from ...filters.options import FilterOptions, Policy
 from ...io.beneath import Root, by_descriptor, opened_place, opened_source
+from ...io.decode.container import mp4_boxes
 from ...io.decode.survey import segment_end
 from ...io.errors import MediaError, SinkRefused, SourceMissing, TruncatedMedia, UnsupportedMedia
 from ...io.network import Rules, using
@@ -250,8 +251,6 @@ def request_of(work: Work, runtime: Runtime) -> RunRequest:
 # promises more bytes than are there.
 
 _HEAD_BYTES = 4096
-_MP4_BOXES = (b"ftyp", b"moov", b"wide", b"free", b"skip", b"mdat")
-"""With which a file of that family begins (ISO/IEC 14496-12, 4.2)."""
 
 
 def judge_request(request: Request) -> Event:
@@ -308,23 +307,6 @@ def promised_bytes(path: Path) -> int | None:
 
     Matroska and WebM, MP4 and its family.
     """
-    end = segment_end(path)
-    return _boxes_end(path) if end is None else end
-
-
-def _boxes_end(path: Path) -> int | None:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        offset = 0
-        while offset + 16 <= size:
-            file.seek(offset)
-            head = file.read(16)
-            length, name = int.from_bytes(head[:4]), head[4:8]
-            if length == 1:
-                length = int.from_bytes(head[8:16])
-            if (not offset and name not in _MP4_BOXES) or not name.isalnum():
-                return None
-            if length < 8:  # 0: up to the end of the file
-                return None
-            offset += length
-    return offset or None
+    if (end := segment_end(path)) is None and (boxes := mp4_boxes(path)):
+        _, end = boxes[-1]
+    return end

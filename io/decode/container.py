@@ -272,7 +272,8 @@ def _not_opened(target: Target, file: str | CountedStream, error: Exception) -> 
         return TooLargeMedia(f"{target.name}: too large for memory, or {most} streams and more")
     if isinstance(file, CountedStream) and file.num_bytes == 0:
         return UnsupportedMedia(f"{target.name}: empty: 0 bytes")
-    if target.path is not None and (boxes := mp4_boxes(target.path)) and "moov" not in boxes:
+    boxes = [] if target.path is None else [name for name, _ in mp4_boxes(target.path)]
+    if target.path is not None and boxes and "moov" not in boxes:
         return TruncatedMedia(
             f"{target.name}: truncated: the MP4's index (moov) is missing, got {', '.join(boxes)} "
             f"in {target.path.stat().st_size} bytes"
@@ -287,12 +288,15 @@ def _not_opened(target: Target, file: str | CountedStream, error: Exception) -> 
     return UnsupportedMedia(f"{target.name}: not media that can be decoded: {reason}")
 
 
-def mp4_boxes(path: Path) -> list[str]:
+def mp4_boxes(path: Path) -> list[tuple[str, int]]:
     """List the top-level boxes of an MP4 or MOV, in order; nothing for any other file.
+
+    Returns:
+        Of each box its name, and the offset behind it in bytes, which may be behind the file.
 
     Source: ISO/IEC 14496-12, 4.2.
     """
-    names, size = list[str](), path.stat().st_size
+    boxes, size = list[tuple[str, int]](), path.stat().st_size
     with path.open("rb") as file:
         offset = 0
         while offset + 8 <= size:
@@ -301,13 +305,13 @@ def mp4_boxes(path: Path) -> list[str]:
             length, name = int.from_bytes(head[:4]), head[4:8]
             if length == 1:
                 length = int.from_bytes(head[8:16])
-            if not names and name not in (b"ftyp", b"moov", b"wide", b"free", b"skip", b"mdat"):
+            if not boxes and name not in (b"ftyp", b"moov", b"wide", b"free", b"skip", b"mdat"):
                 return []
             if not name.isalnum() or 0 < length < 8:
                 break
-            names.append(name.decode("latin-1"))
-            offset += length or size
-    return names
+            offset = offset + length if length else size
+            boxes.append((name.decode("latin-1"), offset))
+    return boxes
 
 
 def _stream_name(stream: BinaryIO) -> str:

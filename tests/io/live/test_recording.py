@@ -92,7 +92,8 @@ def test_a_complete_mp4_is_a_plain_one(tmp_path: Path) -> None:
     recording = record(tmp_path / "out.mp4")
     recording.close()
     recording.publish()
-    assert mp4_boxes(tmp_path / "out.mp4") == ["ftyp", "free", "mdat", "moov"]
+    names = [name for name, _ in mp4_boxes(tmp_path / "out.mp4")]
+    assert names == ["ftyp", "free", "mdat", "moov"]
 
 
 @pytest.mark.parametrize("extension", ["mp4", "mkv", "ts"])
