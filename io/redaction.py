@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from typing import cast
+from unicodedata import category
 
 MASK = "***"
 
@@ -36,7 +37,7 @@ _PUBLISHED = ("rtmp", "rtmps", "rtmpt", "rtmpts", "rtmpe", "rtmpte", "whip", "wh
 _PARAMETER = re.compile(
     r"([?&;#])(?!(?:mode|latency|transtype|pkt_size|transport|timeout|channel|subtype|profile|codec"
     r"|width|height|fps|resolution|format|listen|ttl|fifo_size|buffer_size|overrun_nonfatal"
-    r"|real_stream)(?:=[\w.-]{0,24})?(?:[&;]|\Z))([^?&;#=\"]*+)(=?+)[^&;\"]*+"
+    r"|real_stream)(?:=[\w.-]{0,24})?(?:[&;]|[:',)]{0,3}\Z))([^?&;#=\"]*+)(=?+)[^&;\"]*+"
 )
 """Of a query, without those that are known to be harmless."""
 _QUERY = re.compile(r"\?[\w.%\[\]-]{0,64}=[^\s\"]*+")
@@ -48,7 +49,9 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 """A secret by its name, in whatever text."""
-_JOINERS = "\u200c\u200d\xa0"  # not printable to Python, but parts of names and of emoji
+_JOINERS = "\u200c\u200d"  # formats too, but parts of names and of emoji
+_MOVING = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Categories of what is no sign; wide spaces, and emoji newer than this Python, are signs."""
 
 
 def redacted(text: str, *, published: bool = False) -> str:
@@ -131,7 +134,9 @@ def printable(text: str) -> str:
     r"""Escape what would move, color or end the line it is printed on, as ``\x1b`` and ``\n``."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in _JOINERS else repr(c)[1:-1] for c in text)
+    return "".join(
+        repr(c)[1:-1] if category(c) in _MOVING and c not in _JOINERS else c for c in text
+    )
 
 
 def one_line(text: object, characters: int = 8192) -> str:
@@ -184,8 +189,8 @@ def _without_user(rest: str, *, closed: bool) -> str:
         return rest
     plain = host.lower().replace("%3a", ":").replace("%40", "@")
     within = rest if ":" in plain or "@" in plain else word
-    if (at := _at(within)) >= 0:
-        return f"{MASK}{rest[at:]}"
+    if (at := _at(within)) >= 0:  # nobody stands before that of udp://@239.0.0.1
+        return f"{MASK}{rest[at:]}" if at or not closed else rest
     if "@" in plain:
         return f"{MASK}@{rest[host.lower().rfind('%40') + 3 :]}"
     name, colon, port = plain.partition(":")

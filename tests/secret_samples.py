@@ -84,7 +84,7 @@ TEXTS: tuple[tuple[str, str], ...] = (
     ("srt://h:9000?mode=caller&streamid=geheim", "srt://h:9000?mode=caller&streamid=***"),
     ("srt://h:9000?passphrase=geheim", "srt://h:9000?passphrase=***"),
     ("rtsp://cam/user=a_password=geheim_channel=1", "rtsp://cam/user=a_password=***"),
-    ("no answer to GET '/v?u=geheim://geheim&fps=5'", "no answer to GET '/v?u=***&fps=***"),
+    ("no answer to GET '/v?u=geheim://geheim&fps=5'", "no answer to GET '/v?u=***&fps=5'"),
     # values by their names, in whatever text
     ("option key=geheim", "option key=***"),
     ("auth_key=geheim access_key=geheim", "auth_key=*** access_key=***"),
@@ -112,6 +112,8 @@ READABLE: tuple[str, ...] = (
     "tee: http://a:80,http://b:81", "rtmp://h:1935", "rtmp://h/", "r2 ://", "://x",
     "frame 3: expected 8 bytes, mail me@home: now", "at 12:34:56.789, 100 %", "frames=12 fps=5.0",
     "crf=20, keyint=250, bypass=1", "https://github.com/owner/name",
+    "udp://@239.0.0.1:5000?fifo_size=1000: timed out", "'srt://h:9000?mode=caller': refused",
+    "'udp://@[ff02::1]:5000'",
 )  # fmt: skip
 """Texts without a secret: shown as they are."""
 

@@ -133,7 +133,7 @@ def encoder_options_of(arguments: argparse.Namespace) -> EncoderOptions:
     for pair in arguments.encoder_option:
         key, equals, value = pair.partition("=")
         if not key or not equals:
-            raise UsageError(f"--encoder-option must be KEY=VALUE, got {pair!r}")
+            raise UsageError(f"--encoder-option must be such as tune=film, got {pair!r}")
         private[key] = value
     return validated(EncoderOptions, given | ({"options": private} if private else {}))
 

@@ -88,7 +88,7 @@ def test_encoder_options_are_pairs() -> None:
 
 
 def test_an_encoder_option_without_a_value_is_refused() -> None:
-    with pytest.raises(UsageError, match="must be KEY=VALUE, got 'tune'"):
+    with pytest.raises(UsageError, match="must be such as tune=film, got 'tune'"):
         encoder_options_of(parse("--encoder-option", "tune"))
 
 

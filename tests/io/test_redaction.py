@@ -1,13 +1,16 @@
 """Secrets go, whatever the text looks like, and nothing else does; no text does harm."""
 
+import ast
 import json
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from secret_samples import PLACES, READABLE, SECRETS, TARGETS, TEXTS, job_with
 
+from upframe.io import redaction
 from upframe.io.redaction import (
     excerpt,
     json_text,
@@ -138,6 +141,33 @@ def test_escapes_are_read_as_python_writes_them() -> None:
         printable("a\x1b[0m\n\u202e\udcff é 👨\u200d👩")
         == r"a\x1b[0m\n\u202e\udcff é 👨" + "\u200d👩"
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "映画　第1話.mkv", "at 1.00\u202fPM.png", "10\u2009000\xa0km.mp4", "\ue0a0 private.mp4",
+        "🩷 newer than Python.mp4", "❤️👨\u200d👩\u200d👧 🇩🇪 1️⃣.mp4", "مرحبا שלום.mp4",
+        "e\u0301te\u0301.mp4", "नमस्ते क्\u200dष.mp4", "你好世界 한국어.mp4",
+    ],
+)  # fmt: skip
+def test_names_of_any_script_are_shown_as_they_are(name: str) -> None:
+    assert one_line(f"/srv/{name}: no such file") == f"/srv/{name}: no such file"
+
+
+def test_no_message_of_ours_is_taken_for_a_secret() -> None:
+    folder = Path(redaction.__file__).parents[1]
+    raised = [
+        "".join(part.value if isinstance(part, ast.Constant) else "x" for part in text.values)
+        for name in ("daemon", "filters", "io")
+        for path in folder.joinpath(name).rglob("*.py")
+        for error in ast.walk(ast.parse(path.read_text()))
+        if isinstance(error, ast.Raise)
+        for text in ast.walk(error)
+        if isinstance(text, ast.JoinedStr)
+    ]
+    assert len(raised) > 100
+    assert [text for text in raised if redacted(text) != text] == []
 
 
 def test_a_stored_job_has_no_secret_in_whatever_field() -> None:
