@@ -24,7 +24,7 @@ from .errors import MediaError, ReaderGone, SameFile, SinkFull, SinkRefused
 
 _NAME_MAX_BYTES = 255  # of one path component on every file system in common use
 _BUFFER_BYTES = 1 << 20
-_CANNOT_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+CANNOT_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,19 +244,25 @@ def rename(partial: Path, target: Path, *, overwrite: bool) -> None:
         if overwrite:
             partial.replace(target)
         else:
-            _rename_without_replacing(partial, target)
+            rename_without_replacing(partial, target)
     except FileExistsError as error:
         raise SinkRefused(f"output appeared meanwhile: {target} (use --overwrite)") from error
     except OSError as error:
         raise write_error(target, error) from error
 
 
-def _rename_without_replacing(partial: Path, target: Path) -> None:
-    """Link, then unlink: link is the one call that never replaces, on every POSIX system."""
+def rename_without_replacing(partial: Path, target: Path) -> None:
+    """Give a file another name, if nobody has it.
+
+    By link and unlink: link is the one call that never replaces, on every POSIX system.
+
+    Raises:
+        OSError: if that fails, FileExistsError if the name is taken.
+    """
     try:
         os.link(partial, target, follow_symlinks=False)
     except OSError as error:
-        if error.errno not in _CANNOT_LINK:
+        if error.errno not in CANNOT_LINK:
             raise
         # FAT and some network shares know no links: the best that is left has a small gap
         if os.path.lexists(target):

@@ -22,6 +22,7 @@ from ...io.redaction import one_line, redacted, redacted_values
 from ..fence import Boundary, internal_errors
 from ..jobs.model import Job, StoreBroken
 from ..jobs.queue import JobChange, JobQueue
+from ..workers.child import rss_bytes_of
 from .http import Answer, Route
 from .metrics import CONTENT_TYPE, Metrics
 
@@ -149,7 +150,6 @@ _NAMED = 2
 _LISTED = 100
 """Running jobs that `/status` lists."""
 _PROOF_SECONDS, _ANSWER_SECONDS = 10.0, 2.0
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 Part = Callable[[], Any]
 
@@ -213,7 +213,7 @@ class Status:
             "pid": os.getpid(),
             "started": self._started.isoformat(timespec="seconds"),
             "uptime_seconds": round(time.monotonic() - self._began, 1),
-            "resident_bytes": resident_bytes(),
+            "resident_bytes": rss_bytes_of(os.getpid()),
             "loop_lateness_seconds": {
                 "p50": round(lateness.median, 4),
                 "p99.9": round(lateness.p999, 4),
@@ -321,12 +321,6 @@ class Status:
         if len(away) > _NAMED:
             found.append(f"{len(away)} of {len(streams)} streams without input")
         return found
-
-
-def resident_bytes() -> int:
-    """How much memory this process has, as the kernel counts it."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * _PAGE_BYTES
 
 
 def _short(job: Job) -> str:

@@ -27,7 +27,12 @@ from pydantic import BaseModel, Field
 
 from ...io.beneath import Root, by_descriptor, opened_folder, opened_place, read_entry
 from ...io.errors import MediaError
-from ...io.files import partial_path, sync_folder
+from ...io.files import (
+    CANNOT_LINK,
+    partial_path,
+    rename_without_replacing,
+    sync_folder,
+)
 from ..config import WatchConfig
 from ..fence import Fence
 from ..jobs.model import Job, StoreBroken, UnknownJob
@@ -45,8 +50,6 @@ log = logging.getLogger("upframe.watch")
 #
 # On one file system a link and an unlink; across two a hidden copy that is written down to the
 # disk, held against the original in length and content, named, and only then the original removed.
-
-_CANNOT_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def move(source: Path, target: Path, before_removal: Callable[[Path], None]) -> Path:
@@ -113,7 +116,7 @@ def _put(source: Path, name: Path) -> None:
     try:
         os.link(source, name, follow_symlinks=False)
     except OSError as error:
-        if error.errno == errno.EXDEV or error.errno in _CANNOT_LINK:
+        if error.errno == errno.EXDEV or error.errno in CANNOT_LINK:
             _copy(source, name)
         else:
             raise
@@ -132,21 +135,9 @@ def _copy(source: Path, name: Path) -> None:
             os.fsync(copy.fileno())
             if not filecmp.cmp(*held, shallow=False):
                 raise OSError(errno.EIO, f"the copy differs from the original: {source}")
-        _name(partial, name)
+        rename_without_replacing(partial, name)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _name(partial: Path, name: Path) -> None:
-    try:
-        os.link(partial, name)
-    except OSError as error:
-        if error.errno not in _CANNOT_LINK:
-            raise
-        # FAT and some shares know no links: the best that is left has a small gap
-        if os.path.lexists(name):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(name)) from None
-        partial.rename(name)
 
 
 _NAME_MAX_BYTES = 255  # of one path component on every file system in common use
