@@ -41,7 +41,7 @@ exit codes:
   0 done · 64 usage · 65 undecodable, truncated or empty input, wrong weights file
   66 input or job missing · 69 weights, device or daemon not to be had · 70 internal error
   73 output exists or cannot be created · 74 no space, I/O
-  75 too large for memory, or another daemon has the state directory
+  75 too large for memory or the limits, or another daemon has the state directory
   78 configuration · 130/143 stopped by a signal · 141 the reader of stdout closed early
 """
 

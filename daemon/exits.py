@@ -25,6 +25,7 @@ from ..io.errors import (
     TruncatedMedia,
     UnsupportedMedia,
     VerificationFailed,
+    WrongLimits,
 )
 from .errors import AlreadyRunning, ConfigError, StartFailed, Stopped, UsageError
 from .jobs.model import Conflict, DaemonAbsent, IllegalChange, StoreBroken, UnknownJob
@@ -71,6 +72,7 @@ _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (ReaderGone, Exit.READER_GONE),
     (BrokenPipeError, Exit.READER_GONE),
     (VerificationFailed, Exit.INTERNAL),
+    (WrongLimits, Exit.CONFIG),
     (FilterError, Exit.INTERNAL),
     (MediaError, Exit.IO),
     (OSError, Exit.IO),

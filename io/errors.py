@@ -9,6 +9,7 @@ MediaError                  base: nothing below it is a bug of ours; PyAV's erro
 │  └─ SameFile              the output is the input: exit 64
 ├─ SinkFull                 no space, I/O error while writing: exit 74, try again later
 ├─ ReaderGone               the reader of our stdout closed it: exit 141
+├─ WrongLimits              UPFRAME_LIMITS makes no sense: exit 78
 ├─ InputLost                a live connection was not made, or is over: connect again
 ├─ OutputLost               the far end of a live output is gone: connect again
 └─ VerificationFailed       the written output is not what it should be: exit 70, nothing renamed
@@ -68,6 +69,10 @@ class SinkFull(MediaError):
 
 class ReaderGone(MediaError):
     """Whoever read our output has closed it."""
+
+
+class WrongLimits(MediaError):
+    """What the environment says of the limits makes no sense."""
 
 
 class InputLost(MediaError):

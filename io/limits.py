@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field, ValidationError
 
-from .errors import MediaError, TooLargeMedia, UnsupportedMedia
+from .errors import TooLargeMedia, UnsupportedMedia, WrongLimits
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -100,10 +100,13 @@ def limits() -> Limits:
     """Give those of this process.
 
     Raises:
-        MediaError: if the environment's make no sense.
+        WrongLimits: if the environment's make no sense.
     """
     try:
         return Limits.model_validate_json(os.environ.get(VARIABLE) or "{}")
     except ValidationError as error:
-        got = os.environ[VARIABLE][:80]
-        raise MediaError(f"{VARIABLE}: got {got!r}, wanted limits: {error}") from error
+        got = os.environ[VARIABLE]
+        faults = [": ".join(map(str, (*one["loc"], one["msg"]))) for one in error.errors()]
+        raise WrongLimits(
+            f"{VARIABLE}: got {got[:80]!r}, wanted an object of limits: {'; '.join(faults)}"
+        ) from error

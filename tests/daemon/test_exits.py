@@ -43,6 +43,7 @@ CODES = {
     "InputLost": 74,
     "OutputLost": 74,
     "VerificationFailed": 70,
+    "WrongLimits": 78,
 }
 
 

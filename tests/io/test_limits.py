@@ -19,7 +19,7 @@ import pytest
 from media_samples import make_clip
 
 from upframe.daemon.workers.attempt import judge
-from upframe.io.errors import InputLost, MediaError, TooLargeMedia, UnsupportedMedia
+from upframe.io.errors import InputLost, MediaError, TooLargeMedia, UnsupportedMedia, WrongLimits
 from upframe.io.limits import VARIABLE, Limits, limits
 from upframe.io.live.address import find_address
 from upframe.io.live.input import LiveInput
@@ -255,5 +255,7 @@ def test_live_input_is_held_to_them(tmp_path: Path, held: Callable[..., None]) -
 @pytest.mark.parametrize("text", ["no JSON", "[]", '{"width": 0}', '{"wdith": 7}'])
 def test_limits_that_make_no_sense_are_told(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, text)
-    with pytest.raises(MediaError, match=f"{VARIABLE}: got "):
+    with pytest.raises(WrongLimits, match=f"{VARIABLE}: got ") as caught:
         limits()
+    assert "pydantic" not in str(caught.value)
+    assert "\n" not in str(caught.value)
