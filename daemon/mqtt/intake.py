@@ -401,21 +401,15 @@ class Intake:
         received: Received,
         acknowledge: Acknowledge,
     ) -> None:
-        if not self._is_fit(command, received):
+        try:  # without touching the disk
+            self._check(command, received)
+        except BadRequest as error:
+            self._refuse(Asked(self._reply_to(received)), error)
             acknowledge()  # it could never become a job, so there is nothing to lose
             return
         number = await self._journal.keep(received)
         acknowledge()
         await self._work(group, command, received, number)
-
-    def _is_fit(self, command: Command, received: Received) -> bool:
-        """Check a message without touching the disk, and answer it if it is not fit."""
-        try:
-            self._check(command, received)
-        except BadRequest as error:
-            self._refuse(Asked(self._reply_to(received)), error)
-            return False
-        return True
 
     def _check(self, command: Command, received: Received) -> SubmitRequest | JobRequest:
         request = parse(command, received.payload)

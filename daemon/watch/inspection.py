@@ -71,7 +71,7 @@ class Placing:
         sink = self.sink_of(source)
         if self._watch.on_existing == "suffix":
             return Placement(self._free(sink, source), overwrite=False)
-        if _same_file(source, sink):
+        if is_same_file(source, sink):
             detail = "its output would replace it: give another output folder, or a container"
             return Skip(source, "collision", detail)
         if (other := self._other_source(sink, source)) is not None:
@@ -127,7 +127,8 @@ def _signature(path: Path) -> Signature | None:
         return None
 
 
-def _same_file(one: Path, other: Path) -> bool:
+def is_same_file(one: Path, other: Path) -> bool:
+    """Tell whether two paths lead to one file, or are the same where there is none."""
     try:
         return one.samefile(other)
     except OSError:

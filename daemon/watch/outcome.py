@@ -39,7 +39,7 @@ from ..jobs.model import Job, StoreBroken, UnknownJob
 from ..jobs.queue import JobQueue, Subscription
 from ..jobs.store import ENDED, JobStore
 from ..logfields import about_job
-from .inspection import mirrored
+from .inspection import is_same_file, mirrored
 from .records import Records, Roots, key_fits
 from .scan import SIDECAR_SUFFIX, Signature, shown
 
@@ -210,7 +210,7 @@ def _against(job: Job, source: Path, output: Root) -> str | None:
         return f"its output {shown(job.sink)} is not there"
     if job.report is None:
         return "its output was not verified"
-    if _is_same_file(source, Path(job.sink)):
+    if is_same_file(source, Path(job.sink)):
         return "it is its own output"
     return None if is_unchanged(job, source) else "it has changed or gone since it was read"
 
@@ -295,13 +295,6 @@ def _account(job: Job) -> dict[str, Any]:
 
 def _time(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat(timespec="seconds")
-
-
-def _is_same_file(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False
 
 
 # Sees every job of a watched folder to its end: also those that ended while we were not there.
