@@ -8,10 +8,11 @@ from __future__ import annotations
 import difflib
 import json
 import os.path
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast, get_args
 
@@ -58,7 +59,23 @@ def _absolute(path: Path) -> Path:
     return path
 
 
+def _host(text: str) -> str:
+    try:
+        ip_network(text, strict=False)
+    except ValueError as error:
+        if not re.fullmatch(r"[\w.-]+", text):
+            raise ValueError("must be a name, an address or a network") from error
+    return text
+
+
+def _scheme(text: str) -> str:
+    if not re.fullmatch(r"[\w+.-]+", text):
+        raise ValueError("must be a scheme such as https")
+    return text
+
+
 _AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+_Host = Annotated[str, AfterValidator(_host)]
 _Filters = Annotated[FilterOptions, AfterValidator(with_absolute_weights)]
 _STAGE_SECONDS: dict[Stage, float] = {"loading": 600.0, "streaming": 300.0, "publishing": 600.0}
 
@@ -82,10 +99,10 @@ class JobsConfig(Section):
     roots: tuple[_AbsolutePath, ...] = Field(
         default=(), description="folders that requests may name; none: no file by MQTT"
     )
-    allowed_schemes: tuple[str, ...] = Field(
+    allowed_schemes: tuple[Annotated[str, AfterValidator(_scheme)], ...] = Field(
         default=("file",), description="of the sources of requests"
     )
-    allowed_hosts: tuple[str, ...] = Field(
+    allowed_hosts: tuple[_Host, ...] = Field(
         default=(),
         description="names, addresses and networks that are no public addresses, or no http",
     )
@@ -237,7 +254,7 @@ class HttpConfig(Section):
 
     listen: str = Field(description="ADDRESS:PORT; loopback unless allow_remote says otherwise")
     allow_remote: bool = False
-    hosts: tuple[str, ...] = Field(
+    hosts: tuple[_Host, ...] = Field(
         default=(), description="names by which it may be asked, beside localhost and addresses"
     )
 

@@ -83,6 +83,16 @@ def test_one_stage_can_be_given_and_the_others_keep_their_time(tmp_path: Path) -
         ('[jobs]\nslots = "1"', 'jobs.slots: got "1", wanted a valid integer'),
         ("[jobs]\nretry_delays = [5, -1]", "jobs.retry_delays[1]: got -1, wanted greater than "),
         (
+            '[jobs]\nallowed_hosts = ["10.0.0.0/8", "http://nas.lan"]',
+            'jobs.allowed_hosts[1]: got "http://nas.lan", wanted a name, an address or a network',
+        ),
+        ('[jobs]\nallowed_hosts = ["192.168.1.0/33"]', "wanted a name, an address or a network"),
+        ('[jobs]\nallowed_schemes = ["https://"]', 'got "https://", wanted a scheme such as https'),
+        (
+            '[http]\nlisten = "127.0.0.1:1"\nhosts = ["nas.lan:9310"]',
+            'http.hosts[0]: got "nas.lan:9310", wanted a name, an address or a network',
+        ),
+        (
             "[jobs]\nstage_seconds = { loding = 1 }",
             "jobs.stage_seconds.loding: got \"loding\", wanted 'loading', 's",
         ),
