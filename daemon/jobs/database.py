@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from .model import Job, StoreBroken
+from ...io.redaction import LOCATION_MAX_BYTES
+from .model import Job, StoreBroken, Work
 from .schema import APPLICATION_ID, VERSION, migrate, version_of
 
 log = logging.getLogger("upframe.store")
@@ -240,6 +241,9 @@ def _check(connection: sqlite3.Connection) -> None:
 
 # A job as a row of the store, and back.
 
+_OUT_OF_BOUNDS = ("value_error", "string_pattern_mismatch", "less_than", "less_than_equal")
+_MOST_CHARACTERS = LOCATION_MAX_BYTES // 4
+
 ALTERABLE = frozenset(
     {
         "attempts",
@@ -294,10 +298,30 @@ def job_of_row(body: str, report: str | None) -> Job:
     try:
         return Job.model_validate_json(whole)
     except ValidationError as error:
+        if (job := _mended(whole, error)) is not None:
+            return job
         # without the values: one may be a URL with a password
         faults = error.errors(include_url=False, include_input=False)
         text = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
         raise StoreBroken(f"the record of {_name_in(body)} cannot be read: {text}") from None
+
+
+def _mended(whole: str, error: ValidationError) -> Job | None:
+    """Read work of a former version, which took values that are out of bounds by now."""
+    fields: dict[str, Any] = json.loads(whole) if whole[:1] == "{" else {}
+    try:
+        for fault in error.errors(include_url=False, include_input=False):
+            path = [str(level) for level in fault["loc"]]
+            place = path[0]
+            if place not in Work.model_fields or fault["type"] not in _OUT_OF_BOUNDS:
+                return None
+            if len(path) == 1 and place in ("source", "sink"):
+                fields[place] = fields[place][:_MOST_CHARACTERS]  # no such file: it fails so
+            else:
+                del (fields if len(path) == 1 else fields[place])[path[-1]]
+        return Job.model_validate_json(json.dumps(fields))
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _name_in(body: str) -> str:

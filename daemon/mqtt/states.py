@@ -20,6 +20,7 @@ from pydantic_core import from_json
 
 from ...io.redaction import redacted_values
 from ..fence import Fence
+from ..jobs.database import job_of_row
 from ..jobs.model import Job, UnknownJob
 from ..jobs.public import shown
 from ..jobs.queue import JobChange, JobQueue
@@ -94,7 +95,7 @@ class JobStates:
         bodies: list[Any] = [from_json(body) for body in self._store.bodies(("queued", "running"))]
         oldest = time.time() - self._keep_seconds
         for body in self._store.bodies(ENDED, limit=_MAX_ENDED):
-            job = Job.model_validate_json(body)
+            job = job_of_row(body, None)
             if job.ended is not None and job.ended.timestamp() > oldest:
                 bodies.append({"id": job.id})
         return [body["id"] for body in bodies]

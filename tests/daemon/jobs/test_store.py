@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -14,9 +15,10 @@ from upframe.daemon.jobs.model import (
     IllegalChange,
     JobProgress,
     State,
+    StoreBroken,
     UnknownJob,
 )
-from upframe.daemon.jobs.store import STATES
+from upframe.daemon.jobs.store import STATES, STORE_NAME
 
 
 def test_keeps_a_job_as_it_was_given(tmp_path: Path) -> None:
@@ -26,6 +28,49 @@ def test_keeps_a_job_as_it_was_given(tmp_path: Path) -> None:
         assert store.get("film") == job
     with opened(tmp_path) as store:
         assert store.get("film") == job
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize(
+    ("place", "value", "left"),
+    [
+        ("source", "/" + "x" * 60_000, "/" + "x" * 1023),
+        ("sink", "http://" + "\u00e4" * 5000, "http://" + "\u00e4" * 1017),
+        ("framerate", "0" * 20 + "25", None),
+        ("framerate", "9" * 5000, None),
+        ("encoder.crf", 5000, None),
+        ("filters.upscaling_tile", 1 << 40, 0),
+    ],
+)
+def test_what_a_former_version_took_can_be_read(
+    tmp_path: Path, place: str, value: object, left: object, state: State
+) -> None:
+    with opened(tmp_path) as store:
+        put(store, "a", state)
+        put(store, "b")
+    with sqlite3.connect(tmp_path / STORE_NAME) as raw:
+        raw.execute(
+            f"UPDATE jobs SET body = json_set(body, '$.{place}', ?) WHERE id = 'a'", [value]
+        )
+    raw.close()
+    with opened(tmp_path) as store:
+        job: object = store.get("a")
+        assert {job.id for job in store.jobs()} == {"a", "b"}
+        assert store.get("a").state == state
+        for name in place.split("."):
+            job = getattr(job, name)
+        assert job == left
+
+
+@pytest.mark.parametrize("place", ["state", "id", "unknown", "filters.unknown", "origin"])
+def test_what_no_version_took_cannot_be_read(tmp_path: Path, place: str) -> None:
+    with opened(tmp_path) as store:
+        put(store, "a")
+    with sqlite3.connect(tmp_path / STORE_NAME) as raw:
+        raw.execute(f"UPDATE jobs SET body = json_set(body, '$.{place}', ' ')")
+    raw.close()
+    with opened(tmp_path) as store, pytest.raises(StoreBroken, match="cannot be read"):
+        store.jobs()
 
 
 def test_the_same_id_and_work_is_one_job(tmp_path: Path) -> None:

@@ -8,16 +8,20 @@ import itertools
 import json
 import logging
 import random
+import sqlite3
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from job_samples import put
 from mqtt_broker import Broker, Observer, observer_of, retained_of
 from mqtt_node import BASE, FILTERS, answers, node_on
 from small_files import small_files
 
 from upframe.daemon.jobs.model import Job, JobError, JobProgress
+from upframe.daemon.jobs.store import JobStore
 
 SUBMIT = f"{BASE}/job/submit"
 CANCEL = f"{BASE}/job/cancel"
@@ -413,6 +417,20 @@ def test_the_retained_state_follows_the_job(broker: Broker, tmp_path: Path) -> N
             assert f"{BASE}/job/before/state" in await retained_of(broker)
             events = [json.loads(one.payload) for one in client.all(f"{BASE}/event")]
             assert [one["type"] for one in events if one["id"] == "a"][-1] == "done"
+
+    asyncio.run(main())
+
+
+def test_jobs_of_a_former_version_do_not_end_the_node(broker: Broker, tmp_path: Path) -> None:
+    async def main() -> None:
+        with JobStore(tmp_path / "jobs.sqlite") as store:
+            put(store, "old", "failed", ended=datetime.now(UTC))
+        with sqlite3.connect(tmp_path / "jobs.sqlite") as raw:
+            raw.execute("UPDATE jobs SET body = json_set(body, '$.encoder.crf', 5000)")
+        raw.close()
+        async with node_on(broker, tmp_path) as node, observer_of(broker) as client:
+            await node.up()
+            await client.until(lambda _: client.all(f"{BASE}/job/old/state"))
 
     asyncio.run(main())
 
