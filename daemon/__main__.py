@@ -101,7 +101,8 @@ def _run(argv: Sequence[str] | None) -> int:
             share_cores()  # before the command's module loads torch
         # a caller that goes on afterwards has objects of its own, which are not ours to keep
         with collector_resting() if argv is None else nullcontext():
-            parser = make_parser(asked if asked and asked[0] in COMMANDS else COMMANDS)
+            known = asked and asked[0] in COMMANDS
+            parser = make_parser(asked if known or words == ["--version"] else COMMANDS)
         arguments = parser.parse_args(words)
         debug = cast("bool", arguments.debug)
         _log_to_stderr(debug)

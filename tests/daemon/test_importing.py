@@ -51,3 +51,15 @@ with suppress(ImportError), collector_resting():
 print(gc.isenabled())
 """
     assert told_by(program) == [str(begin == "enable")]
+
+
+def test_the_version_is_told_without_torch() -> None:
+    program = """
+import sys
+from upframe.daemon.__main__ import main
+try:
+    main(["--version"])
+except SystemExit as end:
+    print(end.code, "torch" in sys.modules)
+"""
+    assert told_by(program)[-2:] == ["0", "False"]
