@@ -193,8 +193,12 @@ def read_entry(path: Path) -> bytes:
     Raises:
         OSError: if it is not there, a link, or above 1 MiB.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+    # not by fdopen, which leaves the descriptor of a folder open
+    with open(path, "rb", opener=opener) as file:
         content = file.read(_MOST_ENTRY_BYTES + 1)
     if len(content) > _MOST_ENTRY_BYTES:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))

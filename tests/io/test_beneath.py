@@ -169,6 +169,14 @@ def test_an_entry_is_read_only_as_far_as_it_is_small(tmp_path: Path) -> None:
         read_entry(entry)
 
 
+def test_an_entry_that_is_a_folder_leaves_nothing_open(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    for _ in range(5):
+        with pytest.raises(IsADirectoryError):
+            read_entry(tmp_path)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_makes_folders_beneath(root: Path) -> None:
     with opened_folder(Root(root), root / "new" / "and" / "deep", create=True) as folder:
         (folder / "a").write_text("1")
