@@ -18,12 +18,11 @@ import urllib.request
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPMessage
 from io import BytesIO
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Self
+from typing import IO, Any, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from .errors import SourceMissing, UnsupportedMedia
@@ -235,15 +234,9 @@ class _TlsConnection(http.client.HTTPSConnection, _Connection):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(  # the names are urllib's
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
+    def redirect_request(
+        self, req: Any, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
         """Go on without the answer's body, which urllib would read to its end, if it has one."""
         fp.close()
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -311,14 +311,13 @@ def _mended(whole: str, error: ValidationError) -> Job | None:
     fields: dict[str, Any] = json.loads(whole) if whole[:1] == "{" else {}
     try:
         for fault in error.errors(include_url=False, include_input=False):
-            path = [str(level) for level in fault["loc"]]
-            place = path[0]
+            place, *below = (str(level) for level in fault["loc"])
             if place not in Work.model_fields or fault["type"] not in _OUT_OF_BOUNDS:
                 return None
-            if len(path) == 1 and place in ("source", "sink"):
+            if place in ("source", "sink"):
                 fields[place] = fields[place][:_MOST_CHARACTERS]  # no such file: it fails so
             else:
-                del (fields if len(path) == 1 else fields[place])[path[-1]]
+                del (fields[place] if below else fields)[(below or [place])[-1]]
         return Job.model_validate_json(json.dumps(fields))
     except (ValueError, LookupError, TypeError):
         return None
