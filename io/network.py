@@ -321,14 +321,14 @@ class RemoteFile:
         if self._at + (length or 0) > _MOST_BYTES:
             raise OSError(f"claims to have {length} bytes")
         self._size = None if length is None else self._at + length
-        self._seeks = self._response.headers["Accept-Ranges"] == "bytes" and length is not None
+        self._seeks = self._response.status == 206 and length is not None
 
     def _ask(self) -> http.client.HTTPResponse:
-        headers = {"User-Agent": "upframe", "Accept": "*/*"}
-        if is_part := bool(self._at or self._end):
-            headers["Range"] = f"bytes={self._at}-{self._end - 1 if self._end else ''}"
+        # of the whole file as well: who answers by a part can seek, whatever else it says of itself
+        span = f"bytes={self._at}-{self._end - 1 if self._end else ''}"
+        headers = {"User-Agent": "upframe", "Accept": "*/*", "Range": span}
         response = open_url(self._url, self._timeout, headers)
-        if is_part and response.status != 206:
+        if (self._at or self._end) and response.status != 206:
             raise OSError(f"a part of it was asked for, got status {response.status}")
         self._asked = self._at
         return response
