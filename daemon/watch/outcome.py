@@ -124,10 +124,13 @@ def _put(source: Path, name: Path) -> None:
 
 def _copy(source: Path, name: Path) -> None:
     partial = partial_path(name)
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         # by descriptors: the names may be links by now
-        with os.fdopen(descriptor, "rb") as original, partial.open("xb") as copy:
+        with (
+            open(source, "rb", opener=lambda name, _: os.open(name, flags)) as original,
+            partial.open("xb") as copy,
+        ):
             held = [by_descriptor(file.fileno()) for file in (original, copy)]
             shutil.copyfileobj(original, copy)
             copy.flush()

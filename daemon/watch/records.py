@@ -182,7 +182,8 @@ def _name_of(sink: str) -> str:
 
 
 def _write(lock: Path, claim: Claim, flags: int) -> None:
-    descriptor = os.open(lock, os.O_WRONLY | os.O_NOFOLLOW | flags, 0o644)
+    # without O_NONBLOCK a FIFO in its place would hold up its folder for ever
+    descriptor = os.open(lock, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o644)
     with os.fdopen(descriptor, "wb") as file:
         file.write(claim.model_dump_json(indent=2).encode())
 

@@ -6,6 +6,9 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
+
+from upframe.daemon.watch import records
 from upframe.daemon.watch.records import Locks
 from upframe.daemon.watch.scan import LOCKS_FOLDER
 from upframe.io.beneath import Root
@@ -93,3 +96,11 @@ def test_beats_for_ours(tmp_path: Path) -> None:
     times = sorted(lock.stat().st_mtime for lock in (tmp_path / LOCKS_FOLDER).iterdir())
     assert times[0] == 0
     assert times[1] > 1e9
+
+
+def test_a_fifo_in_the_place_of_a_lock_holds_nobody_up(tmp_path: Path) -> None:
+    lock = tmp_path / "film.lock"
+    os.mkfifo(lock)
+    claim = records.Claim.model_construct(sink="film.mkv")
+    with pytest.raises(OSError, match="No such device"):
+        records._write(lock, claim, os.O_TRUNC)

@@ -11,6 +11,7 @@ from tempfile import mkdtemp
 import pytest
 from small_files import small_files
 
+from upframe.daemon.watch import outcome
 from upframe.daemon.watch.outcome import move
 
 
@@ -103,3 +104,12 @@ def test_failed_copy_leaves_nothing(source: Path, place: Path) -> None:
         move(source, place / "film.mkv", nothing)
     assert source.exists()
     assert tree_of(place) == []
+
+
+def test_a_folder_in_the_place_of_the_file_leaves_nothing_open(tmp_path: Path) -> None:
+    place = tmp_path / "done.mkv"
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(IsADirectoryError):
+        outcome._copy(tmp_path, place)
+    assert os.listdir("/proc/self/fd") == before
+    assert not list(tmp_path.iterdir())
