@@ -158,7 +158,7 @@ def test_an_output_that_is_a_link_is_replaced_and_not_written_through(
 ) -> None:
     make(place.outside / "theirs")
     (place.output / "out.mkv").symlink_to(place.outside / "theirs")
-    with pytest.raises(SinkRefused, match=r"output (exists|appeared).*/root/out/out.mkv"):
+    with pytest.raises(SinkRefused, match=r"output (exists|appeared).*out/out.mkv"):
         place.work()
     place.work(overwrite=True)
     assert not (place.output / "out.mkv").is_symlink()
