@@ -49,7 +49,7 @@ def make_authority(folder: Path) -> Authority:
     for name, extension, days in (
         ("good", names, "2"),
         ("wrong", "subjectAltName=DNS:other.example", "2"),
-        ("expired", names, "0"),
+        ("expired", names, "-1"),
     ):
         (folder / f"{name}.ext").write_text(extension)
         openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr",
