@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import MediaError, ReaderGone, SameFile, SinkFull, SinkRefused
+from .filesystem import filesystem_type, keeps_inodes
 
 _NAME_MAX_BYTES = 255  # of one path component on every file system in common use
 _BUFFER_BYTES = 1 << 20
@@ -210,12 +211,17 @@ class OutputFile:
         self._done = True
 
     def _refuse_another(self, path: Path) -> None:
-        """Refuse what is not the file that was written, and so the one that was verified."""
-        with suppress(OSError):
-            if os.path.samestat(path.lstat(), self._written):
+        """Refuse what is not the file that was written, and so the one that was verified.
+
+        Where file numbers do not last, or may change with the name, only a link can be told.
+        """
+        if not path.is_symlink():
+            if path == self.target or not keeps_inodes(filesystem_type(path.parent)):
                 return
-        if path == self.path or path.is_symlink():
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                if os.path.samestat(path.lstat(), self._written):
+                    return
+        path.unlink(missing_ok=True)
         raise SinkRefused(f"output was exchanged for another file meanwhile: {self.target}")
 
     def discard(self) -> None:

@@ -175,3 +175,18 @@ def test_a_reader_of_a_fifo_gets_everything(tmp_path: Path) -> None:
     write(open_file_sink(fifo, constant(), FAST), pictures(constant(), 30))
     said, _ = reader.communicate(timeout=10)
     assert int(said.strip().strip(",")) == 30
+
+
+def test_where_file_numbers_do_not_last_none_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a share that numbers a file anew once it is closed: hours of work must not go."""
+    monkeypatch.setattr("upframe.io.files.filesystem_type", lambda _: "cifs")
+    file = OutputFile(tmp_path / "a.mkv", overwrite=False)
+    file.stream.write(b"film")
+    file.close()
+    content = file.path.read_bytes()
+    kept = file.path.rename(tmp_path / "former")  # so that its number is not given out again
+    file.path.write_bytes(content)
+    file.publish()
+    assert (tmp_path / "a.mkv").read_bytes() == kept.read_bytes() == b"film"
