@@ -13,7 +13,7 @@ PROGRAMS := ffmpeg x264 mpv mosquitto rsync
 # The RTSP server of the live tests: Debian's bindings of GStreamer, for Debian's own Python.
 RTSP_PACKAGES := python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
   gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
-RTSP_PROBE := /usr/bin/python3 tests/rtsp_server.py --probe
+RTSP_PROBE := /usr/bin/python3 tests/support/servers/rtsp.py --probe
 
 .PHONY: demo test test-slow lint types clean compiler
 .DELETE_ON_ERROR:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
-from readme_options import README, option_strings, with_tables
+from support.readme_options import README, option_strings, with_tables
 
 from upframe.daemon.__main__ import COMMANDS, make_parser
 from upframe.daemon.cli.arguments import filter_options_of, flag_of
@@ -77,7 +77,7 @@ def test_python_runs(block: str, tmp_path: Path) -> None:
 
 
 def test_tables_of_options_are_the_parsers() -> None:
-    assert with_tables(TEXT) == TEXT, "run: python tests/readme_options.py"
+    assert with_tables(TEXT) == TEXT, "run: python tests/support/readme_options.py"
 
 
 @pytest.mark.parametrize("model", [FilterOptions, EncoderOptions])

@@ -23,8 +23,8 @@ from typing import Any
 
 import paths  # noqa: F401  # finds what is imported next
 from figures import Outcome, equal, none_of, run_as_script
-from media_samples import make_clip
 from processes import Beside
+from support.media.clips import make_clip
 from witness import Witness
 from yard import (
     ENLARGE,

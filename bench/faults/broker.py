@@ -22,13 +22,13 @@ from typing import Any
 
 import paths  # noqa: F401  # finds what is imported next
 from figures import Outcome, equal, none_of, run_as_script
-from mqtt_broker import Broker, broker_in, retained_of
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from processes import Beside
-from running_daemon import RunningDaemon, until
+from support.jobs.daemon import RunningDaemon, until
+from support.servers.mqtt import Broker, broker_in, retained_of
 from witness import Witness
 from yard import (
     BASE,

@@ -18,9 +18,9 @@ from typing import Any
 
 import paths  # noqa: F401  # finds what is imported next
 from figures import Outcome, at_most, equal, none_of, run_as_script
-from mqtt_broker import Broker, broker_in
 from processes import children_of, until_gone
-from running_daemon import RunningDaemon, daemon_in, until
+from support.jobs.daemon import RunningDaemon, daemon_in, until
+from support.servers.mqtt import Broker, broker_in
 from witness import Witness
 from yard import (
     BASE,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import paths  # noqa: F401  # finds what is imported next
-from mqtt_broker import Broker
 from processes import Beside
+from support.servers.mqtt import Broker
 from yard import BASE, Yard, arrive, document, publish, submit_by_command
 
 WAYS = ("watch", "mqtt", "cli")

@@ -15,7 +15,7 @@ from pathlib import Path
 import paths  # noqa: F401  # finds what is imported next
 from broker import persistent_client
 from figures import Outcome, at_most, equal, none_of, run_as_script
-from mqtt_broker import broker_in
+from support.servers.mqtt import broker_in
 from yard import (
     BASE,
     ENLARGE,

@@ -26,9 +26,9 @@ from typing import Any
 import paths  # noqa: F401  # finds what is imported next
 from feeding import WAYS, Arrivals
 from figures import Outcome, equal, none_of, run_as_script
-from mqtt_broker import broker_in
 from processes import children_of, kill, until_gone
-from running_daemon import RunningDaemon, daemon_in
+from support.jobs.daemon import RunningDaemon, daemon_in
+from support.servers.mqtt import broker_in
 from witness import Witness
 from yard import (
     DOUBLE,

@@ -20,8 +20,8 @@ from pathlib import Path
 import paths  # noqa: F401  # finds what is imported next
 from broker import persistent_client
 from figures import Outcome, at_most, equal, none_of, run_as_script
-from mqtt_broker import broker_in
-from running_daemon import RunningDaemon, free_port
+from support.jobs.daemon import RunningDaemon, free_port
+from support.servers.mqtt import broker_in
 from yard import BASE, ENDLESS, ENLARGE, Yard, arrive, document, running, some_clips, yard_in
 
 _MOST_SECONDS = 0.05

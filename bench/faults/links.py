@@ -31,7 +31,7 @@ import av
 import paths  # noqa: F401  # finds what is imported next
 from broker import persistent_client
 from figures import Outcome, at_least, equal, none_of, run_as_script
-from mqtt_broker import broker_in
+from support.servers.mqtt import broker_in
 from yard import BASE, ENLARGE, Yard, arrive, document, running, yard_in
 
 from upframe.daemon.jobs.model import Job, partial_token

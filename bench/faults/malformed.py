@@ -23,11 +23,11 @@ import paths  # noqa: F401  # finds what is imported next
 from broker import persistent_client
 from figures import Outcome, at_most, equal, none_of, run_as_script
 from lateness import histogram
-from mqtt_broker import broker_in
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from processes import Beside
-from running_daemon import SECONDS, RunningDaemon, free_port, until
+from support.jobs.daemon import SECONDS, RunningDaemon, free_port, until
+from support.servers.mqtt import broker_in
 from yard import BASE, ENLARGE, Yard, document, ended_twice, running, shows, some_clips, yard_in
 
 from upframe.daemon.jobs.model import Work

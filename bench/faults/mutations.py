@@ -20,8 +20,8 @@ from typing import Any
 
 import paths  # noqa: F401  # finds what is imported next
 from figures import Check, Outcome, equal, none_of, run_as_script
-from media_samples import make_clip
-from running_daemon import RunningDaemon
+from support.jobs.daemon import RunningDaemon
+from support.media.clips import make_clip
 from yard import Content, Yard, arrive, logged, running, shows, yard_in
 
 _KINDS: dict[str, dict[str, Any]] = {

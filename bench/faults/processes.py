@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import paths  # noqa: F401  # finds what is imported next
-from running_daemon import lives
+from support.jobs.daemon import lives
 
 
 def children_of(pid: int) -> set[int]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import paths  # noqa: F401  # finds what is imported next
 from figures import Outcome, at_most, none_of, run_as_script, timed
-from secret_samples import PLACES
+from support.media.secrets import PLACES
 
 from upframe.daemon.__main__ import _explain  # pyright: ignore[reportPrivateUsage]
 from upframe.daemon.errors import ConfigError

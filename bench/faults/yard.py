@@ -18,8 +18,8 @@ from typing import Any
 
 import av
 import paths  # noqa: F401  # finds what is imported next
-from mqtt_broker import Broker
-from running_daemon import SECONDS, UPFRAME, RunningDaemon, a_clip, daemon_in, until
+from support.jobs.daemon import SECONDS, UPFRAME, RunningDaemon, a_clip, daemon_in, until
+from support.servers.mqtt import Broker
 
 from upframe.daemon.jobs.client import place_in
 from upframe.daemon.jobs.model import Job

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import places  # noqa: F401  # finds what is imported next
 from figures import Outcome, at_most, equal, none_of, run_as_script
-from live_receivers import Receiver
-from rtsp_camera import Camera
 from shown import judged
 from stream import Stream
+from support.servers.camera import Camera
+from support.servers.receivers import Receiver
 
 SIZE, RATE = "160x90", 15
 FORMS = (("320x180", 10), ("96x96", 25), ("160x90", 15), ("128x72", 12), ("240x136", 20))

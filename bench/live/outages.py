@@ -23,11 +23,11 @@ from typing import Any
 
 import places  # noqa: F401  # finds what is imported next
 from figures import Check, Outcome, at_most, equal, none_of, run_as_script
-from live_receivers import Receiver
-from network_line import Line
-from rtsp_camera import Camera
 from shown import judged
 from stream import Stream
+from support.servers.camera import Camera
+from support.servers.line import Line
+from support.servers.receivers import Receiver
 
 SIZE, RATE = "160x90", 15
 SHORT = {"kills": 1, "freezes": 1, "cuts": 0, "most_seconds": 2.5, "between_seconds": 0.5}

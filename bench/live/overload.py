@@ -18,10 +18,10 @@ import places  # noqa: F401  # finds what is imported next
 from capacity import size_for
 from cores import on_two_cores
 from figures import Outcome, at_most, equal, none_of, run_as_script, timed
-from live_receivers import Receiver
-from rtsp_camera import Camera
 from shown import judged
 from stream import Sample, Stream, growth_bytes
+from support.servers.camera import Camera
+from support.servers.receivers import Receiver
 
 BUDGET_SECONDS = 2.0
 SETTLED_SECONDS = 10.0

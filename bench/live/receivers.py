@@ -17,10 +17,10 @@ from pathlib import Path
 
 import places  # noqa: F401  # finds what is imported next
 from figures import Outcome, at_most, equal, none_of, run_as_script, timed
-from live_receivers import Receiver, packets_of
-from rtsp_camera import Camera
 from shown import judged
 from stream import Stream
+from support.servers.camera import Camera
+from support.servers.receivers import Receiver, packets_of
 
 SIZE, RATE = "160x90", 15
 SHORT = {"kills": 1, "freezes": 0, "most_seconds": 1.0, "between_seconds": 1.0}

@@ -15,10 +15,10 @@ from pathlib import Path
 import places  # noqa: F401  # finds what is imported next
 from cores import on_two_cores
 from figures import Outcome, at_most, equal, none_of, run_as_script, timed
-from live_receivers import Receiver
-from rtsp_camera import Camera
 from shown import judged
 from stream import Stream, growth_bytes
+from support.servers.camera import Camera
+from support.servers.receivers import Receiver
 
 BUDGET_SECONDS = 2.0
 SIZE, RATE = "160x90", 15

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import places  # noqa: F401  # finds what is imported next
 from processes import children_of
-from running_daemon import UPFRAME, lives
+from support.jobs.daemon import UPFRAME, lives
 
 WAIT_SECONDS = 60.0
 _END_SECONDS = 60.0

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import places  # noqa: F401  # finds what is imported next
 from figures import Check, Outcome, at_least, at_most, equal, none_of, run_as_script, timed
-from live_receivers import Receiver
 from shown import judged
 from stream import Sample, Stream
-from ts_packets import WRAP
-from ts_senders import TICKS, TsSender
+from support.media.ts_packets import WRAP
+from support.media.ts_senders import TICKS, TsSender
+from support.servers.receivers import Receiver
 
 SIZE, RATE = "64x48", 15
 LEVEL = "full"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import av
-import media_samples as samples
 import numpy as np
 import pytest
-from running_daemon import SMALL, daemon_in, until
+from support.jobs.daemon import SMALL, daemon_in, until
+from support.media import clips as samples
 
 from upframe.daemon.__main__ import main
 from upframe.daemon.config import parse_config

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from hub_client import Client, running_client
-from hub_server import Hub, running_hub
+from support.servers.hub import Hub, running_hub
+from support.servers.hub_client import Client, running_client
 
 from upframe.filters.errors import WeightsUnavailable
 from upframe.filters.hub import fetch_from_hub

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from sink_samples import FAST, constant, encode, pictures, write
-from small_files import small_files
+from support.media.sinks import FAST, constant, encode, pictures, write
+from support.media.small_files import small_files
 
 from upframe.io.encode.encoder import EncoderOptions
 from upframe.io.errors import ReaderGone, SinkFull, SinkRefused

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from sink_samples import constant, pictures, write
+from support.media.sinks import constant, pictures, write
 
 from upframe.filters.frame import Color, Picture, PixelFormat, StreamInfo
 from upframe.io.encode.encoder import EncoderOptions, output_pix_fmt

@@ -16,7 +16,7 @@ from typing import Any
 
 import av
 import pytest
-from media_samples import make_clip
+from support.media.clips import make_clip
 
 from upframe.daemon.workers.attempt import judge
 from upframe.io.errors import InputLost, MediaError, TooLargeMedia, UnsupportedMedia, WrongLimits

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from media_samples import make_clip
+from support.media.clips import make_clip
 
 from upframe.io.decode.container import mp4_boxes
 from upframe.io.errors import MediaError, SourceMissing, UnsupportedMedia

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from sink_samples import FAST, constant, pictures, write
+from support.media.sinks import FAST, constant, pictures, write
 
 from upframe.io.encode.encoder import EncoderOptions, output_pix_fmt
 from upframe.io.errors import SinkRefused

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from pipe_samples import RATE, Slot, Tap, assert_same_planes, clip, read, write
+from support.media.pipes import RATE, Slot, Tap, assert_same_planes, clip, read, write
 
 from upframe.filters.frame import Color, Picture
 from upframe.io.errors import MediaError, ReaderGone, TruncatedMedia, UnsupportedMedia

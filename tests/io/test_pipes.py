@@ -7,7 +7,7 @@ import subprocess
 from fractions import Fraction
 
 import pytest
-from pipe_samples import RATE, Slot, Tap, assert_same_planes, clip, ffprobe, read, write
+from support.media.pipes import RATE, Slot, Tap, assert_same_planes, clip, ffprobe, read, write
 
 from upframe.filters.frame import Color, ContentLight, MasteringDisplay
 from upframe.io.errors import UnsupportedMedia

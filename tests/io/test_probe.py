@@ -4,7 +4,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from media_samples import (
+from support.media.clips import (
     BT709,
     make_clip,
     make_hdr10_clip,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from secret_samples import PLACES, READABLE, SECRETS, TARGETS, TEXTS, job_with
+from support.media.secrets import PLACES, READABLE, SECRETS, TARGETS, TEXTS, job_with
 
 from upframe.io import redaction
 from upframe.io.redaction import (

@@ -11,9 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import av
-import media_samples as samples
 import pytest
-from sink_samples import (
+from support.media import clips as samples
+from support.media.sinks import (
     FAST,
     constant,
     decodes_without_errors,
@@ -225,7 +225,7 @@ def _peak_mebibytes(target: Path, count: int) -> float:
     script = (
         "import resource, sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
-        "from sink_samples import FAST, constant, pictures, write\n"
+        "from support.media.sinks import FAST, constant, pictures, write\n"
         "from upframe.io.sink import open_file_sink\n"
         "info = constant(width=320, height=240)\n"
         "sink = open_file_sink(Path(sys.argv[2]), info, FAST)\n"

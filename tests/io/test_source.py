@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 import pytest
 import torch
-from media_samples import (
+from support.media.clips import (
     index_of,
     make_clip,
     make_still,

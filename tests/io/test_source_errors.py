@@ -13,7 +13,7 @@ from pathlib import Path
 
 import av
 import pytest
-from media_samples import index_of, make_clip, make_sequence, make_still
+from support.media.clips import index_of, make_clip, make_sequence, make_still
 
 from upframe.filters.frame import Picture
 from upframe.io.errors import MediaError, SourceMissing, TruncatedMedia, UnsupportedMedia

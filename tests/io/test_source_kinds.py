@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from media_samples import (
+from support.media.clips import (
     index_of,
     make_clip,
     make_sequence,

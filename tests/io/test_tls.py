@@ -10,10 +10,10 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from live_receivers import Protocol, Receiver, rises
-from media_samples import make_clip
-from publishing_child import Child, encoded, later
-from tls_server import Authority, make_authority, tls_server
+from support.live.publishing_child import Child, encoded, later
+from support.media.clips import make_clip
+from support.servers.receivers import Protocol, Receiver, rises
+from support.servers.tls import Authority, make_authority, tls_server
 
 from upframe.io.errors import InputLost, MediaError
 from upframe.io.live.address import find_address, hls_is_live

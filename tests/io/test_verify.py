@@ -6,9 +6,9 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-import media_samples as samples
 import pytest
-from sink_samples import FAST, constant, encode, packets, pictures
+from support.media import clips as samples
+from support.media.sinks import FAST, constant, encode, packets, pictures
 
 from upframe.filters.frame import Color
 from upframe.io.check import SoundTimes, count_decoded, inspect

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
-from job_samples import ServedQueue
+from support.jobs.queues import ServedQueue
 
 from upframe.daemon.__main__ import main
 

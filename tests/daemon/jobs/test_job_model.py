@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from job_samples import a_job, a_work
 from pydantic import ValidationError
+from support.jobs.queues import a_job, a_work
 
 from upframe.daemon.jobs.model import Job, Work, partial_token
 from upframe.filters.options import FilterOptions

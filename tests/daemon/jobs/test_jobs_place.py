@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from job_samples import SECRET, ServedQueue, a_job, fill, opened
+from support.jobs.queues import SECRET, ServedQueue, a_job, fill, opened
 
 from upframe.daemon.__main__ import main
 

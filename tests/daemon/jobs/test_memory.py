@@ -5,7 +5,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from job_samples import FAILURE, NOON, a_job, opened
+from support.jobs.queues import FAILURE, NOON, a_job, opened
 
 from upframe.daemon.jobs.store import STORE_NAME
 

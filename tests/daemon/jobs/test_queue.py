@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from job_samples import FAILURE, Turns, a_job, claimed, fill, with_queue
+from support.jobs.queues import FAILURE, Turns, a_job, claimed, fill, with_queue
 
 from upframe.daemon.jobs.model import (
     Conflict,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from job_samples import a_job, claimed, with_queue
+from support.jobs.queues import a_job, claimed, with_queue
 
 from upframe.daemon.jobs.model import Job, JobProgress
 from upframe.daemon.jobs.queue import JobQueue

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from job_samples import a_job, a_queue
+from support.jobs.queues import a_job, a_queue
 
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.retention import forget_old, keep_tidy

@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from job_samples import a_job, opened
+from support.jobs.queues import a_job, opened
 
 from upframe.daemon.jobs.database import Database
 from upframe.daemon.jobs.model import StoreBroken

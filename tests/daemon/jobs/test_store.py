@@ -6,8 +6,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from job_samples import FAILURE, NOON, a_job, opened, put
 from pydantic import ValidationError
+from support.jobs.queues import FAILURE, NOON, a_job, opened, put
 
 from upframe.daemon.jobs.model import (
     LEGAL_CHANGES,

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from job_samples import a_job, fill, opened
+from support.jobs.queues import a_job, fill, opened
 
 from upframe.daemon.jobs.model import LEGAL_CHANGES, StoreBroken
 from upframe.daemon.jobs.store import STORE_NAME, JobStore

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from job_samples import FAILURE, NOON, a_job, opened, put
+from support.jobs.queues import FAILURE, NOON, a_job, opened, put
 
 from upframe.daemon.jobs.model import Conflict, IllegalChange, State, StoreBroken, UnknownJob
 from upframe.daemon.jobs.store import STATES, STORE_NAME, JobStore

@@ -14,8 +14,8 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
-from job_samples import a_job, a_work, opened, with_queue
-from small_files import small_files
+from support.jobs.queues import a_job, a_work, opened, with_queue
+from support.media.small_files import small_files
 
 from upframe.daemon.jobs import database
 from upframe.daemon.jobs.database import Database

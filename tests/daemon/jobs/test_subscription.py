@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 
-from job_samples import a_job, a_queue
+from support.jobs.queues import a_job, a_queue
 
 from upframe.daemon.jobs.model import JobProgress
 from upframe.daemon.jobs.queue import JobChange, JobQueue, Subscription

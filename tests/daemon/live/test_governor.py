@@ -7,7 +7,7 @@ import random
 from collections import Counter
 
 import pytest
-from governed_stage import DEEP, FULL, LATENCY, RATE, Cost, Stage, share_of_full
+from support.live.governed_stage import DEEP, FULL, LATENCY, RATE, Cost, Stage, share_of_full
 
 from upframe.daemon.live.governor import Governor
 from upframe.daemon.live.levels import Level, parse_levels

@@ -9,7 +9,18 @@ from itertools import permutations
 
 import pytest
 import torch
-from live_pictures import CPU, HEIGHT, INFO, RUNTIME, WIDTH, feed, live, options, picture, seconds
+from support.live.pictures import (
+    CPU,
+    HEIGHT,
+    INFO,
+    RUNTIME,
+    WIDTH,
+    feed,
+    live,
+    options,
+    picture,
+    seconds,
+)
 
 from upframe.daemon.convert.compute import Compute
 from upframe.daemon.live.compute import LiveCompute

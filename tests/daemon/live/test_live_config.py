@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_samples import UPSCALE, config_with, entry
+from support.live.supervision import UPSCALE, config_with, entry
 
 from upframe.daemon.config import Config, load_config
 from upframe.daemon.errors import ConfigError

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from live_samples import config_with, entry
 from prometheus_client.parser import text_string_to_metric_families
+from support.live.supervision import config_with, entry
 
 from upframe.daemon.live.status import LiveStatus, carried_on, status_of
 from upframe.daemon.live.supervisor import LiveSupervisor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from live_pictures import INFO, WIDTH, feed, live, options, picture
+from support.live.pictures import INFO, WIDTH, feed, live, options, picture
 
 from upframe.filters.frame import Color, Picture, PixelFormat
 

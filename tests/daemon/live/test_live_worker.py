@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_samples import config_with, entry
-from mqtt_broker import Broker, broker, retained_of
-from rtsp_camera import Camera, camera_of, free_port
-from running_daemon import SECONDS, daemon_in, until, verified
+from support.jobs.daemon import SECONDS, daemon_in, until, verified
+from support.live.supervision import config_with, entry
+from support.servers.camera import Camera, camera_of, free_port
+from support.servers.mqtt import Broker, broker, retained_of
 
 from upframe.daemon.live.order import order_of
 from upframe.daemon.live.process import LiveProcess, command_of

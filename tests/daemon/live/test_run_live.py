@@ -15,8 +15,8 @@ from typing import Any
 
 import av
 import pytest
-from media_samples import make_clip
-from rtsp_camera import Camera
+from support.media.clips import make_clip
+from support.servers.camera import Camera
 
 from upframe.daemon.__main__ import main
 from upframe.daemon.cli.live_display import Lines, text_of

@@ -15,8 +15,8 @@ from pathlib import Path
 import av
 import pytest
 import torch
-from media_samples import make_clip
-from rtsp_camera import Camera, free_port
+from support.media.clips import make_clip
+from support.servers.camera import Camera, free_port
 
 from upframe.daemon.errors import Stopped
 from upframe.daemon.live.options import LiveOptions

@@ -9,9 +9,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from live_child import log_of, num_farewells, orders_of, pids_of
-from live_samples import config_with, entry, supervised
-from work_samples import children_of, is_alive
+from support.jobs.work import children_of, is_alive
+from support.live.child import log_of, num_farewells, orders_of, pids_of
+from support.live.supervision import config_with, entry, supervised
 
 from upframe.daemon.fence import internal_errors
 

@@ -1,5 +1,5 @@
 """The broker for the tests of this folder."""
 
-from mqtt_broker import broker
+from support.servers.mqtt import broker
 
 __all__ = ["broker"]

@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from mqtt_broker import Broker, broker_in, observer_of
-from mqtt_node import BASE, answers, node_on
+from support.jobs.mqtt_node import BASE, answers, node_on
+from support.servers.mqtt import Broker, broker_in, observer_of
 
 ACL = Path(__file__).parents[3] / "systemd" / "mosquitto-acl.example"
 USERS = ("upframe", "alice", "viewer")

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from job_samples import put
-from mqtt_broker import Broker, Observer, observer_of, retained_of
-from mqtt_node import BASE, FILTERS, answers, node_on
-from small_files import small_files
+from support.jobs.mqtt_node import BASE, FILTERS, answers, node_on
+from support.jobs.queues import put
+from support.media.small_files import small_files
+from support.servers.mqtt import Broker, Observer, observer_of, retained_of
 
 from upframe.daemon.jobs.model import Job, JobError, JobProgress
 from upframe.daemon.jobs.store import JobStore

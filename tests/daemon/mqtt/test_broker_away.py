@@ -13,16 +13,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiomqtt
-import mqtt_child
 import pytest
-from mqtt_broker import (
+from support.jobs import mqtt_child
+from support.jobs.mqtt_node import BASE, answers, node_on
+from support.servers.mqtt import (
     Broker,
     broker_in,
     dynamic_security,
     observer_of,
     retained_of,
 )
-from mqtt_node import BASE, answers, node_on
 
 from upframe.daemon.backoff import DoublingBackoff
 from upframe.daemon.jobs.store import JobStore

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mqtt_broker import Broker, broker_in, dynamic_security, free_port, observer_of
+from support.servers.mqtt import Broker, broker_in, dynamic_security, free_port, observer_of
 
 from upframe.daemon.mqtt.client import Session
 from upframe.daemon.mqtt.credentials import Settings

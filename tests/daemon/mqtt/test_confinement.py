@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from av.video.codeccontext import VideoCodecContext
-from mqtt_node import FILTERS
+from support.jobs.mqtt_node import FILTERS
 
 from upframe.daemon.config import JobsConfig
 from upframe.daemon.jobs.model import Work

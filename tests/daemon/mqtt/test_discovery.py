@@ -6,8 +6,8 @@ import asyncio
 import json
 from pathlib import Path
 
-from mqtt_broker import Broker, observer_of, retained_of
-from mqtt_node import BASE, node_on
+from support.jobs.mqtt_node import BASE, node_on
+from support.servers.mqtt import Broker, observer_of, retained_of
 
 from upframe.daemon.jobs.model import JobProgress
 from upframe.daemon.mqtt.bridge import device_document, device_topic

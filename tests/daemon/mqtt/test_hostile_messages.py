@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 import pytest
-from mqtt_broker import Broker, observer_of
-from mqtt_node import FILTERS, Node, answers, node_on
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from support.jobs.mqtt_node import FILTERS, Node, answers, node_on
+from support.servers.mqtt import Broker, observer_of
 
 from upframe.daemon.fence import internal_errors
 from upframe.daemon.mqtt import intake

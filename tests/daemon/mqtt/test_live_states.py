@@ -7,8 +7,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from mqtt_broker import Broker, observer_of, retained_of
-from mqtt_node import BASE, node_on
+from support.jobs.mqtt_node import BASE, node_on
+from support.servers.mqtt import Broker, observer_of, retained_of
 
 from upframe.daemon.live.board import LiveBoard
 from upframe.daemon.live.status import LiveStatus

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mqtt_node import FILTERS
 from pydantic import BaseModel
+from support.jobs.mqtt_node import FILTERS
 
 from upframe.daemon.config import JobsConfig
 from upframe.daemon.jobs.database import row_of

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from mqtt_broker import Broker, broker_in, free_port
-from mqtt_node import config_of, node_on
+from support.jobs.mqtt_node import config_of, node_on
+from support.servers.mqtt import Broker, broker_in, free_port
 
 from upframe.daemon.config import MqttConfig
 from upframe.daemon.mqtt.credentials import address_of, password_of, settings_of, topics_of

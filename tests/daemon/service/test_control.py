@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from control_callers import Served, served
-from job_samples import FAILURE, SECRET, a_job, a_queue, a_work
+from support.jobs.control import Served, served
+from support.jobs.queues import FAILURE, SECRET, a_job, a_queue, a_work
 
 from upframe.daemon.fence import internal_errors
 from upframe.daemon.jobs.control import ControlSocket

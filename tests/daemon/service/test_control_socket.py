@@ -5,8 +5,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from control_callers import Served, served
-from job_samples import SECRET, Turns, a_job, a_queue, fill
+from support.jobs.control import Served, served
+from support.jobs.queues import SECRET, Turns, a_job, a_queue, fill
 
 from upframe.daemon.jobs.control import ControlSocket
 from upframe.daemon.jobs.protocol import SOCKET_NAME, List

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mqtt_broker import Broker, broker, observer_of
-from running_daemon import HEAVY, SMALL, RunningDaemon, a_clip, daemon_in, until, verified
+from support.jobs.daemon import HEAVY, SMALL, RunningDaemon, a_clip, daemon_in, until, verified
+from support.servers.mqtt import Broker, broker, observer_of
 
 __all__ = ["broker"]
 

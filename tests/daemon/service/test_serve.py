@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running_daemon import (
+from support.jobs.daemon import (
     HEAVY,
     SMALL,
     UPFRAME,

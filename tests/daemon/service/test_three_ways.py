@@ -8,8 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from mqtt_broker import Broker, Observer, broker, observer_of, retained_of
-from running_daemon import (
+from support.jobs.daemon import (
     HEAVY,
     SMALL,
     RunningDaemon,
@@ -19,6 +18,7 @@ from running_daemon import (
     until,
     verified,
 )
+from support.servers.mqtt import Broker, Observer, broker, observer_of, retained_of
 
 __all__ = ["broker"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from media_samples import make_clip
+from support.media.clips import make_clip
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from watch_samples import House, Judging, Yard, eventually, watching
+from support.jobs.watching import House, Judging, Yard, eventually, watching
 
 STABLE_SECONDS = 0.8
 PIECES = 12

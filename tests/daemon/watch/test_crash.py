@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from watch_samples import Yard, eventually, watching
+from support.jobs.watching import Yard, eventually, watching
 
 ROUNDS = 6
 _TESTS = Path(__file__).parents[2]

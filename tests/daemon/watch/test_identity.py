@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from watch_samples import Yard
+from support.jobs.watching import Yard
 
 from upframe.daemon.watch.records import file_key, job_id, key_fits, settings_digest
 from upframe.daemon.watch.scan import Signature

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from watch_samples import Yard, eventually, watching
+from support.jobs.watching import Yard, eventually, watching
 
 from upframe.daemon.fence import internal_errors
 from upframe.daemon.watch.changes import FolderEvents, exhaustion

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
-from watch_samples import House, Yard, eventually, watching
+from support.jobs.watching import House, Yard, eventually, watching
 
 from upframe.daemon.jobs.model import Confinement
 from upframe.daemon.watch.scan import LOCKS_FOLDER, SIDECAR_SUFFIX

@@ -6,7 +6,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from watch_samples import Yard, eventually, watching
+from support.jobs.watching import Yard, eventually, watching
 
 FILES = 2000
 LATE_SECONDS = 0.05

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
-from small_files import small_files
+from support.media.small_files import small_files
 
 from upframe.daemon.watch import outcome
 from upframe.daemon.watch.outcome import move

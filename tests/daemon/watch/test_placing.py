@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from watch_samples import DOUBLE, Yard
+from support.jobs.watching import DOUBLE, Yard
 
 from upframe.daemon.jobs.model import Job, Work, job_of
 from upframe.daemon.jobs.store import JobStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from watch_samples import Yard, eventually, watching
+from support.jobs.watching import Yard, eventually, watching
 
 from upframe.daemon.workers.prober import Prober
 

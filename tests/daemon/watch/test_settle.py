@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from watch_samples import House, Yard, eventually, watching
+from support.jobs.watching import House, Yard, eventually, watching
 
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import JobStore

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from watch_samples import (
+from support.jobs.watching import (
     SCAN_SECONDS,
     House,
     Judging,

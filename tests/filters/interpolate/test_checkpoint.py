@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from interpolate_samples import as_frames, moving, random_state, run
+from support.kernels.interpolation import as_frames, moving, random_state, run
 from torch import Tensor
 
 from upframe.filters.chain import build_filters

@@ -9,7 +9,15 @@ from itertools import pairwise
 
 import pytest
 import torch
-from interpolate_samples import TIME_BASE, as_frames, counted_calls, info_of, moving, run, texture
+from support.kernels.interpolation import (
+    TIME_BASE,
+    as_frames,
+    counted_calls,
+    info_of,
+    moving,
+    run,
+    texture,
+)
 from torch import Tensor
 
 from upframe.filters.errors import FilterError

@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from interpolate_samples import moving
+from support.kernels.interpolation import moving
 from torch import Tensor
 
 from upframe.filters.interpolate.cpu import FusedIFNet, can_fuse

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from interpolate_samples import moving
+from support.kernels.interpolation import moving
 from torch import Tensor, nn
 
 from upframe.filters.errors import TooLarge

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from interpolate_samples import as_frames, run
+from support.kernels.interpolation import as_frames, run
 from torch import Tensor
 
 from upframe.filters import interpolate_frames

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from interpolate_samples import moving, random_state, texture
+from support.kernels.interpolation import moving, random_state, texture
 
 from upframe.filters import interpolate_frames
 from upframe.filters.errors import DeviceUnavailable, WeightsUnavailable

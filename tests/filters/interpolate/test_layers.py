@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 import torch.nn.functional as F
-from interpolate_samples import moving
+from support.kernels.interpolation import moving
 from torch import Tensor
 
 from upframe.filters.interpolate import cuda_layers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from interpolate_samples import counted_calls, moving, plain_ifnet, random_state, texture
+from support.kernels.interpolation import counted_calls, moving, plain_ifnet, random_state, texture
 from torch import Tensor
 
 from upframe.filters.interpolate.checkpoint import load_ifnet

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interpolate_samples import as_frames, counted_calls, info_of, moving, run
+from support.kernels.interpolation import as_frames, counted_calls, info_of, moving, run
 
 from upframe.filters.interpolate.filter import Interpolate
 from upframe.filters.interpolate.network import IFNet

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from interpolate_samples import as_frames, moving, run
+from support.kernels.interpolation import as_frames, moving, run
 from torch import Tensor
 
 from upframe.filters.frame import Frame, StreamInfo

@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
-from interpolate_samples import moving
-from kernel_devices import kernel_device
+from support.kernels.devices import kernel_device
+from support.kernels.interpolation import moving
 from torch import Tensor
 
 from upframe.filters.interpolate import cuda_layers

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from support.kernels.upscaling import small_rrdb, small_srvgg
 from torch import Tensor
-from upscale_networks import small_rrdb, small_srvgg
 
 from upframe.filters.errors import CheckpointRejected
 from upframe.filters.upscale.checkpoint import load_upscaler, name_architecture

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from upscale_networks import DamagedInHalf, OutOfMemoryAbove, small_rrdb, small_srvgg
+from support.kernels.upscaling import DamagedInHalf, OutOfMemoryAbove, small_rrdb, small_srvgg
 
 from upframe.filters.errors import FilterError, TooLarge
 from upframe.filters.upscale.enlarger import Enlarger

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.kernels.upscaling import DamagedInHalf, small_srvgg
 from torch import Tensor
-from upscale_networks import DamagedInHalf, small_srvgg
 
 from upframe.filters.device import Runtime
 from upframe.filters.errors import CheckpointRejected, TooLarge, WeightsUnavailable

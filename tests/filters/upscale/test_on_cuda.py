@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kernel_devices import kernel_device
+from support.kernels.devices import kernel_device
+from support.kernels.upscaling import Wrapped, small_rrdb, small_srvgg
 from torch import Tensor
-from upscale_networks import Wrapped, small_rrdb, small_srvgg
 
 from upframe.filters.upscale.checkpoint import load_upscaler
 from upframe.filters.upscale.cuda import FusedRRDB, Proven, can_fuse_blocks, on_cuda

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from upscale_networks import small_rrdb, small_srvgg
+from support.kernels.upscaling import small_rrdb, small_srvgg
 
 from upframe.filters.upscale.enlarger import Enlarger, Tiles
 from upframe.filters.upscale.network import ReducedSRVGG, can_reduce

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.kernels.upscaling import small_rrdb
 from torch.nn import functional as F
-from upscale_networks import small_rrdb
 
 from upframe.filters.upscale.checkpoint import load_upscaler
 from upframe.filters.upscale.enlarger import Tiles

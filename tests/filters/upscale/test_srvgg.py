@@ -1,7 +1,7 @@
 import pytest
 import torch
+from support.kernels.upscaling import small_srvgg
 from torch.nn import functional as F
-from upscale_networks import small_srvgg
 
 from upframe.filters.upscale.network import add_detail
 

@@ -3,8 +3,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from support.kernels.upscaling import OutOfMemoryAbove, Wrapped, small_rrdb, small_srvgg
 from torch import Tensor
-from upscale_networks import OutOfMemoryAbove, Wrapped, small_rrdb, small_srvgg
 
 from upframe.filters.device import GIB
 from upframe.filters.errors import TooLarge

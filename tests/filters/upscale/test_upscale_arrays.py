@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from upscale_networks import small_rrdb, small_srvgg
+from support.kernels.upscaling import small_rrdb, small_srvgg
 
 import upframe.filters
 from upframe.filters.errors import CheckpointRejected, DeviceUnavailable

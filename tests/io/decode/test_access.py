@@ -12,8 +12,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from hls_server import HlsServer, hls_server
-from media_samples import make_clip, make_sequence, make_still
+from support.media.clips import make_clip, make_sequence, make_still
+from support.servers.hls import HlsServer, hls_server
 
 from upframe.io.beneath import Beneath, Root, opened_source
 from upframe.io.decode import access

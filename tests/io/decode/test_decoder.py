@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 import pytest
-from media_samples import index_of, make_clip
+from support.media.clips import index_of, make_clip
 
 from upframe.filters.frame import Picture
 from upframe.io.errors import MediaError, UnsupportedMedia

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from media_samples import BT709, make_clip
+from support.media.clips import BT709, make_clip
 
 from upframe.filters.frame import Picture, StreamInfo
 from upframe.io.source import Deinterlace, open_source

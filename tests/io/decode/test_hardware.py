@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from media_samples import make_clip
+from support.media.clips import make_clip
 
 from upframe.io.decode.hardware import Hardware
 from upframe.io.source import open_source

@@ -4,7 +4,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-from media_samples import make_clip, make_sequence
+from support.media.clips import make_clip, make_sequence
 
 from upframe.io.decode.container import find_target
 from upframe.io.decode.survey import HEAD_PACKETS, SPOT_PACKETS, SPOTS, Survey, look_through, survey

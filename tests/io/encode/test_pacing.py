@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import av
 import pytest
-from sink_samples import constant
+from support.media.sinks import constant
 
 from upframe.filters.frame import StreamInfo
 from upframe.io.encode.containers import container_of

@@ -4,7 +4,7 @@ import random
 from fractions import Fraction
 
 import pytest
-from clock_senders import NONE, RATE, STEP, Sender
+from support.live.clocks import NONE, RATE, STEP, Sender
 
 from upframe.io.live.clock import LiveClock
 

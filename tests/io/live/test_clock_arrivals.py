@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 import pytest
-from clock_senders import NONE, OUT_RATE, RATE, STEP, Sender
+from support.live.clocks import NONE, OUT_RATE, RATE, STEP, Sender
 
 from upframe.io.live.clock import LiveClock
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import av
 import pytest
-from publishing_child import RATE, Child, encoded, later
-from rtsp_camera import free_port
+from support.live.publishing_child import RATE, Child, encoded, later
+from support.servers.camera import free_port
 
 from upframe.io.live.publisher_protocol import Event, Failed, Finished, Written
 from upframe.io.live.target import find_live_target

@@ -12,7 +12,7 @@ import pytest
 import torch
 from av.stream import Stream
 from av.video.frame import VideoFrame
-from live_sound import aac_stream
+from support.live.sound import aac_stream
 
 from upframe.filters.frame import Color, Picture, StreamInfo
 from upframe.io.encode.options import EncoderOptions

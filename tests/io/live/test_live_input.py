@@ -13,9 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from media_samples import make_clip
-from rtsp_camera import DEADLINE_SECONDS, Camera, free_port
-from ts_senders import TsSender, jumping, missing, steady
+from support.media.clips import make_clip
+from support.media.ts_senders import TsSender, jumping, missing, steady
+from support.servers.camera import DEADLINE_SECONDS, Camera, free_port
 
 from upframe.io.errors import InputLost
 from upframe.io.live.address import LiveAddress, Remembered, Transport, find_address

@@ -10,8 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from media_samples import combed_frame, index_of, make_clip
-from rtsp_camera import DEADLINE_SECONDS
+from support.media.clips import combed_frame, index_of, make_clip
+from support.servers.camera import DEADLINE_SECONDS
 
 from upframe.io.errors import InputLost, SourceMissing
 from upframe.io.live.input import PacedFile

@@ -6,7 +6,7 @@ import base64
 from pathlib import Path
 
 import pytest
-from hls_server import hls_server
+from support.servers.hls import hls_server
 
 from upframe.io.live.address import hls_is_live, is_live
 

@@ -14,9 +14,9 @@ from typing import get_args
 
 import av
 import pytest
-from live_receivers import Protocol, Receiver, rises
-from publishing_child import DEADLINE_SECONDS, RATE, Child, encoded, later
-from rtsp_camera import Camera, free_port
+from support.live.publishing_child import DEADLINE_SECONDS, RATE, Child, encoded, later
+from support.servers.camera import Camera, free_port
+from support.servers.receivers import Protocol, Receiver, rises
 
 from upframe.io.errors import Reason
 from upframe.io.live.publisher_protocol import Connected, Failed, Finished, Note, Written
@@ -238,7 +238,7 @@ def test_a_recording_is_completed_when_its_parent_is_killed(tmp_path: Path) -> N
 
 _PARENT = """
 import sys, time
-from publishing_child import Child, encoded
+from support.live.publishing_child import Child, encoded
 from upframe.io.live.target import LiveTarget, find_live_target
 url, kind, form = sys.argv[1:]
 target = find_live_target(url)

@@ -8,9 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from live_receivers import Receiver, rises
-from live_sound import PACKET_SAMPLES, SAMPLE_RATE, aac_stream
-from publishing import (
+from support.live.publishing import (
     DEADLINE_SECONDS,
     LARGE,
     RATE,
@@ -20,7 +18,9 @@ from publishing import (
     publishers,
     publishing,
 )
-from rtsp_camera import free_port
+from support.live.sound import PACKET_SAMPLES, SAMPLE_RATE, aac_stream
+from support.servers.camera import free_port
+from support.servers.receivers import Receiver, rises
 
 from upframe.io.live.target import find_live_target
 

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import av
 import pytest
-from publishing_child import DEADLINE_SECONDS, KEYFRAMES_EVERY, RATE, Child, encoded, later
+from support.live.publishing_child import (
+    DEADLINE_SECONDS,
+    KEYFRAMES_EVERY,
+    RATE,
+    Child,
+    encoded,
+    later,
+)
 
 from upframe.io.decode.container import mp4_boxes
 from upframe.io.errors import SinkFull, VerificationFailed

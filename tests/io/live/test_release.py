@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from running_daemon import until
+from support.jobs.daemon import until
 
 from upframe.io.live.address import find_address
 from upframe.io.live.input import LiveInput

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import av
 import pytest
-from publishing_child import KEYFRAMES_EVERY, Child, encoded, later
+from support.live.publishing_child import KEYFRAMES_EVERY, Child, encoded, later
 
 from upframe.io.errors import SinkFull
 from upframe.io.live.publisher_protocol import Event, Note, Recorded, Written

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import av
 import pytest
-from media_samples import make_clip
-from rtsp_camera import DEADLINE_SECONDS, free_port
+from support.media.clips import make_clip
+from support.servers.camera import DEADLINE_SECONDS, free_port
 
 from upframe.io.errors import InputLost
 from upframe.io.live.address import Remembered, find_address

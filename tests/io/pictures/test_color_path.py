@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from color_samples import RECOMMENDATIONS, Array, code_difference, codes_of, picture, ramp
+from support.kernels.colors import RECOMMENDATIONS, Array, code_difference, codes_of, picture, ramp
 
 from upframe.filters.chain import Chain
 from upframe.filters.color.convert import ToFrame, ToPicture

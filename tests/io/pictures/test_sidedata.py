@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from media_samples import (
+from support.media.clips import (
     BT709,
     index_of,
     make_clip,

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media_samples import make_clip
+from support.media.clips import make_clip
 
 from upframe.io.rawvideo.bytestream import ByteReader, RawStream
 from upframe.io.rawvideo.framing import MAGIC, WholeUnits, matroska_units, nut_units

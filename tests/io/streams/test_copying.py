@@ -8,9 +8,9 @@ from io import BytesIO
 from pathlib import Path
 
 import av
-import media_samples as samples
 import pytest
 from av.container import InputContainer, OutputContainer
+from support.media import clips as samples
 
 from upframe.io.streams.copying import StreamCopy, Track
 from upframe.io.streams.plan import StreamFate

@@ -1,0 +1,82 @@
+"""`upframe verify`, as a person and as a machine use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.media import clips as samples
+from support.media.sinks import constant, encode, through
+
+from upframe.daemon.__main__ import main
+
+
+def test_a_good_file_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = encode(tmp_path / "a.mp4", constant())
+    assert main(["verify", str(target), "--decode"]) == 0
+    said = capsys.readouterr().out
+    for line in ("frames: 12", "duration: 0.480000 s", "size: 64x48", "streams: 1 video"):
+        assert line in said
+    assert "frames that decode: 12" in said
+    assert "BAD" not in said
+
+
+def test_a_copy_agrees_with_its_source(tmp_path: Path) -> None:
+    clip = samples.make_clip(tmp_path / "in.mp4", audio="aac", frames=12, tags=samples.BT709)
+    through(clip, tmp_path / "out.mkv")
+    assert main(["verify", str(tmp_path / "out.mkv"), "--against", str(clip)]) == 0
+
+
+def test_differences_from_the_source_end_with_70(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = samples.make_clip(tmp_path / "in.mp4", audio="aac", frames=12, tags=samples.BT709)
+    target = encode(tmp_path / "a.mp4", constant(), 10)
+    assert main(["verify", str(target), "--against", str(clip), "--json"]) == 70
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["schema"], answer["ok"]) == ("upframe.verify/1", False)
+    wrong = {finding["name"] for finding in answer["findings"] if not finding["ok"]}
+    assert {"frames", "duration", "audio streams", "color matrix"} <= wrong
+
+
+def test_a_report_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = encode(tmp_path / "a.mp4", constant())
+    report = tmp_path / "report.json"
+    output = {"width": 64, "height": 48, "rate": "25"}
+    report.write_text(json.dumps({"frames_out": 12, "output": output}))
+    assert main(["verify", str(target), "--report", str(report)]) == 0
+    report.write_text(json.dumps({"frames_out": 23, "output": output | {"width": 128}}))
+    assert main(["verify", str(target), "--report", str(report)]) == 70
+    said = capsys.readouterr().out
+    assert "BAD  frames of the report: wanted 23, got 12" in said
+    assert "BAD  size of the report: wanted 128x48, got 64x48" in said
+
+
+@pytest.mark.parametrize(("name", "code"), [("none.mp4", 66), ("text.mp4", 65), ("empty.mp4", 65)])
+def test_files_that_cannot_be_read_have_their_own_codes(
+    tmp_path: Path, name: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.mp4").write_text("no video at all\n" * 100)
+    (tmp_path / "empty.mp4").touch()
+    assert main(["verify", str(tmp_path / name)]) == code
+    said = capsys.readouterr().err
+    assert name in said
+    assert "Traceback" not in said
+
+
+def test_a_report_that_is_none_is_refused(tmp_path: Path) -> None:
+    target = encode(tmp_path / "a.mp4", constant())
+    (tmp_path / "report.json").write_text("[]")
+    assert main(["verify", str(target), "--report", str(tmp_path / "report.json")]) == 65
+    assert main(["verify", str(target), "--report", str(tmp_path / "none.json")]) == 66
+
+
+def test_an_mp4_that_was_cut_is_found(tmp_path: Path) -> None:
+    """Its header still promises every frame."""
+    clip = samples.make_clip(
+        tmp_path / "in.mp4", frames=50, container_options={"movflags": "+faststart"}
+    )
+    whole = clip.read_bytes()
+    clip.write_bytes(whole[: len(whole) - 400])
+    assert main(["verify", str(clip)]) in (65, 70)
