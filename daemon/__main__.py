@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from typing import NoReturn, cast
@@ -21,11 +21,19 @@ from .exits import Exit, exit_code_of, is_expected, text_of
 from .logfields import told
 from .startup import collector_resting, share_cores
 
-# Each module offers add_parser(subparsers) and sets `command` to a function of the arguments.
-COMMANDS = (
-    *("run", "pipe", "probe", "verify", "models"),
-    *("serve", "jobs", "doctor", "demo", "bench"),
-)
+COMMANDS: Mapping[str, str] = {
+    "run": "Convert a file, an image, an image sequence or a live stream.",
+    "pipe": "Convert video from stdin to stdout: y4m, nut or matroska.",
+    "probe": "Show what an input is, what would be done with it, and what that costs.",
+    "verify": "Check a result: its frames, duration, streams, tags and sound offset.",
+    "models": "List, fetch and check weights.",
+    "serve": "Run the daemon: watched folders, live streams, MQTT and `upframe jobs`.",
+    "jobs": "Submit, list, follow and cancel jobs of the daemon.",
+    "doctor": "Check this machine, and whether the main job runs on it.",
+    "demo": "Draw a clip, and make it smoother and larger.",
+    "bench": "Measure how fast this machine is.",
+}
+"""Each is a module with `add_arguments`, which sets `command` to a function of the arguments."""
 _MODULES = {"bench": ".bench.command"}
 """Of commands that are not in `cli`."""
 
@@ -54,8 +62,11 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see '{self.prog} --help')")
 
 
-def make_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
-    """Build the parser with all its commands, or with those that are needed: that starts faster."""
+def make_parser(loaded: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """Build the parser of all commands, with the arguments of those that are loaded.
+
+    Loading a command imports its module, which may take a second.
+    """
     parser = Parser(
         prog="upframe",
         description="Makes video smoother (RIFE 4.22.lite) and larger (Real-ESRGAN), "
@@ -64,11 +75,15 @@ def make_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"upframe {version('upframe')}")
-    parser.add_argument("--debug", action="store_true", help="log everything, show tracebacks")
+    parser.add_argument("--debug", action="store_true", help="Log everything and show tracebacks.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    for name in commands:
-        module = _MODULES.get(name, f".cli.{name}")
-        importlib.import_module(module, __package__).add_parser(subparsers)
+    for name, summary in COMMANDS.items():
+        command = subparsers.add_parser(
+            name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name in loaded:
+            module = importlib.import_module(_MODULES.get(name, f".cli.{name}"), __package__)
+            module.add_arguments(command)
     return parser
 
 
@@ -101,8 +116,7 @@ def _run(argv: Sequence[str] | None) -> int:
             share_cores()  # before the command's module loads torch
         # a caller that goes on afterwards has objects of its own, which are not ours to keep
         with collector_resting() if argv is None else nullcontext():
-            known = asked and asked[0] in COMMANDS
-            parser = make_parser(asked if known or words == ["--version"] else COMMANDS)
+            parser = make_parser(asked)
         arguments = parser.parse_args(words)
         debug = cast("bool", arguments.debug)
         _log_to_stderr(debug)

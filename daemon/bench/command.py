@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from ...io.errors import SinkRefused, SourceMissing
 from ..errors import UsageError
@@ -39,15 +39,10 @@ _HELP = {
 }
 
 
-def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[reportPrivateUsage]
-    """Offer the command."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "bench",
-        help="measure how fast it is on this machine",
-        description="Measure the filters alone and the whole way around them.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and its arguments."""
+    parser.description = "Measure the filters alone and the whole way around them."
+    parser.epilog = _EPILOG
     actions = parser.add_subparsers(required=True, metavar="PART")
     for part, text in _HELP.items():
         one = actions.add_parser(part, help=text, description=f"Measure {text}.")

@@ -483,16 +483,13 @@ exit codes: 0 the main job runs · 69 it does not
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[reportPrivateUsage]
-    """Offer the command."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "doctor",
-        help="what this machine has, and whether the main job runs",
-        description="Look at versions, devices, memory, codecs and weights, then make a tiny "
-        "video smoother and larger to see whether that works.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and its arguments."""
+    parser.description = (
+        "Look at versions, devices, memory, codecs and weights, then make a tiny "
+        "video smoother and larger to see whether that works."
     )
+    parser.epilog = _EPILOG
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument("--online", action="store_true", help="also ask the hub if it answers")
     parser.add_argument(

@@ -49,15 +49,10 @@ exit codes: 0 done · 64 the state of the job does not allow it · 66 no such jo
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[reportPrivateUsage]
-    """Offer the command."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "jobs",
-        help="give work to the daemon, see it, follow it, stop it",
-        description="Speak with the daemon that `upframe serve` runs.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and its arguments."""
+    parser.description = "Speak with the daemon that `upframe serve` runs."
+    parser.epilog = _EPILOG
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     _add_submit(actions)
     listing = _action(actions, "list", _list, "list jobs: running, queued, ended")

@@ -53,16 +53,13 @@ exit codes: 0 done · 65 not weights of a filter here · 69 not to be had
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[reportPrivateUsage]
-    """Offer the command."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "models",
-        help="list, fetch and check weights",
-        description="Weights of the filters: list those on this machine, fetch others from the "
-        "hub, or say what a file is.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and its arguments."""
+    parser.description = (
+        "Weights of the filters: list those on this machine, fetch others from the "
+        "hub, or say what a file is."
     )
+    parser.epilog = _EPILOG
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="built-in, default and cached weights")
     listing.add_argument("--json", action="store_true", help="print the list as JSON")

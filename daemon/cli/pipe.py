@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from ...filters.chain import BuiltFilter, build_filters
 from ...filters.device import Runtime
@@ -120,16 +120,13 @@ class Outcome:
     """What ended the work early; the frames before that are whole, and have gone out."""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[reportPrivateUsage]
-    """Offer the command."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "pipe",
-        help="stdin → stdout: y4m, nut, matroska",
-        description="Interpolate and enlarge a stream between two programs. Progress, warnings "
-        "and errors go to stderr.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and its arguments."""
+    parser.description = (
+        "Interpolate and enlarge a stream between two programs. Progress, warnings "
+        "and errors go to stderr."
     )
+    parser.epilog = _EPILOG
     add_filter_arguments(parser)
     _add_stream_arguments(parser)
     add_runtime_arguments(parser)

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, is_dataclass
 from fractions import Fraction
 from itertools import chain, islice
-from typing import Any, cast
+from typing import cast
 
 from ...filters.chain import build_filters
 from ...filters.color.convert import output_size
@@ -72,17 +72,14 @@ class Estimate:
     """None where the number of frames is not known."""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[reportPrivateUsage]
-    """Offer the command."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "probe",
-        help="what an input is, what would be done, and what it costs",
-        description="Look at an input: its streams, whether its rate is constant, whether it is "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and its arguments."""
+    parser.description = (
+        "Look at an input: its streams, whether its rate is constant, whether it is "
         "interlaced, turned or HDR. With an output, say what becomes of every stream; with "
-        "filters, what comes out and how long it takes, from a few real frames.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "filters, what comes out and how long it takes, from a few real frames."
     )
+    parser.epilog = _EPILOG
     parser.add_argument(
         "input", type=location, help="a file, URL, or a sequence such as 'in_%%05d.png'"
     )

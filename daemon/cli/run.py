@@ -229,16 +229,13 @@ that is when it is stopped, by Ctrl-C, SIGTERM or --duration: its normal end, wi
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[reportPrivateUsage]
-    """Offer the command."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "run",
-        help="file, image, sequence or live stream → the same",
-        description="Interpolate and enlarge a video file, a still, an image sequence or a live "
-        "stream. Sound, subtitles, chapters and metadata are kept; of live streams the sound.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and its arguments."""
+    parser.description = (
+        "Interpolate and enlarge a video file, a still, an image sequence or a live "
+        "stream. Sound, subtitles, chapters and metadata are kept; of live streams the sound."
     )
+    parser.epilog = _EPILOG
     parser.add_argument(
         "input", type=location, help="a file, a sequence such as 'in_%%05d.png', or a live address"
     )

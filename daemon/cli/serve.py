@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from ...io.limits import VARIABLE
 from ...io.redaction import one_line
@@ -42,17 +42,14 @@ exit codes: 0 drained · 69 weights or device not to be had · 73 the state dire
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[reportPrivateUsage]
-    """Offer the command."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "serve",
-        help="the daemon: watched folders, live streams, MQTT and `upframe jobs`",
-        description="Run jobs from watched folders, from MQTT and from `upframe jobs submit`, and "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and its arguments."""
+    parser.description = (
+        "Run jobs from watched folders, from MQTT and from `upframe jobs submit`, and "
         "keep live streams up, until told to stop. systemd/INSTALL.md tells how to run it as a "
-        "service.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "service."
     )
+    parser.epilog = _EPILOG
     parser.add_argument(
         "--config", type=Path, metavar="FILE", required=True, help="TOML; see systemd/upframe.toml"
     )

@@ -33,15 +33,10 @@ Ends with 0 if all is well, 70 if something is not, 65 or 66 if the file cannot 
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:  # pyright: ignore[reportPrivateUsage]
-    """Offer the command."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "verify",
-        help="prove a result: frames, duration, streams, tags, sound offset",
-        description="Read a finished file back and say what it is, and whether that is right.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and its arguments."""
+    parser.description = "Read a finished file back and say what it is, and whether that is right."
+    parser.epilog = _EPILOG
     parser.add_argument("output", type=location, help="the file to prove")
     parser.add_argument(
         "--against", type=location, metavar="INPUT", help="the file that it was made from"

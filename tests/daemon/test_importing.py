@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from upframe.daemon.__main__ import COMMANDS, make_parser
+
 
 def told_by(program: str) -> list[str]:
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -53,13 +55,33 @@ print(gc.isenabled())
     assert told_by(program) == [str(begin == "enable")]
 
 
-def test_the_version_is_told_without_torch() -> None:
-    program = """
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_version_and_help_load_no_command_and_no_large_library(option: str) -> None:
+    program = f"""
 import sys
 from upframe.daemon.__main__ import main
 try:
-    main(["--version"])
+    main(["{option}"])
 except SystemExit as end:
-    print(end.code, "torch" in sys.modules)
+    large = {{"torch", "av", "numpy", "rich"}} & sys.modules.keys()
+    commands = [name for name in sys.modules if name.startswith("upframe.daemon.cli.")]
+    print(end.code, sorted(large), commands)
 """
-    assert told_by(program)[-2:] == ["0", "False"]
+    assert told_by(program)[-3:] == ["0", "[]", "[]"]
+
+
+def test_a_command_loads_its_own_module_alone() -> None:
+    program = """
+import sys
+from upframe.daemon.__main__ import COMMANDS, main
+try:
+    main(["serve", "--help"])
+except SystemExit:
+    print(*(name for name in COMMANDS if f"upframe.daemon.cli.{name}" in sys.modules))
+"""
+    assert told_by(program)[-1:] == ["serve"]
+
+
+def test_help_names_every_command_whatever_is_loaded() -> None:
+    text = make_parser(["jobs"]).format_help()
+    assert all(f"\n    {name} " in text for name in COMMANDS)
