@@ -1,7 +1,7 @@
 """The flow of pictures: decode thread → compute thread → encode thread, scheduled by asyncio.
 
-A stage that fails cancels the channels, so every other stage stops at its next picture. A slow
-stage fills the channel before it, so the one before that waits: nothing grows.
+A stage that fails cancels the queues, so every other stage stops at its next picture. A slow stage
+fills the queue before it, so the one before that waits: nothing grows.
 """
 
 from __future__ import annotations
@@ -9,117 +9,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from ...filters.frame import Picture
 from ...io.errors import TruncatedMedia
 from ...io.media import Sink, Source
 from ..errors import Stopped
-
-# A bounded channel between two threads: the only place where stages wait for each other.
-
-T = TypeVar("T")
-
-
-class ChannelCancelled(Exception):
-    """The other side of the channel is gone; whoever waits on it must stop."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelStatistics:
-    """How long each side has waited for the other, and what lies between them."""
-
-    depth: int
-    put_wait_seconds: float
-    get_wait_seconds: float
-
-
-class Channel(Generic[T]):
-    """A first-in first-out queue with a limit in items and in bytes.
-
-    One item always fits, however large it is, or nothing could ever move.
-    """
-
-    def __init__(self, capacity_items: int, capacity_bytes: int) -> None:
-        self._capacity_items = capacity_items
-        self._capacity_bytes = capacity_bytes
-        self._items: deque[tuple[T, int]] = deque()
-        self._bytes = 0
-        self._closed = False
-        self._cancelled = False
-        self._changed = threading.Condition()
-        self._put_wait_seconds = 0.0
-        self._get_wait_seconds = 0.0
-
-    def put(self, item: T, num_bytes: int) -> None:
-        """Append an item, waiting for room.
-
-        Raises:
-            ChannelCancelled: if the channel was cancelled, or closed by somebody else.
-        """
-        with self._changed:
-            began = time.monotonic()
-            self._changed.wait_for(lambda: self._ends() or self._has_room(num_bytes))
-            self._put_wait_seconds += time.monotonic() - began
-            if self._ends():
-                raise ChannelCancelled
-            self._items.append((item, num_bytes))
-            self._bytes += num_bytes
-            self._changed.notify_all()
-
-    def __iter__(self) -> Iterator[T]:
-        """Take items until the channel is closed and empty.
-
-        Raises:
-            ChannelCancelled: if the channel is cancelled; what it held is dropped.
-        """
-        while True:
-            with self._changed:
-                began = time.monotonic()
-                self._changed.wait_for(lambda: self._items or self._ends())
-                self._get_wait_seconds += time.monotonic() - began
-                if self._cancelled:
-                    raise ChannelCancelled
-                if not self._items:
-                    return
-                item, num_bytes = self._items.popleft()
-                self._bytes -= num_bytes
-                self._changed.notify_all()
-            yield item
-
-    def close(self) -> None:
-        """Say that nothing more will come; what is in the channel is still taken."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    def cancel(self) -> None:
-        """Drop everything and wake both sides with `ChannelCancelled`."""
-        with self._changed:
-            self._cancelled = True
-            self._items.clear()
-            self._bytes = 0
-            self._changed.notify_all()
-
-    def statistics(self) -> ChannelStatistics:
-        """Look at the channel without disturbing it."""
-        with self._changed:
-            return ChannelStatistics(
-                len(self._items), self._put_wait_seconds, self._get_wait_seconds
-            )
-
-    def _ends(self) -> bool:
-        return self._closed or self._cancelled
-
-    def _has_room(self, num_bytes: int) -> bool:
-        if not self._items:
-            return True
-        fits = self._bytes + num_bytes <= self._capacity_bytes
-        return fits and len(self._items) < self._capacity_items
-
+from ..queues import BlockingQueue, QueueCancelled
 
 CHANNEL_PICTURES = 4
 CHANNEL_BYTES = 256 * 2**20
@@ -217,8 +115,8 @@ class Pipeline:
         self._interrupt = interrupt
         self._staging = staging
         self._threads: dict[asyncio.Future[None], threading.Thread] = {}
-        self._decoded: Channel[Picture] = Channel(CHANNEL_PICTURES, CHANNEL_BYTES)
-        self._computed: Channel[Picture] = Channel(CHANNEL_PICTURES, CHANNEL_BYTES)
+        self._decoded: BlockingQueue[Picture] = BlockingQueue(CHANNEL_PICTURES, CHANNEL_BYTES)
+        self._computed: BlockingQueue[Picture] = BlockingQueue(CHANNEL_PICTURES, CHANNEL_BYTES)
         self._errors: list[BaseException] = []
         self._stopped_by: int | None = None
         self._finished = False
@@ -282,7 +180,7 @@ class Pipeline:
             """Work, keep the error, say that it is over."""
             try:
                 work()
-            except ChannelCancelled:
+            except QueueCancelled:
                 pass
             except BaseException as error:  # every one of them is raised again by `run`
                 self._errors.append(error)
@@ -367,9 +265,9 @@ class Pipeline:
         clock.worked_seconds += time.monotonic() - began
 
 
-def _put(channel: Channel[Picture], picture: Picture, clock: StageTime) -> None:
+def _put(queue: BlockingQueue[Picture], picture: Picture, clock: StageTime) -> None:
     began = time.monotonic()
-    channel.put(picture, picture.num_bytes)
+    queue.put(picture, picture.num_bytes)
     clock.waited_seconds += time.monotonic() - began
 
 
@@ -385,9 +283,9 @@ def _timed(pictures: Iterable[Picture], clock: StageTime) -> Iterator[Picture]:
         yield picture
 
 
-def _waited(channel: Channel[Picture], clock: StageTime) -> Iterator[Picture]:
+def _waited(queue: BlockingQueue[Picture], clock: StageTime) -> Iterator[Picture]:
     """Pass pictures on and count the time until they came as waiting."""
-    iterator = iter(channel)
+    iterator = iter(queue)
     while True:
         began = time.monotonic()
         picture = next(iterator, None)

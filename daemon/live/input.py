@@ -20,7 +20,8 @@ from ...io.live.rate import StallRule
 from ...io.live.sound import KeptSound
 from ...io.live.values import Arrival, InputState, LiveForm, SoundPacket
 from ..backoff import SteppedBackoff
-from .compute_stage import Leaky, Waiting
+from ..queues import DropOldestQueue
+from .compute_stage import Waiting
 from .timeline import Timeline
 
 log = logging.getLogger("upframe.live")
@@ -414,7 +415,7 @@ class Gate:
     """Where frames and sound go, once the output is there."""
 
     timeline: Timeline
-    queue: Leaky[Waiting]
+    queue: DropOldestQueue[Waiting]
     expect: Callable[[Fraction, float], None]
     """Is told the time and the moment of each frame before it waits."""
     sound: SoundSink | None

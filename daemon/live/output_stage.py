@@ -11,7 +11,8 @@ import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from threading import Lock
 from typing import Generic, Literal, TypeVar
@@ -19,6 +20,7 @@ from typing import Generic, Literal, TypeVar
 from ...filters.frame import Picture
 from ...io.live.encoder import LiveEncoder
 from ...io.live.values import Encoded
+from ..queues import BlockingQueue, DropOldestQueue, QueueCancelled
 from .compute_stage import Made
 from .publisher import Publisher
 from .timeline import Timeline
@@ -314,16 +316,6 @@ class _Sound:
     duration: Fraction
 
 
-@dataclass(slots=True)
-class _Inbox:
-    """What has come and waits for the output thread; guarded by the condition of its owner."""
-
-    pictures: deque[Made] = field(default_factory=deque[Made])
-    sound: deque[_Sound] = field(default_factory=deque[_Sound])
-    ended: bool = False
-    dropped: bool = False
-
-
 class Outgoing:
     """Runs the output thread of a session."""
 
@@ -377,14 +369,16 @@ class Outgoing:
         self._rate = rate
         self._slate = Made(slate, Fraction(0), None)
         self._num_slots = num_slots
-        self._capacity = max(2, _BACKLOG_PICTURES * pictures_per_frame)
+        self._pictures: BlockingQueue[Made] = BlockingQueue(
+            max(2, _BACKLOG_PICTURES * pictures_per_frame)
+        )
+        self._sound: DropOldestQueue[_Sound] = DropOldestQueue(_MAX_SOUND_PACKETS)
+        self._early_sound: _Sound | None = None
         self._now = now
         self._speed = speed
         self._changed = changed
         self._counts: Counter[str] = Counter()
         self._last_time: Fraction | None = None
-        self._inbox = _Inbox()
-        self._condition = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="upframe-output", daemon=True)
 
     def start(self) -> None:
@@ -393,34 +387,20 @@ class Outgoing:
 
     def give(self, made: Made) -> None:
         """Take a picture; waits while too many wait for the encoder. Of any thread."""
-        with self._condition:
-            self._condition.wait_for(
-                lambda: len(self._inbox.pictures) < self._capacity or self._inbox.dropped
-            )
-            if not self._inbox.dropped:
-                self._inbox.pictures.append(made)
-                self._condition.notify_all()
+        with suppress(QueueCancelled):
+            self._pictures.put(made)
 
     def sound(self, data: bytes, seconds: Fraction, duration: Fraction) -> None:
         """Take a packet of sound for a time on the output's time line. Of any thread."""
-        with self._condition:
-            if len(self._inbox.sound) >= _MAX_SOUND_PACKETS:
-                self._inbox.sound.popleft()
-                self._counts["sound_dropped"] += 1
-            self._inbox.sound.append(_Sound(data, seconds, duration))
+        self._sound.put(_Sound(data, seconds, duration))
 
     def end(self) -> None:
         """Give what has come, and end."""
-        with self._condition:
-            self._inbox.ended = True
-            self._condition.notify_all()
+        self._pictures.close()
 
     def drop(self) -> None:
         """End at once; whoever waits to give something is let go."""
-        with self._condition:
-            self._inbox.dropped = self._inbox.ended = True
-            self._inbox.pictures.clear()
-            self._condition.notify_all()
+        self._pictures.cancel()
 
     def join(self, timeout_seconds: float) -> bool:
         """Wait for the thread. Whether it has ended, or never began."""
@@ -432,6 +412,8 @@ class Outgoing:
         """Give frames_encoded, frames_repeated, frames_late, frames_surplus, frames_left_out."""
         grid = self._grid.counts
         total = {f"frames_{name}": grid[name] for name in ("repeated", "late", "surplus")}
+        if dropped := self._sound.dropped:
+            total["sound_dropped"] = dropped
         return {"frames_encoded": 0, **total, **self._counts}
 
     def seconds(self) -> float:
@@ -441,7 +423,7 @@ class Outgoing:
     def _run(self) -> None:
         try:
             wait = _LOOK_SECONDS
-            while (pictures := self._taken(wait)) is not None:
+            while (pictures := self._pictures.take_all(wait / self._speed)) is not None:
                 for made in pictures:
                     self._enter(made)
                 wait = self._fill()
@@ -452,20 +434,6 @@ class Outgoing:
             self.drop()
         finally:
             self._changed()
-
-    def _taken(self, wait_seconds: float) -> list[Made] | None:
-        """Wait for pictures, not longer than told; None at the end."""
-        inbox = self._inbox
-        with self._condition:
-            self._condition.wait_for(
-                lambda: inbox.pictures or inbox.ended, wait_seconds / self._speed
-            )
-            if inbox.dropped or (inbox.ended and not inbox.pictures):
-                return None
-            pictures = list(inbox.pictures)
-            inbox.pictures.clear()
-            self._condition.notify_all()
-            return pictures
 
     def _enter(self, made: Made) -> None:
         self._expected.shown(made.seconds)
@@ -541,10 +509,10 @@ class Outgoing:
         if self._last_time is None:
             return
         until = self._grid.next_time
-        ready: list[_Sound] = []
-        with self._condition:
-            sound = self._inbox.sound
-            while sound and sound[0].seconds < until:
-                ready.append(sound.popleft())
-        for one in ready:
-            self._publisher.give(self._encoder.sound_packet(one.data, one.seconds, one.duration))
+        while (sound := self._early_sound or self._sound.take(0)) is not None:
+            if sound.seconds >= until:
+                self._early_sound = sound
+                return
+            self._early_sound = None
+            packet = self._encoder.sound_packet(sound.data, sound.seconds, sound.duration)
+            self._publisher.give(packet)

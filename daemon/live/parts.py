@@ -21,8 +21,9 @@ from ...io.live.encoder import LiveEncoder, check_encoder, live_pix_fmt
 from ...io.live.slate import slate
 from ...io.live.target import LiveTarget
 from ...io.live.values import Encoded, LiveForm, OutputState
+from ..queues import DropOldestQueue
 from .compute import LiveCompute
-from .compute_stage import Computing, Leaky, Waiting
+from .compute_stage import Computing, Waiting
 from .governor import Governor
 from .input import Gate, Intake
 from .levels import parse_levels
@@ -93,7 +94,7 @@ class Works:
     """The parts, which run."""
 
     timeline: Timeline
-    queue: Leaky[Waiting]
+    queue: DropOldestQueue[Waiting]
     compute: LiveCompute
     governor: Governor
     computing: Computing
@@ -248,13 +249,13 @@ class _Builder:
             on_written=written,
         )
 
-    def _queue(self, model: StreamInfo) -> Leaky[Waiting]:
+    def _queue(self, model: StreamInfo) -> DropOldestQueue[Waiting]:
         """Hold what may wait, and not more than a bounded memory."""
         seconds = _WAITING_SHARE * self._options.latency_seconds
         frames = math.ceil(seconds * self._rate) + 1
         bytes_each = 3 * model.width * model.height * (1 if model.bit_depth == 8 else 2)
         most = min(_MAX_WAITING_FRAMES, _MAX_WAITING_BYTES // bytes_each)
-        return Leaky(max(2, min(frames, most)), seconds, self._around.now)
+        return DropOldestQueue(max(2, min(frames, most)), seconds, self._around.now)
 
     def _outgoing(
         self, encoder: LiveEncoder, publisher: Publisher, timeline: Timeline, info: StreamInfo
@@ -281,7 +282,7 @@ class _Builder:
         self,
         compute: LiveCompute,
         governor: Governor,
-        queue: Leaky[Waiting],
+        queue: DropOldestQueue[Waiting],
         model: StreamInfo,
         outgoing: Outgoing,
     ) -> Computing:

@@ -11,16 +11,14 @@ import errno
 import fcntl
 import json
 import logging
-import logging.handlers
 import os
-import queue
 import socket
 import struct
 import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TextIO
@@ -29,6 +27,7 @@ from uuid import UUID, uuid5
 from ..config import LogConfig
 from ..fence import Fence
 from ..logfields import JobFilter, fields_of, priority_of, subject_of, told
+from ..queues import DropOldestQueue
 
 # The journal's own protocol: one datagram of fields for each line, so that they can be asked for.
 #
@@ -244,7 +243,7 @@ _PATIENCE_SECONDS = 1.0
 """For what waits at the end: a reader that sleeps must not keep the daemon from ending."""
 
 
-class ThreadedHandler(logging.handlers.QueueHandler):
+class ThreadedHandler(logging.Handler):
     """Passes records to another handler, which runs in a thread of its own.
 
     Args:
@@ -252,8 +251,8 @@ class ThreadedHandler(logging.handlers.QueueHandler):
     """
 
     def __init__(self, target: logging.Handler) -> None:
-        self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(_MOST_WAITING)
-        super().__init__(self._waiting)
+        super().__init__()
+        self._waiting: DropOldestQueue[logging.LogRecord] = DropOldestQueue(_MOST_WAITING)
         self._target = target
         self._lost = 0
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
@@ -263,39 +262,26 @@ class ThreadedHandler(logging.handlers.QueueHandler):
         """Leave it to the fence around the record."""
         raise
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Put the arguments in, which may change, and leave the rest to the thread."""
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put a line in, with its arguments, which may change. Never waits."""
         record = copy.copy(record)
         record.msg, record.args = record.getMessage(), None
-        return record
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Put a line in. Never waits: what does not fit is counted and said when there is room."""
-        try:
-            if self._lost:
-                self._waiting.put_nowait(_loss(self._lost))
-                self._lost = 0
-            self._waiting.put_nowait(record)
-        except queue.Full:
-            self._lost += 1
+        self._waiting.put(record)
 
     def close(self) -> None:
         """Write what waits, unless that takes too long. Safe to call twice."""
-        try:
-            self._waiting.put(None, timeout=_PATIENCE_SECONDS)
-        except queue.Full:  # nobody reads: drop what waits, and let the thread end when it wakes
-            with suppress(queue.Empty):
-                while True:
-                    self._waiting.get_nowait()
-            self._waiting.put(None)
+        self._waiting.close()
         self._thread.join(_PATIENCE_SECONDS)
         if not self._thread.is_alive():
             self._target.close()
         super().close()
 
     def _write(self) -> None:
-        while (record := self._waiting.get()) is not None:
+        while (record := self._waiting.take(None)) is not None:
             with Fence("log"):
+                if lost := self._waiting.dropped - self._lost:
+                    self._lost += lost
+                    self._target.handle(_loss(lost))
                 self._target.handle(record)
 
 

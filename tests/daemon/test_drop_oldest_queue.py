@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from upframe.daemon.live.compute_stage import Leaky
+from upframe.daemon.queues import DropOldestQueue
 
 
 class Clock:
@@ -19,7 +19,7 @@ class Clock:
 
 
 def test_gives_what_came_in_its_order() -> None:
-    queue: Leaky[str] = Leaky(3, 10, Clock())
+    queue: DropOldestQueue[str] = DropOldestQueue(3, 10, Clock())
     for item in "abc":
         queue.put(item, 100)
     assert len(queue) == 3
@@ -28,7 +28,7 @@ def test_gives_what_came_in_its_order() -> None:
 
 
 def test_drops_the_oldest_where_it_is_full_and_counts_it() -> None:
-    queue: Leaky[int] = Leaky(2, 10, Clock())
+    queue: DropOldestQueue[int] = DropOldestQueue(2, 10, Clock())
     for item in range(5):
         queue.put(item, 100)
     assert [queue.take(0), queue.take(0), queue.take(0)] == [3, 4, None]
@@ -37,7 +37,7 @@ def test_drops_the_oldest_where_it_is_full_and_counts_it() -> None:
 
 def test_drops_what_is_too_old_where_something_newer_waits() -> None:
     clock = Clock()
-    queue: Leaky[str] = Leaky(10, 1, clock)
+    queue: DropOldestQueue[str] = DropOldestQueue(10, 1, clock)
     queue.put("a", 100)
     queue.put("b", 100.5)
     queue.put("c", 100.9)
@@ -54,7 +54,7 @@ def test_drops_what_is_too_old_where_something_newer_waits() -> None:
 def test_the_newest_is_never_dropped_however_old_it_is() -> None:
     """Where a source is slower than the budget, an old frame is better than none."""
     clock = Clock()
-    queue: Leaky[str] = Leaky(10, 1, clock)
+    queue: DropOldestQueue[str] = DropOldestQueue(10, 1, clock)
     queue.put("a", 100)
     clock.seconds = 1000
     assert queue.oldest_age == 900
@@ -64,7 +64,7 @@ def test_the_newest_is_never_dropped_however_old_it_is() -> None:
 
 def test_an_age_of_just_the_limit_is_in_order() -> None:
     clock = Clock()
-    queue: Leaky[str] = Leaky(10, 1, clock)
+    queue: DropOldestQueue[str] = DropOldestQueue(10, 1, clock)
     queue.put("a", 100)
     clock.seconds = 101
     queue.put("b", 101)
@@ -73,7 +73,7 @@ def test_an_age_of_just_the_limit_is_in_order() -> None:
 
 def test_what_waits_longest_has_an_age_and_nothing_has_none() -> None:
     clock = Clock()
-    queue: Leaky[str] = Leaky(10, 5, clock)
+    queue: DropOldestQueue[str] = DropOldestQueue(10, 5, clock)
     assert queue.oldest_age == 0
     queue.put("a", 99)
     queue.put("b", 100)
@@ -81,13 +81,13 @@ def test_what_waits_longest_has_an_age_and_nothing_has_none() -> None:
 
 
 def test_an_item_that_is_nothing_to_python_is_an_item() -> None:
-    queue: Leaky[int] = Leaky(2, 1, Clock())
+    queue: DropOldestQueue[int] = DropOldestQueue(2, 1, Clock())
     queue.put(0, 100)
     assert queue.take(0) == 0
 
 
 def test_whoever_takes_waits_for_an_item() -> None:
-    queue: Leaky[str] = Leaky(2, 60)
+    queue: DropOldestQueue[str] = DropOldestQueue(2, 60)
     got: list[str | None] = []
     taker = threading.Thread(target=lambda: got.append(queue.take(30)), name="upframe-taker")
     taker.start()
@@ -97,11 +97,11 @@ def test_whoever_takes_waits_for_an_item() -> None:
 
 
 def test_the_time_to_wait_ends() -> None:
-    assert Leaky[str](2, 60).take(0.01) is None
+    assert DropOldestQueue[str](2, 60).take(0.01) is None
 
 
 def test_closing_wakes_whoever_waits_for_ever() -> None:
-    queue: Leaky[str] = Leaky(2, 60)
+    queue: DropOldestQueue[str] = DropOldestQueue(2, 60)
     got: list[str | None] = []
     taker = threading.Thread(target=lambda: got.append(queue.take(None)), name="upframe-taker")
     taker.start()
@@ -111,7 +111,7 @@ def test_closing_wakes_whoever_waits_for_ever() -> None:
 
 
 def test_what_was_in_it_at_the_end_can_be_taken_and_nothing_gets_in_any_more() -> None:
-    queue: Leaky[str] = Leaky(2, 60, Clock())
+    queue: DropOldestQueue[str] = DropOldestQueue(2, 60, Clock())
     queue.put("a", 100)
     assert not queue.closed
     queue.close()
@@ -127,7 +127,9 @@ def test_what_was_in_it_at_the_end_can_be_taken_and_nothing_gets_in_any_more() -
 def test_every_item_is_taken_or_counted_and_order_holds(seed: int) -> None:
     chance = random.Random(seed)
     clock = Clock()
-    queue: Leaky[int] = Leaky(chance.randint(1, 8), chance.uniform(0.05, 1), clock)
+    queue: DropOldestQueue[int] = DropOldestQueue(
+        chance.randint(1, 8), chance.uniform(0.05, 1), clock
+    )
     arrivals: dict[int, float] = {}
     taken: list[int] = []
     for number in range(500):
@@ -136,14 +138,14 @@ def test_every_item_is_taken_or_counted_and_order_holds(seed: int) -> None:
         queue.put(number, arrivals[number])
         if chance.random() < 0.7 and (item := queue.take(0)) is not None:
             taken.append(item)
-            assert clock.seconds - arrivals[item] <= queue._max_age or item == number
+            assert clock.seconds - arrivals[item] <= queue._max_age_seconds or item == number
     rest = len(queue)
     assert taken == sorted(taken)
     assert len(taken) + rest + sum(queue.counts.values()) == 500
 
 
 def test_many_who_put_and_one_who_takes_lose_nothing_uncounted() -> None:
-    queue: Leaky[tuple[int, int]] = Leaky(4, 60)
+    queue: DropOldestQueue[tuple[int, int]] = DropOldestQueue(4, 60)
     taken: list[tuple[int, int]] = []
 
     def put(who: int) -> None:
@@ -172,4 +174,4 @@ def test_many_who_put_and_one_who_takes_lose_nothing_uncounted() -> None:
 @pytest.mark.parametrize(("items", "age"), [(0, 1.0), (1, -1.0)])
 def test_bounds_that_let_nothing_wait_are_refused(items: int, age: float) -> None:
     with pytest.raises(ValueError, match="must hold one item or more"):
-        Leaky[str](items, age)
+        DropOldestQueue[str](items, age)
