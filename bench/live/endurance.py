@@ -27,7 +27,7 @@ from upframe.daemon.live.session import LiveSession
 from upframe.daemon.live.status import LiveStatus
 from upframe.filters.device import Runtime, resolve_device, resolve_precision
 from upframe.filters.options import FilterOptions
-from upframe.io.live.input import PacedFile
+from upframe.io.live.live_input import PacedFile
 
 SIZE, RATE = "64x48", 10
 SHORT = {"seconds": 20.0, "speed": 8.0, "warm_seconds": 10.0}

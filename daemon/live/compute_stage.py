@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ...filters.errors import FilterError, TooLarge
 from ...filters.frame import Picture, StreamInfo
-from ...io.live.fit import Fit
+from ...io.live.fit import FrameFitter
 from ...io.pictures.pixels import picture_of
 from ..queues import DropOldestQueue
 from .compute import LiveCompute
@@ -105,7 +105,7 @@ class Computing:
         self._compute = compute
         self._governor = governor
         self._queue = queue
-        self._fit = Fit(model)
+        self._fit = FrameFitter(model)
         self._model = model
         self._duration = max(1, round(1 / (model.rate * model.time_base)))
         self._give_on = give

@@ -16,9 +16,9 @@ from fractions import Fraction
 from typing import Literal, Protocol
 
 from ...io.errors import InputLost, Reason
-from ...io.live.rate import StallRule
-from ...io.live.sound import KeptSound
-from ...io.live.values import Arrival, InputState, LiveForm, SoundPacket
+from ...io.live.live_encoder import SoundTemplate
+from ...io.live.live_input import StallRule
+from ...io.live.values import DecodedFrame, InputState, LiveForm, SoundPacket
 from ..backoff import SteppedBackoff
 from ..queues import DropOldestQueue
 from .compute_stage import Waiting
@@ -51,7 +51,7 @@ class LiveSource(Protocol):
         """Decode the first frame, or raise `InputLost`."""
         ...
 
-    def __iter__(self) -> Iterator[Arrival | SoundPacket]:
+    def __iter__(self) -> Iterator[DecodedFrame | SoundPacket]:
         """Give what comes, until `InputLost` is raised."""
         ...
 
@@ -68,14 +68,14 @@ class LiveSource(Protocol):
         ...
 
 
-class Receiver(Protocol):
+class FrameReceiver(Protocol):
     """Who takes what a reader gives, on the reader's thread."""
 
     def formed(self, form: LiveForm) -> bool:
         """Take what a connection is like. Whether its frames may come now, or are to wait."""
         ...
 
-    def frame(self, arrival: Arrival) -> None:
+    def frame(self, arrival: DecodedFrame) -> None:
         """Take a frame."""
         ...
 
@@ -84,14 +84,14 @@ class Receiver(Protocol):
         ...
 
 
-class Reader:
+class InputReader:
     """Connects once and reads until that connection is lost."""
 
     def __init__(
         self,
         number: int,
         make: Callable[[], LiveSource],
-        receiver: Receiver,
+        receiver: FrameReceiver,
         *,
         now: Callable[[], float],
         changed: Callable[[], None],
@@ -171,12 +171,12 @@ class Reader:
         for item in source:
             if self._ended.is_set():
                 return
-            if isinstance(item, Arrival):
+            if isinstance(item, DecodedFrame):
                 self._frame(item)
             else:
                 self._receiver.sound(item)
 
-    def _frame(self, arrival: Arrival) -> None:
+    def _frame(self, arrival: DecodedFrame) -> None:
         now = self._now()
         if self.first_frame_at is None:
             self.first_frame_at = now
@@ -204,17 +204,17 @@ _RETURN_SECONDS = 1.0
 """For a reader that was asked to end, before it is left behind."""
 _TICK_SECONDS = 0.25
 
-Make = Callable[[float | None], LiveSource]
+MakeSource = Callable[[float | None], LiveSource]
 """Makes the source, for reads of so many seconds at most; None: as long as its protocol needs."""
 
 
-class Incoming:
+class InputSupervisor:
     """Keeps an input connected. For one thread, but for `stop` of its readers."""
 
     def __init__(
         self,
-        make: Make,
-        receiver: Receiver,
+        make: MakeSource,
+        receiver: FrameReceiver,
         *,
         now: Callable[[], float],
         changed: Callable[[], None],
@@ -250,8 +250,8 @@ class Incoming:
         self._is_last = is_last
         self._backoff = backoff or SteppedBackoff()
         self._counts: Counter[str] = Counter()
-        self._reader: Reader | None = None
-        self._left: list[Reader] = []
+        self._reader: InputReader | None = None
+        self._left: list[InputReader] = []
         self._num_readers = 0
         self._retry_at = now()
         self._rule: StallRule | None = None
@@ -309,7 +309,7 @@ class Incoming:
         self._num_readers += 1
         seconds = self._read_seconds
         self._rule, self._stopped_at, self.over = None, None, None
-        self._reader = Reader(
+        self._reader = InputReader(
             self._num_readers,
             lambda: self._make(seconds),
             self._receiver,
@@ -318,7 +318,7 @@ class Incoming:
         )
         self._reader.start()
 
-    def _see(self, reader: Reader) -> None:
+    def _see(self, reader: InputReader) -> None:
         """Take over what a reader has found out."""
         if reader.form is not None and self._rule is None and reader.form.info.rate:
             self.form = reader.form
@@ -331,7 +331,7 @@ class Incoming:
         if reader.state == "probing" and self.state in ("connecting", "reconnecting"):
             self._enter("probing")
 
-    def _judge(self, reader: Reader, now: float) -> None:
+    def _judge(self, reader: InputReader, now: float) -> None:
         if reader.state != "running" or self._rule is None:
             if now - reader.began > _OPEN_SECONDS:
                 self.over = InputLost("timed-out", f"no frame within {_OPEN_SECONDS:.0f} s")
@@ -350,16 +350,16 @@ class Incoming:
             self.over = InputLost("stalled", f"no frame for {silent:.1f} s")
             self._ask_to_end(reader, now)
 
-    def _ask_to_end(self, reader: Reader, now: float) -> None:
+    def _ask_to_end(self, reader: InputReader, now: float) -> None:
         self._stopped_at = now
         reader.stop()
 
-    def _leave(self, reader: Reader, now: float) -> None:
+    def _leave(self, reader: InputReader, now: float) -> None:
         self._counts["readers_left_behind"] += 1
         self._left.append(reader)
         self._ended(reader, now)
 
-    def _ended(self, reader: Reader, now: float) -> None:
+    def _ended(self, reader: InputReader, now: float) -> None:
         """Note why a connection is over, and when the next is to be made."""
         if reader.failure is not None:
             raise reader.failure
@@ -411,7 +411,7 @@ class SoundSink(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class IngestOutlet:
     """Where frames and sound go, once the output is there."""
 
     timeline: Timeline
@@ -422,8 +422,8 @@ class Gate:
     """None: the output has none."""
 
 
-class Intake:
-    """Takes the frames of one connection after the other; the `Receiver` of all readers.
+class FrameIngest:
+    """Takes the frames of one connection after the other; the `FrameReceiver` of all readers.
 
     Frames that come before the output is there are passed over, for live ones would be old by
     then; a file waits.
@@ -441,7 +441,7 @@ class Intake:
         """
         self.first: LiveForm | None = None
         """What the first connection is like; the output is made for it."""
-        self.kept_sound: KeptSound | None = None
+        self.kept_sound: SoundTemplate | None = None
         self.placed_pts = -1
         """Of the latest frame."""
         self.waits = False
@@ -450,7 +450,7 @@ class Intake:
         self._now = now
         self._not_before = float("-inf")  # frames that were there before the output
         self._changed = changed
-        self._gate: Gate | None = None
+        self._gate: IngestOutlet | None = None
         self._decided = threading.Event()
         self._form: LiveForm | None = None
         self._is_connected = False
@@ -459,7 +459,7 @@ class Intake:
         self._interval = 0.0
         self._counts: Counter[str] = Counter()
 
-    def open(self, gate: Gate) -> None:
+    def open(self, gate: IngestOutlet) -> None:
         """Let frames in, from now on."""
         self._gate = gate
         self._decided.set()
@@ -478,7 +478,7 @@ class Intake:
             log.warning("the sound is another now, and is left out")
         if self.first is None:
             if form.sound is not None and self._wants_sound:
-                self.kept_sound = KeptSound(form.sound)
+                self.kept_sound = SoundTemplate(form.sound)
             self.first = form
             self._changed()
         if self.waits:
@@ -487,7 +487,7 @@ class Intake:
             return self._gate is not None
         return True
 
-    def frame(self, arrival: Arrival) -> None:
+    def frame(self, arrival: DecodedFrame) -> None:
         """Give a frame its place in time; it waits for work, or is dropped for a newer one."""
         gate, form = self._gate, self._form
         if gate is None or form is None:
@@ -533,7 +533,7 @@ class Intake:
         """Frames and packets of sound that have no place in time, or none any more."""
         return dict(self._counts)
 
-    def _connect(self, gate: Gate, form: LiveForm, now: float) -> None:
+    def _connect(self, gate: IngestOutlet, form: LiveForm, now: float) -> None:
         rate = form.info.rate or Fraction(25)
         gate.timeline.connected(rate, now=now)
         self._interval = float(1 / rate)

@@ -16,8 +16,8 @@ from ...io.live.values import LiveForm, OutputState
 from ...io.redaction import redacted, redacted_target
 from ..convert.report import WeightsReport, WrittenReport, device_name, weights_of
 from ..workers.child import rss_bytes_of
-from .input import Incoming, Intake
-from .parts import Works
+from .input import FrameIngest, InputSupervisor
+from .live_pipeline import LivePipeline
 from .request import LiveRequest
 from .status import LiveStatus
 
@@ -72,9 +72,9 @@ def now_utc() -> str:
 
 def status_of_parts(
     request: LiveRequest,
-    incoming: Incoming,
-    intake: Intake,
-    works: Works | None,
+    incoming: InputSupervisor,
+    intake: FrameIngest,
+    works: LivePipeline | None,
     *,
     since: str,
     now: float,
@@ -100,7 +100,9 @@ def status_of_parts(
     )
 
 
-def counts_of(incoming: Incoming, intake: Intake, works: Works | None) -> dict[str, int]:
+def counts_of(
+    incoming: InputSupervisor, intake: FrameIngest, works: LivePipeline | None
+) -> dict[str, int]:
     """Add up what all parts have counted."""
     total = Counter(incoming.counts())
     total.update(intake.counts())
@@ -119,7 +121,7 @@ def counts_of(incoming: Incoming, intake: Intake, works: Works | None) -> dict[s
 def report_of(
     request: LiveRequest,
     status: LiveStatus,
-    works: Works | None,
+    works: LivePipeline | None,
     *,
     ended_by: str,
     began: float,
@@ -180,7 +182,7 @@ def _input_of(form: LiveForm | None) -> dict[str, Any]:
     }
 
 
-def _output_of(works: Works | None) -> dict[str, Any]:
+def _output_of(works: LivePipeline | None) -> dict[str, Any]:
     if works is None:
         return {}
     info = works.compute.info

@@ -17,20 +17,20 @@ from typing import NoReturn
 from ...io.errors import InputLost, SourceMissing, UnsupportedMedia
 from ...io.files import refuse_same_file
 from ...io.live.address import (
+    AddressMemory,
     LiveAddress,
-    Remembered,
     find_address,
     is_live,
     read_credentials,
     with_credentials,
 )
-from ...io.live.input import LiveInput, PacedFile
+from ...io.live.live_input import LiveInput, PacedFile
 from ...io.live.target import LiveTarget, find_live_target
 from ..convert.report import WarningLog, kept_warnings
 from ..errors import Stopped
-from .input import CONNECT_SECONDS, Incoming, Intake, LiveSource, Make
+from .input import CONNECT_SECONDS, FrameIngest, InputSupervisor, LiveSource, MakeSource
 from .levels import parse_levels
-from .parts import Loading, Surroundings, Works, prepare, start_works
+from .live_pipeline import LivePipeline, Loading, SessionContext, prepare, start_pipeline
 from .report import LiveReport, now_utc, report_of, status_of_parts
 from .request import LiveRequest
 from .status import LiveStatus
@@ -45,16 +45,16 @@ class Making:
     """Makes the parts of one session; both steps take their time, each on a thread of its own."""
 
     def __init__(
-        self, request: LiveRequest, target: LiveTarget, intake: Intake, around: Surroundings
+        self, request: LiveRequest, target: LiveTarget, intake: FrameIngest, around: SessionContext
     ) -> None:
         """Begin with what needs no input."""
         self._request, self._target = request, target
         self._intake, self._around = intake, around
         self._prepared = Loading(lambda: prepare(request, target), around.changed)
-        self._loading: Loading[Works] | None = None
+        self._loading: Loading[LivePipeline] | None = None
 
     @property
-    def works(self) -> Works | None:
+    def works(self) -> LivePipeline | None:
         """The parts, once they run."""
         return None if self._loading is None else self._loading.made
 
@@ -71,7 +71,7 @@ class Making:
             return
         request, target, intake, around = self._request, self._target, self._intake, self._around
         self._loading = Loading(
-            lambda: start_works(request, target, prepared, first, intake, around), around.changed
+            lambda: start_pipeline(request, target, prepared, first, intake, around), around.changed
         )
 
     def join(self) -> None:
@@ -93,9 +93,9 @@ def is_file_input(request: LiveRequest) -> bool:
     return not is_live(request.input)
 
 
-def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: bool) -> Make:
+def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: bool) -> MakeSource:
     """Say how each connection of the input is made."""
-    remembered = Remembered()
+    remembered = AddressMemory()
 
     def make_file(_: float | None) -> LiveSource:
         return PacedFile(Path(request.input), now=now, sound=request.options.sound)
@@ -167,7 +167,7 @@ class LiveSession:
         now: Callable[[], float] = time.monotonic,
         speed: float = 1.0,
         on_status: Callable[[LiveStatus], None] = _ignore,
-        make_input: Make | None = None,
+        make_input: MakeSource | None = None,
     ) -> None:
         """Take what to do; nothing is opened yet.
 
@@ -185,8 +185,10 @@ class LiveSession:
         self._on_status = on_status
         self._make_input = make_input
         self._wake: SimpleQueue[None] = SimpleQueue()  # its put may come from a signal handler
-        self._intake = Intake(wants_sound=request.options.sound, now=now, changed=self._changed)
-        self._incoming = Incoming(
+        self._intake = FrameIngest(
+            wants_sound=request.options.sound, now=now, changed=self._changed
+        )
+        self._incoming = InputSupervisor(
             self._make,
             self._intake,
             now=now,
@@ -255,7 +257,7 @@ class LiveSession:
         if self._is_file and self._target.is_file:
             refuse_same_file(request.input, request.output)
         self._intake.waits = self._is_file
-        around = Surroundings(self._now, self._speed, self._changed)
+        around = SessionContext(self._now, self._speed, self._changed)
         self._making = Making(request, self._target, self._intake, around)
 
     def _make(self, read_seconds: float | None) -> LiveSource:
@@ -304,7 +306,7 @@ class LiveSession:
         return self._request.options.on_loss == "stop"
 
     @property
-    def _works(self) -> Works | None:
+    def _works(self) -> LivePipeline | None:
         return None if self._making is None else self._making.works
 
     def _judge_output(self) -> None:
@@ -353,7 +355,7 @@ class LiveSession:
             raise Stopped(self._stopped_by)
         return report
 
-    def _finish(self, works: Works) -> None:
+    def _finish(self, works: LivePipeline) -> None:
         assert self._target is not None
         self._is_completing = True
         works.computing.end()

@@ -19,11 +19,10 @@ from ...io.redaction import redacted, redacted_target
 from ..backoff import SteppedBackoff
 from ..exits import Exit
 from ..fence import Fence
-from .board import LiveBoard
 from .levels import parse_levels
 from .order import order_of
 from .process import Command, LiveProcess, command_of
-from .status import LiveStatus, carried_on
+from .status import LiveBoard, LiveStatus, accumulate_counters
 
 if TYPE_CHECKING:
     from ..config import Config, LiveConfig
@@ -37,7 +36,7 @@ log = logging.getLogger("upframe.live")
 # output repeats what it had. A pure value: it is told statuses and times, and looks at no clock.
 
 
-class Stillness:
+class StallDetector:
     """Measures for how long frames have come in without a new picture going out."""
 
     def __init__(self) -> None:
@@ -81,7 +80,7 @@ _LASTING = (
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StreamLimits:
     """What workers of live streams are given."""
 
     state_dir: Path
@@ -100,7 +99,7 @@ class Limits:
     """For computing on the CPU."""
 
 
-class Keeper:
+class StreamSupervisor:
     """Keeps one stream up; `run` is its life, everything else may be called meanwhile.
 
     Args:
@@ -122,15 +121,15 @@ class Keeper:
         self._command = command
         self._backoff = backoff
         self._entry: LiveConfig | None = None
-        self._limits: Limits | None = None
+        self._limits: StreamLimits | None = None
         self._leaving = False
         self._news = asyncio.Event()
         self._past: LiveStatus | None = None
         self._latest: LiveStatus | None = None
-        self._work = Stillness()
+        self._work = StallDetector()
         self._still = 0.0
 
-    def want(self, entry: LiveConfig | None, limits: Limits) -> None:
+    def want(self, entry: LiveConfig | None, limits: StreamLimits) -> None:
         """Have the stream be as an entry says from now on; None: not at all."""
         if entry != self._entry:
             self._backoff.held(_STEADY_SECONDS)  # what was wrong may be right now
@@ -183,7 +182,7 @@ class Keeper:
         began = clock()
         words = self._command(self.name, limits.state_dir)
         process = LiveProcess(self.name, words, self._hear, self._news)
-        self._latest, self._work, self._still = None, Stillness(), 0.0
+        self._latest, self._work, self._still = None, StallDetector(), 0.0
         self._tell(entry, "connecting", "its worker starts")
         try:
             try:
@@ -268,12 +267,12 @@ class Keeper:
     def _hear(self, status: LiveStatus) -> None:
         self._latest = replace(status, name=self.name)
         self._still = self._work.seconds(status, asyncio.get_running_loop().time())
-        self._board.tell(carried_on(self._past, self._latest))
+        self._board.tell(accumulate_counters(self._past, self._latest))
 
     def _carry(self) -> None:
         """Keep what a worker has counted, now that it is gone."""
         if self._latest is not None:
-            self._past = carried_on(self._past, self._latest)
+            self._past = accumulate_counters(self._past, self._latest)
         self._latest = None
 
     def _tell(
@@ -290,10 +289,10 @@ class Keeper:
             output={"url": redacted_target(entry.output)},
             showing="nothing",
         )
-        self._board.tell(carried_on(self._past, status))
+        self._board.tell(accumulate_counters(self._past, status))
 
     @property
-    def _given(self) -> Limits:
+    def _given(self) -> StreamLimits:
         assert self._limits is not None  # else nothing was ever wanted
         return self._limits
 
@@ -312,7 +311,7 @@ _REAP_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    keeper: Keeper
+    keeper: StreamSupervisor
     task: asyncio.Task[None]
 
 
@@ -357,8 +356,8 @@ class LiveSupervisor:
                 task = asyncio.create_task(keeper.run(), name=f"live {name}")
                 self._kept[name] = _Kept(keeper, task)
 
-    def _keeper(self, name: str) -> Keeper:
-        return Keeper(name, self.board, self._command, self._backoff())
+    def _keeper(self, name: str) -> StreamSupervisor:
+        return StreamSupervisor(name, self.board, self._command, self._backoff())
 
     async def drain(self, seconds: float) -> None:
         """Have every stream end well within a time; what does not is killed."""
@@ -397,10 +396,10 @@ class LiveSupervisor:
         if tasks:
             await asyncio.wait(tasks)
 
-    def _limits(self, config: Config) -> Limits:
+    def _limits(self, config: Config) -> StreamLimits:
         jobs = config.jobs
         running = sum(entry.enabled for entry in config.live)
-        return Limits(
+        return StreamLimits(
             state_dir=config.state_dir,
             weights=config.weights,
             finish_seconds=jobs.drain_seconds,

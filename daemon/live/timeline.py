@@ -7,8 +7,8 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ...io.live.clock import LiveClock, Placed
-    from ...io.live.values import Arrival, SoundPacket
+    from ...io.live.clock import LiveClock, PlacedFrame
+    from ...io.live.values import DecodedFrame, SoundPacket
 
 
 class Timeline:
@@ -25,7 +25,7 @@ class Timeline:
         with self._lock:
             self._clock.connected(rate, now=now)
 
-    def place(self, arrival: Arrival) -> Placed:
+    def place(self, arrival: DecodedFrame) -> PlacedFrame:
         """Give a frame its place on the output's time line."""
         with self._lock:
             return self._clock.place(

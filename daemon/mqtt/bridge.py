@@ -23,7 +23,7 @@ from ..fence import Fence
 from ..jobs.model import Job, State
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
-from ..live.board import LiveBoard
+from ..live.status import LiveBoard
 from .client import Session
 from .connection import Connection
 from .credentials import address_of, topics_of

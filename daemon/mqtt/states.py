@@ -25,7 +25,7 @@ from ..jobs.model import Job, UnknownJob
 from ..jobs.public import shown
 from ..jobs.queue import JobChange, JobQueue
 from ..jobs.store import ENDED, JobStore
-from ..live.board import LiveBoard
+from ..live.status import LiveBoard
 from .intake import Answers
 from .message import Publication
 from .outbox import Outbox

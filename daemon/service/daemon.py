@@ -25,7 +25,7 @@ from ..jobs.control import ControlSocket
 from ..jobs.queue import JobQueue
 from ..jobs.retention import keep_tidy
 from ..jobs.store import JobStore
-from ..live.board import LiveBoard
+from ..live.status import LiveBoard
 from ..live.supervisor import LiveSupervisor
 from ..watch.watcher import Prober, Watches
 from ..workers.outcomes import recover

@@ -187,7 +187,7 @@ _QUICK = {"analyzeduration": "3000000", "fpsprobesize": "0"}
 _LIVE = {*_PROTOCOLS, "v4l2"}
 
 
-class Remembered:
+class AddressMemory:
     """What one connection of an address has found out for the next."""
 
     def __init__(self) -> None:
@@ -219,7 +219,7 @@ class LiveAddress:
     """Longest wait for each packet."""
     transport: Transport | None = None
     """Of RTSP; None for all others."""
-    remembered: Remembered = field(default_factory=Remembered, repr=False, compare=False)
+    remembered: AddressMemory = field(default_factory=AddressMemory, repr=False, compare=False)
 
 
 def is_live(text: str) -> bool:
@@ -238,7 +238,7 @@ def find_address(
     credentials_file: Path | None = None,
     connect_seconds: float = 10.0,
     read_seconds: float | None = None,
-    remembered: Remembered | None = None,
+    remembered: AddressMemory | None = None,
 ) -> LiveAddress:
     """Make out how to read a live input.
 
@@ -270,7 +270,7 @@ def find_address(
         connect_seconds=connect_seconds,
         read_seconds=seconds,
         transport=transport if protocol in _RTSP else None,
-        remembered=remembered or Remembered(),
+        remembered=remembered or AddressMemory(),
     )
 
 

@@ -7,14 +7,139 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from fractions import Fraction
 from operator import itemgetter
+from statistics import median_low
 from typing import Literal
 
-from .pace import Pace, seconds_between, ticks_per_second
+_GAIN = 1 / 16
+"""Of an error, that the next position takes: jitter of 5 ms becomes one of 1 ms or so."""
+
+_STEERED_GAIN = 1 / 32
+"""The same by arrivals, which jitter more than timestamps."""
+
+_LEAST_LOSS_SECONDS = 0.008
+_BACKWARD_SECONDS = 0.020
+_FALLEN_BACK_SECONDS = 0.5
+_FORWARD_SECONDS = 1.0
+
+_RECENT_FRAMES, _ENOUGH_FRAMES = 16, 8
+_OTHER_PACE, _LIKE_PACE = 1 / 8, 1 / 4
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """From one frame to the next."""
+
+    seconds: float
+    intervals: int
+    """1 where nothing is missing between them."""
+
+
+class StepFilter:
+    """Steps from frame to frame: by the interval of the stream, corrected by its timestamps.
+
+    An alpha-beta filter: a part of every error goes into the position, and a much smaller part
+    into the interval, so that neither a clock that drifts nor a nominal rate that is a little off
+    leaves a lasting error. The smaller gain, alpha^2 / 4, is that of critical damping. A stream
+    that has quite another pace than its nominal one, as cameras have in the dark, is seen at once.
+    """
+
+    def __init__(self, interval: float) -> None:
+        """Take the nominal interval in seconds."""
+        self._nominal = interval
+        self.interval = interval
+        """Seconds from frame to frame, as learned so far."""
+        self._behind = 0.0  # of the latest timestamp, its position
+        self._recent: deque[float] = deque(maxlen=_RECENT_FRAMES)  # from timestamp to timestamp
+        self._steps = 0
+
+    def restart(self) -> None:
+        """Begin a new row: of the old one only the pace holds."""
+        self._steps = 0
+        self._behind = 0.0
+
+    def is_backward(self, error: float) -> bool:
+        """Tell whether a timestamp jumps back, or stands still for good.
+
+        Args:
+            error: Seconds by which it is after what was expected.
+        """
+        too_far = max(_FALLEN_BACK_SECONDS, 4 * self.interval)
+        return self._difference(error) < -_BACKWARD_SECONDS or error < -too_far
+
+    def is_forward(self, error: float) -> bool:
+        """Tell whether a timestamp jumps forward, further than frames that were lost."""
+        return error > max(_FORWARD_SECONDS, 2 * self.interval)
+
+    def step(self, error: float) -> Step:
+        """Step to a frame whose timestamp is `error` seconds after what was expected; no jump.
+
+        A frame that is late by half an interval or more is taken for one after a loss. The first
+        frames of a row count for more, so that its phase is soon known.
+        """
+        self._recent.append(self._difference(error))
+        expected, interval = self.interval + error, self.interval
+        self._steps += 1
+        gain = max(_GAIN, 1 / (self._steps + 1))
+        count = 1
+        if error > max(interval / 2, _LEAST_LOSS_SECONDS):
+            count = round(expected / interval)
+        rest = expected - count * interval
+        seconds = max(count * interval + gain * rest, interval / 2)
+        self._behind = expected - seconds
+        self._learn(gain * gain / 4 * rest / count)
+        if self._steps % _ENOUGH_FRAMES == 0:
+            self._look_at_pace()
+        return Step(seconds, count)
+
+    def steer(self, error: float) -> Step:
+        """Step to a frame without a timestamp, which came `error` seconds after it was expected."""
+        most = self.interval / 2
+        seconds = self.interval + min(max(_STEERED_GAIN * error, -most), most)
+        self._learn(_STEERED_GAIN * _STEERED_GAIN / 4 * error)
+        return Step(seconds, 1)
+
+    def _difference(self, error: float) -> float:
+        """Give the seconds from the latest timestamp to this one."""
+        return self.interval + error - self._behind
+
+    def _learn(self, change: float) -> None:
+        self.interval = min(max(self.interval + change, self._nominal / 2), self._nominal * 2)
+
+    def _look_at_pace(self) -> None:
+        """Take another interval where most of the latest timestamps agree on it."""
+        usual = median_low(self._recent)
+        if abs(usual - self.interval) <= _OTHER_PACE * self.interval:
+            return
+        alike = sum(abs(one - usual) <= _LIKE_PACE * usual for one in self._recent)
+        if usual > 0 and alike >= 0.7 * len(self._recent):
+            self._nominal = self.interval = usual
+            self._steps = 0
+
+
+# Whole ticks for the times of an output, and differences of times in floats.
+
+_TICKS = 90_000
+_MOST_TICKS = 2**27
+"""Pictures between two frames need finer ones still, and FFmpeg holds them in 31 bits."""
+
+
+def ticks_per_second(rate: Fraction) -> int:
+    """Give ticks of which slots are whole numbers, and 90 kHz too unless that needs too many."""
+    slots = rate.numerator
+    exact = math.lcm(_TICKS, slots)
+    return exact if exact <= _MOST_TICKS else slots * max(1, _MOST_TICKS // slots)
+
+
+def seconds_between(earlier: Fraction, later: Fraction) -> float:
+    """Subtract in whole numbers: several times as fast as Fractions, and as exact as a float."""
+    top = later.numerator * earlier.denominator - earlier.numerator * later.denominator
+    return top / (later.denominator * earlier.denominator)
+
 
 # Where sound belongs: it goes along with the picture, by the same offset.
 
 
-class Alongside:
+class AudioOffset:
     """Places the sound of a sender by the offset of its pictures.
 
     Sound and pictures do not jump in the same moment. Sound that still comes with the old
@@ -71,7 +196,7 @@ _LONG_SECONDS = 1.0
 _CATCHING_UP = 1.25
 
 
-class Behind:
+class LagTracker:
     """Knows how far the output was filled, and tells a burst from a stream that stays behind."""
 
     def __init__(self, out_rate: Fraction, ticks: int) -> None:
@@ -131,7 +256,7 @@ _SLIP = 1e-3
 _MOST_BEHIND_SECONDS = 2.0
 
 
-class Lead:
+class ArrivalOffset:
     """How far output time is ahead of the clock of arrivals, in seconds.
 
     It follows the frames that take longest on their way, for whoever asks what is due wants to
@@ -188,7 +313,7 @@ PERIODS = (Fraction(2**33, 90000), Fraction(2**32, 90000))
 _NEAR_SECONDS = 10.0
 
 
-class Wraps:
+class PtsUnwrapper:
     """Continues the row of a sender's timestamps where they wrap."""
 
     def __init__(self) -> None:
@@ -237,7 +362,7 @@ _SOUND_AHEAD_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedFrame:
     """A frame's place on the output's time line."""
 
     pts: int
@@ -271,8 +396,8 @@ class LiveClock:
         self.time_base = Fraction(1, self._ticks)
         """Seconds a tick; slots of the output begin at whole ticks."""
         self._out_rate = out_rate
-        self._behind = Behind(out_rate, self._ticks)
-        self._pace: Pace | None = None
+        self._behind = LagTracker(out_rate, self._ticks)
+        self._pace: StepFilter | None = None
         self._anchor: int | None = None  # ticks
         self._run = 0.0  # seconds since the anchor
         self._sender: Fraction | None = None  # the sender's time at the anchor, without wraps
@@ -280,9 +405,9 @@ class LiveClock:
         self._last_arrived = 0.0
         self._missing = 0  # timestamps in a row
         self._missing_lead = 0.0
-        self._lead = Lead()
-        self._wraps = Wraps()
-        self._sound = Alongside()
+        self._lead = ArrivalOffset()
+        self._wraps = PtsUnwrapper()
+        self._sound = AudioOffset()
         self._counts: Counter[str] = Counter()
 
     @property
@@ -300,17 +425,17 @@ class LiveClock:
         Raises:
             ValueError: for a rate that is not positive.
         """
-        self._pace = Pace(float(1 / _positive(rate)))
+        self._pace = StepFilter(float(1 / _positive(rate)))
         self._anchor = self._sender = None
         self._missing = 0
-        self._wraps = Wraps()
+        self._wraps = PtsUnwrapper()
         self._sound.disconnected()
         if self._last is None:
             self._lead.begin(-now, now)
 
     def place(
         self, seconds: Fraction | None, arrived: float, *, after_loss: bool = False
-    ) -> Placed:
+    ) -> PlacedFrame:
         """Place the next frame.
 
         Args:
@@ -374,13 +499,15 @@ class LiveClock:
         """Note that the output was filled up to a time, in seconds: anchors are not before it."""
         self._behind.advance(to)
 
-    def _begin(self, pace: Pace, seconds: Fraction | None, arrived: float) -> Discontinuity | None:
+    def _begin(
+        self, pace: StepFilter, seconds: Fraction | None, arrived: float
+    ) -> Discontinuity | None:
         wanted = 0.0 if self._last is None else arrived + self._lead.recovered_seconds
         self._set_anchor(pace, seconds, wanted, arrived)
         return "missing" if seconds is None else None
 
     def _follow(
-        self, pace: Pace, seconds: Fraction, arrived: float
+        self, pace: StepFilter, seconds: Fraction, arrived: float
     ) -> tuple[Discontinuity | None, bool]:
         """Step to a frame with a timestamp."""
         self._missing = 0
@@ -398,7 +525,7 @@ class LiveClock:
         self._run += step.seconds
         return kind, step.intervals >= _BREAKING_INTERVALS
 
-    def _go_on(self, pace: Pace, arrived: float) -> tuple[Discontinuity, bool]:
+    def _go_on(self, pace: StepFilter, arrived: float) -> tuple[Discontinuity, bool]:
         """Step to a frame without a timestamp: by the interval, and if that lasts by arrivals."""
         assert self._last is not None
         last = self._last / self._ticks
@@ -416,7 +543,7 @@ class LiveClock:
         self._run += pace.steer(error).seconds
         return "missing", False
 
-    def _error(self, pace: Pace, unwrapped: Fraction) -> float:
+    def _error(self, pace: StepFilter, unwrapped: Fraction) -> float:
         """Give the seconds by which a timestamp is after what was expected."""
         expected = self._run + pace.interval
         if self._sender is None:  # the first timestamp after an anchor without one
@@ -426,7 +553,7 @@ class LiveClock:
         return seconds_between(self._sender, unwrapped) - expected
 
     def _set_anchor(
-        self, pace: Pace, unwrapped: Fraction | None, wanted: float, arrived: float
+        self, pace: StepFilter, unwrapped: Fraction | None, wanted: float, arrived: float
     ) -> None:
         """Begin a new row at the slot that is nearest to a time, but after all that went before."""
         earliest = self._behind.next_slot
@@ -451,13 +578,13 @@ class LiveClock:
         position = self._anchor + round(self._run * self._ticks)
         return position if self._last is None else max(position, self._last + 1)
 
-    def _placed(self, arrived: float, kind: Discontinuity | None, breaks: bool) -> Placed:
+    def _placed(self, arrived: float, kind: Discontinuity | None, breaks: bool) -> PlacedFrame:
         pts = self._position()
         is_late = self._behind.is_late(pts)
         if not is_late:
             self._lead.note(pts / self._ticks - arrived, arrived)
         self._last, self._last_arrived = pts, arrived
-        return Placed(pts, kind, breaks, is_late)
+        return PlacedFrame(pts, kind, breaks, is_late)
 
 
 def _positive(rate: Fraction) -> Fraction:

@@ -26,7 +26,7 @@ _HARDLY = 2
 """Pixels of a bar that nobody wants to see."""
 
 
-class Fit:
+class FrameFitter:
     """Brings frames to a stream's size, pixel format and colour. Used by one thread at a time."""
 
     def __init__(self, model: StreamInfo) -> None:

@@ -28,7 +28,7 @@ from ..decode.deinterlace import (
     flags_frames,
     is_interlaced,
 )
-from .values import Arrival, SoundPacket
+from .values import DecodedFrame, SoundPacket
 
 # When frames may be shown: from a keyframe on, until something was lost or damaged.
 
@@ -42,7 +42,7 @@ _HOLE = Fraction(3, 2)
 """Intervals: from here on a frame is missing."""
 
 
-class Gate:
+class KeyframeGate:
     """Shut from a damaged packet's frame on, until a keyframe that was sent after the damage.
 
     Packets are numbered in the order in which they come; frames leave the decoder later.
@@ -80,7 +80,7 @@ class Gate:
         return lost
 
 
-class Holes:
+class GapDetector:
     """Finds missing packets by the timestamps, where the transport loses some without a word.
 
     A decoder conceals a whole frame that is missing and says nothing. Only a stream whose
@@ -119,14 +119,14 @@ class Holes:
 # The time of a connection's first frame, which RTP does not tell before its second.
 
 
-class FirstTime:
+class FirstPtsFixer:
     """Holds a first frame without a time until the next one, which tells it. Once."""
 
     def __init__(self) -> None:
-        self._held: tuple[Arrival, Fraction] | None = None
+        self._held: tuple[DecodedFrame, Fraction] | None = None
         self._done = False
 
-    def __call__(self, arrival: Arrival, duration_seconds: Fraction) -> Iterator[Arrival]:
+    def __call__(self, arrival: DecodedFrame, duration_seconds: Fraction) -> Iterator[DecodedFrame]:
         """Take a frame and how long it lasts (0 where unknown), give those that are ready."""
         if self._done:
             yield arrival
@@ -161,7 +161,7 @@ class _Sent:
     arrived: float
 
 
-class Frames:
+class LiveDecoder:
     """Decodes the video packets of one connection, passes the sound's along."""
 
     def __init__(
@@ -179,19 +179,19 @@ class Frames:
         self._video, self._sound = video, sound
         self._time_base = video.time_base or Fraction(1, 90_000)
         self._counts = counts
-        self._gate = Gate()
-        self._holes = Holes() if lossy else None
+        self._gate = KeyframeGate()
+        self._holes = GapDetector() if lossy else None
         self._sent: deque[_Sent] = deque(maxlen=_MOST_SENT)
         self._number = 0
-        self._first_time = FirstTime()
-        self._deinterlacing: Deinterlacing | None = None
+        self._first_time = FirstPtsFixer()
+        self._deinterlacing: LiveDeinterlacer | None = None
         self._last_keyframe: tuple[Fraction, float] | None = None  # its time, its arrival
         self.gop_seconds: Fraction | None = None
         """From keyframe to keyframe, the last time."""
         self.errors_in_a_row = 0
         """Packets that the decoder refused since the last frame that was shown."""
 
-    def take(self, packet: Packet[Stream], arrived: float) -> Iterator[Arrival | SoundPacket]:
+    def take(self, packet: Packet[Stream], arrived: float) -> Iterator[DecodedFrame | SoundPacket]:
         """Take a packet of either stream, give what is ready."""
         if self._sound is not None and packet.stream_index == self._sound.index:
             if packet.size and not packet.is_corrupt:
@@ -204,7 +204,7 @@ class Frames:
         elif packet.stream_index == self._video.index:
             yield from self._rest(packet, arrived)
 
-    def _rest(self, end: Packet[Stream], arrived: float) -> Iterator[Arrival]:
+    def _rest(self, end: Packet[Stream], arrived: float) -> Iterator[DecodedFrame]:
         """Give what decoder and deinterlacer still hold; an empty packet asks for it."""
         for frame in self._decoded(end, arrived):
             yield from self._shown(frame, arrived)
@@ -251,7 +251,7 @@ class Frames:
             self._counts["frames_damaged"] += 1
         self._gate.shut(number, opens_at=number + 1)
 
-    def _shown(self, frame: VideoFrame, arrived: float) -> Iterator[Arrival]:
+    def _shown(self, frame: VideoFrame, arrived: float) -> Iterator[DecodedFrame]:
         sent = self._sent_as(frame.pts) or _Sent(self._number, frame.pts, arrived)
         if frame.is_corrupt:
             self._damaged(sent.number)
@@ -259,7 +259,7 @@ class Frames:
             return
         self.errors_in_a_row = 0
         seconds = None if frame.pts is None else frame.pts * self._time_base
-        arrival = Arrival(
+        arrival = DecodedFrame(
             frame,
             seconds,
             sent.arrived,
@@ -284,7 +284,7 @@ class Frames:
             self._sent.remove(found)
         return found
 
-    def _progressive(self, arrival: Arrival) -> Iterator[Arrival]:
+    def _progressive(self, arrival: DecodedFrame) -> Iterator[DecodedFrame]:
         frame = arrival.frame
         if self._deinterlacing is not None and not self._deinterlacing.takes(frame):
             yield from self._deinterlacing.flush()
@@ -292,14 +292,14 @@ class Frames:
         order = field_order_of(self._video.codec_context.field_order)
         if self._deinterlacing is None and is_interlaced(order, frame):
             codec = self._video.codec_context.name
-            self._deinterlacing = Deinterlacing(frame, self._time_base, order, codec)
+            self._deinterlacing = LiveDeinterlacer(frame, self._time_base, order, codec)
         if self._deinterlacing is None:
             yield arrival
         else:
             yield from self._deinterlacing(arrival)
 
 
-class Deinterlacing:
+class LiveDeinterlacer:
     """Arrivals in, as many out, their frames progressive; the first one comes one later."""
 
     def __init__(
@@ -308,22 +308,22 @@ class Deinterlacing:
         every_frame = not (first.interlaced_frame or flags_frames(codec))
         self._filter = Deinterlacer(first, time_base, field_order=order, every_frame=every_frame)
         self._form = _form(first)
-        self._waiting: deque[Arrival] = deque()
+        self._waiting: deque[DecodedFrame] = deque()
 
     def takes(self, frame: VideoFrame) -> bool:
         """Tell whether a frame has the size and format of those before it."""
         return _form(frame) == self._form
 
-    def __call__(self, arrival: Arrival) -> Iterator[Arrival]:
+    def __call__(self, arrival: DecodedFrame) -> Iterator[DecodedFrame]:
         """Take one, give those that are ready."""
         self._waiting.append(arrival)
         return self._given(self._filter(arrival.frame))
 
-    def flush(self) -> Iterator[Arrival]:
+    def flush(self) -> Iterator[DecodedFrame]:
         """Give the last one."""
         return self._given(self._filter.flush())
 
-    def _given(self, frames: Iterator[VideoFrame]) -> Iterator[Arrival]:
+    def _given(self, frames: Iterator[VideoFrame]) -> Iterator[DecodedFrame]:
         for frame in frames:  # one out for one in, in order
             yield replace(self._waiting.popleft(), frame=frame)
 

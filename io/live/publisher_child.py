@@ -30,7 +30,7 @@ from ..network import Rules, tls_options, using
 from ..parent_death import die_with
 from ..redaction import redacted
 from .failure import looked_into, reason_of
-from .muxing import Muxer, Uploads
+from .muxer import HlsUploader, Muxer
 from .publisher_protocol import (
     Connected,
     Event,
@@ -44,9 +44,8 @@ from .publisher_protocol import (
     read_header,
     read_packet,
 )
-from .recording import OneFile
+from .recorder import RollingRecorder, SingleRecorder
 from .relay import Relay
-from .rolling import Rolling
 from .target import IO_TIMEOUT_SECONDS, LiveTarget
 from .values import Encoded
 
@@ -69,12 +68,12 @@ class Publication:
     def __init__(self, target: LiveTarget, primer: bytes, tell: Callable[[Event], None]) -> None:
         self._target = target
         self._relay: Relay | None = None
-        self._uploads: Uploads | None = None
+        self._uploads: HlsUploader | None = None
         with self._saying("not connected"):
             if target.needs_ffmpeg:
                 self._relay = Relay(target)
             if target.kind == "hls" and "://" in target.url:
-                self._uploads = Uploads(target.url, IO_TIMEOUT_SECONDS)
+                self._uploads = HlsUploader(target.url, IO_TIMEOUT_SECONDS)
             self._muxer = self._muxing(primer)
         for note in self._muxer.notes:
             tell(Note(note))
@@ -238,9 +237,9 @@ def open_output(header: Header, tell: Callable[[Event], None]) -> Output:
     """
     target, primer = header.target, header.primer
     if target.kind == "file":
-        return OneFile(target, primer, tell)
+        return SingleRecorder(target, primer, tell)
     if target.kind == "rolling":
-        return Rolling(target, primer, tell)
+        return RollingRecorder(target, primer, tell)
     return Publication(target, primer, tell)
 
 

@@ -32,7 +32,7 @@ class LiveForm:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Arrival:
+class DecodedFrame:
     """One whole decoded frame of a live input, in presentation order."""
 
     frame: VideoFrame

@@ -22,7 +22,7 @@ from upframe.daemon.workers.attempt import judge
 from upframe.io.errors import InputLost, MediaError, TooLargeMedia, UnsupportedMedia, WrongLimits
 from upframe.io.limits import VARIABLE, Limits, limits
 from upframe.io.live.address import find_address
-from upframe.io.live.input import LiveInput
+from upframe.io.live.live_input import LiveInput
 from upframe.io.source import open_source
 
 QUICK = ["--upscale", "2", "--weights", "builtin", "--device", "cpu"]

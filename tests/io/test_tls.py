@@ -17,7 +17,7 @@ from support.servers.tls import Authority, make_authority, tls_server
 
 from upframe.io.errors import InputLost, MediaError
 from upframe.io.live.address import find_address, hls_is_live
-from upframe.io.live.input import LiveInput
+from upframe.io.live.live_input import LiveInput
 from upframe.io.live.publisher_protocol import Failed
 from upframe.io.live.target import find_live_target
 from upframe.io.network import Rules, using

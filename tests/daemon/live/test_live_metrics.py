@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.live.supervision import config_with, entry
 
-from upframe.daemon.live.status import LiveStatus, carried_on, status_of
+from upframe.daemon.live.status import LiveStatus, accumulate_counters, status_of
 from upframe.daemon.live.supervisor import LiveSupervisor
 from upframe.daemon.service.live_metrics import LiveMetrics
 from upframe.daemon.service.metrics import Metrics
@@ -108,14 +108,14 @@ def test_a_stream_that_is_gone_has_no_state_any_more() -> None:
 
 
 def test_the_workers_before_count_too() -> None:
-    both = carried_on(GATE, replace(GATE, state="connecting"))
+    both = accumulate_counters(GATE, replace(GATE, state="connecting"))
     assert both.state == "connecting"
     assert both.counts == {name: 2 * count for name, count in GATE.counts.items()}
     assert both.reconnects == {"refused": 10}
     assert both.output_state.written == 100
     assert both.output_state.dropped == {"away": 6}
     assert both.output_state.files == ("/out/1.mp4", "/out/1.mp4")
-    assert carried_on(None, GATE) == GATE
+    assert accumulate_counters(None, GATE) == GATE
 
 
 def test_a_status_survives_the_pipe() -> None:

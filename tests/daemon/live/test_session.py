@@ -29,7 +29,7 @@ from upframe.filters.errors import WeightsUnavailable
 from upframe.filters.options import FilterOptions
 from upframe.io.encode.options import EncoderOptions
 from upframe.io.errors import SinkRefused, SourceMissing, UnsupportedMedia
-from upframe.io.live.input import PacedFile
+from upframe.io.live.live_input import PacedFile
 
 DEADLINE_SECONDS = 30.0
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")

@@ -10,8 +10,7 @@ from pathlib import Path
 from support.jobs.mqtt_node import BASE, node_on
 from support.servers.mqtt import Broker, observer_of, retained_of
 
-from upframe.daemon.live.board import LiveBoard
-from upframe.daemon.live.status import LiveStatus
+from upframe.daemon.live.status import LiveBoard, LiveStatus
 from upframe.daemon.mqtt.outbox import Outbox
 from upframe.daemon.mqtt.states import LiveStates
 from upframe.daemon.mqtt.topics import Topics

@@ -20,7 +20,7 @@ from upframe.io.decode import access
 from upframe.io.decode.container import find_target, open_container
 from upframe.io.errors import InputLost, MediaError, SourceMissing, TruncatedMedia, UnsupportedMedia
 from upframe.io.live.address import find_address
-from upframe.io.live.input import UrlConnection
+from upframe.io.live.input_connection import UrlConnection
 from upframe.io.source import open_source
 
 HEAD = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:2\n"

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from upframe.io.live.clock import LiveClock, Placed
+from upframe.io.live.clock import LiveClock, PlacedFrame
 
 KHZ_90 = 90_000
 
@@ -71,7 +71,7 @@ class Trouble:
     sender: float = 0.0
     """What its clock is ahead of ours."""
     events: int = 0
-    placed: list[Placed] = field(default_factory=list[Placed])
+    placed: list[PlacedFrame] = field(default_factory=list[PlacedFrame])
     sound: list[Fraction] = field(default_factory=list[Fraction])
 
     def __post_init__(self) -> None:

@@ -6,38 +6,38 @@ from fractions import Fraction
 
 import pytest
 
-from upframe.io.live.frames import Gate, Holes
+from upframe.io.live.frames import GapDetector, KeyframeGate
 
 RATE = 25
 
 
-def shown(gate: Gate, keyframes: set[int], numbers: range) -> list[int]:
+def shown(gate: KeyframeGate, keyframes: set[int], numbers: range) -> list[int]:
     return [n for n in numbers if gate.passes(n, is_keyframe=n in keyframes)]
 
 
 def test_nothing_is_shown_before_a_keyframe() -> None:
-    gate = Gate()
+    gate = KeyframeGate()
     assert gate.is_shut
     assert shown(gate, {3}, range(1, 6)) == [3, 4, 5]
     assert not gate.take_loss()  # a beginning is no loss
 
 
 def test_what_was_sent_before_the_damage_is_shown_also_when_it_comes_later() -> None:
-    gate = Gate()
+    gate = KeyframeGate()
     shown(gate, {1}, range(1, 5))
     gate.shut(8, opens_at=9)
     assert shown(gate, {10}, range(5, 13)) == [5, 6, 7, 10, 11, 12]
 
 
 def test_a_keyframe_that_may_be_damaged_itself_opens_nothing() -> None:
-    gate = Gate()
+    gate = KeyframeGate()
     shown(gate, {1}, range(1, 5))
     gate.shut(5, opens_at=8)
     assert shown(gate, {7, 12}, range(5, 14)) == [12, 13]
 
 
 def test_more_damage_puts_the_opening_off_and_loses_no_older_frame() -> None:
-    gate = Gate()
+    gate = KeyframeGate()
     shown(gate, {1}, range(1, 3))
     gate.shut(5, opens_at=6)
     gate.shut(9, opens_at=10)
@@ -45,7 +45,7 @@ def test_more_damage_puts_the_opening_off_and_loses_no_older_frame() -> None:
 
 
 def test_a_loss_is_told_once_with_the_first_frame_after_it() -> None:
-    gate = Gate()
+    gate = KeyframeGate()
     gate.passes(1, is_keyframe=True)
     gate.shut(3, opens_at=4)
     assert gate.passes(2, is_keyframe=False)
@@ -56,7 +56,7 @@ def test_a_loss_is_told_once_with_the_first_frame_after_it() -> None:
 
 
 def holes_in(times: list[Fraction | None]) -> list[int]:
-    holes = Holes()
+    holes = GapDetector()
     return [index for index, seconds in enumerate(times) if holes.before(seconds)]
 
 

@@ -17,7 +17,7 @@ from support.live.sound import aac_stream
 from upframe.filters.frame import Color, Picture, StreamInfo
 from upframe.io.encode.options import EncoderOptions
 from upframe.io.errors import SinkRefused
-from upframe.io.live.encoder import LiveEncoder, live_choices, live_pix_fmt
+from upframe.io.live.live_encoder import LiveEncoder, live_choices, live_pix_fmt
 from upframe.io.live.values import Encoded
 
 RATE = Fraction(30)

@@ -18,9 +18,9 @@ from support.media.ts_senders import TsSender, jumping, missing, steady
 from support.servers.camera import DEADLINE_SECONDS, Camera, free_port
 
 from upframe.io.errors import InputLost
-from upframe.io.live.address import LiveAddress, Remembered, Transport, find_address
-from upframe.io.live.input import LiveInput
-from upframe.io.live.values import Arrival, LiveForm, SoundPacket
+from upframe.io.live.address import AddressMemory, LiveAddress, Transport, find_address
+from upframe.io.live.live_input import LiveInput
+from upframe.io.live.values import DecodedFrame, LiveForm, SoundPacket
 
 TRANSPORTS: tuple[Transport, ...] = ("tcp", "udp")
 
@@ -54,11 +54,11 @@ def connected(address: LiveAddress, *, sound: bool = True) -> LiveInput:
             return live
 
 
-def frames_of(live: LiveInput, count: int) -> list[Arrival]:
+def frames_of(live: LiveInput, count: int) -> list[DecodedFrame]:
     """The next frames, the sound left out."""
-    found: list[Arrival] = []
+    found: list[DecodedFrame] = []
     for event in live:
-        if isinstance(event, Arrival):
+        if isinstance(event, DecodedFrame):
             found.append(event)
         if len(found) == count:
             return found
@@ -111,7 +111,7 @@ def test_sound_comes_along_unless_it_is_unwanted(camera: Camera) -> None:
     with opened(camera.url) as live:
         live.probe()
         events = iter(live)
-        assert isinstance(next(events), Arrival)
+        assert isinstance(next(events), DecodedFrame)
         packets = [event for event, _ in zip(events, range(30), strict=False)]
         sound = [packet for packet in packets if isinstance(packet, SoundPacket)]
         assert sound
@@ -121,7 +121,9 @@ def test_sound_comes_along_unless_it_is_unwanted(camera: Camera) -> None:
         assert times == sorted(times)
     with opened(camera.url, sound=False) as live:
         assert live.probe().sound is None
-        assert all(isinstance(event, Arrival) for event, _ in zip(live, range(6), strict=False))
+        assert all(
+            isinstance(event, DecodedFrame) for event, _ in zip(live, range(6), strict=False)
+        )
 
 
 def test_rtsp_over_udp(camera: Camera) -> None:
@@ -133,7 +135,7 @@ def test_rtsp_over_udp(camera: Camera) -> None:
 
 @pytest.mark.parametrize(("tcp_only", "expected"), [(False, "udp"), (True, "tcp")])
 def test_auto_tries_udp_first_and_remembers_what_worked(tcp_only: bool, expected: str) -> None:
-    remembered = Remembered()
+    remembered = AddressMemory()
     with Camera(tcp_only=tcp_only) as camera:
         for _ in range(2):
             address = find_address(camera.url, transport="auto", remembered=remembered)

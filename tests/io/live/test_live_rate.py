@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from upframe.io.live.rate import DEFAULT_RATE, agreed_rate, nominal_rate
+from upframe.io.live.live_input import DEFAULT_RATE, agreed_rate, nominal_rate
 
 NTSC = Fraction(30_000, 1001)
 

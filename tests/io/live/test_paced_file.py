@@ -14,19 +14,19 @@ from support.media.clips import combed_frame, index_of, make_clip
 from support.servers.camera import DEADLINE_SECONDS
 
 from upframe.io.errors import InputLost, SourceMissing
-from upframe.io.live.input import PacedFile
-from upframe.io.live.values import Arrival, SoundPacket
+from upframe.io.live.live_input import PacedFile
+from upframe.io.live.values import DecodedFrame, SoundPacket
 from upframe.io.pictures.pixels import picture_of
 from upframe.io.pictures.tags import color_of
 
 NO_B_FRAMES = {"tune": "zerolatency", "g": "6"}
 
 
-def events_of(paced: PacedFile, count: int | None = None) -> list[Arrival | SoundPacket]:
+def events_of(paced: PacedFile, count: int | None = None) -> list[DecodedFrame | SoundPacket]:
     """The next frames, with the sound between them; all of them to the end where None."""
-    found: list[Arrival | SoundPacket] = []
+    found: list[DecodedFrame | SoundPacket] = []
     events = iter(paced)
-    while sum(isinstance(each, Arrival) for each in found) != count:
+    while sum(isinstance(each, DecodedFrame) for each in found) != count:
         try:
             found.append(next(events))
         except InputLost as error:
@@ -36,11 +36,11 @@ def events_of(paced: PacedFile, count: int | None = None) -> list[Arrival | Soun
     return found
 
 
-def frames_of(paced: PacedFile, count: int | None = None) -> list[Arrival]:
-    return [event for event in events_of(paced, count) if isinstance(event, Arrival)]
+def frames_of(paced: PacedFile, count: int | None = None) -> list[DecodedFrame]:
+    return [event for event in events_of(paced, count) if isinstance(event, DecodedFrame)]
 
 
-def numbers_of(frames: list[Arrival]) -> list[int]:
+def numbers_of(frames: list[DecodedFrame]) -> list[int]:
     frame_pictures = [
         picture_of(each.frame, color_of(each.frame), 0, 0, Fraction(1, 25)) for each in frames
     ]
@@ -89,7 +89,7 @@ def test_a_loop_goes_on_in_time_with_its_sound(tmp_path: Path) -> None:
         paced.connect()
         paced.probe()
         events = events_of(paced, 40)
-    frames = [event for event in events if isinstance(event, Arrival)]
+    frames = [event for event in events if isinstance(event, DecodedFrame)]
     assert numbers_of(frames) == [number % 12 for number in range(40)]
     times = [frame.seconds or Fraction(0) for frame in frames]
     assert all(abs(b - a - Fraction(1, 25)) < Fraction(1, 500) for a, b in pairwise(times))

@@ -23,6 +23,15 @@ from support.live.publishing_child import (
 
 from upframe.io.decode.container import mp4_boxes
 from upframe.io.errors import SinkFull, VerificationFailed
+from upframe.io.live.archive import (
+    DiskSync,
+    FileLock,
+    VideoExtent,
+    check_recording,
+    truncate_to_whole,
+    video_extent,
+    whole_fragments,
+)
 from upframe.io.live.publisher_protocol import (
     Connected,
     Event,
@@ -32,17 +41,7 @@ from upframe.io.live.publisher_protocol import (
     Recorded,
     Written,
 )
-from upframe.io.live.recording import (
-    Disk,
-    Lock,
-    Proof,
-    Recording,
-    check,
-    prove,
-    rescue,
-    shorten,
-    whole_fragments,
-)
+from upframe.io.live.recorder import RecordingFile, rescue
 from upframe.io.live.target import find_live_target
 
 FORMS = {
@@ -50,11 +49,11 @@ FORMS = {
 }  # fmt: skip
 
 
-def record(path: Path, count: int = 60, *, sound: str | None = None) -> Recording:
+def record(path: Path, count: int = 60, *, sound: str | None = None) -> RecordingFile:
     """A recording that has got all its packets, and was not completed."""
     primer, packets = encoded(count, sound=sound)
     target = find_live_target(str(path), overwrite=True)
-    recording = Recording(target, path, primer)
+    recording = RecordingFile(target, path, primer)
     for packet in packets:
         recording.write(packet)
     return recording
@@ -133,7 +132,7 @@ def test_a_recording_can_be_read_while_it_grows(extension: str, tmp_path: Path) 
     try:
         partial = hidden(tmp_path)[0]
         whole = 60 // KEYFRAMES_EVERY * KEYFRAMES_EVERY
-        assert prove(partial, FORMS[extension]).frames >= whole
+        assert video_extent(partial, FORMS[extension]).frames >= whole
     finally:
         recording.discard()
     assert hidden(tmp_path) == []
@@ -194,9 +193,9 @@ def test_the_check_looks_at_times_too(tmp_path: Path) -> None:
     recording.close()
     recording.publish()
     path = tmp_path / "out.mp4"
-    check(path, "mp4", Proof(60, Fraction(59, RATE)))
+    check_recording(path, "mp4", VideoExtent(60, Fraction(59, RATE)))
     with pytest.raises(VerificationFailed, match=r"last frame at: wanted 2\.000 s, got 2\.360 s"):
-        check(path, "mp4", Proof(60, Fraction(2)))
+        check_recording(path, "mp4", VideoExtent(60, Fraction(2)))
 
 
 @pytest.mark.parametrize("limit", [3_000, 6_000, 7_500])
@@ -304,14 +303,14 @@ def test_a_fifo_gets_what_comes_as_it_comes(tmp_path: Path) -> None:
 def test_shortening_leaves_what_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.ts"
     path.write_bytes(bytes(188 * 5 + 100))
-    shorten(path, "mpegts")
+    truncate_to_whole(path, "mpegts")
     assert path.stat().st_size == 188 * 5
 
 
 def test_a_disk_that_does_not_take_it_is_told_at_the_next_keyframe() -> None:
     """A pipe stands for it: nothing written there can be brought to any disk."""
     reading, writing = os.pipe()
-    disk = Disk(writing)
+    disk = DiskSync(writing)
 
     def sync_again_and_again() -> None:
         ends = time.monotonic() + DEADLINE_SECONDS
@@ -328,10 +327,10 @@ def test_a_disk_that_does_not_take_it_is_told_at_the_next_keyframe() -> None:
 def test_a_file_is_locked_for_as_long_as_somebody_writes_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
-    lock = Lock.of(path)
+    lock = FileLock.of(path)
     assert lock is not None
-    assert Lock.of(path) is None
+    assert FileLock.of(path) is None
     lock.release()
-    again = Lock.of(path)
+    again = FileLock.of(path)
     assert again is not None
     again.release()

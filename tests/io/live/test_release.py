@@ -10,19 +10,19 @@ import pytest
 from support.jobs.daemon import until
 
 from upframe.io.live.address import find_address
-from upframe.io.live.input import LiveInput
-from upframe.io.live.paced_file import Pacer
-from upframe.io.live.values import Arrival
+from upframe.io.live.input_connection import BurstPacer
+from upframe.io.live.live_input import LiveInput
+from upframe.io.live.values import DecodedFrame
 
 
 def test_a_burst_is_spread_over_its_own_length() -> None:
-    pacer = Pacer()
+    pacer = BurstPacer()
     waits = [pacer.wait_seconds(Fraction(index, 25), 100.0) for index in range(50)]
     assert waits == pytest.approx([index / 25 for index in range(50)])
 
 
 def test_what_is_late_by_little_keeps_the_pace_and_by_much_begins_it_anew() -> None:
-    pacer = Pacer()
+    pacer = BurstPacer()
     assert pacer.wait_seconds(Fraction(0), 100.0) == 0
     assert pacer.wait_seconds(Fraction(1), 101.3) == 0
     assert pacer.wait_seconds(Fraction(2), 101.4) == pytest.approx(0.6)
@@ -32,14 +32,14 @@ def test_what_is_late_by_little_keeps_the_pace_and_by_much_begins_it_anew() -> N
 
 @pytest.mark.parametrize("jump", [-3600, 3600])
 def test_a_jump_of_the_sender_is_no_pause(jump: int) -> None:
-    pacer = Pacer()
+    pacer = BurstPacer()
     pacer.wait_seconds(Fraction(5000), 100.0)
     assert pacer.wait_seconds(Fraction(5000 + jump), 100.1) == pytest.approx(0)
     assert pacer.wait_seconds(Fraction(5001 + jump), 100.1) == pytest.approx(1.0)
 
 
 def test_what_has_no_timestamp_goes_at_once() -> None:
-    assert Pacer().wait_seconds(None, 100.0) == 0
+    assert BurstPacer().wait_seconds(None, 100.0) == 0
 
 
 @pytest.mark.slow
@@ -68,14 +68,14 @@ def _num_segments(playlist: Path) -> int:
     return playlist.read_text().count(".ts") if playlist.exists() else 0
 
 
-def _frames_of(playlist: Path, count: int) -> list[Arrival]:
+def _frames_of(playlist: Path, count: int) -> list[DecodedFrame]:
     live = LiveInput(find_address(str(playlist)))
-    frames: list[Arrival] = []
+    frames: list[DecodedFrame] = []
     try:
         live.connect()
         live.probe()
         for event in live:
-            if isinstance(event, Arrival):
+            if isinstance(event, DecodedFrame):
                 frames.append(event)
             if len(frames) == count:
                 break

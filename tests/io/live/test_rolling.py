@@ -15,8 +15,7 @@ from support.live.publishing_child import KEYFRAMES_EVERY, Child, encoded, later
 
 from upframe.io.errors import SinkFull
 from upframe.io.live.publisher_protocol import Event, Note, Recorded, Written
-from upframe.io.live.recording import Recording
-from upframe.io.live.rolling import Rolling
+from upframe.io.live.recorder import RecordingFile, RollingRecorder
 from upframe.io.live.target import find_live_target
 from upframe.io.live.values import Encoded
 
@@ -31,7 +30,9 @@ class Row:
         self.now = START
         self.sound = sound
         target = find_live_target(str(pattern), segment_seconds=seconds)
-        self.rolling = Rolling(target, encoded(150, sound=sound)[0], self.told.append, self.wall)
+        self.rolling = RollingRecorder(
+            target, encoded(150, sound=sound)[0], self.told.append, self.wall
+        )
 
     def wall(self) -> float:
         return self.now
@@ -209,7 +210,7 @@ def test_what_cannot_be_saved_is_told_and_kept(tmp_path: Path) -> None:
 def test_a_leftover_does_not_take_the_name_of_another(tmp_path: Path) -> None:
     primer = encoded(150)[0]
     target = find_live_target(str(tmp_path / "%H%M%S.mp4"))
-    left = Recording(replace(target, kind="file"), tmp_path / "070809.mp4", primer)
+    left = RecordingFile(replace(target, kind="file"), tmp_path / "070809.mp4", primer)
     for packet in pictures(100):
         left.write(packet)
     (partial,) = tmp_path.glob(".*")

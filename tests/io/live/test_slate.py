@@ -12,7 +12,7 @@ from torch import Tensor
 
 from upframe.filters.frame import Color, Picture, StreamInfo
 from upframe.io.encode.options import EncoderOptions
-from upframe.io.live.encoder import LiveEncoder
+from upframe.io.live.live_encoder import LiveEncoder
 from upframe.io.live.slate import HEADLINE, slate, wrapped
 from upframe.io.pictures.lettering import draw_text
 

@@ -21,9 +21,9 @@ from support.media.clips import make_clip
 from support.servers.camera import DEADLINE_SECONDS, free_port
 
 from upframe.io.errors import InputLost
-from upframe.io.live.address import Remembered, find_address
-from upframe.io.live.input import LiveInput
-from upframe.io.live.values import Arrival, SoundPacket
+from upframe.io.live.address import AddressMemory, find_address
+from upframe.io.live.live_input import LiveInput
+from upframe.io.live.values import DecodedFrame, SoundPacket
 from upframe.io.parent_death import tied
 
 PHRASE = "a-long-passphrase"
@@ -56,15 +56,15 @@ def children() -> set[int]:
     return {int(pid) for each in threads for pid in (each / "children").read_text().split()}
 
 
-def quick() -> Remembered:
+def quick() -> AddressMemory:
     """The sender has a keyframe every half second."""
-    remembered = Remembered()
+    remembered = AddressMemory()
     remembered.look_seconds = 0.7
     return remembered
 
 
 def connected(
-    url: str, *, read_seconds: float = 5.0, remembered: Remembered | None = None
+    url: str, *, read_seconds: float = 5.0, remembered: AddressMemory | None = None
 ) -> LiveInput:
     """Connect, again until the sender listens."""
     deadline = time.monotonic() + DEADLINE_SECONDS
@@ -88,7 +88,7 @@ def test_srt_gives_frames_and_sound_and_ends_without_a_trace() -> None:
         assert (form.info.width, form.info.rate, form.codec) == (160, 15, "h264")
         assert form.sound is not None
         events = [event for event, _ in zip(live, range(60), strict=False)]
-        frames = [event for event in events if isinstance(event, Arrival)]
+        frames = [event for event in events if isinstance(event, DecodedFrame)]
         assert frames[0].is_keyframe
         times = [frame.seconds for frame in frames if frame.seconds is not None]
         assert times == sorted(set(times))
@@ -137,7 +137,7 @@ def joined_late(path: Path) -> bytes:
 
 
 def test_a_keyframe_that_comes_late_is_looked_for_longer_the_next_time(tmp_path: Path) -> None:
-    data, remembered = joined_late(tmp_path / "clip.ts"), Remembered()
+    data, remembered = joined_late(tmp_path / "clip.ts"), AddressMemory()
     remembered.look_seconds = 1.0
     tries: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from upframe.io.live.rate import StallRule
+from upframe.io.live.live_input import StallRule
 
 
 @pytest.mark.parametrize(

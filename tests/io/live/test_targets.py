@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from upframe.io.errors import SinkRefused
-from upframe.io.live.target import Naming, find_live_target, is_live_target
+from upframe.io.live.archive import NamePattern
+from upframe.io.live.target import find_live_target, is_live_target
 from upframe.io.network import Rules, using
 
 
@@ -152,7 +153,7 @@ def test_credentials_that_others_can_read_are_refused(tmp_path: Path) -> None:
 
 
 def test_names_follow_the_clock_and_keep_what_is_no_field(tmp_path: Path) -> None:
-    naming = Naming(tmp_path / "100%%" / "%Y-%H%M%S.mp4")
+    naming = NamePattern(tmp_path / "100%%" / "%Y-%H%M%S.mp4")
     moment = time.mktime((2024, 2, 29, 13, 5, 9, 0, 0, -1))
     assert naming.at(moment) == tmp_path / "100%" / "2024-130509.mp4"
 
@@ -164,5 +165,5 @@ def test_only_what_this_pattern_has_left_is_found(tmp_path: Path) -> None:
     others = ("cam-130509.mp4", ".cab-1.mp4.live-0123abcd.partial", ".cam-1.mp4.0123abcd.partial")
     for path in (mine, *(day / name for name in others)):
         path.touch()
-    found = list(Naming(tmp_path / "day[1]" / "%d" / "cam-%H%M%S.mp4").leftovers())
+    found = list(NamePattern(tmp_path / "day[1]" / "%d" / "cam-%H%M%S.mp4").leftovers())
     assert found == [(mine, day / "cam-130509.mp4")]

@@ -17,7 +17,7 @@ from upframe.daemon.config import Config
 from upframe.daemon.jobs.model import Job, Work, job_of
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import JobStore
-from upframe.daemon.live.board import LiveBoard
+from upframe.daemon.live.status import LiveBoard
 from upframe.daemon.mqtt.bridge import MqttBridge
 
 BASE = "upframe/node1"

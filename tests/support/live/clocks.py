@@ -3,7 +3,7 @@
 from fractions import Fraction
 from itertools import pairwise
 
-from upframe.io.live.clock import LiveClock, Placed
+from upframe.io.live.clock import LiveClock, PlacedFrame
 
 RATE = Fraction(25)
 OUT_RATE = Fraction(50)
@@ -20,15 +20,15 @@ class Sender:
         self.step = 1 / rate
         self.now = 1000.0
         self.stamp: Fraction = Fraction(5)
-        self.placed: list[Placed] = []
+        self.placed: list[PlacedFrame] = []
 
-    def send(self, stamp: Fraction | None = None, *, after_loss: bool = False) -> Placed:
+    def send(self, stamp: Fraction | None = None, *, after_loss: bool = False) -> PlacedFrame:
         """Send the next frame in time: with the next timestamp, or another to go on from."""
         self.now += float(self.step)
         self.stamp = self.stamp + self.step if stamp is None else stamp
         return self.place(self.stamp, after_loss=after_loss)
 
-    def place(self, stamp: Fraction | None, *, after_loss: bool = False) -> Placed:
+    def place(self, stamp: Fraction | None, *, after_loss: bool = False) -> PlacedFrame:
         """Let a frame come now."""
         placed = self.clock.place(stamp, self.now, after_loss=after_loss)
         self.placed.append(placed)

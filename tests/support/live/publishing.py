@@ -18,7 +18,7 @@ from upframe.daemon.backoff import SteppedBackoff
 from upframe.daemon.live.publisher import Publisher
 from upframe.filters.frame import Color, Picture, StreamInfo
 from upframe.io.encode.options import EncoderOptions
-from upframe.io.live.encoder import LiveEncoder
+from upframe.io.live.live_encoder import LiveEncoder
 from upframe.io.live.target import LiveTarget
 from upframe.io.live.values import Encoded, OutputState
 

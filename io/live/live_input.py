@@ -1,22 +1,17 @@
-"""A live input: connected to, probed, and read until it is lost; then a new one takes its place.
-
-The stages, each in its own file: the address (`address`), the connection (`connection`; `srt` for
-what a child process reads; `paced` for a file), frames with their times (`frames`, `damage`), the
-nominal rate (`rate`), and what holds them together (`reading`).
-"""
+"""A live input: connected to, probed, and read until it is lost; then a new one takes its place."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from statistics import median
+from typing import Literal
 
-import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError
@@ -25,172 +20,15 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from ...filters.frame import StreamInfo
-from ..decode.access import LocalFiles
 from ..decode.container import best_video
 from ..decode.form import describe
 from ..errors import InputLost, UnsupportedMedia
 from ..limits import limits
-from ..network import RemoteFiles
 from ..timestamps import RateVerdict
 from .address import LiveAddress
-from .failure import cut_off, not_connected
-from .frames import Frames
-from .paced_file import FileConnection, Pacer, decoding_time
-from .rate import ENOUGH_PACKETS, FEWEST_PACKETS, agreed_rate, nominal_rate
-from .srt import ChildConnection
-from .values import Arrival, LiveForm, SoundPacket
-
-# One connection of a live input: packets with the moment they came, until it is over.
-
-_UDP_SECONDS = 5.0
-"""For a first answer by UDP, where TCP can be tried too."""
-
-
-class Connection(Protocol):
-    """What a live input reads from."""
-
-    @property
-    def container(self) -> InputContainer:
-        """The open container."""
-        ...
-
-    @property
-    def is_lossy(self) -> bool:
-        """Whether packets get lost on the way without a word."""
-        ...
-
-    def packets(self, streams: Sequence[Stream]) -> Iterator[tuple[Packet[Stream], float]]:
-        """Give packets of some streams and the monotonic second each came; ends by InputLost."""
-        ...
-
-    def stop(self) -> None:
-        """End the reading, from any thread; at the latest after the address's read_seconds."""
-        ...
-
-    def close(self) -> None:
-        """Let go of all, by the thread that reads. Safe to call twice."""
-        ...
-
-
-class UrlConnection:
-    """A connection that this process's FFmpeg makes by itself."""
-
-    def __init__(
-        self, address: LiveAddress, *, now: Callable[[], float], lines: deque[str]
-    ) -> None:
-        """Connect.
-
-        Args:
-            address: Where to.
-            now: Monotonic seconds, for the arrival of packets.
-            lines: Gets what was tried.
-
-        Raises:
-            InputLost: if that does not work.
-        """
-        self._address = address
-        self._now = now
-        self._stopped = threading.Event()
-        self._lines = lines
-        self.is_lossy = address.protocol in ("rtp", "udp")
-        self._pacer = Pacer() if address.format == "hls" else None
-        self.container = self._connect()
-
-    def packets(self, streams: Sequence[Stream]) -> Iterator[tuple[Packet[Stream], float]]:
-        """Give packets of some streams and the monotonic second each came.
-
-        Raises:
-            InputLost: at its end, in whatever way.
-        """
-        demuxed = self.container.demux(*streams)
-        while not self._stopped.is_set():
-            began = time.monotonic()
-            try:
-                packet = next(demuxed, None)
-            except (FFmpegError, OSError, UnsupportedMedia) as error:
-                raise self._cut_off(error, began) from error
-            if packet is None or packet.size == 0:  # PyAV ends with an empty one
-                raise self._ended(time.monotonic() - began)
-            if self._pacer is not None:
-                wait = self._pacer.wait_seconds(decoding_time(packet), time.monotonic())
-                self._stopped.wait(wait)
-            yield packet, self._now()
-        raise InputLost("ended", f"{self._address.shown}: stopped")
-
-    def stop(self) -> None:
-        """End the reading after the next packet, or the time-out."""
-        self._stopped.set()
-
-    def close(self) -> None:
-        """Close the container."""
-        self.container.close()
-
-    def _connect(self) -> InputContainer:
-        address = self._address
-        if address.transport is None:
-            return self._opened({}, address.connect_seconds)
-        chosen = address.remembered.transport or address.transport
-        if chosen == "auto":
-            return self._udp_then_tcp()
-        return self._over(chosen, address.connect_seconds)
-
-    def _udp_then_tcp(self) -> InputContainer:
-        """UDP has the shorter delay, where the network lets it through."""
-        try:
-            return self._over("udp", min(_UDP_SECONDS, self._address.connect_seconds))
-        except InputLost as error:
-            if error.reason not in ("timed-out", "failed", "unsupported"):
-                raise  # TCP would not find it either
-            self._lines.append(f"by UDP: {error}; trying TCP")
-            if error.reason == "unsupported":  # the server's word: it need not be asked again
-                self._address.remembered.transport = "tcp"
-        return self._over("tcp", self._address.connect_seconds)
-
-    def _over(self, transport: str, seconds: float) -> InputContainer:
-        container = self._opened({"rtsp_transport": transport}, seconds)
-        self._address.remembered.transport = "udp" if transport == "udp" else "tcp"
-        self._lines.append(f"connected by {transport.upper()}")
-        self.is_lossy = transport == "udp"
-        return container
-
-    def _opened(self, options: dict[str, str], seconds: float) -> InputContainer:
-        address = self._address
-        began = time.monotonic()
-        local = address.protocol == "file"
-        files = LocalFiles(Path(address.url.removeprefix("file:"))) if local else None
-        try:
-            return av.open(
-                address.url if files is None else files.url,
-                "r",
-                format=address.format,
-                options={**address.options, **options, **limits().options},
-                metadata_errors="replace",
-                timeout=(seconds, address.read_seconds),
-                io_open=files or RemoteFiles.of(address.url, address.read_seconds),
-            )
-        except (FFmpegError, OSError, ValueError, UnsupportedMedia) as error:
-            raise not_connected(
-                error,
-                shown=address.shown,
-                url=address.url,
-                elapsed_seconds=time.monotonic() - began,
-                limit_seconds=min(seconds, address.read_seconds),
-            ) from None  # its text has the URL with the password
-
-    def _cut_off(self, error: Exception, began: float) -> InputLost:
-        return cut_off(
-            error,
-            shown=self._address.shown,
-            elapsed_seconds=time.monotonic() - began,
-            limit=self._address.read_seconds,
-        )
-
-    def _ended(self, elapsed_seconds: float) -> InputLost:
-        shown, limit = self._address.shown, self._address.read_seconds
-        if elapsed_seconds >= 0.9 * limit:  # RTSP ends plainly by a time-out of its own
-            return InputLost("timed-out", f"{shown}: nothing came for {elapsed_seconds:.1f} s")
-        return InputLost("ended", f"{shown}: the other end has closed the connection")
-
+from .frames import LiveDecoder
+from .input_connection import FfmpegConnection, FileConnection, InputConnection, UrlConnection
+from .values import DecodedFrame, LiveForm, SoundPacket
 
 # What every live input does once it has a connection: probe it, read it until it is lost.
 
@@ -205,7 +43,7 @@ _MOST_ERRORS = 100
 
 _KEPT_LINES = 100
 
-Event = Arrival | SoundPacket
+Event = DecodedFrame | SoundPacket
 
 
 class ConnectedInput:
@@ -218,15 +56,15 @@ class ConnectedInput:
     def __init__(
         self,
         shown: str,
-        connect: Callable[[deque[str]], Connection],
+        connect: Callable[[deque[str]], InputConnection],
         *,
         sound: bool,
     ) -> None:
         self._shown = shown
         self._make_connection = connect
         self._wants_sound = sound
-        self._connection: Connection | None = None
-        self._frames: Frames | None = None
+        self._connection: InputConnection | None = None
+        self._frames: LiveDecoder | None = None
         self._stopped = False
         self._counts: Counter[str] = Counter(frames_decoded=0, frames_damaged=0, packets_corrupt=0)
         self._ready: deque[Event] = deque()
@@ -255,7 +93,7 @@ class ConnectedInput:
             connection.stop()
         self._video = self._best_video(connection.container)
         self._sound = _best_sound(connection.container) if self._wants_sound else None
-        self._frames = Frames(
+        self._frames = LiveDecoder(
             self._video, self._sound, lossy=connection.is_lossy, counts=self._counts
         )
         streams = [self._video, *([self._sound] if self._sound else [])]
@@ -325,14 +163,14 @@ class ConnectedInput:
         except (FFmpegError, ValueError) as error:  # the deinterlacer does not take the format
             raise InputLost("unsupported", f"{self._shown}: {error}") from error
         for event in events:
-            if isinstance(event, Arrival):
+            if isinstance(event, DecodedFrame):
                 self.last_frame_at = event.arrived
         self._ready.extend(events)
         if self._frames.errors_in_a_row >= _MOST_ERRORS:
             raise self._undecodable()
 
-    def _first_arrival(self) -> Arrival | None:
-        return next((event for event in self._ready if isinstance(event, Arrival)), None)
+    def _first_arrival(self) -> DecodedFrame | None:
+        return next((event for event in self._ready if isinstance(event, DecodedFrame)), None)
 
     def _rate(self, times: list[Fraction]) -> Fraction:
         """Decide on the rate: what the stream claims, once its timestamps say so or not."""
@@ -346,7 +184,7 @@ class ConnectedInput:
             self._read(times)
         return agreed
 
-    def _form(self, first: Arrival, rate: Fraction) -> LiveForm:
+    def _form(self, first: DecodedFrame, rate: Fraction) -> LiveForm:
         assert self._connection is not None
         return LiveForm(
             info=self._info(self._connection.container, first, rate),
@@ -355,7 +193,7 @@ class ConnectedInput:
             sound=self._sound,
         )
 
-    def _info(self, container: InputContainer, first: Arrival, rate: Fraction) -> StreamInfo:
+    def _info(self, container: InputContainer, first: DecodedFrame, rate: Fraction) -> StreamInfo:
         try:
             info = describe(
                 container,
@@ -412,9 +250,9 @@ class LiveInput(ConnectedInput):
             sound: Whether the sound is passed along.
         """
 
-        def connect(lines: deque[str]) -> Connection:
+        def connect(lines: deque[str]) -> InputConnection:
             if address.needs_ffmpeg:
-                return ChildConnection(address, now=now, lines=lines)
+                return FfmpegConnection(address, now=now, lines=lines)
             return UrlConnection(address, now=now, lines=lines)
 
         super().__init__(address.shown, connect, sound=sound)
@@ -443,7 +281,150 @@ class PacedFile(ConnectedInput):
             sound: Whether the sound is passed along.
         """
 
-        def connect(_: deque[str]) -> Connection:
+        def connect(_: deque[str]) -> InputConnection:
             return FileConnection(path, loop=loop, speed=speed, now=now)
 
         super().__init__(str(path), connect, sound=sound)
+
+
+DEFAULT_RATE = Fraction(25)
+"""Where nothing tells."""
+
+MIN_RATE, MAX_RATE = Fraction(1, 10), Fraction(240)
+"""Frames per second that a claim may be without any timestamps."""
+
+ENOUGH_PACKETS = 12
+"""From so many on, timestamps that jitter by a tenth of a frame tell the rate to one per cent."""
+
+FEWEST_PACKETS = 4
+"""Fewer tell nothing."""
+
+_NEAR = Fraction(1, 25)
+"""Of the measured rate: a claim that far from it is meant."""
+
+_WHOLE = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 100, 120)
+_PLAIN = (*(Fraction(rate) for rate in _WHOLE), Fraction(15, 2), Fraction(25, 2))
+_NTSC = tuple(Fraction(rate * 1000, 1001) for rate in (24, 30, 60))
+_STANDARD = (*_PLAIN, *_NTSC)
+
+_EVEN = Fraction(1, 100)
+"""Of an interval: timestamps that jitter by more cannot tell 29.97 from 30."""
+
+
+def agreed_rate(times: Sequence[Fraction], claims: Sequence[Fraction | None]) -> Fraction | None:
+    """Give the rate that all claims name, where the first few timestamps say so too."""
+    claim, measured = claims[0] if claims else None, measured_rate(times)
+    if not claim or claim not in _STANDARD or any(other != claim for other in claims):
+        return None
+    return claim if measured is not None and _is_near(claim, measured) else None
+
+
+def nominal_rate(times: Sequence[Fraction], claims: Iterable[Fraction | None]) -> Fraction:
+    """Decide on a rate.
+
+    Args:
+        times: Of some packets in a row, seconds, in any order.
+        claims: What the stream says of itself, the most exact first.
+
+    Returns:
+        Frames per second: a claim, else a usual rate near to what was measured, else that.
+    """
+    said = [claim for claim in claims if claim]
+    measured = measured_rate(times)
+    if measured is None:
+        plausible = (claim for claim in said if MIN_RATE <= claim <= MAX_RATE)
+        return next(plausible, DEFAULT_RATE)
+    for claim in said:
+        if _is_near(claim, measured) and (claim in _STANDARD or claim.denominator <= 2):
+            return claim
+    usual = min(_STANDARD if _is_even(times) else _PLAIN, key=lambda rate: abs(rate - measured))
+    if _is_near(usual, measured):
+        return usual
+    return measured.limit_denominator(100)
+
+
+def measured_rate(times: Sequence[Fraction]) -> Fraction | None:
+    """Measure frames per second by their times; None where these do not tell."""
+    gaps = _gaps(times)
+    return len(gaps) / sum(gaps, Fraction(0)) if gaps else None
+
+
+def _gaps(times: Sequence[Fraction]) -> list[Fraction]:
+    """Give the intervals between packets, but for holes and bursts; none where they are too few."""
+    rising = sorted(times)
+    gaps = [after - before for before, after in pairwise(rising) if after > before]
+    if len(gaps) < FEWEST_PACKETS - 1:
+        return []
+    usual = median(gaps)
+    return [gap for gap in gaps if usual / 2 < gap < usual * 3 / 2]
+
+
+def _is_even(times: Sequence[Fraction]) -> bool:
+    gaps = _gaps(times)
+    return bool(gaps) and max(gaps) - min(gaps) <= _EVEN * min(gaps)
+
+
+def _is_near(claim: Fraction, measured: Fraction) -> bool:
+    return abs(claim - measured) <= _NEAR * measured
+
+
+# When a connection that gives no frames is stalled, and when it is lost.
+
+Verdict = Literal["running", "stalled", "lost"]
+
+_STALLED_SECONDS, _STALLED_INTERVALS = 1.0, 8
+_LOST_SECONDS, _LOST_GOPS, _LOST_INTERVALS = 10.0, 3, 20
+_GOPS_KEPT = 4
+
+
+class StallRule:
+    """Judges silence by the stream's own rate and keyframe interval.
+
+    Silence means no decoded frame: bytes may flow all the while. After damage there is nothing
+    to show before the next keyframe, so that a silence of one group of pictures is in order; a
+    fixed limit would connect to a slow source over and over.
+    """
+
+    def __init__(
+        self, rate: Fraction, gop_seconds: Fraction | None, given_seconds: float | None = None
+    ) -> None:
+        """Take what is known of the stream.
+
+        Args:
+            rate: Nominal frames per second.
+            gop_seconds: From keyframe to keyframe; None while it is not known.
+            given_seconds: What the user says is too long, instead of the stream's own limit.
+
+        Raises:
+            ValueError: for a rate that is not positive.
+        """
+        if rate <= 0:
+            raise ValueError(f"rate must be positive, got {rate}")
+        self._interval = float(1 / rate)
+        self._given = given_seconds
+        self._gops: deque[float] = deque(maxlen=_GOPS_KEPT)
+        if gop_seconds is not None:
+            self.observed(gop_seconds)
+
+    @property
+    def stalled_seconds(self) -> float:
+        """Silence from which on it is stalled."""
+        return min(max(_STALLED_SECONDS, _STALLED_INTERVALS * self._interval), self.lost_seconds)
+
+    @property
+    def lost_seconds(self) -> float:
+        """Silence from which on the connection is given up."""
+        if self._given is not None:
+            return self._given
+        gop = max(self._gops, default=0.0)
+        return max(_LOST_SECONDS, _LOST_GOPS * gop, _LOST_INTERVALS * self._interval)
+
+    def judge(self, silent_seconds: float) -> Verdict:
+        """Judge by the seconds since the last decoded frame, or since it was connected."""
+        if silent_seconds >= self.lost_seconds:
+            return "lost"
+        return "stalled" if silent_seconds >= self.stalled_seconds else "running"
+
+    def observed(self, gop_seconds: Fraction | float) -> None:
+        """Note the seconds between two keyframes; the longest of the last few counts."""
+        self._gops.append(float(gop_seconds))

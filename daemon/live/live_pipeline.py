@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from ...filters.chain import BuiltFilter, build_filters
 from ...filters.frame import StreamInfo
 from ...io.live.clock import LiveClock
-from ...io.live.encoder import LiveEncoder, check_encoder, live_pix_fmt
+from ...io.live.live_encoder import LiveEncoder, check_encoder, live_pix_fmt
 from ...io.live.slate import slate
 from ...io.live.target import LiveTarget
 from ...io.live.values import Encoded, LiveForm, OutputState
@@ -25,10 +25,10 @@ from ..queues import DropOldestQueue
 from .compute import LiveCompute
 from .compute_stage import Computing, Waiting
 from .governor import Governor
-from .input import Gate, Intake
+from .input import FrameIngest, IngestOutlet
 from .levels import parse_levels
 from .options import LiveOptions
-from .output_stage import Delays, Expected, Outgoing, Pace
+from .output import DelayStatistics, OutputStage, OutputTiming, PendingFrames
 from .publisher import Publisher
 from .request import LiveRequest
 from .timeline import Timeline
@@ -81,7 +81,7 @@ _MAX_WAITING_FRAMES = 240
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class SessionContext:
     """What the parts need of the session."""
 
     now: Callable[[], float]
@@ -90,7 +90,7 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True)
-class Works:
+class LivePipeline:
     """The parts, which run."""
 
     timeline: Timeline
@@ -100,14 +100,14 @@ class Works:
     computing: Computing
     encoder: LiveEncoder
     publisher: Publisher
-    outgoing: Outgoing
-    delays: Delays
-    expected: Expected
+    outgoing: OutputStage
+    delays: DelayStatistics
+    expected: PendingFrames
     sound: Stream | None
     """What its packets are like; None: the output has none."""
 
 
-def pace_of(options: LiveOptions, rate: Fraction) -> Pace:
+def pace_of(options: LiveOptions, rate: Fraction) -> OutputTiming:
     """Decide when the output goes on without the input, whose frames come at a nominal rate."""
     latency = options.latency_seconds
     interval = float(1 / rate)
@@ -116,21 +116,21 @@ def pace_of(options: LiveOptions, rate: Fraction) -> Pace:
         min(_PATIENCE_SECONDS, _PATIENCE_SHARE * latency), _PATIENCE_INTERVALS * interval
     )
     freezes = options.on_loss == "freeze"
-    return Pace(
+    return OutputTiming(
         patience_seconds=min(deadline, patience),
         drop_seconds=max(latency, patience),
         slate_seconds=None if freezes else max(_SLATE_SECONDS, _SLATE_INTERVALS * interval),
     )
 
 
-def start_works(
+def start_pipeline(
     request: LiveRequest,
     target: LiveTarget,
     prepared: Prepared,
     form: LiveForm,
-    intake: Intake,
-    around: Surroundings,
-) -> Works:
+    intake: FrameIngest,
+    around: SessionContext,
+) -> LivePipeline:
     """Make all parts, start them, and let the frames in.
 
     Raises:
@@ -145,7 +145,7 @@ def start_works(
     works.outgoing.start()
     works.computing.start()
     sound = None if works.sound is None else works.outgoing.sound
-    intake.open(Gate(works.timeline, works.queue, works.expected.came, sound))
+    intake.open(IngestOutlet(works.timeline, works.queue, works.expected.came, sound))
     return works
 
 
@@ -158,8 +158,8 @@ class _Builder:
         target: LiveTarget,
         prepared: Prepared,
         form: LiveForm,
-        intake: Intake,
-        around: Surroundings,
+        intake: FrameIngest,
+        around: SessionContext,
     ) -> None:
         if form.info.rate is None:
             raise ValueError("a live input has a nominal rate, got None")
@@ -174,10 +174,10 @@ class _Builder:
         self._levels = parse_levels(request.options.levels, request.filters)
         self.connected = threading.Event()
         """Whether the output was connected once."""
-        self._delays = Delays()
-        self._expected = Expected(_DEADLINE_SHARE * request.options.latency_seconds)
+        self._delays = DelayStatistics()
+        self._expected = PendingFrames(_DEADLINE_SHARE * request.options.latency_seconds)
 
-    def build(self) -> Works:
+    def build(self) -> LivePipeline:
         """Make them all."""
         clock = LiveClock(self._rate * 2 ** self._levels[0].exp)
         timeline = Timeline(clock)
@@ -193,7 +193,7 @@ class _Builder:
         outgoing = self._outgoing(encoder, publisher, timeline, compute.info)
         computing = self._computing(compute, governor, queue, model, outgoing)
         outgoing.in_flight = lambda: self._intake.placed_pts > computing.handled_pts
-        return Works(
+        return LivePipeline(
             timeline, queue, compute, governor, computing, encoder, publisher, outgoing,
             self._delays, self._expected, sound,
         )  # fmt: skip
@@ -259,10 +259,10 @@ class _Builder:
 
     def _outgoing(
         self, encoder: LiveEncoder, publisher: Publisher, timeline: Timeline, info: StreamInfo
-    ) -> Outgoing:
+    ) -> OutputStage:
         assert info.rate is not None
         duration = self._request.duration_seconds
-        return Outgoing(
+        return OutputStage(
             encoder,
             publisher,
             timeline,
@@ -284,7 +284,7 @@ class _Builder:
         governor: Governor,
         queue: DropOldestQueue[Waiting],
         model: StreamInfo,
-        outgoing: Outgoing,
+        outgoing: OutputStage,
     ) -> Computing:
         patience = pace_of(self._options, self._rate).patience_seconds
         hold = max(_HOLD_SHARE * patience, _HOLD_INTERVALS / float(self._rate))

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from upframe.daemon.live.output_stage import Grid, Slot
+from upframe.daemon.live.output import FrameScheduler, FrameSlot
 
 RATE = Fraction(25)
 
@@ -16,14 +16,14 @@ def at(slots: float) -> Fraction:
     return Fraction(slots).limit_denominator(10_000) / RATE
 
 
-def shown(slots: list[Slot[str]]) -> str:
+def shown(slots: list[FrameSlot[str]]) -> str:
     """Items in their slots, repeats in small letters."""
     return "".join(slot.item.lower() if slot.is_repeat else slot.item for slot in slots)
 
 
-def grid_with(*times: float) -> tuple[Grid[str], str]:
+def grid_with(*times: float) -> tuple[FrameScheduler[str], str]:
     """Enter A, B, C … at these places, in slots."""
-    grid: Grid[str] = Grid(RATE)
+    grid: FrameScheduler[str] = FrameScheduler(RATE)
     slots = [
         slot
         for place, name in zip(times, "ABCDEFGHIJ", strict=False)
@@ -36,15 +36,15 @@ def grid_with(*times: float) -> tuple[Grid[str], str]:
 
 
 def test_items_in_their_slots_are_given_at_once_and_as_they_are() -> None:
-    grid: Grid[str] = Grid(RATE)
+    grid: FrameScheduler[str] = FrameScheduler(RATE)
     for index in range(100):
-        assert grid.enter(index / RATE, f"{index}") == [Slot(index, f"{index}", False)]
+        assert grid.enter(index / RATE, f"{index}") == [FrameSlot(index, f"{index}", False)]
     assert grid.counts == {"given": 100, "repeated": 0, "late": 0, "surplus": 0}
 
 
 def test_the_first_item_sets_where_the_row_starts() -> None:
-    grid: Grid[str] = Grid(RATE)
-    assert grid.enter(Fraction(4), "A") == [Slot(100, "A", False)]
+    grid: FrameScheduler[str] = FrameScheduler(RATE)
+    assert grid.enter(Fraction(4), "A") == [FrameSlot(100, "A", False)]
     assert grid.next_time == Fraction(101, 25)
 
 
@@ -89,7 +89,7 @@ def test_another_item_can_fill_and_stays_until_the_next() -> None:
 
 
 def test_there_is_nothing_to_repeat_before_the_first_item() -> None:
-    grid: Grid[str] = Grid(RATE)
+    grid: FrameScheduler[str] = FrameScheduler(RATE)
     assert grid.fill(at(3)) == []
     assert grid.next_time == 0
     assert shown(grid.fill(at(2), "S")) == "Ss"
@@ -99,7 +99,7 @@ def test_there_is_nothing_to_repeat_before_the_first_item() -> None:
 @pytest.mark.parametrize("phase", [0.3, 0.45, 0.49, 0.5, 0.51, 0.7])
 def test_jitter_of_a_quarter_of_a_slot_leaves_no_hole_at_any_phase(phase: float) -> None:
     chance = random.Random(4)
-    grid: Grid[int] = Grid(RATE)
+    grid: FrameScheduler[int] = FrameScheduler(RATE)
     for index in range(2000):
         grid.enter(at(index + phase + chance.uniform(-0.12, 0.12)), index)
     assert grid.counts == {"given": 2000, "repeated": 0, "late": 0, "surplus": 0}
@@ -109,7 +109,7 @@ def test_jitter_of_a_quarter_of_a_slot_leaves_no_hole_at_any_phase(phase: float)
 def test_items_for_every_second_slot_are_repeated_evenly(phase: float) -> None:
     """As they come while the exponent is lowered."""
     chance = random.Random(5)
-    grid: Grid[int] = Grid(RATE)
+    grid: FrameScheduler[int] = FrameScheduler(RATE)
     slots = [
         slot
         for index in range(500)
@@ -121,7 +121,7 @@ def test_items_for_every_second_slot_are_repeated_evenly(phase: float) -> None:
 def test_a_clock_that_drifts_is_followed_by_one_slot_at_a_time() -> None:
     """One ten-thousandth faster: a slot in 10 000, and not back and forth near the edge."""
     chance = random.Random(6)
-    grid: Grid[int] = Grid(RATE)
+    grid: FrameScheduler[int] = FrameScheduler(RATE)
     for index in range(40_000):
         grid.enter(at(index * 0.9999 + chance.uniform(-0.1, 0.1)), index)
     assert grid.counts["repeated"] == 0
@@ -133,8 +133,8 @@ def test_a_clock_that_drifts_is_followed_by_one_slot_at_a_time() -> None:
 def test_whatever_comes_each_slot_is_given_once_and_shows_nothing_older(seed: int) -> None:
     chance = random.Random(seed)
     rate = chance.choice([Fraction(15), Fraction(60000, 1001), Fraction(7, 2)])
-    grid: Grid[int] = Grid(rate)
-    slots: list[Slot[int]] = []
+    grid: FrameScheduler[int] = FrameScheduler(rate)
+    slots: list[FrameSlot[int]] = []
     time, entered = Fraction(0), 0
     for number in range(400):
         time += Fraction(chance.randint(0, 300), 1000) if chance.random() < 0.9 else -time / 50
@@ -158,7 +158,7 @@ def test_whatever_comes_each_slot_is_given_once_and_shows_nothing_older(seed: in
 @pytest.mark.parametrize("seed", range(10))
 def test_an_item_in_time_is_shown_less_than_a_slot_from_its_time(seed: int) -> None:
     chance = random.Random(seed)
-    grid: Grid[Fraction] = Grid(RATE)
+    grid: FrameScheduler[Fraction] = FrameScheduler(RATE)
     time = Fraction(0)
     for _ in range(500):
         for slot in grid.enter(time, time):
@@ -169,4 +169,4 @@ def test_an_item_in_time_is_shown_less_than_a_slot_from_its_time(seed: int) -> N
 
 def test_a_rate_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="rate must be positive, got 0"):
-        Grid[str](Fraction(0))
+        FrameScheduler[str](Fraction(0))

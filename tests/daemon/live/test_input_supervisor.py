@@ -10,10 +10,10 @@ from queue import SimpleQueue
 import pytest
 from av.video.frame import VideoFrame
 
-from upframe.daemon.live.input import Incoming
+from upframe.daemon.live.input import InputSupervisor
 from upframe.filters.frame import StreamInfo
 from upframe.io.errors import InputLost, Reason, SourceMissing
-from upframe.io.live.values import Arrival, LiveForm, SoundPacket
+from upframe.io.live.values import DecodedFrame, LiveForm, SoundPacket
 
 DEADLINE_SECONDS = 20.0
 INFO = StreamInfo(64, 48, "yuv420p", Fraction(1, 90_000), rate=Fraction(15))
@@ -38,11 +38,11 @@ class Source:
         self.closed = False
         self._refused: Reason | None = refused
         self._returns = returns
-        self._frames: SimpleQueue[Arrival | InputLost] = SimpleQueue()
+        self._frames: SimpleQueue[DecodedFrame | InputLost] = SimpleQueue()
 
     def send(self, frames: int = 1) -> None:
         for _ in range(frames):
-            self._frames.put(Arrival(VideoFrame(64, 48, "yuv420p"), Fraction(0), 0.0, True))
+            self._frames.put(DecodedFrame(VideoFrame(64, 48, "yuv420p"), Fraction(0), 0.0, True))
 
     def lose(self, reason: Reason) -> None:
         self._frames.put(InputLost(reason, f"it has {reason}"))
@@ -54,7 +54,7 @@ class Source:
     def probe(self, deadline_seconds: float = 10.0) -> LiveForm:
         return LiveForm(INFO, "h264", None, None)
 
-    def __iter__(self) -> Iterator[Arrival | SoundPacket]:
+    def __iter__(self) -> Iterator[DecodedFrame | SoundPacket]:
         while True:
             item = self._frames.get()
             if isinstance(item, InputLost):
@@ -83,7 +83,7 @@ class Taken:
     def formed(self, form: LiveForm) -> bool:
         return True
 
-    def frame(self, arrival: Arrival) -> None:
+    def frame(self, arrival: DecodedFrame) -> None:
         self.frames += 1
 
     def sound(self, packet: SoundPacket) -> None:
@@ -98,7 +98,7 @@ class Bench:
         self.moments = Moments()
         self.taken = Taken()
         self.read_seconds: list[float | None] = []
-        self.incoming = Incoming(
+        self.incoming = InputSupervisor(
             self._make,
             self.taken,
             now=self.moments,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from upframe.daemon.live.status import LiveStatus
-from upframe.daemon.live.supervisor import Stillness
+from upframe.daemon.live.supervisor import StallDetector
 from upframe.io.live.values import InputState
 
 
@@ -14,7 +14,7 @@ def at(decoded: int, new: int, repeated: int = 0, state: InputState = "running")
 
 def seconds(*statuses: LiveStatus) -> list[float]:
     """One status a second."""
-    work = Stillness()
+    work = StallDetector()
     return [work.seconds(status, float(second)) for second, status in enumerate(statuses)]
 
 
@@ -40,7 +40,7 @@ def test_without_input_there_is_nothing_to_do() -> None:
 
 
 def test_before_the_first_picture_it_is_only_loading() -> None:
-    work = Stillness()
+    work = StallDetector()
     for second in range(5):
         assert not work.began
         assert work.seconds(at(15 * second, 0), float(second)) == second

@@ -18,7 +18,7 @@ from threading import Lock
 from typing import Generic, Literal, TypeVar
 
 from ...filters.frame import Picture
-from ...io.live.encoder import LiveEncoder
+from ...io.live.live_encoder import LiveEncoder
 from ...io.live.values import Encoded
 from ..queues import BlockingQueue, DropOldestQueue, QueueCancelled
 from .compute_stage import Made
@@ -41,7 +41,7 @@ little do not leave one slot empty and meet in the next, over and over.
 
 
 @dataclass(frozen=True, slots=True)
-class Slot(Generic[T]):
+class FrameSlot(Generic[T]):
     """One place in the row, and what it shows."""
 
     index: int
@@ -57,7 +57,7 @@ class _Shown(Generic[T]):
     was_given: bool
 
 
-class Grid(Generic[T]):
+class FrameScheduler(Generic[T]):
     """Gives every slot exactly once and in order, an item to each.
 
     A slot is given as soon as its item comes: nothing is held back.
@@ -87,7 +87,7 @@ class Grid(Generic[T]):
         """So far: slots `given`, among them `repeated`; items that came `late`, or `surplus`."""
         return {key: self._counts[key] for key in ("given", "repeated", "late", "surplus")}
 
-    def enter(self, time: Fraction, item: T) -> list[Slot[T]]:
+    def enter(self, time: Fraction, item: T) -> list[FrameSlot[T]]:
         """Put an item in the slot of its time, and repeats of the one before up to there.
 
         An item for whose slot it is too late is not given there, but it is what is repeated next:
@@ -110,7 +110,7 @@ class Grid(Generic[T]):
         self._shown = _Shown(item, was_given=False)
         return [*slots, *self._give_until(index + 1)]
 
-    def fill(self, until: Fraction, item: T | None = None) -> list[Slot[T]]:
+    def fill(self, until: Fraction, item: T | None = None) -> list[FrameSlot[T]]:
         """Give all slots before a time.
 
         Args:
@@ -137,12 +137,12 @@ class Grid(Generic[T]):
                 return index
         return math.floor(place + Fraction(1, 2))
 
-    def _give_until(self, end: int) -> list[Slot[T]]:
+    def _give_until(self, end: int) -> list[FrameSlot[T]]:
         if self._shown is None:
             return []
-        slots: list[Slot[T]] = []
+        slots: list[FrameSlot[T]] = []
         for index in range(self._next, end):
-            slots.append(Slot(index, self._shown.item, self._shown.was_given))
+            slots.append(FrameSlot(index, self._shown.item, self._shown.was_given))
             self._counts["given"] += 1
             self._counts["repeated"] += self._shown.was_given
             self._shown.was_given = True
@@ -156,7 +156,7 @@ _MAX_FRAMES = 1024
 """There are never as many: of so many the oldest are forgotten."""
 
 
-class Expected:
+class PendingFrames:
     """A value for two threads: one tells what has come, the other what has become of it.
 
     A frame that is not a picture within the deadline after its arrival is given up: the output goes
@@ -208,7 +208,7 @@ _MAX_UNDERWAY = 4096
 """Frames that were encoded, and of which nobody has said that they are written."""
 
 
-class Delays:
+class DelayStatistics:
     """Takes the delay of each frame, gives quantiles. Any thread may call it."""
 
     def __init__(self) -> None:
@@ -298,7 +298,7 @@ _BACKLOG_PICTURES = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class OutputTiming:
     """When the output goes on without the input. All in seconds."""
 
     patience_seconds: float
@@ -316,7 +316,7 @@ class _Sound:
     duration: Fraction
 
 
-class Outgoing:
+class OutputStage:
     """Runs the output thread of a session."""
 
     def __init__(
@@ -324,9 +324,9 @@ class Outgoing:
         encoder: LiveEncoder,
         publisher: Publisher,
         timeline: Timeline,
-        delays: Delays,
-        expected: Expected,
-        pace: Pace,
+        delays: DelayStatistics,
+        expected: PendingFrames,
+        pace: OutputTiming,
         *,
         rate: Fraction,
         slate: Picture,
@@ -365,7 +365,7 @@ class Outgoing:
         self._delays = delays
         self._expected = expected
         self._pace = pace
-        self._grid: Grid[Made] = Grid(rate)
+        self._grid: FrameScheduler[Made] = FrameScheduler(rate)
         self._rate = rate
         self._slate = Made(slate, Fraction(0), None)
         self._num_slots = num_slots
@@ -476,7 +476,7 @@ class Outgoing:
             self.showing = showing
             self._changed()
 
-    def _show(self, slots: Iterable[Slot[Made]]) -> None:
+    def _show(self, slots: Iterable[FrameSlot[Made]]) -> None:
         for slot in slots:
             if self._num_slots is not None and slot.index >= self._num_slots:
                 self.complete.set()
@@ -492,7 +492,7 @@ class Outgoing:
         late = self._timeline.due(self._now()) - index / self._rate
         return late > self._pace.drop_seconds
 
-    def _encode(self, slot: Slot[Made]) -> None:
+    def _encode(self, slot: FrameSlot[Made]) -> None:
         made = slot.item
         packets = self._encoder(made.picture, slot.index, keyframe=self._publisher.wants_keyframe)
         self._counts["frames_encoded"] += 1

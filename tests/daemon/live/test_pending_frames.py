@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from upframe.daemon.live.output_stage import Expected
+from upframe.daemon.live.output import PendingFrames
 
 
-def expected_of(*frames: tuple[int, float]) -> Expected:
-    expected = Expected(2.0)
+def expected_of(*frames: tuple[int, float]) -> PendingFrames:
+    expected = PendingFrames(2.0)
     for seconds, arrived in frames:
         expected.came(Fraction(seconds), arrived)
     return expected

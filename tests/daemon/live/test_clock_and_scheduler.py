@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from upframe.daemon.live.output_stage import Grid, Slot
+from upframe.daemon.live.output import FrameScheduler, FrameSlot
 from upframe.io.live.clock import LiveClock
 
 RATE = Fraction(25)
@@ -20,8 +20,8 @@ class Output:
     def __init__(self, rate: Fraction = RATE) -> None:
         self.clock = LiveClock(2 * rate)
         self.clock.connected(rate, now=0)
-        self.grid: Grid[int] = Grid(2 * rate)
-        self.slots: list[Slot[int]] = []
+        self.grid: FrameScheduler[int] = FrameScheduler(2 * rate)
+        self.slots: list[FrameSlot[int]] = []
         self.before: Fraction | None = None
         self.number = 0
 
@@ -39,7 +39,7 @@ class Output:
         """Fill what is overdue."""
         self.give(self.grid.fill(self.clock.due(now) - PATIENCE))
 
-    def give(self, slots: list[Slot[int]]) -> None:
+    def give(self, slots: list[FrameSlot[int]]) -> None:
         self.slots += slots
         self.clock.advance(self.grid.next_time)
 

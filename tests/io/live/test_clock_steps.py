@@ -6,12 +6,12 @@ from itertools import pairwise
 
 import pytest
 
-from upframe.io.live.pace import Pace
+from upframe.io.live.clock import StepFilter
 
 INTERVAL = 0.04
 
 
-def positions(pace: Pace, stamps: list[float]) -> list[float]:
+def positions(pace: StepFilter, stamps: list[float]) -> list[float]:
     """Where the row puts frames of these timestamps; the first one is at its own."""
     placed = [stamps[0]]
     for stamp in stamps[1:]:
@@ -30,11 +30,11 @@ def jittered(interval: float, number: int, jitter: float, seed: int = 1) -> list
 
 def test_an_even_row_stays_as_it_is() -> None:
     stamps = [index * INTERVAL for index in range(1000)]
-    assert positions(Pace(INTERVAL), stamps) == pytest.approx(stamps, abs=1e-9)
+    assert positions(StepFilter(INTERVAL), stamps) == pytest.approx(stamps, abs=1e-9)
 
 
 def test_of_five_milliseconds_of_jitter_steps_keep_a_tenth_and_positions_a_half() -> None:
-    placed = positions(Pace(INTERVAL), jittered(INTERVAL, 5000, 0.005))
+    placed = positions(StepFilter(INTERVAL), jittered(INTERVAL, 5000, 0.005))
     away = [position - index * INTERVAL for index, position in enumerate(placed)][100:]
     assert max(map(abs, away)) < 0.0035
     assert statistics.pstdev(away) < 0.001
@@ -44,7 +44,7 @@ def test_of_five_milliseconds_of_jitter_steps_keep_a_tenth_and_positions_a_half(
 
 @pytest.mark.parametrize("fps", [12.5, 15, 20, 24, 24.9, 25.1, 30, 50])
 def test_a_pace_that_is_not_the_nominal_one_is_learned(fps: float) -> None:
-    pace = Pace(INTERVAL)
+    pace = StepFilter(INTERVAL)
     placed = positions(pace, jittered(1 / fps, 3000, 0.004))
     assert pace.interval == pytest.approx(1 / fps, rel=0.01)
     away = [position - index / fps for index, position in enumerate(placed)][1000:]
@@ -55,13 +55,13 @@ def test_a_pace_that_changes_is_followed_within_a_second() -> None:
     """As a camera's does in the dark."""
     stamps = [index * 0.04 for index in range(100)]
     stamps += [stamps[-1] + index / 12.5 for index in range(1, 100)]
-    pace = Pace(INTERVAL)
+    pace = StepFilter(INTERVAL)
     positions(pace, stamps[:125])
     assert pace.interval == pytest.approx(0.08, rel=0.02)
 
 
 def test_jitter_beyond_the_interval_itself_is_no_other_pace() -> None:
-    pace = Pace(1 / 240)
+    pace = StepFilter(1 / 240)
     placed = positions(pace, jittered(1 / 240, 20_000, 0.005))
     assert pace.interval == pytest.approx(1 / 240, rel=0.02)
     assert placed[-1] == pytest.approx(19_999 / 240, abs=0.005)
@@ -69,7 +69,7 @@ def test_jitter_beyond_the_interval_itself_is_no_other_pace() -> None:
 
 
 def test_a_loss_is_told_by_the_intervals_of_a_step() -> None:
-    pace = Pace(INTERVAL)
+    pace = StepFilter(INTERVAL)
     assert [pace.step(error).intervals for error in (0.0, 0.04, 0.0, 0.081, 0.003)] == [
         1,
         2,
@@ -91,18 +91,18 @@ def test_a_loss_is_told_by_the_intervals_of_a_step() -> None:
     ],
 )
 def test_jumps_are_told_from_jitter_and_losses(error: float, backward: bool, forward: bool) -> None:
-    pace = Pace(INTERVAL)
+    pace = StepFilter(INTERVAL)
     assert pace.is_backward(error) == backward
     assert pace.is_forward(error) == forward
 
 
 def test_a_slow_stream_may_lose_a_frame_without_a_jump() -> None:
-    assert not Pace(1.0).is_forward(1.9)
-    assert Pace(1.0).is_forward(2.1)
+    assert not StepFilter(1.0).is_forward(1.9)
+    assert StepFilter(1.0).is_forward(2.1)
 
 
 def test_timestamps_that_stand_still_are_told_as_a_jump_in_the_end() -> None:
-    pace, position = Pace(INTERVAL), 0.0
+    pace, position = StepFilter(INTERVAL), 0.0
     for number in range(100):
         error = 0.0 - position - pace.interval
         if pace.is_backward(error):
@@ -113,7 +113,7 @@ def test_timestamps_that_stand_still_are_told_as_a_jump_in_the_end() -> None:
 
 
 def test_a_new_row_knows_nothing_of_the_old_ones_jitter() -> None:
-    pace = Pace(INTERVAL)
+    pace = StepFilter(INTERVAL)
     pace.step(0.015)
     pace.restart()
     assert not pace.is_backward(-0.058)
@@ -121,7 +121,7 @@ def test_a_new_row_knows_nothing_of_the_old_ones_jitter() -> None:
 
 def test_without_timestamps_arrivals_steer_and_their_jitter_hardly_shows() -> None:
     chance = random.Random(7)
-    pace, position = Pace(INTERVAL), 0.0
+    pace, position = StepFilter(INTERVAL), 0.0
     worst = 0.0
     for index in range(1, 20_000):
         arrival = index / 20 + chance.uniform(0, 0.05)

@@ -214,7 +214,7 @@ _WRITE = 2
 _MAX_ANSWER_BYTES = 1 << 20
 
 
-class Uploads:
+class HlsUploader:
     """Opens files for FFmpeg's HLS muxer, and sends them when they are closed.
 
     Args:
@@ -332,7 +332,7 @@ class Uploads:
 class _Upload(io.BytesIO):
     """A file of the muxer's, sent when it is closed."""
 
-    def __init__(self, uploads: Uploads, path: str) -> None:
+    def __init__(self, uploads: HlsUploader, path: str) -> None:
         super().__init__()
         self._uploads, self._path = uploads, path
 

@@ -1,0 +1,342 @@
+"""The files of recordings: their names, whether others use them, and whether they are whole.
+
+Light on purpose: the process that records loads nothing that computes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.error import FFmpegError
+
+from ..errors import SinkFull, SinkRefused, VerificationFailed
+from ..files import (
+    check_target,
+    rename,
+)
+
+# The names of rolling recordings: a path with fields of strftime, such as ``%Y%m%d-%H%M%S.mp4``.
+#
+# Folders may have fields too; those are made as they are needed. A name that is taken gets ``-1``,
+# ``-2`` and so on before its extension, so that no recording ever replaces another.
+
+_FIELDS = "YmdHMSjyFTs"
+_FIELD = re.compile(r"%(.?)")
+_IS_FIELD = re.compile(r"%[YmdHMSjyFT]")
+_NAME_MAX_BYTES = 255
+_TOKEN_BYTES = 4
+_ENDING = re.compile(r"\.live-[0-9a-f]{8}\.partial$")
+_MOST_OF_ONE_NAME = 10_000
+
+
+def new_token() -> str:
+    """Make a token by which the partial files of recordings are known."""
+    return f"live-{secrets.token_hex(_TOKEN_BYTES)}"
+
+
+def is_name_pattern(path: Path) -> bool:
+    """Tell whether a path is a pattern of strftime, and not one of printf for images."""
+    return _IS_FIELD.search(str(path)) is not None
+
+
+class NamePattern:
+    """Gives the paths of rolling recordings.
+
+    Args:
+        pattern: an absolute path with fields.
+    """
+
+    def __init__(self, pattern: Path) -> None:
+        self.pattern = pattern
+        plain = [part for part in pattern.parts if "%" not in part]
+        depth = next(at for at, part in enumerate(pattern.parts) if "%" in part)
+        self._base = Path(*plain[:depth])
+
+    def check(self) -> None:
+        """Refuse a pattern whose files could not be written.
+
+        Raises:
+            SinkRefused: for unknown fields, names that are too long, or a folder that is not there
+                or cannot be written.
+        """
+        for name in _FIELD.findall(str(self.pattern)):
+            if name not in (*_FIELDS, "%"):
+                known = " ".join(f"%{one}" for one in _FIELDS)
+                raise SinkRefused(f"{self.pattern}: unknown field %{name}, wanted {known} or %%")
+        longest = len(os.fsencode(self.at(2e9).name)) + len(".-9999..live-00000000.partial")
+        if longest > _NAME_MAX_BYTES:
+            raise SinkRefused(f"output name has more than {_NAME_MAX_BYTES} bytes: {self.pattern}")
+        check_target(self._base / "upframe", overwrite=True)
+
+    def at(self, wall_seconds: float) -> Path:
+        """Give the path for a moment, in local time."""
+        return Path(time.strftime(str(self.pattern), time.localtime(wall_seconds)))
+
+    def leftovers(self) -> Iterator[tuple[Path, Path]]:
+        """Find what other processes have left unfinished: where it is, and its name.
+
+        They may still be at work on it.
+        """
+        folder, name = self.pattern.parent, self.pattern.name
+        hidden = f".{_globbed(name)}.live-????????.partial"
+        for found in sorted(glob.glob(str(Path(_globbed(str(folder))) / hidden))):
+            path = Path(found)
+            if ending := _ENDING.search(path.name):
+                yield path, path.with_name(path.name[1 : ending.start()])
+
+
+def _globbed(text: str) -> str:
+    """Write a pattern of strftime as one of glob."""
+    parts = _FIELD.split(text)  # text, field, text, field, …
+    plain = (glob.escape(part) for part in parts[::2])
+    fields = ("%" if field == "%" else "*" for field in [*parts[1::2], ""])
+    return "".join(a + b for a, b in zip(plain, fields, strict=True)).removesuffix("*")
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """Give a path, then the same with -1, -2, … before its extension."""
+    yield path
+    for number in range(1, _MOST_OF_ONE_NAME):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def free_path(path: Path) -> Path:
+    """Give a path, or the first one beside it that is not taken.
+
+    Raises:
+        SinkRefused: if thousands of that name are there.
+    """
+    found = next((one for one in numbered(path) if not os.path.lexists(one)), None)
+    if found is None:
+        raise SinkRefused(f"{_MOST_OF_ONE_NAME} files of that name are there: {path}")
+    return found
+
+
+def rename_beside(partial: Path, target: Path) -> Path:
+    """Give a finished recording its name, or the first free one beside it.
+
+    Returns:
+        The name it got.
+
+    Raises:
+        SinkFull: if the rename fails.
+        SinkRefused: if thousands of that name are there.
+    """
+    for path in numbered(target):
+        try:
+            rename(partial, path, overwrite=False)
+        except SinkRefused:
+            continue
+        return path
+    raise SinkRefused(f"{_MOST_OF_ONE_NAME} files of that name are there: {target}")
+
+
+# What a recording holds: counted, timed, and where it was cut off, shortened to what is whole.
+#
+# Light on purpose: the process that records loads nothing that computes.
+
+_TS_PACKET_BYTES = 188
+_TOLERANCE = Fraction(2, 1000)
+"""Seconds: both ends may be rounded to milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoExtent:
+    """What the packets of a recording's video say."""
+
+    frames: int
+    seconds: Fraction
+    """From the start of the first frame to that of the last."""
+
+
+def video_extent(path: Path, form: str) -> VideoExtent:
+    """Read a recording to its end.
+
+    Args:
+        path: the file, under whatever name.
+        form: FFmpeg's name of its container.
+
+    Raises:
+        VerificationFailed: if it cannot be read, or holds no video.
+    """
+    frames, first, last = 0, None, None
+    try:
+        with av.open(f"file:{path}", format=form) as opened:
+            if not opened.streams.video:
+                raise VerificationFailed(f"{path.name} holds no video")
+            video = opened.streams.video[0]
+            for packet in opened.demux(video):
+                if packet.size == 0 or packet.is_corrupt:
+                    continue
+                frames += 1
+                if packet.pts is not None:
+                    first = packet.pts if first is None else min(first, packet.pts)
+                    last = packet.pts if last is None else max(last, packet.pts)
+            tick = video.time_base or Fraction(0)
+    except (FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise VerificationFailed(f"{path.name} cannot be read back: {reason}") from error
+    if first is None or last is None:
+        raise VerificationFailed(f"{path.name} holds no frame with a time, got {frames} frames")
+    return VideoExtent(frames, (last - first) * tick)
+
+
+def check_recording(path: Path, form: str, wanted: VideoExtent) -> None:
+    """Compare a finished recording with what was written to it.
+
+    Raises:
+        VerificationFailed: if it is not that; the text says what was got and wanted.
+    """
+    got = video_extent(path, form)
+    if got.frames != wanted.frames:
+        raise VerificationFailed(f"{path.name}: frames: wanted {wanted.frames}, got {got.frames}")
+    if abs(got.seconds - wanted.seconds) > _TOLERANCE:
+        raise VerificationFailed(
+            f"{path.name}: last frame at: wanted {float(wanted.seconds):.3f} s, "
+            f"got {float(got.seconds):.3f} s"
+        )
+
+
+def truncate_to_whole(path: Path, form: str) -> None:
+    """Cut off the part at the end of an unfinished file that was not written whole.
+
+    Raises:
+        OSError: if it cannot be.
+    """
+    if form in ("mp4", "mov"):
+        size = whole_fragments(path)
+    elif form == "mpegts":
+        size = path.stat().st_size // _TS_PACKET_BYTES * _TS_PACKET_BYTES
+    elif form == "flv":
+        size = whole_tags(path)
+    else:  # the demuxer of Matroska stops at the last whole block by itself
+        return
+    if 0 < size < path.stat().st_size:
+        os.truncate(path, size)
+
+
+def whole_fragments(path: Path) -> int:
+    """Tell up to which byte an MP4 consists of whole fragments: an index and its data.
+
+    Source: ISO/IEC 14496-12, 4.2 and 8.8.4.
+    """
+    total = path.stat().st_size
+    offset = whole = 0
+    has_index = False
+    with path.open("rb") as file:
+        while offset + 8 <= total:
+            file.seek(offset)
+            head = file.read(16)
+            size, name = int.from_bytes(head[:4]), head[4:8]
+            if size == 1:
+                size = int.from_bytes(head[8:16])
+            if size < 8 or offset + size > total:
+                break
+            if name == b"moov" and has_index:  # of the file that it was about to become
+                break
+            has_index = has_index or name == b"moov"
+            offset += size
+            if name != b"moof":  # which is of no use without the data behind it
+                whole = offset
+    return whole
+
+
+def whole_tags(path: Path) -> int:
+    """Tell up to which byte a Flash video consists of whole tags.
+
+    Source: Adobe Flash Video File Format Specification 10.1, E.3 and E.4.
+    """
+    total = path.stat().st_size
+    with path.open("rb") as file:
+        offset = int.from_bytes(file.read(9)[5:9]) + 4
+        while offset + 11 <= total:
+            file.seek(offset + 1)
+            size = 11 + int.from_bytes(file.read(3)) + 4
+            if offset + size > total:
+                break
+            offset += size
+    return min(offset, total)
+
+
+# What a recording asks of the disk: to keep what was written, and to show that it is in use.
+
+
+class FileLock:
+    """Shows other processes that somebody is still at work on a file."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def of(cls, path: Path) -> FileLock | None:
+        """Take the lock of a file; None if another process has it.
+
+        Raises:
+            OSError: if the file cannot be opened.
+        """
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:  # a share that knows no locks: nobody else's are seen there either
+            pass
+        return cls(descriptor)
+
+    def release(self) -> None:
+        """Let go of it. Safe to call twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class DiskSync:
+    """Brings a file to the disk from a thread of its own, for a slow disk takes seconds for it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = os.dup(descriptor)
+        self._wanted = threading.Event()
+        self._ended = False
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, name="upframe-disk", daemon=True)
+        self._thread.start()
+
+    def sync(self) -> None:
+        """Have all that was written so far brought to the disk, without waiting for it.
+
+        Raises:
+            SinkFull: if an earlier time has failed.
+        """
+        if self._error is not None:
+            raise SinkFull(f"the disk has not taken it: {self._error.strerror}") from self._error
+        self._wanted.set()
+
+    def _run(self) -> None:
+        while self._wanted.wait() and not self._ended:
+            self._wanted.clear()
+            try:
+                os.fdatasync(self._descriptor)
+            except OSError as error:
+                self._error = error
+
+    def close(self) -> None:
+        """End the thread. Safe to call twice."""
+        if self._descriptor < 0:
+            return
+        self._ended = True
+        self._wanted.set()
+        self._thread.join()
+        os.close(self._descriptor)
+        self._descriptor = -1

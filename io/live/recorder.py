@@ -1,0 +1,431 @@
+"""Recordings: hidden files that grow, then are completed, checked and renamed; one, or a sequence.
+
+Every keyframe begins a new fragment, and what came before it is synced to the disk: a power cut
+costs one fragment. A file that cannot be completed is truncated to what is whole.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+
+from av.error import FFmpegError
+
+from ..errors import MediaError, SinkFull, SinkRefused, VerificationFailed
+from ..files import OutputFile, Owner, rename, sync_file, sync_folder, write_error
+from .archive import (
+    DiskSync,
+    FileLock,
+    NamePattern,
+    VideoExtent,
+    check_recording,
+    free_path,
+    new_token,
+    rename_beside,
+    truncate_to_whole,
+    video_extent,
+)
+from .muxer import Muxer
+from .publisher_protocol import Event, Note, Recorded
+from .target import LiveTarget
+from .values import Encoded
+
+
+class RecordingFile:
+    """Writes one file.
+
+    Args:
+        target: of the output; its container and options.
+        path: what the file shall be called.
+        primer: of the encoder.
+
+    Raises:
+        SinkRefused: if it cannot be created, or does not hold the video.
+        SinkFull: if its header cannot be written.
+    """
+
+    def __init__(self, target: LiveTarget, path: Path, primer: bytes) -> None:
+        self._target = target
+        self._owner = Owner(new_token(), _tell_nobody)
+        self._file = OutputFile(path, overwrite=target.overwrite, owner=self._owner)
+        self._lock = None if self._file.direct else FileLock.of(self._file.path)
+        self._disk = None if self._file.direct else DiskSync(self._file.stream.fileno())
+        try:
+            with _saying(path, opening=True):
+                options = target.options if not self._file.direct else {}
+                # its header later: FFmpeg crashes at the end of such an MP4 without a packet
+                self._muxer = Muxer(
+                    self._file.stream, target.format, options, primer, at_once=False
+                )
+        except BaseException:
+            self.discard()
+            raise
+
+    @property
+    def notes(self) -> list[str]:
+        """What is left out, for people."""
+        return self._muxer.notes
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether sound is recorded too."""
+        return self._muxer.has_sound
+
+    @property
+    def begins(self) -> Fraction | None:
+        """When its first packet is, on the time line of the packets; None: there is none yet."""
+        return self._muxer.origin
+
+    def write(self, packet: Encoded) -> bool:
+        """Write a packet; False if it has no place in this recording.
+
+        Raises:
+            SinkFull: if the disk does not take it.
+        """
+        with _saying(self._file.target, opening=self._muxer.origin is None):
+            written = self._muxer.write(packet)
+            self._file.stream.flush()
+        if self._disk is not None and packet.kind == "video" and packet.is_keyframe:
+            self._disk.sync()
+        return written
+
+    def close(self) -> None:
+        """End the file; what is left is :meth:`publish`, which may take its time.
+
+        Raises:
+            SinkFull: if the disk does not take it.
+        """
+        with _saying(self._file.target):
+            self._muxer.close()
+            self._file.stream.flush()
+
+    def publish(self) -> Recorded | None:
+        """Bring a closed file to the disk, check it, and give it its name.
+
+        Returns:
+            What has become of it; None if nothing was written to it, and it is gone.
+
+        Raises:
+            SinkFull: if the disk does not take it, or the rename fails.
+            VerificationFailed: if it is not what was written; it keeps its hidden name.
+        """
+        if self._disk is not None:
+            self._disk.close()
+        self._file.close()
+        if self._muxer.first_seconds is None:
+            self.discard()
+            return None
+        wanted = VideoExtent(
+            self._muxer.frames, self._muxer.last_seconds - self._muxer.first_seconds
+        )
+        name = self._file.target
+        if not self._file.direct:
+            check_recording(self._file.path, self._target.format, wanted)
+            name = self._named()
+        self._release()
+        return Recorded(str(name), wanted.frames, float(wanted.seconds))
+
+    def _named(self) -> Path:
+        partial, target = self._file.path, self._file.target
+        if self._target.overwrite and self._target.kind == "file":
+            rename(partial, target, overwrite=True)
+        else:  # taken meanwhile: nothing that was recorded may be lost for that
+            target = rename_beside(partial, target)
+        sync_folder(target.parent)
+        return target
+
+    def rescue(self) -> Recorded | None:
+        """Save what is whole of a file that takes no more; None: there is nothing."""
+        if self._disk is not None:
+            self._disk.close()
+        with suppress(OSError):  # what the disk does not take is what is lost
+            self._file.stream.close()
+        self._muxer.abandon()  # after its file: it must not write an end over what is whole
+        try:
+            if self._file.direct or self._muxer.first_seconds is None:
+                return None
+            return rescue(self._file.path, self._file.target, self._target.format)
+        except (OSError, SinkFull, VerificationFailed):  # why it came to this is told already
+            return None
+        finally:
+            self._release()
+
+    def discard(self) -> None:
+        """Remove the file. Safe to call twice."""
+        if self._disk is not None:
+            self._disk.close()
+        self._file.discard()
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+
+def rescue(partial: Path, target: Path, form: str) -> Recorded:
+    """Give an unfinished file its name, shortened to what is whole.
+
+    Raises:
+        OSError: if it cannot be shortened.
+        VerificationFailed: if nothing of it can be read.
+        SinkFull: if it cannot be renamed.
+    """
+    truncate_to_whole(partial, form)
+    proof = video_extent(partial, form)
+    sync_file(partial)
+    name = rename_beside(partial, target)
+    sync_folder(name.parent)
+    return Recorded(str(name), proof.frames, float(proof.seconds), rescued=True)
+
+
+class SingleRecorder:
+    """An output that is one recording.
+
+    Args:
+        target: of the output; `url` is the path.
+        primer: of the encoder.
+        tell: takes what becomes of the file.
+
+    Raises:
+        SinkRefused: if it cannot be created, or does not hold the video.
+    """
+
+    has_sound = False
+    """A recording is as good as written once the muxer has it."""
+
+    def __init__(self, target: LiveTarget, primer: bytes, tell: Callable[[Event], None]) -> None:
+        self._tell, self._path = tell, target.url
+        self._is_fixed = not target.numbered
+        self._recording = RecordingFile(target, Path(target.url), primer)
+        for note in self._recording.notes:
+            tell(Note(note))
+
+    def write(self, packet: Encoded) -> bool:
+        """Write a packet; see :meth:`RecordingFile.write`."""
+        return self._recording.write(packet)
+
+    def close(self) -> None:
+        """Complete the file; see :meth:`RecordingFile.publish`.
+
+        Raises:
+            SinkRefused: if somebody has taken its name meanwhile; it is complete under another.
+        """
+        self._recording.close()
+        made = self._recording.publish()
+        self._tell(made or Note("nothing came to be recorded"))
+        if made is not None and made.path != self._path and self._is_fixed:
+            raise SinkRefused(f"output appeared meanwhile: {self._path}; kept as {made.path}")
+
+    def abandon(self) -> None:
+        """Save what is whole."""
+        if (saved := self._recording.rescue()) is not None:
+            self._tell(saved)
+
+
+@contextmanager
+def _saying(path: Path, *, opening: bool = False) -> Generator[None]:
+    """Make errors of the muxer and of the file into what they mean for a recording."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
+    except FFmpegError as error:
+        text = f"cannot write {path}: {error.strerror or error}"
+        raise SinkRefused(text) if opening else SinkFull(text) from error
+
+
+def _tell_nobody(_: object) -> None:
+    """Nobody keeps books about recordings: the name of the file is all there is."""
+
+
+_LATE_SOUND_SECONDS = Fraction(1)
+"""How long the file before stays open for sound that belongs to it."""
+_FRESH_SECONDS = 60.0
+"""Younger empty files may be somebody's who is about to take his lock."""
+_HEADER_BYTES = 1024
+"""A file with less was cut off before its first fragment."""
+
+
+class RollingRecorder:
+    """Writes one recording after the other.
+
+    Args:
+        target: of the output; `url` is the pattern of names, `segment_seconds` the length.
+        primer: of the encoder.
+        tell: takes what becomes of the files, from any thread.
+        wall: the time of day, in seconds since 1970.
+    """
+
+    has_sound = False
+    """A recording is as good as written once the muxer has it."""
+
+    def __init__(
+        self,
+        target: LiveTarget,
+        primer: bytes,
+        tell: Callable[[Event], None],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._target, self._primer, self._tell, self._wall = target, primer, tell, wall
+        self._naming = NamePattern(Path(target.url))
+        self._naming.check()
+        self._current: RecordingFile | None = None
+        self._before: RecordingFile | None = None
+        self._told: set[str] = set()
+        self._completion = CompletionThread(tell)
+        self._completion.add(self._rescue)
+
+    def write(self, packet: Encoded) -> bool:
+        """Write a packet into the recording where it belongs; False if there is none.
+
+        Raises:
+            SinkFull, SinkRefused, VerificationFailed: if one cannot be written, created or
+                completed.
+        """
+        self._completion.check()
+        if packet.kind == "sound":
+            return self._write_sound(packet)
+        if packet.is_keyframe and self._is_time(packet.seconds):
+            self._cut()
+        if self._current is None:
+            return False
+        written = self._current.write(packet)
+        self._end_before(packet)
+        return written
+
+    def _is_time(self, seconds: Fraction) -> bool:
+        begins = self._current.begins if self._current else None
+        return begins is None or seconds - begins >= self._target.segment_seconds
+
+    def _cut(self) -> None:
+        if self._before is not None:
+            self._complete(self._before)
+        self._before, self._current = self._current, None
+        path = self._naming.at(self._wall())
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SinkFull(f"cannot create the folder {path.parent}: {error.strerror}") from error
+        self._current = RecordingFile(self._target, free_path(path), self._primer)
+        for note in set(self._current.notes) - self._told:
+            self._told.add(note)
+            self._tell(Note(note))
+        if self._before is not None and not self._before.has_sound:
+            self._complete(self._before)
+            self._before = None
+
+    def _write_sound(self, packet: Encoded) -> bool:
+        begins = self._current.begins if self._current else None
+        if self._current is None or begins is None:
+            return False
+        if packet.seconds < begins:
+            return self._before is not None and self._before.write(packet)
+        self._end_before(packet)
+        return self._current.write(packet)
+
+    def _end_before(self, packet: Encoded) -> None:
+        """Complete the file before, when nothing can come that belongs to it."""
+        begins = self._current.begins if self._current else None
+        if self._before is None or begins is None:
+            return
+        if packet.kind == "sound" or packet.seconds - begins > _LATE_SOUND_SECONDS:
+            self._complete(self._before)
+            self._before = None
+
+    def _complete(self, recording: RecordingFile) -> None:
+        recording.close()
+        self._completion.add(lambda: _published(recording))
+
+    def close(self) -> None:
+        """Complete what is open and wait until all is checked and renamed.
+
+        Raises:
+            SinkFull, SinkRefused, VerificationFailed: if that fails.
+        """
+        for recording in (self._before, self._current):
+            if recording is not None:
+                self._complete(recording)
+        self._before = self._current = None
+        self._completion.close()
+        self._completion.check()
+
+    def abandon(self) -> None:
+        """Save what is whole of what cannot be completed."""
+        for recording in (self._before, self._current):
+            if recording is not None and (saved := recording.rescue()) is not None:
+                self._tell(saved)
+        self._before = self._current = None
+        self._completion.close()
+
+    def _rescue(self) -> list[Event]:
+        """Complete what other processes have left behind, as far as it is whole."""
+        told: list[Event] = []
+        for partial, target in self._naming.leftovers():
+            with suppress(FileNotFoundError):  # somebody else was faster
+                if (lock := FileLock.of(partial)) is not None:
+                    try:
+                        told.extend(self._rescue_one(partial, target))
+                    finally:
+                        lock.release()
+        return told
+
+    def _rescue_one(self, partial: Path, target: Path) -> list[Event]:
+        try:
+            return [rescue(partial, target, self._target.format)]
+        except (VerificationFailed, SinkFull, OSError) as error:
+            found = partial.stat()
+            if found.st_size >= _HEADER_BYTES:
+                return [Note(f"{partial}: left unfinished, and cannot be saved: {error}")]
+            if self._wall() - found.st_mtime > _FRESH_SECONDS:
+                partial.unlink()
+            return []
+
+
+def _published(recording: RecordingFile) -> list[Event]:
+    made = recording.publish()
+    return [] if made is None else [made]
+
+
+class CompletionThread:
+    """Does what takes its time, one after the other, in a thread of its own."""
+
+    def __init__(self, tell: Callable[[Event], None]) -> None:
+        self._tell = tell
+        self._waiting: queue.SimpleQueue[Callable[[], list[Event]] | None] = queue.SimpleQueue()
+        self._error: MediaError | None = None
+        self._thread = threading.Thread(target=self._run, name="upframe-completion", daemon=True)
+        self._thread.start()
+
+    def add(self, work: Callable[[], list[Event]]) -> None:
+        """Have something done; what it gives is told."""
+        self._waiting.put(work)
+
+    def check(self) -> None:
+        """Raise what has gone wrong.
+
+        Raises:
+            SinkFull, SinkRefused, VerificationFailed: as the first work that failed said.
+        """
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Wait until all is done. Safe to call twice."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (work := self._waiting.get()) is not None:
+            try:
+                for event in work():
+                    self._tell(event)
+            except MediaError as error:
+                self._error = self._error or error
+            except OSError as error:  # of a folder that is gone
+                text = f"cannot complete recordings: {error.strerror}"
+                self._error = self._error or SinkFull(text)
