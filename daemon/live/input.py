@@ -1,7 +1,7 @@
 """The input of a session over months: connect, judge, lose, wait, connect again.
 
 The session's own thread calls `tick`, which never waits; every connection is read on a thread of
-its own. What is over is told apart: refused, not found, not authorised, timed out, stalled, ended.
+its own. Each loss has its reason: refused, not found, not authorised, timed out, stalled, ended.
 """
 
 from __future__ import annotations
@@ -11,36 +11,30 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, Protocol
 
 from ...io.errors import InputLost, Reason
+from ...io.live.clock import LiveClock
 from ...io.live.live_encoder import SoundTemplate
 from ...io.live.live_input import StallRule
 from ...io.live.values import DecodedFrame, InputState, LiveForm, SoundPacket
 from ..backoff import SteppedBackoff
 from ..queues import DropOldestQueue
 from .compute_stage import Waiting
-from .timeline import Timeline
 
 log = logging.getLogger("upframe.live")
-
-
-# One connection of an input: made, probed and read on a thread of its own.
-#
-# PyAV has no way to end a read from outside, so a reader that does not come back is left behind:
-# nothing it still gives is taken, and its thread ends whenever the read does.
 
 PROBE_SECONDS = 10.0
 
 
 class LiveSource(Protocol):
-    """What gives the frames: a `LiveInput`, or a file that is paced as one."""
+    """One connection: a `LiveInput`, or a `PacedFile`."""
 
     @property
     def counts(self) -> dict[str, int]:
-        """Frames decoded and damaged, packets corrupt."""
+        """frames_decoded, frames_damaged, packets_corrupt."""
         ...
 
     def connect(self) -> None:
@@ -52,40 +46,44 @@ class LiveSource(Protocol):
         ...
 
     def __iter__(self) -> Iterator[DecodedFrame | SoundPacket]:
-        """Give what comes, until `InputLost` is raised."""
+        """Yield what comes, until `InputLost` is raised."""
         ...
 
     def stop(self) -> None:
-        """End the reading soon; for any thread."""
+        """End the reading soon. Thread-safe."""
         ...
 
     def close(self) -> None:
-        """Let go of the connection; for the thread that reads."""
+        """Close the connection, on the thread that reads."""
         ...
 
     def lines(self) -> list[str]:
-        """Tell what was said about the connection, lately."""
+        """Return the latest messages about the connection."""
         ...
 
 
 class FrameReceiver(Protocol):
-    """Who takes what a reader gives, on the reader's thread."""
+    """Accepts what a reader reads, on the reader's thread."""
 
     def formed(self, form: LiveForm) -> bool:
-        """Take what a connection is like. Whether its frames may come now, or are to wait."""
+        """Accept what a connection is like; return whether to read on. May wait."""
         ...
 
-    def frame(self, arrival: DecodedFrame) -> None:
-        """Take a frame."""
+    def frame(self, frame: DecodedFrame) -> None:
+        """Accept a frame."""
         ...
 
     def sound(self, packet: SoundPacket) -> None:
-        """Take a packet of sound."""
+        """Accept a packet of sound."""
         ...
 
 
 class InputReader:
-    """Connects once and reads until that connection is lost."""
+    """Connects once, on a thread of its own, and reads until that connection is lost.
+
+    PyAV cannot interrupt a read, so a reader that does not return is abandoned: its frames are
+    ignored, and its thread ends whenever the read does.
+    """
 
     def __init__(
         self,
@@ -101,13 +99,13 @@ class InputReader:
         self.state: Literal["connecting", "probing", "running", "over"] = "connecting"
         self.form: LiveForm | None = None
         self.ready_at = self.began
-        """From when on frames are to come."""
+        """From when on frames are expected."""
         self.first_frame_at: float | None = None
         self.last_frame_at: float | None = None
         self.lost: InputLost | None = None
-        """Why the connection is over."""
+        """Why the connection ended."""
         self.failure: BaseException | None = None
-        """What ended the thread instead of that: not to be tried again."""
+        """What ended the thread instead: no reason to try again."""
         self._make = make
         self._receiver = receiver
         self._now = now
@@ -119,28 +117,28 @@ class InputReader:
         )
 
     def start(self) -> None:
-        """Begin to connect."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask the reading to end. Frames that still come are not taken."""
+        """Ask the thread to end; frames that still come are ignored."""
         self._ended.set()
         source = self._source
         if source is not None:
             source.stop()
 
     def join(self, timeout_seconds: float) -> bool:
-        """Wait for the thread. Whether it has ended."""
+        """Wait for the thread; return whether it has ended."""
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
     def counts(self) -> dict[str, int]:
-        """Give what the connection has counted so far."""
+        """Return the counters of the connection."""
         source = self._source
         return {} if source is None else dict(source.counts)
 
     def good_seconds(self) -> float:
-        """For how long frames came."""
+        """Return for how long frames came."""
         if self.first_frame_at is None or self.last_frame_at is None:
             return 0.0
         return self.last_frame_at - self.first_frame_at
@@ -159,7 +157,7 @@ class InputReader:
 
     def _read(self) -> None:
         source = self._source = self._make()
-        if self._ended.is_set():  # asked to end before there was anything to stop
+        if self._ended.is_set():  # before there was a source to stop
             return
         source.connect()
         self._enter("probing")
@@ -172,16 +170,12 @@ class InputReader:
             if self._ended.is_set():
                 return
             if isinstance(item, DecodedFrame):
-                self._frame(item)
+                self.last_frame_at = self._now()
+                if self.first_frame_at is None:
+                    self.first_frame_at = self.last_frame_at
+                self._receiver.frame(item)
             else:
                 self._receiver.sound(item)
-
-    def _frame(self, arrival: DecodedFrame) -> None:
-        now = self._now()
-        if self.first_frame_at is None:
-            self.first_frame_at = now
-        self.last_frame_at = now
-        self._receiver.frame(arrival)
 
     def _enter(self, state: Literal["probing", "running"]) -> None:
         self.state = state
@@ -199,17 +193,27 @@ class InputReader:
 
 CONNECT_SECONDS = 10.0
 _OPEN_SECONDS = CONNECT_SECONDS + PROBE_SECONDS + 5.0
-"""To connect and to see a frame, at most; then the reader is given up."""
+"""Longest time to connect and to see a frame; then the reader is given up."""
 _RETURN_SECONDS = 1.0
-"""For a reader that was asked to end, before it is left behind."""
+"""For a reader that was asked to end, before it is abandoned."""
 _TICK_SECONDS = 0.25
 
 MakeSource = Callable[[float | None], LiveSource]
-"""Makes the source, for reads of so many seconds at most; None: as long as its protocol needs."""
+"""Makes a source, whose reads last so many seconds at most; None: as its protocol needs."""
 
 
 class InputSupervisor:
-    """Keeps an input connected. For one thread, but for `stop` of its readers."""
+    """Keeps an input connected. For one thread.
+
+    Args:
+        make: called on the reader's thread.
+        receiver: called on the reader's thread.
+        now: monotonic seconds.
+        changed: called, from any thread, when `tick` has something to do.
+        stall_seconds: without a frame, after which a connection is lost; None: by its rate.
+        is_last: whether no connection is to follow one that was lost for this reason.
+        backoff: between connections.
+    """
 
     def __init__(
         self,
@@ -222,17 +226,6 @@ class InputSupervisor:
         is_last: Callable[[InputLost], bool] = lambda _: False,
         backoff: SteppedBackoff | None = None,
     ) -> None:
-        """Take how to connect and who takes the frames.
-
-        Args:
-            make: called on the reader's thread.
-            receiver: called on the reader's thread.
-            now: monotonic seconds.
-            changed: called, from any thread, when there is something for `tick` to see.
-            stall_seconds: without a frame, when a connection is lost; None: by its rate.
-            is_last: tells whether no connection is to follow one that was lost so.
-            backoff: between connections.
-        """
         self.state: InputState = "connecting"
         self.reason: Reason | None = None
         self.message = ""
@@ -241,7 +234,7 @@ class InputSupervisor:
         self.last_frame_at: float | None = None
         self.reconnects: Counter[Reason] = Counter()
         self.over: InputLost | None = None
-        """Why the latest connection is over, while there is none; None before the first."""
+        """Why the latest connection ended; None while there is one, or before the first."""
         self._make = make
         self._receiver = receiver
         self._now = now
@@ -251,7 +244,7 @@ class InputSupervisor:
         self._backoff = backoff or SteppedBackoff()
         self._counts: Counter[str] = Counter()
         self._reader: InputReader | None = None
-        self._left: list[InputReader] = []
+        self._abandoned: list[InputReader] = []
         self._num_readers = 0
         self._retry_at = now()
         self._rule: StallRule | None = None
@@ -259,50 +252,52 @@ class InputSupervisor:
         self._stopped_at: float | None = None
 
     def tick(self) -> float:
-        """Look at the connection, and make the next one when its time has come.
+        """Check the connection, and make the next one when it is due.
 
         Returns:
-            Seconds until it wants to be called again, at most.
+            Seconds until the next call, at most.
 
         Raises:
-            MediaError: what ended a reader and is not the connection's fault.
+            MediaError: if a reader failed for a reason that is not its connection's.
         """
         now = self._now()
-        self._left = [reader for reader in self._left if not reader.join(0.0)]
+        self._abandoned = [reader for reader in self._abandoned if not reader.join(0.0)]
         reader = self._reader
         if reader is None:
             if now >= self._retry_at:
                 self._connect()
                 return _TICK_SECONDS
             return min(_TICK_SECONDS, self._retry_at - now)
-        self._see(reader)
+        self._update(reader)
         if reader.state == "over":
             self._ended(reader, now)
         elif self._stopped_at is not None:
             if now - self._stopped_at > _RETURN_SECONDS:
-                self._leave(reader, now)
+                self._counts["readers_left_behind"] += 1
+                self._abandoned.append(reader)
+                self._ended(reader, now)
         else:
             self._judge(reader, now)
         return _TICK_SECONDS
 
     def stop(self, timeout_seconds: float = _RETURN_SECONDS) -> None:
-        """End the reading for good; a reader that does not come back in time is left behind."""
+        """End the reading for good; a reader that does not end in time is abandoned."""
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.stop()
             self._counts.update(reader.counts())
             if not reader.join(timeout_seconds):
-                self._left.append(reader)
+                self._abandoned.append(reader)
 
     def counts(self) -> dict[str, int]:
-        """Give what all connections have counted, `stalls` and `readers_left_behind`."""
+        """Return the counters of all connections, `stalls` and `readers_left_behind`."""
         total = Counter(self._counts)
         if self._reader is not None:
             total.update(self._reader.counts())
         return dict(total)
 
     def silent_seconds(self) -> float | None:
-        """Time since the last decoded frame; None before the first."""
+        """Return the time since the last decoded frame; None before the first."""
         return None if self.last_frame_at is None else max(0.0, self._now() - self.last_frame_at)
 
     def _connect(self) -> None:
@@ -318,8 +313,8 @@ class InputSupervisor:
         )
         self._reader.start()
 
-    def _see(self, reader: InputReader) -> None:
-        """Take over what a reader has found out."""
+    def _update(self, reader: InputReader) -> None:
+        """Copy what a reader has found out."""
         if reader.form is not None and self._rule is None and reader.form.info.rate:
             self.form = reader.form
             self._rule = StallRule(
@@ -354,18 +349,13 @@ class InputSupervisor:
         self._stopped_at = now
         reader.stop()
 
-    def _leave(self, reader: InputReader, now: float) -> None:
-        self._counts["readers_left_behind"] += 1
-        self._left.append(reader)
-        self._ended(reader, now)
-
     def _ended(self, reader: InputReader, now: float) -> None:
-        """Note why a connection is over, and when the next is to be made."""
+        """Note why a connection ended, and when the next one is to be made."""
         if reader.failure is not None:
             raise reader.failure
         reader.join(0.0)
         self._counts.update(reader.counts())
-        if self._stopped_at is None:  # otherwise we know better than what the end of it says
+        if self._stopped_at is None:  # otherwise the reason is known already
             self.over = reader.lost or InputLost("ended", "the input has ended")
         assert self.over is not None
         self._reader = None
@@ -394,63 +384,53 @@ class InputSupervisor:
         self._changed()
 
 
-# What becomes of what a reader gives: frames get their place in time and wait for work.
-
+_USUAL_RATE = Fraction(25)
 _FORGETTING = 0.1
 """Weight of the latest interval in their mean."""
 _LONGEST_INTERVALS = 4.0
-"""Of the nominal interval; a longer one is a gap, and says nothing of the pace."""
-
-
-class SoundSink(Protocol):
-    """Takes packets of sound, with their time and duration in seconds."""
-
-    def __call__(self, data: bytes, seconds: Fraction, duration: Fraction) -> None:
-        """Take one."""
-        ...
+"""Of the nominal interval; a longer one is a gap, and says nothing about the pace."""
 
 
 @dataclass(frozen=True, slots=True)
 class IngestOutlet:
-    """Where frames and sound go, once the output is there."""
+    """Where frames and sound go, once there is an output."""
 
-    timeline: Timeline
+    clock: LiveClock
     queue: DropOldestQueue[Waiting]
     expect: Callable[[Fraction, float], None]
-    """Is told the time and the moment of each frame before it waits."""
-    sound: SoundSink | None
-    """None: the output has none."""
+    """Called with the time and the arrival of each frame before it is queued."""
+    sound: Callable[[bytes, Fraction, Fraction], None] | None
+    """Called with the time and the duration, in seconds, of each packet; None: no sound."""
 
 
 class FrameIngest:
-    """Takes the frames of one connection after the other; the `FrameReceiver` of all readers.
+    """Places the frames of one connection after the other in time, and queues them for work.
 
-    Frames that come before the output is there are passed over, for live ones would be old by
-    then; a file waits.
+    It is the `FrameReceiver` of all readers. Frames that come before there is an output are
+    ignored, since live ones would be too old by then; a file waits.
+
+    Args:
+        wants_sound: whether the output copies the sound.
+        now: monotonic seconds.
+        changed: called when the first connection was probed.
     """
 
     def __init__(
         self, *, wants_sound: bool, now: Callable[[], float], changed: Callable[[], None]
     ) -> None:
-        """Take how to begin.
-
-        Args:
-            wants_sound: whether to keep what the first connection's sound is like.
-            now: monotonic seconds.
-            changed: called when the first connection was probed.
-        """
         self.first: LiveForm | None = None
         """What the first connection is like; the output is made for it."""
-        self.kept_sound: SoundTemplate | None = None
+        self.sound_template: SoundTemplate | None = None
+        """What the first connection's sound is like."""
         self.placed_pts = -1
         """Of the latest frame."""
         self.waits = False
         """Whether the input can wait for the output, as a file can; set before it is read."""
         self._wants_sound = wants_sound
         self._now = now
-        self._not_before = float("-inf")  # frames that were there before the output
+        self._not_before = float("-inf")  # earliest arrival of a frame that had to wait
         self._changed = changed
-        self._gate: IngestOutlet | None = None
+        self._outlet: IngestOutlet | None = None
         self._decided = threading.Event()
         self._form: LiveForm | None = None
         self._is_connected = False
@@ -459,88 +439,83 @@ class FrameIngest:
         self._interval = 0.0
         self._counts: Counter[str] = Counter()
 
-    def open(self, gate: IngestOutlet) -> None:
-        """Let frames in, from now on."""
-        self._gate = gate
+    def open(self, outlet: IngestOutlet) -> None:
+        """Accept frames from now on."""
+        self._outlet = outlet
         self._decided.set()
 
     def close(self) -> None:
-        """Let nothing in any more; a reader that waits goes on."""
-        self._gate = None
+        """Accept nothing more; a reader that waits is released."""
+        self._outlet = None
         self._decided.set()
 
     def formed(self, form: LiveForm) -> bool:
-        """Take what a connection is like, and wait for the output where the input can."""
+        """Accept what a connection is like; wait for the output if the input can."""
         self._form, self._is_connected = form, False
-        kept = self.kept_sound
-        self._takes_sound = form.sound is not None and (kept is None or kept.is_like(form.sound))
+        template = self.sound_template
+        self._takes_sound = form.sound is not None and (
+            template is None or template.is_like(form.sound)
+        )
         if form.sound is not None and not self._takes_sound:
-            log.warning("the sound is another now, and is left out")
+            log.warning("the sound has another format now, and is left out")
         if self.first is None:
             if form.sound is not None and self._wants_sound:
-                self.kept_sound = SoundTemplate(form.sound)
+                self.sound_template = SoundTemplate(form.sound)
             self.first = form
             self._changed()
         if self.waits:
             self._decided.wait()
             self._not_before = self._now()
-            return self._gate is not None
+            return self._outlet is not None
         return True
 
-    def frame(self, arrival: DecodedFrame) -> None:
-        """Give a frame its place in time; it waits for work, or is dropped for a newer one."""
-        gate, form = self._gate, self._form
-        if gate is None or form is None:
+    def frame(self, frame: DecodedFrame) -> None:
+        """Place a frame in time, and queue it."""
+        outlet, form = self._outlet, self._form
+        if outlet is None or form is None:
             return
         if not self._is_connected:
-            self._connect(gate, form, arrival.arrived)
-        if arrival.arrived < self._not_before:
-            arrival = replace(arrival, arrived=self._not_before)
-        placed = gate.timeline.place(arrival)
+            self._connect(outlet, form, frame.arrived)
+        arrived = max(frame.arrived, self._not_before)
+        placed = outlet.clock.place(frame.seconds, arrived, after_loss=frame.after_loss)
         self._breaks += placed.breaks
         if placed.late:
             self._counts["frames_late"] += 1
             return
         if not placed.breaks:
-            self._measure((placed.pts - self.placed_pts) * gate.timeline.time_base)
+            self._measure((placed.pts - self.placed_pts) * outlet.clock.time_base)
         self.placed_pts = placed.pts
-        gate.expect(placed.pts * gate.timeline.time_base, arrival.arrived)
-        waiting = Waiting(
-            arrival.frame,
-            placed.pts,
-            arrival.arrived,
-            self._breaks,
-            arrival.sample_aspect_ratio,
-        )
-        gate.queue.put(waiting, arrival.arrived)
+        outlet.expect(placed.pts * outlet.clock.time_base, arrived)
+        aspect = frame.sample_aspect_ratio
+        outlet.queue.put(Waiting(frame.frame, placed.pts, arrived, self._breaks, aspect), arrived)
 
     def sound(self, packet: SoundPacket) -> None:
-        """Give a packet of sound its time, by the picture's."""
-        gate = self._gate
-        if gate is None or gate.sound is None or not self._is_connected or not self._takes_sound:
+        """Place a packet of sound in time by the pictures' offset, and pass it on."""
+        outlet = self._outlet
+        if outlet is None or outlet.sound is None or not (self._is_connected and self._takes_sound):
             return
-        seconds = gate.timeline.sound(packet)
+        seconds = outlet.clock.sound(packet.seconds, packet.arrived)
         if seconds is None:
             self._counts["sound_dropped"] += 1
         else:
-            gate.sound(packet.data, seconds, packet.duration_seconds)
+            outlet.sound(packet.data, seconds, packet.duration_seconds)
 
     def interval_seconds(self) -> float:
-        """Give the time between frames, as they come lately."""
+        """Return the time between frames, as they came lately."""
         return self._interval
 
     def counts(self) -> dict[str, int]:
-        """Frames and packets of sound that have no place in time, or none any more."""
+        """Return frames_late and sound_dropped: what had no place in time."""
         return dict(self._counts)
 
-    def _connect(self, gate: IngestOutlet, form: LiveForm, now: float) -> None:
-        rate = form.info.rate or Fraction(25)
-        gate.timeline.connected(rate, now=now)
+    def _connect(self, outlet: IngestOutlet, form: LiveForm, now: float) -> None:
+        rate = form.info.rate or _USUAL_RATE
+        outlet.clock.connected(rate, now=now)
         self._interval = float(1 / rate)
         self._is_connected = True
 
     def _measure(self, step: Fraction) -> None:
         assert self._form is not None
-        nominal = float(1 / (self._form.info.rate or Fraction(25)))
+        nominal = float(1 / (self._form.info.rate or _USUAL_RATE))
         if 0 < step <= _LONGEST_INTERVALS * nominal:
             self._interval += _FORGETTING * (float(step) - self._interval)

@@ -31,7 +31,6 @@ from .options import LiveOptions
 from .output import DelayStatistics, OutputStage, OutputTiming, PendingFrames
 from .publisher import Publisher
 from .request import LiveRequest
-from .timeline import Timeline
 
 if TYPE_CHECKING:
     from av.stream import Stream
@@ -93,7 +92,7 @@ class SessionContext:
 class LivePipeline:
     """The parts, which run."""
 
-    timeline: Timeline
+    clock: LiveClock
     queue: DropOldestQueue[Waiting]
     compute: LiveCompute
     governor: Governor
@@ -144,8 +143,8 @@ def start_pipeline(
         builder.connected.wait(_CONNECT_SECONDS)
     works.outgoing.start()
     works.computing.start()
-    sound = None if works.sound is None else works.outgoing.sound
-    intake.open(IngestOutlet(works.timeline, works.queue, works.expected.came, sound))
+    sound = None if works.sound is None else works.outgoing.put_sound
+    intake.open(IngestOutlet(works.clock, works.queue, works.expected.add, sound))
     return works
 
 
@@ -180,7 +179,6 @@ class _Builder:
     def build(self) -> LivePipeline:
         """Make them all."""
         clock = LiveClock(self._rate * 2 ** self._levels[0].exp)
-        timeline = Timeline(clock)
         model = replace(self._form.info, time_base=clock.time_base, average_rate=self._rate)
         compute = self._compute(model)
         governor = self._governor(compute)
@@ -190,11 +188,11 @@ class _Builder:
         )
         publisher = self._publisher(encoder)
         queue = self._queue(model)
-        outgoing = self._outgoing(encoder, publisher, timeline, compute.info)
+        outgoing = self._outgoing(encoder, publisher, clock, compute.info)
         computing = self._computing(compute, governor, queue, model, outgoing)
         outgoing.in_flight = lambda: self._intake.placed_pts > computing.handled_pts
         return LivePipeline(
-            timeline, queue, compute, governor, computing, encoder, publisher, outgoing,
+            clock, queue, compute, governor, computing, encoder, publisher, outgoing,
             self._delays, self._expected, sound,
         )  # fmt: skip
 
@@ -222,7 +220,7 @@ class _Builder:
         return governor
 
     def _sound(self) -> Stream | None:
-        kept = self._intake.kept_sound
+        kept = self._intake.sound_template
         if kept is None:
             return None
         refusal = kept.refusal(self._target.format)
@@ -258,14 +256,14 @@ class _Builder:
         return DropOldestQueue(max(2, min(frames, most)), seconds, self._around.now)
 
     def _outgoing(
-        self, encoder: LiveEncoder, publisher: Publisher, timeline: Timeline, info: StreamInfo
+        self, encoder: LiveEncoder, publisher: Publisher, clock: LiveClock, info: StreamInfo
     ) -> OutputStage:
         assert info.rate is not None
         duration = self._request.duration_seconds
         return OutputStage(
             encoder,
             publisher,
-            timeline,
+            clock,
             self._delays,
             self._expected,
             pace_of(self._options, self._rate),
@@ -293,7 +291,7 @@ class _Builder:
             governor,
             queue,
             model,
-            give=outgoing.give,
+            give=outgoing.put,
             interval_seconds=self._intake.interval_seconds,
             hold_seconds=hold,
             deadline_seconds=_DEADLINE_SHARE * self._options.latency_seconds,

@@ -113,7 +113,7 @@ def counts_of(
         queued = works.queue.counts
         total["frames_dropped"] += queued["full"] + queued["old"]
         total["level_changes"] += works.governor.changes
-        for kind, count in works.timeline.counts().items():
+        for kind, count in works.clock.counts.items():
             total[f"discontinuities_{kind}"] += count
     return dict(total)
 

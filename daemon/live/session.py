@@ -387,7 +387,7 @@ class LiveSession:
     def _kill_works(self) -> None:
         works = self._works
         if works is not None:
-            works.outgoing.drop()
+            works.outgoing.cancel()
             works.computing.end()
             works.publisher.kill()
 

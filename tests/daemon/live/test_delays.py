@@ -8,7 +8,7 @@ from upframe.daemon.live.output import DelayStatistics
 
 
 def write(delays: DelayStatistics, arrived: float, at: float, index: int = 0) -> None:
-    delays.given(index, arrived)
+    delays.encoded(index, arrived)
     delays.written(index, at)
 
 
@@ -66,7 +66,7 @@ def test_memory_does_not_grow_with_the_frames_of_a_minute() -> None:
 def test_a_frame_that_is_never_written_has_no_delay() -> None:
     delays = DelayStatistics()
     for index in range(4):
-        delays.given(2 * index, float(index))
+        delays.encoded(2 * index, float(index))
     delays.written(1, 5.0)  # a repeat
     delays.written(4, 5.0)
     delays.written(6, 6.0)
@@ -76,5 +76,5 @@ def test_a_frame_that_is_never_written_has_no_delay() -> None:
 def test_frames_that_nobody_writes_are_forgotten() -> None:
     delays = DelayStatistics()
     for index in range(10_000):
-        delays.given(index, 0.0)
+        delays.encoded(index, 0.0)
     assert len(delays._underway) < 5000  # pyright: ignore[reportPrivateUsage]

@@ -83,7 +83,7 @@ class Taken:
     def formed(self, form: LiveForm) -> bool:
         return True
 
-    def frame(self, arrival: DecodedFrame) -> None:
+    def frame(self, frame: DecodedFrame) -> None:
         self.frames += 1
 
     def sound(self, packet: SoundPacket) -> None:

@@ -10,7 +10,7 @@ from upframe.daemon.live.output import PendingFrames
 def expected_of(*frames: tuple[int, float]) -> PendingFrames:
     expected = PendingFrames(2.0)
     for seconds, arrived in frames:
-        expected.came(Fraction(seconds), arrived)
+        expected.add(Fraction(seconds), arrived)
     return expected
 
 
@@ -29,8 +29,8 @@ def test_all_frames_whose_deadline_has_passed_are_given_up_at_once() -> None:
 
 def test_a_picture_settles_its_frame_and_those_before_it() -> None:
     expected = expected_of((1, 10.0), (2, 11.0), (3, 12.0))
-    expected.shown(Fraction(5, 2))
+    expected.done(Fraction(5, 2))
     assert expected.overdue(13.9) is None
-    expected.shown(Fraction(3))
+    expected.done(Fraction(3))
     assert expected.next_seconds(14.0) is None
     assert expected.overdue(100.0) is None
