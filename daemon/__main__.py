@@ -14,8 +14,8 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from typing import NoReturn, cast
 
-from ..io.network import INSECURE, Rules, using
 from ..io.redaction import one_line
+from ..io.web import INSECURE, Rules, using
 from .errors import ConfigError, UsageError
 from .exits import Exit, exit_code_of, is_expected, text_of
 from .logfields import told

@@ -28,10 +28,10 @@ from pydantic import (
 )
 
 from ..filters.options import FilterOptions, Policy
-from ..io.beneath import Root
 from ..io.encode.options import EncoderOptions
 from ..io.limits import Limits
 from ..io.redaction import excerpt
+from ..io.root import Root
 from .errors import ConfigError, UsageError
 from .jobs.model import Location, Origin
 from .live.levels import parse_levels

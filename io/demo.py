@@ -23,7 +23,7 @@ from torch.nn import functional
 from .demo_scene import DemoScene, one_thread
 from .errors import SourceMissing, UnsupportedMedia
 from .files import write_error
-from .pictures.lettering import put_label
+from .pictures.font import put_label
 
 # A short clip of the demo scene with sound, written as any camera would: H.264 and AAC in MP4.
 

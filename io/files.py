@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import MediaError, ReaderGone, SameFile, SinkFull, SinkRefused
-from .filesystem import filesystem_type, keeps_inodes
+from .root import filesystem_type, keeps_inodes
 
 _NAME_MAX_BYTES = 255  # of one path component on every file system in common use
 _BUFFER_BYTES = 1 << 20

@@ -21,10 +21,9 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from ..filters.frame import Color, Picture, StreamInfo
-from .beneath import by_descriptor
 from .encode.codecs import CodecChoice, is_sequence, numbered
 from .encode.encoder import EncoderOptions, codec_choice, open_codec, still_parameters
-from .encode.muxing import encoded_video
+from .encode.packets import encoded_video
 from .errors import SinkFull, SinkRefused, VerificationFailed
 from .files import (
     OutputFile,
@@ -39,6 +38,7 @@ from .files import (
 )
 from .pictures.pixels import frame_of
 from .pictures.tags import set_color
+from .root import by_descriptor
 
 _FIRST_NUMBER = 1  # as ffmpeg's image2 muxer counts
 _BT601, _FULL_RANGE = 5, 2  # FFmpeg's numbers; JFIF knows no other YCbCr (ITU-T T.871, 7)

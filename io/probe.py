@@ -13,8 +13,8 @@ from av.stream import AttachmentStream, Disposition, Stream
 from av.video.stream import VideoStream
 
 from ..filters.frame import StreamInfo
-from .decode.container import is_cover
-from .decode.form import AV_TIME_BASE
+from .decode.demuxer import is_cover
+from .decode.survey import AV_TIME_BASE
 from .redaction import excerpt
 from .source import ContainerSource, open_source
 

@@ -10,7 +10,9 @@ import logging
 import os
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,20 +21,19 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 
 from ..filters.frame import Picture, StreamInfo
-from .beneath import by_descriptor
-from .encode.codecs import is_image
+from .encode.codecs import CodecChoice, is_image
 from .encode.containers import Container, container_of
 from .encode.encoder import EncoderOptions, codec_choice, open_encoder
-from .encode.muxing import encoded_video, mux
-from .encode.pacing import Placement
+from .encode.packets import Placement, encoded_video, mend_dts, mux
 from .errors import SinkFull, SinkRefused
 from .files import OutputFile, Owner, write_error
 from .images import ImageSink
 from .media import Sink
 from .pictures.pixels import frame_of
-from .streams.copying import open_copy
+from .pictures.tags import Tags, tags_of
+from .root import by_descriptor
 from .streams.plan import StreamPlan
-from .trial import try_output
+from .streams.tracks import open_copy
 from .verify import TOLERANCE_SECONDS, Expected, verify_output
 
 if TYPE_CHECKING:
@@ -261,3 +262,80 @@ def muxer_options(container: Container) -> dict[str, str]:
 def _close_quietly(output: OutputContainer) -> None:
     with suppress(OSError, ValueError, FFmpegError):  # it is thrown away
         output.close()
+
+
+# One black picture through encoder and muxer, in memory, before the work starts.
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What came back of the trial picture."""
+
+    tags: Tags
+    warnings: tuple[str, ...] = ()
+    """What the output will not carry, for people."""
+
+
+def try_output(
+    info: StreamInfo, options: EncoderOptions, choice: CodecChoice, container: Container
+) -> Held:
+    """Write a file of one picture with the real settings, and read back what it says.
+
+    Raises:
+        SinkRefused: if encoder or container do not take it.
+    """
+    written = BytesIO()
+    try:
+        with av.open(written, "w", format=container.name) as output:
+            encoder = open_encoder(output, info, options, choice, container)
+            frame = _black(info, choice.coded_pix_fmt)
+            for packet in encoded_video(encoder.stream, frame) + encoded_video(
+                encoder.stream, None
+            ):
+                mend_dts(packet, 0)
+                mux(output, packet)
+        written.seek(0)
+        with av.open(written, "r") as opened:
+            tags = tags_of(opened, opened.streams.video[0])
+    except (FFmpegError, IndexError, MemoryError) as error:
+        raise SinkRefused(
+            f"{choice.codec} in {container.name} cannot be written at {info.width}x{info.height} "
+            f"{choice.coded_pix_fmt}: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    where = f"{container.name} with {choice.codec}"
+    return Held(tags, tuple(f"{where} does not carry {lost}" for lost in lost_tags(info, tags)))
+
+
+def _black(info: StreamInfo, pix_fmt: str) -> av.VideoFrame:
+    frame = av.VideoFrame(info.width, info.height, pix_fmt)
+    for plane in frame.planes:
+        plane.update(bytes(plane.buffer_size))
+    frame.pts = 0
+    return frame
+
+
+def lost_tags(wanted: StreamInfo, got: Tags) -> list[str]:
+    """List what was wanted and is not, or not rightly, in a file. Unspecified asks for nothing."""
+    lost: list[str] = []
+    for name in ("range", "primaries", "trc", "matrix", "chroma_location"):
+        want, have = getattr(wanted.color, name), getattr(got.color, name)
+        if want is not None and want != have and not _is_implied(name, want, wanted):
+            lost.append(f"color {name} {want} (it says {have})")
+    aspect = wanted.sample_aspect_ratio or 1
+    if aspect != (got.sample_aspect_ratio or 1):
+        lost.append(f"the sample aspect ratio {aspect} (it says {got.sample_aspect_ratio})")
+    if (wanted.rotation, wanted.hflip) != (got.rotation, got.hflip):
+        mirrored = ", mirrored" if wanted.hflip else ""
+        lost.append(f"the rotation of {wanted.rotation} degrees{mirrored}")
+    if wanted.mastering_display and got.mastering_display is None:
+        lost.append("the HDR10 mastering display")
+    if wanted.content_light and got.content_light is None:
+        lost.append("the HDR10 light levels")
+    return lost
+
+
+def _is_implied(name: str, want: str, wanted: StreamInfo) -> bool:
+    """Tell whether players assume a tag anyway: limited range, and left chroma siting."""
+    if name == "chroma_location":
+        return want == "left" or not wanted.format.chroma_shift_x
+    return name == "range" and want == ("tv" if wanted.format.family == "yuv" else "pc")

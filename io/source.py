@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 from typing import BinaryIO, Literal
 
 from av.container import InputContainer
@@ -21,8 +20,6 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from ..filters.frame import Picture, StreamInfo
-from .beneath import Beneath
-from .decode.container import Target, best_video, find_target, open_container
 from .decode.decoder import Decoded, Decoder
 from .decode.deinterlace import (
     Deinterlacer,
@@ -31,12 +28,13 @@ from .decode.deinterlace import (
     flags_frames,
     is_interlaced,
 )
-from .decode.form import conform, describe, differs, whole_end, with_progressive
+from .decode.demuxer import Target, best_video, find_target, open_container
 from .decode.hardware import Hardware, open_for_card, say_what_decodes
-from .decode.survey import ends_inside_frame, missing_end, survey
+from .decode.survey import describe, ends_inside_frame, missing_end, survey, whole_end
 from .errors import TruncatedMedia, UnsupportedMedia
 from .pictures.pixels import conversion_warning, on_cpu, picture_of, pix_fmt_of
 from .pictures.tags import rotation_of
+from .root import Beneath
 from .timestamps import RateVerdict, Timeline, header_rate, judge_rate
 
 Deinterlace = Literal["auto", "on", "off"]
@@ -117,7 +115,8 @@ class ContainerSource:
         stream.thread_type = "AUTO"
         self._time_base = stream.time_base or Fraction(1, 90_000)
         self.field_order: FieldOrder | None = field_order_of(stream.codec_context.field_order)
-        self._decoder = Decoder(self._container, stream, self._target.name)
+        container = self._container
+        self._decoder = decoder = Decoder(container, stream, self._target.name)
         self.verdict = self._judge()
         if self.verdict.rate is not None:
             self._decoder.step = 1 / (self.verdict.rate * self._time_base)
@@ -126,7 +125,8 @@ class ContainerSource:
         self._timeline = Timeline(
             self._time_base,
             self.verdict.rate,
-            end_of_stream=partial(whole_end, self._container, self._decoder),
+            # without `self`: a cycle would keep the frames until the garbage collector runs
+            end_of_stream=lambda: whole_end(container, stream, decoder.num_packets),
         )
         self._pictures = self._run()
         self._first = next(self._pictures, None)
@@ -293,3 +293,39 @@ class ContainerSource:
         # one out for one in, in order: the times are the decoder's, not the filter's
         for frame in frames:
             yield frame, *self._waiting.popleft()
+
+
+def differs(frame: VideoFrame, first: VideoFrame) -> bool:
+    """Tell whether a frame has another size or pixel format than the first."""
+    return (frame.width, frame.height, pix_fmt_of(frame)) != (
+        first.width,
+        first.height,
+        pix_fmt_of(first),
+    )
+
+
+def conform(frame: VideoFrame, first: VideoFrame) -> VideoFrame:
+    """Convert a frame to the size, pixel format and colour of the first."""
+    converted = frame.reformat(
+        first.width,
+        first.height,
+        first.format.name,
+        src_colorspace=_known(frame.colorspace),
+        dst_colorspace=_known(first.colorspace),
+        src_color_range=frame.color_range,
+        dst_color_range=first.color_range,
+        interpolation="BICUBIC",
+        threads=1,  # with more, swscale writes beyond its slice's end into packed formats
+    )
+    converted.pts = frame.pts
+    return converted
+
+
+def _known(colorspace: int) -> int | None:
+    """Give swscale a matrix only where the frame names one (2 is unspecified, 0 is RGB)."""
+    return None if colorspace in (0, 2) else colorspace
+
+
+def with_progressive(info: StreamInfo) -> StreamInfo:
+    """Describe the same stream after deinterlacing."""
+    return replace(info, field_order="progressive")

@@ -44,8 +44,8 @@ from ...io.capabilities import (
 )
 from ...io.demo import write_demo_clip
 from ...io.errors import MediaError, SourceMissing
-from ...io.network import authorities
 from ...io.redaction import json_text, one_line
+from ...io.web import authorities
 from ..config import load_config
 from ..exits import Exit
 from ..service.checks import cautions

@@ -11,11 +11,21 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
-from ...io.check import Inspection, count_decoded, inspect
-from ...io.decode.container import find_target
+from ...io.decode.demuxer import find_target
 from ...io.errors import SourceMissing, UnsupportedMedia
 from ...io.redaction import json_text, one_line
-from ...io.verify import TOLERANCE_SECONDS, Expected, Finding, check, close, equal, raise_failed
+from ...io.verify import (
+    TOLERANCE_SECONDS,
+    Expected,
+    Finding,
+    Inspection,
+    check,
+    close,
+    count_decoded,
+    equal,
+    inspect,
+    raise_failed,
+)
 from .arguments import location
 
 SCHEMA = "upframe.verify/1"

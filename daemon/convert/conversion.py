@@ -17,12 +17,12 @@ from ...filters.chain import BuiltFilter, build_filters
 from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
 from ...filters.options import FilterOptions
-from ...io.beneath import Beneath, by_descriptor
 from ...io.decode.hardware import Hardware, HardwareName
 from ...io.encode.encoder import EncoderOptions, output_pix_fmt
 from ...io.errors import MediaError
 from ...io.files import Owner, refuse_same_file
 from ...io.media import Sink
+from ...io.root import Beneath, by_descriptor
 from ...io.sink import open_file_sink
 from ...io.source import ContainerSource, open_source
 from ...io.streams.plan import StreamPlan, plan_streams

@@ -19,9 +19,9 @@ from pydantic import (
 )
 
 from ...filters.options import FilterOptions
-from ...io.beneath import Identity, Root
 from ...io.encode.options import EncoderOptions
 from ...io.redaction import LOCATION_MAX_BYTES
+from ...io.root import Identity, Root
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 Origin = Literal["watch", "mqtt", "cli"]

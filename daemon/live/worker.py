@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ...io.limits import limits
-from ...io.network import Rules, using
 from ...io.redaction import redacted_values
+from ...io.web import Rules, using
 from ..exits import Exit, exit_code_of, is_expected
 from ..fence import Fence
 from ..logfields import told

@@ -16,11 +16,10 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
 from ...filters.options import REAL_ESRGAN_ID, RIFE_ID
-from ...io.beneath import Identity, Root, open_file
 from ...io.errors import SourceMissing, UnsupportedMedia
-from ...io.filesystem import filesystem_type, keeps_inodes
-from ...io.network import check_url
 from ...io.redaction import excerpt, redacted, redacted_values
+from ...io.root import Identity, Root, filesystem_type, keeps_inodes, open_file
+from ...io.web import check_url
 from ..jobs.model import Confinement, Job, JobId, Work, check_length
 from ..jobs.public import shown
 from .topics import Command

@@ -20,7 +20,7 @@ from ...filters.errors import DeviceUnavailable, WeightsUnavailable
 from ...filters.options import FilterOptions
 from ...io.encode.options import EncoderOptions
 from ...io.errors import MediaError, SinkRefused, SourceMissing
-from ...io.network import INSECURE, Rules, using
+from ...io.web import INSECURE, Rules, using
 from ..config import Config, Fault, LiveConfig, MqttConfig
 
 log = logging.getLogger("upframe.service.checking")

@@ -14,8 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
-from ...io.beneath import Identity, Root
-from ...io.filesystem import keeps_inodes
+from ...io.root import Identity, Root, keeps_inodes
 from ..config import WatchConfig
 from ..fence import Fence
 from ..jobs.model import Job, StoreBroken, UnknownJob

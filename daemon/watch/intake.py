@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
-from ...io.beneath import Root, open_folder
+from ...io.root import Root, open_folder
 from ..config import WatchConfig
 from ..exits import Exit
 from ..jobs.model import Confinement, Conflict, Job, JobError, Work, job_of

@@ -25,7 +25,6 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from ...io.beneath import Root, by_descriptor, opened_folder, opened_place, read_entry
 from ...io.errors import MediaError
 from ...io.files import (
     CANNOT_LINK,
@@ -33,6 +32,7 @@ from ...io.files import (
     rename_without_replacing,
     sync_folder,
 )
+from ...io.root import Root, by_descriptor, opened_folder, opened_place, read_entry
 from ..config import WatchConfig
 from ..fence import Fence
 from ..jobs.model import Job, StoreBroken, UnknownJob

@@ -25,8 +25,7 @@ from typing import cast
 
 from pydantic import BaseModel, ValidationError
 
-from ...io.beneath import Root, opened_folder, read_entry
-from ...io.filesystem import keeps_inodes
+from ...io.root import Root, keeps_inodes, opened_folder, read_entry
 from ..config import WatchConfig
 from ..jobs.model import Job
 from ..jobs.store import JobStore

@@ -20,8 +20,8 @@ from pathlib import Path, PurePath
 from threading import Event
 from typing import Literal, Self
 
-from ...io.beneath import Root, open_file, opened_folder
 from ...io.redaction import printable
+from ...io.root import Root, open_file, opened_folder
 
 log = logging.getLogger("upframe.watch")
 

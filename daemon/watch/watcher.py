@@ -19,8 +19,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Protocol, TypeVar
 
-from ...io.beneath import Root
-from ...io.filesystem import filesystem_type
+from ...io.root import Root, filesystem_type
 from ..config import Config, WatchConfig
 from ..fence import Fence
 from ..jobs.model import IllegalChange, StoreBroken, UnknownJob

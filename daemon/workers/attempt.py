@@ -19,13 +19,13 @@ from ...filters.chain import BuiltFilter, Chain, build_filters
 from ...filters.device import Runtime, resolve_device, resolve_precision
 from ...filters.frame import Frame, StreamInfo
 from ...filters.options import FilterOptions, Policy
-from ...io.beneath import Root, by_descriptor, opened_place, opened_source
-from ...io.decode.container import mp4_boxes
+from ...io.decode.demuxer import mp4_boxes
 from ...io.decode.survey import segment_end
 from ...io.errors import MediaError, SinkRefused, SourceMissing, TruncatedMedia, UnsupportedMedia
-from ...io.network import Rules, using
 from ...io.redaction import redacted_values
+from ...io.root import Root, by_descriptor, opened_place, opened_source
 from ...io.source import open_source
+from ...io.web import Rules, using
 from ..convert.conversion import Ledger, RunRequest, Stage, run
 from ..convert.report import Report, device_name, kept_warnings
 from ..jobs.model import Confinement, Work, partial_token

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, TypeAdapter
 
 from ...filters.options import FilterOptions
-from ...io.beneath import Root
+from ...io.root import Root
 from ..jobs.model import Confinement, JobError, Work
 
 Stage = Literal["loading", "streaming", "publishing"]

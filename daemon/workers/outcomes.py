@@ -35,9 +35,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from ...io.beneath import opened_place
 from ...io.errors import MediaError
 from ...io.files import discard_partials, rename, sync_folder
+from ...io.root import opened_place
 from ..config import JobsConfig
 from ..exits import Exit
 from ..fence import Fence

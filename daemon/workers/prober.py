@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from ...io.beneath import Root
+from ...io.root import Root
 from ..config import Config
 from ..exits import Exit
 from .messages import Verdict

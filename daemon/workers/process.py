@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ...filters.errors import says_no_memory
 from ...filters.options import FilterOptions
-from ...io.beneath import Root
+from ...io.root import Root
 from ..exits import Exit
 from ..fence import Fence
 from ..jobs.model import Confinement, JobError, Work

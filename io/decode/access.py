@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from io import BytesIO, FileIO
 from pathlib import Path
 
-from ..beneath import Root, open_file
 from ..errors import SourceMissing, UnsupportedMedia
 from ..redaction import excerpt
+from ..root import Root, open_file
 
 NOTHING = {
     "protocol_whitelist": "none",

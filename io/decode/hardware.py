@@ -19,8 +19,8 @@ from av.video.stream import VideoStream
 
 from ..errors import MediaError
 from ..pictures.pixels import is_on_card
-from .container import Target, best_video, open_container
 from .deinterlace import field_order_of
+from .demuxer import Target, best_video, open_container
 
 HardwareName = Literal["none", "auto", "cuda"]
 

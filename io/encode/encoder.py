@@ -24,9 +24,8 @@ from .codecs import (
     still_choice,
 )
 from .containers import Container, container_of
-from .muxing import add_video
 from .options import EncoderOptions
-from .pacing import Pace, choose_pace
+from .packets import Pace, add_video, choose_pace
 
 if TYPE_CHECKING:
     from av.container import OutputContainer

@@ -17,8 +17,8 @@ from urllib.parse import quote, urljoin, urlsplit
 from ..capabilities import has_protocol
 from ..decode.access import allowed_for
 from ..errors import SourceMissing, UnsupportedMedia
-from ..network import open_url, tls_options
 from ..redaction import redacted
+from ..web import open_url, tls_options
 
 # HLS playlists: whether one is live, which only what stands in it tells.
 #

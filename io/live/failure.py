@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import av.error
 
 from ..errors import InputLost, Reason, UnsupportedMedia
-from ..network import Untrusted, why_untrusted
 from ..redaction import redacted
+from ..web import Untrusted, why_untrusted
 
 _NEARLY = 0.9
 """Of the limit: FFmpeg counts its own time-out from a little earlier or later than we do."""

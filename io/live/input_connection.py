@@ -26,12 +26,12 @@ from av.packet import Packet
 from av.stream import Stream
 
 from ..decode.access import LocalFiles
-from ..decode.container import find_target, open_container
+from ..decode.demuxer import find_target, open_container
 from ..errors import InputLost, Reason, UnsupportedMedia
 from ..limits import limits
-from ..network import RemoteFiles
 from ..parent_death import tied
 from ..redaction import excerpt
+from ..web import RemoteFiles
 from .address import LiveAddress
 from .failure import cut_off, not_connected, reason_of_words
 

@@ -33,13 +33,12 @@ from ..encode.codecs import (
 )
 from ..encode.containers import Container
 from ..encode.encoder import open_codec, quality_parameters
-from ..encode.muxing import AnyPacket, add_copied, add_video, encoded_video, mux
 from ..encode.options import EncoderOptions
-from ..encode.pacing import choose_pace
+from ..encode.packets import AnyPacket, add_copied, add_video, choose_pace, encoded_video, mux
 from ..errors import SinkFull, SinkRefused
 from ..pictures.pixels import frame_of
 from ..pictures.tags import set_color
-from ..streams.conversion import mux_trial
+from ..streams.converter import mux_trial
 from .slate import blank
 from .values import Encoded
 

@@ -20,8 +20,8 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from ...filters.frame import StreamInfo
-from ..decode.container import best_video
-from ..decode.form import describe
+from ..decode.demuxer import best_video
+from ..decode.survey import describe
 from ..errors import InputLost, UnsupportedMedia
 from ..limits import limits
 from ..timestamps import RateVerdict

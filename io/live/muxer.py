@@ -22,10 +22,10 @@ import av
 from av.error import FFmpegError
 from av.packet import Packet
 
-from ..encode.muxing import add_copied, mux
+from ..encode.packets import add_copied, mux
 from ..errors import OutputLost, Reason, SinkRefused
-from ..network import Untrusted, tls_context
 from ..redaction import redacted, redacted_target
+from ..web import Untrusted, tls_context
 from .failure import BY_STATUS
 from .values import Encoded
 

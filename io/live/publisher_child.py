@@ -26,9 +26,9 @@ from typing import BinaryIO, Protocol, cast
 from av.error import FFmpegError
 
 from ..errors import MediaError, OutputLost, Reason
-from ..network import Rules, tls_options, using
 from ..parent_death import die_with
 from ..redaction import redacted
+from ..web import Rules, tls_options, using
 from .failure import looked_into, reason_of
 from .muxer import HlsUploader, Muxer
 from .publisher_protocol import (

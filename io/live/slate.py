@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...filters.frame import Color, Picture, PixelFormat, StreamInfo
-from ..pictures.lettering import draw_text
+from ..pictures.font import draw_text
 
 HEADLINE = "NO SIGNAL"
 

@@ -22,8 +22,8 @@ from av.format import ContainerFormat
 from ..encode.containers import container_of
 from ..errors import SinkRefused, SourceMissing, UnsupportedMedia
 from ..files import check_target, is_special
-from ..network import UNVERIFIED, is_insecure
 from ..redaction import redacted_target
+from ..web import UNVERIFIED, is_insecure
 from .address import read_credentials, with_credentials
 from .archive import NamePattern, free_path, is_name_pattern
 

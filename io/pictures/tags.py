@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import av
 from av.error import FFmpegError
@@ -22,6 +23,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ...filters.frame import Color, ContentLight, MasteringDisplay
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 UNSPECIFIED: Final = 2  # for primaries, trc and matrix; the range's is 0
 
@@ -264,3 +268,44 @@ def _tiff_orientation(tiff: bytes) -> int | None:
         if int.from_bytes(field[:2], order) == 0x0112:
             return int.from_bytes(field[8:10], order)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """What a file says about its pictures."""
+
+    color: Color = field(default_factory=Color)
+    sample_aspect_ratio: Fraction | None = None
+    rotation: int = 0
+    hflip: bool = False
+    mastering_display: MasteringDisplay | None = None
+    content_light: ContentLight | None = None
+
+
+def tags_of(opened: InputContainer, stream: VideoStream) -> Tags:
+    """Read a file's tags from its header and its first frame.
+
+    Raises:
+        IndexError: if no frame comes out of it.
+        FFmpegError: if it cannot be decoded.
+    """
+    first = next(iter(opened.decode(stream)), None)
+    if first is None:
+        raise IndexError("no frame comes out of it")
+    said, fallback = color_of(first), color_of(stream.codec_context)
+    data = side_data(first)
+    rotation, hflip, _ = rotation_of(first)
+    return Tags(
+        color=Color(
+            said.range or fallback.range,
+            said.primaries or fallback.primaries,
+            said.trc or fallback.trc,
+            said.matrix or fallback.matrix,
+            chroma_location(stream),
+        ),
+        sample_aspect_ratio=stream.sample_aspect_ratio or None,
+        rotation=rotation,
+        hflip=hflip,
+        mastering_display=mastering_display(data),
+        content_light=content_light(data),
+    )

@@ -12,11 +12,12 @@ import fcntl
 import os
 import select
 import stat
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import UnsupportedOperation
 from typing import Protocol
 
-from ..errors import MediaError, ReaderGone, SinkFull, UnsupportedMedia
+from ..errors import MediaError, ReaderGone, SinkFull, TruncatedMedia, UnsupportedMedia
 
 PIPE_BYTES = 1 << 20
 """What we ask the kernel to hold between two processes; its own default is 64 KiB."""
@@ -189,3 +190,113 @@ def _failure(error: OSError) -> MediaError:
     if error.errno in (errno.EPIPE, errno.ECONNRESET):
         return ReaderGone("the reader closed the stream")
     return SinkFull(f"cannot write the output: {error.strerror or error}")
+
+
+_MAX_UNIT_BYTES = 1 << 31
+
+
+_PIECE_BYTES = 8 << 20
+
+
+_HEAD_BYTES = 64 << 10
+
+
+class Torn(Exception):
+    """The stream ended inside a unit."""
+
+    def __init__(self, got: int, wanted: int) -> None:
+        super().__init__(f"{got} of {wanted} bytes")
+        self.got = got
+        self.wanted = wanted
+
+
+class Strange(Exception):
+    """The stream is not built as we know it."""
+
+
+class UnitReader:
+    """Gathers the bytes of one unit after the other."""
+
+    def __init__(self, reader: ByteReader) -> None:
+        self._reader = reader
+        self._unit = bytearray()
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the stream ends before the next unit."""
+        return not self._reader.peek(1)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the unit so far."""
+        return len(self._unit)
+
+    def take(self, size: int) -> bytes:
+        """Gather `size` more bytes of the unit and give them."""
+        self.gather(size)
+        return bytes(self._unit[self.size - size :])
+
+    def gather(self, size: int) -> None:
+        """Gather `size` more bytes of the unit.
+
+        Raises:
+            Torn: if the stream ends before.
+            Strange: if no sane unit is as large.
+        """
+        end = self.size + size
+        if size < 0 or end > _MAX_UNIT_BYTES:
+            raise Strange(f"a unit of {end} bytes")
+        while self.size < end:
+            piece = memoryview(bytearray(min(_PIECE_BYTES, end - self.size)))
+            got = self._reader.fill(piece)
+            self._unit += piece[:got]
+            if got < len(piece):
+                raise Torn(self.size, end)
+
+    def release(self) -> bytes:
+        """Give the unit and begin the next."""
+        unit, self._unit = bytes(self._unit), bytearray()
+        return unit
+
+    def rest(self) -> Iterator[bytes]:
+        """Give everything else as it comes."""
+        yield self.release()
+        while piece := self._reader.read():
+            yield piece
+
+
+Units = Callable[[UnitReader], Iterator[bytes]]
+
+
+class WholeUnits:
+    """A file object for a demuxer: a stream that ends between units, whatever its writer did."""
+
+    def __init__(self, reader: ByteReader, units: Units) -> None:
+        self.name = "the input"
+        self._units = units(UnitReader(reader))
+        self._unit = memoryview(b"")
+        self.truncation: TruncatedMedia | None = None
+        """Set once the stream has ended too early."""
+        self.head = b""
+        """The first units, as many as there is room for: a header tells what PyAV does not."""
+        self._in_head = True
+
+    def read(self, size: int = -1) -> bytes:
+        """Give at most `size` bytes; ``b""`` at the end."""
+        while not self._unit:
+            try:
+                self._unit = memoryview(self._kept(next(self._units)))
+            except StopIteration:
+                return b""
+            except TruncatedMedia as error:
+                self.truncation = error
+                return b""
+        size = len(self._unit) if size < 0 else size
+        piece, self._unit = self._unit[:size], self._unit[size:]
+        return bytes(piece)
+
+    def _kept(self, unit: bytes) -> bytes:
+        self._in_head = self._in_head and len(self.head) + len(unit) <= _HEAD_BYTES
+        if self._in_head:
+            self.head += unit
+        return unit

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from av.stream import Discard
 
-from ..beneath import Beneath
-from ..decode.container import best_video, find_target, is_cover, open_container
+from ..decode.demuxer import best_video, find_target, is_cover, open_container
 from ..encode.codecs import is_image
 from ..encode.containers import Container, container_of
-from ..encode.muxing import AnyPacket
+from ..encode.packets import AnyPacket
 from ..errors import SinkRefused
 from ..files import is_special
 from ..redaction import excerpt
-from .conversion import Conversion, conversions_for, mux_trial, sample_packets
+from ..root import Beneath
+from .converter import Conversion, conversions_for, mux_trial, sample_packets
 
 if TYPE_CHECKING:
     from av.container import InputContainer

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.media.fakes import moving_pictures
 
 from upframe.daemon.bench.frames import Clips, Feed, Size, distinct, frames_of, read_pictures
 from upframe.daemon.errors import UsageError
 from upframe.io.demo import write_demo_clip
 from upframe.io.errors import SourceMissing, UnsupportedMedia
-from upframe.io.testing import moving_pictures
 
 CPU = torch.device("cpu")
 

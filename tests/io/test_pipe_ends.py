@@ -19,7 +19,7 @@ from upframe.io.pipes import (
     sniff,
 )
 from upframe.io.rawvideo.bytestream import ByteReader
-from upframe.io.rawvideo.container import chroma_siting
+from upframe.io.rawvideo.matroska import chroma_siting
 
 
 @pytest.mark.parametrize("format_name", FORMATS)

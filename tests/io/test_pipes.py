@@ -7,6 +7,7 @@ import subprocess
 from fractions import Fraction
 
 import pytest
+from support.media.fakes import moving_pictures, stream_info
 from support.media.pipes import RATE, Slot, Tap, assert_same_planes, clip, ffprobe, read, write
 
 from upframe.filters.frame import Color, ContentLight, MasteringDisplay
@@ -19,7 +20,6 @@ from upframe.io.pipes import (
     open_pipe_sink,
     open_pipe_source,
 )
-from upframe.io.testing import moving_pictures, stream_info
 
 PIX_FMTS = (
     *("yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p12le", "yuv444p14le", "yuv420p16le"),

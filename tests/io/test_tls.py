@@ -20,8 +20,8 @@ from upframe.io.live.address import find_address, hls_is_live
 from upframe.io.live.live_input import LiveInput
 from upframe.io.live.publisher_protocol import Failed
 from upframe.io.live.target import find_live_target
-from upframe.io.network import Rules, using
 from upframe.io.source import open_source
+from upframe.io.web import Rules, using
 
 FAULTS = ("wrong", "expired", "unknown")
 

@@ -11,12 +11,11 @@ from support.media import clips as samples
 from support.media.sinks import FAST, constant, encode, packets, pictures
 
 from upframe.filters.frame import Color
-from upframe.io.check import SoundTimes, count_decoded, inspect
-from upframe.io.decode.container import find_target
+from upframe.io.decode.demuxer import find_target
 from upframe.io.encode.encoder import EncoderOptions
 from upframe.io.errors import SinkRefused, VerificationFailed
 from upframe.io.sink import FileSink, open_file_sink
-from upframe.io.verify import Expected, verify_output
+from upframe.io.verify import Expected, SoundTimes, count_decoded, inspect, verify_output
 
 BT709 = Color("tv", "bt709", "bt709", "bt709")
 RIGHT = Expected(

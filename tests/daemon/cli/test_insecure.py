@@ -14,7 +14,7 @@ from upframe.daemon.cli.serve import check
 from upframe.daemon.config import Config, load_config
 from upframe.daemon.mqtt.requests import BadRequest, parse
 from upframe.daemon.service.checks import cautions
-from upframe.io.network import is_insecure
+from upframe.io.web import is_insecure
 
 LIVE = """
 state_dir = "{0}/state"

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.media.fakes import moving_pictures, stream_info
 from support.media.pipes import RATE, Slot, Tap, clip, read, write
 
 from upframe.daemon.cli.pipe import Outcome, PipeRequest, pipe, standard_streams
@@ -25,7 +26,6 @@ from upframe.filters.options import FilterOptions
 from upframe.io.errors import ReaderGone, TruncatedMedia, UnsupportedMedia
 from upframe.io.pipes import FORMATS, PipeFormat, open_pipe_source
 from upframe.io.rawvideo.bytestream import RawStream
-from upframe.io.testing import moving_pictures, stream_info
 
 DOUBLED = FilterOptions(enable_frame_interpolation=True, frame_interpolation_exp=1)
 ENLARGED = FilterOptions(enable_upscaling=True, upscaling_scale=2)

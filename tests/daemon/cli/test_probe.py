@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from support.media.clips import make_clip, make_hdr10_clip, make_still, make_vfr_clip
+from support.media.fakes import stream_info
 
 from upframe.daemon.__main__ import main
 from upframe.daemon.cli.probe import expect
 from upframe.filters.options import FilterOptions
-from upframe.io.testing import stream_info
 
 Captured = pytest.CaptureFixture[str]
 

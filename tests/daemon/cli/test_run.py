@@ -12,11 +12,11 @@ from typing import Any
 import av
 import pytest
 from support.media.clips import make_clip, make_hdr10_clip, make_sequence, make_still, make_vfr_clip
+from support.media.fakes import moving_pictures, stream_info
 
 from upframe.daemon.__main__ import main
 from upframe.io.encode.encoder import EncoderOptions
 from upframe.io.sink import open_file_sink
-from upframe.io.testing import moving_pictures, stream_info
 
 
 def run(*words: object) -> int:

@@ -12,6 +12,7 @@ from functools import partial
 
 import pytest
 import torch
+from support.media.fakes import moving_pictures, stream_info
 
 from upframe.daemon.convert.compute import Compute, Lanes, lanes_for, num_lanes
 from upframe.filters.chain import Chain, build_filters
@@ -19,7 +20,6 @@ from upframe.filters.device import Runtime
 from upframe.filters.errors import FilterError
 from upframe.filters.frame import Picture
 from upframe.filters.options import FilterOptions
-from upframe.io.testing import moving_pictures, stream_info
 
 CPU = torch.device("cpu")
 SECONDS = 20

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterable, Iterator
 
 import pytest
+from support.media.fakes import ListSink, ListSource, moving_pictures, stream_info
 
 from upframe.daemon.convert.pipeline import CHANNEL_PICTURES, Flow, Pipeline
 from upframe.daemon.errors import Stopped
 from upframe.filters.frame import Picture
 from upframe.io.errors import SinkFull, TruncatedMedia, UnsupportedMedia
-from upframe.io.testing import ListSink, ListSource, moving_pictures, stream_info
 
 
 class Twice:

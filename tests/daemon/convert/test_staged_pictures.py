@@ -10,11 +10,11 @@ from functools import partial
 
 import pytest
 import torch
+from support.media.fakes import ListSink, ListSource, moving_pictures, stream_info
 
 from upframe.daemon.convert.compute import Compute
 from upframe.daemon.convert.pipeline import Pipeline
 from upframe.filters.frame import Picture
-from upframe.io.testing import ListSink, ListSource, moving_pictures, stream_info
 
 
 class Holding:

@@ -11,9 +11,9 @@ from upframe.daemon.config import JobsConfig
 from upframe.daemon.jobs.model import Work
 from upframe.daemon.mqtt import requests
 from upframe.daemon.mqtt.requests import Refused, confined, confined_work, confinement
-from upframe.io.beneath import Beneath, Identity, Root
-from upframe.io.decode.container import find_target, open_container
+from upframe.io.decode.demuxer import find_target, open_container
 from upframe.io.errors import SourceMissing
+from upframe.io.root import Beneath, Identity, Root
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from upframe.daemon.watch.changes import choose_mode
-from upframe.io.filesystem import filesystem_type, keeps_inodes
+from upframe.io.root import filesystem_type, keeps_inodes
 
 _IN_A_NAMESPACE = """
 mount -t tmpfs none "$1/a b" && mount -t ramfs none "$1/a b" && mkdir "$1/a b/c" && exec "$2" -c '

@@ -14,7 +14,7 @@ from support.jobs.watching import House, Yard, eventually, watching
 from upframe.daemon.jobs.model import Confinement
 from upframe.daemon.watch.scan import LOCKS_FOLDER, SIDECAR_SUFFIX
 from upframe.daemon.workers.messages import Verdict
-from upframe.io.beneath import Root
+from upframe.io.root import Root
 
 
 @pytest.fixture

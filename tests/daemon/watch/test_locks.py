@@ -11,7 +11,7 @@ import pytest
 from upframe.daemon.watch import records
 from upframe.daemon.watch.records import Locks
 from upframe.daemon.watch.scan import LOCKS_FOLDER
-from upframe.io.beneath import Root
+from upframe.io.root import Root
 
 
 def test_the_first_has_it_and_the_second_is_told_who(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from upframe.daemon.jobs.model import partial_token
 from upframe.daemon.watch.scan import NameRules, Reach, Scan, ScanStopped, Signature, Tree
-from upframe.io.beneath import Root
+from upframe.io.root import Root
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from upframe.daemon.watch.scan import Signature, Stability, opened_status
-from upframe.io.beneath import Root
+from upframe.io.root import Root
 
 FILM = Path("/in/film.mkv")
 ONE = Signature(100, 5, 7)

@@ -25,7 +25,7 @@ from upframe.daemon.jobs.model import Work, job_of
 from upframe.daemon.jobs.store import JobStore
 from upframe.daemon.watch.records import Records
 from upframe.daemon.workers.messages import Verdict
-from upframe.io.beneath import Root
+from upframe.io.root import Root
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ from upframe.daemon.workers.ledger import Result, Results
 from upframe.daemon.workers.outcomes import settle
 from upframe.filters.chain import build_filters
 from upframe.filters.device import Runtime
-from upframe.io.beneath import Identity, Root
 from upframe.io.errors import MediaError, SinkRefused, SourceMissing
 from upframe.io.files import partial_path
+from upframe.io.root import Identity, Root
 
 ENLARGE = {"enable_upscaling": True, "upscaling_scale": 2}
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")

@@ -15,12 +15,12 @@ import pytest
 from support.media.clips import make_clip, make_sequence, make_still
 from support.servers.hls import HlsServer, hls_server
 
-from upframe.io.beneath import Beneath, Root, opened_source
 from upframe.io.decode import access
-from upframe.io.decode.container import find_target, open_container
+from upframe.io.decode.demuxer import find_target, open_container
 from upframe.io.errors import InputLost, MediaError, SourceMissing, TruncatedMedia, UnsupportedMedia
 from upframe.io.live.address import find_address
 from upframe.io.live.input_connection import UrlConnection
+from upframe.io.root import Beneath, Root, opened_source
 from upframe.io.source import open_source
 
 HEAD = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:2\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import av
 import numpy as np
 
-from upframe.io.decode.form import conform
+from upframe.io.source import conform
 
 
 def test_the_same_frame_becomes_the_same_every_time() -> None:

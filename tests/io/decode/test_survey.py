@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 from support.media.clips import make_clip, make_sequence
 
-from upframe.io.decode.container import find_target
+from upframe.io.decode.demuxer import find_target
 from upframe.io.decode.survey import HEAD_PACKETS, SPOT_PACKETS, SPOTS, Survey, look_through, survey
 
 MS = Fraction(1, 1000)

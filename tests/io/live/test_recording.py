@@ -21,7 +21,7 @@ from support.live.publishing_child import (
     later,
 )
 
-from upframe.io.decode.container import mp4_boxes
+from upframe.io.decode.demuxer import mp4_boxes
 from upframe.io.errors import SinkFull, VerificationFailed
 from upframe.io.live.archive import (
     DiskSync,

@@ -14,7 +14,7 @@ from upframe.filters.frame import Color, Picture, StreamInfo
 from upframe.io.encode.options import EncoderOptions
 from upframe.io.live.live_encoder import LiveEncoder
 from upframe.io.live.slate import HEADLINE, slate, wrapped
-from upframe.io.pictures.lettering import draw_text
+from upframe.io.pictures.font import draw_text
 
 
 def info_of(

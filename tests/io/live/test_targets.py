@@ -11,7 +11,7 @@ import pytest
 from upframe.io.errors import SinkRefused
 from upframe.io.live.archive import NamePattern
 from upframe.io.live.target import find_live_target, is_live_target
-from upframe.io.network import Rules, using
+from upframe.io.web import Rules, using
 
 
 @pytest.mark.parametrize(

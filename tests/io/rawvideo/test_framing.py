@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.media.clips import make_clip
 
-from upframe.io.rawvideo.bytestream import ByteReader, RawStream
-from upframe.io.rawvideo.framing import MAGIC, WholeUnits, matroska_units, nut_units
+from upframe.io.rawvideo.bytestream import ByteReader, RawStream, WholeUnits
+from upframe.io.rawvideo.matroska import matroska_units
+from upframe.io.rawvideo.nut import MAGIC, nut_units
 
 MAIN = bytes.fromhex("4e4d7a561f5f04ad")
 ENDLESS = b"\xff" * 400_000

@@ -8,13 +8,13 @@ from io import BytesIO
 
 import pytest
 import torch
+from support.media.fakes import moving_pictures, stream_info
 
 from upframe.filters.errors import TooLarge
 from upframe.filters.frame import StreamInfo
 from upframe.io.errors import TruncatedMedia, UnsupportedMedia
 from upframe.io.rawvideo.bytestream import ByteReader, ByteWriter
 from upframe.io.rawvideo.y4m import Y4MSink, Y4MSource
-from upframe.io.testing import moving_pictures, stream_info
 
 HEADER = b"YUV4MPEG2 W4 H2 F24000:1001 Ip A1:1 C420jpeg"
 FRAME_BYTES = 4 * 2 * 3 // 2

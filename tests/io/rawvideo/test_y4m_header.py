@@ -6,11 +6,11 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
+from support.media.fakes import stream_info
 
 from upframe.filters.frame import Color
 from upframe.io.errors import UnsupportedMedia
 from upframe.io.rawvideo.y4m import format_header, parse_header
-from upframe.io.testing import stream_info
 
 FORMATS = {
     "420jpeg": ("yuv420p", "center"),

@@ -17,7 +17,7 @@ from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import JobStore
 from upframe.daemon.watch.watcher import Watches
 from upframe.daemon.workers.messages import Verdict
-from upframe.io.beneath import Root
+from upframe.io.root import Root
 
 DOUBLE = {"enable_frame_interpolation": True, "frame_interpolation_exp": 1}
 STABLE_SECONDS = 0.08

@@ -11,10 +11,10 @@ from io import BytesIO
 from typing import Any
 
 import torch
+from support.media.fakes import moving_pictures, stream_info
 
 from upframe.filters.frame import Picture, StreamInfo
 from upframe.io.pipes import PipeFormat, open_pipe_sink, open_pipe_source
-from upframe.io.testing import moving_pictures, stream_info
 
 RATE = Fraction(24000, 1001)
 

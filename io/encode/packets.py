@@ -1,7 +1,7 @@
-"""The encoder's clock: in which ticks pictures are counted on their way through encoder and muxer.
+"""Packets: PyAV's calls that make and mux them, fully typed, and where they lie in time.
 
-Timestamps stay exact wherever encoder and container can hold them; where not, they are rounded to
-the nearest tick, kept strictly rising, and counted.
+Timestamps stay exact wherever encoder and container can hold them; where they cannot, they are
+rounded to the nearest tick, kept strictly rising, and counted.
 """
 
 from __future__ import annotations
@@ -10,10 +10,114 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from ...filters.frame import Picture, StreamInfo
-from .containers import Container
-from .muxing import AnyPacket
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.packet import Packet
+from av.stream import Stream
+from av.subtitles.stream import SubtitleStream
+from av.subtitles.subtitle import SubtitleSet
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+if TYPE_CHECKING:
+    from ...filters.frame import Picture, StreamInfo
+    from .containers import Container
+
+AnyPacket: TypeAlias = "Packet[Any]"
+
+
+def _untyped(value: object) -> Any:
+    """Hide a value's type: PyAV's stubs leave `Packet` and keyword arguments partly unknown."""
+    return value
+
+
+def add_video(
+    output: OutputContainer, codec: str, *, width: int, height: int, rate: Fraction, tick: Fraction
+) -> VideoStream:
+    """Add a video stream to be encoded; `tick` is the encoder's time base in seconds.
+
+    Raises:
+        ValueError: if the container does not hold the codec.
+    """
+    made = _untyped(output).add_stream(codec, rate=rate, width=width, height=height, time_base=tick)
+    return cast("VideoStream", made)
+
+
+def add_audio(output: OutputContainer, codec: str, sample_rate: int) -> AudioStream:
+    """Add an audio stream to be encoded.
+
+    Raises:
+        ValueError: if the container does not hold the codec.
+    """
+    return cast("AudioStream", _untyped(output).add_stream(codec, sample_rate))
+
+
+def add_subtitles(output: OutputContainer, codec: str) -> SubtitleStream:
+    """Add a stream of subtitles to be encoded.
+
+    Raises:
+        ValueError: if the container does not hold the codec.
+    """
+    return cast("SubtitleStream", _untyped(output).add_stream(codec))
+
+
+def add_copied(output: OutputContainer, template: Stream) -> Stream:
+    """Add a stream whose packets come from `template` as they are.
+
+    Raises:
+        ValueError: if the container does not hold the codec, or there is no decoder for it.
+    """
+    return cast("Stream", _untyped(output).add_stream_from_template(template, True))
+
+
+def encoded_video(
+    encoder: VideoStream | VideoCodecContext, frame: VideoFrame | None
+) -> list[AnyPacket]:
+    """Encode a frame, or drain the encoder with None."""
+    return cast("list[AnyPacket]", _untyped(encoder).encode(frame))
+
+
+def encoded_audio(encoder: AudioStream, frame: AudioFrame | None) -> list[AnyPacket]:
+    """Encode samples, or drain the encoder with None."""
+    return cast("list[AnyPacket]", _untyped(encoder).encode(frame))
+
+
+def encoded_subtitle(encoder: SubtitleStream, event: SubtitleSet) -> AnyPacket:
+    """Encode one subtitle event."""
+    return cast("AnyPacket", _untyped(encoder).codec_context.encode_subtitle(event))
+
+
+def decoded_subtitle(decoder: SubtitleStream, packet: AnyPacket) -> SubtitleSet | None:
+    """Decode one subtitle event; None where the packet shows nothing."""
+    return cast("SubtitleSet | None", _untyped(decoder).codec_context.decode2(packet))
+
+
+def decoded_audio(decoder: Stream, packet: AnyPacket | None) -> list[AudioFrame]:
+    """Decode samples, or drain the decoder with None."""
+    return cast("list[AudioFrame]", _untyped(decoder).decode(packet))
+
+
+def is_priming(packet: AnyPacket, stream: Stream) -> bool:
+    """Tell whether a packet is decoded but not shown: it ends before its stream starts.
+
+    An audio encoder puts such packets first; the container marks them, each in its own way.
+    """
+    if packet.is_discard:
+        return True
+    if packet.pts is None or stream.start_time is None or stream.type != "audio":
+        return False
+    ends = packet.pts + (packet.duration or 0)
+    return packet.pts < stream.start_time and ends <= stream.start_time
+
+
+def mux(output: OutputContainer, packet: AnyPacket) -> None:
+    """Hand a packet to the muxer, which interleaves it; its timestamps are changed."""
+    _untyped(output).mux(packet)
+
 
 _MAX_TICKS = (1 << 31) - 1  # FFmpeg's rationals are pairs of int32
 # MPEG-4 part 2 counts ticks in 16 bits (ISO/IEC 14496-2, vop_time_increment_resolution)

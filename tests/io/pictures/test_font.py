@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upframe.io.pictures.lettering import draw_text, put_label
+from upframe.io.pictures.font import draw_text, put_label
 
 
 def test_draws_letters_as_they_look() -> None:

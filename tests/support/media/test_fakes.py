@@ -4,11 +4,11 @@ from fractions import Fraction
 
 import pytest
 import torch
+from support.media.fakes import ListSink, ListSource, moving_pictures, stream_info
 
 from upframe.filters.frame import Color
 from upframe.io.errors import TruncatedMedia
 from upframe.io.media import Sink, Source
-from upframe.io.testing import ListSink, ListSource, moving_pictures, stream_info
 
 FORMATS = ["yuv420p", "yuv422p10le", "yuv444p16le", "gray", "gray12le", "gbrp", "gbrap16le"]
 

@@ -10,7 +10,7 @@ from support.media.sinks import constant
 
 from upframe.filters.frame import StreamInfo
 from upframe.io.encode.containers import container_of
-from upframe.io.encode.pacing import (
+from upframe.io.encode.packets import (
     EncoderClock,
     Pace,
     SampleClock,

@@ -23,7 +23,7 @@ from av.subtitles.subtitle import SubtitleSet
 from ...filters.frame import PixelFormat
 from ..encode.codecs import default_codec
 from ..encode.containers import Container
-from ..encode.muxing import (
+from ..encode.packets import (
     AnyPacket,
     add_audio,
     add_copied,

@@ -12,8 +12,8 @@ import pytest
 from av.container import InputContainer, OutputContainer
 from support.media import clips as samples
 
-from upframe.io.streams.copying import StreamCopy, Track
 from upframe.io.streams.plan import StreamFate
+from upframe.io.streams.tracks import StreamCopy, Track
 
 MS = Fraction(1, 1000)
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..filters.frame import Color, Picture, PixelFormat, StreamInfo
+from upframe.filters.frame import Color, Picture, PixelFormat, StreamInfo
 
 
 class ListSource:

@@ -17,13 +17,20 @@ from av import Packet
 from av.error import ArgumentError, FFmpegError, InvalidDataError, PatchWelcomeError
 from av.stream import Discard
 
-from ..beneath import Beneath
-from ..check import SoundTimes
-from ..decode.container import best_video, find_target, open_container
+from ..decode.demuxer import best_video, find_target, open_container
 from ..encode.containers import Container
-from ..encode.muxing import AnyPacket, add_copied, decoded_audio, is_priming, mux
-from ..encode.pacing import SampleClock, shift_packet
-from .conversion import Converter
+from ..encode.packets import (
+    AnyPacket,
+    SampleClock,
+    add_copied,
+    decoded_audio,
+    is_priming,
+    mux,
+    shift_packet,
+)
+from ..root import Beneath
+from ..verify import SoundTimes
+from .converter import Converter
 from .plan import StreamFate, StreamPlan
 
 if TYPE_CHECKING:

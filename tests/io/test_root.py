@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upframe.io import beneath
-from upframe.io.beneath import (
+from upframe.io.errors import SourceMissing
+from upframe.io.root import (
     Identity,
     Root,
     by_descriptor,
@@ -27,7 +27,6 @@ from upframe.io.beneath import (
     opened_source,
     read_entry,
 )
-from upframe.io.errors import SourceMissing
 
 NO_SUCH_CALL = 100_000  # of the system: what a kernel without openat2 says
 
@@ -36,7 +35,7 @@ NO_SUCH_CALL = 100_000  # of the system: what a kernel without openat2 says
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every rule holds both with openat2 and without."""
     if request.param == "by hand":
-        monkeypatch.setattr(beneath, "_OPENAT2", NO_SUCH_CALL)
+        monkeypatch.setattr("upframe.io.root._OPENAT2", NO_SUCH_CALL)
     return request.param
 
 

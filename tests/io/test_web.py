@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from support.media.clips import make_clip
 
-from upframe.io.decode.container import mp4_boxes
+from upframe.io.decode.demuxer import mp4_boxes
 from upframe.io.errors import MediaError, SourceMissing, UnsupportedMedia
-from upframe.io.network import RemoteFile, RemoteFiles, Rules, check_url, open_url, using
 from upframe.io.source import open_source
+from upframe.io.web import RemoteFile, RemoteFiles, Rules, check_url, open_url, using
 
 INSIDE = """
     127.0.0.1 127.1 2130706433 0x7f.1 0x7f000001 017700000001 0177.0.0.1 127.255.255.254 localhost
@@ -319,7 +319,7 @@ def test_of_a_redirect_no_more_than_the_place_is_read(tmp_path: Path) -> None:
 def test_an_encrypted_segment_without_end_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("upframe.io.network._MOST_ENCRYPTED_BYTES", 4 << 20)
+    monkeypatch.setattr("upframe.io.web._MOST_ENCRYPTED_BYTES", 4 << 20)
     (tmp_path / "key").write_bytes(bytes(16))
     tag = '#EXT-X-KEY:METHOD=AES-128,URI="key"\n'
     (tmp_path / "a.m3u8").write_text(PLAYLIST.format(tag, "endless.ts"))

@@ -25,12 +25,12 @@ from av.error import ArgumentError, FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from ..beneath import Beneath, Root, by_descriptor, opened_folder
 from ..errors import MediaError, SourceMissing, TooLargeMedia, TruncatedMedia, UnsupportedMedia
 from ..limits import limits
-from ..network import RemoteFiles, check_url, tls_options, why_untrusted
 from ..rawvideo.y4m import MAGIC, MAX_READ_BYTES, parse_header
 from ..redaction import redacted
+from ..root import Beneath, Root, by_descriptor, opened_folder
+from ..web import RemoteFiles, check_url, tls_options, why_untrusted
 from .access import BUFFER_BYTES, NOTHING, PIPE_BYTES, LocalFiles, allowed_for
 
 DEFAULT_IMAGE_RATE = Fraction(25)

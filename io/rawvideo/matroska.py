@@ -1,0 +1,290 @@
+"""Where NUT and Matroska streams may end: only whole units are passed on to the demuxer.
+
+FFmpeg's demuxers take a stream that ends inside a frame for a whole one, and with FFV1 in NUT
+they even give the torn frame (measured, 8.1). So a stream that cannot be looked at twice is
+gathered unit by unit here; a torn one is withheld and remembered. The demuxer sees a stream
+that ends between two frames. Anything that we do not understand is passed on as it is.
+
+Sources: RFC 8794 (EBML) and RFC 9559 (Matroska); the NUT specification by Niedermayer et al.,
+https://ffmpeg.org/~michael/nut.txt.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ...filters.frame import StreamInfo
+from ..errors import TruncatedMedia
+from .bytestream import Strange, Torn, UnitReader
+
+_SEGMENT = 0x18538067
+_CLUSTER = 0x1F43B675
+_BLOCKS = (0xA3, 0xA0)  # SimpleBlock, BlockGroup
+_TOP_LEVEL = (0x1A45DFA3, _SEGMENT)
+# SeekHead, Info, Tracks, Cues, Attachments, Chapters, Tags: what ends a cluster of unknown size
+_BESIDE_CLUSTERS = (
+    *(0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367),
+    _CLUSTER,
+)
+
+
+@dataclass(slots=True)
+class _Master:
+    """An element of Matroska whose children we look at."""
+
+    name: str
+    size: int | None
+    """Bytes of its content; None where its writer did not know."""
+    got: int = 0
+
+
+def matroska_units(unit: UnitReader) -> Iterator[bytes]:
+    """Give the elements of a Matroska stream; of segments and clusters their heads, then children.
+
+    Raises:
+        TruncatedMedia: if the stream ends inside an element.
+    """
+    masters: list[_Master] = []
+    blocks = 0
+    try:
+        while not unit.at_end:
+            ident, size = _element_id(unit), _element_size(unit)
+            _leave_masters(masters, ident)
+            blocks += ident in _BLOCKS
+            if ident in (_SEGMENT, _CLUSTER):
+                _count(masters, unit.size)
+                if len(masters) == 2:  # more would be counted ever longer
+                    raise Strange("a segment or cluster inside of a cluster")
+                masters.append(_Master("segment" if ident == _SEGMENT else "cluster", size))
+            elif size is None:
+                raise Strange(f"element {ident:X} of unknown size")
+            else:
+                unit.gather(size)
+                _count(masters, unit.size)
+            yield unit.release()
+    except Torn as torn:
+        raise TruncatedMedia(
+            f"truncated: got {torn.got} of {torn.wanted} bytes in block {max(blocks, 1)}"
+        ) from torn
+    except Strange:
+        yield from unit.rest()
+        return
+    for master in masters:
+        if master.size is not None and master.got < master.size:
+            raise TruncatedMedia(
+                f"truncated: got {master.got} of {master.size} bytes of the {master.name}, "
+                f"which ends after block {blocks}"
+            )
+
+
+def _element_id(unit: UnitReader) -> int:
+    first = unit.take(1)
+    length = 9 - first[0].bit_length()
+    if length > 4:
+        raise Strange(f"no element begins with {first!r}")
+    return int.from_bytes(first + unit.take(length - 1), "big")
+
+
+def _element_size(unit: UnitReader) -> int | None:
+    first = unit.take(1)[0]
+    length = 9 - first.bit_length()
+    if length > 8:
+        raise Strange("a size of more than 8 bytes")
+    bits = 7 * length
+    size = int.from_bytes(bytes([first]) + unit.take(length - 1), "big") & ((1 << bits) - 1)
+    return None if size == (1 << bits) - 1 else size
+
+
+def _leave_masters(masters: list[_Master], ident: int) -> None:
+    """Drop the masters that are complete, and those of unknown size that `ident` cannot be in."""
+    while masters:
+        last = masters[-1]
+        outside = ident in _TOP_LEVEL or (last.name == "cluster" and ident in _BESIDE_CLUSTERS)
+        if last.size is None and not outside:
+            return
+        if last.size is not None and last.got < last.size:
+            return
+        masters.pop()
+
+
+def _count(masters: list[_Master], size: int) -> None:
+    for master in masters:
+        master.got += size
+
+
+# Where the packets of a NUT stream begin and end.
+#
+# NUT has no length before its frames: every frame begins with one byte that a table in the main
+# header explains, and that table is all this module reads. Source: the NUT specification by
+# Niedermayer et al., https://ffmpeg.org/~michael/nut.txt, sections 3.2 to 3.7.
+
+
+# What PyAV leaves out of the headers of NUT and Matroska streams, put back in.
+#
+# libavformat's muxers take the sample aspect ratio, chroma siting and HDR10 data from places that
+# PyAV 18 does not let us write to. The headers are small and built of nested elements, so they are
+# taken apart, completed and put together again before they go out.
+#
+# Sources: RFC 9559 (Matroska), sections 5.1.4.1.28 to .31; the NUT specification by Niedermayer et
+# al., https://ffmpeg.org/~michael/nut.txt, "stream_header" and "Checksums".
+
+Elements = list[tuple[int, bytes]]
+"""Children of a Matroska element: id and content, in order."""
+
+_SEEK_HEAD, _VOID = 0x114D9B74, 0xEC
+_TRACKS, _TRACK_ENTRY, _VIDEO, _COLOUR = 0x1654AE6B, 0xAE, 0xE0, 0x55B0
+_DISPLAY_WIDTH, _DISPLAY_HEIGHT, _DISPLAY_UNIT = 0x54B0, 0x54BA, 0x54B2
+_SITING_ACROSS, _SITING_DOWN = 0x55B7, 0x55B8
+_MAX_CLL, _MAX_FALL, _MASTERING, _FIRST_MASTERING = 0x55BC, 0x55BD, 0x55D0, 0x55D1
+_SITINGS = {"topleft": (1, 1), "left": (1, 2), "top": (2, 1), "center": (2, 2)}
+_UNKNOWN_SIZE = b"\x01" + 7 * b"\xff"
+
+
+def describe_matroska(header: bytes, info: StreamInfo) -> bytes:
+    """Complete the header of a Matroska stream with what `info` knows of its video.
+
+    Args:
+        header: from the first byte on, up to the first cluster.
+        info: aspect ratio, chroma siting and HDR10 data are taken from it.
+    """
+    done = b""
+    for ident, body, rest in _top_elements(header):
+        if ident == _SEGMENT:
+            parts = (_segment_child(child, content, info) for child, content in elements_of(rest))
+            return done + _id_bytes(ident) + _UNKNOWN_SIZE + b"".join(parts)
+        done += element(ident, body)
+    return header
+
+
+def _top_elements(header: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Give id, content and everything behind the head, of elements up to the segment."""
+    offset = 0
+    while offset < len(header):
+        ident, size, start = _head(header, offset)
+        offset = len(header) if ident == _SEGMENT else start + size
+        yield ident, header[start:offset], header[start:]
+
+
+def _segment_child(ident: int, content: bytes, info: StreamInfo) -> bytes:
+    if ident == _SEEK_HEAD:  # its positions would be wrong, and nobody seeks in a pipe
+        return element(_VOID, content)
+    if ident != _TRACKS:
+        return element(ident, content)
+    tracks = [(child, _track(child, body, info)) for child, body in elements_of(content)]
+    return element(_TRACKS, _joined(tracks))
+
+
+def _track(ident: int, content: bytes, info: StreamInfo) -> bytes:
+    children = elements_of(content) if ident == _TRACK_ENTRY else []
+    if _VIDEO not in dict(children):
+        return content
+    return _joined([(i, _video(body, info) if i == _VIDEO else body) for i, body in children])
+
+
+def _video(content: bytes, info: StreamInfo) -> bytes:
+    children = elements_of(content)
+    if info.sample_aspect_ratio is not None:
+        shape = (_DISPLAY_WIDTH, _DISPLAY_HEIGHT, _DISPLAY_UNIT)
+        children = [(ident, body) for ident, body in children if ident not in shape]
+        width, height = display_size(info.width, info.height, info.sample_aspect_ratio)
+        children += [(_DISPLAY_WIDTH, _unsigned(width)), (_DISPLAY_HEIGHT, _unsigned(height))]
+    known = elements_of(dict(children).get(_COLOUR, b""))
+    colour = known + [(i, body) for i, body in _colour(info) if i not in dict(known)]
+    children = [(ident, body) for ident, body in children if ident != _COLOUR]
+    return _joined([*children, *([(_COLOUR, _joined(colour))] if colour else [])])
+
+
+def _colour(info: StreamInfo) -> Elements:
+    found: Elements = []
+    across, down = _SITINGS.get(info.color.chroma_location or "", (0, 0))
+    if across and info.format.family == "yuv":
+        found += [(_SITING_ACROSS, _unsigned(across)), (_SITING_DOWN, _unsigned(down))]
+    if (light := info.content_light) is not None:
+        found += [(_MAX_CLL, _unsigned(light.max_cll)), (_MAX_FALL, _unsigned(light.max_fall))]
+    if (display := info.mastering_display) is not None:
+        points = (*display.red, *display.green, *display.blue, *display.white_point)
+        values = (*points, display.max_luminance, display.min_luminance)
+        doubles = [struct.pack(">d", float(value)) for value in values]
+        mastering = [(_FIRST_MASTERING + index, double) for index, double in enumerate(doubles)]
+        found.append((_MASTERING, _joined(mastering)))
+    return found
+
+
+def chroma_siting(header: bytes) -> str | None:
+    """Read where a Matroska stream says that its chroma samples lie; None if it does not.
+
+    Args:
+        header: whole elements from the first byte on, the tracks among them.
+    """
+    try:
+        segment = next((rest for ident, _, rest in _top_elements(header) if ident == _SEGMENT), b"")
+        tracks = [track for _, track in elements_of(_first(segment, _TRACKS))]
+        colours = [dict(elements_of(_first(_first(track, _VIDEO), _COLOUR))) for track in tracks]
+    except IndexError:  # an element ends inside its head: nobody can tell
+        return None
+    keys = (_SITING_ACROSS, _SITING_DOWN)
+    told = [
+        tuple(int.from_bytes(colour.get(key, b""), "big") for key in keys) for colour in colours
+    ]
+    return next((name for name, way in _SITINGS.items() if way in told), None)
+
+
+def display_size(width: int, height: int, sample_aspect_ratio: Fraction) -> tuple[int, int]:
+    """The size, in square pixels, at which a video of other pixels has exactly its shape."""
+    shape = Fraction(width, height) * sample_aspect_ratio
+    if (shape * height).denominator == 1:
+        return int(shape * height), height
+    if (width / shape).denominator == 1:
+        return width, int(width / shape)
+    return shape.numerator, shape.denominator
+
+
+def elements_of(content: bytes) -> Elements:
+    """Take the content of a Matroska element apart into its children."""
+    return list(_children(content))
+
+
+def _children(content: bytes) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    while offset < len(content):
+        ident, size, start = _head(content, offset)
+        offset = start + size
+        yield ident, content[start:offset]
+
+
+def _first(content: bytes, ident: int) -> bytes:
+    """Give the content of the first child of a kind; nothing if there is none."""
+    return next((body for child, body in _children(content) if child == ident), b"")
+
+
+def element(ident: int, content: bytes) -> bytes:
+    """Write one Matroska element; its size takes 8 bytes only where it must."""
+    size = len(content)
+    length = 1 if size < 0x7F else 8
+    return _id_bytes(ident) + (size | 1 << 7 * length).to_bytes(length, "big") + content
+
+
+def _joined(children: Elements) -> bytes:
+    return b"".join(element(ident, content) for ident, content in children)
+
+
+def _head(data: bytes, offset: int) -> tuple[int, int, int]:
+    """Read id and size of an element, and where its content begins."""
+    length = 9 - data[offset].bit_length()
+    ident = int.from_bytes(data[offset : offset + length], "big")
+    offset += length
+    length = 9 - data[offset].bit_length()
+    size = int.from_bytes(data[offset : offset + length], "big") & ((1 << 7 * length) - 1)
+    return ident, size, offset + length
+
+
+def _id_bytes(ident: int) -> bytes:
+    return ident.to_bytes(math.ceil(ident.bit_length() / 8), "big")
+
+
+def _unsigned(value: int) -> bytes:
+    return value.to_bytes(max(1, math.ceil(value.bit_length() / 8)), "big")
