@@ -47,16 +47,16 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def cpu_has_bf16() -> bool:
-    """Tell whether this CPU multiplies bf16 in hardware (AVX512-BF16, AMX or Arm BF16)."""
+    """Return whether this CPU multiplies bf16 in hardware (AVX512-BF16, AMX or Arm BF16)."""
     return cpu_has("avx512_bf16", "amx_bf16", "bf16")
 
 
 def cpu_has(*flags: str) -> bool:
-    """Tell whether this CPU has any of these, as torch names them."""
+    """Return whether this CPU has any of these, as torch names them."""
     ask = cast(
         "Callable[[], dict[str, object]] | None", getattr(torch.cpu, "get_capabilities", None)
     )
-    if ask is None:  # a torch too old to tell: slower, never wrong
+    if ask is None:  # a torch too old to report it: slower, never wrong
         return False
     capabilities = ask()
     return any(bool(capabilities.get(flag)) for flag in flags)
@@ -78,7 +78,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
-    """Keep fp32 what it says: by default cuDNN rounds what it multiplies to 10 bits (TF32)."""
+    """Compute fp32 exactly: by default cuDNN rounds factors to 10 bits (TF32)."""
     if device.type != "cuda":
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
@@ -86,7 +86,7 @@ def exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What filters are built for."""
+    """Device, precision and sources of weights that filters are built for."""
 
     device: torch.device
     precision: torch.dtype
@@ -102,16 +102,16 @@ GIB = 1 << 30
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _recorded: Counter[torch.device] = Counter()
-"""Bytes of CUDA graphs, which torch counts as held, but not as used."""
+"""Bytes of CUDA graphs, which torch counts as reserved, but not as allocated."""
 
 
 def note_recorded(device: torch.device, num_bytes: int) -> None:
-    """Count the memory of a CUDA graph in, or out where negative."""
+    """Add to the memory of CUDA graphs; negative where one is freed."""
     _recorded[device] += num_bytes
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Find how many bytes could still be allocated on a device; None where it does not say.
+    """Return how many bytes could still be allocated on a device; None where unknown.
 
     On CUDA that includes what torch holds but does not use. On Linux it is what the system could
     free without swapping, or less where a control group (a service, a container) or this process's
@@ -151,23 +151,23 @@ def _addresses() -> int | None:
 
 
 _LEAST_BYTES = 2 * GIB
-"""torch takes 1 GiB of addresses, of which it uses little; threads have stacks of 8 MiB each."""
+"""Address space reserved by torch (1 GiB, mostly unused) and stacks of threads (8 MiB each)."""
 
 
 def allow_memory(mebibytes: int | None, *, share: int = 1) -> None:
-    """Let this process take no more memory than so much beside the addresses that it has now.
+    """Limit this process to so much address space on top of what it uses now.
 
-    Not for one that uses a CUDA card, whose driver takes addresses without measure.
+    Not for a process that uses a CUDA card, whose driver reserves address space without bounds.
 
     Args:
-        mebibytes: None: what the machine has, or less where a control group allows less.
-        share: of that, one part in so many.
+        mebibytes: None: the memory of the machine, or of the control group where that is less.
+        share: divide it by this.
     """
     if (used := _addresses()) is None:
         return
     import resource
 
-    keep_freed_memory()  # else each thread that allocates takes 64 MiB of addresses, or twice that
+    keep_freed_memory()  # else each allocating thread reserves 64 or 128 MiB of addresses
     groups = (_read(group / "memory.max").strip() for group in _cgroups())
     system = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     whole = min([system, *(int(text) for text in groups if text.isdigit())])
@@ -192,7 +192,7 @@ def cgroup_free_bytes(folder: Path) -> int | None:
     limit, used = _read(folder / "memory.max").strip(), _read(folder / "memory.current").strip()
     if not (limit.isdigit() and used.isdigit()):
         return None
-    # files that were read long ago count as used, but give way at once
+    # the page cache counts as used, but is reclaimed at once
     stat = dict(line.split(maxsplit=1) for line in _read(folder / "memory.stat").splitlines())
     return max(int(limit) - int(used) + int(stat.get("inactive_file", 0)), 0)
 
@@ -201,28 +201,28 @@ def _read(path: Path) -> str:
     try:
         return path.read_text()
     except OSError:
-        return ""  # not this system, or none of our business: no limit is known from here
+        return ""  # another system, or no permission: no limit is known
 
 
 # Keep the memory that one frame needed for the next.
 #
-# glibc hands large blocks back to the system as soon as they are free, and the system clears every
-# page anew when they are asked for again: an interpolated 640x352 frame took 59 ms, of which 14
-# were that. What is kept is at most what a frame needed, so memory stays flat all the same.
+# glibc returns large blocks to the system as soon as they are free, and the system clears every
+# page when it is allocated again: 14 of the 59 ms of an interpolated 640x352 frame. What is kept is
+# at most what a frame needed, so memory stays flat.
 #
-# Threads share one pool: in those of their own, glibc gives memory back whatever it was told, and
-# pictures that one thread makes and another lets go of were 3 % of the work from file to file.
+# Threads share one arena: glibc trims other arenas regardless of these settings, and pictures that
+# one thread allocates and another frees cost 3 % of a conversion.
 
 # of malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 512 << 20
 _LARGEST_BLOCK_BYTES = 32 << 20
-"""glibc takes no more; larger blocks are the system's as before."""
+"""The maximum of glibc; larger blocks still go back to the system."""
 
 
 @lru_cache(maxsize=1)
 def keep_freed_memory() -> bool:
-    """Tell this process's allocator; False where it is not glibc's or has its own settings."""
+    """Configure glibc's allocator; return False for another one or where MALLOC_* is set."""
     if not sys.platform.startswith("linux") or any(
         name.startswith("MALLOC_") for name in os.environ
     ):
@@ -235,5 +235,5 @@ def keep_freed_memory() -> bool:
         (_M_MMAP_THRESHOLD, _LARGEST_BLOCK_BYTES),
         (_M_ARENA_MAX, 1),
     )
-    told = [mallopt(name, value) for name, value in settings]
-    return all(told)
+    accepted = [mallopt(name, value) for name, value in settings]
+    return all(accepted)

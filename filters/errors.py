@@ -2,7 +2,7 @@
 
     FilterError                 base: nothing below it is a bug of ours
     ├─ CheckpointRejected       wrong or hostile weights: exit 65, do not try again
-    ├─ WeightsUnavailable       weights not to be had: exit 69, try again later
+    ├─ WeightsUnavailable       weights cannot be fetched: exit 69, try again later
     ├─ DeviceUnavailable        no such device: exit 69
     ├─ UnsupportedPixels        a pixel format or colour we cannot convert: exit 65
     └─ TooLarge                 does not fit in memory even in the smallest tiles: exit 75
@@ -18,20 +18,20 @@ _NO_MEMORY = re.compile(
     r"out of memory|(can't|cannot) allocate|not enough memory|bad.alloc|can't start new thread",
     re.I,
 )
-"""What errors of torch, C++ and Python say that have no class of their own for it."""
+"""Messages of torch, C++ and Python for failed allocations without an error class."""
 _MOST_CAUSES = 20
-"""That are looked at: an error can be its own cause."""
+"""Bound on the chain of causes: an error can be its own cause."""
 
 
 def says_no_memory(text: str) -> bool:
-    """Tell whether what an error, or a process at its end, has said means a failed allocation."""
+    """Return whether a message of an error or a dead process means a failed allocation."""
     return _NO_MEMORY.search(text) is not None
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Tell whether an error, or what it came of, is that an allocation failed, anywhere."""
+    """Return whether an error, or one of its causes, is a failed allocation."""
     for _ in range(_MOST_CAUSES):
-        # torch's, by its name: whoever asks here may not have loaded torch
+        # torch's error by its name: the caller may not have loaded torch
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             return True
         if isinstance(error, RuntimeError | OSError) and says_no_memory(str(error)):
@@ -49,11 +49,11 @@ class CheckpointRejected(FilterError):
 
 
 class WeightsUnavailable(FilterError):
-    """The weights exist somewhere, but cannot be had now."""
+    """The weights exist somewhere, but cannot be fetched now."""
 
 
 class DeviceUnavailable(FilterError):
-    """The device that was asked for is not there."""
+    """The requested device does not exist."""
 
 
 class UnsupportedPixels(FilterError):

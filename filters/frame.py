@@ -273,9 +273,9 @@ class Filter(Protocol):
         ...
 
     def flush(self) -> Iterable[Frame]:
-        """Give what is still held; the stream has ended."""
+        """Return what is still held; the stream has ended."""
         ...
 
     def statistics(self) -> Mapping[str, int]:
-        """Give counters for the report, by name, such as ``cuts`` and ``inserted``."""
+        """Return counters for the report, by name, such as ``cuts`` and ``inserted``."""
         ...

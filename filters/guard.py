@@ -1,6 +1,6 @@
-"""Noticing that a network went wrong in reduced precision: NaN, Inf, or black for no reason.
+"""Detect results that failed in reduced precision: NaN, Inf, or black without a black source.
 
-Some devices give black or NaN pictures in half precision. A filter looks at every result before
+Some devices return black or NaN pictures in half precision. A filter checks every result before
 it clamps (clamping turns Inf into a harmless looking white) and redoes a damaged one in fp32.
 """
 
@@ -21,7 +21,7 @@ _NOT_BLACK = 8 / 255
 
 @remembering_faults()
 def is_damaged(result: Tensor, *sources: Tensor) -> bool:
-    """Tell whether a network's result must be redone: NaN, Inf, or black though no source is.
+    """Return whether a network's result must be redone: NaN, Inf, or black though no source is.
 
     Reads the result once; on CUDA this waits for it. The sources are only read if it is black.
 
@@ -43,5 +43,5 @@ def is_damaged(result: Tensor, *sources: Tensor) -> bool:
 
 def _extremes(picture: Tensor) -> tuple[float, float]:
     """Find the smallest and largest value in one pass; both are NaN where one value is."""
-    both = torch.stack(torch.aminmax(picture)).cpu()  # a device is waited for once
+    both = torch.stack(torch.aminmax(picture)).cpu()  # one synchronisation
     return float(both[0]), float(both[1])

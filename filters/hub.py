@@ -1,7 +1,7 @@
 """Fetch files from the model hub through its own client, without its long waits and its noise.
 
-The client retries for half a minute before it says that there is no network. So the hub is asked
-for the file's metadata first, once and with a deadline; only if it answers is the client let loose.
+The client retries for half a minute before it reports that there is no network. So the hub is asked
+for the file's metadata first, once and with a deadline; only if it answers, the client is used.
 ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_OFFLINE``, ``HF_TOKEN`` and its other variables hold.
 """
 
@@ -27,7 +27,7 @@ _logger = logging.getLogger("upframe.filters.hub")
 
 
 def sha256_of(path: Path) -> str:
-    """Compute a file's SHA-256, anew only when its size or time of change differ.
+    """Compute a file's SHA-256, again only when its size or modification time differs.
 
     Returns:
         64 hexadecimal digits.
@@ -46,7 +46,7 @@ def _sha256(path: str, _size: int, _mtime_ns: int) -> str:
 
 
 _ANSWER_SECONDS = 5.0
-"""How long the hub may take to answer, in all; HF_HUB_ETAG_TIMEOUT wins."""
+"""Seconds for the hub to answer, in all; HF_HUB_ETAG_TIMEOUT overrides it."""
 
 _PUBLIC_HUB = "https://huggingface.co"
 _ADDRESS = re.compile(
@@ -57,7 +57,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class _HubFailure(Exception):
-    """The hub did not give a file; the text says why."""
+    """The hub did not deliver a file; the text is the reason."""
 
     def __init__(self, reason: str, *, has_no_such_file: bool = False) -> None:
         super().__init__(reason)
@@ -72,16 +72,16 @@ def fetch_from_hub(
     Args:
         repo_id: ``owner/name``.
         filenames: names inside the repository, the preferred one first.
-        most_bytes: that may be downloaded; None: any number.
+        most_bytes: limit of the download; None: no limit.
 
     Returns:
         The name that was found, and the file in the client's cache.
 
     Raises:
-        WeightsUnavailable: if there is neither a hub that gives one of them nor a cached copy.
+        WeightsUnavailable: if neither the hub nor the cache has one of them.
     """
     _check_environment()
-    # looked up before the hub is asked: a download that breaks must not lose what was there
+    # looked up before the hub is asked: a failed download must not lose the cached copy
     cached = [(name, path) for name in filenames if (path := find_cached(repo_id, name))]
     failures: list[_HubFailure] = []
     for name in filenames:
@@ -114,7 +114,7 @@ def find_cached(repo_id: str, filename: str) -> Path | None:
 
 
 def too_large(size: int, most_bytes: int) -> str:
-    """Say that a file of weights is too large."""
+    """Describe a file of weights that is too large."""
     return f"{size} bytes, wanted at most {most_bytes} ([jobs] model_mebibytes)"
 
 
@@ -235,7 +235,7 @@ def _within(seconds: float, call: Callable[[], object]) -> None:
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Keep the client's log lines and warnings off the terminal; our errors say what matters."""
+    """Keep the client's log lines and warnings off the terminal; our errors report what matters."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

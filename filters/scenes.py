@@ -1,4 +1,4 @@
-"""Notice cuts and repeated pictures in a stream, looking only at coded planes.
+"""Detect cuts and repeated pictures in a stream from coded planes alone.
 
 Pictures are compared as thumbnails of luma (of green, for RGB), freed of brightness and contrast,
 so that fades and flashes do not count. What moved only a little finds its value near its old place
@@ -31,7 +31,7 @@ _FLAT = 0.02
 """Standard deviation below which there is nothing to recognise in a thumbnail."""
 _DISTRIBUTION_WEIGHT = 0.25
 _CUT = 0.2
-"""A change above this may be a cut: motion of 1/20 of the width gives 0.03, another scene 0.5."""
+"""A change above this may be a cut: motion of 1/20 of the width measures 0.03, a new scene 0.5."""
 _STANDS_OUT = 1.6
 """A cut changes this many times more than the pictures before it, in the median."""
 _RECENT = 3
@@ -40,12 +40,12 @@ _FLAT_CUT = 0.12
 _FLASH = 0.1
 """A flat picture that is so much brighter is a flash."""
 _FLASH_PICTURES = 6
-"""As long as a flash may last before what comes after it counts as new."""
+"""Longest flash; what follows a longer one counts as a new scene."""
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What a picture is to the one before it."""
+    """How a picture relates to the one before it."""
 
     cut: bool
     """A new scene begins with it."""

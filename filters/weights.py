@@ -48,9 +48,9 @@ _logger = logging.getLogger("upframe.filters.weights")
 
 # Read a file of weights as a flat dictionary of tensors, trusting nothing in it.
 #
-# A file is read once and whole. Its pickle or header makes dictionaries and claims, which bytes a
-# tensor is made of and how, and nothing else; all are held against the file before memory is taken
-# for any. Torch's own reader inflates archives, and believes what a pickle says of their lengths.
+# A file is read once and whole. Its pickle or header yields only dictionaries and claims of which
+# bytes make up a tensor; all claims are compared with the file before any memory is allocated.
+# Torch's own reader inflates archives and trusts the lengths that a pickle declares.
 
 _MOST_BYTES = 1 << 30
 """Of a file: the largest that was published for these networks has 67 MB."""
@@ -59,7 +59,7 @@ _MOST_HEADER_BYTES = 1 << 20
 _MOST_PARTS = 1 << 14
 """Entries of an archive, or tuples of a pickle, of which four describe a tensor."""
 _SHARED = ("GLOBAL", "BINUNICODE", "SHORT_BINSTRING", "EMPTY_DICT", "EMPTY_LIST", "REDUCE")
-"""Opcodes whose results torch.save mentions again: names, functions, dictionaries, tensors."""
+"""Opcodes whose results torch.save memoizes: names, functions, dictionaries, tensors."""
 _MOST_AXES, _TOO_MANY = 5, 1 << 63
 
 _WRAPPERS = ("params_ema", "params")
@@ -78,7 +78,7 @@ _WANTED = "plain tensors of float32, float16, bfloat16 or float64"
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 """With these torch.save began its files before they were archives."""
 
-# Whatever a damaged or hostile file makes Python's readers stumble over: no bug of ours.
+# Errors that a damaged or hostile file raises in Python's readers: no bug of ours.
 _DAMAGES = (
     pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, EOFError, LookupError,
     ValueError, TypeError, AttributeError, ArithmeticError,
@@ -101,7 +101,7 @@ class _Claim(NamedTuple):
 
 
 _Declared = tuple[object, Mapping[str, bytes | memoryview]]
-"""What a file holds by its own words, and the bytes of each storage."""
+"""What a file declares, and the bytes of each storage."""
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
@@ -232,10 +232,12 @@ def _unpickled(file: io.BytesIO) -> tuple[object, dict[str, _Storage]]:
         if (
             opcode.proto > 2  # of torch.save
             or file.tell() - begin > _MOST_HEADER_BYTES
-            or num_tuples > _MOST_PARTS  # to hash nested ones takes a stack as deep
+            or num_tuples > _MOST_PARTS  # hashing nested ones needs as deep a stack
             or opcode.name == "DUP"  # a tuple of one tuple twice, and so on, is hashed for ever
             or ("GET" in opcode.name and argument not in shared)
-            or ("PUT" in opcode.name and cast("int", argument) > _MOST_HEADER_BYTES)  # takes memory
+            or (
+                "PUT" in opcode.name and cast("int", argument) > _MOST_HEADER_BYTES
+            )  # allocates memory
         ):
             raise ValueError(f"torch.save writes no such pickle: {opcode.name} at byte {place}")
     unpickler = _Unpickler(io.BytesIO(file.getbuffer()[begin : file.tell()]))
@@ -243,7 +245,7 @@ def _unpickled(file: io.BytesIO) -> tuple[object, dict[str, _Storage]]:
 
 
 class Names(dict[object, object]):
-    """An `OrderedDict`, whose attributes nobody wants."""
+    """An `OrderedDict` that ignores attributes."""
 
     __slots__ = ()
 
@@ -340,7 +342,7 @@ def _kind(value: object) -> str:
 
 
 def _checked(path: Path, key: str, value: object, data: Mapping[str, bytes | memoryview]) -> _Claim:
-    """Hold what a tensor is said to be made of against what is there."""
+    """Compare the claim of a tensor with the bytes in the file."""
     if not isinstance(value, _Claim):
         raise CheckpointRejected(f"{path} must hold tensors only, got {_kind(value)} under {key!r}")
     storage, offset, shape, strides = value
@@ -389,14 +391,14 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class DefaultWeights:
-    """What a filter uses when nobody names weights, and what it looks for in folders."""
+    """Weights that a filter uses by default, and the file names it looks for in folders."""
 
     repo_id: str
     filename: str
     builtin: str
     """File name below ``filters/builtin``."""
     filenames: tuple[str, ...]
-    """Looked for in a folder or repository that is given without a file name, in this order."""
+    """Looked for, in this order, in a folder or repository named without a file."""
     sole_suffixes: tuple[str, ...] = ()
     """Without any of `filenames`, a folder's only file with one of these suffixes is meant."""
 
@@ -441,12 +443,12 @@ def resolve_weights(
             the default.
         default: the default weights of the filter that asks.
         policy: where the default may come from; what a user names is never replaced.
-        offline: take from the hub only what is in its cache already, as `builtin` does too.
+        offline: use only files already in the hub's cache, as `builtin` does too.
         most_bytes: that the file may have; None: any number.
 
     Raises:
         CheckpointRejected: if it is too large.
-        WeightsUnavailable: if there is no such file, or the hub cannot give it.
+        WeightsUnavailable: if there is no such file, or the hub cannot deliver it.
     """
     if name == BUILTIN or (name is None and policy == "builtin"):
         return _builtin(default)
@@ -474,7 +476,7 @@ def _default(
             raise
         _logger.warning(
             "USING BUILT-IN STARTER WEIGHTS OF LOWER QUALITY instead of %s: %s. For the real ones, "
-            "run `upframe models pull` where the hub can be reached, or give a local file as model "
+            "run `upframe models pull` where the hub can be reached, or name a local file as model "
             "path. `--weights builtin` asks for the starter weights without this warning, "
             "`--weights hub` never accepts them.",
             default.name,

@@ -148,13 +148,13 @@ def _variants(num_in: int, num_out: int) -> list[Any]:
 
 
 def _layer(num_in: int, num_out: int) -> tuple[Any, Tensor, Tensor]:
-    from upframe.filters.kernels.convolution import channels_together
+    from upframe.filters.kernels.convolution import empty_channels_last
 
     torch.manual_seed(0)
     layer = nn.Conv2d(num_in, num_out, 3, padding=1).requires_grad_(False)
     layer = layer.to(DEV, torch.float16).to(memory_format=LAST)
     x = torch.randn(1, num_in, H, W, device=DEV, dtype=torch.float16).contiguous(memory_format=LAST)
-    return layer, x, channels_together(num_out, H, W, x)
+    return layer, x, empty_channels_last(num_out, H, W, x)
 
 
 def _compile_one(job: tuple[int, int, int]) -> str:
@@ -290,7 +290,7 @@ def upscale(name: str, part: str, runs: int, compiled: bool) -> None:
             "fps": 1e3 / max(t, 1e-9),
             "redone": enlarger.num_redone_in_fp32,
             "by": type(tiles).__name__,
-            "proof": getattr(getattr(tiles, "_proof", None), "_holds", None),
+            "self_test": getattr(getattr(tiles, "_self_test", None), "_holds", None),
         }
 
     attempt(part, "Enlarger (guard, clamp, sync; wall)", whole)

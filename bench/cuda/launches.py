@@ -19,7 +19,7 @@ if not torch.cuda.is_available():
 
 from torch import nn
 
-from upframe.filters.kernels.convolution import Convolution, channels_together
+from upframe.filters.kernels.convolution import Convolution, empty_channels_last
 from upframe.filters.kernels.cuda import Launch, faults
 
 LAYERS = ((64, 64), (64, 48), (64, 32), (96, 32), (128, 32), (160, 32), (192, 64))
@@ -67,7 +67,7 @@ def compare(num_in: int, num_out: int, height: int, width: int, only: int | None
     with torch.backends.cudnn.flags(benchmark=True):
         tell("cuDNN alone", milliseconds(lambda: layer(x)), 0.0)
         tell("cuDNN, then leaky", milliseconds(lambda: nn.functional.leaky_relu_(layer(x), 0.2)), 0)
-    out = channels_together(num_out, height, width, x)
+    out = empty_channels_last(num_out, height, width, x)
     convolution = Convolution(layer, 0.2)
     for launch in list(layouts(num_in, num_out))[:only]:
         convolution.launch = launch

@@ -376,8 +376,8 @@ def rife(recorder: Recorder, width: int, height: int, count: int, scale: float) 
     width, height = width + -width % multiple, height + -height % multiple
     engine = on_cuda.KernelEngine(network)
     engine._has_graphs = False
-    kept = cuda_layers.Faster.__call__
-    cuda_layers.Faster.__call__ = lambda self, x: self.kernel(x)  # type: ignore[method-assign]
+    kept = cuda_layers.FastestLayer.__call__
+    cuda_layers.FastestLayer.__call__ = lambda self, x: self.kernel(x)  # type: ignore[method-assign]
     try:
         name = recorder.case
         recorder.case = f"{name} sources"
@@ -386,7 +386,7 @@ def rife(recorder: Recorder, width: int, height: int, count: int, scale: float) 
         table = torch.empty(count, 4, dtype=torch.int64, device=META)
         engine._compute(height, width, 3, scale, table)
     finally:
-        cuda_layers.Faster.__call__ = kept  # type: ignore[method-assign]
+        cuda_layers.FastestLayer.__call__ = kept  # type: ignore[method-assign]
 
 
 def colours(width: int, height: int, pix_fmt: str) -> None:
@@ -403,8 +403,8 @@ def colours(width: int, height: int, pix_fmt: str) -> None:
     cuda._table = lambda m, c, device: torch.empty(3, 4, device=META)  # type: ignore[assignment]
     try:
         with torch.device("cpu"):
-            cuda.Decoder()._made(picture, form)
-            cuda.Encoder()._made(
+            cuda.YuvDecoder()._made(picture, form)
+            cuda.YuvEncoder()._made(
                 torch.empty(3, height, width, device=META),
                 form,
                 color,

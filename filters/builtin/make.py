@@ -3,8 +3,8 @@
     python -m upframe.filters.builtin.make flownet.pkl starter_srvgg_x4.pth
 
 Stores float16 safetensors beside this file, with their provenance in the file's own metadata too,
-and writes the checksums of source and result into ``provenance.json``. What was trained and
-measured how is kept there by hand. The same checkpoints give the same bytes.
+and writes the checksums of source and result into ``provenance.json``. How they were trained
+and measured is recorded there by hand. The same checkpoints give the same bytes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(sources: list[str]) -> None:
     """Make every file that ``provenance.json`` names, from one source each, in its order."""
     provenance: dict[str, dict[str, str]] = json.loads(PROVENANCE.read_text())
     if len(sources) != len(provenance):
-        raise SystemExit(f"give one checkpoint for each of {', '.join(provenance)}")
+        raise SystemExit(f"name one checkpoint for each of {', '.join(provenance)}")
     for source, (name, facts) in zip(sources, provenance.items(), strict=True):
         provenance[name] = store(Path(source), FOLDER / name, facts)
         sys.stdout.write(f"{name}: {(FOLDER / name).stat().st_size} bytes\n")

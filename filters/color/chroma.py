@@ -64,7 +64,7 @@ def phases(chroma_location: str | None) -> tuple[Phase, Phase]:
         ) from None
 
 
-def enlarge(chroma: Tensor, size: int, dim: int, phase: Phase) -> Tensor:
+def upsample(chroma: Tensor, size: int, dim: int, phase: Phase) -> Tensor:
     """Double an axis of chroma planes.
 
     Args:
@@ -75,7 +75,7 @@ def enlarge(chroma: Tensor, size: int, dim: int, phase: Phase) -> Tensor:
     """
     count = chroma.shape[dim]
     if phase == "second":  # the mirror image of "first"
-        return enlarge(chroma.flip(dim), 2 * count, dim, "first").flip(dim).narrow(dim, 0, size)
+        return upsample(chroma.flip(dim), 2 * count, dim, "first").flip(dim).narrow(dim, 0, size)
     shape = list(chroma.shape)
     shape[dim] = size
     full = chroma.new_empty(shape)
@@ -89,23 +89,23 @@ def enlarge(chroma: Tensor, size: int, dim: int, phase: Phase) -> Tensor:
     return full
 
 
-def shrink(full: Tensor, dim: int, phase: Phase) -> Tensor:
-    """Halve an axis, rounding up: the inverse of :func:`enlarge`."""
+def downsample(full: Tensor, dim: int, phase: Phase) -> Tensor:
+    """Halve an axis, rounding up: the inverse of :func:`upsample`."""
     if full.shape[dim] == 1:
         return full
     if phase == "first":
-        return _shrink_on_samples(full, dim)
+        return _downsample_on_samples(full, dim)
     if full.shape[dim] % 2:
         full = torch.cat((full, full.narrow(dim, -1, 1)), dim)
     if phase == "second":
-        return _shrink_on_samples(full.flip(dim), dim).flip(dim)
+        return _downsample_on_samples(full.flip(dim), dim).flip(dim)
     size = full.shape[dim] // 2
     even, odd = _mirrored_pairs(full, dim, 3)
     shrunk = _correlate(even, _QUARTER_INVERSE, dim, 1, size)
     return _correlate(odd, _QUARTER_INVERSE[::-1], dim, 0, size, onto=shrunk)
 
 
-def _shrink_on_samples(full: Tensor, dim: int) -> Tensor:
+def _downsample_on_samples(full: Tensor, dim: int) -> Tensor:
     even = _every_second(full, dim, 0).contiguous()
     odd = _every_second(full, dim, 1)
     difference = odd - _midpoints(even, dim, odd.shape[dim])

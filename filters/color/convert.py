@@ -1,9 +1,8 @@
 """Picture ⇄ Frame: coded planes to R'G'B' in [0, 1] on a device, and back, in fp32.
 
-Every frame of a stream, original or made, takes this one path, so that nothing pulses. There and
-back changes no code value of a colour inside the RGB gamut by more than one: unclipped, the round
-trip is the identity up to fp32 (see :mod:`.chroma`); a code that rounding put just outside the
-gamut is moved back towards the colour it came from.
+Original and interpolated frames use the same path, so that nothing pulses. The round trip changes
+no code value of a colour inside the RGB gamut by more than one: unclipped, it is the identity up to
+fp32 (see :mod:`.chroma`); a code that rounding put just outside the gamut is clipped into it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from .planes import alpha_to_float, from_rgb, rounding_of, to_codes, to_rgb
 from .staging import Arrival, Download, Upload
 
 if TYPE_CHECKING:
-    from .cuda import Encoder
+    from .cuda import YuvEncoder
 
 __all__ = [
     "OutsideGamut",
@@ -38,9 +37,6 @@ __all__ = [
 ]
 
 
-# How many colours were outside what pictures can show.
-
-
 class OutsideGamut:
     """Counts values outside [0, 1], from several threads; waits for a device only at the end."""
 
@@ -50,7 +46,7 @@ class OutsideGamut:
         self._lock = threading.Lock()
 
     def must_clip(self, values: Tensor, tolerance: float) -> bool:
-        """Count what is outside by more than `tolerance`; tell whether anything may be at all."""
+        """Count values outside by more than `tolerance`; return whether any may be outside."""
         if values.device.type == "cpu":  # on others, finding out would wait for the device
             low, high = (float(value) for value in values.aminmax())
             if low >= 0 and high <= 1:
@@ -61,19 +57,19 @@ class OutsideGamut:
         return True
 
     def on(self, device: torch.device) -> Tensor:
-        """Give what kernels may add to: (1,), int64."""
+        """Return the counter that kernels add to: (1,), int64."""
         with self._lock:
             if self._outside is None:
                 self._outside = torch.zeros(1, dtype=torch.int64, device=device)
             return self._outside
 
     def count(self) -> int:
-        """Give the sum so far."""
+        """Return the sum so far."""
         return int(self._count) + (0 if self._outside is None else int(self._outside))
 
 
 _MOST_STAGED = 16
-"""Pictures; more than lie in the channel to whoever converts them."""
+"""Pictures; more than the queue in front of the conversion holds."""
 
 
 def output_size(width: int, height: int, pix_fmt: str) -> tuple[int, int]:
@@ -101,20 +97,20 @@ class ToFrame:
         self._upload = Upload(device)
         self._decoder = None
         if device.type == "cuda":
-            from .cuda import Decoder
+            from .cuda import YuvDecoder
 
-            self._decoder = Decoder()
+            self._decoder = YuvDecoder()
         self._staged: OrderedDict[int, tuple[Picture, Arrival]] = OrderedDict()  # by identity
 
     def stage(self, picture: Picture) -> Picture:
-        """Begin to copy a picture that will be converted soon; for any one other thread.
+        """Start to copy a picture that will be converted soon; for use by one other thread.
 
         Returns:
             The same picture.
         """
         if self._device.type == "cuda":
             self._staged[id(picture)] = picture, self._begin(picture)
-            while len(self._staged) > _MOST_STAGED:  # nobody came for it
+            while len(self._staged) > _MOST_STAGED:  # never converted
                 self._staged.popitem(last=False)
         return picture
 
@@ -158,7 +154,7 @@ class ToFrame:
         return self._upload((*picture.planes, *(() if picture.alpha is None else (picture.alpha,))))
 
     def _there(self, picture: Picture, arrival: Arrival | None) -> Picture:
-        """Give the same picture with its planes on the device."""
+        """Return the same picture with its planes on the device."""
         if self._device.type == "cpu":
             return picture
         planes = (arrival or self._begin(picture)).follow()
@@ -174,7 +170,7 @@ class ToFrame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Coded:
-    """Planes that come down, and their width and height."""
+    """Planes on their way to the CPU, and their width and height."""
 
     arrival: Arrival
     size: tuple[int, int]
@@ -201,7 +197,7 @@ class ToPicture:
             rgb_to_yuv(arithmetic_matrix(color, 1, 1))  # refuse before any frame
         self._clipped = OutsideGamut()
         self._download = Download()
-        self._encoder: Encoder | None = None  # made where frames lie on a CUDA card
+        self._encoder: YuvEncoder | None = None  # made where frames lie on a CUDA card
         self._last: Deferred[_Coded] | None = None
 
     def __call__(self, frame: Frame) -> Picture:
@@ -209,10 +205,10 @@ class ToPicture:
         return self.begin(frame)()
 
     def begin(self, frame: Frame) -> Callable[[], Picture]:
-        """Convert one frame; its planes come down while the device goes on.
+        """Convert one frame; its planes are copied to the CPU while the device continues.
 
         Returns:
-            What waits for them and gives the picture.
+            A function that waits for the copy and returns the picture.
         """
         pending = Pending.of(frame)
         arrival = self._plan_codes(pending)().arrival
@@ -229,7 +225,7 @@ class ToPicture:
         return self._last
 
     def _coded(self, frame: Frame, before: Deferred[_Coded] | None) -> _Coded:
-        """Begin to bring down a frame's planes, or take those of the one before if it is that."""
+        """Start to copy a frame's planes to the CPU, or reuse those of the frame it repeats."""
         size = output_size(frame.width, frame.height, self._form.name)
         if before is not None and (last := before()).size == size:
             return last
@@ -243,9 +239,9 @@ class ToPicture:
 
     def _planes(self, pixels: Tensor) -> tuple[Tensor, ...]:
         if self._encoder is None:
-            from .cuda import Encoder
+            from .cuda import YuvEncoder
 
-            self._encoder = Encoder()
+            self._encoder = YuvEncoder()
         made = self._encoder(pixels, self._form, self._color, self._clipped.on(pixels.device))
         return self._plain_planes(pixels) if made is None else made
 

@@ -14,9 +14,9 @@ from ..kernels.native import kernels, run
 from .chroma import HALVING_TAPS, Phase
 
 _ACROSS: dict[Phase | None, int] = {None: 0, "first": 1, "between": 2}
-"""What the kernel calls the ways to halve a row; None keeps it whole."""
+"""The kernel's numbers for halving a row; None keeps it whole."""
 _DOWN: tuple[Phase | None, ...] = (None, "between")
-"""Ways to halve columns that it knows: those of everything but some HDR."""
+"""Supported ways to halve columns: those of everything but some HDR."""
 _SMALLEST = 6
 """Pixels; a row or column is mirrored so far."""
 
@@ -37,7 +37,7 @@ class _Coding(ctypes.Structure):
 
 
 def can_encode(pixels: Tensor, across: Phase | None, down: Phase | None) -> bool:
-    """Tell whether the kernel is there, and does what is asked."""
+    """Return whether the kernel is available and supports these arguments."""
     height, width = pixels.shape[-2:]
     ours = pixels.device.type == "cpu" and pixels.dtype == torch.float32
     whole = (across is None or not width % 2) and (down is None or not height % 2)
@@ -54,7 +54,7 @@ def encode(
     across: Phase | None,
     down: Phase | None,
 ) -> tuple[Tensor, ...]:
-    """Encode R'G'B' to planes, where `can_encode` says so.
+    """Encode R'G'B' to planes, where `can_encode` is true.
 
     Args:
         pixels: (3, H, W), fp32, CPU, [0, 1]; even sizes where chroma is halved.
@@ -68,7 +68,7 @@ def encode(
         Y, Cb and Cr, uint8 or uint16, on the CPU.
 
     Raises:
-        MemoryError: if there is none for a few rows.
+        MemoryError: if the buffer of a few rows cannot be allocated.
     """
     pixels = pixels.contiguous()
     _, height, width = pixels.shape

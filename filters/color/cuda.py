@@ -1,7 +1,7 @@
 """Colours by kernels on a CUDA card: a picture is read once, and what goes out is written once.
 
-The first picture of a stream is computed by the plain way, too, and compared. Not yet seen on a
-GPU.
+The first picture of a stream is also computed by plain torch and compared. Untested on CUDA
+hardware.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Tensor
 
 from ..frame import Color, Picture, PixelFormat
 from ..kernels.convolution import Band, band_of, identity
-from ..kernels.cuda import GuardedKernels, Proof
-from .chroma import Phase, enlarge, phases, shrink
+from ..kernels.cuda import GuardedKernels, KernelSelfTest
+from .chroma import Phase, downsample, phases, upsample
 from .planes import codes_of_rgb, from_rgb, rgb_of_codes
 
 _ROWS, _COLUMNS = 4, 256
 """Pixels of a program."""
 _TRIED = 512
-"""Rows and columns of a frame that are held against the plain way."""
+"""Rows and columns of a frame that are compared with plain torch."""
 _MOST_OFF = 1e-5
-"""Of R, G and B: what the order of sums in fp32 can make."""
+"""Largest difference of R, G or B that the order of sums in fp32 explains."""
 _MOST_TIPPED = 1e-3
-"""Share of codes that lay so near to a half that they fell on its other side."""
+"""Share of codes so close to a half that they may be rounded the other way."""
 
 
 @cache
@@ -35,11 +35,11 @@ def _kernels() -> GuardedKernels:
     return GuardedKernels(color_kernels)
 
 
-class Decoder:
+class YuvDecoder:
     """Coded YUV planes to R'G'B'."""
 
     def __init__(self) -> None:
-        self._proof = Proof("colours are decoded by plain torch")
+        self._self_test = KernelSelfTest("colours are decoded by plain torch")
         self._bands: dict[tuple[int, int, Phase], Band] = {}
 
     def __call__(
@@ -48,10 +48,10 @@ class Decoder:
         """Decode a picture whose planes lie on the card.
 
         Args:
-            picture: any; None is given where the kernels do not know its family.
+            picture: any; the result is None where the kernels do not support its family.
             tolerance: how far a value may be outside [0, 1] without being counted.
             outside: (1,), int64; what is outside is added to it.
-            plain: gives (3, H, W), clipped, by plain torch.
+            plain: returns (3, H, W), clipped, by plain torch.
 
         Returns:
             (3, H, W), float32, [0, 1]; None where `plain` must do it.
@@ -59,7 +59,7 @@ class Decoder:
         form = PixelFormat.parse(picture.pix_fmt)
         if form.family != "yuv":
             return None
-        if not self._proof.holds(lambda: _off(self._made(picture, form), plain())):
+        if not self._self_test.passed(lambda: _off(self._made(picture, form), plain())):
             return None
         return self._made(picture, form, tolerance, outside)
 
@@ -100,11 +100,11 @@ class Decoder:
         return self._bands[key]
 
 
-class Encoder:
+class YuvEncoder:
     """R'G'B' to coded YUV planes."""
 
     def __init__(self) -> None:
-        self._proof = Proof("colours are encoded by plain torch")
+        self._self_test = KernelSelfTest("colours are encoded by plain torch")
         self._bands: dict[tuple[int, Phase], Band] = {}
 
     def __call__(
@@ -118,7 +118,7 @@ class Encoder:
 
         Args:
             pixels: (3, H, W), any float dtype and strides.
-            form: None is given where the kernels do not know its family.
+            form: the result is None where the kernels do not support its family.
             color: how; what it leaves open is taken from the size.
             outside: (1,), int64; values outside [0, 1], which are clipped, are added to it.
 
@@ -129,12 +129,12 @@ class Encoder:
             return None
         if pixels.stride(2) != 1:
             pixels = pixels.contiguous()
-        if not self._proof.holds(lambda: self._trial(pixels, form, color)):
+        if not self._self_test.passed(lambda: self._trial(pixels, form, color)):
             return None
         return self._made(pixels, form, color, outside)
 
     def _trial(self, pixels: Tensor, form: PixelFormat, color: Color) -> str | None:
-        """Hold a part of a frame against the plain way: a whole one may be all that fits."""
+        """Compare a part of a frame with plain torch: a second whole one may not fit."""
         part = pixels[:, :_TRIED, :_TRIED]
         scrap = torch.zeros(1, dtype=torch.int64, device=pixels.device)
         plain = from_rgb(part.float().clamp(0, 1), form, color)
@@ -165,12 +165,12 @@ class Encoder:
     def _band(self, size: int, phase: Phase, device: torch.device) -> Band:
         key = size, phase
         if key not in self._bands:
-            self._bands[key] = band_of(partial(shrink, dim=-1, phase=phase), size, device)
+            self._bands[key] = band_of(partial(downsample, dim=-1, phase=phase), size, device)
         return self._bands[key]
 
 
 def _stacked(planes: tuple[Tensor, ...]) -> Tensor:
-    """Lay planes behind each other; torch's own way knows no uint16."""
+    """Stack planes; torch.stack does not support uint16."""
     out = planes[0].new_empty(len(planes), *planes[0].shape)
     for one, plane in zip(out, planes, strict=True):
         one.copy_(plane)
@@ -178,7 +178,7 @@ def _stacked(planes: tuple[Tensor, ...]) -> Tensor:
 
 
 def _enlarged(results: int, phase: Phase, samples: Tensor) -> Tensor:
-    return enlarge(samples, results, -1, phase)
+    return upsample(samples, results, -1, phase)
 
 
 def _along(

@@ -1,7 +1,7 @@
 """Triton kernels of colours: coded planes to R'G'B' and back, each value read and written once.
 
 What is done along an axis (chroma made larger or smaller) is a band: every result is a weighted sum
-of neighbours from `start` on, with weights of its own. Not yet seen on a GPU; see
+of neighbours from `start` on, with weights of its own. Untested on CUDA hardware; see
 :mod:`upframe.filters.kernels.convolution_kernels`.
 """
 # Triton's language has no types
@@ -95,7 +95,7 @@ def coded(
     pixels, luma, chroma, table, outside, in_width, in_plane, width, height, top,
     CODES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Count what is outside [0, 1], clip it, round Y to codes and give U and V, rounded or not.
+    """Count what is outside [0, 1], clip it, round Y to codes and store U and V, rounded or not.
 
     `table` holds, for each of Y, U and V, the weights of R, G and B and a constant.
     """

@@ -1,7 +1,7 @@
-"""Which numbers turn code values into R'G'B' and back: matrix coefficients, ranges, bit depths.
+"""Matrix coefficients, ranges and bit depths between code values and R'G'B'.
 
-What a stream does not say is guessed as players do: BT.601 for SD, BT.709 for HD, limited range
-for YUV, full range for RGB and for gray alone (as FFmpeg's scaler takes it). The guess is for
+Unspecified values are guessed as players do: BT.601 for SD, BT.709 for HD, limited range
+for YUV, full range for RGB and for gray alone (as FFmpeg's scaler does). The guess is for
 arithmetic; tags stay as they are, unless the output's size would make a player guess another.
 
 Source: ITU-T H.273 (07/2024), 8.3: equations 31 to 53 (scaling, luma and chroma from kr and kb).
@@ -36,7 +36,7 @@ def arithmetic_matrix(color: Color, width: int, height: int) -> str:
     """Name the matrix to compute YUV with: the tagged one, else by size as players guess.
 
     Up to 1024x576 is SD and means ``smpte170m`` (or ``bt470bg``, the same numbers, for 576 lines
-    or primaries of that name). A YUV stream tagged ``gbr`` cannot be what it says: guessed too.
+    or primaries of that name). The tag ``gbr`` is wrong for YUV, so it is guessed too.
     """
     if color.matrix not in (None, "gbr"):
         return color.matrix
@@ -57,8 +57,8 @@ def output_color(info: StreamInfo, width: int, height: int, pix_fmt: str | None 
 
     They are the stream's own, with two exceptions. Where its matrix is unspecified and a player
     would guess another one from the output's size, the matrix that was used is named. Where RGB
-    becomes YUV or the reverse, or colour becomes gray (which FFmpeg always takes as full range),
-    matrix and range are named, for nothing else could say them.
+    becomes YUV or the reverse, or colour becomes gray (which FFmpeg always treats as full range),
+    matrix and range are named explicitly.
 
     Args:
         info: the stream that comes in.
@@ -86,11 +86,11 @@ def output_color(info: StreamInfo, width: int, height: int, pix_fmt: str | None 
 
 
 def matrix_warning(info: StreamInfo, color: Color) -> str | None:
-    """Say that :func:`output_color` named a matrix that the stream left open, else None."""
+    """Warn that :func:`output_color` named a matrix that the stream left open, else None."""
     if info.format.family != "yuv" or color.matrix in (info.color.matrix, "gbr"):
         return None
     return (
-        f"the input does not name its colour matrix; it was taken as {color.matrix} for its size "
+        f"the input does not name its colour matrix; {color.matrix} was assumed for its size "
         f"of {info.width}x{info.height}, and the output, of another class of size, says so"
     )
 

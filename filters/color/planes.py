@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..frame import Color, Picture, PixelFormat
-from .chroma import Phase, enlarge, phases, shrink
+from .chroma import Phase, downsample, phases, upsample
 from .cpu import can_encode, encode
 from .matrix import arithmetic_matrix, arithmetic_range, code_scale, rgb_to_yuv
 
@@ -48,9 +48,9 @@ def _yuv_to_rgb(picture: Picture, form: PixelFormat, device: torch.device) -> Te
     rgb = _transform(chroma, inverse[:, 1:], bias)
     across, down = phases(picture.color.chroma_location)
     if form.chroma_shift_y:
-        rgb = enlarge(rgb, picture.height, -2, down)
+        rgb = upsample(rgb, picture.height, -2, down)
     if form.chroma_shift_x:
-        rgb = enlarge(rgb, picture.width, -1, across)
+        rgb = upsample(rgb, picture.width, -1, across)
     luma = picture.planes[0].to(device).float()
     return rgb.add_(luma, alpha=float(inverse[0, 0]))  # it counts in R, G and B alike
 
@@ -76,9 +76,9 @@ def from_rgb(pixels: Tensor, form: PixelFormat, color: Color) -> tuple[Tensor, .
         return (to_codes(codes[0], form.bit_depth),)
     chroma = codes[1:]
     if down:
-        chroma = shrink(chroma, -2, down)
+        chroma = downsample(chroma, -2, down)
     if across:
-        chroma = shrink(chroma, -1, across)
+        chroma = downsample(chroma, -1, across)
     return tuple(to_codes(plane, form.bit_depth) for plane in (codes[0], *chroma))
 
 

@@ -4,7 +4,7 @@ Each direction has one stream in the process, so that copies wait for what they 
 else.
 The ring of pinned memory is torch's own: a block comes back to it when the last tensor in it has
 been let go and its copy is over, so its size is what the pipeline's channels hold. Where no memory
-can be pinned, and on a CPU, the same calls copy plainly. Not yet seen on a GPU.
+can be pinned, and on a CPU, the same calls copy plainly. Untested on CUDA hardware.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Arrival:
 
     @remembering_faults()
     def wait(self) -> tuple[Tensor, ...]:
-        """Give the tensors once they are there; this thread waits."""
+        """Return the tensors once they are there; this thread waits."""
         if self._done is not None:
             self._done.synchronize()
             self._done = None
         return self._tensors
 
     def follow(self) -> tuple[Tensor, ...]:
-        """Give the tensors at once; the current stream waits, and keeps them while it reads."""
+        """Return the tensors at once; the current stream waits, and keeps them while it reads."""
         if self._done is not None:
             stream = torch.cuda.current_stream(self._tensors[0].device)
             stream.wait_event(self._done)

@@ -37,7 +37,7 @@ _NEXT_ORDER = (*_SIDES, *range(15, 24), 14, *range(24, 28))
 
 
 def expected_shapes() -> dict[str, tuple[int, ...]]:
-    """Give every key of a checkpoint, without ``module.``, and its shape."""
+    """Return every key of a checkpoint, without ``module.``, and its shape."""
     shapes = _conv("encode.cnn0", 3, 16) | _conv("encode.cnn1", 16, 16)
     shapes |= _conv("encode.cnn2", 16, 16) | _transposed("encode.cnn3", 16, 4)
     for index, channels in enumerate(BLOCK_CHANNELS):

@@ -2,7 +2,7 @@
 
 The same arithmetic as :mod:`.network`, and a third of its memory traffic: a frame and its features
 lie pixel by pixel, so that a sample is four loads of eight values; a block's input is written once,
-in the layout and dtype of its first convolution; what blocks give is read where it lies.
+in the layout and dtype of its first convolution; outputs of blocks are read in place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.native import Adding, Blending, Detail, Joining, Packing, kernels, run
+from ..kernels.native import Adding, Blending, Detail, Joining, PackedSources, kernels, run
 from ..kernels.winograd import WinogradConv, can_convolve
 from .network import (
     BLOCK_CELLS,
@@ -24,7 +24,7 @@ from .network import (
     NEXT_CHANNELS,
     NUM_FEATURES,
     SLOPE,
-    Block,
+    FlowBlock,
     IFNet,
     shape_of_all,
 )
@@ -35,7 +35,7 @@ _DTYPES = (torch.float32, torch.bfloat16)
 
 
 def can_fuse(network: IFNet, scale: float) -> bool:
-    """Tell whether the compiled kernels are there, and do what is asked."""
+    """Return whether the compiled kernels are there, and do what is asked."""
     ours = network.device.type == "cpu" and network.dtype in _DTYPES and scale <= 1
     return ours and kernels() is not None
 
@@ -44,7 +44,7 @@ class FusedIFNet:
     """`IFNet` for frames on the CPU at a scale of at most 1; see :class:`.engine.Engine`."""
 
     def __init__(self, network: IFNet) -> None:
-        self._blocks = [cast("Block", block) for block in network.blocks]
+        self._blocks = [cast("FlowBlock", block) for block in network.blocks]
         self._is_bf16 = network.dtype == torch.bfloat16
         self._dtype = network.dtype
         encode = network.encode
@@ -72,7 +72,7 @@ class FusedIFNet:
         features = self._features(x)
         packed = _packed(count, height, width)
         for index in range(count):
-            job = Packing(
+            job = PackedSources(
                 _detail(features[index], NUM_FEATURES),
                 images[index].data_ptr(),
                 channels,
@@ -225,7 +225,7 @@ def _pixel_by_pixel(last: torch.nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
 
 
 def _as_convolution(last: nn.ConvTranspose2d) -> nn.Conv2d:
-    """Turn a transposed convolution, 4x4 with stride 2, into one that gives the four pixels."""
+    """Rewrite a transposed 4x4 convolution of stride 2 as a convolution with four output pixels."""
     inputs, outputs = last.weight.shape[:2]
     weight = last.weight.new_zeros(2, 2, outputs, inputs, 3, 3)
     taps = ((0, -1, 3), (0, 0, 1), (1, 0, 2), (1, 1, 0))  # side of the pixel, offset, kernel's row

@@ -3,7 +3,7 @@
 Where it is first used, a pair of pictures is computed by it, by plain torch and in fp32. Kernels
 that cannot be had, that are off by more than plain torch in the same precision, or that are slower
 are left alone from then on, with one warning. What comes again in the same size is started as one
-CUDA graph. Not yet seen on a GPU.
+CUDA graph. Untested on CUDA hardware.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..kernels.cuda import Proof, far_off, on_device, slower
+from ..kernels.cuda import KernelSelfTest, mismatch, on_device, slower
 from ..kernels.graphs import Graphs
 from . import cuda_layers
 from .cuda_layers import BlockLayers, EncoderLayers
 from .engine import Engine, PlainEngine
-from .network import BLOCK_CELLS, Block, IFNet, shape_of_all
+from .network import BLOCK_CELLS, FlowBlock, IFNet, shape_of_all
 
 _COMPARED = 128, 128
 """Rows and columns that are compared: multiples of what any scale wants."""
@@ -40,14 +40,14 @@ _MOST_BYTES = 1 << 31
 
 
 def can_use_kernels(network: IFNet, scale: float) -> bool:
-    """Tell whether the kernels do what is asked: fp16, at scales of at most 1."""
+    """Return whether the kernels do what is asked: fp16, at scales of at most 1."""
     return network.device.type == "cuda" and network.dtype == torch.float16 and scale <= 1
 
 
 class ProvenEngine:
     """Kernels once they have proved themselves, plain torch otherwise; see :class:`.engine.Engine`.
 
-    Sources tell by their dtype who made them, and are given to nobody else.
+    The dtype of sources tells which engine made them; they are never mixed.
 
     Args:
         network: what is right.
@@ -59,13 +59,13 @@ class ProvenEngine:
         self._scale = scale
         self._plain = PlainEngine(network)
         self._kernels: KernelEngine | None = None
-        self._proof = Proof("frames are interpolated by plain torch")
+        self._self_test = KernelSelfTest("frames are interpolated by plain torch")
 
     def sources(self, images: Tensor) -> Tensor:
         """Compute what is kept of frames, by whom the first of them was found best."""
         height, width = images.shape[2:]
         with on_device(images.device):
-            if not self._proof.holds(lambda: self._trial(height, width)):
+            if not self._self_test.passed(lambda: self._trial(height, width)):
                 return self._plain.sources(images)
             assert self._kernels is not None
             fits = height * width < cuda_layers.MOST_PIXELS
@@ -86,12 +86,12 @@ class ProvenEngine:
             return self._kernels.middles(lefts, rights, times, scale)
 
     def _trial(self, height: int, width: int) -> str | None:
-        """Compute a pair by both ways, and say what speaks against the kernels."""
+        """Compute a pair both ways and return why the kernels cannot be used, or None."""
         kernels = KernelEngine(self._network)
         kernels.is_recorded = False
         images = _two_pictures(*_COMPARED, self._network.device)
         exact = PlainEngine(copy.deepcopy(self._network).float())
-        fault = far_off(*(self._middle(e, images) for e in (kernels, self._plain, exact)))
+        fault = mismatch(*(self._middle(e, images) for e in (kernels, self._plain, exact)))
         if fault is None and self._network.device.type == "cuda":
             images = _two_pictures(*_timed(height, width), images.device)
             fault = slower(
@@ -121,7 +121,7 @@ class KernelEngine:
     def __init__(self, network: IFNet) -> None:
         self._has_graphs = network.device.type == "cuda"
         self._encode = EncoderLayers(network.encode)
-        blocks = [cast("Block", block) for block in network.blocks]
+        blocks = [cast("FlowBlock", block) for block in network.blocks]
         self._blocks = [BlockLayers(b, i, len(blocks)) for i, b in enumerate(blocks)]
         self._graphs: OrderedDict[tuple[int, int, int, float], Graphs] = OrderedDict()
 
@@ -167,7 +167,7 @@ class KernelEngine:
     def _compute(
         self, height: int, width: int, channels: int, scale: float, table: Tensor
     ) -> Tensor:
-        """Write the in-betweens where the table says; give what the last block has found."""
+        """Write the in-betweens to the addresses in the table; return the last block's output."""
         cell = round(BLOCK_CELLS[0] / scale)
         details = [self._blocks[0](cuda_layers.begin(table, height, width, cell))]
         for block in self._blocks[1:]:
@@ -178,14 +178,14 @@ class KernelEngine:
 
 
 def _timed(height: int, width: int) -> tuple[int, int]:
-    """Cut a size to at most `_TIMED`, and to multiples that any scale takes."""
+    """Cut a size to at most `_TIMED`, and to multiples valid for any scale."""
     step = _COMPARED[0]
     rows, columns = min(height, _TIMED[0]), min(width, _TIMED[1])
     return max(step, rows - rows % step), max(step, columns - columns % step)
 
 
 def _two_pictures(height: int, width: int, device: torch.device) -> Tensor:
-    """Give (2, 3, H, W): smooth blobs that move."""
+    """Return (2, 3, H, W): smooth blobs that move."""
     down, right = _SHIFT
     rows, columns = height + down, width + right
     noise = torch.rand(

@@ -51,7 +51,7 @@ def row_of_four(a, b, c, d, PIXELS: tl.constexpr):
 
 @triton.jit
 def tile_pixels(width, height, TILE_X: tl.constexpr, TILE_Y: tl.constexpr):
-    """Give this program's pixels, y and x, and which of them there are."""
+    """Return this program's pixels, y and x, and which of them there are."""
     across = tl.cdiv(width, TILE_X)
     index = tl.arange(0, TILE_X * TILE_Y)
     x = tl.program_id(0) % across * TILE_X + index % TILE_X
@@ -67,8 +67,10 @@ def place(y, x, width):
 
 @triton.jit
 def between(position, length):
-    """Give both neighbours of a position and the weight of the second; borders repeat."""
-    position = tl.where(position > 0, position, 0.0)  # also for NaN, which no comparison takes
+    """Return both neighbours of a position and the weight of the second; borders repeat."""
+    position = tl.where(
+        position > 0, position, 0.0
+    )  # also for NaN, for which every comparison is false
     position = tl.minimum(position, (length - 1).to(tl.float32))
     first = position.to(tl.int32)
     return first, tl.minimum(first + 1, length - 1), position - first.to(tl.float32)
@@ -142,7 +144,7 @@ def sample_colors(picture, around, mask):
 
 @triton.jit
 def read_coarse(picture, y, x, height, width, mask, CELL: tl.constexpr, EACH: tl.constexpr):
-    """Give four halves, at a pixel, of a picture that is CELL times as coarse."""
+    """Return four halves, at a pixel, of a picture that is CELL times as coarse."""
     wide = width // CELL
     if CELL == 1:
         g = tl.load(picture + place(y, x, wide) * EACH, mask=mask, other=0)
@@ -159,7 +161,7 @@ def read_coarse(picture, y, x, height, width, mask, CELL: tl.constexpr, EACH: tl
 
 @triton.jit
 def found_by(detail, n, y, x, height, width, mask, CELL: tl.constexpr, EACH: tl.constexpr):
-    """Give what one block has found of the flow at a pixel of the frame, in pixels."""
+    """Return what one block has found of the flow at a pixel of the frame, in pixels."""
     detail += n * (height // CELL) * (width // CELL) * EACH
     p, q, r, s = read_coarse(detail, y, x, height, width, mask, CELL, EACH)
     return p * CELL, q * CELL, r * CELL, s * CELL
@@ -169,7 +171,7 @@ def found_by(detail, n, y, x, height, width, mask, CELL: tl.constexpr, EACH: tl.
 def sum_flow(
     first, second, third, n, y, x, height, width, mask, FIRST: tl.constexpr, BLOCKS: tl.constexpr
 ):
-    """Sum up what up to three blocks have found, whose cells are FIRST, FIRST / 2, FIRST / 4."""
+    """Sum the outputs of up to three blocks, whose cells are FIRST, FIRST / 2, FIRST / 4."""
     p, q, r, s = found_by(first, n, y, x, height, width, mask, FIRST, 4)
     if BLOCKS > 1:
         dp, dq, dr, ds = found_by(second, n, y, x, height, width, mask, FIRST // 2, 4)
@@ -186,7 +188,7 @@ def sum_flow(
 # alpha in steps of 1/65535. The flow, fp32, is nowhere stored at full size: at each pixel that is
 # asked for, it is the sum of what the blocks so far have found.
 #
-# Only on CUDA is this file imported, for Triton may be missing. Not yet seen on a GPU: on a CPU
+# Only on CUDA is this file imported, for Triton may be missing. Untested on CUDA hardware: on a CPU
 # the kernels run in Triton's interpreter, and compile for sm_80 and sm_90.
 
 TABLE_COLUMNS = tl.constexpr(4)
@@ -316,7 +318,7 @@ def blend(
     table, first, second, third, last, height, width, CELL: tl.constexpr, CHANNELS: tl.constexpr,
     TILE_X: tl.constexpr, TILE_Y: tl.constexpr,
 ):  # fmt: skip
-    """Write the in-betweens, (CHANNELS, H, W) float32 each, where the table says.
+    """Write the in-betweens, (CHANNELS, H, W) float32 each, to the addresses in the table.
 
     Both frames are moved by all that four blocks have found and mixed by the mask of the last one.
     """
@@ -342,7 +344,7 @@ def blend(
 # batch these belong to: a product of matrices for each tap. Small tiles keep a large card busy
 # where a coarse block has few pixels.
 #
-# Only on CUDA is this file imported, for Triton may be missing. Not yet seen on a GPU: on a CPU
+# Only on CUDA is this file imported, for Triton may be missing. Untested on CUDA hardware: on a CPU
 # the kernels run in Triton's interpreter, and compile for sm_80 and sm_90.
 
 SLOPE = tl.constexpr(0.2)

@@ -2,7 +2,7 @@
 
 Channels come in multiples of eight, with zeros where there are none, in the order in which `glue`
 writes and reads them. Each layer is computed by cuDNN, or by a kernel that ends with the activation
-where that is faster. Not yet seen on a GPU.
+where that is faster. Untested on CUDA hardware.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.cuda import GuardedKernels, Proof, card_of
-from .network import FLOW_CHANNELS, OUT_CHANNELS, SLOPE, SOURCE_CHANNELS, Block, Encoder
+from ..kernels.cuda import GuardedKernels, KernelSelfTest, card_of
+from .network import FLOW_CHANNELS, OUT_CHANNELS, SLOPE, SOURCE_CHANNELS, FeatureEncoder, FlowBlock
 
 # Which of two ways computes a layer faster, found out on the device for each size.
 #
-# Not yet seen on a GPU.
+# Untested on CUDA hardware.
 
 _RUNS = 8
 _HEAD_START = 1_500_000
@@ -31,21 +31,21 @@ _MOST_SIZES = 64
 _MOST_ERROR = 1e-5
 """Mean square, of that of the result: rounding to fp16 makes 1e-7 of it."""
 
-Way = Callable[[Tensor], Tensor]
+Layer = Callable[[Tensor], Tensor]
 
 
-class Faster:
+class FastestLayer:
     """The faster one of two ways, on a CUDA device; on any other the plain one.
 
     Args:
         plain: what is right.
-        kernel: gives the same; it must prove that on the first input.
+        kernel: computes the same, which is verified on the first input.
     """
 
-    def __init__(self, plain: Way, kernel: Way) -> None:
+    def __init__(self, plain: Layer, kernel: Layer) -> None:
         self.plain, self.kernel = plain, kernel
-        self._proof = Proof("convolutions of the interpolation are computed by cuDNN")
-        self._ways: dict[torch.Size, Way] = {}
+        self._self_test = KernelSelfTest("convolutions of the interpolation are computed by cuDNN")
+        self._ways: dict[torch.Size, Layer] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute (N, …) → (N, …)."""
@@ -53,7 +53,7 @@ class Faster:
             return self.plain(x)
         way = self._ways.get(x.shape)
         if way is None:
-            if torch.cuda.is_current_stream_capturing():  # what takes long was done before
+            if torch.cuda.is_current_stream_capturing():  # the slow part was done before
                 return self.plain(x)
             way = self._choose(x)
             if len(self._ways) >= _MOST_SIZES:
@@ -61,22 +61,22 @@ class Faster:
             self._ways[x.shape] = way
         return way(x)
 
-    def _choose(self, x: Tensor) -> Way:
-        if not self._proof.holds(lambda: self._trial(x)):
+    def _choose(self, x: Tensor) -> Layer:
+        if not self._self_test.passed(lambda: self._trial(x)):
             return self.plain
         return min((self.plain, self.kernel), key=lambda way: _milliseconds(way, x))
 
     def _trial(self, x: Tensor) -> str | None:
         wanted, given = self.plain(x).float(), self.kernel(x).float()
         if given.shape != wanted.shape:
-            return f"a layer gives {tuple(given.shape)}, wanted {tuple(wanted.shape)}"
+            return f"a layer returns {tuple(given.shape)}, wanted {tuple(wanted.shape)}"
         error, power = float((given - wanted).square().mean()), float(wanted.square().mean())
         if error <= _MOST_ERROR * power:  # false where either is NaN
             return None
         return f"a layer disagrees: mean square error {error:.2g} of {power:.2g}"
 
 
-def _milliseconds(way: Way, x: Tensor) -> float:
+def _milliseconds(way: Layer, x: Tensor) -> float:
     """Time a way on the device alone: all is called while the device still does something else."""
     way(x)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -91,7 +91,7 @@ def _milliseconds(way: Way, x: Tensor) -> float:
 
 # What lies between the convolutions of the interpolation network, on a CUDA card.
 #
-# Launches the kernels of `glue_kernels` over whole batches of pairs. Not yet seen on a GPU.
+# Launches the kernels of `glue_kernels` over whole batches of pairs. Untested on CUDA hardware.
 
 GROUP = 4
 """Values of 16 bits that travel as one of 64."""
@@ -99,9 +99,9 @@ SOURCE_DTYPE = torch.int64
 SOURCE_PLANES = 2
 """Of a frame: features; R, G, B and alpha. A third is there, unused, where alpha counts."""
 DETAIL_ORDER = (*range(FLOW_CHANNELS + 1), -1, -1, -1, *range(FLOW_CHANNELS + 1, OUT_CHANNELS))
-"""What a block gives for a pixel, of flow, mask, features; -1 are zeros."""
+"""Outputs of a block for a pixel: flow, mask, features; -1 stands for zeros."""
 LAST_CHANNELS = 8
-"""Of these the last block gives only flow, mask and zeros."""
+"""Outputs of the last block: only flow, mask and zeros."""
 _RIGHT = range(SOURCE_CHANNELS, 2 * SOURCE_CHANNELS)
 _LEFT = range(SOURCE_CHANNELS)
 FIRST_ORDER = (*_LEFT, 14, *_RIGHT, -1)
@@ -140,7 +140,7 @@ def pack(features: Tensor, images: Tensor, out: Tensor) -> None:
     """Fill `empty_sources`.
 
     Args:
-        features: (N, 16, H/2, W/2), halves, channels lying together: four pixels of four.
+        features: (N, 16, H/2, W/2), halves, channels_last: four pixels of four.
         images: (N, 3 or 4, H, W), fp32, contiguous, [0, 1].
         out: what is filled.
     """
@@ -161,13 +161,13 @@ def table_of(
     """
     places = (_addresses(lefts), _addresses(rights), _addresses(out), map(_bits, times))
     rows = list(zip(*places, strict=True))
-    # copied from pinned memory, nobody waits; torch keeps it until the copy is done
+    # asynchronous copy from pinned memory; torch keeps the memory until the copy is done
     table = torch.tensor(rows, dtype=torch.int64, pin_memory=lefts[0].is_cuda)
     return table.to(lefts[0].device, non_blocking=True)
 
 
 def begin(table: Tensor, height: int, width: int, cell: int) -> Tensor:
-    """Give the first block's input, (N, 16, H/cell, W/cell), halves, channels lying together."""
+    """Return the first block's input, (N, 16, H/cell, W/cell), halves, channels_last."""
     out = _empty(table, height // cell, width // cell, len(FIRST_ORDER))
     grid, tile = _tiled(height // cell, width // cell, len(table), table.device)
     glue_kernels().begin[grid](table, out, height, width, CELL=cell, **tile)
@@ -177,11 +177,11 @@ def begin(table: Tensor, height: int, width: int, cell: int) -> Tensor:
 def following(
     table: Tensor, details: Sequence[Tensor], height: int, width: int, cell: int
 ) -> Tensor:
-    """Give a later block's input, (N, 32, H/cell, W/cell), halves, channels lying together.
+    """Return a later block's input, (N, 32, H/cell, W/cell), halves, channels_last.
 
     Args:
         table: see `table_of`.
-        details: what one to three blocks before have given, (N, 64, h/2, w/2) each.
+        details: outputs of one to three earlier blocks, (N, 64, h/2, w/2) each.
         height: of the padded frames, pixels.
         width: of the padded frames, pixels.
         cell: of the block.
@@ -197,11 +197,11 @@ def following(
 def blend(
     table: Tensor, details: Sequence[Tensor], height: int, width: int, cell: int, channels: int
 ) -> None:
-    """Write the in-betweens where the table says.
+    """Write the in-betweens to the addresses in the table.
 
     Args:
         table: see `table_of`; what is written is (C, H, W), fp32.
-        details: what the four blocks have given.
+        details: outputs of the four blocks.
         height: of the padded frames, pixels.
         width: of the padded frames, pixels.
         cell: of the last block.
@@ -215,7 +215,7 @@ def blend(
 
 
 def groups(x: Tensor) -> Tensor:
-    """See (N, C, H, W) halves, channels lying together, as (N, H, W, C/4) groups."""
+    """See (N, C, H, W) halves, channels_last, as (N, H, W, C/4) groups."""
     return x.permute(0, 2, 3, 1).contiguous().view(torch.int64)
 
 
@@ -232,20 +232,20 @@ def _empty(table: Tensor, high: int, wide: int, channels: int) -> Tensor:
 def _tiled(
     height: int, width: int, count: int, device: torch.device
 ) -> tuple[tuple[int, int], dict[str, int]]:
-    """Give the number of programs and what each is told of its pixels."""
+    """Return the number of programs and the arguments that locate each one's pixels."""
     across, down = _TILE if device.type == "cuda" else _INTERPRETED_TILE
     grid = -(-width // across) * -(-height // down), count
     return grid, {"TILE_X": across, "TILE_Y": down, "num_warps": 4}
 
 
 def _three(details: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Fill up with what is not read."""
+    """Pad to three arguments; the padding is never read."""
     seen = [groups(detail) for detail in details]
     return (*seen, *seen[-1:] * (3 - len(seen)))
 
 
 def _bits(value: float) -> int:
-    """Give the bits of a float32 as an integer."""
+    """Return the bits of a float32 as an integer."""
     return int.from_bytes(struct.pack("<f", value), "little")
 
 
@@ -262,10 +262,10 @@ _MOST_BLOCK = 64
 """Channels that are read at once."""
 
 
-class Convolution(Faster):
+class FusedConvolution(FastestLayer):
     """A 3x3 convolution with padding 1, and its leaky ReLU where there is one.
 
-    Takes (N, C, h, w), gives (N, C', h/stride, w/stride), channels lying together.
+    (N, C, h, w) to (N, C', h/stride, w/stride), channels_last.
     """
 
     def __init__(
@@ -288,10 +288,10 @@ class Convolution(Faster):
         return out
 
 
-class Doubling(Faster):
+class FusedTransposedConvolution(FastestLayer):
     """A transposed 4x4 convolution with stride 2 and padding 1.
 
-    Takes (N, C, h, w), gives (N, C', 2h, 2w), channels lying together.
+    (N, C, h, w) to (N, C', 2h, 2w), channels_last.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
@@ -310,10 +310,10 @@ class Doubling(Faster):
         return out
 
 
-class ColorConvolution(Faster):
+class ColorConvolution(FastestLayer):
     """The first convolution of frames, 3x3 with stride 2, and its leaky ReLU.
 
-    Takes (N, 3 or 4, H, W), fp32, contiguous, gives (N, C', H/2, W/2), channels lying together.
+    (N, 3 or 4, H, W), fp32, contiguous, to (N, C', H/2, W/2), channels_last.
     """
 
     def __init__(self, layer: nn.Conv2d) -> None:
@@ -342,9 +342,9 @@ class ColorConvolution(Faster):
 
 
 class EncoderLayers:
-    """Features of frames: see :class:`.network.Encoder`."""
+    """Features of frames: see :class:`.network.FeatureEncoder`."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: FeatureEncoder) -> None:
         self.layers = [
             ColorConvolution(encoder.cnn0),
             _of(encoder.cnn1),
@@ -353,7 +353,7 @@ class EncoderLayers:
         ]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Give the features of four pixels together.
+        """Return the features of four pixels together.
 
         Args:
             images: (N, 3 or 4, H, W), fp32, contiguous.
@@ -368,9 +368,9 @@ class EncoderLayers:
 
 
 class BlockLayers:
-    """One refinement: see :class:`.network.Block`."""
+    """One refinement: see :class:`.network.FlowBlock`."""
 
-    def __init__(self, block: Block, index: int, num_blocks: int) -> None:
+    def __init__(self, block: FlowBlock, index: int, num_blocks: int) -> None:
         convs = [cast("nn.Conv2d", conv) for conv in (*block.conv0, *block.convblock)]
         first = _widened(convs[0], NEXT_ORDER if index else FIRST_ORDER)
         is_last = index == num_blocks - 1
@@ -410,33 +410,35 @@ def _convolve(
 
 
 def _together(like: Tensor, count: int, channels: int, height: int, width: int) -> Tensor:
-    """Make (N, C, h, w), not filled, whose channels lie together."""
+    """Allocate an uninitialised (N, C, h, w) tensor in channels_last layout."""
     return like.new_empty(count, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _of(layer: nn.Conv2d) -> Convolution:
+def _of(layer: nn.Conv2d) -> FusedConvolution:
     assert layer.bias is not None
-    return Convolution(layer.weight.detach(), layer.bias.detach(), stride=layer.stride[0])
+    return FusedConvolution(layer.weight.detach(), layer.bias.detach(), stride=layer.stride[0])
 
 
-def _widened(layer: nn.Conv2d, order: Sequence[int]) -> Convolution:
-    """Take input channels in another order, with zeros for -1."""
+def _widened(layer: nn.Conv2d, order: Sequence[int]) -> FusedConvolution:
+    """Reorder input channels; -1 stands for zeros."""
     assert layer.bias is not None
     weight = _picked(layer.weight.detach(), 1, order)
-    return Convolution(weight, layer.bias.detach(), stride=layer.stride[0])
+    return FusedConvolution(weight, layer.bias.detach(), stride=layer.stride[0])
 
 
-def _pixel_by_pixel(last: nn.ConvTranspose2d, order: Sequence[int]) -> Doubling:
+def _pixel_by_pixel(last: nn.ConvTranspose2d, order: Sequence[int]) -> FusedTransposedConvolution:
     """Order outputs, four pixels of each channel, so that a pixel's channels lie together."""
     assert last.bias is not None
     inputs, outputs = last.weight.shape[:2]
     weight = last.weight.detach().view(inputs, outputs // 4, 4, 4, 4).transpose(1, 2)
     bias = last.bias.detach().view(-1, 4).T
-    return Doubling(_picked(weight, 2, order).flatten(1, 2), _picked(bias, 1, order).flatten())
+    return FusedTransposedConvolution(
+        _picked(weight, 2, order).flatten(1, 2), _picked(bias, 1, order).flatten()
+    )
 
 
-def _as_convolution(last: nn.ConvTranspose2d) -> Convolution:
-    """Turn a transposed convolution, 4x4 with stride 2, into one that gives the four pixels."""
+def _as_convolution(last: nn.ConvTranspose2d) -> FusedConvolution:
+    """Rewrite a transposed 4x4 convolution of stride 2 as a convolution with four output pixels."""
     inputs, outputs = last.weight.shape[:2]
     weight = last.weight.new_zeros(2, 2, outputs, inputs, 3, 3)
     taps = ((0, -1, 3), (0, 0, 1), (1, 0, 2), (1, 1, 0))  # side of the pixel, offset, kernel's row
@@ -445,18 +447,18 @@ def _as_convolution(last: nn.ConvTranspose2d) -> Convolution:
             weight[down, right, :, :, dy + 1, dx + 1] = last.weight.detach()[:, :, ky, kx].T
     assert last.bias is not None
     bias = last.bias.detach().repeat(4)
-    return Convolution(weight.view(4 * outputs, inputs, 3, 3), bias, leaky=False)
+    return FusedConvolution(weight.view(4 * outputs, inputs, 3, 3), bias, leaky=False)
 
 
 def _by_pixel(weight: Tensor) -> Tensor:
-    """Take a transposed kernel, (in, out, 4, 4), apart: (4 pixels, 4 taps, in, out)."""
+    """Split a transposed kernel, (in, out, 4, 4), into (4 pixels, 4 taps, in, out)."""
     rows = torch.tensor(((3, 1), (2, 0)), device=weight.device)  # of each side's two taps
     picked = weight[:, :, rows[:, None, :, None], rows[None, :, None, :]]
     return picked.permute(2, 3, 4, 5, 0, 1).flatten(2, 3).flatten(0, 1).contiguous()
 
 
 def _picked(values: Tensor, axis: int, order: Sequence[int]) -> Tensor:
-    """Take what lies at some places of an axis; zeros for -1."""
+    """Select indices of an axis; -1 selects zeros."""
     places = torch.tensor(order, device=values.device)
     picked = values.index_select(axis, places.clamp(min=0))
     shape = [1] * values.ndim

@@ -19,7 +19,7 @@ class Engine(Protocol):
 
         Args:
             images: (N, 3 or 4, H, W), fp32, [0, 1], on the network's device; H and W multiples of
-                what :func:`.network.padding_multiple` gives.
+                :func:`.network.padding_multiple`.
 
         Returns:
             (N, …, H, W), of a dtype and with strides that are the engine's.

@@ -44,7 +44,7 @@ Reason = Literal["repeated_at_cuts", "repeated_at_gaps", "repeated_at_duplicates
 
 
 def longest_step(average_rate: Fraction | None) -> Fraction:
-    """Give the longest step in time, in seconds, that may still be motion."""
+    """Return the longest step in time, in seconds, that may still be motion."""
     if not average_rate:
         return _GAP_SECONDS_AT_UNKNOWN_RATE
     return max(_GAP_SECONDS, _GAP_INTERVALS / average_rate)
@@ -61,7 +61,7 @@ def reason_to_repeat(left: Frame, right: Frame, longest: Fraction) -> Reason | N
 
 
 def ticks_between(left: Frame, right: Frame) -> int:
-    """Give the ticks from one in-between to the next, in a time base 2^exp times finer.
+    """Return the ticks from one in-between to the next, in a time base 2^exp times finer.
 
     That is (p1 - p0)/2^exp, exact. Where time stands still or jumps back, the repeats share the
     earlier frame's own duration.
@@ -195,7 +195,7 @@ class Interpolate:
         return self._gap(left, self._held)
 
     def flush(self) -> Iterable[Frame]:
-        """Give the last frame; it keeps its whole duration."""
+        """Return the last frame; it keeps its whole duration."""
         last, self._held = self._held, None
         if last is None:
             return ()

@@ -43,7 +43,7 @@ class GapFiller:
         self._batch_pixels = int(pixels / max(1, scale) ** 2)
 
     def with_exp(self, exp: int) -> GapFiller:
-        """Make the same for another exponent, with the same engine: its weights are many."""
+        """Return the same for another exponent; both share the engine and so its weights."""
         other = copy.copy(self)
         other._exp = exp
         return other
@@ -64,14 +64,14 @@ class GapFiller:
             )
 
     def needed_bytes(self, width: int, height: int) -> int:
-        """Estimate the memory that one pair of frames takes at most."""
+        """Estimate the most bytes that one pair of frames needs."""
         multiple = padding_multiple(self._scale)
         padded = (width + -width % multiple) * (height + -height % multiple)
         fixed, growing = _BYTES_PER_PIXEL
         return int(padded * (fixed + growing * self._scale**2))
 
     def source(self, image: Tensor) -> Tensor:
-        """Compute what the network wants to know of one frame, to be kept for both its gaps.
+        """Compute the network's input from one frame, to be kept for both its gaps.
 
         Args:
             image: (C, H, W), float, [0, 1], any device; C is 3, or 4 with alpha.
@@ -113,7 +113,7 @@ class GapFiller:
             middles = self._middles(sources[:-1], sources[1:], halves)
             images = _alternate(middles, images)
             if level + 1 < self._exp:
-                for middle in middles:  # what lies in their padding is nothing that was seen
+                for middle in middles:  # their padding is no part of the picture
                     middle[:, height:] = 0
                     middle[:, :, width:] = 0
                 sources = _alternate(sources, self._sources(middles))
@@ -154,7 +154,7 @@ class GapFiller:
 
 
 def _unless_out_of_memory(compute: Callable[[slice], Tensor], part: slice) -> Tensor | None:
-    """Give None where memory ran out; by then everything that `compute` held is free again."""
+    """Return None where memory ran out; by then everything that `compute` held is free again."""
     try:
         return compute(part)
     except (RuntimeError, MemoryError) as error:

@@ -35,7 +35,7 @@ _GRIDS_KEPT = 16
 
 
 def padding_multiple(scale: float) -> int:
-    """Give what padded sizes must be a multiple of, in pixels: 32, or 32/scale for scale < 1.
+    """Return what padded sizes must be a multiple of, in pixels: 32, or 32/scale for scale < 1.
 
     The coarsest block works at 1/(8·`scale`) and halves that twice.
     """
@@ -49,7 +49,7 @@ def pad(image: Tensor, multiple: int) -> Tensor:
 
 
 def shape_of_all(sources: list[Tensor]) -> torch.Size:
-    """Give the shape that all have; kernels, which are told one, would read beyond a smaller one.
+    """Return the common shape; kernels use one shape for all and would read beyond a smaller one.
 
     Raises:
         RuntimeError: if one has another.
@@ -68,7 +68,7 @@ def resize(image: Tensor, factor: float) -> Tensor:
 
 
 def rescale(image: Tensor, cell: float, next_cell: float) -> Tensor:
-    """Take (N, C, H, W) from a block with cells of `cell` pixels to one with `next_cell`.
+    """Resample (N, C, H, W) from cells of `cell` pixels to cells of `next_cell` pixels.
 
     Means: resized by `cell` to full size, then by 1/`next_cell`. Where the second step reads taps,
     these never lie across a pixel centre of the coarse picture, so that both steps are one resize.
@@ -79,7 +79,7 @@ def rescale(image: Tensor, cell: float, next_cell: float) -> Tensor:
 
 
 def taps(image: Tensor, cell: float) -> Tensor:
-    """Give the pixels of (N, C, H, W) that a resize by 1/`cell` reads.
+    """Return the pixels of (N, C, H, W) that a resize by 1/`cell` reads.
 
     Returns:
         (N, C, 2H/cell, 2W/cell); for `cell` <= 2 those are all, and it is `image`.
@@ -101,7 +101,7 @@ def merge_taps(image: Tensor, cell: float) -> Tensor:
 
 @lru_cache(maxsize=_GRIDS_KEPT)
 def _grid(height: int, width: int, cell: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Give the places of the taps, (1, 2, h, w), and pixels to grid units, (1, 2, 1, 1): x, y."""
+    """Return the places of the taps, (1, 2, h, w), and pixels to grid units, (1, 2, 1, 1): x, y."""
     ys = torch.linspace(-1, 1, height, dtype=torch.float64, device=device)
     xs = torch.linspace(-1, 1, width, dtype=torch.float64, device=device)
     y, x = torch.meshgrid(ys, xs, indexing="ij")
@@ -136,9 +136,9 @@ BLOCK_CELLS = (8, 4, 2, 1)
 """Edge of what is one pixel for a block, in pixels at scale 1."""
 NUM_RESIDUALS = 8
 NUM_FEATURES = 4
-"""Channels that `Encoder` gives."""
+"""Channels that `FeatureEncoder` returns."""
 SOURCE_CHANNELS = NUM_FEATURES + 3
-"""What blocks see of one frame: its features, then R, G, B."""
+"""Input of blocks for one frame: its features, then R, G, B."""
 FLOW_CHANNELS = 4
 """x, y that move the left frame, then x, y that move the right one; pixels."""
 STATE_CHANNELS = 9
@@ -152,7 +152,7 @@ def _leaky(x: Tensor) -> Tensor:
     return F.leaky_relu_(x, SLOPE)
 
 
-class Encoder(nn.Module):
+class FeatureEncoder(nn.Module):
     """Features of a single frame, at its full size."""
 
     def __init__(self) -> None:
@@ -169,7 +169,7 @@ class Encoder(nn.Module):
         return self.cnn3(x)  # (N, 4, H, W)
 
 
-class Block(nn.Module):
+class FlowBlock(nn.Module):
     """One refinement: everything known at some size to a change of the flow and a new state."""
 
     def __init__(self, in_channels: int, channels: int, out_channels: int) -> None:
@@ -198,15 +198,17 @@ class IFNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encode = Encoder()
+        self.encode = FeatureEncoder()
         self.blocks = nn.ModuleList(
-            Block(NEXT_CHANNELS if index else FIRST_CHANNELS, channels, self.block_outputs(index))
+            FlowBlock(
+                NEXT_CHANNELS if index else FIRST_CHANNELS, channels, self.block_outputs(index)
+            )
             for index, channels in enumerate(BLOCK_CHANNELS)
         )
 
     @staticmethod
     def block_outputs(index: int) -> int:
-        """Channels that a block gives: nobody reads the features of the last one."""
+        """Output channels of a block; the features of the last one are not computed."""
         return FLOW_CHANNELS + 1 if index == len(BLOCK_CHANNELS) - 1 else OUT_CHANNELS
 
     @property

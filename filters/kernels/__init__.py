@@ -1,4 +1,1 @@
-"""Steps of the filters in C, for CPUs, where the installation could compile them.
-
-What is done another way on a CUDA card: kernels, graphs, copies beside the computing.
-"""
+"""Kernels that the filters share: C for CPUs, Triton and CUDA graphs for cards."""

@@ -1,6 +1,6 @@
 """A 3x3 convolution, its activation and what follows it, as one kernel on a CUDA card.
 
-Values are exact to fp32 until they are stored. The plain twin of every call is named with it.
+Values are fp32 until they are stored. Each call names its plain equivalent.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def kernels() -> GuardedKernels:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Residual:
+class ScaledResidual:
     """What is added to a result: ``result * gain + to``."""
 
     to: Tensor
-    """(1, C, H, W), channels lying together."""
+    """(1, C, H, W), channels_last."""
     gain: float
 
 
@@ -65,8 +65,8 @@ class Convolution:
         x: Tensor,
         out: Tensor,
         *,
-        near: Residual | None = None,
-        far: Residual | None = None,
+        near: ScaledResidual | None = None,
+        far: ScaledResidual | None = None,
         doubled: bool = False,
     ) -> Tensor:
         """Convolve into `out`, which may be some channels of a larger tensor.
@@ -74,14 +74,14 @@ class Convolution:
         Plain: ``y = leaky(conv(x)); y = y * near.gain + near.to; y = y * far.gain + far.to``.
 
         Args:
-            x: (1, C, H, W), channels lying together.
+            x: (1, C, H, W), channels_last.
             out: (1, C', H, W), likewise; not what is read, but a residual may be it.
             near: added first.
             far: added then; wants `near`.
             doubled: whether x stands for squares of two by two equal pixels; out is twice as large.
         """
         assert far is None or near is not None
-        first, second = near or Residual(out, 1.0), far or Residual(out, 1.0)
+        first, second = near or ScaledResidual(out, 1.0), far or ScaledResidual(out, 1.0)
         self._run(
             x, out, (out.shape[3], out.shape[2]),
             strides=(_stride(out), _stride(first.to), _stride(second.to)),
@@ -90,18 +90,18 @@ class Convolution:
         )  # fmt: skip
         return out
 
-    def laid_out(self, x: Tensor, base: Tensor, out: Tensor, scale: int) -> Tensor:
+    def with_detail(self, x: Tensor, base: Tensor, out: Tensor, scale: int) -> Tensor:
         """Convolve to details, lay them out as squares and add the enlarged picture.
 
         Plain: :func:`~upframe.filters.upscale.network.add_detail`.
 
         Args:
-            x: (1, C, H, W), channels lying together.
+            x: (1, C, H, W), channels_last.
             base: (1, 3, H, W), float32, of any strides.
             out: (1, 3, H * scale, W * scale), float32, contiguous.
-            scale: edge of the squares; the convolution gives 3 * scale² channels.
+            scale: edge of the squares; the convolution has 3 * scale² output channels.
         """
-        none = Residual(out, 1.0)
+        none = ScaledResidual(out, 1.0)
         self._run(
             x, out, (x.shape[3], x.shape[2]), strides=(0, 0, 0),
             residuals=(none, none), num_residuals=0, base=base, scale=scale, up=0,
@@ -115,7 +115,7 @@ class Convolution:
         size: tuple[int, int],
         *,
         strides: tuple[int, int, int],
-        residuals: tuple[Residual, Residual],
+        residuals: tuple[ScaledResidual, ScaledResidual],
         num_residuals: int,
         base: Tensor,
         scale: int,
@@ -151,7 +151,7 @@ class FirstConvolution:
         self.slope = _slopes(slope, self.bias, self.num_out)
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
-        """Convolve (1, 3, H, W) of any float dtype and strides; out: channels lying together."""
+        """Convolve (1, 3, H, W) of any float dtype and strides; out: channels_last."""
         height, width = x.shape[2:]
         pixels = 128
         kernels().first_of_three[(-(-height * width // pixels),)](
@@ -163,12 +163,12 @@ class FirstConvolution:
 
 
 def fits(layer: nn.Conv2d) -> bool:
-    """Tell whether :class:`Convolution` can stand for a layer."""
+    """Return whether :class:`Convolution` can stand for a layer."""
     return layer.in_channels % 32 == 0 and layer.bias is not None and layer.out_channels <= 128
 
 
-def channels_together(channels: int, height: int, width: int, like: Tensor) -> Tensor:
-    """Make a tensor (1, C, H, W) whose channels lie together, not filled."""
+def empty_channels_last(channels: int, height: int, width: int, like: Tensor) -> Tensor:
+    """Allocate an uninitialised (1, C, H, W) tensor in channels_last layout."""
     return torch.empty(
         (1, channels, height, width),
         dtype=like.dtype,
@@ -205,7 +205,7 @@ def _widened(values: Tensor, size: int) -> Tensor:
 # down.
 
 _IMPULSES = 512
-"""That are sent through a function at once."""
+"""Samples that are sent through a function at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,12 +1,12 @@
-"""Triton kernels: 3x3 convolutions of pixels whose channels lie together, and what follows them.
+"""Triton kernels: 3x3 convolutions of pixels in channels_last layout, and what follows them.
 
 A program walks down a strip of columns. Each row that it reads serves the three rows of the result
 that see it, so that a pixel is read three times (for the three columns that see it) instead of
 nine. In ``resident`` all nine weights stay in shared memory: 64 channels to at most 64. In
 ``streamed`` they are read again for every row, so any number of channels does.
 
-Only on CUDA is this file imported, for Triton may be missing. Not yet seen on a GPU: on a CPU the
-kernels run in Triton's interpreter, and compile for sm_80 and sm_90.
+This file is only imported on CUDA, since Triton may be missing. Untested on CUDA hardware: on a CPU
+the kernels run in Triton's interpreter, and they compile for sm_80 and sm_90.
 """
 # Triton's language has no types
 # pyright: reportMissingImports=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -172,7 +172,7 @@ def first_of_three(
     x, w, bias, slope, out, width, num_pixels, channel_stride, row_stride, column_stride,
     height, PADDED: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """Convolve a picture of three channels, of any strides, to PADDED channels lying together."""
+    """Convolve a picture of three channels, of any strides, to PADDED channels_last."""
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     k = tl.arange(0, 32)  # 27 weights: channel, row, column
     row = (pixel // width)[:, None] + (k % 9 // 3 - 1)[None, :]

@@ -1,4 +1,4 @@
-"""Fast ways that must prove themselves where they are first used, and give way where they fail."""
+"""Self-tests of CUDA kernels on first use, with fallback to plain torch where they fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import is_out_of_memory
 
-_logger = logging.getLogger("upframe.filters.cuda.proof")
+_logger = logging.getLogger("upframe.filters.cuda.self_test")
 
 
 _FAULTS: tuple[type[Exception], ...] = (
@@ -37,7 +37,7 @@ _FAULTS: tuple[type[Exception], ...] = (
 )
 _TIMES = 3
 _NOISE = 1e-7
-"""Mean square that is as good as none: 70 dB below full scale."""
+"""Negligible mean square error: 70 dB below full scale."""
 
 _told: set[str] = set()
 
@@ -46,9 +46,9 @@ SWITCH = "UPFRAME_KERNELS"
 _DEADLY = re.compile(
     r"CUDA.*(?:illegal|misaligned|launch failure|invalid program|assert|stack error|timed out)"
 )
-"""What a kernel does to a card that nothing in this process survives."""
+"""Errors after which the card is unusable for the rest of the process."""
 _in_use: set[str] = set()
-"""What is done where the fast ways, which are taken, may not be."""
+"""Kernels in use, as what is done without them."""
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:
@@ -58,7 +58,7 @@ def on_device(device: torch.device) -> AbstractContextManager[object]:
 
 @cache
 def stream_for(purpose: str, device: torch.device) -> torch.cuda.Stream:
-    """Give the one stream of a process for a purpose: torch gives 32 in turn, then these again."""
+    """Return the one stream of a process for a purpose: torch cycles through a pool of 32."""
     return torch.cuda.Stream(device)
 
 
@@ -85,26 +85,26 @@ class _Kernel:
 
 
 def fault_file() -> Path:
-    """Where it is remembered which fast ways broke a card: a line each, behind card and versions.
+    """File that lists kernels that broke a card: a line each, after card and versions.
 
-    What is in it is not tried again until one of them changes or the file is deleted.
+    What it lists is not tried again until one of them changes or the file is deleted.
     """
     folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(folder) / "upframe" / "faulted-kernels"
 
 
 def faulted() -> list[str]:
-    """List what is done on this machine because a faster way has broken a card."""
+    """List what is computed without kernels on this machine because these broke a card."""
     try:
         lines = fault_file().read_text(errors="replace").splitlines() if _machine() else []
-    except OSError:  # none is remembered
+    except OSError:  # none was recorded
         return []
     return sorted({line.removeprefix(_machine()) for line in lines if line.startswith(_machine())})
 
 
 @contextmanager
 def remembering_faults() -> Generator[None]:
-    """Remember all fast ways in use where a card breaks: by then nobody can tell which it was."""
+    """Record all kernels in use when a card fails: the failing one cannot be told apart."""
     try:
         yield
     except RuntimeError as error:
@@ -133,11 +133,11 @@ def _machine() -> str:
     return ", ".join(parts) + ": "
 
 
-class Proof:
-    """Whether a fast way may be taken: found out once, and said where it may not.
+class KernelSelfTest:
+    """Decide once whether kernels may be used, and log a warning where they may not.
 
     Args:
-        otherwise: what is done where it may not; for people.
+        otherwise: what is done instead, for the log.
     """
 
     def __init__(self, otherwise: str) -> None:
@@ -145,8 +145,8 @@ class Proof:
         self._holds: bool | None = None
         self._lock = threading.Lock()
 
-    def holds(self, trial: Callable[[], str | None]) -> bool:
-        """Tell whether the fast way may be taken; `trial` gives what speaks against it.
+    def passed(self, trial: Callable[[], str | None]) -> bool:
+        """Return whether the kernels may be used; `trial` returns the reason against it, or None.
 
         Raises:
             torch.OutOfMemoryError: if the trial did not fit: nothing is decided then.
@@ -183,14 +183,16 @@ def warn_once(text: str) -> None:
         _logger.warning("%s", text)
 
 
-def far_off(fast: Tensor, plain: Tensor, exact: Tensor) -> str | None:
-    """Say how a result differs from the plain one by more than rounding explains.
+def mismatch(fast: Tensor, plain: Tensor, exact: Tensor) -> str | None:
+    """Describe a difference to the plain result that rounding does not explain, else None.
 
-    Both are held against the same computed in fp32: the fast way may be off by twice as much (in
-    the mean square) as the plain way is.
+    Both are compared with the same in fp32: the mean square error of the kernels may be twice
+    that of plain torch.
     """
     if fast.shape != plain.shape or fast.dtype != plain.dtype:
-        return f"gives {tuple(fast.shape)} {fast.dtype}, wanted {tuple(plain.shape)} {plain.dtype}"
+        return (
+            f"returns {tuple(fast.shape)} {fast.dtype}, wanted {tuple(plain.shape)} {plain.dtype}"
+        )
     wanted, given = _mean_square(plain, exact), _mean_square(fast, exact)
     if given <= 2 * wanted + _NOISE:  # false where either is NaN
         return None
@@ -198,7 +200,7 @@ def far_off(fast: Tensor, plain: Tensor, exact: Tensor) -> str | None:
 
 
 def slower(fast: Callable[[], object], plain: Callable[[], object]) -> str | None:
-    """Say that a way is slower than the plain one on this CUDA device; None if it is not."""
+    """Describe how much slower than plain torch the kernels are on this device; None if faster."""
     ours, theirs = _milliseconds(fast), _milliseconds(plain)
     if ours <= theirs:
         return None

@@ -1,8 +1,8 @@
 """A function's kernels recorded as CUDA graphs, one for each size, and started by one call.
 
-A graph reads from and writes into memory of its own. What it gives is therefore overwritten by the
-next call with the same size: it must be read by work on the stream that called, and whoever shares
-it with other threads holds its `turn` until that work has been started. Not yet seen on a GPU.
+A graph reads from and writes into memory of its own. Its result is therefore overwritten by the
+next call with the same size: it must be read by work on the calling stream, and a thread that
+shares it with others holds its `turn` until that work has been started. Untested on CUDA hardware.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..device import note_recorded
 from ..errors import is_out_of_memory
-from .cuda import Proof, far_off, stream_for
+from .cuda import KernelSelfTest, mismatch, stream_for
 
 MOST_GRAPHS = 4
 MOST_BYTES = 3 << 29
@@ -46,8 +46,8 @@ class Graphs:
     The least recently used recordings go where they are too many or hold too much memory.
 
     Args:
-        function: gives a new tensor, and does the same whatever the values are.
-        record: records it for inputs like a given one.
+        function: returns a new tensor; its control flow does not depend on values.
+        record: records it for inputs of the same size.
         most: recordings.
         most_bytes: of device memory, of all of them.
     """
@@ -87,19 +87,19 @@ class Graphs:
         return sum(recording.num_bytes for recording in self._held.values())
 
     def clear(self) -> None:
-        """Let go of all recordings and their memory."""
+        """Free all recordings and their memory."""
         self._held.clear()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
     def _run(self, x: Tensor) -> Tensor:
-        """Run the function; without any recording where it does not fit beside them."""
+        """Run the function; drop all recordings where it does not fit next to them."""
         try:
             return self._function(x)
         except RuntimeError as error:
             if not (self._held and is_out_of_memory(error)):
                 raise
-        self.clear()  # outside of the clause: the error holds on to every tensor of the attempt
+        self.clear()  # outside of the clause: the error references every tensor of the attempt
         return self._function(x)
 
     def _new(self, size: _Size, x: Tensor) -> Recording | None:
@@ -127,9 +127,9 @@ class Graphs:
         def trial() -> str | None:
             made.append(self._record(self._function, x))
             wanted = self._function(x)
-            return far_off(made[0](x), wanted, wanted)
+            return mismatch(made[0](x), wanted, wanted)
 
-        self._is_off = not Proof("frames are computed without CUDA graphs").holds(trial)
+        self._is_off = not KernelSelfTest("frames are computed without CUDA graphs").passed(trial)
         if self._is_off:
             return None
         if made[0].num_bytes > self._most_bytes:

@@ -1,4 +1,4 @@
-"""What `rife.c` and `srvgg.c` are told, field by field as there."""
+"""The compiled kernels, and the argument structures of `rife.c` and `srvgg.c`, field by field."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("upframe.filters.native.compiled")
 
 
 class Detail(ctypes.Structure):
-    """What a block gives: (height/2, width/2, 4, channels)."""
+    """Output of a block: (height/2, width/2, 4, channels)."""
 
     _fields_: ClassVar = [
         ("values", c_void_p),
@@ -28,7 +28,7 @@ class Detail(ctypes.Structure):
     ]
 
 
-class Packing(ctypes.Structure):
+class PackedSources(ctypes.Structure):
     """An image, (channels, height, width), and its features to sources of the features' size."""
 
     _fields_: ClassVar = [
@@ -96,7 +96,7 @@ class Activation(ctypes.Structure):
     ]
 
 
-class Laying(ctypes.Structure):
+class DetailShuffle(ctypes.Structure):
     """An image and the detail of each pixel to a larger image."""
 
     _fields_: ClassVar = [
@@ -120,7 +120,7 @@ SWITCH = "UPFRAME_NATIVE"
 """Environment variable: ``0`` computes without the kernels."""
 _NAME = "_kernels"
 _VERSION = 6
-"""Of `version.c`: whoever pulls a newer one has the older library until the next installation."""
+"""Of `version.c`: after an update of the sources, the old library stays until reinstallation."""
 _FUNCTIONS = (
     "pack",
     "first",
@@ -152,7 +152,7 @@ def run(name: str, job: ctypes.Structure, *, is_bf16: bool = False) -> int:
     """Run a kernel of `kernels`, which must be there, in as many threads as torch uses.
 
     Returns:
-        0, or what the kernel says of a failure.
+        0, or the kernel's error code.
     """
     library = kernels()
     assert library is not None

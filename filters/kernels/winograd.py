@@ -17,17 +17,17 @@ from .native import kernels, run
 
 # Weights of 3x3 convolutions for `winograd.c`.
 #
-# They are turned in float64. To bf16 they are rounded each after the errors of those before it:
+# They are transformed in float64. For bf16 each is rounded after the errors of those before it:
 # with the 36 values of a kernel come 36 sums of pixels that are much alike where the picture is
 # smooth, so that a value can make good most of what rounding another one spoilt. Measured on
-# features of RRDBNet that takes 2 dB off the errors of the weights. In fp32 rounding costs nothing
-# that would show.
+# features of RRDBNet that reduces the error of the weights by 2 dB. In fp32 rounding has no visible
+# cost.
 #
 # Source: Frantar et al. 2022, GPTQ, for rounding one after the other by the inverse covariance;
 # here the covariance is that of a model, the same for all kernels.
 
 LANES = 16
-"""Channels that the kernel takes at once."""
+"""Channels that the kernel processes at once."""
 _TOGETHER = {torch.float32: 1, torch.bfloat16: 2}
 """Channels that one instruction multiplies and adds."""
 _MOST_VECTORS = 4
@@ -41,7 +41,7 @@ RRDBNet's results came 0.5 dB closer to fp32 than by plain rounding, on four cro
 from 0.4 to 0.9 differ by less than chance."""
 
 
-def turned(weight: Tensor) -> Tensor:
+def transform_weights(weight: Tensor) -> Tensor:
     """Turn (out, in, 3, 3), fp32 or bf16, by G g G^T, into what the kernel reads, of its dtype.
 
     Channels are filled up with zeros, out to a multiple of 16. The outputs of a panel lie together,
@@ -58,16 +58,16 @@ def turned(weight: Tensor) -> Tensor:
     exact = torch.kron(matrix, matrix) @ kernels
     values = _rounded(exact) if weight.dtype == torch.bfloat16 else exact
     groups = -(-num_in // (LANES * together))
-    padded = weight.new_zeros(_SUMS, groups * LANES * together, filled(num_out))
+    padded = weight.new_zeros(_SUMS, groups * LANES * together, padded_channels(num_out))
     padded[:, :num_in, :num_out] = values.view(_SUMS, num_in, num_out)
     split = padded.view(_SUMS, groups, LANES, together, -1).transpose(2, 3)
-    ordered = split.reshape(_SUMS, -1, together, filled(num_out))
-    panels = torch.split(ordered, panel_of(filled(num_out)), 3)
+    ordered = split.reshape(_SUMS, -1, together, padded_channels(num_out))
+    panels = torch.split(ordered, panel_of(padded_channels(num_out)), 3)
     return torch.cat([panel.transpose(2, 3).flatten(1) for panel in panels], 1)
 
 
-def filled(num_out: int) -> int:
-    """Round a number of outputs up to what the kernel takes."""
+def padded_channels(num_out: int) -> int:
+    """Round a number of outputs up to what the kernel accepts."""
     return num_out + -num_out % LANES
 
 
@@ -180,13 +180,13 @@ class Residual:
     """What is added to a result: ``result * gain + to``."""
 
     to: Tensor
-    """(N, C, H, W), dtype of the convolution, channels lying together."""
+    """(N, C, H, W), dtype of the convolution, channels_last."""
     gain: float
 
 
 @lru_cache
 def is_fast(dtype: torch.dtype) -> bool:
-    """Tell whether the kernel is there and this CPU has what it needs.
+    """Return whether the kernel is there and this CPU has what it needs.
 
     A CPU that multiplies whole matrices of bf16 (AMX) is left to torch: it wins there without
     savings.
@@ -199,13 +199,13 @@ def is_fast(dtype: torch.dtype) -> bool:
 
 
 def can_convolve(layer: nn.Conv2d) -> bool:
-    """Tell whether the kernel does what a layer does, and faster."""
+    """Return whether the kernel does what a layer does, and faster."""
     channels = layer.in_channels, layer.out_channels
     return not any(count % LANES for count in channels) and _is_plain(layer, min(channels))
 
 
-def can_draw(layer: nn.Conv2d) -> bool:
-    """Tell whether `WinogradConv.drawn` does what a layer does, and faster."""
+def supports_rgb_output(layer: nn.Conv2d) -> bool:
+    """Return whether `WinogradConv.to_rgb` does what a layer does, and faster."""
     fits = layer.in_channels % LANES == 0 and layer.out_channels == _PLANES
     return fits and _is_plain(layer, layer.in_channels)
 
@@ -220,10 +220,10 @@ def _is_plain(layer: nn.Conv2d, channels: int) -> bool:
 
 
 class WinogradConv:
-    """A convolution and its activation, where `can_convolve` or `can_draw` says so.
+    """A convolution and its activation, where `can_convolve` or `supports_rgb_output` is true.
 
     Args:
-        layer: 3x3 in fp32 or bf16; so are the values that it takes and gives.
+        layer: 3x3 in fp32 or bf16; so are its inputs and outputs.
         slopes: of PReLU, (out,); None for no activation.
         narrow: fp32 with AVX2 even where there is AVX-512, to compare both.
     """
@@ -234,14 +234,14 @@ class WinogradConv:
         self.num_in, self.num_out = layer.in_channels, layer.out_channels
         self.dtype = layer.weight.dtype
         self._narrow = narrow
-        self._weights = turned(layer.weight.detach())
-        self._bias = torch.zeros(filled(self.num_out))
+        self._weights = transform_weights(layer.weight.detach())
+        self._bias = torch.zeros(padded_channels(self.num_out))
         if layer.bias is not None:
             self._bias[: self.num_out] = layer.bias.detach()
         self._slopes = None if slopes is None else slopes.detach().float().contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Turn (N, in, H, W), channels lying together, into (N, out, H, W) of the same kind.
+        """Turn (N, in, H, W), channels_last, into (N, out, H, W) of the same kind.
 
         Raises:
             MemoryError: if there is none for a few tiles.
@@ -269,7 +269,7 @@ class WinogradConv:
         rounded once.
 
         Args:
-            x: (N, in, H, W), channels lying together, may be some of more.
+            x: (N, in, H, W), channels_last, may be some of more.
             out: (N, out, H, W), likewise; not what is read, but a residual may be it.
             near: added first.
             far: added then.
@@ -287,8 +287,8 @@ class WinogradConv:
         self._run(job)
         return out
 
-    def drawn(self, x: Tensor) -> Tensor:
-        """Turn (N, in, H, W), channels lying together, into (N, 3, H, W), float32.
+    def to_rgb(self, x: Tensor) -> Tensor:
+        """Turn (N, in, H, W), channels_last, into (N, 3, H, W), float32.
 
         Raises:
             MemoryError: if there is none for a few tiles.
@@ -318,7 +318,7 @@ class WinogradConv:
         )
 
     def _pixels(self, x: Tensor) -> _Pixels:
-        """Say where the pixels of (N, C, H, W) lie, a row right behind the other."""
+        """Return addresses and strides of (N, C, H, W), whose rows are adjacent."""
         num, channels, height, width = x.shape
         assert x.dtype == self.dtype
         assert channels == 1 or x.stride(1) == 1

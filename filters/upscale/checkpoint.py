@@ -46,7 +46,7 @@ _MOST_NAMED = 4
 
 
 def name_architecture(keys: Collection[str]) -> str:
-    """Say in words what a checkpoint with these keys is."""
+    """Describe what a checkpoint with these keys is."""
     for name, pattern in _PATTERNS:
         if any(pattern.match(key) for key in keys):
             return f"it is {name}"
@@ -70,7 +70,7 @@ def load_upscaler(state: Mapping[str, Tensor]) -> Upscaler:
         state: the bare state dict, tensors by name.
 
     Returns:
-        The network in float32 on the CPU, frozen; `scale` says how much it enlarges.
+        The network in float32 on the CPU, frozen; `scale` is its factor.
 
     Raises:
         CheckpointRejected: if it is of another architecture, incomplete or misshapen.
@@ -106,7 +106,7 @@ def _empty_srvgg(state: Mapping[str, Tensor]) -> SRVGGNetCompact:
     scale = isqrt(num_out // 3)
     if scale < 1 or num_out != 3 * scale**2:
         raise CheckpointRejected(
-            f"{_WANTED}: body.{last}.weight must give 3 times a square of channels, got {num_out}"
+            f"{_WANTED}: body.{last}.weight must have 3 * n² output channels, got {num_out}"
         )
     with torch.device("meta"):
         return SRVGGNetCompact(num_feat, (last - 2) // 2, scale)
@@ -120,7 +120,7 @@ def _empty_rrdb(state: Mapping[str, Tensor]) -> RRDBNet:
     scales = [scale for scale, channels in NUM_IN_BY_SCALE.items() if channels == num_in]
     if not scales:
         raise CheckpointRejected(
-            f"{_WANTED}: conv_first.weight of an RRDBNet must take 3, 12 or 48 channels, "
+            f"{_WANTED}: conv_first.weight of an RRDBNet must have 3, 12 or 48 input channels, "
             f"got {num_in}"
         )
     with torch.device("meta"):

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..kernels.native import Activation, Laying, kernels, run
-from ..kernels.winograd import Residual, WinogradConv, can_convolve, can_draw
+from ..kernels.native import Activation, DetailShuffle, kernels, run
+from ..kernels.winograd import Residual, WinogradConv, can_convolve, supports_rgb_output
 from .network import (
     RESIDUAL,
     SLOPE,
-    Block,
     DenseBlock,
     ReducedSRVGG,
+    ResidualBlock,
     RRDBNet,
     SRVGGNetCompact,
     Upscaler,
@@ -32,10 +32,12 @@ from .network import (
 
 
 def can_write_in_place(network: RRDBNet) -> bool:
-    """Tell whether the kernel can stand for the layers of a network, all but the first."""
+    """Return whether the kernel can stand for the layers of a network, all but the first."""
     own = (network.conv_body, network.conv_up1, network.conv_up2, network.conv_hr)
     inner = [layer for layer in network.body.modules() if isinstance(layer, nn.Conv2d)]
-    return all(can_convolve(layer) for layer in (*own, *inner)) and can_draw(network.conv_last)
+    return all(can_convolve(layer) for layer in (*own, *inner)) and supports_rgb_output(
+        network.conv_last
+    )
 
 
 class DenseOnCpu(Upscaler):
@@ -49,7 +51,7 @@ class DenseOnCpu(Upscaler):
         super().__init__()
         self.take_form_of(plain)
         self._first = plain.conv_first
-        blocks = [cast("Block", block) for block in plain.body]
+        blocks = [cast("ResidualBlock", block) for block in plain.body]
         self._blocks = [[_Dense(part) for part in _parts(block)] for block in blocks]
         self._after = WinogradConv(plain.conv_body)
         self._up = [_leaky(layer) for layer in (plain.conv_up1, plain.conv_up2)]
@@ -76,7 +78,7 @@ class DenseOnCpu(Upscaler):
         for layer in self._up:
             _, channels, height, width = x.shape
             x = layer.into(x, _together(x, channels, 2 * height, 2 * width), doubled=True)
-        return self._last.drawn(self._smooth(x))
+        return self._last.to_rgb(self._smooth(x))
 
 
 class _Dense:
@@ -91,7 +93,7 @@ class _Dense:
     def __call__(
         self, seen: Tensor, out: Tensor, near: Residual, far: Residual | None = None
     ) -> None:
-        """Fill up `seen`, whose first channels are the input, and write the result."""
+        """Fill `seen`, whose first channels are the input, and write the result."""
         for layer in self._grow:
             end = layer.num_in + layer.num_out
             layer.into(seen[:, : layer.num_in], seen[:, layer.num_in : end])
@@ -103,11 +105,11 @@ def _run_block(parts: Sequence[_Dense], buffers: Sequence[Tensor], num_feat: int
     a, b, c = (buffer[:, :num_feat] for buffer in buffers)
     parts[0](buffers[0], b, Residual(a, RESIDUAL))
     parts[1](buffers[1], c, Residual(b, RESIDUAL))
-    # what is overwritten is read by nobody else: each pixel of a is added to itself
+    # in place is safe: each pixel of a is only added to itself
     parts[2](buffers[2], a, Residual(c, RESIDUAL), Residual(a, RESIDUAL))
 
 
-def _parts(block: Block) -> tuple[DenseBlock, ...]:
+def _parts(block: ResidualBlock) -> tuple[DenseBlock, ...]:
     return block.rdb1, block.rdb2, block.rdb3
 
 
@@ -116,13 +118,13 @@ def _leaky(layer: nn.Conv2d) -> WinogradConv:
 
 
 def _together(like: Tensor, channels: int, height: int, width: int) -> Tensor:
-    """Make room for (1, channels, height, width) whose channels lie together, of one's dtype."""
+    """Allocate (1, channels, height, width) in channels_last layout, with the dtype of `like`."""
     shape = 1, channels, height, width
     return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
 
 
 _LANES = 8
-"""Channels that the kernel takes at once."""
+"""Channels that the kernel processes at once."""
 _NO_WEIGHTS = (0.0,) * 12
 
 
@@ -130,7 +132,7 @@ def on_cpu(network: Upscaler) -> Upscaler:
     """Make a network fast on the CPU, where the kernels are there and do what it wants.
 
     Args:
-        network: in its dtype, channels lying together; it stays as it is.
+        network: in its dtype, channels_last; it stays as it is.
     """
     known = network.weight.dtype in (torch.float32, torch.bfloat16) and kernels() is not None
     if isinstance(network, SRVGGNetCompact | ReducedSRVGG) and known:
@@ -171,7 +173,7 @@ class CompactOnCpu(Upscaler):
         return _laid("lay", x, detail, self.scale, None)
 
     def _features(self, x: Tensor) -> Tensor:
-        """Run all convolutions but the last, where they can in two tensors that take turns.
+        """Run all convolutions but the last, alternating between two tensors where possible.
 
         From 400x300 pixels on, 64 channels in fp32 are more than the allocator keeps: each new
         tensor would be pages that the system has to clear.
@@ -200,7 +202,7 @@ def _layer(conv: nn.Conv2d, slopes: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _activate(values: Tensor, slopes: Tensor) -> None:
-    """PReLU in place, on (N, C, H, W) whose channels lie together."""
+    """PReLU in place, on (N, C, H, W) in channels_last layout."""
     num, channels, height, width = values.shape
     assert values.is_contiguous(memory_format=torch.channels_last)
     job = Activation(values.data_ptr(), slopes.data_ptr(), num * height, width, channels)
@@ -215,7 +217,7 @@ def _laid(name: str, x: Tensor, detail: Tensor, scale: int, weights: Tensor | No
     result = x.new_empty(num, channels, height * scale, width * scale)
     of_pixels = _NO_WEIGHTS if weights is None else tuple(map(float, weights.flatten()))
     for index in range(num):
-        job = Laying(
+        job = DetailShuffle(
             x[index].data_ptr(),
             detail[index].data_ptr(),
             height,

@@ -1,8 +1,8 @@
 """SRVGGNetCompact by kernels in which a convolution ends with its activation.
 
 The layers of a frame are a chain: every one reads what the one before has written, once, and the
-last one writes the enlarged picture. All but the last are started as one graph; what that gives is
-read by the last one before the next frame. Not yet seen on a GPU.
+last one writes the enlarged picture. All but the last are started as one graph; its output is
+read by the last one before the next frame. Untested on CUDA hardware.
 """
 
 from __future__ import annotations
@@ -15,15 +15,21 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..kernels.convolution import Convolution, FirstConvolution, Residual, channels_together, fits
-from ..kernels.cuda import Proof, far_off, slower
+from ..kernels.convolution import (
+    Convolution,
+    FirstConvolution,
+    ScaledResidual,
+    empty_channels_last,
+    fits,
+)
+from ..kernels.cuda import KernelSelfTest, mismatch, slower
 from ..kernels.graphs import Graphs
 from .network import (
     RESIDUAL,
     SLOPE,
-    Block,
     DenseBlock,
     ReducedSRVGG,
+    ResidualBlock,
     RRDBNet,
     SRVGGNetCompact,
     Upscaler,
@@ -35,7 +41,7 @@ _FEATURES = (32, 64, 128)
 
 
 def can_fuse_body(body: nn.Module) -> bool:
-    """Tell whether the kernels can stand for the layers of an `SRVGGNetCompact`."""
+    """Return whether the kernels can stand for the layers of an `SRVGGNetCompact`."""
     if not isinstance(body, nn.Sequential) or len(body) < 5:
         return False
     convolutions = [layer for layer in body.children() if isinstance(layer, nn.Conv2d)]
@@ -60,26 +66,26 @@ class FusedBody:
         self._features = Graphs(self._run)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Give the details, (N, C, H, W), channels lying together."""
+        """Return the details, (N, C, H, W), channels_last."""
         if len(x) > 1:
             return torch.cat([self(one[None]) for one in x])
         height, width = x.shape[2:]
         with self._features.turn:
             y = self._features(x)
-            return self._last(y, channels_together(self._last.num_out, height, width, y))
+            return self._last(y, empty_channels_last(self._last.num_out, height, width, y))
 
-    def laid_out(self, x: Tensor, scale: int) -> Tensor:
-        """Give (1, 3, H * scale, W * scale), float32: the picture x with its details."""
+    def with_detail(self, x: Tensor, scale: int) -> Tensor:
+        """Return (1, 3, H * scale, W * scale), float32: the picture x with its details."""
         height, width = x.shape[2:]
         out = x.new_empty(1, 3, height * scale, width * scale)
         with self._features.turn:
-            return self._last.laid_out(self._features(x), x, out, scale)
+            return self._last.with_detail(self._features(x), x, out, scale)
 
     def _run(self, x: Tensor) -> Tensor:
         """(1, 3, H, W) → (1, num_feat, H, W); two tensors take turns."""
         height, width = x.shape[2:]
         here, there = (
-            channels_together(self._first.num_out, height, width, self._first.weight)
+            empty_channels_last(self._first.num_out, height, width, self._first.weight)
             for _ in range(2)
         )
         self._first(x, here)
@@ -104,7 +110,7 @@ class FusedSRVGG(Upscaler):
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
-        made = [self._body.laid_out(one[None], self.scale) for one in x]
+        made = [self._body.with_detail(one[None], self.scale) for one in x]
         return made[0] if len(made) == 1 else torch.cat(made)
 
 
@@ -123,7 +129,7 @@ class FusedReducedSRVGG(Upscaler):
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
-        return self.plain.shrunk(x, self._body(x))
+        return self.plain.downscaled(x, self._body(x))
 
 
 # RRDBNet by kernels that write where the next one reads: nothing is put together by copying.
@@ -131,11 +137,11 @@ class FusedReducedSRVGG(Upscaler):
 # A dense block works in one tensor, as wide as all that its last convolution sees; each
 # convolution writes its channels behind those that it has read. Three such tensors take turns,
 # because a block ends with its own input added. The trunk is started as one graph where it fits;
-# what that gives is read by the tail before the next frame. Not yet seen on a GPU.
+# its output is read by the tail before the next frame. Untested on CUDA hardware.
 
 
 def can_fuse_blocks(network: Upscaler) -> bool:
-    """Tell whether the kernels can stand for the layers of a network."""
+    """Return whether the kernels can stand for the layers of a network."""
     if not isinstance(network, RRDBNet):
         return False
     layers = [layer for layer in network.body.modules() if isinstance(layer, nn.Conv2d)]
@@ -153,7 +159,7 @@ class FusedRRDB(Upscaler):
         super().__init__()
         self.plain = network
         self.take_form_of(network)
-        blocks = [cast("Block", block) for block in network.body]
+        blocks = [cast("ResidualBlock", block) for block in network.body]
         self._blocks = [[_Dense(part) for part in _parts(block)] for block in blocks]
         self._width = self._blocks[0][0].width
         self._after = Convolution(network.conv_body, None)
@@ -170,18 +176,18 @@ class FusedRRDB(Upscaler):
     def _trunk(self, x: Tensor) -> Tensor:
         first = self.plain.conv_first(x)
         num_feat, height, width = first.shape[1:]
-        buffers = [channels_together(self._width, height, width, first) for _ in range(3)]
+        buffers = [empty_channels_last(self._width, height, width, first) for _ in range(3)]
         buffers[0][:, :num_feat] = first
         for block in self._blocks:
             _run_block(block, buffers, num_feat)
-        out = channels_together(num_feat, height, width, first)
-        return self._after(buffers[0][:, :num_feat], out, near=Residual(first, 1.0))
+        out = empty_channels_last(num_feat, height, width, first)
+        return self._after(buffers[0][:, :num_feat], out, near=ScaledResidual(first, 1.0))
 
     def _tail(self, x: Tensor) -> Tensor:
         for layer in self._up:
             num, channels, height, width = x.shape
             assert num == 1
-            x = layer(x, channels_together(channels, 2 * height, 2 * width, x), doubled=True)
+            x = layer(x, empty_channels_last(channels, 2 * height, 2 * width, x), doubled=True)
         return self.plain.conv_last(self._smooth(x, torch.empty_like(x)))
 
 
@@ -195,9 +201,9 @@ class _Dense:
         self.width = block.conv5.in_channels
 
     def __call__(
-        self, seen: Tensor, out: Tensor, near: Residual, far: Residual | None = None
+        self, seen: Tensor, out: Tensor, near: ScaledResidual, far: ScaledResidual | None = None
     ) -> None:
-        """Fill up `seen`, whose first channels are the input, and write the result."""
+        """Fill `seen`, whose first channels are the input, and write the result."""
         for layer in self._grow:
             end = layer.num_in + layer.num_out
             layer(seen[:, : layer.num_in], seen[:, layer.num_in : end])
@@ -207,21 +213,21 @@ class _Dense:
 def _run_block(parts: Sequence[_Dense], buffers: Sequence[Tensor], num_feat: int) -> None:
     """Run three dense blocks; input and result are the first channels of the first buffer."""
     a, b, c = (buffer[:, :num_feat] for buffer in buffers)
-    parts[0](buffers[0], b, Residual(a, RESIDUAL))
-    parts[1](buffers[1], c, Residual(b, RESIDUAL))
-    # what is overwritten is read by nobody else: each pixel of a is added to itself
-    parts[2](buffers[2], a, Residual(c, RESIDUAL), Residual(a, RESIDUAL))
+    parts[0](buffers[0], b, ScaledResidual(a, RESIDUAL))
+    parts[1](buffers[1], c, ScaledResidual(b, RESIDUAL))
+    # in place is safe: each pixel of a is only added to itself
+    parts[2](buffers[2], a, ScaledResidual(c, RESIDUAL), ScaledResidual(a, RESIDUAL))
 
 
-def _parts(block: Block) -> tuple[DenseBlock, ...]:
+def _parts(block: ResidualBlock) -> tuple[DenseBlock, ...]:
     return block.rdb1, block.rdb2, block.rdb3
 
 
-# The networks as they run on a CUDA card: by kernels of their own where these prove themselves.
+# The networks as they run on a CUDA card: with our own kernels where these pass their self-test.
 #
-# Where they are first used, a part of the first frame is computed by both ways and in fp32.
-# Kernels that cannot be had, that are off by more than the plain way in the same precision, or
-# that are slower than it are left alone from then on, with one warning. Not yet seen on a GPU.
+# On first use, a part of the first frame is computed both ways and in fp32. Kernels that are not
+# available, less accurate than plain torch in the same precision, or slower than it are not used
+# from then on, with one warning. Untested on CUDA hardware.
 
 _COMPARED = 157, 263
 """Rows and columns of the first frame that are compared: no whole number of anything."""
@@ -232,7 +238,7 @@ def on_cuda(network: Upscaler) -> Upscaler:
     """Make a network fast on the CUDA card where it lies, without making it another one.
 
     Args:
-        network: in its dtype, channels lying together; it stays the one that is right.
+        network: in its dtype, channels_last; it stays the one that is right.
     """
     build = _fused(network)
     return network if build is None else Proven(network, build)
@@ -265,20 +271,20 @@ class Proven(Upscaler):
         self.take_form_of(plain)
         self._build = build
         self._fused: list[Upscaler] = []  # a list, for modules are no attributes to hide
-        self._proof = Proof(f"{type(plain).__name__} is computed by plain torch")
+        self._self_test = KernelSelfTest(f"{type(plain).__name__} is computed by plain torch")
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
-        if self._proof.holds(lambda: self._trial(x)):
+        if self._self_test.passed(lambda: self._trial(x)):
             return self._fused[0](x)
         return self.plain(x)
 
     def _trial(self, x: Tensor) -> str | None:
-        """Compute a part of a frame by both ways, and say what speaks against the kernels."""
+        """Compute a part of a frame both ways; return why the kernels cannot be used, or None."""
         fused = self._build()
         part = x[:1, :, : _COMPARED[0], : _COMPARED[1]]
         exact = copy.deepcopy(self.plain).float()(part)
-        fault = far_off(fused(part), self.plain(part), exact)
+        fault = mismatch(fused(part), self.plain(part), exact)
         if fault is None and x.device.type == "cuda":
             part = x[:1, :, : _TIMED[0], : _TIMED[1]]
             fault = slower(lambda: fused(part), lambda: self.plain(part))

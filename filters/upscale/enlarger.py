@@ -24,9 +24,9 @@ _logger = logging.getLogger("upframe.filters.upscale.tiles")
 
 # Running a network on frames of any size: whole where memory allows, else cut into tiles.
 #
-# Every tile sees `margin` pixels beyond its own edge and gives only its own part of the result.
-# How large tiles may be is estimated from the memory that is free; where the estimate was too bold
-# the allocation fails, the tiles are halved, and the same frame is done again.
+# Every tile reads `margin` pixels beyond its own edge and contributes only its own part of the
+# result. The size of tiles is estimated from the free memory; where the estimate was too large,
+# the allocation fails, the tiles are halved, and the same frame is computed again.
 
 SMALLEST_EDGE = 32
 """Pixels; where tiles of this size do not fit, nothing will."""
@@ -118,7 +118,7 @@ class Tiles:
         return max(isqrt(area) - 2 * self.network.margin, SMALLEST_EDGE)
 
     def _fitting_area(self) -> int:
-        """Find how many pixels of input, margins included, the network should take at once."""
+        """Find how many pixels of input, margins included, the network should process at once."""
         weight, margin = self.network.weight, self.network.margin
         values = self.network.values_per_pixel
         bytes_per_pixel = values * weight.element_size()
@@ -214,7 +214,7 @@ class Enlarger:
 
         Raises:
             TooLarge: if it does not fit in memory, not even in the smallest tiles.
-            FilterError: if the network gives NaN or Inf, in float32 too.
+            FilterError: if the network returns NaN or Inf, in float32 too.
         """
         _, height, width = pixels.shape
         try:
@@ -230,7 +230,7 @@ class Enlarger:
             ) from error
 
     def _checked(self, source: Tensor, scale: float) -> Tensor:
-        """Run the network; once more in float32 where the result is damaged."""
+        """Run the network; again in float32 where the result is damaged."""
         result = self._ready(self._precision, scale)(source)
         if not is_damaged(result, source):
             return result
@@ -241,13 +241,13 @@ class Enlarger:
         # black in float32 is what the network means; NaN and Inf are no picture
         if not torch.isfinite(result).all():
             raise FilterError(
-                f"the upscaling network gives NaN or Inf for a {source.shape[3]}x{source.shape[2]} "
-                "frame in fp32 too: its weights or the frame are damaged"
+                "the upscaling network returned NaN or Inf in fp32 too, for a frame of "
+                f"{source.shape[3]}x{source.shape[2]}: its weights or the frame are damaged"
             )
         return result
 
     def _ready(self, precision: torch.dtype, scale: float) -> Tiles:
-        """Give the network in a precision, by which it enlarges by `scale` or by its own."""
+        """Return the network in a precision, by which it enlarges by `scale` or by its own."""
         at_once = can_reduce(self._network, scale)
         key = precision, scale if at_once else self._network.scale
         with self._lock:

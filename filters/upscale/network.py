@@ -1,4 +1,4 @@
-"""What the tiles and the filter know about an enlarging network."""
+"""The networks that enlarge, and what tiles and filter need to know about each."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .resize import cut, resize
 class Upscaler(nn.Module):
     """Base of the networks: R'G'B' in, R'G'B' `scale` times as large out.
 
-    A subclass sets the attributes and writes `forward`, which takes (N, 3, H, W) float32 of any
-    size, [0, 1], and gives (N, 3, H * scale, W * scale) float32, not clamped. Convolutions are
+    A subclass sets the attributes and defines `forward`, which accepts (N, 3, H, W) float32 of any
+    size, [0, 1], and returns (N, 3, H * scale, W * scale) float32, not clamped. Convolutions are
     computed in the dtype of the weights.
     """
 
@@ -130,7 +130,7 @@ class RRDBNet(Upscaler):
     def __init__(self, num_feat: int, num_block: int, num_grow: int, scale: int) -> None:
         super().__init__()
         self.conv_first = _conv(NUM_IN_BY_SCALE[scale], num_feat)
-        self.body = nn.Sequential(*(Block(num_feat, num_grow) for _ in range(num_block)))
+        self.body = nn.Sequential(*(ResidualBlock(num_feat, num_grow) for _ in range(num_block)))
         self.conv_body = _conv(num_feat, num_feat)
         self.conv_up1 = _conv(num_feat, num_feat)
         self.conv_up2 = _conv(num_feat, num_feat)
@@ -158,7 +158,7 @@ class RRDBNet(Upscaler):
         return self.conv_last(_leaky(self.conv_hr(y)))
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Three dense blocks and a scaled residual around them."""
 
     def __init__(self, num_feat: int, num_grow: int) -> None:
@@ -201,7 +201,7 @@ def enlarged_in_bands(
 
     Args:
         network: whose scale, folding and dtype it is.
-        trunk: (N, 3 * folding², h, w), channels lying together → (N, C, h, w).
+        trunk: (N, 3 * folding², h, w), channels_last → (N, C, h, w).
         tail: (N, C, rows, w) → (N, 3, 4 * rows, 4 * w).
         x: (N, 3, H, W), float32.
     """
@@ -264,7 +264,7 @@ _CHANNELS = 3
 
 
 def can_reduce(network: Upscaler, scale: float) -> bool:
-    """Tell whether a network can be made to enlarge by `scale` at once."""
+    """Return whether a network can be made to enlarge by `scale` at once."""
     return isinstance(network, SRVGGNetCompact) and scale in range(2, network.scale)
 
 
@@ -306,9 +306,9 @@ class ReducedSRVGG(Upscaler):
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
         detail = self.body(x.to(self.weight.dtype, memory_format=torch.channels_last))
-        return self.shrunk(x, detail)
+        return self.downscaled(x, detail)
 
-    def shrunk(self, x: Tensor, detail: Tensor) -> Tensor:
+    def downscaled(self, x: Tensor, detail: Tensor) -> Tensor:
         """Add the details to the enlarged picture, and shrink both.
 
         Args:
@@ -350,7 +350,7 @@ def _rows(own: int, scale: int) -> Tensor:
         (scale, 3, own): for each pixel of a result the weights of the pixels that the pixel below
         it and its two neighbours would be.
     """
-    # two columns: of a single one torch 2.13 takes the strides for those of another layout
+    # two columns: torch 2.13 mistakes the strides of a single one for another layout
     impulses = torch.eye(_CELLS * own).view(1, -1, _CELLS * own, 1).repeat(1, 1, 1, 2)
     shrunk = resize(impulses, 2, _CELLS * scale)[0, :, :, 0]  # (5 * own, 5 * scale)
     middle = shrunk[:, 2 * scale : 3 * scale].T

@@ -44,7 +44,7 @@ def resize(x: Tensor, width: int, height: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A part of an axis: what it gives, and the wider part that it sees; pixels, half open."""
+    """A part of an axis: the output range and the wider input range; pixels, half open."""
 
     start: int
     stop: int

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from upframe.filters.color import chroma
-from upframe.filters.color.chroma import Phase, enlarge, phases, shrink
+from upframe.filters.color.chroma import Phase, downsample, phases, upsample
 
 PHASES: tuple[Phase, ...] = ("first", "between", "second")
 POSITIONS = {"first": 0.0, "between": 0.5, "second": 1.0}
@@ -21,17 +21,17 @@ POSITIONS = {"first": 0.0, "between": 0.5, "second": 1.0}
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 32])
 def test_there_and_back_changes_nothing_even_on_noise(phase: Phase, dim: int, count: int) -> None:
     noise = torch.rand(2, count, count)
-    full = enlarge(noise, 2 * count, dim, phase)
+    full = upsample(noise, 2 * count, dim, phase)
     assert full.shape[dim] == 2 * count
-    torch.testing.assert_close(shrink(full, dim, phase), noise, rtol=0, atol=1e-4)
+    torch.testing.assert_close(downsample(full, dim, phase), noise, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("size", [1, 3, 5, 31])
 def test_odd_sizes_come_back_but_for_their_last_samples(phase: Phase, size: int) -> None:
     noise = torch.rand(2, (size + 1) // 2, 3)
-    full = enlarge(noise, size, -2, phase)
-    back = shrink(full, -2, phase)
+    full = upsample(noise, size, -2, phase)
+    back = downsample(full, -2, phase)
     assert full.shape == (2, size, 3)
     assert back.shape == noise.shape
     torch.testing.assert_close(back[:, :-6], noise[:, :-6], rtol=0, atol=1e-4)
@@ -41,37 +41,37 @@ def test_odd_sizes_come_back_but_for_their_last_samples(phase: Phase, size: int)
 @pytest.mark.parametrize("size", [1, 2, 5, 8, 31, 32])
 def test_a_flat_plane_stays_flat(phase: Phase, size: int) -> None:
     flat = torch.full((1, 4, (size + 1) // 2), 0.7)
-    full = enlarge(flat, size, -1, phase)
+    full = upsample(flat, size, -1, phase)
     torch.testing.assert_close(full, torch.full((1, 4, size), 0.7))
-    torch.testing.assert_close(shrink(full, -1, phase), flat)
+    torch.testing.assert_close(downsample(full, -1, phase), flat)
 
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_samples_land_where_the_siting_says(phase: Phase) -> None:
     """A straight line stays the same line, in the coordinates of luma."""
     positions = torch.arange(16.0) * 2 + POSITIONS[phase]
-    full = enlarge(positions[None, None], 32, -1, phase)[0, 0]
+    full = upsample(positions[None, None], 32, -1, phase)[0, 0]
     inner = slice(6, -6)
     torch.testing.assert_close(full[inner], torch.arange(32.0)[inner])
     line = torch.arange(32.0)[None, None]
-    torch.testing.assert_close(shrink(line, -1, phase)[0, 0][4:-4], positions[4:-4])
+    torch.testing.assert_close(downsample(line, -1, phase)[0, 0][4:-4], positions[4:-4])
 
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_shrinking_removes_the_detail_that_chroma_cannot_hold(phase: Phase) -> None:
     stripes = (torch.arange(64) % 2).float().expand(1, 4, 64)
-    inner = shrink(stripes, -1, phase)[..., 4:-4]
+    inner = downsample(stripes, -1, phase)[..., 4:-4]
     torch.testing.assert_close(inner, torch.full_like(inner, 0.5), rtol=0, atol=1e-5)
     three_quarters = torch.cos(torch.arange(64.0) * 0.75 * torch.pi + 0.3).expand(1, 4, 64)
-    assert shrink(three_quarters, -1, phase)[..., 6:-6].abs().max() < 0.2
+    assert downsample(three_quarters, -1, phase)[..., 6:-6].abs().max() < 0.2
 
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_both_axes_are_treated_alike(phase: Phase) -> None:
     noise = torch.rand(2, 9, 9)
-    across = enlarge(noise, 18, -1, phase)
-    torch.testing.assert_close(enlarge(noise.mT, 18, -2, phase).mT, across)
-    torch.testing.assert_close(shrink(across.mT, -2, phase).mT, shrink(across, -1, phase))
+    across = upsample(noise, 18, -1, phase)
+    torch.testing.assert_close(upsample(noise.mT, 18, -2, phase).mT, across)
+    torch.testing.assert_close(downsample(across.mT, -2, phase).mT, downsample(across, -1, phase))
 
 
 def test_the_inverse_inverts_and_is_near_the_one_of_least_aliasing() -> None:
@@ -108,6 +108,6 @@ def test_inputs_are_not_written_to() -> None:
     for phase, dim in itertools.product(PHASES, (-1, -2)):
         noise: Tensor = torch.rand(1, 8, 8)
         kept = noise.clone()
-        enlarge(noise, 16, dim, phase)
-        shrink(noise, dim, phase)
+        upsample(noise, 16, dim, phase)
+        downsample(noise, dim, phase)
         assert torch.equal(noise, kept)

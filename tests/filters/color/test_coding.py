@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from upframe.filters.color.chroma import Phase, phases, shrink
+from upframe.filters.color.chroma import Phase, downsample, phases
 from upframe.filters.color.cpu import can_encode, encode
 from upframe.filters.color.matrix import code_scale, rgb_to_yuv
 from upframe.filters.color.planes import from_rgb
@@ -36,8 +36,8 @@ def exact(pixels: Tensor, form: PixelFormat, color: Color) -> list[Tensor]:
     codes = torch.einsum("ij,jhw->ihw", rgb_to_yuv("bt709") * scale[:, None], pixels.double())
     codes += offset[:, None, None]
     across, down = phases(color.chroma_location)
-    halved = shrink(codes[1:], -2, down) if form.chroma_shift_y else codes[1:]
-    halved = shrink(halved, -1, across) if form.chroma_shift_x else halved
+    halved = downsample(codes[1:], -2, down) if form.chroma_shift_y else codes[1:]
+    halved = downsample(halved, -1, across) if form.chroma_shift_x else halved
     return [plane.clamp(0, (1 << form.bit_depth) - 1) for plane in (codes[0], *halved)]
 
 

@@ -10,7 +10,7 @@ import torch
 from support.kernels.devices import kernel_device
 
 from upframe.filters.color.convert import ToFrame
-from upframe.filters.color.cuda import Decoder, Encoder
+from upframe.filters.color.cuda import YuvDecoder, YuvEncoder
 from upframe.filters.color.planes import from_rgb, rounding_of
 from upframe.filters.frame import Color, Frame, Picture, PixelFormat
 
@@ -49,7 +49,7 @@ def test_pictures_are_decoded_as_the_plain_way_does(
     wanted = plain(picture).pixels
     outside = torch.zeros(1, dtype=torch.int64, device=device)
     there = replace(picture, planes=tuple(plane.to(device) for plane in picture.planes))
-    result = Decoder()(there, rounding_of(picture), outside, lambda: wanted.to(device))
+    result = YuvDecoder()(there, rounding_of(picture), outside, lambda: wanted.to(device))
     assert result is not None
     torch.testing.assert_close(result.cpu(), wanted, rtol=0, atol=1e-6)
     assert abs(int(outside) - plain.statistics()["clipped_values"]) <= 2  # at the very border
@@ -66,7 +66,7 @@ def test_frames_are_coded_as_the_plain_way_does(
     wanted = from_rgb(pixels.clamp(0, 1), form, color)
     outside = torch.zeros(1, dtype=torch.int64, device=device)
     there = pixels.to(device)
-    result = Encoder()(there, form, color, outside)
+    result = YuvEncoder()(there, form, color, outside)
     assert result is not None
     for ours, theirs in zip(result, wanted, strict=True):
         assert ours.dtype == theirs.dtype
@@ -80,7 +80,7 @@ def test_kernels_that_disagree_are_left_alone(caplog: pytest.LogCaptureFixture) 
     picture = random_picture("yuv444p", None, 4, 4)
     there = replace(picture, planes=tuple(plane.to(device) for plane in picture.planes))
     outside = torch.zeros(1, dtype=torch.int64, device=device)
-    decoder = Decoder()
+    decoder = YuvDecoder()
     other = torch.full((3, 4, 4), 2.0, device=device)
     assert decoder(there, 0.0, outside, lambda: other) is None
     assert decoder(there, 0.0, outside, unused) is None
@@ -91,9 +91,9 @@ def test_kernels_that_disagree_are_left_alone(caplog: pytest.LogCaptureFixture) 
 def test_gray_and_rgb_are_left_to_the_plain_way() -> None:
     outside = torch.zeros(1, dtype=torch.int64)
     gray = Picture((torch.zeros(4, 4, dtype=torch.uint8),), "gray", Color(), 0, 1, Fraction(1))
-    assert Decoder()(gray, 0.0, outside, unused) is None
+    assert YuvDecoder()(gray, 0.0, outside, unused) is None
     form = PixelFormat.parse("gbrp")
-    assert Encoder()(torch.zeros(3, 4, 4), form, Color(), outside) is None
+    assert YuvEncoder()(torch.zeros(3, 4, 4), form, Color(), outside) is None
 
 
 @pytest.mark.needs_cuda

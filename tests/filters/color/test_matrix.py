@@ -122,7 +122,7 @@ def test_enlarging_from_sd_to_hd_names_the_matrix_that_was_used() -> None:
     assert color == Color(matrix="bt470bg")
     warning = matrix_warning(info, color)
     assert warning is not None
-    assert "taken as bt470bg for its size of 720x576" in warning
+    assert "bt470bg was assumed for its size of 720x576" in warning
 
 
 def test_colours_keep_their_matrix_across_the_sd_to_hd_boundary() -> None:

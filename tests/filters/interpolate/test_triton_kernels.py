@@ -12,7 +12,7 @@ from torch import Tensor
 
 from upframe.filters.interpolate import cuda_layers
 from upframe.filters.interpolate.cuda import KernelEngine, ProvenEngine
-from upframe.filters.interpolate.cuda_layers import BlockLayers, EncoderLayers, Faster
+from upframe.filters.interpolate.cuda_layers import BlockLayers, EncoderLayers, FastestLayer
 from upframe.filters.interpolate.engine import Engine, PlainEngine
 from upframe.filters.interpolate.network import IFNet
 from upframe.filters.quality import psnr_db
@@ -88,7 +88,7 @@ def test_motion_that_is_no_number_reads_nothing_outside_the_frames(
 def test_layers_with_their_activation_give_what_two_steps_give(half: IFNet) -> None:
     device = kernel_device()
 
-    def compare(layers: list[Faster], x: Tensor) -> None:
+    def compare(layers: list[FastestLayer], x: Tensor) -> None:
         for layer in layers:
             wanted, found = layer.plain(x), layer.kernel(x)
             assert found.stride() == wanted.stride()

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from upframe.filters.color.chroma import Phase, enlarge, shrink
+from upframe.filters.color.chroma import Phase, downsample, upsample
 from upframe.filters.kernels.convolution import Band, band_of, identity
 
 CPU = torch.device("cpu")
@@ -20,18 +20,18 @@ def applied(band: Band, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("size", [2, 7, 40, 1030])
 def test_a_band_does_what_shrinking_does(phase: Phase, size: int) -> None:
-    band, x = band_of(partial(shrink, dim=-1, phase=phase), size, CPU), torch.rand(size)
+    band, x = band_of(partial(downsample, dim=-1, phase=phase), size, CPU), torch.rand(size)
     assert band.num_taps <= 15 or size < 20
-    torch.testing.assert_close(applied(band, x), shrink(x[None], -1, phase)[0])
+    torch.testing.assert_close(applied(band, x), downsample(x[None], -1, phase)[0])
 
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("results", [4, 13, 80])
 def test_a_band_does_what_enlarging_does(phase: Phase, results: int) -> None:
     size = -(-results // 2)
-    band = band_of(lambda x: enlarge(x, results, -1, phase), size, CPU)
+    band = band_of(lambda x: upsample(x, results, -1, phase), size, CPU)
     x = torch.rand(size)
-    torch.testing.assert_close(applied(band, x), enlarge(x[None], results, -1, phase)[0])
+    torch.testing.assert_close(applied(band, x), upsample(x[None], results, -1, phase)[0])
 
 
 def test_the_identity_changes_nothing() -> None:

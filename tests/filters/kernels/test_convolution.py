@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from upframe.filters.kernels.convolution import (
     Convolution,
     FirstConvolution,
-    Residual,
-    channels_together,
+    ScaledResidual,
+    empty_channels_last,
     fits,
 )
 from upframe.filters.upscale.network import add_detail
@@ -46,7 +46,7 @@ def test_a_convolution_with_its_activation(num_in: int, num_out: int) -> None:
     device = kernel_device()
     layer, x = layer_of(num_in, num_out, device), random_image(num_in, 5, 19, device)
     slope = torch.rand(num_out, device=device)
-    out = channels_together(num_out, 5, 19, x)
+    out = empty_channels_last(num_out, 5, 19, x)
     result = Convolution(layer, slope)(x, out)
     assert_close(result, F.prelu(plain(layer, x), slope))
 
@@ -56,8 +56,8 @@ def test_slices_of_one_tensor_are_read_and_written_and_residuals_added() -> None
     layer = layer_of(32, 32, device)
     whole, far = random_image(96, 4, 7, device), random_image(32, 4, 7, device)
     before = whole.clone()
-    near = Residual(whole[:, :32], 0.2)
-    Convolution(layer, 0.2)(whole[:, 32:64], whole[:, 64:], near=near, far=Residual(far, 0.5))
+    near = ScaledResidual(whole[:, :32], 0.2)
+    Convolution(layer, 0.2)(whole[:, 32:64], whole[:, 64:], near=near, far=ScaledResidual(far, 0.5))
     assert torch.equal(whole[:, :64], before[:, :64])
     y = F.leaky_relu(plain(layer, before[:, 32:64]), 0.2) * 0.2 + before[:, :32]
     assert_close(whole[:, 64:], y * 0.5 + far)
@@ -67,14 +67,14 @@ def test_a_residual_may_be_where_the_result_goes() -> None:
     device = kernel_device()
     layer, x, out = layer_of(32, 32, device), *(random_image(32, 3, 5, device) for _ in range(2))
     wanted = plain(layer, x) * 0.2 + out
-    Convolution(layer, None)(x, out, near=Residual(out, 0.2))
+    Convolution(layer, None)(x, out, near=ScaledResidual(out, 0.2))
     assert_close(out, wanted)
 
 
 def test_every_pixel_may_stand_for_a_square() -> None:
     device = kernel_device()
     layer, x = layer_of(32, 32, device), random_image(32, 3, 5, device)
-    out = Convolution(layer, 0.2)(x, channels_together(32, 6, 10, x), doubled=True)
+    out = Convolution(layer, 0.2)(x, empty_channels_last(32, 6, 10, x), doubled=True)
     assert_close(out, F.leaky_relu(plain(layer, F.interpolate(x, scale_factor=2.0)), 0.2))
 
 
@@ -84,7 +84,7 @@ def test_details_are_laid_out_on_the_picture(scale: int) -> None:
     layer, x = layer_of(32, 3 * scale**2, device), random_image(32, 4, 9, device)
     base = torch.rand(1, 3, 6, 12, device=device)[:, :, 1:5, 2:11]  # as a tile is cut out
     out = torch.full((1, 3, 4 * scale, 9 * scale), float("nan"), device=device)
-    result = Convolution(layer, None).laid_out(x, base, out, scale)
+    result = Convolution(layer, None).with_detail(x, base, out, scale)
     assert_close(result, add_detail(base, plain(layer, x), scale))
 
 
@@ -92,7 +92,7 @@ def test_the_first_convolution_takes_a_picture_as_it_lies() -> None:
     device = kernel_device()
     layer, slope = layer_of(3, 32, device), torch.rand(32, device=device)
     x = torch.rand(1, 3, 7, 13, device=device)[:, :, 1:6, 1:12]
-    out = FirstConvolution(layer, slope)(x, channels_together(32, 5, 11, layer.weight))
+    out = FirstConvolution(layer, slope)(x, empty_channels_last(32, 5, 11, layer.weight))
     assert_close(out, F.prelu(plain(layer, x.half()), slope))
 
 
@@ -108,6 +108,6 @@ def test_only_what_the_kernels_know_fits() -> None:
 def test_whole_frames_on_a_card(num_in: int, num_out: int) -> None:
     device = kernel_device()
     layer, x = layer_of(num_in, num_out, device), random_image(num_in, 541, 963, device)
-    out = Convolution(layer, 0.2)(x, channels_together(num_out, 541, 963, x))
+    out = Convolution(layer, 0.2)(x, empty_channels_last(num_out, 541, 963, x))
     with torch.backends.cudnn.flags(allow_tf32=False):
         assert_close(out, F.leaky_relu(plain(layer, x), 0.2))

@@ -13,7 +13,7 @@ import torch
 from upframe.daemon.cli.doctor import describe_machine
 from upframe.filters.color.staging import Arrival
 from upframe.filters.guard import is_damaged
-from upframe.filters.kernels.cuda import Proof
+from upframe.filters.kernels.cuda import KernelSelfTest
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be"
 
@@ -26,7 +26,7 @@ torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 1
 torch.cuda.get_device_name = lambda index: name
 
-from upframe.filters.kernels.cuda import Proof
+from upframe.filters.kernels.cuda import KernelSelfTest
 
 
 def trial():
@@ -35,7 +35,7 @@ def trial():
         raise RuntimeError(fault)
 
 
-print(Proof("frames are enlarged by plain torch").holds(trial))
+print(KernelSelfTest("frames are enlarged by plain torch").passed(trial))
 """
 """A process with a card of some name, whose kernels fail as they are told."""
 
@@ -103,7 +103,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (1 << 36, 1 << 37))
     monkeypatch.setattr(cuda, "_in_use", set())
     cuda._machine.cache_clear()
-    assert Proof("frames are enlarged by plain torch").holds(lambda: None)
+    assert KernelSelfTest("frames are enlarged by plain torch").passed(lambda: None)
     yield
     cuda._machine.cache_clear()
 
@@ -123,13 +123,13 @@ class Breaking:
 def test_a_fault_that_shows_later_is_remembered_too(broken: None) -> None:
     with pytest.raises(RuntimeError, match="illegal memory"):
         Arrival((), Breaking()).wait()  # type: ignore[arg-type]
-    assert not Proof("frames are enlarged by plain torch").holds(lambda: None)
+    assert not KernelSelfTest("frames are enlarged by plain torch").passed(lambda: None)
 
 
 def test_a_fault_that_the_guard_sees_is_remembered_too(broken: None) -> None:
     with pytest.raises(RuntimeError, match="illegal memory"):
         is_damaged(Breaking(), torch.zeros(1))  # type: ignore[arg-type]
-    assert not Proof("frames are enlarged by plain torch").holds(lambda: None)
+    assert not KernelSelfTest("frames are enlarged by plain torch").passed(lambda: None)
 
 
 def test_the_doctor_says_what_is_left_alone_and_how_it_is_tried_again(

@@ -180,12 +180,12 @@ class SlowReader:
 
     num_out = 3
 
-    def laid_out(self, x: Tensor, base: Tensor, out: Tensor, scale: int) -> Tensor:
+    def with_detail(self, x: Tensor, base: Tensor, out: Tensor, scale: int) -> Tensor:
         time.sleep(0.002)
         return out.copy_(x)
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
-        return self.laid_out(x, x, out, 1)
+        return self.with_detail(x, x, out, 1)
 
 
 def in_threads(work: Callable[[int], None]) -> None:
@@ -252,7 +252,7 @@ class Enlarging(Upscaler):
 
 
 WAYS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
-    "laid out": lambda: (lambda fused: lambda x: fused.laid_out(x, 1))(body()),
+    "laid out": lambda: (lambda fused: lambda x: fused.with_detail(x, 1))(body()),
     "details": body,
     "trunk and tail": lambda: (lambda network: lambda x: network(x)[:, :, ::4, ::4])(Trunk()),
 }

@@ -12,7 +12,13 @@ from torch.nn import functional as F
 
 from upframe.filters.device import cpu_has
 from upframe.filters.kernels.native import kernels
-from upframe.filters.kernels.winograd import Residual, WinogradConv, can_convolve, can_draw, is_fast
+from upframe.filters.kernels.winograd import (
+    Residual,
+    WinogradConv,
+    can_convolve,
+    is_fast,
+    supports_rgb_output,
+)
 
 SIZES = [(1, 1), (3, 5), (4, 4), (37, 51), (24, 100)]
 CHANNELS = [(32, 32), (64, 64), (64, 48), (48, 112), (192, 192)]
@@ -171,8 +177,8 @@ def test_it_doubles_while_reading(kind: Kind, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_three_channels_are_drawn_in_float32(kind: Kind, size: tuple[int, int]) -> None:
     conv, x = kind.layer(64, 3), kind.pixels(2, 64, size)
-    assert can_draw(conv)
-    found = kind(conv).drawn(x)
+    assert supports_rgb_output(conv)
+    found = kind(conv).to_rgb(x)
     assert found.dtype == torch.float32
     assert found.is_contiguous()
     assert signal_to_error(found, plain(conv, x)) > kind.least

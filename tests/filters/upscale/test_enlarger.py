@@ -75,7 +75,7 @@ def test_black_in_fp32_is_what_the_network_means() -> None:
 def test_nan_in_fp32_too_is_an_error(dtype: torch.dtype) -> None:
     network = small_srvgg()
     network.body[0].bias[0] = float("nan")
-    with pytest.raises(FilterError, match="NaN or Inf for a 5x6 frame in fp32 too"):
+    with pytest.raises(FilterError, match="NaN or Inf in fp32 too, for a frame of 5x6"):
         Enlarger(network, CPU, dtype)(torch.rand(3, 6, 5), 2)
 
 
