@@ -15,7 +15,7 @@ from importlib.metadata import version
 from typing import NoReturn, cast
 
 from ..io.redaction import one_line
-from ..io.web import INSECURE, Rules, using
+from ..io.web import INSECURE, NetworkRules, network_rules
 from .errors import ConfigError, UsageError
 from .exits import Exit, exit_code_of, is_expected, text_of
 from .logfields import told
@@ -123,7 +123,7 @@ def _run(argv: Sequence[str] | None) -> int:
         insecure = bool(getattr(arguments, "tls_insecure", None))
         if insecure:
             logging.getLogger("upframe.tls").warning("--tls-insecure: %s", INSECURE)
-        with using(Rules(tls_insecure=insecure)):
+        with network_rules(NetworkRules(tls_insecure=insecure)):
             return int(arguments.command(arguments))
     except (Exception, KeyboardInterrupt) as error:
         _explain(error, debug or "UPFRAME_DEBUG" in os.environ)

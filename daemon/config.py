@@ -29,7 +29,7 @@ from pydantic import (
 
 from ..filters.options import FilterOptions, Policy
 from ..io.encode.options import EncoderOptions
-from ..io.limits import Limits
+from ..io.limits import InputLimits
 from ..io.redaction import excerpt
 from ..io.root import Root
 from .errors import ConfigError, UsageError
@@ -277,7 +277,7 @@ class Config(Section):
     state_dir: _AbsolutePath = Path("/var/lib/upframe")
     weights: Policy = Field(default="hub", description="auto | hub | builtin")
     jobs: JobsConfig = JobsConfig()
-    limits: Limits = Limits()
+    limits: InputLimits = InputLimits()
     watch: tuple[WatchConfig, ...] = ()
     live: tuple[LiveConfig, ...] = ()
     mqtt: MqttConfig | None = None

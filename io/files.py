@@ -204,7 +204,7 @@ class OutputFile:
         self.close()
         if not self.direct:
             self._refuse_another(self.path)
-            tell(self._owner, [(self.path, self.target)])
+            announce(self._owner, [(self.path, self.target)])
             rename(self.path, self.target, overwrite=self._overwrite)
             sync_folder(self.target.parent)
             self._refuse_another(self.target)
@@ -233,7 +233,7 @@ class OutputFile:
             self.stream.close()
 
 
-def tell(owner: Owner | None, renames: Sequence[tuple[Path, Path]]) -> None:
+def announce(owner: Owner | None, renames: Sequence[tuple[Path, Path]]) -> None:
     """Tell the owner, if there is one, which files will be renamed now, from where to where."""
     if owner is not None:
         owner.before_publish(renames)

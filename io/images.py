@@ -28,12 +28,12 @@ from .errors import SinkFull, SinkRefused, VerificationFailed
 from .files import (
     OutputFile,
     Owner,
+    announce,
     check_target,
     partial_path,
     rename,
     sync_file,
     sync_folder,
-    tell,
     write_error,
 )
 from .pictures.pixels import frame_of
@@ -154,7 +154,7 @@ class ImageSink:
         for image, _ in renames:
             sync_file(held / image.name)
         sync_folder(held)
-        tell(self._owner, renames)
+        announce(self._owner, renames)
         for image, final in renames:
             rename(held / image.name, final, overwrite=self._overwrite)
             self._published.append(final)

@@ -25,7 +25,7 @@ VARIABLE = "UPFRAME_LIMITS"
 """Of the environment: a JSON object of those that are not the defaults."""
 
 
-class Limits(BaseModel, frozen=True, extra="forbid"):
+class InputLimits(BaseModel, frozen=True, extra="forbid"):
     """The limits of one process."""
 
     streams: int = Field(default=256, ge=1, description="of an input, without its attachments")
@@ -96,14 +96,14 @@ def _is_refused(container: InputContainer, stream: VideoStream) -> bool:
         return isinstance(error, ArgumentError)
 
 
-def limits() -> Limits:
+def limits() -> InputLimits:
     """Give those of this process.
 
     Raises:
         WrongLimits: if the environment's make no sense.
     """
     try:
-        return Limits.model_validate_json(os.environ.get(VARIABLE) or "{}")
+        return InputLimits.model_validate_json(os.environ.get(VARIABLE) or "{}")
     except ValidationError as error:
         got = os.environ[VARIABLE]
         faults = [": ".join(map(str, (*one["loc"], one["msg"]))) for one in error.errors()]

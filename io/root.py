@@ -87,7 +87,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Beneath:
+class ConfinedFile:
     """A source that is opened beneath a root and nowhere else."""
 
     name: str
@@ -207,7 +207,7 @@ def read_entry(path: Path) -> bytes:
 
 
 @contextmanager
-def opened_source(name: str, root: Root, accepted: Identity | None) -> Generator[Beneath]:
+def opened_source(name: str, root: Root, accepted: Identity | None) -> Generator[ConfinedFile]:
     """Open a source once, and keep it open for all who read it.
 
     Args:
@@ -230,7 +230,7 @@ def opened_source(name: str, root: Root, accepted: Identity | None) -> Generator
             changes = accepted.changes(Identity.of(os.fstat(descriptor)))
             if changes:
                 raise SourceMissing(f"{name}: is not the file that was accepted: {changes}")
-        yield Beneath(name, root, descriptor)
+        yield ConfinedFile(name, root, descriptor)
     finally:
         if descriptor is not None:
             os.close(descriptor)

@@ -24,7 +24,7 @@ from ..filters.frame import Picture, StreamInfo
 from .encode.codecs import CodecChoice, is_image
 from .encode.containers import Container, container_of
 from .encode.encoder import EncoderOptions, codec_choice, open_encoder
-from .encode.packets import Placement, encoded_video, mend_dts, mux
+from .encode.packets import EncoderTimeline, encoded_video, fix_dts, mux
 from .errors import SinkFull, SinkRefused
 from .files import OutputFile, Owner, write_error
 from .images import ImageSink
@@ -34,7 +34,7 @@ from .pictures.tags import Tags, tags_of
 from .root import by_descriptor
 from .streams.plan import StreamPlan
 from .streams.tracks import open_copy
-from .verify import TOLERANCE_SECONDS, Expected, verify_output
+from .verify import TOLERANCE_SECONDS, ExpectedOutput, verify_output
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -117,7 +117,7 @@ class FileSink:
         self._output = output = open_output(self._file, container)
         self._open_things.callback(_close_quietly, output)
         self._encoder = open_encoder(output, info, encoder, choice, container)
-        self._placement = Placement(self._encoder.pace, info.time_base)
+        self._timeline = EncoderTimeline(self._encoder.timing, info.time_base)
         self._copy, source = open_copy(plan, output, self._encoder.stream)
         if source is not None:
             self._open_things.callback(source.close)
@@ -134,12 +134,12 @@ class FileSink:
         self._last = picture
 
     def _encode(self, picture: Picture, *, closing: bool = False) -> None:
-        if not self._placement.num_pictures:
+        if not self._timeline.num_pictures:
             origin = self._copy.begin(picture.pts * self._info.time_base)
-            self._encoder.stream.time_base = self._placement.begin(picture, origin)
+            self._encoder.stream.time_base = self._timeline.begin(picture, origin)
         frame = frame_of(picture)
-        frame.pts, frame.duration = self._placement.enter(picture)
-        frame.time_base = self._encoder.pace.time_base
+        frame.pts, frame.duration = self._timeline.enter(picture)
+        frame.time_base = self._encoder.timing.time_base
         if closing and self._container.holds_edit_lists:
             # MP4 keeps no durations but the distances of dts: only a frame that is decoded last
             # can last longer than the others
@@ -147,16 +147,16 @@ class FileSink:
         self._mux(frame)
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
-        with self._saying_what_failed("encode into"):
+        with self._errors_named("encode into"):
             packets = encoded_video(self._encoder.stream, frame)
             closes = frame is None and self._container.holds_edit_lists
             for left, packet in zip(range(len(packets), 0, -1), packets, strict=True):
-                due_seconds = self._placement.leave(packet, closes_mp4=closes and left == 1)
+                due_seconds = self._timeline.leave(packet, closes_mp4=closes and left == 1)
                 self._copy.mux_until(due_seconds)
                 mux(self._output, packet)
 
     @contextmanager
-    def _saying_what_failed(self, what: str) -> Generator[None]:
+    def _errors_named(self, what: str) -> Generator[None]:
         try:
             yield
         except FFmpegError as error:
@@ -185,21 +185,21 @@ class FileSink:
         self._report()
 
     def _complete(self) -> None:
-        with self._saying_what_failed("complete"):
+        with self._errors_named("complete"):
             self._copy.mux_rest()
             self._output.close()
         self._file.close()
 
-    def _expected(self) -> Expected:
+    def _expected(self) -> ExpectedOutput:
         sound = self._copy.sound_times()
         if not self._container.tells_pts:
             sound = None
-        placement = self._placement
+        timeline = self._timeline
         tells_end = self._container.holds_durations or self._one_frame_long()
-        return Expected(
-            frames=placement.num_pictures,
-            last_start_seconds=placement.last_start_seconds,
-            duration_seconds=placement.duration_seconds if tells_end else None,
+        return ExpectedOutput(
+            frames=timeline.num_pictures,
+            last_start_seconds=timeline.last_start_seconds,
+            duration_seconds=timeline.duration_seconds if tells_end else None,
             width=self._info.width,
             height=self._info.height,
             streams={kind: self._copy.num_streams(kind) for kind in _COPIED_KINDS},
@@ -209,19 +209,19 @@ class FileSink:
             color=self._held.color,
             sample_aspect_ratio=self._held.sample_aspect_ratio,
             rotation=self._held.rotation,
-            sound=sound.after(placement.start_seconds) if sound else None,
+            sound=sound.after(timeline.start_seconds) if sound else None,
             tolerance_seconds=max(TOLERANCE_SECONDS, self._container.tick or Fraction(0)),
         )
 
     def _one_frame_long(self) -> bool:
         """Tell whether a reader finds out how long the last frame lasts: as all others do."""
         fine = self._container.tick is None or self._container.tick < TOLERANCE_SECONDS
-        lasts = self._placement.duration_seconds - self._placement.last_start_seconds
+        lasts = self._timeline.duration_seconds - self._timeline.last_start_seconds
         return fine and self._info.rate is not None and lasts * self._info.rate == 1
 
     def _report(self) -> None:
-        if count := self._placement.num_rounded:
-            ticks = self._encoder.pace.time_base
+        if count := self._timeline.num_rounded:
+            ticks = self._encoder.timing.time_base
             log.warning("%d timestamps were rounded to %s s: the codec's limit", count, ticks)
         for line in self._copy.warnings():
             log.warning("%s", line)
@@ -268,7 +268,7 @@ def _close_quietly(output: OutputContainer) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class TrialResult:
     """What came back of the trial picture."""
 
     tags: Tags
@@ -278,7 +278,7 @@ class Held:
 
 def try_output(
     info: StreamInfo, options: EncoderOptions, choice: CodecChoice, container: Container
-) -> Held:
+) -> TrialResult:
     """Write a file of one picture with the real settings, and read back what it says.
 
     Raises:
@@ -292,7 +292,7 @@ def try_output(
             for packet in encoded_video(encoder.stream, frame) + encoded_video(
                 encoder.stream, None
             ):
-                mend_dts(packet, 0)
+                fix_dts(packet, 0)
                 mux(output, packet)
         written.seek(0)
         with av.open(written, "r") as opened:
@@ -303,7 +303,9 @@ def try_output(
             f"{choice.coded_pix_fmt}: {getattr(error, 'strerror', None) or error}"
         ) from error
     where = f"{container.name} with {choice.codec}"
-    return Held(tags, tuple(f"{where} does not carry {lost}" for lost in lost_tags(info, tags)))
+    return TrialResult(
+        tags, tuple(f"{where} does not carry {lost}" for lost in lost_tags(info, tags))
+    )
 
 
 def _black(info: StreamInfo, pix_fmt: str) -> av.VideoFrame:

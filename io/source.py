@@ -20,7 +20,7 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from ..filters.frame import Picture, StreamInfo
-from .decode.decoder import Decoded, Decoder
+from .decode.decoder import Decoded, VideoDecoder
 from .decode.deinterlace import (
     Deinterlacer,
     FieldOrder,
@@ -29,13 +29,13 @@ from .decode.deinterlace import (
     is_interlaced,
 )
 from .decode.demuxer import Target, best_video, find_target, open_container
-from .decode.hardware import Hardware, open_for_card, say_what_decodes
+from .decode.hardware import Hardware, log_decoder, open_for_card
 from .decode.survey import describe, ends_inside_frame, missing_end, survey, whole_end
 from .errors import TruncatedMedia, UnsupportedMedia
 from .pictures.pixels import conversion_warning, on_cpu, picture_of, pix_fmt_of
 from .pictures.tags import rotation_of
-from .root import Beneath
-from .timestamps import RateVerdict, Timeline, header_rate, judge_rate
+from .root import ConfinedFile
+from .timestamps import RateVerdict, TimestampFixer, header_rate, judge_rate
 
 Deinterlace = Literal["auto", "on", "off"]
 
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 def open_source(
-    target: str | BinaryIO | Beneath,
+    target: str | BinaryIO | ConfinedFile,
     *,
     format: str | None = None,  # noqa: A002
     deinterlace: Deinterlace = "auto",
@@ -116,13 +116,13 @@ class ContainerSource:
         self._time_base = stream.time_base or Fraction(1, 90_000)
         self.field_order: FieldOrder | None = field_order_of(stream.codec_context.field_order)
         container = self._container
-        self._decoder = decoder = Decoder(container, stream, self._target.name)
+        self._decoder = decoder = VideoDecoder(container, stream, self._target.name)
         self.verdict = self._judge()
         if self.verdict.rate is not None:
             self._decoder.step = 1 / (self.verdict.rate * self._time_base)
         if self.verdict.holes:
             self._notes.append(f"timestamps: {self.verdict.evidence}")
-        self._timeline = Timeline(
+        self._timeline = TimestampFixer(
             self._time_base,
             self.verdict.rate,
             # without `self`: a cycle would keep the frames until the garbage collector runs
@@ -167,7 +167,7 @@ class ContainerSource:
             *self._notes,
             *([changed] if self._num_changed else []),
             *self._decoder.lines(),
-            *self._timeline.mended.lines(),
+            *self._timeline.fixes.lines(),
         ]
 
     def close(self) -> None:
@@ -238,7 +238,7 @@ class ContainerSource:
         return replace(decoded, frame=conform(on_cpu(frame), on_cpu(self._raw_first)))
 
     def _describe(self, first: VideoFrame) -> None:
-        say_what_decodes(self._target.name, self.stream, first)
+        log_decoder(self._target.name, self.stream, first)
         self._info = describe(
             self._container,
             self.stream,

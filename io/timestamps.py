@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Mended:
+class TimestampFixes:
     """How many timestamps had to be mended, by kind."""
 
     total: int = 0
@@ -58,7 +58,7 @@ class Timed(Generic[T]):
     duration: int
 
 
-class Timeline:
+class TimestampFixer:
     """Puts items in time: every pts after the one before, every duration up to the next pts."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Timeline:
         self._pts: int | None = None
         self._unrounded = Fraction(0)  # the same, kept exact while timestamps are missing
         self._duration = 0
-        self.mended = Mended()
+        self.fixes = TimestampFixes()
 
     def run(self, items: Iterable[Timed[T] | tuple[T, int | None, int]]) -> Iterator[Timed[T]]:
         """Time `(item, pts or None, duration or 0)`; holds one item back to know its duration."""
@@ -115,13 +115,13 @@ class Timeline:
         return self._step if self._step is not None else Fraction(max(1, self._duration))
 
     def _place(self, pts: int | None) -> int:
-        self.mended.total += 1
+        self.fixes.total += 1
         if self._pts is None:
             placed = pts or 0
-            self.mended.missing += pts is None
+            self.fixes.missing += pts is None
             self._unrounded = Fraction(placed)
         elif pts is None:
-            self.mended.missing += 1
+            self.fixes.missing += 1
             self._unrounded += self._advance()
             placed = max(self._pts + 1, round(self._unrounded))
         else:
@@ -136,10 +136,10 @@ class Timeline:
         if (previous - pts) * self._time_base > RESET_SECONDS:
             placed = previous + max(1, round(self._advance()))
             self._offset += placed - pts
-            self.mended.resets += 1
+            self.fixes.resets += 1
             return placed
         # half a step only: room for the next one, so that one bad timestamp moves no other
-        self.mended.not_rising += 1
+        self.fixes.not_rising += 1
         return previous + max(1, int(self._advance() / 2))
 
 

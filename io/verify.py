@@ -205,7 +205,7 @@ _COLOR_TAGS = ("range", "primaries", "trc", "matrix")
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedOutput:
     """What a finished file must be. None, or an empty mapping: not checked."""
 
     frames: int | None = None
@@ -229,7 +229,7 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Comparison:
     """One thing that was checked."""
 
     name: str
@@ -243,7 +243,7 @@ class Finding:
         return f"{self.name}: wanted {self.wanted}, got {self.got}"
 
 
-def verify_output(path: Path, expected: Expected) -> list[Finding]:
+def verify_output(path: Path, expected: ExpectedOutput) -> list[Comparison]:
     """Check a finished file.
 
     Args:
@@ -265,7 +265,7 @@ def verify_output(path: Path, expected: Expected) -> list[Finding]:
     return findings
 
 
-def raise_failed(findings: list[Finding]) -> None:
+def raise_failed(findings: list[Comparison]) -> None:
     """Raise if anything is not as it should be.
 
     Raises:
@@ -276,7 +276,7 @@ def raise_failed(findings: list[Finding]) -> None:
         raise VerificationFailed(f"the written file is not what it should be: {'; '.join(failed)}")
 
 
-def check(got: Inspection, expected: Expected) -> list[Finding]:
+def check(got: Inspection, expected: ExpectedOutput) -> list[Comparison]:
     """Compare a file with what it must be."""
     findings = _check_times(got.times, expected)
     findings += [
@@ -289,19 +289,19 @@ def check(got: Inspection, expected: Expected) -> list[Finding]:
     return findings if got.tags is None else findings + _check_tags(got.tags, expected)
 
 
-def _check_streams(got: int, kind: str, count: int, empty: int) -> Finding:
+def _check_streams(got: int, kind: str, count: int, empty: int) -> Comparison:
     wanted = str(count) if not empty else f"{count} to {count + empty}"
-    return Finding(f"{kind} streams", wanted, str(got), ok=count <= got <= count + empty)
+    return Comparison(f"{kind} streams", wanted, str(got), ok=count <= got <= count + empty)
 
 
-def _check_times(times: VideoTimes, expected: Expected) -> list[Finding]:
-    findings: list[Finding] = []
+def _check_times(times: VideoTimes, expected: ExpectedOutput) -> list[Comparison]:
+    findings: list[Comparison] = []
     if expected.frames is not None:
         findings.append(equal("frames", expected.frames, times.num_frames))
     distinct = len(set(times.pts))
     findings.append(equal("frames with a pts of their own", times.num_frames, distinct))
     if not times.pts:
-        return [*findings, Finding("frames", "at least 1", "0", ok=False)]
+        return [*findings, Comparison("frames", "at least 1", "0", ok=False)]
     tolerance = expected.tolerance_seconds
     if (wanted := expected.last_start_seconds) is not None:
         findings.append(close("last frame at", wanted, times.last_start_seconds, tolerance))
@@ -312,7 +312,7 @@ def _check_times(times: VideoTimes, expected: Expected) -> list[Finding]:
     return findings
 
 
-def _check_sound(times: VideoTimes, wanted: SoundTimes, tolerance: Fraction) -> Finding:
+def _check_sound(times: VideoTimes, wanted: SoundTimes, tolerance: Fraction) -> Comparison:
     """Measure the offset at the start of the first packet, and at both ends of the last.
 
     One of these is the same in every pair of containers, unless the sound is shifted: how many
@@ -327,7 +327,7 @@ def _check_sound(times: VideoTimes, wanted: SoundTimes, tolerance: Fraction) -> 
     return close("sound offset", wanted.first, got, tolerance)
 
 
-def _check_tags(tags: Tags, expected: Expected) -> list[Finding]:
+def _check_tags(tags: Tags, expected: ExpectedOutput) -> list[Comparison]:
     findings = [
         equal(f"color {name}", wanted, getattr(tags.color, name))
         for name in (_COLOR_TAGS if expected.color else ())
@@ -341,13 +341,13 @@ def _check_tags(tags: Tags, expected: Expected) -> list[Finding]:
     return findings
 
 
-def equal(name: str, wanted: object, got: object) -> Finding:
+def equal(name: str, wanted: object, got: object) -> Comparison:
     """Note whether two values are the same."""
-    return Finding(name, str(wanted), str(got), wanted == got)
+    return Comparison(name, str(wanted), str(got), wanted == got)
 
 
-def close(name: str, wanted: Fraction, got: Fraction | None, tolerance: Fraction) -> Finding:
+def close(name: str, wanted: Fraction, got: Fraction | None, tolerance: Fraction) -> Comparison:
     """Note whether two times, in seconds, are the same within a tolerance."""
     ok = got is not None and abs(got - wanted) <= tolerance
     shown = "none" if got is None else f"{float(got):.6f} s"
-    return Finding(name, f"{float(wanted):.6f} s", shown, ok)
+    return Comparison(name, f"{float(wanted):.6f} s", shown, ok)

@@ -34,7 +34,7 @@ _STORES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.c
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class NetworkRules:
     """What holds for every connection of this process."""
 
     hosts: tuple[str, ...] | None = None
@@ -43,11 +43,11 @@ class Rules:
     """Whether any certificate is trusted."""
 
 
-_rules = Rules()
+_rules = NetworkRules()
 
 
 @contextmanager
-def using(rules: Rules) -> Generator[None]:
+def network_rules(rules: NetworkRules) -> Generator[None]:
     """Have rules hold for all threads of this process while the block runs."""
     global _rules
     before, _rules = _rules, rules

@@ -16,8 +16,8 @@ from ...io.errors import SourceMissing, UnsupportedMedia
 from ...io.redaction import json_text, one_line
 from ...io.verify import (
     TOLERANCE_SECONDS,
-    Expected,
-    Finding,
+    Comparison,
+    ExpectedOutput,
     Inspection,
     check,
     close,
@@ -86,7 +86,7 @@ def verify(
     against: str | None = None,
     report: Mapping[str, Any] | None = None,
     decode: bool = False,
-) -> list[Finding]:
+) -> list[Comparison]:
     """Check a finished file.
 
     Args:
@@ -105,7 +105,7 @@ def verify(
     found = find_target(output)
     got = inspect(found)
     source = inspect(find_target(against)) if against else None
-    findings = check(got, expected_of(source) if source else Expected())
+    findings = check(got, expected_of(source) if source else ExpectedOutput())
     if not any(finding.name == "frames" for finding in findings):
         findings.insert(0, _frames(got, source))
     if got.num_promised:
@@ -120,10 +120,10 @@ def verify(
     return findings
 
 
-def expected_of(source: Inspection) -> Expected:
+def expected_of(source: Inspection) -> ExpectedOutput:
     """Say what must be the same in an output as in its input."""
     tags, times = source.tags, source.times
-    return Expected(
+    return ExpectedOutput(
         duration_seconds=times.duration_seconds if times.last_duration else None,
         streams={kind: source.num_streams[kind] for kind in ("audio", "subtitle")},
         color=tags.color if tags else None,
@@ -135,17 +135,17 @@ def expected_of(source: Inspection) -> Expected:
     )
 
 
-def _frames(got: Inspection, source: Inspection | None) -> Finding:
+def _frames(got: Inspection, source: Inspection | None) -> Comparison:
     """Check that N frames became (N-1)·2^exp+1, for whatever exp."""
     count = got.times.num_frames
     if source is None:
-        return Finding("frames", "at least 1", str(count), count > 0)
+        return Comparison("frames", "at least 1", str(count), count > 0)
     gaps = max(source.times.num_frames - 1, 0)
     wanted = [gaps * 2**exp + 1 for exp in range(MAX_EXP + 1)]
-    return Finding("frames", f"one of {wanted}", str(count), count in wanted)
+    return Comparison("frames", f"one of {wanted}", str(count), count in wanted)
 
 
-def _described(got: Inspection) -> list[Finding]:
+def _described(got: Inspection) -> list[Comparison]:
     """Say what a file is where nothing tells what it should be."""
     lasts = got.times.duration_seconds if got.times.pts else Fraction(0)
     facts = {
@@ -153,10 +153,10 @@ def _described(got: Inspection) -> list[Finding]:
         "size": f"{got.width}x{got.height}",
         "streams": ", ".join(f"{count} {kind}" for kind, count in got.num_streams.items()),
     }
-    return [Finding(name, "anything", value, ok=True) for name, value in facts.items()]
+    return [Comparison(name, "anything", value, ok=True) for name, value in facts.items()]
 
 
-def _check_report(got: Inspection, report: Mapping[str, Any]) -> list[Finding]:
+def _check_report(got: Inspection, report: Mapping[str, Any]) -> list[Comparison]:
     """Compare with what a run said it wrote."""
     output = cast("Mapping[str, Any]", report["output"])
     findings = [equal("frames of the report", report["frames_out"], got.times.num_frames)]

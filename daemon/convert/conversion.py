@@ -22,7 +22,7 @@ from ...io.encode.encoder import EncoderOptions, output_pix_fmt
 from ...io.errors import MediaError
 from ...io.files import Owner, refuse_same_file
 from ...io.media import Sink
-from ...io.root import Beneath, by_descriptor
+from ...io.root import ConfinedFile, by_descriptor
 from ...io.sink import open_file_sink
 from ...io.source import ContainerSource, open_source
 from ...io.streams.plan import StreamPlan, plan_streams
@@ -75,7 +75,7 @@ async def _execute(pipeline: Pipeline, total: int | None, display: Display) -> F
 class RunRequest:
     """One piece of work: what the command line, and later a job, asks for."""
 
-    source: str | Beneath
+    source: str | ConfinedFile
     sink: str
     filters: FilterOptions
     runtime: Runtime
@@ -198,7 +198,7 @@ class _Work:
         request = self._request
         self._on_stage("loading")
         source = request.source
-        held = source.descriptor if isinstance(source, Beneath) else None
+        held = source.descriptor if isinstance(source, ConfinedFile) else None
         refuse_same_file(str(source) if held is None else by_descriptor(held), request.where)
         plan = plan_streams(
             request.source, request.sink, request.format, strict=request.strict_streams

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from ...io.limits import limits
 from ...io.redaction import redacted_values
-from ...io.web import Rules, using
+from ...io.web import NetworkRules, network_rules
 from ..exits import Exit, exit_code_of, is_expected
 from ..fence import Fence
 from ..logfields import told
@@ -84,7 +84,7 @@ def _run(order: LiveOrder, linkage: Linkage) -> str:
 
     if order.threads is not None:
         torch.set_num_threads(order.threads)
-    with using(Rules(tls_insecure=order.options.tls_insecure)):
+    with network_rules(NetworkRules(tls_insecure=order.options.tls_insecure)):
         request = request_of(order)
         if request.runtime.device.type == "cpu":
             allow_memory(limits().memory_mebibytes)

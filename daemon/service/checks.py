@@ -20,7 +20,7 @@ from ...filters.errors import DeviceUnavailable, WeightsUnavailable
 from ...filters.options import FilterOptions
 from ...io.encode.options import EncoderOptions
 from ...io.errors import MediaError, SinkRefused, SourceMissing
-from ...io.web import INSECURE, Rules, using
+from ...io.web import INSECURE, NetworkRules, network_rules
 from ..config import Config, Fault, LiveConfig, MqttConfig
 
 log = logging.getLogger("upframe.service.checking")
@@ -170,7 +170,7 @@ def _stream(where: str, live: LiveConfig) -> Iterator[Fault]:
         except SourceMissing as error:
             yield Fault(f"{where}.{key}", str(error), "a line USER:PASSWORD, closed to others")
     length = live.segment_seconds
-    with using(Rules(tls_insecure=live.tls_insecure)):
+    with network_rules(NetworkRules(tls_insecure=live.tls_insecure)):
         yield from _live_input(f"{where}.input", live)
         try:
             find_live_target(live.output, format=live.format, segment_seconds=length, numbered=True)

@@ -19,13 +19,12 @@ from ...filters.chain import BuiltFilter, Chain, build_filters
 from ...filters.device import Runtime, resolve_device, resolve_precision
 from ...filters.frame import Frame, StreamInfo
 from ...filters.options import FilterOptions, Policy
-from ...io.decode.demuxer import mp4_boxes
-from ...io.decode.survey import segment_end
 from ...io.errors import MediaError, SinkRefused, SourceMissing, TruncatedMedia, UnsupportedMedia
+from ...io.extent import promised_bytes
 from ...io.redaction import redacted_values
 from ...io.root import Root, by_descriptor, opened_place, opened_source
 from ...io.source import open_source
-from ...io.web import Rules, using
+from ...io.web import NetworkRules, network_rules
 from ..convert.conversion import Ledger, RunRequest, Stage, run
 from ..convert.report import Report, device_name, kept_warnings
 from ..jobs.model import Confinement, Work, partial_token
@@ -179,7 +178,7 @@ class Attempts:
             if (reach := request.reach) is not None:
                 hosts, most = reach.hosts, reach.model_mebibytes << 20
             runtime = replace(self.runtime, most_bytes=most)
-            with using(Rules(hosts=hosts)):
+            with network_rules(NetworkRules(hosts=hosts)):
                 report = self._run(request.id, request.work, request.confined, runtime)
             return Done(report=_told(report))
         raise TypeError(f"this worker runs jobs, got {request.kind!r}")
@@ -300,13 +299,3 @@ def _is_blank(path: Path) -> bool:
             return not any(file.read(_HEAD_BYTES))
     except OSError:
         return False
-
-
-def promised_bytes(path: Path) -> int | None:
-    """Tell how long a file should be by its outermost boxes; None where they do not say.
-
-    Matroska and WebM, MP4 and its family.
-    """
-    if (end := segment_end(path)) is None and (boxes := mp4_boxes(path)):
-        _, end = boxes[-1]
-    return end

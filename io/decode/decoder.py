@@ -50,7 +50,7 @@ class Decoded:
     """Ticks; 0 where unknown."""
 
 
-class Decoder:
+class VideoDecoder:
     """Decodes one video stream to its end."""
 
     def __init__(

@@ -26,10 +26,11 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from ..errors import MediaError, SourceMissing, TooLargeMedia, TruncatedMedia, UnsupportedMedia
+from ..extent import mp4_boxes
 from ..limits import limits
 from ..rawvideo.y4m import MAGIC, MAX_READ_BYTES, parse_header
 from ..redaction import redacted
-from ..root import Beneath, Root, by_descriptor, opened_folder
+from ..root import ConfinedFile, Root, by_descriptor, opened_folder
 from ..web import RemoteFiles, check_url, tls_options, why_untrusted
 from .access import BUFFER_BYTES, NOTHING, PIPE_BYTES, LocalFiles, allowed_for
 
@@ -74,7 +75,7 @@ class Target:
 
 
 def find_target(
-    target: str | BinaryIO | Beneath,
+    target: str | BinaryIO | ConfinedFile,
     *,
     format_name: str | None = None,
     framerate: Fraction | None = None,
@@ -90,7 +91,7 @@ def find_target(
     """
     options = {} if framerate is None else {"framerate": str(framerate)}
     root, opened = None, None
-    if isinstance(target, Beneath):
+    if isinstance(target, ConfinedFile):
         root, opened = target.root, target.descriptor
         target = target.name
     elif not isinstance(target, str):
@@ -286,32 +287,6 @@ def _not_opened(target: Target, file: str | CountedStream, error: Exception) -> 
     if isinstance(error, ArgumentError):
         reason += " (a list of other files, such as ffconcat, is not followed)"
     return UnsupportedMedia(f"{target.name}: not media that can be decoded: {reason}")
-
-
-def mp4_boxes(path: Path) -> list[tuple[str, int]]:
-    """List the top-level boxes of an MP4 or MOV, in order; nothing for any other file.
-
-    Returns:
-        Of each box its name, and the offset behind it in bytes, which may be behind the file.
-
-    Source: ISO/IEC 14496-12, 4.2.
-    """
-    boxes, size = list[tuple[str, int]](), path.stat().st_size
-    with path.open("rb") as file:
-        offset = 0
-        while offset + 8 <= size:
-            file.seek(offset)
-            head = file.read(16)
-            length, name = int.from_bytes(head[:4]), head[4:8]
-            if length == 1:
-                length = int.from_bytes(head[8:16])
-            if not boxes and name not in (b"ftyp", b"moov", b"wide", b"free", b"skip", b"mdat"):
-                return []
-            if not name.isalnum() or 0 < length < 8:
-                break
-            offset = offset + length if length else size
-            boxes.append((name.decode("latin-1"), offset))
-    return boxes
 
 
 def _stream_name(stream: BinaryIO) -> str:

@@ -80,7 +80,7 @@ def open_for_card(
     return container
 
 
-def say_what_decodes(name: str, stream: VideoStream, first: VideoFrame) -> None:
+def log_decoder(name: str, stream: VideoStream, first: VideoFrame) -> None:
     """Log what has decoded the first frame, where a card was to: it may not know the profile."""
     if stream.codec_context.is_hwaccel:
         what = "the card" if is_on_card(first) else "software: the card does not know its profile"

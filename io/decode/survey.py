@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 
 from ...filters.frame import Color, PixelFormat, StreamInfo
 from ..errors import MediaError
+from ..extent import segment_end
 from ..pictures.pixels import pix_fmt_of, planar_pix_fmt
 from ..pictures.tags import (
     chroma_location,
@@ -160,8 +161,6 @@ def has_no_pts(container: InputContainer) -> bool:
 # the length of an AVI. Formats without a promise (MPEG-TS, raw streams) can end anywhere.
 
 _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
-_EBML = b"\x1a\x45\xdf\xa3"
-_SEGMENT = b"\x18\x53\x80\x67"
 _SLACK_FRAMES = 3  # Matroska and AVI round their durations
 
 
@@ -217,32 +216,6 @@ def _promised_seconds(container: InputContainer, stream: VideoStream) -> Fractio
         hours, minutes, seconds = clock.groups()
         return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
     return None
-
-
-def segment_end(path: Path) -> int | None:
-    """Read where a Matroska or WebM file's segment ends; None for other files, or where unknown.
-
-    Source: RFC 8794 (EBML), sections 4 and 6; RFC 9559, section 5.1.
-    """
-    with path.open("rb") as file:
-        head = file.read(4096)
-    if not head.startswith(_EBML):
-        return None
-    length, offset = _vint(head, len(_EBML))
-    offset += length or 0
-    if head[offset : offset + len(_SEGMENT)] != _SEGMENT:
-        return None
-    length, offset = _vint(head, offset + len(_SEGMENT))
-    return None if length is None else offset + length
-
-
-def _vint(data: bytes, offset: int) -> tuple[int | None, int]:
-    """Read an EBML data size: its value (None if unknown) and the offset behind it."""
-    if offset >= len(data) or not data[offset]:
-        return None, offset
-    width = 9 - data[offset].bit_length()
-    value = int.from_bytes(data[offset : offset + width]) & ((1 << 7 * width) - 1)
-    return (None if value == (1 << 7 * width) - 1 else value), offset + width
 
 
 # What holds for all pictures of a stream.

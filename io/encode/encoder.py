@@ -25,7 +25,7 @@ from .codecs import (
 )
 from .containers import Container, container_of
 from .options import EncoderOptions
-from .packets import Pace, add_video, choose_pace
+from .packets import VideoTiming, add_video, choose_timing
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -60,7 +60,7 @@ class OpenEncoder:
 
     stream: VideoStream
     codec: VideoCodecContext
-    pace: Pace
+    timing: VideoTiming
     choice: CodecChoice
 
 
@@ -183,7 +183,7 @@ def open_encoder(
     """
     if info.pix_fmt != choice.pix_fmt:
         raise ValueError(f"pictures must be {choice.pix_fmt}, got {info.pix_fmt}")
-    pace = choose_pace(info, choice.codec, container)
+    timing = choose_timing(info, choice.codec, container)
     if container.tick is not None and info.rate is not None and info.rate * container.tick > 1:
         raise SinkRefused(
             f"{container.name} counts time in {container.tick} s, too coarse for {info.rate} "
@@ -194,7 +194,7 @@ def open_encoder(
             f"{container.name} holds only constant frame rates, the input's is variable; "
             "wanted mp4, mov, mkv or webm"
         )
-    stream = _add_stream(output, choice.codec, info, pace)
+    stream = _add_stream(output, choice.codec, info, timing)
     if info.rotation or info.hflip:
         # PyAV mirrors after turning, a StreamInfo before: mirrored, the angle changes its sign
         angle = -info.rotation if info.hflip else info.rotation
@@ -205,18 +205,20 @@ def open_encoder(
         codec.codec_tag = "hvc1"  # the tag without which Apple's players show nothing
     codec.options = encoder_parameters(choice.codec, info, options, container)
     open_codec(codec, options)
-    return OpenEncoder(stream, codec, pace, choice)
+    return OpenEncoder(stream, codec, timing, choice)
 
 
-def _add_stream(output: OutputContainer, codec: str, info: StreamInfo, pace: Pace) -> VideoStream:
+def _add_stream(
+    output: OutputContainer, codec: str, info: StreamInfo, timing: VideoTiming
+) -> VideoStream:
     try:
         return add_video(
             output,
             codec,
             width=info.width,
             height=info.height,
-            rate=pace.rate,
-            tick=pace.time_base,
+            rate=timing.rate,
+            tick=timing.time_base,
         )
     except (ValueError, FFmpegError) as error:
         raise SinkRefused(f"{output.format.name} cannot hold {codec} video: {error}") from error

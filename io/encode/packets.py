@@ -130,7 +130,7 @@ _FINE = 90_000  # ticks per second, where a time base must be rounded
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class VideoTiming:
     """In which time base to encode, and at which rate players are told to expect frames."""
 
     time_base: Fraction
@@ -139,7 +139,7 @@ class Pace:
     """Frames per second: exact where constant, else the average."""
 
 
-def choose_pace(info: StreamInfo, codec: str, container: Container) -> Pace:
+def choose_timing(info: StreamInfo, codec: str, container: Container) -> VideoTiming:
     """Choose the time base of an encoder.
 
     A constant rate is counted in frames, so that timestamps which a container rounded (Matroska,
@@ -147,13 +147,13 @@ def choose_pace(info: StreamInfo, codec: str, container: Container) -> Pace:
     """
     rate = info.rate or info.average_rate or _UNKNOWN_RATE
     if codec == "gif":
-        return Pace(Fraction(1, 100), rate)
+        return VideoTiming(Fraction(1, 100), rate)
     limit = _MAX_BY_CODEC.get(codec, _MAX_TICKS)
     counts_frames = info.rate is not None or codec in _RATE_ONLY
     tick = 1 / rate if counts_frames else info.time_base
     if max(tick.denominator, tick.numerator) <= limit:
-        return Pace(tick, rate)
-    return Pace(Fraction(1, min(limit, _FINE)), rate)
+        return VideoTiming(tick, rate)
+    return VideoTiming(Fraction(1, min(limit, _FINE)), rate)
 
 
 class EncoderClock:
@@ -164,10 +164,10 @@ class EncoderClock:
         time_base: of the pictures.
     """
 
-    def __init__(self, pace: Pace, time_base: Fraction) -> None:
-        self._scale = time_base / pace.time_base
+    def __init__(self, timing: VideoTiming, time_base: Fraction) -> None:
+        self._scale = time_base / timing.time_base
         # what counts as rounded: more than jitter, where frames are counted
-        whole_frames = pace.time_base * pace.rate == 1
+        whole_frames = timing.time_base * timing.rate == 1
         self._jitter = _JITTER if whole_frames else Fraction(0)
         self._first: int | None = None
         self.last = -1
@@ -192,7 +192,7 @@ class EncoderClock:
         return ticks, self.end - ticks
 
 
-def mend_dts(packet: AnyPacket, last_ticks: int) -> None:
+def fix_dts(packet: AnyPacket, last_ticks: int) -> None:
     """Mend the dts of an encoder's packet.
 
     libx265 gives a stream of one frame a dts from memory that it never wrote to. A true one lies
@@ -292,13 +292,13 @@ def _nearest(ticks: Fraction) -> int:
 # The video's way through the encoder in time: ticks going in, durations and seconds coming out.
 
 
-class Placement:
+class EncoderTimeline:
     """Follows pictures through the encoder: their ticks going in, their seconds coming out."""
 
-    def __init__(self, pace: Pace, time_base: Fraction) -> None:
-        self._pace = pace
+    def __init__(self, timing: VideoTiming, time_base: Fraction) -> None:
+        self._timing = timing
         self._time_base = time_base
-        self._clock = EncoderClock(pace, time_base)
+        self._clock = EncoderClock(timing, time_base)
         self._durations: dict[int, int] = {}
         self._first_dts: int | None = None
         self.start_seconds = Fraction(0)
@@ -308,7 +308,7 @@ class Placement:
     def begin(self, picture: Picture, origin_seconds: Fraction) -> Fraction:
         """Place the first picture on the output's time line; give the muxer's time base."""
         self.start_seconds = picture.pts * self._time_base - origin_seconds
-        return common_time_base(self._pace.time_base, self.start_seconds)
+        return common_time_base(self._timing.time_base, self.start_seconds)
 
     def enter(self, picture: Picture) -> tuple[int, int]:
         """Give the next picture's pts and duration in ticks of the encoder."""
@@ -329,7 +329,7 @@ class Placement:
         Returns:
             When it is due, in seconds on the output's time line.
         """
-        mend_dts(packet, self._clock.last)
+        fix_dts(packet, self._clock.last)
         if self._first_dts is None:
             self._first_dts = packet.dts or 0
         if packet.pts is not None:
@@ -338,17 +338,17 @@ class Placement:
                 packet.duration = self._clock.end - packet.pts
                 packet.dts = max(packet.dts, packet.pts + self._first_dts)
         shift_packet(packet, self.start_seconds)
-        return (packet.dts or 0) * (packet.time_base or self._pace.time_base)
+        return (packet.dts or 0) * (packet.time_base or self._timing.time_base)
 
     @property
     def last_start_seconds(self) -> Fraction:
         """From the start of the first picture to that of the last."""
-        return self._clock.last * self._pace.time_base
+        return self._clock.last * self._timing.time_base
 
     @property
     def duration_seconds(self) -> Fraction:
         """From the start of the first picture to the end of the last."""
-        return self._clock.end * self._pace.time_base
+        return self._clock.end * self._timing.time_base
 
     @property
     def num_rounded(self) -> int:

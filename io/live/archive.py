@@ -21,6 +21,7 @@ import av
 from av.error import FFmpegError
 
 from ..errors import SinkFull, SinkRefused, VerificationFailed
+from ..extent import whole_fragments, whole_tags
 from ..files import (
     check_target,
     rename,
@@ -224,49 +225,6 @@ def truncate_to_whole(path: Path, form: str) -> None:
         return
     if 0 < size < path.stat().st_size:
         os.truncate(path, size)
-
-
-def whole_fragments(path: Path) -> int:
-    """Tell up to which byte an MP4 consists of whole fragments: an index and its data.
-
-    Source: ISO/IEC 14496-12, 4.2 and 8.8.4.
-    """
-    total = path.stat().st_size
-    offset = whole = 0
-    has_index = False
-    with path.open("rb") as file:
-        while offset + 8 <= total:
-            file.seek(offset)
-            head = file.read(16)
-            size, name = int.from_bytes(head[:4]), head[4:8]
-            if size == 1:
-                size = int.from_bytes(head[8:16])
-            if size < 8 or offset + size > total:
-                break
-            if name == b"moov" and has_index:  # of the file that it was about to become
-                break
-            has_index = has_index or name == b"moov"
-            offset += size
-            if name != b"moof":  # which is of no use without the data behind it
-                whole = offset
-    return whole
-
-
-def whole_tags(path: Path) -> int:
-    """Tell up to which byte a Flash video consists of whole tags.
-
-    Source: Adobe Flash Video File Format Specification 10.1, E.3 and E.4.
-    """
-    total = path.stat().st_size
-    with path.open("rb") as file:
-        offset = int.from_bytes(file.read(9)[5:9]) + 4
-        while offset + 11 <= total:
-            file.seek(offset + 1)
-            size = 11 + int.from_bytes(file.read(3)) + 4
-            if offset + size > total:
-                break
-            offset += size
-    return min(offset, total)
 
 
 # What a recording asks of the disk: to keep what was written, and to show that it is in use.

@@ -34,7 +34,7 @@ from ..encode.codecs import (
 from ..encode.containers import Container
 from ..encode.encoder import open_codec, quality_parameters
 from ..encode.options import EncoderOptions
-from ..encode.packets import AnyPacket, add_copied, add_video, choose_pace, encoded_video, mux
+from ..encode.packets import AnyPacket, add_copied, add_video, choose_timing, encoded_video, mux
 from ..errors import SinkFull, SinkRefused
 from ..pictures.pixels import frame_of
 from ..pictures.tags import set_color
@@ -170,7 +170,7 @@ class EncoderSettings:
 
     def _take(self, choice: CodecChoice) -> None:
         self.choice = choice
-        self.tick = choose_pace(self._info, choice.codec, self._container).time_base
+        self.tick = choose_timing(self._info, choice.codec, self._container).time_base
 
     def try_all(self, sound: Stream | None) -> bytes:
         """Take the first encoder that works, shown by the primer that it makes; give that one.

@@ -28,7 +28,7 @@ from av.error import FFmpegError
 from ..errors import MediaError, OutputLost, Reason
 from ..parent_death import die_with
 from ..redaction import redacted
-from ..web import Rules, tls_options, using
+from ..web import NetworkRules, network_rules, tls_options
 from .failure import looked_into, reason_of
 from .muxer import HlsUploader, Muxer
 from .publisher_protocol import (
@@ -191,7 +191,7 @@ def main() -> int:
         header = read_header(packets.file)
         if not header.target.is_file and not die_with(parent):
             return _ORPHAN_STATUS
-        with using(Rules(tls_insecure=header.target.tls_insecure)):
+        with network_rules(NetworkRules(tls_insecure=header.target.tls_insecure)):
             publish(header, packets.file, events.send)
     except EOFError:  # nobody wants anything
         return _ORPHAN_STATUS

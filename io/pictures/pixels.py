@@ -47,7 +47,7 @@ class Component:
 
 
 @dataclass(frozen=True, slots=True)
-class Packing:
+class PixelLayout:
     """How a pixel format's memory becomes the planes of a planar one."""
 
     pix_fmt: str
@@ -111,7 +111,7 @@ def is_native(name: str) -> bool:
 
 
 @cache
-def packing_of(name: str) -> Packing | None:
+def layout_of(name: str) -> PixelLayout | None:
     """Find out how to unpack a format; None if this table does not know it."""
     stem, endian = (name[:-2], name[-2:]) if name.endswith(("le", "be")) else (name, "le")
     order = "<" if endian == "le" else ">"
@@ -121,17 +121,17 @@ def packing_of(name: str) -> Packing | None:
         return _interleaved(*_WORDS[stem], f"{order}u2")
     if stem in _FIELDS:
         size, fields, pix_fmt = _FIELDS[stem]
-        return Packing(
+        return PixelLayout(
             pix_fmt,
             f"{order}u{size}",
             tuple(Component(0, 0, 1, shift, bits) for shift, bits in fields),
         )
     if stem in _NV:
         pix_fmt, chroma, size = _NV[stem]
-        return Packing(pix_fmt, f"{order}u{size}", tuple(_semi_planar(chroma, 0)))
+        return PixelLayout(pix_fmt, f"{order}u{size}", tuple(_semi_planar(chroma, 0)))
     if match := _SEMI_PLANAR.match(name):
         depth = int(match["depth"])
-        return Packing(
+        return PixelLayout(
             f"yuv{_HALF[match['chroma']]}p{depth}le",
             f"{order}u2",
             tuple(_semi_planar("UV", 16 - depth)),
@@ -139,7 +139,7 @@ def packing_of(name: str) -> Packing | None:
     return _planar(name, order)
 
 
-def _interleaved(letters: str, depth: int, dtype: str) -> Packing:
+def _interleaved(letters: str, depth: int, dtype: str) -> PixelLayout:
     alpha = "a" if "A" in letters else ""
     suffix = "" if depth == 8 else f"{depth}le"
     if "U" not in letters:  # RGB, or gray with alpha, which only RGB planes can hold
@@ -149,7 +149,7 @@ def _interleaved(letters: str, depth: int, dtype: str) -> Packing:
         pix_fmt = f"yuv{alpha}{'422' if letters.count('Y') == 2 else '444'}p{suffix}"
         wanted = "YUV"
     shift = 0 if depth == 8 else 16 - depth
-    return Packing(
+    return PixelLayout(
         pix_fmt,
         dtype,
         tuple(
@@ -165,7 +165,7 @@ def _semi_planar(chroma: str, shift: int) -> Iterator[Component]:
         yield Component(1, chroma.index(letter), 2, shift)
 
 
-def _planar(name: str, order: str) -> Packing | None:
+def _planar(name: str, order: str) -> PixelLayout | None:
     """Planar formats of the other byte order, or with their values in the high bits."""
     match = _PLANAR.match(name)
     if match is None:
@@ -177,7 +177,7 @@ def _planar(name: str, order: str) -> Packing | None:
     shift = 16 - depth if match["msb"] else 0
     planes = (2, 0, 1, 3) if "gbr" in name else (0, 1, 2, 3)  # FFmpeg keeps G, B, R
     count = 1 if name.startswith("gray") else 4 if "a" in match["family"] else 3
-    return Packing(
+    return PixelLayout(
         pix_fmt,
         "u1" if depth == 8 else f"{order}u2",
         tuple(Component(plane, 0, 1, shift) for plane in planes[:count]),
@@ -268,12 +268,12 @@ def planar_pix_fmt(name: str) -> str:
         return _SPECIAL[name]
     if name in _DOUBLED:
         return _DOUBLED[name][0]
-    packing = packing_of(name)
-    if packing is None:
+    layout = layout_of(name)
+    if layout is None:
         raise UnsupportedMedia(
             f"pixel format must be YUV, RGB, gray or a palette of 8 to 16 bit integers, got {name}"
         )
-    return packing.pix_fmt
+    return layout.pix_fmt
 
 
 def conversion_warning(name: str) -> str | None:
@@ -360,14 +360,14 @@ def _planes_of(frame: av.VideoFrame, color: Color) -> list[Array]:
         return [(bits * np.uint8(255)) ^ np.uint8(255 if name == "monow" else 0)]
     if name in _DOUBLED:
         return _doubled_chroma(frame, name, color)
-    packing = packing_of(name)
-    if packing is None:
+    layout = layout_of(name)
+    if layout is None:
         raise UnsupportedMedia(f"pixel format {name} has no planar equivalent")
-    form = PixelFormat.parse(packing.pix_fmt)
+    form = PixelFormat.parse(layout.pix_fmt)
     sizes = [form.plane_size(frame.width, frame.height, index) for index in range(3)]
     return [
-        _component(_rows(frame, component.plane, packing.dtype), component, size, form.bit_depth)
-        for component, size in zip(packing.components, (*sizes, sizes[0]), strict=False)
+        _component(_rows(frame, component.plane, layout.dtype), component, size, form.bit_depth)
+        for component, size in zip(layout.components, (*sizes, sizes[0]), strict=False)
     ]
 
 

@@ -16,7 +16,7 @@ from ..encode.packets import AnyPacket
 from ..errors import SinkRefused
 from ..files import is_special
 from ..redaction import excerpt
-from ..root import Beneath
+from ..root import ConfinedFile
 from .converter import Conversion, conversions_for, mux_trial, sample_packets
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class StreamFate:
 class StreamPlan:
     """What becomes of all of a source's streams but the video, and of its chapters."""
 
-    source: str | Beneath
+    source: str | ConfinedFile
     container: Container | None
     """None for still images."""
     fates: tuple[StreamFate, ...] = ()
@@ -97,7 +97,7 @@ _HOLDS_ATTACHMENTS = ("matroska",)
 
 
 def plan_streams(
-    source: str | Beneath,
+    source: str | ConfinedFile,
     target: str,
     format: str | None = None,  # noqa: A002
     *,

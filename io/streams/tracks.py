@@ -28,7 +28,7 @@ from ..encode.packets import (
     mux,
     shift_packet,
 )
-from ..root import Beneath
+from ..root import ConfinedFile
 from ..verify import SoundTimes
 from .converter import Converter
 from .plan import StreamFate, StreamPlan
@@ -409,7 +409,7 @@ def _attach(plan: StreamPlan, source: InputContainer, output: OutputContainer) -
         made.metadata.update(kept_metadata(stream.metadata))
 
 
-def _cover_of(source: str | Beneath, index: int) -> bytes:
+def _cover_of(source: str | ConfinedFile, index: int) -> bytes:
     """Read an attached picture: the one packet of its stream."""
     with open_container(find_target(source)) as opened:
         for packet in opened.demux(opened.streams[index]):

@@ -20,7 +20,7 @@ from support.media.clips import make_clip
 
 from upframe.daemon.workers.attempt import judge
 from upframe.io.errors import InputLost, MediaError, TooLargeMedia, UnsupportedMedia, WrongLimits
-from upframe.io.limits import VARIABLE, Limits, limits
+from upframe.io.limits import VARIABLE, InputLimits, limits
 from upframe.io.live.address import find_address
 from upframe.io.live.live_input import LiveInput
 from upframe.io.source import open_source
@@ -129,7 +129,7 @@ def test_every_command_ends_with_75_and_takes_no_memory_for_it(
 
 @pytest.mark.parametrize(("size", "fits"), [((64, 48), True), ((48, 64), True), ((64, 64), False)])
 def test_a_turned_picture_is_as_large_as_an_upright_one(size: tuple[int, int], fits: bool) -> None:
-    held = Limits(width=64, height=48)
+    held = InputLimits(width=64, height=48)
     if fits:
         held.check_size(*size, "a film")
     else:

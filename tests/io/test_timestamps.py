@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from upframe.io.timestamps import Timeline, header_rate, judge_rate, on_grid, settled
+from upframe.io.timestamps import TimestampFixer, header_rate, judge_rate, on_grid, settled
 
 NTSC_FILM = Fraction(24_000, 1001)
 MS = Fraction(1, 1000)
@@ -16,8 +16,8 @@ def times(
     rate: Fraction | None = Fraction(25),
     duration: int = 0,
     end: int | None = None,
-) -> tuple[list[tuple[int, int]], Timeline]:
-    timeline = Timeline(MS, rate, end_of_stream=lambda: end)
+) -> tuple[list[tuple[int, int]], TimestampFixer]:
+    timeline = TimestampFixer(MS, rate, end_of_stream=lambda: end)
     timed = list(timeline.run((index, value, duration) for index, value in enumerate(pts)))
     assert [entry.item for entry in timed] == list(range(len(pts)))
     return [(entry.pts, entry.duration) for entry in timed], timeline
@@ -58,13 +58,13 @@ def test_negative_start_is_kept() -> None:
 def test_missing_pts_are_filled_in_without_drift() -> None:
     timed, timeline = times(*[None] * 1001, rate=NTSC_FILM)
     assert timed[1000][0] == round(1000 / NTSC_FILM / MS)
-    assert timeline.mended.lines() == ["no timestamps in the input: frames were counted instead"]
+    assert timeline.fixes.lines() == ["no timestamps in the input: frames were counted instead"]
 
 
 def test_single_missing_pts_is_filled_in_and_counted() -> None:
     timed, timeline = times(0, None, 80)
     assert [pts for pts, _ in timed] == [0, 40, 80]
-    assert timeline.mended.lines() == [
+    assert timeline.fixes.lines() == [
         "1 frames without a timestamp: filled in from the frame before"
     ]
 
@@ -72,19 +72,19 @@ def test_single_missing_pts_is_filled_in_and_counted() -> None:
 def test_doubled_timestamp_moves_no_other_frame() -> None:
     timed, timeline = times(0, 40, 40, 80, 120)
     assert [pts for pts, _ in timed] == [0, 40, 60, 80, 120]
-    assert timeline.mended.not_rising == 1
+    assert timeline.fixes.not_rising == 1
 
 
 def test_small_step_back_is_mended_at_its_place() -> None:
     timed, timeline = times(0, 40, 10, 120, 160)
     assert [pts for pts, _ in timed] == [0, 40, 60, 120, 160]
-    assert timeline.mended.not_rising == 1
+    assert timeline.fixes.not_rising == 1
 
 
 def test_time_line_that_starts_over_is_continued() -> None:
     timed, timeline = times(10_000, 10_040, 0, 40, 80)
     assert [pts for pts, _ in timed] == [10_000, 10_040, 10_080, 10_120, 10_160]
-    assert timeline.mended.resets == 1
+    assert timeline.fixes.resets == 1
 
 
 def test_pts_rise_whatever_comes() -> None:

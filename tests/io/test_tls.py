@@ -21,7 +21,7 @@ from upframe.io.live.live_input import LiveInput
 from upframe.io.live.publisher_protocol import Failed
 from upframe.io.live.target import find_live_target
 from upframe.io.source import open_source
-from upframe.io.web import Rules, using
+from upframe.io.web import NetworkRules, network_rules
 
 FAULTS = ("wrong", "expired", "unknown")
 
@@ -125,7 +125,7 @@ def test_an_authority_that_is_not_there_is_an_error_and_no_trust(
 def test_any_certificate_is_trusted_where_that_is_asked_for_by_name(
     use: Callable[[str], str], url: str, fault: str, authority: Authority
 ) -> None:
-    with tls_server(authority, fault) as server, using(Rules(tls_insecure=True)):
+    with tls_server(authority, fault) as server, network_rules(NetworkRules(tls_insecure=True)):
         said = use(url.format(f"localhost:{server.port}"))
         assert server.stop() != b""
     assert "not trusted" not in said

@@ -15,10 +15,10 @@ from upframe.io.decode.demuxer import find_target
 from upframe.io.encode.encoder import EncoderOptions
 from upframe.io.errors import SinkRefused, VerificationFailed
 from upframe.io.sink import FileSink, open_file_sink
-from upframe.io.verify import Expected, SoundTimes, count_decoded, inspect, verify_output
+from upframe.io.verify import ExpectedOutput, SoundTimes, count_decoded, inspect, verify_output
 
 BT709 = Color("tv", "bt709", "bt709", "bt709")
-RIGHT = Expected(
+RIGHT = ExpectedOutput(
     frames=12,
     last_start_seconds=Fraction(11, 25),
     duration_seconds=Fraction(12, 25),
@@ -69,9 +69,9 @@ def test_a_shift_of_the_sound_is_found_at_two_milliseconds(tmp_path: Path) -> No
     times = inspect(find_target(str(clip))).times
     assert times.sound is not None
     right = times.sound.after(times.start_seconds)
-    verify_output(clip, Expected(sound=right))
+    verify_output(clip, ExpectedOutput(sound=right))
     with pytest.raises(VerificationFailed, match="sound offset"):
-        verify_output(clip, Expected(sound=right.after(Fraction(2, 1000))))
+        verify_output(clip, ExpectedOutput(sound=right.after(Fraction(2, 1000))))
 
 
 def test_two_frames_at_one_time_are_found(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_two_frames_at_one_time_are_found(tmp_path: Path) -> None:
         time_base=Fraction(1, 10_000),
     )
     with pytest.raises(VerificationFailed, match="pts of their own: wanted 4, got 3"):
-        verify_output(clip, Expected(frames=4))
+        verify_output(clip, ExpectedOutput(frames=4))
 
 
 @pytest.mark.parametrize("keep", [0, 40, 700])

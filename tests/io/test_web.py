@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from support.media.clips import make_clip
 
-from upframe.io.decode.demuxer import mp4_boxes
 from upframe.io.errors import MediaError, SourceMissing, UnsupportedMedia
+from upframe.io.extent import mp4_boxes
 from upframe.io.source import open_source
-from upframe.io.web import RemoteFile, RemoteFiles, Rules, check_url, open_url, using
+from upframe.io.web import NetworkRules, RemoteFile, RemoteFiles, check_url, network_rules, open_url
 
 INSIDE = """
     127.0.0.1 127.1 2130706433 0x7f.1 0x7f000001 017700000001 0177.0.0.1 127.255.255.254 localhost
@@ -147,7 +147,7 @@ def files_of(folder: Path) -> Callable[[BaseHTTPRequestHandler], None]:
     return answer
 
 
-FIRST, SECOND = Rules(hosts=("127.0.0.1",)), "127.0.0.2"
+FIRST, SECOND = NetworkRules(hosts=("127.0.0.1",)), "127.0.0.2"
 
 
 def failure(url: str) -> str:
@@ -162,11 +162,11 @@ def test_a_redirect_leads_to_no_host_that_is_not_allowed(status: int, tmp_path: 
     with serving(files_of(tmp_path), SECOND) as second:
         target = f"{second.url}/a.mp4"
         with serving(lambda request: send(request, status=status, Location=target)) as first:
-            with using(FIRST):
+            with network_rules(FIRST):
                 assert "allowed_hosts" in failure(f"{first.url}/a.mp4")
             assert second.asked == []
             with (
-                using(Rules(hosts=("127.0.0.0/8",))),
+                network_rules(NetworkRules(hosts=("127.0.0.0/8",))),
                 closing(open_source(f"{first.url}/a.mp4")) as source,
             ):
                 assert len(list(source)) == 3
@@ -190,7 +190,7 @@ def test_what_a_playlist_names_is_looked_at_too(tmp_path: Path) -> None:
         (tmp_path / "far.m3u8").write_text(PLAYLIST.format("", f"{second.url}/a.ts"))
         (tmp_path / "file.m3u8").write_text(PLAYLIST.format("", f"file://{tmp_path}/a.ts"))
         (tmp_path / "near.m3u8").write_text(PLAYLIST.format("", "a.ts"))
-        with using(FIRST):
+        with network_rules(FIRST):
             assert "allowed_hosts" in failure(f"{first.url}/far.m3u8")
             assert second.asked == []
             assert "wanted http(s)" in failure(f"{first.url}/file.m3u8")
@@ -212,7 +212,7 @@ def test_a_name_that_changes_its_address_leads_to_what_was_looked_at(
     monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     with serving(files_of(tmp_path), SECOND) as second:
         port = second.server.server_port
-        with using(FIRST):
+        with network_rules(FIRST):
             failure(f"http://rebind.test:{port}/a.mp4")
         assert next(answers, None) is None  # both were asked for, and then another
         assert second.asked == []

@@ -13,7 +13,7 @@ from upframe.daemon.mqtt import requests
 from upframe.daemon.mqtt.requests import Refused, confined, confined_work, confinement
 from upframe.io.decode.demuxer import find_target, open_container
 from upframe.io.errors import SourceMissing
-from upframe.io.root import Beneath, Identity, Root
+from upframe.io.root import ConfinedFile, Identity, Root
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_pattern_does_not_follow_the_links_it_matches(
     """It is accepted, as links may come later, and refused when they are opened."""
     (root / "in" / link).symlink_to(root.parent / "secret" / "frame_0001.png")
     name = confined(str(root / "in" / pattern), jobs)
-    found = find_target(Beneath(name, Root(root)))
+    found = find_target(ConfinedFile(name, Root(root)))
     assert [path.name for path in found.images] == [link]
     with pytest.raises(SourceMissing, match="leads outside"):
         open_container(found)
@@ -108,7 +108,7 @@ def test_a_pattern_matches_by_our_dialect_alone(
     (root / "in" / link).symlink_to(root.parent / "secret" / "frame_0001.png")
     name = confined(str(root / "in" / pattern), jobs)
     with pytest.raises(SourceMissing, match=r"no file matches|no such file"):
-        find_target(Beneath(name, Root(root)))
+        find_target(ConfinedFile(name, Root(root)))
 
 
 @pytest.mark.parametrize("name", ["*/a.mkv", "i?/a.png", "[i]n/%04d.png", "%d/a.png"])

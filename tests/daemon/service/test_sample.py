@@ -21,7 +21,7 @@ from upframe.daemon.config import (
     load_config,
 )
 from upframe.daemon.mqtt.requests import SubmitRequest, parse
-from upframe.io.limits import Limits
+from upframe.io.limits import InputLimits
 
 SAMPLE = Path(__file__).parents[3] / "systemd" / "upframe.toml"
 _COMMENTED = re.compile(r"^#(?=[a-z_]+ = |\[)", re.M)
@@ -31,7 +31,7 @@ WITH_ALL_KEYS = _COMMENTED.sub("", SAMPLE.read_text())
 DOCUMENT: dict[str, Any] = tomllib.loads(WITH_ALL_KEYS)
 SECTIONS: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "jobs": (JobsConfig, DOCUMENT["jobs"]),
-    "limits": (Limits, DOCUMENT["limits"]),
+    "limits": (InputLimits, DOCUMENT["limits"]),
     "watch": (WatchConfig, DOCUMENT["watch"][0]),
     "live": (LiveConfig, DOCUMENT["live"][0]),
     "mqtt": (MqttConfig, DOCUMENT["mqtt"]),

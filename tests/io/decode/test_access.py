@@ -20,7 +20,7 @@ from upframe.io.decode.demuxer import find_target, open_container
 from upframe.io.errors import InputLost, MediaError, SourceMissing, TruncatedMedia, UnsupportedMedia
 from upframe.io.live.address import find_address
 from upframe.io.live.input_connection import UrlConnection
-from upframe.io.root import Beneath, Root, opened_source
+from upframe.io.root import ConfinedFile, Root, opened_source
 from upframe.io.source import open_source
 
 HEAD = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:2\n"
@@ -41,8 +41,8 @@ def folder(tmp_path: Path) -> Path:
     return inside
 
 
-def num_pictures(path: Path | str | Beneath) -> int:
-    source = open_source(path if isinstance(path, Beneath) else str(path))
+def num_pictures(path: Path | str | ConfinedFile) -> int:
+    source = open_source(path if isinstance(path, ConfinedFile) else str(path))
     try:
         return sum(1 for _ in source)
     finally:
@@ -328,9 +328,9 @@ def test_patterns_of_pictures_are_read_by_us_alone(
         assert len(list(opened.decode(video=0))) == 1
 
 
-def within(folder: Path, name: str, *, beneath: bool) -> str | Beneath:
+def within(folder: Path, name: str, *, beneath: bool) -> str | ConfinedFile:
     path = str(folder / name)
-    return Beneath(path, Root(folder)) if beneath else path
+    return ConfinedFile(path, Root(folder)) if beneath else path
 
 
 @pytest.mark.parametrize("pattern", ["p%03d.png", "p*.png"])

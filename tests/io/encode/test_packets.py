@@ -12,11 +12,11 @@ from upframe.filters.frame import StreamInfo
 from upframe.io.encode.containers import container_of
 from upframe.io.encode.packets import (
     EncoderClock,
-    Pace,
     SampleClock,
-    choose_pace,
+    VideoTiming,
+    choose_timing,
     common_time_base,
-    mend_dts,
+    fix_dts,
     shift_packet,
 )
 
@@ -50,12 +50,12 @@ def variable(time_base: Fraction) -> StreamInfo:
 def test_the_time_base_is_exact_where_it_can_be(
     info: StreamInfo, codec: str, name: str, tick: Fraction, rate: Fraction
 ) -> None:
-    assert choose_pace(info, codec, container_of(name)) == Pace(tick, rate)
+    assert choose_timing(info, codec, container_of(name)) == VideoTiming(tick, rate)
 
 
 def test_rounded_timestamps_of_a_constant_rate_come_back_to_their_places() -> None:
     """Matroska's milliseconds for 24000/1001, behind a start offset."""
-    clock = EncoderClock(Pace(1 / NTSC, NTSC), Fraction(1, 1000))
+    clock = EncoderClock(VideoTiming(1 / NTSC, NTSC), Fraction(1, 1000))
     times = [round(500 + 1000 * index / NTSC) for index in range(2000)]
     got = [clock(pts, 42) for pts in times]
     assert got == [(index, 1) for index in range(2000)]
@@ -63,13 +63,13 @@ def test_rounded_timestamps_of_a_constant_rate_come_back_to_their_places() -> No
 
 
 def test_frames_off_the_grid_are_counted_and_keep_rising() -> None:
-    clock = EncoderClock(Pace(Fraction(1, 25), Fraction(25)), Fraction(1, 1000))
+    clock = EncoderClock(VideoTiming(Fraction(1, 25), Fraction(25)), Fraction(1, 1000))
     assert [clock(pts, 40)[0] for pts in (0, 40, 60, 61, 62, 200)] == [0, 1, 2, 3, 4, 5]
     assert clock.num_rounded == 3
 
 
 def test_a_longer_last_frame_keeps_its_length() -> None:
-    clock = EncoderClock(Pace(Fraction(1, 25), Fraction(25)), Fraction(1, 1000))
+    clock = EncoderClock(VideoTiming(Fraction(1, 25), Fraction(25)), Fraction(1, 1000))
     assert [clock(pts, end - pts) for pts, end in ((0, 40), (40, 200))] == [(0, 1), (1, 4)]
     assert clock.end == 5
 
@@ -114,7 +114,7 @@ def test_only_an_impossible_dts_is_mended(
     pts: int, dts: int | None, last: int, mended: int
 ) -> None:
     made = packet(pts, dts, 1, Fraction(1, 25))
-    mend_dts(made, last)
+    fix_dts(made, last)
     assert made.dts == mended
 
 

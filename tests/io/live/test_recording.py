@@ -21,8 +21,8 @@ from support.live.publishing_child import (
     later,
 )
 
-from upframe.io.decode.demuxer import mp4_boxes
 from upframe.io.errors import SinkFull, VerificationFailed
+from upframe.io.extent import mp4_boxes, whole_fragments
 from upframe.io.live.archive import (
     DiskSync,
     FileLock,
@@ -30,7 +30,6 @@ from upframe.io.live.archive import (
     check_recording,
     truncate_to_whole,
     video_extent,
-    whole_fragments,
 )
 from upframe.io.live.publisher_protocol import (
     Connected,

@@ -11,7 +11,7 @@ import pytest
 from upframe.io.errors import SinkRefused
 from upframe.io.live.archive import NamePattern
 from upframe.io.live.target import find_live_target, is_live_target
-from upframe.io.web import Rules, using
+from upframe.io.web import NetworkRules, network_rules
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ from upframe.io.web import Rules, using
 def test_a_url_tells_its_muxer_and_carries_what_ffmpeg_takes_only_there(
     text: str, form: str, url: str
 ) -> None:
-    with using(Rules(tls_insecure=True)):  # by WHIP no certificate can be verified
+    with network_rules(NetworkRules(tls_insecure=True)):  # by WHIP no certificate can be verified
         target = find_live_target(text)
     assert (target.format, target.url, target.is_file) == (form, url, False)
     assert is_live_target(text)

@@ -1,0 +1,103 @@
+"""How far a file goes by its own structure: MP4's boxes, Matroska's segment, Flash video's tags.
+
+Only heads are read: no packet, neither PyAV nor torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_MP4_BEGINS = (b"ftyp", b"moov", b"wide", b"free", b"skip", b"mdat")
+_EBML = b"\x1a\x45\xdf\xa3"
+_SEGMENT = b"\x18\x53\x80\x67"
+
+
+def promised_bytes(path: Path) -> int | None:
+    """Return how long an MP4, MOV, Matroska or WebM file should be; None where it does not say."""
+    if (end := segment_end(path)) is None and (boxes := mp4_boxes(path)):
+        _, end = boxes[-1]
+    return end
+
+
+def mp4_boxes(path: Path) -> list[tuple[str, int]]:
+    """List the top-level boxes of an MP4 or MOV, in order; nothing for any other file.
+
+    Returns:
+        The name of each box, and the offset of its end in bytes, which may lie beyond the file.
+
+    Source: ISO/IEC 14496-12, 4.2.
+    """
+    boxes, size = list[tuple[str, int]](), path.stat().st_size
+    with path.open("rb") as file:
+        offset = 0
+        while offset + 8 <= size:
+            file.seek(offset)
+            head = file.read(16)
+            length, name = int.from_bytes(head[:4]), head[4:8]
+            if length == 1:
+                length = int.from_bytes(head[8:16])
+            if not boxes and name not in _MP4_BEGINS:
+                return []
+            if not name.isalnum() or 0 < length < 8:
+                break
+            offset = offset + length if length else size
+            boxes.append((name.decode("latin-1"), offset))
+    return boxes
+
+
+def whole_fragments(path: Path) -> int:
+    """Return up to which byte an MP4 consists of whole fragments: an index and its data.
+
+    Source: ISO/IEC 14496-12, 4.2 and 8.8.4.
+    """
+    total, whole, has_index = path.stat().st_size, 0, False
+    for name, end in mp4_boxes(path):
+        if end > total or (name == "moov" and has_index):  # an index that was only begun
+            break
+        has_index = has_index or name == "moov"
+        if name != "moof":  # which is of no use without the data behind it
+            whole = end
+    return whole
+
+
+def whole_tags(path: Path) -> int:
+    """Return up to which byte a Flash video consists of whole tags.
+
+    Source: Adobe Flash Video File Format Specification 10.1, E.3 and E.4.
+    """
+    total = path.stat().st_size
+    with path.open("rb") as file:
+        offset = int.from_bytes(file.read(9)[5:9]) + 4
+        while offset + 11 <= total:
+            file.seek(offset + 1)
+            size = 11 + int.from_bytes(file.read(3)) + 4
+            if offset + size > total:
+                break
+            offset += size
+    return min(offset, total)
+
+
+def segment_end(path: Path) -> int | None:
+    """Return where a Matroska or WebM file's segment ends; None for other files, or if unknown.
+
+    Source: RFC 8794 (EBML), sections 4 and 6; RFC 9559, section 5.1.
+    """
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if not head.startswith(_EBML):
+        return None
+    length, offset = _ebml_size(head, len(_EBML))
+    offset += length or 0
+    if head[offset : offset + len(_SEGMENT)] != _SEGMENT:
+        return None
+    length, offset = _ebml_size(head, offset + len(_SEGMENT))
+    return None if length is None else offset + length
+
+
+def _ebml_size(data: bytes, offset: int) -> tuple[int | None, int]:
+    """Read an EBML data size: its value (None if unknown) and the offset behind it."""
+    if offset >= len(data) or not data[offset]:
+        return None, offset
+    width = 9 - data[offset].bit_length()
+    value = int.from_bytes(data[offset : offset + width]) & ((1 << 7 * width) - 1)
+    return (None if value == (1 << 7 * width) - 1 else value), offset + width
