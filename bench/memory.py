@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-
-from upframe.daemon.bench.machine import describe
+from machine import describe
 
 
 def main() -> None:

@@ -31,11 +31,9 @@ COMMANDS: Mapping[str, str] = {
     "jobs": "Submit, list, follow and cancel jobs of the daemon.",
     "doctor": "Check this machine, and whether the main job runs on it.",
     "demo": "Draw a clip, and make it smoother and larger.",
-    "bench": "Measure how fast this machine is.",
+    "bench": "Measure how fast the filters are on this machine.",
 }
 """Each is a module with `add_arguments`, which sets `command` to a function of the arguments."""
-_MODULES = {"bench": ".bench.command"}
-"""Of commands that are not in `cli`."""
 
 _EPILOG = """\
 examples:
@@ -82,7 +80,7 @@ def make_parser(loaded: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
             name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if name in loaded:
-            module = importlib.import_module(_MODULES.get(name, f".cli.{name}"), __package__)
+            module = importlib.import_module(f".cli.{name}", __package__)
             module.add_arguments(command)
     return parser
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from fractions import Fraction
 
-import places  # noqa: F401  # finds what is imported next
+import paths  # noqa: F401  # finds what is imported next
 
 from upframe.daemon.live.compute import LiveCompute
 from upframe.daemon.live.levels import parse_levels

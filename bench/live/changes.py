@@ -12,7 +12,7 @@ import random
 import time
 from pathlib import Path
 
-import places  # noqa: F401  # finds what is imported next
+import paths  # noqa: F401  # finds what is imported next
 from figures import Outcome, at_most, equal, none_of, run_as_script
 from shown import judged
 from stream import Stream

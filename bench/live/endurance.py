@@ -15,7 +15,7 @@ from array import array
 from pathlib import Path
 from typing import Any
 
-import places  # noqa: F401  # finds what is imported next
+import paths  # noqa: F401  # finds what is imported next
 from capacity import DOUBLED
 from clapper import make_clapper, offsets_in
 from figures import Outcome, at_most, equal, run_as_script, timed

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import places  # noqa: F401  # finds what is imported next
+import paths  # noqa: F401  # finds what is imported next
 from figures import Check, Outcome, at_most, equal, none_of, run_as_script
 from shown import judged
 from stream import Stream

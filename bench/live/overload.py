@@ -14,7 +14,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-import places  # noqa: F401  # finds what is imported next
+import paths  # noqa: F401  # finds what is imported next
 from capacity import size_for
 from cores import on_two_cores
 from figures import Outcome, at_most, equal, none_of, run_as_script, timed

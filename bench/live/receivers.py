@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import places  # noqa: F401  # finds what is imported next
+import paths  # noqa: F401  # finds what is imported next
 from figures import Outcome, at_most, equal, none_of, run_as_script, timed
 from shown import judged
 from stream import Stream

@@ -12,7 +12,7 @@ from typing import Any
 
 import av
 import av.error
-import places  # noqa: F401  # finds what is imported next
+import paths  # noqa: F401  # finds what is imported next
 from figures import Check, equal, none_of
 
 
@@ -73,10 +73,10 @@ def shown_in(path: Path) -> Shown:
 
 
 def judged(
-    paths: Iterable[Path], size: str, rate: Fraction | int
+    files: Iterable[Path], size: str, rate: Fraction | int
 ) -> tuple[list[Check], dict[str, Any]]:
     """Hold what a receiver got against the one form that the output has, whatever goes on."""
-    all_shown = {path.name: shown_in(path) for path in paths}
+    all_shown = {path.name: shown_in(path) for path in files}
     right = f"{float(1 / Fraction(rate)):.4f}"
     sizes = set[str]().union(*(each.sizes for each in all_shown.values()))
     wrong = [

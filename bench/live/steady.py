@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import places  # noqa: F401  # finds what is imported next
+import paths  # noqa: F401  # finds what is imported next
 from cores import on_two_cores
 from figures import Outcome, at_most, equal, none_of, run_as_script, timed
 from shown import judged

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import places  # noqa: F401  # finds what is imported next
+import paths  # noqa: F401  # finds what is imported next
 from processes import children_of
 from support.jobs.daemon import UPFRAME, lives
 

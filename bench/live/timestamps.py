@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import places  # noqa: F401  # finds what is imported next
+import paths  # noqa: F401  # finds what is imported next
 from figures import Check, Outcome, at_least, at_most, equal, none_of, run_as_script, timed
 from shown import judged
 from stream import Sample, Stream

@@ -23,20 +23,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paths  # noqa: F401  # finds what is imported next
 import programs
 import torch
 from children import Child, Failed, started
 from clip_frames import decode, write_clip
 from contests import CONTESTS, Contest, Entry, Setting
 from lineup import REFERENCE, entries, quality_reference
+from machine import describe
 from neighbours import Neighbours
 from pages import markdown
 from pins import PEERS, RECORD
 from quality import Picture, psnr, summed_up
+from rounds import Variant, interleave
 from verdicts import judge
 
-from upframe.daemon.bench.machine import describe
-from upframe.daemon.bench.rounds import Variant, interleave
 from upframe.filters.kernels.native import kernels
 
 ROOT = Path(__file__).parents[2]

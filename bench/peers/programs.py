@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import paths  # noqa: F401  # finds what is imported next
 from clip_frames import luma
 from contests import OWN, WEIGHTS
 from quality import Picture, psnr, summed_up
-
-from upframe.daemon.bench.rounds import Variant, interleave
+from rounds import Variant, interleave
 
 _CRF, _PRESET = "20", "veryfast"
 """Of x264 in all of them."""

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import paths  # noqa: F401  # finds what is imported next
 import torch
-
-from upframe.daemon.bench.spread import spread_of
-from upframe.filters.quality import psnr_db
+from psnr import psnr_db
+from rounds import spread_of
 
 Picture = npt.NDArray[np.float32]
 """(3, H, W), R'G'B', [0, 1]."""

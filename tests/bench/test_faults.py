@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import arrivals
-import broker
-import drain
-import fuzz
-import growth
-import kills
-import lateness
-import links
-import malformed
-import mutations
 import pytest
+from support.scripts import script
+
+arrivals = script("faults/arrivals")
+broker = script("faults/broker")
+drain = script("faults/drain")
+fuzz = script("faults/fuzz")
+growth = script("faults/growth")
+kills = script("faults/kills")
+lateness = script("faults/lateness")
+links = script("faults/links")
+malformed = script("faults/malformed")
+mutations = script("faults/mutations")
 
 pytestmark = pytest.mark.slow
 

@@ -116,7 +116,7 @@ def test_what_is_written_for_a_reader_that_is_gone_ends_with_141(
         (["pipe"], 64),
         (["models", "check", "builtin"], 0),
         (["jobs", "list", "--config", "nowhere.toml"], 78),
-        (["bench", "filters", "--device", "cuda:99"], 69),
+        (["bench", "--device", "cuda:99"], 69),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else str(value),
 )

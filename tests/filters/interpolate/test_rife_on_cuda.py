@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.kernels.interpolation import as_frames, moving, run
+from support.scripts import script
 from torch import Tensor
 
 from upframe.filters.frame import Frame, StreamInfo
@@ -19,8 +20,9 @@ from upframe.filters.interpolate.cuda import KernelEngine, ProvenEngine
 from upframe.filters.interpolate.filter import Interpolate
 from upframe.filters.interpolate.gap import engine_for
 from upframe.filters.interpolate.network import IFNet
-from upframe.filters.quality import psnr_db
 from upframe.filters.weights import load_state_dict
+
+psnr = script("psnr")
 
 pytestmark = pytest.mark.needs_cuda
 
@@ -60,7 +62,7 @@ def test_fp16_stays_within_50_db_of_the_golden_frames(
     found = [frame.pixels.cpu() for frame in run(built, as_frames(images))]
     expected = torch.from_numpy(case["out"]).permute(0, 3, 1, 2)
     inserted = [i for i in range(len(found)) if i % 2**exp]  # originals would flatter
-    assert psnr_db([found[i] for i in inserted], list(expected[inserted])) >= 50
+    assert psnr.psnr_db([found[i] for i in inserted], list(expected[inserted])) >= 50
 
 
 def test_the_kernels_prove_themselves_here(half: IFNet) -> None:
@@ -86,8 +88,8 @@ def test_graphs_give_what_the_same_kernels_give_one_by_one(half: IFNet) -> None:
             )
     # read at the end: no result may lie where a later one was written
     for ours, theirs in results:
-        assert psnr_db([ours], [theirs]) >= 65  # layers may be computed by other kernels
-    assert psnr_db([results[0][0]], [results[7][0]]) < 40
+        assert psnr.psnr_db([ours], [theirs]) >= 65  # layers may be computed by other kernels
+    assert psnr.psnr_db([results[0][0]], [results[7][0]]) < 40
 
 
 def test_work_is_done_on_the_stream_of_the_caller(half: IFNet) -> None:
@@ -104,7 +106,7 @@ def test_work_is_done_on_the_stream_of_the_caller(half: IFNet) -> None:
                 found[-1].record_stream(torch.cuda.current_stream())
             torch.cuda.current_stream().wait_stream(stream)
     for each in found[1:]:
-        assert psnr_db([each], found[:1]) >= 65
+        assert psnr.psnr_db([each], found[:1]) >= 65
 
 
 def test_1080p_fits_in_8_gib(half: IFNet) -> None:

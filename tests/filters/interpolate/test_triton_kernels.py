@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.kernels.devices import kernel_device
 from support.kernels.interpolation import moving
+from support.scripts import script
 from torch import Tensor
 
 from upframe.filters.interpolate import cuda_layers
@@ -15,7 +16,8 @@ from upframe.filters.interpolate.cuda import KernelEngine, ProvenEngine
 from upframe.filters.interpolate.cuda_layers import BlockLayers, EncoderLayers, FastestLayer
 from upframe.filters.interpolate.engine import Engine, PlainEngine
 from upframe.filters.interpolate.network import IFNet
-from upframe.filters.quality import psnr_db
+
+psnr = script("psnr")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),  # Triton's own, of its next version
@@ -55,11 +57,11 @@ def test_in_betweens_are_as_near_to_fp32_as_those_of_torch(
 ) -> None:
     images = pictures(channels, *size)
     exact = middles(PlainEngine(copy.deepcopy(half).float()), images, scale, times)
-    torchs = psnr_db([middles(PlainEngine(half), images, scale, times)], [exact])
+    torchs = psnr.psnr_db([middles(PlainEngine(half), images, scale, times)], [exact])
     found = middles(KernelEngine(half), images, scale, times)
     assert found.dtype == torch.float32
     assert found.shape == (len(times), channels, *size)
-    ours = psnr_db([found], [exact])
+    ours = psnr.psnr_db([found], [exact])
     assert ours >= 60  # dB; 74 to 97 were measured
     assert ours >= torchs - 3  # twice the mean square
 
