@@ -24,15 +24,12 @@ from ..jobs.model import Job, State
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
 from ..live.status import LiveBoard
-from .client import Session
-from .connection import Connection
-from .credentials import address_of, topics_of
-from .intake import Answers, Commands, Intake, Journal
-from .message import Publication, Received, SubscriptionRefused
-from .outbox import Outbox
+from .connection import BrokerConnection, Outbox
+from .handler import Answers, Commands, Journal, RequestHandler
 from .requests import MAX_PAYLOAD_BYTES, REPLY_SCHEMA, REQUEST_SCHEMA, json_bytes, request_schemas
+from .session import Session, SubscriptionRefused, address_of
 from .states import JobStates, LiveStates
-from .topics import Topics
+from .topics import IncomingMessage, OutgoingMessage, Topics
 
 log = logging.getLogger("upframe.mqtt.bridge")
 
@@ -174,14 +171,14 @@ class MqttBridge:
             raise ValueError("the configuration has no [mqtt] section")
         self._config = config
         self._mqtt = config.mqtt
-        self.topics = topics = topics_of(config.mqtt)
+        self.topics = topics = Topics.of(config.mqtt)
         self._queue = queue
         self._info, self._metrics, self._metrics_seconds = info, metrics, metrics_seconds
         self._outbox = outbox = Outbox()
         self._journal = Journal(store)
         self._answers = Answers(topics, outbox, self._journal)
         commands = Commands(queue, config, self._answers)
-        self._intake = Intake(topics, self._journal, commands, self._answers)
+        self._handler = RequestHandler(topics, self._journal, commands, self._answers)
         self._active = asyncio.Event()
         self._states = JobStates(
             topics,
@@ -194,7 +191,7 @@ class MqttBridge:
             is_up=lambda: self._connection.is_up,
         )
         self._streams = LiveStates(topics, outbox, live or LiveBoard())
-        self._connection = Connection(
+        self._connection = BrokerConnection(
             config.mqtt, topics, outbox, self._take, self._welcome, backoff or DoublingBackoff()
         )
         self._born = asyncio.Event()
@@ -222,7 +219,7 @@ class MqttBridge:
 
     def _parts(self) -> dict[str, Coroutine[Any, Any, None]]:
         parts: dict[str, Coroutine[Any, Any, None]] = {
-            "intake": self._intake.run(),
+            "intake": self._handler.run(),
             "journal": self._journal.run(),
             "states": self._states.run(),
             "clearing": self._states.clear_old(),
@@ -251,7 +248,6 @@ class MqttBridge:
     def health(self) -> dict[str, Any]:
         """Tell how the connection is, and what was counted since the start."""
         health = self._connection.health
-        sent = self._outbox.statistics
         return {
             "connected": self._connection.is_up,
             "state": health.phase,
@@ -261,20 +257,20 @@ class MqttBridge:
             "node": self.topics.base,
             "attempts": health.attempts,
             "connections": health.connections,
-            "requests": dict(self._intake.counts),
-            "published": sent.sent,
-            "dropped": sent.dropped,
+            "requests": dict(self._handler.counts),
+            "published": self._outbox.num_sent,
+            "dropped": self._outbox.num_dropped,
             "refused": dict(health.refusals),
             "waiting": len(self._outbox),
             "store_failures": self._journal.failures,
             "store_trouble": self._journal.trouble,
         }
 
-    def _take(self, received: Received, acknowledge: Callable[[], None]) -> None:
+    def _take(self, received: IncomingMessage, acknowledge: Callable[[], None]) -> None:
         """Take a message from the connection: a request, an old state of ours, or a birth."""
         command = self.topics.command_of(received.topic)
         if command is not None:
-            self._intake.put(command, received, acknowledge)
+            self._handler.put(command, received, acknowledge)
             return
         acknowledge()
         is_old = received.retained and bool(received.payload)
@@ -296,7 +292,7 @@ class MqttBridge:
         if self._mqtt.discovery:
             await _allowed(session.subscribe([self.topics.birth]))
 
-    async def _render_info(self) -> Publication:
+    async def _render_info(self) -> OutgoingMessage:
         jobs = self._config.jobs
         document = {
             "schemas": {"request": [REQUEST_SCHEMA], "reply": REPLY_SCHEMA},
@@ -308,23 +304,23 @@ class MqttBridge:
             "requests": await asyncio.to_thread(request_schemas),
         }
         payload = json_bytes(redacted_values(document | self._info()))
-        return Publication(self.topics.info, payload, retain=True)
+        return OutgoingMessage(self.topics.info, payload, retain=True)
 
-    async def _render_device(self) -> Publication:
+    async def _render_device(self) -> OutgoingMessage:
         payload = json_bytes(device_document(self.topics))
-        return Publication(device_topic(self.topics), payload, retain=True)
+        return OutgoingMessage(device_topic(self.topics), payload, retain=True)
 
-    async def _render_activity(self) -> Publication:
+    async def _render_activity(self) -> OutgoingMessage:
         counts, running = await self._queue.counts(), await self._queue.jobs(("running",))
         payload = json_bytes(activity_document(counts, running))
-        return Publication(self.topics.activity, payload, retain=True)
+        return OutgoingMessage(self.topics.activity, payload, retain=True)
 
     async def _tell_metrics(self) -> None:
         while True:
             if self._connection.is_up:
                 with Fence("mqtt", "metrics"):
                     payload = json_bytes(redacted_values(self._metrics()))
-                    self._outbox.latest(Publication(self.topics.metrics, payload, qos=0))
+                    self._outbox.latest(OutgoingMessage(self.topics.metrics, payload, qos=0))
             await asyncio.sleep(self._metrics_seconds)
 
     async def _tell_activity(self) -> None:

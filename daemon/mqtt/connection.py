@@ -1,32 +1,199 @@
-"""The connection to the broker, for as long as the daemon lives: kept up, or tried again."""
+"""The connection to the broker while we live, and what waits to be sent through it."""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ..backoff import DoublingBackoff
 from ..config import MqttConfig
 from ..fence import Fence
 from ..jobs.model import StoreBroken
-from .client import Session, Take
-from .credentials import settings_of
-from .message import ConnectionLost, LoginRefused, Publication, SubscriptionRefused, TakenOver
-from .outbox import Outbox
-from .topics import COMMANDS, Topics
+from .session import (
+    ConnectionLost,
+    LoginRefused,
+    OnMessage,
+    Session,
+    SubscriptionRefused,
+    TakenOver,
+    read_credentials,
+)
+from .topics import COMMANDS, OutgoingMessage, Topics
 
 log = logging.getLogger("upframe.mqtt.connection")
 
-_PUBLISHERS = 20  # as many as the library has on their way at once
-_DRAIN_SECONDS = 1.5
-"""For all that waits to be sent when the node stops."""
-_WORD_SECONDS = 1.0
-"""For its last word."""
+MAX_POSTS = 1000
+MAX_POST_BYTES = 4 << 20
+
+Render = Callable[[], Awaitable[OutgoingMessage]]
+"""Makes the retained message of a topic as it has to be now; an empty one clears the topic."""
+
+
+@dataclass(order=True, frozen=True, slots=True)
+class Item:
+    """A message that was taken out to be sent; it is to be `delivered` or `returned`."""
+
+    number: int
+    """Orders the posts; 0 for other messages."""
+    message: OutgoingMessage = field(compare=False)
+    sent: Callable[[], None] | None = field(default=None, compare=False)
+    """Called once a post was delivered, or dropped."""
+
+    @property
+    def key(self) -> int | str:
+        """What tells it from the others in flight."""
+        return self.number or self.message.topic
+
+
+class Outbox:
+    """All that waits to be published, while the broker may be away.
+
+    Retained topics are not queued but *due*: their message is made when it is sent, so hours
+    without a broker cost one message for each topic, and it is up to date. Posts, which are answers
+    and events, are sent in their order and bounded. Of progress only the latest is kept.
+    """
+
+    def __init__(self, max_posts: int = MAX_POSTS, max_bytes: int = MAX_POST_BYTES) -> None:
+        self.num_sent = 0
+        """Messages since the start."""
+        self.num_dropped = 0
+        """Posts that found no room while the broker was away."""
+        self._max_posts = max_posts
+        self._max_bytes = max_bytes
+        self._posts: list[Item] = []
+        """A heap, so that one that comes back is again before those after it."""
+        self._num_bytes = 0
+        self._numbers = itertools.count(1)
+        self._retained: dict[str, Render] = {}
+        self._due: dict[str, Render] = {}
+        """By topic, in their order; of a topic that is not retained, such as progress, too."""
+        self._in_flight: set[int | str] = set()
+        self._is_turn_of_due = False
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        """Count the messages to send, those in flight included."""
+        return len(self._posts) + len(self._due) + len(self._in_flight)
+
+    def retain(self, topic: str, render: Render) -> None:
+        """Publish a topic now, and again on every new connection."""
+        self._retained[topic] = self._due[topic] = render
+        self._changed.set()
+
+    def retained(self) -> list[str]:
+        """List the topics that are kept up to date."""
+        return list(self._retained)
+
+    def renew(self) -> None:
+        """Make all retained topics due: the broker may have lost what it had."""
+        self._due |= self._retained
+        self._changed.set()
+
+    def post(self, message: OutgoingMessage, sent: Callable[[], None] | None = None) -> None:
+        """Send a message after those before it; when there are too many, drop the oldest."""
+        self._push(Item(next(self._numbers), message, sent))
+        while len(self._posts) > self._max_posts or self._num_bytes > self._max_bytes:
+            dropped = self._pop()
+            self.num_dropped += 1
+            if dropped.sent is not None:
+                dropped.sent()
+
+    def latest(self, message: OutgoingMessage) -> None:
+        """Send a message in place of the one for the same topic that was not sent yet."""
+
+        async def render() -> OutgoingMessage:
+            return message
+
+        self._due[message.topic] = render
+        self._changed.set()
+
+    def forget_latest(self) -> None:
+        """Drop what makes sense only at once, as while there is no connection."""
+        for topic in self._due.keys() - self._retained.keys():
+            del self._due[topic]
+        self._changed.set()
+
+    async def take(self) -> Item:
+        """Wait for something to send: posts and other messages take turns.
+
+        Raises:
+            StoreBroken: if a message cannot be made now; it stays due.
+            Exception: if it cannot be made at all; it is tried again on the next connection.
+        """
+        while True:
+            due = next((topic for topic in self._due if topic not in self._in_flight), None)
+            if due is not None and (self._is_turn_of_due or not self._posts):
+                self._is_turn_of_due = False
+                return await self._take_due(due)
+            if self._posts:
+                self._is_turn_of_due = True
+                post = self._pop()
+                self._in_flight.add(post.key)
+                return post
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _take_due(self, topic: str) -> Item:
+        render = self._due.pop(topic)
+        self._in_flight.add(topic)
+        try:
+            return Item(0, await render())
+        except BaseException as error:
+            if isinstance(error, StoreBroken) or not isinstance(error, Exception):
+                self._due.setdefault(topic, render)
+            self._land(topic)
+            raise
+
+    def delivered(self, item: Item) -> None:
+        """Note that the broker has it. A topic that was cleared is not held any longer."""
+        self.num_sent += 1
+        topic = item.message.topic
+        if not item.number and not item.message.payload and topic not in self._due:
+            self._retained.pop(topic, None)
+        self._land(item.key)
+        if item.sent is not None:
+            item.sent()
+
+    def returned(self, item: Item) -> None:
+        """Note that it did not arrive: it goes again, and before what came after it."""
+        topic = item.message.topic
+        if item.number:
+            self._push(item)
+        elif topic in self._retained:
+            self._due.setdefault(topic, self._retained[topic])
+        self._land(item.key)
+
+    async def drained(self) -> None:
+        """Wait until everything is sent."""
+        while len(self):
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _push(self, post: Item) -> None:
+        heapq.heappush(self._posts, post)
+        self._num_bytes += len(post.message.payload)
+        self._changed.set()
+
+    def _pop(self) -> Item:
+        post = heapq.heappop(self._posts)
+        self._num_bytes -= len(post.message.payload)
+        return post
+
+    def _land(self, key: int | str) -> None:
+        self._in_flight.discard(key)
+        self._changed.set()
+
+
+_NUM_PUBLISHERS = 20  # as many as the library has on their way at once
+_DRAIN_SECONDS = 1.5  # for all that waits to be sent when the node stops
+_STATUS_SECONDS = 1.0  # for its last status
 _STORE_SECONDS = 1.0
 _MANY_SHORT = 3
 
@@ -34,33 +201,33 @@ Phase = Literal["connecting", "connected", "away", "refused", "stopped"]
 
 
 class _Finished(Exception):
-    """Everything was said: the connection may end."""
+    """Everything is sent: the connection may end."""
 
 
 @dataclass(slots=True)
-class Health:
+class ConnectionHealth:
     """How the connection is."""
 
     phase: Phase = "connecting"
     reason: str | None = None
     """Why there is none."""
-    since: float = 0.0
+    since: float = field(default_factory=time.time)
     """Seconds since 1970, of the phase."""
     attempts: int = 0
     connections: int = 0
     refusals: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Messages that the broker did not take on the latest connection, by its reason."""
+    """Messages that the broker did not accept on the latest connection, by its reason."""
 
 
-class Connection:
+class BrokerConnection:
     """Keeps a session with the broker, and sends through it what the outbox holds.
 
     Args:
-        config: read anew for every attempt as far as it names files.
+        config: the files that it names are read for every attempt.
         topics: of the node.
         outbox: what is to be sent.
-        take: gets every message.
-        on_up: called with every new session, once requests can arrive.
+        on_message: called with every message.
+        on_session: run with every new session, once requests can arrive.
         backoff: the delays between attempts.
     """
 
@@ -69,19 +236,19 @@ class Connection:
         config: MqttConfig,
         topics: Topics,
         outbox: Outbox,
-        take: Take,
-        on_up: Callable[[Session], Awaitable[None]],
+        on_message: OnMessage,
+        on_session: Callable[[Session], Coroutine[Any, Any, None]],
         backoff: DoublingBackoff,
     ) -> None:
-        self.health = Health(since=time.time())
+        self.health = ConnectionHealth()
         self.status: Literal["online", "draining", "stopped"] = "online"
         self._config = config
         self._topics = topics
         self._outbox = outbox
-        self._take = take
-        self._on_up = on_up
+        self._on_message = on_message
+        self._on_session = on_session
         self._backoff = backoff
-        self._said: str | None = None
+        self._logged_reason: str | None = None
         self._num_short = 0
         self._outbox.retain(topics.status, self._render_status)
 
@@ -90,28 +257,28 @@ class Connection:
         """Whether requests can arrive."""
         return self.health.phase == "connected"
 
-    def set_status(self, status: Literal["online", "draining", "stopped"]) -> None:
-        """Change what the retained status says."""
+    def set_status(self, status: Literal["online", "draining"]) -> None:
+        """Change the retained status."""
         self.status = status
         self._outbox.retain(self._topics.status, self._render_status)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Keep the connection until told to stop, and end it with the last word."""
-        living = asyncio.create_task(self._live(stop), name="mqtt connection")
+        """Keep the connection until `stop` is set, and end it with the status `stopped`."""
+        keeping = asyncio.create_task(self._keep(stop), name="mqtt connection")
         stopping = asyncio.create_task(stop.wait(), name="mqtt stop")
         try:
-            await asyncio.wait({living, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if self.is_up:  # it says farewell by itself
-                await asyncio.wait({living}, timeout=3 * _DRAIN_SECONDS)
-            if living.done():
-                living.result()
+            await asyncio.wait({keeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if self.is_up:  # it ends by itself
+                await asyncio.wait({keeping}, timeout=3 * _DRAIN_SECONDS)
+            if keeping.done():
+                keeping.result()
         finally:
-            for task in (living, stopping):
+            for task in (keeping, stopping):
                 task.cancel()
-            await asyncio.wait({living, stopping})
+            await asyncio.wait({keeping, stopping})
             self._enter("stopped", None)
 
-    async def _live(self, stop: asyncio.Event) -> None:
+    async def _keep(self, stop: asyncio.Event) -> None:
         while True:
             self.health.attempts += 1
             try:
@@ -124,62 +291,57 @@ class Connection:
                 await self._pause("away", error, self._backoff.next_seconds())
 
     async def _pause(self, phase: Phase, error: Exception, seconds: float) -> None:
-        """Wait for the next attempt. A reason is said once, until there is another one."""
+        """Wait for the next attempt. A reason is logged once, until there is another one."""
         self._enter(phase, str(error))
         level = logging.ERROR if phase == "refused" else logging.WARNING
-        if str(error) == self._said:
+        if str(error) == self._logged_reason:
             level = logging.DEBUG
-        self._said = str(error)
+        self._logged_reason = str(error)
         log.log(level, "MQTT: %s; the next attempt is in %.1f s", error, seconds)
         await asyncio.sleep(seconds)
 
     async def _attempt(self, stop: asyncio.Event) -> None:
-        settings = await asyncio.to_thread(settings_of, self._config, self._topics)
-        async with Session(settings, self._take) as session:
+        credentials = await asyncio.to_thread(read_credentials, self._config)
+        async with Session(self._config, self._topics, credentials, self._on_message) as session:
             await session.subscribe([self._topics.command(command) for command in COMMANDS])
             began = time.monotonic()
-            self._came_up(session)
+            self._note_connected(session)
             try:
                 await self._serve(session, stop)
             finally:
                 self._outbox.forget_latest()
-                self._went_down(time.monotonic() - began)
+                self._note_ended(session, time.monotonic() - began)
 
-    def _came_up(self, session: Session) -> None:
+    def _note_connected(self, session: Session) -> None:
         if self.health.connections and not session.session_present:
             log.warning("the broker has lost what was sent to us meanwhile, if anything was")
         self.health.refusals = session.refusals
         self._outbox.renew()
         self._enter("connected", None)
         self.health.connections += 1
-        self._said = None
+        self._logged_reason = None
         log.info("connected to the broker as %s", self._topics.base)
 
-    def _went_down(self, held_seconds: float) -> None:
+    def _note_ended(self, session: Session, held_seconds: float) -> None:
         self._enter("away", "the connection has ended")
         self._backoff.held(held_seconds)
         self._num_short = self._num_short + 1 if self._backoff.is_short(held_seconds) else 0
         if self._num_short == _MANY_SHORT:  # Mosquitto 2.0 does not say why
-            log.error(
-                "MQTT: %d connections in a row were ended at once: is there another client "
-                "with the prefix %s and the node_id %s?",
-                self._num_short,
-                self._topics.prefix,
-                self._topics.node_id,
-            )
+            text = "MQTT: %d connections in a row ended at once: is there another client as %s?"
+            log.error(text, self._num_short, self._topics.base)
 
     async def _serve(self, session: Session, stop: asyncio.Event) -> None:
-        """Read and send until the connection is lost, or everything is said."""
+        """Read and send until the connection is lost, or everything is sent after `stop`."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(session.lost(), name="mqtt reader")
-                group.create_task(self._part(session, stop), name="mqtt farewell")
-                group.create_task(self._welcome(session), name="mqtt welcome")
-                for number in range(_PUBLISHERS):
+                group.create_task(self._finish(session, stop), name="mqtt farewell")
+                group.create_task(self._on_session(session), name="mqtt welcome")
+                for number in range(_NUM_PUBLISHERS):
                     group.create_task(self._send(session), name=f"mqtt publisher {number}")
         except asyncio.CancelledError:
-            if self.status != "stopped":  # else the last word were "online"
-                await self._say_farewell(session)
+            if self.status != "stopped":  # else the retained status would stay "online"
+                await self._publish_stopped(session)
             raise
         except ExceptionGroup as ends:
             raise _main_end_of(ends) from ends
@@ -190,42 +352,35 @@ class Connection:
             try:
                 with Fence("mqtt", "state", let=(StoreBroken,)):
                     item = await self._outbox.take()
-            except StoreBroken as error:  # what a topic has to say cannot be told just now
+            except StoreBroken as error:
                 log.warning("a state cannot be published: %s", error)
                 await asyncio.sleep(_STORE_SECONDS)
-                continue
             if item is None:
                 continue
             try:
-                await session.publish(item.publication)
+                await session.publish(item.message)
             except BaseException:
                 self._outbox.returned(item)
                 raise
             self._outbox.delivered(item)
 
-    async def _welcome(self, session: Session) -> None:
-        await self._on_up(session)
-
-    async def _part(self, session: Session, stop: asyncio.Event) -> None:
-        """Send what there is, then the last word, then end."""
+    async def _finish(self, session: Session, stop: asyncio.Event) -> None:
+        """After `stop`, send what there is and then the last status."""
         await stop.wait()
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
                 await self._outbox.drained()
-        await self._say_farewell(session)
+        await self._publish_stopped(session)
         raise _Finished
 
-    async def _say_farewell(self, session: Session) -> None:
+    async def _publish_stopped(self, session: Session) -> None:
         self.status = "stopped"
         with suppress(ConnectionLost, TimeoutError):
-            async with asyncio.timeout(_WORD_SECONDS):
-                await session.publish(self._status_saying("stopped"))
+            async with asyncio.timeout(_STATUS_SECONDS):
+                await session.publish(await self._render_status())
 
-    async def _render_status(self) -> Publication:
-        return self._status_saying(self.status)
-
-    def _status_saying(self, status: str) -> Publication:
-        return Publication(self._topics.status, status.encode(), retain=True)
+    async def _render_status(self) -> OutgoingMessage:
+        return OutgoingMessage(self._topics.status, self.status.encode(), retain=True)
 
     def _enter(self, phase: Phase, reason: str | None) -> None:
         if phase != self.health.phase:
@@ -234,9 +389,9 @@ class Connection:
 
 
 def _main_end_of(ends: ExceptionGroup[Exception]) -> Exception:
-    """Choose by which of the ends that came together the connection has ended."""
+    """Choose which of several simultaneous ends counts as that of the connection."""
     _, unexpected = ends.split((_Finished, ConnectionLost))
     if unexpected is not None:
-        return ends  # that is for the owner to see
+        return ends  # for the owner of the connection
     finished = ends.subgroup(_Finished)
     return (finished or ends).exceptions[0]

@@ -26,11 +26,10 @@ from ..jobs.public import shown
 from ..jobs.queue import JobChange, JobQueue
 from ..jobs.store import ENDED, JobStore
 from ..live.status import LiveBoard
-from .intake import Answers
-from .message import Publication
-from .outbox import Outbox
+from .connection import Outbox
+from .handler import Answers
 from .requests import json_bytes
-from .topics import Topics
+from .topics import OutgoingMessage, Topics
 
 _MAX_ENDED = 2000  # announced at a start, the latest; older ones keep what the broker has of them
 _MAX_STATE_BYTES = 128 * 1024
@@ -103,23 +102,23 @@ class JobStates:
     def _announce(self, job_id: str) -> None:
         self._outbox.retain(self._topics.state(job_id), partial(self._render, job_id))
 
-    async def _render(self, job_id: str) -> Publication:
+    async def _render(self, job_id: str) -> OutgoingMessage:
         """Make a job's retained state as it is now; an empty one where there is to be none."""
         topic = self._topics.state(job_id)
         try:
             job = await self._queue.get(job_id)
         except UnknownJob:
-            return Publication(topic, b"", retain=True)
+            return OutgoingMessage(topic, b"", retain=True)
         left = None
         if job.ended is not None and job.ended_for_good:
             self._clear_at[job_id] = job.ended.timestamp() + self._keep_seconds
             left = math.ceil(self._clear_at[job_id] - time.time())
             if left <= 0:
                 del self._clear_at[job_id]
-                return Publication(topic, b"", retain=True)
+                return OutgoingMessage(topic, b"", retain=True)
         else:
             self._clear_at.pop(job_id, None)
-        return Publication(topic, state_payload(job), retain=True, expiry_seconds=left)
+        return OutgoingMessage(topic, state_payload(job), retain=True, expiry_seconds=left)
 
     def _follow(self, change: JobChange) -> None:
         job = change.job
@@ -147,7 +146,7 @@ class JobStates:
             return
         self._told[job.id] = (now, share)
         payload = json_bytes({"id": job.id, **progress.model_dump(mode="json")})
-        self._outbox.latest(Publication(self._topics.progress(job.id), payload, qos=0))
+        self._outbox.latest(OutgoingMessage(self._topics.progress(job.id), payload, qos=0))
 
     def _tell_event(self, job: Job) -> None:
         if (
@@ -161,7 +160,7 @@ class JobStates:
             "attempts": job.attempts,
             "time": time.time(),
         }
-        self._outbox.post(Publication(self._topics.event, json_bytes(document)))
+        self._outbox.post(OutgoingMessage(self._topics.event, json_bytes(document)))
 
 
 def state_payload(job: Job) -> bytes:
@@ -217,8 +216,8 @@ class LiveStates:
     def _announce(self, name: str) -> None:
         self._outbox.retain(self._topics.live_state(name), partial(self._render, name))
 
-    async def _render(self, name: str) -> Publication:
+    async def _render(self, name: str) -> OutgoingMessage:
         """Make a stream's retained state as it is now; an empty one where there is no stream."""
         status = self._board.statuses.get(name)
         payload = b"" if status is None else json_bytes(redacted_values(status.to_json()))
-        return Publication(self._topics.live_state(name), payload, retain=True)
+        return OutgoingMessage(self._topics.live_state(name), payload, retain=True)

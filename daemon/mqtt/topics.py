@@ -1,124 +1,142 @@
-"""The topics of one node, and which topics a request may have answers sent to."""
+"""The topics of one node, the messages on them, and where a request may have answers sent."""
 
 from __future__ import annotations
 
 import re
+import socket
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ...io.redaction import excerpt
+from ..config import MqttConfig
 
 Command = Literal["submit", "cancel", "query"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 
 _RESPONSE_MAX_BYTES = 512
-_RESPONSE_MAX_LEVELS = 100  # Mosquitto hangs up over more than 200
+_RESPONSE_MAX_LEVELS = 100  # Mosquitto closes the connection over more than 200
 _CORRELATION_MAX_BYTES = 1024
 _NODE_TOPICS = ("status", "info", "error", "metrics", "event", "activity", "job", "live")
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingMessage:
+    """A message from the broker, or from the journal."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retained: bool = False
+    response_topic: str | None = None
+    correlation_data: bytes | None = None
+    expiry_seconds: int | None = None
+    """What was left of its life when it was received; None: it never expires."""
+    received: float = 0.0
+    """Seconds since 1970."""
+
+    def expired(self, now: float) -> bool:
+        """Return whether its life has ended by `now`."""
+        return self.expiry_seconds is not None and now > self.received + self.expiry_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingMessage:
+    """A message to the broker."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+    correlation_data: bytes | None = None
+    expiry_seconds: int | None = None
+    """After which the broker drops it by itself."""
 
 
 class BadResponseTopic(Exception):
     """Answers cannot go where a request wants them."""
 
 
-@dataclass(frozen=True, slots=True)
 class Topics:
-    """The topics of one node below ``<prefix>/<node_id>/``."""
+    """The topics of one node below ``<prefix>/<node_id>/``.
 
-    prefix: str
-    node_id: str
-    discovery_prefix: str = "homeassistant"
-    response_prefixes: tuple[str, ...] = ()
-    """Below which answers may be sent; none: anywhere that is not taken."""
+    Args:
+        prefix: one level.
+        node_id: one level.
+        discovery_prefix: where Home Assistant listens.
+        response_prefixes: below which answers may be sent; none: anywhere that is not in use.
+    """
 
-    @property
-    def base(self) -> str:
-        """What they all begin with, without the slash."""
-        return f"{self.prefix}/{self.node_id}"
-
-    @property
-    def status(self) -> str:
+    def __init__(
+        self,
+        prefix: str,
+        node_id: str,
+        discovery_prefix: str = "homeassistant",
+        response_prefixes: tuple[str, ...] = (),
+    ) -> None:
+        self.prefix, self.node_id = prefix, node_id
+        self.discovery_prefix, self.response_prefixes = discovery_prefix, response_prefixes
+        self.base = f"{prefix}/{node_id}"
+        self.status = f"{self.base}/status"
         """Retained, plain text: online, draining, stopped; offline by the Will."""
-        return f"{self.base}/status"
-
-    @property
-    def info(self) -> str:
-        """Retained: what we are and take."""
-        return f"{self.base}/info"
-
-    @property
-    def error(self) -> str:
+        self.info = f"{self.base}/info"
+        """Retained: what the node is and accepts."""
+        self.error = f"{self.base}/error"
         """Requests that fit no job."""
-        return f"{self.base}/error"
-
-    @property
-    def event(self) -> str:
+        self.event = f"{self.base}/event"
         """Every change of a job's state, once."""
-        return f"{self.base}/event"
-
-    @property
-    def metrics(self) -> str:
+        self.metrics = f"{self.base}/metrics"
         """Counters, every minute."""
-        return f"{self.base}/metrics"
-
-    @property
-    def activity(self) -> str:
-        """Retained: what the node does just now, for Home Assistant."""
-        return f"{self.base}/activity"
-
-    @property
-    def states(self) -> str:
+        self.activity = f"{self.base}/activity"
+        """Retained: what the node is doing, for Home Assistant."""
+        self.states = self.state("+")
         """All :meth:`state` topics, as a filter."""
-        return f"{self.base}/job/+/state"
-
-    @property
-    def live_states(self) -> str:
+        self.live_states = self.live_state("+")
         """All :meth:`live_state` topics, as a filter."""
-        return f"{self.base}/live/+/state"
+        self.birth = f"{discovery_prefix}/status"
+        """Where Home Assistant announces that it has started."""
 
-    @property
-    def birth(self) -> str:
-        """Where Home Assistant says that it has begun."""
-        return f"{self.discovery_prefix}/status"
+    @classmethod
+    def of(cls, config: MqttConfig) -> Topics:
+        """Name the topics of a configuration; without a node_id, by the name of the host."""
+        host = socket.gethostname().translate(str.maketrans("/+#$", "----")) or "localhost"
+        node_id = config.node_id or host
+        return cls(config.prefix, node_id, config.discovery_prefix, config.response_prefixes)
 
     def command(self, command: Command) -> str:
-        """Where requests of one kind arrive."""
+        """Return where requests of one kind arrive."""
         return f"{self.base}/job/{command}"
 
     def state(self, job_id: str) -> str:
-        """Retained: a whole job."""
+        """Return where a whole job is retained."""
         return f"{self.base}/job/{job_id}/state"
 
     def live_state(self, name: str) -> str:
-        """Retained: where a live stream stands."""
+        """Return where the state of a live stream is retained."""
         return f"{self.base}/live/{name}/state"
 
     def progress(self, job_id: str) -> str:
-        """Where a running job stands."""
+        """Return where the progress of a running job is published."""
         return f"{self.base}/job/{job_id}/progress"
 
     def reply(self, job_id: str) -> str:
-        """Answers to requests that named no response topic."""
+        """Return where answers to requests go that named no response topic."""
         return f"{self.base}/job/{job_id}/reply"
 
     def command_of(self, topic: str) -> Command | None:
-        """Tell which command a topic is; None: none."""
+        """Return which command a topic is; None for others."""
         return next((known for known in COMMANDS if self.command(known) == topic), None)
 
     def job_of_state(self, topic: str) -> str | None:
-        """Tell whose state a topic is; None: nobody's."""
-        return self._named_in("job", topic)
+        """Return whose state a topic is; None for other topics."""
+        return self._name_in("job", topic)
 
     def live_of_state(self, topic: str) -> str | None:
-        """Tell which live stream's state a topic is; None: none's."""
-        return self._named_in("live", topic)
+        """Return which live stream's state a topic is; None for other topics."""
+        return self._name_in("live", topic)
 
-    def _named_in(self, kind: str, topic: str) -> str | None:
-        start, end = f"{self.base}/{kind}/", "/state"
-        if not (topic.startswith(start) and topic.endswith(end)):
-            return None
-        name = topic[len(start) : -len(end)]
-        return name if name and "/" not in name else None
+    def _name_in(self, kind: str, topic: str) -> str | None:
+        match = re.fullmatch(rf"{re.escape(self.base)}/{kind}/([^/]+)/state", topic)
+        return match and match[1]
 
     def check_response(self, topic: str, correlation_data: bytes | None) -> None:
         """Let no request make us publish among our own topics, other nodes' or Home Assistant's.

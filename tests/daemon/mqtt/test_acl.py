@@ -85,12 +85,12 @@ def test_a_node_that_may_not_publish_says_so(
         async with node_on(broker, tmp_path, username="alice", password_file=secret) as node:
             await node.up()
             await node.until(lambda: node.bridge.health()["refused"], "a refusal")
-            assert node.bridge.health()["refused"]["not authorised"] >= 1
+            assert node.bridge.health()["refused"]["Not authorized"] >= 1
 
     lines = rules(tmp_path)
     with broker_in(tmp_path / "broker", lines=lines, open_to_all=False) as broker:
         asyncio.run(main(broker))
-    text = "the broker does not take all that we publish: not authorised"
+    text = "the broker does not accept all that we publish: Not authorized"
     assert caplog.text.count(text) == 1
 
 

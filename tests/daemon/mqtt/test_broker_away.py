@@ -26,8 +26,8 @@ from support.servers.mqtt import (
 
 from upframe.daemon.backoff import DoublingBackoff
 from upframe.daemon.jobs.store import JobStore
-from upframe.daemon.mqtt.intake import written_properties
-from upframe.daemon.mqtt.message import Received
+from upframe.daemon.mqtt.handler import written_properties
+from upframe.daemon.mqtt.topics import IncomingMessage
 
 SUBMIT = f"{BASE}/job/submit"
 
@@ -322,7 +322,7 @@ def test_requests_of_the_journal_are_done_without_any_broker(tmp_path: Path) -> 
                 ("in-time", now, 3600),
                 ("late", now - 100, 50),
             ):
-                message = Received(
+                message = IncomingMessage(
                     SUBMIT,
                     submission(tmp_path, name),
                     response_topic="me",
@@ -361,7 +361,7 @@ def heard_answer(heard: object) -> dict:
 def test_an_expired_request_for_a_known_job_still_hears_its_end(tmp_path: Path) -> None:
     """It was taken in time: only its answer is late."""
     broker = Broker(tmp_path / "broker")
-    message = Received(
+    message = IncomingMessage(
         SUBMIT,
         submission(tmp_path, "a"),
         response_topic="me",
@@ -380,7 +380,7 @@ def test_an_expired_request_for_a_known_job_still_hears_its_end(tmp_path: Path) 
     with JobStore(tmp_path / "jobs.sqlite") as store:
         (row,) = store.journaled()  # still to be told the end
         store.unjournal(row.number)
-        late = Received(message.topic, message.payload, expiry_seconds=1, received=1.0)
+        late = IncomingMessage(message.topic, message.payload, expiry_seconds=1, received=1.0)
         store.journal(late.topic, late.payload, written_properties(late))
     assert asyncio.run(life()) == {"taken": 1}
 
@@ -398,7 +398,7 @@ def test_wrong_credentials_are_said_once_and_shown_in_health(
             await node.until(lambda: node.bridge.health()["attempts"] >= 4, "attempts")
             health = node.bridge.health()
             assert (health["connected"], health["state"]) == (False, "refused")
-            assert health["reason"] == "the broker refuses us: not authorised"
+            assert health["reason"] == "the broker refuses us: Not authorized"
             said = [one for one in caplog.records if "refuses us" in one.getMessage()]
             assert [one.levelname for one in said] == ["ERROR"]
             secret.write_text("right\n")
@@ -433,7 +433,7 @@ def test_requests_that_may_not_be_subscribed_to_are_no_online(tmp_path: Path) ->
         async with node_on(broker, tmp_path, username="someone", password_file=secret) as node:
             await node.until(lambda: node.bridge.health()["state"] == "refused", "refused")
             reason = node.bridge.health()["reason"]
-            assert reason == (f"the broker refuses to subscribe {BASE}/job/cancel (not authorised)")
+            assert reason == (f"the broker refuses to subscribe {BASE}/job/cancel (Not authorized)")
         assert "online" not in broker.log
 
     with broker_in(tmp_path / "broker", lines=lines, open_to_all=False) as broker:

@@ -13,7 +13,7 @@ from support.jobs.mqtt_node import FILTERS, Node, answers, node_on
 from support.servers.mqtt import Broker, observer_of
 
 from upframe.daemon.fence import internal_errors
-from upframe.daemon.mqtt import intake
+from upframe.daemon.mqtt import handler
 from upframe.daemon.mqtt.topics import Topics
 
 SUBMIT = "upframe/node1/job/submit"
@@ -113,7 +113,7 @@ def test_hostile_properties_do_not_end_the_connection(
 def test_a_bug_in_handling_is_answered_internal_and_never_tried_again(
     culprit: str, broker: Broker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = getattr(intake, culprit)
+    good = getattr(handler, culprit)
 
     def failing(*given: Any, **more: Any) -> Any:
         if any(b'"bad"' in each for each in given if isinstance(each, bytes)) or any(
@@ -122,7 +122,7 @@ def test_a_bug_in_handling_is_answered_internal_and_never_tried_again(
             raise ZeroDivisionError("a bug")
         return good(*given, **more)
 
-    monkeypatch.setattr(intake, culprit, failing)
+    monkeypatch.setattr(handler, culprit, failing)
 
     async def main() -> None:
         before = internal_errors["mqtt"]

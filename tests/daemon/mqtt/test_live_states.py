@@ -11,7 +11,7 @@ from support.jobs.mqtt_node import BASE, node_on
 from support.servers.mqtt import Broker, observer_of, retained_of
 
 from upframe.daemon.live.status import LiveBoard, LiveStatus
-from upframe.daemon.mqtt.outbox import Outbox
+from upframe.daemon.mqtt.connection import Outbox
 from upframe.daemon.mqtt.states import LiveStates
 from upframe.daemon.mqtt.topics import Topics
 
@@ -75,7 +75,7 @@ def test_what_changes_all_the_time_is_told_now_and_then() -> None:
             board.tell(replace(GATE, waiting_frames=number))
             async with asyncio.timeout(20):
                 item = await outbox.take()
-            assert json.loads(item.publication.payload)["waiting_frames"] == number
+            assert json.loads(item.message.payload)["waiting_frames"] == number
             outbox.delivered(item)
         repeating.cancel()
         await asyncio.wait({repeating})

@@ -6,16 +6,16 @@ from collections.abc import Callable, Coroutine
 import pytest
 
 from upframe.daemon.jobs.model import StoreBroken
-from upframe.daemon.mqtt.message import Publication
-from upframe.daemon.mqtt.outbox import Outbox
+from upframe.daemon.mqtt.connection import Outbox
+from upframe.daemon.mqtt.topics import OutgoingMessage
 
 
 def run(test: Callable[[], Coroutine[None, None, None]]) -> None:
     asyncio.run(asyncio.wait_for(test(), 10))
 
 
-def post(topic: str, payload: str) -> Publication:
-    return Publication(topic, payload.encode())
+def post(topic: str, payload: str) -> OutgoingMessage:
+    return OutgoingMessage(topic, payload.encode())
 
 
 async def sent(outbox: Outbox) -> list[tuple[str, str]]:
@@ -23,7 +23,7 @@ async def sent(outbox: Outbox) -> list[tuple[str, str]]:
     told: list[tuple[str, str]] = []
     while len(outbox):
         item = await outbox.take()
-        told.append((item.topic, item.publication.payload.decode()))
+        told.append((item.message.topic, item.message.payload.decode()))
         outbox.delivered(item)
     return told
 
@@ -35,8 +35,8 @@ class Truth:
         self.topic = topic
         self.value = value
 
-    async def render(self) -> Publication:
-        return Publication(self.topic, self.value.encode(), retain=True)
+    async def render(self) -> OutgoingMessage:
+        return OutgoingMessage(self.topic, self.value.encode(), retain=True)
 
 
 def test_a_retained_topic_tells_what_is_true_when_it_is_sent() -> None:
@@ -124,7 +124,7 @@ def test_a_post_does_not_wait_for_another_topic() -> None:
         outbox.post(post("a", "1"))
         outbox.post(post("b", "2"))
         first, second = await outbox.take(), await outbox.take()
-        assert {first.topic, second.topic} == {"a", "b"}
+        assert {first.message.topic, second.message.topic} == {"a", "b"}
 
     run(main)
 
@@ -134,7 +134,7 @@ def test_too_many_posts_cost_the_oldest_and_are_counted() -> None:
         outbox, done = Outbox(max_posts=3), []
         for number in range(5):
             outbox.post(post(f"t{number}", "x"), lambda number=number: done.append(number))
-        assert outbox.statistics.dropped == 2
+        assert outbox.num_dropped == 2
         assert done == [0, 1]  # their requests need not be kept any longer
         assert [topic for topic, _ in await sent(outbox)] == ["t2", "t3", "t4"]
         assert done == [0, 1, 2, 3, 4]
@@ -174,7 +174,8 @@ def test_holds_nothing_of_topics_that_are_done_with() -> None:
             await sent(outbox)
         assert outbox.retained() == []
         assert len(outbox) == 0
-        assert not outbox._lines  # nothing public tells what memory holds
+        held = (outbox._due, outbox._in_flight, outbox._posts)  # nothing public tells
+        assert not any(held)
 
     run(main)
 
@@ -182,9 +183,9 @@ def test_holds_nothing_of_topics_that_are_done_with() -> None:
 def test_a_truth_that_cannot_be_told_is_tried_again() -> None:
     async def main() -> None:
         outbox = Outbox()
-        answers = iter((StoreBroken("not now"), Publication("t", b"x")))
+        answers = iter((StoreBroken("not now"), OutgoingMessage("t", b"x")))
 
-        async def render() -> Publication:
+        async def render() -> OutgoingMessage:
             answer = next(answers)
             if isinstance(answer, StoreBroken):
                 raise answer
@@ -201,9 +202,9 @@ def test_a_truth_that_cannot_be_told_is_tried_again() -> None:
 def test_a_truth_that_cannot_be_told_at_all_waits_for_the_next_connection() -> None:
     async def main() -> None:
         outbox = Outbox()
-        answers = iter((ZeroDivisionError("a bug"), Publication("t", b"x")))
+        answers = iter((ZeroDivisionError("a bug"), OutgoingMessage("t", b"x")))
 
-        async def render() -> Publication:
+        async def render() -> OutgoingMessage:
             answer = next(answers)
             if isinstance(answer, ZeroDivisionError):
                 raise answer

@@ -13,8 +13,12 @@ from support.jobs.mqtt_node import config_of, node_on
 from support.servers.mqtt import Broker, broker_in, free_port
 
 from upframe.daemon.config import MqttConfig
-from upframe.daemon.mqtt.credentials import address_of, password_of, settings_of, topics_of
-from upframe.daemon.mqtt.message import LoginRefused
+from upframe.daemon.mqtt.session import (
+    LoginRefused,
+    address_of,
+    read_credentials,
+    read_password,
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def test_a_certificate_that_is_none_is_said(broker: Broker, tmp_path: Path) -> N
     mqtt = config_of(broker, tmp_path, tls_ca=tmp_path / "ca.crt").mqtt
     assert mqtt is not None
     with pytest.raises(LoginRefused, match="the certificates cannot be used"):
-        settings_of(mqtt, topics_of(mqtt))
+        read_credentials(mqtt)
 
 
 @pytest.mark.parametrize(
@@ -119,21 +123,21 @@ def test_the_password_is_read_from_its_file_or_from_systemd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    assert password_of(MqttConfig(host="b")) is None
+    assert read_password(MqttConfig(host="b")) is None
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert password_of(MqttConfig(host="b")) is None
+    assert read_password(MqttConfig(host="b")) is None
     (tmp_path / "mqtt-password").write_text(" of systemd \n")
     (tmp_path / "mqtt-password").chmod(0o440)
-    assert password_of(MqttConfig(host="b")) == " of systemd "
+    assert read_password(MqttConfig(host="b")) == " of systemd "
     own = tmp_path / "own"
     own.write_text("ä\n")
     own.chmod(0o600)
-    assert password_of(MqttConfig(host="b", password_file=own)) == "ä"
+    assert read_password(MqttConfig(host="b", password_file=own)) == "ä"
     own.write_bytes(b"\xff")
     with pytest.raises(LoginRefused, match="cannot be read"):
-        password_of(MqttConfig(host="b", password_file=own))
+        read_password(MqttConfig(host="b", password_file=own))
     with pytest.raises(LoginRefused, match="cannot be read"):
-        password_of(MqttConfig(host="b", password_file=tmp_path / "none"))
+        read_password(MqttConfig(host="b", password_file=tmp_path / "none"))
 
 
 def test_a_password_needs_a_user(tmp_path: Path) -> None:
@@ -142,4 +146,4 @@ def test_a_password_needs_a_user(tmp_path: Path) -> None:
     own.chmod(0o600)
     mqtt = MqttConfig(host="b", password_file=own)
     with pytest.raises(LoginRefused, match="no username"):
-        settings_of(mqtt, topics_of(mqtt))
+        read_credentials(mqtt)

@@ -4,7 +4,6 @@ import pytest
 from pydantic import ValidationError
 
 from upframe.daemon.config import MqttConfig
-from upframe.daemon.mqtt.credentials import topics_of
 from upframe.daemon.mqtt.topics import BadResponseTopic, Topics
 
 TOPICS = Topics("upframe", "node1")
@@ -28,7 +27,7 @@ def test_reads_its_own_topics_back() -> None:
 
 
 def test_without_a_node_id_the_host_has_a_name_that_is_one_level() -> None:
-    node = topics_of(MqttConfig(host="broker")).node_id
+    node = Topics.of(MqttConfig(host="broker")).node_id
     assert node
     assert not set(node) & set("/+#")
 
@@ -70,7 +69,7 @@ def test_correlation_data_has_a_limit() -> None:
         TOPICS.check_response("a", b"c" * 1025)
 
 
-FEW = topics_of(MqttConfig(host="broker", node_id="n", response_prefixes=("clients/a", "me/")))
+FEW = Topics.of(MqttConfig(host="broker", node_id="n", response_prefixes=("clients/a", "me/")))
 
 
 @pytest.mark.parametrize("topic", ["clients/a", "clients/a/b/c", "me", "me/", "me/x"])

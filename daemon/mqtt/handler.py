@@ -29,8 +29,7 @@ from ..jobs.model import (
 from ..jobs.public import shown
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
-from .message import Publication, Received, ReplyTo
-from .outbox import Outbox
+from .connection import Outbox
 from .requests import (
     BadRequest,
     JobRequest,
@@ -42,11 +41,9 @@ from .requests import (
     job_answer,
     parse,
 )
-from .topics import BadResponseTopic, Command, Topics
+from .topics import BadResponseTopic, Command, IncomingMessage, OutgoingMessage, Topics
 
 log = logging.getLogger("upframe.mqtt.intake")
-journal_log = logging.getLogger("upframe.mqtt.journal")
-answers_log = logging.getLogger("upframe.mqtt.answers")
 
 
 # Requests on the disk, from before they are acknowledged until they are answered for good.
@@ -73,14 +70,14 @@ class Journal:
         self._filled = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "mqtt-journal")
 
-    async def keep(self, received: Received) -> int:
+    async def keep(self, received: IncomingMessage) -> int:
         """Write a message; it is on the disk when this returns, however often it takes."""
         properties = written_properties(received)
         return await self.insist(
             lambda: self._store.journal(received.topic, received.payload, properties)
         )
 
-    async def unanswered(self) -> list[tuple[int, Received]]:
+    async def unanswered(self) -> list[tuple[int, IncomingMessage]]:
         """Read what was kept and not dropped, the oldest first, with its numbers."""
         rows = await self.insist(self._store.journaled)
         return [
@@ -107,7 +104,7 @@ class Journal:
             try:
                 await self._call(lambda number=number: self._store.unjournal(number))
             except StoreBroken as error:
-                journal_log.warning("request %d stays in the journal: %s", number, error)
+                log.warning("request %d stays in the journal: %s", number, error)
 
     async def insist(self, call: Callable[[], Result]) -> Result:
         """Try until the store does it."""
@@ -124,12 +121,12 @@ class Journal:
         """Say that the store fails, and wait a while: the longer, the longer it has failed."""
         self.failures += 1
         self.trouble = str(error)
-        journal_log.error("requests wait, unacknowledged: the store takes nothing: %s", error)
+        log.error("requests wait, unacknowledged: the store takes nothing: %s", error)
         await asyncio.sleep(self._backoff.next_seconds())
 
     def _note_success(self) -> None:
         if self.trouble is not None:
-            journal_log.info("the store takes requests again")
+            log.info("the store takes requests again")
             self._backoff.held(seconds=float("inf"))
         self.trouble = None
 
@@ -141,7 +138,7 @@ class Journal:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
 
-def written_properties(received: Received) -> bytes:
+def written_properties(received: IncomingMessage) -> bytes:
     """Write what is kept of a message beside topic and payload; :func:`read_message` reads it."""
     correlation = received.correlation_data
     return json.dumps(
@@ -154,12 +151,12 @@ def written_properties(received: Received) -> bytes:
     ).encode()
 
 
-def read_message(topic: str, payload: bytes, properties: bytes, written: float) -> Received:
+def read_message(topic: str, payload: bytes, properties: bytes, written: float) -> IncomingMessage:
     """Make a message of what the journal has of it; damaged properties count as none."""
     try:
         kept = cast("dict[str, Any]", json.loads(properties))
         correlation = kept["correlation_data"]
-        return Received(
+        return IncomingMessage(
             topic,
             payload,
             response_topic=kept["response_topic"],
@@ -168,8 +165,8 @@ def read_message(topic: str, payload: bytes, properties: bytes, written: float) 
             received=kept["received"],
         )
     except (ValueError, KeyError, TypeError) as error:
-        journal_log.warning("the properties of a request in the journal are lost: %s", error)
-        return Received(topic, payload, received=written)
+        log.warning("the properties of a request in the journal are lost: %s", error)
+        return IncomingMessage(topic, payload, received=written)
 
 
 # Answers to requests: at once whether it is taken, and later how the job ended.
@@ -182,6 +179,14 @@ _MAX_WAITING = 100
 """Requests for one job that are told its end; a client that asks more often is told the start."""
 
 _FITS_A_JOB = ("conflict", "illegal_change", "timeout")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyTo:
+    """Where the answers to a request go."""
+
+    topic: str
+    correlation_data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,20 +241,20 @@ class Answers:
     def refuse(self, asked: Asked, error: BadRequest) -> None:
         """Answer that a request is not done, and why."""
         problem, job_id = error.problem, error.job_id
-        answers_log.info(
-            "request %s refused: %s: %s", job_id or "without an id", problem.code, error
-        )
+        log.info("request %s refused: %s: %s", job_id or "without an id", problem.code, error)
         payload = answer("error", job_id, problem=problem)
         fits_none = problem.code not in _FITS_A_JOB
         if asked.reply_to is not None or job_id is not None:
             self._send(asked.reply_to, job_id or "", payload, None)
         if fits_none or (asked.reply_to is None and job_id is None):
-            self._outbox.post(Publication(self._topics.error, payload))
+            self._outbox.post(OutgoingMessage(self._topics.error, payload))
         self._drop(asked.number)
 
     def _send(self, to: ReplyTo | None, job_id: str, payload: bytes, number: int | None) -> None:
         target = to or ReplyTo(self._topics.reply(job_id))
-        publication = Publication(target.topic, payload, correlation_data=target.correlation_data)
+        publication = OutgoingMessage(
+            target.topic, payload, correlation_data=target.correlation_data
+        )
         self._outbox.post(publication, None if number is None else lambda: self._drop(number))
 
     def _drop(self, number: int | None) -> None:
@@ -350,7 +355,7 @@ _MAX_INBOX = 1000
 Acknowledge = Callable[[], None]
 
 
-class Intake:
+class RequestHandler:
     """Takes the messages of command topics, one after the other."""
 
     def __init__(
@@ -362,10 +367,10 @@ class Intake:
         self._journal = journal
         self._commands = commands
         self._answers = answers
-        self._inbox: deque[tuple[Command, Received, Acknowledge]] = deque()
+        self._inbox: deque[tuple[Command, IncomingMessage, Acknowledge]] = deque()
         self._filled = asyncio.Event()
 
-    def put(self, command: Command, received: Received, acknowledge: Acknowledge) -> None:
+    def put(self, command: Command, received: IncomingMessage, acknowledge: Acknowledge) -> None:
         """Take a message from the connection, without waiting for anything."""
         if len(self._inbox) < _MAX_INBOX:
             self._inbox.append((command, received, acknowledge))
@@ -398,7 +403,7 @@ class Intake:
         self,
         group: asyncio.TaskGroup,
         command: Command,
-        received: Received,
+        received: IncomingMessage,
         acknowledge: Acknowledge,
     ) -> None:
         try:  # without touching the disk
@@ -411,7 +416,7 @@ class Intake:
         acknowledge()
         await self._work(group, command, received, number)
 
-    def _check(self, command: Command, received: Received) -> SubmitRequest | JobRequest:
+    def _check(self, command: Command, received: IncomingMessage) -> SubmitRequest | JobRequest:
         request = parse(command, received.payload)
         if received.retained:
             text = "retained requests are not done: publish without the retain flag"
@@ -424,7 +429,7 @@ class Intake:
         return request
 
     async def _work(
-        self, group: asyncio.TaskGroup, command: Command, received: Received, number: int
+        self, group: asyncio.TaskGroup, command: Command, received: IncomingMessage, number: int
     ) -> None:
         """Do a request of the journal. Stopping a job takes its time, so that is done beside."""
         doing = self._do(command, received, number)
@@ -433,7 +438,7 @@ class Intake:
         else:
             await doing
 
-    async def _do(self, command: Command, received: Received, number: int) -> None:
+    async def _do(self, command: Command, received: IncomingMessage, number: int) -> None:
         job_id = None
         with Fence("mqtt", f"{command} request") as fenced:
             asked = Asked(self._reply_to(received), number)
@@ -455,7 +460,7 @@ class Intake:
             self._give_up(fenced.error, received, number, job_id)
 
     def _give_up(
-        self, error: Exception, received: Received, number: int | None, job_id: str | None
+        self, error: Exception, received: IncomingMessage, number: int | None, job_id: str | None
     ) -> None:
         """Answer, if that can be done, that handling a request failed; forget it in any case."""
         with Fence("mqtt", "answer"):  # without the error's text: it may be what cannot be told
@@ -465,7 +470,9 @@ class Intake:
         if number is not None:
             self._journal.drop(number)
 
-    async def _refuse_expired(self, command: Command, received: Received, job_id: str) -> None:
+    async def _refuse_expired(
+        self, command: Command, received: IncomingMessage, job_id: str
+    ) -> None:
         if not received.expired(time.time()):
             return
         if command == "submit" and await self._commands.knows(job_id):
@@ -481,7 +488,7 @@ class Intake:
         text = f"{_MAX_INBOX} requests wait already; QoS 1 would have waited at the broker"
         return BadRequest("busy", text, retryable=True)
 
-    def _reply_to(self, received: Received) -> ReplyTo | None:
+    def _reply_to(self, received: IncomingMessage) -> ReplyTo | None:
         """Tell where an answer goes; a response topic that may not be used counts as none."""
         if received.response_topic is None:
             return None
