@@ -22,7 +22,7 @@ from support.media.secrets import PLACES
 from upframe.daemon.__main__ import _explain  # pyright: ignore[reportPrivateUsage]
 from upframe.daemon.errors import ConfigError
 from upframe.daemon.mqtt.requests import BadRequest, parse
-from upframe.daemon.watch.scan import shown
+from upframe.daemon.watch.scan import printable_path
 from upframe.io.redaction import (
     excerpt,
     json_text,
@@ -59,7 +59,7 @@ ALL: Mapping[str, Place] = {
     **{name: place for name, place in PLACES.items() if name != "error on the command line"},
     "error on the command line": _error,
     "MQTT refusal": _request,
-    "watched name": lambda text: shown(text.encode("utf-8", "replace").decode()),
+    "watched name": lambda text: printable_path(text.encode("utf-8", "replace").decode()),
     "redacted": redacted,
     "redacted, published": lambda text: redacted(text, published=True),
     "redacted_target": redacted_target,

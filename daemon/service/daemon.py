@@ -27,9 +27,10 @@ from ..jobs.retention import keep_tidy
 from ..jobs.store import JobStore
 from ..live.status import LiveBoard
 from ..live.supervisor import LiveSupervisor
-from ..watch.watcher import Prober, Watches
+from ..watch.inspection import Probe
+from ..watch.watcher import Watches
 from ..workers.outcomes import recover
-from ..workers.prober import Prober as WorkersProber
+from ..workers.prober import Prober
 from ..workers.scheduler import Scheduler, WarmUpFailed
 from .checks import examine_at_start
 from .http import HttpServer
@@ -133,7 +134,7 @@ class Outside:
     Args:
         queue: Of the jobs.
         store: Remembers what was seen and received.
-        prober: Looks into files.
+        probe: Returns whether a file is a video.
         status: Is told whom to ask.
         metrics: Counts failures.
         live: Where live streams stand, for the broker.
@@ -143,14 +144,14 @@ class Outside:
         self,
         queue: JobQueue,
         store: JobStore,
-        prober: Prober,
+        probe: Probe,
         status: Status,
         metrics: Metrics,
         live: LiveBoard,
     ) -> None:
         self._queue = queue
         self._store = store
-        self._prober = prober
+        self._probe = probe
         self._status = status
         self._live = live
         self._watches: Watches | None = None
@@ -214,7 +215,7 @@ class Outside:
         # without any folder too: inputs of earlier jobs may wait for being moved
 
         async def watch() -> None:
-            self._watches = Watches(config, self._queue, self._store, self._prober)
+            self._watches = Watches(config, self._queue, self._store, self._probe)
             await self._watches.run()
 
         self._status.parts["watch"] = self._watch_status
@@ -313,10 +314,10 @@ class Daemon:
         self._lag = LoopLag(self._metrics.lateness.observe)
         self._status = Status(self._queue, self._metrics, self._lag)
         self._scheduler = Scheduler(self._queue, config)
-        self._prober = WorkersProber(config)
+        self._prober = Prober(config)
         self._streams = LiveSupervisor()
         self._outside = Outside(
-            self._queue, store, self._prober, self._status, self._metrics, self._streams.board
+            self._queue, store, self._prober.probe, self._status, self._metrics, self._streams.board
         )
         self._last_line = ""
         self._end_by = 0.0

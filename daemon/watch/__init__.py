@@ -1,5 +1,5 @@
-"""Watched folders: what arrives, when it is whole, and what becomes of it afterwards.
+"""Watched folders: find files, wait until they are complete, submit jobs, dispose of inputs.
 
-The surest way to hand a file over is to write it elsewhere on the same file system and to rename
-it into the watched folder when it is complete. Everything else works too, only later.
+The most reliable way to add a file is to write it elsewhere on the same file system and to rename
+it into the watched folder when it is complete. All other ways work too, with a delay.
 """

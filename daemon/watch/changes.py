@@ -1,4 +1,4 @@
-"""How a watcher learns that something has changed: by events where there are any, else by time."""
+"""Detection of changes in a folder: inotify events where available, else polling."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from watchfiles import watch
 
 from ..config import WatchConfig
 from ..fence import Fence
-from .scan import shown
+from .scan import printable_path
 
 log = logging.getLogger("upframe.watch")
 
 
-# Whether inotify has anything left to give.
+# Exhausted inotify limits.
 #
-# watchfiles 1.3 passes over ENOSPC in silence (seen with strace): a tree of which only a part is
-# watched looks armed. So we ask the kernel ourselves, with one watch of our own.
+# watchfiles 1.3 ignores ENOSPC (seen with strace): a partly watched tree looks complete. So a watch
+# of our own tests whether the kernel has any left.
 
 _IN_DELETE_SELF = 0x400
 _LIMITS = Path("/proc/sys/fs/inotify")
@@ -33,21 +33,21 @@ _ENOUGH = {"max_user_watches": 524288, "max_user_instances": 1024}
 
 
 def exhaustion(folder: Path) -> str | None:
-    """Tell what has run out, and what to do about it; None: a watch can still be had."""
+    """Return which inotify limit is exhausted and what to do; None if a watch is available."""
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
     if descriptor < 0:
         return _advice("instances", "max_user_instances") if _out_of(ctypes.get_errno()) else None
     try:
-        given = libc.inotify_add_watch(descriptor, os.fsencode(folder), _IN_DELETE_SELF)
-        out = given < 0 and _out_of(ctypes.get_errno())
+        added = libc.inotify_add_watch(descriptor, os.fsencode(folder), _IN_DELETE_SELF)
+        out = added < 0 and _out_of(ctypes.get_errno())
         return _advice("watches", "max_user_watches") if out else None
     finally:
         os.close(descriptor)
 
 
 def _out_of(number: int) -> bool:
-    """ENOSPC means watches here, and has nothing to do with the disk."""
+    """Return whether a limit is exhausted; here ENOSPC is about watches, not the disk."""
     return number in (errno.ENOSPC, errno.EMFILE, errno.ENFILE)
 
 
@@ -68,27 +68,28 @@ def _limit(key: str) -> int | None:
         return None
 
 
-# What the kernel says of changes in a folder: hints, heard by a thread of their own.
-#
-# Nothing rests on them. They only bring the next look forward; the full scan finds what they miss.
+# Events are hints, received by a thread: they only start the next inspection earlier. The full scan
+# finds what they miss.
 
 _DEBOUNCE_MS = 1600
 _STEP_MS = 100
-_SILENCE_MS = 500  # after which the thread says that it still listens: at first that it has begun
+_SILENCE_MS = (
+    500  # interval in which watchfiles yields without changes; the first means that it is watching
+)
 
 # It would log every batch of changes at INFO.
 logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 
 class FolderEvents:
-    """A thread that tells the event loop which paths have changed.
+    """A thread that reports changed paths to the event loop.
 
     Args:
         root: The folder.
-        recursive: Whether folders in it are watched too.
-        on_armed: Called in the loop once changes are heard.
+        recursive: Whether subfolders are watched too.
+        on_armed: Called in the loop once changes are being watched.
         on_change: Called in the loop with the paths that have changed.
-        on_failure: Called in the loop, at most once, with the reason why nothing is heard.
+        on_failure: Called in the loop, at most once, with the reason why events have stopped.
     """
 
     def __init__(
@@ -107,10 +108,10 @@ class FolderEvents:
         self._on_failure = on_failure
         self._stop = threading.Event()
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._listen, name=f"events {root}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"events {root}", daemon=True)
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Start the thread."""
         self._thread.start()
 
     async def stop(self) -> None:
@@ -119,16 +120,16 @@ class FolderEvents:
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
 
-    def _listen(self) -> None:
-        with Fence("event", shown(self._root)) as fenced:
+    def _run(self) -> None:
+        with Fence("event", printable_path(self._root)) as fenced:
             try:
-                self._hear()
+                self._watch_folder()
             except (OSError, RuntimeError) as error:  # watchfiles has no type of its own for all
-                self._say(self._on_failure, exhaustion(self._root) or f"{error}")
+                self._call(self._on_failure, exhaustion(self._root) or f"{error}")
         if fenced.error is not None:
-            self._say(self._on_failure, f"an internal error, {type(fenced.error).__name__}")
+            self._call(self._on_failure, f"an internal error, {type(fenced.error).__name__}")
 
-    def _hear(self) -> None:
+    def _watch_folder(self) -> None:
         armed = False
         for changes in watch(
             self._root,
@@ -145,21 +146,19 @@ class FolderEvents:
         ):
             if not armed:
                 armed = True
-                self._say(self._on_armed)
+                self._call(self._on_armed)
             if changes:
-                self._say(self._on_change, {path for _, path in changes})
+                self._call(self._on_change, {path for _, path in changes})
 
-    def _say(self, call: Callable[..., None], *arguments: object) -> None:
+    def _call(self, call: Callable[..., None], *arguments: object) -> None:
         if self._stop.is_set():
             return
-        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+        with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(call, *arguments)
 
 
-# On which file systems the kernel tells of changes.
-#
-# Inotify reports what happens through this kernel only. On a network share or in FUSE a file may
-# change without a word, so such folders are polled.
+# Inotify reports only changes made through this kernel. On a network share or with FUSE a file may
+# change without an event, so such folders are polled.
 
 _SILENT = {
     "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "davfs2", "drvfs", "fuse",
@@ -167,12 +166,12 @@ _SILENT = {
     "prl_fs", "pvfs2", "smb2", "smb3", "smbfs", "sshfs", "vboxsf", "virtiofs", "vmhgfs", "wekafs",
 }  # fmt: skip
 _MANY_FOLDERS = 2000
-"""From which a tree is polled: watchfiles holds up the whole process while it begins (the GIL, for
-19 µs a folder: 380 ms for 20,000), and the event loop shall not be late by more than 50 ms."""
+"""Larger trees are polled: watchfiles holds the GIL while it starts (19 µs per folder, 380 ms for
+20,000), and the event loop must not be delayed by more than 50 ms."""
 
 
 class Mode(NamedTuple):
-    """How a folder is watched, and why so."""
+    """How a folder is watched, and the reason."""
 
     name: Literal["events", "poll"]
     why: str
@@ -183,22 +182,22 @@ def choose_mode(asked: Literal["auto", "events", "poll"], kind: str, num_folders
     if asked != "auto":
         return Mode(asked, "as configured")
     if kind in _SILENT or kind.startswith("fuse."):
-        return Mode("poll", f"{kind} does not tell of changes made elsewhere")
+        return Mode("poll", f"{kind} does not report changes made elsewhere")
     if num_folders > _MANY_FOLDERS:
-        why = f"{num_folders} folders: to begin with events would hold up the daemon"
-        return Mode("poll", f'{why}; mode = "events" does it all the same')
+        why = f"{num_folders} folders: starting events would block the daemon"
+        return Mode("poll", f'{why}; mode = "events" overrides this')
     return Mode("events", f"on {kind}")
 
 
-_MANY_CHANGES = 1000  # from which a full scan is cheaper, and the kernel may have dropped some
+_MANY_CHANGES = 1000  # from here on a full scan is cheaper, and the kernel may have dropped events
 
 
-class Listening:
-    """Gathers hints until they are taken.
+class ChangeListener:
+    """Collect changed paths until they are taken.
 
     Args:
-        watch: What is watched.
-        wake: Called whenever there is something to take.
+        watch: The watched folder.
+        wake: Called whenever there are changes.
     """
 
     def __init__(self, watch: WatchConfig, wake: Callable[[], None]) -> None:
@@ -211,11 +210,11 @@ class Listening:
         self.mode = Mode("poll", "not begun")
 
     async def begin(self, filesystem: str, num_folders: int) -> None:
-        """Listen, unless that is done already, to a folder that has come or come back.
+        """Start, unless started already, to watch a folder that exists (again).
 
         Args:
             filesystem: Its type.
-            num_folders: In the tree, as the first scan has found: the walk of watchfiles is many
+            num_folders: In the tree, as counted by the first scan; watchfiles walks the tree many
                 times faster after it.
         """
         if self._begun:
@@ -234,7 +233,7 @@ class Listening:
             self._events.start()
 
     async def end(self) -> None:
-        """Stop listening; all is to be looked at when it begins again."""
+        """Stop watching; the next start begins with a full scan."""
         self._begun = False
         self._rescan = True
         await self._drop_events()
@@ -245,7 +244,7 @@ class Listening:
             await events.stop()
 
     async def check(self) -> None:
-        """Make sure that events can be trusted: watches run out without a word."""
+        """Check that events are complete: watchfiles does not report exhausted limits."""
         if self._events is None:
             return
         out = await asyncio.to_thread(exhaustion, self._watch.input)
@@ -254,41 +253,41 @@ class Listening:
             self._poll(out)
 
     def take(self) -> set[Path] | None:
-        """Take the paths that have changed; None: look at everything."""
+        """Return and clear the changed paths; None: a full scan is needed."""
         changed, self._changed = self._changed, set()
         rescan, self._rescan = self._rescan, False
         return None if rescan or len(changed) >= _MANY_CHANGES else changed
 
     def ask_for_scan(self) -> None:
-        """Have everything looked at next."""
+        """Request a full scan."""
         self._rescan = True
 
     def _on_armed(self) -> None:
-        self._rescan = True  # what changed between the first scan and now was not heard
+        self._rescan = True  # changes between the first scan and now were not reported
         self._wake()
 
     def _on_change(self, paths: set[str]) -> None:
-        with Fence("event", shown(self._watch.input)) as fenced:
+        with Fence("event", printable_path(self._watch.input)) as fenced:
             if len(self._changed) < _MANY_CHANGES:
                 self._changed |= {Path(path) for path in paths}
         self._rescan |= fenced.error is not None
         self._wake()
 
     def _on_failure(self, reason: str) -> None:
-        """The thread has ended by itself, or is about to."""
+        """Switch to polling: the thread has ended by itself, or is about to."""
         self._events = None
         self._poll(reason)
 
     def _poll(self, reason: str) -> None:
-        if self.mode.name == "poll":  # told by the thread and by our own look at once
+        if self.mode.name == "poll":  # reported by the thread and by `check` at once
             return
         self.mode = Mode("poll", reason)
         self._rescan = True
         self._wake()
         text = "%s: events are lost: %s; until then it is scanned every %g s"
-        log.warning(text, shown(self._watch.input), reason, self._watch.scan_seconds)
+        log.warning(text, printable_path(self._watch.input), reason, self._watch.scan_seconds)
 
     def _log_mode(self) -> None:
         text = "%s: watched by %s (%s), scanned every %g s"
         name, why = self.mode
-        log.info(text, shown(self._watch.input), name, why, self._watch.scan_seconds)
+        log.info(text, printable_path(self._watch.input), name, why, self._watch.scan_seconds)

@@ -1,27 +1,35 @@
-"""What to make of the files in a watched folder: the blocking half of a watcher.
+"""Which files of a watched folder become jobs: the blocking half of a watcher.
 
-From cheap to dear: name, our own output, seen before, placed, still, readable. Only what passes
-all of it is given out to be probed.
+Checks are ordered by cost: name, own output, known version, place for the output, stable, readable.
+Only files that pass all of them are probed.
+
+This is also the one place that decides what a probed file becomes: a job, a failed job or a skip.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from threading import Event
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
-from ...io.root import Identity, Root, keeps_inodes
+from ...io.root import Identity, Root, keeps_inodes, open_folder
 from ..config import WatchConfig
+from ..exits import Exit
 from ..fence import Fence
-from ..jobs.model import Job, StoreBroken, UnknownJob
-from .records import Records, file_key, settings_digest
+from ..jobs.model import Confinement, Conflict, Job, JobError, StoreBroken, UnknownJob, Work, job_of
+from ..jobs.queue import JobQueue
+from ..logfields import about_job
+from .records import Records, file_key, job_id, settings_digest
 from .scan import (
+    MEDIA_EXTENSIONS,
+    AllowedFiles,
     NameRules,
-    Reach,
     Reason,
     Scan,
     Signature,
@@ -30,29 +38,31 @@ from .scan import (
     Stability,
     Tree,
     opened_status,
-    shown,
+    printable_path,
 )
 
-# Where the output of a watched file goes, and what happens where something is there already.
+log = logging.getLogger("upframe.watch")
+
+# Where the output of a watched file goes, and what happens if it exists.
 
 
-class Placement(NamedTuple):
-    """Where an output goes."""
+class OutputPlacement(NamedTuple):
+    """Path of an output."""
 
     sink: Path
     overwrite: bool
 
 
 def mirrored(source: Path, root: Path, target: Path) -> Path:
-    """Move a path from below one folder to the same place below another."""
+    """Map a path below one folder to the same place below another."""
     return target / source.relative_to(root)
 
 
-class Placing:
-    """Finds the output's path for the inputs of one watched folder.
+class OutputPlacer:
+    """Choose the output's path for the inputs of one watched folder.
 
-    An output of ours that nobody has touched since is replaced by that of a newer version of the
-    same source, whatever `on_existing` says about files of others.
+    An unchanged output of ours is replaced by that of a newer version of the same source,
+    regardless of `on_existing`, which is about other files.
     """
 
     def __init__(self, watch: WatchConfig, records: Records) -> None:
@@ -65,41 +75,41 @@ class Placing:
         container = self._watch.container
         return sink if container is None else sink.with_suffix("." + container.lstrip("."))
 
-    def place(self, source: Path) -> Placement | Skip:
-        """Choose where the output of a source goes, or say why it is passed over."""
+    def place(self, source: Path) -> OutputPlacement | Skip:
+        """Choose where the output of a source goes, or return why it is skipped."""
         sink = self.sink_of(source)
         if self._watch.on_existing == "suffix":
-            return Placement(self._free(sink, source), overwrite=False)
+            return OutputPlacement(self._free(sink, source), overwrite=False)
         if is_same_file(source, sink):
-            detail = "its output would replace it: give another output folder, or a container"
+            detail = "its output would replace it: configure another output folder or a container"
             return Skip(source, "collision", detail)
         if (other := self._other_source(sink, source)) is not None:
-            detail = f"{shown(sink)} is already the output of {shown(other)}"
+            detail = f"{printable_path(sink)} is already the output of {printable_path(other)}"
             return Skip(source, "collision", detail)
         return self._beside_existing(source, sink)
 
-    def _beside_existing(self, source: Path, sink: Path) -> Placement | Skip:
+    def _beside_existing(self, source: Path, sink: Path) -> OutputPlacement | Skip:
         present = _signature(sink)
         if present is None:
-            return Placement(sink, overwrite=False)
+            return OutputPlacement(sink, overwrite=False)
         maker = self._records.maker(sink)
         if maker is not None and maker.source == str(source) and maker.made_it(present):
-            return Placement(sink, overwrite=True)
+            return OutputPlacement(sink, overwrite=True)
         if self._watch.on_existing == "overwrite":
-            return Placement(sink, overwrite=True)
+            return OutputPlacement(sink, overwrite=True)
         if self._watch.on_existing == "if-newer":
             return self._if_newer(source, sink, present)
-        return Skip(source, "exists", f"{shown(sink)} is there already (on_existing = skip)")
+        return Skip(source, "exists", f"{printable_path(sink)} exists already (on_existing = skip)")
 
-    def _if_newer(self, source: Path, sink: Path, present: Signature) -> Placement | Skip:
+    def _if_newer(self, source: Path, sink: Path, present: Signature) -> OutputPlacement | Skip:
         mine = _signature(source)
         if mine is not None and mine.mtime_ns > present.mtime_ns:
-            return Placement(sink, overwrite=True)
-        detail = f"{shown(sink)} is not older (on_existing = if-newer)"
+            return OutputPlacement(sink, overwrite=True)
+        detail = f"{printable_path(sink)} is not older (on_existing = if-newer)"
         return Skip(source, "exists", detail)
 
     def _other_source(self, sink: Path, source: Path) -> Path | None:
-        """Name another input that is still there and has this output: a.avi beside a.mov."""
+        """Return another existing input with the same output: a.avi next to a.mov."""
         maker = self._records.maker(sink)
         if maker is None or maker.source == str(source) or not os.path.lexists(maker.source):
             return None
@@ -127,7 +137,7 @@ def _signature(path: Path) -> Signature | None:
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Tell whether two paths lead to one file, or are the same where there is none."""
+    """Return whether two paths lead to one file, or are equal if there is none."""
     try:
         return one.samefile(other)
     except OSError:
@@ -150,43 +160,43 @@ class Candidate:
     signature: Signature
     key: str
     root: Root
-    """Beneath which it is opened."""
+    """The root beneath which it is opened."""
     file: Path
-    """By which name; not `path` where that is a link."""
+    """The path by which it is opened; the target if `path` is a link."""
     accepted: Identity
 
 
 @dataclass(slots=True)
-class Looked:
-    """What a look brings to be done."""
+class Inspection:
+    """Result of an inspection: what is to be done."""
 
     ready: list[Candidate] = field(default_factory=list[Candidate])
     """The oldest first."""
     outdated: list[str] = field(default_factory=list[str])
-    """Jobs of versions that are no more."""
+    """Jobs of versions that no longer exist."""
     returned: list[str] = field(default_factory=list[str])
-    """Jobs that failed because their file was away; it is back."""
+    """Jobs that failed because their file was missing, which is back."""
     num_folders: int = 0
-    """Walked through."""
+    """Number of folders scanned."""
 
 
-class Look:
-    """Sorts the files of one watched folder. Every method blocks; call them one at a time.
+class Inspector:
+    """Classify the files of one watched folder. Every method blocks; call one at a time.
 
     Args:
-        watch: What is watched.
-        records: What is remembered.
-        reach: What may be opened.
+        watch: The watched folder.
+        records: Records of files.
+        allowed: Which files may be opened.
         filesystem: The type of the input's file system.
-        reserved: Folders that are not looked into, with the reason.
-        stop: Ends a scan early.
+        reserved: Folders to skip, with the reason.
+        stop: Interrupts a scan.
     """
 
     def __init__(
         self,
         watch: WatchConfig,
         records: Records,
-        reach: Reach,
+        allowed: AllowedFiles,
         *,
         filesystem: str,
         reserved: dict[Path, str],
@@ -194,109 +204,115 @@ class Look:
     ) -> None:
         self.stability = Stability(watch.stable_seconds)
         self.skips = SkipLog()
-        self.placing = Placing(watch, records)
+        self.placer = OutputPlacer(watch, records)
         rules = NameRules(watch.include, watch.exclude)
-        self._tree = Tree(reach, rules, recursive=watch.recursive, reserved=reserved, stop=stop)
+        self._tree = Tree(allowed, rules, recursive=watch.recursive, reserved=reserved, stop=stop)
         self._records = records
-        self._reach = reach
+        self._allowed = allowed
         self._filesystem = filesystem
         self._settings = settings_digest(watch)
         self._stable_seconds = watch.stable_seconds
         self._decided: dict[Path, Signature] = {}
         self._unplaced: dict[Path, Signature] = {}
-        """Ready, but there is no place for their output; asked about again at every full scan."""
+        """Ready files without a place for their output; checked again at every full scan."""
 
-    def everything(self, now: float) -> Looked:
-        """Look at every file.
+    def inspect_all(self, now: float) -> Inspection:
+        """Inspect every file.
 
         Raises:
-            OSError: if the folder cannot be read; nothing is forgotten then.
+            OSError: if the folder cannot be read; no record is dropped then.
         """
         scan = self._tree.scan()
-        looked = self._sort(scan, now)
+        inspection = self._sort(scan, now)
         present = scan.found.keys() | {skip.path for skip in scan.skipped}
         self.stability.keep(present)
         self.skips.keep(present)
         for memory in (self._decided, self._unplaced):
             for path in memory.keys() - present:
                 del memory[path]
-        return looked
+        return inspection
 
-    def some(self, paths: Iterable[Path], now: float, *, also_due: bool = True) -> Looked:
-        """Look at the files that are said to have changed, and at those that are due."""
+    def inspect_paths(
+        self, paths: Iterable[Path], now: float, *, also_due: bool = True
+    ) -> Inspection:
+        """Inspect files that were reported as changed, and those that are due."""
         wanted = {*paths, *(self.stability.due(now) if also_due else ())}
         scan = self._tree.look_at(wanted)
-        for path in wanted - scan.found.keys():  # gone: else it would be due for ever
+        for path in wanted - scan.found.keys():  # gone: else it would be due forever
             self.stability.forget(path)
         return self._sort(scan, now)
 
-    def _sort(self, scan: Scan, now: float) -> Looked:
+    def _sort(self, scan: Scan, now: float) -> Inspection:
         for skip in scan.skipped:
             self.stability.forget(skip.path)
-            self.skips.say(skip)
-        looked = Looked(num_folders=scan.num_folders)
+            self.skips.log(skip)
+        inspection = Inspection(num_folders=scan.num_folders)
         for path, signature in scan.found.items():
             if self._decided.get(path) == signature:
                 continue
-            with Fence("file", shown(path), let=(StoreBroken,)) as fenced:
+            with Fence("file", printable_path(path), let=(StoreBroken,)) as fenced:
                 try:
-                    self._consider(path, signature, now, looked)
+                    self._consider(path, signature, now, inspection)
                 except OSError as error:  # of this file or its output, not of the folder
-                    self.skips.say(Skip(path, "unreadable", error.strerror or str(error)))
+                    self.skips.log(Skip(path, "unreadable", error.strerror or str(error)))
             if fenced.error is not None:
                 self._decided[path] = signature
-        looked.ready.sort(key=lambda candidate: candidate.signature.mtime_ns)
-        return looked
+        inspection.ready.sort(key=lambda candidate: candidate.signature.mtime_ns)
+        return inspection
 
-    def _consider(self, path: Path, signature: Signature, now: float, looked: Looked) -> None:
+    def _consider(
+        self, path: Path, signature: Signature, now: float, inspection: Inspection
+    ) -> None:
         key = file_key(path, signature, self._settings, self._filesystem)
-        if self._is_dealt_with(path, signature, key, looked):
+        if self._is_dealt_with(path, signature, key, inspection):
             self.stability.forget(path)
             return
         if self._unplaced.get(path) == signature and self._has_no_place(path, signature):
             return
         if not self.stability.observe(path, signature, now):
-            self._say_waiting(path)
+            self._log_waiting(path)
         elif self._has_no_place(path, signature):
             self.stability.forget(path)
         elif (candidate := self._opened(path, signature, key, now)) is not None:
-            looked.ready.append(candidate)
+            inspection.ready.append(candidate)
 
-    def _is_dealt_with(self, path: Path, signature: Signature, key: str, looked: Looked) -> bool:
-        """Tell whether a version of a file is ours or was taken before."""
+    def _is_dealt_with(
+        self, path: Path, signature: Signature, key: str, inspection: Inspection
+    ) -> bool:
+        """Return whether a version of a file is an output of ours or is known already."""
         if self._records.store.is_known_sink(str(path)):
             against = Skip(path, "output", "it is an output of ours")
         else:
             job = self._records.store.find(key)
             taken = self._records.taken(key, path)
             if job is None and taken is None:
-                self._find_outdated(path, looked)
+                self._find_outdated(path, inspection)
                 return False
-            against = taken if job is None else self._seen(path, job, looked)
+            against = taken if job is None else self._seen(path, job, inspection)
         self._decided[path] = signature
         if against is not None:
-            self.skips.say(against, signature)
+            self.skips.log(against, signature)
         return True
 
     def _has_no_place(self, path: Path, signature: Signature) -> bool:
-        placement = self.placing.place(path)
+        placement = self.placer.place(path)
         if isinstance(placement, Skip):
             self._unplaced[path] = signature
-            self.skips.say(placement, signature)
+            self.skips.log(placement, signature)
             return True
         self._unplaced.pop(path, None)
         return False
 
-    def _seen(self, path: Path, job: Job, looked: Looked) -> Skip | None:
+    def _seen(self, path: Path, job: Job, inspection: Inspection) -> Skip | None:
         if job.state not in _SEEN:
             return None
         if job.state == "failed" and job.error and job.error.code == _EXIT_NO_INPUT:
-            looked.returned.append(job.id)  # once: the file is decided, and not looked at again
+            inspection.returned.append(job.id)  # once: the file is decided, and not inspected again
             return None
         reason, detail = _SEEN[job.state]
         return Skip(path, reason, detail.format(id=job.id))
 
-    def _find_outdated(self, path: Path, looked: Looked) -> None:
+    def _find_outdated(self, path: Path, inspection: Inspection) -> None:
         latest = self._records.latest(path)
         if latest is None:
             return
@@ -305,24 +321,24 @@ class Look:
         except UnknownJob:
             return
         if job.state in ("queued", "running"):
-            looked.outdated.append(job.id)
+            inspection.outdated.append(job.id)
 
-    def _say_waiting(self, path: Path) -> None:
+    def _log_waiting(self, path: Path) -> None:
         if self.skips.reason_of(path) != "unfinished":
-            detail = f"taken when it has held still for {self._stable_seconds:g} s"
-            self.skips.say(Skip(path, "unstable", detail))
+            detail = f"will be processed when it is unchanged for {self._stable_seconds:g} s"
+            self.skips.log(Skip(path, "unstable", detail))
 
     def _opened(self, path: Path, signature: Signature, key: str, now: float) -> Candidate | None:
-        """Look once more, through the file itself: cached attributes may be old."""
+        """Compare the signature of the opened file: cached attributes may be outdated."""
         try:
-            root, file = self._reach.find(path)
+            root, file = self._allowed.find(path)
             status = opened_status(root, file)
         except FileNotFoundError:
             self.stability.forget(path)
             return None
         except OSError as error:
             self.stability.postpone(path, now)
-            self.skips.say(Skip(path, "unreadable", error.strerror or str(error)), signature)
+            self.skips.log(Skip(path, "unreadable", error.strerror or str(error)), signature)
             return None
         if (opened := Signature.of(status)) != signature:
             self.stability.observe(path, opened, now)
@@ -331,11 +347,182 @@ class Look:
         return Candidate(path, signature, key, root, file, accepted)
 
     def is_same(self, candidate: Candidate, now: float) -> bool:
-        """Tell whether a file is still the version that was found ready."""
+        """Return whether a file is still the version that was found ready."""
         found = self._opened(candidate.path, candidate.signature, candidate.key, now)
         return found == candidate
 
     def decide(self, candidate: Candidate) -> None:
-        """Note that a version of a file needs no further look."""
+        """Record that a version of a file needs no further inspection."""
         self._decided[candidate.path] = candidate.signature
         self.stability.forget(candidate.path)
+
+
+# From a stable file to a job: probe, place, claim, submit.
+
+_GIVE_UP_FACTOR = 360
+"""Times the stable time: how long an unfinished file may remain unchanged before it fails. With the
+default of ten seconds, an hour."""
+
+_GIVE_UP_DELAYS = 8
+"""Minimum number of probes before it fails: a single one may be wrong."""
+
+_SET_ASIDE = timedelta(seconds=60)
+"""Delay that keeps the scheduler from starting a job which is recorded only to fail."""
+
+
+class Verdict(Protocol):
+    """Result of probing a file."""
+
+    @property
+    def kind(self) -> Literal["video", "unfinished", "refused"]:
+        """``video`` can be processed, ``unfinished`` perhaps later, ``refused`` never."""
+        ...
+
+    @property
+    def message(self) -> str:
+        """The reason."""
+        ...
+
+
+Probe = Callable[[Path, Root], Awaitable[Verdict]]
+"""Probe a file by its path, opened beneath a root."""
+
+
+class FileAdmission:
+    """Submit jobs for the ready files of one watched folder.
+
+    Args:
+        watch: The watched folder.
+        inspector: Finds the files.
+        records: Records of files.
+        queue: Receives the jobs.
+        clock: The clock of `inspector`, in seconds.
+    """
+
+    def __init__(
+        self,
+        watch: WatchConfig,
+        inspector: Inspector,
+        records: Records,
+        queue: JobQueue,
+        clock: Callable[[], float],
+    ) -> None:
+        self._watch = watch
+        self._output = watch.root(watch.output, records.state_dir)
+        self._inspector = inspector
+        self._records = records
+        self._queue = queue
+        self._clock = clock
+        self.num_taken = 0
+
+    def prepare(self, candidate: Candidate) -> Job | None:
+        """Lock the output of a video file and return its job; None if it must wait. Blocks."""
+        placement = self._inspector.placer.place(candidate.path)
+        if isinstance(placement, Skip):
+            self.put_off(candidate, placement)
+            return None
+        job = self._job(candidate, placement.sink, overwrite=placement.overwrite)
+        try:
+            holder = self._records.locks(self._watch).take(placement.sink, job.id)
+            if holder is None:
+                os.close(open_folder(self._output, placement.sink.parent, create=True))
+        except OSError as error:
+            detail = f"{printable_path(placement.sink)}: {error.strerror or error}"
+            self.put_off(candidate, Skip(candidate.path, "unwritable", detail))
+            return None
+        if holder is not None:
+            self.put_off(candidate, Skip(candidate.path, "locked", holder))
+            return None
+        self._records.set_latest(job)
+        return job
+
+    def is_same(self, candidate: Candidate) -> bool:
+        """Tell whether a file is still the version that was found ready. Blocks."""
+        return self._inspector.is_same(candidate, self._clock())
+
+    async def submit(self, candidate: Candidate, job: Job) -> Job:
+        """Queue the job of a file; a job that exists is not queued again."""
+        stored, new = await self._submit(candidate, job)
+        if new:
+            self.num_taken += 1
+            text = "%s: taken as job %s, output %s"
+            with about_job(stored.id):
+                log.info(
+                    text, printable_path(candidate.path), stored.id, printable_path(stored.sink)
+                )
+        return stored
+
+    async def _submit(self, candidate: Candidate, job: Job) -> tuple[Job, bool]:
+        try:
+            return await self._queue.submit(job)
+        except Conflict:  # it ran before with another output, and its record was deleted
+            log.info("%s: done before, as job %s", printable_path(candidate.path), job.id)
+            return job, False
+
+    def taken(self, candidate: Candidate, job: Job) -> None:
+        """Record that a file has a job. Blocks."""
+        self._records.set_taken(candidate.key, "already_done", f"processed as job {job.id}")
+        self._inspector.skips.clear(candidate.path)
+        self._inspector.decide(candidate)
+
+    def postpone(self, candidate: Candidate, message: str) -> bool:
+        """Postpone an unfinished file; return whether it has waited too long. Blocks."""
+        now, path, stability = self._clock(), candidate.path, self._inspector.stability
+        longest = _GIVE_UP_FACTOR * self._watch.stable_seconds
+        tried = stability.num_delays(path) >= _GIVE_UP_DELAYS
+        if tried and stability.still_seconds(path, now) >= longest:
+            return True
+        seconds = stability.postpone(path, now)
+        detail = f"{message}; probed again in {seconds:g} s"
+        self._inspector.skips.log(Skip(path, "unfinished", detail), candidate.signature)
+        return False
+
+    def is_failure(self, candidate: Candidate) -> bool:
+        """Return whether a refused file is a damaged video, by its extension."""
+        return candidate.path.suffix.lower() in MEDIA_EXTENSIONS
+
+    def pass_over(self, candidate: Candidate, message: str) -> None:
+        """Record that a file is no video. Blocks."""
+        self._records.set_taken(candidate.key, "not_video", message)
+        self._inspector.skips.log(Skip(candidate.path, "not_video", message), candidate.signature)
+        self._inspector.decide(candidate)
+
+    async def fail(self, candidate: Candidate, message: str) -> Job:
+        """Record a file that cannot be processed as a failed job, as if a worker had tried."""
+        job = self._job(candidate, self._inspector.placer.sink_of(candidate.path), overwrite=False)
+        aside = job.model_copy(update={"not_before": datetime.now(UTC) + _SET_ASIDE})
+        stored, new = await self._submit(candidate, aside)
+        if new:
+            error = JobError(code=Exit.DATA, message=message, retryable=False)
+            stored = await self._queue.change(stored.id, "failed", error=error)
+        log.warning("%s: failed as job %s: %s", printable_path(candidate.path), stored.id, message)
+        return stored
+
+    def _job(self, candidate: Candidate, sink: Path, *, overwrite: bool) -> Job:
+        work = Work(
+            source=str(candidate.path),
+            sink=str(sink),
+            filters=self._watch.filters,
+            encoder=self._watch.encoder,
+            overwrite=overwrite,
+        )
+        linked = candidate.file != candidate.path
+        confined = Confinement(
+            source=candidate.root,
+            path=candidate.file if linked else None,
+            accepted=candidate.accepted,
+            sink=self._output,
+        )
+        return job_of(
+            work,
+            confined=confined,
+            id=job_id(candidate.path, candidate.key),
+            origin="watch",
+            idempotency_key=candidate.key,
+            priority=self._watch.priority,
+        )
+
+    def put_off(self, candidate: Candidate, skip: Skip) -> None:
+        """Postpone a file that cannot be processed now."""
+        self._inspector.stability.postpone(candidate.path, self._clock())
+        self._inspector.skips.log(skip, candidate.signature)

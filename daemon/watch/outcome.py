@@ -1,7 +1,7 @@
-"""What becomes of a watched input when its job has ended. Blocks.
+"""Move, delete or keep the input of an ended job. Functions block.
 
-An input is moved or deleted only if it is still the very file that was worked on, and a done one
-only if its output is there.
+An input is moved or deleted only if it is still the file that was processed, and the input of a
+done job only if its output exists.
 """
 
 from __future__ import annotations
@@ -41,31 +41,31 @@ from ..jobs.store import ENDED, JobStore
 from ..logfields import about_job
 from .inspection import is_same_file, mirrored
 from .records import Records, Roots, key_fits
-from .scan import SIDECAR_SUFFIX, Signature, shown
+from .scan import SIDECAR_SUFFIX, Signature, printable_path
 
 log = logging.getLogger("upframe.watch")
 
 
-# Move an input out of the way, never nowhere, never half there, and replacing nothing.
+# Moving an input: it always exists completely at one place, and nothing is replaced.
 #
-# On one file system a link and an unlink; across two a hidden copy that is written down to the
-# disk, held against the original in length and content, named, and only then the original removed.
+# On one file system: a link and an unlink. Across two: a hidden copy that is synced to the disk,
+# compared with the original, renamed, and only then is the original removed.
 
 
 def move(source: Path, target: Path, before_removal: Callable[[Path], None]) -> Path:
-    """Move a file to a free name at or beside `target`.
+    """Move a file to `target`, or to a free name next to it.
 
     Args:
         source: The file.
-        target: Where it shall be; ``film.mkv`` becomes ``film-1.mkv`` where that is taken.
-        before_removal: Called with the new name when the file is there, and still at `source`
-            too. If it raises, the file stays at `source` only.
+        target: The new path; ``film.mkv`` becomes ``film-1.mkv`` if it exists.
+        before_removal: Called with the new path while the file exists at both. If it raises, the
+            file stays at `source` only.
 
     Returns:
-        Where it is now.
+        The new path.
 
     Raises:
-        OSError: if that fails; the source is where it was then.
+        OSError: if that fails; the file is still at `source`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for name in _names(target):
@@ -96,7 +96,7 @@ def _names(target: Path) -> Iterator[Path]:
 
 
 def _is_finished(source: Path, name: Path) -> bool:
-    """Tell whether the file has that name already: a move was cut off between its two steps."""
+    """Return whether the file has that name already: a move was interrupted between its steps."""
     try:
         one, other = source.lstat(), name.lstat()
     except OSError:
@@ -108,7 +108,7 @@ def _is_finished(source: Path, name: Path) -> bool:
 
 
 def _put(source: Path, name: Path) -> None:
-    """Give a file a second name, or make a copy under that name.
+    """Link a file to a second name, or copy it there.
 
     Raises:
         FileExistsError: if the name is taken.
@@ -126,7 +126,7 @@ def _copy(source: Path, name: Path) -> None:
     partial = partial_path(name)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        # by descriptors: the names may be links by now
+        # by descriptors: the names may have become links
         with (
             open(source, "rb", opener=lambda name, _: os.open(name, flags)) as original,
             partial.open("xb") as copy,
@@ -143,19 +143,19 @@ def _copy(source: Path, name: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-_NAME_MAX_BYTES = 255  # of one path component on every file system in common use
+_NAME_MAX_BYTES = 255  # of one path component on all common file systems
 
 SIDECAR_SCHEMA = "upframe.error/1"
 
 
 class _Sidecar(BaseModel):
-    """As much of one as tells that it is ours."""
+    """The part of a sidecar that shows that it is ours."""
 
     schema_name: str = Field(alias="schema")
 
 
 def output_signature(job: Job, output: Root) -> Signature | None:
-    """Tell how a job's output looks; None where it is no file with something in it."""
+    """Return the signature of a job's output; None if it is not a file or empty."""
     try:
         with opened_place(output, Path(job.sink)) as place:
             status = place.lstat()
@@ -168,7 +168,7 @@ def dispose_done(job: Job, watch: WatchConfig, state_dir: Path | None = None) ->
     """Keep, move or delete the input of a done job.
 
     Raises:
-        OSError: if that fails; the input is where it was then.
+        OSError: if that fails; the input is unchanged.
     """
     source = Path(job.source)
     with opened_place(Root(watch.input, state_dir), source) as here:
@@ -176,13 +176,15 @@ def dispose_done(job: Job, watch: WatchConfig, state_dir: Path | None = None) ->
         if watch.on_done == "keep":
             return
         if (why := _against(job, here, watch.root(watch.output, state_dir))) is not None:
-            log.warning("%s: kept, %s", shown(source), why)
+            log.warning("%s: kept, %s", printable_path(source), why)
         elif watch.on_done == "delete":
             here.unlink()
-            log.info("%s: deleted, its output is %s", shown(source), shown(job.sink))
+            log.info(
+                "%s: deleted, its output is %s", printable_path(source), printable_path(job.sink)
+            )
         elif watch.done_dir is not None:
             place = _move_away(here, job, watch, (watch.done_dir, state_dir), lambda _: None)
-            log.info("%s: done, moved to %s", shown(source), shown(place))
+            log.info("%s: done, moved to %s", printable_path(source), printable_path(place))
 
 
 def _move_away(
@@ -192,11 +194,11 @@ def _move_away(
     to: tuple[Path, Path | None],
     explain: Callable[[Path], None],
 ) -> Path:
-    """Move an input into another folder, to where it lay in its own; return its new path."""
+    """Move an input to the same place below another folder; return its new path."""
 
     def check(place: Path) -> None:
-        if not is_unchanged(job, here):  # it may take long to copy a file to another device
-            raise OSError(f"{shown(job.source)} has changed while it was moved")
+        if not is_unchanged(job, here):  # copying to another device may take long
+            raise OSError(f"{printable_path(job.source)} has changed while it was moved")
         explain(place)
 
     target, root = mirrored(Path(job.source), watch.input, to[0]), watch.root(*to)
@@ -206,28 +208,30 @@ def _move_away(
 
 
 def _against(job: Job, source: Path, output: Root) -> str | None:
-    """Say why a done job's input must not be touched."""
+    """Return why a done job's input must not be touched, or None."""
     if source.is_symlink():
         return "it is a link"
     if output_signature(job, output) is None:
-        return f"its output {shown(job.sink)} is not there"
+        return f"its output {printable_path(job.sink)} does not exist"
     if job.report is None:
         return "its output was not verified"
     if is_same_file(source, Path(job.sink)):
         return "it is its own output"
-    return None if is_unchanged(job, source) else "it has changed or gone since it was read"
+    return None if is_unchanged(job, source) else "it has changed or disappeared since it was read"
 
 
 def dispose_failed(job: Job, watch: WatchConfig, state_dir: Path | None = None) -> None:
-    """Leave or move the input of a failed job, and write beside it what went wrong.
+    """Leave or move the input of a failed job, and write the reason next to it.
 
     Raises:
-        OSError: if that fails; the input is where it was then.
+        OSError: if that fails; the input is unchanged.
     """
     source = Path(job.source)
     with opened_place(Root(watch.input, state_dir), source) as here:
         if not is_unchanged(job, here):
-            log.info("%s: has changed or gone since job %s failed", shown(source), job.id)
+            log.info(
+                "%s: has changed or disappeared since job %s failed", printable_path(source), job.id
+            )
             return
         if watch.on_failed == "leave" or watch.failed_dir is None:
             write_sidecar(here, job)
@@ -235,11 +239,11 @@ def dispose_failed(job: Job, watch: WatchConfig, state_dir: Path | None = None) 
         to = watch.failed_dir, state_dir
         place = _move_away(here, job, watch, to, lambda moved: write_sidecar(moved, job))
         remove_sidecar(here)
-        log.info("%s: failed, moved to %s", shown(source), shown(place))
+        log.info("%s: failed, moved to %s", printable_path(source), printable_path(place))
 
 
 def is_unchanged(job: Job, source: Path) -> bool:
-    """Tell whether a job's input is there, and still the version that the job was made for."""
+    """Return whether a job's input is still the version that the job was made for."""
     try:
         status = source.lstat()
     except OSError:
@@ -248,14 +252,14 @@ def is_unchanged(job: Job, source: Path) -> bool:
 
 
 def sidecar_of(path: Path) -> Path:
-    """Name the file that says why `path` failed."""
+    """Return the path of the file with the reason why `path` failed."""
     room = _NAME_MAX_BYTES - len(SIDECAR_SUFFIX)
     name = os.fsencode(path.name)[:room].decode(errors="ignore")
     return path.with_name(f"{name}{SIDECAR_SUFFIX}")
 
 
 def write_sidecar(place: Path, job: Job) -> None:
-    """Write why a job failed beside its input.
+    """Write the reason why a job failed next to its input.
 
     Raises:
         OSError: if it cannot be written.
@@ -271,9 +275,9 @@ def write_sidecar(place: Path, job: Job) -> None:
 
 
 def remove_sidecar(source: Path) -> None:
-    """Remove what an earlier attempt has left beside an input, if it is ours."""
+    """Remove the sidecar of an earlier attempt next to an input, if it is ours."""
     sidecar = sidecar_of(source)
-    with suppress(OSError, ValueError):  # not there, or not ours
+    with suppress(OSError, ValueError):  # missing, or not ours
         if _Sidecar.model_validate_json(read_entry(sidecar)).schema_name == SIDECAR_SCHEMA:
             sidecar.unlink()
 
@@ -292,7 +296,7 @@ def _account(job: Job) -> dict[str, Any]:
         "ended": _time(job.ended),
         "filters": job.filters.model_dump(mode="json", exclude_defaults=True),
         "encoder": job.encoder.model_dump(mode="json", exclude_defaults=True),
-        "again": f"put the file back where it was, then: upframe jobs retry {job.id}",
+        "again": f"move the file back to its place, then: upframe jobs retry {job.id}",
     }
 
 
@@ -300,19 +304,19 @@ def _time(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat(timespec="seconds")
 
 
-# Sees every job of a watched folder to its end: also those that ended while we were not there.
+# Disposal after every end of a job, also of jobs that ended while the daemon was not running.
 
-_RETRY_SECONDS = 60.0  # between two tries to move what could not be moved
+_RETRY_SECONDS = 60.0  # between attempts to move an input
 
 
-class Settler:
-    """Deals with the inputs of ended jobs, one after the other.
+class InputDisposer:
+    """Dispose of the inputs of ended jobs, one after the other.
 
     Args:
-        watches: Whose jobs; a job of none of them is left alone.
-        queue: Tells which jobs end.
-        store: Remembers which were dealt with.
-        retry_seconds: Between two tries of what did not work.
+        watches: The watched folders; other jobs are ignored.
+        queue: Reports the end of jobs.
+        store: Records which jobs are settled.
+        retry_seconds: Interval between attempts after a failure.
     """
 
     def __init__(
@@ -328,12 +332,12 @@ class Settler:
         self._records = Records(store)
         self._retry_seconds = retry_seconds
         self._pending: dict[str, str] = {}
-        """By job, why it could not be dealt with yet."""
+        """By job, why its input could not be disposed of yet."""
         self._roots = {id(watch): Roots({"input": watch.input}) for watch in watches}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="settle")
 
     async def run(self) -> None:
-        """Settle until cancelled."""
+        """Dispose of inputs until cancelled."""
         try:
             with self._queue.subscribe() as changes:  # before the backlog: nothing is missed
                 await self._settle_all(await self._read_backlog())
@@ -344,7 +348,7 @@ class Settler:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     def pending(self) -> dict[str, str]:
-        """Tell which jobs could not be dealt with yet, and why."""
+        """Return the jobs whose inputs could not be disposed of yet, with the reason."""
         return dict(self._pending)
 
     async def _follow(self, changes: Subscription) -> None:
@@ -360,7 +364,7 @@ class Settler:
                     job = await self._queue.get(job_id)
                 except UnknownJob:
                     del self._pending[job_id]
-                except StoreBroken as error:  # a full disk now may have room in a minute
+                except StoreBroken as error:  # a full disk may have space in a minute
                     log.warning("job %s: cannot be looked up: %s", job_id, error)
                 else:
                     await self._settle_all([job])
@@ -387,13 +391,13 @@ class Settler:
             self._pending.pop(job.id, None)
             return
         if self._pending.get(job.id) != why:
-            text = "%s: job %s is %s, but its input stays where it is for now: %s"
+            text = "%s: job %s is %s, but its input is not moved yet: %s"
             with about_job(job.id):
-                log.warning(text, shown(job.source), job.id, job.state, why)
+                log.warning(text, printable_path(job.source), job.id, job.state, why)
         self._pending[job.id] = why
 
     def _try(self, job: Job, watch: WatchConfig) -> str | None:
-        """Settle one end of a job; returns why it has to be tried again. Blocks."""
+        """Settle one end of a job; return why it must be tried again, or None. Blocks."""
         with about_job(job.id):
             return self._try_to_settle(job, watch)
 
@@ -410,7 +414,7 @@ class Settler:
         return None
 
     def _is_latest(self, job: Job) -> bool:
-        """Tell whether nobody has had the job tried again since it ended so."""
+        """Return whether the job has not been retried since this end."""
         try:
             return self._records.store.get(job.id).ended == job.ended
         except UnknownJob:
@@ -431,7 +435,7 @@ class Settler:
         self._records.set_settled(job)
 
     def _watch_of(self, job: Job) -> WatchConfig | None:
-        """Find whose job it is, also after a change of the configuration."""
+        """Find the watched folder of a job, also after a change of the configuration."""
         if job.origin != "watch":
             return None
         fitting = [

@@ -1,8 +1,8 @@
-"""One walk through a watched folder: which files could be inputs, and why the others are not.
+"""Scan a watched folder: which files may be inputs, and why others are skipped.
 
-Links to folders are not followed, so no loop of links can hold a walk up; links to files only where
-that is asked for, see `Reach`. Everything is opened beneath the folder, whatever becomes of links
-meanwhile. The folders of outputs, of done and of failed inputs are left out where they lie inside.
+Links to folders are not followed, so that a scan cannot loop; links to files only if configured,
+see `AllowedFiles`. Everything is opened beneath the folder, even if links change meanwhile. Folders
+of outputs and of done or failed inputs inside it are skipped.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from ...io.root import Root, open_file, opened_folder
 log = logging.getLogger("upframe.watch")
 
 
-# Which names in a watched folder are those of inputs: globs, hidden files, unfinished downloads.
+# Names of inputs: globs, hidden files, unfinished downloads.
 #
 # The built-in patterns are those of FileFlows, Radarr, Syncthing, Unmanic, the browsers and the
-# download clients. A pattern is held against the whole name, so that `film.mkv.part` is not taken
-# for a film.
+# download clients. A pattern must match the whole name, so that `film.mkv.part` is no film.
 
 Reason = Literal[
     "excluded",
@@ -47,16 +46,16 @@ Reason = Literal[
     "failed_before",
     "cancelled_before",
 ]
-"""Why a file is not made into a job, in one word for machines."""
+"""Why a file does not become a job: a word for programs."""
 
 SIDECAR_SUFFIX = ".upframe-error.json"
-"""Of the file that says why another one failed."""
+"""Suffix of the file with the reason why another one failed."""
 
 LOCKS_FOLDER = ".upframe-locks"
-"""In an output folder, of the claims on its files."""
+"""Folder of locks in an output folder."""
 
 _PARTIAL = re.compile(r"\..*\.job-[0-9a-f]{12}\.partial$")
-"""Of what a job writes, until it has its name."""
+"""Name of a job's output until it is complete."""
 
 EXCLUDED_FILES = (
     "*.part", "*.partial", "*.tmp", "*.temp", "*.crdownload", "*.download", "*.!qb", "*.!ut",
@@ -79,25 +78,25 @@ MEDIA_EXTENSIONS = {
     ".obu", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".tp", ".trp", ".ts", ".vob", ".webm", ".wmv",
     ".wtv", ".y4m",
 }  # fmt: skip
-"""What counts as a video where no `include` says otherwise; stills only where one names them."""
+"""Extensions of videos, used without `include`; images only if `include` matches them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Why a path is passed over."""
+    """A skipped path, with the reason."""
 
     path: Path
     reason: Reason
     detail: str
 
 
-def shown(path: str | PurePath) -> str:
-    """Write a path so that no name can forge a line of the log or break a terminal."""
+def printable_path(path: str | PurePath) -> str:
+    """Escape a path, so that its name can neither forge a log line nor break a terminal."""
     return printable(os.fsencode(path).decode(errors="backslashreplace"))
 
 
 def is_text(path: Path) -> bool:
-    """Tell whether a path can be written as text, as jobs and databases need it."""
+    """Return whether a path is valid UTF-8, as jobs and the database require."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -106,17 +105,17 @@ def is_text(path: Path) -> bool:
 
 
 def is_ours(name: str) -> bool:
-    """Tell whether a name is one that we give: nobody needs to be told that we pass it over."""
+    """Return whether upframe creates files of this name; they are skipped without a message."""
     return name == LOCKS_FOLDER or name.endswith(SIDECAR_SUFFIX) or bool(_PARTIAL.match(name))
 
 
 class NameRules:
-    """Tells by a name alone whether a file or a folder is passed over.
+    """Decide by name whether a file or a folder is skipped.
 
     Args:
-        include: Globs of names, or of paths below the root where they hold a slash; none: every
+        include: Globs of names, or of paths below the root if they contain a slash; none: every
             name with the extension of a video.
-        exclude: The same, beside the built-in ones; they also pass over whole folders.
+        exclude: Globs in addition to the built-in ones; they also apply to folders.
     """
 
     def __init__(self, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> None:
@@ -124,13 +123,13 @@ class NameRules:
         self._exclude = tuple(pattern.lower() for pattern in exclude)
 
     def against_folder(self, relative: PurePath) -> str | None:
-        """Say why nothing in a folder is taken; None: it is looked into."""
+        """Return why a folder is skipped; None: it is scanned."""
         if relative.name.startswith("."):
             return "hidden folder"
         return _matched(relative, (*EXCLUDED_FOLDERS, *self._exclude))
 
     def against_file(self, relative: PurePath) -> str | None:
-        """Say why a name is not that of an input; None: it is."""
+        """Return why a file is skipped by its name; None: it may be an input."""
         if against := _matched(relative, (*EXCLUDED_FILES, *self._exclude)):
             return against
         if relative.name.startswith("."):
@@ -143,7 +142,7 @@ class NameRules:
 
 
 def _matched(relative: PurePath, patterns: Iterable[str]) -> str | None:
-    """Find the pattern that fits, whatever the case: shares often do not tell cases apart."""
+    """Return the matching pattern, ignoring case as many shares do."""
     name, whole = relative.name.lower(), relative.as_posix().lower()
     for pattern in patterns:
         if fnmatchcase(whole if "/" in pattern else name, pattern):
@@ -151,19 +150,19 @@ def _matched(relative: PurePath, patterns: Iterable[str]) -> str | None:
     return None
 
 
-# Whether a file has held still: size, time of change and inode, all unmoved for long enough.
+# A file is stable if its size, modification time and inode have not changed for long enough.
 #
-# Time is taken from a monotonic clock of our own, and only between samples: a server's clock that
-# runs ahead or behind, and a time of change in the future, make no difference. Every change starts
-# the wait anew, so that it counts from the last write and not from the discovery.
+# Time is measured with a local monotonic clock between samples, so a wrong clock of a server and
+# modification times in the future do not matter. Every change restarts the wait, so it counts from
+# the last write and not from the discovery.
 
 _LONGEST_DELAY_FACTOR = 60
-"""Of the stable time: the most that a file which probed as unfinished waits for its next probe."""
+"""Times the stable time: longest wait between probes of an unfinished file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What tells one version of a file from another."""
+    """Identifies one version of a file."""
 
     size: int
     mtime_ns: int
@@ -171,15 +170,15 @@ class Signature:
 
     @classmethod
     def of(cls, status: os.stat_result) -> Self:
-        """Take it from what the file system says."""
+        """Return the signature for a `stat` result."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 def opened_status(root: Root, path: Path) -> os.stat_result:
-    """Look at a file by opening it: proves that it can be read, and renews what NFS has cached.
+    """Return the status of an opened file: shows that it can be read, and refreshes NFS caches.
 
     Raises:
-        OSError: if it cannot be read, or lies elsewhere than beneath the root.
+        OSError: if it cannot be read, or is not beneath the root.
     """
     descriptor = open_file(root, path)
     try:
@@ -198,10 +197,10 @@ class _Wait:
 
 
 class Stability:
-    """Remembers since when each file has been as it is.
+    """Track since when each file is unchanged.
 
     Args:
-        stable_seconds: How long a file must hold still.
+        stable_seconds: How long a file must be unchanged.
     """
 
     def __init__(self, stable_seconds: float) -> None:
@@ -215,7 +214,7 @@ class Stability:
         return path in self._waits
 
     def observe(self, path: Path, signature: Signature, now: float) -> bool:
-        """Note a sample. Tells whether the file is ready: unmoved since an old enough sample."""
+        """Record a sample; return whether the file has been unchanged for long enough."""
         wait = self._waits.get(path)
         if wait is None or wait.signature != signature:
             due = now + self._stable_seconds
@@ -224,7 +223,7 @@ class Stability:
         return now >= wait.due
 
     def postpone(self, path: Path, now: float) -> float:
-        """Let a file that looks unfinished wait longer each time; returns the seconds to wait."""
+        """Postpone an unfinished file, longer each time; return the seconds to wait."""
         wait = self._waits[path]
         seconds = wait.delay
         wait.due = now + seconds
@@ -233,21 +232,21 @@ class Stability:
         return seconds
 
     def still_seconds(self, path: Path, now: float) -> float:
-        """Tell for how long a file is known to have held still."""
+        """Return for how many seconds a file is known to be unchanged."""
         wait = self._waits.get(path)
         return 0.0 if wait is None else now - wait.since
 
     def num_delays(self, path: Path) -> int:
-        """Count how often a file was put off since it has held still."""
+        """Return how often a file was postponed since its last change."""
         wait = self._waits.get(path)
         return 0 if wait is None else wait.num_delays
 
     def due(self, now: float) -> list[Path]:
-        """List the files that want their next sample."""
+        """List the files that are due for a sample."""
         return [path for path, wait in self._waits.items() if now >= wait.due]
 
     def next_due(self) -> float | None:
-        """Tell when the next file wants a sample, on the clock of `now`."""
+        """Return when the next file is due, on the clock of `now`."""
         return min((wait.due for wait in self._waits.values()), default=None)
 
     def forget(self, path: Path) -> None:
@@ -255,7 +254,7 @@ class Stability:
         self._waits.pop(path, None)
 
     def keep(self, present: Collection[Path]) -> None:
-        """Drop every file that is not there any more."""
+        """Drop every file that no longer exists."""
         for path in self._waits.keys() - set(present):
             del self._waits[path]
 
@@ -265,15 +264,15 @@ class Stability:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
-    """Which files a watch may open: those beneath its folder, and those that links may lead to."""
+class AllowedFiles:
+    """The files that may be opened: those beneath a folder, and permitted targets of links."""
 
     root: Root
     linked: tuple[Root, ...] = ()
-    """Beneath which the targets of links lie; none: links are not followed."""
+    """Roots of permitted targets of links; none: links are not followed."""
 
     def find(self, path: Path) -> tuple[Root, Path]:
-        """Tell beneath which root to open a path, and by which name.
+        """Return the root beneath which to open a path, and the path to open.
 
         Raises:
             OSError: if it is a link that leads elsewhere (EXDEV).
@@ -284,54 +283,54 @@ class Reach:
         for root in self.linked:
             if real.is_relative_to(root.path):
                 return root, real
-        raise OSError(errno.EXDEV, "leads to none of the folders that links may", str(path))
+        raise OSError(errno.EXDEV, "it leads out of the permitted folders", str(path))
 
 
 class ScanStopped(Exception):
-    """The walk was asked to end; what it found so far is not the whole truth."""
+    """The scan was interrupted; its result would be incomplete."""
 
 
 @dataclass(slots=True)
 class Scan:
-    """What a walk found."""
+    """Result of a scan."""
 
     found: dict[Path, Signature] = field(default_factory=dict[Path, Signature])
-    """Files with the name of an input."""
+    """Files that may be inputs."""
     skipped: list[Skip] = field(default_factory=list[Skip])
-    """Everything else."""
+    """All other paths."""
     num_folders: int = 0
-    """Walked through."""
+    """Number of folders scanned."""
 
 
 class Tree:
-    """A folder as its rules show it. Every method blocks.
+    """A folder, filtered by rules. Every method blocks.
 
     Args:
-        reach: The folder, and where links in it may lead.
-        rules: Which names count.
-        recursive: Whether folders in it are looked into.
-        reserved: Folders that are not looked into, with the reason.
-        stop: Ends a walk early, with :class:`ScanStopped`.
+        allowed: The folder, and permitted targets of links.
+        rules: Which names are inputs.
+        recursive: Whether subfolders are scanned.
+        reserved: Folders to skip, with the reason.
+        stop: Interrupts a scan with :class:`ScanStopped`.
     """
 
     def __init__(
         self,
-        reach: Reach,
+        allowed: AllowedFiles,
         rules: NameRules,
         *,
         recursive: bool = True,
         reserved: dict[Path, str] | None = None,
         stop: Event | None = None,
     ) -> None:
-        self.root = reach.root.path
-        self._reach = reach
+        self.root = allowed.root.path
+        self._allowed = allowed
         self._rules = rules
         self._recursive = recursive
         self._reserved = reserved or {}
         self._stop = stop or Event()
 
     def scan(self) -> Scan:
-        """Walk through all of it.
+        """Scan the whole folder.
 
         Raises:
             OSError: if the root itself cannot be read.
@@ -342,7 +341,7 @@ class Tree:
         return scan
 
     def look_at(self, paths: Iterable[Path]) -> Scan:
-        """Look at some paths only, folders with all that is in them. What is gone is left out."""
+        """Scan only some paths, folders recursively. Paths that are gone are omitted."""
         scan = Scan()
         for path in paths:
             self._check_stop()
@@ -357,7 +356,7 @@ class Tree:
         return scan
 
     def _is_reachable(self, path: Path) -> bool:
-        """Tell whether a walk would come by: no parent is passed over or a link."""
+        """Return whether a scan would reach a path: no parent is skipped or a link."""
         if not path.is_relative_to(self.root):
             return False
         parents = list(path.relative_to(self.root).parents)[:-1]
@@ -376,7 +375,7 @@ class Tree:
             folder = folders.pop()
             scan.num_folders += 1
             try:
-                entries = list(_entries(self._reach.root, folder))
+                entries = list(_entries(self._allowed.root, folder))
             except OSError as error:
                 if folder == self.root:
                     raise
@@ -389,7 +388,7 @@ class Tree:
             self._walk(path, scan)
 
     def _note(self, path: Path, status: os.stat_result, scan: Scan) -> bool:
-        """Put one path where it belongs. Tells whether it is a folder to look into."""
+        """Add one path to the result; return whether it is a folder to scan."""
         if is_ours(path.name):
             return False
         if stat.S_ISDIR(status.st_mode):
@@ -408,7 +407,7 @@ class Tree:
 
     def _followed(self, path: Path, status: os.stat_result) -> tuple[os.stat_result, Skip | None]:
         try:
-            return opened_status(*self._reach.find(path)), None
+            return opened_status(*self._allowed.find(path)), None
         except OSError as error:
             return status, Skip(path, "excluded", f"symbolic link: {error.strerror or error}")
 
@@ -422,7 +421,7 @@ class Tree:
     def _against_file(self, path: Path, status: os.stat_result) -> Skip | None:
         if against := self._rules.against_file(path.relative_to(self.root)):
             return Skip(path, "excluded", against)
-        if stat.S_ISLNK(status.st_mode) and not self._reach.linked:
+        if stat.S_ISLNK(status.st_mode) and not self._allowed.linked:
             return Skip(path, "excluded", "symbolic link")
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
             return Skip(path, "excluded", "not a regular file")
@@ -446,43 +445,40 @@ def _entries(root: Root, folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
                 continue
 
 
-# Says why a file is passed over: once for each version of it, not at every scan.
-
-
 class SkipLog:
-    """Remembers what was said of each path."""
+    """Log why a path is skipped: once for each version of it, not at every scan."""
 
     def __init__(self) -> None:
-        self._said: dict[Path, tuple[Reason, Signature | None]] = {}
+        self._logged: dict[Path, tuple[Reason, Signature | None]] = {}
 
-    def say(self, skip: Skip, version: Signature | None = None) -> None:
-        """Log why a path is passed over, unless that was said already.
+    def log(self, skip: Skip, version: Signature | None = None) -> None:
+        """Log why a path is skipped, unless that was logged already.
 
         Args:
             skip: The path and the reason.
-            version: Of the file, where another version is worth another line.
+            version: Of the file, if another version should be logged again.
         """
-        if self._said.get(skip.path) == (skip.reason, version):
+        if self._logged.get(skip.path) == (skip.reason, version):
             return
-        self._said[skip.path] = (skip.reason, version)
-        # "waits" for what will be looked at again by itself
+        self._logged[skip.path] = (skip.reason, version)
+        # "waits" for files that will be inspected again
         verb = "waits" if skip.reason in ("unstable", "unfinished") else "skipped"
-        log.info("%s: %s, reason=%s: %s", shown(skip.path), verb, skip.reason, skip.detail)
+        log.info("%s: %s, reason=%s: %s", printable_path(skip.path), verb, skip.reason, skip.detail)
 
     def clear(self, path: Path) -> None:
-        """Forget a path that is no longer passed over."""
-        self._said.pop(path, None)
+        """Drop a path that is no longer skipped."""
+        self._logged.pop(path, None)
 
     def keep(self, present: Collection[Path]) -> None:
-        """Forget every path that is not there any more."""
-        for path in self._said.keys() - set(present):
-            del self._said[path]
+        """Drop every path that no longer exists."""
+        for path in self._logged.keys() - set(present):
+            del self._logged[path]
 
     def reason_of(self, path: Path) -> Reason | None:
-        """Tell why a path is passed over."""
-        said = self._said.get(path)
-        return said[0] if said else None
+        """Return why a path is skipped."""
+        logged = self._logged.get(path)
+        return logged[0] if logged else None
 
     def counts(self) -> dict[str, int]:
-        """Count the paths that are passed over, by reason. Safe while another thread adds some."""
-        return dict(Counter(reason for reason, _ in list(self._said.values())))
+        """Return the number of skipped paths by reason. Thread-safe."""
+        return dict(Counter(reason for reason, _ in list(self._logged.values())))

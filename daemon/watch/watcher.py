@@ -1,7 +1,7 @@
-"""One watched folder: looks when the time has come or something has changed, and takes files.
+"""Watched folders: scan each at intervals and after changes, and submit jobs for its files.
 
-Everything that touches the folder runs on one thread of the watcher's own, one call at a time: a
-share that hangs holds up this watch, and neither the event loop nor anybody else.
+All access to a folder is on one thread of its watcher, one call at a time: a network share that
+hangs blocks this watcher, but neither the event loop nor other folders.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ...io.root import Root, filesystem_type
 from ..config import Config, WatchConfig
@@ -25,37 +25,36 @@ from ..fence import Fence
 from ..jobs.model import IllegalChange, StoreBroken, UnknownJob
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
-from .changes import Listening
-from .inspection import Candidate, Look, Looked
-from .intake import Intake, Probe, Verdict
-from .outcome import Settler
+from .changes import ChangeListener
+from .inspection import Candidate, FileAdmission, Inspection, Inspector, Probe
+from .outcome import InputDisposer
 from .records import Records, Roots
-from .scan import Reach, Skip, shown
+from .scan import AllowedFiles, Skip, printable_path
 
 log = logging.getLogger("upframe.watch")
 
 
 Result = TypeVar("Result")
 
-_JITTER = 0.25  # of the time between two scans: many watches shall not scan in step
-_FILES_AT_ONCE = 16  # taken before changes are heard again
-_ABSENT_SECONDS = 10.0  # between two looks for a folder that is missing, and after an error
-_BREATH_SECONDS = 0.05  # between two rounds: a stream of events is no reason to spin
+_JITTER = 0.25  # share of the interval between scans, so that watchers do not scan simultaneously
+_FILES_AT_ONCE = 16  # submitted before changes are processed again
+_ABSENT_SECONDS = 10.0  # between checks of a missing folder, and after an error
+_BREATH_SECONDS = 0.05  # between two rounds, so that a stream of events cannot keep a core busy
 
 
 class Watcher:
     """Watches one folder until it is cancelled.
 
     Args:
-        watch: What to watch, and what to make of it.
+        watch: The folder and the jobs to make of its files.
         index: Its place in the configuration, for names.
-        queue: Takes the jobs.
-        store: Remembers what was seen.
-        probe: Tells whether a file is a video.
-        linked: Folders in which the targets of links may lie, beside the watched one.
-        reserved: Folders that are not looked into, with the reason.
-        clock: Seconds, never going back.
-        filesystem: Names the type of the file system that a path is on.
+        queue: Receives the jobs.
+        store: Keeps records of files.
+        probe: Returns whether a file is a video.
+        linked: Folders that links may point to, in addition to the watched one.
+        reserved: Folders to skip, with the reason.
+        clock: Monotonic, in seconds.
+        filesystem: Returns the type of a path's file system.
     """
 
     def __init__(
@@ -85,18 +84,18 @@ class Watcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"watch-{index}")
         self._stop = Event()
         self._wake = asyncio.Event()
-        self._listening = Listening(watch, self._wake.set)
+        self._listener = ChangeListener(watch, self._wake.set)
         self._next_scan = 0.0
-        self._look: Look | None = None
-        self._intake: Intake | None = None
+        self._inspector: Inspector | None = None
+        self._admission: FileAdmission | None = None
         self._ready: dict[Path, Candidate] = {}
-        """Found ready, and not taken yet: they are not looked at again and again meanwhile."""
+        """Ready files that are not submitted yet; they are not inspected again meanwhile."""
         self._paused: str | None = None
         self._num_scans = 0
         self._num_errors = 0
         self._last_scan_seconds: float | None = None
         self.looked = asyncio.Event()
-        """Set after the first look at the folder, or when it was found missing."""
+        """Set after the first scan, or when the folder was found missing."""
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -111,23 +110,23 @@ class Watcher:
                 await asyncio.sleep(_BREATH_SECONDS)
         finally:
             self._stop.set()
-            await self._listening.end()
-            # not waited for: a thread that hangs in a dead share would hold up the whole exit
+            await self._listener.end()
+            # not waited for: a thread that hangs in a dead share would block the exit
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     def status(self) -> dict[str, Any]:
-        """Tell how it stands, for people and for metrics."""
-        look = self._look
+        """Return the state for the status page and metrics."""
+        inspector = self._inspector
         return {
             "input": str(self._watch.input),
             "output": str(self._watch.output),
-            "state": "paused" if self._paused else "watching" if look else "starting",
+            "state": "paused" if self._paused else "watching" if inspector else "starting",
             "paused": self._paused,
-            "mode": self._listening.mode.name,
-            "mode_reason": self._listening.mode.why,
-            "taken": self._intake.num_taken if self._intake else 0,
-            "waiting": len(look.stability) if look else 0,
-            "skipped": look.skips.counts() if look else {},
+            "mode": self._listener.mode.name,
+            "mode_reason": self._listener.mode.why,
+            "taken": self._admission.num_taken if self._admission else 0,
+            "waiting": len(inspector.stability) if inspector else 0,
+            "skipped": inspector.skips.counts() if inspector else {},
             "scans": self._num_scans,
             "errors": self._num_errors,
             "last_scan_seconds": self._last_scan_seconds,
@@ -138,75 +137,81 @@ class Watcher:
         return await loop.run_in_executor(self._thread, call, *arguments)
 
     async def _survive_round(self) -> float:
-        with Fence("file", shown(self._watch.input)):
+        with Fence("file", printable_path(self._watch.input)):
             try:
                 return await self._round()
             except (OSError, StoreBroken) as error:
-                log.warning("%s: cannot be scanned: %s", shown(self._watch.input), error)
+                log.warning("%s: cannot be scanned: %s", printable_path(self._watch.input), error)
         self._num_errors += 1
-        self._listening.ask_for_scan()
+        self._listener.ask_for_scan()
         await asyncio.sleep(min(self._watch.scan_seconds, _ABSENT_SECONDS))
         return 0.0
 
     async def _round(self) -> float:
-        """Look and act once; returns the seconds until the next look."""
+        """Inspect and act once; return the seconds until the next round."""
         missing = await self._off(self._roots.missing)
         if missing is not None:
             await self._pause(missing)
             return min(self._watch.scan_seconds, _ABSENT_SECONDS)
         await self._arrive()
-        if self._look is None or self._intake is None:
-            raise AssertionError("a folder that is there is looked at")
-        looked = await self._look_now(self._look)
-        await self._act(looked, self._intake)
+        if self._inspector is None or self._admission is None:
+            raise AssertionError("an existing folder has an inspector")
+        inspection = await self._inspect(self._inspector)
+        await self._act(inspection, self._admission)
         if self._ready:
             return 0.0
-        wanted = self._look.stability.next_due()
+        wanted = self._inspector.stability.next_due()
         due = self._next_scan if wanted is None else min(wanted, self._next_scan)
         return due - self._clock()
 
     async def _pause(self, missing: str) -> None:
         if self._paused is None:
-            log.warning("%s; the watch pauses", missing)
+            log.warning("%s; watching is paused", missing)
         self._paused = missing
         self._identity = None
         self._ready.clear()
-        await self._listening.end()
+        await self._listener.end()
 
     async def _arrive(self) -> None:
-        """Begin, or begin anew, where the folder was not there or is another one now."""
+        """Start, or restart, if the folder was missing or has been replaced."""
         if self._paused is not None:
-            log.warning("%s: all is there again, the watch goes on", shown(self._watch.input))
+            log.warning(
+                "%s: available again, watching is resumed", printable_path(self._watch.input)
+            )
         self._paused = None
         identity = self._roots.identity(self._watch.input)
         if identity == self._identity:
             return
         kind = await self._off(self._filesystem, self._watch.input)
-        if self._look is None:
+        if self._inspector is None:
             await self._off(self._clear_locks)
-        self._look = look = Look(
+        self._inspector = inspector = Inspector(
             self._watch,
             self._records,
-            self._reach(),
+            self._allowed(),
             filesystem=kind,
             reserved=self._reserved,
             stop=self._stop,
         )
-        taken = self._intake.num_taken if self._intake else 0
-        self._intake = Intake(self._watch, look, self._records, self._queue, self._clock)
-        self._intake.num_taken = taken
+        taken = self._admission.num_taken if self._admission else 0
+        self._admission = FileAdmission(
+            self._watch, inspector, self._records, self._queue, self._clock
+        )
+        self._admission.num_taken = taken
         self._kind = kind
-        await self._listening.end()
+        await self._listener.end()
         self._identity = identity
 
-    def _reach(self) -> Reach:
+    def _allowed(self) -> AllowedFiles:
         def root(path: Path) -> Root:
             return Root(Path(os.path.realpath(path)), self._records.state_dir)
 
         inside = Root(self._watch.input, self._records.state_dir)
         if not self._watch.follow_links:
-            return Reach(inside)
-        return Reach(inside, tuple(root(path) for path in (self._watch.input, *self._linked)))
+            return AllowedFiles(inside)
+        return AllowedFiles(
+            inside, tuple(root(path) for path in (self._watch.input, *self._linked))
+        )
 
     def _clear_locks(self) -> None:
         def is_active(job: str) -> bool:
@@ -217,90 +222,81 @@ class Watcher:
 
         self._records.locks(self._watch).clear(is_active)
 
-    async def _look_now(self, look: Look) -> Looked:
+    async def _inspect(self, inspector: Inspector) -> Inspection:
         if self._clock() >= self._next_scan:
-            self._listening.ask_for_scan()
-        changed = self._listening.take()
+            self._listener.ask_for_scan()
+        changed = self._listener.take()
         if changed is not None:
-            some = partial(look.some, changed, self._clock(), also_due=not self._ready)
+            some = partial(
+                inspector.inspect_paths, changed, self._clock(), also_due=not self._ready
+            )
             return await self._off(some)
         self._ready.clear()
         begun = self._clock()
-        looked = await self._off(look.everything, begun)
+        inspection = await self._off(inspector.inspect_all, begun)
         await self._off(self._records.locks(self._watch).beat)
-        await self._listening.begin(self._kind, looked.num_folders)
-        await self._listening.check()
+        await self._listener.begin(self._kind, inspection.num_folders)
+        await self._listener.check()
         self._num_scans += 1
         self._last_scan_seconds = self._clock() - begun
         jitter = random.uniform(1 - _JITTER, 1 + _JITTER)
         self._next_scan = self._clock() + jitter * self._watch.scan_seconds
-        return looked
+        return inspection
 
-    async def _act(self, looked: Looked, intake: Intake) -> None:
-        for job in looked.outdated:
+    async def _act(self, inspection: Inspection, admission: FileAdmission) -> None:
+        for job in inspection.outdated:
             await self._cancel(job)
-        for job in looked.returned:
-            with suppress(IllegalChange, UnknownJob):  # somebody else was faster
+        for job in inspection.returned:
+            with suppress(IllegalChange, UnknownJob):  # changed concurrently
                 await self._queue.retry(job)
-                log.info("job %s: its file was missing and is back, tried again", job)
-        self._ready |= {candidate.path: candidate for candidate in looked.ready}
+                log.info("job %s: retried, its file was missing and is back", job)
+        self._ready |= {candidate.path: candidate for candidate in inspection.ready}
         for path in list(self._ready)[:_FILES_AT_ONCE]:
             candidate = self._ready.pop(path)
-            with Fence("file", shown(path), let=(StoreBroken,)) as fenced:
+            with Fence("file", printable_path(path), let=(StoreBroken,)) as fenced:
                 try:
-                    await self._take(candidate, intake)
+                    await self._take(candidate, admission)
                 except OSError as error:
                     skip = Skip(candidate.path, "unwritable", error.strerror or str(error))
-                    await self._off(intake.put_off, candidate, skip)
-            if fenced.error is not None and self._look is not None:
-                await self._off(self._look.decide, candidate)
+                    await self._off(admission.put_off, candidate, skip)
+            if fenced.error is not None and self._inspector is not None:
+                await self._off(self._inspector.decide, candidate)
 
     async def _cancel(self, job: str) -> None:
         try:
             await self._queue.cancel(job)
         except (IllegalChange, UnknownJob, TimeoutError) as error:
-            log.info("job %s: its file has changed, but: %s", job, error)
+            log.info("job %s: its file has changed, but it cannot be cancelled: %s", job, error)
         else:
             log.info("job %s: cancelled, its file has changed", job)
 
-    async def _take(self, candidate: Candidate, intake: Intake) -> None:
+    async def _take(self, candidate: Candidate, admission: FileAdmission) -> None:
         verdict = await self._probe(candidate.file, candidate.root)
-        if not await self._off(intake.is_same, candidate):
-            return  # it has moved while it was probed: it is seen again when it holds still
+        if not await self._off(admission.is_same, candidate):
+            return  # changed while it was probed: found again when it is stable
         if verdict.kind == "video":
-            job = await self._off(intake.prepare, candidate)
+            job = await self._off(admission.prepare, candidate)
             if job is not None:
-                stored = await intake.submit(candidate, job)
-                await self._off(intake.taken, candidate, stored)
-        elif verdict.kind == "refused" and not intake.is_failure(candidate):
-            await self._off(intake.pass_over, candidate, verdict.message)
+                stored = await admission.submit(candidate, job)
+                await self._off(admission.taken, candidate, stored)
+        elif verdict.kind == "refused" and not admission.is_failure(candidate):
+            await self._off(admission.pass_over, candidate, verdict.message)
         elif verdict.kind == "refused" or await self._off(
-            intake.postpone, candidate, verdict.message
+            admission.postpone, candidate, verdict.message
         ):
-            stored = await intake.fail(candidate, verdict.message)
-            await self._off(intake.taken, candidate, stored)
-
-
-# All watched folders of a configuration, and what becomes of their files in the end.
-
-
-class Prober(Protocol):
-    """Tells what a file is, without ever taking the daemon down with it."""
-
-    def probe(self, path: Path, root: Root) -> Awaitable[Verdict]:
-        """Look into a file, opened beneath a root."""
-        ...
+            stored = await admission.fail(candidate, verdict.message)
+            await self._off(admission.taken, candidate, stored)
 
 
 class Watches:
-    """Runs a watcher for each `[[watch]]`, and deals with the files of ended jobs.
+    """Run a watcher for each `[[watch]]`, and move or delete inputs of ended jobs.
 
     Args:
-        config: The whole configuration.
-        queue: Takes the jobs, and tells when they end.
-        store: Remembers what was seen.
-        prober: Tells whether a file is a video.
-        filesystem: Names the type of the file system that a path is on.
+        config: The daemon's configuration.
+        queue: Receives the jobs, and reports their end.
+        store: Keeps records of files.
+        probe: Returns whether a file is a video.
+        filesystem: Returns the type of a path's file system.
     """
 
     def __init__(
@@ -308,7 +304,7 @@ class Watches:
         config: Config,
         queue: JobQueue,
         store: JobStore,
-        prober: Prober,
+        probe: Probe,
         *,
         filesystem: Callable[[Path], str] = filesystem_type,
     ) -> None:
@@ -318,41 +314,41 @@ class Watches:
                 index,
                 queue,
                 store,
-                prober.probe,
+                probe,
                 linked=config.jobs.roots,
                 reserved=reserved_folders(watch, config),
                 filesystem=filesystem,
             )
             for index, watch in enumerate(config.watch)
         ]
-        self._settler = Settler(config.watch, queue, store)
+        self._disposer = InputDisposer(config.watch, queue, store)
 
     async def run(self) -> None:
         """Watch until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._settler.run(), name="settle")
+            tasks.create_task(self._disposer.run(), name="settle")
             for index, watcher in enumerate(self._watchers):
                 tasks.create_task(watcher.run(), name=f"watch {index}")
 
     async def looked(self) -> None:
-        """Wait until every folder has been looked at once, or was found missing."""
+        """Wait until every folder has been scanned once, or was found missing."""
         for watcher in self._watchers:
             await watcher.looked.wait()
 
     def status(self) -> list[dict[str, Any]]:
-        """Tell how each folder stands, in the order of the configuration."""
+        """Return the state of each folder, in the order of the configuration."""
         return [watcher.status() for watcher in self._watchers]
 
     def pending(self) -> dict[str, str]:
-        """Tell by job which inputs could not be moved or deleted yet, and why."""
-        return self._settler.pending()
+        """Return the jobs whose inputs could not be moved or deleted yet, with the reason."""
+        return self._disposer.pending()
 
 
 def reserved_folders(watch: WatchConfig, config: Config) -> dict[Path, str]:
-    """List the folders inside a watched one that are not looked into, with the reason.
+    """List the folders inside a watched one that are skipped, with the reason.
 
-    A folder that is watched by itself belongs to that watch alone. Outputs and the folders of
-    done and failed inputs are nobody's inputs, whichever watch they are of.
+    A folder with its own `[[watch]]` belongs to that one only. Outputs and the folders of done and
+    failed inputs of any watch contain no inputs.
     """
     found = {config.state_dir: "the daemon's own state"}
     for other in config.watch:

@@ -15,7 +15,7 @@ _IN_A_NAMESPACE = """
 mount -t tmpfs none "$1/a b" && mount -t ramfs none "$1/a b" && mkdir "$1/a b/c" && exec "$2" -c '
 import sys
 from pathlib import Path
-from upframe.io.filesystem import filesystem_type
+from upframe.io.root import filesystem_type
 root = Path(sys.argv[1])
 print(filesystem_type(root / "a b/c"), filesystem_type(root / "link"), filesystem_type(root))
 ' "$1"

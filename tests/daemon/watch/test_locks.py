@@ -101,6 +101,6 @@ def test_beats_for_ours(tmp_path: Path) -> None:
 def test_a_fifo_in_the_place_of_a_lock_holds_nobody_up(tmp_path: Path) -> None:
     lock = tmp_path / "film.lock"
     os.mkfifo(lock)
-    claim = records.Claim.model_construct(sink="film.mkv")
+    claim = records.LockClaim.model_construct(sink="film.mkv")
     with pytest.raises(OSError, match="No such device"):
         records._write(lock, claim, os.O_TRUNC)

@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from upframe.daemon.watch.scan import MEDIA_EXTENSIONS, NameRules, is_text, shown
+from upframe.daemon.watch.scan import MEDIA_EXTENSIONS, NameRules, is_text, printable_path
 
 UNFINISHED = """
     film.mkv.part film.mkv.partial film.mkv.tmp film.mkv.temp film.mkv.crdownload
@@ -69,9 +69,9 @@ def test_exclude_passes_over_files_and_folders() -> None:
 
 
 def test_a_path_in_the_log_is_one_line() -> None:
-    assert shown(Path("/in/ä film.mkv")) == "/in/ä film.mkv"
-    assert shown(Path("/in/a\nb\x1b[1m.mkv")).isprintable()
-    assert shown(Path("/in/\udcff.mkv")).isprintable()
+    assert printable_path(Path("/in/ä film.mkv")) == "/in/ä film.mkv"
+    assert printable_path(Path("/in/a\nb\x1b[1m.mkv")).isprintable()
+    assert printable_path(Path("/in/\udcff.mkv")).isprintable()
 
 
 def test_tells_names_that_are_no_text() -> None:

@@ -11,7 +11,7 @@ from support.jobs.watching import DOUBLE, Yard
 
 from upframe.daemon.jobs.model import Job, Work, job_of
 from upframe.daemon.jobs.store import JobStore
-from upframe.daemon.watch.inspection import Placement, Placing
+from upframe.daemon.watch.inspection import OutputPlacement, OutputPlacer
 from upframe.daemon.watch.records import Records
 from upframe.daemon.watch.scan import Signature, Skip
 
@@ -27,8 +27,8 @@ def records(yard: Yard) -> Iterator[Records]:
         yield Records(store)
 
 
-def placing(yard: Yard, records: Records, **settings: object) -> Placing:
-    return Placing(yard.config(yard.watch(**settings)).watch[0], records)
+def placer(yard: Yard, records: Records, **settings: object) -> OutputPlacer:
+    return OutputPlacer(yard.config(yard.watch(**settings)).watch[0], records)
 
 
 def made(records: Records, source: Path, sink: Path) -> None:
@@ -46,7 +46,7 @@ def job_for(source: Path, sink: Path) -> Job:
 
 def test_mirrors_folders_and_keeps_name_and_extension(yard: Yard, records: Records) -> None:
     source = yard.put("a/b/film.one.MKV")
-    assert placing(yard, records).place(source) == Placement(
+    assert placer(yard, records).place(source) == OutputPlacement(
         yard.output / "a/b/film.one.MKV", False
     )
 
@@ -54,7 +54,7 @@ def test_mirrors_folders_and_keeps_name_and_extension(yard: Yard, records: Recor
 @pytest.mark.parametrize("container", ["mkv", ".mkv"])
 def test_container_is_the_extension(yard: Yard, records: Records, container: str) -> None:
     source = yard.put("film.one.avi")
-    assert placing(yard, records, container=container).place(source) == Placement(
+    assert placer(yard, records, container=container).place(source) == OutputPlacement(
         yard.output / "film.one.mkv", False
     )
 
@@ -62,7 +62,7 @@ def test_container_is_the_extension(yard: Yard, records: Records, container: str
 def test_skip_leaves_what_is_there(yard: Yard, records: Records) -> None:
     source = yard.put("film.mkv")
     yard.put("film.mkv", "somebody's", yard.output)
-    skip = placing(yard, records).place(source)
+    skip = placer(yard, records).place(source)
     assert isinstance(skip, Skip)
     assert skip.reason == "exists"
 
@@ -70,14 +70,14 @@ def test_skip_leaves_what_is_there(yard: Yard, records: Records) -> None:
 def test_skip_counts_broken_links_too(yard: Yard, records: Records) -> None:
     source = yard.put("film.mkv")
     (yard.output / "film.mkv").symlink_to("nowhere")
-    assert isinstance(placing(yard, records).place(source), Skip)
+    assert isinstance(placer(yard, records).place(source), Skip)
 
 
 def test_overwrite_replaces_what_is_there(yard: Yard, records: Records) -> None:
     source = yard.put("film.mkv")
     sink = yard.put("film.mkv", "somebody's", yard.output)
-    place = placing(yard, records, on_existing="overwrite").place(source)
-    assert place == Placement(sink, overwrite=True)
+    place = placer(yard, records, on_existing="overwrite").place(source)
+    assert place == OutputPlacement(sink, overwrite=True)
 
 
 @pytest.mark.parametrize(("age", "taken"), [(-10, False), (0, False), (10, True)])
@@ -87,24 +87,24 @@ def test_if_newer_replaces_what_is_older(
     source, sink = yard.put("film.mkv"), yard.put("film.mkv", "somebody's", yard.output)
     os.utime(sink, (1e9, 1e9))
     os.utime(source, (1e9 + age, 1e9 + age))
-    place = placing(yard, records, on_existing="if-newer").place(source)
-    assert (place == Placement(sink, overwrite=True)) == taken
+    place = placer(yard, records, on_existing="if-newer").place(source)
+    assert (place == OutputPlacement(sink, overwrite=True)) == taken
 
 
 def test_suffix_takes_the_first_free_name(yard: Yard, records: Records) -> None:
     source = yard.put("film.mkv")
-    place = placing(yard, records, on_existing="suffix")
-    assert place.place(source) == Placement(yard.output / "film.mkv", False)
+    place = placer(yard, records, on_existing="suffix")
+    assert place.place(source) == OutputPlacement(yard.output / "film.mkv", False)
     yard.put("film.mkv", "somebody's", yard.output)
-    assert place.place(source) == Placement(yard.output / "film-1.mkv", False)
+    assert place.place(source) == OutputPlacement(yard.output / "film-1.mkv", False)
     records.set_latest(job_for(yard.put("other.mkv"), yard.output / "film-1.mkv"))
-    assert place.place(source) == Placement(yard.output / "film-2.mkv", False)
+    assert place.place(source) == OutputPlacement(yard.output / "film-2.mkv", False)
 
 
 def test_suffix_may_put_outputs_beside_inputs(yard: Yard, records: Records) -> None:
     source = yard.put("film.mkv")
-    place = placing(yard, records, on_existing="suffix", output=yard.input)
-    assert place.place(source) == Placement(yard.input / "film-1.mkv", False)
+    place = placer(yard, records, on_existing="suffix", output=yard.input)
+    assert place.place(source) == OutputPlacement(yard.input / "film-1.mkv", False)
 
 
 @pytest.mark.parametrize("on_existing", ["skip", "overwrite", "if-newer"])
@@ -113,15 +113,15 @@ def test_our_own_output_is_replaced_by_a_newer_version(
 ) -> None:
     source, sink = yard.put("film.mkv"), yard.output / "film.mkv"
     made(records, source, sink)
-    place = placing(yard, records, on_existing=on_existing).place(source)
-    assert place == Placement(sink, overwrite=True)
+    place = placer(yard, records, on_existing=on_existing).place(source)
+    assert place == OutputPlacement(sink, overwrite=True)
 
 
 def test_our_output_that_somebody_has_touched_is_theirs(yard: Yard, records: Records) -> None:
     source, sink = yard.put("film.mkv"), yard.output / "film.mkv"
     made(records, source, sink)
     sink.write_text("edited since")
-    assert isinstance(placing(yard, records).place(source), Skip)
+    assert isinstance(placer(yard, records).place(source), Skip)
 
 
 def test_claim_without_an_output_is_no_reason_to_replace(yard: Yard, records: Records) -> None:
@@ -129,7 +129,7 @@ def test_claim_without_an_output_is_no_reason_to_replace(yard: Yard, records: Re
     source = yard.put("film.mkv")
     sink = yard.put("film.mkv", "somebody's", yard.output)
     records.set_latest(job_for(source, sink))
-    assert isinstance(placing(yard, records).place(source), Skip)
+    assert isinstance(placer(yard, records).place(source), Skip)
 
 
 @pytest.mark.parametrize("on_existing", ["skip", "overwrite", "if-newer"])
@@ -138,7 +138,7 @@ def test_output_of_another_source_is_never_replaced(
 ) -> None:
     avi, mov = yard.put("film.avi"), yard.put("film.mov")
     made(records, avi, yard.output / "film.mkv")
-    place = placing(yard, records, on_existing=on_existing, container="mkv")
+    place = placer(yard, records, on_existing=on_existing, container="mkv")
     skip = place.place(mov)
     assert isinstance(skip, Skip)
     assert skip.reason == "collision"
@@ -152,7 +152,7 @@ def test_input_is_never_its_own_output(yard: Yard, records: Records, on_existing
     source = yard.put("film.mkv")
     os.link(source, yard.output / "film.mkv")
     for output in (yard.input, yard.output):
-        skip = placing(yard, records, on_existing=on_existing, output=output).place(source)
+        skip = placer(yard, records, on_existing=on_existing, output=output).place(source)
         assert isinstance(skip, Skip)
         assert skip.reason == "collision"
     assert source.read_text() == "video"
@@ -162,7 +162,7 @@ def test_failed_job_gives_its_place_up(yard: Yard, records: Records) -> None:
     avi, mov = yard.put("film.avi"), yard.put("film.mov")
     job = job_for(avi, yard.output / "film.mkv")
     records.set_latest(job)
-    place = placing(yard, records, container="mkv")
+    place = placer(yard, records, container="mkv")
     assert isinstance(place.place(mov), Skip)
     records.drop_claim(job)
-    assert place.place(mov) == Placement(yard.output / "film.mkv", False)
+    assert place.place(mov) == OutputPlacement(yard.output / "film.mkv", False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from upframe.daemon.jobs.model import partial_token
-from upframe.daemon.watch.scan import NameRules, Reach, Scan, ScanStopped, Signature, Tree
+from upframe.daemon.watch.scan import AllowedFiles, NameRules, Scan, ScanStopped, Signature, Tree
 from upframe.io.root import Root
 
 
@@ -32,7 +32,9 @@ def reasons(scan: Scan, root: Path) -> dict[str, str]:
 
 def tree(root: Path, *, recursive: bool = True, stop: threading.Event | None = None) -> Tree:
     reserved = {root / "out": "output of a watch"}
-    return Tree(Reach(Root(root)), NameRules(), recursive=recursive, reserved=reserved, stop=stop)
+    return Tree(
+        AllowedFiles(Root(root)), NameRules(), recursive=recursive, reserved=reserved, stop=stop
+    )
 
 
 def test_finds_files_in_all_folders_and_says_why_not_the_others(root: Path) -> None:
@@ -101,7 +103,7 @@ def test_hints_obey_the_same_rules(root: Path) -> None:
 
 def test_missing_root_is_an_error_and_not_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        Tree(Reach(Root(tmp_path / "gone")), NameRules()).scan()
+        Tree(AllowedFiles(Root(tmp_path / "gone")), NameRules()).scan()
 
 
 def test_ends_when_it_is_asked_to(root: Path) -> None:

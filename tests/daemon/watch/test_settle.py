@@ -258,7 +258,7 @@ def test_what_cannot_be_moved_is_said_and_tried_again(
 
     asyncio.run(run())
     assert files_in(done) == ["film.mkv"]
-    assert [line for line in caplog.messages if "stays where it is for now" in line]
+    assert [line for line in caplog.messages if "its input is not moved yet" in line]
 
 
 def test_ends_wait_for_a_missing_root(yard: Yard) -> None:

@@ -517,8 +517,8 @@ def test_missing_root_pauses_and_nothing_is_forgotten(
             await eventually(lambda: house.watches.status()[0]["state"] == "watching")
             yard.put("second.mkv")
             await house.job(count=2)
-        assert len(said(caplog, "the watch pauses")) == 1
-        assert len(said(caplog, "the watch goes on")) == 1
+        assert len(said(caplog, "watching is paused")) == 1
+        assert len(said(caplog, "watching is resumed")) == 1
 
     asyncio.run(run())
 

@@ -176,7 +176,7 @@ async def watching(
         queue = JobQueue(store)
         prober = prober or Saying()
         more = {} if filesystem is None else {"filesystem": filesystem}
-        made = Watches(config or yard.config(*watches), queue, store, prober, **more)
+        made = Watches(config or yard.config(*watches), queue, store, prober.probe, **more)
         task = asyncio.create_task(made.run(), name="watches")
         try:
             yield House(yard, store, queue, made, prober)
