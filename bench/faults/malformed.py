@@ -30,8 +30,10 @@ from support.jobs.daemon import SECONDS, RunningDaemon, free_port, until
 from support.servers.mqtt import broker_in
 from yard import BASE, ENLARGE, Yard, document, ended_twice, running, shows, some_clips, yard_in
 
+from upframe.daemon.jobs.api import NewJob
+from upframe.daemon.jobs.client import DaemonClient, address_of
 from upframe.daemon.jobs.model import Work
-from upframe.daemon.jobs.protocol import REQUEST_BYTES, Submit, address_of
+from upframe.daemon.service.routes import REQUEST_BYTES
 
 FRAMES = 3
 _MOST_MEBIBYTES = 10.0
@@ -106,7 +108,7 @@ def unreadable(client: Any) -> None:
 
 
 class ControlCaller:
-    """Says malformed lines on the control socket, submits jobs and asks for the state between."""
+    """Sends malformed requests to the control socket, submits jobs and lists them in between."""
 
     def __init__(
         self,
@@ -118,26 +120,24 @@ class ControlCaller:
         chance: random.Random,
     ) -> None:
         self.sent: Counter[str] = Counter()
-        self.kinds: Counter[str] = Counter()
+        self.codes: Counter[str] = Counter()
         """Of the errors that came back; `none` where nobody waited for one."""
         self.served = self.not_served = 0
         self._address = daemon.socket
+        self._client = DaemonClient(daemon.socket)
         self._bad, self._good, self._chance = bad, good, chance
         self._work = {"source": str(clip), "filters": ENLARGE}
         self._folder = yard.asked
-        self._socket: socket.socket | None = None
-        self._lines: Any = None
 
     def run(self) -> None:
         for number in range(self._bad):
             if number % max(1, self._bad // self._good) == 0 and self.submitted < self._good:
                 self._submit()
             if number % _EVERY == 0:
-                self._count_served("end" in self._asked(b'{"op": "list", "limit": 1}'))
-            self._say_wrong()
+                self._count_served("counts" in self._client.jobs(None, 1))
+            self._send_wrong()
         while self.submitted < self._good:
             self._submit()
-        self._hang_up()
 
     submitted = 0
 
@@ -145,49 +145,31 @@ class ControlCaller:
         name = f"asked{self.submitted}"
         self.submitted += 1
         work = Work.model_validate(self._work | {"sink": str(self._folder / f"{name}.mp4")})
-        answer = self._asked(Submit(id=name, work=work).model_dump_json().encode())
-        self._count_served(answer.get("end", {}).get("new") is True)
+        answer = self._client.submit(NewJob(id=name, work=work))
+        self._count_served(answer["new"] is True)
 
     def _count_served(self, served: bool) -> None:
         self.served += served
         self.not_served += not served
 
-    def _say_wrong(self) -> None:
-        kind = self._chance.choice(list(_WRONG_LINES))
+    def _send_wrong(self) -> None:
+        kind = self._chance.choice(list(_WRONG_CONTROL_REQUESTS))
         if kind == "too long" and self._chance.random() > 0.1:  # a megabyte each
             kind = "noise"
         self.sent[kind] += 1
-        line = _WRONG_LINES[kind](self._chance)
-        if kind == "half":
-            self._connected().sendall(line)
-            self._hang_up()
-            self.kinds["none"] += 1
-            return
-        self.kinds[self._asked(line).get("error", {}).get("kind", "no error")] += 1
-        if kind == "too long":
-            self._hang_up()  # nobody could tell where the next one begins
-
-    def _asked(self, line: bytes) -> dict[str, Any]:
-        with suppress(BrokenPipeError, ConnectionResetError):
-            self._connected().sendall(line.replace(b"\n", b" ") + b"\n")
-        while "item" in (answer := json.loads(self._lines.readline() or b"{}")):
-            pass
-        return answer
-
-    def _connected(self) -> socket.socket:
-        if self._socket is None:
-            self._socket = socket.socket(socket.AF_UNIX)
-            self._socket.settimeout(SECONDS)
+        request = _WRONG_CONTROL_REQUESTS[kind](self._chance)
+        answer = b""
+        with closing(socket.socket(socket.AF_UNIX)) as end, suppress(ConnectionError):
+            end.settimeout(SECONDS)
             with address_of(self._address) as address:
-                self._socket.connect(address)
-            self._lines = self._socket.makefile("rb")
-        return self._socket
-
-    def _hang_up(self) -> None:
-        if self._socket is not None:
-            self._lines.close()
-            self._socket.close()
-        self._socket = None
+                end.connect(address)
+            with suppress(BrokenPipeError):  # refused before it was sent whole
+                end.sendall(request)
+            if kind != "half":
+                while data := end.recv(1 << 16):
+                    answer += data
+        body = answer.partition(b"\r\n\r\n")[2]
+        self.codes[json.loads(body).get("code", "no error") if body else "none"] += 1
 
 
 class HttpCaller:
@@ -261,8 +243,8 @@ def judged(
         equal("MQTT: malformed ones counted", sum(counted.values()), bad),
         equal("MQTT: connections to the broker", mqtt["connections"], 1),
         equal("control: real ones not served", control.not_served, 0),
-        equal("control: malformed ones said", sum(control.kinds.values()), bad),
-        none_of("control: others than refused", set(control.kinds) - {"usage", *_REFUSALS}),
+        equal("control: malformed ones sent", sum(control.codes.values()), bad),
+        none_of("control: others than refused", set(control.codes) - _REFUSALS),
         equal("HTTP: real ones not served", http.not_served, 0),
         equal("HTTP: malformed ones sent", sum(http.statuses.values()), bad),
         none_of("HTTP: others than refused", set(http.statuses) - _REFUSING_STATUSES),
@@ -279,7 +261,7 @@ def judged(
         "MQTT refused as": counted,
         "MQTT sent": dict(kinds),
         "MQTT unreadable for the library": marks,
-        "control refused as": dict(control.kinds),
+        "control refused as": dict(control.codes),
         "control sent": dict(control.sent),
         "control real ones": control.served,
         "HTTP refused as": dict(http.statuses),
@@ -381,28 +363,51 @@ _WRONG: dict[str, Callable[[Good, random.Random], Good | bytes]] = {
     ),
 }
 
-_REFUSALS = {"unknown_job", "none"}
-_WRONG_LINES: dict[str, Callable[[random.Random], bytes]] = {
-    "noise": lambda chance: chance.randbytes(chance.randrange(2, 2000)) + b"\xff",
-    "not UTF-8": lambda chance: (
-        b'{"op": "show", "id": "' + chance.choice((b"\xff", b"\xc0")) + b'"}'
+_REFUSALS = {
+    *("none", "invalid", "too_large", "unknown_job", "not_found", "method_not_allowed"),
+}
+
+
+def _posted(body: bytes, path: str = "/jobs") -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def _got(target: str) -> bytes:
+    return f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
+_WRONG_CONTROL_REQUESTS: dict[str, Callable[[random.Random], bytes]] = {
+    "noise": lambda chance: chance.randbytes(chance.randrange(2, 2000)) + b"\r\n\r\n",
+    "noise in a body": lambda chance: _posted(
+        chance.randbytes(chance.randrange(2, 2000)) + b"\xff"
     ),
-    "cut off": lambda chance: b'{"op": "show", "id": "nobody"}'[: chance.randrange(29)],
-    "no object": lambda chance: chance.choice((b"[]", b"7", b'"show"', b"null", b" ")),
-    "deeply nested": lambda chance: b'{"op": ' + b"[" * chance.randrange(1000, 30_000),
-    "unknown request": lambda _: b'{"op": "reboot"}',
-    "key missing": lambda chance: chance.choice((b'{"op": "show"}', b'{"op": "submit"}', b"{}")),
-    "key too many": lambda _: b'{"op": "list", "depth": 1}',
-    "wrong type": lambda chance: b'{"op": "show", "id": %s}' % chance.choice((b"1", b"[]", b"{}")),
-    "number out of range": lambda chance: (
-        b'{"op": "list", "limit": %s}' % chance.choice((b"-1", b"1e400", b"9" * 4000, b"NaN"))
+    "not UTF-8": lambda chance: _posted(
+        b'{"ids": ["' + chance.choice((b"\xff", b"\xc0")) + b'"]}', "/jobs/follow"
     ),
-    "half a surrogate": lambda _: b'{"op": "show", "id": "\\ud800"}',
-    "unknown job": lambda chance: (
-        b'{"op": "%s", "id": "nobody\\u0000 ://"}' % chance.choice((b"show", b"cancel", b"retry"))
+    "cut off": lambda chance: _posted(b'{"id": "nobody"}'[: chance.randrange(16)]),
+    "no object": lambda chance: _posted(chance.choice((b"[]", b"7", b'"show"', b"null", b" "))),
+    "deeply nested": lambda chance: _posted(b'{"id": ' + b"[" * chance.randrange(1000, 30_000)),
+    "unknown request": lambda chance: chance.choice((_posted(b"", "/reboot"), _got("/reboot"))),
+    "other method": lambda chance: chance.choice((b"PUT", b"get", b"TRACE")) + _got("/jobs")[3:],
+    "key missing": lambda chance: _posted(chance.choice((b"{}", b'{"id": "a"}'))),
+    "key too many": lambda _: _got("/jobs?depth=1"),
+    "wrong type": lambda chance: _posted(
+        b'{"id": %s, "work": 1}' % chance.choice((b"1", b"[]", b"{}"))
     ),
-    "too long": lambda _: b"x" * (REQUEST_BYTES + 1000),
-    "half": lambda _: b'{"op": "show", "id',
+    "number out of range": lambda chance: _got(
+        f"/jobs?limit={chance.choice(('-1', '1e400', '9' * 4000, 'NaN'))}"
+    ),
+    "half a surrogate": lambda _: _posted(b'{"ids": ["\\ud800"]}', "/jobs/follow"),
+    "unknown job": lambda chance: chance.choice(
+        (
+            _got("/jobs/nobody%00%20://"),
+            *(_posted(b"", f"/jobs/no/{a}") for a in ("cancel", "retry")),
+        )
+    ),
+    "too long": lambda _: _posted(b"x" * (REQUEST_BYTES + 1000)),
+    "long head": lambda chance: _got("/jobs/" + "x" * chance.randrange(9000, 90_000)),
+    "half": lambda _: _posted(b'{"id": "nobody", ')[:-10],
 }
 
 _REFUSING_STATUSES = {"400", "404", "405", "421", "none"}

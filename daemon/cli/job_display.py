@@ -17,7 +17,7 @@ from rich.text import Text
 from ...io.redaction import one_line, printable
 
 JobJson = Mapping[str, Any]
-"""A job as :func:`upframe.daemon.jobs.public.shown` writes it."""
+"""A job as :func:`upframe.daemon.jobs.api.to_public_dict` returns it."""
 
 STYLES = {
     "queued": "default",

@@ -18,10 +18,9 @@ from ...io.redaction import excerpt, json_text, redacted
 from ..config import with_absolute_weights
 from ..errors import UsageError
 from ..exits import Exit
-from ..jobs.client import Place, asked, find_place
+from ..jobs.api import NewJob, to_public_dict, to_public_json
+from ..jobs.client import DaemonClient, Place, find_place
 from ..jobs.model import DaemonAbsent, Work
-from ..jobs.protocol import Cancel, List, Retry, Show, Status, Submit, Watch
-from ..jobs.public import shown, shown_body
 from ..jobs.store import STATES, JobStore
 from .arguments import (
     add_encoder_arguments,
@@ -106,17 +105,17 @@ def _submit(arguments: argparse.Namespace) -> int:
             framerate=None if arguments.framerate is None else str(arguments.framerate),
         )
         id = arguments.id or _made_up_id(work.source)  # noqa: A001
-        request = Submit(id=id, work=work, priority=arguments.priority)
+        new = NewJob(id=id, work=work, priority=arguments.priority)
     except ValidationError as error:
         raise UsageError("; ".join(_fault(dict(fault)) for fault in error.errors())) from error
-    with asked(_place(arguments).socket, request) as answer:
-        end = answer.result()
+    submitted = _client(arguments).submit(new)
+    job = submitted["job"]
     if arguments.json:
-        _print_json(end["job"])
+        _print_json(job)
         return Exit.OK
-    sys.stdout.write(f"{end['job']['id']}\n")
-    if not end["new"]:
-        sys.stderr.write(f"upframe: it is known already, and {end['job']['state']}\n")
+    sys.stdout.write(f"{job['id']}\n")
+    if not submitted["new"]:
+        sys.stderr.write(f"upframe: it is known already, and {job['state']}\n")
     return Exit.OK
 
 
@@ -145,23 +144,22 @@ def _listed(
     place = _place(arguments)
     states = None if arguments.state is None else tuple(arguments.state)
     try:
-        with asked(place.socket, List(states=states, limit=limit)) as answer:
-            return list(answer), answer.end
+        listed = DaemonClient(place.socket).jobs(states, limit)
+        return listed["jobs"], listed["counts"]
     except DaemonAbsent as absent:
         with _store_without_daemon(place, absent) as store:
             bodies = store.bodies(states, limit)
             counts = {str(state): number for state, number in store.counts().items()}
-            return [json.loads(shown_body(body)) for body in bodies], counts
+            return [json.loads(to_public_json(body)) for body in bodies], counts
 
 
 def _show(arguments: argparse.Namespace) -> int:
     place = _place(arguments)
     try:
-        with asked(place.socket, Show(id=arguments.id)) as answer:
-            job = answer.result()
+        job = DaemonClient(place.socket).show(arguments.id)
     except DaemonAbsent as absent:
         with _store_without_daemon(place, absent) as store:
-            job = shown(store.get(arguments.id))
+            job = to_public_dict(store.get(arguments.id))
     if arguments.json:
         _print_json(job)
     else:
@@ -170,26 +168,21 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _cancel(arguments: argparse.Namespace) -> int:
-    with asked(_place(arguments).socket, Cancel(id=arguments.id)) as answer:
-        job = answer.result()
-    _tell([job], arguments)
+    _tell([_client(arguments).cancel(arguments.id)], arguments)
     return Exit.OK
 
 
 def _retry(arguments: argparse.Namespace) -> int:
     if (arguments.id is None) != arguments.failed:
         raise UsageError("give the ID of a job or --failed, one of them")
-    with asked(_place(arguments).socket, Retry(id=arguments.id)) as answer:
-        jobs = list(answer)
-    _tell(jobs, arguments)
+    _tell(_client(arguments).retry(arguments.id)["jobs"], arguments)
     return Exit.OK
 
 
 def _watch(arguments: argparse.Namespace) -> int:
-    request = Watch(ids=tuple(arguments.ids) or None)
     ended: dict[str, Any] = {}
-    with asked(_place(arguments).socket, request) as answer, Bars(console()) as bars:
-        for change in answer:
+    with Bars(console()) as bars:
+        for change in _client(arguments).follow(arguments.ids):
             if arguments.json:
                 sys.stdout.write(json_text(change, None) + "\n")
                 sys.stdout.flush()
@@ -201,8 +194,7 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    with asked(_place(arguments).socket, Status()) as answer:
-        _print_json(answer.result())
+    _print_json(_client(arguments).status())
     return Exit.OK
 
 
@@ -237,6 +229,10 @@ def _print_json_list(jobs: Iterable[Any]) -> None:
 
 def _place(arguments: argparse.Namespace) -> Place:
     return find_place(arguments.config, arguments.socket)
+
+
+def _client(arguments: argparse.Namespace) -> DaemonClient:
+    return DaemonClient(_place(arguments).socket)
 
 
 def _absolute(text: str) -> str:

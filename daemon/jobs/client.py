@@ -1,113 +1,168 @@
-"""The other end of the control socket, for the command line: blocking, and light to load."""
+"""The client of the control socket, for the command line: blocking, and light to load."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import tomllib
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, BinaryIO
-
-from pydantic import BaseModel
+from typing import Any
+from urllib.parse import quote, urlencode
 
 from ..config import Config
 from ..errors import ConfigError
+from .api import FollowRequest, NewJob, error_of
 from .model import DaemonAbsent
-from .protocol import ERRORS, SOCKET_NAME, address_of
 from .store import STORE_NAME
 
+SOCKET_NAME = "upframe.sock"
+"""Of the control socket in the state directory."""
 
-class Answer:
-    """What comes back for one request: iterate over its items, then look at its `end`."""
-
-    def __init__(self, lines: BinaryIO) -> None:
-        self._lines = lines
-        self.end: Any = None
-        """The result; there once the iteration is over."""
-
-    def __iter__(self) -> Iterator[Any]:
-        """Yield the items as they come.
-
-        Raises:
-            UnknownJob, Conflict, IllegalChange, UsageError, StoreBroken, TimeoutError: as the
-                daemon refused.
-            DaemonAbsent: if it went away.
-        """
-        while line := self._next():
-            message: dict[str, Any] = json.loads(line)
-            if "error" in message:
-                error = ERRORS.get(message["error"]["kind"], RuntimeError)
-                raise error(message["error"]["message"])
-            if "end" in message:
-                self.end = message["end"]
-                return
-            yield message["item"]
-        raise DaemonAbsent("the daemon went away before its answer was complete")
-
-    def _next(self) -> bytes:
-        try:
-            return self._lines.readline()
-        except ConnectionError:  # broken off: no better than ended
-            return b""
-
-    def result(self) -> Any:
-        """Pass over the items, and give what ends them.
-
-        Raises:
-            Exception: as the iteration does.
-        """
-        for _ in self:
-            pass
-        return self.end
+_ADDRESS_BYTES = 107  # of a path in sockaddr_un, without its last zero
 
 
 @contextmanager
-def asked(path: Path, request: BaseModel) -> Generator[Answer]:
-    """Send one request to the daemon that listens on a socket.
+def address_of(path: Path) -> Generator[str]:
+    """Yield a short name of a socket, since the kernel accepts no path of more than 107 bytes.
 
     Raises:
-        DaemonAbsent: if nobody does, or not to us.
+        OSError: if the folder does not exist.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+    if len(os.fsencode(path)) <= _ADDRESS_BYTES:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+class _UnixConnection(HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with address_of(self._path) as address:
+            self.sock.connect(address)
+
+
+class DaemonClient:
+    """Asks the daemon that listens on a socket. Answers are JSON values, as `jobs.api` writes them.
+
+    Raises:
+        DaemonAbsent: from every method, if no daemon listens, or it goes away.
+        UnknownJob, Conflict, IllegalChange, UsageError, StoreBroken, TimeoutError: from every
+            method, as the daemon refused.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def submit(self, new: NewJob) -> dict[str, Any]:
+        """Submit a job; return it as `job`, and whether it is `new`."""
+        return self._ask("POST", "/jobs", new.model_dump_json().encode())
+
+    def jobs(self, states: Collection[str] | None, limit: int | None) -> dict[str, Any]:
+        """Return some `jobs`, and the `counts` of all."""
+        query = [("state", state) for state in states or ()]
+        query += [] if limit is None else [("limit", str(limit))]
+        return self._ask("GET", f"/jobs?{urlencode(query)}")
+
+    def show(self, id: str) -> dict[str, Any]:  # noqa: A002
+        """Return a job."""
+        return self._ask("GET", f"/jobs/{_quoted(id)}")
+
+    def cancel(self, id: str) -> dict[str, Any]:  # noqa: A002
+        """Stop a job and return it."""
+        return self._ask("POST", f"/jobs/{_quoted(id)}/cancel")
+
+    def retry(self, id: str | None = None) -> dict[str, Any]:  # noqa: A002
+        """Queue a job again, or all failed ones; return them as `jobs`."""
+        path = "/jobs/retry" if id is None else f"/jobs/{_quoted(id)}/retry"
+        return self._ask("POST", path)
+
+    def status(self) -> dict[str, Any]:
+        """Return the state of the daemon."""
+        return self._ask("GET", "/status")
+
+    def follow(self, ids: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+        """Yield the changes of jobs: of all, or of some until they have ended."""
+        body = FollowRequest(ids=tuple(ids) or None).model_dump_json().encode()
+        with self._asked("POST", "/jobs/follow", body) as answer:
+            for line in answer:
+                event = json.loads(line)
+                if "problem" in event:
+                    raise error_of(event["problem"])
+                yield event
+
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> Any:
+        with self._asked(method, path, body) as answer:
+            return json.loads(answer.read())
+
+    @contextmanager
+    def _asked(self, method: str, path: str, body: bytes | None = None) -> Generator[HTTPResponse]:
+        connection = self._connected()
         try:
-            with address_of(path) as address:
-                connection.connect(address)
-            connection.sendall(request.model_dump_json().encode() + b"\n")
-        except (FileNotFoundError, NotADirectoryError, ConnectionError) as error:
-            raise DaemonAbsent(
-                f"no daemon listens on {path} (is `upframe serve` running? its socket is found by "
-                "--config or --socket)"
-            ) from error
+            with suppress(BrokenPipeError):  # it may have refused us already, and said why
+                connection.request(method, path, body)
+            with connection.getresponse() as answer:
+                if answer.status >= 400:
+                    raise error_of(json.loads(answer.read()))
+                yield answer
+        except (ConnectionError, HTTPException) as error:
+            text = "the daemon went away before its answer was complete"
+            raise DaemonAbsent(text) from error
+        finally:
+            connection.close()
+
+    def _connected(self) -> HTTPConnection:
+        connection = _UnixConnection(self._path)
+        try:
+            connection.connect()
         except OSError as error:
-            raise DaemonAbsent(f"cannot speak with the daemon: {path}: {error.strerror}") from error
-        with connection.makefile("rb") as lines:
-            yield Answer(lines)
+            connection.close()
+            if not isinstance(error, FileNotFoundError | NotADirectoryError | ConnectionError):
+                text = f"cannot connect to the daemon: {self._path}: {error.strerror}"
+                raise DaemonAbsent(text) from error
+            raise DaemonAbsent(
+                f"no daemon listens on {self._path} (is `upframe serve` running? its socket is "
+                "found by --config or --socket)"
+            ) from error
+        return connection
 
 
-# Where the daemon's state is, for who wants to speak with it or to read its store.
+def _quoted(id: str) -> str:  # noqa: A002
+    return quote(id, safe="", errors="surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The two files by which a daemon is found."""
+    """The two files of a daemon that the command line uses."""
 
     socket: Path
     store: Path
 
 
 def place_in(state_dir: Path) -> Place:
-    """Name the files in a state directory."""
+    """Return the files in a state directory."""
     return Place(state_dir / SOCKET_NAME, state_dir / STORE_NAME)
 
 
 def find_place(config: Path | None = None, socket: Path | None = None) -> Place:
-    """Find them by a socket or a configuration file; without either in the default directory.
+    """Find the files by a socket or a configuration file, else in the default directory.
 
     Raises:
-        ConfigError: if the file cannot be read, or its `state_dir` is none.
+        ConfigError: if the file cannot be read, or its `state_dir` is no absolute path.
     """
     if socket is not None:
         return Place(socket.absolute(), socket.absolute().with_name(STORE_NAME))
@@ -115,7 +170,7 @@ def find_place(config: Path | None = None, socket: Path | None = None) -> Place:
 
 
 def _state_dir_of(config: Path) -> Path:
-    """Read one key only: what else is in the file is the daemon's concern, right or wrong."""
+    """Read one key only: whether the rest of the file is right is for the daemon to check."""
     try:
         document = tomllib.loads(config.read_text(encoding="utf-8"))
     except OSError as error:

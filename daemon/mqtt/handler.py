@@ -16,6 +16,8 @@ from typing import Any, TypeVar, cast
 from ..backoff import DoublingBackoff
 from ..config import Config
 from ..fence import Fence
+from ..jobs import api
+from ..jobs.api import to_public_dict
 from ..jobs.model import (
     Confinement,
     Conflict,
@@ -24,14 +26,13 @@ from ..jobs.model import (
     StoreBroken,
     UnknownJob,
     Work,
-    job_of,
 )
-from ..jobs.public import shown
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
 from .connection import Outbox
 from .requests import (
     BadRequest,
+    ErrorCode,
     JobRequest,
     Refused,
     SubmitRequest,
@@ -290,17 +291,17 @@ class Commands:
                 await self._cancel(request.id, asked)
             else:
                 await self._query(request.id, asked)
-        except UnknownJob as error:
-            raise BadRequest("unknown_job", str(error), job_id=request.id) from error
-        except IllegalChange as error:
-            raise BadRequest("illegal_change", str(error), job_id=request.id) from error
-        except TimeoutError as error:
-            raise BadRequest("timeout", str(error), job_id=request.id, retryable=True) from error
+        except (UnknownJob, Conflict, IllegalChange, TimeoutError) as error:
+            problem = api.problem_of(error)
+            code, retryable = cast("ErrorCode", problem.code), problem.code == "timeout"
+            raise BadRequest(
+                code, problem.detail, job_id=request.id, retryable=retryable
+            ) from error
 
     async def knows(self, job_id: str) -> bool:
         """Tell whether there is a job of an id."""
         try:
-            await self._queue.get(job_id)
+            await api.show(self._queue, job_id)
         except UnknownJob:
             return False
         return True
@@ -309,14 +310,11 @@ class Commands:
         work = Work.model_validate({name: getattr(request, name) for name in Work.model_fields})
         try:
             work, to = await asyncio.to_thread(self._confine, work)
-            job, _ = await self._queue.submit(
-                job_of(work, id=request.id, origin="mqtt", confined=to, priority=request.priority)
-            )
         except Refused as error:
             raise BadRequest("refused", str(error), job_id=request.id) from error
-        except Conflict as error:
-            raise BadRequest("conflict", str(error), job_id=request.id) from error
-        await self._answer_submitted(job, asked)
+        new = api.NewJob(id=request.id, work=work, priority=request.priority)
+        submitted = await api.submit(self._queue, new, origin="mqtt", confined=to)
+        await self._answer_submitted(submitted.job, asked)
 
     def _confine(self, work: Work) -> tuple[Work, Confinement]:
         work = confined_work(work, self._config.jobs)
@@ -328,25 +326,27 @@ class Commands:
             return
         self._answers.begin(asked, job.id, job_answer(job))
         self._answers.wait_for_end(asked, job.id)
-        job = await self._queue.get(job.id)
+        job = await api.show(self._queue, job.id)
         if job.ended_for_good:  # between the two, so that nobody else has told it
             self._answers.ended(job)
 
     async def _cancel(self, job_id: str, asked: Asked) -> None:
-        cancelling = asyncio.create_task(self._queue.cancel(job_id), name=f"cancel {job_id}")
+        cancelling = asyncio.create_task(api.cancel(self._queue, job_id), name=f"cancel {job_id}")
         try:
             await asyncio.wait({cancelling}, timeout=_FIRST_ANSWER_SECONDS)
             if not cancelling.done():
-                running = await self._queue.get(job_id)
-                self._answers.begin(asked, job_id, answer("accepted", job_id, shown(running)))
+                running = await api.show(self._queue, job_id)
+                self._answers.begin(
+                    asked, job_id, answer("accepted", job_id, to_public_dict(running))
+                )
             job = await cancelling
         finally:
             cancelling.cancel()
-        self._answers.finish(asked, job_id, answer("done", job_id, shown(job)))
+        self._answers.finish(asked, job_id, answer("done", job_id, to_public_dict(job)))
 
     async def _query(self, job_id: str, asked: Asked) -> None:
-        job = await self._queue.get(job_id)
-        self._answers.finish(asked, job_id, answer("done", job_id, shown(job)))
+        job = await api.show(self._queue, job_id)
+        self._answers.finish(asked, job_id, answer("done", job_id, to_public_dict(job)))
 
 
 _MAX_INBOX = 1000

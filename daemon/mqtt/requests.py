@@ -20,8 +20,8 @@ from ...io.errors import SourceMissing, UnsupportedMedia
 from ...io.redaction import excerpt, redacted, redacted_values
 from ...io.root import Identity, Root, filesystem_type, keeps_inodes, open_file
 from ...io.web import check_url
+from ..jobs.api import to_public_dict
 from ..jobs.model import Confinement, Job, JobId, Work, check_length
-from ..jobs.public import shown
 from .topics import Command
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _problem_of(detail: ErrorDetails) -> str:
 
 def job_answer(job: Job) -> bytes:
     """Answer with a job as it stands."""
-    document = shown(job)
+    document = to_public_dict(job)
     if job.state in ("queued", "running"):
         return answer("accepted", job.id, document)
     if job.state == "done":

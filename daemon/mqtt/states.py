@@ -20,9 +20,9 @@ from pydantic_core import from_json
 
 from ...io.redaction import redacted_values
 from ..fence import Fence
+from ..jobs.api import to_public_dict
 from ..jobs.database import job_of_row
 from ..jobs.model import Job, UnknownJob
-from ..jobs.public import shown
 from ..jobs.queue import JobChange, JobQueue
 from ..jobs.store import ENDED, JobStore
 from ..live.status import LiveBoard
@@ -165,9 +165,9 @@ class JobStates:
 
 def state_payload(job: Job) -> bytes:
     """Write a whole job; without its report where that would be more than a broker may take."""
-    payload = json_bytes(shown(job))
+    payload = json_bytes(to_public_dict(job))
     if len(payload) > _MAX_STATE_BYTES:
-        payload = json_bytes(shown(job, report=False))
+        payload = json_bytes(to_public_dict(job, report=False))
     return payload
 
 

@@ -21,7 +21,6 @@ from ..config import Config, load_config, refusal
 from ..errors import ConfigError, StartFailed, Stopped
 from ..fence import Fence
 from ..jobs.client import place_in
-from ..jobs.control import ControlSocket
 from ..jobs.queue import JobQueue
 from ..jobs.retention import keep_tidy
 from ..jobs.store import JobStore
@@ -33,11 +32,12 @@ from ..workers.outcomes import recover
 from ..workers.prober import Prober
 from ..workers.scheduler import Scheduler, WarmUpFailed
 from .checks import examine_at_start
-from .http import HttpServer
+from .http import ControlSocket, serve_tcp
 from .lifecycle import Part, Signals, finished_before
 from .live_metrics import LiveMetrics
 from .logs import Logs
 from .metrics import Metrics
+from .routes import JobRoutes, application, status_routes
 from .status import Chronicle, LoopLag, Phase, Status
 from .systemd import Notifier, Watchdog
 
@@ -165,7 +165,8 @@ class Outside:
         """Answer probes, from the start on."""
         http = config.http
         if http is not None:
-            self._parts["http"].start(lambda: HttpServer(http, self._status.routes()).run())
+            app = application(status_routes(self._status), "http", http)
+            self._parts["http"].start(lambda: serve_tcp(app, http))
 
     async def begin_work(self, config: Config) -> None:
         """Take work, and wait until every folder was looked at once."""
@@ -377,7 +378,9 @@ class Daemon:
         state_dir = self._config.state_dir
         if not await finished_before(signals.drain, recover(self._queue, state_dir)):
             return
-        control = ControlSocket(place_in(state_dir).socket, self._queue, self._status.summary)
+        jobs = JobRoutes(self._queue)
+        app = application([*jobs.routes(), *status_routes(self._status)], "control")
+        control = ControlSocket(place_in(state_dir).socket, app, jobs.end_streams)
         async with self._prober, control:
             self._outside.begin_http(self._config)
             scheduling: asyncio.Task[None] | None = None

@@ -1,148 +1,311 @@
-"""Health and metrics over HTTP: four addresses, GET and HEAD, one answer for each connection.
+"""HTTP on the control socket and over TCP: uvicorn's HTTP/1.1, with bounds of our own.
 
-Small on purpose. It is for probes and Prometheus on the same machine: requests are bounded in
-size, time and number, so that nobody can hold up the daemon through it.
+uvicorn bounds neither the time nor the size of a request's head, nor the number of connections.
+Its `Server` is not used, only its protocol: that class installs signal handlers, wakes ten times a
+second and takes 0.3 s to stop. Each connection carries one request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import os
+import re
+import socket
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from ipaddress import ip_address
+from pathlib import Path
+from typing import Self, cast
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from ..config import HttpConfig, parse_listen
-from ..fence import Fence
+from ..jobs.api import problem
+from ..jobs.client import address_of
 
 log = logging.getLogger("upframe.service.http")
 
-_MOST_BYTES = 8192
-_MOST_CONNECTIONS = 32
-_SECONDS = 5.0
-"""For a request to arrive, and for the answer to be taken."""
+_HEAD_END = re.compile(rb"\n\r?\n")
+_BACKLOG = 128
+_CLOSE_SECONDS = 1.0
+"""For the requests that are being answered when the server stops."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a route gives."""
+class HttpLimits:
+    """What a client may take from a server."""
 
-    body: bytes
-    content_type: str = "text/plain; charset=utf-8"
-    status: HTTPStatus = HTTPStatus.OK
+    connections: int
+    seconds: float = 5.0
+    """For the head of a request to arrive."""
+    head_bytes: int = 8192
+    whole: bool = False
+    """The time is for the answer too, so a new client may take the place of the oldest."""
 
 
-Route = Callable[[], Awaitable[Answer]]
+TCP_LIMITS = HttpLimits(connections=32, whole=True)
+CONTROL_LIMITS = HttpLimits(connections=64)
 
 
 class HttpServer:
-    """Serves routes until `run` is cancelled."""
+    """Serves an ASGI application within limits.
 
-    def __init__(self, config: HttpConfig, routes: Mapping[str, Route]) -> None:
-        self._address = parse_listen(config)
-        self._hosts = {"localhost", self._address[0], *(name.lower() for name in config.hosts)}
-        self._routes = routes
-        self._connections: dict[asyncio.Task[None], None] = {}
-        self.port = self._address[1]
-        """The real one, once it listens: 0 in the configuration means any free port."""
+    Args:
+        app: the application; exceptions are its own concern.
+        limits: of connections and requests.
+        end_streams: called when the server stops; ends answers that would last for ever.
+    """
 
-    async def run(self) -> None:
-        """Listen and answer.
+    def __init__(
+        self, app: ASGIApp, limits: HttpLimits, end_streams: Callable[[], None] = lambda: None
+    ) -> None:
+        self.limits = limits
+        self._end_streams = end_streams
+        self._config = uvicorn.Config(
+            app,
+            http=H11Protocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            proxy_headers=False,
+            access_log=False,
+            log_config=None,
+            log_level="critical",  # what fails in the application is logged there
+        )
+        self._config.load()
+        self._state = ServerState()
+        self._state.default_headers = [(b"connection", b"close"), (b"cache-control", b"no-store")]
+        self._connections: dict[_Connection, None] = {}
+        self._server: asyncio.Server | None = None
+
+    async def start_tcp(self, host: str, port: int) -> int:
+        """Begin to serve on an address; return the port.
 
         Raises:
-            OSError: if the address is taken or not ours.
+            OSError: if the address is in use or not ours.
         """
-        host, port = self._address
-        server = await asyncio.start_server(self._accept, host, port, limit=_MOST_BYTES)
-        self.port = server.sockets[0].getsockname()[1]
-        log.info("http: health and metrics on %s:%d", host, self.port)
-        try:
-            async with server:
-                await server.serve_forever()
-        finally:
-            await self._hang_up()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._connection, host, port, backlog=_BACKLOG)
+        return cast("int", self._server.sockets[0].getsockname()[1])
 
-    async def _hang_up(self) -> None:
-        for connection in self._connections:
-            connection.cancel()
-        if self._connections:
-            await asyncio.wait(self._connections)
+    async def start_on(self, listening: socket.socket) -> None:
+        """Begin to serve on a bound socket, which is closed with the server."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._connection, sock=listening, backlog=_BACKLOG)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one more; where there are too many, the oldest, which only waits, has to go."""
-        if len(self._connections) >= _MOST_CONNECTIONS:
-            next(iter(self._connections)).cancel()
-        connection = asyncio.create_task(self._serve(reader, writer), name="http connection")
+    def _connection(self) -> asyncio.Protocol:
+        return _Connection(self, self._config, self._state)
+
+    async def close(self) -> None:
+        """Stop listening, let short answers end, close every connection. Safe to call twice."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._end_streams()
+        for connection in [each for each in self._connections if not each.answering]:
+            connection.transport.abort()
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=_CLOSE_SECONDS)
+        for connection in self._state.connections.copy():
+            connection.transport.abort()
+        tasks = self._state.tasks.copy()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._server.wait_closed()
+        self._server = None
+
+    def admit(self, connection: _Connection) -> None:
+        """Count a new connection; where there are too many, close the oldest idle one for it."""
+        if len(self._connections) >= self.limits.connections:
+            waiting = (
+                each for each in self._connections if self.limits.whole or not each.answering
+            )
+            oldest = next(waiting, None)
+            if oldest is None:
+                text = f"busy with {self.limits.connections} clients: try again later"
+                connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, text, "absent")
+                return
+            del self._connections[oldest]
+            oldest.transport.abort()
         self._connections[connection] = None
-        connection.add_done_callback(self._connections.pop)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def forget(self, connection: _Connection) -> None:
+        """Count a connection no longer."""
+        self._connections.pop(connection, None)
+
+
+class _Connection(H11Protocol):
+    """One connection: holds a request back until its head is complete and within the limits."""
+
+    def __init__(self, server: HttpServer, config: uvicorn.Config, state: ServerState) -> None:
+        super().__init__(config, state, {})
+        self.answering = False
+        """Whether the head of a request has arrived."""
+        self._server = server
+        self._limits = server.limits
+        self._head = bytearray()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(self._limits.seconds, transport.abort)
+        self._server.admit(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        self._server.forget(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.answering:
+            super().data_received(data)
+            return
+        self._head += data
+        end = _HEAD_END.search(self._head, max(0, len(self._head) - len(data) - 2))
+        if (end.end() if end else len(self._head)) > self._limits.head_bytes:
+            text = (
+                f"got a head of more than {self._limits.head_bytes} bytes, wanted at most so many"
+            )
+            self.refuse(HTTPStatus.BAD_REQUEST, text, "too_large")
+        elif end:
+            self.answering = True
+            if not self._limits.whole:
+                self._timer.cancel()
+            super().data_received(bytes(self._head))
+
+    def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Answer a client that only closed its sending side, where the answer has a time limit."""
+        return self.answering and self._limits.whole
+
+    def send_400_response(self, msg: str) -> None:
+        self.refuse(
+            HTTPStatus.BAD_REQUEST, f"got no HTTP/1.1 request, wanted one: {msg}", "invalid"
+        )
+
+    def refuse(self, status: HTTPStatus, detail: str, code: str) -> None:
+        """Answer before or instead of the application, and close the connection."""
+        body = problem(status, detail, code).model_dump_json(exclude_defaults=True) + "\n"
+        lines = (
+            f"HTTP/1.1 {status.value} {status.phrase}",
+            "Content-Type: application/problem+json",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+        )
+        self.transport.write(("\r\n".join(lines) + "\r\n\r\n" + body).encode())
+        self.transport.close()
+
+
+async def serve_tcp(
+    app: ASGIApp, config: HttpConfig, on_port: Callable[[int], None] = lambda _: None
+) -> None:
+    """Serve on the configured address until cancelled.
+
+    Args:
+        app: the application.
+        config: with the address; port 0 is any free one.
+        on_port: called with the port once the server listens.
+
+    Raises:
+        OSError: if the address is in use or not ours.
+    """
+    host, port = parse_listen(config)
+    server = HttpServer(app, TCP_LIMITS)
+    port = await server.start_tcp(host, port)
+    log.info("http: health and metrics on %s:%d", host, port)
+    on_port(port)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await server.close()
+
+
+# The control socket. Access to it is by file permissions.
+
+_OWNER_AND_GROUP = 0o660
+
+
+class ControlSocket:
+    """Serves an application on a Unix socket, within a context.
+
+    Args:
+        path: of the socket, by custom ``<state_dir>/upframe.sock``; a stale one is replaced.
+        app: the application.
+        end_streams: called when the server stops; ends answers that would last for ever.
+    """
+
+    def __init__(self, path: Path, app: ASGIApp, end_streams: Callable[[], None]) -> None:
+        self.path = path
+        self._server = HttpServer(app, CONTROL_LIMITS, end_streams)
+        self._inode: int | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Begin to listen.
+
+        Raises:
+            OSError: if the socket cannot be made, or another daemon listens on it.
+        """
+        listening, self._inode = await asyncio.to_thread(_listen, self.path)
+        await self._server.start_on(listening)
+
+    async def close(self) -> None:
+        """Close every connection and remove the socket. Safe to call twice."""
+        await self._server.close()
+        await asyncio.to_thread(self._remove)
+
+    def _remove(self) -> None:
+        with suppress(FileNotFoundError):
+            if self.path.stat().st_ino == self._inode:  # not that of a daemon started after us
+                self.path.unlink()
+
+
+def _listen(path: Path) -> tuple[socket.socket, int]:
+    """Make the socket under another name and rename it: so it never has other permissions.
+
+    Returns:
+        The socket, and the number of its inode.
+    """
+    _refuse_occupied(path)
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with address_of(fresh) as address:
+            listening.bind(address)
+        fresh.chmod(_OWNER_AND_GROUP)
+        listening.listen(_BACKLOG)
+        inode = fresh.stat().st_ino
+        fresh.rename(path)
+    except OSError:
+        listening.close()
+        fresh.unlink(missing_ok=True)
+        raise
+    return listening, inode
+
+
+def _refuse_occupied(path: Path) -> None:
+    """Refuse to replace a file that is no socket, or a socket on which a process listens."""
+    if not os.path.lexists(path):
+        return
+    if not path.is_socket():
+        raise OSError(f"{path} is in the way: wanted a socket or nothing")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial, address_of(path) as address:
+        trial.setblocking(False)
         try:
-            async with asyncio.timeout(_SECONDS):
-                answer, only_head = _plain(HTTPStatus.INTERNAL_SERVER_ERROR), False
-                with Fence("http", "request", let=(TimeoutError, ConnectionError)):
-                    answer, only_head = await self._answer(reader)
-                writer.write(_written(answer, with_body=not only_head))
-                await writer.drain()
-                writer.close()
-                await writer.wait_closed()
-        except (TimeoutError, OSError):
-            pass  # the other end was too slow, or has gone: its loss
-        finally:
-            writer.transport.abort()  # where all went well it is closed already
-
-    async def _answer(self, reader: asyncio.StreamReader) -> tuple[Answer, bool]:
-        """Read a request; give the answer, and whether only its head is wanted."""
-        try:
-            request = await reader.readuntil(b"\r\n\r\n")
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            return _plain(HTTPStatus.BAD_REQUEST), False
-        first, *headers = request.decode("latin-1").split("\r\n")
-        words = first.split(" ")
-        if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            return _plain(HTTPStatus.BAD_REQUEST), False
-        method, target, _ = words
-        if method not in ("GET", "HEAD"):
-            return _plain(HTTPStatus.METHOD_NOT_ALLOWED), False
-        if (wrong := self._wrong_host(headers)) is not None:
-            return wrong, method == "HEAD"
-        route = self._routes.get(target.partition("?")[0])
-        if route is None:
-            return _plain(HTTPStatus.NOT_FOUND), method == "HEAD"
-        return await route(), method == "HEAD"
-
-    def _wrong_host(self, headers: list[str]) -> Answer | None:
-        """Refuse a name that is not ours: a page of somebody else's has bent it to this address."""
-        fields = [header.partition(":") for header in headers]
-        hosts = [value.strip() for name, _, value in fields if name.strip().lower() == "host"]
-        if len(hosts) > 1:
-            return _plain(HTTPStatus.BAD_REQUEST)
-        host = hosts[0].lower() if hosts else "localhost"
-        name = host[1:].partition("]")[0] if host[:1] == "[" else host.partition(":")[0]
-        with suppress(ValueError):
-            ip_address(name)
-            return None
-        if name.rstrip(".") in self._hosts:
-            return None
-        text = f"421: got host {name[:80]!a}, wanted an address, localhost or one of [http] hosts\n"
-        return Answer(text.encode(), status=HTTPStatus.MISDIRECTED_REQUEST)
-
-
-def _plain(status: HTTPStatus) -> Answer:
-    return Answer(f"{status.value} {status.phrase}\n".encode(), status=status)
-
-
-def _written(answer: Answer, *, with_body: bool) -> bytes:
-    lines = [
-        f"HTTP/1.1 {answer.status.value} {answer.status.phrase}",
-        f"Content-Type: {answer.content_type}",
-        f"Content-Length: {len(answer.body)}",
-        "Cache-Control: no-store",
-        "Connection: close",
-    ]
-    if answer.status == HTTPStatus.METHOD_NOT_ALLOWED:
-        lines.append("Allow: GET, HEAD")
-    head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
-    return head + answer.body if with_body else head
+            trial.connect(address)
+        except ConnectionRefusedError:
+            return
+        except BlockingIOError:  # a process listens, but its backlog is full
+            pass
+        raise OSError(f"another daemon listens on {path}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import os
@@ -12,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from http import HTTPStatus
 from importlib.metadata import version
 from itertools import islice
 from pathlib import PurePath
@@ -23,8 +21,7 @@ from ..fence import Boundary, internal_errors
 from ..jobs.model import Job, StoreBroken
 from ..jobs.queue import JobChange, JobQueue
 from ..workers.child import rss_bytes_of
-from .http import Answer, Route
-from .metrics import CONTENT_TYPE, Metrics
+from .metrics import Metrics
 
 log = logging.getLogger("upframe.status")
 chronicle_log = logging.getLogger("upframe.jobs")
@@ -204,12 +201,13 @@ class Status:
         return text if self.phase == "ready" else f"{self.doing}; {text}"
 
     def summary(self) -> dict[str, Any]:
-        """What the control socket answers, without the jobs."""
+        """Return the state of the daemon, without the jobs."""
         lateness = self._lag.statistics()
         answer = {
             "version": version("upframe"),
             "phase": self.phase,
             "doing": self.doing,
+            "paused": self._queue.paused,
             "pid": os.getpid(),
             "started": self._started.isoformat(timespec="seconds"),
             "uptime_seconds": round(time.monotonic() - self._began, 1),
@@ -246,24 +244,9 @@ class Status:
             **self.facts,
         }
 
-    def routes(self) -> dict[str, Route]:
-        """What is served over HTTP."""
-        return {
-            "/healthz": self._healthz,
-            "/readyz": self._readyz,
-            "/status": self._status,
-            "/metrics": self._exposition,
-        }
-
-    async def _healthz(self) -> Answer:
-        """The loop has come round to answer, and that is what is asked."""
-        return Answer(f"{self.phase}\n".encode())
-
-    async def _readyz(self) -> Answer:
-        against = self.phase if self.phase != "ready" else await self._unwritable()
-        if against is None:
-            return Answer(b"ready\n")
-        return Answer(f"{against}\n".encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
+    async def why_not_ready(self) -> str | None:
+        """Return what keeps the daemon from taking jobs; None while it is ready."""
+        return self.phase if self.phase != "ready" else await self._unwritable()
 
     async def _unwritable(self) -> str | None:
         """Say why the store takes nothing; it is asked in `_PROOF_SECONDS` once at most."""
@@ -284,14 +267,11 @@ class Status:
             return str(error)
         return None
 
-    async def _status(self) -> Answer:
-        text = json.dumps(await self.whole(), indent=2, default=str)
-        return Answer(text.encode() + b"\n", "application/json")
-
-    async def _exposition(self) -> Answer:
+    async def exposition(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
         await self.refresh()
         self._collect()
-        return Answer(self._metrics.exposition(), CONTENT_TYPE)
+        return self._metrics.exposition()
 
     def _collect(self) -> None:
         self._metrics.up.set(self.phase == "ready")

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
+from starlette.requests import Request
 from support.jobs.queues import a_job, a_work, opened, with_queue
 from support.media.small_files import small_files
 
@@ -23,6 +24,7 @@ from upframe.daemon.jobs.model import StoreBroken
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import STORE_NAME, JobStore
 from upframe.daemon.service.metrics import Metrics
+from upframe.daemon.service.routes import status_routes
 from upframe.daemon.service.status import LoopLag, Status
 
 
@@ -168,8 +170,9 @@ def filled(folder: Path) -> Path:
 
 
 async def readiness(status: Status) -> tuple[HTTPStatus, str]:
-    answer = await status.routes()["/readyz"]()
-    return answer.status, answer.body.decode()
+    (route,) = (each for each in status_routes(status) if each.path == "/readyz")  # type: ignore[attr-defined]
+    answer = await route.endpoint(Request({"type": "http"}))  # type: ignore[attr-defined]
+    return HTTPStatus(answer.status_code), answer.body.decode()
 
 
 @pytest.mark.parametrize(

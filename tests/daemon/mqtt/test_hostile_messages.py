@@ -109,7 +109,7 @@ def test_hostile_properties_do_not_end_the_connection(
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("culprit", ["parse", "confined_work", "shown"])
+@pytest.mark.parametrize("culprit", ["parse", "confined_work", "to_public_dict"])
 def test_a_bug_in_handling_is_answered_internal_and_never_tried_again(
     culprit: str, broker: Broker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +130,7 @@ def test_a_bug_in_handling_is_answered_internal_and_never_tried_again(
             await node.up()
             await node.add("stored", source="/v/poison.mkv")
             async with observer_of(broker, "me/#") as client:
-                if culprit == "shown":
+                if culprit == "to_public_dict":
                     ask = b'{"schema": "upframe.job/1", "id": "stored"}'
                     await client.say("upframe/node1/job/query", ask, response="me/bad")
                 else:

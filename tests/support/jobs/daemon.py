@@ -18,9 +18,9 @@ from typing import Any
 
 import av
 
-from upframe.daemon.jobs.client import asked, place_in
+from upframe.daemon.jobs.api import NewJob
+from upframe.daemon.jobs.client import DaemonClient, place_in
 from upframe.daemon.jobs.model import Job, Work
-from upframe.daemon.jobs.protocol import Status, Submit
 from upframe.daemon.jobs.store import JobStore
 from upframe.io.demo import write_demo_clip
 
@@ -151,8 +151,7 @@ class RunningDaemon:
     def submit(self, source: Path, sink: Path, filters: Mapping[str, Any], name: str) -> None:
         """Give it a job, as `upframe jobs submit` does."""
         work = Work.model_validate({"source": str(source), "sink": str(sink), "filters": filters})
-        with asked(self.socket, Submit(id=name, work=work)) as answer:
-            answer.result()
+        DaemonClient(self.socket).submit(NewJob(id=name, work=work))
 
     def jobs(self) -> dict[str, Job]:
         """All jobs as the store has them, also where no daemon runs."""
@@ -166,8 +165,7 @@ class RunningDaemon:
         )
 
     def status(self) -> dict[str, Any]:
-        with asked(self.socket, Status()) as answer:
-            return answer.result()
+        return DaemonClient(self.socket).status()
 
     def workers(self) -> list[int]:
         return [worker["pid"] for worker in self.status()["workers"] if worker["pid"]]

@@ -11,11 +11,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from upframe.daemon.jobs.control import ControlSocket
+from upframe.daemon.jobs.client import SOCKET_NAME
 from upframe.daemon.jobs.model import Job, JobError, Origin, State, Work, job_of
-from upframe.daemon.jobs.protocol import SOCKET_NAME
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import STORE_NAME, JobStore, insert
+from upframe.daemon.service.http import ControlSocket
+from upframe.daemon.service.metrics import Metrics
+from upframe.daemon.service.routes import JobRoutes, application, status_routes
+from upframe.daemon.service.status import LoopLag, Status
 
 Result = TypeVar("Result")
 
@@ -128,6 +131,13 @@ class Turns:
             self.num += 1
 
 
+def control_socket(path: Path, queue: JobQueue) -> ControlSocket:
+    """The control socket of a queue, as the daemon makes it."""
+    jobs = JobRoutes(queue)
+    routes = status_routes(Status(queue, Metrics(), LoopLag()))
+    return ControlSocket(path, application([*jobs.routes(), *routes], "control"), jobs.end_streams)
+
+
 class ServedQueue:
     """A queue behind its control socket, on an event loop in a thread of its own."""
 
@@ -159,7 +169,7 @@ class ServedQueue:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self.queue = JobQueue(self.store)
-        async with ControlSocket(self.socket, self.queue, lambda: {"version": "test"}):
+        async with control_socket(self.socket, self.queue):
             self._ready.set()
             await self._stopping.wait()
         await self.queue.close()

@@ -19,8 +19,8 @@ from upframe.daemon.__main__ import main
 from upframe.daemon.cli.job_display import print_details, print_jobs
 from upframe.daemon.cli.live_display import text_of
 from upframe.daemon.convert.report import WrittenReport
+from upframe.daemon.jobs.api import to_public_dict, to_public_json
 from upframe.daemon.jobs.model import Job
-from upframe.daemon.jobs.public import shown, shown_body
 from upframe.daemon.live.status import LiveStatus
 from upframe.daemon.logfields import told
 from upframe.daemon.mqtt.requests import job_answer
@@ -179,19 +179,19 @@ def _status(text: str) -> str:
 
 def _jobs_list(text: str) -> str:
     out = Console(file=io.StringIO(), width=100_000, force_terminal=False)
-    print_jobs([shown(job_with(text))], out)
+    print_jobs([to_public_dict(job_with(text))], out)
     return cast("io.StringIO", out.file).getvalue()
 
 
 def _jobs_list_on_terminal(text: str) -> str:
     out = Console(file=io.StringIO(), width=5000, force_terminal=True, color_system=None)
-    print_jobs([shown(job_with(text))], out)
+    print_jobs([to_public_dict(job_with(text))], out)
     return cast("io.StringIO", out.file).getvalue()
 
 
 def _jobs_show(text: str) -> str:
     out = Console(file=io.StringIO(), width=100_000, force_terminal=False)
-    print_details(shown(job_with(text)), out)
+    print_details(to_public_dict(job_with(text)), out)
     return cast("io.StringIO", out.file).getvalue()
 
 
@@ -233,7 +233,7 @@ PLACES: Mapping[str, Callable[[str], str]] = {
     ),
     "status of run": lambda text: text_of(LiveStatus("x", "reconnecting", message=text), 0.0),
     "report": _written_report,
-    "stored job": lambda text: shown_body(json.dumps(job_with(text).model_dump(mode="json"))),
+    "stored job": lambda text: to_public_json(json.dumps(job_with(text).model_dump(mode="json"))),
     "jobs list": _jobs_list,
     "jobs list on a terminal": _jobs_list_on_terminal,
     "jobs show": _jobs_show,

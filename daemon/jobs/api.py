@@ -1,0 +1,269 @@
+"""What can be asked of the jobs: typed requests and answers, and a function for each.
+
+The control socket, HTTP and MQTT call these functions, so that a request means the same wherever it
+comes from. Every answer leaves without secrets. The command line imports the requests and the
+errors from here: this module loads neither an event loop nor a web framework.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Collection, Generator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
+
+from pydantic import BaseModel, Field, PlainSerializer, ValidationError
+
+from ...io.redaction import excerpt, redacted_values
+from ..errors import UsageError
+from .model import (
+    Confinement,
+    Conflict,
+    DaemonAbsent,
+    IllegalChange,
+    Job,
+    JobId,
+    Origin,
+    State,
+    StoreBroken,
+    UnknownJob,
+    Work,
+    job_of,
+)
+
+if TYPE_CHECKING:
+    from .queue import JobQueue, Subscription
+
+
+def to_public_dict(job: Job, *, report: bool = True) -> dict[str, Any]:
+    """Return a job as JSON values, without secrets."""
+    values = job.model_dump(mode="json", exclude={"confined"} if report else {"confined", "report"})
+    return cast("dict[str, Any]", redacted_values(values))
+
+
+def to_public_json(body: str) -> str:
+    """Remove the secrets from a job's JSON; most have none and are returned as they are."""
+    if not any(mark in body for mark in (":/", ":\\\\/", "=")):
+        return body
+    return json.dumps(redacted_values(json.loads(body)), separators=(",", ":"))
+
+
+def _without_report(job: Job) -> dict[str, Any]:
+    return to_public_dict(job, report=False)
+
+
+PublicJob = Annotated[Job, PlainSerializer(to_public_dict)]
+BriefJob = Annotated[Job, PlainSerializer(_without_report)]
+
+
+class NewJob(BaseModel, frozen=True, extra="forbid"):
+    """A job to submit."""
+
+    id: JobId
+    work: Work
+    priority: int = Field(default=0, ge=-1000, le=1000)
+
+
+class JobQuery(BaseModel, frozen=True, extra="forbid"):
+    """Which jobs to list."""
+
+    state: tuple[State, ...] | None = None
+    limit: int | None = Field(default=None, ge=0, lt=1 << 31)
+
+
+class FollowRequest(BaseModel, frozen=True, extra="forbid"):
+    """Which jobs to follow until they have ended; None: all, without end."""
+
+    ids: tuple[str, ...] | None = None
+
+
+class Submitted(BaseModel, frozen=True):
+    """The job as the store has it, and whether it is new."""
+
+    job: PublicJob
+    new: bool
+
+
+class JobEvent(BaseModel, frozen=True):
+    """A change of a job; one of state also has the number of jobs in each state."""
+
+    kind: Literal["state", "progress", "removed"]
+    job: BriefJob
+    counts: dict[State, int] | None = None
+
+
+class JobList(NamedTuple):
+    """Jobs as JSON texts without reports, secrets still in them, and the counts of all jobs."""
+
+    bodies: list[str]
+    counts: dict[State, int]
+
+
+async def submit(
+    queue: JobQueue, new: NewJob, *, origin: Origin, confined: Confinement | None = None
+) -> Submitted:
+    """Add a job, unless it is known already.
+
+    Raises:
+        Conflict: if its id stands for other work.
+    """
+    job = job_of(new.work, id=new.id, origin=origin, confined=confined, priority=new.priority)
+    stored, is_new = await queue.submit(job)
+    return Submitted(job=stored, new=is_new)
+
+
+async def list_jobs(queue: JobQueue, query: JobQuery) -> JobList:
+    """List running jobs, then queued ones in the order of their turn, then ended ones."""
+    return JobList(await queue.bodies(query.state, query.limit), await queue.counts())
+
+
+async def show(queue: JobQueue, id: str) -> Job:  # noqa: A002
+    """Return a job with its latest progress.
+
+    Raises:
+        UnknownJob: if there is none of that id.
+    """
+    return await queue.get(id)
+
+
+async def cancel(queue: JobQueue, id: str) -> Job:  # noqa: A002
+    """Stop a job and return it, cancelled.
+
+    Raises:
+        UnknownJob, IllegalChange, TimeoutError: as :meth:`JobQueue.cancel` does.
+    """
+    return await queue.cancel(id)
+
+
+async def retry(queue: JobQueue, id: str | None = None) -> list[Job]:  # noqa: A002
+    """Queue a job again, or every failed one where no id is given.
+
+    Raises:
+        UnknownJob: if there is no such job.
+        IllegalChange: if it neither failed nor was cancelled.
+    """
+    return await queue.retry_failed() if id is None else [await queue.retry(id)]
+
+
+async def follow(
+    queue: JobQueue, changes: Subscription, ids: Collection[str] | None
+) -> AsyncGenerator[JobEvent]:
+    """Yield jobs as they stand, then every change of them, until all of `ids` have ended.
+
+    Args:
+        queue: of the jobs.
+        changes: a subscription to the queue that began before this call.
+        ids: of the jobs to follow; None: all of them, without end.
+
+    Raises:
+        UnknownJob: if there is no job of one of the ids.
+        DaemonAbsent: if the subscription is closed before.
+    """
+    if ids is None:
+        left = None
+        jobs = await queue.jobs(("running",))
+    else:
+        jobs = [await queue.get(each) for each in ids]
+        left = {job.id for job in jobs if not job.ended_for_good}
+    for job in jobs:
+        yield JobEvent(kind="state", job=job, counts=await queue.counts())
+    while left is None or left:
+        change = await anext(changes, None)
+        if change is None:
+            raise DaemonAbsent("the daemon stops")
+        if left is None or change.job.id in left:
+            counts = await queue.counts() if change.kind == "state" else None
+            yield JobEvent(kind=change.kind, job=change.job, counts=counts)
+        if left is not None and (change.job.ended_for_good or change.kind == "removed"):
+            left.discard(change.job.id)
+
+
+# Errors as answers: problem details (RFC 9457) with a code by which programs tell them apart.
+
+
+class WrongField(BaseModel, frozen=True):
+    """What is wrong with one field of a request."""
+
+    field: str
+    got: str
+    wanted: str
+
+
+class InvalidRequest(UsageError):
+    """A request has wrong, missing or unknown fields."""
+
+    def __init__(self, error: ValidationError) -> None:
+        details = error.errors(include_url=False, include_context=False)
+        self.fields = tuple(
+            WrongField(
+                field=excerpt(".".join(map(str, detail["loc"]))),
+                got=excerpt(repr(detail["input"])),
+                wanted=detail["msg"],
+            )
+            for detail in details
+        )
+        super().__init__("; ".join(f"{each.field}: {each.wanted}" for each in self.fields))
+
+
+class RequestTooLarge(UsageError):
+    """A request has more bytes than are accepted."""
+
+
+@contextmanager
+def invalid_request() -> Generator[None]:
+    """Turn the errors of validation into those of a request."""
+    try:
+        yield
+    except ValidationError as error:
+        raise InvalidRequest(error) from error
+
+
+class ProblemDetails(BaseModel, frozen=True):
+    """An error as an answer (RFC 9457)."""
+
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: tuple[WrongField, ...] = ()
+
+
+# The first class that fits decides, so a subclass stands before its base.
+_ERRORS: Mapping[str, tuple[type[Exception], HTTPStatus]] = {
+    "too_large": (RequestTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    "invalid": (UsageError, HTTPStatus.BAD_REQUEST),
+    "unknown_job": (UnknownJob, HTTPStatus.NOT_FOUND),
+    "conflict": (Conflict, HTTPStatus.CONFLICT),
+    "illegal_change": (IllegalChange, HTTPStatus.CONFLICT),
+    "store_broken": (StoreBroken, HTTPStatus.SERVICE_UNAVAILABLE),
+    "timeout": (TimeoutError, HTTPStatus.GATEWAY_TIMEOUT),
+    "absent": (DaemonAbsent, HTTPStatus.SERVICE_UNAVAILABLE),
+}
+"""The errors that an answer may carry, by their code; any other is `internal`."""
+
+EXPECTED_ERRORS: tuple[type[Exception], ...] = tuple(kind for kind, _ in _ERRORS.values())
+
+
+def problem(
+    status: HTTPStatus, detail: str, code: str, errors: tuple[WrongField, ...] = ()
+) -> ProblemDetails:
+    """Describe an error; long texts are cut, secrets removed."""
+    text = excerpt(detail, 4096)
+    return ProblemDetails(title=status.phrase, status=status, detail=text, code=code, errors=errors)
+
+
+def problem_of(error: Exception) -> ProblemDetails:
+    """Describe an exception; of an unexpected one no more than its type is told."""
+    for code, (kind, status) in _ERRORS.items():
+        if isinstance(error, kind):
+            fields = error.fields if isinstance(error, InvalidRequest) else ()
+            return problem(status, str(error) or type(error).__name__, code, fields)
+    text = f"an internal error, {type(error).__name__}; the daemon's log has more"
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, text, "internal")
+
+
+def error_of(problem: Mapping[str, Any]) -> Exception:
+    """Return the exception that a problem was made of; RuntimeError for an unexpected one."""
+    kind, _ = _ERRORS.get(problem["code"], (RuntimeError, None))
+    return kind(problem["detail"])
