@@ -1,4 +1,4 @@
-/* One row of chroma, and the rows of luma beside it, from R'G'B'; see `chroma.py` for the filters.
+/* One row of chroma, and the rows of luma next to it, from R'G'B'; see `chroma.py` for the filters.
  *
  * Included once per instruction set, with ROWS(name) giving each copy its own names.
  */
@@ -49,7 +49,7 @@ static inline void ROWS(gather)(const struct coding *job, int y, float *rgb)
     }
 }
 
-/* Part a row, six mirrored values at each end, into its even and its odd samples, three at each. */
+/* Split a row, six mirrored values at each end, into its even and its odd samples, three at each. */
 static inline void ROWS(part)(const float *row, int half, float *even, float *odd)
 {
     for (int x = 0; x < half + 6; x++) {

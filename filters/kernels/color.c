@@ -21,7 +21,7 @@ struct coding {
     void *planes[3];
 };
 
-/* A row or column beyond the border is the one as far inside. */
+/* Index of a row or column, mirrored at the border. */
 static inline int mirrored(int index, int length)
 {
     return index < 0 ? -1 - index : index >= length ? 2 * length - 1 - index : index;
@@ -40,7 +40,7 @@ static inline int mirrored(int index, int length)
 #pragma GCC pop_options
 #endif
 
-/* Returns 0, or -1 where there was no memory for a few rows. */
+/* Returns 0, or -1 if a buffer of a few rows could not be allocated. */
 EXPORT int upframe_code(const struct coding *job, int is_bf16, int threads)
 {
     void (*step)(const struct coding *, int, float *) = code_plain;

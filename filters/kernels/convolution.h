@@ -1,4 +1,4 @@
-/* What `winograd.c` is told, as in winograd.py. */
+/* Arguments of `winograd.c`; the same structures are in winograd.py. */
 
 #include <stdint.h>
 
@@ -14,7 +14,7 @@ struct residual {               /* result * gain + to */
 
 struct convolution {
     struct pixels input;
-    const void *weights;        /* of the dtype and in an order of their own: turned.py */
+    const void *weights;        /* transformed, of the dtype, in panels: winograd.py */
     const float *bias;          /* (out,) */
     const float *slopes;        /* (out,), of PReLU, or null */
     struct pixels output;       /* values: or null, where there is */
@@ -23,7 +23,7 @@ struct convolution {
     int present;                /* channels of the input, a multiple of 16 */
     int images;
     int height, width, in, out; /* of the output; in: present, for bf16 up to a multiple of 32 */
-    int panel;                  /* channels of the output whose weights lie together */
-    int doubled;                /* whether a pixel of the input stands for two by two */
-    int narrow;                 /* whether to do with AVX2 where there is AVX-512 */
+    int panel;                  /* channels of the output whose weights are adjacent */
+    int doubled;                /* whether an input pixel stands for two by two */
+    int narrow;                 /* whether to use AVX2 even with AVX-512 */
 };

@@ -1,4 +1,4 @@
-/* What this compiler and this CPU can do. */
+/* Features of this compiler and this CPU. */
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define HAS_AVX2 1
@@ -23,7 +23,7 @@ static inline __attribute__((unused)) int has_avx2(void)
 #define CHOOSE(name, is_bf16) ((is_bf16) ? name##_plain_bf16 : name##_plain_fp32)
 #endif
 
-/* Do all rows of a job, for this CPU, in that many threads. Wants sharing.h. */
+/* Run all rows of a job on this CPU in that many threads. Requires sharing.h. */
 #define RUN(rows, name, job, is_bf16, threads) do { \
     void (*step)(const __typeof__(*(job)) *, int) = CHOOSE(name, is_bf16); \
     struct part parts[threads]; \

@@ -1,6 +1,6 @@
-/* What tiles.h needs to know of a dtype and an instruction set.
+/* Operations of tiles.h for a dtype and an instruction set.
  *
- * Included once per kind of tiles: IS_BF16 tells the dtype, LANES how many floats a register holds,
+ * Included once per kind of tiles: IS_BF16 selects the dtype, LANES is the number of floats in a register,
  * TILES_OF(name) gives each kind its own names.
  */
 
@@ -33,7 +33,7 @@ static inline WIDE TILES_OF(sloped)(WIDE value, const float *slopes)
 #define VALUE uint16_t
 #define PARTS 2
 
-/* `present` channels of a pixel, or as many as are worked on at once. */
+/* `present` channels of a pixel, or as many as are processed at once. */
 static inline void TILES_OF(load)(const VALUE *from, int present, WIDE *to)
 {
     const __m512i upper = _mm512_set1_epi32((int)0xffff0000);

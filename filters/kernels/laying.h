@@ -18,7 +18,7 @@ static void ROWS(activate)(const struct activation *job, int y)
         }
 }
 
-/* A row of pixels as squares: each pixel's detail, laid out, and the pixel itself. */
+/* A row of squares by pixel shuffle: each pixel's detail plus the pixel itself. */
 static void ROWS(lay)(const struct laying *job, int y)
 {
     int width = job->width, scale = job->scale;
@@ -40,7 +40,7 @@ static void ROWS(lay)(const struct laying *job, int y)
         }
 }
 
-/* Three neighbours of a column of the picture, mixed by what the pixel's own row weighs them with. */
+/* Three neighbours of a column of the picture, mixed by the weights of the pixel's row. */
 static inline float ROWS(column)(const struct laying *job, const float *image, int y,
                                  const float *weights)
 {
@@ -49,7 +49,7 @@ static inline float ROWS(column)(const struct laying *job, const float *image, i
     return sum + (y + 1 < job->height ? weights[2] * image[job->width] : 0);
 }
 
-/* What a result is divided by: the weights of the neighbours that lie inside the picture. */
+/* Divisor of a result: the sum of the weights of neighbours inside the picture. */
 static inline float ROWS(share)(const float *weights, int index, int length)
 {
     if (index && index + 1 < length)
@@ -57,7 +57,7 @@ static inline float ROWS(share)(const float *weights, int index, int length)
     return weights[1] + (index ? weights[0] : 0) + (index + 1 < length ? weights[2] : 0);
 }
 
-/* The same for squares that were shrunk: each pixel of the result is made of nine. */
+/* The same for downscaled squares: each pixel of the result depends on nine. */
 static void ROWS(shrink)(const struct laying *job, int y)
 {
     int width = job->width, scale = job->scale, squares = scale * scale;

@@ -1,7 +1,7 @@
 /* The interpolation network between its convolutions, for CPUs: see warping.h for the steps.
  *
- * Every function works on one pair of frames, in as many threads as it is told. What a CPU can do
- * is found out once, at the first call.
+ * Every function works on one pair of frames, in `threads` threads. The CPU's features
+ * are detected once, at the first call.
  */
 
 #include <math.h>
@@ -12,7 +12,7 @@
 #include "sharing.h"
 #include "vectors.h"
 
-/* What a block gives: (height/2, width/2, 4, channels), float or bf16. */
+/* Output of a block: (height/2, width/2, 4, channels), float or bf16. */
 struct detail {
     const void *values;
     int height, width, channels;

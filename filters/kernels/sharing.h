@@ -1,8 +1,7 @@
-/* Items, 0 to `count` - 1, among the threads of a team.
+/* Work stealing: items 0 to `count` - 1 are shared by the threads of a team.
  *
- * Each has a part of its own, so that what it wrote before lies in its caches, and helps the others
- * once it is done: where a thread is kept from its core, by an encoder for instance, the team does
- * not wait for all of its part.
+ * Each thread has its own part, whose data is in its caches, and helps the others when it is done: if
+ * a thread loses its core, to an encoder for instance, the team does not wait for all of its part.
  */
 
 #include <omp.h>
@@ -20,7 +19,7 @@ static inline void share_out(struct part *parts, int threads, int count)
     }
 }
 
-/* The next item for the calling thread, -1 where none is left. */
+/* The next item for the calling thread, or -1. */
 static inline int next_item(struct part *parts, int threads)
 {
     int own = omp_get_thread_num();

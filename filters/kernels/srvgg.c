@@ -16,7 +16,7 @@ struct laying {
     const float *image;         /* (3, height, width) */
     const void *detail;         /* (height, width, 3, scale, scale) */
     int height, width, scale;
-    float weights[4][3];        /* of neighbours, for each pixel of a square that was shrunk */
+    float weights[4][3];        /* of neighbours, for each pixel of a downscaled square */
     float *result;              /* (3, height * scale, width * scale) */
 };
 

@@ -1,12 +1,12 @@
 /* Values in the dtype of the convolutions, one, four or eight at a time, as floats.
  *
- * Included once per instruction set and dtype: ROWS(name) gives each copy its own names, IS_BF16 tells
+ * Included once per instruction set and dtype: ROWS(name) gives each copy its own names, IS_BF16 selects
  * the dtype.
  */
 
 static inline eight ROWS(load)(const float *from) { return *(const eight_unaligned *)from; }
 
-/* What the convolutions made, from `index` on. */
+/* Load outputs of a convolution from `index` on. */
 static inline float ROWS(one_of)(const void *values, size_t index)
 {
 #if IS_BF16
@@ -37,7 +37,7 @@ static inline eight ROWS(eight_of)(const void *values, size_t index)
 #endif
 }
 
-/* What the convolutions will read; to bf16 they are rounded to nearest, ties to even. */
+/* Store inputs of a convolution; bf16 is rounded to nearest, ties to even. */
 static inline void ROWS(put)(void *values, size_t index, float value)
 {
 #if IS_BF16

@@ -1,4 +1,4 @@
-/* Four and eight values at a time, which the compiler turns into what the CPU has. */
+/* Four and eight values at a time, which the compiler maps to the CPU's registers. */
 
 #include <stdint.h>
 

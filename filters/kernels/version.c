@@ -1,4 +1,4 @@
-/* To be raised with every change of a structure, so that an old library is not taken for this one. */
+/* Increase it with every change of a structure, so that an outdated library is not used. */
 
 #include "instructions.h"
 

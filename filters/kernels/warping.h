@@ -1,10 +1,10 @@
 /* One row of each step of the interpolation network that is no convolution.
  *
  * Included once per instruction set and dtype of the convolutions: ROWS(name) gives each copy its own
- * names, IS_BF16 tells the dtype.
+ * names, IS_BF16 selects the dtype.
  *
- * Sources are (H, W, 8) float: 4 features, R, G, B, alpha or anything. Flow is (H, W, 4) float,
- * pixels: x, y of the left frame, x, y of the right one. What a block gives ("detail") is
+ * Sources are (H, W, 8) float: 4 features, R, G, B, alpha or unused. Flow is (H, W, 4) float,
+ * pixels: x, y of the left frame, x, y of the right one. The output of a block ("detail") is
  * (h/2, w/2, 4, K): the four pixels of a square in reading order, K channels each.
  */
 
@@ -17,7 +17,7 @@ struct ROWS(between) {
 static inline struct ROWS(between) ROWS(find)(float position, int length)
 {
     struct ROWS(between) found;
-    /* also for NaN, which every comparison refuses */
+    /* also for NaN, for which comparisons are false */
     position = position > 0 ? position : 0;
     position = position < (float)(length - 1) ? position : (float)(length - 1);
     found.first = (int)position;
@@ -46,7 +46,7 @@ static inline eight ROWS(sample)(const float *source, int height, int width, flo
     return ROWS(mix)(top, bottom, row.weight);
 }
 
-/* Where in a block's result the channels of one pixel begin. */
+/* Offset of the channels of one pixel in a block's output. */
 static inline size_t ROWS(place)(int y, int x, int width, int channels)
 {
     return (((size_t)(y / 2) * (width / 2) + x / 2) * 4 + (y % 2) * 2 + x % 2) * channels;
@@ -114,7 +114,7 @@ static void ROWS(first)(const struct joining *job, int y)
     }
 }
 
-/* Add to a row of the flow, or set it to, what a block found. */
+/* Add the output of a block to a row of the flow, or set it. */
 static void ROWS(add)(const struct adding *job, int y)
 {
     const struct detail *from = &job->detail;

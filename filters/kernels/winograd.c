@@ -2,10 +2,10 @@
  * for those with AVX-512 or AVX2.
  *
  * Winograd's F(4x4, 3x3): each tile of 6x6 input pixels becomes 36 sums, each of which is multiplied
- * for itself, and 36 products become 4x4 output pixels. The points are 0, ±√½, ±√2 and infinity: with
+ * separately, and 36 products become 4x4 output pixels. The points are 0, ±√½, ±√2 and infinity: with
  * these, rounding the sums to bf16 costs some 2 dB; with the usual 0, ±1, ±2 it costs 7. In fp32 the
- * error is about torch's own: whole networks come as near to float64. F(6x6, 3x3), with 64 sums for
- * 36 pixels, was not faster, since fewer multiplications leave more to the memory, and 8 dB worse;
+ * error is about torch's own: whole networks are as close to float64. F(6x6, 3x3), with 64 sums for
+ * 36 pixels, was not faster, since it is bound by memory, and 8 dB worse;
  * F(2x2, 3x3) has nearly twice the multiplications.
  *
  * Source: Lavin, Gray 2016, Fast Algorithms for Convolutional Neural Networks; Toom-Cook's matrices
@@ -57,7 +57,7 @@ static inline struct place place_of(const struct convolution *job, int tile)
     return (struct place){ line / down, line % down * EDGE, tile % across * EDGE };
 }
 
-/* The place of the tile behind one; divisions would be felt. */
+/* The next tile's position, without slow divisions. */
 static inline struct place behind(const struct convolution *job, struct place at)
 {
     if ((at.left += EDGE) < job->width)
@@ -110,7 +110,7 @@ struct cut {
     int tiles, most, count, panels;
 };
 
-/* What this CPU does tiles with; null where it has nothing for that dtype. */
+/* The implementation for this CPU; null if there is none for that dtype. */
 static blocks chosen(const struct convolution *job, int is_bf16)
 {
     int is_wide = !job->narrow && __builtin_cpu_supports("avx512f");
@@ -129,7 +129,7 @@ static struct cut cut_of(const struct convolution *job, int threads)
         cut.panels = panels;
     int sharing = (threads + cut.panels - 1) / cut.panels;
     int share = (cut.tiles + sharing - 1) / sharing;
-    if (share < TILES)          /* something for everybody */
+    if (share < TILES)          /* at least one block per thread */
         cut.most = (share + 5) / 6 * 6;
     cut.count = (cut.tiles + cut.most - 1) / cut.most;
     return cut;
@@ -143,7 +143,7 @@ static struct block block_of(const struct convolution *job, const struct cut *cu
     return (struct block){ first, count, start, end };
 }
 
-/* Room for the work of a thread: one allocation, to be freed by its sums; they are null without. */
+/* Work space of a thread: one allocation, freed by its `sums`, which are null on failure. */
 static struct work prepared(const struct convolution *job, size_t value)
 {
     struct work work = { NULL, NULL, 0, 0 };
@@ -158,7 +158,7 @@ static struct work prepared(const struct convolution *job, size_t value)
 }
 #endif
 
-/* Returns 0, -1 without memory, -2 on a CPU that cannot do it. A job of no pixels tells. */
+/* Returns 0, -1 without memory, -2 on an unsupported CPU; a job without pixels tests this. */
 EXPORT int upframe_convolve(const struct convolution *job, int is_bf16, int threads)
 {
 #if HAS_AVX2
