@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 from .device import Runtime, keep_freed_memory
 from .frame import Filter, Frame, StreamInfo
 from .options import FilterOptions
-from .plans import Pending, Planning
+from .plans import Pending, PlannedFilter
 from .weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltFilter:
-    """A filter with its weights loaded, and where they came from."""
+    """A filter with its weights loaded, and their origin."""
 
     name: str
     filter: Filter
@@ -53,66 +56,73 @@ def build_filters(options: FilterOptions, runtime: Runtime) -> tuple[BuiltFilter
 
     Raises:
         CheckpointRejected: if a file is not a checkpoint of its filter.
-        WeightsUnavailable: if weights cannot be had.
+        WeightsUnavailable: if weights are not available.
     """
     keep_freed_memory()
     return tuple(built for make in REGISTRY if (built := make(options, runtime)) is not None)
 
 
 class Chain:
-    """Several filters as one. An empty chain passes frames through."""
+    """Several filters as one. An empty chain passes frames through.
 
-    def __init__(self, filters: Sequence[Filter]) -> None:
-        self._filters = tuple(filters)
+    Filters that plan are computed where their frames are asked for, the others at once.
+    """
+
+    def __init__(self, filters: Iterable[Filter]) -> None:
+        self.filters = tuple(filters)
 
     def open(self, info: StreamInfo) -> StreamInfo:
-        """Open every filter with what the one before it gives."""
-        for stage in self._filters:
+        """Open every filter with what the one before it returns."""
+        for stage in self.filters:
             info = stage.open(info)
         return info
 
     def __call__(self, frame: Frame) -> Iterator[Frame]:
-        """Pass a frame through; frames come out as soon as they are ready."""
-        return self._pass((frame,), self._filters)
-
-    @property
-    def can_plan(self) -> bool:
-        """Whether there are filters, and all of them plan."""
-        return bool(self._filters) and all(isinstance(one, Planning) for one in self._filters)
-
-    @property
-    def frame_bytes(self) -> int:
-        """Memory that a frame takes on its way, estimated; of filters that plan, once open."""
-        return sum(one.frame_bytes for one in self._filters if isinstance(one, Planning))
-
-    def plan(self, frame: Frame) -> list[Pending]:
-        """Take the next frame where `can_plan`; what comes of it is to be computed by the caller.
-
-        Several threads may compute at the same time, and different frames in any order.
-        """
-        pending = [Pending.of(frame)]
-        for stage in self._filters:
-            assert isinstance(stage, Planning)
-            pending = [made for one in pending for made in stage.plan(one)]
-        return pending
+        """Pass a frame through; frames are computed as they are iterated."""
+        return (pending.frame() for pending in self.plan(frame))
 
     def flush(self) -> Iterator[Frame]:
         """Flush every filter in order, each through those behind it."""
-        for index, stage in enumerate(self._filters):
-            yield from self._pass(stage.flush(), self._filters[index + 1 :])
+        return (pending.frame() for pending in self.plan_flush())
+
+    def plan(self, frame: Frame) -> Iterator[Pending]:
+        """Pass a frame through; what comes of it is computed by the thread that asks for it.
+
+        Iterate it before the next call. Frames may then be computed in any order.
+        """
+        return _planned((Pending.of(frame),), self.filters)
+
+    def plan_flush(self) -> Iterator[Pending]:
+        """Do the same for what the filters hold."""
+        for index, stage in enumerate(self.filters):
+            held = (Pending.of(frame) for frame in stage.flush())
+            yield from _planned(held, self.filters[index + 1 :])
+
+    @property
+    def has_plans(self) -> bool:
+        """Whether some of the work can be done in several threads."""
+        return any(isinstance(one, PlannedFilter) for one in self.filters)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Memory for the work on one frame, estimated, of filters that plan; known once open."""
+        return sum(one.frame_bytes for one in self.filters if isinstance(one, PlannedFilter))
 
     def statistics(self) -> Mapping[str, int]:
-        """All filters' counters; the same name in two of them is added up."""
-        total: dict[str, int] = {}
-        for stage in self._filters:
-            for name, count in stage.statistics().items():
-                total[name] = total.get(name, 0) + count
-        return total
+        """Return all filters' counters; the same name in two of them is added up."""
+        total: Counter[str] = Counter()
+        for stage in self.filters:
+            total.update(stage.statistics())
+        return dict(total)
 
-    @staticmethod
-    def _pass(frames: Iterable[Frame], stages: Sequence[Filter]) -> Iterator[Frame]:
-        if not stages:
-            yield from frames
-            return
-        for frame in frames:
-            yield from Chain._pass(stages[0](frame), stages[1:])
+
+def _planned(pending: Iterable[Pending], stages: Sequence[Filter]) -> Iterator[Pending]:
+    for stage in stages:
+        pending = chain.from_iterable(map(partial(_plan, stage), pending))
+    return iter(pending)
+
+
+def _plan(stage: Filter, pending: Pending) -> Iterable[Pending]:
+    if isinstance(stage, PlannedFilter):
+        return stage.plan(pending)
+    return map(Pending.of, stage(pending.frame()))

@@ -1,30 +1,31 @@
-"""Frames that are still to be computed, so that several threads can compute them.
+"""Frames that are computed later, so that several threads can compute them.
 
-A filter that plans says at once, and in the order of the stream, what will come of a frame. The
-work itself is done when it is asked for, by whoever asks: frames that do not need each other can be
-computed at the same time.
+Most filters are plain calls. One that is slow derives from `PlannedFilter`: in the order of the
+stream it says which frames come of one, and each of them is computed by the thread that asks for
+it, so that frames which do not need each other are computed at the same time.
 """
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, TypeVar
 
-from .frame import Filter, Frame
+from .frame import Frame
 
 T = TypeVar("T")
 
 
 class Deferred(Generic[T]):
-    """A value that is computed once, when it is first asked for, and lets go of its sources then.
+    """A value that is computed once, when it is first asked for, and then drops its sources.
 
-    Whoever asks meanwhile waits. Where computing fails, it is tried again for the next who asks.
+    Threads that ask meanwhile wait. After an error the next caller computes again.
 
     Args:
-        compute: gives the value.
+        compute: returns the value.
     """
 
     def __init__(self, compute: Callable[[], T]) -> None:
@@ -33,7 +34,7 @@ class Deferred(Generic[T]):
         self._lock = threading.Lock()
 
     def __call__(self) -> T:
-        """Give the value; raises what computing it raises."""
+        """Return the value; raises what computing it raises."""
         with self._lock:
             if self._compute is not None:
                 self._values.append(self._compute())
@@ -41,36 +42,45 @@ class Deferred(Generic[T]):
             return self._values[0]
 
     def peek(self) -> T | None:
-        """Give the value if it is there, None if not yet."""
+        """Return the value, or None while it is not computed."""
         return self._values[0] if self._values else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pending:
-    """A frame that is still to be computed."""
+    """A frame that may still have to be computed."""
 
     frame: Deferred[Frame]
     duplicate: bool
-    """What the frame's flag will be."""
+    """The frame's flag, known beforehand."""
 
     @classmethod
     def of(cls, frame: Frame) -> Pending:
-        """Take a frame that is there."""
+        """Wrap a frame that exists."""
         return cls(Deferred(lambda: frame), frame.duplicate)
 
 
-@runtime_checkable
-class Planning(Filter, Protocol):
-    """A filter that plans. Plans are made in order; what they hold may be computed in any."""
+class PlannedFilter(ABC):
+    """A filter whose frames are computed when they are asked for.
 
-    @property
-    def frame_bytes(self) -> int:
-        """Memory that the work for one frame takes at most, estimated; known once it is open."""
-        ...
+    `plan` is called in the order of the stream; the frames may be computed in any.
+    """
 
+    frame_bytes: int = 0
+    """Memory for the work on one frame, an upper estimate; known once the filter is open."""
+
+    @abstractmethod
     def plan(self, pending: Pending) -> Iterable[Pending]:
-        """Take the next frame, as `__call__` does, and say what comes of it."""
-        ...
+        """Accept the next frame and return the frames that come of it, without computing them."""
+
+    def __call__(self, frame: Frame) -> Iterator[Frame]:
+        """Accept the next frame; the frames that come of it are computed as they are iterated.
+
+        Raises:
+            ValueError: for a frame that `plan` refuses.
+        """
+        planned = self.plan(Pending.of(frame))
+        return (pending.frame() for pending in planned)
 
 
 class Counts:
@@ -85,7 +95,7 @@ class Counts:
         self._lock = threading.Lock()
 
     def add(self, name: str, count: int = 1) -> None:
-        """Count something."""
+        """Add to one counter."""
         with self._lock:
             self._counts[name] += count
 
@@ -93,6 +103,6 @@ class Counts:
         return self._counts[name]
 
     def all(self) -> dict[str, int]:
-        """Give every one of them as it is now."""
+        """Return the counters as they are now."""
         with self._lock:
             return dict(self._counts)

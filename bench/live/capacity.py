@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import paths  # noqa: F401  # finds what is imported next
 
-from upframe.daemon.live.compute import LiveCompute
+from upframe.daemon.live.compute_stage import LiveCompute
 from upframe.daemon.live.levels import parse_levels
 from upframe.filters.device import Runtime, resolve_device, resolve_precision
 from upframe.filters.frame import StreamInfo

@@ -248,12 +248,12 @@ class Workbench:
         """Seconds from the open file to the renamed result, and what each stage did."""
         source = open_source(str(self._clip))
         pix_fmt = output_pix_fmt(source.info, self._encoder, str(self._target), None)
-        filters = [one.filter for one in self.built]
-        compute = Compute(source.info, filters, pix_fmt=pix_fmt, device=self._device)
+        levels = {"full": Chain(one.filter for one in self.built)}
+        compute = Compute(source.info, levels, pix_fmt=pix_fmt, device=self._device)
         sink = open_file_sink(self._target, compute.info, self._encoder, overwrite=True)
         began = time.perf_counter()
         with closing(compute):
-            flow = execute(Pipeline(source, compute, sink, staging=compute), None, Silent())
+            flow = execute(Pipeline(source, compute, sink), None, Silent())
         return FileRun(time.perf_counter() - began, flow)
 
     def encoder_alone(self) -> float | None:

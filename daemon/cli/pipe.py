@@ -13,7 +13,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Literal, cast
 
-from ...filters.chain import BuiltFilter, build_filters
+from ...filters.chain import BuiltFilter, Chain, build_filters
 from ...filters.device import Runtime
 from ...filters.frame import StreamInfo
 from ...filters.options import FilterOptions
@@ -217,7 +217,6 @@ def pipe(request: PipeRequest, stdin: RawStream, stdout: RawStream, display: Dis
             keep_truncated=True,
             keep_stopped=True,
             interrupt=source.interrupt,
-            staging=compute,
         )
         ended_by = _execute(pipeline, sink, compute.info.num_frames, display)
         for message in source.warnings():
@@ -240,7 +239,7 @@ def _compute(request: PipeRequest, source: PipeSource, filters: Sequence[BuiltFi
     options = request.filters
     return Compute(
         source.info,
-        (built.filter for built in filters),
+        {"full": Chain(built.filter for built in filters)},
         pix_fmt=source.info.pix_fmt,
         device=request.runtime.device,
         detect_cuts=options.enable_frame_interpolation and options.scene_detection,

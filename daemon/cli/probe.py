@@ -13,7 +13,7 @@ from fractions import Fraction
 from itertools import chain, islice
 from typing import cast
 
-from ...filters.chain import build_filters
+from ...filters.chain import Chain, build_filters
 from ...filters.color.convert import output_size
 from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
@@ -161,7 +161,7 @@ def measure(
     filters = build_filters(options, runtime)
     compute = Compute(
         source.info,
-        [built.filter for built in filters],
+        {"full": Chain(built.filter for built in filters)},
         pix_fmt=pix_fmt,
         device=runtime.device,
         detect_cuts=options.scene_detection,

@@ -1,12 +1,18 @@
-"""What the compute thread does: planes to RGB, the filters, RGB to planes."""
+"""What the compute thread does with pictures: planes to RGB, the filters, RGB to planes.
+
+Files have one chain of filters. A live stream has several, its levels, of which one is in force.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -15,265 +21,440 @@ import torch
 from ...filters.chain import Chain
 from ...filters.color.convert import ToFrame, ToPicture, matrix_warning, output_color, output_size
 from ...filters.device import available_bytes
-from ...filters.frame import Filter, Frame, Picture, StreamInfo
+from ...filters.frame import Picture, StreamInfo
+from ...filters.plans import Pending
 from ...filters.scenes import Scenes
 
 log = logging.getLogger("upframe.compute")
 
 
-# Lanes: several frames are computed at the same time, each by few threads, and leave in order.
-#
-# All threads on one frame wait for each other after every step of it, and where an encoder takes a
-# core from one of them, all others stand still. In lanes it holds up only one frame: with x264
-# beside the filters on two cores, two lanes of one thread made the same film in 0.8 of the time.
-
 T = TypeVar("T")
 Work = Callable[[], T]
 
 _MOST_LANES = 4
-"""With more, frames that are on their way cost more memory than idle threads cost time."""
+"""With more, frames in flight cost more memory than idle threads cost time."""
 _WAITING = 1
 """Groups that wait for a lane, or are done while one before them is not, so that none is idle."""
 _MEMORY_SHARE = 8
-"""Lanes together may take so small a part of the memory that is free."""
+"""All lanes together may use this fraction of the free memory: one part in so many."""
+_DOWNLOADS = 2
+"""Pictures that are copied from a CUDA device while it computes the next ones."""
+_COSTS_KEPT = 64
 
 
-def num_lanes(threads: int, frame_bytes: int) -> int:
-    """Find how many frames should be computed on this CPU at the same time, at least 1.
-
-    Args:
-        threads: that there are for all lanes together.
-        frame_bytes: memory that one frame takes on its way.
-    """
-    free = available_bytes(torch.device("cpu"))
-    fitting = _MOST_LANES if free is None else free // _MEMORY_SHARE // max(frame_bytes, 1)
-    return max(1, min(threads, _MOST_LANES, fitting))
-
-
-def lanes_for(chain: Chain, device: torch.device, results_bytes: int = 0) -> Lanes[Any] | None:
-    """Make lanes for a chain that is open; None where all threads should be on one frame.
+class SharedClock:
+    """Divides time among works that run at the same time: their shares add up to what passed.
 
     Args:
-        chain: computes; its filters must plan.
-        device: where it does. A card has enough to do with one frame.
-        results_bytes: memory for what is made of one frame, beside what the chain needs.
+        now: seconds, monotonic.
     """
-    if device.type != "cpu" or not chain.can_plan:
-        return None
-    threads = torch.get_num_threads()
-    count = num_lanes(threads, chain.frame_bytes + results_bytes)
-    return Lanes(count, threads) if count > 1 else None
 
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._num_works = 0
+        self._changed_at = 0.0
+        self._share = 0.0
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Made(Generic[T]):
-    result: T
+    def start(self) -> float:
+        """Begin a work; the result is for `stop`."""
+        return self._change(1)
+
+    def stop(self, started: float) -> float:
+        """End a work; returns the seconds that it took of all that passed."""
+        return self._change(-1) - started
+
+    def _change(self, by: int) -> float:
+        with self._lock:
+            now = self._now()
+            if self._num_works:
+                self._share += (now - self._changed_at) / self._num_works
+            self._changed_at = now
+            self._num_works += by
+            return self._share
 
 
 class _Group(Generic[T]):
-    """What is computed one after the other, in one lane; iterating waits for it."""
+    """Works that one lane does in order; iterating waits for their results."""
 
-    def __init__(self, works: Sequence[Work[T]]) -> None:
+    def __init__(self, works: Sequence[Work[T]], seconds: float) -> None:
+        self.seconds = seconds
+        """Time that the works took, as one of several that ran; `seconds` to begin with."""
         self._works = deque(works)
-        self._made: SimpleQueue[_Made[T] | BaseException | None] = SimpleQueue()
+        self._results: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
 
-    def compute(self, goes_on: Callable[[], bool]) -> None:
-        """Do all of the work, or until told otherwise."""
+    def compute(self, may_continue: Callable[[], bool], clock: SharedClock) -> None:
+        """Do all works, or those until it may not continue."""
         try:
-            while self._works and goes_on():
-                self._made.put(_Made(self._works.popleft()()))
-            self._made.put(None)
-        except BaseException as error:  # raised again by who waits for the result
-            self._made.put(error)
+            while self._works and may_continue():
+                started = clock.start()
+                try:
+                    result = (self._works.popleft()(),)
+                finally:
+                    self.seconds += clock.stop(started)
+                self._results.put(result)
+            self._results.put(None)
+        except BaseException as error:  # raised again in the thread that waits for the result
+            self._results.put(error)
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
-        made = self._made.get()
-        if isinstance(made, _Made):
-            return made.result
-        raise StopIteration if made is None else made
+        result = self._results.get()
+        if isinstance(result, tuple):
+            return result[0]
+        raise StopIteration if result is None else result
 
 
 class Lanes(Generic[T]):
-    """Computes groups of work in several threads and gives what they make, in order.
+    """Computes several frames at the same time, each with few threads; results stay in order.
 
-    For one thread, which hands in and takes out.
+    All threads on one frame wait for each other after every step of it, and where an encoder takes
+    a core from one of them, all others stand still. In lanes it holds up only one frame: with x264
+    beside the filters on two cores, two lanes of one thread made the same film in 0.8 of the time.
+
+    All calls come from one thread.
 
     Args:
-        count: of lanes, at least 1.
-        threads: of torch, for all lanes together. While only one group is on its way it has them
+        count: number of lanes, at least 1.
+        threads: of torch, for all lanes together. While only one group is in flight it has them
             all, so that a slow source does not wait longer than it must.
+        clock: measures what each group takes.
     """
 
-    def __init__(self, count: int, threads: int) -> None:
+    def __init__(self, count: int, threads: int, clock: SharedClock | None = None) -> None:
+        self.max_in_flight = count + _WAITING
+        """Groups; `__call__` waits while there are more."""
+        self.costs: deque[float] = deque(maxlen=_COSTS_KEPT)
+        """Seconds of the groups whose results were all returned, the latest last."""
         self._count = count
         self._threads = threads
-        self._on_their_way: deque[_Group[T]] = deque()
-        self._handed_in: SimpleQueue[_Group[T] | None] = SimpleQueue()
+        self._clock = clock or SharedClock()
+        self._in_flight: deque[_Group[T]] = deque()
+        self._submitted: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lanes: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._num_undone = 0
-        self._ending = threading.Event()
+        self._closing = threading.Event()
 
-    def __call__(self, works: Sequence[Work[T]]) -> Iterator[T]:
-        """Hand in one group, and give what those before it made where more are on their way.
+    def __call__(self, works: Sequence[Work[T]], seconds: float = 0.0) -> Iterator[T]:
+        """Submit one group, and yield results of earlier ones while too many are in flight.
+
+        Args:
+            works: the group; nothing is done for an empty one.
+            seconds: that its frame has already cost.
 
         Raises:
             RuntimeError: after `close`.
-            Exception: whatever the work raises.
+            Exception: whatever the works raise; the results of that group after it are lost.
         """
         if self.is_closing:
             raise RuntimeError("frames came after the lanes were closed")
         if works:
-            self._hand_in(_Group(works))
-        while len(self._on_their_way) > self._count + _WAITING:
+            self._submit(_Group(works, seconds))
+        while len(self._in_flight) > self.max_in_flight:
             yield from self._oldest()
 
+    def __len__(self) -> int:
+        """Groups in flight: submitted, and not all of their results returned."""
+        return len(self._in_flight)
+
     def settle(self) -> Iterator[T]:
-        """Wait for everything that is on its way, and give it; what is not taken stays."""
-        while self._on_their_way:
+        """Wait for everything in flight, and yield it; results that are not taken stay."""
+        while self._in_flight:
             yield from self._oldest()
 
     @property
     def is_closing(self) -> bool:
         """Whether `close` was called."""
-        return self._ending.is_set()
+        return self._closing.is_set()
 
     def close(self) -> None:
-        """End the threads, after the work that they are at; what else was handed in is lost."""
-        self._ending.set()
+        """End the threads after the work at hand; everything else in flight is lost."""
+        self._closing.set()
         if not self._lanes:
             return
         for _ in self._lanes:
-            self._handed_in.put(None)
+            self._submitted.put(None)
         for lane in self._lanes:
             lane.join()
         self._lanes.clear()
-        self._on_their_way.clear()
+        self._in_flight.clear()
         torch.set_num_threads(self._threads)  # else the next thread begins with a lane's few
 
-    def _oldest(self) -> Iterator[T]:
-        yield from self._on_their_way[0]
-        self._on_their_way.popleft()
+    def __del__(self) -> None:
+        for _ in self._lanes:
+            self._submitted.put(None)
 
-    def _hand_in(self, group: _Group[T]) -> None:
+    def _oldest(self) -> Iterator[T]:
+        try:
+            yield from self._in_flight[0]
+        except Exception:
+            self._in_flight.popleft()
+            raise
+        self.costs.append(self._in_flight.popleft().seconds)
+
+    def _submit(self, group: _Group[T]) -> None:
         while len(self._lanes) < self._count:
             name = f"upframe-lane-{len(self._lanes)}"
-            self._lanes.append(threading.Thread(target=self._run, name=name, daemon=True))
-            self._lanes[-1].start()
+            lane = threading.Thread(target=_run, args=(self._submitted,), name=name, daemon=True)
+            self._lanes.append(lane)
+            lane.start()
         with self._lock:
             self._num_undone += 1
-        self._on_their_way.append(group)
-        self._handed_in.put(group)
+        self._in_flight.append(group)
+        self._submitted.put(partial(self._compute, group))
 
-    def _run(self) -> None:
-        with torch.inference_mode():
-            while (group := self._handed_in.get()) is not None:
-                self._take_threads()
-                group.compute(lambda: not self._ending.is_set())
-                with self._lock:
-                    self._num_undone -= 1
+    def _compute(self, group: _Group[T]) -> None:
+        self._take_threads()
+        group.compute(lambda: not self.is_closing, self._clock)
+        with self._lock:
+            self._num_undone -= 1
 
     def _take_threads(self) -> None:
-        """Take a fair share for this thread; torch remembers it for each."""
+        """Set this lane's share of the threads; torch remembers it for each thread."""
         with self._lock:
             share = max(1, self._threads // min(self._num_undone, self._count))
         if torch.get_num_threads() != share:
             torch.set_num_threads(share)
 
 
-PICTURES_COMING = 2
-"""That come down from a CUDA card while it computes the next ones."""
+def _run(submitted: SimpleQueue[Callable[[], None] | None]) -> None:
+    """Run what is submitted; knows no lanes, so that a thread outlives none."""
+    with torch.inference_mode():
+        while (work := submitted.get()) is not None:
+            work()
+            del work
+
+
+def num_lanes(threads: int, frame_bytes: int) -> int:
+    """Return how many frames should be computed on this CPU at the same time, at least 1.
+
+    Args:
+        threads: for all lanes together.
+        frame_bytes: memory for one frame in flight.
+    """
+    free = available_bytes(torch.device("cpu"))
+    fitting = _MOST_LANES if free is None else free // _MEMORY_SHARE // max(frame_bytes, 1)
+    return max(1, min(threads, _MOST_LANES, fitting))
+
+
+def lanes_for(
+    chain: Chain,
+    device: torch.device,
+    results_bytes: int = 0,
+    clock: SharedClock | None = None,
+) -> Lanes[Any] | None:
+    """Make lanes for an open chain; None where all threads should work on one frame.
+
+    Args:
+        chain: computes the frames.
+        device: of the chain. A CUDA device is busy with one frame.
+        results_bytes: memory for the results of one frame, in addition to the chain's.
+        clock: of the lanes.
+    """
+    if device.type != "cpu" or not chain.has_plans:
+        return None
+    threads = torch.get_num_threads()
+    count = num_lanes(threads, chain.frame_bytes + results_bytes)
+    return Lanes(count, threads, clock) if count > 1 else None
 
 
 class Compute:
-    """Pictures in, filtered pictures out; every frame takes the same way through the colours.
+    """Pictures in, filtered pictures out; every frame passes the same colour conversion.
+
+    On a CPU several frames are computed at the same time, in lanes; on a CUDA device results are
+    copied to the CPU while the next frames are computed. Results that this holds back are yielded
+    by `settle`, for times when no other picture waits. All calls but `stage` and `statistics` come
+    from one thread at a time.
 
     Args:
-        info: Of the pictures that come in.
-        filters: In the order in which frames pass them.
-        pix_fmt: Of the pictures that go out.
-        device: Where the filters compute.
-        detect_cuts: Whether scene cuts are sought.
+        info: of the incoming pictures.
+        levels: chains by name, which may share filters: only one is in force at a time. The first
+            one is to begin with; its output is the output. Levels may share a chain.
+        pix_fmt: of the outgoing pictures.
+        device: of the filters.
+        detect_cuts: whether to detect scene cuts.
+        now: clock of the costs, in seconds.
+
+    Raises:
+        FilterError: if a size is too large, or a format cannot be computed with.
     """
 
     def __init__(
         self,
         info: StreamInfo,
-        filters: Iterable[Filter],
+        levels: Mapping[str, Chain],
         *,
         pix_fmt: str,
         device: torch.device,
         detect_cuts: bool = True,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._chain = Chain(tuple(filters))
-        out = self._chain.open(info)
+        self._incoming = info
+        self._device = device
+        self._detect_cuts = detect_cuts
+        self._levels = dict(levels)
+        self._chain = next(iter(self._levels.values()))
+        out = self._open()
         width, height = output_size(out.width, out.height, pix_fmt)
         color = output_color(info, width, height, pix_fmt)
         self.info = replace(out, width=width, height=height, pix_fmt=pix_fmt, color=color)
-        """Of the pictures that go out."""
+        """Of the outgoing pictures at the first level. At others size, rate and time base may
+        differ, as their chains do."""
         if warning := matrix_warning(info, color):
             log.warning("%s", warning)
-        self._scenes = Scenes(detect_cuts)
-        self._to_frame = ToFrame(device)
-        self._to_picture = ToPicture(pix_fmt, color)
-        self._coming: deque[Callable[[], Picture]] = deque()
-        self._most_coming = PICTURES_COMING if device.type == "cuda" else 0
-        self._lanes: Lanes[Picture] | None = lanes_for(self._chain, device, _coded_bytes(info, out))
+        self._downloads: deque[Callable[[], Picture]] = deque()
+        self._most_downloads = _DOWNLOADS if device.type == "cuda" else 0
+        self._clock = SharedClock(now)
+        self._lanes: Lanes[Picture] | None = lanes_for(
+            self._chain, device, _coded_bytes(info, out), self._clock
+        )
+        self._begin()
 
-    def __call__(self, picture: Picture) -> Iterator[Picture]:
-        """Take the next picture, give those that are ready."""
-        marks = self._scenes(picture)
-        with torch.inference_mode():
-            frame = self._to_frame(picture, cut=marks.cut, duplicate=marks.duplicate)
-        if self._lanes is None:
-            yield from self._pictures(self._chain(frame))
-        else:
-            planned = self._chain.plan(frame)
-            yield from self._lanes([self._to_picture.plan(pending) for pending in planned])
+    def __call__(self, picture: Picture, *, breaks: bool = False) -> Iterator[Picture]:
+        """Accept the next picture and yield those that are ready.
+
+        Args:
+            picture: as described by the constructor's `info`.
+            breaks: nothing may be interpolated between it and the one before; results that are
+                held come first.
+
+        Raises:
+            FilterError: if a picture cannot be computed; its results are lost.
+        """
+        if breaks:
+            yield from self.flush()
+        with self._working():
+            marks = self._scenes(picture)
+            cut = marks.cut or breaks
+            frame = self._to_frame(picture, cut=cut, duplicate=marks.duplicate)
+        yield from self._computed(self._chain.plan(frame))
+        self._num_done += self._lanes is None
 
     def flush(self) -> Iterator[Picture]:
-        """Give what the filters still hold."""
-        if self._lanes is not None:
-            yield from self._lanes.settle()
-            self.close()
-        yield from self._pictures(self._chain.flush())
+        """Yield everything that is held; the next picture is compared with none before it."""
+        yield from self._computed(self._chain.plan_flush())
         yield from self.settle()
+        self.take_costs()
+        self._counts.update(self._scenes.statistics())
+        self._scenes = Scenes(self._detect_cuts)
 
     def settle(self) -> Iterator[Picture]:
-        """Give the pictures that are on their way, and wait for them."""
+        """Wait for the results of the pictures so far, and yield them; those not taken stay."""
         if self._lanes is not None:
             yield from self._lanes.settle()
-        while self._coming:
-            yield self._coming.popleft()()
+        while self._downloads:
+            yield self._next_download()
+
+    def switch(self, level: str) -> list[Picture]:
+        """Compute at another level from the next picture on; returns what is held at this one.
+
+        Raises:
+            KeyError: for a name that the constructor was not given.
+        """
+        chain = self._levels[level]
+        held = [] if chain is self._chain else list(self.flush())
+        self._chain = chain
+        return held
+
+    @property
+    def num_in_flight(self) -> int:
+        """Pictures that are being computed and that `settle` would wait for."""
+        return len(self._downloads) if self._lanes is None else len(self._lanes)
+
+    @property
+    def max_in_flight(self) -> int:
+        """How many pictures may be computed at the same time, or wait for a lane meanwhile."""
+        return 1 if self._lanes is None else self._lanes.max_in_flight
+
+    def take_costs(self) -> list[float]:
+        """Return the seconds that each picture took which was computed since the last call.
+
+        Of pictures that were computed at the same time each has its share. A flush costs nothing.
+        """
+        if self._lanes is None:
+            costs = [self._spent / self._num_done] * self._num_done if self._num_done else []
+        else:
+            costs = list(self._lanes.costs)
+            self._lanes.costs.clear()
+        if costs:
+            self._num_done, self._spent = 0, 0.0
+        return costs
+
+    def restart(self) -> None:
+        """Forget all pictures so far, and all counters. Nothing may be in flight."""
+        self._open()
+        self._begin()
 
     def close(self) -> None:
-        """End the threads that compute; what they have not given is lost. To be called last."""
+        """End the threads that compute; results in flight are lost. To be called last."""
         if self._lanes is not None:
             self._lanes.close()
 
     def stage(self, picture: Picture) -> Picture:
-        """Begin to copy a picture to the device; for the thread that reads them, in their order."""
+        """Begin to copy a picture to the device; for the thread that reads them, in order."""
         return self._to_frame.stage(picture)
 
     def statistics(self) -> Mapping[str, int]:
-        """Counters of the scenes, the colours and all filters."""
-        total: Counter[str] = Counter()
-        for stage in (self._scenes, self._to_frame, self._chain, self._to_picture):
+        """Return the counters of the scenes, the colours and all filters."""
+        total = Counter(self._counts)
+        filters = {id(one): one for chain in self._levels.values() for one in chain.filters}
+        for stage in (self._scenes, self._to_frame, *filters.values(), self._to_picture):
             total.update(stage.statistics())
         return dict(total)
 
-    def _pictures(self, frames: Iterable[Frame]) -> Iterator[Picture]:
-        for frame in frames:
+    def _open(self) -> StreamInfo:
+        """Open all chains; filters that several share are opened for the first one last."""
+        return [chain.open(self._incoming) for chain in reversed(self._levels.values())][-1]
+
+    def _begin(self) -> None:
+        self._scenes = Scenes(self._detect_cuts)
+        self._to_frame = ToFrame(self._device)
+        self._to_picture = ToPicture(self.info.pix_fmt, self.info.color)
+        self._counts: Counter[str] = Counter()
+        self._num_done = 0
+        """Pictures computed without lanes whose cost was not taken yet."""
+        self._spent = 0.0
+        """Seconds of this thread's work on them; in lanes, on the next picture so far."""
+
+    def _computed(self, planned: Iterator[Pending]) -> Iterator[Picture]:
+        if self._lanes is None:
+            while self._compute_next(planned):
+                if len(self._downloads) > self._most_downloads:
+                    yield self._next_download()
+            return
+        with self._working():
+            works = [self._to_picture.plan(pending) for pending in planned]
+        spent, self._spent = self._spent, 0.0
+        if not works:
+            self._lanes.costs.append(spent)
+        yield from self._lanes(works, spent)
+
+    def _compute_next(self, planned: Iterator[Pending]) -> bool:
+        """Compute a frame in this thread; whether there was one."""
+        with self._working():
+            pending = next(planned, None)
+            if pending is not None:
+                self._downloads.append(self._to_picture.begin(pending.frame()))
+        return pending is not None
+
+    def _next_download(self) -> Picture:
+        with self._working():
+            return self._downloads.popleft()()
+
+    @contextmanager
+    def _working(self) -> Generator[None]:
+        started = self._clock.start()
+        try:
             with torch.inference_mode():
-                self._coming.append(self._to_picture.begin(frame))
-            if len(self._coming) > self._most_coming:
-                yield self._coming.popleft()()
+                yield
+        finally:
+            self._spent += self._clock.stop(started)
 
 
 def _coded_bytes(incoming: StreamInfo, outgoing: StreamInfo) -> int:
-    """Estimate the memory of all pictures that come of one, at most."""
+    """Estimate the memory of all pictures that one becomes, at most."""
     pictures = int(incoming.time_base / outgoing.time_base)
     return pictures * outgoing.width * outgoing.height * 3 * torch.uint16.itemsize

@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-from ...filters.chain import BuiltFilter, build_filters
+from ...filters.chain import BuiltFilter, Chain, build_filters
 from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
 from ...filters.options import FilterOptions
@@ -217,7 +217,7 @@ class _Work:
             compute = self._compute(source.info, filters, pix_fmt)
             sink = self._sink(compute.info, plan, lambda: report())
             staged = _Staged(sink, self._on_stage)
-            pipeline = Pipeline(source, compute, staged, staging=compute)
+            pipeline = Pipeline(source, compute, staged)
 
             def report() -> Report:
                 return self._report(pipeline.flow, source, compute, filters, plan)
@@ -233,7 +233,7 @@ class _Work:
         wants_cuts = request.filters.enable_frame_interpolation and request.filters.scene_detection
         return Compute(
             info,
-            (built.filter for built in filters),
+            {"full": Chain(built.filter for built in filters)},
             pix_fmt=pix_fmt,
             device=request.runtime.device,
             detect_cuts=wants_cuts,

@@ -1,7 +1,7 @@
-"""The flow of pictures: decode thread → compute thread → encode thread, scheduled by asyncio.
+"""The flow of pictures: decode thread → compute thread → encode thread, started by asyncio.
 
-A stage that fails cancels the queues, so every other stage stops at its next picture. A slow stage
-fills the queue before it, so the one before that waits: nothing grows.
+A stage that fails cancels the queues, and every other stage stops at its next picture. A slow
+stage fills the queue before it, and the stage before that waits: memory is bounded.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,30 +25,26 @@ CHANNEL_BYTES = 256 * 2**20
 
 
 class Transform(Protocol):
-    """What the compute thread does: pictures in, pictures out."""
+    """What the compute thread does with pictures."""
 
     def __call__(self, picture: Picture) -> Iterable[Picture]:
-        """Take the next picture, give those that are ready."""
+        """Accept the next picture and return those that are ready."""
         ...
 
     def flush(self) -> Iterable[Picture]:
-        """Give what is still held."""
-        ...
-
-
-class Staging(Protocol):
-    """What a transform does outside of its calls, where it computes on another device."""
-
-    def stage(self, picture: Picture) -> object:
-        """Prepare a picture that was read; called in the order in which they come."""
+        """Return what is still held, after the last picture."""
         ...
 
     def settle(self) -> Iterable[Picture]:
-        """Give what is done but held, for nothing else waits to be computed."""
+        """Return what is being computed; called while nothing else waits."""
+        ...
+
+    def stage(self, picture: Picture) -> object:
+        """Prepare a picture that was read; called in order, by the thread that reads."""
         ...
 
     def close(self) -> None:
-        """End what runs beside the calls; called last, whatever has happened."""
+        """End other threads; called last, in every case."""
         ...
 
 
@@ -58,10 +55,28 @@ class StageTime:
     worked_seconds: float = 0.0
     waited_seconds: float = 0.0
 
+    @contextmanager
+    def working(self) -> Generator[None]:
+        """Count the time of the block as work."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.worked_seconds += time.monotonic() - began
+
+    @contextmanager
+    def waiting(self) -> Generator[None]:
+        """Count the time of the block as waiting."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.waited_seconds += time.monotonic() - began
+
 
 @dataclass(slots=True)
 class Flow:
-    """The state of a running pipeline, written by its threads and read by who shows progress."""
+    """The state of a running pipeline, written by its threads and read by the progress display."""
 
     frames_in: int = 0
     frames_out: int = 0
@@ -92,7 +107,6 @@ class Pipeline:
             pipe must; otherwise the output is aborted. Either way `TruncatedMedia` is raised.
         keep_stopped: The same for a signal: finish with the pictures read so far, or abort.
         interrupt: Ends a read of the source that waits, from any thread.
-        staging: Prepares and holds pictures beside the transform; see there.
     """
 
     def __init__(
@@ -104,7 +118,6 @@ class Pipeline:
         keep_truncated: bool = False,
         keep_stopped: bool = False,
         interrupt: Callable[[], None] | None = None,
-        staging: Staging | None = None,
     ) -> None:
         self.flow = Flow()
         self._source = source
@@ -113,7 +126,6 @@ class Pipeline:
         self._keep_truncated = keep_truncated
         self._keep_stopped = keep_stopped
         self._interrupt = interrupt
-        self._staging = staging
         self._threads: dict[asyncio.Future[None], threading.Thread] = {}
         self._decoded: BlockingQueue[Picture] = BlockingQueue(CHANNEL_PICTURES, CHANNEL_BYTES)
         self._computed: BlockingQueue[Picture] = BlockingQueue(CHANNEL_PICTURES, CHANNEL_BYTES)
@@ -137,7 +149,7 @@ class Pipeline:
             early = self._stopped_by is not None or not self._finished
             if early and self._interrupt is not None:
                 self._interrupt()
-            # without an interrupt it may hang in a read that nobody can end
+            # without an interrupt it may hang in a read that cannot be ended
             await asyncio.wait({decode}, timeout=1.0 if early else None)
         finally:
             self._cancel()
@@ -177,7 +189,7 @@ class Pipeline:
                 done.set_result(None)
 
         def run() -> None:
-            """Work, keep the error, say that it is over."""
+            """Work, keep the error, and end the future."""
             try:
                 work()
             except QueueCancelled:
@@ -195,7 +207,7 @@ class Pipeline:
         return done
 
     def _join(self) -> None:
-        """Wait for the threads that have done their work to let go of their last pictures.
+        """Wait until the threads that have done their work have freed their last pictures.
 
         A thread that frees tensors while the interpreter ends takes the process down with it.
         """
@@ -210,10 +222,9 @@ class Pipeline:
     def _decode(self) -> None:
         clock = self.flow.stages["decode"]
         try:
-            for picture in _timed(self._source, clock):
+            for picture in _timed(self._source, clock.working):
                 self.flow.frames_in += 1
-                if self._staging is not None:
-                    self._staging.stage(picture)
+                self._transform.stage(picture)
                 _put(self._decoded, picture, clock)
         except TruncatedMedia as error:
             if not self._keep_truncated:
@@ -227,23 +238,21 @@ class Pipeline:
         try:
             self._transform_all()
         finally:
-            if self._staging is not None:
-                self._staging.close()
+            self._transform.close()
 
     def _transform_all(self) -> None:
         clock = self.flow.stages["compute"]
-        for picture in _waited(self._decoded, clock):
-            for result in _timed(self._transform(picture), clock):
+        for picture in _timed(self._decoded, clock.waiting):
+            for result in _timed(self._transform(picture), clock.working):
                 _put(self._computed, result, clock)
-            if self._staging is not None:
-                self._settle(self._staging, clock)
-        for result in _timed(self._transform.flush(), clock):
+            self._settle(clock)
+        for result in _timed(self._transform.flush(), clock.working):
             _put(self._computed, result, clock)
         self._computed.close()
 
-    def _settle(self, staging: Staging, clock: StageTime) -> None:
-        """Hand on what is done but held, as long as nothing else waits to be computed."""
-        held = _timed(staging.settle(), clock)
+    def _settle(self, clock: StageTime) -> None:
+        """Pass on what is being computed, while nothing else waits."""
+        held = _timed(self._transform.settle(), clock.working)
         while self._decoded.statistics().depth == 0:
             result = next(held, None)
             if result is None:
@@ -252,44 +261,30 @@ class Pipeline:
 
     def _encode(self) -> None:
         clock = self.flow.stages["encode"]
-        for picture in _waited(self._computed, clock):
-            began = time.monotonic()
-            self._sink.write(picture)
-            clock.worked_seconds += time.monotonic() - began
+        for picture in _timed(self._computed, clock.waiting):
+            with clock.working():
+                self._sink.write(picture)
             self.flow.frames_out += 1
             if self.flow.first_frame_seconds is None:
                 self.flow.first_frame_seconds = self.flow.elapsed_seconds
-        began = time.monotonic()
-        self._sink.finish()
-        self._finished = True
-        clock.worked_seconds += time.monotonic() - began
+        with clock.working():
+            self._sink.finish()
+            self._finished = True
 
 
 def _put(queue: BlockingQueue[Picture], picture: Picture, clock: StageTime) -> None:
-    began = time.monotonic()
-    queue.put(picture, picture.num_bytes)
-    clock.waited_seconds += time.monotonic() - began
+    with clock.waiting():
+        queue.put(picture, picture.num_bytes)
 
 
-def _timed(pictures: Iterable[Picture], clock: StageTime) -> Iterator[Picture]:
-    """Pass pictures on and count the time that making them took as work."""
+def _timed(
+    pictures: Iterable[Picture], timer: Callable[[], AbstractContextManager[None]]
+) -> Iterator[Picture]:
+    """Yield the pictures; the timer runs while the next one is awaited."""
     iterator = iter(pictures)
     while True:
-        began = time.monotonic()
-        picture = next(iterator, None)
-        clock.worked_seconds += time.monotonic() - began
-        if picture is None:
-            return
-        yield picture
-
-
-def _waited(queue: BlockingQueue[Picture], clock: StageTime) -> Iterator[Picture]:
-    """Pass pictures on and count the time until they came as waiting."""
-    iterator = iter(queue)
-    while True:
-        began = time.monotonic()
-        picture = next(iterator, None)
-        clock.waited_seconds += time.monotonic() - began
+        with timer():
+            picture = next(iterator, None)
         if picture is None:
             return
         yield picture

@@ -1,25 +1,34 @@
-"""The compute stage of a live session: the newest frames first of all, and never behind.
+"""The compute stage of a live session: at the level that the governor chooses, and never behind.
 
-It takes frames from the queue, which has dropped what is too old before any work was spent
-on it; tells the governor what each frame took; and does as the governor says from the next on.
+It takes frames from a queue that has dropped the too old ones before any work was spent on them,
+reports to the governor what each frame cost, and changes the level when the governor says so.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 from typing import TYPE_CHECKING
 
+import torch
+
+from ...filters.chain import BuiltFilter, Chain, build_filters
+from ...filters.device import Runtime
 from ...filters.errors import FilterError, TooLarge
-from ...filters.frame import Picture, StreamInfo
-from ...io.live.fit import FrameFitter
+from ...filters.frame import Filter, Picture, PixelFormat, StreamInfo
+from ...filters.interpolate.filter import Interpolate
+from ...filters.options import FilterOptions
+from ...io.live.fit import FrameFitter, Method, Scaler
 from ...io.pictures.pixels import picture_of
+from ..convert.compute import Compute
 from ..queues import DropOldestQueue
-from .compute import LiveCompute
 from .governor import Governor
 from .levels import Level
 
@@ -29,16 +38,281 @@ if TYPE_CHECKING:
 log = logging.getLogger("upframe.live")
 
 
+_NEW = 2
+"""Pictures of a rehearsal for which something is new: the next one is the first that counts."""
+_MOST_REHEARSED = 6
+_REHEARSAL_SECONDS = 0.3
+"""After which a rehearsal ends, if it has seen enough."""
+_GRAY, _GRAY_STEP = 96, 16
+"""Code values of 8 bits, inside every range. A larger step would be a cut."""
+
+
+class LiveCompute:
+    """Pictures in, pictures of one size, format and time base out, at every level.
+
+    Weights are loaded once; all levels share the networks. All calls but `statistics` come from
+    one thread at a time.
+
+    Args:
+        info: of the incoming pictures; `rate` is the nominal rate.
+        filters: of the level that gives up nothing.
+        runtime: device and precision.
+        levels: from `parse_levels` of the same `filters`; the first is in force.
+        pix_fmt: of the outgoing pictures; None: that of the incoming ones.
+        build: loads the weights, or returns filters that were kept.
+        now: clock of the costs, in seconds.
+
+    Raises:
+        FilterError: if weights are not available or of another network, a size is too large, or a
+            pixel format cannot be computed with.
+    """
+
+    def __init__(
+        self,
+        info: StreamInfo,
+        filters: FilterOptions,
+        runtime: Runtime,
+        *,
+        levels: Sequence[Level],
+        pix_fmt: str | None = None,
+        build: Callable[[FilterOptions, Runtime], tuple[BuiltFilter, ...]] = build_filters,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._incoming = info
+        self._levels = tuple(levels)
+        self._level = self._levels[0]
+        self._now = now
+        self.filters = build(filters, runtime)
+        """With the origin of their weights."""
+        chains = chains_of(self.filters, levels)
+        self._compute = Compute(
+            info,
+            chains,
+            pix_fmt=pix_fmt or info.pix_fmt,
+            device=runtime.device,
+            detect_cuts=filters.enable_frame_interpolation and filters.scene_detection,
+            now=now,
+        )
+        self.info = replace(self._compute.info, num_frames=None)
+        """Of the outgoing pictures: size, format, rate and time base never change."""
+        alike = info.format.family == self.info.format.family
+        same_range = info.color.range == self.info.color.range
+        stay_coded = alike and same_range and not self.info.format.has_alpha
+        self._coded = {name for name, each in chains.items() if stay_coded and not each.filters}
+        """Levels whose pictures need no R'G'B'."""
+        self._num_coded = 0
+        self._finish = {method: Finish(self.info, method) for method in ("bicubic", "bilinear")}
+        self._finish_seconds = 0.0
+        self._skip_next = False
+        self._num_skipped = 0
+
+    @property
+    def level(self) -> Level:
+        """The level in force."""
+        return self._level
+
+    def skips(self, *, breaks: bool = False) -> bool:
+        """Return whether to drop the next frame before any work; called once for every frame.
+
+        Args:
+            breaks: as for `__call__`: such a frame is never dropped.
+        """
+        skip = self._skip_next and not breaks
+        self._skip_next = self._level.half_rate and not skip
+        self._num_skipped += skip
+        return skip
+
+    def __call__(self, picture: Picture, *, breaks: bool) -> Iterator[Picture]:
+        """Accept the next picture and yield those that are ready, in order of time.
+
+        Args:
+            picture: as described by the constructor's `info`.
+            breaks: nothing may be interpolated between it and the one before; results that are
+                held come first.
+
+        Raises:
+            FilterError: if a picture cannot be computed.
+        """
+        if self._level.name in self._coded:
+            self._num_coded += 1
+            return self._finished((picture,))
+        return self._finished(self._compute(picture, breaks=breaks))
+
+    def settle(self) -> Iterator[Picture]:
+        """Wait for the results of the pictures so far, and yield them; those not taken stay."""
+        return self._finished(self._compute.settle())
+
+    def flush(self) -> Iterator[Picture]:
+        """Yield everything that is held, at the end or in a silence; more pictures may follow."""
+        return self._finished(self._compute.flush())
+
+    def switch(self, level: Level) -> Iterator[Picture]:
+        """Compute at another level from the next picture on; returns what is held at this one.
+
+        Raises:
+            KeyError: for a level that the constructor was not given.
+        """
+        held = list(self._finished(self._compute.switch(level.name)))
+        self._level, self._skip_next = level, False
+        return iter(held)
+
+    @property
+    def num_in_flight(self) -> int:
+        """Pictures that are being computed and that `settle` would wait for."""
+        return self._compute.num_in_flight
+
+    @property
+    def max_in_flight(self) -> int:
+        """How many pictures may be computed at the same time, or wait for a lane meanwhile."""
+        return self._compute.max_in_flight
+
+    def take_costs(self) -> list[float]:
+        """Return the seconds that each picture took which was done since the last call."""
+        costs = self._compute.take_costs() + [0.0] * self._num_coded
+        if not costs:
+            return []
+        finish_seconds = self._finish_seconds / len(costs)
+        self._num_coded, self._finish_seconds = 0, 0.0
+        return [cost + finish_seconds for cost in costs]
+
+    def warm_up(
+        self, *, most_seconds: float = 5.0, now: Callable[[], float] = time.monotonic
+    ) -> dict[str, float]:
+        """Run every level's networks before the first frame does, and measure them.
+
+        Begins with the level that gives up most. To be called before the first picture.
+
+        Args:
+            most_seconds: after which no further level is begun.
+            now: seconds, monotonic.
+
+        Returns:
+            Seconds that one frame takes, by the level's name, for `Governor.expect`, without the
+            levels that were not reached.
+        """
+        costs: dict[str, float] = {}
+        begun = now()
+        for level in reversed(self._levels):
+            left = most_seconds - (now() - begun)
+            if left < 0:
+                break
+            self.switch(level)
+            costs[level.name] = self._rehearse(left, now)
+        self.switch(self._levels[0])
+        self.take_costs()
+        self._compute.restart()
+        return costs
+
+    def statistics(self) -> Mapping[str, int]:
+        """Return the counters of all levels, and ``skipped``: frames that `skips` dropped."""
+        return {**self._compute.statistics(), "skipped": self._num_skipped}
+
+    def close(self) -> None:
+        """End the threads that compute. To be called last."""
+        self._compute.close()
+
+    def _finished(self, pictures: Iterable[Picture]) -> Iterator[Picture]:
+        finish = self._finish["bilinear" if self._level.pass_through else "bicubic"]
+        for picture in pictures:
+            begun = self._now()
+            finished = finish(picture)
+            self._finish_seconds += self._now() - begun
+            yield finished
+
+    def _rehearse(self, most_seconds: float, now: Callable[[], float]) -> float:
+        """Return the seconds of a frame: the least of those for which nothing is new."""
+        times: list[float] = []
+        while len(times) < _MOST_REHEARSED and sum(times) <= most_seconds:
+            picture = self._gray(len(times))
+            begun = now()
+            for _ in chain(self(picture, breaks=False), self.settle()):
+                pass
+            times.append(now() - begun)
+            if len(times) > _NEW and sum(times) > _REHEARSAL_SECONDS:
+                break
+        for _ in self.flush():
+            pass
+        return min(times[_NEW:] or times[-1:])
+
+    def _gray(self, index: int) -> Picture:
+        """Make a picture like the incoming ones, one interval after that of the index before."""
+        info, form = self._incoming, PixelFormat.parse(self._incoming.pix_fmt)
+        code = (_GRAY + _GRAY_STEP * index) << (form.bit_depth - 8)
+        dtype = torch.uint8 if form.bit_depth == 8 else torch.uint16
+        planes = [
+            torch.full(form.plane_size(info.width, info.height, plane)[::-1], code, dtype=dtype)
+            for plane in range(form.num_planes)
+        ]
+        alpha = planes[0].clone() if form.has_alpha else None
+        step = round(1 / ((info.rate or 25) * info.time_base))
+        times = index * step, step, info.time_base
+        return Picture(tuple(planes), info.pix_fmt, info.color, *times, alpha=alpha)
+
+
+def chains_of(built: Sequence[BuiltFilter], levels: Iterable[Level]) -> dict[str, Chain]:
+    """Make the chain of each level, by name; levels with the same filters share one.
+
+    A level gives up in-betweens, the enlarging network or all filters: any other filter is in
+    force at every level but that one.
+    """
+    variants: dict[int, Filter] = {}  # of the interpolation, by exponent
+    chains: dict[tuple[int, ...], Chain] = {}
+
+    def at_level(one: BuiltFilter, level: Level) -> Filter | None:
+        if level.pass_through or (one.name == "upscale" and level.upscale != "network"):
+            return None
+        if not isinstance(one.filter, Interpolate):
+            return one.filter
+        if level.exp and level.exp not in variants:
+            variants[level.exp] = one.filter.with_exp(level.exp)
+        return variants.get(level.exp)
+
+    def chain_of(level: Level) -> Chain:
+        filters = [each for one in built if (each := at_level(one, level)) is not None]
+        return chains.setdefault(tuple(map(id, filters)), Chain(filters))
+
+    return {level.name: chain_of(level) for level in levels}
+
+
+class Finish:
+    """Gives pictures the output's size, pixel format, colour tags and time base.
+
+    Args:
+        outgoing: describes the output; its colours are coded like those of the pictures.
+        method: scales pictures of another size.
+    """
+
+    def __init__(self, outgoing: StreamInfo, method: Method) -> None:
+        self._outgoing = outgoing
+        self._scale = Scaler(outgoing.width, outgoing.height, method, outgoing.pix_fmt)
+
+    def __call__(self, picture: Picture) -> Picture:
+        """Convert a picture; one that has the output's form is returned as it is."""
+        ticks = picture.time_base / self._outgoing.time_base
+        picture = self._scale(picture)
+        if ticks == 1 and picture.color == self._outgoing.color:
+            return picture
+        return replace(
+            picture,
+            color=self._outgoing.color,
+            pts=int(picture.pts * ticks),
+            duration=int(picture.duration * ticks),
+            time_base=self._outgoing.time_base,
+        )
+
+
 _MAX_FAILED = 50
 """Frames in a row that could not be filtered: then something else is wrong."""
 _MAX_ARRIVALS = 256
 _COST_KEPT = 0.8
-"""Of what a frame has cost, for the next one: a single fast frame is no promise."""
+"""Of a frame's cost, for the next one: a single fast frame is no promise."""
 _END_LOOK_SECONDS = 0.1
+_OVERLAP_SHARE = 0.5
+"""Of the deadline: frames are computed at the same time where even the last one takes less."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Waiting:
+class QueuedFrame:
     """A decoded frame that waits for work."""
 
     frame: VideoFrame
@@ -47,13 +321,13 @@ class Waiting:
     arrived: float
     """Monotonic seconds when its packet came."""
     breaks: int
-    """How often the input's time line has broken up to this frame: the same, if not since."""
+    """Number of breaks of the input's time line up to this frame."""
     sample_aspect_ratio: Fraction | None = None
-    """Of the frame's pixels; None where its stream does not say."""
+    """Of the frame's pixels; None if its stream does not say."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Made:
+class OutputFrame:
     """A picture for the output."""
 
     picture: Picture
@@ -63,17 +337,17 @@ class Made:
     """When the packet came that it shows; None for one that was inserted."""
 
 
-class Computing:
+class ComputeStage:
     """Runs the compute thread of a session."""
 
     def __init__(
         self,
         compute: LiveCompute,
         governor: Governor,
-        queue: DropOldestQueue[Waiting],
+        queue: DropOldestQueue[QueuedFrame],
         model: StreamInfo,
         *,
-        give: Callable[[Made], None],
+        give: Callable[[OutputFrame], None],
         interval_seconds: Callable[[], float],
         hold_seconds: float,
         deadline_seconds: float,
@@ -81,34 +355,35 @@ class Computing:
         speed: float,
         changed: Callable[[], None],
     ) -> None:
-        """Take the parts.
+        """Connect the parts.
 
         Args:
-            compute: what is done with a frame.
-            governor: at which level.
+            compute: computes the frames; closed at the end.
+            governor: chooses the level.
             queue: of frames that wait.
-            model: what every frame is made like before.
-            give: takes the pictures, and may wait.
-            interval_seconds: between input frames, as they come lately.
+            model: the form that every frame is brought to first.
+            give: accepts the pictures, and may wait.
+            interval_seconds: current time between input frames.
             hold_seconds: after so much silence, what is held for the next frame goes out.
             deadline_seconds: from a frame's arrival to its picture.
             now: monotonic seconds, of which `speed` pass in a second.
-            speed: see there.
+            speed: see `now`.
             changed: called when the level has changed, or the thread has ended.
         """
         assert model.rate is not None
         self.failure: BaseException | None = None
         self.handled_pts = -1
-        """Of the latest frame that nothing more will come of before the next one."""
+        """Of the latest frame all of whose pictures went out that need no next frame."""
         self.flushed = True
         """Whether nothing is held for the next frame."""
         self._compute = compute
         self._governor = governor
         self._queue = queue
         self._fit = FrameFitter(model)
+        self._fit_seconds = 0.0
         self._model = model
         self._duration = max(1, round(1 / (model.rate * model.time_base)))
-        self._give_on = give
+        self._give = give
         self._interval_seconds = interval_seconds
         self._hold_seconds = hold_seconds
         self._deadline_seconds = deadline_seconds
@@ -118,7 +393,7 @@ class Computing:
         self._counts: Counter[str] = Counter()
         self._arrivals: dict[Fraction, float] = {}
         self._breaks = 0
-        self._dropped = 0
+        self._num_dropped = 0
         self._cost_seconds = 0.0
         self._failed_in_a_row = 0
         self._ending = threading.Event()
@@ -129,7 +404,7 @@ class Computing:
         self._thread.start()
 
     def end(self) -> None:
-        """Take what waits, and no more; then everything that is held goes out."""
+        """Compute the frames that wait, and no more; then everything that is held goes out."""
         self._ending.set()
         self._queue.close()
 
@@ -139,7 +414,7 @@ class Computing:
         return not self._thread.is_alive()
 
     def counts(self) -> dict[str, int]:
-        """Give the filters' counters, `frames_dropped` before work, and `frames_failed`."""
+        """Return the filters' counters, `frames_dropped` before work, and `frames_failed`."""
         return dict(self._counts + Counter(self._compute.statistics()))
 
     def _run(self) -> None:
@@ -150,10 +425,11 @@ class Computing:
         except BaseException as error:  # raised again by the session, which ends with it
             self.failure = error
         finally:
+            self._compute.close()
             self._changed()
 
     def _step(self) -> bool:
-        """Take one frame, or see that none comes. Whether to go on."""
+        """Handle one frame, or a silence. Whether to continue."""
         timeout = _END_LOOK_SECONDS if self.flushed else self._hold_seconds
         item = self._queue.take(timeout / self._speed)
         if item is None:
@@ -162,17 +438,23 @@ class Computing:
             self._flush()
             return True
         item = self._fresh(item)
-        if not self._compute.skips(breaks=item.breaks != self._breaks):
-            self._work_on(item)
-        self.handled_pts = item.pts
+        breaks = item.breaks != self._breaks
+        if not self._compute.skips(breaks=breaks):
+            self._begin(item, breaks=breaks)
+        settled = self._settle()
+        self._report()
+        if settled:
+            self.handled_pts = item.pts
         return True
 
-    def _fresh(self, item: Waiting) -> Waiting:
+    def _fresh(self, item: QueuedFrame) -> QueuedFrame:
         """Pass over frames that could not be pictures in time, as long as newer ones wait.
 
-        A frame's picture comes out when the one after it was worked on: after twice the cost.
+        A frame's picture is complete when the frame after it was computed: after twice the cost,
+        and that of all in flight.
         """
-        oldest = self._now() + 2 * self._cost_seconds - self._deadline_seconds
+        ahead = (self._compute.num_in_flight + 2) * self._cost_seconds
+        oldest = self._now() + ahead - self._deadline_seconds
         while item.arrived < oldest and len(self._queue):
             newer = self._queue.take(0)
             if newer is None:
@@ -181,32 +463,69 @@ class Computing:
             self._counts["frames_dropped"] += 1
         return item
 
-    def _work_on(self, item: Waiting) -> None:
-        began, waited = self._now(), 0.0
-        try:
+    def _begin(self, item: QueuedFrame, *, breaks: bool) -> None:
+        if breaks:
+            self._settle(everything=True)
+        began = self._now()
+        with self._leaving_out_failed():
             picture = self._picture(item)
-            waited = self._give(self._compute(picture, breaks=item.breaks != self._breaks))
-            self._failed_in_a_row = 0
-        except TooLarge:
-            raise
-        except FilterError as error:
-            self._failed(error)
+            self._fit_seconds = self._now() - began
+            self._pass_on(self._compute(picture, breaks=breaks))
         self.flushed = False
         self._breaks = item.breaks
-        now = self._now()
-        self._tell_drops(now)
-        busy = now - began - waited
-        self._cost_seconds = max(busy, _COST_KEPT * self._cost_seconds)
-        level = self._governor.computed(
-            now,
-            busy_seconds=busy,
-            interval_seconds=self._interval_seconds(),
-            waiting_seconds=self._queue.oldest_age,
-        )
-        if level is not None:
-            self._switch(level)
 
-    def _picture(self, item: Waiting) -> Picture:
+    def _settle(self, *, everything: bool = False) -> bool:
+        """Pass on what is being computed, while nothing else waits. Whether nothing is left."""
+        while self._compute.num_in_flight and (everything or not self._overlaps()):
+            with self._leaving_out_failed():
+                stop = (lambda: False) if everything else self._overlaps
+                self._pass_on(self._compute.settle(), stop)
+        return not self._compute.num_in_flight
+
+    def _overlaps(self) -> bool:
+        """Whether the next frame waits, and may be begun before the others are done."""
+        longest = (self._compute.max_in_flight + 1) * self._cost_seconds
+        return len(self._queue) > 0 and longest <= _OVERLAP_SHARE * self._deadline_seconds
+
+    def _report(self) -> None:
+        """Report to the governor what the frames cost, and do as it says."""
+        now = self._now()
+        self._report_drops(now)
+        for cost in self._compute.take_costs():
+            self._failed_in_a_row = 0
+            busy = cost + self._fit_seconds
+            self._cost_seconds = max(busy, _COST_KEPT * self._cost_seconds)
+            level = self._governor.computed(
+                now,
+                busy_seconds=busy,
+                interval_seconds=self._interval_seconds(),
+                waiting_seconds=self._queue.oldest_age,
+            )
+            if level is not None:
+                self._switch(level)
+                return
+
+    def _report_drops(self, now: float) -> None:
+        dropped = self._queue.dropped + self._counts["frames_dropped"]
+        for _ in range(dropped - self._num_dropped):
+            self._governor.dropped(now)
+        self._num_dropped = dropped
+
+    def _switch(self, level: Level) -> None:
+        history = self._governor.history
+        log.info("level %s: %s", level.name, history[-1].reason if history else "")
+        self._settle(everything=True)
+        self._pass_on(self._compute.switch(level))
+        self._cost_seconds = 0.0
+        self._changed()
+
+    def _flush(self) -> None:
+        if not self.flushed:
+            self._settle(everything=True)
+            self._pass_on(self._compute.flush())
+            self.flushed = True
+
+    def _picture(self, item: QueuedFrame) -> Picture:
         model = self._model
         frame = self._fit(item.frame, item.sample_aspect_ratio)
         picture = picture_of(frame, model.color, item.pts, self._duration, model.time_base)
@@ -215,39 +534,27 @@ class Computing:
         self._arrivals[item.pts * model.time_base] = item.arrived
         return picture
 
-    def _failed(self, error: FilterError) -> None:
-        """Leave one frame out; the output repeats the one before it."""
-        self._counts["frames_failed"] += 1
-        self._failed_in_a_row += 1
-        if self._failed_in_a_row > _MAX_FAILED:
-            raise error
-        if self._failed_in_a_row == 1:
-            log.warning("a frame cannot be filtered, it is left out: %s", error)
-
-    def _switch(self, level: Level) -> None:
-        history = self._governor.history
-        log.info("level %s: %s", level.name, history[-1].reason if history else "")
-        self._give(self._compute.switch(level))
-        self._cost_seconds = 0.0
-        self._changed()
-
-    def _tell_drops(self, now: float) -> None:
-        dropped = self._queue.dropped + self._counts["frames_dropped"]
-        for _ in range(dropped - self._dropped):
-            self._governor.dropped(now)
-        self._dropped = dropped
-
-    def _flush(self) -> None:
-        if not self.flushed:
-            self._give(self._compute.flush())
-            self.flushed = True
-
-    def _give(self, pictures: Iterable[Picture]) -> float:
-        """Hand pictures on as they are made. Seconds that the output kept us waiting."""
-        waited = 0.0
+    def _pass_on(
+        self, pictures: Iterable[Picture], stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Give pictures to the output as they are computed, until it is time to stop."""
         for picture in pictures:
             seconds = picture.pts * picture.time_base
-            began = self._now()
-            self._give_on(Made(picture, seconds, self._arrivals.pop(seconds, None)))
-            waited += self._now() - began
-        return waited
+            self._give(OutputFrame(picture, seconds, self._arrivals.pop(seconds, None)))
+            if stop():
+                return
+
+    @contextmanager
+    def _leaving_out_failed(self) -> Generator[None]:
+        """Leave a frame out that cannot be computed; the output repeats the one before it."""
+        try:
+            yield
+        except TooLarge:
+            raise
+        except FilterError as error:
+            self._counts["frames_failed"] += 1
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row > _MAX_FAILED:
+                raise
+            if self._failed_in_a_row == 1:
+                log.warning("a frame cannot be filtered, it is left out: %s", error)

@@ -22,7 +22,7 @@ from ...io.live.live_input import StallRule
 from ...io.live.values import DecodedFrame, InputState, LiveForm, SoundPacket
 from ..backoff import SteppedBackoff
 from ..queues import DropOldestQueue
-from .compute_stage import Waiting
+from .compute_stage import QueuedFrame
 
 log = logging.getLogger("upframe.live")
 
@@ -396,7 +396,7 @@ class IngestOutlet:
     """Where frames and sound go, once there is an output."""
 
     clock: LiveClock
-    queue: DropOldestQueue[Waiting]
+    queue: DropOldestQueue[QueuedFrame]
     expect: Callable[[Fraction, float], None]
     """Called with the time and the arrival of each frame before it is queued."""
     sound: Callable[[bytes, Fraction, Fraction], None] | None
@@ -487,7 +487,9 @@ class FrameIngest:
         self.placed_pts = placed.pts
         outlet.expect(placed.pts * outlet.clock.time_base, arrived)
         aspect = frame.sample_aspect_ratio
-        outlet.queue.put(Waiting(frame.frame, placed.pts, arrived, self._breaks, aspect), arrived)
+        outlet.queue.put(
+            QueuedFrame(frame.frame, placed.pts, arrived, self._breaks, aspect), arrived
+        )
 
     def sound(self, packet: SoundPacket) -> None:
         """Place a packet of sound in time by the pictures' offset, and pass it on."""

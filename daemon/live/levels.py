@@ -1,7 +1,7 @@
 """The levels of a live stream: what is given up, step by step, when the machine is too slow.
 
 Each level gives up what the one before it gave up, and one thing more. None changes the output's
-size or rate: where a level makes fewer pictures, pictures are repeated.
+size or rate: where a level computes fewer pictures, pictures are repeated.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from ..errors import UsageError
 Upscaling = Literal["network", "bicubic", "none"]
 
 _EXP_N = re.compile(r"exp-([1-9][0-9]*)$")
+_SWITCHES = {"enable_frame_interpolation", "enable_upscaling"}
 _ALLOWED = "full, exp, exp-N (N at least 1), no-interpolation, bicubic, half-rate or pass"
 
 _INSERTING = 1.0
-"""Work to insert a picture, in no particular unit; the others are to scale with it."""
+"""Work to insert a picture. It is the unit of the other ones."""
 _ENLARGING: dict[Upscaling, float] = {"network": 1.0, "bicubic": 0.05, "none": 0.0}
 _PASSING = 0.02
 _HANDLING = 0.05
@@ -35,21 +36,21 @@ class Level:
     exp: int
     """2^exp - 1 pictures are inserted into every gap; 0: none."""
     upscale: Upscaling
-    """How pictures get the output's size; `none` where they have it."""
+    """How pictures get the output's size; `none` if they have it."""
     half_rate: bool = False
     """Only every second frame is taken."""
     pass_through: bool = False
-    """No filter at all; where the size differs, it is reached in the fastest way."""
+    """No filter at all; pictures of another size are scaled in the fastest way."""
 
     @property
     def stride(self) -> int:
-        """Input frames that go by for each one that is worked on."""
+        """Input frames for each one that is computed."""
         return 2 if self.half_rate else 1
 
     def work(self) -> float:
-        """Estimate the work on one frame that is taken, relative to that at other levels.
+        """Estimate the work on one frame that is computed, relative to that at other levels.
 
-        It is a first guess: what enlarging costs, compared with inserting, depends on the weights.
+        It is a first guess: the cost of enlarging, compared with inserting, depends on the weights.
         """
         each = _PASSING if self.pass_through else _ENLARGING[self.upscale]
         return (2**self.exp - 1) * _INSERTING + 2**self.exp * (each + _HANDLING)
@@ -58,12 +59,12 @@ class Level:
 def parse_levels(names: Sequence[str], filters: FilterOptions) -> tuple[Level, ...]:
     """Make the levels that a user names, from nothing given up to everything.
 
-    `full` is always the first. Names that save nothing with these filters are left out.
+    `full` is always the first. Names that save nothing with these filters are omitted.
 
     Args:
         names: full, exp (every smaller exponent, one after the other), exp-N, no-interpolation,
             bicubic, half-rate, pass; in the order in which things are given up.
-        filters: what is done where nothing is given up.
+        filters: of the level that gives up nothing.
 
     Raises:
         UsageError: if a name is none of these.
@@ -90,7 +91,7 @@ def _spelled_out(names: Sequence[str], exp: int) -> Iterator[str]:
 
 
 def _without(level: Level, name: str, filters: FilterOptions) -> Level:
-    """Give up one thing more."""
+    """Make the level that gives up one thing more."""
     enlarged: Upscaling = level.upscale
     if level.upscale == "network":  # at scale 1 pictures have the size that is wanted
         enlarged = "none" if filters.upscaling_scale == 1 else "bicubic"
@@ -104,9 +105,15 @@ def _without(level: Level, name: str, filters: FilterOptions) -> Level:
         case "half-rate":
             return replace(level, name=name, half_rate=True)
         case "pass":
-            faster = enlarged == "bicubic"
-            return replace(level, name=name, exp=0, upscale=enlarged, pass_through=faster)
+            saves = enlarged == "bicubic" or _has_others(filters)
+            return replace(level, name=name, exp=0, upscale=enlarged, pass_through=saves)
         case _ if match := _EXP_N.match(name):
             return replace(level, name=name, exp=min(level.exp, int(match[1])))
         case _:
             raise UsageError(f"a level must be {_ALLOWED}, got {name!r}")
+
+
+def _has_others(filters: FilterOptions) -> bool:
+    """Whether there are filters that only `pass` gives up: each is enabled by an option."""
+    switches = {name for name in type(filters).model_fields if name.startswith("enable_")}
+    return any(getattr(filters, name) for name in switches - _SWITCHES)

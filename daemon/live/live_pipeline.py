@@ -22,8 +22,7 @@ from ...io.live.slate import slate
 from ...io.live.target import LiveTarget
 from ...io.live.values import Encoded, LiveForm, OutputState
 from ..queues import DropOldestQueue
-from .compute import LiveCompute
-from .compute_stage import Computing, Waiting
+from .compute_stage import ComputeStage, LiveCompute, QueuedFrame
 from .governor import Governor
 from .input import FrameIngest, IngestOutlet
 from .levels import parse_levels
@@ -93,10 +92,10 @@ class LivePipeline:
     """The parts, which run."""
 
     clock: LiveClock
-    queue: DropOldestQueue[Waiting]
+    queue: DropOldestQueue[QueuedFrame]
     compute: LiveCompute
     governor: Governor
-    computing: Computing
+    computing: ComputeStage
     encoder: LiveEncoder
     publisher: Publisher
     outgoing: OutputStage
@@ -205,6 +204,7 @@ class _Builder:
             levels=self._levels,
             pix_fmt=live_pix_fmt(self._form.info, request.encoder, self._target.format),
             build=lambda _options, _runtime: self._prepared,
+            now=self._around.now,
         )
 
     def _governor(self, compute: LiveCompute) -> Governor:
@@ -247,7 +247,7 @@ class _Builder:
             on_written=written,
         )
 
-    def _queue(self, model: StreamInfo) -> DropOldestQueue[Waiting]:
+    def _queue(self, model: StreamInfo) -> DropOldestQueue[QueuedFrame]:
         """Hold what may wait, and not more than a bounded memory."""
         seconds = _WAITING_SHARE * self._options.latency_seconds
         frames = math.ceil(seconds * self._rate) + 1
@@ -280,13 +280,13 @@ class _Builder:
         self,
         compute: LiveCompute,
         governor: Governor,
-        queue: DropOldestQueue[Waiting],
+        queue: DropOldestQueue[QueuedFrame],
         model: StreamInfo,
         outgoing: OutputStage,
-    ) -> Computing:
+    ) -> ComputeStage:
         patience = pace_of(self._options, self._rate).patience_seconds
         hold = max(_HOLD_SHARE * patience, _HOLD_INTERVALS / float(self._rate))
-        return Computing(
+        return ComputeStage(
             compute,
             governor,
             queue,

@@ -22,7 +22,7 @@ from ...io.live.clock import LiveClock
 from ...io.live.live_encoder import LiveEncoder
 from ...io.live.values import Encoded
 from ..queues import BlockingQueue, DropOldestQueue, QueueCancelled
-from .compute_stage import Made
+from .compute_stage import OutputFrame
 from .publisher import Publisher
 
 log = logging.getLogger("upframe.live")
@@ -351,11 +351,11 @@ class OutputStage:
         self._delays = delays
         self._pending = pending
         self._timing = timing
-        self._scheduler: FrameScheduler[Made] = FrameScheduler(rate)
+        self._scheduler: FrameScheduler[OutputFrame] = FrameScheduler(rate)
         self._rate = rate
-        self._slate = Made(slate, Fraction(0), None)
+        self._slate = OutputFrame(slate, Fraction(0), None)
         self._num_slots = num_slots
-        self._pictures: BlockingQueue[Made] = BlockingQueue(
+        self._pictures: BlockingQueue[OutputFrame] = BlockingQueue(
             max(2, _BACKLOG_FRAMES * pictures_per_frame)
         )
         self._sound: DropOldestQueue[_Sound] = DropOldestQueue(_MAX_SOUND_PACKETS)
@@ -371,7 +371,7 @@ class OutputStage:
         """Start the thread; the first slot is that of the first picture."""
         self._thread.start()
 
-    def put(self, picture: Made) -> None:
+    def put(self, picture: OutputFrame) -> None:
         """Accept a picture; waits while too many wait for the encoder. Thread-safe."""
         with suppress(QueueCancelled):
             self._pictures.put(picture)
@@ -421,7 +421,7 @@ class OutputStage:
         finally:
             self._changed()
 
-    def _enter(self, picture: Made) -> None:
+    def _enter(self, picture: OutputFrame) -> None:
         self._pending.done(picture.seconds)
         self._encode_all(self._scheduler.enter(picture.seconds, picture))
         self._last_time = picture.seconds
@@ -462,7 +462,7 @@ class OutputStage:
             self.showing = showing
             self._changed()
 
-    def _encode_all(self, slots: Iterable[FrameSlot[Made]]) -> None:
+    def _encode_all(self, slots: Iterable[FrameSlot[OutputFrame]]) -> None:
         for slot in slots:
             if self._num_slots is not None and slot.index >= self._num_slots:
                 self.complete.set()
@@ -478,7 +478,7 @@ class OutputStage:
         late = self._clock.due(self._now()) - index / self._rate
         return late > self._timing.drop_seconds
 
-    def _encode(self, slot: FrameSlot[Made]) -> None:
+    def _encode(self, slot: FrameSlot[OutputFrame]) -> None:
         picture, keyframe = slot.item, self._publisher.wants_keyframe
         packets = self._encoder(picture.picture, slot.index, keyframe=keyframe)
         self._counts["frames_encoded"] += 1

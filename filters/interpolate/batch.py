@@ -53,7 +53,7 @@ def interpolate_frames(
     Raises:
         ValueError: if the frames are not alike, or an option is none of those above.
         CheckpointRejected: if the weights are not a RIFE 4.22.lite checkpoint.
-        WeightsUnavailable: if they cannot be had.
+        WeightsUnavailable: if they are not available.
         DeviceUnavailable: if the device is not there.
     """
     InterpolateOptions.model_validate(

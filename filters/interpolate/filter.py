@@ -22,7 +22,7 @@ from ..errors import CheckpointRejected, FilterError
 from ..frame import Frame, StreamInfo
 from ..guard import is_damaged
 from ..options import InterpolateOptions
-from ..plans import Counts, Deferred, Pending
+from ..plans import Counts, Deferred, Pending, PlannedFilter
 from ..weights import RIFE, Weights, load_state_dict, resolve_weights
 from .checkpoint import load_ifnet
 from .gap import GapFiller, Method
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..device import Runtime
 
 
-# What two neighbouring frames are to each other: motion, a cut, a jump in time, the same.
+# The relation of two neighbouring frames: motion, a cut, a jump in time, or the same.
 
 _GAP_SECONDS = Fraction(1, 4)
 _GAP_INTERVALS = 4
@@ -51,7 +51,7 @@ def longest_step(average_rate: Fraction | None) -> Fraction:
 
 
 def reason_to_repeat(left: Frame, right: Frame, longest: Fraction) -> Reason | None:
-    """Tell why nothing may, or need, be computed between two frames; None if it shall be."""
+    """Return why nothing may, or need, be computed between two frames; None if it must be."""
     if right.cut:
         return "repeated_at_cuts"
     step = right.pts - left.pts
@@ -103,13 +103,13 @@ COUNTERS = (
 
 @dataclass(slots=True, eq=False)
 class _Held:
-    """A frame of the window, and what the network keeps of it for both its gaps."""
+    """A frame of the window, and its encoding by the network, used for both its gaps."""
 
     frame: Frame
     source: Deferred[Tensor]
 
 
-class Interpolate:
+class Interpolate(PlannedFilter):
     """The RIFE filter, for one stream at a time. Build it with `build_interpolate`."""
 
     def __init__(
@@ -121,11 +121,11 @@ class Interpolate:
         scale: float = 1.0,
         method: Method = "recursive",
     ) -> None:
-        """Take the network and how to use it.
+        """Configure the filter.
 
         Args:
             network: computes the in-betweens, on its device and in its precision.
-            exact: the same in fp32, for results that come out damaged; None if `network` is.
+            exact: the same in fp32, for results that are damaged; None if `network` is in fp32.
             exp: 2^exp - 1 frames are inserted into every gap.
             scale: 0.25, 0.5, 1, 2 or 4; size at which motion is sought.
             method: see :mod:`upframe.filters.interpolate.gap`.
@@ -136,11 +136,9 @@ class Interpolate:
         self._longest_step = longest_step(None)
         self._held: _Held | None = None
         self._counts = Counts(COUNTERS)
-        self.frame_bytes = 0
-        """Memory that one gap takes, estimated; known once a stream is open."""
 
     def with_exp(self, exp: int) -> Interpolate:
-        """Make the same filter for another exponent. Both share the network, nothing else."""
+        """Copy the filter for another exponent. Both share the network, nothing else."""
         other = copy.copy(self)
         other._factor = 2**exp
         other._fill = self._fill.with_exp(exp)
@@ -151,7 +149,7 @@ class Interpolate:
         return other
 
     def open(self, info: StreamInfo) -> StreamInfo:
-        """Begin a stream, and forget the one before: its frames and its counters.
+        """Begin a stream; frames and counters of the one before are dropped.
 
         Raises:
             TooLarge: if two of its frames cannot fit in memory.
@@ -169,22 +167,13 @@ class Interpolate:
             num_frames=info.num_frames and (info.num_frames - 1) * self._factor + 1,
         )
 
-    def __call__(self, frame: Frame) -> Iterable[Frame]:
-        """Take the next frame, give the one before it and their in-betweens.
+    def plan(self, pending: Pending) -> Sequence[Pending]:
+        """Accept the next frame and return the one before it and their in-betweens.
 
         Raises:
             ValueError: if its size, time base or having alpha differ from the frame before.
-            TooLarge: if the frames do not fit in memory.
-            FilterError: if the network gives NaN or Inf, in fp32 too.
-        """
-        planned = self.plan(Pending.of(frame))
-        return (pending.frame() for pending in planned)
-
-    def plan(self, pending: Pending) -> Sequence[Pending]:
-        """Do the same, but leave what the network computes to who asks for it.
-
-        Raises:
-            ValueError: as `__call__` does; the rest is raised by what comes.
+            TooLarge: from the frames, if they do not fit in memory.
+            FilterError: likewise, if the network gives NaN or Inf, in fp32 too.
         """
         frame = pending.frame()
         source = Deferred(lambda: self._fill.source(_image(frame)))
@@ -274,7 +263,7 @@ def build_interpolate(options: InterpolateOptions, runtime: Runtime) -> tuple[In
 
     Raises:
         CheckpointRejected: if they are not a RIFE 4.22.lite checkpoint.
-        WeightsUnavailable: if they cannot be had.
+        WeightsUnavailable: if they are not available.
     """
     weights = resolve_weights(
         options.frame_interpolation_model_path, RIFE, runtime.policy, most_bytes=runtime.most_bytes

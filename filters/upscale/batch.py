@@ -51,7 +51,7 @@ def upscale_frames(
     Raises:
         ValueError: if a frame is of another kind, or an option is none of those above.
         CheckpointRejected: if the weights are not an SRVGGNetCompact or RRDBNet.
-        WeightsUnavailable: if they cannot be had.
+        WeightsUnavailable: if they are not available.
         DeviceUnavailable: if the device is not there.
         TooLarge: if a frame does not fit in memory.
     """

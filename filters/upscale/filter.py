@@ -12,7 +12,7 @@ from ..device import Runtime
 from ..errors import CheckpointRejected
 from ..frame import Frame, StreamInfo
 from ..options import UpscaleOptions
-from ..plans import Counts, Deferred, Pending
+from ..plans import Counts, Deferred, Pending, PlannedFilter
 from ..weights import REAL_ESRGAN, Weights, load_state_dict, resolve_weights
 from .checkpoint import load_upscaler
 from .enlarger import Enlarger
@@ -27,7 +27,7 @@ def build_upscale(options: UpscaleOptions, runtime: Runtime) -> tuple[Upscale, W
 
     Raises:
         CheckpointRejected: if the file is not an SRVGGNetCompact or RRDBNet.
-        WeightsUnavailable: if it cannot be had.
+        WeightsUnavailable: if it is not available.
     """
     weights = resolve_weights(
         options.upscaling_model_path, REAL_ESRGAN, runtime.policy, most_bytes=runtime.most_bytes
@@ -54,13 +54,13 @@ def load_network(weights: Weights) -> Upscaler:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Enlarged:
-    """What came in, and what went out."""
+    """A frame, and what became of it."""
 
     source: Frame
     result: Frame
 
 
-class Upscale:
+class Upscale(PlannedFilter):
     """Enlarge every frame; time and flags stay.
 
     Args:
@@ -75,12 +75,10 @@ class Upscale:
         self._scale = scale
         self._last: Deferred[_Enlarged] | None = None
         self._counts = Counts(COUNTERS)
-        self.frame_bytes = 0
-        """Memory that enlarging one frame takes, estimated; known once a stream is open."""
         self._before = self._counted()
 
     def open(self, info: StreamInfo) -> StreamInfo:
-        """Begin a stream, and forget the one before: its last frame and its counters.
+        """Begin a stream; the last frame and the counters of the one before are dropped.
 
         Raises:
             TooLarge: if one result alone cannot fit in memory.
@@ -93,25 +91,20 @@ class Upscale:
         width, height = scaled_size(info.width, info.height, self._scale)
         return replace(info, width=width, height=height)
 
-    def __call__(self, frame: Frame) -> tuple[Frame]:
-        """Enlarge a frame, or take the last result where it is a duplicate.
+    def plan(self, pending: Pending) -> tuple[Pending]:
+        """Return the frame enlarged; a duplicate gets the result of the frame before it.
 
         Raises:
-            TooLarge: if it does not fit in memory, not even in the smallest tiles.
-            FilterError: if the network gives NaN or Inf, in float32 too.
+            TooLarge: from the frame, if it does not fit in memory, not even in the smallest tiles.
+            FilterError: likewise, if the network gives NaN or Inf, in float32 too.
         """
-        (planned,) = self.plan(Pending.of(frame))
-        return (planned.frame(),)
-
-    def plan(self, pending: Pending) -> tuple[Pending]:
-        """Do the same, but leave the work, and its errors, to who asks for the result."""
         before = self._last
         made = Deferred(lambda: self._made(pending, before))
         self._last = made
         return (Pending(Deferred(lambda: made().result), pending.duplicate),)
 
     def flush(self) -> tuple[()]:
-        """Let go of the last frame; nothing is held back."""
+        """Drop the last frame; nothing is held back."""
         self._last = None
         return ()
 
@@ -123,7 +116,7 @@ class Upscale:
         }
 
     def _counted(self) -> Mapping[str, int]:
-        """Count what the enlarger did, since it was made and for all streams."""
+        """Return the counters of the enlarger, over all streams since it was made."""
         return {
             "redone_in_fp32": self._enlarger.num_redone_in_fp32,
             "tiles_halved": self._enlarger.num_halved,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -11,9 +13,9 @@ import torch
 
 from upframe.filters.chain import Chain, build_filters
 from upframe.filters.device import Runtime
-from upframe.filters.frame import Frame, StreamInfo
+from upframe.filters.frame import Filter, Frame, StreamInfo
 from upframe.filters.options import FilterOptions
-from upframe.filters.plans import Counts, Deferred, Pending, Planning
+from upframe.filters.plans import Counts, Deferred, Pending, PlannedFilter
 
 CPU = torch.device("cpu")
 TICK = Fraction(1, 25)
@@ -21,6 +23,10 @@ INFO = StreamInfo(64, 48, "yuv420p", TICK, rate=Fraction(25), average_rate=Fract
 
 
 def chain(exp: int = 1, scale: float = 2) -> Chain:
+    return Chain(both_filters(exp, scale))
+
+
+def both_filters(exp: int = 1, scale: float = 2) -> list[Filter]:
     options = FilterOptions(
         enable_frame_interpolation=True,
         frame_interpolation_exp=exp,
@@ -30,7 +36,7 @@ def chain(exp: int = 1, scale: float = 2) -> Chain:
         upscaling_model_path="builtin",
     )
     built = build_filters(options, Runtime(CPU, torch.float32, "local"))
-    return Chain([one.filter for one in built])
+    return [one.filter for one in built]
 
 
 def frames(*, alpha: bool = False) -> list[Frame]:
@@ -108,7 +114,7 @@ def test_a_plan_gives_what_calls_give_in_whatever_order_it_is_computed(
     expected = [made for frame in frames(alpha=alpha) for made in called(frame)]
     planned = chain(exp)
     planned.open(INFO)
-    assert planned.can_plan
+    assert planned.has_plans
     plans = [plan for frame in frames(alpha=alpha) for plan in planned.plan(frame)]
     with torch.inference_mode():
         backwards = [plan.frame() for plan in reversed(plans)]
@@ -139,25 +145,47 @@ def test_frames_need_more_memory_the_larger_they_are() -> None:
     assert one.frame_bytes > 10 * small > 0
 
 
-def test_a_chain_plans_where_all_of_its_filters_do() -> None:
-    class Unplanned:
-        """A filter that gives what it takes."""
+class Inverted:
+    """A filter that is a plain call, and counts them."""
 
-        def open(self, info: StreamInfo) -> StreamInfo:
-            return info
+    def open(self, info: StreamInfo) -> StreamInfo:
+        self.calls = 0
+        return info
 
-        def __call__(self, frame: Frame) -> tuple[Frame]:
-            return (frame,)
+    def __call__(self, frame: Frame) -> Iterator[Frame]:
+        self.calls += 1
+        yield replace(frame, pixels=1 - frame.pixels)
 
-        def flush(self) -> tuple[()]:
-            return ()
+    def flush(self) -> tuple[()]:
+        return ()
 
-        def statistics(self) -> dict[str, int]:
-            return {}
+    def statistics(self) -> dict[str, int]:
+        return {"inverted": self.calls}
 
-    assert not isinstance(Unplanned(), Planning)
-    assert not Chain([Unplanned()]).can_plan
-    assert not Chain([]).can_plan
+
+def test_only_filters_that_plan_have_work_for_several_threads() -> None:
+    assert not isinstance(Inverted(), PlannedFilter)
+    assert not Chain([Inverted()]).has_plans
+    assert not Chain([]).has_plans
+    assert chain().has_plans
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_plain_call_may_stand_anywhere_among_filters_that_plan(place: int) -> None:
+    made = both_filters()
+    mixed = Chain([*made[:place], Inverted(), *made[place:]])
+    mixed.open(INFO)
+    assert mixed.has_plans
+    plans = [plan for frame in frames() for plan in mixed.plan(frame)]
+    plans += mixed.plan_flush()
+    assert [plan.frame().pts for plan in plans] == list(range(9))
+    assert mixed.statistics()["inverted"] == (5 if place == 0 else 9)
+    if place == 2:
+        plain = Chain(made)
+        plain.open(INFO)
+        wanted = [made for frame in frames() for made in plain(frame)] + list(plain.flush())
+        for plan, frame in zip(plans, wanted, strict=True):
+            torch.testing.assert_close(plan.frame().pixels, 1 - frame.pixels)
 
 
 def test_a_frame_that_is_there_is_pending_as_it_is() -> None:

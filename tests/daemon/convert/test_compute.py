@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from upframe.daemon.convert.compute import Compute
+from upframe.filters.chain import Chain
 from upframe.filters.frame import Color, Frame, Picture, StreamInfo
 
 CPU = torch.device("cpu")
@@ -86,7 +87,7 @@ def test_colours_inside_the_gamut_come_back_within_one_code(
     codes = coded(fields(kind), MATRICES[matrix], color_range == "tv", depth)
     picture = picture_of(codes, pix_fmt, color)
     info = StreamInfo(64, 32, pix_fmt, Fraction(1, 25), color=color)
-    compute = Compute(info, [Nothing()], pix_fmt=pix_fmt, device=CPU)
+    compute = Compute(info, {"full": Chain([Nothing()])}, pix_fmt=pix_fmt, device=CPU)
     (result,) = [*compute(picture), *compute.flush()]
     assert result.color == color
     assert compute.info.color == color
@@ -102,7 +103,7 @@ def test_values_outside_the_gamut_are_clipped_and_counted() -> None:
     planes = [torch.full((32, 64), value, dtype=torch.uint8) for value in (235, 240, 240)]
     picture = Picture(tuple(planes), "yuv444p", color, 0, 1, Fraction(1, 25))
     info = StreamInfo(64, 32, "yuv444p", Fraction(1, 25), color=color)
-    compute = Compute(info, [Nothing()], pix_fmt="yuv444p", device=CPU)
+    compute = Compute(info, {"full": Chain([Nothing()])}, pix_fmt="yuv444p", device=CPU)
     (result,) = compute(picture)
     assert compute.statistics()["clipped_values"] == 2 * 32 * 64  # red and blue are over 1
     assert result.planes[0].max() <= 235
@@ -110,7 +111,7 @@ def test_values_outside_the_gamut_are_clipped_and_counted() -> None:
 
 def test_no_picture_is_lost_or_moved_by_filters_that_change_nothing() -> None:
     info = StreamInfo(64, 32, "yuv420p", Fraction(1, 25))
-    compute = Compute(info, [Nothing(), Nothing()], pix_fmt="yuv420p", device=CPU)
+    compute = Compute(info, {"full": Chain([Nothing(), Nothing()])}, pix_fmt="yuv420p", device=CPU)
     base = picture_of(coded(fields("ramp"), "bt709", True, 8), "yuv420p", Color())
     pictures = [replace(base, pts=pts) for pts in (0, 1, 5, 6)]
     results = [out for picture in pictures for out in compute(picture)]
@@ -119,7 +120,7 @@ def test_no_picture_is_lost_or_moved_by_filters_that_change_nothing() -> None:
 
 def test_an_odd_size_is_cropped_to_what_the_chroma_needs() -> None:
     info = StreamInfo(63, 31, "yuv420p", Fraction(1, 25))
-    compute = Compute(info, [], pix_fmt="yuv420p", device=CPU)
+    compute = Compute(info, {"full": Chain([])}, pix_fmt="yuv420p", device=CPU)
     assert (compute.info.width, compute.info.height) == (62, 30)
 
 
@@ -131,6 +132,6 @@ def test_a_size_class_that_changes_names_the_matrix_that_was_used(
             return replace(info, width=info.width * 4, height=info.height * 4)
 
     info = StreamInfo(640, 480, "yuv420p", Fraction(1, 25))
-    compute = Compute(info, [Larger()], pix_fmt="yuv420p", device=CPU)
+    compute = Compute(info, {"full": Chain([Larger()])}, pix_fmt="yuv420p", device=CPU)
     assert compute.info.color.matrix == "smpte170m"
     assert "does not name its colour matrix" in caplog.text

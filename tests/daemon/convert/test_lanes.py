@@ -14,11 +14,11 @@ import pytest
 import torch
 from support.media.fakes import moving_pictures, stream_info
 
-from upframe.daemon.convert.compute import Compute, Lanes, lanes_for, num_lanes
+from upframe.daemon.convert.compute import Compute, Lanes, SharedClock, lanes_for, num_lanes
 from upframe.filters.chain import Chain, build_filters
 from upframe.filters.device import Runtime
 from upframe.filters.errors import FilterError
-from upframe.filters.frame import Picture
+from upframe.filters.frame import Picture, StreamInfo
 from upframe.filters.options import FilterOptions
 
 CPU = torch.device("cpu")
@@ -96,6 +96,40 @@ def test_an_error_comes_in_its_place_and_as_it_was_raised() -> None:
     lanes.close()
 
 
+def test_what_comes_after_an_error_is_not_lost_but_the_rest_of_its_group_is() -> None:
+    def fail() -> str:
+        raise FilterError("this frame cannot be computed")
+
+    lanes: Lanes[str] = Lanes(2, 2)
+    assert [*lanes([fail, lambda: "with it"]), *lanes([lambda: "after"])] == []
+    with pytest.raises(FilterError, match="this frame"):
+        next(lanes.settle())
+    assert len(lanes) == 1
+    assert list(lanes.settle()) == ["after"]
+    assert len(lanes) == 0
+    lanes.close()
+
+
+def test_works_at_the_same_time_share_what_passes() -> None:
+    times = iter([0.0, 2.0, 4.0, 10.0, 20.0, 21.0])
+    clock = SharedClock(lambda: next(times))
+    first, second = clock.start(), clock.start()
+    assert (clock.stop(first), clock.stop(second)) == (3.0, 7.0)
+    third = clock.start()
+    assert clock.stop(third) == 1.0
+
+
+def test_groups_cost_their_share_of_the_time_and_what_their_frames_had_cost_before() -> None:
+    together = threading.Barrier(2)
+    times = iter(range(100))
+    lanes: Lanes[int] = Lanes(2, 2, SharedClock(lambda: float(next(times))))
+    for _ in range(2):
+        assert list(lanes([partial(together.wait, SECONDS)], 10.0)) == []
+    assert sorted(lanes.settle()) == [0, 1]
+    assert sum(lanes.costs) == 20.0 + 3.0
+    lanes.close()
+
+
 def test_closing_ends_the_threads_and_drops_what_was_not_begun() -> None:
     inside, go_on = threading.Event(), threading.Event()
     done: list[str] = []
@@ -119,6 +153,17 @@ def test_closing_ends_the_threads_and_drops_what_was_not_begun() -> None:
     with pytest.raises(RuntimeError, match="closed"):
         list(lanes([begun]))
     assert not any(thread.name.startswith("upframe-lane") for thread in threading.enumerate())
+
+
+def test_threads_end_with_lanes_that_were_not_closed() -> None:
+    lanes: Lanes[int] = Lanes(2, 2)
+    assert [*lanes([lambda: 1]), *lanes.settle()] == [1]
+    threads = [thread for thread in threading.enumerate() if "upframe-lane" in thread.name]
+    assert threads
+    del lanes
+    for thread in threads:
+        thread.join(SECONDS)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 @pytest.mark.usefixtures("four_threads")
@@ -180,13 +225,64 @@ def _made(threads: int) -> tuple[list[Picture], dict[str, int]]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     built = build_filters(options, Runtime(CPU, torch.float32, "local"))
-    compute = Compute(info, [one.filter for one in built], pix_fmt=info.pix_fmt, device=CPU)
+    levels = {"full": Chain(one.filter for one in built)}
+    compute = Compute(info, levels, pix_fmt=info.pix_fmt, device=CPU)
     pictures = moving_pictures(6)
     pictures[3] = replace(pictures[2], pts=pictures[3].pts)
     made = [result for picture in pictures for result in compute(picture)]
     made += compute.flush()
+    compute.close()
     torch.set_num_threads(before)
     return made, dict(compute.statistics())
+
+
+def _levels() -> tuple[dict[str, Chain], StreamInfo]:
+    """Interpolate, twice the same, or nothing."""
+    options = FilterOptions(
+        enable_frame_interpolation=True, frame_interpolation_model_path="builtin"
+    )
+    built = build_filters(options, Runtime(CPU, torch.float32, "local"))
+    full = Chain(one.filter for one in built)
+    return {"full": full, "half-rate": full, "none": Chain([])}, stream_info()
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_a_level_that_is_left_gives_what_it_holds_and_one_with_the_same_chain_keeps_it() -> None:
+    levels, info = _levels()
+    compute = Compute(info, levels, pix_fmt=info.pix_fmt, device=CPU)
+    first, second, third, fourth, fifth = moving_pictures(5)
+    made = [*compute(first), *compute.switch("half-rate"), *compute(second), *compute.settle()]
+    assert [out.pts for out in made] == [0, 1]
+    assert [out.pts for out in compute.switch("none")] == [2]
+    made = [*compute(third), *compute.settle(), *compute.switch("full")]
+    assert [(out.pts, out.time_base) for out in made] == [(third.pts, info.time_base)]
+    made = [*compute(fourth), *compute(fifth, breaks=True), *compute.flush()]
+    assert [out.pts for out in made] == [2 * fourth.pts, 2 * fifth.pts]
+    assert compute.statistics()["inserted"] == 1
+    with pytest.raises(KeyError):
+        compute.switch("bicubic")
+    compute.close()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_picture_has_its_cost_and_a_restart_forgets(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    levels, info = _levels()
+    compute = Compute(info, levels, pix_fmt=info.pix_fmt, device=CPU)
+    for picture in moving_pictures(4):
+        list(compute(picture))
+    list(compute.settle())
+    costs = compute.take_costs()
+    assert len(costs) == 4
+    assert max(costs) > 0
+    assert compute.take_costs() == []
+    list(compute.flush())
+    assert compute.take_costs() == []
+    compute.restart()
+    assert set(compute.statistics().values()) == {0}
+    compute.close()
+    torch.set_num_threads(before)
 
 
 def test_a_film_is_the_same_in_lanes_as_without() -> None:

@@ -17,6 +17,8 @@ from upframe.io.errors import SinkFull, TruncatedMedia, UnsupportedMedia
 class Twice:
     """Gives every picture twice, and one more at the end."""
 
+    closed = False
+
     def __init__(self, error: BaseException | None = None) -> None:
         self._error = error
         self._last: Picture | None = None
@@ -30,6 +32,15 @@ class Twice:
 
     def flush(self) -> Iterable[Picture]:
         return () if self._last is None else (self._last,)
+
+    def settle(self) -> Iterable[Picture]:
+        return ()
+
+    def stage(self, picture: Picture) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class CountedSource(ListSource):
@@ -139,11 +150,12 @@ def test_a_failing_sink_ends_everything_and_is_aborted() -> None:
 
 
 def test_a_failing_filter_ends_everything_and_the_sink_is_aborted() -> None:
-    source, sink = source_of(100), ListSink()
+    source, sink, transform = source_of(100), ListSink(), Twice(UnsupportedMedia("reason"))
     with pytest.raises(UnsupportedMedia, match="reason"):
-        run(Pipeline(source, Twice(UnsupportedMedia("reason")), sink))
+        run(Pipeline(source, transform, sink))
     assert sink.aborted
     assert source.closed
+    assert transform.closed
 
 
 def test_a_failing_source_aborts_the_sink() -> None:

@@ -14,6 +14,7 @@ from support.media.fakes import ListSink, ListSource, moving_pictures, stream_in
 
 from upframe.daemon.convert.compute import Compute
 from upframe.daemon.convert.pipeline import Pipeline
+from upframe.filters.chain import Chain
 from upframe.filters.frame import Picture
 
 
@@ -81,7 +82,7 @@ class TellingSink(ListSink):
 def test_pictures_are_staged_by_the_thread_that_reads_and_none_is_lost() -> None:
     pictures, sink, holding = moving_pictures(9), ListSink(), Holding()
     source = ListSource(stream_info(), pictures)
-    asyncio.run(Pipeline(source, holding, sink, staging=holding).run())
+    asyncio.run(Pipeline(source, holding, sink).run())
     assert holding.staged == [picture.pts for picture in pictures]
     assert holding.threads == {"upframe-decode"}
     assert [picture.pts for picture in sink.pictures] == holding.staged
@@ -90,13 +91,13 @@ def test_pictures_are_staged_by_the_thread_that_reads_and_none_is_lost() -> None
 def test_nothing_is_held_from_a_source_that_waits_for_it() -> None:
     sink, holding = TellingSink(), Holding()
     sink.source = source = AskingSource(sink, moving_pictures(5))
-    asyncio.run(Pipeline(source, holding, sink, staging=holding).run())
+    asyncio.run(Pipeline(source, holding, sink).run())
     assert source.num_waited == 5
 
 
 def test_on_a_cpu_nothing_is_staged_and_nothing_held() -> None:
     info = stream_info()
-    compute = Compute(info, [], pix_fmt=info.pix_fmt, device=torch.device("cpu"))
+    compute = Compute(info, {"full": Chain([])}, pix_fmt=info.pix_fmt, device=torch.device("cpu"))
     for picture in moving_pictures(3):
         assert compute.stage(picture) is picture
         assert len(list(compute(picture))) == 1
@@ -109,7 +110,9 @@ def test_on_a_card_pictures_come_down_in_order_and_as_they_were() -> None:
     info, pictures = stream_info(), moving_pictures(12)
     results: list[list[Picture]] = []
     for name in ("cpu", "cuda"):
-        compute = Compute(info, [], pix_fmt=info.pix_fmt, device=torch.device(name))
+        compute = Compute(
+            info, {"full": Chain([])}, pix_fmt=info.pix_fmt, device=torch.device(name)
+        )
         staged = [compute.stage(picture) for picture in pictures]
         results.append([out for one in staged for out in compute(one)] + list(compute.flush()))
     for ours, wanted in zip(*results, strict=True):

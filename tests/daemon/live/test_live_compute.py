@@ -15,6 +15,7 @@ from support.live.pictures import (
     INFO,
     RUNTIME,
     WIDTH,
+    computed,
     feed,
     live,
     options,
@@ -23,18 +24,21 @@ from support.live.pictures import (
 )
 
 from upframe.daemon.convert.compute import Compute
-from upframe.daemon.live.compute import LiveCompute
+from upframe.daemon.live.compute_stage import LiveCompute
 from upframe.daemon.live.levels import Level, parse_levels
 from upframe.daemon.live.options import DEFAULT_LEVELS
-from upframe.filters.chain import BuiltFilter, build_filters
+from upframe.filters import chain
+from upframe.filters.chain import BuiltFilter, Chain, build_filters
 from upframe.filters.device import Runtime
-from upframe.filters.frame import Picture
+from upframe.filters.frame import Frame, Picture, StreamInfo
 from upframe.filters.options import FilterOptions
 
 
 @pytest.fixture(scope="module")
-def both() -> tuple[LiveCompute, dict[str, Level]]:
-    return live(options())
+def both() -> Iterator[tuple[LiveCompute, dict[str, Level]]]:
+    compute, levels = live(options())
+    yield compute, levels
+    compute.close()
 
 
 @pytest.fixture
@@ -76,8 +80,8 @@ def test_pictures_are_of_the_output_at_every_level_and_evenly_spaced(
 
 def test_full_is_what_a_file_gets() -> None:
     filters = options(exp=1)
-    built = [made.filter for made in build_filters(filters, RUNTIME)]
-    for_files = Compute(INFO, built, pix_fmt="yuv420p", device=CPU)
+    built = Chain(made.filter for made in build_filters(filters, RUNTIME))
+    for_files = Compute(INFO, {"full": built}, pix_fmt="yuv420p", device=CPU)
     wanted = [out for index in range(3) for out in for_files(picture(index))]
     wanted += for_files.flush()
     compute, _ = live(filters)
@@ -119,7 +123,7 @@ def test_nothing_is_inserted_before_a_break_and_what_was_held_comes_first(
     feed(compute, [0])
     inserted = compute.statistics()["inserted"]
     after = picture(1, pts=900_000)
-    assert seconds(compute(after, breaks=True)) == [0]
+    assert seconds(computed(compute, after, breaks=True)) == [0]
     assert seconds(compute.flush()) == [10]
     assert compute.statistics()["inserted"] == inserted
 
@@ -137,7 +141,7 @@ def test_a_cut_is_repeated_into_and_not_blended(compute: LiveCompute) -> None:
     other = replace(picture(1), planes=picture(300).planes)
     dark = replace(other, planes=(other.planes[0] // 8, *other.planes[1:]))
     before = compute.statistics()["repeated_at_cuts"]
-    assert len(list(compute(dark, breaks=False))) == 4
+    assert len(computed(compute, dark)) == 4
     assert compute.statistics()["repeated_at_cuts"] == before + 3
 
 
@@ -145,7 +149,7 @@ def test_cuts_are_not_sought_where_the_user_does_not_want_them() -> None:
     compute, _ = live(options(exp=1, scale=None, scene_detection=False))
     feed(compute, [0])
     flat = replace(picture(1), planes=tuple(plane // 8 for plane in picture(1).planes))
-    list(compute(flat, breaks=False))
+    computed(compute, flat)
     assert compute.statistics()["inserted"] == 1
 
 
@@ -198,6 +202,44 @@ def test_weights_are_loaded_once_for_all_levels() -> None:
     assert compute.filters == tuple(loaded)
 
 
+class Inverted:
+    """A filter that is a plain call."""
+
+    def open(self, info: StreamInfo) -> StreamInfo:
+        return info
+
+    def __call__(self, frame: Frame) -> Iterator[Frame]:
+        yield replace(frame, pixels=1 - frame.pixels)
+
+    def flush(self) -> tuple[()]:
+        return ()
+
+    def statistics(self) -> dict[str, int]:
+        return {}
+
+
+def test_a_filter_that_is_only_in_the_registry_works_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every level but the one that gives up all filters."""
+    filters = options(exp=1)
+    plain, levels = live(filters)
+    third = BuiltFilter("inverted", Inverted(), None)
+    monkeypatch.setattr(chain, "REGISTRY", (*chain.REGISTRY, lambda *_: third))
+    compute, _ = live(filters)
+    assert compute.filters[-1] is third
+    for level in levels.values():
+        found, wanted = list[Picture](), list[Picture]()
+        for each, pictures in ((compute, found), (plain, wanted)):
+            pictures += each.switch(level)
+            pictures += feed(each, range(3))
+            pictures += each.flush()
+        assert seconds(found) == seconds(wanted)
+        luma = found[0].planes[0].float().mean() + wanted[0].planes[0].float().mean()
+        if level.pass_through:
+            assert all(map(torch.equal, found[0].planes, wanted[0].planes))
+        else:
+            assert luma == pytest.approx(16 + 235, abs=2)
+
+
 def test_warming_up_measures_each_level_and_leaves_no_trace() -> None:
     filters = options(exp=1)
     cold, _ = live(filters)
@@ -223,5 +265,5 @@ def test_without_filters_pictures_pass_untouched() -> None:
     compute, levels = live(options(exp=0, scale=None))
     assert list(levels) == ["full", "half-rate"]
     source = picture(0)
-    assert list(compute(source, breaks=False)) == [source]
+    assert computed(compute, source) == [source]
     assert compute.warm_up()["full"] < 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support.live.pictures import INFO, WIDTH, feed, live, options, picture
+from support.live.pictures import INFO, WIDTH, computed, feed, live, options, picture
 
 from upframe.filters.frame import Color, Picture, PixelFormat
 
@@ -33,7 +33,7 @@ def test_other_samplings_and_depths_become_the_outputs_with_the_same_colours(
     compute, levels = live(options(exp=0), info, "yuv420p")
     list(compute.switch(levels[name]))
     source = picture(7, info)
-    (out,) = compute(source, breaks=False)
+    (out,) = computed(compute, source)
     assert (out.pix_fmt, out.color) == ("yuv420p", color)
     for before, after in zip(source.planes, out.planes, strict=True):
         mean = before.float().mean() / (1 << (PixelFormat.parse(pix_fmt).bit_depth - 8))
@@ -50,7 +50,7 @@ def test_what_is_coded_in_another_way_becomes_the_outputs_at_every_level(
     luma: list[float] = []
     for name in ("full", "bicubic"):
         list(compute.switch(levels[name]))
-        (out,) = compute(source, breaks=False)
+        (out,) = computed(compute, source)
         assert (out.pix_fmt, out.width, out.alpha) == ("yuv420p", 2 * WIDTH, None)
         assert out.color == compute.info.color
         luma.append(float(out.planes[0].float().mean()))
@@ -62,7 +62,7 @@ def test_a_matrix_that_must_be_named_is_named_at_every_level() -> None:
     info = replace(INFO, width=640, height=360)
     compute, levels = live(options(exp=0), info)
     list(compute.switch(levels["pass"]))
-    (out,) = compute(picture(0, info), breaks=False)
+    (out,) = computed(compute, picture(0, info))
     assert out.color == compute.info.color
     assert out.color.matrix == "smpte170m"
 
@@ -73,7 +73,7 @@ def test_odd_sizes_have_the_same_even_output_at_every_level() -> None:
     sizes: set[tuple[int, int]] = set()
     for level in levels.values():
         pictures = list(compute.switch(level))
-        pictures += compute(picture(0, info), breaks=True)
+        pictures += computed(compute, picture(0, info), breaks=True)
         pictures += compute.flush()
         sizes |= {(out.width, out.height) for out in pictures}
     assert sizes == {(72, 52)} == {(compute.info.width, compute.info.height)}

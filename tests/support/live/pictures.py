@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from upframe.daemon.live.compute import LiveCompute
+from upframe.daemon.live.compute_stage import LiveCompute
 from upframe.daemon.live.levels import Level, parse_levels
 from upframe.daemon.live.options import DEFAULT_LEVELS
 from upframe.filters.device import Runtime
@@ -64,8 +64,12 @@ def picture(index: int, info: StreamInfo = INFO, *, pts: int | None = None) -> P
     )
 
 
+def computed(compute: LiveCompute, source: Picture, *, breaks: bool = False) -> list[Picture]:
+    return [*compute(source, breaks=breaks), *compute.settle()]
+
+
 def feed(compute: LiveCompute, indices: Iterable[int]) -> list[Picture]:
-    return [out for index in indices for out in compute(picture(index), breaks=False)]
+    return [out for index in indices for out in computed(compute, picture(index))]
 
 
 def seconds(pictures: Iterable[Picture]) -> list[Fraction]:
