@@ -1,4 +1,4 @@
-"""What ties a child process to its parent: none is left behind when the parent is killed."""
+"""Child processes that die with their parent: none goes on after it was killed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from collections.abc import Sequence
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def die_with(parent: int) -> bool:
+def kill_on_parent_death(parent: int) -> bool:
     """Have the kernel kill this process when its parent ends.
 
-    More exactly: when the thread ends that started us, so that must be one that lives as long as we
-    are wanted.
+    More exactly: at the end of the thread that started it, which must therefore live on for as long
+    as the process is wanted.
 
     Args:
-        parent: process id of who started us.
+        parent: process id of the parent.
 
     Returns:
-        Whether the parent is still there; if not, nothing will tell us any more.
+        Whether the parent is still there; if not, the kernel will not kill us any more.
 
     Raises:
         OSError: if the kernel refuses.
@@ -32,21 +32,17 @@ def die_with(parent: int) -> bool:
     return os.getppid() == parent
 
 
-# Programs that die with us: no recording and no connection goes on after a crash.
-#
-# The kernel kills a child whose parent is gone, if the child has asked for it; a program that is
-# not ours cannot ask, so Python does and then becomes the program, under the same process id.
-
+# a foreign program cannot ask for it: Python does, and then becomes the program by exec.
 # PR_SET_PDEATHSIG (linux/prctl.h) is 1, SIGKILL 9; where the parent is gone, it is too late to ask
-_BECOME = (
+_ASK_AND_EXEC = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9, 0, 0, 0);"
     " os.getppid() == int(sys.argv[1]) and os.execvp(sys.argv[2], sys.argv[2:])"
 )
 
 
-def tied(command: Sequence[str]) -> list[str]:
-    """Give a command that runs another one, which is killed when the thread ends that starts it.
+def with_parent_death(command: Sequence[str]) -> list[str]:
+    """Return a command that runs a foreign program under :func:`kill_on_parent_death`.
 
-    Start it from a thread that stays for as long as it is wanted.
+    The process that runs it keeps its process id.
     """
-    return [sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid()), *command]
+    return [sys.executable, "-I", "-S", "-c", _ASK_AND_EXEC, str(os.getpid()), *command]

@@ -35,8 +35,8 @@ from yard import DOUBLE, ENLARGE, Content, Yard, shows, yard_in
 from upframe.daemon.__main__ import main
 from upframe.daemon.jobs.model import JobError, Work
 from upframe.daemon.workers import ledger
-from upframe.daemon.workers.messages import Failed
-from upframe.daemon.workers.process import Lost, WorkerLost, WorkerProcess, WorkerSettings
+from upframe.daemon.workers.messages import RequestFailed
+from upframe.daemon.workers.process import WorkerDied, WorkerLost, WorkerProcess, WorkerSettings
 
 _MOST_SECONDS = 60.0
 _MOST_GIGABYTES = 2.0
@@ -230,7 +230,9 @@ class _Process:
         )
         stages: Any = dict.fromkeys(("loading", "streaming", "publishing"), _MOST_SECONDS)
         outcome = await process.run_job(path.name[:4], work, stages, lambda _: None)
-        error: JobError | None = outcome.error if isinstance(outcome, Failed | Lost) else None
+        error: JobError | None = (
+            outcome.error if isinstance(outcome, RequestFailed | WorkerDied) else None
+        )
         code, text = (error.code, _said(error)) if error is not None else (0, "")
         if code == 0:
             found.done.append(sink)

@@ -20,7 +20,7 @@ from ...io.live.clock import LiveClock
 from ...io.live.live_encoder import SoundTemplate
 from ...io.live.live_input import StallRule
 from ...io.live.values import DecodedFrame, InputState, LiveForm, SoundPacket
-from ..backoff import SteppedBackoff
+from ..backoff import Backoff
 from ..queues import DropOldestQueue
 from .compute_stage import QueuedFrame
 
@@ -224,7 +224,7 @@ class InputSupervisor:
         changed: Callable[[], None],
         stall_seconds: float | None = None,
         is_last: Callable[[InputLost], bool] = lambda _: False,
-        backoff: SteppedBackoff | None = None,
+        backoff: Backoff | None = None,
     ) -> None:
         self.state: InputState = "connecting"
         self.reason: Reason | None = None
@@ -241,7 +241,7 @@ class InputSupervisor:
         self._changed = changed
         self._stall_seconds = stall_seconds
         self._is_last = is_last
-        self._backoff = backoff or SteppedBackoff()
+        self._backoff = backoff or Backoff()
         self._counts: Counter[str] = Counter()
         self._reader: InputReader | None = None
         self._abandoned: list[InputReader] = []

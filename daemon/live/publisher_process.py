@@ -1,7 +1,7 @@
-"""One connection of an output: one child process, fed, listened to, and killed when it stalls.
+"""One connection of an output: a child process that is fed, heard, and killed when it stalls.
 
-Why a process: FFmpeg's network outputs know no timeout, and PyAV may hold Python's lock while they
-wait. Nothing but a kill ends such a call.
+It is a process because FFmpeg's network outputs have no timeout, and PyAV may hold the GIL while
+they wait. Only a kill ends such a call.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from ...io.child import Child, Waker, exit_text
 from ...io.errors import MediaError, OutputLost, Reason
 from ...io.live.publisher_protocol import (
     Connected,
     Event,
-    Failed,
     Finished,
     Header,
+    PublishFailed,
     Skipped,
     Written,
     read_event,
@@ -31,39 +32,38 @@ from ...io.live.publisher_protocol import (
     write_packet,
 )
 from ...io.live.values import Encoded
-from .child import Child, Waker
-
-# Packets between the encoder and a connection: few, young, and a keyframe first after every gap.
-#
-# Whoever puts packets in is never kept waiting: where the other end does not take them, they are
-# dropped and counted, up to the next keyframe, for without one nothing after a gap can be decoded.
 
 Loss = Literal["away", "full", "lost"]
-"""Given while there was no connection; too many were waiting; on the way when it ended."""
+"""Why a picture was not written: no connection; too many waited; on the way when it was lost."""
 
 MAX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Queued:
     packet: Encoded
     since: float
 
 
-class Outbox:
-    """A queue from the thread that encodes to the thread that sends; closed at first."""
+class PacketBuffer:
+    """Packets between the encoder and a connection: few, young, a keyframe first after every gap.
+
+    `put` never waits. It is no :class:`DropOldestQueue`, since without a keyframe nothing after a
+    gap can be decoded: on overflow all packets are dropped and counted, and further ones up to the
+    next keyframe. The buffer is closed at first.
+    """
 
     def __init__(self, max_seconds: float, max_bytes: int = MAX_BYTES) -> None:
-        """Take the bounds beyond which all that waits is dropped.
+        """Set the bounds beyond which all packets are dropped.
 
         Args:
             max_seconds: that the oldest packet may wait.
-            max_bytes: that all together may have.
+            max_bytes: of all packets together.
         """
         self._max_seconds = max_seconds
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._waiting: deque[_Waiting] = deque()
+        self._packets: deque[_Queued] = deque()
         self._bytes = 0
         self._open = self._stopped = False
         self._gap: Loss | None = "away"
@@ -71,81 +71,81 @@ class Outbox:
 
     @property
     def wants_keyframe(self) -> bool:
-        """Whether it is open, and takes no picture but a keyframe."""
+        """Whether it is open, and accepts no picture but a keyframe."""
         with self._lock:
             return self._open and not self._stopped and self._gap is not None
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Pictures that were put in and never written, by why."""
+        """Pictures that were put in and not written, by reason."""
         with self._lock:
             return dict(self._dropped)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits."""
+        """Whether no packet waits."""
         with self._lock:
-            return not self._waiting
+            return not self._packets
 
     def open(self) -> None:
-        """Take packets from now on, a keyframe first."""
+        """Accept packets from now on, a keyframe first."""
         with self._lock:
             self._open = True
             self._gap = "away"
 
     def close(self, loss: Loss = "lost") -> None:
-        """Take no more, and drop what waits."""
+        """Accept no more packets, and drop those that wait."""
         with self._lock:
             self._open = False
             self._gap = "away"
             self._drop_all(loss)
 
     def stop(self) -> None:
-        """Take no more for good; what waits can be taken out."""
+        """Accept no more packets for good; those that wait can still be removed."""
         with self._lock:
             self._stopped = True
 
     def put(self, packet: Encoded, now: float) -> bool:
-        """Put a packet in; tell whether it was taken.
+        """Append a packet; return whether it was accepted.
 
         Args:
             packet: of the encoder, or of sound.
             now: monotonic seconds.
         """
         with self._lock:
-            if self._open and self._is_over(packet, now):
+            if self._open and self._overflows(packet, now):
                 self._drop_all("full")
                 self._gap = "full"
-            if not self._takes(packet):
+            if not self._accepts(packet):
                 self._count(packet, self._gap or "away")
                 return False
             if packet.kind == "video":
                 self._gap = None
-            self._waiting.append(_Waiting(packet, now))
+            self._packets.append(_Queued(packet, now))
             self._bytes += len(packet.data)
             return True
 
     def take(self) -> Encoded | None:
-        """Take the oldest packet out; None if there is none."""
+        """Remove the oldest packet; None if there is none."""
         with self._lock:
-            if not self._waiting:
+            if not self._packets:
                 return None
-            packet = self._waiting.popleft().packet
+            packet = self._packets.popleft().packet
             self._bytes -= len(packet.data)
             return packet
 
     def lost(self, packet: Encoded) -> None:
-        """Count a packet that was taken out and not written."""
+        """Count a packet that was removed and not written."""
         with self._lock:
             self._count(packet, "lost")
 
-    def _is_over(self, packet: Encoded, now: float) -> bool:
-        if not self._waiting:
+    def _overflows(self, packet: Encoded, now: float) -> bool:
+        if not self._packets:
             return False
-        late = now - self._waiting[0].since > self._max_seconds
+        late = now - self._packets[0].since > self._max_seconds
         return late or self._bytes + len(packet.data) > self._max_bytes
 
-    def _takes(self, packet: Encoded) -> bool:
+    def _accepts(self, packet: Encoded) -> bool:
         if not self._open or self._stopped:
             return False
         if packet.kind == "sound":  # goes on while pictures are dropped, but never before them
@@ -153,9 +153,9 @@ class Outbox:
         return self._gap is None or packet.is_keyframe
 
     def _drop_all(self, loss: Loss) -> None:
-        for waiting in self._waiting:
-            self._count(waiting.packet, loss)
-        self._waiting.clear()
+        for queued in self._packets:
+            self._count(queued.packet, loss)
+        self._packets.clear()
         self._bytes = 0
 
     def _count(self, packet: Encoded, loss: Loss) -> None:
@@ -169,7 +169,7 @@ _SHOWN_LINES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ConnectionTimeouts:
     """How long a child may go without a sign of life."""
 
     connect_seconds: float
@@ -179,91 +179,91 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Orders:
-    """What is wanted of a connection, said by another thread."""
+class StopOrder:
+    """How a connection is to end, set by another thread."""
 
     finish_by: float | None = None
-    """Complete what there is, until this moment (monotonic seconds); None: go on."""
+    """Complete the output until this moment (monotonic seconds); None: go on."""
     kill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class ConnectionEnd:
     """How a connection ended."""
 
     error: MediaError | None
     """None where it was completed."""
     reason: Reason | None
-    told: bool
-    """Whether the child said so itself; else it died, or was killed."""
+    reported: bool
+    """Whether the child reported it itself; else it died, or was killed."""
     held_seconds: float
     """From the first packet written to the end."""
 
 
 def command() -> list[str]:
-    """Write the command line of the process that writes an output."""
-    # -P: nothing is imported from the folder in which somebody started us
+    """Return the command line of the process that writes an output."""
+    # -P: nothing is imported from the working directory
     words = [sys.executable, "-P", "-m", "upframe.io.live.publisher_child"]
     return [*words, "--parent", str(os.getpid())]
 
 
-class Sending:
+class PublisherConnection:
     """Runs one child from its start to its end, in the caller's thread."""
 
     def __init__(
         self,
         header: Header,
-        outbox: Outbox,
+        packets: PacketBuffer,
         waker: Waker,
-        orders: Orders,
-        limits: Limits,
+        order: StopOrder,
+        timeouts: ConnectionTimeouts,
         on_event: Callable[[Event, Encoded | None], None],
     ) -> None:
-        """Take what it works with.
+        """Set up the connection; `run` begins it.
 
         Args:
             header: of the output.
-            outbox: where its packets come from.
-            waker: woken when there are some, or other orders.
-            orders: what to do; looked at again and again.
-            limits: when to give the child up.
-            on_event: told what the child says, with the packet that it is about.
+            packets: to write.
+            waker: woken when there are packets, or the order has changed.
+            order: checked at least four times a second.
+            timeouts: after which the child is killed.
+            on_event: called with each event of the child, and the packet that it is about.
         """
         self._header = header
         self._shown = header.target.shown
-        self._outbox = outbox
+        self._packets = packets
         self._waker = waker
-        self._orders = orders
-        self._limits = limits
+        self._order = order
+        self._timeouts = timeouts
         self._on_event = on_event
         self._underway: deque[tuple[int, Encoded, float]] = deque()
         self._number = 0
         self._started = self._last_written = time.monotonic()
         self._first_written: float | None = None
         self._connected = False
-        self._said: Failed | Finished | None = None
+        self._result: PublishFailed | Finished | None = None
 
-    def run(self) -> Ending:
-        """Send until the connection is lost, or has ended as it was ordered to."""
+    def run(self) -> ConnectionEnd:
+        """Send packets until the connection is lost, or has ended as ordered."""
         try:
             child = Child(command(), self._waker)
         except OSError as error:
             return self._ending(OutputLost("failed", f"{self._shown}: no process for it: {error}"))
         try:
-            killed = self._converse(child)
+            killed = self._exchange(child)
         finally:
             child.close()
         killed = self._listen(child) or killed
         for _, packet, _ in self._underway:
-            self._outbox.lost(packet)
-        if isinstance(self._said, Finished):
+            self._packets.lost(packet)
+        if isinstance(self._result, Finished):
             return self._ending(None)
-        if self._said is not None:
-            return self._ending(self._said.exception(), self._said.reason)
+        if self._result is not None:
+            return self._ending(self._result.exception(), self._result.reason)
         return self._ending(killed or self._death(child))
 
-    def _converse(self, child: Child) -> OutputLost | None:
-        """Feed and listen until the child has ended; if it must be killed, say why."""
+    def _exchange(self, child: Child) -> OutputLost | None:
+        """Feed and hear the child until it ends; if it must be killed, return why."""
         child.send(_bytes_of(lambda file: write_header(file, self._header)))
         while child.returncode is None:
             child.turn(_LOOK_SECONDS)
@@ -275,23 +275,23 @@ class Sending:
     def _feed(self, child: Child) -> None:
         if not self._connected:
             return
-        while child.unsent_bytes < _BATCH_BYTES and (packet := self._outbox.take()) is not None:
+        while child.unsent_bytes < _BATCH_BYTES and (packet := self._packets.take()) is not None:
             self._number += 1
             child.send(_packed(packet, self._number))
             if packet.kind == "video":
                 self._underway.append((self._number, packet, time.monotonic()))
-        if self._orders.finish_by is not None and self._outbox.is_empty:
-            child.close_input()
+        if self._order.finish_by is not None and self._packets.is_empty:
+            child.close_stdin()
 
     def _listen(self, child: Child) -> OutputLost | None:
-        """Take what the child has said; if that is nothing it may say, tell so."""
+        """Handle the events of the child; return an error if it sent anything else."""
         for line in child.lines():
             try:
                 event = read_event(line)
                 about = event.number if isinstance(event, Written | Skipped) else None
                 packet = None if about is None else self._arrived(about)
             except ValueError as error:
-                return self._lost("failed", f"its process speaks wrongly: {error}")
+                return self._lost("failed", f"its process sent no event: {error}")
             self._note(event)
             self._on_event(event, packet)
         return None
@@ -302,60 +302,49 @@ class Sending:
             self._first_written = self._first_written or self._last_written
         elif isinstance(event, Connected):
             self._connected = True
-        elif isinstance(event, Failed | Finished):
-            self._said = event
+        elif isinstance(event, PublishFailed | Finished):
+            self._result = event
 
     def _arrived(self, number: int) -> Encoded:
-        """Take a packet off those under way, and those before it, which nobody will hear of."""
+        """Remove a packet, and those before it, from the packets that are under way."""
         while self._underway and self._underway[0][0] <= number:
             found, packet, _ = self._underway.popleft()
             if found == number:
                 return packet
-            self._outbox.lost(packet)
-        raise ValueError(f"packet {number} was written, which it was never given")
+            self._packets.lost(packet)
+        raise ValueError(f"packet {number} was never sent")
 
     def _why_kill(self) -> OutputLost | None:
-        now, orders, limits = time.monotonic(), self._orders, self._limits
+        now, order, timeouts = time.monotonic(), self._order, self._timeouts
         waits = now - max(self._last_written, self._underway[0][2]) if self._underway else 0.0
-        if orders.kill:
+        if order.kill:
             return self._lost("failed", "stopped at once")
-        if orders.finish_by is not None and now > orders.finish_by:
+        if order.finish_by is not None and now > order.finish_by:
             return self._lost("timed-out", "not completed in time")
-        if orders.finish_by is not None and not self._connected and not self._header.target.is_file:
+        if order.finish_by is not None and not self._connected and not self._header.target.is_file:
             return self._lost("failed", "stopped before it was connected")
-        if not self._connected and now - self._started > limits.connect_seconds:
-            return self._lost("timed-out", f"not connected within {limits.connect_seconds:g} s")
-        if waits > limits.stall_seconds:
-            return self._lost("stalled", f"has taken nothing for {limits.stall_seconds:g} s")
+        if not self._connected and now - self._started > timeouts.connect_seconds:
+            return self._lost("timed-out", f"not connected within {timeouts.connect_seconds:g} s")
+        if waits > timeouts.stall_seconds:
+            return self._lost("stalled", f"has taken nothing for {timeouts.stall_seconds:g} s")
         return None
 
     def _lost(self, reason: Reason, text: str) -> OutputLost:
         return OutputLost(reason, f"{self._shown}: {text}")
 
     def _death(self, child: Child) -> OutputLost:
-        code = child.returncode
-        text = f"its process {_end_of(code)}"
-        if code != -signal.SIGKILL and child.tail:
-            text += ": " + " | ".join(list(child.tail)[-_SHOWN_LINES:])
+        text = f"its process {exit_text(child.returncode)}"
+        lines = child.tail.lines(published=True)[-_SHOWN_LINES:]
+        if child.returncode != -signal.SIGKILL and lines:
+            text += ": " + " | ".join(lines)
         return self._lost("failed", text)
 
-    def _ending(self, error: MediaError | None, reason: Reason | None = None) -> Ending:
-        told = reason is not None or error is None
+    def _ending(self, error: MediaError | None, reason: Reason | None = None) -> ConnectionEnd:
+        reported = reason is not None or error is None
         if isinstance(error, OutputLost):
             reason = error.reason
         now = time.monotonic()
-        return Ending(error, reason, told, now - (self._first_written or now))
-
-
-def _end_of(returncode: int | None) -> str:
-    if returncode is None:
-        return "does not end by SIGKILL"
-    if returncode >= 0:
-        return f"ended with status {returncode}"
-    try:
-        return f"was ended by {signal.Signals(-returncode).name}"
-    except ValueError:  # a real-time signal has no name
-        return f"was ended by signal {-returncode}"
+        return ConnectionEnd(error, reason, reported, now - (self._first_written or now))
 
 
 def _packed(packet: Encoded, number: int) -> bytes:

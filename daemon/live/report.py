@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from ...io.child import rss_bytes_of
 from ...io.live.values import LiveForm, OutputState
 from ...io.redaction import redacted, redacted_target
 from ..convert.report import WeightsReport, WrittenReport, device_name, weights_of
-from ..workers.child import rss_bytes_of
 from .input import FrameIngest, InputSupervisor
 from .live_pipeline import LivePipeline
 from .request import LiveRequest

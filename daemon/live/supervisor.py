@@ -16,13 +16,14 @@ from ...filters.options import Policy
 from ...io.errors import Reason
 from ...io.live.values import InputState
 from ...io.redaction import redacted, redacted_target
-from ..backoff import SteppedBackoff
+from ..backoff import Backoff
 from ..exits import Exit
 from ..fence import Fence
+from ..workers.messages import Event, ExitMessage, RunStream, StreamReported
+from ..workers.process import WorkerChild, worker_command
 from .levels import parse_levels
 from .order import order_of
-from .process import Command, LiveProcess, command_of
-from .status import LiveBoard, LiveStatus, accumulate_counters
+from .status import LiveBoard, LiveStatus, accumulate_counters, status_of
 
 if TYPE_CHECKING:
     from ..config import Config, LiveConfig
@@ -60,6 +61,61 @@ class StallDetector:
             self._since, self._pictures = now, pictures
         self._arrived = arrived
         return now - self._since
+
+
+Command = Callable[[str, Path], Sequence[str]]
+"""Returns the command line of a worker, by the stream's name and the state directory."""
+
+
+def command_of(name: str, state_dir: Path) -> list[str]:
+    """Return the command line of a stream's worker."""
+    return worker_command("upframe.daemon.live.worker", state_dir, f"live-{name}")
+
+
+class StreamWorker(WorkerChild):
+    """One worker process of one stream.
+
+    Args:
+        stream: its name.
+        command: its command line.
+        on_status: called with each status that it sends.
+        news: set by each status, and at the end of its events.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        command: Sequence[str],
+        on_status: Callable[[LiveStatus], None],
+        news: asyncio.Event,
+    ) -> None:
+        super().__init__(f"live {stream}", command, self._receive_event, self._note_end)
+        self.subject = {"source": stream}
+        self.num_statuses = 0
+        """Received so far."""
+        self.has_ended = False
+        """Whether there will be no more events."""
+        self.exit_message: ExitMessage | None = None
+        """Why it ended; None for one that died."""
+        self._on_status = on_status
+        self._news = news
+
+    def _receive_event(self, event: Event) -> None:
+        match event:
+            case StreamReported():
+                status = status_of(event.status)
+                with Fence("live", f"status of {self.name}"):
+                    self._on_status(status)
+                self.num_statuses += 1
+                self._news.set()
+            case ExitMessage():
+                self.exit_message = event
+            case _:
+                raise ValueError(f"got {event.kind!r}, wanted status, log or exit")
+
+    def _note_end(self) -> None:
+        self.has_ended = True
+        self._news.set()
 
 
 # One `[[live]]` entry, kept up: its worker is begun again whenever it ends, hangs or outgrows.
@@ -109,9 +165,7 @@ class StreamSupervisor:
         backoff: of the pauses between workers.
     """
 
-    def __init__(
-        self, name: str, board: LiveBoard, command: Command, backoff: SteppedBackoff
-    ) -> None:
+    def __init__(self, name: str, board: LiveBoard, command: Command, backoff: Backoff) -> None:
         self.name = name
         self.num_restarts = 0
         """Workers that had to be begun again."""
@@ -181,18 +235,20 @@ class StreamSupervisor:
         clock = asyncio.get_running_loop().time
         began = clock()
         words = self._command(self.name, limits.state_dir)
-        process = LiveProcess(self.name, words, self._hear, self._news)
+        process = StreamWorker(self.name, words, self._hear, self._news)
         self._latest, self._work, self._still = None, StallDetector(), 0.0
         self._tell(entry, "connecting", "its worker starts")
         try:
             try:
-                await process.begin(order_of(entry, limits.weights, limits.threads))
+                process.start()
             except OSError as error:
                 return self._pause(entry, f"no worker can be started: {error}", lasting=True)
+            order = order_of(entry, limits.weights, limits.threads)
+            process.send(RunStream(order=order.model_dump(mode="json", by_alias=True)))
             self.pid = process.pid
             again_at_once = await self._watch(process, entry)
         finally:
-            await process.kill("nobody needs it any more")
+            await process.kill("it is no longer needed")
             self.pid = None
             self._carry()
         if again_at_once or not self._is_wanted(entry):
@@ -201,12 +257,14 @@ class StreamSupervisor:
             self._backoff.held(clock() - began)
         return self._judge(process, entry)
 
-    async def _watch(self, process: LiveProcess, entry: LiveConfig) -> bool:
+    async def _watch(self, process: StreamWorker, entry: LiveConfig) -> bool:
         """Follow a worker to its end; whether the next one is to begin at once."""
         silent, heard = 0.0, 0
-        while not process.is_over:
+        while not process.has_ended:
             if not self._is_wanted(entry) or self._outgrown():
-                await process.finish(self._given.finish_seconds)
+                seconds = self._given.finish_seconds
+                process.close_stdin()
+                await process.end_within(seconds, f"it did not end within {seconds:g} s")
                 return True
             self._news.clear()
             try:
@@ -218,7 +276,7 @@ class StreamSupervisor:
                 silent, heard = 0.0, process.num_statuses
             if (why := self._hangs(silent, spoke=heard > 0)) is not None:
                 await process.kill(why)
-        await process.gone()
+        await process.end_within(_REAP_SECONDS, "it closed its pipe and went on")
         return False
 
     def _hangs(self, silent_seconds: float, *, spoke: bool) -> str | None:
@@ -241,9 +299,9 @@ class StreamSupervisor:
         self.num_restarts += 1
         return True
 
-    def _judge(self, process: LiveProcess, entry: LiveConfig) -> float:
+    def _judge(self, process: StreamWorker, entry: LiveConfig) -> float:
         """Say how a worker ended that nobody had asked to."""
-        said = process.farewell
+        said = process.exit_message
         if said is None:
             text, lasting = f"its worker {process.end}", False
             if process.tail.text is not None:
@@ -301,7 +359,7 @@ class StreamSupervisor:
         return {"source": self.name}
 
 
-Backoffs = Callable[[], SteppedBackoff]
+Backoffs = Callable[[], Backoff]
 """Makes the pauses of one stream."""
 
 
@@ -329,7 +387,7 @@ class LiveSupervisor:
         self,
         *,
         command: Command = command_of,
-        backoff: Backoffs = SteppedBackoff,
+        backoff: Backoffs = Backoff,
         silent_seconds: float = SILENT_SECONDS,
         still_seconds: float = STILL_SECONDS,
     ) -> None:

@@ -17,14 +17,14 @@ from importlib.metadata import version
 from typing import Any
 
 from ...io.redaction import redacted_values
-from ..backoff import DoublingBackoff
+from ..backoff import Backoff
 from ..config import Config
 from ..fence import Fence
 from ..jobs.model import Job, State
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
 from ..live.status import LiveBoard
-from .connection import BrokerConnection, Outbox
+from .connection import BrokerConnection, Outbox, connection_backoff
 from .handler import Answers, Commands, Journal, RequestHandler
 from .requests import MAX_PAYLOAD_BYTES, REPLY_SCHEMA, REQUEST_SCHEMA, json_bytes, request_schemas
 from .session import Session, SubscriptionRefused, address_of
@@ -164,7 +164,7 @@ class MqttBridge:
         metrics: Facts,
         *,
         live: LiveBoard | None = None,
-        backoff: DoublingBackoff | None = None,
+        backoff: Backoff | None = None,
         metrics_seconds: float = METRICS_SECONDS,
     ) -> None:
         if config.mqtt is None:
@@ -192,7 +192,7 @@ class MqttBridge:
         )
         self._streams = LiveStates(topics, outbox, live or LiveBoard())
         self._connection = BrokerConnection(
-            config.mqtt, topics, outbox, self._take, self._welcome, backoff or DoublingBackoff()
+            config.mqtt, topics, outbox, self._take, self._welcome, backoff or connection_backoff()
         )
         self._born = asyncio.Event()
         self._stopping = asyncio.Event()

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..backoff import DoublingBackoff
+from ..backoff import Backoff
 from ..config import MqttConfig
 from ..fence import Fence
 from ..jobs.model import StoreBroken
@@ -196,6 +196,9 @@ _DRAIN_SECONDS = 1.5  # for all that waits to be sent when the node stops
 _STATUS_SECONDS = 1.0  # for its last status
 _STORE_SECONDS = 1.0
 _MANY_SHORT = 3
+_SHORT_SECONDS = 5.0
+"""For which a connection must hold to be more than none."""
+_STABLE_SECONDS = 60.0
 
 Phase = Literal["connecting", "connected", "away", "refused", "stopped"]
 
@@ -219,6 +222,11 @@ class ConnectionHealth:
     """Messages that the broker did not accept on the latest connection, by its reason."""
 
 
+def connection_backoff() -> Backoff:
+    """Return the delays between attempts to connect to a broker."""
+    return Backoff(parts=(0.0, 1.0), good_seconds=_STABLE_SECONDS, fair_seconds=_SHORT_SECONDS)
+
+
 class BrokerConnection:
     """Keeps a session with the broker, and sends through it what the outbox holds.
 
@@ -238,7 +246,7 @@ class BrokerConnection:
         outbox: Outbox,
         on_message: OnMessage,
         on_session: Callable[[Session], Coroutine[Any, Any, None]],
-        backoff: DoublingBackoff,
+        backoff: Backoff,
     ) -> None:
         self.health = ConnectionHealth()
         self.status: Literal["online", "draining", "stopped"] = "online"
@@ -286,7 +294,7 @@ class BrokerConnection:
             except _Finished:
                 return
             except (LoginRefused, SubscriptionRefused, TakenOver) as error:
-                await self._pause("refused", error, self._backoff.cap_seconds())
+                await self._pause("refused", error, self._backoff.longest_seconds())
             except ConnectionLost as error:
                 await self._pause("away", error, self._backoff.next_seconds())
 
@@ -325,7 +333,7 @@ class BrokerConnection:
     def _note_ended(self, session: Session, held_seconds: float) -> None:
         self._enter("away", "the connection has ended")
         self._backoff.held(held_seconds)
-        self._num_short = self._num_short + 1 if self._backoff.is_short(held_seconds) else 0
+        self._num_short = self._num_short + 1 if held_seconds < _SHORT_SECONDS else 0
         if self._num_short == _MANY_SHORT:  # Mosquitto 2.0 does not say why
             text = "MQTT: %d connections in a row ended at once: is there another client as %s?"
             log.error(text, self._num_short, self._topics.base)

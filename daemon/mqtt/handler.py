@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from ..backoff import DoublingBackoff
+from ..backoff import STORE_STEPS, Backoff
 from ..config import Config
 from ..fence import Fence
 from ..jobs import api
@@ -60,13 +60,13 @@ Result = TypeVar("Result")
 class Journal:
     """The messages of a store, written and dropped in a thread of its own."""
 
-    def __init__(self, store: JobStore, backoff: DoublingBackoff | None = None) -> None:
+    def __init__(self, store: JobStore, backoff: Backoff | None = None) -> None:
         self.trouble: str | None = None
         """Why the store takes nothing at the moment."""
         self.failures = 0
         """Writes that failed since the start."""
         self._store = store
-        self._backoff = backoff or DoublingBackoff(cap_seconds=30.0)
+        self._backoff = backoff or Backoff(STORE_STEPS)
         self._done: deque[int] = deque()
         self._filled = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "mqtt-journal")
@@ -128,7 +128,7 @@ class Journal:
     def _note_success(self) -> None:
         if self.trouble is not None:
             log.info("the store takes requests again")
-            self._backoff.held(seconds=float("inf"))
+            self._backoff.reset()
         self.trouble = None
 
     def close(self) -> None:

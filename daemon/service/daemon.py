@@ -29,7 +29,7 @@ from ..live.supervisor import LiveSupervisor
 from ..watch.inspection import Probe
 from ..watch.watcher import Watches
 from ..workers.outcomes import recover
-from ..workers.prober import Prober
+from ..workers.prober import FileProber
 from ..workers.scheduler import Scheduler, WarmUpFailed
 from .checks import examine_at_start
 from .http import ControlSocket, serve_tcp
@@ -315,7 +315,7 @@ class Daemon:
         self._lag = LoopLag(self._metrics.lateness.observe)
         self._status = Status(self._queue, self._metrics, self._lag)
         self._scheduler = Scheduler(self._queue, config)
-        self._prober = Prober(config)
+        self._prober = FileProber(config)
         self._streams = LiveSupervisor()
         self._outside = Outside(
             self._queue, store, self._prober.probe, self._status, self._metrics, self._streams.board

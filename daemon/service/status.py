@@ -16,11 +16,11 @@ from itertools import islice
 from pathlib import PurePath
 from typing import Any, Literal, cast, get_args
 
+from ...io.child import rss_bytes_of
 from ...io.redaction import one_line, redacted, redacted_values
 from ..fence import Boundary, internal_errors
 from ..jobs.model import Job, StoreBroken
 from ..jobs.queue import JobChange, JobQueue
-from ..workers.child import rss_bytes_of
 from .metrics import Metrics
 
 log = logging.getLogger("upframe.status")

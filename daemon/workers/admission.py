@@ -1,4 +1,4 @@
-"""Room on the targets' file systems: a job begins only where what it will write fits."""
+"""Which job is next: a job begins only if its output fits on the target's file system."""
 
 from __future__ import annotations
 
@@ -22,19 +22,17 @@ from ..jobs.queue import JobQueue
 log = logging.getLogger("upframe.work")
 
 
-# How much a job will write, by a rule of thumb, and how much room there is. Everything blocks.
-
 _MARGIN_BYTES = 64 << 20
 _PIXELS_POWER = 0.75
 """Bit rate at equal quality grows with the 0.75th power of the pixels in a frame."""
 _RATE_POWER = 0.5
-"""And about with the root of the frames in a second: in-betweens are cheap to predict."""
+"""And about with the root of the frame rate: in-betweens are cheap to predict."""
 
 
 def expected_bytes(work: Work) -> int:
-    """Estimate what a job will write, from the size of its source.
+    """Estimate the bytes that a job will write, from the size of its source. Blocks.
 
-    A source whose size is not known counts as nothing.
+    A source of unknown size counts as nothing.
     """
     return round(source_bytes(work.source) * growth(work.filters)) + _MARGIN_BYTES
 
@@ -50,7 +48,7 @@ def growth(filters: FilterOptions) -> float:
 
 
 def source_bytes(source: str) -> int:
-    """Tell the size of a file, or of all files of a numbered sequence; 0 for anything else."""
+    """Return the size of a file, or of a numbered sequence; 0 for anything else. Blocks."""
     path = Path(source)
     try:
         if path.is_file():
@@ -61,12 +59,12 @@ def source_bytes(source: str) -> int:
         with os.scandir(path.parent) as entries:
             alike = (entry for entry in entries if entry.name.startswith(start))
             return sum(entry.stat().st_size for entry in alike if entry.name.endswith(path.suffix))
-    except OSError:  # the job itself will say what is wrong with its source
+    except OSError:  # the job itself will report what is wrong with its source
         return 0
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Tell the room that is left for us on a folder's file system; None where nobody knows."""
+    """Return the free bytes of a folder's file system, None if unknown. Blocks."""
     try:
         return shutil.disk_usage(folder).free
     except OSError:
@@ -74,16 +72,16 @@ def free_bytes(folder: Path) -> int | None:
 
 
 _REASONS = ("an answer", "room")
-"""With which the reasons to wait begin."""
+"""The first words of the reasons to wait."""
 
 
-class Room:
-    """Gives out room: what one running job will still write is no room for another.
+class DiskSpace:
+    """Reserves space: what one running job will still write is not free for another.
 
     Args:
-        free: tells the bytes that are free on a folder's file system; may block.
-        look_seconds: after which a job that waits looks again.
-        answer_seconds: that a file system gets to say how much room there is.
+        free: returns the free bytes of a folder's file system; may block.
+        look_seconds: after which a waiting job is checked again.
+        answer_seconds: for a file system to answer.
     """
 
     def __init__(
@@ -96,63 +94,63 @@ class Room:
         self.look_seconds = look_seconds
         self._free = free
         self._answer_seconds = answer_seconds
-        self._taken: dict[str, _Taken] = {}
-        self._looks: dict[tuple[Path, Path], asyncio.Task[_Look]] = {}
+        self._reserved: dict[str, _Reservation] = {}
+        self._checks: dict[tuple[Path, Path], asyncio.Task[_SpaceCheck]] = {}
 
-    async def take(self, job: Job) -> str | None:
-        """Set room aside for a job. For one caller at a time.
+    async def reserve(self, job: Job) -> str | None:
+        """Reserve space for a job. For one caller at a time.
 
         Returns:
-            Why it must wait; None if it may begin.
+            Why the job must wait; None if it may begin.
         """
-        look = await self._look(job)
-        if look is not None and look.suffices:
-            self._taken[job.id] = look.wanted
+        check = await self._check(job)
+        if check is not None and check.suffices:
+            self._reserved[job.id] = check.wanted
             return None
-        if look is None:
+        if check is None:
             reason = f"{_REASONS[0]} of the file systems of {job.source} and {job.sink}"
         else:
-            reason = f"{_REASONS[1]} in {Path(job.sink).parent}: {look}"
+            reason = f"{_REASONS[1]} in {Path(job.sink).parent}: {check}"
         reason = redacted(reason)
-        if not (job.waits_for or "").startswith(_REASONS):  # once, not at every look
+        if not (job.waits_for or "").startswith(_REASONS):  # once, not at every check
             log.warning("waits for %s", reason, extra={"job_id": job.id})
         return reason
 
-    def give_up(self, job_id: str) -> None:
-        """Let others have what a job has not used."""
-        self._taken.pop(job_id, None)
+    def release(self, job_id: str) -> None:
+        """Free the space that was reserved for a job."""
+        self._reserved.pop(job_id, None)
 
-    async def _look(self, job: Job) -> _Look | None:
-        """Look at the file systems, in a thread; None if they do not answer.
+    async def _check(self, job: Job) -> _SpaceCheck | None:
+        """Check the file systems in a thread; None if they do not answer.
 
-        A share that is away may hold a thread for hours, so no second one is sent after it.
+        A network share that is away may block a thread for hours, so no second one is started.
         """
         key = (Path(job.source).parent, Path(job.sink).parent)
-        if (last := self._looks.get(key)) is not None and not last.done():
+        if (last := self._checks.get(key)) is not None and not last.done():
             return None
-        others = [taken for name, taken in self._taken.items() if name != job.id]
-        work = asyncio.to_thread(_looked, job, others, self._free)
-        look = self._looks[key] = asyncio.create_task(work, name=f"room for {job.id}")
-        await asyncio.wait({look}, timeout=self._answer_seconds)
-        if not look.done():
+        others = [one for name, one in self._reserved.items() if name != job.id]
+        work = asyncio.to_thread(_check_space, job, others, self._free)
+        check = self._checks[key] = asyncio.create_task(work, name=f"space for {job.id}")
+        await asyncio.wait({check}, timeout=self._answer_seconds)
+        if not check.done():
             return None
-        del self._looks[key]
+        del self._checks[key]
         with Fence("job", job.id):
-            return look.result()
-        return _Look(_Taken(None, 0, Path(job.sink)), None)  # the job will say what is wrong
+            return check.result()
+        return _SpaceCheck(_Reservation(None, 0, Path(job.sink)), None)  # the job will report it
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
-    """Room set aside on a file system."""
+class _Reservation:
+    """Space that is reserved on a file system."""
 
     device: int | None
     num_bytes: int
     partial: Path
 
     @property
-    def still_bytes(self) -> int:
-        """What will still be written."""
+    def missing_bytes(self) -> int:
+        """What is still to be written."""
         try:
             return max(0, self.num_bytes - self.partial.stat().st_size)
         except OSError:
@@ -160,12 +158,12 @@ class _Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """What was found out about the room for a job."""
+class _SpaceCheck:
+    """The space that a job wants, and that is left."""
 
-    wanted: _Taken
+    wanted: _Reservation
     left_bytes: int | None
-    """Without what others will still write; None where nobody knows."""
+    """Without what other jobs will still write; None if unknown."""
 
     @property
     def suffices(self) -> bool:
@@ -176,17 +174,19 @@ class _Look:
         return f"about {_size(self.wanted.num_bytes)} are wanted, {free} are free"
 
 
-def _looked(job: Job, others: Iterable[_Taken], free: Callable[[Path], int | None]) -> _Look:
+def _check_space(
+    job: Job, others: Iterable[_Reservation], free: Callable[[Path], int | None]
+) -> _SpaceCheck:
     sink = Path(job.sink)
     try:
         device = sink.parent.stat().st_dev
-    except OSError:  # the job itself will say what is wrong with its sink
+    except OSError:  # the job itself will report what is wrong with its sink
         device = None
-    wanted = _Taken(device, expected_bytes(job), partial_path(sink, partial_token(job.id)))
+    wanted = _Reservation(device, expected_bytes(job), partial_path(sink, partial_token(job.id)))
     left = free(sink.parent)
     if left is not None:
-        left -= sum(taken.still_bytes for taken in others if taken.device == device)
-    return _Look(wanted, left)
+        left -= sum(other.missing_bytes for other in others if other.device == device)
+    return _SpaceCheck(wanted, left)
 
 
 def _size(num_bytes: float) -> str:
@@ -197,40 +197,40 @@ def _size(num_bytes: float) -> str:
     return f"{num_bytes:.3g} TiB"
 
 
-# Which job is next: the queue's order, but for those whose target has no room for them yet.
-
 _LOOK_AT = 16
-"""Jobs at the head of the queue; the room of those behind is looked at when they were claimed."""
+"""Jobs at the head of the queue; for those behind, space is checked when they are claimed."""
 
 
-class Choosing:
-    """Claims jobs that can begin, for all slots. The others stay queued and say why.
+class JobAdmission:
+    """Claims jobs in the queue's order, but for those whose target has no space for them yet.
+
+    Those stay queued, with the reason.
 
     Args:
-        queue: gives the jobs.
-        room: on their targets; what a claimed job needs is taken from it.
+        queue: of the jobs.
+        space: on their targets, of which a claimed job gets what it needs.
     """
 
-    def __init__(self, queue: JobQueue, room: Room) -> None:
+    def __init__(self, queue: JobQueue, space: DiskSpace) -> None:
         self._queue = queue
-        self._room = room
-        self._choosing = asyncio.Lock()
+        self._space = space
+        self._claiming = asyncio.Lock()
 
     async def claim(self) -> Job | None:
-        """Begin an attempt of the first job that is due and has room; None where there is none."""
-        async with self._choosing:
+        """Begin an attempt of the first job that is due and has space; None if there is none."""
+        async with self._claiming:
             for job in await self._due():
-                if (reason := await self._room.take(job)) is not None:
+                if (reason := await self._space.reserve(job)) is not None:
                     await self._put_off(job, reason)
                 elif (claimed := await self._queue.claim(limit_ids=[job.id])) is not None:
                     return claimed
                 else:  # cancelled meanwhile
-                    self._room.give_up(job.id)
+                    self._space.release(job.id)
             return await self._claim_any()
 
-    def give_up(self, job: Job) -> None:
-        """Let others have the room that an ended attempt had."""
-        self._room.give_up(job.id)
+    def release(self, job: Job) -> None:
+        """Free the space of an attempt that has ended."""
+        self._space.release(job.id)
 
     async def _due(self) -> list[Job]:
         if self._queue.paused:
@@ -241,7 +241,7 @@ class Choosing:
 
     async def _claim_any(self) -> Job | None:
         job = await self._queue.claim()
-        if job is None or (reason := await self._room.take(job)) is None:
+        if job is None or (reason := await self._space.reserve(job)) is None:
             return job
         uncounted = job.attempts - 1
         await self._queue.change(
@@ -254,4 +254,4 @@ class Choosing:
             await self._queue.update(job.id, waits_for=reason, not_before=self._later())
 
     def _later(self) -> datetime:
-        return datetime.now(UTC) + timedelta(seconds=self._room.look_seconds)
+        return datetime.now(UTC) + timedelta(seconds=self._space.look_seconds)

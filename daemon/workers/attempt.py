@@ -1,4 +1,4 @@
-"""An attempt of a job, in the worker: the conversion, and what is noted and told of it."""
+"""What a worker does: runs jobs on filters that stay built, and probes files."""
 
 from __future__ import annotations
 
@@ -26,19 +26,21 @@ from ...io.root import Root, by_descriptor, opened_place, opened_source
 from ...io.source import open_source
 from ...io.web import NetworkRules, network_rules
 from ..convert.conversion import Ledger, RunRequest, Stage, run
+from ..convert.progress import Snapshot
 from ..convert.report import Report, device_name, kept_warnings
 from ..jobs.model import Confinement, Work, partial_token
-from .channel import Wire, WireDisplay
+from .channel import WorkerChannel
 from .ledger import Result, Results
 from .messages import (
-    Done,
     Event,
+    JobDone,
     Probed,
     ProbeFile,
+    ProbeVerdict,
+    Progressed,
     Request,
     RunJob,
     StageBegun,
-    Verdict,
     Warm,
     Warmed,
 )
@@ -46,7 +48,7 @@ from .messages import (
 log = logging.getLogger("upframe.work")
 
 
-# Filters that stay built from job to job: weights are loaded once, a network runs in once.
+# Filters stay built from job to job: weights are loaded once, and a network is warmed up once.
 
 _MOST_KEPT = 4
 """Sets of filters: few settings are in use at once, and each holds its networks in memory."""
@@ -62,13 +64,13 @@ class _Kept:
     filters: tuple[BuiltFilter, ...]
     signature: Signature | None
     warnings: tuple[str, ...]
-    """Said while building; true of every job that uses them."""
+    """Logged while building; they hold for every job that uses the filters."""
 
 
 class WarmFilters:
-    """Builds filters as :func:`build_filters` does, or gives those that it built before.
+    """Builds filters as :func:`build_filters` does, or returns those that it built before.
 
-    What it gives is opened anew by every job, so jobs must come one after the other.
+    Every job opens them again, so jobs must run one after the other.
     """
 
     def __init__(self, most_kept: int = _MOST_KEPT) -> None:
@@ -76,7 +78,7 @@ class WarmFilters:
         self._kept: OrderedDict[tuple[FilterOptions, Runtime], _Kept] = OrderedDict()
 
     def __call__(self, options: FilterOptions, runtime: Runtime) -> tuple[BuiltFilter, ...]:
-        """Give the filters that the options enable.
+        """Return the filters that the options enable.
 
         Raises:
             CheckpointRejected, WeightsUnavailable: as building does.
@@ -93,7 +95,7 @@ class WarmFilters:
         return kept.filters
 
     def warm_up(self, options: FilterOptions, runtime: Runtime) -> None:
-        """Build filters and take two small frames through them.
+        """Build filters and pass two small frames through them.
 
         Raises:
             CheckpointRejected, WeightsUnavailable: as building does.
@@ -122,7 +124,7 @@ def _build(options: FilterOptions, runtime: Runtime) -> _Kept:
 
 
 def _signature_of(filters: Sequence[BuiltFilter]) -> Signature | None:
-    """Describe the files of weights as they are now; None where one is gone."""
+    """Return the present state of the files of weights; None if one is missing."""
     try:
         found = [built.weights.path.stat() for built in filters if built.weights is not None]
     except OSError:
@@ -132,7 +134,7 @@ def _signature_of(filters: Sequence[BuiltFilter]) -> Signature | None:
 
 @dataclass(frozen=True, slots=True)
 class AttemptSettings:
-    """What a worker computes with, and where it notes results."""
+    """What a worker computes with, and where its ledger is."""
 
     results: Path
     device: str
@@ -141,26 +143,26 @@ class AttemptSettings:
     threads: int | None
 
 
-class Attempts:
+class JobRunner:
     """Answers the requests of a worker that runs jobs.
 
     Raises:
-        DeviceUnavailable: if the device is not there.
+        DeviceUnavailable: if there is no such device.
     """
 
-    def __init__(self, wire: Wire, settings: AttemptSettings) -> None:
+    def __init__(self, channel: WorkerChannel, settings: AttemptSettings) -> None:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         device = resolve_device(settings.device)
         precision = resolve_precision(settings.precision, device)
         self.runtime = Runtime(device, precision, settings.weights)
-        self._wire = wire
+        self._channel = channel
         self._filters = WarmFilters()
         self._results = Results(settings.results)
 
     @property
     def device_name(self) -> str:
-        """As people know it."""
+        """The device, as people know it."""
         return device_name(self.runtime.device)
 
     def __call__(self, request: Request) -> Event:
@@ -175,23 +177,23 @@ class Attempts:
             return Warmed(seconds=monotonic() - began)
         if isinstance(request, RunJob):
             hosts, most = None, None
-            if (reach := request.reach) is not None:
-                hosts, most = reach.hosts, reach.model_mebibytes << 20
+            if (limits := request.limits) is not None:
+                hosts, most = limits.hosts, limits.model_mebibytes << 20
             runtime = replace(self.runtime, most_bytes=most)
             with network_rules(NetworkRules(hosts=hosts)):
                 report = self._run(request.id, request.work, request.confined, runtime)
-            return Done(report=_told(report))
+            return JobDone(report=_public(report))
         raise TypeError(f"this worker runs jobs, got {request.kind!r}")
 
     def _run(
         self, job_id: str, work: Work, confined: Confinement | None, runtime: Runtime
     ) -> Report:
         def record(report: Report, renames: Sequence[tuple[Path, Path]]) -> None:
-            result = Result.of(job_id, work.digest, renames, _told(report))
+            result = Result.of(job_id, work.digest, renames, _public(report))
             self._results.write(result.moved(request.where.parent, Path(work.sink).parent))
 
-        def tell(stage: Stage) -> None:
-            self._wire.send(StageBegun(stage=stage))
+        def begin(stage: Stage) -> None:
+            self._channel.send(StageBegun(stage=stage))
 
         with ExitStack() as opened:
             request = request_of(work, runtime)
@@ -199,12 +201,33 @@ class Attempts:
                 request = confined_request(request, confined, opened)
             return run(
                 request,
-                WireDisplay(self._wire),
+                ProgressReporter(self._channel),
                 announce=False,  # the report has it
                 ledger=Ledger(partial_token(job_id), record),
                 filters=self._filters,
-                on_stage=tell,
+                on_stage=begin,
             )
+
+
+class ProgressReporter:
+    """Sends the progress of a job, twice a second."""
+
+    interval_seconds = 0.5
+
+    def __init__(self, channel: WorkerChannel) -> None:
+        self._channel = channel
+
+    def show(self, snapshot: Snapshot, *, ended: bool) -> None:
+        """Send one snapshot."""
+        self._channel.send(
+            Progressed(
+                frames_in=snapshot.frames_in,
+                frames_out=snapshot.frames_out,
+                total=snapshot.total,
+                fps=round(snapshot.fps, 3),
+                eta_seconds=snapshot.eta_seconds,
+            )
+        )
 
 
 def confined_request(request: RunRequest, to: Confinement, opened: ExitStack) -> RunRequest:
@@ -221,14 +244,14 @@ def confined_request(request: RunRequest, to: Confinement, opened: ExitStack) ->
     return replace(request, source=source, place=place)
 
 
-def _told(report: Report) -> dict[str, Any]:
-    """Write a report as others may read it: without the passwords of URLs."""
+def _public(report: Report) -> dict[str, Any]:
+    """Return a report as JSON values, without the passwords of URLs."""
     values = redacted_values(report.model_dump(mode="json", by_alias=True))
     return cast("dict[str, Any]", values)
 
 
 def request_of(work: Work, runtime: Runtime) -> RunRequest:
-    """Say a job's work in the words of a conversion."""
+    """Make the request of a conversion from a job's work."""
     return RunRequest(
         source=work.source,
         sink=work.sink,
@@ -243,16 +266,16 @@ def request_of(work: Work, runtime: Runtime) -> RunRequest:
     )
 
 
-# Whether a file is video: looked at in a process of its own, since a damaged one may crash it.
+# Whether a file is video, found out in a process of its own, since a damaged file may crash it.
 #
-# A file that is still arriving is told from one that never will be video: it is empty or begins
-# with a block of zeros (space that was reserved), is too short for its kind, or its container
-# promises more bytes than are there.
+# A file that is still arriving is empty or begins with a block of zeros (space that was reserved),
+# is too short for its kind, or its container announces more bytes than are there. Any other one
+# that cannot be decoded will never be video.
 
 _HEAD_BYTES = 4096
 
 
-def judge_request(request: Request) -> Event:
+def answer_probe(request: Request) -> Event:
     """Answer a request to probe a file.
 
     Raises:
@@ -260,11 +283,11 @@ def judge_request(request: Request) -> Event:
     """
     if not isinstance(request, ProbeFile):
         raise TypeError(f"this worker only probes, got {request.kind!r}")
-    return Probed(verdict=judge(request.path, request.root))
+    return Probed(verdict=probe_file(request.path, request.root))
 
 
-def judge(path: str, root: Root | None = None) -> Verdict:
-    """Open a file, beneath a root where there is one, and decode its first frame."""
+def probe_file(path: str, root: Root | None = None) -> ProbeVerdict:
+    """Open a file, below a root if there is one, and decode its first frame."""
     held, source = Path(path), path
     with ExitStack() as opened:
         try:
@@ -277,23 +300,23 @@ def judge(path: str, root: Root | None = None) -> Verdict:
                 info = looked_at.info
             return _if_whole(path, held, f"{path}: {info.width}x{info.height} {info.pix_fmt}")
         except (TruncatedMedia, SourceMissing) as error:
-            return Verdict(kind="unfinished", message=str(error))
+            return ProbeVerdict(kind="unfinished", message=str(error))
         except MediaError as error:
             ended_early = isinstance(error.__cause__, EOFError)  # too short to be told apart
             kind = "unfinished" if ended_early or _is_blank(held) else "refused"
-            return Verdict(kind=kind, message=str(error))
+            return ProbeVerdict(kind=kind, message=str(error))
 
 
-def _if_whole(path: str, held: Path, found: str) -> Verdict:
-    size, promised = held.stat().st_size, promised_bytes(held)
-    if promised is not None and promised > size:
-        text = f"{path}: {size} bytes are there, wanted {promised}"
-        return Verdict(kind="unfinished", message=text)
-    return Verdict(kind="video", message=found)
+def _if_whole(path: str, held: Path, found: str) -> ProbeVerdict:
+    size, announced = held.stat().st_size, promised_bytes(held)
+    if announced is not None and announced > size:
+        text = f"{path}: {size} bytes are there, wanted {announced}"
+        return ProbeVerdict(kind="unfinished", message=text)
+    return ProbeVerdict(kind="video", message=found)
 
 
 def _is_blank(path: Path) -> bool:
-    """Whether a file is empty, or begins with nothing but zeros: reserved, and not written yet."""
+    """Whether a file is empty, or begins with zeros only: reserved, and not written yet."""
     try:
         with path.open("rb") as file:
             return not any(file.read(_HEAD_BYTES))

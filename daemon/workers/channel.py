@@ -1,128 +1,104 @@
-"""The worker's end of the pipe: requests come in on stdin, events go out on what was stdout.
+"""The worker's side: bound to its daemon, it receives requests and sends events.
 
-A thread of its own reads, so that a running job can be cancelled, and so that the end of the pipe,
-which means that nobody wants us any more, is noticed at once.
+The channel takes stdin and stdout for itself. Whatever a library prints goes to stderr from then
+on, and no library can read the requests.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import logging
 import os
-import queue
-import signal
 import sys
 import threading
-import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
 
-from pydantic import ValidationError
-
-from ..convert.progress import Snapshot
-from ..exits import Exit
+from ...io.redaction import redacted_values
 from ..fence import Fence
 from ..logfields import told
-from .messages import Cancel, Event, Logged, Progressed, Request, RunJob, read_request
-from .standard_streams import StandardStreams
+from . import worker_lock
+from .messages import Event, Logged, Request, read_request
 
-_STOPPED_STATUS = 128 + signal.SIGTERM
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
-class Wire:
-    """Requests and events. There is one in a process: it takes stdin and stdout for itself."""
+def run_worker(
+    parser: argparse.ArgumentParser, serve: Callable[[argparse.Namespace], int]
+) -> NoReturn:
+    """Bind this process to the daemon that its command line names, serve it, and end the process.
 
-    def __init__(self) -> None:
-        self._streams = StandardStreams(_STOPPED_STATUS)
-        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._job: str | None = None
-        self._cancelled: str | None = None
-        signal.signal(signal.SIGTERM, self._on_signal)
-        threading.Thread(target=self._read, name="upframe-requests", daemon=True).start()
+    Args:
+        parser: of the further options.
+        serve: returns the exit status.
+    """
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--lock", type=Path, required=True)
+    arguments = parser.parse_args()
+    lock = worker_lock.bind(arguments.parent, arguments.lock)
+    status = serve(arguments)
+    sys.stderr.flush()
+    del lock
+    # not sys.exit: a thread of a library may hang in a read, or free tensors too late
+    os._exit(status)
+
+
+class WorkerChannel:
+    """Receives requests and sends events. There is one in a process.
+
+    Args:
+        unheard_status: exit status of the process once no daemon listens any more.
+    """
+
+    def __init__(self, unheard_status: int) -> None:
+        self._requests = os.fdopen(os.dup(_STDIN), "rb")
+        self._out = os.dup(_STDOUT)
+        nowhere = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nowhere, _STDIN)
+        os.close(nowhere)
+        os.dup2(_STDERR, _STDOUT)
+        self._unheard_status = unheard_status
+        self._writing = threading.Lock()
+
+    def requests(self) -> Iterator[Request]:
+        """Wait for requests, until the daemon closes its end.
+
+        Raises:
+            ValidationError: for a line that is no request.
+        """
+        for line in self._requests:
+            if line.endswith(b"\n"):
+                yield read_request(line)
 
     def send(self, event: Event) -> None:
-        """Send an event, from any thread. If nobody listens any more, the process ends."""
-        self._streams.write(event.line)
+        """Send an event without secrets, from any thread; without a daemon, end the process."""
+        values = redacted_values(event.model_dump(mode="json", by_alias=True))
+        left = memoryview(json.dumps(values).encode() + b"\n")
+        with self._writing:
+            try:
+                while left:
+                    left = left[os.write(self._out, left) :]
+            except OSError:  # the daemon is gone
+                os._exit(self._unheard_status)
 
-    def next_request(self) -> Request | None:
-        """Wait for the next request; None when there will be no more."""
-        return self._requests.get()
-
-    def end_job(self) -> None:
-        """From now on it is too late to cancel the job."""
-        self._job = None
-
-    def was_cancelled(self, job_id: str) -> bool:
-        """Whether it was asked to cancel a job."""
-        return self._cancelled == job_id
-
-    def _read(self) -> None:
-        rest = b""
-        while data := self._streams.read():
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                self._take(_understood(line))
-        if self._job is not None:  # nobody wants its result; the daemon's next start cleans up
-            os._exit(_STOPPED_STATUS)
-        self._requests.put(None)
-
-    def _take(self, request: Request) -> None:
-        if not isinstance(request, Cancel):
-            if isinstance(request, RunJob):
-                self._job = request.id
-            self._requests.put(request)
-        elif request.id == self._job:
-            self._cancelled = request.id
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def _on_signal(self, number: int, _: object) -> None:
-        """End at once, unless it is a cancellation that came too late.
-
-        While pictures flow the signal is taken by the pipeline, which stops in order. Before, there
-        is nothing worth keeping, and no safe way out of a library in the middle of loading.
-        """
-        if self._cancelled is not None and self._cancelled != self._job:
-            self._cancelled = None
-            return
-        os._exit(128 + number)
+    def take_log(self) -> None:
+        """Send every line of our log to the daemon from now on."""
+        logger = logging.getLogger("upframe")
+        logger.handlers[:] = [ChannelLogHandler(self)]
+        logger.setLevel(logging.INFO)
 
 
-def _understood(line: bytes) -> Request:
-    try:
-        return read_request(line)
-    except ValidationError:  # in this thread nobody would see it, and the daemon would wait
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(Exit.INTERNAL)
-
-
-class WireLog(logging.Handler):
+class ChannelLogHandler(logging.Handler):
     """Sends every line of the log to the daemon."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, channel: WorkerChannel) -> None:
         super().__init__()
-        self._wire = wire
+        self._channel = channel
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one line."""
         with Fence("log"):
             text = told(record)
-            self._wire.send(Logged(level=record.levelno, logger=record.name, message=text))
-
-
-class WireDisplay:
-    """Sends where a job stands, twice a second."""
-
-    interval_seconds = 0.5
-
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-
-    def show(self, snapshot: Snapshot, *, ended: bool) -> None:
-        """Send one snapshot."""
-        self._wire.send(
-            Progressed(
-                frames_in=snapshot.frames_in,
-                frames_out=snapshot.frames_out,
-                total=snapshot.total,
-                fps=round(snapshot.fps, 3),
-                eta_seconds=snapshot.eta_seconds,
-            )
-        )
+            self._channel.send(Logged(level=record.levelno, logger=record.name, message=text))

@@ -1,8 +1,8 @@
 """The ledger of results: what a worker is about to publish, on the disk before it does.
 
 A worker writes a job's entry when the output is complete, checked and on the disk, before the first
-file gets its name. So whoever looks after a crash finds one of two things: no entry, then nothing
-was published; or an entry, by which each published file is known again by inode, size and time.
+file gets its name. After a crash there is either no entry, and nothing was published; or an entry,
+by which each published file is recognised by inode, size and time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ FOLDER = "results"
 _MTIME_SLACK_NS = 2_000_000_000  # FAT counts in steps of 2 s
 
 
-class Publication(BaseModel, frozen=True):
-    """One file of an output, and how to know it again."""
+class OutputFile(BaseModel, frozen=True):
+    """One file of an output, and what it is recognised by."""
 
     partial: str
     final: str
@@ -39,7 +39,7 @@ class Publication(BaseModel, frozen=True):
         """Describe a complete file that still has its temporary name.
 
         Raises:
-            OSError: if it cannot be looked at.
+            OSError: if it cannot be accessed.
         """
         found = partial.stat()
         return cls(
@@ -74,13 +74,13 @@ class Publication(BaseModel, frozen=True):
 
 
 class Result(BaseModel, frozen=True):
-    """One entry: what a job made."""
+    """One entry: the output of a job."""
 
     schema_name: Literal["upframe.result/1"] = Field("upframe.result/1", alias="schema")
     job_id: str
     digest: str
     """Of the job's work."""
-    files: tuple[Publication, ...]
+    files: tuple[OutputFile, ...]
     report: dict[str, Any]
 
     @classmethod
@@ -94,15 +94,15 @@ class Result(BaseModel, frozen=True):
         """Describe an output whose files still have their temporary names.
 
         Raises:
-            OSError: if one of them cannot be looked at.
+            OSError: if one of them cannot be accessed.
         """
-        files = tuple(Publication.of(partial, final) for partial, final in renames)
+        files = tuple(OutputFile.of(partial, final) for partial, final in renames)
         return cls(
             schema="upframe.result/1", job_id=job_id, digest=digest, files=files, report=report
         )
 
     def moved(self, folder: Path, to: Path) -> Self:
-        """Give the files of one folder by another name of it."""
+        """Return the entry with another name for the folder of the files."""
 
         def by(name: str) -> str:
             return str(to / Path(name).relative_to(folder))
@@ -118,7 +118,7 @@ class Results:
     """The entries of all jobs that are being published, one file each. Every method blocks.
 
     Args:
-        folder: made where it is not there.
+        folder: created if it is missing.
 
     Raises:
         OSError: from every method, if the disk fails.
@@ -130,7 +130,7 @@ class Results:
         folder.chmod(0o700)
 
     def write(self, result: Result) -> None:
-        """Keep an entry; when this returns, not even a power cut takes it away."""
+        """Write an entry; once this returns, it survives a power cut."""
         path = self._path(result.job_id)
         new = path.with_name(f".{path.name}.new")
         with new.open("w") as file:
@@ -141,7 +141,7 @@ class Results:
         sync_folder(self._folder)
 
     def read(self, job_id: str) -> Result | None:
-        """Look up what a job was about to publish; None where it did not get that far."""
+        """Return the entry of a job; None if it did not get that far."""
         try:
             text = self._path(job_id).read_bytes()
         except FileNotFoundError:
@@ -149,15 +149,15 @@ class Results:
         try:
             return Result.model_validate_json(text)
         except ValidationError as error:  # of another version, or of a dying disk
-            log.warning("%s says nothing that we understand: %s", self._path(job_id), error)
+            log.warning("%s is no entry of the ledger: %s", self._path(job_id), error)
             return None
 
     def forget(self, job_id: str) -> None:
-        """Drop an entry, if there is one."""
+        """Remove an entry, if there is one."""
         self._path(job_id).unlink(missing_ok=True)
 
     def job_ids(self) -> Iterator[str]:
-        """List the jobs with an entry, and drop what a crash left of writing one."""
+        """Return the jobs with an entry, and remove entries that a crash left half written."""
         for path in sorted(self._folder.iterdir()):
             if path.name.endswith(".new"):
                 path.unlink(missing_ok=True)
@@ -169,10 +169,10 @@ class Results:
 
 
 def _stat(path: str) -> os.stat_result | None:
-    """Look at a path, not through a link; None where nothing is there.
+    """Return the status of a path, without following a link; None if there is nothing.
 
     Raises:
-        OSError: if nobody can tell, as where a network share is away.
+        OSError: if that is not known, as when a network share is away.
     """
     try:
         return os.lstat(path)

@@ -1,20 +1,28 @@
-"""What the daemon and a worker say to each other: one JSON object a line, in both directions.
+"""The messages between the daemon and its workers: one JSON object a line, in both directions.
 
-The daemon sends one request at a time and gets any number of events, of which the last answers it;
-`Cancel` alone may come in between.
+A worker that runs jobs, or probes files, gets one request at a time and sends any number of events,
+of which the last answers it; only `CancelJob` may come in between. A worker of a live stream gets
+one `RunStream` and sends `StreamReported` events, with `ExitMessage` as its last.
 """
 
 from __future__ import annotations
 
+import traceback
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
 
 from ...filters.options import FilterOptions
+from ...io.errors import UnsupportedMedia
+from ...io.redaction import excerpt, one_line
 from ...io.root import Root
+from ..exits import Exit, exit_code_of, is_expected, text_of
 from ..jobs.model import Confinement, JobError, Work
 
 Stage = Literal["loading", "streaming", "publishing"]
+
+_RETRYABLE = frozenset({Exit.UNAVAILABLE, Exit.IO, Exit.TRY_LATER})
+"""Hub or device, I/O and space, memory: what may pass. Other errors would only repeat."""
 
 
 class Message(BaseModel, frozen=True, extra="forbid"):
@@ -22,74 +30,81 @@ class Message(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def line(self) -> bytes:
-        """As it is sent."""
+        """The message as it is sent."""
         return self.model_dump_json(by_alias=True).encode() + b"\n"
 
 
 class Warm(Message, frozen=True):
-    """Load the models of some filters and run each once. Answered by `Warmed` or `Failed`."""
+    """Load the models of some filters, run each once. Answered by `Warmed` or `RequestFailed`."""
 
     kind: Literal["warm"] = "warm"
     filters: FilterOptions
 
 
-class Reach(BaseModel, frozen=True, extra="forbid"):
-    """What the worker may reach for a request, whatever was accepted."""
+class AccessLimits(BaseModel, frozen=True, extra="forbid"):
+    """What a worker may access for a request, whatever else was accepted."""
 
     hosts: tuple[str, ...]
     model_mebibytes: int
 
 
 class RunJob(Message, frozen=True):
-    """Do a job. Answered by `Done`, `Failed` or `Stopped`."""
+    """Run a job. Answered by `JobDone`, `RequestFailed` or `JobStopped`."""
 
     kind: Literal["job"] = "job"
     id: str
     work: Work
     confined: Confinement | None = None
-    reach: Reach | None = None
-    """Of a request; None: the user's own words, which may reach all."""
+    limits: AccessLimits | None = None
+    """Of an MQTT request; None: the user's own job, without limits."""
 
 
 class ProbeFile(Message, frozen=True):
-    """Look whether a file is video. Answered by `Probed`."""
+    """Check whether a file is video. Answered by `Probed`."""
 
     kind: Literal["probe"] = "probe"
     path: str
     root: Root | None = None
-    """Beneath which it must lie."""
+    """The folder that the file must be in."""
 
 
-class Cancel(Message, frozen=True):
-    """Stop a job, if it is still the one that runs; the job itself is answered."""
+class CancelJob(Message, frozen=True):
+    """Stop a job if it is still the one that runs; the answer is that of the job."""
 
     kind: Literal["cancel"] = "cancel"
     id: str
 
 
+class RunStream(Message, frozen=True):
+    """Keep a live stream up until stdin ends. Never on the command line: it may hold passwords."""
+
+    kind: Literal["stream"] = "stream"
+    order: dict[str, Any]
+
+
 class Stop(Message, frozen=True):
-    """End the process, when what runs has ended."""
+    """End the process when the current request has ended."""
 
     kind: Literal["stop"] = "stop"
 
 
 class Ready(Message, frozen=True):
-    """The process has its lock and takes requests."""
+    """The process has its lock and accepts requests."""
 
     kind: Literal["ready"] = "ready"
     device: str | None = None
-    """Where it computes; None for one that does not."""
+    """Where it computes; None for a worker that does not."""
 
 
 class StageBegun(Message, frozen=True):
-    """The job has come to another stage."""
+    """The job has entered another stage."""
 
     kind: Literal["stage"] = "stage"
     stage: Stage
 
 
 class Progressed(Message, frozen=True):
-    """Where the job stands; sent now and then, also where nothing has moved."""
+    """The progress of the job; sent twice a second, also while nothing moves."""
 
     kind: Literal["progress"] = "progress"
     frames_in: int
@@ -97,6 +112,13 @@ class Progressed(Message, frozen=True):
     total: int | None
     fps: float
     eta_seconds: float | None
+
+
+class StreamReported(Message, frozen=True):
+    """The status of the live stream, as :mod:`upframe.daemon.live.status` writes and reads it."""
+
+    kind: Literal["status"] = "status"
+    status: dict[str, Any]
 
 
 class Logged(Message, frozen=True):
@@ -115,52 +137,61 @@ class Warmed(Message, frozen=True):
     seconds: float
 
 
-class Done(Message, frozen=True):
-    """The job is done; its output has its name."""
+class JobDone(Message, frozen=True):
+    """The job is done; its output has its final name."""
 
     kind: Literal["done"] = "done"
     report: dict[str, Any]
 
 
-class Failed(Message, frozen=True):
-    """The request failed; the process is well."""
+class RequestFailed(Message, frozen=True):
+    """The request failed; the process can take the next one."""
 
     kind: Literal["failed"] = "failed"
     error: JobError
 
 
-class Stopped(Message, frozen=True):
-    """The job was stopped as asked; nothing was published."""
+class JobStopped(Message, frozen=True):
+    """The job was stopped as requested; nothing was published."""
 
     kind: Literal["stopped"] = "stopped"
 
 
-class Verdict(BaseModel, frozen=True):
-    """What a file is, for who thinks of making a job of it."""
+class ProbeVerdict(BaseModel, frozen=True):
+    """What a file is, as far as a job can be made of it."""
 
     kind: Literal["video", "unfinished", "refused"]
-    """`unfinished`: not yet, it may still be arriving; `refused`: not, and time will not help."""
+    """`unfinished`: not video yet, it may still be arriving; `refused`: it never will be."""
     message: str
     """What was found, for people."""
 
 
 class Probed(Message, frozen=True):
-    """The file was looked at."""
+    """The file was probed."""
 
     kind: Literal["probed"] = "probed"
-    verdict: Verdict
+    verdict: ProbeVerdict
 
 
-Request = Warm | RunJob | ProbeFile | Cancel | Stop
-Event = Ready | StageBegun | Progressed | Logged | Warmed | Done | Failed | Stopped | Probed
-Answer = Ready | Warmed | Done | Failed | Stopped | Probed
+class ExitMessage(Message, frozen=True):
+    """How a live stream ended; the process ends too."""
+
+    kind: Literal["exit"] = "exit"
+    code: int
+    """See the table in :mod:`upframe.daemon.exits`."""
+    message: str
+
+
+Request = Warm | RunJob | ProbeFile | CancelJob | RunStream | Stop
+Answer = Ready | Warmed | JobDone | RequestFailed | JobStopped | Probed
+Event = Answer | StageBegun | Progressed | StreamReported | Logged | ExitMessage
 
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 
 def read_request(line: bytes) -> Request:
-    """Read what the daemon sent.
+    """Parse a line that the daemon sent.
 
     Raises:
         ValidationError: if it is no request.
@@ -169,9 +200,30 @@ def read_request(line: bytes) -> Request:
 
 
 def read_event(line: bytes) -> Event:
-    """Read what a worker sent.
+    """Parse a line that a worker sent.
 
     Raises:
         ValidationError: if it is no event.
     """
     return _EVENTS.validate_json(line)
+
+
+def error_of(error: BaseException) -> JobError:
+    """Describe an exception that ended an attempt, for the job and for people."""
+    code = Exit.UNAVAILABLE if _is_of_device(error) else exit_code_of(error)
+    text = text_of(error)
+    detail = None
+    if not is_expected(error):
+        text = f"internal error: {type(error).__name__}: {text}"
+        detail = "".join(traceback.format_exception(error))
+    return JobError(
+        code=int(code),
+        message=one_line(text, 4096),
+        retryable=code in _RETRYABLE and not isinstance(error, UnsupportedMedia),
+        detail=detail and excerpt(detail, 16384),
+    )
+
+
+def _is_of_device(error: BaseException) -> bool:
+    """Whether a CUDA device failed. Its process can no longer use it; a new one may."""
+    return isinstance(error, RuntimeError) and "CUDA" in str(error)

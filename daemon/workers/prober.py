@@ -1,4 +1,4 @@
-"""Whether files are video, found out in a process that may crash or hang over any of them."""
+"""Probes whether files are video, in a process that may crash or hang over any of them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ from typing import Literal, Self
 from ...io.root import Root
 from ..config import Config
 from ..exits import Exit
-from .messages import Verdict
+from .messages import ProbeVerdict
 from .process import WorkerLost, WorkerProcess, WorkerSettings
-
-__all__ = ["Prober", "Verdict"]
 
 log = logging.getLogger("upframe.work")
 
 _START_SECONDS = 60.0
 
 
-class Prober:
-    """Looks at one file after the other. Close it, or use it as a context, to end its process.
+class FileProber:
+    """Probes one file after the other. Close it, or use it as a context, to end its process.
 
     Args:
         config: of the daemon.
         timeout_seconds: for one file.
-        idle_seconds: without a question, after which the process is stopped until the next.
+        idle_seconds: without a file, after which the process is stopped until the next one.
     """
 
     def __init__(
@@ -38,7 +36,7 @@ class Prober:
         self._timeout_seconds = timeout_seconds
         self._idle_seconds = idle_seconds
         self._worker = WorkerProcess(self._settings)
-        self._asking = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._resting: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -54,16 +52,16 @@ class Prober:
 
     @property
     def pid(self) -> int | None:
-        """Of its process; None while there is none."""
+        """Its process id; None while there is no process."""
         return self._worker.pid if self._worker.alive else None
 
-    async def probe(self, path: Path, root: Root | None = None) -> Verdict:
-        """Look at a file, beneath a root. Never raises for what the file does to the process."""
-        async with self._asking:
+    async def probe(self, path: Path, root: Root | None = None) -> ProbeVerdict:
+        """Probe a file, below a root. Never raises for what the file does to the process."""
+        async with self._lock:
             await self._wake()
             try:
                 return await self._probe(path, root)
-            except BaseException:  # the answer would be taken for that of the next question
+            except BaseException:  # its answer would be taken for that of the next file
                 await self._worker.kill()
                 raise
             finally:
@@ -71,24 +69,24 @@ class Prober:
 
     async def close(self) -> None:
         """End the process."""
-        async with self._asking:
+        async with self._lock:
             await self._wake()
             await self._worker.stop()
 
-    async def _probe(self, path: Path, root: Root | None) -> Verdict:
+    async def _probe(self, path: Path, root: Root | None) -> ProbeVerdict:
         try:
             if not self._worker.alive:
                 await self._start()
         except WorkerLost as lost:
-            return Verdict(kind="unfinished", message=f"{path}: cannot be looked at: {lost}")
+            return ProbeVerdict(kind="unfinished", message=f"{path}: cannot be probed: {lost}")
         try:
             return await self._worker.probe(str(path), self._timeout_seconds, root)
         except WorkerLost as lost:
             log.warning("%s: the prober was lost over it: %s", path, lost)
-            return Verdict(kind=self._blame(lost), message=f"{path}: {lost}")
+            return ProbeVerdict(kind=self._blame(lost), message=f"{path}: {lost}")
 
     def _blame(self, lost: WorkerLost) -> Literal["unfinished", "refused"]:
-        """Whether it was the file: if it crashes decoders or is too large, not if it was killed."""
+        """Blame the file if it crashes decoders or is too large, not if the process was killed."""
         if self._worker.alive:
             later = lost.error.retryable and lost.error.code != Exit.TRY_LATER
             return "unfinished" if later else "refused"
@@ -104,7 +102,7 @@ class Prober:
         await self._worker.stop()
 
     async def _wake(self) -> None:
-        """End the wait for an idle time."""
+        """End the countdown of the idle time."""
         resting, self._resting = self._resting, None
         if resting is not None:
             resting.cancel()

@@ -1,53 +1,206 @@
-"""A worker process as the daemon sees it: asked one thing at a time, watched, stopped, reaped."""
+"""A worker process as the daemon sees it: started, asked one thing at a time, watched and ended."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...filters.errors import says_no_memory
 from ...filters.options import FilterOptions
+from ...io.child import Child, Tail, exit_text, rss_bytes_of
+from ...io.redaction import one_line
 from ...io.root import Root
 from ..exits import Exit
 from ..fence import Fence
 from ..jobs.model import Confinement, JobError, Work
 from . import ledger, worker_lock
-from .child import LineChild
 from .messages import (
+    AccessLimits,
     Answer,
-    Cancel,
-    Done,
+    CancelJob,
     Event,
-    Failed,
+    JobDone,
+    JobStopped,
     Logged,
     Probed,
     ProbeFile,
+    ProbeVerdict,
     Progressed,
-    Reach,
     Ready,
     Request,
+    RequestFailed,
     RunJob,
     Stage,
     StageBegun,
     Stop,
-    Stopped,
-    Verdict,
     Warm,
     Warmed,
+    error_of,
     read_event,
 )
-from .retry import error_of
 
-__all__ = ["Child", "Lost", "Outcome", "Stall", "WorkerLost", "WorkerProcess", "WorkerSettings"]
+log = logging.getLogger("upframe.work")
+
+_REAP_SECONDS = 10.0
+_OWN_BUSINESS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY")
+"""Variables of the daemon that its children must not have."""
+_FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
 
-# A worker process that runs jobs, by the lines of JSON that it speaks.
+def worker_command(module: str, state_dir: Path, lock: str) -> list[str]:
+    """Return the command line of a worker, a module that :func:`worker_lock.bind` binds to us."""
+    # -P: nothing is imported from the folder in which the daemon was started
+    words = [sys.executable, "-P", "-m", module, "--parent", str(os.getpid())]
+    return [*words, "--lock", str(state_dir / worker_lock.FOLDER / f"{lock}.lock")]
+
+
+class WorkerChild:
+    """A worker process on the event loop. The caller that starts it ends it, with `kill`.
+
+    What it logs goes to our log.
+
+    Args:
+        name: of the process in the log, such as ``worker 0``.
+        command: the program and its arguments.
+        on_event: called with every other event.
+        on_end: called once there will be no more events.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        on_event: Callable[[Event], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.subject: Mapping[str, str | None] = {}
+        """Fields of the lines that it logs, such as `job_id`."""
+        self._command = tuple(command)
+        self._on_event = on_event
+        self._on_end = on_end
+        self._child: Child | None = None
+        self._reaped = asyncio.Event()
+        self._has_ended = False
+        self._why_killed: str | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._child is not None and self._child.returncode is None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None before it was started."""
+        return None if self._child is None else self._child.pid
+
+    @property
+    def rss_bytes(self) -> int:
+        """Its resident memory; 0 if it does not run."""
+        return rss_bytes_of(self.pid) if self.pid is not None and self.alive else 0
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it ended by a fault of its own, such as a segmentation fault."""
+        ended = 0 if self._child is None else self._child.returncode or 0
+        return -ended in _FAULTS
+
+    @property
+    def tail(self) -> Tail:
+        """The last lines of its stderr."""
+        return Tail() if self._child is None else self._child.tail
+
+    @property
+    def end(self) -> str:
+        """How and why it ended, as the rest of a sentence."""
+        if self._child is None:
+            return "was never started"
+        if self._why_killed is not None:
+            return f"was killed: {self._why_killed}"
+        return exit_text(self._child.returncode)
+
+    def start(self) -> None:
+        """Start it.
+
+        Raises:
+            OSError: if the process cannot be started.
+        """
+        environment = {key: text for key, text in os.environ.items() if key not in _OWN_BUSINESS}
+        self._child = child = Child(self._command, environment=environment)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(child.fileno(), self._turn, child, loop)
+
+    def send(self, request: Request) -> None:
+        """Send a request; one to a process that has ended is dropped."""
+        if self._child is not None:
+            self._child.send(request.line)
+
+    def close_stdin(self) -> None:
+        """Close its stdin, after the requests that were sent."""
+        if self._child is not None:
+            self._child.close_stdin()
+
+    def kill_now(self, why: str) -> None:
+        """Send SIGKILL, without waiting for the end."""
+        if self._child is not None and self.alive:
+            self._why_killed = self._why_killed or why
+            self._child.signal(signal.SIGKILL)
+
+    async def ended(self) -> None:
+        """Wait until the process is reaped and its pipes are read to their ends."""
+        if self._child is not None:
+            await self._reaped.wait()
+
+    async def kill(self, why: str) -> None:
+        """End it now, and wait until nothing of it is left. Safe to call twice."""
+        self.kill_now(why)
+        try:
+            async with asyncio.timeout(_REAP_SECONDS):
+                await self.ended()
+        except TimeoutError:  # in a system call that nothing interrupts
+            log.error("%s, process %s, does not end by SIGKILL", self.name, self.pid)
+
+    async def end_within(self, seconds: float, why: str) -> None:
+        """Wait for its end, and kill it if it goes on."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.ended()
+        await self.kill(why)
+
+    def _turn(self, child: Child, loop: asyncio.AbstractEventLoop) -> None:
+        child.turn(0)
+        for line in child.lines():
+            self._receive(line)
+        if child.returncode is not None:
+            loop.remove_reader(child.fileno())
+            child.close()
+            self._reaped.set()
+        if child.stdout_ended and not self._has_ended:
+            self._has_ended = True
+            self._on_end()
+
+    def _receive(self, line: bytes) -> None:
+        try:
+            with Fence("worker", f"line of {self.name}", let=(ValueError,)):
+                event = read_event(line)
+                if isinstance(event, Logged):
+                    text, _, trace = event.message.partition("\n")
+                    about = {**self.subject, "trace": trace}
+                    logging.getLogger(event.logger).log(event.level, "%s", text, extra=about)
+                else:
+                    self._on_event(event)
+        except ValueError as error:
+            self.kill_now(f"it sent what is no event: {one_line(error, 500)}")
+
+
+# A worker that runs jobs or probes files.
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +221,7 @@ class WorkerSettings:
     @property
     def command(self) -> list[str]:
         """The command line."""
-        lock = self.state_dir / worker_lock.FOLDER / f"{self.name}.lock"
-        # -P: nothing is imported from the folder in which somebody started the daemon
-        words = [sys.executable, "-P", "-m", "upframe.daemon.workers.worker"]
-        words += ["--parent", str(os.getpid()), "--lock", str(lock)]
+        words = worker_command("upframe.daemon.workers.worker", self.state_dir, self.name)
         if not self.runs_jobs:
             return words
         words += ["--results", str(self.state_dir / ledger.FOLDER), "--device", self.device]
@@ -79,44 +229,14 @@ class WorkerSettings:
         return words + ([] if self.threads is None else ["--threads", str(self.threads)])
 
 
-class Child(LineChild):
-    """One worker process, without what it is asked. Whoever starts it ends it, with `kill`."""
-
-    def __init__(self, settings: WorkerSettings) -> None:
-        super().__init__(f"worker {settings.name}", settings.command)
-        self.events: asyncio.Queue[Event | None] = asyncio.Queue()
-        """What it sends; None when there will be no more."""
-        self.job_id: str | None = None
-        """Of the job that what it logs is about."""
-
-    def send(self, request: Request) -> None:
-        """Send a request. Whether anybody is there to read it shows by the answer."""
-        self.say(request.line)
-
-    def _take(self, line: bytes) -> None:
-        event = read_event(line)
-        if isinstance(event, Logged):
-            text, _, trace = event.message.partition("\n")
-            about = {"job_id": self.job_id, "trace": trace}
-            logging.getLogger(event.logger).log(event.level, "%s", text, extra=about)
-        else:
-            self.events.put_nowait(event)
-
-    def _closed(self) -> None:
-        self.events.put_nowait(None)
-
-
-# How long a worker has stood still, and when that means that it hangs.
-
-
 class Stall:
-    """The time without progress, held against what the stage may take.
+    """The time without progress, compared with what the stage may take.
+
+    Time is passed in and not read from a clock: a daemon that was stopped itself, or a machine that
+    slept, must not take its workers for hung.
 
     Args:
         budgets: seconds that each stage may go without progress.
-
-    Time is told to it rather than taken from a clock, so that a daemon that was stopped itself, or
-    a machine that slept, does not take its workers for hung.
     """
 
     def __init__(self, budgets: Mapping[Stage, float]) -> None:
@@ -127,7 +247,7 @@ class Stall:
         """Since the last progress."""
 
     def note(self, event: Event) -> None:
-        """Take an event for progress, if it is some: another stage, more frames."""
+        """Start again from 0 if an event is progress: another stage, or more frames."""
         if isinstance(event, StageBegun):
             self.stage = event.stage
             self.still_seconds = 0.0
@@ -148,7 +268,7 @@ class Stall:
 
     @property
     def left_seconds(self) -> float:
-        """Until it counts as hung; 0 from then on."""
+        """The time until the worker counts as hung; 0 from then on."""
         return max(0.0, self.budget_seconds - self.still_seconds)
 
     def __str__(self) -> str:
@@ -159,19 +279,19 @@ class Stall:
 
 
 CANCEL_SECONDS = 4.0
-"""That a job gets to stop in order before its worker is killed: both together stay below 5."""
+"""For a cancelled job to stop in order, before its worker is killed: both together stay below 5."""
 _STOP_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class WorkerDied:
     """The worker died, or had to be killed, before it could answer."""
 
     error: JobError
 
 
-Outcome = Done | Failed | Stopped | Lost
+AttemptOutcome = JobDone | RequestFailed | JobStopped | WorkerDied
 
 
 def _ignore(_: Event) -> None:
@@ -187,7 +307,7 @@ class WorkerLost(Exception):
 
 
 class WorkerProcess:
-    """One worker. Whoever starts it ends it, with `stop` or `kill`."""
+    """One worker. The caller that starts it ends it, with `stop` or `kill`."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
@@ -197,7 +317,14 @@ class WorkerProcess:
         """Where it computes, as people know it."""
         self.stall: Stall | None = None
         """Of the request that it works on; None while it is idle."""
-        self._child = Child(settings)
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._child = WorkerChild(
+            f"worker {settings.name}",
+            settings.command,
+            self._events.put_nowait,
+            lambda: self._events.put_nowait(None),
+        )
+        self._job_id: str | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -213,7 +340,7 @@ class WorkerProcess:
 
     @property
     def rss_bytes(self) -> int:
-        """Its resident memory; 0 where it has none."""
+        """Its resident memory; 0 if it does not run."""
         return self._child.rss_bytes
 
     @property
@@ -222,16 +349,14 @@ class WorkerProcess:
         return self._child.crashed
 
     async def start(self, timeout_seconds: float) -> None:
-        """Start it, and wait until it takes requests.
+        """Start it, and wait until it accepts requests.
 
         Raises:
-            WorkerLost: if it does not come up in time, or cannot do its work here.
+            WorkerLost: if it is not ready in time, or cannot do its work here.
         """
-        self._idle.clear()  # from here on it can be cancelled
         try:
-            await self._child.start()
+            self._child.start()
         except OSError as error:
-            self._idle.set()
             raise WorkerLost(error_of(error)) from error
         answer = await self._answer(Stall({"loading": timeout_seconds}), _ignore)
         if not isinstance(answer, Ready):
@@ -253,8 +378,10 @@ class WorkerProcess:
             raise WorkerLost(_error_of(answer))
         return answer.seconds
 
-    async def probe(self, path: str, timeout_seconds: float, root: Root | None = None) -> Verdict:
-        """Look whether a file is video, beneath a root where there is one.
+    async def probe(
+        self, path: str, timeout_seconds: float, root: Root | None = None
+    ) -> ProbeVerdict:
+        """Check whether a file, below a root if there is one, is video.
 
         Raises:
             WorkerLost: if the worker died over it, or did not answer in time and was killed.
@@ -271,37 +398,40 @@ class WorkerProcess:
         budgets: Mapping[Stage, float],
         on_event: Callable[[Event], None],
         confined: Confinement | None = None,
-        reach: Reach | None = None,
-    ) -> Outcome:
-        """Run a job to whatever end it takes; never raises for what happens to the worker.
+        limits: AccessLimits | None = None,
+    ) -> AttemptOutcome:
+        """Run a job to its end, whatever that is; never raises for what happens to the worker.
 
         Args:
-            job_id: names its temporary files and its entry in the ledger.
+            job_id: part of the names of its temporary files, and of its entry in the ledger.
             work: what to do.
             budgets: seconds that each stage may go without progress.
-            on_event: told of stages and progress.
+            on_event: called with stages and progress.
             confined: where it may read and write; None: anywhere.
-            reach: the hosts and models that it may have; None: all.
+            limits: the hosts and models that it may access; None: all.
         """
         self.num_jobs += 1
-        self._child.job_id = job_id
+        self._job_id = job_id
+        self._child.subject = {"job_id": job_id}
         try:
-            request = RunJob(id=job_id, work=work, confined=confined, reach=reach)
+            request = RunJob(id=job_id, work=work, confined=confined, limits=limits)
             answer = await self._ask(request, budgets, on_event)
         finally:
-            self._child.job_id = None
-        if isinstance(answer, Done | Failed | Stopped | Lost):
+            self._job_id = None
+            self._child.subject = {"job_id": None}
+        if isinstance(answer, AttemptOutcome):
             return answer
-        return self._confused(answer)
+        self._child.kill_now(f"it answered {answer.kind!r}, wanted the end of a job")
+        return WorkerDied(_worker_error(self._child.end, None))
 
     async def cancel(self, seconds: float = CANCEL_SECONDS) -> None:
-        """Stop what runs, and return when it has ended.
+        """Stop the current request, and return when it has ended.
 
         Args:
-            seconds: that it gets to stop in order, before the worker is killed.
+            seconds: for a job to stop in order, before the worker is killed.
         """
-        if self._child.job_id is not None:
-            self._child.send(Cancel(id=self._child.job_id))
+        if self._job_id is not None:
+            self._child.send(CancelJob(id=self._job_id))
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._idle.wait()
@@ -310,7 +440,7 @@ class WorkerProcess:
             await self._idle.wait()
 
     async def stop(self) -> None:
-        """End it when it is idle, in order; kill it if it does not follow."""
+        """End it in order while it is idle; kill it if it goes on."""
         if self.alive:
             self._child.send(Stop())
             with suppress(TimeoutError):
@@ -320,20 +450,20 @@ class WorkerProcess:
 
     async def kill(self) -> None:
         """End it now, and wait until nothing of it is left. Safe to call twice."""
-        await self._child.kill("nobody needs it any more")
+        await self._child.kill("it is no longer needed")
 
     async def _ask(
         self,
         request: Request,
         budgets: Mapping[Stage, float],
         on_event: Callable[[Event], None] = _ignore,
-    ) -> Answer | Lost:
+    ) -> Answer | WorkerDied:
         if not self.alive:
-            return await self._lost()
+            return await self._died()
         self._child.send(request)
         return await self._answer(Stall(budgets), on_event)
 
-    async def _answer(self, stall: Stall, on_event: Callable[[Event], None]) -> Answer | Lost:
+    async def _answer(self, stall: Stall, on_event: Callable[[Event], None]) -> Answer | WorkerDied:
         self._idle.clear()
         self.stall = stall
         try:
@@ -343,36 +473,29 @@ class WorkerProcess:
                 stall.note(event)
                 with Fence("worker", f"{event.kind} of worker {self.settings.name}"):
                     on_event(event)
-            return await self._lost()
+            return await self._died()
         finally:
             self.stall = None
             self._idle.set()
 
     async def _next(self, stall: Stall) -> Event | None:
-        """Wait for an event; None when the worker has closed its end, if need be by force."""
+        """Wait for an event; None at the end of the worker, which is killed if it hangs."""
         while stall.left_seconds > 0:
             seconds = min(_LOOK_SECONDS, stall.left_seconds)
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    return await self._child.events.get()
+                    return await self._events.get()
             stall.wait(seconds)
         self._child.kill_now(str(stall))
-        return await self._child.events.get()
+        return await self._events.get()
 
-    async def _lost(self) -> Lost:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LOOK_SECONDS):
-                await self._child.ended()
-        await self._child.kill("it closed its pipe and went on")
-        return Lost(_worker_error(self._child.end, self._child.tail.text))
-
-    def _confused(self, answer: Answer) -> Lost:
-        self._child.kill_now(f"it answered {answer.kind!r}, wanted the end of a job")
-        return Lost(_worker_error(self._child.end, None))
+    async def _died(self) -> WorkerDied:
+        await self._child.end_within(_LOOK_SECONDS, "it closed its pipe and went on")
+        return WorkerDied(_worker_error(self._child.end, self._child.tail.text))
 
 
 def _worker_error(text: str, detail: str | None) -> JobError:
-    """Say that it is the worker that failed: that may go better the next time."""
+    """Describe a failure of the worker itself: the next attempt may succeed."""
     no_memory = says_no_memory(detail or "")  # in C++ that ends a process
     return JobError(
         code=int(Exit.TRY_LATER if no_memory else Exit.INTERNAL),
@@ -382,7 +505,7 @@ def _worker_error(text: str, detail: str | None) -> JobError:
     )
 
 
-def _error_of(answer: Answer | Lost) -> JobError:
-    if isinstance(answer, Failed | Lost):
+def _error_of(answer: Answer | WorkerDied) -> JobError:
+    if isinstance(answer, RequestFailed | WorkerDied):
         return answer.error
     return _worker_error(f"answered {answer.kind!r}, which was not asked", None)

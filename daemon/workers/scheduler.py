@@ -1,4 +1,4 @@
-"""All slots together: what runs where, how it is warmed up, drained and judged to be well."""
+"""Runs the queue's jobs on worker processes: slots, warm-up, draining, health."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...filters.options import FilterOptions
+from ..backoff import STORE_STEPS, Backoff
 from ..config import Config, JobsConfig
 from ..exits import Exit
 from ..fence import Fence
@@ -19,30 +20,42 @@ from ..jobs.model import Job, JobError, JobProgress, StoreBroken
 from ..jobs.queue import JobQueue
 from ..logfields import about_job
 from . import ledger
-from .admission import Choosing, Room
+from .admission import DiskSpace, JobAdmission
 from .ledger import Results
-from .messages import Done, Event, Failed, Progressed, Reach, Stage, StageBegun, Stopped
-from .outcomes import Endings, Wish, settle
-from .process import CANCEL_SECONDS, Lost, Outcome, WorkerLost, WorkerProcess, WorkerSettings
-from .retry import error_of
+from .messages import (
+    AccessLimits,
+    Event,
+    JobDone,
+    JobStopped,
+    Progressed,
+    RequestFailed,
+    Stage,
+    StageBegun,
+    error_of,
+)
+from .outcomes import OutcomeRecorder, StopReason, settle
+from .process import (
+    CANCEL_SECONDS,
+    AttemptOutcome,
+    WorkerDied,
+    WorkerLost,
+    WorkerProcess,
+    WorkerSettings,
+)
 
 log = logging.getLogger("upframe.work")
 
 
-# One place where a job runs: it claims, runs and settles one after the other.
-
 _LOOK_SECONDS = 60.0
-"""From one look for work to the next, where nothing wakes a slot."""
+"""After which an idle slot checks for work that it was not woken for."""
 GIVE_BACK_SECONDS = 2.0
-"""That a job gets to stop in order when the daemon ends; then its worker is killed."""
-_PAUSE_SECONDS = 10.0
-"""While the store cannot be used."""
+"""For a job to stop in order when the daemon ends, before its worker is killed."""
 _TIRED_CODES = (70, 75)
-"""Of errors after which a worker is replaced: nobody knows what is wrong, or memory ran out."""
+"""Of errors after which a worker is replaced: unknown ones, and memory that ran out."""
 
 
-class Slot:
-    """Runs jobs on one worker, until it is told to leave or cancelled."""
+class WorkerSlot:
+    """Runs jobs on one worker, one after the other, until `leave` or until it is cancelled."""
 
     def __init__(
         self,
@@ -50,22 +63,23 @@ class Slot:
         queue: JobQueue,
         config: JobsConfig,
         results: Results,
-        choosing: Choosing,
+        admission: JobAdmission,
         counts: Counter[str],
     ) -> None:
         self.settings = settings
         self.job: Job | None = None
-        """The one that it runs."""
+        """The job that it runs."""
         self.worker = WorkerProcess(settings)
         self._queue = queue
         self._config = config
         self._results = results
-        self._endings = Endings(queue, config, results, counts)
-        self._choosing = choosing
+        self._recorder = OutcomeRecorder(queue, config, results, counts)
+        self._admission = admission
         self._counts = counts
         self._leaving = asyncio.Event()
-        self._wish: Wish | None = None
+        self._stop_reason: StopReason | None = None
         self._busy = asyncio.Lock()
+        self._backoff = Backoff(STORE_STEPS)
 
     @property
     def budgets(self) -> Mapping[Stage, float]:
@@ -73,20 +87,21 @@ class Slot:
         return self._config.stage_seconds
 
     def configure(self, config: JobsConfig) -> None:
-        """Follow other limits from the next job on; what workers were started with stays."""
+        """Use other limits from the next job on; workers keep the settings they started with."""
         self._config = config
-        self._endings.configure(config)
+        self._recorder.configure(config)
 
     async def run(self) -> None:
-        """Run jobs until told to leave. If cancelled, what runs is left to the next start."""
+        """Run jobs until `leave`. If cancelled, the running job is left to the next start."""
         try:
             while not self._leaving.is_set():
                 try:
                     await self._next()
+                    self._backoff.reset()
                 except StoreBroken as error:  # its disk may be full: that passes
                     log.error("cannot take jobs now: %s", error)
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(_PAUSE_SECONDS):
+                        async with asyncio.timeout(self._backoff.next_seconds()):
                             await self._leaving.wait()
             await self.worker.stop()
         finally:
@@ -97,11 +112,11 @@ class Slot:
         self._leaving.set()
 
     async def give_back(self) -> None:
-        """Stop what runs; it is queued again, and this attempt does not count."""
+        """Stop the running job; it is queued again, and this attempt does not count."""
         await self._stop("give back", GIVE_BACK_SECONDS)
 
     async def warm(self, filters: FilterOptions) -> float:
-        """Start the worker if need be, and have it load some models.
+        """Start the worker if it does not run, and have it load some models.
 
         Returns:
             How many seconds the models took.
@@ -110,23 +125,23 @@ class Slot:
             WorkerLost: if it fails.
         """
         async with self._busy:
-            await self._hire()
+            await self._start_worker()
             return await self.worker.warm(filters, self.budgets["loading"])
 
     async def _next(self) -> None:
-        job = await self._choosing.claim()
+        job = await self._admission.claim()
         if job is None:
             await self._wait()
             return
         with about_job(job.id):
             with Fence("job", job.id, let=(StoreBroken,)) as fenced:
                 await self._take(job)
-            if fenced.error is not None:  # nobody knows what its worker does
+            if fenced.error is not None:  # what its worker does is unknown
                 await self.worker.kill()
-                await self._endings.give_up(job, fenced.error)
+                await self._recorder.give_up(job, fenced.error)
 
     async def _wait(self) -> None:
-        """Wait until there may be work, or this slot shall leave."""
+        """Wait until there may be work, or until `leave`."""
         name = f"slot-{self.settings.name}"
         work = self._queue.wait_for_work(_LOOK_SECONDS)
         waits: list[asyncio.Task[Any]] = [
@@ -143,84 +158,84 @@ class Slot:
             wait.result()
 
     async def _take(self, job: Job) -> None:
-        self.job, self._wish = job, None
+        self.job, self._stop_reason = job, None
         self._queue.attach(job.id, self._cancel)
         try:
             async with self._busy:
                 outcome = await self._attempt(job)
-                await self._endings.record(job, outcome, self._wish)
+                await self._recorder.record(job, outcome, self._stop_reason)
         finally:
             self._queue.detach(job.id)
-            self._choosing.give_up(job)
-            self.job = self._wish = None
+            self._admission.release(job)
+            self.job = self._stop_reason = None
         await self._retire(outcome)
 
-    async def _attempt(self, job: Job) -> Outcome:
-        """Run a job, unless it turns out to be done already."""
+    async def _attempt(self, job: Job) -> AttemptOutcome:
+        """Run a job, unless it is done already."""
         try:
             report = await asyncio.to_thread(settle, job, self._results)
         except OSError as error:
-            return Failed(error=error_of(error))
+            return RequestFailed(error=error_of(error))
         if report is not None:
-            return Done(report=report)
+            return JobDone(report=report)
         try:
-            if self._wish is None:
-                await self._hire()
+            if self._stop_reason is None:
+                await self._start_worker()
         except WorkerLost as lost:
-            return Lost(lost.error)
-        if self._wish is not None:
-            return Stopped()
-        tell = Teller(self._queue, job.id)
-        reach = None
+            return WorkerDied(lost.error)
+        if self._stop_reason is not None:
+            return JobStopped()
+        limits = None
         if job.origin == "mqtt":
-            config = self._config
-            reach = Reach(hosts=config.allowed_hosts, model_mebibytes=config.model_mebibytes)
+            hosts, most = self._config.allowed_hosts, self._config.model_mebibytes
+            limits = AccessLimits(hosts=hosts, model_mebibytes=most)
+        report = JobProgressRecorder(self._queue, job.id)
         work, confined = job.work, job.confined
-        return await self.worker.run_job(job.id, work, self.budgets, tell, confined, reach)
+        return await self.worker.run_job(job.id, work, self.budgets, report, confined, limits)
 
     async def _cancel(self) -> None:
         await self._stop("cancel", CANCEL_SECONDS)
 
-    async def _stop(self, wish: Wish, seconds: float) -> None:
+    async def _stop(self, reason: StopReason, seconds: float) -> None:
         if self.job is not None:
-            self._wish = self._wish or wish
+            self._stop_reason = self._stop_reason or reason
             await self.worker.cancel(seconds)
 
-    async def _hire(self) -> None:
-        """Make sure that there is a living worker, unless the job was cancelled meanwhile."""
+    async def _start_worker(self) -> None:
+        """Make sure that the worker runs, unless the job was cancelled meanwhile."""
         if self.worker.alive:
             return
         await self.worker.kill()
-        if self._wish is not None:
+        if self._stop_reason is not None:
             return
         self.worker = WorkerProcess(self.settings)
         self._counts["worker_starts"] += 1
         await self.worker.start(self.budgets["loading"])
 
-    async def _retire(self, outcome: Outcome) -> None:
-        """Let go of a worker that died, has worked long enough or has grown too large."""
+    async def _retire(self, outcome: AttemptOutcome) -> None:
+        """End a worker that died, has run enough jobs or has grown too large."""
         if not self.worker.alive:
-            self._counts["workers_lost"] += isinstance(outcome, Lost)
+            self._counts["workers_lost"] += isinstance(outcome, WorkerDied)
             await self.worker.kill()
         elif reason := self._reason_to_retire(outcome):
             log.info("worker %s is replaced: %s", self.settings.name, reason)
             self._counts["workers_replaced"] += 1
             await self.worker.stop()
 
-    def _reason_to_retire(self, outcome: Outcome) -> str | None:
+    def _reason_to_retire(self, outcome: AttemptOutcome) -> str | None:
         worker, most = self.worker, self._config.recycle_mebibytes
         mebibytes = worker.rss_bytes >> 20
         if worker.num_jobs >= self._config.recycle_jobs:
             return f"it has run {worker.num_jobs} jobs"
         if mebibytes >= most:
             return f"it holds {mebibytes} MiB of memory, wanted less than {most}"
-        if isinstance(outcome, Failed) and outcome.error.code in _TIRED_CODES:
+        if isinstance(outcome, RequestFailed) and outcome.error.code in _TIRED_CODES:
             return f"its last job failed with code {outcome.error.code}"
         return None
 
 
-class Teller:
-    """Passes on where a job stands."""
+class JobProgressRecorder:
+    """Reports the progress of a job to the queue."""
 
     def __init__(self, queue: JobQueue, job_id: str) -> None:
         self._queue = queue
@@ -228,7 +243,7 @@ class Teller:
         self._progress = JobProgress(stage="loading")
 
     def __call__(self, event: Event) -> None:
-        """Take one event of the worker."""
+        """Handle one event of the worker."""
         if isinstance(event, StageBegun):
             self._progress = self._progress.model_copy(update={"stage": event.stage})
         elif isinstance(event, Progressed):
@@ -243,18 +258,17 @@ class Teller:
 
 
 _FORCE_SECONDS = GIVE_BACK_SECONDS + 2.0
-"""After a drain's time, until the scheduler stops waiting for jobs to be given back."""
+"""After the time of a drain, for jobs to be given back."""
 _GRACE_SECONDS = 15.0
-"""Over its budget a stage is killed; only if that fails for so long is the scheduler not well."""
+"""Over its budget a worker is killed; only if that fails for so long is there trouble."""
 
 
 _WARM_ATTEMPTS = 3
-"""Of a worker that dies meanwhile: a kill by chance must not end the daemon, a crash each time may.
-"""
+"""Of a worker that dies meanwhile: one kill must not end the daemon, a crash each time may."""
 
 
 class WarmUpFailed(Exception):
-    """A worker could not be started, or its models not be loaded or run."""
+    """A worker could not be started, or its models could not be loaded or run."""
 
     def __init__(self, error: JobError) -> None:
         super().__init__(error.message)
@@ -263,7 +277,7 @@ class WarmUpFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BusyStage:
-    """What a slot does."""
+    """What a busy slot does."""
 
     slot: str
     job_id: str
@@ -289,30 +303,30 @@ class Scheduler:
     """Runs the queue's jobs on worker processes.
 
     Args:
-        queue: gives the jobs and is told what becomes of them.
+        queue: of the jobs.
         config: of the daemon.
-        room: gives out room on the targets' file systems.
+        space: on the targets' file systems.
     """
 
-    def __init__(self, queue: JobQueue, config: Config, *, room: Room | None = None) -> None:
+    def __init__(self, queue: JobQueue, config: Config, *, space: DiskSpace | None = None) -> None:
         self._queue = queue
         self._config = config
         self._counts: Counter[str] = Counter()
-        kept = Results(config.state_dir / ledger.FOLDER)
-        choosing = Choosing(queue, room or Room())
+        results = Results(config.state_dir / ledger.FOLDER)
+        admission = JobAdmission(queue, space or DiskSpace())
         self._slots = [
-            Slot(settings, queue, config.jobs, kept, choosing, self._counts)
+            WorkerSlot(settings, queue, config.jobs, results, admission, self._counts)
             for settings in worker_settings(config)
         ]
         self._ended = asyncio.Event()
 
     def configure(self, config: JobsConfig) -> None:
-        """Follow other limits from the next job on; slots, devices and precision stay."""
+        """Use other limits from the next job on; slots, devices and precision stay."""
         for slot in self._slots:
             slot.configure(config)
 
     async def run(self) -> None:
-        """Run jobs until drained. If cancelled, workers are killed and jobs left to recovery."""
+        """Run jobs until drained. If cancelled, kill the workers and leave jobs to recovery."""
         try:
             async with asyncio.TaskGroup() as group:
                 for slot in self._slots:
@@ -321,7 +335,7 @@ class Scheduler:
             self._ended.set()
 
     async def drain(self, seconds: float) -> None:
-        """Begin nothing more, let what runs end for a time, and give back what is left then."""
+        """Begin no further job, let running ones end for a time, and give back the others."""
         self._queue.paused = True
         for slot in self._slots:
             slot.leave()
@@ -341,23 +355,23 @@ class Scheduler:
         except TimeoutError:  # the store cannot be written, or a process hangs in the kernel
             log.error("jobs could not be given back; the next start finds them")
 
-    async def warm_up(self, tell: Callable[[str], None] | None = None) -> None:
-        """Start all workers, and have each run every set of models that is configured once.
+    async def warm_up(self, report: Callable[[str], None] | None = None) -> None:
+        """Start all workers, and have each run every configured set of models once.
 
-        To be called before `run`.
+        Call it before `run`.
 
         Args:
-            tell: told in a few words what is done at the moment.
+            report: called with a few words on what is done at the moment.
 
         Raises:
-            WarmUpFailed: by the first that fails; no worker is left then.
+            WarmUpFailed: with the first error; no worker is left then.
         """
         wanted = filters_to_warm(self._config)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(
-                        self._warm(slot, wanted, tell or log.debug),
+                        self._warm(slot, wanted, report or log.debug),
                         name=f"warm-{slot.settings.name}",
                     )
                     for slot in self._slots
@@ -371,7 +385,7 @@ class Scheduler:
                 raise WarmUpFailed(error)
 
     def busy_stages(self) -> list[BusyStage]:
-        """Tell what every busy slot does, and for how long it has stood still."""
+        """Return what every busy slot does, and for how long it has made no progress."""
         return [
             BusyStage(
                 slot=slot.settings.name,
@@ -385,7 +399,7 @@ class Scheduler:
         ]
 
     def trouble(self) -> str | None:
-        """Say what hangs although it should have been killed; None while all is well."""
+        """Describe a worker that hangs although it should have been killed; None without one."""
         for busy in self.busy_stages():
             if busy.still_seconds > busy.budget_seconds + _GRACE_SECONDS:
                 still = f"{busy.still_seconds:.0f} s"
@@ -393,7 +407,7 @@ class Scheduler:
         return None
 
     def workers(self) -> list[WorkerStatus]:
-        """Look at all workers."""
+        """Return the status of every worker."""
         return [
             WorkerStatus(
                 slot=slot.settings.name,
@@ -414,15 +428,15 @@ class Scheduler:
         return dict(self._counts)
 
     async def _warm(
-        self, slot: Slot, wanted: Sequence[FilterOptions], tell: Callable[[str], None]
+        self, slot: WorkerSlot, wanted: Sequence[FilterOptions], report: Callable[[str], None]
     ) -> JobError | None:
         name = slot.settings.name
-        tell(f"starting worker {name}")
+        report(f"starting worker {name}")
         for attempts_left in reversed(range(_WARM_ATTEMPTS)):
             try:
                 for filters in wanted:
                     seconds = await slot.warm(filters)
-                    tell(f"worker {name} is warm after {seconds:.1f} s")
+                    report(f"worker {name} is warm after {seconds:.1f} s")
                 return None
             except WorkerLost as lost:
                 if not (_died(lost.error) and attempts_left):
@@ -436,19 +450,19 @@ class Scheduler:
 
 
 def _died(error: JobError) -> bool:
-    """Whether a worker did not say this itself, but was killed, crashed or hung."""
+    """Whether a worker did not report this itself, but was killed, crashed or hung."""
     return error.retryable and error.code == Exit.INTERNAL
 
 
 def filters_to_warm(config: Config) -> list[FilterOptions]:
-    """Choose the filters of the watched folders; without any, the default of each filter."""
+    """Return the filters of the watched folders; without any, each filter with its defaults."""
     wanted = list(dict.fromkeys(watch.filters for watch in config.watch))
     default = {"enable_frame_interpolation": True, "enable_upscaling": True}
     return wanted or [FilterOptions.model_validate(default)]
 
 
 def worker_settings(config: Config) -> list[WorkerSettings]:
-    """Say how each slot's worker is started; devices are given out in turn."""
+    """Return the settings of each slot's worker; devices are assigned in turn."""
     jobs = config.jobs
     number = jobs.slots or len(jobs.devices)
     shared = number > 1 and "OMP_NUM_THREADS" not in os.environ

@@ -1,104 +1,158 @@
 """A worker process: takes requests on stdin, keeps its models, and dies with its daemon.
 
 Started as `python -m upframe.daemon.workers.worker` by :mod:`upframe.daemon.workers.process`. It
-ties itself to its parent before it imports anything large, so that no moment is left in which the
+binds itself to its parent before it imports anything large, so that there is no moment in which the
 daemon can die and leave it behind.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
+import queue
+import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
+
+from pydantic import ValidationError
 
 from ...filters.errors import FilterError
 from ...io.limits import limits
 from ..errors import Stopped
 from ..exits import Exit, exit_code_of
 from ..startup import collector_resting
-from . import worker_lock
-from .messages import Event, Failed, Ready, Request, RunJob, Stop
-from .messages import Stopped as WasStopped
-from .retry import error_of
+from .channel import WorkerChannel, run_worker
+from .messages import (
+    CancelJob,
+    Event,
+    JobStopped,
+    Ready,
+    Request,
+    RequestFailed,
+    RunJob,
+    Stop,
+    error_of,
+)
 
-if TYPE_CHECKING:
-    from .channel import Wire
+_STOPPED_STATUS = 128 + signal.SIGTERM
 
 
 def main() -> NoReturn:
-    """Run the worker until nobody wants it any more."""
-    arguments = _arguments()
-    lock = worker_lock.tie(arguments.parent, arguments.lock)
-    status = _serve(arguments)
-    sys.stderr.flush()
-    del lock
-    # not sys.exit: a thread of a library may hang in a read, or free tensors too late
-    os._exit(status)
-
-
-def _arguments() -> argparse.Namespace:
+    """Run the worker until its daemon no longer needs it."""
     parser = argparse.ArgumentParser(prog="upframe-worker")
-    parser.add_argument("--parent", type=int, required=True)
-    parser.add_argument("--lock", type=Path, required=True)
     parser.add_argument("--results", type=Path, help="None: a worker that only probes")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--threads", type=int, help="for computing on the CPU (all)")
-    return parser.parse_args()
+    run_worker(parser, _serve)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    channel = JobChannel()
+    channel.take_log()
     # imported here: they load PyAV and torch, which takes longer than a daemon may live
     with collector_resting():
         from ...filters.device import allow_memory
-        from .channel import Wire, WireLog
+        from .attempt import AttemptSettings, JobRunner, answer_probe
 
-    wire = Wire()
-    logger = logging.getLogger("upframe")
-    logger.handlers[:] = [WireLog(wire)]
-    logger.setLevel(logging.INFO)
     if arguments.results is None:
-        with collector_resting():
-            from .attempt import judge_request
         allow_memory(limits().memory_mebibytes, share=4)  # for a few frames
-        wire.send(Ready())
-        return serve(wire, judge_request)
-    with collector_resting():
-        from .attempt import Attempts, AttemptSettings
+        channel.send(Ready())
+        return serve(channel, answer_probe)
     chosen = {name: getattr(arguments, name) for name in AttemptSettings.__slots__}
     try:
-        attempts = Attempts(wire, AttemptSettings(**chosen))
-    except (FilterError, OSError) as error:  # no such device; no room for the ledger
-        wire.send(Failed(error=error_of(error)))
+        runner = JobRunner(channel, AttemptSettings(**chosen))
+    except (FilterError, OSError) as error:  # no such device; no space for the ledger
+        channel.send(RequestFailed(error=error_of(error)))
         return exit_code_of(error)
-    if attempts.runtime.device.type == "cpu":
+    if runner.runtime.device.type == "cpu":
         allow_memory(limits().memory_mebibytes)
-    wire.send(Ready(device=attempts.device_name))
-    return serve(wire, attempts)
+    channel.send(Ready(device=runner.device_name))
+    return serve(channel, runner)
 
 
-def serve(wire: Wire, answer: Callable[[Request], Event]) -> int:
+class JobChannel(WorkerChannel):
+    """The channel of a worker that takes one request at a time, and cancellations in between.
+
+    A thread reads, so that a running job can be cancelled, and so that the end of the pipe, when no
+    daemon needs us any more, is noticed at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_STOPPED_STATUS)
+        self._waiting: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._job: str | None = None
+        self._cancelled: str | None = None
+        signal.signal(signal.SIGTERM, self._on_signal)
+        threading.Thread(target=self._read, name="upframe-requests", daemon=True).start()
+
+    def next_request(self) -> Request | None:
+        """Wait for the next request; None when there will be no more."""
+        return self._waiting.get()
+
+    def end_job(self) -> None:
+        """Ignore cancellations of the job from now on: they come too late."""
+        self._job = None
+
+    def was_cancelled(self, job_id: str) -> bool:
+        """Whether a job was to be cancelled."""
+        return self._cancelled == job_id
+
+    def _read(self) -> None:
+        try:
+            for request in self.requests():
+                self._receive(request)
+        except ValidationError:  # raised in this thread, it would leave the daemon waiting
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(Exit.INTERNAL)
+        if self._job is not None:  # its result is not needed; the daemon's next start cleans up
+            os._exit(_STOPPED_STATUS)
+        self._waiting.put(None)
+
+    def _receive(self, request: Request) -> None:
+        if not isinstance(request, CancelJob):
+            if isinstance(request, RunJob):
+                self._job = request.id
+            self._waiting.put(request)
+        elif request.id == self._job:
+            self._cancelled = request.id
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _on_signal(self, number: int, _: object) -> None:
+        """End at once, unless it is a cancellation that came too late.
+
+        While pictures flow, the pipeline handles the signal and stops in order. Before that, there
+        is nothing worth keeping, and no safe way out of a library in the middle of loading.
+        """
+        if self._cancelled is not None and self._cancelled != self._job:
+            self._cancelled = None
+            return
+        os._exit(128 + number)
+
+
+def serve(channel: JobChannel, answer: Callable[[Request], Event]) -> int:
     """Answer requests until there are no more.
 
     Returns:
         The exit status of the process.
     """
-    while (request := wire.next_request()) is not None and not isinstance(request, Stop):
+    while (request := channel.next_request()) is not None and not isinstance(request, Stop):
         try:
             event = answer(request)
         except Stopped as stopped:
-            if not (isinstance(request, RunJob) and wire.was_cancelled(request.id)):
-                return 128 + stopped.signal_number  # somebody else's signal: he means the process
-            event = WasStopped()
-        except Exception as error:  # the next request may fare better; this one's fate is told
-            event = Failed(error=error_of(error))
-        wire.end_job()
-        wire.send(event)
+            if not (isinstance(request, RunJob) and channel.was_cancelled(request.id)):
+                return 128 + stopped.signal_number  # of a signal that was sent to the process
+            event = JobStopped()
+        except Exception as error:  # reported to the daemon; the next request may succeed
+            event = RequestFailed(error=error_of(error))
+        channel.end_job()
+        channel.send(event)
     return Exit.OK
 
 

@@ -1,9 +1,9 @@
-"""What ties a worker to its daemon: it dies with it, and holds a lock for as long as it lives.
+"""The lock of a worker: bound to its daemon, it dies with it and holds a lock while it lives.
 
-The lock is a record lock of POSIX and not an flock, because the kernel tells who holds one: a
-daemon that starts after a crash kills that process and no other, whatever a file may say. It is
-let go of only when the last thread of the process is gone, so whoever gets it may touch the files
-that the process was writing.
+The lock is a POSIX record lock and not an flock, because the kernel reports who holds one: a daemon
+that starts after a crash kills that process and no other, whatever a file may say. It is released
+only at the end of the last thread of the process, so the next holder may touch the files that the
+process was writing.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ...io.parent_death import die_with
+from ...io.parent_death import kill_on_parent_death
 from ...io.redaction import one_line
 from ..exits import Exit
-
-__all__ = ["FOLDER", "die_with", "end_holders", "hold", "holder_of", "tie"]
 
 FOLDER = "workers"
 """Of the locks, below the state directory."""
@@ -31,16 +29,16 @@ _FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux: type, whence, start, len, pi
 _LOOK_SECONDS = 0.02
 
 
-def tie(parent: int, lock: Path) -> BinaryIO:
-    """Tie this process to its daemon and take its lock, or end: one of both is gone or taken.
+def bind(parent: int, lock: Path) -> BinaryIO:
+    """Have this process die with its daemon and take its lock; end it if either is not possible.
 
-    From then on it works in a folder of the kernel's, in which nothing can be made, not even by
-    root: an encoder that is told to write a file by a relative name cannot.
+    Its working directory becomes a folder of the kernel's, in which no file can be created, not
+    even by root: an encoder with a relative file name among its options cannot write it.
 
     Returns:
         The lock, to be kept until the end.
     """
-    if not die_with(parent):
+    if not kill_on_parent_death(parent):
         sys.exit(Exit.UNAVAILABLE)
     try:
         held = hold(lock)
@@ -54,7 +52,7 @@ def tie(parent: int, lock: Path) -> BinaryIO:
 def hold(path: Path) -> BinaryIO:
     """Take a worker's lock; it is held until the file is closed or the process has ended.
 
-    Nothing else in the process may open the same file: closing it would let go of the lock.
+    Nothing else in the process may open the same file: closing it would release the lock.
 
     Raises:
         BlockingIOError: if another process holds it.
@@ -71,7 +69,7 @@ def hold(path: Path) -> BinaryIO:
 
 
 def holder_of(path: Path) -> int | None:
-    """Tell which process holds a lock; None if nobody does."""
+    """Return the process that holds a lock, or None."""
     asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     with path.open("r+b", buffering=0) as file:
         answer = fcntl.fcntl(file, fcntl.F_GETLK, asked)

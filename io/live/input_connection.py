@@ -29,7 +29,7 @@ from ..decode.access import LocalFiles
 from ..decode.demuxer import find_target, open_container
 from ..errors import InputLost, Reason, UnsupportedMedia
 from ..limits import limits
-from ..parent_death import tied
+from ..parent_death import with_parent_death
 from ..redaction import excerpt
 from ..web import RemoteFiles
 from .address import LiveAddress
@@ -434,7 +434,7 @@ class FfmpegConnection:
         command += ["-i", self._address.url, "-map", "0:v:0", "-map", "0:a:0?", "-c", "copy"]
         command += ["-flush_packets", "1", "-f", "nut", "-"]
         return subprocess.Popen(
-            tied(command),
+            with_parent_death(command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,10 +1,10 @@
 """The process that muxes a live output: `python -m upframe.io.live.publisher_child --parent PID`.
 
-Header and packets come on stdin, events go out on stdout (see
-:mod:`upframe.io.live.publisher_protocol`). A muxer can block without a timeout, and hold Python's
-lock while it does; here nobody else suffers, and whoever started us can kill us. The end of stdin,
-or SIGTERM, means: complete, check, rename. When the parent is killed, a publication ends with it at
-once, while a recording is completed first.
+Header and packets come on stdin, events go to stdout (see
+:mod:`upframe.io.live.publisher_protocol`). A muxer can block without a timeout while it holds the
+GIL; in a process of its own that harms nothing else, and the parent can kill it. The end of stdin,
+or SIGTERM, means: complete, check, rename. When the parent is killed, a network output ends with it
+at once, while a recording is completed first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import BinaryIO, Protocol, cast
 from av.error import FFmpegError
 
 from ..errors import MediaError, OutputLost, Reason
-from ..parent_death import die_with
+from ..parent_death import kill_on_parent_death
 from ..redaction import redacted
 from ..web import NetworkRules, network_rules, tls_options
 from .failure import looked_into, reason_of
@@ -34,10 +34,10 @@ from .muxer import HlsUploader, Muxer
 from .publisher_protocol import (
     Connected,
     Event,
-    Failed,
     Finished,
     Header,
     Note,
+    PublishFailed,
     Skipped,
     Written,
     event_line,
@@ -49,34 +49,32 @@ from .relay import Relay
 from .target import IO_TIMEOUT_SECONDS, LiveTarget
 from .values import Encoded
 
-# A live output that others receive: a connection, or a playlist that they fetch.
 
-
-class Publication:
-    """One connection.
+class NetworkOutput:
+    """A live output that others receive: a connection, or a playlist that they fetch.
 
     Args:
         target: where to.
         primer: of the encoder.
-        tell: takes what people should know.
+        report: called with what people should know.
 
     Raises:
         OutputLost: if it cannot be made.
         SinkRefused: if the format does not hold the video.
     """
 
-    def __init__(self, target: LiveTarget, primer: bytes, tell: Callable[[Event], None]) -> None:
+    def __init__(self, target: LiveTarget, primer: bytes, report: Callable[[Event], None]) -> None:
         self._target = target
         self._relay: Relay | None = None
         self._uploads: HlsUploader | None = None
-        with self._saying("not connected"):
+        with self._as_output_lost("not connected"):
             if target.needs_ffmpeg:
                 self._relay = Relay(target)
             if target.kind == "hls" and "://" in target.url:
                 self._uploads = HlsUploader(target.url, IO_TIMEOUT_SECONDS)
             self._muxer = self._muxing(primer)
         for note in self._muxer.notes:
-            tell(Note(note))
+            report(Note(note))
 
     def _muxing(self, primer: bytes) -> Muxer:
         target = self._target
@@ -84,7 +82,7 @@ class Publication:
         if target.kind == "hls" and not self._goes_on():
             # FFmpeg would begin even the first playlist with a discontinuity
             options = options | {"hls_flags": options["hls_flags"].replace("append_list+", "")}
-        output = target.url if self._relay is None else self._relay.stream
+        output = target.url if self._relay is None else cast("BinaryIO", self._relay)
         opener = None if self._uploads is None else self._uploads.open
         tls = {} if opener else tls_options(target.url)
         return Muxer(output, target.format, options | tls, primer, opener=opener)
@@ -100,39 +98,37 @@ class Publication:
         return self._muxer.has_sound
 
     def write(self, packet: Encoded) -> bool:
-        """Send a packet; False if it has no place in this connection.
+        """Send a packet; return False if it has no place in this connection.
 
         Raises:
             OutputLost: if the far end does not take it.
         """
-        with self._saying("connection lost"):
+        with self._as_output_lost("connection lost"):
             written = self._muxer.write(packet)
-            if self._relay is not None:
-                self._relay.stream.flush()
             if self._uploads is not None:
                 self._uploads.check()
         return written
 
     def close(self) -> None:
-        """Send what is held back, and say goodbye.
+        """Send what is held back, and close the connection.
 
         Raises:
             OutputLost: if the far end does not take it.
         """
-        with self._saying("connection lost at its end"):
+        with self._as_output_lost("connection lost at its end"):
             self._muxer.close()
             if self._uploads is not None:
                 self._uploads.check()
         if self._relay is not None:
-            self._relay.close()
+            self._relay.complete()
 
     def abandon(self) -> None:
-        """Let go of it; the process ends anyway."""
+        """Stop uploading; the process ends anyway."""
         if self._uploads is not None:
             self._uploads.close()  # half a segment is none
 
     @contextmanager
-    def _saying(self, what: str) -> Generator[None]:
+    def _as_output_lost(self, what: str) -> Generator[None]:
         begun = time.monotonic()
         try:
             yield
@@ -166,7 +162,7 @@ class Output(Protocol):
         ...
 
     def write(self, packet: Encoded) -> bool:
-        """Write a packet; False if it has no place there."""
+        """Write a packet; return False if it has no place there."""
         ...
 
     def close(self) -> None:
@@ -179,21 +175,21 @@ class Output(Protocol):
 
 
 def main() -> int:
-    """Write what comes, until there is no more of it; gives the exit status."""
+    """Write the packets that come, to their end; return the exit status."""
     parser = argparse.ArgumentParser(prog="upframe-publish")
     parser.add_argument("--parent", type=int, required=True)
     parent = cast("int", parser.parse_args().parent)
     if os.getppid() != parent:
         return _ORPHAN_STATUS
-    packets = Incoming()
-    events = Outgoing()
+    packets = PacketInput()
+    events = EventOutput()
     try:
         header = read_header(packets.file)
-        if not header.target.is_file and not die_with(parent):
+        if not header.target.is_file and not kill_on_parent_death(parent):
             return _ORPHAN_STATUS
         with network_rules(NetworkRules(tls_insecure=header.target.tls_insecure)):
             publish(header, packets.file, events.send)
-    except EOFError:  # nobody wants anything
+    except EOFError:  # the parent needs no output
         return _ORPHAN_STATUS
     except MediaError as error:
         events.send(failure_of(error))
@@ -202,20 +198,20 @@ def main() -> int:
     return 0
 
 
-def publish(header: Header, packets: BinaryIO, tell: Callable[[Event], None]) -> None:
+def publish(header: Header, packets: BinaryIO, report: Callable[[Event], None]) -> None:
     """Write the packets of an output, and complete it at their end.
 
     Args:
         header: what it is.
         packets: where they come from.
-        tell: takes what becomes of it.
+        report: called with every event.
 
     Raises:
         MediaError: if it cannot be written or completed; what could be saved of a file has been.
     """
-    output = open_output(header, tell)
-    tell(Connected())
-    held = _Held(tell, lag=int(output.has_sound))
+    output = open_output(header, report)
+    report(Connected())
+    held = _WriteReporter(report, lag=int(output.has_sound))
     try:
         while (item := read_packet(packets)) is not None:
             number, packet = item
@@ -229,7 +225,7 @@ def publish(header: Header, packets: BinaryIO, tell: Callable[[Event], None]) ->
     held.release()
 
 
-def open_output(header: Header, tell: Callable[[Event], None]) -> Output:
+def open_output(header: Header, report: Callable[[Event], None]) -> Output:
     """Connect, or open a file.
 
     Raises:
@@ -237,43 +233,43 @@ def open_output(header: Header, tell: Callable[[Event], None]) -> Output:
     """
     target, primer = header.target, header.primer
     if target.kind == "file":
-        return SingleRecorder(target, primer, tell)
+        return SingleRecorder(target, primer, report)
     if target.kind == "rolling":
-        return RollingRecorder(target, primer, tell)
-    return Publication(target, primer, tell)
+        return RollingRecorder(target, primer, report)
+    return NetworkOutput(target, primer, report)
 
 
-class _Held:
-    """Tells which packets are written, not before they are."""
+class _WriteReporter:
+    """Reports which packets are written, not before they are."""
 
-    def __init__(self, tell: Callable[[Event], None], lag: int) -> None:
-        self._tell, self._lag = tell, lag
+    def __init__(self, report: Callable[[Event], None], lag: int) -> None:
+        self._report, self._lag = report, lag
         self._numbers: deque[int] = deque()
 
     def add(self, number: int, *, written: bool) -> None:
-        """Take note of a packet that the muxer was given, or that had no place."""
+        """Note a packet that was passed to the muxer, or that had no place."""
         if not written:
-            self._tell(Skipped(number))
+            self._report(Skipped(number))
             return
         self._numbers.append(number)
         while len(self._numbers) > self._lag:
-            self._tell(Written(self._numbers.popleft(), time.monotonic()))
+            self._report(Written(self._numbers.popleft(), time.monotonic()))
 
     def release(self) -> None:
-        """The muxer holds nothing back any more."""
+        """Report all packets: the muxer holds none back any more."""
         self._lag = 0
         while self._numbers:
-            self._tell(Written(self._numbers.popleft(), time.monotonic()))
+            self._report(Written(self._numbers.popleft(), time.monotonic()))
 
 
-def failure_of(error: MediaError) -> Failed:
-    """Make an error into what the parent is told."""
+def failure_of(error: MediaError) -> PublishFailed:
+    """Return the event that reports an error."""
     reason = error.reason if isinstance(error, OutputLost) else "failed"
-    return Failed(reason, type(error).__name__, redacted(str(error), published=True))
+    return PublishFailed(reason, type(error).__name__, redacted(str(error), published=True))
 
 
-class Incoming(io.RawIOBase):
-    """Our stdin, which also ends when a SIGTERM comes; a read that waits then ends at once."""
+class PacketInput(io.RawIOBase):
+    """Our stdin, which a SIGTERM ends too, at once even if a read waits."""
 
     def __init__(self) -> None:
         self._descriptor = os.dup(_STDIN)
@@ -282,19 +278,19 @@ class Incoming(io.RawIOBase):
         os.close(nowhere)
         self._waking, wake = os.pipe()
         os.set_blocking(wake, False)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # for our parent, who then decides
-        signal.signal(signal.SIGTERM, _nothing)  # but for waking us up
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # our parent decides
+        signal.signal(signal.SIGTERM, _nothing)  # it only wakes us up
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         self.file = cast("BinaryIO", io.BufferedReader(self, _READ_BYTES))
 
     def readable(self) -> bool:
-        """Tell `io` that it is for reading."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Read what is there, waiting for the first byte; 0 at the end."""
+        """Read the bytes that are there, waiting for the first; return 0 at the end."""
         ready = select.select([self._descriptor, self._waking], [], [])[0]
-        if self._waking in ready:  # left there: from now on it is the end
+        if self._waking in ready:  # it stays readable, so this is the end for good
             return 0
         data = os.read(self._descriptor, len(buffer))
         buffer[: len(data)] = data
@@ -305,8 +301,8 @@ def _nothing(_number: int, _frame: object) -> None:
     pass
 
 
-class Outgoing:
-    """Our stdout: a line for every event, from any thread. What libraries print goes to stderr."""
+class EventOutput:
+    """Our stdout: a line for every event. What libraries print goes to stderr."""
 
     def __init__(self) -> None:
         self._descriptor = os.dup(_STDOUT)
@@ -314,7 +310,7 @@ class Outgoing:
         self._writing = threading.Lock()
 
     def send(self, event: Event) -> None:
-        """Tell something. Where nobody listens any more, a recording is completed all the same."""
+        """Send an event, from any thread; without a reader it is dropped, for recordings go on."""
         line = memoryview(event_line(event))
         with self._writing:
             try:

@@ -1,8 +1,8 @@
-"""What goes through the two pipes of the process that muxes a live output.
+"""The two pipes of the process that muxes a live output.
 
-Down its stdin: one line of JSON that says where to, the primer, then packets, each a fixed head
-and its data. Up its stdout: one line of JSON for every event. Secrets in a URL travel in the pipe
-only, never on a command line. This module is light: a child that imports it starts at once.
+Stdin gets one line of JSON with the target, the primer, then packets, each a fixed head and its
+data. Stdout returns one line of JSON for every event. Secrets in a URL go through the pipe only,
+never on a command line. This module imports little: a child that imports it starts at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Header:
 
     target: LiveTarget
     primer: bytes
-    """A NUT stream of one packet, whose streams say what the packets of ours are."""
+    """A NUT stream of one packet, whose streams describe those of the packets."""
 
 
 def write_header(file: BinaryIO, header: Header) -> None:
@@ -41,8 +41,8 @@ def write_header(file: BinaryIO, header: Header) -> None:
     Raises:
         OSError: if the other end is gone.
     """
-    told = {"target": asdict(header.target), "primer_bytes": len(header.primer)}
-    file.write(json.dumps(told).encode() + b"\n" + header.primer)
+    values = {"target": asdict(header.target), "primer_bytes": len(header.primer)}
+    file.write(json.dumps(values).encode() + b"\n" + header.primer)
 
 
 def read_header(file: BinaryIO) -> Header:
@@ -55,11 +55,11 @@ def read_header(file: BinaryIO) -> Header:
     line = file.readline(_MAX_LINE_BYTES)
     if not line.endswith(b"\n"):
         raise EOFError(f"the header ends after {len(line)} bytes")
-    told = json.loads(line)
-    size = int(told["primer_bytes"])
+    values = json.loads(line)
+    size = int(values["primer_bytes"])
     if not 0 < size <= _MAX_PACKET_BYTES:
         raise ValueError(f"the primer has {size} bytes, wanted 1 to {_MAX_PACKET_BYTES}")
-    return Header(LiveTarget(**told["target"]), _exactly(file, size))
+    return Header(LiveTarget(**values["target"]), _exactly(file, size))
 
 
 def write_packet(file: BinaryIO, packet: Encoded, number: int) -> None:
@@ -68,7 +68,7 @@ def write_packet(file: BinaryIO, packet: Encoded, number: int) -> None:
     Args:
         file: the child's stdin.
         packet: what to send.
-        number: by which the child says that it is written; only a video packet's is told.
+        number: by which the child reports that it is written; only for video packets.
 
     Raises:
         OSError: if the other end is gone.
@@ -91,11 +91,11 @@ def write_packet(file: BinaryIO, packet: Encoded, number: int) -> None:
 def read_packet(file: BinaryIO) -> tuple[int, Encoded] | None:
     """Read a packet and its number; None at the end of the stream, also in mid-packet.
 
-    A packet that was cut off is no damage: whoever wrote it was killed, and what came before
-    shall be completed.
+    A packet that is cut off is no error: the sender was killed, and the packets before it are to
+    be completed.
 
     Raises:
-        ValueError: if what is there is no packet.
+        ValueError: if the stream holds something else.
     """
     try:
         fields = _HEAD.unpack(_exactly(file, _HEAD.size))
@@ -119,12 +119,12 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The far end has taken our header, or the file is open."""
+    """The far end has accepted our header, or the file is open."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A video packet was handed to the kernel, or to the file."""
+    """A video packet was passed to the kernel, or written to the file."""
 
     number: int
     at: float
@@ -133,41 +133,41 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A video packet came before the first keyframe of the connection; nobody gets it."""
+    """A video packet came before the first keyframe of the connection, and is not sent."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A file has got its name: complete and checked."""
+    """A file is complete, checked, and has its final name."""
 
     path: str
     frames: int
     seconds: float
     rescued: bool = False
-    """What an earlier process left behind, as far as it was whole."""
+    """Whether it was left behind by an earlier process, and saved as far as it was whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that people should know, and that changes nothing."""
+    """A warning for people, which changes nothing."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """It is over, and not well; the process ends."""
+class PublishFailed:
+    """The output has failed; the process ends."""
 
     reason: Reason
     error: str
-    """Name of the class in io/errors.py that it means."""
+    """Name of its class in io/errors.py."""
     message: str
     """Without secrets."""
 
     def exception(self) -> MediaError:
-        """Make the error to raise in the parent."""
+        """Return the error to raise in the parent."""
         if self.error in ("SinkRefused", "SinkFull", "VerificationFailed"):
             kind = cast("type[MediaError]", getattr(errors, self.error))
             return kind(self.message)
@@ -176,10 +176,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """All that came was written and completed; the process ends."""
+    """All packets are written and the output is complete; the process ends."""
 
 
-Event = Connected | Written | Skipped | Recorded | Note | Failed | Finished
+Event = Connected | Written | Skipped | Recorded | Note | PublishFailed | Finished
 
 _EVENTS: dict[str, type[Event]] = {
     "connected": Connected,
@@ -187,7 +187,7 @@ _EVENTS: dict[str, type[Event]] = {
     "skipped": Skipped,
     "file": Recorded,
     "note": Note,
-    "failed": Failed,
+    "failed": PublishFailed,
     "finished": Finished,
 }
 _NAMES = {kind: name for name, kind in _EVENTS.items()}
@@ -195,7 +195,7 @@ _NAMES = {kind: name for name, kind in _EVENTS.items()}
 
 def event_line(event: Event) -> bytes:
     """Write an event as a line of JSON."""
-    return json.dumps({"event": _NAMES[type(event)], **asdict(event)}).encode() + b"\n"
+    return json.dumps({"kind": _NAMES[type(event)], **asdict(event)}).encode() + b"\n"
 
 
 def read_event(line: bytes) -> Event:
@@ -205,7 +205,7 @@ def read_event(line: bytes) -> Event:
         ValueError: if it is none.
     """
     try:
-        told = cast("dict[str, Any]", json.loads(line))
-        return _EVENTS[told.pop("event")](**told)
+        values = cast("dict[str, Any]", json.loads(line))
+        return _EVENTS[values.pop("kind")](**values)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not an event: {excerpt(repr(line))}") from error

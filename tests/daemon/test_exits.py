@@ -11,7 +11,7 @@ from upframe.daemon import errors as daemon_errors
 from upframe.daemon.errors import StartFailed, Stopped, UsageError
 from upframe.daemon.exits import exit_code_of, is_expected, text_of
 from upframe.daemon.jobs import model as job_errors
-from upframe.daemon.workers.retry import error_of
+from upframe.daemon.workers.messages import error_of
 from upframe.filters import errors as filter_errors
 from upframe.io import errors as media_errors
 from upframe.io.errors import InputLost, OutputLost

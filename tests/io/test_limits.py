@@ -18,7 +18,7 @@ import av
 import pytest
 from support.media.clips import make_clip
 
-from upframe.daemon.workers.attempt import judge
+from upframe.daemon.workers.attempt import probe_file
 from upframe.io.errors import InputLost, MediaError, TooLargeMedia, UnsupportedMedia, WrongLimits
 from upframe.io.limits import VARIABLE, InputLimits, limits
 from upframe.io.live.address import find_address
@@ -103,7 +103,7 @@ def test_picture_above_the_limits_is_refused_before_it_is_decoded(
     ):
         open_source(str(path))
     assert time.monotonic() - began < 2
-    assert judge(str(path)).kind == "refused"
+    assert probe_file(str(path)).kind == "refused"
 
 
 @pytest.mark.parametrize("command", ["run", "probe", "verify", "pipe"])
@@ -207,7 +207,7 @@ def test_too_many_of_something_is_refused(
     held(**{kind: 4})
     with pytest.raises(UnsupportedMedia, match=rf"got \d {kind}, the limit is 4 \(\[limits\]"):
         open_source(str(path))
-    assert judge(str(path)).kind == "refused"
+    assert probe_file(str(path)).kind == "refused"
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mov"])

@@ -18,7 +18,7 @@ from support.servers.tls import Authority, make_authority, tls_server
 from upframe.io.errors import InputLost, MediaError
 from upframe.io.live.address import find_address, hls_is_live
 from upframe.io.live.live_input import LiveInput
-from upframe.io.live.publisher_protocol import Failed
+from upframe.io.live.publisher_protocol import PublishFailed
 from upframe.io.live.target import find_live_target
 from upframe.io.source import open_source
 from upframe.io.web import NetworkRules, network_rules
@@ -61,7 +61,7 @@ def publish(url: str) -> str:
     with Child(find_live_target(url), primer) as child:
         child.give(packets)
         child.finish()
-        failed = child.told(Failed)
+        failed = child.told(PublishFailed)
         return f"{failed[0].reason}: {failed[0].message}" if failed else ""
 
 

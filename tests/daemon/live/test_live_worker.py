@@ -21,7 +21,8 @@ from support.servers.camera import Camera, camera_of, free_port
 from support.servers.mqtt import Broker, broker, retained_of
 
 from upframe.daemon.live.order import order_of
-from upframe.daemon.live.process import LiveProcess, command_of
+from upframe.daemon.live.supervisor import StreamWorker, command_of
+from upframe.daemon.workers.messages import RunStream
 from upframe.daemon.workers.worker_lock import hold
 
 __all__ = ["broker"]
@@ -193,12 +194,14 @@ def test_the_daemon_shows_changes_and_ends_its_streams(
 
 
 def test_what_cannot_work_is_told_with_its_exit_code(tmp_path: Path, mark: str) -> None:
-    async def ended(**fields: Any) -> LiveProcess:
+    async def ended(**fields: Any) -> StreamWorker:
         (made,) = config_with(tmp_path, entry("gate", **fields)).live
         words = command_of("gate", tmp_path)
-        process = LiveProcess("gate", words, lambda _: None, asyncio.Event())
+        process = StreamWorker("gate", words, lambda _: None, asyncio.Event())
         try:
-            await process.begin(order_of(made, "builtin"))
+            process.start()
+            order = order_of(made, "builtin").model_dump(mode="json", by_alias=True)
+            process.send(RunStream(order=order))
             async with asyncio.timeout(60):
                 await process.ended()
         finally:
@@ -208,9 +211,9 @@ def test_what_cannot_work_is_told_with_its_exit_code(tmp_path: Path, mark: str) 
     async def main() -> None:
         out = str(tmp_path / "out.mp4")
         refused = await ended(output=out, encoder={"preset": "none-of-x264"})
-        assert refused.farewell is not None
-        assert refused.farewell.code == 73, refused.farewell
-        assert "none-of-x264" in refused.farewell.message
+        assert refused.exit_message is not None
+        assert refused.exit_message.code == 73, refused.exit_message
+        assert "none-of-x264" in refused.exit_message.message
 
     asyncio.run(main())
     assert not marked(mark)

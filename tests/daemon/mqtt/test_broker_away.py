@@ -15,7 +15,7 @@ from pathlib import Path
 import aiomqtt
 import pytest
 from support.jobs import mqtt_child
-from support.jobs.mqtt_node import BASE, answers, node_on
+from support.jobs.mqtt_node import BASE, answers, fast_backoff, node_on
 from support.servers.mqtt import (
     Broker,
     broker_in,
@@ -24,7 +24,6 @@ from support.servers.mqtt import (
     retained_of,
 )
 
-from upframe.daemon.backoff import DoublingBackoff
 from upframe.daemon.jobs.store import JobStore
 from upframe.daemon.mqtt.handler import written_properties
 from upframe.daemon.mqtt.topics import IncomingMessage
@@ -445,7 +444,7 @@ def test_two_nodes_of_one_name_are_told_apart_in_the_log(
 ) -> None:
     async def main() -> None:
         (tmp_path / "other").mkdir()
-        backoff = [DoublingBackoff(0.05, 0.2) for _ in range(2)]
+        backoff = [fast_backoff() for _ in range(2)]
         async with (
             node_on(broker, tmp_path, backoff=backoff[0]) as node,
             node_on(broker, tmp_path / "other", backoff=backoff[1]),

@@ -13,7 +13,7 @@ from support.jobs.watching import House, Yard, eventually, watching
 
 from upframe.daemon.jobs.model import Confinement
 from upframe.daemon.watch.scan import LOCKS_FOLDER, SIDECAR_SUFFIX
-from upframe.daemon.workers.messages import Verdict
+from upframe.daemon.workers.messages import ProbeVerdict
 from upframe.io.root import Root
 
 
@@ -81,15 +81,17 @@ def test_what_is_exchanged_for_a_link_while_it_is_probed_is_not_taken(
     class Bending:
         """Looks as the daemon's prober does, after what it is to look at was exchanged."""
 
-        async def probe(self, path: Path, root: Root | None = None) -> Verdict:
+        async def probe(self, path: Path, root: Root | None = None) -> ProbeVerdict:
             return self._judged(path, root)
 
-        def _judged(self, path: Path, root: Root | None) -> Verdict:
-            from upframe.daemon.workers.attempt import judge  # loads codecs, which few tests need
+        def _judged(self, path: Path, root: Root | None) -> ProbeVerdict:
+            from upframe.daemon.workers.attempt import (
+                probe_file,  # loads codecs, which few tests need
+            )
 
             if not path.is_symlink() and not path.parent.is_symlink():
                 bend(path if what == "file" else path.parent, outside / path.name)
-            verdict = judge(str(path), root)
+            verdict = probe_file(str(path), root)
             probed.append(verdict.message)
             return verdict
 

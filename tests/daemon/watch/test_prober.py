@@ -7,7 +7,7 @@ from pathlib import Path
 
 from support.jobs.watching import Yard, eventually, watching
 
-from upframe.daemon.workers.prober import Prober
+from upframe.daemon.workers.prober import FileProber
 
 
 def test_real_prober_tells_whole_half_and_damaged_files_apart(tmp_path: Path, clip: Path) -> None:
@@ -18,7 +18,7 @@ def test_real_prober_tells_whole_half_and_damaged_files_apart(tmp_path: Path, cl
     yard.put("damaged.mp4", b"this is no film at all" * 100)
 
     async def run() -> None:
-        async with Prober(yard.config()) as prober, watching(yard, prober=prober) as house:
+        async with FileProber(yard.config()) as prober, watching(yard, prober=prober) as house:
             await eventually(lambda: house.store.counts()["failed"], seconds=60)
             await eventually(house.has_jobs(2))
             states = {Path(job.source).stem: job.state for job in await house.jobs()}

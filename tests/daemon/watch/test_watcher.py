@@ -24,7 +24,7 @@ from upframe.daemon.fence import internal_errors
 from upframe.daemon.jobs.model import Work, job_of
 from upframe.daemon.jobs.store import JobStore
 from upframe.daemon.watch.records import Records
-from upframe.daemon.workers.messages import Verdict
+from upframe.daemon.workers.messages import ProbeVerdict
 from upframe.io.root import Root
 
 
@@ -68,7 +68,7 @@ def test_a_file_that_moves_while_it_is_probed_is_not_taken_yet(yard: Yard) -> No
     class Appending(Saying):
         """Somebody writes on while it looks, twice."""
 
-        async def probe(self, path: Path, root: Root | None = None) -> Verdict:
+        async def probe(self, path: Path, root: Root | None = None) -> ProbeVerdict:
             if len(self.probed) < 2:
                 yard.put("film.mkv", "one more" * (1 + len(self.probed)))
             return await super().probe(path, root)
@@ -705,7 +705,7 @@ def test_idle_watch_does_not_spin(yard: Yard) -> None:
 class Tripping(Saying):
     """A prober that has a bug, which some files bring out."""
 
-    async def probe(self, path: Path, root: Root | None = None) -> Verdict:
+    async def probe(self, path: Path, root: Root | None = None) -> ProbeVerdict:
         verdict = await super().probe(path)
         if path.stem == "poison":
             raise ZeroDivisionError("a bug")

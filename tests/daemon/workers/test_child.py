@@ -5,32 +5,29 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 from support.jobs.work import eventually
 
 from upframe.daemon.fence import internal_errors
-from upframe.daemon.workers.messages import Cancel, Ready, Stop, Stopped, read_event
-from upframe.daemon.workers.process import Child, WorkerSettings
+from upframe.daemon.workers.messages import CancelJob, Event, JobStopped, Ready, Stop, read_event
+from upframe.daemon.workers.process import WorkerChild
 
 READY = "from upframe.daemon.workers.messages import Ready; sys.stdout.buffer.write(Ready().line);"
 
 
-@dataclass(frozen=True)
-class Script(WorkerSettings):
-    """A child that is no worker."""
+class Script(WorkerChild):
+    """A child that is no worker, and a queue of its events with None for their end."""
 
-    script: str = ""
+    def __init__(self, script: str) -> None:
+        self.events: asyncio.Queue[Event | None] = asyncio.Queue()
+        command = [sys.executable, "-c", f"import sys; {script}"]
+        put = self.events.put_nowait
+        super().__init__("worker 0", command, put, lambda: put(None))
 
-    @property
-    def command(self) -> list[str]:
-        return [sys.executable, "-c", f"import sys; {self.script}"]
 
-
-async def started(script: str) -> Child:
-    child = Child(Script("0", Path("/none"), script=script))
-    await child.start()
+async def started(script: str) -> Script:
+    child = Script(script)
+    child.start()
     return child
 
 
@@ -91,68 +88,69 @@ def test_requests_to_a_child_that_died_are_lost_in_silence() -> None:
         child = await started("")
         await eventually(lambda: not child.alive)
         for _ in range(20):
-            child.send(Cancel(id="a"))
+            child.send(CancelJob(id="a"))
         await child.ended()
 
     asyncio.run(main())
 
 
-WIRE = """
+CHANNEL = """
 import os, sys
-from upframe.daemon.workers.messages import Ready, Stopped
-from upframe.daemon.workers.channel import Wire
-wire = Wire()
+from upframe.daemon.workers.messages import Ready, JobStopped
+from upframe.daemon.workers.worker import JobChannel
+channel = JobChannel()
 print("noise of a library", flush=True)
 os.write(1, b"more noise\\n")
-wire.send(Ready())
-while (request := wire.next_request()) is not None:
-    wire.send(Stopped())
+channel.send(Ready())
+while (request := channel.next_request()) is not None:
+    channel.send(JobStopped())
 assert sys.stdin.read() == ""
 os._exit(3)
 """
 
 
-def through_wire(requests: bytes) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-c", WIRE]
+def through_channel(requests: bytes) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", CHANNEL]
     return subprocess.run(command, input=requests, capture_output=True, timeout=60, check=False)
 
 
 def test_nothing_but_events_comes_out_of_a_worker_and_it_ends_with_its_pipe() -> None:
-    done = through_wire(Stop().line + Stop().line)
+    done = through_channel(Stop().line + Stop().line)
     assert [read_event(line) for line in done.stdout.splitlines()] == [
         Ready(),
-        Stopped(),
-        Stopped(),
+        JobStopped(),
+        JobStopped(),
     ]
     assert done.stderr.decode().splitlines() == ["noise of a library", "more noise"]
     assert done.returncode == 3
 
 
 def test_a_worker_does_not_guess_at_what_is_no_request() -> None:
-    done = through_wire(b'{"kind": "job"}\n')
+    done = through_channel(b'{"kind": "job"}\n')
     assert done.returncode == 70
     assert b"ValidationError" in done.stderr
-
-
-class Tripping(Child):
-    """Has a bug, which some lines bring out."""
-
-    def _take(self, line: bytes) -> None:
-        if line == b"poison\n":
-            raise ZeroDivisionError("a bug")
-        super()._take(line)
 
 
 def test_a_line_that_trips_us_is_passed_over_and_the_next_one_heard() -> None:
     async def main() -> None:
         before = internal_errors["worker"]
-        script = f"print('poison', flush=True); {READY} sys.stdout.flush(); sys.stdin.read()"
-        child = Tripping(Script("0", Path("/none"), script=script))
-        await child.start()
+        poison = "Ready(device='poison').line"
+        script = f"{READY} sys.stdout.flush(); sys.stdin.read()".replace(
+            "Ready().line", poison + " + Ready().line"
+        )
+        child = Script(script)
+
+        def trip(event: Event) -> None:
+            if event == Ready(device="poison"):
+                raise ZeroDivisionError("a bug")
+            child.events.put_nowait(event)
+
+        child._on_event = trip
+        child.start()
         assert await child.events.get() == Ready()
         assert child.alive
         assert internal_errors["worker"] == before + 1
-        child.hang_up()
+        child.close_stdin()
         await child.ended()
 
     asyncio.run(main())

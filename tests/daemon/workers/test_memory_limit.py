@@ -15,9 +15,9 @@ from support.jobs.daemon import SMALL, daemon_in
 from support.jobs.work import config_of, work_of
 from support.media.clips import make_clip
 
-from upframe.daemon.workers.messages import Done, Failed
-from upframe.daemon.workers.prober import Prober
-from upframe.daemon.workers.process import Lost, WorkerProcess, WorkerSettings
+from upframe.daemon.workers.messages import JobDone, RequestFailed
+from upframe.daemon.workers.prober import FileProber
+from upframe.daemon.workers.process import WorkerDied, WorkerProcess, WorkerSettings
 from upframe.daemon.workers.scheduler import worker_settings
 from upframe.io.limits import VARIABLE
 
@@ -63,12 +63,12 @@ def test_job_that_needs_more_than_the_worker_may_take_is_a_75_and_costs_no_worke
         pid = worker.pid
         work = work_of(large, tmp_path / "out.png", filters=filters, encoder={})
         failed = await worker.run_job("a", work, BUDGETS, lambda _: None)
-        assert isinstance(failed, Failed)
+        assert isinstance(failed, RequestFailed)
         assert (failed.error.code, failed.error.retryable) == (75, True), failed.error
         assert "memory" in failed.error.message
         assert failed.error.detail is None
         done = await worker.run_job("b", work_of(clip, tmp_path / "b.mp4"), BUDGETS, lambda _: None)
-        assert isinstance(done, Done)
+        assert isinstance(done, JobDone)
         assert worker.pid == pid
 
     asyncio.run(used(worker_settings(config_of(tmp_path / "state"))[0], use))
@@ -79,7 +79,7 @@ def test_file_that_needs_more_than_a_prober_may_take_is_refused(tmp_path: Path) 
     large, clip = still(tmp_path / "a.gif", 16_000, 12_000), make_clip(tmp_path / "in.mp4")
 
     async def main() -> None:
-        async with Prober(config_of(tmp_path / "state")) as prober:
+        async with FileProber(config_of(tmp_path / "state")) as prober:
             assert (await prober.probe(clip)).kind == "video"
             pid = prober.pid
             verdict = await prober.probe(large)
@@ -112,7 +112,7 @@ def test_worker_that_dies_of_a_failed_allocation_is_a_75(tmp_path: Path) -> None
     async def use(worker: WorkerProcess) -> None:
         work = work_of(tmp_path / "in.mp4", tmp_path / "out.mp4")
         lost = await worker.run_job("a", work, BUDGETS, lambda _: None)
-        assert isinstance(lost, Lost)
+        assert isinstance(lost, WorkerDied)
         assert (lost.error.code, lost.error.retryable) == (75, True)
         assert lost.error.message.endswith("was ended by SIGABRT: too large for memory")
 

@@ -12,15 +12,18 @@ import pytest
 from support.jobs.work import children_of, config_of, eventually, is_alive
 from support.media.clips import make_clip
 
-from upframe.daemon.workers.attempt import judge
-from upframe.daemon.workers.prober import Prober, Verdict
+from upframe.daemon.workers.attempt import probe_file
+from upframe.daemon.workers.messages import ProbeVerdict
+from upframe.daemon.workers.prober import FileProber
 
 
-def with_prober(tmp_path: Path, use: Callable[[Prober], Awaitable[None]], **seconds: float) -> None:
+def with_prober(
+    tmp_path: Path, use: Callable[[FileProber], Awaitable[None]], **seconds: float
+) -> None:
     before = children_of(os.getpid())
 
     async def main() -> None:
-        async with Prober(config_of(tmp_path / "state"), **seconds) as prober:
+        async with FileProber(config_of(tmp_path / "state"), **seconds) as prober:
             await use(prober)
 
     asyncio.run(main())
@@ -39,7 +42,7 @@ def test_one_process_looks_at_many_files_and_rests_when_nobody_asks(tmp_path: Pa
     clip = make_clip(tmp_path / "in.mp4", frames=2)
     (tmp_path / "text.mkv").write_text("no film at all")
 
-    async def use(prober: Prober) -> None:
+    async def use(prober: FileProber) -> None:
         assert prober.pid is None
         verdict = await prober.probe(clip)
         assert (verdict.kind, verdict.message) == ("video", f"{clip}: 64x48 yuv420p")
@@ -61,7 +64,7 @@ def test_no_file_takes_the_prober_from_the_next_one(tmp_path: Path, fifo: Path) 
     """Who crashes decoders is refused; who is killed, hangs or is called off is blamed on none."""
     clip = make_clip(tmp_path / "in.mp4", frames=2)
 
-    async def killed_by(number: int, prober: Prober) -> Verdict:
+    async def killed_by(number: int, prober: FileProber) -> ProbeVerdict:
         assert (await prober.probe(clip)).kind == "video"
         asked = asyncio.create_task(prober.probe(fifo))
         await asyncio.sleep(0.2)
@@ -70,7 +73,7 @@ def test_no_file_takes_the_prober_from_the_next_one(tmp_path: Path, fifo: Path) 
         assert signal.Signals(number).name in verdict.message
         return verdict
 
-    async def use(prober: Prober) -> None:
+    async def use(prober: FileProber) -> None:
         assert (await killed_by(signal.SIGSEGV, prober)).kind == "refused"
         assert (await killed_by(signal.SIGKILL, prober)).kind == "unfinished"
         verdict = await prober.probe(fifo)
@@ -97,9 +100,9 @@ def test_half_a_file_is_unfinished(
     clip = make_clip(tmp_path / name, frames=12, audio="aac", container_options=options)
     whole = clip.read_bytes()
     clip.write_bytes(whole[: int(part * len(whole))])
-    assert judge(str(clip)).kind == "unfinished"
+    assert probe_file(str(clip)).kind == "unfinished"
     clip.write_bytes(whole)
-    assert judge(str(clip)).kind == "video"
+    assert probe_file(str(clip)).kind == "video"
 
 
 @pytest.mark.parametrize("name", ["in.mp4", "in.mkv", "in.ts"])
@@ -108,23 +111,23 @@ def test_space_that_was_reserved_and_not_written_yet_is_unfinished(
 ) -> None:
     path = tmp_path / name
     path.touch()
-    assert judge(str(path)).kind == "unfinished"
+    assert probe_file(str(path)).kind == "unfinished"
     path.write_bytes(bytes(100_000))
-    assert judge(str(path)).kind == "unfinished"
+    assert probe_file(str(path)).kind == "unfinished"
 
 
 def test_a_file_too_short_to_be_told_is_unfinished(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.ts", frames=3)
-    assert judge(str(clip)).kind == "unfinished"
+    assert probe_file(str(clip)).kind == "unfinished"
 
 
 @pytest.mark.parametrize("name", ["in.mp4", "in.mov", "in.mkv", "in.webm", "in.ts", "in.avi"])
 def test_a_whole_file_is_video(tmp_path: Path, name: str) -> None:
     codec = {"in.webm": "libvpx", "in.avi": "mpeg4"}.get(name, "libx264")
-    assert judge(str(make_clip(tmp_path / name, frames=12, codec=codec))).kind == "video"
+    assert probe_file(str(make_clip(tmp_path / name, frames=12, codec=codec))).kind == "video"
 
 
 def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "in.mkv"
     path.write_bytes(b"RIFF" + bytes(range(256)) * 20)
-    assert judge(str(path)).kind == "refused"
+    assert probe_file(str(path)).kind == "refused"

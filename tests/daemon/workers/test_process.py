@@ -24,8 +24,15 @@ from support.jobs.work import (
 )
 from support.media.clips import make_clip
 
-from upframe.daemon.workers.messages import Done, Event, Failed, Progressed, StageBegun, Stopped
-from upframe.daemon.workers.process import CANCEL_SECONDS, Lost, WorkerLost, WorkerProcess
+from upframe.daemon.workers.messages import (
+    Event,
+    JobDone,
+    JobStopped,
+    Progressed,
+    RequestFailed,
+    StageBegun,
+)
+from upframe.daemon.workers.process import CANCEL_SECONDS, WorkerDied, WorkerLost, WorkerProcess
 from upframe.daemon.workers.scheduler import worker_settings
 from upframe.filters.options import FilterOptions
 
@@ -86,20 +93,20 @@ def test_a_worker_does_one_job_after_the_other_and_outlives_bad_ones(
         assert await worker.warm(FilterOptions.model_validate(INTERPOLATE), 60) > 0
         events: list[Event] = []
         done = await worker.run_job("a", work_of(clip, out / "a.mp4"), BUDGETS, events.append)
-        assert isinstance(done, Done)
+        assert isinstance(done, JobDone)
         assert done.report["frames_out"] == frames_in(out / "a.mp4") == 7
         stages = [event.stage for event in events if isinstance(event, StageBegun)]
         assert stages == ["loading", "streaming", "publishing"]
         again = await worker.run_job("b", work_of(clip, out / "a.mp4"), BUDGETS, ignore)
-        assert isinstance(again, Failed)
+        assert isinstance(again, RequestFailed)
         assert (again.error.code, again.error.retryable) == (73, False)
         bad = work_of(tmp_path / "text.mp4", out / "c.mp4")
         failed = await worker.run_job("c", bad, BUDGETS, ignore)
-        assert isinstance(failed, Failed)
+        assert isinstance(failed, RequestFailed)
         assert failed.error.code == 65
         pid = worker.pid
         last = await worker.run_job("d", work_of(clip, out / "d.mp4"), BUDGETS, ignore)
-        assert isinstance(last, Done)
+        assert isinstance(last, JobDone)
         assert (worker.pid, worker.num_jobs) == (pid, 4)
         assert worker.rss_bytes > 50 << 20
         await worker.stop()
@@ -119,11 +126,11 @@ def test_cancelling_stops_a_job_in_five_seconds_leaves_nothing_and_keeps_the_wor
         began = time.monotonic()
         await worker.cancel()
         assert time.monotonic() - began < 5
-        assert await job == Stopped()
+        assert await job == JobStopped()
         assert names_in(out) == set()
         await worker.cancel()  # nothing runs
         short = work_of(make_clip(tmp_path / "short.mp4", frames=3), out / "b.mp4")
-        assert isinstance(await worker.run_job("b", short, BUDGETS, ignore), Done)
+        assert isinstance(await worker.run_job("b", short, BUDGETS, ignore), JobDone)
 
     with_worker(tmp_path, use)
 
@@ -142,7 +149,7 @@ def test_a_worker_that_does_not_stop_is_killed_in_time(tmp_path: Path, out: Path
         os.kill(worker.pid, signal.SIGSTOP)
         await worker.cancel(0.5)
         lost = await job
-        assert isinstance(lost, Lost)
+        assert isinstance(lost, WorkerDied)
         assert lost.error.message == "the worker process was killed: it did not stop within 0.5 s"
         assert not worker.alive
 
@@ -174,12 +181,12 @@ def test_the_death_of_a_worker_is_told_with_its_signal(tmp_path: Path, out: Path
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGSEGV)
         lost = await job
-        assert isinstance(lost, Lost)
+        assert isinstance(lost, WorkerDied)
         assert lost.error.message == "the worker process was ended by SIGSEGV"
         assert (lost.error.code, lost.error.retryable) == (70, True)
         assert worker.crashed
         asked = await worker.run_job("b", work_of(clip, out / "b.mp4"), BUDGETS, ignore)
-        assert isinstance(asked, Lost)  # at once: nobody is there
+        assert isinstance(asked, WorkerDied)  # at once: nobody is there
 
     with_worker(tmp_path, use)
 

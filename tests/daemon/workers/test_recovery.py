@@ -233,8 +233,8 @@ def test_kill_9_around_the_rename_ends_in_one_output(tmp_path: Path, out: Path) 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from upframe.daemon.workers import worker_lock as tether
-lock = tether.hold(Path(sys.argv[1]) / "workers" / "0.lock")
+from upframe.daemon.workers import worker_lock
+lock = worker_lock.hold(Path(sys.argv[1]) / "workers" / "0.lock")
 partial = open(sys.argv[2], "wb", buffering=0)
 print("held", flush=True)
 while True:

@@ -8,7 +8,8 @@ import pytest
 
 from upframe.daemon.config import JobsConfig
 from upframe.daemon.jobs.model import JobError
-from upframe.daemon.workers.retry import error_of, next_attempt
+from upframe.daemon.workers.messages import error_of
+from upframe.daemon.workers.outcomes import next_attempt
 from upframe.filters.errors import CheckpointRejected, TooLarge, WeightsUnavailable
 from upframe.io.errors import (
     SinkFull,

@@ -27,7 +27,7 @@ from support.jobs.work import (
 from support.media.clips import make_clip
 
 from upframe.daemon.jobs.model import IllegalChange, Job, partial_token
-from upframe.daemon.workers.admission import Room
+from upframe.daemon.workers.admission import DiskSpace
 from upframe.daemon.workers.ledger import FOLDER, Result, Results
 from upframe.daemon.workers.outcomes import recover
 from upframe.daemon.workers.scheduler import (
@@ -261,8 +261,8 @@ def test_a_job_waits_for_room_says_so_and_begins_when_there_is(
     free = [0]
 
     async def main() -> None:
-        room = Room(lambda _: free[0], look_seconds=0.1)
-        async with running(config_of(tmp_path / "state"), room=room) as at_work:
+        space = DiskSpace(lambda _: free[0], look_seconds=0.1)
+        async with running(config_of(tmp_path / "state"), space=space) as at_work:
             await at_work.queue.submit(new_job("a", clip, out / "a.mp4"))
             waits = await until(at_work.queue, "a", lambda job: job.waits_for is not None)
             assert waits.waits_for is not None

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 from support.jobs.work import INTERPOLATE, eventually, new_job, work_of
 
-from upframe.daemon.workers.admission import Room, expected_bytes, free_bytes, growth, source_bytes
+from upframe.daemon.workers.admission import (
+    DiskSpace,
+    expected_bytes,
+    free_bytes,
+    growth,
+    source_bytes,
+)
 from upframe.filters.options import FilterOptions
 
 MARGIN = 64 << 20
@@ -40,11 +46,11 @@ def test_a_job_waits_where_there_is_no_room_and_begins_when_there_is(tmp_path: P
     job = new_job("a", source, tmp_path / "out.mp4")
 
     async def take() -> None:
-        room = Room(lambda _: free[0])
-        reason = await room.take(job)
+        space = DiskSpace(lambda _: free[0])
+        reason = await space.reserve(job)
         assert reason == f"room in {tmp_path}: about 64 MiB are wanted, 64 MiB are free"
         free[0] = expected_bytes(job)
-        assert await room.take(job) is None
+        assert await space.reserve(job) is None
 
     asyncio.run(take())
 
@@ -53,11 +59,11 @@ def test_room_is_given_out_once_until_it_is_used_or_given_up(tmp_path: Path) -> 
     jobs = [new_job(name, "/none.mp4", tmp_path / f"{name}.mp4") for name in "ab"]
 
     async def take() -> None:
-        room = Room(lambda _: MARGIN + MARGIN // 2)
-        assert await room.take(jobs[0]) is None
-        assert await room.take(jobs[1]) is not None
-        room.give_up(jobs[0].id)
-        assert await room.take(jobs[1]) is None
+        space = DiskSpace(lambda _: MARGIN + MARGIN // 2)
+        assert await space.reserve(jobs[0]) is None
+        assert await space.reserve(jobs[1]) is not None
+        space.release(jobs[0].id)
+        assert await space.reserve(jobs[1]) is None
 
     asyncio.run(take())
 
@@ -66,7 +72,7 @@ def test_where_nobody_knows_the_room_the_job_tries(tmp_path: Path) -> None:
     job = new_job("a", "/none.mp4", tmp_path / "none" / "out.mp4")
     assert free_bytes(tmp_path / "none") is None
     assert (free_bytes(tmp_path) or 0) > 0
-    assert asyncio.run(Room().take(job)) is None
+    assert asyncio.run(DiskSpace().reserve(job)) is None
     assert expected_bytes(work_of("/none.mp4", tmp_path)) == MARGIN
 
 
@@ -83,17 +89,17 @@ def test_a_file_system_that_does_not_answer_holds_up_nobody_else(tmp_path: Path)
         return 1 << 40
 
     async def take() -> None:
-        room = Room(free, answer_seconds=0.1)
+        space = DiskSpace(free, answer_seconds=0.1)
         away = [new_job(f"a{number}", "/in.mp4", tmp_path / "away" / "a.mp4") for number in "12"]
         for job in away:
-            reason = await room.take(job)
+            reason = await space.reserve(job)
             assert reason is not None
             assert reason.startswith("an answer of the file systems of /in.mp4 and ")
         assert len(asked) == 1
-        assert await room.take(new_job("b", "/in.mp4", tmp_path / "here" / "b.mp4")) is None
+        assert await space.reserve(new_job("b", "/in.mp4", tmp_path / "here" / "b.mp4")) is None
         answers.set()
         await eventually(lambda: all(task.done() for task in asyncio.all_tasks() - {this()}))
-        assert await room.take(away[1]) is None
+        assert await space.reserve(away[1]) is None
 
     asyncio.run(take())
 

@@ -15,7 +15,7 @@ import pytest
 from support.live.publishing_child import RATE, Child, encoded, later
 from support.servers.camera import free_port
 
-from upframe.io.live.publisher_protocol import Event, Failed, Finished, Written
+from upframe.io.live.publisher_protocol import Event, Finished, PublishFailed, Written
 from upframe.io.live.target import find_live_target
 
 SEGMENT_SECONDS = 2
@@ -205,7 +205,7 @@ def test_a_playlist_on_a_web_server_goes_on_and_old_segments_go_away() -> None:
 def test_a_web_server_that_refuses_is_told(handler: type[Store], reason: str) -> None:
     with web(handler) as (url, kept):
         failed = put(url)[-1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, PublishFailed)
     assert failed.reason == reason
     assert not kept
 
@@ -225,6 +225,6 @@ def test_a_web_server_is_given_the_password_and_nobody_else() -> None:
     assert kept
     assert not any(b"s3cret" in data for data in kept.values())
     failed = put(f"http://user:s3cret@127.0.0.1:{free_port()}/a.m3u8")[-1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, PublishFailed)
     assert failed.reason == "refused"
     assert "s3cret" not in failed.message

@@ -19,7 +19,7 @@ from support.servers.camera import Camera, free_port
 from support.servers.receivers import Protocol, Receiver, rises
 
 from upframe.io.errors import Reason
-from upframe.io.live.publisher_protocol import Connected, Failed, Finished, Note, Written
+from upframe.io.live.publisher_protocol import Connected, Finished, Note, PublishFailed, Written
 from upframe.io.live.target import LiveTarget, find_live_target
 
 
@@ -30,13 +30,13 @@ def until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.02)
 
 
-def failure(target: LiveTarget, *, packets: int = 50) -> Failed:
+def failure(target: LiveTarget, *, packets: int = 50) -> PublishFailed:
     """Feed an output that must fail until it does."""
     primer, pictures = encoded(packets)
     with Child(target, primer) as child:
         child.give(pictures)
         assert child.finish() != 0, child.events
-        return child.told(Failed)[0]
+        return child.told(PublishFailed)[0]
 
 
 _ARRIVE = {"udp": 50, "srt": 25}
@@ -136,7 +136,7 @@ def test_an_srt_that_nobody_takes_is_told_and_leaves_no_process() -> None:
     with Child(target, primer) as child:
         child.give(pictures)
         assert child.finish() != 0
-        assert child.told(Failed)[0].error == "OutputLost"
+        assert child.told(PublishFailed)[0].error == "OutputLost"
         assert not members(child.process.pid)
 
 
@@ -169,7 +169,7 @@ def test_a_receiver_that_is_killed_ends_it(protocol: Protocol, tmp_path: Path) -
         receiver.kill()
         child.give(pictures[25:], paced=True)
         assert child.wait() != 0
-        failed = child.told(Failed)[0]
+        failed = child.told(PublishFailed)[0]
         assert failed.error == "OutputLost", failed
         assert failed.reason in ("ended", "timed-out"), failed
         assert not members(child.process.pid)

@@ -34,9 +34,9 @@ from upframe.io.live.archive import (
 from upframe.io.live.publisher_protocol import (
     Connected,
     Event,
-    Failed,
     Finished,
     Note,
+    PublishFailed,
     Recorded,
     Written,
 )
@@ -209,7 +209,7 @@ def test_a_full_disk_is_told_and_what_was_whole_is_kept(
         resource.prlimit(child.process.pid, resource.RLIMIT_FSIZE, (limit, limit))
         child.give(pictures)
         assert child.finish() != 0
-        failed = child.told(Failed)[0]
+        failed = child.told(PublishFailed)[0]
         assert failed.error == "SinkFull", failed
         saved = child.told(Recorded)
     assert saved[0].rescued
@@ -235,7 +235,7 @@ def test_a_disk_that_is_full_at_the_very_end_keeps_the_fragments(
             resource.prlimit(child.process.pid, resource.RLIMIT_FSIZE, (limit, limit))
             child.give(pictures)
             assert child.finish() != 0, "there was room enough: the test proves nothing"
-            assert child.told(Failed)[0].error == "SinkFull"
+            assert child.told(PublishFailed)[0].error == "SinkFull"
             assert decoded(path) == child.told(Recorded)[0].frames >= 50
 
 
@@ -247,7 +247,7 @@ def test_a_name_that_was_taken_meanwhile_loses_nothing(tmp_path: Path) -> None:
         path.write_bytes(b"mine")
         child.give(pictures)
         assert child.finish() != 0
-        assert child.told(Failed)[0].error == "SinkRefused"
+        assert child.told(PublishFailed)[0].error == "SinkRefused"
         assert child.files == [str(tmp_path / "out-1.mp4")]
     assert path.read_bytes() == b"mine"
     assert decoded(tmp_path / "out-1.mp4") == 30

@@ -24,7 +24,7 @@ from upframe.io.errors import InputLost
 from upframe.io.live.address import AddressMemory, find_address
 from upframe.io.live.live_input import LiveInput
 from upframe.io.live.values import DecodedFrame, SoundPacket
-from upframe.io.parent_death import tied
+from upframe.io.parent_death import with_parent_death
 
 PHRASE = "a-long-passphrase"
 
@@ -201,8 +201,8 @@ def until_gone(pid: int) -> None:
 
 def test_a_tied_program_dies_with_who_started_it() -> None:
     code = (
-        "import subprocess, sys, time; from upframe.io.parent_death import tied;"
-        "child = subprocess.Popen(tied(['sleep', '600']), start_new_session=True);"
+        "import subprocess, sys, time; from upframe.io.parent_death import with_parent_death;"
+        "child = subprocess.Popen(with_parent_death(['sleep', '600']), start_new_session=True);"
         "print(child.pid, flush=True); time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
@@ -224,5 +224,7 @@ def until_named(pid: int, name: str) -> None:
 
 
 def test_a_tied_program_is_the_program_itself() -> None:
-    done = subprocess.run(tied(["printf", "%s", "a b"]), stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        with_parent_death(["printf", "%s", "a b"]), stdout=subprocess.PIPE, check=True
+    )
     assert done.stdout == b"a b"

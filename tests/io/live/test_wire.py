@@ -14,10 +14,10 @@ from upframe.io.errors import OutputLost, SinkFull, SinkRefused, VerificationFai
 from upframe.io.live.publisher_protocol import (
     Connected,
     Event,
-    Failed,
     Finished,
     Header,
     Note,
+    PublishFailed,
     Recorded,
     Skipped,
     Written,
@@ -99,7 +99,7 @@ def test_a_header_that_is_cut_off_is_the_end_of_the_stream(text: bytes) -> None:
         Skipped(3),
         Recorded("/a/b.mp4", 25, 1.0),
         Note("sound is left out"),
-        Failed("refused", "OutputLost", "nobody listens"),
+        PublishFailed("refused", "OutputLost", "nobody listens"),
         Finished(),
     ],
 )
@@ -107,7 +107,7 @@ def test_an_event_comes_out_as_it_went_in(event: Event) -> None:
     assert read_event(event_line(event)) == event
 
 
-@pytest.mark.parametrize("line", [b"", b"text", b"[]", b'{"event": "party"}', b'{"event": "note"}'])
+@pytest.mark.parametrize("line", [b"", b"text", b"[]", b'{"kind": "party"}', b'{"kind": "note"}'])
 def test_what_is_no_event_is_told(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"not an event|Expecting value"):
         read_event(line)
@@ -115,13 +115,13 @@ def test_what_is_no_event_is_told(line: bytes) -> None:
 
 @pytest.mark.parametrize("kind", [SinkRefused, SinkFull, VerificationFailed])
 def test_a_failure_of_a_file_is_raised_as_what_it_is(kind: type[Exception]) -> None:
-    error = Failed("failed", kind.__name__, "the text").exception()
+    error = PublishFailed("failed", kind.__name__, "the text").exception()
     assert type(error) is kind
     assert str(error) == "the text"
 
 
 def test_a_failure_of_a_connection_keeps_its_reason() -> None:
-    error = Failed("unauthorised", "OutputLost", "401").exception()
+    error = PublishFailed("unauthorised", "OutputLost", "401").exception()
     assert isinstance(error, OutputLost)
     assert error.reason == "unauthorised"
 

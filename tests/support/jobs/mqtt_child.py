@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from math import inf
 from pathlib import Path
 
-from upframe.daemon.backoff import DoublingBackoff
+from upframe.daemon.backoff import Backoff
 from upframe.daemon.config import Config
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import JobStore
@@ -28,7 +29,14 @@ async def run(port: int, folder: Path) -> None:
         for job in store.jobs(("running",)):  # as recovery does
             store.change(job.id, "queued", attempts=0)
         queue = JobQueue(store)
-        bridge = MqttBridge(config, queue, store, dict, dict, backoff=DoublingBackoff(0.05, 0.2))
+        bridge = MqttBridge(
+            config,
+            queue,
+            store,
+            dict,
+            dict,
+            backoff=Backoff(((0.05, 0.1), (0.2, inf)), parts=(0.0, 1.0)),
+        )
         running = asyncio.create_task(bridge.run(), name="bridge")
         while not running.done():
             await queue.wait_for_work(0.5)

@@ -7,12 +7,13 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from support.servers.mqtt import DEADLINE_SECONDS, Broker
 
-from upframe.daemon.backoff import DoublingBackoff
+from upframe.daemon.backoff import Backoff
 from upframe.daemon.config import Config
 from upframe.daemon.jobs.model import Job, Work, job_of
 from upframe.daemon.jobs.queue import JobQueue
@@ -82,12 +83,16 @@ def config_of(broker: Broker, tmp_path: Path, **mqtt: Any) -> Config:
     )
 
 
+def fast_backoff() -> Backoff:
+    return Backoff(((0.05, 0.1), (0.2, inf)), parts=(0.0, 1.0), good_seconds=1.0)
+
+
 @asynccontextmanager
 async def node_on(
     broker: Broker,
     tmp_path: Path,
     *,
-    backoff: DoublingBackoff | None = None,
+    backoff: Backoff | None = None,
     stop: bool = True,
     metrics_seconds: float = 60.0,
     live: LiveBoard | None = None,
@@ -103,7 +108,7 @@ async def node_on(
             lambda: {"version": "1.2.3", "device": "cpu"},
             lambda: {"upframe_up": 1.0},
             live=live,
-            backoff=backoff or DoublingBackoff(0.05, 0.2, 1.0),
+            backoff=backoff or fast_backoff(),
             metrics_seconds=metrics_seconds,
         )
         node = Node(bridge, queue, store, tmp_path / "videos")

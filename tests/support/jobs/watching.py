@@ -16,7 +16,7 @@ from upframe.daemon.jobs.model import Job, JobError
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import JobStore
 from upframe.daemon.watch.watcher import Watches
-from upframe.daemon.workers.messages import Verdict
+from upframe.daemon.workers.messages import ProbeVerdict
 from upframe.io.root import Root
 
 DOUBLE = {"enable_frame_interpolation": True, "frame_interpolation_exp": 1}
@@ -30,11 +30,11 @@ class Judging:
     def __init__(self) -> None:
         self.probed: list[Path] = []
 
-    async def probe(self, path: Path, root: Root | None = None) -> Verdict:
-        from upframe.daemon.workers.attempt import judge  # loads codecs, which few tests need
+    async def probe(self, path: Path, root: Root | None = None) -> ProbeVerdict:
+        from upframe.daemon.workers.attempt import probe_file  # loads codecs, which few tests need
 
         self.probed.append(path)
-        return await asyncio.to_thread(judge, str(path), root)
+        return await asyncio.to_thread(probe_file, str(path), root)
 
 
 class Saying:
@@ -43,15 +43,15 @@ class Saying:
     def __init__(self) -> None:
         self.probed: list[Path] = []
 
-    async def probe(self, path: Path, root: Root | None = None) -> Verdict:
+    async def probe(self, path: Path, root: Root | None = None) -> ProbeVerdict:
         self.probed.append(path)
         return _said_by(path)
 
 
-def _said_by(path: Path) -> Verdict:
+def _said_by(path: Path) -> ProbeVerdict:
     text = path.read_bytes()[:10].decode(errors="replace").split("\n")[0]
     kind = text if text in ("refused", "unfinished") else "video"
-    return Verdict(kind=kind, message=f"it says {text!r}")
+    return ProbeVerdict(kind=kind, message=f"it says {text!r}")
 
 
 @dataclass

@@ -50,8 +50,8 @@ class _Child:
         with self.log.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def say(self, event: str, **fields: Any) -> None:
-        print(json.dumps({"event": event, **fields}), flush=True)  # noqa: T201
+    def say(self, kind: str, **fields: Any) -> None:
+        print(json.dumps({"kind": kind, **fields}), flush=True)  # noqa: T201
 
     def tell(self, **fields: Any) -> None:
         self.frames += 1
@@ -59,13 +59,13 @@ class _Child:
         status = {"name": self.name, "state": "running", "counts": counts, "rss_bytes": 1000}
         status |= {"last_frame_age_seconds": 0.1, "output_state": {"connected": True}}
         status |= {"reconnects": {"ended": 2}, "delay_seconds": {"p50": 0.25, "p99": 0.5}}
-        self.say("status", **status | fields)
+        self.say("status", status=status | fields)
 
     def run(self) -> None:
-        self.note(pid=os.getpid(), order=json.loads(sys.stdin.readline()))
+        self.note(pid=os.getpid(), order=json.loads(sys.stdin.readline())["order"])
         match self.words:
             case ["refuse", code, *text]:
-                self.say("ended", code=int(code), message=" ".join(text))
+                self.say("exit", code=int(code), message=" ".join(text))
                 sys.exit(int(code))
             case ["swear"]:
                 self.tell()
@@ -91,7 +91,7 @@ class _Child:
         if self.words == ["deaf"]:
             time.sleep(3600)
         self.note(farewell=os.getpid())
-        self.say("ended", code=0, message="")
+        self.say("exit", code=0, message="")
 
     def live(self, **counts: int) -> None:
         """Tell all the time until stdin ends."""

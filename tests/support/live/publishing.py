@@ -14,7 +14,7 @@ import av
 import torch
 from av.stream import Stream
 
-from upframe.daemon.backoff import SteppedBackoff
+from upframe.daemon.backoff import Backoff
 from upframe.daemon.live.publisher import Publisher
 from upframe.filters.frame import Color, Picture, StreamInfo
 from upframe.io.encode.options import EncoderOptions
@@ -114,7 +114,7 @@ def publishing(
     publisher = Publisher(
         target,
         encoder.primer,
-        backoff=SteppedBackoff(chance=lambda: 0.0),
+        backoff=Backoff(chance=lambda: 0.0),
         on_change=told.change,
         on_written=told.write,
         **more,  # pyright: ignore[reportArgumentType]

@@ -12,7 +12,7 @@ from typing import Any
 from support.jobs.work import children_of
 from support.live.child import command_in
 
-from upframe.daemon.backoff import SteppedBackoff
+from upframe.daemon.backoff import Backoff
 from upframe.daemon.config import Config
 from upframe.daemon.live.status import LiveStatus
 from upframe.daemon.live.supervisor import LiveSupervisor
@@ -69,7 +69,7 @@ async def supervised(config: Config, **options: Any) -> AsyncIterator[Watched]:
     before = children_of(os.getpid())
     # the first steps of the pauses, without chance: 0.6 s
     given = {
-        "backoff": lambda: SteppedBackoff(lambda: 0.0),
+        "backoff": lambda: Backoff(chance=lambda: 0.0),
         "command": command_in(config.state_dir),
     }
     supervisor = LiveSupervisor(**given | options)

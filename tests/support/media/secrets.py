@@ -28,10 +28,9 @@ from upframe.daemon.mqtt.states import state_payload
 from upframe.daemon.service.logs import JournalHandler, JsonFormatter, PlainFormatter
 from upframe.daemon.service.metrics import Metrics
 from upframe.daemon.service.status import LoopLag, Status
-from upframe.daemon.workers.channel import Wire, WireLog
-from upframe.daemon.workers.child import Tail
-from upframe.daemon.workers.messages import Logged
-from upframe.daemon.workers.retry import error_of
+from upframe.daemon.workers.channel import ChannelLogHandler, WorkerChannel
+from upframe.daemon.workers.messages import Logged, error_of
+from upframe.io.child import Tail
 from upframe.io.errors import SourceMissing
 from upframe.io.redaction import excerpt, one_line, redacted_values
 
@@ -206,7 +205,9 @@ def _journal(text: str) -> str:
 
 def _worker_log(text: str) -> str:
     sent: list[Logged] = []
-    WireLog(cast("Wire", SimpleNamespace(send=sent.append))).emit(record_of(text))
+    ChannelLogHandler(cast("WorkerChannel", SimpleNamespace(send=sent.append))).emit(
+        record_of(text)
+    )
     return sent[0].line.decode()
 
 

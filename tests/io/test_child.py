@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from upframe.daemon.live.child import KEPT_LINES, Child, Waker
+from upframe.io.child import Child, Waker
 
 DEADLINE_SECONDS = 30.0
 
@@ -57,7 +57,7 @@ def test_gets_all_that_is_sent_however_much_and_answers_in_lines() -> None:
     with started(program) as child:
         for _ in range(50):
             child.send(bytes(100_000))
-        child.close_input()
+        child.close_stdin()
         assert lines_until_the_end(child) == [b"5000000", b"True"]
         assert (child.returncode, child.unsent_bytes) == (0, 0)
 
@@ -94,8 +94,9 @@ def test_stderr_is_drained_and_its_last_lines_are_kept_without_passwords() -> No
     )
     with started(program) as child:
         lines_until_the_end(child)
-        assert len(child.tail) == KEPT_LINES
-        assert list(child.tail)[-2:] == ["line 49999", "rtsp://***@host/***"]
+        lines = child.tail.lines(published=True)
+        assert len(lines) == 100
+        assert lines[-2:] == ["line 49999", "rtsp://***@host/***"]
 
 
 def test_another_thread_can_end_the_waiting() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Literal
 
-from upframe.daemon.live.publisher_process import Outbox
+from upframe.daemon.live.publisher_process import PacketBuffer
 from upframe.io.live.values import Encoded
 
 TICK = Fraction(1, 25)
@@ -21,7 +21,7 @@ def packet(
     return Encoded(kind, bytes(size), index, index, 1, TICK, keyframe or kind == "sound")
 
 
-def drained(outbox: Outbox) -> list[tuple[str, int]]:
+def drained(outbox: PacketBuffer) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
     while (one := outbox.take()) is not None:
         found.append((one.kind, one.pts))
@@ -29,7 +29,7 @@ def drained(outbox: Outbox) -> list[tuple[str, int]]:
 
 
 def test_takes_nothing_while_there_is_no_connection() -> None:
-    outbox = Outbox(max_seconds=2)
+    outbox = PacketBuffer(max_seconds=2)
     assert not outbox.wants_keyframe
     assert not outbox.put(packet(0, keyframe=True), 0.0)
     assert not outbox.put(packet(0, kind="sound"), 0.0)
@@ -37,7 +37,7 @@ def test_takes_nothing_while_there_is_no_connection() -> None:
 
 
 def test_begins_with_a_keyframe_after_connecting() -> None:
-    outbox = Outbox(max_seconds=2)
+    outbox = PacketBuffer(max_seconds=2)
     outbox.open()
     assert outbox.wants_keyframe
     given = [packet(0), packet(0, kind="sound"), packet(1, keyframe=True), packet(2)]
@@ -49,7 +49,7 @@ def test_begins_with_a_keyframe_after_connecting() -> None:
 
 
 def test_what_waits_too_long_is_dropped_up_to_the_next_keyframe() -> None:
-    outbox = Outbox(max_seconds=2)
+    outbox = PacketBuffer(max_seconds=2)
     outbox.open()
     for index in range(3):
         assert outbox.put(packet(index, keyframe=index == 0), float(index) / 10)
@@ -65,7 +65,7 @@ def test_what_waits_too_long_is_dropped_up_to_the_next_keyframe() -> None:
 
 
 def test_a_keyframe_goes_in_by_itself_where_too_much_waits() -> None:
-    outbox = Outbox(max_seconds=2)
+    outbox = PacketBuffer(max_seconds=2)
     outbox.open()
     assert outbox.put(packet(0, keyframe=True), 0.0)
     assert outbox.put(packet(1, keyframe=True), 9.0)
@@ -74,7 +74,7 @@ def test_a_keyframe_goes_in_by_itself_where_too_much_waits() -> None:
 
 
 def test_too_many_bytes_are_too_much_as_well() -> None:
-    outbox = Outbox(max_seconds=100, max_bytes=100)
+    outbox = PacketBuffer(max_seconds=100, max_bytes=100)
     outbox.open()
     assert outbox.put(packet(0, keyframe=True, size=60), 0.0)
     assert outbox.put(packet(1, size=40), 0.0)
@@ -84,7 +84,7 @@ def test_too_many_bytes_are_too_much_as_well() -> None:
 
 
 def test_bytes_are_free_again_once_taken() -> None:
-    outbox = Outbox(max_seconds=100, max_bytes=100)
+    outbox = PacketBuffer(max_seconds=100, max_bytes=100)
     outbox.open()
     for index in range(10):
         assert outbox.put(packet(index, keyframe=index == 0, size=90), 0.0)
@@ -93,7 +93,7 @@ def test_bytes_are_free_again_once_taken() -> None:
 
 
 def test_what_waits_when_the_connection_ends_is_lost() -> None:
-    outbox = Outbox(max_seconds=2)
+    outbox = PacketBuffer(max_seconds=2)
     outbox.open()
     outbox.put(packet(0, keyframe=True), 0.0)
     outbox.put(packet(0, kind="sound"), 0.0)
@@ -110,7 +110,7 @@ def test_what_waits_when_the_connection_ends_is_lost() -> None:
 
 
 def test_stopped_it_takes_no_more_and_gives_what_waits() -> None:
-    outbox = Outbox(max_seconds=2)
+    outbox = PacketBuffer(max_seconds=2)
     outbox.open()
     outbox.put(packet(0, keyframe=True), 0.0)
     outbox.stop()

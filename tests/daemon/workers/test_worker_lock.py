@@ -17,15 +17,15 @@ from upframe.daemon.workers import worker_lock
 HOLDER = """
     import sys, time
     from pathlib import Path
-    from upframe.daemon.workers import worker_lock as tether
-    lock = tether.hold(Path(sys.argv[1]))
+    from upframe.daemon.workers import worker_lock
+    lock = worker_lock.hold(Path(sys.argv[1]))
     print("held", flush=True)
     time.sleep(600)
 """
 CHILD = """
     import os, sys, time
-    from upframe.daemon.workers import worker_lock as tether
-    print(os.getpid(), tether.die_with(int(sys.argv[1])), flush=True)
+    from upframe.io import parent_death
+    print(os.getpid(), parent_death.kill_on_parent_death(int(sys.argv[1])), flush=True)
     time.sleep(600)
 """
 PARENT = """
@@ -106,8 +106,8 @@ def test_without_workers_there_is_nothing_to_end(tmp_path: Path) -> None:
 TIED = """
     import os, sys
     from pathlib import Path
-    from upframe.daemon.workers import worker_lock as tether
-    lock = tether.tie(os.getppid(), Path(sys.argv[1]))
+    from upframe.daemon.workers import worker_lock
+    lock = worker_lock.bind(os.getppid(), Path(sys.argv[1]))
     assert all(name.isdigit() for name in os.listdir("."))
     try:
         Path("made").write_text("by root, too")

@@ -1,0 +1,330 @@
+"""A child process: fed on stdin, heard in lines, killed and reaped, all by one thread.
+
+Its pipes never block and are watched together with the end of the process, so that one thread can
+feed it, listen to it, and kill it when it no longer takes anything. A thread without an event loop
+calls :meth:`Child.turn`; an event loop calls it whenever :meth:`Child.fileno` is readable.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, cast
+
+from .redaction import excerpt
+
+_KEPT_LINES = 100
+_SHOWN_LINES = 40
+_SHOWN_CHARACTERS = 1000
+_TEXT_CHARACTERS = 8192
+_READ_BYTES = 1 << 16
+_LINE_BYTES = 64 << 20
+"""Of stdout: a report may list many warnings."""
+_LOG_LINE_BYTES = 1 << 16
+_REAP_SECONDS = 10.0
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def rss_bytes_of(pid: int) -> int:
+    """Return the resident memory of a process, 0 if it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+    except (OSError, IndexError):
+        return 0
+
+
+def exit_text(returncode: int | None) -> str:
+    """Describe how a process ended, as the rest of a sentence."""
+    if returncode is None:
+        return "does not end by SIGKILL"
+    if returncode >= 0:
+        return f"ended with status {returncode}"
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:  # a real-time signal has no name
+        name = f"signal {-returncode}"
+    hint = " (out of memory?)" if -returncode == signal.SIGKILL else ""
+    return f"was ended by {name}{hint}"
+
+
+class Waker:
+    """Ends another thread's waiting; `wake` and `close` are safe from every thread."""
+
+    def __init__(self) -> None:
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def fileno(self) -> int:
+        """Return the descriptor that a selector watches."""
+        return self._event
+
+    def wake(self) -> None:
+        """End the current wait, or the next one."""
+        with self._lock, suppress(BlockingIOError):  # woken so often already
+            if not self._closed:
+                os.eventfd_write(self._event, 1)
+
+    def clear(self) -> None:
+        """Forget that it was woken."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._event)
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Wait until woken, or until the timeout."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self, selectors.EVENT_READ)
+            selector.select(max(0.0, timeout_seconds))
+        self.clear()
+
+    def close(self) -> None:
+        """Close it; no thread may wait any more. Safe to call twice."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                os.close(self._event)
+
+
+class _LineSplitter:
+    """Splits a stream into lines; one too long becomes ``***``, for a cut may show secrets."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._rest = bytearray()
+        self._too_long = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Add data, return the lines that are complete."""
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = self.rest + lines[0] if not self._too_long else b"***"
+            self._rest, self._too_long = bytearray(), False
+        self._rest += rest
+        if self._too_long or len(self._rest) > self._max_bytes:
+            self._rest, self._too_long = bytearray(), True
+        return lines
+
+    @property
+    def rest(self) -> bytes:
+        """The line that is not complete yet."""
+        return b"***" if self._too_long else bytes(self._rest)
+
+
+class Tail:
+    """The last lines of a stream, in bounded memory."""
+
+    def __init__(self) -> None:
+        self._splitter = _LineSplitter(_LOG_LINE_BYTES)
+        self._lines: deque[bytes] = deque(maxlen=_KEPT_LINES)
+
+    def feed(self, data: bytes) -> None:
+        """Add what was read."""
+        self._lines += self._splitter.feed(data.replace(b"\r", b"\n"))
+
+    def lines(self, *, published: bool = False) -> list[str]:
+        """Return the last lines without secrets; see :func:`redacted` for `published`."""
+        texts = (line.decode(errors="replace").strip() for line in (*self._lines, self._rest))
+        return [excerpt(text, _SHOWN_CHARACTERS, published=published) for text in texts if text]
+
+    @property
+    def text(self) -> str | None:
+        """The last lines as one text without secrets; None if nothing came."""
+        return "\n".join(self.lines()[-_SHOWN_LINES:])[-_TEXT_CHARACTERS:] or None
+
+    @property
+    def _rest(self) -> bytes:
+        return self._splitter.rest
+
+
+class Child:
+    """One process; only the thread that started it calls anything here.
+
+    It runs in a session of its own, since Ctrl-C is for us to decide on. If it asks to die with
+    its parent (see :mod:`.parent_death`), the kernel kills it at the end of the thread that started
+    it, so that thread must live on until the child has ended.
+
+    Args:
+        command: the program and its arguments.
+        waker: ends :meth:`turn` early.
+        environment: of the process; None: ours.
+        new_session: False leaves it in our process group, so that a kill of ours takes it along.
+
+    Raises:
+        OSError: if the process cannot be started.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        waker: Waker | None = None,
+        *,
+        environment: Mapping[str, str] | None = None,
+        new_session: bool = True,
+    ) -> None:
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            command,
+            bufsize=0,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env=environment,
+            start_new_session=new_session,
+        )
+        self.tail = Tail()
+        """Of its stderr."""
+        self.stdout_ended = False
+        """Whether there will be no more lines."""
+        self._send_signal = os.killpg if new_session else os.kill
+        self._unsent = bytearray()
+        self._closing = False
+        self._lines: list[bytes] = []
+        self._splitter = _LineSplitter(_LINE_BYTES)
+        self._selector = selectors.EpollSelector()
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._watch(self._pidfd, self._reap)
+        if waker is not None:
+            self._watch(waker, waker.clear)
+        for stream, read in ((self._stdout, self._read_line), (self._stderr, self._read_log)):
+            os.set_blocking(stream.fileno(), False)
+            self._watch(stream, read)
+        os.set_blocking(self.stdin.fileno(), False)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended, as in `subprocess`; None until :meth:`turn` has reaped it."""
+        return self._process.returncode
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What it has not taken yet."""
+        return len(self._unsent)
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        """The pipe that :meth:`send` writes to; only to look at, or to set its size."""
+        return cast("IO[bytes]", self._process.stdin)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable whenever :meth:`turn` has something to do."""
+        return self._selector.fileno()
+
+    def send(self, data: bytes) -> None:
+        """Queue data for its stdin; :meth:`turn` writes as much as it takes.
+
+        Data for a child that has ended, or has closed its stdin, is dropped.
+        """
+        if self._closing or self.stdin.closed:
+            return
+        if not self._unsent:
+            self._selector.register(self.stdin, selectors.EVENT_WRITE, self._write)
+        self._unsent += data
+
+    def close_stdin(self) -> None:
+        """Close its stdin as soon as it has taken everything."""
+        self._closing = True
+        if not self._unsent:
+            self.stdin.close()
+
+    def turn(self, timeout_seconds: float) -> None:
+        """Write and read what is possible; if nothing is, wait for it until the timeout."""
+        for key, _ in self._selector.select(max(0.0, timeout_seconds)):
+            if key.fd in self._selector.get_map():  # still: one may have ended another
+                cast("Callable[[], None]", key.data)()
+
+    def lines(self) -> list[bytes]:
+        """Return the lines of its stdout that have come since the last call."""
+        lines, self._lines = self._lines, []
+        return lines
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to it and to all that it has started in its session."""
+        if self.returncode is None:  # as long as it is not reaped, the number is its own
+            with suppress(ProcessLookupError):
+                self._send_signal(self.pid, number)
+
+    def close(self) -> None:
+        """Kill it if it still runs, and wait until nothing of it is left. Safe to call twice."""
+        self.signal(signal.SIGKILL)
+        ends = time.monotonic() + _REAP_SECONDS
+        while self.returncode is None and time.monotonic() < ends:
+            self.turn(ends - time.monotonic())
+        self._selector.close()
+        for pipe in (self.stdin, self._stdout, self._stderr):
+            pipe.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    @property
+    def _stdout(self) -> IO[bytes]:
+        return cast("IO[bytes]", self._process.stdout)
+
+    @property
+    def _stderr(self) -> IO[bytes]:
+        return cast("IO[bytes]", self._process.stderr)
+
+    def _watch(self, what: IO[bytes] | Waker | int, act: Callable[[], None]) -> None:
+        self._selector.register(what, selectors.EVENT_READ, act)
+
+    def _write(self) -> None:
+        try:
+            count = os.write(self.stdin.fileno(), self._unsent[:_READ_BYTES])
+        except BlockingIOError:
+            return
+        except OSError:  # it has closed its end, or has ended: that shows by itself
+            count, self._closing = len(self._unsent), True
+        del self._unsent[:count]
+        if not self._unsent:
+            self._selector.unregister(self.stdin)
+            if self._closing:
+                self.stdin.close()
+
+    def _read_line(self) -> None:
+        data = self._read(self._stdout)
+        if data is not None:
+            self.stdout_ended = not data
+            self._lines += self._splitter.feed(data)
+
+    def _read_log(self) -> None:
+        self.tail.feed(self._read(self._stderr) or b"")
+
+    def _read(self, pipe: IO[bytes]) -> bytes | None:
+        """Read what is there: None if that is nothing, no bytes at the end."""
+        try:
+            data = os.read(pipe.fileno(), _READ_BYTES)
+        except BlockingIOError:
+            return None
+        if not data:
+            self._selector.unregister(pipe)
+        return data
+
+    def _reap(self) -> None:
+        """The process has ended: read what it has left, end what it has started, and reap it."""
+        self._selector.unregister(self._pidfd)
+        for key in list(self._selector.get_map().values()):
+            if key.fileobj in (self._stdout, self._stderr):
+                self._read_rest(key)
+        self.stdout_ended = True
+        self.signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _read_rest(self, key: selectors.SelectorKey) -> None:
+        ready = selectors.DefaultSelector()
+        with ready:
+            ready.register(key.fileobj, selectors.EVENT_READ)
+            while key.fd in self._selector.get_map() and ready.select(0):
+                cast("Callable[[], None]", key.data)()
