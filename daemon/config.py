@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import (
     AfterValidator,
@@ -28,18 +28,13 @@ from pydantic import (
 )
 
 from ..filters.options import FilterOptions, Policy
-from ..io.encode.options import EncoderOptions
 from ..io.limits import InputLimits
 from ..io.redaction import excerpt
 from ..io.root import Root
-from .errors import ConfigError, UsageError
-from .jobs.model import Location, Origin
-from .live.levels import parse_levels
-from .live.options import LiveOptions, Name
+from .errors import ConfigError
+from .specification import REFUSED, MediaOptions, Origin, Precision, Stage, StreamSpec
 
-Stage = Literal["loading", "streaming", "publishing"]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 TopicLevel = Annotated[str, StringConstraints(pattern=r"^[^/+#$\x00][^/+#\x00]*$", max_length=64)]
 TopicPrefix = Annotated[str, StringConstraints(pattern=r"^[^+#$\x00][^+#\x00]*$", max_length=256)]
 
@@ -76,7 +71,8 @@ def _scheme(text: str) -> str:
 
 _AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 _Host = Annotated[str, AfterValidator(_host)]
-_Filters = Annotated[FilterOptions, AfterValidator(with_absolute_weights)]
+_EXTENSIONS = {"matroska": "mkv", "mpegts": "ts"}
+"""Of the containers that FFmpeg does not name by their extension."""
 _STAGE_SECONDS: dict[Stage, float] = {"loading": 600.0, "streaming": 300.0, "publishing": 600.0}
 
 
@@ -135,16 +131,13 @@ class JobsConfig(Section):
         return _STAGE_SECONDS | given
 
 
-class WatchConfig(Section):
+class WatchConfig(MediaOptions, frozen=True, extra="forbid"):
     """One watched folder."""
+
+    refused: ClassVar = REFUSED["watch"]
 
     input: _AbsolutePath
     output: _AbsolutePath
-    filters: _Filters
-    encoder: EncoderOptions = Field(default_factory=lambda: EncoderOptions.model_validate({}))
-    container: str | None = Field(
-        default=None, description="extension of the outputs, such as mkv (the input's)"
-    )
     recursive: bool = True
     follow_links: bool = Field(
         default=False,
@@ -166,38 +159,36 @@ class WatchConfig(Section):
     priority: int = Field(default=0, ge=-1000, le=1000)
     mode: Literal["auto", "events", "poll"] = "auto"
 
+    _absolute_weights = field_validator("filters")(with_absolute_weights)
+
     @model_validator(mode="after")
     def _check_folders(self) -> Self:
-        if not self.filters.any_enabled:
-            raise ValueError("filters: none is enabled")
         if self.on_done == "move" and self.done_dir is None:
             raise ValueError('on_done = "move" needs done_dir')
         if self.on_failed == "move" and self.failed_dir is None:
             raise ValueError('on_failed = "move" needs failed_dir')
         return self
 
+    @property
+    def extension(self) -> str | None:
+        """Of the results, with its dot; None: that of the input."""
+        if self.container is None:
+            return None
+        return "." + _EXTENSIONS.get(self.container, self.container.lstrip("."))
+
     def root(self, folder: Path, closed: Path | None) -> Root:
         """Tell beneath what to open one of its folders: in the input, who writes may bend it."""
         return Root(self.input if folder.is_relative_to(self.input) else folder, closed)
 
 
-class LiveConfig(LiveOptions, frozen=True, extra="forbid"):
+class LiveConfig(StreamSpec, frozen=True, extra="forbid"):
     """One live stream, kept up for as long as the daemon runs."""
 
-    name: Name = Field(description="unique; on the slate, in topics, metrics and the log")
-    input: Location = Field(description="a URL, a device such as /dev/video0, or a file")
-    output: Location = Field(description="a URL, a file, or a name with fields of strftime")
-    filters: _Filters
-    encoder: EncoderOptions = Field(default_factory=lambda: EncoderOptions.model_validate({}))
-    device: str = Field(default="auto", description="auto, cpu, cuda:N")
-    precision: Precision = "auto"
-    credentials_file: _AbsolutePath | None = Field(
-        default=None, description="one line USER:PASSWORD for the input, closed to others"
-    )
-    output_credentials_file: _AbsolutePath | None = Field(
-        default=None, description="for the output"
-    )
-    enabled: bool = Field(default=True, description="false: known, and not tried")
+    refused: ClassVar = {**REFUSED["live"], **REFUSED["stream"]}
+
+    enabled: bool = Field(default=True, description="False: the stream is known and not tried.")
+
+    _absolute_weights = field_validator("filters")(with_absolute_weights)
 
     @field_validator("input", "output")
     @classmethod
@@ -206,17 +197,10 @@ class LiveConfig(LiveOptions, frozen=True, extra="forbid"):
             raise ValueError("must be a URL or an absolute path")
         return text
 
-    @model_validator(mode="after")
-    def _check_filters(self) -> Self:
-        if not self.filters.any_enabled:
-            raise ValueError("filters: none is enabled")
-        return self
-
-    @property
-    def options(self) -> LiveOptions:
-        """What the entry says of how the stream is kept up."""
-        said = {key: getattr(self, key) for key in LiveOptions.model_fields}
-        return LiveOptions.model_validate(said)
+    @field_validator("credentials_file", "output_credentials_file")
+    @classmethod
+    def _must_be_absolute(cls, path: Path | None) -> Path | None:
+        return path and _absolute(path)
 
 
 class MqttConfig(Section):
@@ -383,11 +367,6 @@ def _contradicting_streams(config: Config) -> Iterator[Fault]:
         if live.name in get_args(Origin):
             text = "another name: frames of jobs are counted under this one"
             yield Fault(f"{where}.name", _shown(live.name), text)
-        try:
-            parse_levels(live.levels, live.filters)
-        except UsageError as error:
-            wanted = str(error).removeprefix("a level must be ").partition(", got ")[0]
-            yield Fault(f"{where}.levels", _shown(live.levels), wanted)
 
 
 def _read(path: Path) -> str:
@@ -434,6 +413,9 @@ def _known_keys(location: tuple[str | int, ...]) -> str:
     for part in location[:-1]:
         if isinstance(part, str) and model is not None:
             model = _model_in(model.model_fields[part].annotation)
+    refused: Mapping[str, str] = getattr(model, "refused", {})
+    if reason := refused.get(str(location[-1])):
+        return f"none: {reason}"
     known = sorted(model.model_fields) if model is not None else []
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f"{close[0]}, perhaps" if close else "one of " + ", ".join(known)

@@ -1,10 +1,15 @@
-"""What can go wrong around filters and media, and who acts on it.
+"""The errors of the daemon and its commands, and who acts on them.
 
-UsageError                  the command line asks for something that cannot be: exit 64
-ConfigError                 a configuration file is wrong: exit 78
-AlreadyRunning              another daemon has the state directory: exit 75
-StartFailed                 the daemon cannot begin its work: exits with what a worker said
-Stopped                     a signal ended the work: exit 128 + its number
+UsageError      the command line asks for something impossible: exit 64
+ConfigError     a configuration file is wrong: exit 78
+AlreadyRunning  another daemon holds the state directory: exit 75
+StartFailed     the daemon cannot start: exit with the code of its cause
+Stopped         a signal ended the work: exit 128 + its number
+UnknownJob      there is no job of that id: reported to the client
+Conflict        the id belongs to other work: the client must choose another
+IllegalChange   the job's state does not allow it, such as cancelling a done job: reported
+StoreBroken     the file is no store, or a newer version's: the daemon does not start
+DaemonAbsent    no daemon listens on the control socket: the user must start it
 """
 
 from __future__ import annotations
@@ -40,3 +45,23 @@ class Stopped(Exception):
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by signal {signal_number}")
         self.signal_number = signal_number
+
+
+class UnknownJob(Exception):
+    """There is no job of that id."""
+
+
+class Conflict(Exception):
+    """Another job has that id already, with other content."""
+
+
+class IllegalChange(Exception):
+    """The state of a job does not allow the change, such as cancelling what is done."""
+
+
+class StoreBroken(Exception):
+    """The store cannot be used: damaged, locked, full, or written by a newer version."""
+
+
+class DaemonAbsent(Exception):
+    """No daemon answers where one was expected."""

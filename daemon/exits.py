@@ -27,8 +27,18 @@ from ..io.errors import (
     VerificationFailed,
     WrongLimits,
 )
-from .errors import AlreadyRunning, ConfigError, StartFailed, Stopped, UsageError
-from .jobs.model import Conflict, DaemonAbsent, IllegalChange, StoreBroken, UnknownJob
+from .errors import (
+    AlreadyRunning,
+    ConfigError,
+    Conflict,
+    DaemonAbsent,
+    IllegalChange,
+    StartFailed,
+    Stopped,
+    StoreBroken,
+    UnknownJob,
+    UsageError,
+)
 
 
 class Exit(IntEnum):

@@ -14,17 +14,11 @@ from pydantic import (
     model_validator,
 )
 
-# The word for where weights may come from. A value alone: who only hands it on loads no torch.
-
 Policy = Literal["auto", "hub", "builtin"]
-"""For weights that nobody named: the hub and, if it cannot be had, the built-in ones; the hub or
-an error; the built-in ones without asking any network."""
-
-
+"""Of weights that no option names: from the hub, or else built in; from the hub, or an error; built
+in, without a connection."""
 RIFE_ID, REAL_ESRGAN_ID = "elfgum/RIFE-4.22.lite", "ai-forever/Real-ESRGAN"
-"""Repositories of the hub with the weights that are meant where nobody names any."""
-
-# What a user may ask of frame interpolation.
+"""Repositories of the hub with the default weights."""
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -45,12 +39,12 @@ class InterpolateOptions(BaseModel, frozen=True, extra="forbid"):
         1,
         ge=1,
         le=6,
-        description="1 doubles the frame rate, 2 makes it 4 times, up to 6: 64 times.",
+        description="How often the frame rate is doubled: 1 makes it 2 times, 6 makes it 64 times.",
     )
     frame_interpolation_scale: Annotated[float, AfterValidator(_one_of_scales)] = Field(
         1.0,
-        description="Size at which motion is sought, 0.25, 0.5, 1, 2 or 4: 0.5 for 4K and large "
-        "motion, 2 or 4 for small pictures; smaller is faster.",
+        description="Size at which motion is searched, 0.25, 0.5, 1, 2 or 4: 0.5 for 4K and large "
+        "motion, 2 or 4 for small pictures. Smaller is faster.",
     )
     frame_interpolation_model_path: str | None = Field(
         None,
@@ -59,14 +53,12 @@ class InterpolateOptions(BaseModel, frozen=True, extra="forbid"):
     )
     frame_interpolation_method: Literal["recursive", "direct"] = Field(
         "recursive",
-        description="recursive halves every gap exp times; direct asks for each moment at once.",
+        description="Method: recursive halves every gap exp times, direct computes each moment at "
+        "once.",
     )
     scene_detection: bool = Field(
         True, description="Repeat a frame at a cut instead of blending two scenes."
     )
-
-
-# What a user may ask of enlarging.
 
 
 class UpscaleOptions(BaseModel, frozen=True, extra="forbid"):
@@ -74,7 +66,7 @@ class UpscaleOptions(BaseModel, frozen=True, extra="forbid"):
 
     enable_upscaling: bool = Field(False, description="Enlarge every frame with Real-ESRGAN.")
     upscaling_scale: float = Field(
-        4.0, ge=1, le=8, description="How much larger, any number from 1 to 8."
+        4.0, ge=1, le=8, description="Factor by which frames are enlarged, from 1 to 8."
     )
     upscaling_model_path: str | None = Field(
         None,
@@ -85,7 +77,7 @@ class UpscaleOptions(BaseModel, frozen=True, extra="forbid"):
         0,
         ge=0,
         lt=1 << 31,
-        description="Edge of the tiles in pixels of the input; 0 lets memory decide.",
+        description="Edge of the tiles in pixels of the input. 0 lets the free memory decide.",
     )
 
 
@@ -102,6 +94,11 @@ class FilterOptions(InterpolateOptions, UpscaleOptions, BaseModel, frozen=True, 
     def any_enabled(self) -> bool:
         """Whether there is a filter to run."""
         return any(getattr(self, switch) for _, switch in _SWITCHES)
+
+    @property
+    def detects_cuts(self) -> bool:
+        """Whether frames are compared, so that none is inserted across a cut."""
+        return self.enable_frame_interpolation and self.scene_detection
 
     def with_models(self, renamed: Callable[[str], str]) -> Self:
         """Copy the options, with other names for the weights that they name."""

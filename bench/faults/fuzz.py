@@ -33,7 +33,8 @@ from processes import children_of, until_gone
 from yard import DOUBLE, ENLARGE, Content, Yard, shows, yard_in
 
 from upframe.daemon.__main__ import main
-from upframe.daemon.jobs.model import JobError, Work
+from upframe.daemon.jobs.model import JobError
+from upframe.daemon.specification import ConversionSpec
 from upframe.daemon.workers import ledger
 from upframe.daemon.workers.messages import RequestFailed
 from upframe.daemon.workers.process import WorkerDied, WorkerLost, WorkerProcess, WorkerSettings
@@ -225,7 +226,7 @@ class _Process:
         process, began = await self._ready(), time.monotonic()
         filters = DOUBLE if int(path.name[:4]) % 8 == 0 and sink.suffix == ".mkv" else ENLARGE
         encoder = {} if sink.suffix == ".png" else {"codec": "libx264", "preset": "ultrafast"}
-        work = Work.model_validate(
+        work = ConversionSpec.model_validate(
             {"source": str(path), "sink": str(sink), "filters": filters, "encoder": encoder}
         )
         stages: Any = dict.fromkeys(("loading", "streaming", "publishing"), _MOST_SECONDS)

@@ -32,8 +32,8 @@ from yard import BASE, ENLARGE, Yard, document, ended_twice, running, shows, som
 
 from upframe.daemon.jobs.api import NewJob
 from upframe.daemon.jobs.client import DaemonClient, address_of
-from upframe.daemon.jobs.model import Work
 from upframe.daemon.service.routes import REQUEST_BYTES
+from upframe.daemon.specification import ConversionSpec
 
 FRAMES = 3
 _MOST_MEBIBYTES = 10.0
@@ -144,7 +144,9 @@ class ControlCaller:
     def _submit(self) -> None:
         name = f"asked{self.submitted}"
         self.submitted += 1
-        work = Work.model_validate(self._work | {"sink": str(self._folder / f"{name}.mp4")})
+        work = ConversionSpec.model_validate(
+            self._work | {"sink": str(self._folder / f"{name}.mp4")}
+        )
         answer = self._client.submit(NewJob(id=name, work=work))
         self._count_served(answer["new"] is True)
 

@@ -21,10 +21,10 @@ from clapper import make_clapper, offsets_in
 from figures import Outcome, at_most, equal, run_as_script, timed
 from stream import family_of, growth_bytes, resident_bytes
 
-from upframe.daemon.live.options import LiveOptions
-from upframe.daemon.live.request import LiveRequest
+from upframe.daemon.live.order import LiveRequest
 from upframe.daemon.live.session import LiveSession
 from upframe.daemon.live.status import LiveStatus
+from upframe.daemon.specification import StreamSpec
 from upframe.filters.device import Runtime, resolve_device, resolve_precision
 from upframe.filters.options import FilterOptions
 from upframe.io.live.live_input import PacedFile
@@ -89,15 +89,15 @@ def measure(
 
 def request_for(result: Path, seconds: float) -> LiveRequest:
     device = resolve_device()
-    return LiveRequest(
+    spec = StreamSpec(
         name="endurance",
         input="tcp://127.0.0.1:9",  # for its name alone: what is read is the film
         output=str(result),
         filters=FilterOptions.model_validate(DOUBLED),
-        runtime=Runtime(device, resolve_precision("auto", device), "builtin"),
-        options=LiveOptions(latency_seconds=_LATENCY_SECONDS),
-        duration_seconds=seconds,
+        latency_seconds=_LATENCY_SECONDS,
     )
+    runtime = Runtime(device, resolve_precision("auto", device), "builtin")
+    return LiveRequest(spec, runtime, duration_seconds=seconds)
 
 
 def discontinuities(counts: dict[str, int]) -> dict[str, int]:

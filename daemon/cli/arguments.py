@@ -5,24 +5,43 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from ...filters.options import FilterOptions
 from ...io.encode.options import EncoderOptions
+from ...io.redaction import excerpt
 from ..errors import UsageError
-from ..jobs.model import check_length
+from ..specification import REFUSED, RuntimeOptions, check_length
 
 if TYPE_CHECKING:
     from ...filters.device import Runtime
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_FLAGS = {
+    "container": ("--container", "--format"),
+    "latency_seconds": ("--latency", "--latency-seconds"),
+    "options": ("--encoder-option",),
+}
+"""Of fields whose options are not spelled as they are."""
+_NESTED = ("filters", "encoder")
+"""Fields that are models; their fields are options like all others."""
+_MOST_DIGITS = 9  # of either number in a rate
+
+
+def add_options(group: argparse._ActionsContainer, model: type[BaseModel], *names: str) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Add the options of a model: all, or those of some fields."""
+    for name, info in model.model_fields.items():
+        if name in names or not (names or name in _NESTED):
+            group.add_argument(*_flags(name), dest=name, default=None, **_argument_of(name, info))
+
 
 def add_filter_arguments(parser: argparse.ArgumentParser) -> None:
-    """Offer every option of every filter, and the short forms that enable and set in one."""
+    """Add every option of every filter, and the short forms that enable and set in one."""
     group = parser.add_argument_group(
         "filters", "Ask for at least one. The short forms enable a filter and set it in one go."
     )
@@ -30,78 +49,60 @@ def add_filter_arguments(parser: argparse.ArgumentParser) -> None:
         "--interpolate",
         type=int,
         metavar="EXP",
-        help="insert 2^EXP-1 frames into every gap: 1 doubles the frame rate, 2 makes it 4 times",
+        help="Insert 2^EXP-1 frames into every gap: 1 doubles the frame rate, 2 makes it 4 times.",
     )
     group.add_argument(
-        "--upscale", type=float, metavar="SCALE", help="enlarge every frame SCALE times, 1 to 8"
+        "--upscale", type=float, metavar="SCALE", help="Enlarge every frame SCALE times, 1 to 8."
     )
-    _add_model(group, FilterOptions)
+    add_options(group, FilterOptions)
 
 
 def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
-    """Offer the choice of device, precision and where weights come from."""
-    group = parser.add_argument_group("device and weights")
-    group.add_argument(
-        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (auto)"
-    )
-    group.add_argument(
-        "--precision",
-        default="auto",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        help="of the convolutions; auto: fp16 on CUDA, bf16 on a CPU that has it, else fp32",
-    )
-    group.add_argument(
-        "--weights",
-        default="auto",
-        choices=("auto", "hub", "builtin"),
-        help="auto: the published weights, or where the hub cannot be reached the small built-in "
-        "ones, with a warning; hub: never the built-in ones; builtin: never the hub (auto)",
-    )
+    """Add the choice of device, precision and where weights come from."""
+    add_options(parser.add_argument_group("device and weights"), RuntimeOptions)
 
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
-    """Offer the options of the encoder."""
-    group = parser.add_argument_group("encoder")
-    _add_model(group, EncoderOptions, skip={"options"})
+    """Add the options of the encoder."""
+    add_options(parser.add_argument_group("encoder"), EncoderOptions)
+
+
+def add_progress_arguments(parser: argparse.ArgumentParser) -> None:
+    """Offer how to watch the work and what to keep of it."""
+    from ..convert.progress import STYLES  # loads rich
+
+    group = parser.add_argument_group("watching")
     group.add_argument(
-        "--encoder-option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a private option of the encoder, as ffmpeg knows it; may be given several times",
+        "--progress",
+        default="auto",
+        choices=STYLES,
+        help="How to show the progress on stderr. Default: auto.",
+    )
+    group.add_argument(
+        "--report", type=Path, metavar="FILE", help="Write what was done to this file, as JSON."
     )
 
 
-def add_media_arguments(
-    parser: argparse.ArgumentParser,
-) -> argparse._ArgumentGroup:  # pyright: ignore[reportPrivateUsage]  (argparse names it no other way)
-    """Offer how to read the input and what the output may be; give the group, for more."""
-    group = parser.add_argument_group("input and output")
-    group.add_argument("--format", metavar="NAME", help="container of the output (by extension)")
-    group.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    group.add_argument(
-        "--strict-streams",
-        action="store_true",
-        help="fail where a stream could not be copied or converted without loss",
-    )
-    group.add_argument(
-        "--deinterlace", default="auto", choices=("auto", "on", "off"), help="(auto)"
-    )
-    group.add_argument(
-        "--framerate",
-        type=rate,
-        metavar="RATE",
-        help="of an image sequence, such as 24 or 24000/1001",
-    )
-    return group
+def refuse_options(parser: argparse.ArgumentParser, front_end: str) -> None:
+    """Have each option that a command does not have refused with the reason for it."""
+    for name, reason in REFUSED[front_end].items():
+        for each in EncoderOptions.model_fields if name == "encoder" else (name,):
+            parser.add_argument(
+                *_flags(each), action=_Refusal, nargs="?", const=reason, help=argparse.SUPPRESS
+            )
 
 
-def add_tls_argument(parser: argparse._ActionsContainer) -> None:  # pyright: ignore[reportPrivateUsage]
-    """Offer to trust anybody; `upframe.daemon.__main__` sees to it."""
-    parser.add_argument(
-        "--tls-insecure", action="store_true", default=None,
-        help="trust any certificate: passwords and pictures go to whoever answers",
-    )  # fmt: skip
+class _Refusal(argparse.Action):
+    """Refuses an option, with its constant as the reason."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        parser.error(f"{option_string} is no option of {parser.prog}: {self.const}")
 
 
 def filter_options_of(arguments: argparse.Namespace) -> FilterOptions:
@@ -110,7 +111,7 @@ def filter_options_of(arguments: argparse.Namespace) -> FilterOptions:
     Raises:
         UsageError: for a wrong value, no filter at all, or an option of a disabled filter.
     """
-    given = _given(arguments, FilterOptions)
+    given = given_options(arguments, FilterOptions)
     if arguments.interpolate is not None:
         given |= {"enable_frame_interpolation": True}
         given |= {"frame_interpolation_exp": arguments.interpolate}
@@ -122,48 +123,36 @@ def filter_options_of(arguments: argparse.Namespace) -> FilterOptions:
     return options
 
 
-def encoder_options_of(arguments: argparse.Namespace) -> EncoderOptions:
-    """Read the encoder's options from parsed arguments.
+def specified(arguments: argparse.Namespace, model: type[Model], **given: object) -> Model:
+    """Read a specification from parsed arguments, some of its fields given by the caller.
 
     Raises:
-        UsageError: for a wrong value, or an --encoder-option that is not KEY=VALUE.
+        UsageError: for a wrong value, no filter at all, or an option of a disabled filter.
     """
-    given = _given(arguments, EncoderOptions)
-    private: dict[str, str] = {}
-    for pair in arguments.encoder_option:
-        key, equals, value = pair.partition("=")
-        if not key or not equals:
-            raise UsageError(f"--encoder-option must be such as tune=film, got {pair!r}")
-        private[key] = value
-    return validated(EncoderOptions, given | ({"options": private} if private else {}))
+    values = given_options(arguments, model)
+    if "filters" in model.model_fields:
+        values["filters"] = filter_options_of(arguments)
+        values["encoder"] = validated(EncoderOptions, given_options(arguments, EncoderOptions))
+    return validated(model, values | given)
 
 
 def runtime_of(arguments: argparse.Namespace) -> Runtime:
     """Find device and precision.
 
     Raises:
+        UsageError: for a wrong value.
         DeviceUnavailable: if the device is not there.
     """
     # loads torch, which takes seconds; commands that only talk to the daemon need none of it
     from ...filters.device import Runtime, resolve_device, resolve_precision
 
-    device = resolve_device(arguments.device)
-    return Runtime(device, resolve_precision(arguments.precision, device), arguments.weights)
-
-
-def rate(text: str) -> Fraction:
-    """Read a rate from the command line; argparse says this function's name where it fails."""
-    try:
-        value = Fraction(text)
-    except ZeroDivisionError as error:
-        raise ValueError(text) from error
-    if value <= 0:
-        raise ValueError(text)
-    return value
+    options = specified(arguments, RuntimeOptions)
+    device = resolve_device(options.device)
+    return Runtime(device, resolve_precision(options.precision, device), options.weights)
 
 
 def location(text: str) -> str:
-    """Take a path or URL from the command line; a UsageError if it is too long."""
+    """Return a path or URL from the command line; a UsageError if it is too long."""
     try:
         return check_length(text)
     except ValueError as error:
@@ -172,36 +161,65 @@ def location(text: str) -> str:
 
 def flag_of(name: str) -> str:
     """Spell a field as its option on the command line."""
-    return "--" + name.replace("_", "-")
+    return _flags(name)[0]
 
 
-def _add_model(
-    group: argparse._ArgumentGroup,  # pyright: ignore[reportPrivateUsage]  (argparse names it no other way)
-    model: type[BaseModel],
-    skip: set[str] = frozenset(),  # pyright: ignore[reportArgumentType]
-) -> None:
-    for name, info in model.model_fields.items():
-        if name not in skip:
-            group.add_argument(flag_of(name), dest=name, default=None, **_argument_of(name, info))
+def _flags(name: str) -> tuple[str, ...]:
+    return _FLAGS.get(name, ("--" + name.replace("_", "-"),))
 
 
 def _argument_of(name: str, info: FieldInfo) -> dict[str, Any]:
-    """Say to argparse what a field is. Values are checked by the model, not here."""
-    text = (info.description or "").rstrip(".").replace("%", "%%")
+    """Describe a field to argparse. Values are checked by the model, not here."""
+    text = (info.description or "").replace("%", "%%")
     if info.annotation is bool:
-        if info.default is True:
-            return {"action": argparse.BooleanOptionalAction, "help": text}
-        return {"action": "store_true", "help": text}
-    shown = "" if info.default is None else f" ({info.default})"
-    metavar = name.rsplit("_", 1)[-1].upper()
-    if get_origin(info.annotation) is Literal:
+        action = argparse.BooleanOptionalAction if info.default is True else "store_true"
+        return {"action": action, "help": text}
+    origin, metavar = get_origin(info.annotation), name.rsplit("_", 1)[-1].upper()
+    if origin is dict:
+        text += " May be given several times."
+        return {"action": "append", "type": _pair, "metavar": "KEY=VALUE", "help": text}
+    if origin is tuple:
+        text += f" Default: {','.join(info.default)}."
+        return {"type": _words, "metavar": f"{metavar[:-1]},…", "help": text}
+    if info.default is not None and not info.is_required():
+        text += f" Default: {info.default}."
+    if origin is Literal:
         metavar = "{" + ",".join(str(choice) for choice in get_args(info.annotation)) + "}"
-    return {"metavar": metavar, "help": text + shown}
+    return {"metavar": metavar, "help": text} | ({"type": rate} if name == "framerate" else {})
 
 
-def _given(arguments: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(","))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise UsageError(f"--encoder-option must be such as tune=film, got {text!r}")
+    return key, value
+
+
+def rate(text: str) -> str:
+    """Read a rate as a fraction; argparse says this function's name where it fails."""
+    try:
+        value = Fraction(text)
+    except ZeroDivisionError as error:
+        raise ValueError(text) from error
+    if max(len(str(value.numerator)), len(str(value.denominator))) > _MOST_DIGITS:
+        value = value.limit_denominator(10 ** (_MOST_DIGITS // 2))
+    if value <= 0:
+        raise ValueError(text)
+    return str(value)
+
+
+def given_options(arguments: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
+    """Collect the fields of a model that the command line gives."""
     values = {name: getattr(arguments, name, None) for name in model.model_fields}
-    return {name: value for name, value in values.items() if value is not None}
+    return {
+        name: dict(value) if isinstance(value, list) else value  # pyright: ignore[reportUnknownArgumentType]
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def validated(model: type[Model], given: Mapping[str, Any]) -> Model:
@@ -218,8 +236,9 @@ def validated(model: type[Model], given: Mapping[str, Any]) -> Model:
 
 
 def _line_of(fault: Mapping[str, Any]) -> str:
-    """One fault of a model, in the words of the command line."""
-    text = str(fault["msg"]).removeprefix("Value error, ")
+    """Describe one fault of a model in the words of the command line."""
+    text = str(fault["msg"]).removeprefix("Value error, ").partition(", got ")[0]
     if not fault["loc"]:
         return text
-    return f"{flag_of(str(fault['loc'][0]))}: {text[0].lower()}{text[1:]}, got {fault['input']!r}"
+    flag, got = flag_of(str(fault["loc"][0])), excerpt(repr(fault["input"]))
+    return f"{flag}: {text[0].lower()}{text[1:]}, got {got}"

@@ -14,9 +14,10 @@ from ...filters.options import FilterOptions
 from ...io.demo import compare, read_pictures, write_demo_clip, write_png
 from ...io.errors import SinkRefused
 from ...io.redaction import one_line
+from ..convert.conversion import RunRequest, run
 from ..convert.progress import Display, display_for
 from ..convert.report import Report
-from .run import RunRequest, run
+from ..specification import ConversionOptions
 
 _SIZE = (384, 216)
 _RATE = Fraction(15)
@@ -108,10 +109,6 @@ def make_demo(
 
 def _request(source: Path, result: Path) -> RunRequest:
     device = resolve_device()
-    return RunRequest(
-        source=str(source),
-        sink=str(result),
-        filters=FilterOptions.model_validate(_FILTERS),
-        runtime=Runtime(device, resolve_precision("auto", device), "builtin"),
-        overwrite=True,
-    )
+    runtime = Runtime(device, resolve_precision("auto", device), "builtin")
+    options = ConversionOptions(filters=FilterOptions.model_validate(_FILTERS), overwrite=True)
+    return RunRequest(str(source), str(result), options, runtime)

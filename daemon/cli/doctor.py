@@ -47,9 +47,10 @@ from ...io.errors import MediaError, SourceMissing
 from ...io.redaction import json_text, one_line
 from ...io.web import authorities
 from ..config import load_config
+from ..convert.conversion import RunRequest, run
 from ..exits import Exit
 from ..service.checks import cautions
-from .run import RunRequest, run
+from ..specification import ConversionOptions
 
 # What a check of the machine found: a value, for people and for programs.
 
@@ -572,9 +573,6 @@ def _small_request(folder: Path) -> RunRequest:
     source = folder / "source.mp4"
     write_demo_clip(source, width=64, height=48, rate=Fraction(10), num_frames=3)
     device = resolve_device()
-    return RunRequest(
-        source=str(source),
-        sink=str(folder / "result.mp4"),
-        filters=FilterOptions.model_validate(_SMALL_JOB),
-        runtime=Runtime(device, resolve_precision("auto", device), "builtin"),
-    )
+    runtime = Runtime(device, resolve_precision("auto", device), "builtin")
+    options = ConversionOptions(filters=FilterOptions.model_validate(_SMALL_JOB))
+    return RunRequest(str(source), str(folder / "result.mp4"), options, runtime)

@@ -12,22 +12,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from ...io.redaction import excerpt, json_text, redacted
+from ...io.redaction import json_text, redacted
 from ..config import with_absolute_weights
-from ..errors import UsageError
+from ..errors import DaemonAbsent, UsageError
 from ..exits import Exit
 from ..jobs.api import NewJob, to_public_dict, to_public_json
 from ..jobs.client import DaemonClient, Place, find_place
-from ..jobs.model import DaemonAbsent, Work
 from ..jobs.store import STATES, JobStore
+from ..specification import ConversionOptions, ConversionSpec
 from .arguments import (
     add_encoder_arguments,
     add_filter_arguments,
-    add_media_arguments,
-    encoder_options_of,
-    filter_options_of,
+    add_options,
+    refuse_options,
+    specified,
+    validated,
 )
 from .job_display import Bars, console, counts_text, print_details, print_jobs
 
@@ -71,43 +70,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _action(actions: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="of the daemon")
-    parser.add_argument("--socket", type=Path, metavar="FILE", help="of the daemon")
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="Find the daemon by its configuration."
+    )
+    parser.add_argument("--socket", type=Path, metavar="FILE", help="Find it by its socket.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
     parser.set_defaults(command=command)
     return parser
 
 
 def _add_submit(actions: Any) -> None:
-    parser = _action(actions, "submit", _submit, "give the daemon a job; prints its id")
-    parser.add_argument("source", help="a file, a numbered sequence or a URL")
-    parser.add_argument("sink", help="where the result shall be")
-    parser.add_argument("--id", help="of the job: letters, digits, '.', '_', '-' (made up)")
+    parser = _action(actions, "submit", _submit, "Give the daemon a job, and print its id.")
+    for name in ("source", "sink"):
+        parser.add_argument(name, help=ConversionSpec.model_fields[name].description)
     parser.add_argument(
-        "--priority", type=int, default=0, metavar="N", help="the highest goes first (0)"
+        "--id", help="Id of the job: letters, digits, '.', '_', '-'. Without it, one is made up."
+    )
+    parser.add_argument(
+        "--priority",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Priority of the job, from -1000 to 1000. The highest runs first. Default: 0.",
     )
     add_filter_arguments(parser)
     add_encoder_arguments(parser)
-    add_media_arguments(parser)
+    add_options(parser.add_argument_group("input and output"), ConversionOptions)
+    refuse_options(parser, "job")
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    try:
-        work = Work(
-            source=_absolute(arguments.source),
-            sink=_absolute(arguments.sink),
-            filters=with_absolute_weights(filter_options_of(arguments)),
-            encoder=encoder_options_of(arguments),
-            container=arguments.format,
-            overwrite=arguments.overwrite,
-            strict_streams=arguments.strict_streams,
-            deinterlace=arguments.deinterlace,
-            framerate=None if arguments.framerate is None else str(arguments.framerate),
-        )
-        id = arguments.id or _made_up_id(work.source)  # noqa: A001
-        new = NewJob(id=id, work=work, priority=arguments.priority)
-    except ValidationError as error:
-        raise UsageError("; ".join(_fault(dict(fault)) for fault in error.errors())) from error
+    work = specified(
+        arguments,
+        ConversionSpec,
+        source=_absolute(arguments.source),
+        sink=_absolute(arguments.sink),
+    )
+    work = work.model_copy(update={"filters": with_absolute_weights(work.filters)})
+    id = arguments.id or _made_up_id(work.source)  # noqa: A001
+    new = validated(NewJob, {"id": id, "work": work, "priority": arguments.priority})
     submitted = _client(arguments).submit(new)
     job = submitted["job"]
     if arguments.json:
@@ -247,8 +248,3 @@ def _made_up_id(source: str) -> str:
     stem = os.path.splitext(os.path.basename(redacted(source)))[0]
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:40]
     return f"{slug or 'job'}-{secrets.token_hex(4)}"
-
-
-def _fault(fault: dict[str, Any]) -> str:
-    name = "--" + str(fault["loc"][-1]).replace("_", "-") if fault["loc"] else "the job"
-    return f"{name}: {fault['msg']}, got {excerpt(repr(fault['input']))}"

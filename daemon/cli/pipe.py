@@ -16,7 +16,6 @@ from typing import Literal, cast
 from ...filters.chain import BuiltFilter, Chain, build_filters
 from ...filters.device import Runtime
 from ...filters.frame import StreamInfo
-from ...filters.options import FilterOptions
 from ...io.errors import MediaError, ReaderGone, TruncatedMedia
 from ...io.pipes import (
     FORMATS,
@@ -32,10 +31,19 @@ from ...io.redaction import one_line
 from ..convert.compute import Compute
 from ..convert.conversion import execute
 from ..convert.pipeline import Pipeline
-from ..convert.progress import STYLES, Display, Lines, Snapshot, display_for
+from ..convert.progress import Display, Lines, Snapshot, display_for
 from ..convert.report import Report, kept_warnings, make_report
 from ..errors import Stopped, UsageError
-from .arguments import add_filter_arguments, add_runtime_arguments, filter_options_of, runtime_of
+from ..specification import MediaOptions
+from .arguments import (
+    add_filter_arguments,
+    add_options,
+    add_progress_arguments,
+    add_runtime_arguments,
+    refuse_options,
+    runtime_of,
+    specified,
+)
 
 log = logging.getLogger("upframe.pipe")
 
@@ -102,13 +110,12 @@ N frames become (N-1)*2^EXP+1; the last one is not repeated.
 class PipeRequest:
     """What to do between two streams."""
 
-    filters: FilterOptions
+    options: MediaOptions
     runtime: Runtime
     input_format: PipeFormat | Literal["auto"] = "auto"
     format: PipeFormat | None = None
     """Of the output; None: the input's."""
     expected_frames: int | None = None
-    deinterlace: Literal["auto", "on", "off"] = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,32 +137,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_filter_arguments(parser)
     _add_stream_arguments(parser)
     add_runtime_arguments(parser)
-    group = parser.add_argument_group("watching")
-    group.add_argument("--progress", default="auto", choices=STYLES, help="on stderr (auto)")
-    group.add_argument("--report", type=Path, metavar="FILE", help="write what was done, as JSON")
+    add_progress_arguments(parser)
+    refuse_options(parser, "pipe")
     parser.set_defaults(command=_command)
 
 
 def _add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("input and output")
-    group.add_argument("--format", choices=FORMATS, help="of the output (the input's)")
     group.add_argument(
-        "--input-format", default="auto", choices=("auto", *FORMATS), help="of the input (auto)"
+        "--container",
+        "--format",
+        choices=FORMATS,
+        help="Container of the output. Without it, that of the input.",
+    )
+    group.add_argument(
+        "--input-format",
+        default="auto",
+        choices=("auto", *FORMATS),
+        help="Container of the input. Default: auto.",
     )
     group.add_argument(
         "--expect-frames",
         type=int,
         metavar="N",
-        help="fail, with code 65, where the input has fewer frames; what there is goes out",
+        help="Fail with code 65 where the input has fewer frames. Those it has are written.",
     )
     group.add_argument(
         "--allow-early-close",
         action="store_true",
-        help="end with code 0, not 141, where the reader has had enough, as in '| head'",
+        help="End with code 0, not 141, where the reader closes stdout early, as '| head' does.",
     )
-    group.add_argument(
-        "--deinterlace", default="auto", choices=("auto", "on", "off"), help="(auto)"
-    )
+    add_options(group, MediaOptions, "deinterlace")
 
 
 def _command(arguments: argparse.Namespace) -> int:
@@ -178,12 +190,11 @@ def _request_of(arguments: argparse.Namespace) -> PipeRequest:
     if expected is not None and expected < 1:
         raise UsageError(f"--expect-frames must be at least 1, got {expected}")
     return PipeRequest(
-        filters=filter_options_of(arguments),
+        options=specified(arguments, MediaOptions),
         runtime=runtime_of(arguments),
         input_format=arguments.input_format,
-        format=arguments.format,
+        format=arguments.container,
         expected_frames=expected,
-        deinterlace=arguments.deinterlace,
     )
 
 
@@ -200,13 +211,13 @@ def pipe(request: PipeRequest, stdin: RawStream, stdout: RawStream, display: Dis
         source = open_pipe_source(
             stdin,
             request.input_format,
-            deinterlace=request.deinterlace,
+            deinterlace=request.options.deinterlace,
             expected_frames=request.expected_frames,
         )
         stack.callback(source.close)
         format_name = request.format or source.format
         check_pipe_sink(format_name, source.info)
-        filters = build_filters(request.filters, request.runtime)
+        filters = build_filters(request.options.filters, request.runtime)
         compute = _compute(request, source, filters)
         sink = _open_sink(stdout, format_name, compute.info)
         stack.pop_all()  # from here on the thread that reads the source closes it
@@ -236,13 +247,12 @@ def pipe(request: PipeRequest, stdin: RawStream, stdout: RawStream, display: Dis
 
 
 def _compute(request: PipeRequest, source: PipeSource, filters: Sequence[BuiltFilter]) -> Compute:
-    options = request.filters
     return Compute(
         source.info,
         {"full": Chain(built.filter for built in filters)},
         pix_fmt=source.info.pix_fmt,
         device=request.runtime.device,
-        detect_cuts=options.enable_frame_interpolation and options.scene_detection,
+        detect_cuts=request.options.filters.detects_cuts,
     )
 
 

@@ -25,13 +25,14 @@ from ...io.redaction import one_line
 from ...io.source import ContainerSource, open_source
 from ...io.streams.plan import plan_streams
 from ..convert.compute import Compute
+from ..specification import ConversionOptions, StreamSpec
 from .arguments import (
     add_filter_arguments,
+    add_options,
     add_runtime_arguments,
-    add_tls_argument,
     filter_options_of,
+    given_options,
     location,
-    rate,
     runtime_of,
 )
 
@@ -88,11 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-estimate", action="store_true", help="load no weights and run no filter"
     )
-    parser.add_argument("--format", metavar="NAME", help="container of the output (by extension)")
-    parser.add_argument(
-        "--framerate", type=rate, metavar="RATE", help="of an image sequence, such as 24"
-    )
-    add_tls_argument(parser)
+    add_options(parser, ConversionOptions, "container", "framerate")
+    add_options(parser, StreamSpec, "tls_insecure")
     add_filter_arguments(parser)
     add_runtime_arguments(parser)
     parser.set_defaults(command=_command)
@@ -101,10 +99,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _command(arguments: argparse.Namespace) -> int:
     options = filter_options_of(arguments) if _asks_for_filters(arguments) else None
     plan = None
-    with closing(open_source(arguments.input, framerate=arguments.framerate)) as source:
+    rate = arguments.framerate and Fraction(arguments.framerate)
+    with closing(open_source(arguments.input, framerate=rate)) as source:
         found = probe_source(source)
         if arguments.output is not None:
-            plan = plan_streams(arguments.input, arguments.output, arguments.format)
+            plan = plan_streams(arguments.input, arguments.output, arguments.container)
         pix_fmt = _pix_fmt(source.info, arguments)
         outcome = None if options is None else expect(source.info, options, pix_fmt)
         estimate = None
@@ -121,16 +120,17 @@ def _command(arguments: argparse.Namespace) -> int:
 
 
 def _asks_for_filters(arguments: argparse.Namespace) -> bool:
-    if arguments.interpolate is not None or arguments.upscale is not None:
-        return True
-    return any(getattr(arguments, name, None) is not None for name in FilterOptions.model_fields)
+    short = (arguments.interpolate, arguments.upscale)
+    return any(value is not None for value in short) or bool(
+        given_options(arguments, FilterOptions)
+    )
 
 
 def _pix_fmt(info: StreamInfo, arguments: argparse.Namespace) -> str:
     if arguments.output is None:
         return info.pix_fmt
     return output_pix_fmt(
-        info, EncoderOptions.model_validate({}), arguments.output, arguments.format
+        info, EncoderOptions.model_validate({}), arguments.output, arguments.container
     )
 
 

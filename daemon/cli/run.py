@@ -10,79 +10,71 @@ import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from urllib.parse import urlsplit
-
-from pydantic import TypeAdapter, ValidationError
 
 from ...io.live.address import is_live
 from ...io.live.target import is_live_target
 from ...io.redaction import one_line, redacted
 from ..convert.conversion import RunRequest, run
-from ..convert.progress import STYLES, Style, display_for
+from ..convert.progress import Style, display_for
 from ..errors import UsageError
-from ..live.options import LiveOptions, Name
+from ..live.order import LiveRequest
 from ..live.report import children_of
-from ..live.request import LiveRequest
 from ..live.session import LiveSession
+from ..specification import (
+    REFUSED,
+    ConversionOptions,
+    ConversionSpec,
+    DeviceOptions,
+    StreamSpec,
+)
 from .arguments import (
     add_encoder_arguments,
     add_filter_arguments,
-    add_media_arguments,
+    add_options,
+    add_progress_arguments,
     add_runtime_arguments,
-    add_tls_argument,
-    encoder_options_of,
-    filter_options_of,
     flag_of,
     location,
     runtime_of,
-    validated,
+    specified,
 )
 from .live_display import show_for
 
-# `upframe run` for live streams: its options, its signals, what it shows meanwhile.
+# Live streams: their options, their signals, what is shown meanwhile.
 
-_OF_ALL = ("format", "tls_insecure")
-_OPTIONS = tuple(name for name in LiveOptions.model_fields if name not in _OF_ALL)
-"""Those that only live streams have; the others are of every input and output."""
-_BESIDE = ("duration", "credentials_file", "output_credentials_file", "name")
-_OF_FILES = {"strict_streams": False, "deinterlace": "auto", "framerate": None}
-"""Options that live streams do not have, and what they are where nobody gave them."""
+_SHARED = ("input", "output", "container", "tls_insecure", *DeviceOptions.model_fields)
+"""Options of live streams that files have too."""
+_OF_STREAMS = tuple(
+    name for name in StreamSpec.model_fields if name not in (*ConversionSpec.model_fields, *_SHARED)
+)
 _NAME_CHARACTERS = 64
 
 
 def add_live_arguments(parser: argparse.ArgumentParser) -> None:
-    """Offer the options of live streams."""
+    """Add the options of live streams."""
     group = parser.add_argument_group(
         "live streams",
         "An input or output such as rtsp://… makes it one: in real time, until stopped.",
     )
     group.add_argument(
-        "--live", action=argparse.BooleanOptionalAction, default=None,
-        help="take it as one, or not, whatever the addresses say",
-    )  # fmt: skip
-    _add(group, "latency_seconds", "--latency", "--latency-seconds", metavar="SECONDS")
-    _add(group, "levels", "--levels", metavar="NAME,NAME…")
-    _add(group, "on_loss", "--on-loss", metavar="{slate,freeze,stop}")
-    _add(group, "rtsp_transport", "--rtsp-transport", metavar="{tcp,udp,auto}")
-    _add(group, "stall_seconds", "--stall-seconds", metavar="SECONDS")
-    _add(group, "segment_seconds", "--segment-seconds", metavar="SECONDS")
-    _add(group, "sound", "--sound", action=argparse.BooleanOptionalAction)
+        "--live",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="Treat it as a live stream, or as a file, whatever the addresses say.",
+    )
+    add_options(group, StreamSpec, *_OF_STREAMS)
     group.add_argument(
-        "--duration", type=float, metavar="SECONDS",
-        help="of the output, after which it ends well (until stopped)",
-    )  # fmt: skip
-    group.add_argument("--name", help="on the slate and in the status (by the input)")
-    for end in ("", "output-"):
-        group.add_argument(
-            f"--{end}credentials-file", type=Path, metavar="FILE",
-            help=f"of the {'output' if end else 'input'}: one line USER:PASSWORD, "
-            "readable by nobody else",
-        )  # fmt: skip
+        "--duration",
+        type=float,
+        metavar="SECONDS",
+        help="Length of the output, after which the stream ends well. Without it, it is stopped.",
+    )
 
 
 def is_live_run(arguments: argparse.Namespace) -> bool:
-    """Tell whether the command line asks for a live stream.
+    """Return whether the command line asks for a live stream.
 
     Raises:
         UsageError: if it does not, but has options of one, or the other way round.
@@ -91,14 +83,16 @@ def is_live_run(arguments: argparse.Namespace) -> bool:
     if live is None:
         live = is_live_target(arguments.output) or is_live(arguments.input)
     if live:
-        wrong = [name for name, usual in _OF_FILES.items() if getattr(arguments, name) != usual]
-        text = "is no option of live streams"
+        wrong = {
+            name: f"is no option of live streams: {REFUSED['stream'][name]}"
+            for name in REFUSED["stream"]
+        }
     else:
-        given = (*_OPTIONS, *_BESIDE)
-        wrong = [name for name in given if getattr(arguments, name) is not None]
         text = "is an option of live streams, and neither input nor output is one (see --live)"
-    if wrong:
-        raise UsageError(f"{_spelled(wrong[0])} {text}")
+        wrong = dict.fromkeys((*_OF_STREAMS, "duration"), text)
+    for name, text in wrong.items():
+        if getattr(arguments, name) is not None:
+            raise UsageError(f"{flag_of(name)} {text}")
     return live
 
 
@@ -131,18 +125,11 @@ def request_of_arguments(arguments: argparse.Namespace) -> LiveRequest:
     duration = cast("float | None", arguments.duration)
     if duration is not None and not 0 < duration < float("inf"):
         raise UsageError(f"--duration must be above 0, got {duration:g}")
-    name = cast("str | None", arguments.name)
+    name = cast("str | None", arguments.name) or name_of(arguments.input)
     return LiveRequest(
-        name=name_of(arguments.input) if name is None else _checked_name(name),
-        input=arguments.input,
-        output=arguments.output,
-        filters=filter_options_of(arguments),
-        runtime=runtime_of(arguments),
-        encoder=encoder_options_of(arguments),
-        options=_options_of(arguments),
-        credentials_file=arguments.credentials_file,
-        output_credentials_file=arguments.output_credentials_file,
-        overwrite=arguments.overwrite,
+        specified(arguments, StreamSpec, name=name),
+        runtime_of(arguments),
+        overwrite=bool(arguments.overwrite),
         duration_seconds=duration,
         give_up=True,
     )
@@ -157,37 +144,6 @@ def name_of(text: str) -> str:
         words = []
     plain = (re.sub(r"[^A-Za-z0-9._]+", "-", word).strip("-._") for word in words)
     return "-".join([word for word in plain if word][-3:])[:_NAME_CHARACTERS] or "live"
-
-
-def _add(group: Any, field: str, *flags: str, **more: Any) -> None:
-    info = LiveOptions.model_fields[field]
-    usual = ",".join(info.default) if field == "levels" else info.default
-    text = (info.description or "").replace("%%", "%").replace("%", "%%")
-    if usual is not None and "action" not in more:
-        text += f" ({usual})"
-    group.add_argument(*flags, dest=field, default=None, help=text, **more)
-
-
-def _options_of(arguments: argparse.Namespace) -> LiveOptions:
-    given = {name: getattr(arguments, name) for name in LiveOptions.model_fields}
-    given = {name: value for name, value in given.items() if value is not None}
-    if "levels" in given:
-        given["levels"] = tuple(word.strip() for word in str(given["levels"]).split(","))
-    return validated(LiveOptions, given)
-
-
-def _checked_name(name: str) -> str:
-    try:
-        return TypeAdapter(Name).validate_python(name)
-    except ValidationError as error:
-        raise UsageError(
-            f"--name must be letters, digits, '.', '_' or '-', at most {_NAME_CHARACTERS}, "
-            f"got {name!r}"
-        ) from error
-
-
-def _spelled(name: str) -> str:
-    return "--latency" if name == "latency_seconds" else flag_of(name)
 
 
 @contextmanager
@@ -237,51 +193,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = _EPILOG
     parser.add_argument(
-        "input", type=location, help="a file, a sequence such as 'in_%%05d.png', or a live address"
+        "input",
+        type=location,
+        help="The input: a file, a sequence such as 'in_%%05d.png', or a live address.",
     )
     parser.add_argument(
-        "output", type=location, help="a file, a numbered sequence, or where to publish to"
+        "output",
+        type=location,
+        help="The output: a file, a numbered sequence, or an address to publish to.",
     )
     add_filter_arguments(parser)
     add_encoder_arguments(parser)
-    add_media_arguments(parser).add_argument(
-        "--hwaccel",
-        default="none",
-        choices=("none", "auto", "cuda"),
-        help="what decodes a file, whose frames then stay on the card: auto or cuda, an NVIDIA "
-        "card where it can, else software, which is logged (none)",
-    )
-    add_tls_argument(parser)
+    group = parser.add_argument_group("input and output")
+    add_options(group, ConversionOptions)
+    add_options(group, StreamSpec, "tls_insecure")
     add_live_arguments(parser)
     add_runtime_arguments(parser)
     add_progress_arguments(parser)
     parser.set_defaults(command=_command)
 
 
-def add_progress_arguments(parser: argparse.ArgumentParser) -> None:
-    """Offer how to watch the work and what to keep of it."""
-    group = parser.add_argument_group("watching")
-    group.add_argument("--progress", default="auto", choices=STYLES, help="on stderr (auto)")
-    group.add_argument("--report", type=Path, metavar="FILE", help="write what was done, as JSON")
-
-
 def _command(arguments: argparse.Namespace) -> int:
     if is_live_run(arguments):
         return run_live(arguments)
-    filters = filter_options_of(arguments)
-    request = RunRequest(
-        source=arguments.input,
-        sink=arguments.output,
-        filters=filters,
-        runtime=runtime_of(arguments),
-        encoder=encoder_options_of(arguments),
-        format=arguments.format,
-        overwrite=arguments.overwrite,
-        strict_streams=arguments.strict_streams,
-        deinterlace=arguments.deinterlace,
-        framerate=arguments.framerate,
-        hwaccel=arguments.hwaccel,
-    )
+    options = specified(arguments, ConversionOptions)
+    request = RunRequest(arguments.input, arguments.output, options, runtime_of(arguments))
     report = run(request, display_for(arguments.progress))
     if arguments.report is not None:
         report.write(cast("Path", arguments.report))

@@ -8,17 +8,15 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from ...filters.chain import BuiltFilter, Chain, build_filters
 from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
 from ...filters.options import FilterOptions
-from ...io.decode.hardware import Hardware, HardwareName
-from ...io.encode.encoder import EncoderOptions, output_pix_fmt
+from ...io.decode.hardware import Hardware
+from ...io.encode.encoder import output_pix_fmt
 from ...io.errors import MediaError
 from ...io.files import Owner, refuse_same_file
 from ...io.media import Sink
@@ -26,6 +24,7 @@ from ...io.root import ConfinedFile, by_descriptor
 from ...io.sink import open_file_sink
 from ...io.source import ContainerSource, open_source
 from ...io.streams.plan import StreamPlan, plan_streams
+from ..specification import ConversionOptions, Stage
 from .compute import Compute
 from .pipeline import Flow, Pipeline
 from .progress import Display, Silent, show_progress
@@ -73,22 +72,12 @@ async def _execute(pipeline: Pipeline, total: int | None, display: Display) -> F
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """One piece of work: what the command line, and later a job, asks for."""
+    """What one run does, with the names by which this machine reaches input and output."""
 
     source: str | ConfinedFile
     sink: str
-    filters: FilterOptions
+    options: ConversionOptions
     runtime: Runtime
-    encoder: EncoderOptions = field(default_factory=lambda: EncoderOptions.model_validate({}))
-    format: str | None = None
-    """Container of the output, FFmpeg's name; None: by the output's extension."""
-    overwrite: bool = False
-    strict_streams: bool = False
-    deinterlace: Literal["auto", "on", "off"] = "auto"
-    framerate: Fraction | None = None
-    """Of an image sequence."""
-    hwaccel: HardwareName = "none"
-    """What may decode besides software."""
     place: Path | None = None
     """By which the sink is reached, as from `opened_place`; None: by its name."""
 
@@ -96,10 +85,6 @@ class RunRequest:
     def where(self) -> Path:
         """By which path to act on the sink."""
         return self.place or Path(self.sink)
-
-
-Stage = Literal["loading", "streaming", "publishing"]
-"""Of a run, in this order: plan and weights, pictures, completing and checking the output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,25 +180,25 @@ class _Work:
         announce: bool,
     ) -> Report:
         """Plan, load, stream, complete; raises as :func:`run` does."""
-        request = self._request
+        request, options = self._request, self._request.options
         self._on_stage("loading")
         source = request.source
         held = source.descriptor if isinstance(source, ConfinedFile) else None
         refuse_same_file(str(source) if held is None else by_descriptor(held), request.where)
         plan = plan_streams(
-            request.source, request.sink, request.format, strict=request.strict_streams
+            request.source, request.sink, options.container, strict=options.strict_streams
         )
         _tell(plan, announce=announce)
         source = open_source(
             request.source,
-            deinterlace=request.deinterlace,
-            framerate=request.framerate,
-            hardware=Hardware(request.hwaccel, request.runtime.device),
+            deinterlace=options.deinterlace,
+            framerate=options.rate,
+            hardware=Hardware(options.hwaccel, request.runtime.device),
         )
         with closing(source):
             # before the weights are loaded: what cannot be encoded fails at once
-            pix_fmt = output_pix_fmt(source.info, request.encoder, request.sink, request.format)
-            filters = build(request.filters, request.runtime)
+            pix_fmt = output_pix_fmt(source.info, options.encoder, request.sink, options.container)
+            filters = build(options.filters, request.runtime)
             compute = self._compute(source.info, filters, pix_fmt)
             sink = self._sink(compute.info, plan, lambda: report())
             staged = _Staged(sink, self._on_stage)
@@ -230,13 +215,12 @@ class _Work:
 
     def _compute(self, info: StreamInfo, filters: Sequence[BuiltFilter], pix_fmt: str) -> Compute:
         request = self._request
-        wants_cuts = request.filters.enable_frame_interpolation and request.filters.scene_detection
         return Compute(
             info,
             {"full": Chain(built.filter for built in filters)},
             pix_fmt=pix_fmt,
             device=request.runtime.device,
-            detect_cuts=wants_cuts,
+            detect_cuts=request.options.filters.detects_cuts,
         )
 
     def _sink(self, info: StreamInfo, plan: StreamPlan, report: Callable[[], Report]) -> Sink:
@@ -251,10 +235,10 @@ class _Work:
         return open_file_sink(
             request.where,
             info,
-            request.encoder,
+            request.options.encoder,
             plan=plan,
-            overwrite=request.overwrite,
-            format=request.format,
+            overwrite=request.options.overwrite,
+            format=request.options.container,
             owner=owner,
         )
 

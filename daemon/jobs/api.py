@@ -16,21 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 from pydantic import BaseModel, Field, PlainSerializer, ValidationError
 
 from ...io.redaction import excerpt, redacted_values
-from ..errors import UsageError
-from .model import (
-    Confinement,
-    Conflict,
-    DaemonAbsent,
-    IllegalChange,
-    Job,
-    JobId,
-    Origin,
-    State,
-    StoreBroken,
-    UnknownJob,
-    Work,
-    job_of,
-)
+from ..errors import Conflict, DaemonAbsent, IllegalChange, StoreBroken, UnknownJob, UsageError
+from ..specification import ConversionSpec, Origin
+from .model import Confinement, Job, JobId, State, job_of
 
 if TYPE_CHECKING:
     from .queue import JobQueue, Subscription
@@ -61,7 +49,7 @@ class NewJob(BaseModel, frozen=True, extra="forbid"):
     """A job to submit."""
 
     id: JobId
-    work: Work
+    work: ConversionSpec
     priority: int = Field(default=0, ge=-1000, le=1000)
 
 

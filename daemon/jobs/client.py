@@ -15,9 +15,8 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from ..config import Config
-from ..errors import ConfigError
+from ..errors import ConfigError, DaemonAbsent
 from .api import FollowRequest, NewJob, error_of
-from .model import DaemonAbsent
 from .store import STORE_NAME
 
 SOCKET_NAME = "upframe.sock"

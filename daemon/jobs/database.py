@@ -23,7 +23,9 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from ...io.redaction import LOCATION_MAX_BYTES
-from .model import Job, StoreBroken, Work
+from ..errors import StoreBroken
+from ..specification import ConversionSpec
+from .model import Job
 from .schema import APPLICATION_ID, VERSION, migrate, version_of
 
 log = logging.getLogger("upframe.store")
@@ -312,7 +314,7 @@ def _mended(whole: str, error: ValidationError) -> Job | None:
     try:
         for fault in error.errors(include_url=False, include_input=False):
             place, *below = (str(level) for level in fault["loc"])
-            if place not in Work.model_fields or fault["type"] not in _OUT_OF_BOUNDS:
+            if place not in ConversionSpec.model_fields or fault["type"] not in _OUT_OF_BOUNDS:
                 return None
             if place in ("source", "sink"):
                 fields[place] = fields[place][:_MOST_CHARACTERS]  # no such file: it fails so

@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal, Self, TypeVar
 
+from ..errors import IllegalChange
 from .database import altered, job_of_row
-from .model import IllegalChange, Job, JobProgress, State
+from .model import Job, JobProgress, State
 from .store import JobStore
 
 # Calls of a blocking store from the event loop, on threads of its own.

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 
-from .model import StoreBroken
+from ..errors import StoreBroken
 from .queue import JobQueue
 
 log = logging.getLogger("upframe.jobs")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from .model import StoreBroken
+from ..errors import StoreBroken
 
 APPLICATION_ID = 0x75706672
 """"upfr" in the header of the file: tells our store from any other SQLite file."""

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self, get_args
 
+from ..errors import Conflict, IllegalChange, UnknownJob
 from .database import (
     ALTERABLE,
     Database,
@@ -23,7 +24,7 @@ from .database import (
     row_of,
     seconds_of,
 )
-from .model import LEGAL_CHANGES, Conflict, IllegalChange, Job, JobProgress, State, UnknownJob
+from .model import LEGAL_CHANGES, Job, JobProgress, State
 
 # Single steps on jobs inside a transaction that somebody else begins and ends.
 

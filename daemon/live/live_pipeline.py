@@ -22,14 +22,14 @@ from ...io.live.slate import slate
 from ...io.live.target import LiveTarget
 from ...io.live.values import Encoded, LiveForm, OutputState
 from ..queues import DropOldestQueue
+from ..specification import StreamSpec
 from .compute_stage import ComputeStage, LiveCompute, QueuedFrame
 from .governor import Governor
 from .input import FrameIngest, IngestOutlet
 from .levels import parse_levels
-from .options import LiveOptions
+from .order import LiveRequest
 from .output import DelayStatistics, OutputStage, OutputTiming, PendingFrames
 from .publisher import Publisher
-from .request import LiveRequest
 
 if TYPE_CHECKING:
     from av.stream import Stream
@@ -53,8 +53,8 @@ def prepare(request: LiveRequest, target: LiveTarget) -> Prepared:
         SinkRefused: if no encoder can make the output.
         FilterError: if weights cannot be had, or are none of the filter.
     """
-    check_encoder(request.encoder, target.format)
-    return build_filters(request.filters, request.runtime)
+    check_encoder(request.spec.encoder, target.format)
+    return build_filters(request.spec.filters, request.runtime)
 
 
 _WARM_UP_SECONDS = 5.0
@@ -105,7 +105,7 @@ class LivePipeline:
     """What its packets are like; None: the output has none."""
 
 
-def pace_of(options: LiveOptions, rate: Fraction) -> OutputTiming:
+def pace_of(options: StreamSpec, rate: Fraction) -> OutputTiming:
     """Decide when the output goes on without the input, whose frames come at a nominal rate."""
     latency = options.latency_seconds
     interval = float(1 / rate)
@@ -162,18 +162,18 @@ class _Builder:
         if form.info.rate is None:
             raise ValueError("a live input has a nominal rate, got None")
         self._request = request
-        self._options = request.options
+        self._options = request.spec
         self._target = target
         self._prepared = prepared
         self._form = form
         self._rate = form.info.rate
         self._intake = intake
         self._around = around
-        self._levels = parse_levels(request.options.levels, request.filters)
+        self._levels = parse_levels(request.spec.levels, request.spec.filters)
         self.connected = threading.Event()
         """Whether the output was connected once."""
         self._delays = DelayStatistics()
-        self._expected = PendingFrames(_DEADLINE_SHARE * request.options.latency_seconds)
+        self._expected = PendingFrames(_DEADLINE_SHARE * request.spec.latency_seconds)
 
     def build(self) -> LivePipeline:
         """Make them all."""
@@ -183,7 +183,7 @@ class _Builder:
         governor = self._governor(compute)
         sound = self._sound()
         encoder = LiveEncoder(
-            compute.info, self._request.encoder, sound=sound, format=self._target.format
+            compute.info, self._request.spec.encoder, sound=sound, format=self._target.format
         )
         publisher = self._publisher(encoder)
         queue = self._queue(model)
@@ -199,10 +199,10 @@ class _Builder:
         request = self._request
         return LiveCompute(
             model,
-            request.filters,
+            request.spec.filters,
             request.runtime,
             levels=self._levels,
-            pix_fmt=live_pix_fmt(self._form.info, request.encoder, self._target.format),
+            pix_fmt=live_pix_fmt(self._form.info, request.spec.encoder, self._target.format),
             build=lambda _options, _runtime: self._prepared,
             now=self._around.now,
         )
@@ -268,7 +268,7 @@ class _Builder:
             self._expected,
             pace_of(self._options, self._rate),
             rate=info.rate,
-            slate=slate(info, self._request.name),
+            slate=slate(info, self._request.spec.name),
             num_slots=None if duration is None else max(1, round(duration * info.rate)),
             pictures_per_frame=2 ** self._levels[0].exp,
             now=self._around.now,

@@ -1,63 +1,55 @@
-"""What the daemon tells the worker of a live stream, as one line of JSON on its stdin.
+"""One live stream as it is asked for: what the daemon sends a worker, and what a session runs.
 
-Never on its command line, which everybody on the machine can read: addresses may hold passwords.
+An order is one line of JSON on the worker's stdin, never an argument of its command line, which
+every user of the machine can read: addresses may hold passwords.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
-from ...filters.options import FilterOptions, Policy
-from ...io.encode.options import EncoderOptions
-from .options import LiveOptions
+from ...filters.options import Policy
+from ..specification import StreamSpec, part_of
 
 if TYPE_CHECKING:
-    from ..config import LiveConfig
-    from .request import LiveRequest
+    from ...filters.device import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRequest:
+    """What a session runs."""
+
+    spec: StreamSpec
+    runtime: Runtime
+    overwrite: bool = False
+    numbered: bool = False
+    """Whether a file gets a number where its name is taken, as a stream that restarts needs."""
+    duration_seconds: float | None = None
+    """Length of the output, after which the stream ends well; None: until it is stopped."""
+    give_up: bool = False
+    """Whether a first connection that cannot work (not found, unauthorised, no video) ends it."""
 
 
 class LiveOrder(BaseModel, frozen=True, extra="forbid"):
-    """One live stream to be kept up, by names that a JSON line can hold."""
+    """What the daemon sends a worker."""
 
-    name: str
-    input: str
-    output: str
-    filters: FilterOptions
-    encoder: EncoderOptions
-    options: LiveOptions
-    device: str
-    precision: str
+    spec: StreamSpec
     weights: Policy
-    credentials_file: Path | None = None
-    output_credentials_file: Path | None = None
     threads: int | None = Field(default=None, ge=1)
     """For computing on the CPU; None leaves the choice to torch."""
 
     @property
     def line(self) -> bytes:
-        """As it is sent."""
-        return self.model_dump_json(by_alias=True).encode() + b"\n"
+        """The order as it is sent."""
+        return self.model_dump_json().encode() + b"\n"
 
 
-def order_of(entry: LiveConfig, weights: Policy, threads: int | None = None) -> LiveOrder:
+def order_of(spec: StreamSpec, weights: Policy, threads: int | None = None) -> LiveOrder:
     """Make the order for an entry of the configuration."""
-    return LiveOrder(
-        name=entry.name,
-        input=entry.input,
-        output=entry.output,
-        filters=entry.filters,
-        encoder=entry.encoder,
-        options=entry.options,
-        device=entry.device,
-        precision=entry.precision,
-        weights=weights,
-        credentials_file=entry.credentials_file,
-        output_credentials_file=entry.output_credentials_file,
-        threads=threads,
-    )
+    return LiveOrder(spec=part_of(spec, StreamSpec), weights=weights, threads=threads)
 
 
 def request_of(order: LiveOrder) -> LiveRequest:
@@ -67,19 +59,7 @@ def request_of(order: LiveOrder) -> LiveRequest:
         DeviceUnavailable: if the device is not there.
     """
     from ...filters.device import Runtime, resolve_device, resolve_precision
-    from .request import LiveRequest
 
-    device = resolve_device(order.device)
-    precision = resolve_precision(order.precision, device)
-    return LiveRequest(
-        name=order.name,
-        input=order.input,
-        output=order.output,
-        filters=order.filters,
-        runtime=Runtime(device, precision, order.weights),
-        encoder=order.encoder,
-        options=order.options,
-        credentials_file=order.credentials_file,
-        output_credentials_file=order.output_credentials_file,
-        numbered=True,
-    )
+    device = resolve_device(order.spec.device)
+    precision = resolve_precision(order.spec.precision, device)
+    return LiveRequest(order.spec, Runtime(device, precision, order.weights), numbered=True)

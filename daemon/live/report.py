@@ -18,7 +18,7 @@ from ...io.redaction import redacted, redacted_target
 from ..convert.report import WeightsReport, WrittenReport, device_name, weights_of
 from .input import FrameIngest, InputSupervisor
 from .live_pipeline import LivePipeline
-from .request import LiveRequest
+from .order import LiveRequest
 from .status import LiveStatus
 
 # What a live run did, for who comes later: as one JSON file, and as one line.
@@ -81,14 +81,14 @@ def status_of_parts(
 ) -> LiveStatus:
     """Look at all parts; `works` is None before the first connection was probed."""
     return LiveStatus(
-        name=request.name,
+        name=request.spec.name,
         state=incoming.state,
         since=since,
         reason=incoming.reason,
         message=redacted(incoming.message),
         level="full" if works is None else works.governor.level.name,
-        input={"url": redacted(request.input), **_input_of(incoming.form)},
-        output={"url": redacted_target(request.output), **_output_of(works)},
+        input={"url": redacted(request.spec.input), **_input_of(incoming.form)},
+        output={"url": redacted_target(request.spec.output), **_output_of(works)},
         output_state=OutputState() if works is None else works.publisher.state,
         showing="nothing" if works is None else works.outgoing.showing,
         counts=counts_of(incoming, intake, works),
@@ -134,7 +134,7 @@ def report_of(
     return LiveReport(
         schema="upframe.live-report/1",
         version=version("upframe"),
-        name=request.name,
+        name=request.spec.name,
         input=status.input,
         output=status.output,
         ended_by=ended_by,

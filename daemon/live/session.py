@@ -29,10 +29,9 @@ from ...io.live.target import LiveTarget, find_live_target
 from ..convert.report import WarningLog, kept_warnings
 from ..errors import Stopped
 from .input import CONNECT_SECONDS, FrameIngest, InputSupervisor, LiveSource, MakeSource
-from .levels import parse_levels
 from .live_pipeline import LivePipeline, Loading, SessionContext, prepare, start_pipeline
+from .order import LiveRequest
 from .report import LiveReport, now_utc, report_of, status_of_parts
-from .request import LiveRequest
 from .status import LiveStatus
 
 # The output's parts in the making: at the start what needs no input, the rest once it is known.
@@ -90,7 +89,7 @@ class Making:
 
 def is_file_input(request: LiveRequest) -> bool:
     """Tell whether the input is a file, which has an end and can wait; a playlist is fetched."""
-    return not is_live(request.input)
+    return not is_live(request.spec.input)
 
 
 def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: bool) -> MakeSource:
@@ -98,14 +97,14 @@ def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: boo
     remembered = AddressMemory()
 
     def make_file(_: float | None) -> LiveSource:
-        return PacedFile(Path(request.input), now=now, sound=request.options.sound)
+        return PacedFile(Path(request.spec.input), now=now, sound=request.spec.sound)
 
     def address_of(read_seconds: float | None) -> LiveAddress:
         """Find the address anew: a file of credentials may have changed."""
         return find_address(
-            request.input,
-            transport=request.options.rtsp_transport,
-            credentials_file=request.credentials_file,
+            request.spec.input,
+            transport=request.spec.rtsp_transport,
+            credentials_file=request.spec.credentials_file,
             connect_seconds=CONNECT_SECONDS,
             read_seconds=read_seconds,
             remembered=remembered,
@@ -115,7 +114,7 @@ def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: boo
         address = address_of(None)
         if read_seconds is not None and read_seconds > address.read_seconds:
             address = address_of(read_seconds)
-        return LiveInput(address, now=now, sound=request.options.sound)
+        return LiveInput(address, now=now, sound=request.spec.sound)
 
     return make_file if is_file else make_live
 
@@ -128,15 +127,15 @@ def find_target(request: LiveRequest) -> LiveTarget:
         SourceMissing: if its credentials cannot be read.
     """
     target = find_live_target(
-        request.output,
-        format=request.options.format,
-        segment_seconds=request.options.segment_seconds,
+        request.spec.output,
+        format=request.spec.container,
+        segment_seconds=request.spec.segment_seconds,
         overwrite=request.overwrite,
         numbered=request.numbered,
     )
-    if request.output_credentials_file is None:
+    if request.spec.output_credentials_file is None:
         return target
-    credentials = read_credentials(request.output_credentials_file)
+    credentials = read_credentials(request.spec.output_credentials_file)
     return replace(target, url=with_credentials(target.url, credentials))
 
 
@@ -185,15 +184,13 @@ class LiveSession:
         self._on_status = on_status
         self._make_input = make_input
         self._wake: SimpleQueue[None] = SimpleQueue()  # its put may come from a signal handler
-        self._intake = FrameIngest(
-            wants_sound=request.options.sound, now=now, changed=self._changed
-        )
+        self._intake = FrameIngest(wants_sound=request.spec.sound, now=now, changed=self._changed)
         self._incoming = InputSupervisor(
             self._make,
             self._intake,
             now=now,
             changed=self._changed,
-            stall_seconds=request.options.stall_seconds,
+            stall_seconds=request.spec.stall_seconds,
             is_last=self._is_last,
         )
         self._is_file = False
@@ -251,11 +248,10 @@ class LiveSession:
 
     def _find_ends(self) -> None:
         request = self._request
-        parse_levels(request.options.levels, request.filters)  # a wrong name is said at once
         self._target = find_target(request)
         self._is_file = is_file_input(request)
         if self._is_file and self._target.is_file:
-            refuse_same_file(request.input, request.output)
+            refuse_same_file(request.spec.input, request.spec.output)
         self._intake.waits = self._is_file
         around = SessionContext(self._now, self._speed, self._changed)
         self._making = Making(request, self._target, self._intake, around)
@@ -303,7 +299,7 @@ class LiveSession:
             return True
         if self._intake.first is None:
             return self._request.give_up and over.reason in _HOPELESS
-        return self._request.options.on_loss == "stop"
+        return self._request.spec.on_loss == "stop"
 
     @property
     def _works(self) -> LivePipeline | None:

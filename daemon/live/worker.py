@@ -74,7 +74,7 @@ def _run(order: LiveOrder, channel: WorkerChannel, requests: Iterator[Request]) 
 
     if order.threads is not None:
         torch.set_num_threads(order.threads)
-    with network_rules(NetworkRules(tls_insecure=order.options.tls_insecure)):
+    with network_rules(NetworkRules(tls_insecure=order.spec.tls_insecure)):
         request = request_of(order)
         if request.runtime.device.type == "cpu":
             allow_memory(limits().memory_mebibytes)

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from ..backoff import Backoff
 from ..config import MqttConfig
+from ..errors import StoreBroken
 from ..fence import Fence
-from ..jobs.model import StoreBroken
 from .session import (
     ConnectionLost,
     LoginRefused,

@@ -15,20 +15,14 @@ from typing import Any, TypeVar, cast
 
 from ..backoff import STORE_STEPS, Backoff
 from ..config import Config
+from ..errors import Conflict, IllegalChange, StoreBroken, UnknownJob
 from ..fence import Fence
 from ..jobs import api
 from ..jobs.api import to_public_dict
-from ..jobs.model import (
-    Confinement,
-    Conflict,
-    IllegalChange,
-    Job,
-    StoreBroken,
-    UnknownJob,
-    Work,
-)
+from ..jobs.model import Confinement, Job
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
+from ..specification import ConversionSpec, part_of
 from .connection import Outbox
 from .requests import (
     BadRequest,
@@ -307,7 +301,7 @@ class Commands:
         return True
 
     async def _submit(self, request: SubmitRequest, asked: Asked) -> None:
-        work = Work.model_validate({name: getattr(request, name) for name in Work.model_fields})
+        work = part_of(request, ConversionSpec)
         try:
             work, to = await asyncio.to_thread(self._confine, work)
         except Refused as error:
@@ -316,7 +310,7 @@ class Commands:
         submitted = await api.submit(self._queue, new, origin="mqtt", confined=to)
         await self._answer_submitted(submitted.job, asked)
 
-    def _confine(self, work: Work) -> tuple[Work, Confinement]:
+    def _confine(self, work: ConversionSpec) -> tuple[ConversionSpec, Confinement]:
         work = confined_work(work, self._config.jobs)
         return work, confinement(work, self._config.jobs, self._config.state_dir)
 

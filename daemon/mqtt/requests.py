@@ -21,7 +21,8 @@ from ...io.redaction import excerpt, redacted, redacted_values
 from ...io.root import Identity, Root, filesystem_type, keeps_inodes, open_file
 from ...io.web import check_url
 from ..jobs.api import to_public_dict
-from ..jobs.model import Confinement, Job, JobId, Work, check_length
+from ..jobs.model import Confinement, Job, JobId
+from ..specification import REFUSED, ConversionSpec, check_length
 from .topics import Command
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class JobRequest(BaseModel, frozen=True, extra="forbid"):
     id: JobId
 
 
-class SubmitRequest(Work, frozen=True, extra="forbid"):
+class SubmitRequest(ConversionSpec, frozen=True, extra="forbid"):
     """`job/submit`: a new job, with the client's own id for it."""
 
     schema_: str = Field(alias="schema", description=f"{REQUEST_SCHEMA}")
@@ -156,7 +157,8 @@ def _problems_of(error: ValidationError) -> str:
 def _problem_of(detail: ErrorDetails) -> str:
     place = excerpt(".".join(str(level) for level in detail["loc"]))
     if detail["type"] == "extra_forbidden":
-        return f"{place}: unknown key"
+        reason = REFUSED["job"].get(place)
+        return f"{place}: no option of a job: {reason}" if reason else f"{place}: unknown key"
     if detail["type"] == "missing":
         return f"{place}: missing"
     got = detail["input"]
@@ -313,7 +315,7 @@ def confined(path_or_url: str, jobs: JobsConfig) -> str:
     return url
 
 
-def confined_work(work: Work, jobs: JobsConfig) -> Work:
+def confined_work(work: ConversionSpec, jobs: JobsConfig) -> ConversionSpec:
     """Check all that a request names, and return the work with the names to use.
 
     Raises:
@@ -338,7 +340,7 @@ def confined_work(work: Work, jobs: JobsConfig) -> Work:
         )
 
 
-def confinement(work: Work, jobs: JobsConfig, state_dir: Path) -> Confinement:
+def confinement(work: ConversionSpec, jobs: JobsConfig, state_dir: Path) -> Confinement:
     """Note beneath which roots the files of confined work lie, and what its source is now.
 
     Blocks, as :func:`confined` does.

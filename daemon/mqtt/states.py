@@ -19,10 +19,11 @@ from typing import Any
 from pydantic_core import from_json
 
 from ...io.redaction import redacted_values
+from ..errors import UnknownJob
 from ..fence import Fence
 from ..jobs.api import to_public_dict
 from ..jobs.database import job_of_row
-from ..jobs.model import Job, UnknownJob
+from ..jobs.model import Job
 from ..jobs.queue import JobChange, JobQueue
 from ..jobs.store import ENDED, JobStore
 from ..live.status import LiveBoard

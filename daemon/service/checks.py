@@ -173,7 +173,9 @@ def _stream(where: str, live: LiveConfig) -> Iterator[Fault]:
     with network_rules(NetworkRules(tls_insecure=live.tls_insecure)):
         yield from _live_input(f"{where}.input", live)
         try:
-            find_live_target(live.output, format=live.format, segment_seconds=length, numbered=True)
+            find_live_target(
+                live.output, format=live.container, segment_seconds=length, numbered=True
+            )
         except SinkRefused as error:
             yield Fault(f"{where}.output", str(error), "an output that can be written here")
 

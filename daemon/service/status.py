@@ -18,8 +18,9 @@ from typing import Any, Literal, cast, get_args
 
 from ...io.child import rss_bytes_of
 from ...io.redaction import one_line, redacted, redacted_values
+from ..errors import StoreBroken
 from ..fence import Boundary, internal_errors
-from ..jobs.model import Job, StoreBroken
+from ..jobs.model import Job
 from ..jobs.queue import JobChange, JobQueue
 from .metrics import Metrics
 

@@ -20,11 +20,13 @@ from typing import Literal, NamedTuple, Protocol
 
 from ...io.root import Identity, Root, keeps_inodes, open_folder
 from ..config import WatchConfig
+from ..errors import Conflict, StoreBroken, UnknownJob
 from ..exits import Exit
 from ..fence import Fence
-from ..jobs.model import Confinement, Conflict, Job, JobError, StoreBroken, UnknownJob, Work, job_of
+from ..jobs.model import Confinement, Job, JobError, job_of
 from ..jobs.queue import JobQueue
 from ..logfields import about_job
+from ..specification import ConversionSpec, MediaOptions, part_of
 from .records import Records, file_key, job_id, settings_digest
 from .scan import (
     MEDIA_EXTENSIONS,
@@ -72,8 +74,8 @@ class OutputPlacer:
     def sink_of(self, source: Path) -> Path:
         """Mirror a source's path below the output folder, with the container's extension."""
         sink = mirrored(source, self._watch.input, self._watch.output)
-        container = self._watch.container
-        return sink if container is None else sink.with_suffix("." + container.lstrip("."))
+        extension = self._watch.extension
+        return sink if extension is None else sink.with_suffix(extension)
 
     def place(self, source: Path) -> OutputPlacement | Skip:
         """Choose where the output of a source goes, or return why it is skipped."""
@@ -499,13 +501,9 @@ class FileAdmission:
         return stored
 
     def _job(self, candidate: Candidate, sink: Path, *, overwrite: bool) -> Job:
-        work = Work(
-            source=str(candidate.path),
-            sink=str(sink),
-            filters=self._watch.filters,
-            encoder=self._watch.encoder,
-            overwrite=overwrite,
-        )
+        own = {"source": str(candidate.path), "sink": str(sink), "overwrite": overwrite}
+        options = dict(part_of(self._watch, MediaOptions)) | {"container": None}  # the sink has it
+        work = ConversionSpec.model_validate(options | own)
         linked = candidate.file != candidate.path
         confined = Confinement(
             source=candidate.root,

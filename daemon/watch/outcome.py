@@ -34,8 +34,9 @@ from ...io.files import (
 )
 from ...io.root import Root, by_descriptor, opened_folder, opened_place, read_entry
 from ..config import WatchConfig
+from ..errors import StoreBroken, UnknownJob
 from ..fence import Fence
-from ..jobs.model import Job, StoreBroken, UnknownJob
+from ..jobs.model import Job
 from ..jobs.queue import JobQueue, Subscription
 from ..jobs.store import ENDED, JobStore
 from ..logfields import about_job

@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 
 from ...io.root import Root, filesystem_type
 from ..config import Config, WatchConfig
+from ..errors import IllegalChange, StoreBroken, UnknownJob
 from ..fence import Fence
-from ..jobs.model import IllegalChange, StoreBroken, UnknownJob
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
 from .changes import ChangeListener

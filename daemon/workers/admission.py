@@ -15,9 +15,11 @@ from pathlib import Path
 from ...filters.options import FilterOptions
 from ...io.files import partial_path
 from ...io.redaction import redacted
+from ..errors import UnknownJob
 from ..fence import Fence
-from ..jobs.model import Job, UnknownJob, Work, partial_token
+from ..jobs.model import Job, partial_token
 from ..jobs.queue import JobQueue
+from ..specification import ConversionSpec
 
 log = logging.getLogger("upframe.work")
 
@@ -29,7 +31,7 @@ _RATE_POWER = 0.5
 """And about with the root of the frame rate: in-betweens are cheap to predict."""
 
 
-def expected_bytes(work: Work) -> int:
+def expected_bytes(work: ConversionSpec) -> int:
     """Estimate the bytes that a job will write, from the size of its source. Blocks.
 
     A source of unknown size counts as nothing.

@@ -25,10 +25,11 @@ from ...io.redaction import redacted_values
 from ...io.root import Root, by_descriptor, opened_place, opened_source
 from ...io.source import open_source
 from ...io.web import NetworkRules, network_rules
-from ..convert.conversion import Ledger, RunRequest, Stage, run
+from ..convert.conversion import Ledger, RunRequest, run
 from ..convert.progress import Snapshot
 from ..convert.report import Report, device_name, kept_warnings
-from ..jobs.model import Confinement, Work, partial_token
+from ..jobs.model import Confinement, partial_token
+from ..specification import ConversionSpec, Stage
 from .channel import WorkerChannel
 from .ledger import Result, Results
 from .messages import (
@@ -186,7 +187,7 @@ class JobRunner:
         raise TypeError(f"this worker runs jobs, got {request.kind!r}")
 
     def _run(
-        self, job_id: str, work: Work, confined: Confinement | None, runtime: Runtime
+        self, job_id: str, work: ConversionSpec, confined: Confinement | None, runtime: Runtime
     ) -> Report:
         def record(report: Report, renames: Sequence[tuple[Path, Path]]) -> None:
             result = Result.of(job_id, work.digest, renames, _public(report))
@@ -196,7 +197,7 @@ class JobRunner:
             self._channel.send(StageBegun(stage=stage))
 
         with ExitStack() as opened:
-            request = request_of(work, runtime)
+            request = RunRequest(work.source, work.sink, work, runtime)
             if confined is not None:
                 request = confined_request(request, confined, opened)
             return run(
@@ -248,22 +249,6 @@ def _public(report: Report) -> dict[str, Any]:
     """Return a report as JSON values, without the passwords of URLs."""
     values = redacted_values(report.model_dump(mode="json", by_alias=True))
     return cast("dict[str, Any]", values)
-
-
-def request_of(work: Work, runtime: Runtime) -> RunRequest:
-    """Make the request of a conversion from a job's work."""
-    return RunRequest(
-        source=work.source,
-        sink=work.sink,
-        filters=work.filters,
-        runtime=runtime,
-        encoder=work.encoder,
-        format=work.container,
-        overwrite=work.overwrite,
-        strict_streams=work.strict_streams,
-        deinterlace=work.deinterlace,
-        framerate=None if work.framerate is None else Fraction(work.framerate),
-    )
 
 
 # Whether a file is video, found out in a process of its own, since a damaged file may crash it.

@@ -17,9 +17,8 @@ from ...io.errors import UnsupportedMedia
 from ...io.redaction import excerpt, one_line
 from ...io.root import Root
 from ..exits import Exit, exit_code_of, is_expected, text_of
-from ..jobs.model import Confinement, JobError, Work
-
-Stage = Literal["loading", "streaming", "publishing"]
+from ..jobs.model import Confinement, JobError
+from ..specification import ConversionSpec, Stage
 
 _RETRYABLE = frozenset({Exit.UNAVAILABLE, Exit.IO, Exit.TRY_LATER})
 """Hub or device, I/O and space, memory: what may pass. Other errors would only repeat."""
@@ -53,7 +52,7 @@ class RunJob(Message, frozen=True):
 
     kind: Literal["job"] = "job"
     id: str
-    work: Work
+    work: ConversionSpec
     confined: Confinement | None = None
     limits: AccessLimits | None = None
     """Of an MQTT request; None: the user's own job, without limits."""

@@ -42,9 +42,10 @@ from ...io.files import discard_partials, rename, sync_folder
 from ...io.root import opened_place
 from ..backoff import STORE_STEPS, Backoff
 from ..config import JobsConfig
+from ..errors import IllegalChange, StoreBroken, UnknownJob
 from ..exits import Exit
 from ..fence import Fence
-from ..jobs.model import IllegalChange, Job, JobError, State, StoreBroken, UnknownJob, partial_token
+from ..jobs.model import Job, JobError, State, partial_token
 from ..jobs.queue import JobQueue
 from . import ledger, worker_lock
 from .ledger import OutputFile, Result, Results

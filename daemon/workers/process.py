@@ -19,7 +19,8 @@ from ...io.redaction import one_line
 from ...io.root import Root
 from ..exits import Exit
 from ..fence import Fence
-from ..jobs.model import Confinement, JobError, Work
+from ..jobs.model import Confinement, JobError
+from ..specification import ConversionSpec
 from . import ledger, worker_lock
 from .messages import (
     AccessLimits,
@@ -394,7 +395,7 @@ class WorkerProcess:
     async def run_job(
         self,
         job_id: str,
-        work: Work,
+        work: ConversionSpec,
         budgets: Mapping[Stage, float],
         on_event: Callable[[Event], None],
         confined: Confinement | None = None,

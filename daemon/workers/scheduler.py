@@ -14,9 +14,10 @@ from typing import Any
 from ...filters.options import FilterOptions
 from ..backoff import STORE_STEPS, Backoff
 from ..config import Config, JobsConfig
+from ..errors import StoreBroken
 from ..exits import Exit
 from ..fence import Fence
-from ..jobs.model import Job, JobError, JobProgress, StoreBroken
+from ..jobs.model import Job, JobError, JobProgress
 from ..jobs.queue import JobQueue
 from ..logfields import about_job
 from . import ledger

@@ -10,22 +10,23 @@ class EncoderOptions(BaseModel, frozen=True, extra="forbid"):
 
     codec: str | None = Field(
         default=None,
-        description="encoder, FFmpeg's name (libx264 for 8 bit, libx265 to 12, ffv1 above; "
-        "libvpx-vp9 and libsvtav1 in WebM)",
+        description="Encoder, by FFmpeg's name. Without it, libx264 for 8 bit, libx265 to 12, ffv1 "
+        "above; in WebM libvpx-vp9 and libsvtav1.",
     )
     crf: float | None = Field(
         default=None,
         ge=0,
         le=1000,
-        description="constant quality, lower is better (18 for x264 and x265); a quantiser of 1 "
-        "to 31 for encoders without it; for JPEG and WebP 0 is best and 51 worst",
+        description="Constant quality: lower is better, 18 by default for x264 and x265. A "
+        "quantiser of 1 to 31 for encoders without it. For JPEG and WebP 0 is best, 51 worst.",
     )
     preset: str | None = Field(
-        default=None, description="speed against size, as the encoder names it: ultrafast … placebo"
+        default=None,
+        description="Speed against size, as the encoder names it: ultrafast … placebo.",
     )
     pix_fmt: str | None = Field(
-        default=None, description="pixel format of the output (the input's)"
+        default=None, description="Pixel format of the output. Without it, that of the input."
     )
     options: dict[str, str] = Field(
-        default_factory=dict, description="private options of the encoder by name"
+        default_factory=dict, description="Private options of the encoder, as FFmpeg names them."
     )

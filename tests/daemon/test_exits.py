@@ -10,7 +10,6 @@ import torch
 from upframe.daemon import errors as daemon_errors
 from upframe.daemon.errors import StartFailed, Stopped, UsageError
 from upframe.daemon.exits import exit_code_of, is_expected, text_of
-from upframe.daemon.jobs import model as job_errors
 from upframe.daemon.workers.messages import error_of
 from upframe.filters import errors as filter_errors
 from upframe.io import errors as media_errors
@@ -51,7 +50,7 @@ def all_errors() -> dict[str, type[BaseException]]:
     """Every error class of the three rooms but those that carry their code."""
     return {
         name: value
-        for module in (daemon_errors, job_errors, filter_errors, media_errors)
+        for module in (daemon_errors, filter_errors, media_errors)
         for name, value in vars(module).items()
         if isinstance(value, type)
         and issubclass(value, Exception)

@@ -24,7 +24,11 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 def options_of(command: str) -> dict[str, argparse.Action]:
     """Every option of a command by the way it is shown: ``--crf CRF``."""
     actions = [action for action in parser_of(command)._actions if action.option_strings]
-    return {_spelling(action): action for action in actions if action.dest != "help"}
+    return {
+        _spelling(action): action
+        for action in actions
+        if action.dest != "help" and action.help != argparse.SUPPRESS  # it is refused
+    }
 
 
 def option_strings(parser: argparse.ArgumentParser) -> set[str]:

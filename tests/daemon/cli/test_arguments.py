@@ -8,14 +8,15 @@ from upframe.daemon.cli.arguments import (
     add_encoder_arguments,
     add_filter_arguments,
     add_runtime_arguments,
-    encoder_options_of,
     filter_options_of,
     flag_of,
     runtime_of,
+    specified,
 )
 from upframe.daemon.errors import UsageError
 from upframe.filters.errors import DeviceUnavailable
 from upframe.filters.options import FilterOptions
+from upframe.io.encode.options import EncoderOptions
 
 
 def parse(*words: str) -> argparse.Namespace:
@@ -83,13 +84,13 @@ def test_wrong_filter_options_say_what_was_got_and_wanted(words: str, message: s
 
 def test_encoder_options_are_pairs() -> None:
     arguments = parse("--crf", "20", "--encoder-option", "tune=film", "--encoder-option", "a=b=c")
-    options = encoder_options_of(arguments)
+    options = specified(arguments, EncoderOptions)
     assert options.options == {"tune": "film", "a": "b=c"}
 
 
 def test_an_encoder_option_without_a_value_is_refused() -> None:
     with pytest.raises(UsageError, match="must be such as tune=film, got 'tune'"):
-        encoder_options_of(parse("--encoder-option", "tune"))
+        specified(parse("--encoder-option", "tune"), EncoderOptions)
 
 
 def test_an_unknown_device_is_refused() -> None:

@@ -65,8 +65,8 @@ def test_a_source_by_url_stays_as_it_is_and_no_answer_tells_its_password(
         (("/a", "/b"), "no filter asked for"),
         (("/a", "/b", "--upscale", "9"), "--upscaling-scale"),
         (("-", "/b", "--upscale", "2"), "a job has no stdin and stdout"),
-        (("/a", "/b", "--upscale", "2", "--id", "a/b"), "--id: String should match pattern"),
-        (("/a", "/b", "--upscale", "2", "--priority", "5000"), "--priority: Input should be less"),
+        (("/a", "/b", "--upscale", "2", "--id", "a/b"), "--id: string should match pattern"),
+        (("/a", "/b", "--upscale", "2", "--priority", "5000"), "--priority: input should be less"),
         (("/a",), "the following arguments are required: sink"),
     ],
 )

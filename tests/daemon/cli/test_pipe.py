@@ -21,6 +21,7 @@ from support.media.pipes import RATE, Slot, Tap, clip, read, write
 from upframe.daemon.cli.pipe import Outcome, PipeRequest, pipe, standard_streams
 from upframe.daemon.convert.progress import Lines, Silent
 from upframe.daemon.errors import UsageError
+from upframe.daemon.specification import MediaOptions
 from upframe.filters.device import Runtime
 from upframe.filters.options import FilterOptions
 from upframe.io.errors import ReaderGone, TruncatedMedia, UnsupportedMedia
@@ -35,7 +36,9 @@ RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
 def run(
     stdin: RawStream, stdout: RawStream, filters: FilterOptions = DOUBLED, **options: Any
 ) -> Outcome:
-    return pipe(PipeRequest(filters, RUNTIME, **options), stdin, stdout, Silent())
+    return pipe(
+        PipeRequest(MediaOptions(filters=filters), RUNTIME, **options), stdin, stdout, Silent()
+    )
 
 
 def piped(data: bytes, filters: FilterOptions = DOUBLED, **options: Any) -> bytes:
@@ -241,7 +244,7 @@ def test_progress_lines_do_not_follow_a_reader_that_is_gone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
 
-    request = PipeRequest(DOUBLED, RUNTIME)
+    request = PipeRequest(MediaOptions(filters=DOUBLED), RUNTIME)
     pipe(request, Slot(write(*clip(num=6), "y4m")), Tap(limit=10_000), Lines(sys.stderr))
     assert capsys.readouterr().err == ""
     pipe(request, Slot(write(*clip(num=6), "y4m")), Tap(), Lines(sys.stderr))

@@ -11,8 +11,9 @@ import torch
 from support.jobs.work import frames_in, names_in
 from support.media.clips import make_clip
 
-from upframe.daemon.convert.conversion import Ledger, RunRequest, Stage, run
+from upframe.daemon.convert.conversion import Ledger, RunRequest, run
 from upframe.daemon.convert.report import Report
+from upframe.daemon.specification import ConversionOptions, Stage
 from upframe.filters.device import Runtime
 from upframe.filters.options import FilterOptions
 from upframe.io.encode.encoder import EncoderOptions
@@ -23,12 +24,14 @@ RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
 
 def request_of(tmp_path: Path, **more: Any) -> RunRequest:
     return RunRequest(
-        source=str(make_clip(tmp_path / "in.mp4", frames=4)),
-        sink=str(tmp_path / "out" / "a.mp4"),
-        filters=FilterOptions.model_validate({"enable_frame_interpolation": True}),
-        runtime=RUNTIME,
-        encoder=EncoderOptions(preset="ultrafast"),
-        **more,
+        str(make_clip(tmp_path / "in.mp4", frames=4)),
+        str(tmp_path / "out" / "a.mp4"),
+        ConversionOptions(
+            filters=FilterOptions(enable_frame_interpolation=True),
+            encoder=EncoderOptions(preset="ultrafast"),
+            **more,
+        ),
+        RUNTIME,
     )
 
 
@@ -74,6 +77,6 @@ def test_what_cannot_be_encoded_fails_before_weights_are_loaded(tmp_path: Path, 
     def build(options: FilterOptions, runtime: Runtime) -> Any:
         raise AssertionError("the weights were loaded")
 
-    request = request_of(tmp_path, format="nonsense")
+    request = request_of(tmp_path, container="nonsense")
     with pytest.raises(Exception, match="nonsense"):
         run(request, filters=build)

@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 from support.jobs.queues import a_job, a_work
 
-from upframe.daemon.jobs.model import Job, Work, partial_token
+from upframe.daemon.jobs.model import Job, partial_token
+from upframe.daemon.specification import ConversionSpec
 from upframe.filters.options import FilterOptions
 
 
@@ -28,7 +29,7 @@ def test_an_option_left_at_its_default_is_one_with_the_default_given() -> None:
 
 
 def test_work_without_a_filter_is_refused() -> None:
-    with pytest.raises(ValidationError, match="no filter is enabled"):
+    with pytest.raises(ValidationError, match="filters: none is enabled"):
         a_work(filters={})
 
 
@@ -51,7 +52,7 @@ def test_a_rate_is_a_fraction(framerate: str) -> None:
 
 def test_unknown_keys_are_refused() -> None:
     with pytest.raises(ValidationError, match="extra"):
-        Work.model_validate({**a_work().model_dump(), "scale": 2})
+        ConversionSpec.model_validate({**a_work().model_dump(), "scale": 2})
 
 
 def test_temporary_files_of_a_job_are_found_by_its_id() -> None:

@@ -6,14 +6,8 @@ from pathlib import Path
 import pytest
 from support.jobs.queues import FAILURE, Turns, a_job, claimed, fill, with_queue
 
-from upframe.daemon.jobs.model import (
-    Conflict,
-    IllegalChange,
-    Job,
-    JobProgress,
-    StoreBroken,
-    UnknownJob,
-)
+from upframe.daemon.errors import Conflict, IllegalChange, StoreBroken, UnknownJob
+from upframe.daemon.jobs.model import Job, JobProgress
 from upframe.daemon.jobs.queue import JobQueue
 
 STREAMING = JobProgress(stage="streaming", frames=7, total=20, fps=2.5, eta_seconds=5.2)

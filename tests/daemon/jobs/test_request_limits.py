@@ -14,7 +14,8 @@ import pytest
 from support.jobs.work import INTERPOLATE, config_of, running, work_of
 from support.media.clips import make_clip
 
-from upframe.daemon.jobs.model import Job, Origin, Work, job_of
+from upframe.daemon.jobs.model import Job, job_of
+from upframe.daemon.specification import ConversionSpec, Origin
 
 
 class Server(SimpleHTTPRequestHandler):
@@ -43,7 +44,7 @@ def port(tmp_path: Path) -> Generator[int]:
         thread.join()
 
 
-def ended(tmp_path: Path, work: Work, origin: Origin, **jobs: Any) -> Job:
+def ended(tmp_path: Path, work: ConversionSpec, origin: Origin, **jobs: Any) -> Job:
     async def main() -> Job:
         async with running(config_of(tmp_path / "state", **jobs)) as at_work:
             await at_work.queue.submit(job_of(work, id="a", origin=origin))

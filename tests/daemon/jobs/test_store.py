@@ -9,15 +9,8 @@ import pytest
 from pydantic import ValidationError
 from support.jobs.queues import FAILURE, NOON, a_job, opened, put
 
-from upframe.daemon.jobs.model import (
-    LEGAL_CHANGES,
-    Conflict,
-    IllegalChange,
-    JobProgress,
-    State,
-    StoreBroken,
-    UnknownJob,
-)
+from upframe.daemon.errors import Conflict, IllegalChange, StoreBroken, UnknownJob
+from upframe.daemon.jobs.model import LEGAL_CHANGES, JobProgress, State
 from upframe.daemon.jobs.store import STATES, STORE_NAME
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from support.jobs.queues import a_job, fill, opened
 
-from upframe.daemon.jobs.model import LEGAL_CHANGES, StoreBroken
+from upframe.daemon.errors import StoreBroken
+from upframe.daemon.jobs.model import LEGAL_CHANGES
 from upframe.daemon.jobs.store import STORE_NAME, JobStore
 
 # Says each change on stdout only once it is committed, and makes another at once.
@@ -25,13 +26,15 @@ WRITER = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from upframe.daemon.jobs.model import Work, job_of
+from upframe.daemon.jobs.model import job_of
+from upframe.daemon.specification import ConversionSpec
 from upframe.daemon.jobs.store import JobStore
 
 run = sys.argv[2]
 store = JobStore(Path(sys.argv[1]))
 print("open", flush=True)
-work = Work.model_validate({"source": "/in", "sink": "/out", "filters": {"enable_upscaling": True}})
+filters = {"enable_upscaling": True}
+work = ConversionSpec.model_validate({"source": "/in", "sink": "/out", "filters": filters})
 for number in range(1_000_000):
     id = f"{run}-{number}"
     store.add(job_of(work, id=id, origin="cli"))
@@ -92,7 +95,7 @@ def test_a_full_disk_fails_the_change_and_spoils_nothing(tmp_path: Path) -> None
     filler = """
 import resource, sys
 from pathlib import Path
-from upframe.daemon.jobs.model import StoreBroken
+from upframe.daemon.errors import StoreBroken
 from upframe.daemon.jobs.store import JobStore
 
 store = JobStore(Path(sys.argv[1]))

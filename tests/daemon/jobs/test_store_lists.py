@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from support.jobs.queues import FAILURE, NOON, a_job, opened, put
 
-from upframe.daemon.jobs.model import Conflict, IllegalChange, State, StoreBroken, UnknownJob
+from upframe.daemon.errors import Conflict, IllegalChange, StoreBroken, UnknownJob
+from upframe.daemon.jobs.model import State
 from upframe.daemon.jobs.store import STATES, STORE_NAME, JobStore
 
 

@@ -18,9 +18,9 @@ from starlette.requests import Request
 from support.jobs.queues import a_job, a_work, opened, with_queue
 from support.media.small_files import small_files
 
+from upframe.daemon.errors import StoreBroken
 from upframe.daemon.jobs import database
 from upframe.daemon.jobs.database import Database
-from upframe.daemon.jobs.model import StoreBroken
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import STORE_NAME, JobStore
 from upframe.daemon.service.metrics import Metrics

@@ -11,7 +11,7 @@ from support.live.governed_stage import DEEP, FULL, LATENCY, RATE, Cost, Stage, 
 
 from upframe.daemon.live.governor import Governor
 from upframe.daemon.live.levels import Level, parse_levels
-from upframe.daemon.live.options import DEFAULT_LEVELS
+from upframe.daemon.specification import DEFAULT_LEVELS
 from upframe.filters.options import FilterOptions
 
 

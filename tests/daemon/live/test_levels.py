@@ -8,7 +8,7 @@ import pytest
 
 from upframe.daemon.errors import UsageError
 from upframe.daemon.live.levels import Level, parse_levels
-from upframe.daemon.live.options import DEFAULT_LEVELS
+from upframe.daemon.specification import DEFAULT_LEVELS
 from upframe.filters.options import FilterOptions
 
 

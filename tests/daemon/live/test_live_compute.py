@@ -26,7 +26,7 @@ from support.live.pictures import (
 from upframe.daemon.convert.compute import Compute
 from upframe.daemon.live.compute_stage import LiveCompute
 from upframe.daemon.live.levels import Level, parse_levels
-from upframe.daemon.live.options import DEFAULT_LEVELS
+from upframe.daemon.specification import DEFAULT_LEVELS
 from upframe.filters import chain
 from upframe.filters.chain import BuiltFilter, Chain, build_filters
 from upframe.filters.device import Runtime

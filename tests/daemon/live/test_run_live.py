@@ -136,7 +136,7 @@ def test_the_first_connection_tells_whether_there_is_anything(
         (("rtsp://c/x", "out.mp4", "--levels", "full,fast"), "got 'fast'"),
         (("rtsp://c/x", "out.mp4", "--on-loss", "panic"), "'slate', 'freeze' or 'stop'"),
         (("rtsp://c/x", "out.mp4", "--duration", "0"), "--duration must be above 0"),
-        (("rtsp://c/x", "out.mp4", "--name", "a b"), "--name must be letters"),
+        (("rtsp://c/x", "out.mp4", "--name", "a b"), "--name: must be letters"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(

@@ -7,10 +7,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator
-from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -19,11 +19,11 @@ from support.media.clips import make_clip
 from support.servers.camera import Camera, free_port
 
 from upframe.daemon.errors import Stopped
-from upframe.daemon.live.options import LiveOptions
+from upframe.daemon.live.order import LiveRequest
 from upframe.daemon.live.report import LiveReport, children_of
-from upframe.daemon.live.request import LiveRequest
 from upframe.daemon.live.session import LiveSession
 from upframe.daemon.live.status import LiveStatus
+from upframe.daemon.specification import StreamSpec
 from upframe.filters.device import Runtime
 from upframe.filters.errors import WeightsUnavailable
 from upframe.filters.options import FilterOptions
@@ -34,7 +34,7 @@ from upframe.io.live.live_input import PacedFile
 DEADLINE_SECONDS = 30.0
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
 NO_WEIGHTS = FilterOptions(enable_upscaling=True, upscaling_model_path="/nowhere/RealESRGAN_x4.pth")
-PATIENT = LiveOptions(latency_seconds=60)
+PATIENT = {"latency_seconds": 60}
 """So patient that nothing is dropped, however busy the machine is."""
 
 
@@ -48,11 +48,12 @@ def _one_thread() -> Generator[None]:
 
 
 def request_of(
-    source: str | Path, sink: Path, options: LiveOptions | None = None, **more: object
+    source: str | Path, sink: Path, options: dict[str, Any] | None = None, **more: Any
 ) -> LiveRequest:
-    filters = FilterOptions(enable_frame_interpolation=True)
-    request = LiveRequest("test", str(source), str(sink), filters, RUNTIME)
-    return replace(request, options=options or LiveOptions(), **more)
+    ends = {"name": "test", "input": str(source), "output": str(sink)}
+    given = {"filters": {"enable_frame_interpolation": True}, **ends, **(options or {})}
+    spec = StreamSpec.model_validate(given)
+    return LiveRequest(spec, RUNTIME, **more)
 
 
 class Running:
@@ -202,7 +203,7 @@ def test_a_camera_that_goes_and_returns_in_another_form_changes_nothing(tmp_path
 def test_without_input_it_stops_where_that_is_wanted(tmp_path: Path) -> None:
     out = tmp_path / "out.mkv"
     with Camera(size="64x48") as camera:
-        running = Running(request_of(camera.url, out, LiveOptions(on_loss="stop")))
+        running = Running(request_of(camera.url, out, {"on_loss": "stop"}))
         running.until(lambda status: status.output_state.written > 5)
         camera.kill()
         report = running.ended()
@@ -256,11 +257,11 @@ def test_a_camera_that_is_not_there_at_the_start_is_waited_for(tmp_path: Path) -
     ids=["codec", "preset", "option", "weights"],
 )
 def test_what_no_camera_can_change_is_told_without_one(
-    wrong: dict[str, object], error: type[Exception], tmp_path: Path
+    wrong: dict[str, Any], error: type[Exception], tmp_path: Path
 ) -> None:
     url = f"rtsp://127.0.0.1:{free_port()}/x"
     with pytest.raises(error):
-        Running(request_of(url, tmp_path / "out.mkv", **wrong)).ended()
+        Running(request_of(url, tmp_path / "out.mkv", wrong)).ended()
     assert list(tmp_path.iterdir()) == []
     assert not threads_of_ours()
 

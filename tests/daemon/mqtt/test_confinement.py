@@ -8,9 +8,9 @@ from av.video.codeccontext import VideoCodecContext
 from support.jobs.mqtt_node import FILTERS
 
 from upframe.daemon.config import JobsConfig
-from upframe.daemon.jobs.model import Work
 from upframe.daemon.mqtt import requests
 from upframe.daemon.mqtt.requests import Refused, confined, confined_work, confinement
+from upframe.daemon.specification import ConversionSpec
 from upframe.io.decode.demuxer import find_target, open_container
 from upframe.io.errors import SourceMissing
 from upframe.io.root import ConfinedFile, Identity, Root
@@ -198,9 +198,9 @@ def test_a_refusal_tells_no_password() -> None:
     assert "s3cret" not in str(refused.value)
 
 
-def work_of(root: Path, **fields: object) -> Work:
+def work_of(root: Path, **fields: object) -> ConversionSpec:
     given = {"source": f"{root}/in/a.mkv", "sink": f"{root}/b.mkv", "filters": FILTERS}
-    return Work.model_validate(given | fields)
+    return ConversionSpec.model_validate(given | fields)
 
 
 @pytest.mark.parametrize(

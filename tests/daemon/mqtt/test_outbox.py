@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
-from upframe.daemon.jobs.model import StoreBroken
+from upframe.daemon.errors import StoreBroken
 from upframe.daemon.mqtt.connection import Outbox
 from upframe.daemon.mqtt.topics import OutgoingMessage
 

@@ -14,7 +14,7 @@ from support.jobs.mqtt_node import FILTERS
 
 from upframe.daemon.config import JobsConfig
 from upframe.daemon.jobs.database import row_of
-from upframe.daemon.jobs.model import Job, Work, job_of
+from upframe.daemon.jobs.model import Job, job_of
 from upframe.daemon.mqtt.requests import (
     MAX_PAYLOAD_BYTES,
     BadRequest,
@@ -24,6 +24,7 @@ from upframe.daemon.mqtt.requests import (
     parse,
     request_schemas,
 )
+from upframe.daemon.specification import ConversionSpec
 from upframe.filters.options import FilterOptions
 from upframe.io.encode.options import EncoderOptions
 
@@ -79,7 +80,7 @@ def test_takes_a_later_minor_version_of_the_schema() -> None:
         (submission(priority=10**30), "invalid", "priority: .*less than or equal to 1000"),
         (submission(source=None), "invalid", "source: .*valid string"),
         (submission(source=""), "invalid", "source: .*at least 1 character"),
-        (submission(filters={}), "invalid", "no filter is enabled"),
+        (submission(filters={}), "invalid", "filters: none is enabled"),
         (submission(id="a/b"), "invalid", "id: .*match pattern"),
         (submission(id="+"), "invalid", "id: .*match pattern"),
         (submission(id="a\n"), "invalid", "id: .*match pattern"),
@@ -190,8 +191,8 @@ def accepted(payload: bytes) -> Job:
     """
     request = parse("submit", payload)
     assert isinstance(request, SubmitRequest)
-    given = {name: getattr(request, name) for name in Work.model_fields}
-    work = confined_work(Work.model_validate(given), JOBS)
+    given = {name: getattr(request, name) for name in ConversionSpec.model_fields}
+    work = confined_work(ConversionSpec.model_validate(given), JOBS)
     return job_of(work, id=request.id, origin="mqtt", priority=request.priority)
 
 

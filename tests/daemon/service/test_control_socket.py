@@ -10,8 +10,8 @@ import pytest
 from support.jobs.control import Served, served
 from support.jobs.queues import SECRET, Turns, a_job, a_queue, control_socket, fill
 
+from upframe.daemon.errors import DaemonAbsent
 from upframe.daemon.jobs.client import SOCKET_NAME, DaemonClient
-from upframe.daemon.jobs.model import DaemonAbsent
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.service import http
 

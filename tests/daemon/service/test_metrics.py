@@ -8,8 +8,9 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from upframe.daemon.jobs.model import Job, JobProgress, Work, job_of
+from upframe.daemon.jobs.model import Job, JobProgress, job_of
 from upframe.daemon.service.metrics import Metrics
+from upframe.daemon.specification import ConversionSpec
 from upframe.filters.options import FilterOptions
 
 BOTH = FilterOptions.model_validate(
@@ -26,7 +27,7 @@ REPORT = {
 
 
 def job(**changes: Any) -> Job:
-    work = Work(source="/in/secret.mkv", sink="/out/secret.mkv", filters=BOTH)
+    work = ConversionSpec(source="/in/secret.mkv", sink="/out/secret.mkv", filters=BOTH)
     made = job_of(work, id="film-1", origin="watch", created=datetime.now(UTC))
     return made.model_copy(update=changes)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from support.jobs.watching import DOUBLE, Yard
 
-from upframe.daemon.jobs.model import Job, Work, job_of
+from upframe.daemon.jobs.model import Job, job_of
 from upframe.daemon.jobs.store import JobStore
+from upframe.daemon.specification import ConversionSpec
 from upframe.daemon.watch.inspection import OutputPlacement, OutputPlacer
 from upframe.daemon.watch.records import Records
 from upframe.daemon.watch.scan import Signature, Skip
@@ -40,7 +41,9 @@ def made(records: Records, source: Path, sink: Path) -> None:
 
 
 def job_for(source: Path, sink: Path) -> Job:
-    work = Work.model_validate({"source": str(source), "sink": str(sink), "filters": DOUBLE})
+    work = ConversionSpec.model_validate(
+        {"source": str(source), "sink": str(sink), "filters": DOUBLE}
+    )
     return job_of(work, id="job-1", origin="watch")
 
 

@@ -21,8 +21,9 @@ from support.jobs.watching import (
 )
 
 from upframe.daemon.fence import internal_errors
-from upframe.daemon.jobs.model import Work, job_of
+from upframe.daemon.jobs.model import job_of
 from upframe.daemon.jobs.store import JobStore
+from upframe.daemon.specification import ConversionSpec
 from upframe.daemon.watch.records import Records
 from upframe.daemon.workers.messages import ProbeVerdict
 from upframe.io.root import Root
@@ -359,7 +360,7 @@ def test_outputs_of_others_jobs_are_never_inputs(yard: Yard) -> None:
 
     async def run() -> None:
         async with watching(yard) as house:
-            work = Work.model_validate(
+            work = ConversionSpec.model_validate(
                 {
                     "source": "/else.mkv",
                     "sink": str(yard.input / "a.mkv"),

@@ -14,11 +14,11 @@ import torch
 from support.jobs.work import FAST, new_job, work_of
 from support.media.clips import make_clip
 
-from upframe.daemon.convert.conversion import Ledger, run
+from upframe.daemon.convert.conversion import Ledger, RunRequest, run
 from upframe.daemon.convert.report import Report
 from upframe.daemon.jobs.model import Confinement, Job, partial_token
 from upframe.daemon.jobs.store import JobStore
-from upframe.daemon.workers.attempt import confined_request, request_of
+from upframe.daemon.workers.attempt import confined_request
 from upframe.daemon.workers.ledger import Result, Results
 from upframe.daemon.workers.outcomes import settle
 from upframe.filters.chain import build_filters
@@ -86,7 +86,8 @@ class Place:
             self.film, self.output / name, filters=ENLARGE, encoder=encoder, overwrite=overwrite
         )
         with ExitStack() as opened:
-            request = confined_request(request_of(work, RUNTIME), to or self.confined(), opened)
+            request = RunRequest(work.source, work.sink, work, RUNTIME)
+            request = confined_request(request, to or self.confined(), opened)
             ledger = Ledger(partial_token(JOB), record)
             run(request, ledger=ledger, filters=build, on_stage=meanwhile, announce=False)
         return told

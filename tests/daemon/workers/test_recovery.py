@@ -175,9 +175,8 @@ ATTEMPTS = """
 import json, os, signal, sys
 from pathlib import Path
 import torch
-from upframe.daemon.convert.conversion import Ledger, run
+from upframe.daemon.convert.conversion import Ledger, RunRequest, run
 from upframe.daemon.jobs.model import Job, partial_token
-from upframe.daemon.workers.attempt import request_of
 from upframe.daemon.workers.ledger import Result, Results
 from upframe.filters.device import Runtime
 state = Path(sys.argv[1])
@@ -192,7 +191,8 @@ def attempt(job, moment):
         if moment == "recorded":
             die()
     runtime = Runtime(torch.device("cpu"), torch.float32, "builtin")
-    run(request_of(job.work, runtime), ledger=Ledger(partial_token(job.id), record))
+    request = RunRequest(job.source, job.sink, job.work, runtime)
+    run(request, ledger=Ledger(partial_token(job.id), record))
     die()
 for text in json.load(sys.stdin):
     job = Job.model_validate_json(text)

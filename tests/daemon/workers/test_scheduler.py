@@ -26,7 +26,8 @@ from support.jobs.work import (
 )
 from support.media.clips import make_clip
 
-from upframe.daemon.jobs.model import IllegalChange, Job, partial_token
+from upframe.daemon.errors import IllegalChange
+from upframe.daemon.jobs.model import Job, partial_token
 from upframe.daemon.workers.admission import DiskSpace
 from upframe.daemon.workers.ledger import FOLDER, Result, Results
 from upframe.daemon.workers.outcomes import recover

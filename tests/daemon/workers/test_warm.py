@@ -12,6 +12,7 @@ import torch
 from support.media.clips import make_clip
 
 from upframe.daemon.convert.conversion import RunRequest, run
+from upframe.daemon.specification import ConversionOptions
 from upframe.daemon.workers.attempt import WarmFilters
 from upframe.filters.device import Runtime
 from upframe.filters.errors import WeightsUnavailable
@@ -65,12 +66,12 @@ def test_each_job_counts_for_itself_and_forgets_the_one_before(tmp_path: Path) -
     reports = []
     for frames in (5, 3, 5):
         request = RunRequest(
-            source=str(make_clip(tmp_path / "in.mp4", frames=frames)),
-            sink=str(tmp_path / "out.mp4"),
-            filters=options,
-            runtime=CPU,
-            encoder=EncoderOptions(preset="ultrafast"),
-            overwrite=True,
+            str(make_clip(tmp_path / "in.mp4", frames=frames)),
+            str(tmp_path / "out.mp4"),
+            ConversionOptions(
+                filters=options, encoder=EncoderOptions(preset="ultrafast"), overwrite=True
+            ),
+            CPU,
         )
         reports.append(run(request, filters=warm))
     assert [report.frames_out for report in reports] == [9, 5, 9]

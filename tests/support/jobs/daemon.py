@@ -20,8 +20,9 @@ import av
 
 from upframe.daemon.jobs.api import NewJob
 from upframe.daemon.jobs.client import DaemonClient, place_in
-from upframe.daemon.jobs.model import Job, Work
+from upframe.daemon.jobs.model import Job
 from upframe.daemon.jobs.store import JobStore
+from upframe.daemon.specification import ConversionSpec
 from upframe.io.demo import write_demo_clip
 
 UPFRAME = (sys.executable, "-m", "upframe.daemon")
@@ -150,7 +151,9 @@ class RunningDaemon:
 
     def submit(self, source: Path, sink: Path, filters: Mapping[str, Any], name: str) -> None:
         """Give it a job, as `upframe jobs submit` does."""
-        work = Work.model_validate({"source": str(source), "sink": str(sink), "filters": filters})
+        work = ConversionSpec.model_validate(
+            {"source": str(source), "sink": str(sink), "filters": filters}
+        )
         DaemonClient(self.socket).submit(NewJob(id=name, work=work))
 
     def jobs(self) -> dict[str, Job]:

@@ -15,11 +15,12 @@ from support.servers.mqtt import DEADLINE_SECONDS, Broker
 
 from upframe.daemon.backoff import Backoff
 from upframe.daemon.config import Config
-from upframe.daemon.jobs.model import Job, Work, job_of
+from upframe.daemon.jobs.model import Job, job_of
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import JobStore
 from upframe.daemon.live.status import LiveBoard
 from upframe.daemon.mqtt.bridge import MqttBridge
+from upframe.daemon.specification import ConversionSpec
 
 BASE = "upframe/node1"
 FILTERS = {"enable_upscaling": True, "upscaling_scale": 2}
@@ -43,7 +44,7 @@ class Node:
 
     async def add(self, job_id: str, **fields: Any) -> Job:
         """Give the node a job from elsewhere."""
-        work = Work.model_validate(
+        work = ConversionSpec.model_validate(
             {"source": "/v/a.mkv", "sink": f"/v/{job_id}.mkv", "filters": FILTERS} | fields
         )
         job, _ = await self.queue.submit(job_of(work, id=job_id, origin="cli"))

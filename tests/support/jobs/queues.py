@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from upframe.daemon.jobs.client import SOCKET_NAME
-from upframe.daemon.jobs.model import Job, JobError, Origin, State, Work, job_of
+from upframe.daemon.jobs.model import Job, JobError, State, job_of
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import STORE_NAME, JobStore, insert
 from upframe.daemon.service.http import ControlSocket
 from upframe.daemon.service.metrics import Metrics
 from upframe.daemon.service.routes import JobRoutes, application, status_routes
 from upframe.daemon.service.status import LoopLag, Status
+from upframe.daemon.specification import ConversionSpec, Origin
 
 Result = TypeVar("Result")
 
@@ -36,13 +37,13 @@ _WAYS: dict[State, tuple[State, ...]] = {
 }
 
 
-def a_work(name: str = "film", **fields: Any) -> Work:
+def a_work(name: str = "film", **fields: Any) -> ConversionSpec:
     given: dict[str, Any] = {
         "source": f"/in/{name}.mp4",
         "sink": f"/out/{name}.mp4",
         "filters": {"enable_frame_interpolation": True, "frame_interpolation_exp": 1},
     }
-    return Work.model_validate(given | fields)
+    return ConversionSpec.model_validate(given | fields)
 
 
 def a_job(

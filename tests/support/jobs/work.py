@@ -14,9 +14,10 @@ from typing import Any
 import av
 
 from upframe.daemon.config import Config
-from upframe.daemon.jobs.model import Job, Work, job_of
+from upframe.daemon.jobs.model import Job, job_of
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import STORE_NAME, JobStore
+from upframe.daemon.specification import ConversionSpec
 from upframe.daemon.workers.scheduler import Scheduler
 
 INTERPOLATE = {"enable_frame_interpolation": True, "frame_interpolation_exp": 1}
@@ -30,9 +31,9 @@ def config_of(state_dir: Path, **jobs: Any) -> Config:
     return Config.model_validate({"state_dir": state_dir, "weights": "builtin", "jobs": given})
 
 
-def work_of(source: Path | str, sink: Path, **fields: Any) -> Work:
+def work_of(source: Path | str, sink: Path, **fields: Any) -> ConversionSpec:
     given = {"filters": INTERPOLATE, "encoder": FAST, **fields}
-    return Work.model_validate({"source": str(source), "sink": str(sink), **given})
+    return ConversionSpec.model_validate({"source": str(source), "sink": str(sink), **given})
 
 
 def new_job(job_id: str, source: Path | str, sink: Path, **fields: Any) -> Job:

@@ -10,7 +10,7 @@ import torch
 
 from upframe.daemon.live.compute_stage import LiveCompute
 from upframe.daemon.live.levels import Level, parse_levels
-from upframe.daemon.live.options import DEFAULT_LEVELS
+from upframe.daemon.specification import DEFAULT_LEVELS
 from upframe.filters.device import Runtime
 from upframe.filters.frame import Picture, PixelFormat, StreamInfo
 from upframe.filters.options import FilterOptions
