@@ -1,8 +1,7 @@
-"""MQTT, all of it: requests in; answers, states and metrics out; and a broker that comes and goes.
+"""The node on the broker: what all parts of this folder are put together to, and Home Assistant.
 
-The parts: `connection` keeps a session of `client`, and sends what is in `outbox`; `intake` takes
-requests through `journal` to `commands`; `states` follows the jobs, `live_states` the streams;
-`answers` remembers who asked.
+`connection` keeps a `session` and sends what is in its outbox; `handler` passes `requests` through
+the journal to the jobs and answers them; `states` publishes what jobs and streams are doing.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import asyncio
 import logging
 import random
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
@@ -33,106 +32,10 @@ from .topics import IncomingMessage, OutgoingMessage, Topics
 
 log = logging.getLogger("upframe.mqtt.bridge")
 
-
-# Home Assistant's discovery: one device with what the node does, found without any configuration.
-#
-# The device message is described in Home Assistant's documentation of MQTT discovery: `dev` and
-# `o` are mandatory, and each component has its platform `p` and a `unique_id`. Keys are spelled
-# out.
-
-BIRTH = b"online"
-"""What Home Assistant says at its birth; then everything is announced again."""
-
-
-def identifier_of(topics: Topics) -> str:
-    """Name the device: only letters, digits, ``_`` and ``-`` may stand in the topic."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", f"{topics.prefix}_{topics.node_id}")
-
-
-def device_topic(topics: Topics) -> str:
-    """Where the device is announced."""
-    return f"{topics.discovery_prefix}/device/{identifier_of(topics)}/config"
-
-
-def device_document(topics: Topics) -> dict[str, Any]:
-    """Describe the device with its sensors."""
-    identifier = identifier_of(topics)
-    here = version("upframe")
-    return {
-        "dev": {
-            "identifiers": [identifier],
-            "name": f"upframe {topics.node_id}",
-            "manufacturer": "upframe",
-            "model": "video interpolation and enlargement",
-            "sw_version": here,
-        },
-        "o": {"name": "upframe", "sw_version": here},
-        "cmps": {
-            name: {"p": "sensor", "unique_id": f"{identifier}_{name}", **sensor}
-            for name, sensor in _sensors(topics).items()
-        },
-        "qos": 1,
-    }
-
-
-def _sensors(topics: Topics) -> dict[str, dict[str, Any]]:
-    working = {
-        "state_topic": topics.activity,
-        "availability_topic": topics.status,
-        # a node that drains is still there
-        "availability_template": "{{ 'online' if value in ('online', 'draining') else 'offline' }}",
-    }
-    counted = {**working, "state_class": "measurement"}
-    return {
-        "status": {"name": "Status", "state_topic": topics.status, "icon": "mdi:server"},
-        "state": {
-            **working,
-            "name": "State",
-            "value_template": "{{ value_json.state }}",
-            "icon": "mdi:filmstrip",
-        },
-        "queue": {
-            **counted,
-            "name": "Queue",
-            "value_template": "{{ value_json.queued }}",
-            "unit_of_measurement": "jobs",
-            "icon": "mdi:tray-full",
-        },
-        "progress": {
-            **counted,
-            "name": "Progress",
-            "value_template": "{{ value_json.progress_percent }}",
-            "unit_of_measurement": "%",
-            "icon": "mdi:progress-clock",
-        },
-        "fps": {
-            **counted,
-            "name": "Speed",
-            "value_template": "{{ value_json.fps }}",
-            "unit_of_measurement": "fps",
-            "icon": "mdi:speedometer",
-        },
-    }
-
-
-def activity_document(counts: dict[State, int], running: Sequence[Job]) -> dict[str, Any]:
-    """Say what the node does: the progress of all running jobs together, and their speed."""
-    known = [job.progress for job in running if job.progress.total]
-    frames = sum(progress.frames for progress in known)
-    total = sum(progress.total or 0 for progress in known)
-    return {
-        "state": "working" if running else "idle",
-        "queued": counts["queued"],
-        "running": len(running),
-        "progress_percent": round(min(100.0, 100 * frames / total), 1) if total else 0.0,
-        "fps": round(sum(job.progress.fps for job in running), 2),
-    }
-
-
 METRICS_SECONDS = 60.0
 _ACTIVITY_SECONDS = 1.0
 _BIRTH_SECONDS = 2.0
-"""At most so long after Home Assistant's birth, by chance: not all devices shall speak at once."""
+"""At most, by chance, after Home Assistant's start: not all devices shall publish at once."""
 _STOP_SECONDS = 8.0
 
 Facts = Callable[[], dict[str, Any]]
@@ -143,11 +46,11 @@ class MqttBridge:
 
     Args:
         config: with an `mqtt` section.
-        queue: where requests become jobs, and where their changes are told.
+        queue: where requests become jobs, and whose changes are published.
         store: below the queue; keeps requests until they are answered.
-        info: tells what the node is: version, device, models. Must not block.
-        metrics: tells counters by name. Must not block.
-        live: where live streams stand; None: there are none.
+        info: returns what the node is: version, device, models. Must not block.
+        metrics: returns counters by name. Must not block.
+        live: the states of live streams; None: there are none.
         backoff: of the attempts to connect.
         metrics_seconds: from one publication of the metrics to the next.
 
@@ -175,25 +78,25 @@ class MqttBridge:
         self._queue = queue
         self._info, self._metrics, self._metrics_seconds = info, metrics, metrics_seconds
         self._outbox = outbox = Outbox()
+        self._connection = BrokerConnection(
+            config.mqtt, topics, outbox, self._accept, self._welcome, backoff or connection_backoff()
+        )
         self._journal = Journal(store)
-        self._answers = Answers(topics, outbox, self._journal)
-        commands = Commands(queue, config, self._answers)
-        self._handler = RequestHandler(topics, self._journal, commands, self._answers)
+        answers = Answers(topics, outbox, self._journal)
+        commands = Commands(queue, config, answers)
+        self._handler = RequestHandler(topics, self._journal, commands, answers)
         self._active = asyncio.Event()
-        self._states = JobStates(
+        self._jobs = JobStates(
             topics,
             queue,
             store,
             outbox,
-            self._answers,
+            answers,
             keep_seconds=config.mqtt.state_keep_seconds,
             on_change=self._active.set,
             is_up=lambda: self._connection.is_up,
         )
         self._streams = LiveStates(topics, outbox, live or LiveBoard())
-        self._connection = BrokerConnection(
-            config.mqtt, topics, outbox, self._take, self._welcome, backoff or connection_backoff()
-        )
         self._born = asyncio.Event()
         self._stopping = asyncio.Event()
         self._running: asyncio.Event | None = None
@@ -219,24 +122,24 @@ class MqttBridge:
 
     def _parts(self) -> dict[str, Coroutine[Any, Any, None]]:
         parts: dict[str, Coroutine[Any, Any, None]] = {
-            "intake": self._handler.run(),
+            "requests": self._handler.run(),
             "journal": self._journal.run(),
-            "states": self._states.run(),
-            "clearing": self._states.clear_old(),
+            "states": self._jobs.run(),
+            "clearing": self._jobs.clear_old(),
             "streams": self._streams.run(),
             "stream states": self._streams.repeat(),
-            "metrics": self._tell_metrics(),
+            "metrics": self._publish_metrics(),
         }
         if self._mqtt.discovery:
-            parts |= {"activity": self._tell_activity(), "discovery": self._announce_device()}
+            parts |= {"activity": self._publish_activity(), "discovery": self._announce_device()}
         return parts
 
     async def draining(self) -> None:
-        """Say that the node takes up no new work; requests are still taken, for the next start."""
+        """Publish that no new work begins; requests are still accepted, for the next start."""
         self._connection.set_status("draining")
 
     async def stopped(self) -> None:
-        """Send what there is, say that the node has stopped, and end :meth:`run`."""
+        """Send what there is, publish that the node has stopped, and end :meth:`run`."""
         self._stopping.set()
         if self._running is None:
             self._journal.close()
@@ -246,7 +149,7 @@ class MqttBridge:
                 await self._running.wait()
 
     def health(self) -> dict[str, Any]:
-        """Tell how the connection is, and what was counted since the start."""
+        """Return how the connection is, and what was counted since the start."""
         health = self._connection.health
         return {
             "connected": self._connection.is_up,
@@ -266,31 +169,31 @@ class MqttBridge:
             "store_trouble": self._journal.trouble,
         }
 
-    def _take(self, received: IncomingMessage, acknowledge: Callable[[], None]) -> None:
-        """Take a message from the connection: a request, an old state of ours, or a birth."""
-        command = self.topics.command_of(received.topic)
+    def _accept(self, message: IncomingMessage, acknowledge: Callable[[], None]) -> None:
+        """Pass a message on: a request, an old state of ours, or Home Assistant's start."""
+        command = self.topics.command_of(message.topic)
         if command is not None:
-            self._handler.put(command, received, acknowledge)
+            self._handler.put(command, message, acknowledge)
             return
         acknowledge()
-        is_old = received.retained and bool(received.payload)
-        job_id = self.topics.job_of_state(received.topic)
-        stream = self.topics.live_of_state(received.topic)
+        is_old = message.retained and bool(message.payload)
+        job_id = self.topics.job_of_state(message.topic)
+        stream = self.topics.live_of_state(message.topic)
         if job_id is not None and is_old:
-            self._states.seen(job_id)
+            self._jobs.announce(job_id)
         elif stream is not None and is_old:
-            self._streams.seen(stream)
-        elif received.topic == self.topics.birth and received.payload == BIRTH:
+            self._streams.announce(stream)
+        elif message.topic == self.topics.birth and message.payload == b"online":
             self._born.set()
 
     async def _welcome(self, session: Session) -> None:
-        """Look, on a new connection, at what the broker has kept of ours; listen for births."""
-        # QoS 0, so it has all arrived when the subscription is over
+        """Look, on a new connection, at what the broker has retained of ours."""
+        # at QoS 0, so that all has arrived once the subscription is granted
         for topics in (self.topics.states, self.topics.live_states):
-            if await _allowed(session.subscribe([topics], retained=True)):
+            if await _subscribed(session, topics, retained=True):
                 await session.unsubscribe([topics])
         if self._mqtt.discovery:
-            await _allowed(session.subscribe([self.topics.birth]))
+            await _subscribed(session, self.topics.birth)
 
     async def _render_info(self) -> OutgoingMessage:
         jobs = self._config.jobs
@@ -315,7 +218,7 @@ class MqttBridge:
         payload = json_bytes(activity_document(counts, running))
         return OutgoingMessage(self.topics.activity, payload, retain=True)
 
-    async def _tell_metrics(self) -> None:
+    async def _publish_metrics(self) -> None:
         while True:
             if self._connection.is_up:
                 with Fence("mqtt", "metrics"):
@@ -323,7 +226,7 @@ class MqttBridge:
                     self._outbox.latest(OutgoingMessage(self.topics.metrics, payload, qos=0))
             await asyncio.sleep(self._metrics_seconds)
 
-    async def _tell_activity(self) -> None:
+    async def _publish_activity(self) -> None:
         while True:
             self._active.clear()
             self._outbox.retain(self.topics.activity, self._render_activity)
@@ -338,11 +241,90 @@ class MqttBridge:
             await asyncio.sleep(random.random() * _BIRTH_SECONDS)
 
 
-async def _allowed(call: Awaitable[None]) -> bool:
-    """Do without a subscription that is not needed for requests."""
+async def _subscribed(session: Session, topic: str, *, retained: bool = False) -> bool:
+    """Subscribe to what requests do not need; return whether the broker allows it."""
     try:
-        await call
+        await session.subscribe([topic], retained=retained)
     except SubscriptionRefused as error:
         log.info("%s: states of what ended long ago may stay there", error)
         return False
     return True
+
+
+# Home Assistant's discovery: one device with what the node is doing, found without configuration.
+#
+# The device message is described in Home Assistant's documentation of MQTT discovery: `dev` and
+# `o` are mandatory, and each component has its platform `p` and a `unique_id`.
+
+_SENSORS = {
+    "state": ("State", "filmstrip", "state", None),
+    "queue": ("Queue", "tray-full", "queued", "jobs"),
+    "progress": ("Progress", "progress-clock", "progress_percent", "%"),
+    "fps": ("Speed", "speedometer", "fps", "fps"),
+}
+"""Title, icon, key of the activity, unit."""
+
+
+def device_topic(topics: Topics) -> str:
+    """Return where the device is announced."""
+    return f"{topics.discovery_prefix}/device/{_identifier_of(topics)}/config"
+
+
+def device_document(topics: Topics) -> dict[str, Any]:
+    """Describe the device with its sensors."""
+    identifier = _identifier_of(topics)
+    here = version("upframe")
+    return {
+        "dev": {
+            "identifiers": [identifier],
+            "name": f"upframe {topics.node_id}",
+            "manufacturer": "upframe",
+            "model": "video interpolation and enlargement",
+            "sw_version": here,
+        },
+        "o": {"name": "upframe", "sw_version": here},
+        "cmps": {
+            name: {"p": "sensor", "unique_id": f"{identifier}_{name}", **sensor}
+            for name, sensor in _sensors(topics).items()
+        },
+        "qos": 1,
+    }
+
+
+def activity_document(counts: dict[State, int], running: Sequence[Job]) -> dict[str, Any]:
+    """Describe what the node is doing: the progress of all running jobs together, and the speed."""
+    known = [job.progress for job in running if job.progress.total]
+    frames = sum(progress.frames for progress in known)
+    total = sum(progress.total or 0 for progress in known)
+    return {
+        "state": "working" if running else "idle",
+        "queued": counts["queued"],
+        "running": len(running),
+        "progress_percent": round(min(100.0, 100 * frames / total), 1) if total else 0.0,
+        "fps": round(sum(job.progress.fps for job in running), 2),
+    }
+
+
+def _identifier_of(topics: Topics) -> str:
+    """Name the device: a topic may have only letters, digits, ``_`` and ``-`` there."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", f"{topics.prefix}_{topics.node_id}")
+
+
+def _sensors(topics: Topics) -> dict[str, dict[str, Any]]:
+    sensors: dict[str, dict[str, Any]] = {
+        "status": {"name": "Status", "state_topic": topics.status, "icon": "mdi:server"}
+    }
+    # a node that drains is still there
+    available = "{{ 'online' if value in ('online', 'draining') else 'offline' }}"
+    for name, (title, icon, key, unit) in _SENSORS.items():
+        sensors[name] = {
+            "name": title,
+            "icon": f"mdi:{icon}",
+            "state_topic": topics.activity,
+            "value_template": f"{{{{ value_json.{key} }}}}",
+            "availability_topic": topics.status,
+            "availability_template": available,
+        }
+        if unit is not None:
+            sensors[name] |= {"unit_of_measurement": unit, "state_class": "measurement"}
+    return sensors
