@@ -24,7 +24,7 @@ from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
 from ..live.status import LiveBoard
 from .connection import BrokerConnection, Outbox, connection_backoff
-from .handler import Answers, Commands, Journal, RequestHandler
+from .handler import Answers, Journal, RequestHandler
 from .requests import MAX_PAYLOAD_BYTES, REPLY_SCHEMA, REQUEST_SCHEMA, json_bytes, request_schemas
 from .session import Session, SubscriptionRefused, address_of
 from .states import JobStates, LiveStates
@@ -79,12 +79,16 @@ class MqttBridge:
         self._info, self._metrics, self._metrics_seconds = info, metrics, metrics_seconds
         self._outbox = outbox = Outbox()
         self._connection = BrokerConnection(
-            config.mqtt, topics, outbox, self._accept, self._welcome, backoff or connection_backoff()
+            config.mqtt,
+            topics,
+            outbox,
+            self._accept,
+            self._welcome,
+            backoff or connection_backoff(),
         )
         self._journal = Journal(store)
         answers = Answers(topics, outbox, self._journal)
-        commands = Commands(queue, config, answers)
-        self._handler = RequestHandler(topics, self._journal, commands, answers)
+        self._handler = RequestHandler(topics, queue, config, self._journal, answers)
         self._active = asyncio.Event()
         self._jobs = JobStates(
             topics,
@@ -103,7 +107,7 @@ class MqttBridge:
         outbox.retain(topics.info, self._render_info)
 
     async def run(self) -> None:
-        """Do everything until :meth:`stopped` is called; may be called again after a failure."""
+        """Do everything until :meth:`stopped` is called."""
         self._running = ended = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
@@ -150,20 +154,13 @@ class MqttBridge:
 
     def health(self) -> dict[str, Any]:
         """Return how the connection is, and what was counted since the start."""
-        health = self._connection.health
         return {
-            "connected": self._connection.is_up,
-            "state": health.phase,
-            "reason": health.reason,
-            "since": health.since,
+            **self._connection.health(),
             "broker": address_of(self._mqtt),
             "node": self.topics.base,
-            "attempts": health.attempts,
-            "connections": health.connections,
             "requests": dict(self._handler.counts),
             "published": self._outbox.num_sent,
             "dropped": self._outbox.num_dropped,
-            "refused": dict(health.refusals),
             "waiting": len(self._outbox),
             "store_failures": self._journal.failures,
             "store_trouble": self._journal.trouble,

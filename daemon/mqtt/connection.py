@@ -87,10 +87,6 @@ class Outbox:
         self._retained[topic] = self._due[topic] = render
         self._changed.set()
 
-    def retained(self) -> list[str]:
-        """List the topics that are kept up to date."""
-        return list(self._retained)
-
     def renew(self) -> None:
         """Make all retained topics due: the broker may have lost what it had."""
         self._due |= self._retained
@@ -195,31 +191,12 @@ _NUM_PUBLISHERS = 20  # as many as the library has on their way at once
 _DRAIN_SECONDS = 1.5  # for all that waits to be sent when the node stops
 _STATUS_SECONDS = 1.0  # for its last status
 _STORE_SECONDS = 1.0
-_MANY_SHORT = 3
 _SHORT_SECONDS = 5.0
 """For which a connection must hold to be more than none."""
 _STABLE_SECONDS = 60.0
+_MANY_SHORT = 3
 
 Phase = Literal["connecting", "connected", "away", "refused", "stopped"]
-
-
-class _Finished(Exception):
-    """Everything is sent: the connection may end."""
-
-
-@dataclass(slots=True)
-class ConnectionHealth:
-    """How the connection is."""
-
-    phase: Phase = "connecting"
-    reason: str | None = None
-    """Why there is none."""
-    since: float = field(default_factory=time.time)
-    """Seconds since 1970, of the phase."""
-    attempts: int = 0
-    connections: int = 0
-    refusals: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Messages that the broker did not accept on the latest connection, by its reason."""
 
 
 def connection_backoff() -> Backoff:
@@ -248,7 +225,6 @@ class BrokerConnection:
         on_session: Callable[[Session], Coroutine[Any, Any, None]],
         backoff: Backoff,
     ) -> None:
-        self.health = ConnectionHealth()
         self.status: Literal["online", "draining", "stopped"] = "online"
         self._config = config
         self._topics = topics
@@ -258,12 +234,29 @@ class BrokerConnection:
         self._backoff = backoff
         self._logged_reason: str | None = None
         self._num_short = 0
+        self._phase: Phase = "connecting"
+        self._reason: str | None = None
+        self._since = time.time()
+        self._num_attempts = self._num_connections = 0
+        self._refusals: Mapping[str, int] = {}
         self._outbox.retain(topics.status, self._render_status)
 
     @property
     def is_up(self) -> bool:
         """Whether requests can arrive."""
-        return self.health.phase == "connected"
+        return self._phase == "connected"
+
+    def health(self) -> dict[str, Any]:
+        """Return how the connection is, since when (seconds since 1970), and what was counted."""
+        return {
+            "connected": self.is_up,
+            "state": self._phase,
+            "reason": self._reason,
+            "since": self._since,
+            "attempts": self._num_attempts,
+            "connections": self._num_connections,
+            "refused": dict(self._refusals),
+        }
 
     def set_status(self, status: Literal["online", "draining"]) -> None:
         """Change the retained status."""
@@ -287,12 +280,10 @@ class BrokerConnection:
             self._enter("stopped", None)
 
     async def _keep(self, stop: asyncio.Event) -> None:
-        while True:
-            self.health.attempts += 1
+        while self.status != "stopped":
+            self._num_attempts += 1
             try:
                 await self._attempt(stop)
-            except _Finished:
-                return
             except (LoginRefused, SubscriptionRefused, TakenOver) as error:
                 await self._pause("refused", error, self._backoff.longest_seconds())
             except ConnectionLost as error:
@@ -300,6 +291,8 @@ class BrokerConnection:
 
     async def _pause(self, phase: Phase, error: Exception, seconds: float) -> None:
         """Wait for the next attempt. A reason is logged once, until there is another one."""
+        if self.status == "stopped":
+            return
         self._enter(phase, str(error))
         level = logging.ERROR if phase == "refused" else logging.WARNING
         if str(error) == self._logged_reason:
@@ -318,19 +311,19 @@ class BrokerConnection:
                 await self._serve(session, stop)
             finally:
                 self._outbox.forget_latest()
-                self._note_ended(session, time.monotonic() - began)
+                self._note_ended(time.monotonic() - began)
 
     def _note_connected(self, session: Session) -> None:
-        if self.health.connections and not session.session_present:
+        if self._num_connections and not session.session_present:
             log.warning("the broker has lost what was sent to us meanwhile, if anything was")
-        self.health.refusals = session.refusals
+        self._refusals = session.refusals
         self._outbox.renew()
         self._enter("connected", None)
-        self.health.connections += 1
+        self._num_connections += 1
         self._logged_reason = None
         log.info("connected to the broker as %s", self._topics.base)
 
-    def _note_ended(self, session: Session, held_seconds: float) -> None:
+    def _note_ended(self, held_seconds: float) -> None:
         self._enter("away", "the connection has ended")
         self._backoff.held(held_seconds)
         self._num_short = self._num_short + 1 if held_seconds < _SHORT_SECONDS else 0
@@ -342,17 +335,27 @@ class BrokerConnection:
         """Read and send until the connection is lost, or everything is sent after `stop`."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(session.lost(), name="mqtt reader")
-                group.create_task(self._finish(session, stop), name="mqtt farewell")
-                group.create_task(self._on_session(session), name="mqtt welcome")
+                tasks = [
+                    group.create_task(session.lost(), name="mqtt reader"),
+                    group.create_task(self._on_session(session), name="mqtt welcome"),
+                ]
                 for number in range(_NUM_PUBLISHERS):
-                    group.create_task(self._send(session), name=f"mqtt publisher {number}")
+                    publisher = self._send(session)
+                    tasks.append(group.create_task(publisher, name=f"mqtt publisher {number}"))
+                await stop.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_DRAIN_SECONDS):
+                        await self._outbox.drained()
+                await self._publish_stopped(session)
+                for task in tasks:
+                    task.cancel()
         except asyncio.CancelledError:
             if self.status != "stopped":  # else the retained status would stay "online"
                 await self._publish_stopped(session)
             raise
         except ExceptionGroup as ends:
-            raise _main_end_of(ends) from ends
+            lost, unexpected = ends.split(ConnectionLost)
+            raise unexpected or (lost or ends).exceptions[0] from ends
 
     async def _send(self, session: Session) -> None:
         while True:
@@ -372,15 +375,6 @@ class BrokerConnection:
                 raise
             self._outbox.delivered(item)
 
-    async def _finish(self, session: Session, stop: asyncio.Event) -> None:
-        """After `stop`, send what there is and then the last status."""
-        await stop.wait()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                await self._outbox.drained()
-        await self._publish_stopped(session)
-        raise _Finished
-
     async def _publish_stopped(self, session: Session) -> None:
         self.status = "stopped"
         with suppress(ConnectionLost, TimeoutError):
@@ -391,15 +385,6 @@ class BrokerConnection:
         return OutgoingMessage(self._topics.status, self.status.encode(), retain=True)
 
     def _enter(self, phase: Phase, reason: str | None) -> None:
-        if phase != self.health.phase:
-            self.health.since = time.time()
-        self.health.phase, self.health.reason = phase, reason
-
-
-def _main_end_of(ends: ExceptionGroup[Exception]) -> Exception:
-    """Choose which of several simultaneous ends counts as that of the connection."""
-    _, unexpected = ends.split((_Finished, ConnectionLost))
-    if unexpected is not None:
-        return ends  # for the owner of the connection
-    finished = ends.subgroup(_Finished)
-    return (finished or ends).exceptions[0]
+        if phase != self._phase:
+            self._since = time.time()
+        self._phase, self._reason = phase, reason

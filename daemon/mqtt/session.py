@@ -34,7 +34,7 @@ from ..config import MqttConfig
 from ..fence import Fence
 from .topics import IncomingMessage, OutgoingMessage, Topics
 
-log = logging.getLogger("upframe.mqtt.session")
+log = logging.getLogger("upframe.mqtt.client")
 
 OnMessage = Callable[[IncomingMessage, Callable[[], None]], None]
 """Accepts a message and what acknowledges it; must neither raise nor block."""
