@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -17,15 +16,6 @@ _WHY = ("full", "old", "closed")
 
 class QueueCancelled(Exception):
     """The other side of the queue is gone; a thread that waits on it must stop."""
-
-
-@dataclass(frozen=True, slots=True)
-class QueueStatistics:
-    """How many items wait, and how long each side has waited for the other."""
-
-    depth: int
-    put_wait_seconds: float
-    get_wait_seconds: float
 
 
 class BlockingQueue(Generic[T]):
@@ -46,8 +36,9 @@ class BlockingQueue(Generic[T]):
         self._closed = False
         self._cancelled = False
         self._changed = threading.Condition()
-        self._put_wait_seconds = 0.0
-        self._get_wait_seconds = 0.0
+
+    def __len__(self) -> int:
+        return len(self._items)
 
     def put(self, item: T, num_bytes: int = 0) -> None:
         """Append an item, waiting for room.
@@ -56,9 +47,7 @@ class BlockingQueue(Generic[T]):
             QueueCancelled: if the queue was cancelled, or closed by another thread.
         """
         with self._changed:
-            began = time.monotonic()
             self._changed.wait_for(lambda: self._ends() or self._has_room(num_bytes))
-            self._put_wait_seconds += time.monotonic() - began
             if self._ends():
                 raise QueueCancelled
             self._items.append((item, num_bytes))
@@ -73,7 +62,7 @@ class BlockingQueue(Generic[T]):
         """
         while True:
             with self._changed:
-                self._wait_for_item(None)
+                self._changed.wait_for(lambda: self._items or self._ends())
                 if self._cancelled:
                     raise QueueCancelled
                 if not self._items:
@@ -90,7 +79,7 @@ class BlockingQueue(Generic[T]):
             The items, [] after the timeout; None if it is cancelled, or closed and empty.
         """
         with self._changed:
-            self._wait_for_item(timeout_seconds)
+            self._changed.wait_for(lambda: self._items or self._ends(), timeout_seconds)
             if not self._items:
                 return None if self._ends() else []
             items = [item for item, _ in self._items]
@@ -112,16 +101,6 @@ class BlockingQueue(Generic[T]):
             self._items.clear()
             self._bytes = 0
             self._changed.notify_all()
-
-    def statistics(self) -> QueueStatistics:
-        """Return the depth and the waiting times."""
-        with self._changed:
-            return QueueStatistics(len(self._items), self._put_wait_seconds, self._get_wait_seconds)
-
-    def _wait_for_item(self, timeout_seconds: float | None) -> None:
-        began = time.monotonic()
-        self._changed.wait_for(lambda: self._items or self._ends(), timeout_seconds)
-        self._get_wait_seconds += time.monotonic() - began
 
     def _ends(self) -> bool:
         return self._closed or self._cancelled
@@ -201,11 +180,6 @@ class DropOldestQueue(Generic[T]):
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
 
     @property
     def oldest_age(self) -> float:

@@ -156,6 +156,7 @@ class Child:
         waker: ends :meth:`turn` early.
         environment: of the process; None: ours.
         new_session: False leaves it in our process group, so that a kill of ours takes it along.
+        text: False leaves its stdout as bytes, for :meth:`read` instead of :meth:`lines`.
 
     Raises:
         OSError: if the process cannot be started.
@@ -168,6 +169,7 @@ class Child:
         *,
         environment: Mapping[str, str] | None = None,
         new_session: bool = True,
+        text: bool = True,
     ) -> None:
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
@@ -182,18 +184,20 @@ class Child:
         self.tail = Tail()
         """Of its stderr."""
         self.stdout_ended = False
-        """Whether there will be no more lines."""
+        """Whether nothing more will come from it."""
         self._send_signal = os.killpg if new_session else os.kill
         self._unsent = bytearray()
         self._closing = False
         self._lines: list[bytes] = []
+        self._bytes = bytearray()
+        read_stdout = self._read_lines if text else self._read_bytes
         self._splitter = _LineSplitter(_LINE_BYTES)
         self._selector = selectors.EpollSelector()
         self._pidfd = os.pidfd_open(self._process.pid)
         self._watch(self._pidfd, self._reap)
         if waker is not None:
             self._watch(waker, waker.clear)
-        for stream, read in ((self._stdout, self._read_line), (self._stderr, self._read_log)):
+        for stream, read in ((self._stdout, read_stdout), (self._stderr, self._read_log)):
             os.set_blocking(stream.fileno(), False)
             self._watch(stream, read)
         os.set_blocking(self.stdin.fileno(), False)
@@ -250,6 +254,12 @@ class Child:
         lines, self._lines = self._lines, []
         return lines
 
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes of its stdout, as far as :meth:`turn` has read them."""
+        data = bytes(self._bytes[:size])
+        del self._bytes[:size]
+        return data
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to it and to all that it has started in its session."""
         if self.returncode is None:  # as long as it is not reaped, the number is its own
@@ -293,23 +303,24 @@ class Child:
             if self._closing:
                 self.stdin.close()
 
-    def _read_line(self) -> None:
-        data = self._read(self._stdout)
-        if data is not None:
-            self.stdout_ended = not data
-            self._lines += self._splitter.feed(data)
+    def _read_lines(self) -> None:
+        self._lines += self._splitter.feed(self._read(self._stdout))
+
+    def _read_bytes(self) -> None:
+        self._bytes += self._read(self._stdout)
 
     def _read_log(self) -> None:
-        self.tail.feed(self._read(self._stderr) or b"")
+        self.tail.feed(self._read(self._stderr))
 
-    def _read(self, pipe: IO[bytes]) -> bytes | None:
-        """Read what is there: None if that is nothing, no bytes at the end."""
+    def _read(self, pipe: IO[bytes]) -> bytes:
+        """Read what is there; at the end, stop watching the pipe."""
         try:
             data = os.read(pipe.fileno(), _READ_BYTES)
         except BlockingIOError:
-            return None
+            return b""
         if not data:
             self._selector.unregister(pipe)
+            self.stdout_ended = self.stdout_ended or pipe is self._stdout
         return data
 
     def _reap(self) -> None:

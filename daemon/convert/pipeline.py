@@ -253,7 +253,7 @@ class Pipeline:
     def _settle(self, clock: StageTime) -> None:
         """Pass on what is being computed, while nothing else waits."""
         held = _timed(self._transform.settle(), clock.working)
-        while self._decoded.statistics().depth == 0:
+        while not len(self._decoded):
             result = next(held, None)
             if result is None:
                 return

@@ -240,7 +240,7 @@ class StreamSupervisor:
         self._tell(entry, "connecting", "its worker starts")
         try:
             try:
-                process.start()
+                process.spawn()
             except OSError as error:
                 return self._pause(entry, f"no worker can be started: {error}", lasting=True)
             order = order_of(entry, limits.weights, limits.threads)
@@ -248,7 +248,7 @@ class StreamSupervisor:
             self.pid = process.pid
             again_at_once = await self._watch(process, entry)
         finally:
-            await process.kill("it is no longer needed")
+            await process.kill()
             self.pid = None
             self._carry()
         if again_at_once or not self._is_wanted(entry):

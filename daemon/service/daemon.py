@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Coroutine, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -381,7 +381,7 @@ class Daemon:
         jobs = JobRoutes(self._queue)
         app = application([*jobs.routes(), *status_routes(self._status)], "control")
         control = ControlSocket(place_in(state_dir).socket, app, jobs.end_streams)
-        async with self._prober, control:
+        async with aclosing(self._prober), control:
             self._outside.begin_http(self._config)
             scheduling: asyncio.Task[None] | None = None
             try:

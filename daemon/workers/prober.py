@@ -6,8 +6,7 @@ import asyncio
 import logging
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from ...io.root import Root
 from ..config import Config
@@ -21,7 +20,7 @@ _START_SECONDS = 60.0
 
 
 class FileProber:
-    """Probes one file after the other. Close it, or use it as a context, to end its process.
+    """Probes one file after the other. `aclose` ends its process.
 
     Args:
         config: of the daemon.
@@ -38,17 +37,6 @@ class FileProber:
         self._worker = WorkerProcess(self._settings)
         self._lock = asyncio.Lock()
         self._resting: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     @property
     def pid(self) -> int | None:
@@ -67,7 +55,7 @@ class FileProber:
             finally:
                 self._resting = asyncio.create_task(self._rest(), name="prober-rest")
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """End the process."""
         async with self._lock:
             await self._wake()

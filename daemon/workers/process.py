@@ -63,7 +63,7 @@ def worker_command(module: str, state_dir: Path, lock: str) -> list[str]:
 
 
 class WorkerChild:
-    """A worker process on the event loop. The caller that starts it ends it, with `kill`.
+    """A worker process on the event loop. The caller that spawns it ends it, with `kill`.
 
     What it logs goes to our log.
 
@@ -127,7 +127,7 @@ class WorkerChild:
             return f"was killed: {self._why_killed}"
         return exit_text(self._child.returncode)
 
-    def start(self) -> None:
+    def spawn(self) -> None:
         """Start it.
 
         Raises:
@@ -159,7 +159,7 @@ class WorkerChild:
         if self._child is not None:
             await self._reaped.wait()
 
-    async def kill(self, why: str) -> None:
+    async def kill(self, why: str = "it is no longer needed") -> None:
         """End it now, and wait until nothing of it is left. Safe to call twice."""
         self.kill_now(why)
         try:
@@ -307,10 +307,13 @@ class WorkerLost(Exception):
         self.error = error
 
 
-class WorkerProcess:
+class WorkerProcess(WorkerChild):
     """One worker. The caller that starts it ends it, with `stop` or `kill`."""
 
     def __init__(self, settings: WorkerSettings) -> None:
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+        put = self._events.put_nowait
+        super().__init__(f"worker {settings.name}", settings.command, put, lambda: put(None))
         self.settings = settings
         self.num_jobs = 0
         """Jobs begun."""
@@ -318,36 +321,9 @@ class WorkerProcess:
         """Where it computes, as people know it."""
         self.stall: Stall | None = None
         """Of the request that it works on; None while it is idle."""
-        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._child = WorkerChild(
-            f"worker {settings.name}",
-            settings.command,
-            self._events.put_nowait,
-            lambda: self._events.put_nowait(None),
-        )
         self._job_id: str | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-
-    @property
-    def alive(self) -> bool:
-        """Whether it was started and has not ended."""
-        return self._child.alive
-
-    @property
-    def pid(self) -> int | None:
-        """Its process id; None before it was started."""
-        return self._child.pid
-
-    @property
-    def rss_bytes(self) -> int:
-        """Its resident memory; 0 if it does not run."""
-        return self._child.rss_bytes
-
-    @property
-    def crashed(self) -> bool:
-        """Whether it ended by a fault of its own, such as a segmentation fault."""
-        return self._child.crashed
 
     async def start(self, timeout_seconds: float) -> None:
         """Start it, and wait until it accepts requests.
@@ -356,7 +332,7 @@ class WorkerProcess:
             WorkerLost: if it is not ready in time, or cannot do its work here.
         """
         try:
-            self._child.start()
+            self.spawn()
         except OSError as error:
             raise WorkerLost(error_of(error)) from error
         answer = await self._answer(Stall({"loading": timeout_seconds}), _ignore)
@@ -413,17 +389,17 @@ class WorkerProcess:
         """
         self.num_jobs += 1
         self._job_id = job_id
-        self._child.subject = {"job_id": job_id}
+        self.subject = {"job_id": job_id}
         try:
             request = RunJob(id=job_id, work=work, confined=confined, limits=limits)
             answer = await self._ask(request, budgets, on_event)
         finally:
             self._job_id = None
-            self._child.subject = {"job_id": None}
+            self.subject = {"job_id": None}
         if isinstance(answer, AttemptOutcome):
             return answer
-        self._child.kill_now(f"it answered {answer.kind!r}, wanted the end of a job")
-        return WorkerDied(_worker_error(self._child.end, None))
+        self.kill_now(f"it answered {answer.kind!r}, wanted the end of a job")
+        return WorkerDied(_worker_error(self.end, None))
 
     async def cancel(self, seconds: float = CANCEL_SECONDS) -> None:
         """Stop the current request, and return when it has ended.
@@ -432,26 +408,22 @@ class WorkerProcess:
             seconds: for a job to stop in order, before the worker is killed.
         """
         if self._job_id is not None:
-            self._child.send(CancelJob(id=self._job_id))
+            self.send(CancelJob(id=self._job_id))
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._idle.wait()
         if not self._idle.is_set():
-            self._child.kill_now(f"it did not stop within {seconds:g} s")
+            self.kill_now(f"it did not stop within {seconds:g} s")
             await self._idle.wait()
 
     async def stop(self) -> None:
         """End it in order while it is idle; kill it if it goes on."""
         if self.alive:
-            self._child.send(Stop())
+            self.send(Stop())
             with suppress(TimeoutError):
                 async with asyncio.timeout(_STOP_SECONDS):
-                    await self._child.ended()
+                    await self.ended()
         await self.kill()
-
-    async def kill(self) -> None:
-        """End it now, and wait until nothing of it is left. Safe to call twice."""
-        await self._child.kill("it is no longer needed")
 
     async def _ask(
         self,
@@ -461,7 +433,7 @@ class WorkerProcess:
     ) -> Answer | WorkerDied:
         if not self.alive:
             return await self._died()
-        self._child.send(request)
+        self.send(request)
         return await self._answer(Stall(budgets), on_event)
 
     async def _answer(self, stall: Stall, on_event: Callable[[Event], None]) -> Answer | WorkerDied:
@@ -487,12 +459,12 @@ class WorkerProcess:
                 async with asyncio.timeout(seconds):
                     return await self._events.get()
             stall.wait(seconds)
-        self._child.kill_now(str(stall))
+        self.kill_now(str(stall))
         return await self._events.get()
 
     async def _died(self) -> WorkerDied:
-        await self._child.end_within(_LOOK_SECONDS, "it closed its pipe and went on")
-        return WorkerDied(_worker_error(self._child.end, self._child.tail.text))
+        await self.end_within(_LOOK_SECONDS, "it closed its pipe and went on")
+        return WorkerDied(_worker_error(self.end, self.tail.text))
 
 
 def _worker_error(text: str, detail: str | None) -> JobError:

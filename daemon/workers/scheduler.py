@@ -277,18 +277,6 @@ class WarmUpFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class BusyStage:
-    """What a busy slot does."""
-
-    slot: str
-    job_id: str
-    stage: Stage
-    still_seconds: float
-    """Since its last progress."""
-    budget_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class WorkerStatus:
     """A worker, for people and for metrics."""
 
@@ -347,7 +335,8 @@ class Scheduler:
             await self._give_back(seconds)
 
     async def _give_back(self, seconds: float) -> None:
-        log.info("giving back %d jobs that did not end in %g s", len(self.busy_stages()), seconds)
+        busy = sum(slot.job is not None for slot in self._slots)
+        log.info("giving back %d jobs that did not end in %g s", busy, seconds)
         try:
             async with asyncio.timeout(_FORCE_SECONDS), asyncio.TaskGroup() as group:
                 for slot in self._slots:
@@ -385,26 +374,15 @@ class Scheduler:
                 await self._kill()
                 raise WarmUpFailed(error)
 
-    def busy_stages(self) -> list[BusyStage]:
-        """Return what every busy slot does, and for how long it has made no progress."""
-        return [
-            BusyStage(
-                slot=slot.settings.name,
-                job_id=slot.job.id,
-                stage=stall.stage,
-                still_seconds=stall.still_seconds,
-                budget_seconds=stall.budget_seconds,
-            )
-            for slot in self._slots
-            if slot.job is not None and (stall := slot.worker.stall) is not None
-        ]
-
     def trouble(self) -> str | None:
         """Describe a worker that hangs although it should have been killed; None without one."""
-        for busy in self.busy_stages():
-            if busy.still_seconds > busy.budget_seconds + _GRACE_SECONDS:
-                still = f"{busy.still_seconds:.0f} s"
-                return f"slot {busy.slot} has stood still in {busy.stage} for {still}"
+        for slot in self._slots:
+            stall = slot.worker.stall
+            if slot.job is None or stall is None:
+                continue
+            if stall.still_seconds > stall.budget_seconds + _GRACE_SECONDS:
+                still = f"{stall.still_seconds:.0f} s"
+                return f"slot {slot.settings.name} has stood still in {stall.stage} for {still}"
         return None
 
     def workers(self) -> list[WorkerStatus]:

@@ -5,16 +5,12 @@ Each gives packets with the moment of their arrival until it ends, by `InputLost
 
 from __future__ import annotations
 
-import os
-import select
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
@@ -25,12 +21,12 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Stream
 
+from ..child import Child, Waker
 from ..decode.access import LocalFiles
 from ..decode.demuxer import find_target, open_container
 from ..errors import InputLost, Reason, UnsupportedMedia
 from ..limits import limits
 from ..parent_death import with_parent_death
-from ..redaction import excerpt
 from ..web import RemoteFiles
 from .address import LiveAddress
 from .failure import cut_off, not_connected, reason_of_words
@@ -373,15 +369,12 @@ class FfmpegConnection:
             InputLost: if it is not there, or cannot connect.
         """
         self._address, self._now = address, now
-        self._stopped = False
         self._lines = lines
-        self._process = self._started()
-        self._drain = threading.Thread(
-            target=self._read_stderr, name="upframe-srt-log", daemon=True
-        )
-        self._drain.start()
-        assert self._process.stdout is not None
-        self._pipe = _Pipe(self._process.stdout.fileno())
+        command = self._command()
+        self._waker = Waker()
+        self._child = Child(command, self._waker, text=False)
+        self._pipe = _ChildPipe(self._child)
+        self._ended = False
         try:
             self.container = self._opened()
         except BaseException:
@@ -395,14 +388,14 @@ class FfmpegConnection:
             InputLost: at its end, in whatever way.
         """
         demuxed = self.container.demux(*streams)
-        while not self._stopped:
+        while not self._pipe.stopped:
             self._pipe.ends_at = time.monotonic() + self._address.read_seconds
             try:
                 packet = next(demuxed, None)
             except (FFmpegError, OSError) as error:
                 raise self._lost("connection lost", "failed") from error
             if packet is None or packet.size == 0:
-                if self._stopped:
+                if self._pipe.stopped:
                     break
                 raise self._lost("connection lost", "ended")
             yield packet, self._now()
@@ -410,16 +403,15 @@ class FfmpegConnection:
 
     def stop(self) -> None:
         """End the child, and with it the reading, at once."""
-        self._stopped = True
-        with suppress(ProcessLookupError):
-            self._process.terminate()
+        self._pipe.stopped = True
+        self._waker.wake()
 
     def close(self) -> None:
         """Close the container, end the child and wait for it."""
         self.container.close()
         self._end()
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _command(self) -> list[str]:
         program = shutil.which(PROGRAM)
         if program is None:
             raise InputLost(
@@ -433,14 +425,7 @@ class FfmpegConnection:
         command += ["-rw_timeout", self._address.options["rw_timeout"]]
         command += ["-i", self._address.url, "-map", "0:v:0", "-map", "0:a:0?", "-c", "copy"]
         command += ["-flush_packets", "1", "-f", "nut", "-"]
-        return subprocess.Popen(
-            with_parent_death(command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-        )
+        return with_parent_death(command)
 
     def _opened(self) -> InputContainer:
         self._pipe.ends_at = time.monotonic() + self._address.connect_seconds
@@ -469,51 +454,39 @@ class FfmpegConnection:
         remembered.look_seconds = min(2 * remembered.look_seconds, longest)
 
     def _end(self) -> None:
-        """End the child gently, then not, and reap it."""
-        process = self._process
-        process.terminate()
-        try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        self._drain.join(_END_SECONDS)
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
-
-    def _read_stderr(self) -> None:
-        stderr = self._process.stderr
-        assert stderr is not None
-        buffered = b""
-        while data := os.read(stderr.fileno(), 4096):
-            *whole, buffered = (buffered + data).replace(b"\r", b"\n").split(b"\n")
-            for line in whole:
-                self._keep(line)
-            buffered = buffered if len(buffered) <= 4096 else b"***"  # no part of a secret
-        self._keep(buffered)
-
-    def _keep(self, line: bytes) -> None:
-        if text := line.decode(errors="replace").strip():
-            self._lines.append(excerpt(text, 500))
+        """End the program gently, then by force, and keep its last lines. Safe to call twice."""
+        child = self._child
+        if child.returncode is None:
+            child.signal(signal.SIGTERM)
+            ends = time.monotonic() + _END_SECONDS
+            while child.returncode is None and (left := ends - time.monotonic()) > 0:
+                child.turn(left)
+        child.close()
+        self._waker.close()
+        if not self._ended:
+            self._lines.extend(child.tail.lines())
+            self._ended = True
 
 
-class _Pipe:
-    """The read end of a pipe as PyAV takes it, with a moment at which waiting ends."""
+class _ChildPipe:
+    """The stdout of a child as PyAV takes it, with a moment at which waiting ends."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._poll = select.poll()
-        self._poll.register(descriptor, select.POLLIN)
+    def __init__(self, child: Child) -> None:
+        self._child = child
         self.ends_at = 0.0
+        self.stopped = False
+        """Set by another thread to end the reading."""
         self.timed_out = False
-        """Whether it was the waiting that has ended, and not the pipe."""
+        """Whether the waiting has ended, and not the pipe."""
 
     def read(self, size: int) -> bytes:
-        """Read what is there, up to `size` bytes; waits for the first. None of them: the end."""
-        seconds = max(0.0, self.ends_at - time.monotonic())
-        if self._poll.poll(seconds * 1000):
-            return os.read(self._descriptor, size)
-        self.timed_out = True  # an error raised here would be printed for each try of the demuxer
-        return b""
+        """Return what is there, up to `size` bytes, waiting for the first; none at the end."""
+        while not (data := self._child.read(size)) and not self._child.stdout_ended:
+            left = self.ends_at - time.monotonic()
+            if self.stopped:
+                break
+            if left <= 0:
+                self.timed_out = True  # an error would be printed for each try of the demuxer
+                break
+            self._child.turn(left)
+        return data

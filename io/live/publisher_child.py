@@ -10,9 +10,7 @@ at once, while a recording is completed first.
 from __future__ import annotations
 
 import argparse
-import io
 import os
-import select
 import signal
 import sys
 import threading
@@ -181,14 +179,14 @@ def main() -> int:
     parent = cast("int", parser.parse_args().parent)
     if os.getppid() != parent:
         return _ORPHAN_STATUS
-    packets = PacketInput()
+    packets = take_stdin()
     events = EventOutput()
     try:
-        header = read_header(packets.file)
+        header = read_header(packets)
         if not header.target.is_file and not kill_on_parent_death(parent):
             return _ORPHAN_STATUS
         with network_rules(NetworkRules(tls_insecure=header.target.tls_insecure)):
-            publish(header, packets.file, events.send)
+            publish(header, packets, events.send)
     except EOFError:  # the parent needs no output
         return _ORPHAN_STATUS
     except MediaError as error:
@@ -268,37 +266,20 @@ def failure_of(error: MediaError) -> PublishFailed:
     return PublishFailed(reason, type(error).__name__, redacted(str(error), published=True))
 
 
-class PacketInput(io.RawIOBase):
-    """Our stdin, which a SIGTERM ends too, at once even if a read waits."""
+def take_stdin() -> BinaryIO:
+    """Return our stdin, which a SIGTERM ends too, at once even if a read waits."""
+    stdin = os.fdopen(os.dup(_STDIN), "rb", _READ_BYTES)
+    nowhere = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nowhere, _STDIN)
 
-    def __init__(self) -> None:
-        self._descriptor = os.dup(_STDIN)
-        nowhere = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nowhere, _STDIN)
-        os.close(nowhere)
-        self._waking, wake = os.pipe()
-        os.set_blocking(wake, False)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # our parent decides
-        signal.signal(signal.SIGTERM, _nothing)  # it only wakes us up
-        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        self.file = cast("BinaryIO", io.BufferedReader(self, _READ_BYTES))
+    def end(_number: int, _frame: object) -> None:
+        os.dup2(
+            nowhere, stdin.fileno(), inheritable=False
+        )  # the read that the signal interrupts is tried again
 
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Read the bytes that are there, waiting for the first; return 0 at the end."""
-        ready = select.select([self._descriptor, self._waking], [], [])[0]
-        if self._waking in ready:  # it stays readable, so this is the end for good
-            return 0
-        data = os.read(self._descriptor, len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def _nothing(_number: int, _frame: object) -> None:
-    pass
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # our parent decides
+    signal.signal(signal.SIGTERM, end)
+    return stdin
 
 
 class EventOutput:

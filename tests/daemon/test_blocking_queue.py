@@ -32,7 +32,6 @@ def test_a_full_queue_makes_the_writer_wait(items: int, num_bytes: int) -> None:
     assert put == [0, 1]
     assert list(queue) == [0, 1, 2, 3, 4]
     writer.join(5)
-    assert queue.statistics().put_wait_seconds >= 0.1
 
 
 def test_an_item_larger_than_the_queue_still_passes() -> None:

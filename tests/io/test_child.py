@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from upframe.io.child import Child, Waker
+from upframe.io.child import Child, Tail, Waker
 
 DEADLINE_SECONDS = 30.0
 
@@ -144,3 +144,27 @@ def test_a_program_that_is_not_there_is_an_error() -> None:
     with pytest.raises(FileNotFoundError):
         Child(["/no/such/program"], waker)
     waker.close()
+
+
+def test_the_bytes_of_a_child_come_as_they_are_and_no_more_than_is_read() -> None:
+    program = "import sys; sys.stdout.buffer.write(bytes(range(256)) * 1000)"
+    child = Child([sys.executable, "-c", program], text=False)
+    data = b""
+    try:
+        while not child.stdout_ended:
+            child.turn(DEADLINE_SECONDS)
+            data += child.read(100)
+        while more := child.read(4096):
+            data += more
+        assert data == bytes(range(256)) * 1000
+        assert child.lines() == []
+    finally:
+        child.close()
+
+
+def test_a_line_too_long_shows_no_part_of_itself_and_the_next_one_is_whole() -> None:
+    tail = Tail()
+    for _ in range(40):
+        tail.feed(b"secret" * 1000)
+    tail.feed(b"end of a secret\nwhole\r50 %\rlast")
+    assert tail.lines() == ["***", "whole", "50 %", "last"]

@@ -199,7 +199,7 @@ def test_what_cannot_work_is_told_with_its_exit_code(tmp_path: Path, mark: str) 
         words = command_of("gate", tmp_path)
         process = StreamWorker("gate", words, lambda _: None, asyncio.Event())
         try:
-            process.start()
+            process.spawn()
             order = order_of(made, "builtin").model_dump(mode="json", by_alias=True)
             process.send(RunStream(order=order))
             async with asyncio.timeout(60):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from pathlib import Path
 
 from support.jobs.watching import Yard, eventually, watching
@@ -18,7 +19,10 @@ def test_real_prober_tells_whole_half_and_damaged_files_apart(tmp_path: Path, cl
     yard.put("damaged.mp4", b"this is no film at all" * 100)
 
     async def run() -> None:
-        async with FileProber(yard.config()) as prober, watching(yard, prober=prober) as house:
+        async with (
+            aclosing(FileProber(yard.config())) as prober,
+            watching(yard, prober=prober) as house,
+        ):
             await eventually(lambda: house.store.counts()["failed"], seconds=60)
             await eventually(house.has_jobs(2))
             states = {Path(job.source).stem: job.state for job in await house.jobs()}

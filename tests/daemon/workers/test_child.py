@@ -27,7 +27,7 @@ class Script(WorkerChild):
 
 async def started(script: str) -> Script:
     child = Script(script)
-    child.start()
+    child.spawn()
     return child
 
 
@@ -146,7 +146,7 @@ def test_a_line_that_trips_us_is_passed_over_and_the_next_one_heard() -> None:
             child.events.put_nowait(event)
 
         child._on_event = trip
-        child.start()
+        child.spawn()
         assert await child.events.get() == Ready()
         assert child.alive
         assert internal_errors["worker"] == before + 1

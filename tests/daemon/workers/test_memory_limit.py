@@ -7,6 +7,7 @@ import json
 import struct
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_file_that_needs_more_than_a_prober_may_take_is_refused(tmp_path: Path) 
     large, clip = still(tmp_path / "a.gif", 16_000, 12_000), make_clip(tmp_path / "in.mp4")
 
     async def main() -> None:
-        async with FileProber(config_of(tmp_path / "state")) as prober:
+        async with aclosing(FileProber(config_of(tmp_path / "state"))) as prober:
             assert (await prober.probe(clip)).kind == "video"
             pid = prober.pid
             verdict = await prober.probe(large)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def with_prober(
     before = children_of(os.getpid())
 
     async def main() -> None:
-        async with FileProber(config_of(tmp_path / "state"), **seconds) as prober:
+        async with aclosing(FileProber(config_of(tmp_path / "state"), **seconds)) as prober:
             await use(prober)
 
     asyncio.run(main())
