@@ -1,7 +1,8 @@
-"""The node on the broker: what all parts of this folder are put together to, and Home Assistant.
+"""The node on the broker: starts and connects all parts of this folder.
 
-`connection` keeps a `session` and sends what is in its outbox; `handler` passes `requests` through
-the journal to the jobs and answers them; `states` publishes what jobs and streams are doing.
+`connection` keeps a session with the `broker` and sends what is in its outbox; `handler` passes
+`requests` through the journal to the jobs and answers them; `states` publishes what jobs and
+streams are doing. Here are also the node's own topics, and its device for Home Assistant.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from ..jobs.model import Job, State
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
 from ..live.status import LiveBoard
+from .broker import Session, SubscriptionRefused, address_of
 from .connection import BrokerConnection, Outbox, connection_backoff
 from .handler import Answers, Journal, RequestHandler
 from .requests import MAX_PAYLOAD_BYTES, REPLY_SCHEMA, REQUEST_SCHEMA, json_bytes, request_schemas
-from .session import Session, SubscriptionRefused, address_of
 from .states import JobStates, LiveStates
 from .topics import IncomingMessage, OutgoingMessage, Topics
 

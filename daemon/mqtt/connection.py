@@ -16,7 +16,7 @@ from ..backoff import Backoff
 from ..config import MqttConfig
 from ..errors import StoreBroken
 from ..fence import Fence
-from .session import (
+from .broker import (
     ConnectionLost,
     LoginRefused,
     OnMessage,
@@ -48,7 +48,7 @@ class Item:
 
     @property
     def key(self) -> int | str:
-        """What tells it from the others in flight."""
+        """What identifies it among those in flight."""
         return self.number or self.message.topic
 
 
@@ -327,7 +327,7 @@ class BrokerConnection:
         self._enter("away", "the connection has ended")
         self._backoff.held(held_seconds)
         self._num_short = self._num_short + 1 if held_seconds < _SHORT_SECONDS else 0
-        if self._num_short == _MANY_SHORT:  # Mosquitto 2.0 does not say why
+        if self._num_short == _MANY_SHORT:  # Mosquitto 2.0 gives no reason
             text = "MQTT: %d connections in a row ended at once: is there another client as %s?"
             log.error(text, self._num_short, self._topics.base)
 

@@ -103,7 +103,7 @@ class Journal:
         """Log that the store fails, and wait: longer, the longer it has failed."""
         self.failures += 1
         self.trouble = str(error)
-        log.error("requests wait, unacknowledged: the store takes nothing: %s", error)
+        log.error("requests wait, unacknowledged: the store fails: %s", error)
         await asyncio.sleep(self._backoff.next_seconds())
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class Journal:
                 await self.wait(error)
                 continue
             if self.trouble is not None:
-                log.info("the store takes requests again")
+                log.info("the store works again")
                 self._backoff.reset()
                 self.trouble = None
             return result
@@ -159,7 +159,7 @@ def read_message(topic: str, payload: bytes, properties: bytes, written: float) 
 
 
 _MAX_WAITING = 100
-"""Requests for one job that are told its end; a client that asks more often is told the start."""
+"""Requests for one job that are answered at its end; further ones only when they arrive."""
 
 _FITS_A_JOB = ("conflict", "illegal_change", "timeout")
 

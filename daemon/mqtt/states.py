@@ -1,7 +1,7 @@
 """The retained states of jobs and live streams, and the progress of jobs, as the store has them.
 
 The broker keeps old states: of a job that ended or was forgotten since, of a stream whose section
-was removed while nobody was connected. After connecting, every state of ours that the broker has
+was removed while we were away. After connecting, every state of ours that the broker has
 retained is therefore published again, or cleared. The state of an ended job carries its time to
 live, after which the broker drops it by itself.
 """

@@ -13,7 +13,7 @@ from support.jobs.mqtt_node import config_of, node_on
 from support.servers.mqtt import Broker, broker_in, free_port
 
 from upframe.daemon.config import MqttConfig
-from upframe.daemon.mqtt.session import (
+from upframe.daemon.mqtt.broker import (
     LoginRefused,
     address_of,
     read_credentials,

@@ -67,7 +67,7 @@ _TLS_PORT = 8883
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class BrokerCredentials:
     """What the configuration names and files hold."""
 
     password: str | None = field(default=None, repr=False)
@@ -79,7 +79,7 @@ def address_of(config: MqttConfig) -> str:
     return f"{config.host}:{_port_of(config)}"
 
 
-def read_credentials(config: MqttConfig) -> Credentials:
+def read_credentials(config: MqttConfig) -> BrokerCredentials:
     """Read the password and the certificates. Blocks: reads files.
 
     Raises:
@@ -88,7 +88,7 @@ def read_credentials(config: MqttConfig) -> Credentials:
     password = read_password(config)
     if password is not None and config.username is None:
         raise LoginRefused("mqtt: there is a password, but no username")
-    return Credentials(password, _tls_context(config) if _uses_tls(config) else None)
+    return BrokerCredentials(password, _tls_context(config) if _uses_tls(config) else None)
 
 
 def read_password(config: MqttConfig) -> str | None:
@@ -234,7 +234,11 @@ class Session:
     """
 
     def __init__(
-        self, config: MqttConfig, topics: Topics, credentials: Credentials, on_message: OnMessage
+        self,
+        config: MqttConfig,
+        topics: Topics,
+        credentials: BrokerCredentials,
+        on_message: OnMessage,
     ) -> None:
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = config.session_expiry

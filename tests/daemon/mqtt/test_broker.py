@@ -20,10 +20,10 @@ from paho.mqtt import client as paho
 from support.servers.mqtt import Broker, broker_in, dynamic_security, free_port, observer_of
 
 from upframe.daemon.config import MqttConfig
-from upframe.daemon.mqtt import session as session_module
-from upframe.daemon.mqtt.session import (
+from upframe.daemon.mqtt import broker as broker_module
+from upframe.daemon.mqtt.broker import (
+    BrokerCredentials,
     ConnectionLost,
-    Credentials,
     LoginRefused,
     OnMessage,
     Session,
@@ -39,7 +39,7 @@ def session_for(
     port: int, inbox: OnMessage, user: str | None = None, password: str | None = None
 ) -> Session:
     config = MqttConfig(host="127.0.0.1", port=port, session_expiry=3600, username=user)
-    return Session(config, Topics("t", "node"), Credentials(password), inbox)
+    return Session(config, Topics("t", "node"), BrokerCredentials(password), inbox)
 
 
 class Inbox:
@@ -342,7 +342,7 @@ def test_a_connection_that_opens_after_the_cancellation_is_closed() -> None:
         before, tasks = _descriptors(), len(asyncio.all_tasks())
         async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
             config = MqttConfig(host="127.0.0.1", port=server.sockets[0].getsockname()[1])
-            credentials = Credentials(tls=SlowContext(ssl.PROTOCOL_TLS_CLIENT))
+            credentials = BrokerCredentials(tls=SlowContext(ssl.PROTOCOL_TLS_CLIENT))
             session = Session(config, Topics("t", "node"), credentials, Inbox())
             attempting = asyncio.create_task(session.__aenter__())
             await accepted.wait()
@@ -397,7 +397,7 @@ def test_the_libraries_have_the_private_names_that_we_use() -> None:
 
 
 def test_the_private_names_of_the_libraries_stand_in_one_place_of_sixty_lines() -> None:
-    tree = ast.parse(inspect.getsource(session_module))
+    tree = ast.parse(inspect.getsource(broker_module))
     place = next(each for each in tree.body if getattr(each, "name", "") == "_Paho")
     assert place.end_lineno - place.lineno < 60  # type: ignore[attr-defined, operator]
     assert private_names_in([place]) == {"_client", "_handle_publish", "_in_packet"}
