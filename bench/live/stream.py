@@ -58,6 +58,7 @@ class Stream:
         *options: str,
         filters: tuple[str, ...] = _DOUBLED,
         threads: int | None = None,
+        command: Sequence[str] = UPFRAME,
     ) -> None:
         """Take what is to be run.
 
@@ -67,6 +68,7 @@ class Stream:
             options: of `upframe run`.
             filters: those among them that say what is done.
             threads: for computing; None: as many as torch takes.
+            command: that is `upframe`.
         """
         self.samples: list[Sample] = []
         self.log: list[str] = []
@@ -78,7 +80,7 @@ class Stream:
         self._environment = dict(os.environ)
         if threads is not None:
             self._environment["OMP_NUM_THREADS"] = str(threads)
-        self._command = [*UPFRAME, "run", source, sink, *filters, "--progress", "json", *options]
+        self._command = [*command, "run", source, sink, *filters, "--progress", "json", *options]
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(

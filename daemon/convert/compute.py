@@ -297,6 +297,8 @@ class Compute:
         self._detect_cuts = detect_cuts
         self._levels = dict(levels)
         self._chain = next(iter(self._levels.values()))
+        self._keeps_coded = False
+        """Whether a chain without filters leaves pictures as they are coded."""
         out = self._open()
         width, height = output_size(out.width, out.height, pix_fmt)
         color = output_color(info, width, height, pix_fmt)
@@ -311,6 +313,7 @@ class Compute:
         self._lanes: Lanes[Picture] | None = lanes_for(
             self._chain, device, _coded_bytes(info, out), self._clock
         )
+        self._costs = deque[float]() if self._lanes is None else self._lanes.costs
         self._begin()
 
     def __call__(self, picture: Picture, *, breaks: bool = False) -> Iterator[Picture]:
@@ -324,6 +327,10 @@ class Compute:
         Raises:
             FilterError: if a picture cannot be computed; its results are lost.
         """
+        if self._keeps_coded and not self._chain.filters:
+            self._num_here += 1
+            yield self._finished(picture)
+            return
         if breaks:
             yield from self.flush()
         with self._working():
@@ -331,7 +338,6 @@ class Compute:
             cut = marks.cut or breaks
             frame = self._to_frame(picture, cut=cut, duplicate=marks.duplicate)
         yield from self._computed(self._chain.plan(frame))
-        self._num_done += self._lanes is None
 
     def flush(self) -> Iterator[Picture]:
         """Yield everything that is held; the next picture is compared with none before it."""
@@ -344,7 +350,7 @@ class Compute:
     def settle(self) -> Iterator[Picture]:
         """Wait for the results of the pictures so far, and yield them; those not taken stay."""
         if self._lanes is not None:
-            yield from self._lanes.settle()
+            yield from map(self._finished, self._lanes.settle())
         while self._downloads:
             yield self._next_download()
 
@@ -374,13 +380,10 @@ class Compute:
 
         Of pictures that were computed at the same time each has its share. A flush costs nothing.
         """
-        if self._lanes is None:
-            costs = [self._spent / self._num_done] * self._num_done if self._num_done else []
-        else:
-            costs = list(self._lanes.costs)
-            self._lanes.costs.clear()
-        if costs:
-            self._num_done, self._spent = 0, 0.0
+        costs = [*self._costs, *[self._spent / max(self._num_here, 1)] * self._num_here]
+        self._costs.clear()
+        if self._num_here:
+            self._num_here, self._spent = 0, 0.0
         return costs
 
     def restart(self) -> None:
@@ -414,23 +417,25 @@ class Compute:
         self._to_frame = ToFrame(self._device)
         self._to_picture = ToPicture(self.info.pix_fmt, self.info.color)
         self._counts: Counter[str] = Counter()
-        self._num_done = 0
-        """Pictures computed without lanes whose cost was not taken yet."""
+        self._num_here = 0
+        """Pictures that were computed by this thread and whose cost was not taken yet."""
         self._spent = 0.0
-        """Seconds of this thread's work on them; in lanes, on the next picture so far."""
+        """Seconds of this thread's work on them, or on the next picture for the lanes."""
 
     def _computed(self, planned: Iterator[Pending]) -> Iterator[Picture]:
         if self._lanes is None:
             while self._compute_next(planned):
                 if len(self._downloads) > self._most_downloads:
                     yield self._next_download()
+            self._num_here += 1
             return
         with self._working():
             works = [self._to_picture.plan(pending) for pending in planned]
-        spent, self._spent = self._spent, 0.0
         if not works:
-            self._lanes.costs.append(spent)
-        yield from self._lanes(works, spent)
+            self._num_here += 1
+            return
+        spent, self._spent = self._spent, 0.0
+        yield from map(self._finished, self._lanes(works, spent))
 
     def _compute_next(self, planned: Iterator[Pending]) -> bool:
         """Compute a frame in this thread; whether there was one."""
@@ -442,7 +447,16 @@ class Compute:
 
     def _next_download(self) -> Picture:
         with self._working():
-            return self._downloads.popleft()()
+            picture = self._downloads.popleft()()
+        return self._finished(picture)
+
+    def _finished(self, picture: Picture) -> Picture:
+        with self._working():
+            return self._finish(picture)
+
+    def _finish(self, picture: Picture) -> Picture:
+        """Give a picture the output's form; for those whose levels do not."""
+        return picture
 
     @contextmanager
     def _working(self) -> Generator[None]:

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -47,11 +47,10 @@ _GRAY, _GRAY_STEP = 96, 16
 """Code values of 8 bits, inside every range. A larger step would be a cut."""
 
 
-class LiveCompute:
-    """Pictures in, pictures of one size, format and time base out, at every level.
+class LiveCompute(Compute):
+    """A compute whose pictures have one size, format and time base at every level.
 
-    Weights are loaded once; all levels share the networks. All calls but `statistics` come from
-    one thread at a time.
+    Weights are loaded once; all levels share the networks.
 
     Args:
         info: of the incoming pictures; `rate` is the nominal rate.
@@ -78,38 +77,25 @@ class LiveCompute:
         build: Callable[[FilterOptions, Runtime], tuple[BuiltFilter, ...]] = build_filters,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._incoming = info
-        self._levels = tuple(levels)
-        self._level = self._levels[0]
-        self._now = now
         self.filters = build(filters, runtime)
         """With the origin of their weights."""
-        chains = chains_of(self.filters, levels)
-        self._compute = Compute(
+        super().__init__(
             info,
-            chains,
+            chains_of(self.filters, levels),
             pix_fmt=pix_fmt or info.pix_fmt,
             device=runtime.device,
             detect_cuts=filters.enable_frame_interpolation and filters.scene_detection,
             now=now,
         )
-        self.info = replace(self._compute.info, num_frames=None)
-        """Of the outgoing pictures: size, format, rate and time base never change."""
+        self.info = replace(self.info, num_frames=None)
+        self._by_name = {level.name: level for level in levels}
+        self._level = levels[0]
+        self._finishers = {method: Finish(self.info, method) for method in ("bicubic", "bilinear")}
         alike = info.format.family == self.info.format.family
         same_range = info.color.range == self.info.color.range
-        stay_coded = alike and same_range and not self.info.format.has_alpha
-        self._coded = {name for name, each in chains.items() if stay_coded and not each.filters}
-        """Levels whose pictures need no R'G'B'."""
-        self._num_coded = 0
-        self._finish = {method: Finish(self.info, method) for method in ("bicubic", "bilinear")}
-        self._finish_seconds = 0.0
+        self._keeps_coded = alike and same_range and not self.info.format.has_alpha
         self._skip_next = False
         self._num_skipped = 0
-
-    @property
-    def level(self) -> Level:
-        """The level in force."""
-        return self._level
 
     def skips(self, *, breaks: bool = False) -> bool:
         """Return whether to drop the next frame before any work; called once for every frame.
@@ -122,58 +108,11 @@ class LiveCompute:
         self._num_skipped += skip
         return skip
 
-    def __call__(self, picture: Picture, *, breaks: bool) -> Iterator[Picture]:
-        """Accept the next picture and yield those that are ready, in order of time.
-
-        Args:
-            picture: as described by the constructor's `info`.
-            breaks: nothing may be interpolated between it and the one before; results that are
-                held come first.
-
-        Raises:
-            FilterError: if a picture cannot be computed.
-        """
-        if self._level.name in self._coded:
-            self._num_coded += 1
-            return self._finished((picture,))
-        return self._finished(self._compute(picture, breaks=breaks))
-
-    def settle(self) -> Iterator[Picture]:
-        """Wait for the results of the pictures so far, and yield them; those not taken stay."""
-        return self._finished(self._compute.settle())
-
-    def flush(self) -> Iterator[Picture]:
-        """Yield everything that is held, at the end or in a silence; more pictures may follow."""
-        return self._finished(self._compute.flush())
-
-    def switch(self, level: Level) -> Iterator[Picture]:
-        """Compute at another level from the next picture on; returns what is held at this one.
-
-        Raises:
-            KeyError: for a level that the constructor was not given.
-        """
-        held = list(self._finished(self._compute.switch(level.name)))
-        self._level, self._skip_next = level, False
-        return iter(held)
-
-    @property
-    def num_in_flight(self) -> int:
-        """Pictures that are being computed and that `settle` would wait for."""
-        return self._compute.num_in_flight
-
-    @property
-    def max_in_flight(self) -> int:
-        """How many pictures may be computed at the same time, or wait for a lane meanwhile."""
-        return self._compute.max_in_flight
-
-    def take_costs(self) -> list[float]:
-        """Return the seconds that each picture took which was done since the last call."""
-        costs = self._compute.take_costs() + [0.0] * self._num_coded
-        if not costs:
-            return []
-        finish_seconds = self._finish_seconds / len(costs)
-        self._num_coded, self._finish_seconds = 0, 0.0
-        return [cost + finish_seconds for cost in costs]
+    def switch(self, level: str) -> list[Picture]:
+        """Compute at another level from the next picture on; returns what is held at this one."""
+        held = super().switch(level)
+        self._level, self._skip_next = self._by_name[level], False
+        return held
 
     def warm_up(
         self, *, most_seconds: float = 5.0, now: Callable[[], float] = time.monotonic
@@ -191,33 +130,23 @@ class LiveCompute:
             levels that were not reached.
         """
         costs: dict[str, float] = {}
-        begun = now()
-        for level in reversed(self._levels):
+        first, begun = self._level.name, now()
+        for name in reversed(self._by_name):
             left = most_seconds - (now() - begun)
             if left < 0:
                 break
-            self.switch(level)
-            costs[level.name] = self._rehearse(left, now)
-        self.switch(self._levels[0])
-        self.take_costs()
-        self._compute.restart()
+            self.switch(name)
+            costs[name] = self._rehearse(left, now)
+        self.switch(first)
+        self.restart()
         return costs
 
     def statistics(self) -> Mapping[str, int]:
         """Return the counters of all levels, and ``skipped``: frames that `skips` dropped."""
-        return {**self._compute.statistics(), "skipped": self._num_skipped}
+        return {**super().statistics(), "skipped": self._num_skipped}
 
-    def close(self) -> None:
-        """End the threads that compute. To be called last."""
-        self._compute.close()
-
-    def _finished(self, pictures: Iterable[Picture]) -> Iterator[Picture]:
-        finish = self._finish["bilinear" if self._level.pass_through else "bicubic"]
-        for picture in pictures:
-            begun = self._now()
-            finished = finish(picture)
-            self._finish_seconds += self._now() - begun
-            yield finished
+    def _finish(self, picture: Picture) -> Picture:
+        return self._finishers["bilinear" if self._level.pass_through else "bicubic"](picture)
 
     def _rehearse(self, most_seconds: float, now: Callable[[], float]) -> float:
         """Return the seconds of a frame: the least of those for which nothing is new."""
@@ -225,7 +154,7 @@ class LiveCompute:
         while len(times) < _MOST_REHEARSED and sum(times) <= most_seconds:
             picture = self._gray(len(times))
             begun = now()
-            for _ in chain(self(picture, breaks=False), self.settle()):
+            for _ in chain(self(picture), self.settle()):
                 pass
             times.append(now() - begun)
             if len(times) > _NEW and sum(times) > _REHEARSAL_SECONDS:
@@ -515,7 +444,7 @@ class ComputeStage:
         history = self._governor.history
         log.info("level %s: %s", level.name, history[-1].reason if history else "")
         self._settle(everything=True)
-        self._pass_on(self._compute.switch(level))
+        self._pass_on(self._compute.switch(level.name))
         self._cost_seconds = 0.0
         self._changed()
 

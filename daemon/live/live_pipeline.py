@@ -214,8 +214,7 @@ class _Builder:
         costs = compute.warm_up(most_seconds=_WARM_UP_SECONDS * around.speed, now=around.now)
         interval = float(1 / self._rate)
         level = governor.expect(costs, now=self._around.now(), interval_seconds=interval)
-        for _ in compute.switch(level):  # nothing is held yet
-            pass
+        compute.switch(level.name)  # nothing is held yet
         log.info("level %s to begin with", level.name)
         return governor
 

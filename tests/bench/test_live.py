@@ -11,6 +11,7 @@ changes = script("live/changes")
 endurance = script("live/endurance")
 outages = script("live/outages")
 overload = script("live/overload")
+rate = script("live/rate")
 receivers = script("live/receivers")
 steady = script("live/steady")
 timestamps = script("live/timestamps")
@@ -56,3 +57,23 @@ def test_timestamps_that_are_wrong_are_counted_and_do_not_show(tmp_path: Path) -
 def test_picture_and_sound_stay_together(tmp_path: Path) -> None:
     outcome = endurance.measure(tmp_path, **endurance.SHORT, seed=1)
     assert outcome.ok_if_busy, outcome
+
+
+def test_a_rate_that_this_machine_keeps_up_with_is_found(tmp_path: Path) -> None:
+    outcome = rate.measure(tmp_path, old="", new="", **rate.SHORT, seed=1)
+    assert outcome.ok_if_busy, outcome
+    (trial,) = outcome.details["new"]["trials"]
+    assert trial["rate"] == 5.2
+
+
+def test_rates_are_bisected_to_five_percent_and_none_is_none() -> None:
+    tried: list[float] = []
+
+    def holds(asked: float) -> bool:
+        tried.append(float(asked))
+        return asked <= 20
+
+    found = rate.highest(holds, 8.0, 48.0)
+    assert 20 / 1.05 <= found <= 20
+    assert len(tried) <= 6
+    assert rate.highest(lambda _: False, 8.0, 48.0) == 0
