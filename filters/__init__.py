@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .batch import interpolate_frames, upscale_frames
     from .frame import (
         Color,
         ContentLight,
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
         PixelFormat,
         StreamInfo,
     )
-    from .interpolate.batch import interpolate_frames
-    from .upscale.batch import upscale_frames
 
 __all__ = [
     "Color",
@@ -36,13 +35,10 @@ __all__ = [
     "upscale_frames",
 ]
 
-_ELSEWHERE = {
-    "interpolate_frames": ".interpolate.batch",
-    "upscale_frames": ".upscale.batch",
-}
+_IN_BATCH = ("interpolate_frames", "upscale_frames")
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_ELSEWHERE.get(name, ".frame"), __name__), name)
+    return getattr(import_module(".batch" if name in _IN_BATCH else ".frame", __name__), name)

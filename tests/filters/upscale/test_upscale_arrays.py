@@ -7,8 +7,8 @@ import torch
 from support.kernels.upscaling import small_rrdb, small_srvgg
 
 import upframe.filters
+from upframe.filters.batch import upscale_frames
 from upframe.filters.errors import CheckpointRejected, DeviceUnavailable
-from upframe.filters.upscale.batch import upscale_frames
 from upframe.filters.upscale.enlarger import Enlarger
 
 
