@@ -1,7 +1,7 @@
 """Filters: plain calls from frames to frames. They never wait, read no clock and open no video.
 
-Every name loads on first use, so that who needs only the options, or an error, loads no torch, and
-who needs only the values loads no network.
+Every name is loaded on first use: a program that needs only the options, or an error, loads no
+torch, and one that needs only the values loads no network.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The values that flow: Picture, Frame, StreamInfo, and the contract of a filter.
 
-A Picture is what `io` gives and takes: coded planes with their timestamp. A Frame is what a
-filter sees: R'G'B' in [0, 1] on some device. A StreamInfo describes all of a stream's frames
-at once. Names of pixel formats and colours are FFmpeg's.
+A Picture is what `io` reads and writes: coded planes with their timestamp. A Frame is what a
+filter sees: R'G'B' in [0, 1] on some device. A StreamInfo describes all frames of a stream.
+Names of pixel formats and colours are FFmpeg's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CHROMA_SHIFTS = {"420": (1, 1), "422": (1, 0), "444": (0, 0)}
 
 @dataclass(frozen=True, slots=True)
 class PixelFormat:
-    """A planar pixel format, taken apart."""
+    """A planar pixel format, parsed."""
 
     name: str
     """FFmpeg's name, little-endian where it has more than 8 bits: ``yuv420p10le``."""
@@ -43,7 +43,7 @@ class PixelFormat:
     @staticmethod
     @cache
     def parse(name: str) -> PixelFormat:
-        """Take FFmpeg's name of a planar format apart.
+        """Parse FFmpeg's name of a planar format.
 
         Raises:
             UnsupportedPixels: if the name is none of gray, yuv(a)4xxp or gbr(a)p, 8 to 16 bits.
@@ -75,7 +75,7 @@ class PixelFormat:
 
 @dataclass(frozen=True, slots=True)
 class Color:
-    """How code values mean colours. FFmpeg's names; None where the stream does not say."""
+    """The meaning of code values. FFmpeg's names; None if the stream does not tag them."""
 
     range: Literal["tv", "pc"] | None = None
     primaries: str | None = None
@@ -112,7 +112,7 @@ class ContentLight:
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """What holds for every frame of a video stream."""
+    """Properties of every frame of a video stream."""
 
     width: int
     height: int
@@ -151,15 +151,15 @@ class StreamInfo:
 
     @property
     def format(self) -> PixelFormat:
-        """`pix_fmt`, taken apart."""
+        """`pix_fmt`, parsed."""
         return PixelFormat.parse(self.pix_fmt)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """One coded picture: planes as a decoder gives and an encoder takes them.
+    """One coded picture: planes as a decoder returns and an encoder accepts them.
 
-    They lie on the CPU, but where a card has decoded them: then they are there until computed.
+    They lie on the CPU, unless a CUDA device has decoded them: then they stay there until computed.
     """
 
     planes: tuple[Tensor, ...]
@@ -260,16 +260,20 @@ class Frame:
 class Filter(Protocol):
     """One stage of a chain: opened, called for every frame in order, flushed at the end.
 
-    It can be opened again, for another stream, also where the one before was never flushed.
-    A filter gives 0, 1 or more frames for each it takes. It never waits and knows no clock.
+    It can be opened again, for another stream, also if the one before was never flushed, and called
+    after a flush, as at the beginning. A filter returns 0, 1 or more frames for each, never waits,
+    and reads no clock. If its work is to be done in several threads, it is a `PlannedFilter`.
+
+    In a live stream a filter serves several levels: it is opened for the first one, and at others
+    the rate and the time base of its frames may differ from those of `open`.
     """
 
     def open(self, info: StreamInfo) -> StreamInfo:
-        """Begin a stream: take the description of what comes in, give that of what goes out."""
+        """Begin a stream: accept the description of what comes in, return that of what goes out."""
         ...
 
     def __call__(self, frame: Frame) -> Iterable[Frame]:
-        """Take the next frame, give those that are ready."""
+        """Accept the next frame and return those that are ready."""
         ...
 
     def flush(self) -> Iterable[Frame]:

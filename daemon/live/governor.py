@@ -1,4 +1,4 @@
-"""The governor: from the time that frames really take to the level that the machine can keep up."""
+"""The governor: it chooses the best level that the machine sustains, by what frames really cost."""
 
 from __future__ import annotations
 
@@ -9,45 +9,48 @@ from math import inf, log
 
 from .levels import Level
 
-# What a frame costs at each level: measured at the one in force, remembered of the others.
+# The cost of a frame at each level: measured at the one in force, remembered for the others.
+#
+# A cost is in seconds of the whole machine: of several frames that are computed at the same time,
+# each has its share, so that costs compare with the interval between frames.
 
 SETTLED_FRAMES = 3
-"""Costs that a judgement is made on, unless there is no time for that."""
+"""Costs that a decision needs, unless there is no time for that."""
 _RECENT_SECONDS = 0.5
 _DRIFT = 0.02
-"""Of the difference, by which each frame moves what is remembered of the level in force."""
+"""Share of the difference by which each frame moves the usual cost of the level in force."""
 _FLOOR = 0.05
-"""Of the interval: differences between costs below it are noise, and tell nothing of the load."""
+"""Of the interval: costs below it do not show the load, their differences are noise."""
 _LASTING, _REHEARSED = 15, 4
-"""Times a patience, in which what is usual comes to count half; and what was only rehearsed."""
+"""Half-lives of usual and of rehearsed costs, in multiples of the patience."""
 
 
 @dataclass(slots=True)
 class _Memory:
-    """Of one level."""
+    """What is known of one level."""
 
     usual: float | None = None
-    """Seconds a frame, in usual load; None where it was never measured."""
+    """Seconds a frame, in usual load; None if it was never measured."""
     usual_at: float = -inf
     least: float = inf
-    """The lowest that `usual` ever was."""
+    """The lowest value of `usual` so far."""
     is_rehearsed: bool = False
-    """Whether all that is known of it was measured beforehand, beside who knows what."""
+    """Whether it was only measured before the start, concurrently with unknown other work."""
     failed: float = 0.0
-    """Seconds a frame when it was tried last, in vain."""
+    """Seconds a frame at the last try that failed."""
     failed_at: float = -inf
 
 
 class Costs:
     """Keeps the latest costs at the level in force, and what is known of the others.
 
-    Load is taken to weigh on all levels alike: where the level in force takes half of what it
-    usually takes, so would the others. And where it takes less than it did beforehand, so would
-    those of which no more is known than that: other streams and programs may have started then.
+    Load is assumed to affect all levels alike: if the level in force takes half of its usual cost,
+    so would the others. And if it takes less than before the start, so would those that were only
+    measured then: other streams and programs may have been starting.
 
     Args:
-        levels: All there are.
-        span_seconds: Of the costs that make `steady`.
+        levels: all levels.
+        span_seconds: of the costs that `steady` averages.
     """
 
     def __init__(self, levels: Sequence[Level], span_seconds: float) -> None:
@@ -61,24 +64,24 @@ class Costs:
 
     @property
     def num_frames(self) -> int:
-        """Costs that are kept of the level in force."""
+        """Number of costs kept for the level in force."""
         return len(self._latest)
 
     def expect(self, costs: Mapping[str, float], now: float) -> None:
-        """Take costs that were measured beforehand, by the level's name."""
+        """Accept costs that were measured before the start, by the level's name."""
         for level, memory in zip(self._levels, self._memory, strict=True):
             if level.name in costs:
                 memory.usual = memory.least = costs[level.name]
                 memory.usual_at, memory.is_rehearsed = now, True
 
     def enter(self, index: int) -> None:
-        """Go to another level."""
+        """Change to another level."""
         self._index = index
         self._latest.clear()
         self._begun = None
 
     def add(self, now: float, seconds: float) -> None:
-        """Take the cost of one frame at the level in force."""
+        """Add the cost of one frame at the level in force."""
         if self._begun is None:
             self._begun, self._is_first = now, True
         elif self._is_first:
@@ -90,26 +93,26 @@ class Costs:
             self._latest.popleft()
 
     def is_steady(self, now: float) -> bool:
-        """Tell whether `steady` is made of as much as it should be."""
+        """Return whether `steady` averages as much as it should."""
         old = self._begun is not None and now - self._begun >= self._span
         return old and self.num_frames >= SETTLED_FRAMES
 
     def recent(self, now: float) -> float:
-        """Seconds a frame in the last half second, without its dearest frame."""
+        """Return the seconds a frame in the last half second, without its most expensive frame."""
         latest = [seconds for _, seconds in self._latest]
         count = sum(at >= now - _RECENT_SECONDS for at, _ in self._latest)
         return _robust_mean(latest[-max(count, SETTLED_FRAMES) :])
 
     def steady(self) -> float:
-        """Seconds a frame over the whole span, without its dearest frame."""
+        """Return the seconds a frame over the whole span, without its most expensive frame."""
         return _robust_mean([seconds for _, seconds in self._latest])
 
     def remember(self, now: float, interval_seconds: float) -> None:
-        """Let what is remembered of the level in force follow what it takes.
+        """Let the usual cost of the level in force follow its steady cost.
 
         Args:
-            now: Monotonic seconds.
-            interval_seconds: From one input frame to the next.
+            now: monotonic seconds.
+            interval_seconds: from one input frame to the next.
         """
         memory, steady = self._memory[self._index], self.steady()
         before = steady if memory.usual is None else memory.usual
@@ -121,7 +124,7 @@ class Costs:
             memory.least = memory.usual
 
     def leave(self, now: float, *, in_vain: bool) -> None:
-        """Remember why the level in force is given up; `in_vain`: it had only been tried."""
+        """Remember the cost of the level in force, which is given up; `in_vain`: a failed try."""
         memory, cost = self._memory[self._index], self.recent(now)
         if memory.usual is None:
             memory.usual = cost
@@ -133,9 +136,9 @@ class Costs:
         """Estimate the seconds of a frame at a level.
 
         Args:
-            index: Of the level.
-            interval_seconds: From one input frame to the next.
-            cost: Of a frame at the level in force; None where none was measured.
+            index: of the level.
+            interval_seconds: from one input frame to the next.
+            cost: of a frame at the level in force; None if none was measured.
         """
         known, usual = self._nearest(index, cost)
         guess = usual * self._levels[index].work() / self._levels[known].work()
@@ -144,14 +147,14 @@ class Costs:
     def hope(
         self, index: int, interval_seconds: float, now: float, *, patience_seconds: float
     ) -> float:
-        """Estimate as `estimate` does, for a better level: the older the knowledge, the lower.
+        """Estimate like `estimate`, for a better level, and lower the older the knowledge is.
 
         Args:
-            index: Of the level.
-            interval_seconds: From one input frame to the next.
-            now: Monotonic seconds.
-            patience_seconds: In which what made a try fail comes to count half; what is usual
-                does so in 15 times as long, what was only measured beforehand in 4 times.
+            index: of the level.
+            interval_seconds: from one input frame to the next.
+            now: monotonic seconds.
+            patience_seconds: half-life of the cost of a failed try; that of a usual cost is 15
+                times as long, that of one measured before the start 4 times.
         """
         cost = self.steady()
         memory = self._memory[self._nearest(index, cost)[0]]
@@ -162,13 +165,13 @@ class Costs:
         return max(usual, own.failed * 0.5 ** ((now - own.failed_at) / patience_seconds))
 
     def _correct(self, ratio: float) -> None:
-        """Lower what was measured of other levels beforehand, as that of the one in force was."""
+        """Lower the costs of other levels measured before the start by the same ratio."""
         for memory in self._memory:
             if memory.is_rehearsed and memory.usual is not None:
                 memory.usual = memory.least = memory.usual * ratio
 
     def _nearest(self, index: int, cost: float | None) -> tuple[int, float]:
-        """Find the level whose cost is known and whose work is the most alike; and that cost."""
+        """Return the level of known cost whose work is the most similar, and its cost."""
         work = self._levels[index].work()
         known = {
             other: memory.usual
@@ -181,7 +184,7 @@ class Costs:
         return nearest, known[nearest]
 
     def _load(self, interval_seconds: float, cost: float | None) -> float:
-        """Give what a frame costs now, as a multiple of what it usually costs."""
+        """Return the present cost of a frame as a multiple of the usual one."""
         usual = self._memory[self._index].usual
         if cost is None or usual is None:
             return 1.0
@@ -194,32 +197,32 @@ def _ratio(cost: float, other: float, interval_seconds: float) -> float:
 
 
 def _robust_mean(costs: list[float]) -> float:
-    """Average without the dearest one, which may be an accident, where enough remain."""
+    """Average without the highest one, which may be an accident, if enough remain."""
     if len(costs) >= SETTLED_FRAMES:
         costs = sorted(costs)[:-1]
     return sum(costs) / len(costs)
 
 
 OVERLOADED = 0.97
-"""Share of the time there is for a frame: what takes more over a longer time is given up, once
-frames wait. A full machine on which none does keeps up, however near it is to its limit."""
+"""Share of the interval: a level that takes more over a longer time is given up once frames wait. A
+machine on which none waits keeps up, however near it is to its limit."""
 _FAR_OVERLOADED = 1.25
-"""What takes more is given up as soon as frames wait for it: a start may be slow for a moment."""
+"""A level that takes more is given up as soon as frames wait: a start may be slow for a moment."""
 _CALM_SECONDS = 8.0
-"""After the start, or a silence: connecting, probing and the encoder's start take time from the
-first frames, which then wait. What is only a little too much must let them wait for longer."""
+"""After the start or a silence: connecting, probing and the encoder's start slow the first frames,
+which then wait. A level that takes a little too much is given up only if they wait for longer."""
 _SILENCE_SECONDS, _SILENCE_INTERVALS = 1.0, 4.0
-"""Without work, the longer of the two: whatever comes then begins anew."""
+"""Without work, the longer of the two: frames after it are like those after the start."""
 _FAR_AT_START = 2.0
-"""What takes more is given up at once even then."""
+"""A level that takes more is given up at once even then."""
 _FITS = 0.85
-"""What is to be taken up again must take less."""
+"""A level is resumed only if it takes less, by estimate."""
 _ENOUGH = 0.8
-"""What something is given up for must take less, by estimate."""
+"""The level that replaces another must take less, by estimate."""
 _HOPELESS = 1.5
-"""What takes more before the stream begins is not begun with."""
+"""A level that took more before the start is not begun with."""
 _BUSY = 0.6
-"""Below it, frames that wait do so for another reason than the work."""
+"""Below it, frames wait for another reason than the work."""
 
 # Shares of the latency budget. Frames that wait for 0.4 of it are lost.
 _LONG_WAIT = 0.2
@@ -232,11 +235,11 @@ _DROPS_GO_ON_SECONDS = 2.0
 _DROPS_KEPT_SECONDS = 5.0
 _LEAST_QUIET_SECONDS, _MOST_QUIET_SECONDS = 5.0, 300.0
 _TRY_SECONDS = 60.0
-"""What is given up again within it was tried in vain."""
+"""A level that is given up again within it was tried in vain."""
 _PATIENCE = 12
-"""Quiet times in which a failed try comes to count half."""
+"""Half-life of a failed try, in quiet times."""
 _WARY = 4
-"""Times as much patience, where a single frame may cost frames if the try is in vain."""
+"""Times as much patience if a single frame of a failed try may cost others."""
 _KEPT_CHANGES = 100
 
 
@@ -253,18 +256,18 @@ class Change:
 
 
 class Governor:
-    """Chooses the level of a live stream. It knows no clock: times are told.
+    """Chooses the level of a live stream. It reads no clock: callers pass the time.
 
-    It gives up what costs too much before frames are lost, as soon as frames wait: at once where
-    they take far longer than there is time for, within two seconds (or the latency budget) where
-    a little longer, and where the wait grows. In the first seconds after the start or a silence
-    only the wait counts, unless frames take twice the time there is. By estimate it goes several
-    levels at once. It takes up again what has fitted well, by estimate, for a quiet time, which
-    doubles with each try in vain.
+    It gives up a level that costs too much as soon as frames wait, before any is lost: at once if
+    frames take far longer than the interval between them, within two seconds (or the latency
+    budget) if a little longer, and if the wait grows. In the first seconds after the start or a
+    silence only the wait counts, unless frames take twice the interval. It may skip several levels
+    by estimate. It resumes a level that has fitted well, by estimate, for a quiet time, which
+    doubles with each failed try.
 
     Args:
-        levels: From `parse_levels`; the first is in force.
-        latency_seconds: The stream's budget.
+        levels: from `parse_levels`; the first is in force.
+        latency_seconds: the stream's budget.
     """
 
     def __init__(self, levels: Sequence[Level], *, latency_seconds: float) -> None:
@@ -272,7 +275,7 @@ class Governor:
         self._latency = latency_seconds
         self._index = 0
         self.changes = 0
-        """How often the level has changed."""
+        """Number of changes of the level."""
         self.history: deque[Change] = deque(maxlen=_KEPT_CHANGES)
         """The latest changes, the oldest first."""
         self._span = min(_STEADY_SECONDS, latency_seconds)
@@ -291,16 +294,16 @@ class Governor:
 
     @property
     def index(self) -> int:
-        """Of the level in force: 0 where nothing is given up."""
+        """Of the level in force: 0 if nothing is given up."""
         return self._index
 
     def expect(self, costs: Mapping[str, float], *, now: float, interval_seconds: float) -> Level:
-        """Take what `LiveCompute.warm_up` has measured, and choose the level to begin with.
+        """Accept what `LiveCompute.warm_up` has measured, and return the level to begin with.
 
         Args:
-            costs: Seconds that a frame takes, by the level's name.
-            now: Monotonic seconds.
-            interval_seconds: From one input frame to the next.
+            costs: seconds that a frame takes, by the level's name.
+            now: monotonic seconds.
+            interval_seconds: from one input frame to the next.
         """
         self._costs.expect(costs, now)
         for index, level in enumerate(self._levels if costs else ()):
@@ -314,20 +317,17 @@ class Governor:
     def computed(
         self, now: float, *, busy_seconds: float, interval_seconds: float, waiting_seconds: float
     ) -> Level | None:
-        """Take note of a frame that was worked on; to be called after each of them.
+        """Report a frame that was computed, and return the level to change to, if any.
 
         Args:
-            now: Monotonic seconds.
-            busy_seconds: How long the work on it took, without waiting for anybody. Frames that
-                were skipped (`LiveCompute.skips`) are not told.
-            interval_seconds: From one input frame to the next, by the nominal rate, also where
-                every second one is skipped.
-            waiting_seconds: Age of the oldest frame that waits for work; 0 where none does.
-
-        Returns:
-            The level to work at from now on; None: the same as before.
+            now: monotonic seconds.
+            busy_seconds: that the frame took, without waiting for other threads; its share, if
+                several were computed at the same time. Skipped frames are not reported.
+            interval_seconds: from one input frame to the next by the nominal rate, also if every
+                second one is skipped.
+            waiting_seconds: age of the oldest frame that waits for work; 0 if none does.
         """
-        self._begin_anew(now, busy_seconds, interval_seconds)
+        self._note_silence(now, busy_seconds, interval_seconds)
         self._costs.add(now, busy_seconds)
         self._waits.append((now, waiting_seconds))
         while self._waits[0][0] < now - self._span:
@@ -336,15 +336,15 @@ class Governor:
         if reason := self._why_give_up(now, interval_seconds, waiting_seconds):
             self._give_up(now, interval_seconds, reason)
         else:
-            self._take_up(now, interval_seconds, waiting_seconds)
+            self._resume(now, interval_seconds, waiting_seconds)
         return None if self._index == before else self.level
 
     def dropped(self, now: float) -> None:
-        """Take note of a frame that was lost because it had waited for too long."""
+        """Report a frame that was dropped because it had waited for too long."""
         self._drops.append(now)
 
-    def _begin_anew(self, now: float, busy: float, interval: float) -> None:
-        """See whether this frame is the first one, or the first after a silence."""
+    def _note_silence(self, now: float, busy: float, interval: float) -> None:
+        """Begin the calm time if this frame is the first one, or the first after a silence."""
         silence = max(_SILENCE_SECONDS, _SILENCE_INTERVALS * interval * self.level.stride)
         if now - busy - self._computed_at > silence:
             self._calm_until = now + _CALM_SECONDS
@@ -378,7 +378,7 @@ class Governor:
             self._drops.popleft()
         if not self._drops:
             return False
-        # a burst that came late is lost once; what goes on is too much, wherever the time goes
+        # a late burst is lost once; if frames are still lost later, the load is too high
         return share > _BUSY or self._drops[-1] - self._drops[0] > _DROPS_GO_ON_SECONDS
 
     def _give_up(self, now: float, interval: float, reason: str) -> None:
@@ -397,7 +397,7 @@ class Governor:
             index = len(self._levels) - 1
         self._enter(index, now, reason)
 
-    def _take_up(self, now: float, interval: float, waiting: float) -> None:
+    def _resume(self, now: float, interval: float, waiting: float) -> None:
         costs = self._costs
         if not costs.is_steady(now):
             return
@@ -414,7 +414,7 @@ class Governor:
                 return
 
     def _fits(self, index: int, now: float, interval: float) -> bool:
-        """Tell whether a better level may be tried."""
+        """Return whether a better level may be tried."""
         fitting = _FITS * interval * self._levels[index].stride
         cost = self._costs.estimate(index, interval, self._costs.steady())
         patience = _PATIENCE * self._quiet

@@ -21,7 +21,7 @@ from ..frame import Color, Frame, Picture, PixelFormat
 from ..plans import Deferred, Pending
 from .matrix import arithmetic_matrix, code_scale, matrix_warning, output_color, rgb_to_yuv
 from .planes import alpha_to_float, from_rgb, rounding_of, to_codes, to_rgb
-from .staging import Arrival, Download, Upload
+from .staging import Download, Transfer, Upload
 
 if TYPE_CHECKING:
     from .cuda import YuvEncoder
@@ -100,7 +100,7 @@ class ToFrame:
             from .cuda import YuvDecoder
 
             self._decoder = YuvDecoder()
-        self._staged: OrderedDict[int, tuple[Picture, Arrival]] = OrderedDict()  # by identity
+        self._staged: OrderedDict[int, tuple[Picture, Transfer]] = OrderedDict()  # by identity
 
     def stage(self, picture: Picture) -> Picture:
         """Start to copy a picture that will be converted soon; for use by one other thread.
@@ -120,11 +120,11 @@ class ToFrame:
         Raises:
             UnsupportedPixels: if its colour matrix cannot be undone exactly.
         """
-        _, arrival = self._staged.pop(id(picture), (None, None))
+        _, transfer = self._staged.pop(id(picture), (None, None))
         if duplicate and self._last is not None:
             pixels, alpha = self._last.pixels, self._last.alpha
         else:
-            picture = self._there(picture, arrival)
+            picture = self._there(picture, transfer)
             pixels = self._pixels(picture)
             alpha = alpha_to_float(picture, self._device)
         self._last = Frame(
@@ -150,14 +150,14 @@ class ToFrame:
             pixels.clamp_(0, 1)
         return pixels.expand(3, -1, -1).contiguous()
 
-    def _begin(self, picture: Picture) -> Arrival:
+    def _begin(self, picture: Picture) -> Transfer:
         return self._upload((*picture.planes, *(() if picture.alpha is None else (picture.alpha,))))
 
-    def _there(self, picture: Picture, arrival: Arrival | None) -> Picture:
+    def _there(self, picture: Picture, transfer: Transfer | None) -> Picture:
         """Return the same picture with its planes on the device."""
         if self._device.type == "cpu":
             return picture
-        planes = (arrival or self._begin(picture)).follow()
+        planes = (transfer or self._begin(picture)).follow()
         count = len(picture.planes)
         return replace(
             picture, planes=planes[:count], alpha=planes[count] if planes[count:] else None
@@ -172,7 +172,7 @@ class ToFrame:
 class _Coded:
     """Planes on their way to the CPU, and their width and height."""
 
-    arrival: Arrival
+    transfer: Transfer
     size: tuple[int, int]
 
 
@@ -211,13 +211,13 @@ class ToPicture:
             A function that waits for the copy and returns the picture.
         """
         pending = Pending.of(frame)
-        arrival = self._plan_codes(pending)().arrival
-        return partial(self._picture, arrival, frame)
+        transfer = self._plan_codes(pending)().transfer
+        return partial(self._picture, transfer, frame)
 
     def plan(self, pending: Pending) -> Callable[[], Picture]:
         """Take the next frame, in order, and leave the work to who calls what is returned."""
         coded = self._plan_codes(pending)
-        return lambda: self._picture(coded().arrival, pending.frame())
+        return lambda: self._picture(coded().transfer, pending.frame())
 
     def _plan_codes(self, pending: Pending) -> Deferred[_Coded]:
         before = self._last if pending.duplicate else None
@@ -251,8 +251,8 @@ class ToPicture:
             pixels = pixels.clamp(0, 1)
         return from_rgb(pixels, self._form, self._color)
 
-    def _picture(self, arrival: Arrival, frame: Frame) -> Picture:
-        planes, count = arrival.wait(), self._form.num_planes
+    def _picture(self, transfer: Transfer, frame: Frame) -> Picture:
+        planes, count = transfer.wait(), self._form.num_planes
         return Picture(
             planes[:count],
             self._form.name,

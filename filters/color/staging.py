@@ -1,10 +1,9 @@
-"""Coded planes to a CUDA card and back, through pinned memory, beside the computing.
+"""Coded planes to a CUDA device and back, through pinned memory, concurrently with the computing.
 
-Each direction has one stream in the process, so that copies wait for what they need and for nothing
-else.
-The ring of pinned memory is torch's own: a block comes back to it when the last tensor in it has
-been let go and its copy is over, so its size is what the pipeline's channels hold. Where no memory
-can be pinned, and on a CPU, the same calls copy plainly. Untested on CUDA hardware.
+Each direction has one stream in the process, so that copies wait only for what they need.
+Pinned memory is pooled by torch: a block returns to the pool when its last tensor is freed and its
+copy has ended, so the pool is as large as the pipeline's queues. If memory cannot be pinned, and on
+a CPU, the same calls make plain copies. Untested on CUDA hardware.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from torch import Tensor
 from ..kernels.cuda import remembering_faults, stream_for, warn_once
 
 
-class Arrival:
-    """Tensors on their way.
+class Transfer:
+    """Tensors that are being copied.
 
     Args:
-        tensors: where they will be.
-        done: when they are there; None where they are.
+        tensors: the copies.
+        done: the end of the copy; None if it has ended.
     """
 
     def __init__(self, tensors: tuple[Tensor, ...], done: torch.cuda.Event | None = None) -> None:
@@ -31,7 +30,7 @@ class Arrival:
 
     @remembering_faults()
     def wait(self) -> tuple[Tensor, ...]:
-        """Return the tensors once they are there; this thread waits."""
+        """Wait for the copy, and return the tensors."""
         if self._done is not None:
             self._done.synchronize()
             self._done = None
@@ -55,14 +54,14 @@ class Upload:
         self._stream = stream_for("upload", device) if device.type == "cuda" else None
         self._pinned = _Pinned()
 
-    def __call__(self, tensors: Sequence[Tensor]) -> Arrival:
-        """Begin to copy tensors; they may be let go or overwritten at once."""
+    def __call__(self, tensors: Sequence[Tensor]) -> Transfer:
+        """Begin to copy tensors, which may be freed or overwritten at once."""
         if self._stream is None or any(tensor.is_cuda for tensor in tensors):
-            return Arrival(tuple(tensor.to(self._device) for tensor in tensors))
+            return Transfer(tuple(tensor.to(self._device) for tensor in tensors))
         staged = [self._pinned.like(tensor).copy_(tensor) for tensor in tensors]
         with torch.cuda.stream(self._stream):
-            arriving = tuple(one.to(self._device, non_blocking=True) for one in staged)
-            return Arrival(arriving, _recorded(self._stream))
+            copies = tuple(one.to(self._device, non_blocking=True) for one in staged)
+            return Transfer(copies, _recorded(self._stream))
 
 
 class Download:
@@ -71,16 +70,16 @@ class Download:
     def __init__(self) -> None:
         self._pinned = _Pinned()
 
-    def __call__(self, tensors: Sequence[Tensor]) -> Arrival:
-        """Begin to copy tensors, after what the current stream has still to do."""
+    def __call__(self, tensors: Sequence[Tensor]) -> Transfer:
+        """Begin to copy tensors, after the work that is queued on the current stream."""
         device = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
         if device is None:
-            return Arrival(tuple(tensor.cpu() for tensor in tensors))
+            return Transfer(tuple(tensor.cpu() for tensor in tensors))
         stream = stream_for("download", device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
-            arriving = tuple(self._begin(tensor, stream) for tensor in tensors)
-            return Arrival(arriving, _recorded(stream))
+            copies = tuple(self._begin(tensor, stream) for tensor in tensors)
+            return Transfer(copies, _recorded(stream))
 
     def _begin(self, tensor: Tensor, stream: torch.cuda.Stream) -> Tensor:
         if not tensor.is_cuda:
@@ -90,25 +89,25 @@ class Download:
 
 
 class _Pinned:
-    """Gives memory that a card can reach by itself, as long as there is some."""
+    """Allocates memory that a device can read by itself, while there is some."""
 
     def __init__(self) -> None:
-        self._is_to_be_had = True
+        self._is_available = True
 
     def like(self, tensor: Tensor) -> Tensor:
         """Make an empty tensor on the CPU, contiguous."""
-        if self._is_to_be_had:
+        if self._is_available:
             try:
                 return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             except RuntimeError as error:
-                self._is_to_be_had = False
+                self._is_available = False
                 first = str(error).splitlines()[0]
                 warn_once(f"frames are copied without pinned memory, which is slower: {first}")
         return torch.empty(tensor.shape, dtype=tensor.dtype)
 
 
 def _recorded(stream: torch.cuda.Stream) -> torch.cuda.Event:
-    """Mark what a stream has to do so far; who waits for it sleeps."""
+    """Record the work queued on a stream so far; threads that wait for it sleep."""
     event = torch.cuda.Event(blocking=True)
     event.record(stream)
     return event

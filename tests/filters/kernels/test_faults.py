@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from upframe.daemon.cli.doctor import describe_machine
-from upframe.filters.color.staging import Arrival
+from upframe.filters.color.staging import Transfer
 from upframe.filters.guard import is_damaged
 from upframe.filters.kernels.cuda import KernelSelfTest
 
@@ -122,7 +122,7 @@ class Breaking:
 
 def test_a_fault_that_shows_later_is_remembered_too(broken: None) -> None:
     with pytest.raises(RuntimeError, match="illegal memory"):
-        Arrival((), Breaking()).wait()  # type: ignore[arg-type]
+        Transfer((), Breaking()).wait()  # type: ignore[arg-type]
     assert not KernelSelfTest("frames are enlarged by plain torch").passed(lambda: None)
 
 
@@ -141,7 +141,7 @@ def test_the_doctor_says_what_is_left_alone_and_how_it_is_tried_again(
 
     assert said() == "ok: taken where they prove themselves"
     with pytest.raises(RuntimeError, match="illegal memory"):
-        Arrival((), Breaking()).wait()  # type: ignore[arg-type]
+        Transfer((), Breaking()).wait()  # type: ignore[arg-type]
     assert said() == (
         "warn: the card broke before: frames are enlarged by plain torch; "
         f"to try again, delete {tmp_path / 'upframe' / 'faulted-kernels'}"
