@@ -1,12 +1,17 @@
-"""Which way imports may point between the rooms."""
+"""What the rooms, folders and modules may be called, and which way imports may point."""
 
 import ast
-from graphlib import TopologicalSorter
+import re
 from pathlib import Path
 
 import pytest
+from support.scripts import script
 
-ROOT = Path(__file__).parent.parent
+house = script("house")
+HOUSE = house.House()
+ROOT: Path = house.ROOT
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
 MAY_IMPORT: dict[str, set[str]] = {
     "filters": set(),
     "io": {"filters"},
@@ -17,8 +22,41 @@ NEVER: dict[str, set[str]] = {
     "io": {"asyncio"},
     "daemon": set(),
 }
-SOURCES = [p for room in MAY_IMPORT for p in sorted((ROOT / room).rglob("*.py"))]
-TESTS = sorted((ROOT / "tests").rglob("*.py"))
+ARROWS: dict[str, set[str]] = {
+    "cli": {"service", "mqtt", "watch", "workers", "live", "jobs", "convert"},
+    "service": {"mqtt", "watch", "workers", "live", "jobs", "convert"},
+    "mqtt": {"live", "jobs"},  # it publishes the state of live streams
+    "live": {"workers", "convert"},  # a live stream runs in a worker process
+    "watch": {"jobs"},
+    "workers": {"jobs", "convert"},
+    "jobs": set(),
+    "convert": set(),
+}
+"""By folder of `daemon`, the folders that it may import; the files beside them are open to all."""
+
+SMALL_WITH_ONE_IMPORTER = {
+    "daemon/jobs/retention.py": "a rule of its own that users configure; the queue is long enough",
+    "filters/color/cpu.py": "the backend beside cuda.py, as in the other filters",
+}
+"""A module under 100 lines that one other imports belongs into it, but for these."""
+
+CLASSES_TAKEN_TWICE = {
+    "Credentials": "a login, of a broker and of an address",
+    "Inspection": "what was found in a file: before a job, and of a result",
+    "Lines": "a display of lines, of a conversion and of a live stream",
+    "Outcome": "what a command ends with, private to it in all but name",
+    "OutputFile": "the file of a result: as the ledger knows it, and as it is written",
+}
+
+FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "manager", "base", "common", "misc"}
+"""Of modules: they say nothing."""
+PREPOSITIONS = {"above", "across", "after", "around", "before", "behind", "beneath", "beside"}
+PREPOSITIONS |= {"between", "beyond", "inside", "outside", "through", "under", "within", "without"}
+PARTICIPLE = re.compile(r"\w{2,}[^e]ed")
+
+LONG_LINES = 600
+LONG_REASON = "Long, because "
+"""So a docstring says why its module has more lines."""
 
 
 def imports_of(source: Path) -> set[tuple[str, ...]]:
@@ -35,45 +73,122 @@ def imports_of(source: Path) -> set[tuple[str, ...]]:
     return found
 
 
-def name_of(source: Path) -> str:
-    return str(source.relative_to(ROOT))
+IMPORTS = {str(each.path): imports_of(ROOT / each.path) for each in HOUSE.modules.values()}
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=name_of)
-def test_imports_point_one_way(source: Path) -> None:
-    room = source.relative_to(ROOT).parts[0]
-    rooms = {name[1] for name in imports_of(source) if name[0] == "upframe" and len(name) > 1}
-    assert rooms <= MAY_IMPORT[room] | {room}
+# ------------------------------------------------------------------------------------ rooms
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=name_of)
-def test_a_room_keeps_to_its_trade(source: Path) -> None:
-    room = source.relative_to(ROOT).parts[0]
-    assert not NEVER[room] & {name[0] for name in imports_of(source)}
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_point_one_way(room: str) -> None:
+    wrong = {
+        path: other
+        for path, names in IMPORTS.items()
+        if path.startswith(f"{room}/")
+        for other in {name[1] for name in names if name[0] == "upframe" and len(name) > 1}
+        if other not in MAY_IMPORT[room] | {room}
+    }
+    assert wrong == {}
 
 
-@pytest.mark.parametrize("source", sorted((ROOT / "io").rglob("*.py")), ids=name_of)
-def test_io_takes_only_the_values_from_filters(source: Path) -> None:
-    taken = {name for name in imports_of(source) if name[:2] == ("upframe", "filters")}
-    assert {name[2] for name in taken if len(name) > 2} <= {"frame", "errors"}
+@pytest.mark.parametrize("room", NEVER)
+def test_a_room_keeps_to_its_trade(room: str) -> None:
+    taken = {
+        path: NEVER[room] & {name[0] for name in names}
+        for path, names in IMPORTS.items()
+        if path.startswith(f"{room}/")
+    }
+    assert {path: names for path, names in taken.items() if names} == {}
 
 
-def test_packages_of_io_depend_on_each_other_one_way() -> None:
-    """Nodes are the packages in io/ and the modules beside them; the sort fails at a circle."""
-    needs: dict[str, set[str]] = {}
-    for source in (ROOT / "io").glob("**/[!_]*.py"):
-        node = source.relative_to(ROOT / "io").parts[0].removesuffix(".py")
-        names = {name[2] for name in imports_of(source) if name[:2] == ("upframe", "io")}
-        needs.setdefault(node, set()).update(names - {node})
-    assert set(TopologicalSorter(needs).static_order()) == needs.keys()
+def test_io_takes_only_the_values_from_filters() -> None:
+    taken = {
+        path: {name[2] for name in names if name[:2] == ("upframe", "filters") and len(name) > 2}
+        for path, names in IMPORTS.items()
+        if path.startswith("io/")
+    }
+    assert {path: names for path, names in taken.items() if not names <= {"frame", "errors"}} == {}
 
 
-@pytest.mark.parametrize("source", SOURCES + TESTS, ids=name_of)
-def test_rooms_are_never_imported_from_the_working_directory(source: Path) -> None:
+def test_rooms_are_never_imported_from_the_working_directory() -> None:
     """``import filters`` would load a second copy of every class."""
-    assert not {"daemon", "filters"} & {name[0] for name in imports_of(source)}
+    everything = IMPORTS | {str(path): imports_of(path) for path in TESTS}
+    wrong = [
+        path for path, names in everything.items() if {"daemon", "filters"} & {n[0] for n in names}
+    ]
+    assert wrong == []
 
 
 def test_tests_are_not_a_package() -> None:
     """A ``tests/io/__init__.py`` would let pytest replace the standard ``io`` module."""
     assert "__init__.py" not in {test.name for test in TESTS}
+
+
+# -------------------------------------------------------------------------- folders and modules
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert HOUSE.circles == []
+
+
+def test_no_two_folders_import_each_other() -> None:
+    assert HOUSE.two_way_folders == []
+
+
+def test_folders_of_the_daemon_import_as_the_design_draws_it() -> None:
+    wrong = [
+        f"{name} imports {other}"
+        for name, needed in HOUSE.needs.items()
+        for other in needed
+        if (mine := _folder(name)) and (theirs := _folder(other)) and mine != theirs
+        if theirs not in ARROWS[mine]
+    ]
+    assert wrong == []
+
+
+def test_the_files_beside_the_daemons_folders_import_none_of_them() -> None:
+    beside = {name: needed for name, needed in HOUSE.needs.items() if not _folder(name)}
+    wrong = {
+        name: folders
+        for name, needed in beside.items()
+        if name.startswith("daemon")
+        and (folders := sorted(other for other in needed if _folder(other)))
+    }
+    assert wrong == {}
+
+
+def _folder(name: str) -> str | None:
+    """The folder of `daemon` that a module is in; None for one beside them, or in another room."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "daemon" and len(parts) > 2 else None
+
+
+def test_a_small_module_with_one_importer_has_a_reason() -> None:
+    small = [m for m in HOUSE.with_one_importer if m.lines < house.SMALL_LINES]
+    assert {str(module.path) for module in small} <= SMALL_WITH_ONE_IMPORTER.keys()
+    assert len(SMALL_WITH_ONE_IMPORTER) <= 5
+
+
+def test_a_long_module_says_why() -> None:
+    long = [module for module in HOUSE.modules.values() if module.lines > LONG_LINES]
+    silent = [m for m in long if LONG_REASON not in (ast.get_docstring(m.tree) or "")]
+    assert [str(module.path) for module in silent] == []
+
+
+# ------------------------------------------------------------------------------------- names
+
+
+def test_modules_are_named_for_things() -> None:
+    stems = {str(module.path): module.path.stem for module in HOUSE.modules.values()}
+    wrong = [
+        path
+        for path, stem in stems.items()
+        if stem in FORBIDDEN_NAMES | PREPOSITIONS or PARTICIPLE.fullmatch(stem)
+    ]
+    assert wrong == []
+    assert HOUSE.gerunds == []
+
+
+def test_a_class_name_is_taken_once() -> None:
+    assert HOUSE.classes_taken_twice.keys() <= CLASSES_TAKEN_TWICE.keys()
+    assert len(CLASSES_TAKEN_TWICE) <= 5
