@@ -36,6 +36,7 @@ ARROWS: dict[str, set[str]] = {
 
 SMALL_WITH_ONE_IMPORTER = {
     "daemon/jobs/retention.py": "a rule of its own that users configure; the queue is long enough",
+    "daemon/workers/prober.py": "the second kind of child, beside the scheduler of the first",
     "filters/color/cpu.py": "the backend beside cuda.py, as in the other filters",
 }
 """A module under 100 lines that one other imports belongs into it, but for these."""
