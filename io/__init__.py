@@ -1,9 +1,9 @@
-"""Media in and out: plain blocking iterators over pictures. Knows no filter and no event loop.
+"""Media in and out: plain blocking iterators over pictures; no filter and no event loop.
 
-Here are the two ends (`source`, `sink`, `images`, `pipes`) with what others ask about them; how
-they do it is in the packages: `decode` and `encode` for the video, `streams` for what goes along,
-`pictures` for pixels and tags, `rawvideo` for pipes, `check` for proofs, `demo` for samples.
-The contracts load on first use: who needs only an error loads no torch.
+`source`, `sink`, `images` and `pipes` are the two ends, `probe` and `verify` describe and check a
+file. Beneath them: `decode` and `encode` for the video, `streams` for what is copied beside it,
+`pictures` for pixels and tags, `rawvideo` for pipes, `live` for streams in real time.
+`Source` and `Sink` are imported on first use, so that who needs only an error loads no torch.
 """
 
 from __future__ import annotations

@@ -17,14 +17,14 @@ _PROBE_SIZE = (256, 144)
 
 
 def library_versions() -> Mapping[str, str]:
-    """Versions of PyAV, of FFmpeg as a whole and of its libraries, by name."""
+    """Return the versions of PyAV, of FFmpeg as a whole and of its libraries, by name."""
     libraries = cast("dict[str, tuple[int, ...]]", av_versions)
     numbers = {name: ".".join(map(str, parts)) for name, parts in libraries.items()}
     return {"av": av.__version__, "ffmpeg": str(av.ffmpeg_version_info), **numbers}
 
 
 def has_codec(name: str, mode: Literal["r", "w"]) -> bool:
-    """Whether a decoder (``r``) or an encoder (``w``) of FFmpeg's name is there."""
+    """Return whether this build has a decoder (``r``) or an encoder (``w``) of FFmpeg's name."""
     try:
         av.Codec(name, mode)
     except UnknownCodecError:
@@ -33,7 +33,7 @@ def has_codec(name: str, mode: Literal["r", "w"]) -> bool:
 
 
 def has_container(name: str, mode: Literal["r", "w"]) -> bool:
-    """Whether a demuxer (``r``) or a muxer (``w``) of FFmpeg's name is there."""
+    """Return whether this build has a demuxer (``r``) or a muxer (``w``) of FFmpeg's name."""
     try:
         av.ContainerFormat(name, mode)
     except ValueError:
@@ -42,10 +42,10 @@ def has_container(name: str, mode: Literal["r", "w"]) -> bool:
 
 
 def has_protocol(name: str, address: str = "127.0.0.1:9") -> bool:
-    """Whether FFmpeg knows a protocol. Nothing is sent or opened.
+    """Return whether FFmpeg knows a protocol. Nothing is sent or opened.
 
-    The white list is empty, so a protocol that is there is refused before it connects; one that is
-    not there is "not found" before the white list is looked at.
+    With an empty white list a known protocol is refused before it connects, and an unknown one is
+    "not found" before that.
     """
     try:
         av.open(f"{name}://{address}/", options={"protocol_whitelist": "none"}, timeout=1).close()
@@ -57,9 +57,9 @@ def has_protocol(name: str, address: str = "127.0.0.1:9") -> bool:
 
 
 def why_encoder_fails(name: str) -> str | None:
-    """Open an encoder for a small picture; give None if that works, else FFmpeg's reason.
+    """Open an encoder for a small picture; return None if that works, else FFmpeg's reason.
 
-    Hardware encoders are in many builds on machines without the hardware.
+    Many builds have hardware encoders on machines without the hardware.
     """
     try:
         context = cast("VideoCodecContext", av.CodecContext.create(name, "w"))

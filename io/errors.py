@@ -1,18 +1,18 @@
-"""What can go wrong with media, and who acts on it.
+"""Errors of media, and who acts on each.
 
-MediaError                  base: nothing below it is a bug of ours; PyAV's errors end here
+MediaError                  base: never a bug of ours; PyAV's errors are translated to these
 ├─ SourceMissing            no such input, or not readable: exit 66
 ├─ UnsupportedMedia         undecodable, empty, no video, no way to write it: exit 65, do not retry
 │  └─ TooLargeMedia         pictures above the limits: exit 75, do not retry
-├─ TruncatedMedia           ends too early; whole frames were given: exit 65
+├─ TruncatedMedia           ends too early; whole frames were yielded: exit 65
 ├─ SinkRefused              output exists, folder not writable, format unknown: exit 73
 │  └─ SameFile              the output is the input: exit 64
 ├─ SinkFull                 no space, I/O error while writing: exit 74, try again later
 ├─ ReaderGone               the reader of our stdout closed it: exit 141
-├─ WrongLimits              UPFRAME_LIMITS makes no sense: exit 78
-├─ InputLost                a live connection was not made, or is over: connect again
+├─ WrongLimits              UPFRAME_LIMITS is invalid: exit 78
+├─ InputLost                a live connection failed or ended: connect again
 ├─ OutputLost               the far end of a live output is gone: connect again
-└─ VerificationFailed       the written output is not what it should be: exit 70, nothing renamed
+└─ VerificationFailed       the written output is not as expected: exit 70, nothing renamed
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from __future__ import annotations
 from typing import Literal
 
 Reason = Literal[
-    "refused",  # nobody listens at that port
-    "unreachable",  # no such host, no way to it
+    "refused",  # nothing listens at that port
+    "unreachable",  # no such host, no route to it
     "not-found",  # the server has no such stream (404), the device is not there
     "unauthorised",  # 401, 403
-    "untrusted",  # its certificate is not that of the name, or of nobody we trust
+    "untrusted",  # its certificate is for another name, or from an unknown authority
     "timed-out",  # no answer in time
     "stalled",  # connected, but no frames for longer than the stream's own rule allows
-    "ended",  # the other end said that it is over
+    "ended",  # the other end closed it in an orderly way
     "format-changed",  # in the middle of a connection, in a way that needs a new one
     "unsupported",  # no video, or none that can be decoded
-    "failed",  # anything else; the message tells
+    "failed",  # anything else; see the message
 ]
-"""Why a connection was not made, or is lost."""
+"""Why a connection could not be made, or was lost."""
 
 
 class MediaError(Exception):
@@ -40,7 +40,7 @@ class MediaError(Exception):
 
 
 class SourceMissing(MediaError):
-    """The input is not there, or may not be read."""
+    """The input does not exist, or may not be read."""
 
 
 class UnsupportedMedia(MediaError):
@@ -48,19 +48,19 @@ class UnsupportedMedia(MediaError):
 
 
 class TooLargeMedia(UnsupportedMedia):
-    """The input's pictures are larger than this process may take."""
+    """The input's pictures are larger than this process may accept."""
 
 
 class TruncatedMedia(MediaError):
-    """The input ends in the middle; what was whole has been given."""
+    """The input ends in the middle; its whole frames have been yielded."""
 
 
 class SinkRefused(MediaError):
-    """The output cannot be created: it exists, its folder or its format does not do."""
+    """The output cannot be created: it exists, or its folder or format is unsuitable."""
 
 
 class SameFile(SinkRefused):
-    """The output would overwrite the input, by whatever name."""
+    """The output would overwrite the input, under whatever name."""
 
 
 class SinkFull(MediaError):
@@ -68,28 +68,31 @@ class SinkFull(MediaError):
 
 
 class ReaderGone(MediaError):
-    """Whoever read our output has closed it."""
+    """The reader of our output has closed it."""
 
 
 class WrongLimits(MediaError):
-    """What the environment says of the limits makes no sense."""
+    """The limits in the environment are invalid."""
 
 
-class InputLost(MediaError):
-    """A live input could not be connected to, or its connection is over."""
-
+class _ConnectionLost(MediaError):
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason: Reason = reason
 
 
-class OutputLost(MediaError):
-    """A live output could not be connected to, or its connection is over."""
+class InputLost(_ConnectionLost):
+    """A live input could not be connected to, or its connection ended."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
-        self.reason: Reason = reason
+
+class OutputLost(_ConnectionLost):
+    """A live output could not be connected to, or its connection ended."""
 
 
 class VerificationFailed(MediaError):
-    """The output was written, but is not what it should be."""
+    """The output was written, but is not as expected."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what the system or FFmpeg says about an error, without numbers and file names."""
+    return str(getattr(error, "strerror", None) or error)

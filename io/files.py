@@ -1,10 +1,9 @@
-"""Regular files as outputs: a hidden temporary name, written, synced, then renamed in one step.
+"""Regular files as outputs: written under a hidden temporary name, synced, renamed in one step.
 
-The temporary file lies in the target's folder, so that the rename stays on one file system, and
-its suffix is none that a media library would index. A FIFO or a device is written directly.
+The temporary file is in the target's folder, so that the rename stays on one file system, with a
+suffix that no media library indexes. A FIFO or a device is written directly.
 
-Whoever owns the work can mark the temporary names, to find them again after a crash, and is told
-what will be renamed before it is: see `Owner`.
+An `Owner` marks the temporary names, to find them after a crash, and is notified before a rename.
 """
 
 from __future__ import annotations
@@ -30,24 +29,23 @@ CANNOT_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who can tell after a crash which temporary files were his, and what had got its name."""
+    """The work that an output belongs to: after a crash it finds its files, renamed or not."""
 
     token: str
-    """In the names of his temporary files: letters, digits and hyphens; no two owners share one."""
+    """Unique part of its temporary files' names: letters, digits and hyphens."""
     before_publish: Callable[[Sequence[tuple[Path, Path]]], None]
     """Called with the temporary and the final path of every file of an output, when all are
-    complete, checked and on the disk, before the first of them is renamed. What it raises ends
-    the work; nothing is renamed then."""
+    complete, verified and on the disk, before the first is renamed. If it raises, nothing is."""
     follows_links: bool = True
-    """Whether a FIFO or a device may be written to, which the target may be a link to."""
+    """Whether the target may be, or link to, a FIFO or a device."""
 
 
 def partial_path(target: Path, token: str | None = None) -> Path:
-    """Name a temporary file beside `target`: ``.NAME.<token>.partial``, at most 255 bytes.
+    """Return a temporary name beside `target`: ``.NAME.<token>.partial``, at most 255 bytes.
 
     Args:
-        target: the file or the numbered sequence that it will be.
-        token: of its owner; None makes a new one, so that the name is new too.
+        target: the file or the numbered sequence that it will become.
+        token: of its owner; None makes a random one.
     """
     ending = f".{secrets.token_hex(4) if token is None else token}.partial"
     room = _NAME_MAX_BYTES - len(ending) - 1
@@ -56,10 +54,10 @@ def partial_path(target: Path, token: str | None = None) -> Path:
 
 
 def discard_partials(target: Path, token: str) -> None:
-    """Remove whatever an owner's work on `target` may have left under a temporary name.
+    """Remove what an owner's work on `target` may have left under a temporary name.
 
     Raises:
-        OSError: if something is there and cannot be removed.
+        OSError: if something exists and cannot be removed.
     """
     for path in (partial_path(target, token), _trial_path(target.parent, token)):
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -70,7 +68,7 @@ def discard_partials(target: Path, token: str) -> None:
 
 
 def is_special(target: Path) -> bool:
-    """Tell whether `target` is a FIFO, a device or a socket: nothing to rename over."""
+    """Return whether `target` is a FIFO, a device or a socket: nothing to rename over."""
     try:
         mode = target.stat().st_mode
     except OSError:
@@ -96,9 +94,9 @@ def check_target(target: Path, *, overwrite: bool, token: str | None = None) -> 
     """Refuse a target that cannot be written, before any work is done.
 
     Args:
-        target: where the output shall be.
-        overwrite: whether something may be there already.
-        token: of the owner, for the name of the file with which the folder is tried.
+        target: path of the output.
+        overwrite: whether it may exist already.
+        token: of the owner, for the name of the file that tests the folder.
 
     Raises:
         SinkRefused: if it exists, is a folder, or its folder is missing or not writable.
@@ -118,7 +116,7 @@ def check_target(target: Path, *, overwrite: bool, token: str | None = None) -> 
 
 
 def _check_folder(folder: Path, token: str | None) -> None:
-    """Try a real file: permission bits say nothing about read-only mounts."""
+    """Create a file to test it: permission bits do not show read-only mounts."""
     probe = _trial_path(folder, token)
     try:
         probe.open("xb").close()
@@ -132,7 +130,7 @@ def _trial_path(folder: Path, token: str | None) -> Path:
 
 
 def write_error(target: Path, error: OSError) -> MediaError:
-    """Say what a failed write to `target` means for who waits for it."""
+    """Return the error that stands for a failed write to `target`."""
     if isinstance(error, BrokenPipeError):
         return ReaderGone(f"the reader of {target} closed it")
     reason = error.strerror or str(error)
@@ -143,9 +141,9 @@ class OutputFile:
     """A file that appears under its name only when it is complete.
 
     Args:
-        target: where it shall be in the end.
-        overwrite: whether a file that is there already may be replaced.
-        owner: who can tell the file as his, and is told before it gets its name.
+        target: its final path.
+        overwrite: whether an existing file may be replaced.
+        owner: marks the temporary file, and is notified before it is renamed.
 
     Raises:
         SinkRefused: as :func:`check_target` does.
@@ -158,7 +156,7 @@ class OutputFile:
         self.direct = (owner is None or owner.follows_links) and is_special(target)
         """Written in place: a FIFO or a device."""
         self.path = target if self.direct else partial_path(target, token)
-        """Where the bytes are now."""
+        """Where the bytes are until then."""
         self._owner = owner
         self._overwrite = overwrite
         self._done = False
@@ -167,7 +165,7 @@ class OutputFile:
 
     def _open(self) -> BinaryIO:
         try:
-            # "w+": some muxers read back what they wrote
+            # "+": some muxers read back what they wrote
             mode = "wb" if self.direct else "x+b"
             return open(self.path, mode, buffering=_BUFFER_BYTES)
         except OSError as error:
@@ -175,11 +173,11 @@ class OutputFile:
             raise SinkRefused(reason) from error
 
     def close(self) -> None:
-        """Write out what is buffered, down to the disk.
+        """Flush what is buffered, and sync it to the disk.
 
         Raises:
             SinkFull: if that fails.
-            ReaderGone: if the reader of a FIFO has gone.
+            ReaderGone: if the reader of a FIFO has closed it.
         """
         if self.stream.closed:
             return
@@ -192,13 +190,13 @@ class OutputFile:
             raise write_error(self.target, error) from error
 
     def publish(self) -> None:
-        """Give the complete file its name, and make that last.
+        """Rename the complete file to its target, durably.
 
-        A direct one has it already; its owner is not told.
+        A direct one has its name already; its owner is not notified.
 
         Raises:
-            SinkRefused: if another file has taken the name meanwhile and may not be replaced, or
-                something else the place of the file that was written.
+            SinkRefused: if another file has taken the name and may not be replaced, or something
+                else has replaced the file that was written.
             SinkFull: if the rename fails.
         """
         self.close()
@@ -211,9 +209,9 @@ class OutputFile:
         self._done = True
 
     def _refuse_another(self, path: Path) -> None:
-        """Refuse what is not the file that was written, and so the one that was verified.
+        """Refuse a file other than the one that was written and verified.
 
-        Where file numbers do not last, or may change with the name, only a link can be told.
+        Where file numbers do not last, or may change with the name, only a link can be detected.
         """
         if not path.is_symlink():
             if path == self.target or not keeps_inodes(filesystem_type(path.parent)):
@@ -229,18 +227,18 @@ class OutputFile:
         if not self._done and not self.direct:
             self.path.unlink(missing_ok=True)
         self._done = True
-        with suppress(OSError):  # what it still buffers cannot be written, and nobody wants it
+        with suppress(OSError):  # its buffer cannot be written, and is not needed
             self.stream.close()
 
 
 def announce(owner: Owner | None, renames: Sequence[tuple[Path, Path]]) -> None:
-    """Tell the owner, if there is one, which files will be renamed now, from where to where."""
+    """Notify the owner, if any, which files will be renamed now, from where to where."""
     if owner is not None:
         owner.before_publish(renames)
 
 
 def rename(partial: Path, target: Path, *, overwrite: bool) -> None:
-    """Give a complete file its name in one step.
+    """Rename a complete file in one step.
 
     Raises:
         SinkRefused: if the name is taken and may not be replaced.
@@ -258,9 +256,9 @@ def rename(partial: Path, target: Path, *, overwrite: bool) -> None:
 
 
 def rename_without_replacing(partial: Path, target: Path) -> None:
-    """Give a file another name, if nobody has it.
+    """Rename a file unless the name is taken.
 
-    By link and unlink: link is the one call that never replaces, on every POSIX system.
+    By link and unlink: on every POSIX system, link never replaces a file.
 
     Raises:
         OSError: if that fails, FileExistsError if the name is taken.
@@ -270,7 +268,7 @@ def rename_without_replacing(partial: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in CANNOT_LINK:
             raise
-        # FAT and some network shares know no links: the best that is left has a small gap
+        # FAT and some network shares have no links: a check before the rename leaves a small race
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
         partial.rename(target)
@@ -279,7 +277,7 @@ def rename_without_replacing(partial: Path, target: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Write a closed file down to the disk.
+    """Sync a closed file to the disk.
 
     Raises:
         SinkFull: if that fails.
@@ -292,10 +290,10 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the file system can."""
+    """Sync a folder, so that a rename in it survives a power cut, if the file system can."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:  # a folder that may be written but not read
+    except OSError:  # a folder that may be written, but not read
         return
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""Stills and numbered sequences as sinks: PNG, JPEG, WebP, TIFF and BMP, with alpha where they can.
+"""Stills and numbered sequences as sinks: PNG, JPEG, WebP, TIFF and BMP, with alpha if possible.
 
-A sequence is written into a hidden folder beside its final place, and its files get their names
-when all are there. Rotation, which most image formats cannot note, is done on the pixels.
+A sequence is written into a hidden folder beside its target, and its files are renamed when all are
+complete. The pixels are rotated, since most image formats cannot store a rotation.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class ImageSink:
         info: what holds for all pictures.
         encoder: the user's options.
         overwrite: whether existing images may be replaced.
-        owner: who can tell the temporary files as his, and is told before they are renamed.
+        owner: marks the temporary files, and is notified before they are renamed.
 
     Raises:
-        SinkRefused: if the target cannot be written, or the encoder does not take the pictures.
+        SinkRefused: if the target cannot be written, or the encoder refuses the pictures.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ImageSink:
         self._choice = codec_choice(info, encoder, target, "image2")
         self._folder: Path | None = None
         self._held = -1
-        """The folder, whatever its name leads to."""
+        """The folder's descriptor: its name may lead elsewhere later."""
         self._file: OutputFile | None = None
         self._published: list[Path] = []
         self.num_images = 0
@@ -101,7 +101,7 @@ class ImageSink:
             raise write_error(self._target, error) from error
 
     def write(self, picture: Picture) -> None:
-        """Encode the next picture into an image, and check that it can be decoded.
+        """Encode the next picture as an image, and check that it can be decoded.
 
         Raises:
             SinkFull: if it cannot be written.
@@ -128,16 +128,16 @@ class ImageSink:
                 file.write(data)
 
     def finish(self) -> None:
-        """Give the images their names.
+        """Rename the images to their final names.
 
         Raises:
             SinkFull: if they cannot be written.
-            SinkRefused: if another file has taken a name meanwhile.
-            VerificationFailed: if there is no image at all.
+            SinkRefused: if another file has taken a name.
+            VerificationFailed: if there is no image.
         """
         try:
             if not self.num_images:
-                raise VerificationFailed(f"no picture came for {self._target}, wanted at least one")
+                raise VerificationFailed(f"got no picture for {self._target}, wanted at least one")
             if self._file is not None:
                 self._file.publish()
             elif self._folder is not None:
@@ -160,9 +160,9 @@ class ImageSink:
             self._published.append(final)
         folder.rmdir()
         sync_folder(self._target.parent)
-        self._let_go()
+        self._forget()
 
-    def _let_go(self) -> None:
+    def _forget(self) -> None:
         self._folder, self._published = None, []
         if self._held >= 0:
             os.close(self._held)
@@ -177,7 +177,7 @@ class ImageSink:
             if not self._overwrite:  # an incomplete sequence; replaced files cannot come back
                 for image in self._published:
                     image.unlink(missing_ok=True)
-        self._let_go()
+        self._forget()
 
 
 def _one_still(target: Path, got: str) -> SinkRefused:
@@ -188,7 +188,7 @@ def _one_still(target: Path, got: str) -> SinkRefused:
 
 
 def _taken(target: Path) -> Path | None:
-    """Find a file that a sequence would meet: with its first number, or any other."""
+    """Return an existing file of the sequence's names, if any."""
     first = numbered(target, _FIRST_NUMBER)
     if first.exists():
         return first
@@ -201,7 +201,7 @@ def _taken(target: Path) -> Path | None:
 
 
 def _check_image(data: bytes, picture: Picture, codec: str) -> None:
-    """Decode what was encoded: one picture of the right size.
+    """Check an encoded image: it must decode to one picture of the right size.
 
     Raises:
         VerificationFailed: if it is not.
@@ -217,10 +217,10 @@ def _check_image(data: bytes, picture: Picture, codec: str) -> None:
 
 
 def upright(picture: Picture, rotation: int, *, hflip: bool) -> Picture:
-    """Turn the pixels as a player would show them.
+    """Rotate the pixels as a player would show them.
 
     Args:
-        picture: as coded; turned by 90 or 270 degrees, its chroma must be as wide as high.
+        picture: as coded; for 90 or 270 degrees its chroma must be subsampled equally both ways.
         rotation: degrees counter-clockwise: 0, 90, 180 or 270.
         hflip: mirror horizontally before that.
     """
@@ -238,7 +238,7 @@ def upright(picture: Picture, rotation: int, *, hflip: bool) -> Picture:
 def encode_image(
     picture: Picture, info: StreamInfo, options: EncoderOptions, choice: CodecChoice
 ) -> bytes:
-    """Encode one picture into the bytes of an image file.
+    """Encode one picture as an image file; return its bytes.
 
     Raises:
         SinkFull: if the encoder fails.
@@ -268,7 +268,7 @@ def _coded_frame(picture: Picture, choice: CodecChoice) -> VideoFrame:
 
 
 def _color_as_shown(info: StreamInfo) -> Color:
-    """Turned pixels have their chroma elsewhere than the source says."""
+    """Return the tags after rotation, which moves the chroma samples."""
     if info.rotation or info.hflip:
         return replace(info.color, chroma_location=None)
     return info.color

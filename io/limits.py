@@ -1,9 +1,9 @@
-"""How much one input may bring along: what is above is refused before work is spent on it.
+"""Limits on what one input may contain; anything larger is refused before work is spent on it.
 
-No real film is refused. 16384x12288, also turned, is above the largest pictures of HEVC's levels
-(16384x8704) and of the largest camera sensors; a disc has up to 64 sound and subtitle streams, and
-collections of fonts some hundred attachments. The limits are those of a process, as the kernel's
-are: the daemon hands those of its configuration to its children by the environment.
+No real film is refused. 16384x12288, also rotated, exceeds the largest pictures of HEVC's levels
+(16384x8704) and of the largest camera sensors; a disc has up to 64 audio and subtitle streams, and
+font collections some hundred attachments. The limits belong to a process, like the kernel's: the
+daemon passes those of its configuration to its children in the environment.
 """
 
 from __future__ import annotations
@@ -22,31 +22,33 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 VARIABLE = "UPFRAME_LIMITS"
-"""Of the environment: a JSON object of those that are not the defaults."""
+"""Environment variable: a JSON object of the limits that differ from the defaults."""
 
 
 class InputLimits(BaseModel, frozen=True, extra="forbid"):
     """The limits of one process."""
 
-    streams: int = Field(default=256, ge=1, description="of an input, without its attachments")
-    chapters: int = Field(default=10_000, ge=0)
-    attachments: int = Field(default=1000, ge=0)
-    width: int = Field(default=16_384, ge=16, description="of an input's pictures, or their height")
-    height: int = Field(default=12_288, ge=16, description="the shorter of the two sides")
+    streams: int = Field(
+        default=256, ge=1, description="Streams of an input, not counting attachments."
+    )
+    chapters: int = Field(default=10_000, ge=0, description="Chapters of an input.")
+    attachments: int = Field(default=1000, ge=0, description="Attachments of an input.")
+    width: int = Field(default=16_384, ge=16, description="Longer side of an input's pictures.")
+    height: int = Field(default=12_288, ge=16, description="Shorter side of an input's pictures.")
     memory_mebibytes: int | None = Field(
-        default=None, ge=2048, description="of a worker on the CPU (as much as the machine has)"
+        default=None, ge=2048, description="Memory of a worker on the CPU (all of it)."
     )
 
     @property
     def options(self) -> dict[str, str]:
-        """FFmpeg's, for opening a container, while which it decodes pictures of some formats."""
+        """FFmpeg's options for opening a container; for some formats it decodes pictures then."""
         return {
-            "max_streams": str(self.streams + self.attachments + 1),  # so that one too many shows
+            "max_streams": str(self.streams + self.attachments + 1),  # so that an excess is seen
             "max_pixels": str(self.width * self.height),
         }
 
     def check_size(self, width: int, height: int, name: str) -> None:
-        """Refuse pictures that are too large, whichever side is the longer.
+        """Refuse pictures that are too large, in either orientation.
 
         Raises:
             TooLargeMedia: if they are.
@@ -60,7 +62,7 @@ class InputLimits(BaseModel, frozen=True, extra="forbid"):
         return TooLargeMedia(f"{name}: too large for memory: got {got}, {most}")
 
     def check(self, container: InputContainer, name: str) -> None:
-        """Refuse a container with too much in it, by its header; later frames by its decoders.
+        """Refuse a container with too much in it; its decoders will refuse later frames.
 
         Raises:
             TooLargeMedia: if its pictures are too large.
@@ -74,7 +76,7 @@ class InputLimits(BaseModel, frozen=True, extra="forbid"):
                     f"{name}: got {count} {kind}, the limit is {limit} ([limits] {kind})"
                 )
         for stream in container.streams.video:
-            # a stream of a codec without a decoder has none, whatever the type hints say
+            # a stream without a decoder has none, whatever the type hints say
             if (context := getattr(stream, "codec_context", None)) is not None:
                 context.options = {**context.options, "max_pixels": self.options["max_pixels"]}
                 if not context.width and _is_refused(container, stream):
@@ -83,24 +85,27 @@ class InputLimits(BaseModel, frozen=True, extra="forbid"):
 
 
 _IMAGES = re.compile(r"_pipe$|gif|image2|apng|webp")
-"""Formats of which nothing says the size but the pictures themselves."""
+"""Formats in which only the pictures themselves give the size."""
 
 
 def _is_refused(container: InputContainer, stream: VideoStream) -> bool:
-    """Tell whether a picture without a size is one that its decoder refuses as too large."""
-    from av.error import ArgumentError, FFmpegError  # the configuration is read without PyAV
+    """Return whether the decoder refuses a picture without a size as too large."""
+    from av.error import ArgumentError, FFmpegError  # reading the configuration needs no PyAV
 
     try:
         return bool(_IMAGES.search(container.format.name)) and not next(container.decode(stream))
-    except (FFmpegError, StopIteration) as error:  # one that is no picture is invalid data
+    except (
+        FFmpegError,
+        StopIteration,
+    ) as error:  # other data are invalid data
         return isinstance(error, ArgumentError)
 
 
 def limits() -> InputLimits:
-    """Give those of this process.
+    """Return the limits of this process.
 
     Raises:
-        WrongLimits: if the environment's make no sense.
+        WrongLimits: if the environment's are invalid.
     """
     try:
         return InputLimits.model_validate_json(os.environ.get(VARIABLE) or "{}")

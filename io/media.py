@@ -1,4 +1,4 @@
-"""The contracts of the two ends: a Source gives pictures, a Sink takes them. Both block."""
+"""The contracts of the two ends: a Source yields pictures, a Sink accepts them. Both block."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Source(Protocol):
         ...
 
     def __iter__(self) -> Iterator[Picture]:
-        """Give every picture once; decoder and demuxer are drained at the end.
+        """Yield every picture once; decoder and demuxer are drained at the end.
 
         Raises:
             TruncatedMedia: after the last whole picture of an input that ends too early.
@@ -26,11 +26,11 @@ class Source(Protocol):
         ...
 
     def warnings(self) -> list[str]:
-        """What was noticed and mended so far, for people: missing timestamps, damaged frames."""
+        """Return the problems noticed and corrected so far: missing timestamps, damaged frames."""
         ...
 
     def close(self) -> None:
-        """Let go of files and decoders. Safe to call twice, by the thread that iterates."""
+        """Release files and decoders. May be called twice, by the thread that iterates."""
         ...
 
 
@@ -51,5 +51,5 @@ class Sink(Protocol):
         ...
 
     def abort(self) -> None:
-        """Stop at once and leave nothing behind. Safe to call twice, and after `finish`."""
+        """Stop at once and leave nothing behind. May be called twice, and after `finish`."""
         ...

@@ -19,11 +19,11 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from ..filters.frame import Color, Picture, PixelFormat, StreamInfo
+from ..filters.frame import Color, Picture, StreamInfo
 from .decode.deinterlace import DeinterlacedSource
 from .errors import MediaError, ReaderGone, SinkFull, TruncatedMedia, UnsupportedMedia
 from .media import Sink, Source
-from .pictures.pixels import frame_of
+from .pictures.pixels import canonical_pix_fmt, frame_of
 from .pictures.tags import set_color
 from .rawvideo.bytestream import ByteReader, ByteWriter, RawStream, WholeUnits, gone_after
 from .rawvideo.matroska import chroma_siting, describe_matroska, matroska_units
@@ -94,7 +94,7 @@ class PipeSource:
         return info if self._expected is None else replace(info, num_frames=self._expected)
 
     def __iter__(self) -> Iterator[Picture]:
-        """Give every whole picture.
+        """Yield every whole picture.
 
         Raises:
             TruncatedMedia: after them, if the stream ended too early.
@@ -126,7 +126,7 @@ class PipeSource:
         self._reader.interrupt()
 
     def close(self) -> None:
-        """Let go of the decoder."""
+        """Release the decoder."""
         self._source.close()
 
 
@@ -285,7 +285,7 @@ _OPTIONS: dict[str, dict[str, str]] = {
 
 def codec_of(container: Container, pix_fmt: str) -> tuple[str, str]:
     """Choose codec and coded pixel format, both without loss, for a planar format."""
-    name = _canonical(pix_fmt)
+    name = canonical_pix_fmt(pix_fmt)
     if container == "nut" or name in _RAW_IN_MATROSKA:
         return "rawvideo", name
     return "ffv1", _PACKED_FOR_FFV1.get(name, name)
@@ -429,9 +429,3 @@ class _HeaderGate:
         """Write the header, completed, and from now on everything at once."""
         header, self._header = bytes(self._header or b""), None
         self._writer.write(complete(header))
-
-
-def _canonical(pix_fmt: str) -> str:
-    """FFmpeg's spelling, with byte order: ``gray10le``."""
-    deep = PixelFormat.parse(pix_fmt).bit_depth > 8
-    return pix_fmt if not deep or pix_fmt.endswith("le") else f"{pix_fmt}le"

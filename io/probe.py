@@ -1,11 +1,9 @@
-"""What an input is: its container, its streams, and verdicts on what others get wrong."""
+"""What an input is: its container, its streams, and findings on rate, fields and colour."""
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import BinaryIO
 
 from av.audio.stream import AudioStream
 from av.container import InputContainer
@@ -13,10 +11,11 @@ from av.stream import AttachmentStream, Disposition, Stream
 from av.video.stream import VideoStream
 
 from ..filters.frame import StreamInfo
+from .decode.deinterlace import field_order_text
 from .decode.demuxer import is_cover
 from .decode.survey import AV_TIME_BASE
 from .redaction import excerpt
-from .source import ContainerSource, open_source
+from .source import ContainerSource
 
 _HDR_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
@@ -29,7 +28,7 @@ class StreamSummary:
     type: str
     """``video``, ``cover``, ``audio``, ``subtitle``, ``attachment`` or ``data``."""
     codec: str | None
-    """FFmpeg's name of the codec; None where there is no decoder for it."""
+    """FFmpeg's name of the codec; None if there is no decoder for it."""
     details: str
     """Size or channels, for people."""
     language: str | None = None
@@ -39,7 +38,7 @@ class StreamSummary:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """What is so about the video, each in one line."""
+    """Findings on the video, each in one line."""
 
     rate: str
     is_constant_rate: bool
@@ -52,7 +51,7 @@ class Verdicts:
     pixels: str
 
     def lines(self) -> list[tuple[str, str]]:
-        """Name and text of each, for people."""
+        """Return the name and text of each, for people."""
         return [
             ("rate", self.rate),
             ("fields", self.interlaced),
@@ -66,7 +65,7 @@ class Verdicts:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """All that can be said about an input without decoding more than its first frame."""
+    """Everything known about an input after decoding its first frame."""
 
     container: str
     num_bytes: int | None
@@ -74,41 +73,19 @@ class Probe:
     streams: tuple[StreamSummary, ...]
     num_chapters: int
     info: StreamInfo
-    """Of the video, as it would be given to the filters: deinterlaced where that is needed."""
+    """Of the video as the filters receive it: deinterlaced where needed."""
     verdicts: Verdicts
     warnings: tuple[str, ...]
 
 
-def probe(
-    target: str | BinaryIO,
-    *,
-    format: str | None = None,  # noqa: A002
-    framerate: Fraction | None = None,
-) -> Probe:
-    """Look at an input.
-
-    Args:
-        target: As :func:`~upframe.io.source.open_source` takes it.
-        format: FFmpeg's name of the container, where the data do not tell.
-        framerate: Of an image sequence.
-
-    Raises:
-        SourceMissing: if it is not there, or may not be read.
-        UnsupportedMedia: if it holds no video that can be decoded.
-        TruncatedMedia: if it ends before its first frame.
-    """
-    with closing(open_source(target, format=format, framerate=framerate)) as source:
-        return probe_source(source)
-
-
 def probe_source(source: ContainerSource) -> Probe:
-    """Say the same about a source that is open already."""
+    """Describe a source that is open."""
     container = source.container
     return Probe(
         container=container.format.name,
         num_bytes=container.size if container.size > 0 else None,
         duration_seconds=source.info.duration_seconds
-        if container.format.name == "image2"  # which is asked for one image at a time
+        if container.format.name == "image2"  # opened one image at a time
         else _duration(container),
         streams=tuple(_summary(stream) for stream in container.streams),
         num_chapters=len(container.chapters()),
@@ -171,9 +148,8 @@ def _verdicts(source: ContainerSource) -> Verdicts:
 
 
 def _fields(source: ContainerSource) -> str:
-    orders = {"t": "top field first", "b": "bottom field first"}
     if source.is_interlaced:
-        said = orders.get((source.field_order or " ")[0], "order unknown")
+        said = field_order_text(source.field_order)
         return f"interlaced, {said}: deinterlaced to one frame per frame"
     return "progressive" if source.field_order == "progressive" else "progressive, as it seems"
 

@@ -1,14 +1,13 @@
-"""Files and folders opened beneath a root, whatever becomes of links meanwhile.
+"""Files and folders opened beneath a root, even if links change meanwhile; what identifies a file.
 
-A path that was checked and is opened later by its name may lead elsewhere by then. Here the
-kernel holds every step against the root while it opens (openat2(2) with RESOLVE_BENEATH); where
-it cannot, or may not under seccomp, each component is opened by itself and links are followed by
-hand, with the same result: relative links and ``..`` are followed as long as they stay beneath
-the root, at most 40 of them; absolute links, and those of /proc, lead outside.
+A path that was checked may lead elsewhere when it is opened by its name later. So the kernel
+confines every step to the root while it opens (openat2(2) with RESOLVE_BENEATH). Where that is
+missing, or forbidden by seccomp, each component is opened by itself and links are followed in
+Python, with the same result: relative links and ``..`` are followed as long as they stay beneath
+the root, at most 40 of them; absolute links, and those of /proc, are refused.
 
-Whatever was opened is used by its descriptor from then on: :func:`by_descriptor` names it to who
-needs a path. Of files only regular ones are opened: a FIFO would hold up who opens it, and a
-device may act on it.
+The opened file is used by its descriptor, for which :func:`by_descriptor` returns a path. Only
+regular files are opened: opening a FIFO would block, and opening a device may act on it.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import SourceMissing
+from .errors import SourceMissing, reason_of
 
 _OPENAT2 = 437  # on every architecture: include/uapi/asm-generic/unistd.h
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH = 0x02, 0x08
-_UNAVAILABLE = (errno.ENOSYS, errno.EPERM)  # an old kernel; a filter of system calls
-_MAX_TRIES = 64  # a rename anywhere may disturb a step through `..`
+_UNAVAILABLE = (errno.ENOSYS, errno.EPERM)  # an old kernel; seccomp
+_MAX_TRIES = 64  # a rename anywhere may interrupt a step through `..`
 _MAX_LINKS = 40  # as the kernel's own limit
 _MOST_ENTRY_BYTES = 1 << 20
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -50,27 +49,27 @@ class Root:
     """A folder beneath which files are opened."""
 
     path: Path
-    """Links in its own name are followed."""
+    """Links in this path itself are followed."""
     closed: Path | None = None
-    """A folder that is never opened, although it may lie beneath: the daemon's own state."""
+    """A folder beneath it that is never opened: the daemon's own state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """By what a file is known to be the same and unchanged."""
+    """What identifies a file and its state."""
 
     device: int
     inode: int
-    """0: not known, since its file system numbers them anew at times."""
+    """0 if unknown, because its file system does not keep numbers."""
     size: int
     """In bytes."""
     mtime_ns: int
     boot: str
-    """Of the system, when it was taken: devices may be numbered anew by the next."""
+    """Identifies the system's boot: device numbers may differ after the next."""
 
     @classmethod
     def of(cls, status: os.stat_result, *, lasting: bool = True) -> Identity:
-        """Take it from what stat(2) gave; `lasting`: whether its file system keeps inodes."""
+        """Read it from a result of stat(2); `lasting`: whether the file system keeps inodes."""
         try:
             boot = _BOOT.read_text().strip()
         except OSError:
@@ -79,7 +78,7 @@ class Identity:
         return cls(status.st_dev, inode, status.st_size, status.st_mtime_ns, boot)
 
     def changes(self, got: Identity) -> str:
-        """Say what is other in a file that should be this one; nothing if it is this one."""
+        """Describe how a file differs from this one; empty if it does not."""
         names = ["device"] * (self.boot == got.boot) + ["inode"] * (self.inode != 0)
         names += ["size", "mtime_ns"]
         pairs = [(name, getattr(self, name), getattr(got, name)) for name in names]
@@ -88,24 +87,24 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class ConfinedFile:
-    """A source that is opened beneath a root and nowhere else."""
+    """A source that is only opened beneath a root."""
 
     name: str
-    """Its absolute path, for people and for what its neighbours are found by."""
+    """Its absolute path, for people and for finding its neighbours."""
     root: Root
     descriptor: int | None = None
-    """Of the file, opened once for all who read it; None: no file has that name, so that it may
-    be a pattern of several."""
+    """Of the file, opened once for all its readers; None: no file has that name, so it may be a
+    pattern of several."""
 
     def __str__(self) -> str:
         return self.name
 
 
 def by_descriptor(descriptor: int) -> Path:
-    """Name what a descriptor of this process stands for, as long as it is open.
+    """Return a path to what a descriptor of this process stands for, while it is open.
 
-    A file is opened anew by it, from its begin. Below a folder's, names are looked up in that
-    very folder, wherever it has been moved.
+    Opening it opens the file again, from its beginning. Below a folder's, names are looked up in
+    that very folder, wherever it has been moved.
     """
     return Path(f"/proc/self/fd/{descriptor}")
 
@@ -114,8 +113,8 @@ def open_file(root: Root, path: Path) -> int:
     """Open a regular file beneath a root, for reading; the caller closes the descriptor.
 
     Raises:
-        OSError: if it is not there, may not be read, leads outside of the root or into what is
-            closed (EXDEV), or is no regular file (EINVAL).
+        OSError: if it does not exist, may not be read, leads outside the root or into the closed
+            folder (EXDEV), or is not a regular file (EINVAL).
     """
     found = _open(root, path, os.O_PATH)
     try:
@@ -132,11 +131,11 @@ def open_file(root: Root, path: Path) -> int:
 def open_folder(root: Root, path: Path, *, create: bool = False) -> int:
     """Open a folder beneath a root, or the root itself; the caller closes the descriptor.
 
-    Where the folder may not be read, it is good for `dir_fd` only.
+    If the folder may not be read, the descriptor is usable as `dir_fd` only.
 
     Raises:
-        OSError: if it is not there (and not to be made, with those above it), is no folder, or
-            leads outside of the root or into what is closed (EXDEV).
+        OSError: if it does not exist (with `create`, it and its parents are made), is not a folder,
+            or leads outside the root or into the closed folder (EXDEV).
     """
     try:
         return _open(root, path, os.O_RDONLY | os.O_DIRECTORY)
@@ -156,7 +155,7 @@ def open_folder(root: Root, path: Path, *, create: bool = False) -> int:
 
 @contextmanager
 def opened_folder(root: Root, path: Path, *, create: bool = False) -> Generator[Path]:
-    """Open a folder as :func:`open_folder` does, and name it by its descriptor meanwhile."""
+    """Open a folder as :func:`open_folder` does, and yield its path by descriptor."""
     descriptor = open_folder(root, path, create=create)
     try:
         yield by_descriptor(descriptor)
@@ -166,13 +165,13 @@ def opened_folder(root: Root, path: Path, *, create: bool = False) -> Generator[
 
 @contextmanager
 def opened_place(root: Root | None, path: Path) -> Generator[Path]:
-    """Open the folder that a file is in, and name the file by the folder's descriptor.
+    """Open a file's folder, and yield the file's path by the folder's descriptor.
 
-    Where the folder is not there, nothing is found by the name either. Without a root it is the
-    name as given.
+    If the folder does not exist, neither does anything at that path. Without a root the path is
+    yielded unchanged.
 
     Raises:
-        OSError: as :func:`open_folder` does, but for a folder that is not there.
+        OSError: as :func:`open_folder`, except for a folder that does not exist.
     """
     if root is None:
         yield path
@@ -189,16 +188,16 @@ def opened_place(root: Root | None, path: Path) -> Generator[Path]:
 
 
 def read_entry(path: Path) -> bytes:
-    """Read a small file, but not through a link, and without waiting for a writer.
+    """Read a small file, not through a link, and without waiting for a writer.
 
     Raises:
-        OSError: if it is not there, a link, or above 1 MiB.
+        OSError: if it does not exist, is a link, or is above 1 MiB.
     """
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
-    # not by fdopen, which leaves the descriptor of a folder open
+    # not with fdopen, which leaves a folder's descriptor open
     with open(path, "rb", opener=opener) as file:
         content = file.read(_MOST_ENTRY_BYTES + 1)
     if len(content) > _MOST_ENTRY_BYTES:
@@ -208,23 +207,23 @@ def read_entry(path: Path) -> bytes:
 
 @contextmanager
 def opened_source(name: str, root: Root, accepted: Identity | None) -> Generator[ConfinedFile]:
-    """Open a source once, and keep it open for all who read it.
+    """Open a source once, and keep it open for all its readers.
 
     Args:
         name: its absolute path.
         root: beneath which it must lie.
-        accepted: what it must still be; None: it was not there when its name was accepted.
+        accepted: its state when it was accepted; None: it did not exist then.
 
     Raises:
-        SourceMissing: if it cannot be opened so, or is not what was accepted.
+        SourceMissing: if it cannot be opened, or is not the file that was accepted.
     """
     descriptor = None
     try:
         descriptor = open_file(root, Path(name))
     except FileNotFoundError:
-        pass  # perhaps a pattern; who looks for its files says what is missing
+        pass  # perhaps a pattern; a missing file is reported when it is resolved
     except OSError as error:
-        raise SourceMissing(f"{name}: cannot be read: {error.strerror or error}") from error
+        raise SourceMissing(f"{name}: cannot be read: {reason_of(error)}") from error
     try:
         if descriptor is not None and accepted is not None:
             changes = accepted.changes(Identity.of(os.fstat(descriptor)))
@@ -260,7 +259,7 @@ def _open(root: Root, path: Path, flags: int) -> int:
 
 
 def _by_kernel(anchor: int, below: bytes, flags: int) -> int | None:
-    """Have the kernel open it; None where it does not know how, or was disturbed too often."""
+    """Open by the kernel; None where it cannot, or was interrupted too often."""
     how = _How(flags, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
     for _ in range(_MAX_TRIES):
         found = _syscall(_OPENAT2, anchor, below, ctypes.byref(how), ctypes.sizeof(how))
@@ -275,7 +274,7 @@ def _by_kernel(anchor: int, below: bytes, flags: int) -> int | None:
 
 
 def _by_hand(anchor: int, below: Path, flags: int) -> int:
-    """Open component by component (a file by O_PATH only), none of them through a link."""
+    """Open component by component (a file with O_PATH only), none through a link."""
     passed, num_links = [os.dup(anchor)], 0
     names = list(reversed(below.parts))
     try:
@@ -303,8 +302,6 @@ def _by_hand(anchor: int, below: Path, flags: int) -> int:
             os.close(descriptor)
 
 
-# On what file system a path lies, and whether inode numbers last there.
-
 _MOVING_INODES = {
     "9p", "cifs", "davfs", "davfs2", "drvfs", "exfat", "fuse", "msdos", "prl_fs", "smb2", "smb3",
     "smbfs", "sshfs", "vboxsf", "vfat", "virtiofs", "vmhgfs",
@@ -313,10 +310,10 @@ _MOUNTINFO = Path("/proc/self/mountinfo")
 
 
 def filesystem_type(path: Path) -> str:
-    """Name the file system that a path is on, as /proc/self/mountinfo does: nfs4, fuse.sshfs, ….
+    """Return the type of the file system that holds a path, as in /proc/self/mountinfo.
 
     Returns:
-        The name, or "unknown" where the system does not tell.
+        A name such as ``nfs4`` or ``fuse.sshfs``; ``unknown`` if it cannot be read.
     """
     try:
         lines = _MOUNTINFO.read_bytes().splitlines()
@@ -327,7 +324,7 @@ def filesystem_type(path: Path) -> str:
     for line in lines:
         mount, _, rest = line.partition(b" - ")
         point = _unescaped(mount.split()[4])
-        # not "longer than": of two mounts on one point the later one is seen
+        # not "longer than": of two mounts on one point the later one counts
         if _is_below(real, point) and len(point) >= best:
             best, found = len(point), rest.split()[0].decode()
     return found
@@ -338,14 +335,13 @@ def _is_below(path: bytes, folder: bytes) -> bool:
 
 
 def _unescaped(point: bytes) -> bytes:
-    r"""Undo how mountinfo writes blanks and backslashes: as \040 and the like."""
+    r"""Undo mountinfo's escapes of blanks and backslashes, such as \040."""
     return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), point)
 
 
 def keeps_inodes(kind: str) -> bool:
-    """Tell whether a file keeps its inode number when the file system is mounted again.
+    """Return whether a file keeps its inode number when the file system is mounted again.
 
-    Where it does not, the number cannot be part of what a file is remembered by, or every mount
-    would bring every file back as new.
+    If not, the number must not identify a file, or every mount would make every file look new.
     """
     return kind not in _MOVING_INODES and not kind.startswith("fuse.")

@@ -1,7 +1,7 @@
-"""The sink for files: pictures in, a complete and checked media file out, or nothing at all.
+"""The sink for files: pictures in, a complete and verified media file out, or nothing at all.
 
-Encoder and muxer are tried on one picture before the work starts; what the container loses of
-the tags is said then. Copied streams are muxed in step with the video, so that memory stays flat.
+Encoder and muxer are tried on one picture before the work starts, which also shows the tags that
+the container loses. Copied streams are muxed in step with the video, so that memory stays flat.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .encode.codecs import CodecChoice, is_image
 from .encode.containers import Container, container_of
 from .encode.encoder import EncoderOptions, codec_choice, open_encoder
 from .encode.packets import EncoderTimeline, encoded_video, fix_dts, mux
-from .errors import SinkFull, SinkRefused
+from .errors import SinkFull, SinkRefused, reason_of
 from .files import OutputFile, Owner, write_error
 from .images import ImageSink
 from .media import Sink
-from .pictures.pixels import frame_of
+from .pictures.pixels import black_frame, frame_of
 from .pictures.tags import Tags, tags_of
 from .root import by_descriptor
 from .streams.plan import StreamPlan
@@ -59,16 +59,15 @@ def open_file_sink(
 
     Args:
         target: where the output shall be; it appears there when it is complete.
-        info: what holds for all pictures; its pix_fmt is what `output_pix_fmt` said.
+        info: what holds for all pictures; its pix_fmt is that of `output_pix_fmt`.
         encoder: the user's options.
         plan: what becomes of the source's other streams; None for none.
         overwrite: whether an existing output may be replaced.
-        format: container, where the name does not tell.
-        owner: who can tell the temporary files as his, and is told before they are renamed.
+        format: container, if not by the name's extension.
+        owner: marks the temporary files, and is notified before they are renamed.
 
     Raises:
-        SinkRefused: if the target, container, encoder or one of its options does not do; before
-            any picture was taken.
+        SinkRefused: if the target, container, encoder or one of its options is unsuitable.
     """
     if is_image(target, format):
         return ImageSink(target, info, encoder, overwrite=overwrite, owner=owner)
@@ -111,7 +110,7 @@ class FileSink:
         for line in held.warnings:
             log.warning("%s", line)
         self._held = held.tags
-        # its name may lead elsewhere when it is checked
+        # by its descriptor: its name may lead elsewhere by the time it is verified
         self._written = by_descriptor(os.dup(self._file.stream.fileno()))
         self._open_things.callback(os.close, int(self._written.name))
         self._output = output = open_output(self._file, container)
@@ -165,12 +164,12 @@ class FileSink:
             raise write_error(self._file.target, error) from error
 
     def finish(self) -> None:
-        """Drain the encoder, complete and check the file, and give it its name.
+        """Drain the encoder, complete and verify the file, and rename it.
 
         Raises:
             SinkFull: if it cannot be written.
             SinkRefused: if another file has taken its name meanwhile.
-            VerificationFailed: if it is not what was written; nothing is left then.
+            VerificationFailed: if it is not what was written; it is removed then.
         """
         try:
             if self._last is not None:
@@ -214,7 +213,7 @@ class FileSink:
         )
 
     def _one_frame_long(self) -> bool:
-        """Tell whether a reader finds out how long the last frame lasts: as all others do."""
+        """Return whether the last frame lasts as long as all others, as a reader assumes."""
         fine = self._container.tick is None or self._container.tick < TOLERANCE_SECONDS
         lasts = self._timeline.duration_seconds - self._timeline.last_start_seconds
         return fine and self._info.rate is not None and lasts * self._info.rate == 1
@@ -228,7 +227,7 @@ class FileSink:
 
     def abort(self) -> None:
         """Stop and remove what was written. Safe to call twice, and after `finish`."""
-        self._file.discard()  # first: a muxer whose file is closed writes no trailer
+        self._file.discard()  # first, since a muxer with a closed file writes no trailer
         self._open_things.close()
 
 
@@ -251,7 +250,7 @@ def open_output(file: OutputFile, container: Container) -> OutputContainer:
 
 
 def muxer_options(container: Container) -> dict[str, str]:
-    """Write the muxer's options: dispositions as in the source, offsets finer than 1 ms."""
+    """Return the muxer's options: dispositions as in the source, offsets finer than 1 ms."""
     if container.name in ("matroska", "webm"):
         return {"default_mode": "passthrough"}
     if container.holds_edit_lists:
@@ -260,35 +259,36 @@ def muxer_options(container: Container) -> dict[str, str]:
 
 
 def _close_quietly(output: OutputContainer) -> None:
-    with suppress(OSError, ValueError, FFmpegError):  # it is thrown away
+    with suppress(OSError, ValueError, FFmpegError):  # the file is discarded
         output.close()
 
 
-# One black picture through encoder and muxer, in memory, before the work starts.
+# The trial: one black picture is encoded and muxed in memory before the work starts. What would
+# fail after hours fails at once, and the tags that container or encoder lose are known.
 
 
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """What came back of the trial picture."""
+    """What was read back of the trial picture."""
 
     tags: Tags
     warnings: tuple[str, ...] = ()
-    """What the output will not carry, for people."""
+    """What the output will lose, for people."""
 
 
 def try_output(
     info: StreamInfo, options: EncoderOptions, choice: CodecChoice, container: Container
 ) -> TrialResult:
-    """Write a file of one picture with the real settings, and read back what it says.
+    """Write a file of one picture with the real settings, and read back its tags.
 
     Raises:
-        SinkRefused: if encoder or container do not take it.
+        SinkRefused: if the encoder or the container refuses it.
     """
     written = BytesIO()
     try:
         with av.open(written, "w", format=container.name) as output:
             encoder = open_encoder(output, info, options, choice, container)
-            frame = _black(info, choice.coded_pix_fmt)
+            frame = black_frame(info.width, info.height, choice.coded_pix_fmt)
             for packet in encoded_video(encoder.stream, frame) + encoded_video(
                 encoder.stream, None
             ):
@@ -300,7 +300,7 @@ def try_output(
     except (FFmpegError, IndexError, MemoryError) as error:
         raise SinkRefused(
             f"{choice.codec} in {container.name} cannot be written at {info.width}x{info.height} "
-            f"{choice.coded_pix_fmt}: {getattr(error, 'strerror', None) or error}"
+            f"{choice.coded_pix_fmt}: {reason_of(error)}"
         ) from error
     where = f"{container.name} with {choice.codec}"
     return TrialResult(
@@ -308,16 +308,8 @@ def try_output(
     )
 
 
-def _black(info: StreamInfo, pix_fmt: str) -> av.VideoFrame:
-    frame = av.VideoFrame(info.width, info.height, pix_fmt)
-    for plane in frame.planes:
-        plane.update(bytes(plane.buffer_size))
-    frame.pts = 0
-    return frame
-
-
 def lost_tags(wanted: StreamInfo, got: Tags) -> list[str]:
-    """List what was wanted and is not, or not rightly, in a file. Unspecified asks for nothing."""
+    """List the wanted tags that are missing or different in a file; None is not compared."""
     lost: list[str] = []
     for name in ("range", "primaries", "trc", "matrix", "chroma_location"):
         want, have = getattr(wanted.color, name), getattr(got.color, name)
@@ -337,7 +329,7 @@ def lost_tags(wanted: StreamInfo, got: Tags) -> list[str]:
 
 
 def _is_implied(name: str, want: str, wanted: StreamInfo) -> bool:
-    """Tell whether players assume a tag anyway: limited range, and left chroma siting."""
+    """Return whether players assume a tag's value anyway: limited range, left chroma siting."""
     if name == "chroma_location":
         return want == "left" or not wanted.format.chroma_shift_x
     return name == "range" and want == ("tv" if wanted.format.family == "yuv" else "pc")

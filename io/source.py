@@ -1,15 +1,14 @@
 """A container, image sequence, URL or byte stream as a source of pictures.
 
-The stages, each in its own file: open (`decode.opening`), look at the timestamps
-(`decode.survey`), decode (`decode.decoder`), bring to one form (`decode.form`), deinterlace
-(`decode.deinterlace`), put in time (`timestamps`), take the planes (`pictures.pixels`). The first
-picture is decoded at once, because only it tells all about a stream.
+The stages: open (`decode.demuxer`), read the timestamps ahead (`decode.survey`), decode
+(`decode.decoder`), convert to the first frame's format, deinterlace (`decode.deinterlace`), fix the
+timestamps (`timestamps`), copy the planes (`pictures.pixels`). The first picture is decoded on
+opening, because only it shows everything about a stream.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -25,13 +24,14 @@ from .decode.deinterlace import (
     Deinterlacer,
     FieldOrder,
     field_order_of,
+    field_order_text,
     flags_frames,
     is_interlaced,
 )
 from .decode.demuxer import Target, best_video, find_target, open_container
 from .decode.hardware import Hardware, log_decoder, open_for_card
 from .decode.survey import describe, ends_inside_frame, missing_end, survey, whole_end
-from .errors import TruncatedMedia, UnsupportedMedia
+from .errors import TruncatedMedia, UnsupportedMedia, reason_of
 from .pictures.pixels import conversion_warning, on_cpu, picture_of, pix_fmt_of
 from .pictures.tags import rotation_of
 from .root import ConfinedFile
@@ -40,7 +40,7 @@ from .timestamps import RateVerdict, TimestampFixer, header_rate, judge_rate
 Deinterlace = Literal["auto", "on", "off"]
 
 PEEK_PACKETS = 16
-"""Read ahead from a pipe or URL, to judge its rate: enough to tell, not enough to wait for."""
+"""Read ahead from a pipe or URL to judge its rate: enough for that, and not a long wait."""
 PEEK_BYTES = 32 << 20
 
 logger = logging.getLogger(__name__)
@@ -59,14 +59,14 @@ def open_source(
 
     Args:
         target: What to read.
-        format: FFmpeg's name of the container, where it cannot be told from the data.
-        deinterlace: ``auto`` where the stream or a frame says that it is interlaced.
-        framerate: Of images and raw streams, which have no timestamps; 25 if not given.
+        format: FFmpeg's name of the container, where the data do not show it.
+        deinterlace: ``auto`` where the stream or a frame is marked as interlaced.
+        framerate: Of images and raw streams, which have no timestamps; 25 if None.
         timeout_seconds: Longest wait for a URL to open, and for each read.
         hardware: What may decode besides software.
 
     Raises:
-        SourceMissing: if it is not there, or may not be read.
+        SourceMissing: if it does not exist, or may not be read.
         UnsupportedMedia: if it holds no video that can be decoded.
         TruncatedMedia: if it ends before its first frame, or is an MP4 without its index.
     """
@@ -89,23 +89,22 @@ class ContainerSource:
     ) -> None:
         self._target = target
         self._deinterlace: Deinterlace = deinterlace
-        self._deinterlacer: Deinterlacer | None = None
-        self._waiting: deque[tuple[int | None, int]] = deque()  # pts, duration in the deinterlacer
+        self._deinterlacer: Deinterlacer[tuple[int | None, int]] | None = None
         self._info: StreamInfo | None = None
         self._raw_first: VideoFrame | None = None
         self._notes: list[str] = []
         self._num_changed = 0
         self.is_interlaced = False
-        """By its header or its first frame, whatever was done about it."""
+        """By its header or its first frame, whether or not it was deinterlaced."""
         self._survey = survey(target)
         self._container = open_container(target, timeout_seconds)
         try:
-            if hardware is not None and deinterlace != "on":  # that is done on the CPU
+            if hardware is not None and deinterlace != "on":  # which runs on the CPU
                 self._container = open_for_card(self._container, target, hardware)
             self._open()
         except FFmpegError as error:
             self.close()
-            raise UnsupportedMedia(f"{target.name}: {error.strerror or error}") from error
+            raise UnsupportedMedia(f"{target.name}: {reason_of(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -145,11 +144,11 @@ class ContainerSource:
 
     @property
     def container(self) -> InputContainer:
-        """The open container, for those who look at its other streams."""
+        """The open container, to inspect its other streams."""
         return self._container
 
     def __iter__(self) -> Iterator[Picture]:
-        """Give every picture once.
+        """Yield every picture once.
 
         Raises:
             TruncatedMedia: after the last whole picture of an input that ends too early.
@@ -161,7 +160,7 @@ class ContainerSource:
         yield from self._pictures
 
     def warnings(self) -> list[str]:
-        """Say what was noticed and mended so far."""
+        """Return the problems noticed and corrected so far."""
         changed = f"{self._num_changed} frames of another size or pixel format: converted"
         return [
             *self._notes,
@@ -171,7 +170,7 @@ class ContainerSource:
         ]
 
     def close(self) -> None:
-        """Let go of the file and the decoder."""
+        """Release the file and the decoder."""
         if hasattr(self, "_pictures"):
             self._pictures.close()
             self._decoder.close()
@@ -222,10 +221,10 @@ class ContainerSource:
         for decoded in self._decoder:
             yield from self._progressive(self._alike(decoded))
         if self._deinterlacer is not None:
-            yield from self._with_times(self._deinterlacer.flush())
+            yield from _flat(self._deinterlacer.flush())
 
     def _alike(self, decoded: Decoded) -> Decoded:
-        """Bring a frame to the first one's size and format; take the first as the model."""
+        """Convert a frame to the first one's size and format."""
         frame = decoded.frame
         if self._raw_first is None:
             self._raw_first = frame
@@ -262,8 +261,8 @@ class ContainerSource:
         if self._deinterlacer is None:
             yield frame, decoded.pts, decoded.duration
             return
-        self._waiting.append((decoded.pts, decoded.duration))
-        yield from self._with_times(self._deinterlacer(on_cpu(frame)))
+        times = decoded.pts, decoded.duration  # the decoder's, not the filter's
+        yield from _flat(self._deinterlacer(on_cpu(frame), times))
 
     def _wants_deinterlacing(self, frame: VideoFrame) -> bool:
         if self._deinterlace == "auto":
@@ -278,25 +277,23 @@ class ContainerSource:
             every_frame=self._deinterlace == "on"
             or not (frame.interlaced_frame or flags_frames(self.stream.codec_context.name)),
         )
-        self._info = with_progressive(self.info)
-        order = {"t": "top field first", "b": "bottom field first"}
-        said = order.get((self.field_order or " ")[0], "field order unknown")
+        self._info = replace(self.info, field_order="progressive")
+        said = field_order_text(self.field_order)
         note = f"interlaced ({said}): deinterlaced to one frame per frame"
         if self._deinterlace == "on":
             note = f"deinterlaced to one frame per frame as asked ({said})"
         self._notes.append(note)
         logger.info("%s: %s", self._target.name, note)
 
-    def _with_times(
-        self, frames: Iterator[VideoFrame]
-    ) -> Iterator[tuple[VideoFrame, int | None, int]]:
-        # one out for one in, in order: the times are the decoder's, not the filter's
-        for frame in frames:
-            yield frame, *self._waiting.popleft()
+
+def _flat(
+    made: Iterator[tuple[VideoFrame, tuple[int | None, int]]],
+) -> Iterator[tuple[VideoFrame, int | None, int]]:
+    return ((frame, *times) for frame, times in made)
 
 
 def differs(frame: VideoFrame, first: VideoFrame) -> bool:
-    """Tell whether a frame has another size or pixel format than the first."""
+    """Return whether a frame has another size or pixel format than the first."""
     return (frame.width, frame.height, pix_fmt_of(frame)) != (
         first.width,
         first.height,
@@ -322,10 +319,5 @@ def conform(frame: VideoFrame, first: VideoFrame) -> VideoFrame:
 
 
 def _known(colorspace: int) -> int | None:
-    """Give swscale a matrix only where the frame names one (2 is unspecified, 0 is RGB)."""
+    """Return swscale a matrix only where the frame names one (2 is unspecified, 0 is RGB)."""
     return None if colorspace in (0, 2) else colorspace
-
-
-def with_progressive(info: StreamInfo) -> StreamInfo:
-    """Describe the same stream after deinterlacing."""
-    return replace(info, field_order="progressive")

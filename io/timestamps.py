@@ -1,6 +1,6 @@
-"""Timestamps: strictly rising pts, durations that fit, and the rate they amount to.
+"""Timestamps: strictly rising pts, matching durations, and the frame rate they show.
 
-Plain arithmetic on integers and Fractions; knows no container. A rate is decided from the
+Plain arithmetic on integers and Fractions, independent of containers. The rate is derived from the
 timestamps themselves: a header's rate is only a candidate that they must confirm.
 """
 
@@ -14,10 +14,10 @@ from statistics import median
 from typing import Generic, TypeVar
 
 JITTER = Fraction(1, 20)
-"""Of a frame's duration: how far real capture devices stray from a rate that is still constant."""
+"""Of a frame's duration: how far capture devices deviate at a rate that is still constant."""
 
 RESET_SECONDS = 1
-"""A step back of more than this is a new time line, not a frame out of order."""
+"""A larger step back is a new time line, not a frame out of order."""
 
 _STANDARD_DENOMINATORS = (1, 1001)
 _MAX_RATE = 1000
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class TimestampFixes:
-    """How many timestamps had to be mended, by kind."""
+    """Number of timestamps that had to be corrected, by kind."""
 
     total: int = 0
     missing: int = 0
@@ -35,7 +35,7 @@ class TimestampFixes:
     resets: int = 0
 
     def lines(self) -> list[str]:
-        """Say it for people; nothing where nothing was mended."""
+        """Describe them for people; empty if there are none."""
         if self.total and self.missing == self.total:
             return ["no timestamps in the input: frames were counted instead"]
         return [
@@ -51,7 +51,7 @@ class TimestampFixes:
 
 @dataclass(frozen=True, slots=True)
 class Timed(Generic[T]):
-    """Something with its place in time, in ticks."""
+    """An item with its pts and duration, in ticks."""
 
     item: T
     pts: int
@@ -59,7 +59,7 @@ class Timed(Generic[T]):
 
 
 class TimestampFixer:
-    """Puts items in time: every pts after the one before, every duration up to the next pts."""
+    """Fixes times: every pts is after the one before, every duration ends at the next pts."""
 
     def __init__(
         self,
@@ -68,13 +68,13 @@ class TimestampFixer:
         *,
         end_of_stream: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """Take what helps where frames do not say when they are shown, or for how long.
+        """Create it for one stream.
 
         Args:
             time_base: Seconds in a tick.
-            rate: Frames per second, where it is known to be constant.
-            end_of_stream: Asked after the last item: the tick at which the container says that
-                the stream ends, None if it does not say.
+            rate: Frames per second, if known to be constant.
+            end_of_stream: Called after the last item: returns the tick at which the container ends
+                the stream, None if unknown.
         """
         self._time_base = time_base
         self._end_of_stream = end_of_stream
@@ -86,7 +86,7 @@ class TimestampFixer:
         self.fixes = TimestampFixes()
 
     def run(self, items: Iterable[Timed[T] | tuple[T, int | None, int]]) -> Iterator[Timed[T]]:
-        """Time `(item, pts or None, duration or 0)`; holds one item back to know its duration."""
+        """Fix the times of `(item, pts or None, duration or 0)`, one item behind."""
         held: Timed[T] | None = None
         for entry in items:
             item, pts, duration = entry if isinstance(entry, tuple) else (entry.item, entry.pts, 0)
@@ -99,10 +99,10 @@ class TimestampFixer:
             yield Timed(held.item, held.pts, self._last_duration(held))
 
     def _last_duration(self, last: Timed[T]) -> int:
-        """What the last frame lasts: the container's word first, then the frame's, then a guess.
+        """Return the last frame's duration by the container, else by the frame, else a guess.
 
-        With reordered frames of variable duration a packet's own duration is that of its place in
-        decoding order, so an end that the container knows is better.
+        With reordered frames of variable duration a packet's duration is that of its place in
+        decoding order, so the container's end of the stream is better.
         """
         end = self._end_of_stream() if not self._offset else None
         if end is not None and end > last.pts:
@@ -138,14 +138,14 @@ class TimestampFixer:
             self._offset += placed - pts
             self.fixes.resets += 1
             return placed
-        # half a step only: room for the next one, so that one bad timestamp moves no other
+        # half a step only, so that one bad timestamp does not move the next one
         self.fixes.not_rising += 1
         return previous + max(1, int(self._advance() / 2))
 
 
 @dataclass(frozen=True, slots=True)
 class RateVerdict:
-    """What the timestamps of a stream amount to."""
+    """The frame rate that the timestamps of a stream show."""
 
     rate: Fraction | None
     """Frames per second where constant; None where variable or unknown."""
@@ -153,7 +153,7 @@ class RateVerdict:
     evidence: str
     """One line for people."""
     holes: int = 0
-    """Steps of two frames or more in what is otherwise an even rate."""
+    """Steps of two frames or more in an otherwise even rate."""
 
 
 def judge_rate(
@@ -163,15 +163,15 @@ def judge_rate(
     candidates: Iterable[Fraction | None] = (),
     last_duration: int = 0,
 ) -> RateVerdict:
-    """Decide from timestamps whether a stream's rate is constant, and which one it is.
+    """Decide from timestamps whether a stream's rate is constant, and which it is.
 
     A rate r is confirmed if every pts lies on the grid p0 + i/r, up to rounding to the time base
-    (Matroska rounds to 1 ms) or a twentieth of a frame of jitter.
+    (Matroska rounds to 1 ms) or a jitter of a twentieth of a frame.
 
     Args:
         pts: In ticks, of consecutive frames, in any order.
         time_base: Seconds in a tick.
-        candidates: Rates that headers claim; the first one confirmed wins.
+        candidates: Rates by the headers; the first that is confirmed is used.
         last_duration: Ticks that the last frame lasts; 0 where unknown.
     """
     ordered = sorted(set(pts))
@@ -182,7 +182,7 @@ def judge_rate(
     span = (ordered[-1] - ordered[0]) * time_base
     measured = (len(ordered) - 1) / span
     usual = (*claimed, *_near_standard(measured))
-    # a usual rate that fits exactly, else any that fits to two ticks, else a usual one that jitters
+    # a usual rate that fits exactly, else any that fits to two ticks, else a usual one with jitter
     tries = [(rate, Fraction(0)) for rate in usual]
     tries += [(rate, 2 * rate * time_base) for rate in _simplest(ordered, time_base)]
     tries += [(rate, JITTER) for rate in usual]
@@ -203,7 +203,7 @@ def judge_rate(
 
 
 def _holes(steps: Sequence[int]) -> int:
-    """Count the steps of two frames or more in what is otherwise an even rate; 0 if it is not."""
+    """Count the steps of two frames or more in an otherwise even rate; 0 if it is not even."""
     usual = median(steps)
     rounding = 1 if usual > 1 else 0
     odd = [step for step in steps if abs(step - usual) > max(rounding, usual * JITTER)]
@@ -212,10 +212,10 @@ def _holes(steps: Sequence[int]) -> int:
 
 
 def settled(stamps: Sequence[tuple[int, int | None]]) -> list[int]:
-    """Take those pts of an excerpt, in decoding order, between which no frame is still to come.
+    """Return those pts of an excerpt between which no later packet can lie, in decoding order.
 
-    A packet that comes later is decoded later, so it is shown after every dts seen so far; one
-    that came before the excerpt is shown before its first packet, which is a key frame.
+    A later packet is decoded later, so it is shown after every dts seen so far; an earlier packet
+    is shown before the excerpt's first, which is a key frame.
 
     Args:
         stamps: (pts, dts) of consecutive packets, the first a key frame.
@@ -228,10 +228,10 @@ def settled(stamps: Sequence[tuple[int, int | None]]) -> list[int]:
 
 
 def header_rate(claimed: Sequence[Fraction | None]) -> RateVerdict:
-    """Take a header's word where timestamps cannot be looked at in advance.
+    """Derive a rate from the header alone, where timestamps cannot be read in advance.
 
     Args:
-        claimed: The average rate first, then what else is claimed; all must agree within 1 %.
+        claimed: The average rate first, then other rates; all must agree within 1 %.
     """
     rates = [rate for rate in claimed if rate]
     if not rates or not 0 < rates[0] <= _MAX_RATE:
@@ -247,7 +247,7 @@ def header_rate(claimed: Sequence[Fraction | None]) -> RateVerdict:
 def on_grid(
     ordered: Sequence[int], time_base: Fraction, rate: Fraction, jitter: Fraction = JITTER
 ) -> bool:
-    """Tell whether rising pts lie on a constant grid, up to rounding, or jitter (of a frame)."""
+    """Return whether rising pts lie on a constant grid, up to rounding, or jitter (of a frame)."""
     step = 1 / (rate * time_base)
     # in integers: this runs over every timestamp of a file
     away = [
@@ -260,16 +260,16 @@ def on_grid(
 
 
 def usual_rate(rate: Fraction) -> Fraction:
-    """Give the usual rate that a header's rate stands for, or the rate itself.
+    """Return the usual rate that a header's rate stands for, or the rate itself.
 
-    FFmpeg reads Matroska's nanoseconds a frame as a fraction of at most 30000, which has no
-    48000/1001: 7001/146 comes out.
+    FFmpeg converts Matroska's nanoseconds per frame to a fraction of at most 30000, which cannot
+    represent 48000/1001 and yields 7001/146.
     """
     return next((r for r in _near_standard(rate) if abs(r / rate - 1) < 1e-5), rate)
 
 
 def _near_standard(measured: Fraction) -> Iterator[Fraction]:
-    """Give whole rates and their 1000/1001 that are within 1 % of a measured one."""
+    """Yield whole rates and their 1000/1001 that are within 1 % of a measured one."""
     for denominator in _STANDARD_DENOMINATORS:
         scale = Fraction(1000, denominator) if denominator != 1 else Fraction(1)
         whole = round(measured / scale)
@@ -278,15 +278,15 @@ def _near_standard(measured: Fraction) -> Iterator[Fraction]:
 
 
 def _simplest(ordered: Sequence[int], time_base: Fraction) -> Iterator[Fraction]:
-    """Give the simplest fractions near the measured rate, where ticks are fine enough to tell.
+    """Yield the simplest fractions near the measured rate, if ticks are fine enough.
 
-    With coarse ticks nearly any rate fits some grid; only a claimed or a usual one convinces then.
+    With coarse ticks nearly any rate fits; then only a claimed or a usual one is accepted.
     """
     ticks, count = ordered[-1] - ordered[0], len(ordered) - 1
     if ticks < 8 * count:
         return
     exact = Fraction(count) / (ticks * time_base)
-    # both ends are rounded to ticks: the true rate is one of those this near
+    # both ends are rounded to ticks: the true rate is within that distance
     for limit in (1, 10, 100, 1001, 10_000):
         near = exact.limit_denominator(limit)
         if near and abs(near / exact - 1) <= Fraction(1, ticks):

@@ -1,4 +1,4 @@
-"""Proving a written file: what it is, against what it must be."""
+"""Verification of a written file: its packets, streams and tags compared with what is expected."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SoundTimes:
-    """When a stream of sound is, in seconds."""
+    """When an audio stream begins and ends, in seconds."""
 
     first: Fraction
-    """Its first packet that is heard begins."""
+    """Start of its first audible packet."""
     last: Fraction
-    """Its last packet begins."""
+    """Start of its last packet."""
     end: Fraction
-    """Its last packet ends."""
+    """End of its last packet."""
 
     def after(self, seconds: Fraction) -> SoundTimes:
-        """Count from another moment."""
+        """Return the same times relative to another moment."""
         return SoundTimes(self.first - seconds, self.last - seconds, self.end - seconds)
 
 
 @dataclass(slots=True)
 class VideoTimes:
-    """What the packets of a file's main video, and of its first sound, say."""
+    """What the packets of a file's main video and first audio stream show."""
 
     pts: list[int] = field(default_factory=list[int])
     last_duration: int = 0
     num_without_pts: int = 0
     time_base: Fraction = Fraction(1)
     num_hidden: int = 0
-    """Packets that an edit list cuts away."""
+    """Packets that an edit list cuts off."""
     first_heard_seconds: Fraction | None = None
     last_sound_seconds: Fraction | None = None
     end_of_sound_seconds: Fraction = Fraction(0)
 
     @property
     def sound(self) -> SoundTimes | None:
-        """When the first stream of sound is; None if there is none."""
+        """Times of the first audio stream; None if there is none."""
         last = self.last_sound_seconds
         if last is None:
             return None
@@ -85,7 +85,7 @@ class VideoTimes:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """All that is checked of a file."""
+    """Everything that is checked of a file."""
 
     times: VideoTimes
     num_streams: Counter[str]
@@ -93,13 +93,13 @@ class Inspection:
     width: int
     height: int
     tags: Tags | None
-    """None where there is no frame."""
+    """None if there is no frame."""
     num_promised: int = 0
-    """Frames of which the header tells; 0 where it does not."""
+    """Number of frames by the header; 0 where it does not say."""
 
 
 def inspect(target: Target) -> Inspection:
-    """Look at a file: all of its packets, its first frame.
+    """Read all packets of a file, and its first frame.
 
     Raises:
         SourceMissing, UnsupportedMedia: if it cannot be opened.
@@ -122,7 +122,7 @@ def inspect(target: Target) -> Inspection:
 
 
 def main_video(opened: InputContainer) -> VideoStream:
-    """Find the video that is no cover picture.
+    """Return the first video stream that is not a cover picture.
 
     Raises:
         VerificationFailed: if there is none.
@@ -134,7 +134,7 @@ def main_video(opened: InputContainer) -> VideoStream:
 
 
 def read_times(opened: InputContainer, video: VideoStream) -> VideoTimes:
-    """Demux a file to its end and note when its frames and its first sound are."""
+    """Demux a file to its end and record when its frames and its first audio stream are."""
     times = VideoTimes(time_base=video.time_base or Fraction(1))
     sound = opened.streams.audio[:1]
     for packet in opened.demux([video, *sound]):
@@ -148,7 +148,7 @@ def read_times(opened: InputContainer, video: VideoStream) -> VideoTimes:
             _note_frame(times, packet)
     end = end_of_stream(opened, video)
     if end is not None and times.pts and end > max(times.pts):
-        # with reordered frames of variable duration, a packet's is that of its place in the file
+        # with reordered frames of variable duration, a packet's is that of its decoding order
         times.last_duration = end - max(times.pts)
     return times
 
@@ -177,10 +177,7 @@ def _note_frame(times: VideoTimes, packet: AnyPacket) -> None:
 
 
 def count_decoded(target: Target) -> int:
-    """Decode the video of a file to its end.
-
-    Returns:
-        How many frames came out.
+    """Decode the video of a file to its end; return the number of frames.
 
     Raises:
         VerificationFailed: if the decoder finds damage.
@@ -206,7 +203,7 @@ _COLOR_TAGS = ("range", "primaries", "trc", "matrix")
 
 @dataclass(frozen=True, slots=True)
 class ExpectedOutput:
-    """What a finished file must be. None, or an empty mapping: not checked."""
+    """What a finished file must be; None, or an empty mapping, is not checked."""
 
     frames: int | None = None
     last_start_seconds: Fraction | None = None
@@ -216,21 +213,21 @@ class ExpectedOutput:
     width: int | None = None
     height: int | None = None
     streams: Mapping[str, int] = field(default_factory=dict[str, int])
-    """How many of each kind: ``audio``, ``subtitle``."""
+    """Number of each kind: ``audio``, ``subtitle``."""
     empty_streams: Mapping[str, int] = field(default_factory=dict[str, int])
-    """How many more without a packet; some containers list them, others do not."""
+    """Number of further ones without a packet, which some containers list, others not."""
     color: Color | None = None
-    """A tag that is None here is not checked."""
+    """A tag that is None is not checked."""
     sample_aspect_ratio: Fraction | None = None
     rotation: int | None = None
     sound: SoundTimes | None = None
-    """Of the first stream of sound, counted from the start of the first frame."""
+    """Of the first audio stream, relative to the start of the first frame."""
     tolerance_seconds: Fraction = TOLERANCE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One thing that was checked."""
+    """The result of checking one property."""
 
     name: str
     wanted: str
@@ -251,10 +248,10 @@ def verify_output(path: Path, expected: ExpectedOutput) -> list[Comparison]:
         expected: what it must be.
 
     Returns:
-        All that was checked.
+        All comparisons.
 
     Raises:
-        VerificationFailed: if anything is not as expected; the text says what, got and wanted.
+        VerificationFailed: if anything is not as expected; the text says what was got and wanted.
     """
     target = Target(path.name, path, path)
     try:
@@ -266,18 +263,14 @@ def verify_output(path: Path, expected: ExpectedOutput) -> list[Comparison]:
 
 
 def raise_failed(findings: list[Comparison]) -> None:
-    """Raise if anything is not as it should be.
-
-    Raises:
-        VerificationFailed: with all that was got and wanted.
-    """
+    """Raise VerificationFailed, with what was got and wanted, if any comparison failed."""
     failed = [str(finding) for finding in findings if not finding.ok]
     if failed:
         raise VerificationFailed(f"the written file is not what it should be: {'; '.join(failed)}")
 
 
 def check(got: Inspection, expected: ExpectedOutput) -> list[Comparison]:
-    """Compare a file with what it must be."""
+    """Compare a file with what is expected."""
     findings = _check_times(got.times, expected)
     findings += [
         _check_streams(got.num_streams[kind], kind, count, expected.empty_streams.get(kind, 0))
@@ -315,9 +308,9 @@ def _check_times(times: VideoTimes, expected: ExpectedOutput) -> list[Comparison
 def _check_sound(times: VideoTimes, wanted: SoundTimes, tolerance: Fraction) -> Comparison:
     """Measure the offset at the start of the first packet, and at both ends of the last.
 
-    One of these is the same in every pair of containers, unless the sound is shifted: how many
-    packets a demuxer shows before the first sound depends on how the container marks an encoder's
-    priming; how it cuts PCM into packets, on its taste.
+    Unless the sound is shifted, one of these is the same in every pair of containers: the number of
+    packets before the first audible one depends on how a container marks an encoder's priming, and
+    demuxers cut PCM into packets differently.
     """
     got = None
     if times.sound is not None:
@@ -342,12 +335,12 @@ def _check_tags(tags: Tags, expected: ExpectedOutput) -> list[Comparison]:
 
 
 def equal(name: str, wanted: object, got: object) -> Comparison:
-    """Note whether two values are the same."""
+    """Compare two values."""
     return Comparison(name, str(wanted), str(got), wanted == got)
 
 
 def close(name: str, wanted: Fraction, got: Fraction | None, tolerance: Fraction) -> Comparison:
-    """Note whether two times, in seconds, are the same within a tolerance."""
+    """Compare two times in seconds, within a tolerance."""
     ok = got is not None and abs(got - wanted) <= tolerance
-    shown = "none" if got is None else f"{float(got):.6f} s"
-    return Comparison(name, f"{float(wanted):.6f} s", shown, ok)
+    text = "none" if got is None else f"{float(got):.6f} s"
+    return Comparison(name, f"{float(wanted):.6f} s", text, ok)

@@ -58,7 +58,7 @@ def network_rules(rules: NetworkRules) -> Generator[None]:
 
 
 def is_insecure() -> bool:
-    """Tell whether any certificate is trusted now."""
+    """Return whether any certificate is trusted now."""
     return _rules.tls_insecure
 
 
@@ -100,7 +100,7 @@ def tls_context() -> ssl.SSLContext:
 
 
 def tls_options(url: str) -> dict[str, str]:
-    """Give the options by which FFmpeg verifies certificates; none where there is no TLS.
+    """Return the options by which FFmpeg verifies certificates; none where there is no TLS.
 
     Raises:
         SourceMissing: as :func:`authorities`.
@@ -173,7 +173,7 @@ def check_url(url: str, hosts: Sequence[str] | None = None) -> str:
 
 
 def _resolved(host: str, hosts: Sequence[str], *, named: bool = False) -> str:
-    """Give an address of a host, all of whose addresses are allowed: public, or named."""
+    """Return an address of a host, all of whose addresses are allowed: public, or named."""
     found = {str(one[4][0]): None for one in socket.getaddrinfo(host, None)}
     for address in found:
         if (named or not _is_public(address)) and not _is_named(host, address, hosts):
@@ -190,7 +190,7 @@ def _connected(host: str, port: int, timeout_seconds: float | None) -> socket.so
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:
-    """Give an address, or the IPv4 one inside it to which the packets go."""
+    """Return an address, or the IPv4 one inside it to which the packets go."""
     found = ip_address(address.partition("%")[0])
     if isinstance(found, IPv4Address):
         return found
@@ -369,7 +369,7 @@ class RemoteFile:
         return self._at
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Release the connection."""
         if hasattr(self, "_response"):
             self._response.close()
 

@@ -1,1 +1,1 @@
-"""From an input's bytes to frames of one form, none skipped, none made up."""
+"""Decoding: from an input's bytes to frames of one format, none skipped, none invented."""

@@ -1,9 +1,9 @@
-"""What FFmpeg may open for an input beyond what the user named: nothing outside of its folder.
+"""What FFmpeg may open for an input beyond the file the user named: nothing outside its folder.
 
-A playlist is a file that names others. Whoever may hand us a file shall not make us fetch from
-the network, or read the machine's other files, by one that looks like a video. What stands in it
-is read by FFmpeg alone; each file that FFmpeg wants to open comes to us (`LocalFiles`), and what
-it would open by itself (concat, vobsub, sdp) is refused by an empty white list of protocols.
+A playlist is a file that names others. An untrusted file that looks like a video must not make us
+fetch from the network or read other files of this machine. FFmpeg parses the playlist; every file
+it wants to open is requested from `LocalFiles`, and what it would open by itself (concat, vobsub,
+sdp) is refused by an empty white list of protocols.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ from collections.abc import Iterator, Sequence
 from io import BytesIO, FileIO
 from pathlib import Path
 
-from ..errors import SourceMissing, UnsupportedMedia
+from ..errors import SourceMissing, UnsupportedMedia, reason_of
 from ..redaction import excerpt
 from ..root import Root, open_file
 
 NOTHING = {
     "protocol_whitelist": "none",
     "pattern_type": "none",
-    "http_persistent": "0",  # it would look for a connection of its own, and abort
+    "http_persistent": "0",  # it expects a connection of its own there, and aborts
     "http_multiple": "0",
 }
-"""Options by which FFmpeg opens nothing by itself, and takes no file's name for a pattern."""
+"""Options with which FFmpeg opens nothing by itself, and treats no file name as a pattern."""
 
 BUFFER_BYTES, PIPE_BYTES = 1 << 18, 1 << 15
-"""Of one read of a local file, which is a call of Python; of a pipe, which may be waited for."""
+"""Size of one read of a local file, each a call into Python; of a pipe, which may block."""
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
 
 def allowed_for(url: str) -> dict[str, str]:
-    """Give the options that keep FFmpeg to what we open for it; none where it opens by itself."""
+    """Return options that restrict FFmpeg to what we open for it; none where it opens by itself."""
     scheme, found, _ = url.partition(":")
     return NOTHING if not found or scheme.lower() in ("file", "http", "https") else {}
 
 
 class _File(FileIO):
-    """A file that is read by PyAV, which leaves the first one of a container open."""
+    """A file for PyAV, which leaves the first one of a container open."""
 
     _failed = False
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read; after a first error there is nothing more: PyAV keeps one error only."""
+        """Read; after a first error return no more data, since PyAV keeps only one error."""
         if self._failed:
             return b""
         try:
@@ -55,9 +55,9 @@ class _File(FileIO):
             raise
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to a place; where a damaged file names one that is none, tell FFmpeg as a system does.
+        """Seek; return a negative error number for an impossible offset of a damaged file.
 
-        Raised, an error would end the opening, of which FFmpeg would have made the best.
+        An exception would end the opening, which FFmpeg may still complete.
         """
         try:
             return super().seek(offset, whence)
@@ -72,11 +72,11 @@ class LocalFiles:
     """Opens the local files of one container: `io_open` of `av.open`.
 
     Args:
-        path: what was named: a file, or the first of a sequence. What a playlist names is looked
-            up from there.
-        root: beneath which all must lie that a file names; None: its folder.
-        opened: the file by another name, such as that of its descriptor.
-        images: of a sequence, in order; each opening takes the next.
+        path: the file that was named, or the first of a sequence; entries of a playlist are
+            relative to it.
+        root: beneath which all entries must lie; None: the file's folder.
+        opened: another name of the file, such as that of its descriptor.
+        images: of a sequence, in order; each opening returns the next.
     """
 
     def __init__(
@@ -89,25 +89,25 @@ class LocalFiles:
     ) -> None:
         self._path = path.absolute()
         self.url = f"file:{self._path}"
-        """By which FFmpeg is to open it."""
+        """The name under which FFmpeg is to open it."""
         self._opened = opened or path
         self._root = root
         self._images = iter(images) if images else None
         self._refused = False
 
     def __call__(self, url: str, flags: int = 0, options: object = None) -> FileIO | BytesIO:
-        """Open what FFmpeg asks for.
+        """Open a file for FFmpeg.
 
         Raises:
             OSError: if the file that was named cannot be opened.
             SourceMissing: if a picture of a sequence cannot be opened.
-            UnsupportedMedia: if the file names something that it may not.
+            UnsupportedMedia: if the file names something that may not be opened.
         """
         if self._images is not None:
             return self._next_image(self._images)
         if url == self.url:
             return _reader(os.open(self._opened, _READ))
-        if self._refused:  # which is raised when FFmpeg comes back; PyAV keeps one error only
+        if self._refused:  # raised when FFmpeg returns; PyAV keeps only one error
             return BytesIO()
         try:
             if not url.startswith("file:"):
@@ -115,28 +115,28 @@ class LocalFiles:
             path = Path(url.removeprefix("file:"))
             return _reader(open_file(self._root or Root(self._path.parent), path))
         except FileNotFoundError:
-            return BytesIO()  # FFmpeg goes on with the next segment: this one may be over by now
+            return BytesIO()  # a segment that has expired: FFmpeg continues with the next
         except (OSError, ValueError) as error:
             self._refused = True
             where = self._root.path if self._root else "its folder"
             raise UnsupportedMedia(
                 f"{self._path}: the playlist names {excerpt(url)!r}, wanted only files in {where}: "
-                f"{getattr(error, 'strerror', None) or error}"
+                f"{reason_of(error)}"
             ) from error
 
     def _next_image(self, images: Iterator[Path]) -> FileIO | BytesIO:
         image = next(images, None)
         if image is None:
-            return BytesIO()  # by which FFmpeg knows the end
+            return BytesIO()  # marks the end for FFmpeg
         try:
             beneath = None if self._root is None else open_file(self._root, image)
             return _reader(os.open(image, _READ) if beneath is None else beneath)
         except OSError as error:
-            raise SourceMissing(f"{image}: cannot be read: {error.strerror or error}") from error
+            raise SourceMissing(f"{image}: cannot be read: {reason_of(error)}") from error
 
 
 def _reader(descriptor: int) -> FileIO | BytesIO:
-    """Give PyAV what it reads from; an empty file has no last byte to seek to."""
+    """Wrap a descriptor for PyAV; an empty file has no last byte to seek to."""
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and not status.st_size:
         os.close(descriptor)

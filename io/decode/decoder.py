@@ -1,8 +1,8 @@
 """Packets to frames: the decoder drained, damage counted, no frame skipped.
 
-The count of frames is kept where the data are damaged: a frame that could not be decoded is
-replaced by the one before it. Which ones those are is told by their packets' pts, because a
-decoder with frame threads reports an error later than it happens.
+Damage does not change the number of frames: one that could not be decoded is replaced by the one
+before it. Packets' pts show which ones these are, because a decoder with frame threads reports an
+error later than it happens.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ..errors import TruncatedMedia, UnsupportedMedia
+from ..errors import TruncatedMedia, UnsupportedMedia, reason_of
 from ..timestamps import settled
 from .survey import becomes_frame, has_no_pts
 
 MAX_DAMAGED_SHARE = Fraction(1, 10)
-"""More damaged frames than this and the input is given up."""
+"""An input with a larger share of damaged frames is given up."""
 MAX_DAMAGED_RUN = 100
-"""As many in a row, likewise."""
-_JUDGED_FROM = 100  # frames: before that, a share says little
+"""So many damaged frames in a row, likewise."""
+_JUDGED_FROM = 100  # frames: a share of fewer means little
 
 _NO_MEMORY = (NoMemory, NoThreads)
-"""A decoder's threads have no room for their stacks, where there is none for frames."""
+"""What a decoder raises without memory for frames, or for the stacks of its threads."""
 
 _SLOT = Fraction(3, 4)
-"""Of a frame's duration: a hole at least that far from both its neighbours was a frame. (The
+"""Of a frame's duration: a gap at least that far from both its neighbours was a frame. (The
 second field of a frame, or a hidden reference frame, lies closer to one of them.)"""
 
 
@@ -62,7 +62,7 @@ class VideoDecoder:
         self.stream = stream
         self._name = name
         self.step: Fraction | None = None
-        """Ticks that a frame lasts; set by whoever has found that the rate is constant."""
+        """Ticks that a frame lasts; set by the source if the rate is constant."""
         self._packets = container.demux(stream)
         self._in_order = has_no_pts(container)
         self._peeked: deque[Packet[VideoStream]] = deque()
@@ -81,7 +81,7 @@ class VideoDecoder:
         """Whether the input ended inside a packet."""
 
     def peek(self, num_packets: int, num_bytes: int) -> list[int]:
-        """Read ahead a little where no second look is possible; give the pts that were seen."""
+        """Read ahead where the input cannot be opened twice; return the pts that were seen."""
         size = 0
         while len(self._peeked) < num_packets and size < num_bytes:
             packet = self._read()
@@ -94,16 +94,16 @@ class VideoDecoder:
         return settled([(pts, dts) for pts, dts in stamps if pts is not None])
 
     def _read(self) -> Packet[VideoStream] | None:
-        """Demux the next packet that holds something; None at the end."""
+        """Demux the next packet with data; None at the end."""
         try:
             # an empty one is a repeat of the frame before, or PyAV's own mark of the end
             return next((packet for packet in self._packets if packet.size), None)
-        except (FFmpegError, OSError) as error:  # of FFmpeg, or of what we read for it
+        except (FFmpegError, OSError) as error:  # of FFmpeg, or of our own reads for it
             self._failure = error
             return None
 
     def __iter__(self) -> Iterator[Decoded]:
-        """Give every frame, in presentation order.
+        """Yield every frame, in presentation order.
 
         Raises:
             UnsupportedMedia: if too much of it is damaged.
@@ -132,19 +132,19 @@ class VideoDecoder:
         if self._failure is not None:
             raise TruncatedMedia(
                 f"{self._name}: reading failed after {self.num_frames} frames: "
-                f"{self._failure.strerror or self._failure}"
+                f"{reason_of(self._failure)}"
             ) from self._failure
 
     def close(self) -> None:
-        """Let go of packets and frames, so that their memory is free at once."""
+        """Release packets and frames, so that their memory is freed at once."""
         self._packets = iter(())
         self._peeked.clear()
         self._previous = None
 
     def lines(self) -> list[str]:
-        """Say for people what was damaged."""
+        """Return what was damaged, for people."""
         said = [
-            (self.num_damaged, "damaged frames: repeated the one before, or took what was left"),
+            (self.num_damaged, "damaged frames: repeated the one before, or used what was left"),
             (self.num_leading, "frames before the first that can be decoded: left out"),
         ]
         return [f"{count} {what}" for count, what in said if count]
@@ -173,7 +173,7 @@ class VideoDecoder:
             return self.stream.decode(None)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
         except _NO_MEMORY as error:
             raise MemoryError(f"{self._name}: no memory to decode a frame") from error
-        except FFmpegError:  # nothing more can be had from it; the holes are filled
+        except FFmpegError:  # it yields no more frames; the gaps are filled
             self._unexplained += 1
             return []
 
@@ -181,7 +181,7 @@ class VideoDecoder:
         for frame in frames:
             pts = None if self._in_order else frame.pts
             if pts is None and self._unexplained and self._previous is not None:
-                yield from self._repeat(self._next_waiting())  # the place of the error must do
+                yield from self._repeat(self._next_waiting())  # at the place of the error
             if self._in_order:
                 pts = self._next_waiting()
             if pts is not None:
@@ -195,7 +195,7 @@ class VideoDecoder:
         return heapq.heappop(self._waiting) if self._in_order and self._waiting else None
 
     def _fill_up_to(self, pts: int | None) -> Iterator[Decoded]:
-        """Repeat the previous frame for every packet before `pts` that became no frame."""
+        """Repeat the previous frame for every packet before `pts` that yielded no frame."""
         while self._waiting and (pts is None or self._waiting[0] <= pts):
             missing = heapq.heappop(self._waiting)
             if missing == pts:
@@ -216,7 +216,7 @@ class VideoDecoder:
         return missing - before >= room and (after is None or after - missing >= room)
 
     def _is_packet_a_frame(self) -> bool:
-        """Tell whether this stream has no packets that are fields or hidden reference frames."""
+        """Return whether this stream has no packets that are fields or hidden reference frames."""
         assert self._previous is not None
         return self.stream.codec_context.name != "vp8" and not self._previous.frame.interlaced_frame
 

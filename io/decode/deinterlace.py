@@ -1,7 +1,7 @@
 """Interlaced video to one progressive frame per frame, by libavfilter's bwdif.
 
 `send_frame` keeps the number of frames and their timestamps; each frame's second field is
-interpolated from its neighbours. Progressive frames between interlaced ones pass as they are.
+interpolated from its neighbours. Progressive frames between interlaced ones are left unchanged.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from av.error import BlockingIOError as NotYet
 from av.error import EOFError as EndOfFile
@@ -28,27 +28,37 @@ FieldOrder = Literal["progressive", "tt", "bb", "tb", "bt"]
 # AVFieldOrder, libavcodec/defs.h
 _FIELD_ORDERS: dict[int, FieldOrder] = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}
 
+_FLAGS_FRAMES = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1", "wmv3")
+
+T = TypeVar("T")
+
 
 def field_order_of(number: int) -> FieldOrder | None:
     """Translate `codec_context.field_order`; None where unknown."""
     return _FIELD_ORDERS.get(number)
 
 
-_FLAGS_FRAMES = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1", "wmv3")
+def field_order_text(order: str | None) -> str:
+    """Describe which field is coded first, for people."""
+    first = {"t": "top field first", "b": "bottom field first"}
+    return first.get((order or " ")[0], "field order unknown")
 
 
 def flags_frames(codec: str) -> bool:
-    """Tell whether a codec says of each frame whether it is interlaced, or only of the stream."""
+    """Return whether a codec marks each frame as interlaced or not, rather than the stream."""
     return codec in _FLAGS_FRAMES
 
 
 def is_interlaced(field_order: FieldOrder | None, frame: VideoFrame) -> bool:
-    """Tell whether a stream needs deinterlacing, by its header or by a frame's flag."""
+    """Return whether a stream needs deinterlacing, by its header or by a frame's flag."""
     return field_order in ("tt", "bb", "tb", "bt") or frame.interlaced_frame
 
 
-class Deinterlacer:
-    """Takes decoded frames, gives as many; the first come out one frame late."""
+class Deinterlacer(Generic[T]):
+    """Deinterlaces frames, one out for one in; the first comes out one frame late.
+
+    An item passed with each frame, such as its times, comes out with the same frame.
+    """
 
     def __init__(
         self,
@@ -61,12 +71,13 @@ class Deinterlacer:
         """Build the graph for frames like the first one.
 
         Args:
-            first: Tells size, pixel format and colour.
+            first: Determines size, pixel format and colour.
             time_base: Of the frames' pts.
             field_order: Which field comes first where the frames themselves do not say.
             every_frame: Also deinterlace frames that are not flagged as interlaced.
         """
         self._time_base = time_base
+        self._items: deque[T] = deque()
         parity = "auto"
         if every_frame and field_order in ("tt", "bb", "tb", "bt"):
             # bwdif takes an unflagged frame for bottom field first
@@ -83,17 +94,18 @@ class Deinterlacer:
         graph.link_nodes(source, bwdif, sink).configure()
         self._graph, self._source, self._sink = graph, source, sink
 
-    def __call__(self, frame: VideoFrame) -> Iterator[VideoFrame]:
-        """Take the next frame, give those that are ready."""
+    def __call__(self, frame: VideoFrame, item: T) -> Iterator[tuple[VideoFrame, T]]:
+        """Accept the next frame and yield those that are ready."""
+        self._items.append(item)
         self._source.push(frame)
         return self._ready()
 
-    def flush(self) -> Iterator[VideoFrame]:
-        """Give the last frame."""
+    def flush(self) -> Iterator[tuple[VideoFrame, T]]:
+        """Yield the last frame."""
         self._source.push(None)
         return self._ready()
 
-    def _ready(self) -> Iterator[VideoFrame]:
+    def _ready(self) -> Iterator[tuple[VideoFrame, T]]:
         while True:
             try:
                 frame = self._sink.pull()
@@ -104,14 +116,11 @@ class Deinterlacer:
                 # bwdif counts in half ticks
                 frame.pts = int(frame.pts * frame.time_base / self._time_base)
             frame.time_base = self._time_base
-            yield frame
-
-
-# Interlaced pictures of a source without a decoder, deinterlaced to one frame per frame.
+            yield frame, self._items.popleft()
 
 
 class DeinterlacedSource:
-    """Gives another source's pictures, as many and with the same times, all progressive."""
+    """Yields the pictures of a source without a decoder, as many, all progressive."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -123,25 +132,22 @@ class DeinterlacedSource:
         return self._info
 
     def __iter__(self) -> Iterator[Picture]:
-        """Give every picture once.
+        """Yield every picture once.
 
         Raises:
-            UnsupportedMedia: if FFmpeg's bwdif does not take the pixel format.
+            UnsupportedMedia: if FFmpeg's bwdif does not accept the pixel format.
         """
-        deinterlacer: Deinterlacer | None = None
-        times: deque[Picture] = deque()
+        deinterlacer: Deinterlacer[Picture] | None = None
         for picture in self._source:
             frame = frame_of(picture)
             deinterlacer = deinterlacer or self._deinterlacer(frame, picture)
-            times.append(picture)
-            yield from (self._picture(made, times) for made in deinterlacer(frame))
+            yield from (_timed_as(*made) for made in deinterlacer(frame, picture))
         if deinterlacer is not None:
-            yield from (self._picture(made, times) for made in deinterlacer.flush())
+            yield from (_timed_as(*made) for made in deinterlacer.flush())
 
     def warnings(self) -> list[str]:
-        """What was noticed so far."""
-        order = {"tt": "top field first", "bb": "bottom field first"}
-        said = order.get(self._source.info.field_order or "", "field order unknown")
+        """Return the problems noticed so far."""
+        said = field_order_text(self._source.info.field_order)
         note = f"interlaced ({said}): deinterlaced to one frame per frame"
         return [*self._source.warnings(), note]
 
@@ -149,14 +155,13 @@ class DeinterlacedSource:
         """Close the source."""
         self._source.close()
 
-    def _deinterlacer(self, first: VideoFrame, picture: Picture) -> Deinterlacer:
+    def _deinterlacer(self, first: VideoFrame, picture: Picture) -> Deinterlacer[Picture]:
         order = self._source.info.field_order
         try:
             return Deinterlacer(first, picture.time_base, field_order=order, every_frame=True)
         except (FFmpegError, ValueError) as error:
             raise UnsupportedMedia(f"{picture.pix_fmt} cannot be deinterlaced: {error}") from error
 
-    @staticmethod
-    def _picture(frame: VideoFrame, times: deque[Picture]) -> Picture:
-        origin = times.popleft()  # one out for one in, in order
-        return picture_of(frame, origin.color, origin.pts, origin.duration, origin.time_base)
+
+def _timed_as(frame: VideoFrame, origin: Picture) -> Picture:
+    return picture_of(frame, origin.color, origin.pts, origin.duration, origin.time_base)

@@ -1,7 +1,7 @@
-"""Finding and opening an input: files, URLs, image sequences, byte streams.
+"""Find and open an input: files, URLs, image sequences, byte streams.
 
-PyAV's errors end here: each becomes a `SourceMissing`, `UnsupportedMedia` or `TruncatedMedia` with
-a text that says what was got.
+Errors of PyAV become `SourceMissing`, `UnsupportedMedia` or `TruncatedMedia`, whose text says what
+was found.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from av.error import ArgumentError, FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from ..errors import MediaError, SourceMissing, TooLargeMedia, TruncatedMedia, UnsupportedMedia
+from ..errors import (
+    MediaError,
+    SourceMissing,
+    TooLargeMedia,
+    TruncatedMedia,
+    UnsupportedMedia,
+    reason_of,
+)
 from ..extent import mp4_boxes
 from ..limits import limits
 from ..rawvideo.y4m import MAGIC, MAX_READ_BYTES, parse_header
@@ -35,7 +42,7 @@ from ..web import RemoteFiles, check_url, tls_options, why_untrusted
 from .access import BUFFER_BYTES, NOTHING, PIPE_BYTES, LocalFiles, allowed_for
 
 DEFAULT_IMAGE_RATE = Fraction(25)
-"""Pictures per second of an image sequence where nothing else was said."""
+"""Pictures per second of an image sequence by default."""
 
 _PRINTF = re.compile(r"%0?\d{0,2}d")
 _GLOB = re.compile(r"[*?\[]")
@@ -43,16 +50,16 @@ _GLOB = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be opened, made out from what the user named."""
+    """What is to be opened, resolved from what the user named."""
 
     name: str
     """For people."""
     file: Path | str | BinaryIO
     """A local file, or the first of a sequence; a URL; a byte stream."""
     path: Path | None = None
-    """The regular file behind it, if it is one: it can be opened a second time, and sought in."""
+    """The regular file, if it is one: it can be opened a second time and is seekable."""
     root: Root | None = None
-    """Beneath which all must lie that is opened for it; None: in a playlist's folder."""
+    """All files opened for it must lie beneath; None: in a playlist's folder."""
     format: str | None = None
     options: dict[str, str] = field(default_factory=dict[str, str])
     images: tuple[Path, ...] = ()
@@ -65,12 +72,12 @@ class Target:
 
     @property
     def is_url(self) -> bool:
-        """Whether it is on the other side of a network."""
+        """Whether it is a URL."""
         return bool(self.url)
 
     @property
     def url(self) -> str:
-        """With the secrets in it; empty for what is no URL."""
+        """The URL with its secrets; empty if it is none."""
         return self.file if isinstance(self.file, str) else ""
 
 
@@ -80,10 +87,11 @@ def find_target(
     format_name: str | None = None,
     framerate: Fraction | None = None,
 ) -> Target:
-    """Make out what a path, URL, ``frame_%05d.png``, ``*.png`` or byte stream stands for.
+    """Resolve a path, URL, ``frame_%05d.png``, ``*.png`` or byte stream.
 
     Patterns are ours, not FFmpeg's: one ``%d``, ``%5d`` or ``%05d`` in a file's name; or ``*``,
-    ``?``, ``[abc]`` and ``[!abc]`` as in :mod:`fnmatch`. A file of that very name comes first.
+    ``?``, ``[abc]`` and ``[!abc]`` as in :mod:`fnmatch`. A file of exactly that name takes
+    precedence.
 
     Raises:
         SourceMissing: if there is no such file, or it may not be read.
@@ -117,7 +125,7 @@ def _file(target: str, path: Path) -> Target:
         if stat.S_ISDIR(status.st_mode):
             raise SourceMissing(f"{target}: is a directory, wanted a file")
         regular = stat.S_ISREG(status.st_mode)
-        # trying is the only sure test of a permission, but opening a pipe would wait for its writer
+        # only reading proves the permission, but opening a pipe would wait for its writer
         line = _first_line(path) if regular else b""
     except OSError as error:
         raise _missing(target, error) from error
@@ -133,7 +141,7 @@ def _first_line(path: Path) -> bytes:
 
 
 def _check_y4m(name: str, line: bytes) -> None:
-    """Refuse a YUV4MPEG2 header that FFmpeg would fill in by guessing: no size, no rate."""
+    """Refuse a YUV4MPEG2 header without size or rate, which FFmpeg would guess."""
     if line.startswith(MAGIC):
         try:
             parse_header(line.rstrip(b"\n"))
@@ -146,11 +154,11 @@ def _missing(name: str, error: OSError) -> SourceMissing:
         return SourceMissing(f"{name}: no such file")
     if isinstance(error, PermissionError):
         return SourceMissing(f"{name}: may not be read: permission denied")
-    return SourceMissing(f"{name}: cannot be read: {error.strerror or error}")
+    return SourceMissing(f"{name}: cannot be read: {reason_of(error)}")
 
 
 def _sequence(pattern: str, framerate: Fraction | None, root: Root | None) -> Target:
-    """Take a printf pattern; its numbers may start anywhere, but must have no holes."""
+    """Resolve a printf pattern; its numbers may start anywhere, but must have no holes."""
     folder, name = os.path.split(pattern)
     place = _PRINTF.search(name)
     if place is None:
@@ -182,7 +190,7 @@ def _listed(folder: str, root: Root | None) -> list[str]:
 
 
 def _globbed(pattern: str, framerate: Fraction | None, root: Root | None) -> Target:
-    """Take a glob, in the order of the names' characters."""
+    """Resolve a glob, in the order of the names' characters."""
     try:
         names = sorted(_matching(pattern, root))
     except OSError as error:
@@ -192,7 +200,7 @@ def _globbed(pattern: str, framerate: Fraction | None, root: Root | None) -> Tar
     if names != sorted(names, key=_by_number):
         raise UnsupportedMedia(
             f"{pattern}: the numbers in the names are not padded with zeros, so their order "
-            f"is not plain; name them by a pattern such as frame_%d.png"
+            f"is ambiguous; use a pattern such as frame_%d.png"
         )
     return _images(pattern, [Path(name) for name in names], framerate, root)
 
@@ -212,7 +220,7 @@ def _by_number(name: str) -> list[tuple[int, str]]:
 def _images(
     pattern: str, images: Sequence[Path], framerate: Fraction | None, root: Root | None
 ) -> Target:
-    # by `loop` FFmpeg asks for the first image again and again, and is given the next
+    # with `loop` FFmpeg opens the first image again and again; each opening returns the next
     options = {"loop": "1", "framerate": str(framerate or DEFAULT_IMAGE_RATE)}
     return Target(pattern, images[0], None, root, "image2", options, tuple(images))
 
@@ -220,16 +228,16 @@ def _images(
 def open_container(
     target: Target, timeout_seconds: float | None = None, hwaccel: HWAccel | None = None
 ) -> InputContainer:
-    """Open what was found.
+    """Open a resolved target.
 
     Args:
         target: From :func:`find_target`.
         timeout_seconds: Longest wait for opening and for each read of a URL; None waits forever.
-        hwaccel: What decodes, if not software.
+        hwaccel: Hardware decoder; None decodes in software.
 
     Raises:
-        SourceMissing: if it is not there, or does not answer.
-        UnsupportedMedia: if it is no media, or brings more along than the limits allow.
+        SourceMissing: if it does not exist, or does not answer.
+        UnsupportedMedia: if it is not media, or exceeds the limits.
         TruncatedMedia: if it is an MP4 without its index.
     """
     files, file, allowed = None, target.file, NOTHING
@@ -249,7 +257,7 @@ def open_container(
             options={**allowed, **tls_options(target.url), **target.options, **held.options},
             metadata_errors="replace",
             buffer_size=BUFFER_BYTES if files else PIPE_BYTES,
-            # not for pipes: whoever feeds us may take its time
+            # not for pipes, whose writer may be slow
             timeout=timeout_seconds if target.is_url else None,
             hwaccel=hwaccel,
             io_open=files or RemoteFiles.of(file, timeout_seconds),
@@ -267,8 +275,8 @@ def open_container(
 
 
 def _not_opened(target: Target, file: str | CountedStream, error: Exception) -> MediaError:
-    reason = str(getattr(error, "strerror", None) or error)
-    if isinstance(error, MemoryError):  # libavformat says so too where there are too many streams
+    reason = reason_of(error)
+    if isinstance(error, MemoryError):  # libavformat's answer to too many streams, too
         most = limits().options["max_streams"]
         return TooLargeMedia(f"{target.name}: too large for memory, or {most} streams and more")
     if isinstance(file, CountedStream) and file.num_bytes == 0:
@@ -283,43 +291,43 @@ def _not_opened(target: Target, file: str | CountedStream, error: Exception) -> 
         return SourceMissing(f"{target.name}: {fault}")
     ours = not isinstance(error, FFmpegError) or target.path is None
     if ours and isinstance(error, OSError) and not isinstance(error, ValueError):
-        return _missing(target.name, error)  # a URL: refused, timed out, not there
+        return _missing(target.name, error)  # a URL: refused, timed out, not found
     if isinstance(error, ArgumentError):
         reason += " (a list of other files, such as ffconcat, is not followed)"
     return UnsupportedMedia(f"{target.name}: not media that can be decoded: {reason}")
 
 
 def _stream_name(stream: BinaryIO) -> str:
-    """A byte stream's name for people: ``<stdin>``; pipes have none, or only a number."""
+    """Return a byte stream's name for people: ``<stdin>``; pipes have none, or only a number."""
     name: object = getattr(stream, "name", None)
     return name if isinstance(name, str) else "the stream"
 
 
 class CountedStream:
-    """A byte stream that counts what was read, and hides `seek` where the stream has none."""
+    """A byte stream that counts what was read, without `seek` where the stream has none."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.num_bytes = 0
         self.name = _stream_name(stream)
-        if getattr(stream, "seekable", bool)():  # a reader of our own may not have the method
+        if getattr(stream, "seekable", bool)():  # our own readers may lack the method
             self.seek = stream.seek
             self.tell = stream.tell
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes; fewer at a pipe's pause, none at the end."""
+        """Read up to `size` bytes; fewer when a pipe pauses, none at the end."""
         chunk = self._stream.read(size)
         self.num_bytes += len(chunk)
         return chunk
 
 
 def best_video(container: InputContainer, name: str, *, sized: bool = True) -> VideoStream:
-    """Choose the video stream to work on; cover pictures are none.
+    """Choose the video stream to process; cover pictures do not count.
 
     Args:
         container: Where to choose from.
-        name: Of it, for people.
-        sized: Whether the size must be known, before a frame is decoded.
+        name: Its name for people.
+        sized: Whether the size must be known before a frame is decoded.
 
     Raises:
         UnsupportedMedia: if there is none, its codec is unknown, or it has no size.
@@ -345,5 +353,5 @@ def best_video(container: InputContainer, name: str, *, sized: bool = True) -> V
 
 
 def is_cover(stream: VideoStream) -> bool:
-    """Tell whether a video stream is an attached picture: a cover, a thumbnail."""
+    """Return whether a video stream is an attached picture: a cover, a thumbnail."""
     return bool(stream.disposition & Disposition.attached_pic)

@@ -1,8 +1,7 @@
 """Decoding by an NVIDIA card, whose frames stay there: no pixel crosses to the CPU and back.
 
-Only what looks the same either way: progressive 4:2:0 of 8 or 10 bits. Anything else, and every
-machine where the card does not take it, is decoded by software, which is said. Not yet seen on a
-GPU.
+Only for formats with the same result either way: progressive 4:2:0 of 8 or 10 bits. Anything else,
+and whatever the card refuses, is decoded in software, which is logged. Untested on CUDA hardware.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ from .demuxer import Target, best_video, open_container
 HardwareName = Literal["none", "auto", "cuda"]
 
 _CODED = ("yuv420p", "yuv420p10le")
-"""Pixel formats that a card gives with the same values: as nv12 and p010le."""
+"""Pixel formats that a card decodes to the same values: as nv12 and p010le."""
 _EXTRA_SURFACES = "8"
-"""Beyond those that the codec refers to: its caller holds the first and the last frame."""
+"""Beyond the codec's reference frames: its caller holds the first and the last frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What may decode besides software."""
+    """Which hardware may decode, beside software."""
 
     name: HardwareName
-    """``none``; ``auto`` where `device` is a card; ``cuda``, and say why where it cannot."""
+    """``none``; ``auto`` where `device` is a card; ``cuda``, with a warning where it cannot."""
     device: torch.device
-    """Where the pictures will be computed."""
+    """Where the pictures are processed."""
 
 
 logger = logging.getLogger(__name__)
@@ -48,12 +47,12 @@ def open_for_card(
     target: Target,
     wanted: Hardware,
 ) -> InputContainer:
-    """Open an input once more so that a card decodes it, where that can be.
+    """Open an input again for decoding by a card, if possible.
 
     Args:
-        container: as it was opened for software; closed where another one is given.
+        container: opened for software; closed if another one is returned.
         target: what it was opened from.
-        wanted: what the user wants.
+        wanted: what the user asked for.
     """
     device = wanted.device
     if wanted.name == "none" or (wanted.name == "auto" and device.type != "cuda"):
@@ -74,25 +73,27 @@ def open_for_card(
                 context.options = {**context.options, "extra_hw_frames": _EXTRA_SURFACES}
                 return accelerated
             accelerated.close()
-            fault = f"it knows no {context.name}"
+            fault = f"it does not support {context.name}"
     level = logging.INFO if wanted.name == "auto" else logging.WARNING
     logger.log(level, "%s: decoded by software, not by the card: %s", target.name, fault)
     return container
 
 
 def log_decoder(name: str, stream: VideoStream, first: VideoFrame) -> None:
-    """Log what has decoded the first frame, where a card was to: it may not know the profile."""
+    """Log what decoded the first frame, if a card was to: it may not support the profile."""
     if stream.codec_context.is_hwaccel:
-        what = "the card" if is_on_card(first) else "software: the card does not know its profile"
+        what = (
+            "the card" if is_on_card(first) else "software: the card does not support its profile"
+        )
         logger.info("%s: decoded by %s", name, what)
 
 
 def _fault(container: InputContainer, target: Target, device: torch.device) -> str | None:
-    """Say why a card should not decode an input; None if it may."""
+    """Return why a card should not decode an input; None if it may."""
     if device.type != "cuda":
-        return f"frames are wanted on {device}"
+        return f"frames are needed on {device}"
     if target.path is None or target.num_images is not None:
-        return "it is no file that can be opened twice"
+        return "it is not a file that can be opened twice"
     context = best_video(container, target.name).codec_context
     if context.pix_fmt not in _CODED:
         return f"the pixel format is {context.pix_fmt}, not {' or '.join(_CODED)}"

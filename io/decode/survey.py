@@ -1,14 +1,14 @@
-"""A look at a file's packets before the first is decoded: how many, when, and is the end there.
+"""A look at a file's packets before decoding: how many, at which times, and is the file complete.
 
-Demuxing without decoding costs a read of the file and little else. Small files are surveyed
-whole; of large ones the beginning and a few places further on, which is enough to tell a constant
-rate from a variable one.
+Demuxing without decoding costs a read of the file and little else. Small files are surveyed whole;
+of large ones only the beginning and a few places further on, which is enough to distinguish a
+constant rate from a variable one.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,13 +18,13 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ...filters.frame import Color, PixelFormat, StreamInfo
+from ...filters.frame import PixelFormat, StreamInfo
 from ..errors import MediaError
 from ..extent import segment_end
 from ..pictures.pixels import pix_fmt_of, planar_pix_fmt
 from ..pictures.tags import (
     chroma_location,
-    color_of,
+    color_of_stream,
     content_light,
     mastering_display,
     orientation_of,
@@ -35,28 +35,28 @@ from .deinterlace import FieldOrder
 from .demuxer import Target, best_video, open_container
 
 WHOLE_FILE_BYTES = 256 << 20
-"""Up to this size all packets are looked at."""
+"""Up to this size all packets are read."""
 
 HEAD_PACKETS = 1000
 SPOT_PACKETS = 250
 SPOTS = (Fraction(1, 4), Fraction(1, 2), Fraction(3, 4))
-"""Of the duration: where a large file is looked at, after its beginning."""
+"""Of the duration: where a large file is read, after its beginning."""
 
 
 @dataclass(slots=True)
 class Survey:
-    """What the packets of the video stream say."""
+    """What the packets of the video stream show."""
 
     complete: bool = False
     """Whether all packets were seen."""
     runs: list[list[int]] = field(default_factory=list[list[int]])
-    """The pts of consecutive packets, in decoding order; one list for each place looked at."""
+    """The pts of consecutive packets, in decoding order; one list for each place."""
     num_packets: int = 0
     """Packets that become frames, among those seen."""
     num_all: int = 0
     """Packets of any kind, among those seen."""
     last_duration: int = 0
-    """Ticks that the frame shown last lasts, where its packet says it."""
+    """Ticks that the frame shown last lasts; 0 where its packet does not say."""
 
     @property
     def span(self) -> tuple[int, int] | None:
@@ -81,10 +81,10 @@ class Survey:
 
 
 def survey(target: Target) -> Survey | None:
-    """Look at a local file's packets, through a container of its own.
+    """Survey a local file's packets, through a container of its own.
 
     Returns:
-        None where that is not possible: a stream, a URL, an image sequence.
+        None where that is impossible: a stream, a URL, an image sequence.
     """
     if target.path is None:
         return None
@@ -93,12 +93,12 @@ def survey(target: Target) -> Survey | None:
             stream = best_video(container, target.name)
             whole = target.path.stat().st_size <= WHOLE_FILE_BYTES
             return look_through(container, stream, whole=whole)
-    except (MediaError, FFmpegError, OSError):  # opening it for real will say what is wrong
+    except (MediaError, FFmpegError, OSError):  # the real opening will report it
         return None
 
 
 def look_through(container: InputContainer, stream: VideoStream, *, whole: bool) -> Survey:
-    """Look at all packets of an open file, or at its beginning and a few places further on."""
+    """Read all packets of an open file, or its beginning and a few places further on."""
     seen = Survey()
     limit = None if whole else HEAD_PACKETS
     seen.complete = _look(container, stream, seen, limit)
@@ -109,7 +109,7 @@ def look_through(container: InputContainer, stream: VideoStream, *, whole: bool)
         try:
             container.seek(start + int(container.duration * spot))
             _look(container, stream, seen, SPOT_PACKETS)
-        except FFmpegError:  # cannot seek here: what was seen must do
+        except FFmpegError:  # it cannot seek: what was seen must suffice
             break
     return seen
 
@@ -134,31 +134,31 @@ def _look(container: InputContainer, stream: VideoStream, seen: Survey, limit: i
             if len(stamps) == limit:
                 whole = False
                 break
-    except (FFmpegError, OSError):  # damaged: decoding will come upon it too, and count
+    except (FFmpegError, OSError):  # damaged: decoding will find and count it
         whole = False
     seen.runs.append([pts for pts, _ in stamps] if whole else settled(stamps))
     return whole
 
 
 def becomes_frame(packet: Packet[VideoStream]) -> bool:
-    """Tell whether a packet holds a frame to show: not empty, and not cut away by an edit list."""
+    """Return whether a packet holds a frame to show: not empty, not cut off by an edit list."""
     return packet.size > 0 and not packet.is_discard
 
 
 def has_no_pts(container: InputContainer) -> bool:
-    """Tell whether packets' pts are made up, so that only the order of their dts means anything.
+    """Return whether packets' pts are invented, so that only the order of their dts counts.
 
-    AVI stores none. libavformat rebuilds them for MPEG-4 but for the last frame; for H.264 with
-    B-frames it hands out those of decoding order.
+    AVI stores none. libavformat rebuilds them for MPEG-4, except the last frame's; for H.264 with
+    B-frames it reports those of decoding order.
     """
     return container.format.name == "avi"
 
 
-# Did the input end where its header says that it ends?
+# Whether the input ended where its header says.
 #
-# Only what a container promises exactly is held against it, so that no intact file is accused: the
-# index of an MP4 (after its edit list), the size of a Matroska segment or its track's duration,
-# the length of an AVI. Formats without a promise (MPEG-TS, raw streams) can end anywhere.
+# Only exact promises count, so that no intact file is called truncated: the index of an MP4 (after
+# its edit list), the size of a Matroska segment or its track's duration, the length of an AVI.
+# Formats without a promise (MPEG-TS, raw streams) can end anywhere.
 
 _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _SLACK_FRAMES = 3  # Matroska and AVI round their durations
@@ -173,7 +173,7 @@ def missing_end(
     end_seconds: Fraction,
     frame_seconds: Fraction,
 ) -> str | None:
-    """Say what the header promised beyond what came; None if all came, or nothing was promised.
+    """Return what the header promised beyond what was read; None if nothing is missing.
 
     Args:
         container: Read to its end.
@@ -195,7 +195,7 @@ def missing_end(
 
 
 def ends_inside_frame(container: InputContainer, path: Path | None, end_byte: int) -> bool:
-    """Tell whether a YUV4MPEG2 file goes on after its last whole frame: FFmpeg drops that rest.
+    """Return whether a YUV4MPEG2 file continues after its last whole frame: FFmpeg drops that.
 
     Args:
         container: Read to its end.
@@ -207,7 +207,7 @@ def ends_inside_frame(container: InputContainer, path: Path | None, end_byte: in
 
 
 def _promised_seconds(container: InputContainer, stream: VideoStream) -> Fraction | None:
-    """What the header says about this very stream, in seconds; None if it says nothing."""
+    """Return what the header says about this stream, in seconds; None if nothing."""
     kinds = container.format.name.split(",")
     if "avi" in kinds and stream.time_base:
         return stream.frames * stream.time_base
@@ -217,8 +217,6 @@ def _promised_seconds(container: InputContainer, stream: VideoStream) -> Fractio
         return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
     return None
 
-
-# What holds for all pictures of a stream.
 
 AV_TIME_BASE = 1_000_000
 """Ticks in a second of a container's own duration."""
@@ -235,10 +233,10 @@ def describe(
     num_images: int | None,
     path: Path | None,
 ) -> StreamInfo:
-    """Put together what a container, a stream, its packets and its first frame say.
+    """Combine what a container, a stream, its packets and its first frame say about the pictures.
 
     Raises:
-        UnsupportedMedia: if the pixel format is none that we can take apart.
+        UnsupportedMedia: if the pixel format has no planar equivalent.
     """
     pix_fmt = planar_pix_fmt(pix_fmt_of(first))
     time_base = stream.time_base or Fraction(1, 90_000)
@@ -251,7 +249,12 @@ def describe(
         time_base=time_base,
         rate=verdict.rate,
         average_rate=verdict.average_rate or stream.average_rate or None,
-        color=_color(stream, first, PixelFormat.parse(pix_fmt)),
+        color=replace(
+            color_of_stream(stream, first),
+            chroma_location=chroma_location(stream)
+            if PixelFormat.parse(pix_fmt).chroma_shift_x
+            else None,
+        ),
         sample_aspect_ratio=stream.sample_aspect_ratio or None,
         rotation=rotation,
         hflip=hflip,
@@ -262,19 +265,6 @@ def describe(
         else _duration(container, stream, seen, time_base, verdict.rate),
         mastering_display=mastering_display(data),
         content_light=content_light(data),
-    )
-
-
-def _color(stream: VideoStream, first: VideoFrame, form: PixelFormat) -> Color:
-    """Take each tag from the first frame, or from the stream where the frame does not say."""
-    said, fallback = color_of(first), color_of(stream.codec_context)
-    location = chroma_location(stream) if form.chroma_shift_x else None
-    return Color(
-        range=said.range or fallback.range,
-        primaries=said.primaries or fallback.primaries,
-        trc=said.trc or fallback.trc,
-        matrix=said.matrix or fallback.matrix,
-        chroma_location=location,
     )
 
 
@@ -305,14 +295,14 @@ def _duration(
 
 
 def end_of_stream(container: InputContainer, stream: VideoStream) -> int | None:
-    """Tell the tick at which a stream ends, where the container keeps it exactly: MP4 and MOV."""
+    """Return the tick at which a stream ends, where the container stores it: MP4 and MOV."""
     if "mp4" not in container.format.name.split(",") or not stream.duration:
         return None
     return (stream.start_time or 0) + stream.duration
 
 
 def whole_end(container: InputContainer, stream: VideoStream, num_packets: int) -> int | None:
-    """Tell where the container ends the stream, if it knows that and all of it came."""
+    """Return the tick at which a stream ends, if the container stores it and all was read."""
     if len(stream.index_entries) > num_packets:
         return None
     return end_of_stream(container, stream)

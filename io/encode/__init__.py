@@ -1,1 +1,1 @@
-"""What encoders and containers take and hold, and the video's way through them in time."""
+"""Encoding: what codecs and containers can hold, the encoder, and packets with their times."""

@@ -1,7 +1,7 @@
-"""Which encoder and which pixel format keep what the pictures hold.
+"""Choose the encoder and the pixel format that preserve what the pictures hold.
 
-Defaults: 8 bit goes to H.264, 9 to 12 bit to HEVC (H.264 High 10 plays on few devices), more to
-FFV1. A pixel format is kept where the encoder has it, else the nearest one that loses nothing.
+Defaults: 8 bit is encoded as H.264, 9 to 12 bit as HEVC (H.264 High 10 plays on few devices), more
+as FFV1. The pixel format is kept if the encoder supports it, else the nearest lossless one is used.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from av.codec import Codec
 from av.error import FFmpegError
 
 from ...filters.errors import UnsupportedPixels
-from ...filters.frame import ContentLight, MasteringDisplay, PixelFormat, StreamInfo
+from ...filters.frame import MasteringDisplay, PixelFormat, StreamInfo
 from ..errors import SinkRefused
 from .containers import Container
 
-# What an encoder calls its formats, by the planar format that holds the same values.
+# Encoders' pixel formats, and the planar format that holds the same values.
 _PLANAR = {
     "yuvj420p": "yuv420p", "yuvj422p": "yuv422p", "yuvj444p": "yuv444p",
     "nv12": "yuv420p", "nv16": "yuv422p", "p010le": "yuv420p10le",
@@ -46,11 +46,11 @@ class CodecChoice:
     codec: str
     """FFmpeg's name of the encoder."""
     pix_fmt: str
-    """Of the pictures that the sink takes: planar."""
+    """Of the pictures that the sink accepts: planar."""
     coded_pix_fmt: str
-    """What the encoder is given; holds the same values as `pix_fmt`."""
+    """What the encoder accepts; holds the same values as `pix_fmt`."""
     notes: tuple[str, ...] = ()
-    """What was chosen and why, for people."""
+    """The choice and its reason, for people."""
     losses: tuple[str, ...] = ()
     """What the pictures lose, for people."""
 
@@ -58,16 +58,16 @@ class CodecChoice:
 def choose_codec(
     source: PixelFormat, container: Container, codec: str | None, pix_fmt: str | None
 ) -> CodecChoice:
-    """Choose an encoder, where none is asked for, and the pixel format to give it.
+    """Choose an encoder, unless one is named, and its pixel format.
 
     Args:
-        source: what the input's pictures are.
-        container: where the packets go.
+        source: pixel format of the input's pictures.
+        container: the container of the output.
         codec: the encoder that the user named, or None.
         pix_fmt: the pixel format that the user named, or None.
 
     Raises:
-        SinkRefused: if there is no such encoder, or it does not take that pixel format.
+        SinkRefused: if there is no such encoder, or it does not support that pixel format.
     """
     asked = _parse(pix_fmt) if pix_fmt else None
     name = codec or default_codec(asked or source, container)
@@ -84,10 +84,10 @@ def choose_codec(
 
 
 def default_codec(source: PixelFormat, container: Container) -> str:
-    """Name the encoder for pictures of a format in a container."""
+    """Return the default encoder for a pixel format and a container."""
     if one := _ONE_CODEC.get(container.name):
         return one
-    if container.name == "webm":  # the VP9 encoder at hand has 8 bits only
+    if container.name == "webm":  # libvpx-vp9 is built for 8 bits only
         return "libvpx-vp9" if source.bit_depth == 8 else "libsvtav1"
     if source.bit_depth == 8:
         return "libx264"
@@ -110,7 +110,7 @@ def _reason(codec: str, source: PixelFormat) -> str | None:
 
 @cache
 def encoder_formats(codec: str) -> tuple[str, ...]:
-    """List the pixel formats that an encoder takes, by FFmpeg's names.
+    """List the pixel formats that an encoder supports, by FFmpeg's names.
 
     Raises:
         SinkRefused: if there is no such video encoder.
@@ -144,7 +144,7 @@ def _asked_format(pix_fmt: str, codec: str, supported: tuple[str, ...]) -> str:
         if name in supported:
             return name
     planar = [name for name in supported if _is_usable(name)]
-    raise SinkRefused(f"{codec} does not take {pix_fmt}; it takes {', '.join(planar)}")
+    raise SinkRefused(f"{codec} does not support {pix_fmt}; it supports {', '.join(planar)}")
 
 
 def _is_usable(name: str) -> bool:
@@ -163,16 +163,18 @@ def nearest_format(source: PixelFormat, names: list[str], codec: str) -> str:
     """Choose the format that loses least of `source`, and of those the smallest.
 
     Raises:
-        SinkRefused: if the encoder takes no format that we can make.
+        SinkRefused: if the encoder supports no format that we can produce.
     """
     usable = [PixelFormat.parse(name) for name in dict.fromkeys(names) if _is_usable(name)]
     if not usable:
-        raise SinkRefused(f"{codec} takes no planar pixel format; it takes {', '.join(names)}")
+        raise SinkRefused(
+            f"{codec} supports no planar pixel format; it supports {', '.join(names)}"
+        )
     return min(usable, key=lambda form: _distance(source, form)).name
 
 
 def _distance(source: PixelFormat, other: PixelFormat) -> tuple[int, ...]:
-    """Order formats by what is lost, then by what is stored for nothing."""
+    """Order formats by what is lost, then by what is stored needlessly."""
     shift = other.chroma_shift_x + other.chroma_shift_y
     had = source.chroma_shift_x + source.chroma_shift_y
     return (
@@ -203,33 +205,38 @@ def _losses(source: PixelFormat, other: PixelFormat, codec: str) -> list[str]:
         lost.append(f"chroma is reduced from {source.name} to {other.name}")
     if not lost:
         return []
-    return [f"{codec} takes no {source.name}, {other.name} is the nearest: {', '.join(lost)}"]
+    return [
+        f"{codec} does not support {source.name}, {other.name} is the nearest: {', '.join(lost)}"
+    ]
 
 
-# What a video bitstream says about its own pictures beyond the four colour tags.
-#
-# HDR10 mastering and light-level data go into the bitstream by the encoder's own parameters, since
-# PyAV has no other way. Units: x264 and x265 count chromaticity in 1/50000 and luminance in
-# 1/10000 cd/m² (ITU-T H.265 D.3.28), SVT-AV1 takes plain numbers.
+# HDR10 mastering and light-level data are passed in the encoder's own parameters, since PyAV has no
+# other way. Units: x264 and x265 count chromaticity in 1/50000 and luminance in 1/10000 cd/m²
+# (ITU-T H.265 D.3.28), SVT-AV1 reads plain numbers.
 
 _CHROMATICITY_UNITS = 50_000
 _LUMINANCE_UNITS = 10_000
 
 
 def bitstream_options(codec: str, info: StreamInfo) -> dict[str, str]:
-    """Write an encoder's options that carry chroma siting and HDR10 data."""
+    """Return an encoder's options for chroma siting and HDR10 data."""
     options: dict[str, str] = {}
     if info.color.chroma_location and info.format.family == "yuv":
         options["chroma_sample_location"] = info.color.chroma_location
-    if write := _HDR_WRITERS.get(codec):
-        key, parameters = write(info)
-        if parameters:
-            options[key] = ":".join(parameters)
-    return options
+    if codec not in _HDR10:
+        return options
+    key, mastering, light_levels, written = _HDR10[codec]
+    # x265 writes its banner to stderr whatever FFmpeg's log level is
+    parameters = ["log-level=error"] if codec == "libx265" else []
+    if info.mastering_display:
+        parameters.append(f"{mastering}={written(info.mastering_display)}")
+    if (light := info.content_light) is not None:
+        parameters.append(f"{light_levels}={light.max_cll},{light.max_fall}")
+    return options | ({key: ":".join(parameters)} if parameters else {})
 
 
 def joined_options(ours: dict[str, str], users: dict[str, str]) -> dict[str, str]:
-    """Let the user's options win; their ``…-params`` lists are added behind ours."""
+    """Merge options; the user's take precedence, and their ``…-params`` are appended to ours."""
     joined = ours | users
     for key in ours.keys() & users.keys():
         if key.endswith("-params"):
@@ -237,73 +244,38 @@ def joined_options(ours: dict[str, str], users: dict[str, str]) -> dict[str, str
     return joined
 
 
-def _x265(info: StreamInfo) -> tuple[str, list[str]]:
-    # x265 writes its banner to stderr whatever FFmpeg's log level is
-    parameters = ["log-level=error"]
-    if info.mastering_display:
-        parameters.append(f"master-display={_integers(info.mastering_display)}")
-    if info.content_light:
-        parameters.append(f"max-cll={_light(info.content_light)}")
-    return "x265-params", parameters
-
-
-def _x264(info: StreamInfo) -> tuple[str, list[str]]:
-    parameters: list[str] = []
-    if info.mastering_display:
-        parameters.append(f"mastering-display={_integers(info.mastering_display)}")
-    if info.content_light:
-        parameters.append(f"cll={_light(info.content_light)}")
-    return "x264-params", parameters
-
-
-def _svt_av1(info: StreamInfo) -> tuple[str, list[str]]:
-    parameters: list[str] = []
-    if info.mastering_display:
-        parameters.append(f"mastering-display={_decimals(info.mastering_display)}")
-    if info.content_light:
-        parameters.append(f"content-light={_light(info.content_light)}")
-    return "svtav1-params", parameters
-
-
-_HDR_WRITERS: dict[str, Callable[[StreamInfo], tuple[str, list[str]]]] = {
-    "libx264": _x264,
-    "libx265": _x265,
-    "libsvtav1": _svt_av1,
-}
-
-
 def _integers(display: MasteringDisplay) -> str:
-    def point(xy: tuple[Fraction, Fraction]) -> str:
-        return ",".join(str(round(value * _CHROMATICITY_UNITS)) for value in xy)
-
-    brightest, darkest = (
-        round(value * _LUMINANCE_UNITS) for value in (display.max_luminance, display.min_luminance)
+    return _mastering(
+        display,
+        lambda value: str(round(value * _CHROMATICITY_UNITS)),
+        lambda value: str(round(value * _LUMINANCE_UNITS)),
     )
-    return _display(display, point, f"{brightest},{darkest}")
 
 
 def _decimals(display: MasteringDisplay) -> str:
-    def point(xy: tuple[Fraction, Fraction]) -> str:
-        return ",".join(f"{float(value):.5f}" for value in xy)
-
-    brightest, darkest = float(display.max_luminance), float(display.min_luminance)
-    return _display(display, point, f"{brightest:.4f},{darkest:.4f}")
-
-
-def _display(
-    display: MasteringDisplay, point: Callable[[tuple[Fraction, Fraction]], str], luminance: str
-) -> str:
-    return (
-        f"G({point(display.green)})B({point(display.blue)})R({point(display.red)})"
-        f"WP({point(display.white_point)})L({luminance})"
+    return _mastering(
+        display, lambda value: f"{float(value):.5f}", lambda value: f"{float(value):.4f}"
     )
 
 
-def _light(light: ContentLight) -> str:
-    return f"{light.max_cll},{light.max_fall}"
+def _mastering(
+    display: MasteringDisplay,
+    chromaticity: Callable[[Fraction], str],
+    luminance: Callable[[Fraction], str],
+) -> str:
+    points = (display.green, display.blue, display.red, display.white_point)
+    green, blue, red, white = (",".join(map(chromaticity, point)) for point in points)
+    light = f"{luminance(display.max_luminance)},{luminance(display.min_luminance)}"
+    return f"G({green})B({blue})R({red})WP({white})L({light})"
 
 
-# Still images and numbered sequences as outputs: which names mean them, which codec makes them.
+# By encoder: its list of parameters, its names of mastering display and light levels, their form.
+_HDR10 = {
+    "libx264": ("x264-params", "mastering-display", "cll", _integers),
+    "libx265": ("x265-params", "master-display", "max-cll", _integers),
+    "libsvtav1": ("svtav1-params", "mastering-display", "content-light", _decimals),
+}
+
 
 # Extension → encoder. WebP comes in two kinds; libwebp writes stills.
 _CODECS = {
@@ -314,9 +286,9 @@ _NUMBER = re.compile(r"%(0\d+)?d")
 
 
 def is_image(target: str | Path, format: str | None = None) -> bool:  # noqa: A002
-    """Tell whether an output is a still or a sequence of stills, by its extension.
+    """Return whether an output is a still or a sequence of stills, by its extension.
 
-    ``--format image2`` says so explicitly; any other format says that it is none.
+    ``--format image2`` means images; with any other format it is none.
     """
     if format is not None:
         return format in ("image2", "image")
@@ -324,12 +296,12 @@ def is_image(target: str | Path, format: str | None = None) -> bool:  # noqa: A0
 
 
 def is_sequence(target: str | Path) -> bool:
-    """Tell whether a name holds a running number: ``frame_%05d.png``."""
+    """Return whether a name has a placeholder for a number: ``frame_%05d.png``."""
     return len(_NUMBER.findall(Path(str(target)).name)) == 1
 
 
 def numbered(target: Path, number: int) -> Path:
-    """Name one image of a sequence."""
+    """Return the path of one image of a sequence."""
     name = _NUMBER.sub(lambda match: f"{number:{match[1] or ''}d}", target.name)
     return target.with_name(name.replace("%%", "%"))
 
@@ -340,14 +312,14 @@ def still_choice(
     """Choose encoder and pixel format of a still.
 
     Raises:
-        SinkRefused: if the extension names no image format, or the encoder refuses the format.
+        SinkRefused: if the extension is no image format, or the encoder does not support it.
     """
     extension = _extension(target)
     if codec is None and extension not in _CODECS:
         known = ", ".join(f".{name}" for name in _CODECS)
         raise SinkRefused(f"cannot tell the image format of {target}; wanted one of {known}")
     name = codec or _CODECS[extension]
-    encoder_formats(name)  # an unknown name is refused as such
+    encoder_formats(name)  # refuses an unknown name
     if extension in _CODECS and name != _CODECS[extension]:
         raise SinkRefused(f".{extension} is encoded by {_CODECS[extension]}, got {name}")
     return choose_codec(source, Container("image2"), name, pix_fmt)

@@ -1,4 +1,4 @@
-"""What container formats are called, and what each can hold of a video's time and shape."""
+"""Container formats: their names, and which timing and metadata each can store."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Container:
     name: str
     """FFmpeg's name of the muxer: ``mp4``, ``matroska``, …"""
     tick: Fraction | None = None
-    """Seconds to which it rounds all timestamps; None where it keeps the stream's time base."""
+    """Seconds to which it rounds all timestamps; None if it keeps the stream's time base."""
     constant_rate_only: bool = False
     """Frames have no timestamps of their own."""
     tells_pts: bool = True
-    """Where not, demuxers guess when a frame is shown, and offsets cannot be measured."""
+    """If not, demuxers guess when a frame is shown, and offsets cannot be measured."""
     holds_chapters: bool = False
     holds_durations: bool = True
-    """Says how long the last frame lasts, also where the rate is variable."""
+    """Stores how long the last frame lasts, also at a variable rate."""
     holds_edit_lists: bool = False
     """Can mark packets before the start as decoded but not shown: an audio encoder's priming."""
     needs_seek: bool = False
@@ -68,11 +68,11 @@ _CONTAINERS = {
 
 @cache
 def container_of(target: str | Path, format: str | None = None) -> Container:  # noqa: A002
-    """Find the container that a target's name, or `format`, asks for.
+    """Return the container that a target's name, or `format`, stands for.
 
     Args:
-        target: a path or URL; only its extension is looked at.
-        format: FFmpeg's name of the muxer, or an extension; it wins.
+        target: a path or URL; only its extension counts.
+        format: FFmpeg's name of the muxer, or an extension; it takes precedence.
 
     Raises:
         SinkRefused: if neither names a container that can be written.

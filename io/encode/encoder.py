@@ -1,4 +1,4 @@
-"""The encoder of the video stream: its options, its choice, and its opening in a container."""
+"""The encoder of the video stream: choosing it, its options, and opening it in a container."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 
 from ...filters.frame import PixelFormat, StreamInfo
-from ..errors import SinkRefused
+from ..errors import SinkRefused, reason_of
 from ..pictures.tags import set_color
 from .codecs import (
     CodecChoice,
@@ -36,13 +36,13 @@ log = logging.getLogger("upframe.io.encoder")
 _WORST_CRF = 51
 
 _DEFAULTS: dict[str, dict[str, str]] = {
-    # forced-idr: a key frame that the sink asks for closes the group of pictures before it
+    # forced-idr: a key frame requested by the sink closes the group of pictures before it
     "libx264": {"crf": "18", "forced-idr": "1"},
     "libx265": {"crf": "18", "forced-idr": "1"},
     "libvpx-vp9": {"crf": "20", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
     "libsvtav1": {"crf": "20", "preset": "8"},
 }
-# Codecs without a crf take a quantiser, 1 (best) to 31.
+# Codecs without a crf have a quantiser, 1 (best) to 31.
 _QUANTISERS = {
     "mpeg4": 3, "msmpeg4": 3, "msmpeg4v2": 3, "mpeg2video": 3, "mpeg1video": 3, "mjpeg": 3,
     "flv": 3, "h263": 3, "h263p": 3, "wmv1": 3, "wmv2": 3,
@@ -70,12 +70,12 @@ def output_pix_fmt(
     target: str | Path,
     format: str | None = None,  # noqa: A002
 ) -> str:
-    """Tell which pixel format the pictures must have that an output takes.
+    """Return the pixel format that an output's pictures must have; log the choice.
 
-    The input's where the encoder supports it, else the nearest that loses nothing.
+    It is the input's where the encoder supports it, else the nearest that loses nothing.
 
     Raises:
-        SinkRefused: for an encoder, pixel format or container that is not to be had.
+        SinkRefused: for an unknown encoder, pixel format or container.
     """
     choice = codec_choice(info, options, target, format)
     for line in choice.notes:
@@ -99,7 +99,7 @@ def codec_choice(
 
 
 def _upright_format(info: StreamInfo) -> PixelFormat:
-    """Turned by 90 degrees, 4:2:2 would become 4:4:0, which hardly anything reads."""
+    """Return the format after rotation: 4:2:2 would become 4:4:0, which few programs read."""
     form = info.format
     if info.rotation % 180 == 0 or form.chroma_shift_x == form.chroma_shift_y:
         return form
@@ -109,14 +109,14 @@ def _upright_format(info: StreamInfo) -> PixelFormat:
 def encoder_parameters(
     codec: str, info: StreamInfo, options: EncoderOptions, container: Container
 ) -> dict[str, str]:
-    """Write all options of an encoder as FFmpeg takes them.
+    """Return all options of an encoder as FFmpeg expects them.
 
     Raises:
         SinkRefused: for a preset that the encoder does not have.
     """
     ours = dict(_DEFAULTS.get(codec, {}))
     if container.name in ("avi", "asf") and codec in ("libx264", "libx265"):
-        ours["bf"] = "0"  # they have one timestamp a frame, or none: B-frames would be out of order
+        ours["bf"] = "0"  # with one timestamp a frame, or none, B-frames would be out of order
     ours |= quality_parameters(codec, options.crf)
     if options.preset is not None:
         _check_preset(codec, options.preset)
@@ -125,7 +125,7 @@ def encoder_parameters(
 
 
 def still_parameters(codec: str, options: EncoderOptions) -> dict[str, str]:
-    """Write the options of an image encoder as FFmpeg takes them.
+    """Return the options of an image encoder as FFmpeg expects them.
 
     `crf` runs from 0 (best) to 51: JPEG's quantiser from 1 to 31 (2 by default), WebP's quality
     from 100 to 0 (95 by default), where 0 is lossless. PNG, TIFF and BMP are lossless anyway.
@@ -143,14 +143,14 @@ def still_parameters(codec: str, options: EncoderOptions) -> dict[str, str]:
 
 
 def quality_parameters(codec: str, crf: float | None) -> dict[str, str]:
-    """Write a constant quality as an encoder takes it: a crf, or a fixed quantiser of 1 to 31."""
+    """Return an encoder's options for constant quality: a crf, or a quantiser of 1 to 31."""
     if codec in _QUANTISERS:
         return _quantiser(_QUANTISERS[codec] if crf is None else crf)
     return {} if crf is None else {"crf": f"{crf:g}"}
 
 
 def _quantiser(value: float) -> dict[str, str]:
-    """Fix the quantiser: its bounds do, for PyAV cannot tell a frame its own."""
+    """Fix the quantiser by its bounds, since PyAV cannot set it for each frame."""
     whole = str(min(max(round(value), 1), 31))
     return {"flags": "+qscale", "qmin": whole, "qmax": whole}
 
@@ -172,14 +172,14 @@ def open_encoder(
 
     Args:
         output: open for writing, nothing written yet.
-        info: of the pictures; `pix_fmt` is what `choice` takes.
+        info: of the pictures; `pix_fmt` is that of `choice`.
         options: the user's.
         choice: encoder and pixel formats.
         container: what `output` is.
 
     Raises:
-        SinkRefused: if the container does not hold the codec, or the encoder refuses the size,
-            the rate or an option.
+        SinkRefused: if the container cannot hold the codec, or the encoder refuses the size, the
+            rate or an option.
     """
     if info.pix_fmt != choice.pix_fmt:
         raise ValueError(f"pictures must be {choice.pix_fmt}, got {info.pix_fmt}")
@@ -226,7 +226,7 @@ def _add_stream(
 
 def _describe(codec: VideoCodecContext, info: StreamInfo, choice: CodecChoice) -> None:
     codec.pix_fmt = choice.coded_pix_fmt
-    # PyAV asks for slice threads, which makes x264 cut every frame into slices
+    # PyAV sets slice threads, with which x264 cuts every frame into slices
     codec.thread_type = "AUTO"
     if info.sample_aspect_ratio:
         codec.sample_aspect_ratio = info.sample_aspect_ratio
@@ -237,27 +237,26 @@ def open_codec(codec: VideoCodecContext, options: EncoderOptions) -> None:
     """Open an encoder whose `options` are set.
 
     Args:
-        codec: all set.
-        options: the user's; what the encoder does not know of these is an error.
+        codec: fully configured.
+        options: the user's; one that the encoder does not know is an error.
 
     Raises:
-        SinkRefused: if it refuses size, pixel format or an option.
+        SinkRefused: if it refuses the size, the pixel format or an option.
     """
-    os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr by itself
+    os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr otherwise
     asked, size = dict(codec.options), f"{codec.width}x{codec.height}"
     try:
         codec.open()
     except (FFmpegError, ValueError, OverflowError) as error:
         given = ", ".join(f"{key}={value}" for key, value in asked.items())
         raise SinkRefused(
-            f"{codec.name} refuses {size} {codec.pix_fmt} with {given}: "
-            f"{getattr(error, 'strerror', None) or error}"
+            f"{codec.name} refuses {size} {codec.pix_fmt} with {given}: {reason_of(error)}"
         ) from error
     _check_used(codec, options)
 
 
 def _check_used(codec: VideoCodecContext, options: EncoderOptions) -> None:
-    """Refuse options that the encoder left lying: it does not know them."""
+    """Refuse options that the encoder did not use, so does not know."""
     asked = set(options.options) | {"crf"} & {"crf" if options.crf is not None else ""}
     asked |= {"preset"} if options.preset is not None else set()
     for key in sorted(asked & set(codec.options)):

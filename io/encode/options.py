@@ -1,4 +1,4 @@
-"""How to encode, as a user says it. A value alone: who only hands it on loads no codec."""
+"""Encoding options as users give them: a value without codecs, cheap to import."""
 
 from __future__ import annotations
 

@@ -102,9 +102,9 @@ def decoded_audio(decoder: Stream, packet: AnyPacket | None) -> list[AudioFrame]
 
 
 def is_priming(packet: AnyPacket, stream: Stream) -> bool:
-    """Tell whether a packet is decoded but not shown: it ends before its stream starts.
+    """Return whether a packet is decoded but not played: it ends before its stream starts.
 
-    An audio encoder puts such packets first; the container marks them, each in its own way.
+    An audio encoder writes such packets first; each container marks them in its own way.
     """
     if packet.is_discard:
         return True
@@ -115,14 +115,14 @@ def is_priming(packet: AnyPacket, stream: Stream) -> bool:
 
 
 def mux(output: OutputContainer, packet: AnyPacket) -> None:
-    """Hand a packet to the muxer, which interleaves it; its timestamps are changed."""
+    """Pass a packet to the muxer, which interleaves it and changes its timestamps."""
     _untyped(output).mux(packet)
 
 
 _MAX_TICKS = (1 << 31) - 1  # FFmpeg's rationals are pairs of int32
 # MPEG-4 part 2 counts ticks in 16 bits (ISO/IEC 14496-2, vop_time_increment_resolution)
 _MAX_BY_CODEC = {"mpeg4": 65_535, "msmpeg4": 65_535, "msmpeg4v2": 65_535}
-# These codecs have one of a few frame rates in the bitstream, and no other time
+# These codecs store one of a few frame rates in the bitstream, and no other time
 _RATE_ONLY = ("mpeg1video", "mpeg2video", "dnxhd")
 _JITTER = Fraction(1, 10)  # of a frame: twice what still counts as a constant rate
 _UNKNOWN_RATE = Fraction(25)
@@ -131,7 +131,7 @@ _FINE = 90_000  # ticks per second, where a time base must be rounded
 
 @dataclass(frozen=True, slots=True)
 class VideoTiming:
-    """In which time base to encode, and at which rate players are told to expect frames."""
+    """The time base to encode in, and the frame rate written for players."""
 
     time_base: Fraction
     """Seconds in one tick of the encoder."""
@@ -142,8 +142,8 @@ class VideoTiming:
 def choose_timing(info: StreamInfo, codec: str, container: Container) -> VideoTiming:
     """Choose the time base of an encoder.
 
-    A constant rate is counted in frames, so that timestamps which a container rounded (Matroska,
-    to 1 ms) come back to their exact places; a variable one in the ticks of its own time base.
+    A constant rate is counted in frames, which restores timestamps that a container rounded
+    (Matroska, to 1 ms); a variable one in the ticks of its own time base.
     """
     rate = info.rate or info.average_rate or _UNKNOWN_RATE
     if codec == "gif":
@@ -157,7 +157,7 @@ def choose_timing(info: StreamInfo, codec: str, container: Container) -> VideoTi
 
 
 class EncoderClock:
-    """Turns a picture's pts into the encoder's ticks, counted from the first picture.
+    """Converts pictures' pts into the encoder's ticks, counted from the first picture.
 
     Args:
         pace: the encoder's time base.
@@ -166,21 +166,21 @@ class EncoderClock:
 
     def __init__(self, timing: VideoTiming, time_base: Fraction) -> None:
         self._scale = time_base / timing.time_base
-        # what counts as rounded: more than jitter, where frames are counted
+        # where frames are counted, jitter does not count as rounding
         whole_frames = timing.time_base * timing.rate == 1
         self._jitter = _JITTER if whole_frames else Fraction(0)
         self._first: int | None = None
         self.last = -1
-        """Ticks of the picture that came last."""
+        """Ticks of the last picture."""
         self.end = 0
-        """Ticks at which it ends."""
+        """Ticks at which the last picture ends."""
         self.num_rounded = 0
-        """Timestamps that were no whole number of ticks."""
+        """Timestamps that were not a whole number of ticks."""
 
     def __call__(self, pts: int, duration: int) -> tuple[int, int]:
-        """Give pts and duration in ticks of the encoder; pts rise strictly.
+        """Return pts and duration in ticks of the encoder; pts rise strictly.
 
-        The end of a picture is rounded, not its length, so that errors do not add up.
+        A picture's end is rounded, not its duration, so that errors do not accumulate.
         """
         if self._first is None:
             self._first = pts
@@ -193,14 +193,14 @@ class EncoderClock:
 
 
 def fix_dts(packet: AnyPacket, last_ticks: int) -> None:
-    """Mend the dts of an encoder's packet.
+    """Replace an encoder's invalid dts by the pts.
 
-    libx265 gives a stream of one frame a dts from memory that it never wrote to. A true one lies
+    libx265 returns uninitialised memory as the dts of a stream of one frame. A valid dts lies
     between the pts and the earliest that reordering can need.
 
     Args:
         packet: of an encoder, its ticks counted from the first picture.
-        last_ticks: pts of the latest picture that the encoder was given.
+        last_ticks: pts of the latest picture passed to the encoder.
     """
     if packet.pts is None:
         return
@@ -209,15 +209,16 @@ def fix_dts(packet: AnyPacket, last_ticks: int) -> None:
 
 
 class SampleClock:
-    """Gives packets of sound their exact places back where a container rounded them.
+    """Restores the exact times of audio packets that a container rounded.
 
-    Matroska rounds to 1 ms and may leave durations out; a packet of audio lasts a whole number of
-    samples, mostly always the same. What fits to a tick is counted on, anything else believed.
+    Matroska rounds to 1 ms and may omit durations; an audio packet lasts a whole number of samples,
+    usually the same. A time within a tick of the packet before is replaced by its end, any other is
+    kept.
 
     Args:
         sample_rate: samples per second.
-        frame_size: samples in a packet, where always the same; 0 if unknown, None where every
-            packet is to be asked: PCM is cut anywhere.
+        frame_size: samples in a packet, if constant; 0 if unknown, None if each packet has its own
+            number, as PCM does.
     """
 
     def __init__(self, sample_rate: int, frame_size: int | None) -> None:
@@ -226,18 +227,18 @@ class SampleClock:
         self._end: int | None = None
 
     def __call__(self, packet: AnyPacket, count_samples: Callable[[], int]) -> None:
-        """Put a packet into ticks of one sample, if its own are coarser.
+        """Convert a packet's times to ticks of one sample, if its own are coarser.
 
         Args:
-            packet: of sound.
-            count_samples: asked only where neither packet nor codec tell how long it lasts.
+            packet: of audio.
+            count_samples: called only if neither packet nor codec give the duration.
         """
         if not packet.time_base or packet.pts is None or packet.time_base <= self._base:
             return
         tick = packet.time_base / self._base  # samples
         start = _nearest(packet.pts * tick)
         if self._end is not None and abs(packet.pts * tick - self._end) <= tick:
-            # counted on, but never further from what the container says than its rounding
+            # never further from the container's time than its rounding
             lowest = math.ceil((packet.pts - Fraction(1, 2)) * tick)
             highest = math.floor((packet.pts + Fraction(1, 2)) * tick)
             start = min(max(self._end, lowest), highest)
@@ -253,7 +254,7 @@ class SampleClock:
 
 
 def shift_packet(packet: AnyPacket, offset_seconds: Fraction) -> None:
-    """Move a packet in time, in ticks fine enough to do so exactly where FFmpeg can."""
+    """Shift a packet in time, in ticks fine enough for exactness, if FFmpeg can hold them."""
     if not offset_seconds or not packet.time_base:
         return
     common = common_time_base(packet.time_base, offset_seconds)
@@ -269,9 +270,9 @@ def shift_packet(packet: AnyPacket, offset_seconds: Fraction) -> None:
 
 
 def common_time_base(time_base: Fraction, offset: Fraction) -> Fraction:
-    """Find ticks in which both whole ticks of `time_base` and `offset` seconds are whole.
+    """Return a time base in which ticks of `time_base` and `offset` seconds are both whole.
 
-    Where these would be too fine for FFmpeg, `time_base` itself.
+    If that is too fine for FFmpeg, return `time_base` itself.
     """
     if offset == 0:
         return time_base
@@ -289,11 +290,8 @@ def _nearest(ticks: Fraction) -> int:
     return math.floor(ticks + Fraction(1, 2))
 
 
-# The video's way through the encoder in time: ticks going in, durations and seconds coming out.
-
-
 class EncoderTimeline:
-    """Follows pictures through the encoder: their ticks going in, their seconds coming out."""
+    """Keeps the pictures' times while they are in the encoder: ticks in, seconds out."""
 
     def __init__(self, timing: VideoTiming, time_base: Fraction) -> None:
         self._timing = timing
@@ -306,25 +304,24 @@ class EncoderTimeline:
         self.num_pictures = 0
 
     def begin(self, picture: Picture, origin_seconds: Fraction) -> Fraction:
-        """Place the first picture on the output's time line; give the muxer's time base."""
+        """Place the first picture on the output's time line; return the muxer's time base."""
         self.start_seconds = picture.pts * self._time_base - origin_seconds
         return common_time_base(self._timing.time_base, self.start_seconds)
 
     def enter(self, picture: Picture) -> tuple[int, int]:
-        """Give the next picture's pts and duration in ticks of the encoder."""
+        """Return the next picture's pts and duration in ticks of the encoder."""
         ticks, duration = self._clock(picture.pts, picture.duration)
         self._durations[ticks] = duration
         self.num_pictures += 1
         return ticks, duration
 
     def leave(self, packet: AnyPacket, *, closes_mp4: bool = False) -> Fraction:
-        """Give a coded packet its duration and place.
+        """Set an encoded packet's duration and times.
 
         Args:
-            packet: of the encoder, in the order in which it gives them.
-            closes_mp4: whether it is the very last one, and goes to an MP4 or a MOV. They keep no
-                durations but the distances of dts; for a track to last as long as its pictures,
-                its last sample must reach to their end.
+            packet: of the encoder, in its order.
+            closes_mp4: whether it is the last one, for MP4 or MOV. These store only the differences
+                of dts, so the last sample must extend to the end of the last picture.
 
         Returns:
             When it is due, in seconds on the output's time line.
@@ -352,5 +349,5 @@ class EncoderTimeline:
 
     @property
     def num_rounded(self) -> int:
-        """Timestamps that the encoder's ticks cannot hold exactly."""
+        """Timestamps that the encoder's ticks cannot represent exactly."""
         return self._clock.num_rounded

@@ -306,9 +306,10 @@ class LiveDeinterlacer:
         self, first: VideoFrame, time_base: Fraction, order: FieldOrder | None, codec: str
     ) -> None:
         every_frame = not (first.interlaced_frame or flags_frames(codec))
-        self._filter = Deinterlacer(first, time_base, field_order=order, every_frame=every_frame)
+        self._filter = Deinterlacer[DecodedFrame](
+            first, time_base, field_order=order, every_frame=every_frame
+        )
         self._form = _form(first)
-        self._waiting: deque[DecodedFrame] = deque()
 
     def takes(self, frame: VideoFrame) -> bool:
         """Tell whether a frame has the size and format of those before it."""
@@ -316,16 +317,14 @@ class LiveDeinterlacer:
 
     def __call__(self, arrival: DecodedFrame) -> Iterator[DecodedFrame]:
         """Take one, give those that are ready."""
-        self._waiting.append(arrival)
-        return self._given(self._filter(arrival.frame))
+        return self._given(self._filter(arrival.frame, arrival))
 
     def flush(self) -> Iterator[DecodedFrame]:
         """Give the last one."""
         return self._given(self._filter.flush())
 
-    def _given(self, frames: Iterator[VideoFrame]) -> Iterator[DecodedFrame]:
-        for frame in frames:  # one out for one in, in order
-            yield replace(self._waiting.popleft(), frame=frame)
+    def _given(self, made: Iterator[tuple[VideoFrame, DecodedFrame]]) -> Iterator[DecodedFrame]:
+        return (replace(arrival, frame=frame) for frame, arrival in made)
 
 
 def _form(frame: VideoFrame) -> tuple[int, int, str]:

@@ -1,1 +1,1 @@
-"""PyAV's frames ⇄ pictures: planes bit for bit, colour tags, and what travels beside the pixels."""
+"""PyAV's frames ⇄ pictures: planes bit for bit, colour tags and other metadata; labels."""

@@ -1,7 +1,7 @@
 """PyAV's frames ⇄ pictures: every pixel format to planes and back, bit for bit, one copy a plane.
 
-The decoder reuses its frame's memory, so planes are copied out of it; rows in it are padded, and
-may run from bottom to top. Nothing here goes through FFmpeg's scaler, which rounds and guesses.
+The decoder reuses a frame's memory, so planes are copied out of it; its rows are padded, and may
+run from bottom to top. FFmpeg's scaler, which rounds and guesses, is not used.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .tags import set_tags
 
 # Where the components of packed, semi-planar and big-endian pixel formats lie in memory.
 #
-# One table entry names the planar format that holds the same values and says, for each of its
-# planes, which memory to read: as FFmpeg's own AVComponentDescriptor does, whose fields PyAV does
-# not show. No value is scaled, but for RGB of 2 to 6 bits, which becomes the nearest of 8.
+# A table entry names the planar format that holds the same values and, for each of its planes, the
+# memory to read, like FFmpeg's AVComponentDescriptor, which PyAV does not expose. No value is
+# scaled, except RGB of 2 to 6 bits, which becomes the nearest of 8 bits.
 #
 # Source: FFmpeg 8, libavutil/pixfmt.h, the comments of enum AVPixelFormat.
 
@@ -69,7 +69,7 @@ _PLANAR = re.compile(
 _SEMI_PLANAR = re.compile(r"p(?P<chroma>[024])(?P<depth>10|12|16)(?P<endian>le|be)$")
 _HALF = {"0": "420", "2": "422", "4": "444"}
 
-# Elements in memory order; x is padding. Several Y belong to several pixels.
+# Elements in memory order; x is padding. Each of several Y is a pixel of its own.
 _BYTES = {
     "rgb24": "RGB", "bgr24": "BGR", "rgba": "RGBA", "bgra": "BGRA", "argb": "ARGB",
     "abgr": "ABGR", "rgb0": "RGBx", "bgr0": "BGRx", "0rgb": "xRGB", "0bgr": "xBGR",
@@ -106,13 +106,13 @@ _NV = {
 
 
 def is_native(name: str) -> bool:
-    """Tell whether a format is one that a Picture holds as it is."""
+    """Return whether a Picture holds a format without conversion."""
     return _NATIVE.match(name) is not None
 
 
 @cache
 def layout_of(name: str) -> PixelLayout | None:
-    """Find out how to unpack a format; None if this table does not know it."""
+    """Return how to unpack a format; None if it is unknown."""
     stem, endian = (name[:-2], name[-2:]) if name.endswith(("le", "be")) else (name, "le")
     order = "<" if endian == "le" else ">"
     if name in _BYTES:
@@ -184,27 +184,25 @@ def _planar(name: str, order: str) -> PixelLayout | None:
     )
 
 
-# Decoded frames that lie on an NVIDIA card; see :mod:`upframe.io.decode.hardware`.
-#
-# Not yet seen on a GPU.
+# Decoded frames on an NVIDIA card (`decode.hardware`). Untested on CUDA hardware.
 
 _SHIFT = {"nv12": 0, "p010le": 6}
 """Bits below the value."""
 
 
 def is_on_card(frame: VideoFrame) -> bool:
-    """Tell whether a frame's pixels lie on a card."""
+    """Return whether a frame's pixels are on a card."""
     return frame.format.name == "cuda"
 
 
 def pix_fmt_of(frame: VideoFrame) -> str:
-    """Name the pixel format of a frame wherever it lies: ``nv12`` for one on a card."""
+    """Return the pixel format of a frame, also on a card: ``nv12`` there."""
     format_on_card = frame.sw_format if is_on_card(frame) else None
     return frame.format.name if format_on_card is None else format_on_card.name
 
 
 def on_cpu(frame: VideoFrame) -> VideoFrame:
-    """Bring a frame to the CPU's memory, if it is not there."""
+    """Copy a frame to the CPU's memory, if it is on a card."""
     if not is_on_card(frame):
         return frame
     brought = frame.reformat(format=pix_fmt_of(frame))
@@ -213,30 +211,30 @@ def on_cpu(frame: VideoFrame) -> VideoFrame:
 
 
 def can_stay(frame: VideoFrame) -> bool:
-    """Tell whether :func:`planes_on_card` knows what a frame is made of."""
+    """Return whether :func:`planes_on_card` supports a frame."""
     return is_on_card(frame) and pix_fmt_of(frame) in _SHIFT
 
 
 def planes_on_card(frame: VideoFrame) -> list[Tensor]:
-    """Copy Y, U and V out of a frame on a card: (H, W) each, uint8 or uint16, there.
+    """Copy Y, U and V out of a frame on a card: (H, W) each, uint8 or uint16, on the same card.
 
-    The copies are complete when this returns: the decoder needs the frame's memory back.
+    The copies are complete when this returns: the decoder reuses the frame's memory.
     """
     shift = _SHIFT[pix_fmt_of(frame)]
-    # a capsule, for PyAV knows no streams, and torch would name one
+    # a capsule, since PyAV knows no streams, and torch would pass one
     luma, chroma = (
         torch.from_dlpack(plane.__dlpack__())  # pyright: ignore[reportUnknownMemberType]
         for plane in frame.planes[:2]
     )
     planes = [_values(part, shift) for part in (luma, chroma[..., 0], chroma[..., 1])]
-    # FFmpeg works on the default stream, so what is put on it comes after the decoding
+    # FFmpeg decodes on the default stream, so the copies on it come after that
     if luma.is_cuda:
         torch.cuda.current_stream(luma.device).synchronize()
     return planes
 
 
 def _values(words: Tensor, shift: int) -> Tensor:
-    """Copy code values into memory of their own; torch shifts no uint16, so shift as int32."""
+    """Copy code values into new memory; torch cannot shift uint16, so shift as int32."""
     if not shift:
         return words.clone(memory_format=torch.contiguous_format)
     return ((words.to(torch.int32) & 0xFFFF) >> shift).to(torch.uint16)
@@ -256,12 +254,12 @@ _SPECIAL = {"pal8": "gbrap", "monow": "gray", "monob": "gray"}
 
 
 def planar_pix_fmt(name: str) -> str:
-    """Name the planar format that holds a format of FFmpeg's without loss.
+    """Return the planar format that holds one of FFmpeg's formats without loss.
 
     Raises:
-        UnsupportedMedia: if there is none: floats, hardware frames, Bayer and XYZ data.
+        UnsupportedMedia: for floats, hardware frames, Bayer and XYZ data.
     """
-    name = _canonical(name)
+    name = canonical_pix_fmt(name)
     if is_native(name):
         return name
     if name in _SPECIAL:
@@ -277,15 +275,19 @@ def planar_pix_fmt(name: str) -> str:
 
 
 def conversion_warning(name: str) -> str | None:
-    """Say that a format is kept in another that needs more chroma samples; None if it is not."""
-    name = _canonical(name)
+    """Return a warning if a format is stored in one with more chroma samples; else None."""
+    name = canonical_pix_fmt(name)
     if name not in _DOUBLED:
         return None
     return f"chroma of {name} is interpolated once to {_DOUBLED[name][0]}'s"
 
 
-def _canonical(name: str) -> str:
-    """FFmpeg's own spelling of a format, ``yuvj`` and aliases resolved."""
+def canonical_pix_fmt(name: str) -> str:
+    """Return FFmpeg's own spelling of a format: byte order added, ``yuvj`` and aliases resolved.
+
+    Raises:
+        UnsupportedMedia: if FFmpeg has no such format.
+    """
     try:
         name = av.VideoFormat(name).name
     except ValueError as error:
@@ -328,13 +330,22 @@ def picture_of(
     )
 
 
+def black_frame(width: int, height: int, pix_fmt: str) -> av.VideoFrame:
+    """Make a frame whose code values are all 0, with pts 0."""
+    frame = av.VideoFrame(width, height, pix_fmt)
+    for plane in frame.planes:
+        plane.update(bytes(plane.buffer_size))
+    frame.pts = 0
+    return frame
+
+
 def frame_of(picture: Picture) -> av.VideoFrame:
     """Copy a picture into a new frame, with its tags, pts, duration and time base.
 
     Raises:
         UnsupportedMedia: if FFmpeg has no such pixel format.
     """
-    pix_fmt = _canonical(picture.pix_fmt)
+    pix_fmt = canonical_pix_fmt(picture.pix_fmt)
     form = PixelFormat.parse(pix_fmt)
     frame = av.VideoFrame(picture.width, picture.height, pix_fmt)
     order = (2, 0, 1) if form.family == "rgb" else range(form.num_planes)  # FFmpeg: G, B, R
@@ -352,7 +363,7 @@ def frame_of(picture: Picture) -> av.VideoFrame:
 
 def _planes_of(frame: av.VideoFrame, color: Color) -> list[Array]:
     """Copies of a frame's components in a picture's order, contiguous, uint8 or uint16."""
-    name = _canonical(frame.format.name)
+    name = canonical_pix_fmt(frame.format.name)
     if name == "pal8":
         return _colours_of_palette(frame)
     if name in ("monow", "monob"):

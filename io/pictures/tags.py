@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -92,8 +92,8 @@ _MATRIX_NUMBERS: Final = {name: number for number, name in MATRICES.items()}
 def color_of(tagged: av.VideoFrame | av.VideoCodecContext) -> Color:
     """Read the tags of a frame or a codec; a number without a name counts as unspecified.
 
-    A ``yuvj`` format means full range even where no tag says so. The chroma location is None: PyAV
-    does not show it.
+    A ``yuvj`` format means full range even without a tag. The chroma location is None: PyAV does
+    not show it.
     """
     pix_fmt = tagged.format.name if tagged.format is not None else ""
     return Color(
@@ -104,8 +104,19 @@ def color_of(tagged: av.VideoFrame | av.VideoCodecContext) -> Color:
     )
 
 
+def color_of_stream(stream: VideoStream, first: VideoFrame) -> Color:
+    """Read each tag from the first frame, or from the stream where the frame does not say."""
+    frame, fallback = color_of(first), color_of(stream.codec_context)
+    return Color(
+        range=frame.range or fallback.range,
+        primaries=frame.primaries or fallback.primaries,
+        trc=frame.trc or fallback.trc,
+        matrix=frame.matrix or fallback.matrix,
+    )
+
+
 def set_tags(tagged: av.VideoFrame | av.VideoCodecContext, color: Color) -> None:
-    """Write range, primaries, transfer and matrix; what has no number becomes unspecified."""
+    """Write range, primaries, transfer and matrix; a name without a number becomes unspecified."""
     tagged.color_range = _RANGE_NUMBERS.get(color.range or "", 0)
     tagged.color_primaries = _PRIMARY_NUMBERS.get(color.primaries or "", UNSPECIFIED)
     tagged.color_trc = _TRANSFER_NUMBERS.get(color.trc or "", UNSPECIFIED)
@@ -113,12 +124,11 @@ def set_tags(tagged: av.VideoFrame | av.VideoCodecContext, color: Color) -> None
 
 
 def set_color(codec_context: av.VideoCodecContext, color: Color) -> None:
-    """Tag what an encoder will write, chroma location included; before its first encode.
+    """Set an encoder's tags, chroma location included; before its first frame.
 
-    The frames given to it need the tags as well (ProRes reads them there): `frame_of` sets them.
-    The chroma location has no attribute in PyAV, but FFmpeg's own encoder option
-    ``chroma_sample_location`` works: it is added to ``codec_context.options``, so options that are
-    assigned later would drop it.
+    The frames need the tags as well (ProRes reads them there): `frame_of` sets them. PyAV has no
+    attribute for the chroma location, so FFmpeg's option ``chroma_sample_location`` is added to
+    ``codec_context.options``: assigning options later would drop it.
     """
     set_tags(codec_context, color)
     if color.chroma_location is not None:
@@ -126,14 +136,14 @@ def set_color(codec_context: av.VideoCodecContext, color: Color) -> None:
         codec_context.options = {**codec_context.options, **location}
 
 
-# What travels beside the pixels: HDR10 metadata, rotation, chroma siting.
+# HDR10 metadata, rotation and chroma siting.
 #
-# PyAV 18 shows no chroma siting. It is in the codec parameters though, and libavformat's Matroska
-# muxer writes it into the track header; so the header of an empty Matroska file that was made from
-# the stream, in memory, tells it. That covers what FFmpeg's decoders and demuxers report: H.264
-# and HEVC (VUI, else left), MPEG-1 (center), MPEG-2 and MPEG-4 (left), JPEG (center), ProRes, VP9
-# and AV1 where their headers say it, and Matroska's own tags. It tells left, center, topleft and
-# top apart; the two bottom ones, which no encoder in use writes, read as unknown.
+# PyAV 18 does not show the chroma siting, which is in the codec parameters; but libavformat's
+# Matroska muxer writes it into the track header. So it is read from the header of an empty Matroska
+# file, made from the stream in memory. That covers what FFmpeg's decoders and demuxers report:
+# H.264 and HEVC (VUI, else left), MPEG-1 (center), MPEG-2 and MPEG-4 (left), JPEG (center), ProRes,
+# VP9 and AV1 where their headers say it, and Matroska's own tags. Matroska distinguishes left,
+# center, topleft and top; the two bottom ones, which no encoder in use writes, read as unknown.
 
 _CHROMA_SITING_HORZ = b"\x55\xb7\x81"  # Matroska element ids, each with the length 1
 _CHROMA_SITING_VERT = b"\x55\xb8\x81"
@@ -145,7 +155,7 @@ _MATRIX = struct.Struct("<9i")  # display matrix: 16.16 fixed point, last column
 
 
 def chroma_location(stream: VideoStream) -> str | None:
-    """Read where a stream's chroma samples lie; None where it does not say."""
+    """Return where a stream's chroma samples lie; None where it does not say."""
     header = BytesIO()
     try:
         with av.open(header, "w", format="matroska") as muxer:
@@ -164,12 +174,12 @@ def _byte_after(data: bytes, key: bytes) -> int:
 
 
 def side_data(frame: Frame) -> dict[str, bytes]:
-    """Give a frame's side data as raw bytes, by the names of `av.sidedata.sidedata.Type`."""
+    """Return a frame's side data as raw bytes, by the names of `av.sidedata.sidedata.Type`."""
     return _side_data(frame) or {}
 
 
 def _side_data(frame: Frame) -> dict[str, bytes] | None:
-    """The same; None where a kind that this PyAV has no name for hides all others."""
+    """The same; None if PyAV knows no name for one kind, which hides all others."""
     try:
         # typed as a dict of motion vectors, but really a sequence of every kind there is
         entries = cast("Iterable[SideData]", frame.side_data)
@@ -179,7 +189,7 @@ def _side_data(frame: Frame) -> dict[str, bytes] | None:
 
 
 def mastering_display(data: dict[str, bytes]) -> MasteringDisplay | None:
-    """Parse AVMasteringDisplayMetadata; None unless primaries and luminance are both there."""
+    """Parse AVMasteringDisplayMetadata; None unless it has both primaries and luminance."""
     raw = data.get("MASTERING_DISPLAY_METADATA")
     if raw is None or len(raw) < _MASTERING.size:
         return None
@@ -192,7 +202,7 @@ def mastering_display(data: dict[str, bytes]) -> MasteringDisplay | None:
 
 
 def content_light(data: dict[str, bytes]) -> ContentLight | None:
-    """Parse AVContentLightMetadata; None where it is not there, or all zero."""
+    """Parse AVContentLightMetadata; None where it is absent, or all zero."""
     raw = data.get("CONTENT_LIGHT_LEVEL")
     if raw is None or len(raw) < _LIGHT.size:
         return None
@@ -201,11 +211,11 @@ def content_light(data: dict[str, bytes]) -> ContentLight | None:
 
 
 def rotation_of(frame: VideoFrame) -> tuple[int, bool, float]:
-    """Read how a frame is to be turned for display.
+    """Return how a frame must be rotated for display.
 
     Returns:
         Degrees counter-clockwise (0, 90, 180 or 270), whether it is mirrored horizontally before
-        that, and the exact angle, which is a multiple of 90 in every sane file.
+        that, and the exact angle, usually a multiple of 90.
     """
     raw = side_data(frame).get("DISPLAYMATRIX")
     if raw is None or len(raw) < _MATRIX.size:
@@ -235,21 +245,21 @@ _EXIF_BYTES = 1 << 17
 
 
 def orientation_of(frame: VideoFrame, path: Path | None) -> tuple[int, bool, float]:
-    """Read how a frame is to be turned, as :func:`rotation_of`, also where PyAV hides it.
+    """Return how a frame must be rotated, as :func:`rotation_of`, also where PyAV hides it.
 
-    FFmpeg 8 keeps a still's EXIF data beside its pixels, a kind that PyAV 18 has no name for; so
-    the orientation is read from the file itself.
+    FFmpeg 8 attaches a still's EXIF data to the frame, a kind that PyAV 18 has no name for; so the
+    orientation is read from the file itself.
     """
     if path is not None and _side_data(frame) is None:
         with path.open("rb") as file:
-            turned = exif_orientation(file.read(_EXIF_BYTES))
-        if turned is not None:
-            return (*turned, float(turned[0]))
+            found = exif_orientation(file.read(_EXIF_BYTES))
+        if found is not None:
+            return (*found, float(found[0]))
     return rotation_of(frame)
 
 
 def exif_orientation(data: bytes) -> tuple[int, bool] | None:
-    """Find the orientation in the beginning of a JPEG or PNG; None where it has none.
+    """Return the orientation found at the beginning of a JPEG or PNG; None where it has none.
 
     Source: EXIF 2.32, sections 4.5.2 (structure) and 4.6.4 (orientation).
     """
@@ -272,7 +282,7 @@ def _tiff_orientation(tiff: bytes) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """What a file says about its pictures."""
+    """What a file declares about its pictures."""
 
     color: Color = field(default_factory=Color)
     sample_aspect_ratio: Fraction | None = None
@@ -292,17 +302,10 @@ def tags_of(opened: InputContainer, stream: VideoStream) -> Tags:
     first = next(iter(opened.decode(stream)), None)
     if first is None:
         raise IndexError("no frame comes out of it")
-    said, fallback = color_of(first), color_of(stream.codec_context)
     data = side_data(first)
     rotation, hflip, _ = rotation_of(first)
     return Tags(
-        color=Color(
-            said.range or fallback.range,
-            said.primaries or fallback.primaries,
-            said.trc or fallback.trc,
-            said.matrix or fallback.matrix,
-            chroma_location(stream),
-        ),
+        color=replace(color_of_stream(stream, first), chroma_location=chroma_location(stream)),
         sample_aspect_ratio=stream.sample_aspect_ratio or None,
         rotation=rotation,
         hflip=hflip,

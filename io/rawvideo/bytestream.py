@@ -64,7 +64,7 @@ class ByteReader:
         self._interrupted = True
 
     def peek(self, size: int) -> bytes:
-        """Give the next `size` bytes, or those that are left, without taking them."""
+        """Return the next `size` bytes, or those that are left, without taking them."""
         while len(self._ahead) < size and not self._at_end:
             piece = memoryview(bytearray(size - len(self._ahead)))
             self._ahead += bytes(piece[: self._read_raw(piece)])
@@ -182,7 +182,7 @@ def enlarge_pipe(stream: RawStream) -> int | None:
 
 
 def _write_only(descriptor: int) -> bool:
-    """Tell whether reading can only fail: a poll would wait for ever instead."""
+    """Return whether reading can only fail: a poll would wait for ever instead."""
     return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
 
 
@@ -254,12 +254,12 @@ class UnitReader:
                 raise Torn(self.size, end)
 
     def release(self) -> bytes:
-        """Give the unit and begin the next."""
+        """Return the unit and begin the next."""
         unit, self._unit = bytes(self._unit), bytearray()
         return unit
 
     def rest(self) -> Iterator[bytes]:
-        """Give everything else as it comes."""
+        """Yield everything else as it comes."""
         yield self.release()
         while piece := self._reader.read():
             yield piece
@@ -282,7 +282,7 @@ class WholeUnits:
         self._in_head = True
 
     def read(self, size: int = -1) -> bytes:
-        """Give at most `size` bytes; ``b""`` at the end."""
+        """Return at most `size` bytes; ``b""`` at the end."""
         while not self._unit:
             try:
                 self._unit = memoryview(self._kept(next(self._units)))

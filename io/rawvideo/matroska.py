@@ -43,7 +43,7 @@ class _Master:
 
 
 def matroska_units(unit: UnitReader) -> Iterator[bytes]:
-    """Give the elements of a Matroska stream; of segments and clusters their heads, then children.
+    """Yield the elements of a Matroska stream; of segments and clusters their heads, then children.
 
     Raises:
         TruncatedMedia: if the stream ends inside an element.
@@ -161,7 +161,7 @@ def describe_matroska(header: bytes, info: StreamInfo) -> bytes:
 
 
 def _top_elements(header: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Give id, content and everything behind the head, of elements up to the segment."""
+    """Yield id, content and everything behind the head, of elements up to the segment."""
     offset = 0
     while offset < len(header):
         ident, size, start = _head(header, offset)
@@ -257,7 +257,7 @@ def _children(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _first(content: bytes, ident: int) -> bytes:
-    """Give the content of the first child of a kind; nothing if there is none."""
+    """Return the content of the first child of a kind; nothing if there is none."""
     return next((body for child, body in _children(content) if child == ident), b"")
 
 

@@ -104,7 +104,7 @@ class Numbers:
 
 
 def nut_units(unit: UnitReader) -> Iterator[bytes]:
-    """Give the packets of a NUT stream: headers, sync points, frames, the index.
+    """Yield the packets of a NUT stream: headers, sync points, frames, the index.
 
     Raises:
         TruncatedMedia: if the stream ends inside one.

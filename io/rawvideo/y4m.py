@@ -242,7 +242,7 @@ class Y4MSource:
         return self._info
 
     def __iter__(self) -> Iterator[Picture]:
-        """Give every whole picture.
+        """Yield every whole picture.
 
         Raises:
             TruncatedMedia: after them, if the stream ends inside a frame or before its XLENGTH.

@@ -1,1 +1,1 @@
-"""A source's other streams: which a container holds, and how they get there."""
+"""A source's other streams: which ones a container can hold, copied or converted."""

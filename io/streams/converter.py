@@ -1,7 +1,7 @@
-"""Converting a stream that a container does not hold into one that it does, without loss.
+"""Lossless conversion of a stream that a container cannot hold into one that it can.
 
-Text subtitles go from one text format to another; lossless and PCM audio goes to FLAC, ALAC or
-PCM, where no sample changes. Lossy audio is never encoded again.
+Text subtitles are converted to another text format; lossless and PCM audio to FLAC, ALAC or PCM,
+where no sample changes. Lossy audio is never encoded again.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from ..encode.packets import (
     encoded_video,
     mux,
 )
+from ..errors import reason_of
+from ..pictures.pixels import black_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,16 +49,16 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 
-# Trying whether a container holds a stream: first packets are muxed in memory and read back.
+# Whether a container can hold a stream: its first packets are muxed in memory and read back.
 
 _PACKETS_PER_STREAM = 4
-_MAX_PACKETS = 2000  # sparse streams may have none near the start: do not look for ever
+_MAX_PACKETS = 2000  # bounded: sparse streams may have none near the start
 _MAX_BYTES = 32 << 20
-_VIDEO_SIZE = 64  # the least that every encoder takes
+_VIDEO_SIZE = 64  # the smallest that every encoder supports
 
 
 def sample_packets(source: InputContainer, streams: list[Stream]) -> dict[int, list[AnyPacket]]:
-    """Read the first packets of each stream, by its index. Bounded, whatever the source is."""
+    """Read the first packets of each stream, by its index; a bounded number."""
     samples: dict[int, list[AnyPacket]] = defaultdict(list)
     if not streams:
         return samples
@@ -72,17 +74,13 @@ def sample_packets(source: InputContainer, streams: list[Stream]) -> dict[int, l
             full = all(len(samples[one.index]) >= _PACKETS_PER_STREAM for one in streams)
             if full or num_packets > _MAX_PACKETS or num_bytes > _MAX_BYTES:
                 break
-    except FFmpegError:  # damaged further on: what was read must do
+    except FFmpegError:  # damaged further on: what was read must suffice
         pass
     return samples
 
 
 def mux_trial(stream: Stream, packets: list[AnyPacket], container: Container) -> str | None:
-    """Try to copy a stream.
-
-    Returns:
-        None if the container holds it, else why not.
-    """
+    """Try to copy a stream; return None if the container can hold it, else why not."""
 
     def add(output: OutputContainer) -> tuple[Stream, list[AnyPacket]]:
         made = add_copied(output, stream)
@@ -99,7 +97,7 @@ def run_trial(
 
     Args:
         container: the container to try.
-        add: adds the stream, and gives it with its packets.
+        add: adds the stream, and returns it with its packets.
 
     Returns:
         None if it worked, else why not.
@@ -109,14 +107,14 @@ def run_trial(
         with av.open(written, "w", format=container.name) as output:
             video = _small_video(output, container)
             made, packets = add(output)
-            name = _name_of(made)
-            for packet in encoded_video(video, _black()) + encoded_video(video, None):
-                mux(output, packet)
+            name = codec_of(made)
+            black = black_frame(_VIDEO_SIZE, _VIDEO_SIZE, "yuv420p")
             for packet in packets:
                 packet.stream = made
+            for packet in [*encoded_video(video, black), *encoded_video(video, None), *packets]:
                 mux(output, packet)
     except (FFmpegError, ValueError, RuntimeError) as error:
-        return f"{container.name} does not hold it ({_short(error)})"
+        return f"{container.name} cannot hold it ({reason_of(error)})"
     return _read_back(written, name, container) if packets else None
 
 
@@ -124,17 +122,20 @@ def _read_back(written: BytesIO, name: str, container: Container) -> str | None:
     written.seek(0)
     try:
         with av.open(written, "r", metadata_errors="replace") as opened:
-            found = {_name_of(stream) for stream in opened.streams}
+            found = {codec_of(stream) for stream in opened.streams}
     except (FFmpegError, ValueError) as error:
-        return f"{container.name} with it cannot be read back ({_short(error)})"
+        return f"{container.name} with it cannot be read back ({reason_of(error)})"
     if name not in found:
-        return f"{container.name} does not say that it is {name}"
+        return f"{container.name} does not keep that it is {name}"
     return None
 
 
-def _name_of(stream: Stream) -> str:
-    context: object | None = stream.codec_context
-    return stream.codec_context.codec.canonical_name if context else (stream.name or "unknown")
+def codec_of(stream: Stream) -> str:
+    """Return the name of a stream's codec, also where there is no decoder for it."""
+    context = cast("object | None", stream.codec_context)
+    if context is None:  # only data streams have a name then
+        return getattr(stream, "name", None) or "unknown"
+    return stream.codec_context.codec.canonical_name
 
 
 def _small_video(output: OutputContainer, container: Container) -> VideoStream:
@@ -145,25 +146,13 @@ def _small_video(output: OutputContainer, container: Container) -> VideoStream:
     return stream
 
 
-def _black() -> av.VideoFrame:
-    frame = av.VideoFrame(_VIDEO_SIZE, _VIDEO_SIZE, "yuv420p")
-    for plane in frame.planes:
-        plane.update(bytes(plane.buffer_size))
-    frame.pts = 0
-    return frame
-
-
 def copy_of(packet: AnyPacket) -> AnyPacket:
-    """Copy a packet's bytes and times: muxing changes the times of what it is given."""
+    """Copy a packet's bytes and times, since muxing changes the times."""
     copy = Packet(bytes(packet))
     copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
     copy.time_base = packet.time_base
     copy.is_keyframe = packet.is_keyframe
     return copy
-
-
-def _short(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
 
 
 _TEXT = ("subrip", "srt", "text", "webvtt", "mov_text", "ass", "ssa")
@@ -175,10 +164,10 @@ _FLOATS = ("flt", "dbl")
 
 
 class Converter(Protocol):
-    """Turns packets of one codec into packets of another."""
+    """Converts packets of one codec into packets of another."""
 
     def __call__(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
-        """Take the next packet, or None at the end; give what is ready."""
+        """Accept the next packet, or None at the end, and yield what is ready."""
         ...
 
 
@@ -190,15 +179,15 @@ class Conversion:
     """FFmpeg's name of the encoder."""
     kind: Literal["audio", "subtitle"]
     sample_format: str = ""
-    """Of audio: what the encoder takes."""
+    """Of audio: what the encoder expects."""
     loses: str | None = None
-    """What gets lost; None where nothing does."""
+    """What is lost; None if nothing is."""
 
     def add(self, output: OutputContainer, stream: Stream) -> tuple[Stream, Converter]:
         """Add the converted stream to an output.
 
         Raises:
-            ValueError, FFmpegError: if the container does not hold the codec.
+            ValueError, FFmpegError: if the container cannot hold the codec.
         """
         if self.kind == "subtitle":
             made = add_subtitles(output, self.codec)
@@ -224,11 +213,10 @@ class Conversion:
 
 
 def conversions_for(stream: Stream, container: Container) -> list[Conversion]:
-    """List the ways to bring a stream into a container, best first; empty where there is none."""
-    context = cast("object | None", stream.codec_context)
-    if context is None:
+    """List the conversions of a stream for a container, best first."""
+    if cast("object | None", stream.codec_context) is None:
         return []
-    name = stream.codec_context.codec.canonical_name
+    name = codec_of(stream)
     if stream.type == "subtitle":
         return _text_conversions(name, container)
     if stream.type == "audio" and (name.startswith("pcm_") or name in _LOSSLESS):
@@ -275,13 +263,13 @@ class SubtitleConverter:
         if not context.is_open:
             context.open()
         encoder: SubtitleCodecContext = target.codec_context
-        # the encoder reads the style of its text from an ASS header, which the decoder made
+        # the encoder reads the text style from an ASS header, which the decoder creates
         encoder.subtitle_header = context.subtitle_header
         encoder.time_base = Fraction(1, 1000)
         encoder.open()
 
     def __call__(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
-        """Give one packet for each event; MP4's empty ones, which end an event, give none."""
+        """Yield one packet for each event; MP4's empty ones, which end an event, give none."""
         if packet is None:
             return
         decoded = decoded_subtitle(self._source, packet)

@@ -1,4 +1,8 @@
-"""What becomes of each of a source's other streams: the decisions, and how people are told."""
+"""The plan for a source's other streams: what is copied, converted without loss, or left out.
+
+Every decision is tried before any expensive work: the stream's first packets are muxed into the
+target's container in memory, and read back.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +21,12 @@ from ..errors import SinkRefused
 from ..files import is_special
 from ..redaction import excerpt
 from ..root import ConfinedFile
-from .converter import Conversion, conversions_for, mux_trial, sample_packets
+from .converter import Conversion, codec_of, conversions_for, mux_trial, sample_packets
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.stream import Stream
     from av.video.stream import VideoStream
-
-__all__ = ["Action", "StreamFate", "StreamPlan", "plan_streams"]
-
 
 Action = Literal["copy", "convert", "attach", "drop", "rewrite"]
 
@@ -40,21 +41,21 @@ class StreamFate:
     """``audio``, ``subtitle``, ``attachment``, ``data``, ``video`` or ``cover``."""
     codec: str
     action: Action
-    """``rewrite``: not copied, but made anew from the metadata, such as chapter titles."""
+    """``rewrite``: not copied, but written again from the metadata, such as chapter titles."""
     conversion: Conversion | None = None
     language: str | None = None
     reason: str = ""
-    """Why it is not copied as it is."""
+    """Why it is not copied unchanged."""
 
     def line(self) -> str:
-        """Say it for people: ``audio #1 aac (eng): copied``."""
+        """Describe it for people: ``audio #1 aac (eng): copied``."""
         language = f" ({self.language})" if self.language and self.language != "und" else ""
         name = f"{self.kind} #{self.index} {self.codec}{language}"
         if self.action in ("copy", "attach"):
             return f"{name}: copied"
         if self.action == "convert" and self.conversion:
             return f"{name}: converted to {self.conversion.codec}, {self.reason}"
-        done = "left out" if self.action == "drop" else "written anew"
+        done = "left out" if self.action == "drop" else "written again"
         return f"{name}: {done}, {self.reason}"
 
     @property
@@ -66,7 +67,7 @@ class StreamFate:
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
-    """What becomes of all of a source's streams but the video, and of its chapters."""
+    """What becomes of all of a source's streams except the video, and of its chapters."""
 
     source: str | ConfinedFile
     container: Container | None
@@ -78,21 +79,16 @@ class StreamPlan:
     """What is lost, for people."""
 
     def lines(self) -> list[str]:
-        """Say what will be done, for people, one line a stream."""
+        """Describe what will be done, for people, one line per stream."""
         chapters = [f"{self.num_chapters} chapters: copied"] if self.num_chapters else []
         return [fate.line() for fate in self.fates] + chapters + list(self.notes)
 
     def kept(self) -> tuple[StreamFate, ...]:
-        """Give the streams that get to the output."""
+        """Return the streams that the output will have."""
         return tuple(fate for fate in self.fates if fate.action in ("copy", "convert", "attach"))
 
 
-# The plan for a source's other streams: what is copied, converted without loss, or left out.
-#
-# Every decision is tried before any expensive work: the stream's first packets are muxed into the
-# target's container in memory, and read back.
-
-# Matroska keeps pictures and fonts as attachments; only there do these have a place
+# Matroska stores pictures and fonts as attachments; other containers have no place for these
 _HOLDS_ATTACHMENTS = ("matroska",)
 
 
@@ -103,21 +99,21 @@ def plan_streams(
     *,
     strict: bool = False,
 ) -> StreamPlan:
-    """Decide what becomes of every stream but the video, by trying it.
+    """Decide what becomes of every stream except the video, by trying it.
 
     Args:
         source: path or URL of the input.
-        target: path of the output; its extension names the container.
-        format: container of the output, where the extension does not tell.
+        target: path of the output; its extension selects the container.
+        format: container of the output, if not by extension.
         strict: whether losing anything is an error.
 
     Raises:
-        SourceMissing: if the source is not there.
+        SourceMissing: if the source does not exist.
         UnsupportedMedia: if it holds no video.
         SinkRefused: if the container is unknown, or `strict` and something would be lost.
     """
     container = None if is_image(target, format) else container_of(target, format)
-    # what is read from a pipe for a look is gone
+    # whatever is read from a pipe is gone
     if isinstance(source, str) and is_special(Path(source)):
         return StreamPlan(source, None, notes=("input is a pipe: only its video is taken",))
     found = find_target(source)
@@ -174,7 +170,7 @@ def _fate(stream: Stream, packets: list[AnyPacket], container: Container) -> Str
 
 
 def _rewritten(stream: Stream) -> str | None:
-    """Recognise the tracks that QuickTime and MP4 muxers make themselves."""
+    """Return why a track is not copied that QuickTime and MP4 muxers write themselves."""
     tag = str(getattr(stream, "codec_tag", "") or "")
     name = codec_of(stream)
     if tag == "tmcd" or "timecode" in stream.metadata or name == "none":
@@ -185,18 +181,10 @@ def _rewritten(stream: Stream) -> str | None:
 
 
 def kind_of(stream: Stream) -> str:
-    """Name a stream's kind; an attached picture is a ``cover``."""
+    """Return a stream's kind; an attached picture is a ``cover``."""
     if stream.type == "video" and is_cover(cast("VideoStream", stream)):
         return "cover"
     return stream.type
-
-
-def codec_of(stream: Stream) -> str:
-    """Name a stream's codec, also where there is no decoder for it."""
-    context = cast("object | None", stream.codec_context)
-    if context is None:  # only streams of data have a name then
-        return getattr(stream, "name", None) or "unknown"
-    return stream.codec_context.codec.canonical_name
 
 
 def _made(

@@ -1,7 +1,7 @@
-"""Copying a source's other streams beside the encoded video, packet by packet.
+"""A source's other streams, copied beside the encoded video, packet by packet.
 
-Packets come from an iterator (a second opening of the source, or later a queue that a demuxer
-feeds) and are muxed in step with the video, so that nothing piles up and players can stream.
+The source is opened a second time for them; packets are muxed in step with the video, so that
+nothing accumulates and players can stream.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
-from av import Packet
 from av.error import ArgumentError, FFmpegError, InvalidDataError, PatchWelcomeError
 from av.stream import Discard
 
@@ -28,9 +27,10 @@ from ..encode.packets import (
     mux,
     shift_packet,
 )
+from ..errors import reason_of
 from ..root import ConfinedFile
 from ..verify import SoundTimes
-from .converter import Converter
+from .converter import Converter, copy_of
 from .plan import StreamFate, StreamPlan
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("upframe.io.sink")
 
 
-# Metadata on its way from source to output: what is copied, and what would be stale.
-
-# These describe the old file, or are written anew by the muxer.
+# Metadata that describe the old file, or are written by the muxer.
 _STALE = {
     "encoder", "encoded_by_ffmpeg", "major_brand", "minor_version", "compatible_brands", "duration",
     "vendor_id", "rotate", "timecode", "number_of_frames", "number_of_bytes", "bps", "source_id",
@@ -53,7 +51,7 @@ _STALE = {
 
 
 def kept_metadata(tags: Mapping[str, str]) -> dict[str, str]:
-    """Leave out what describes the file rather than its content.
+    """Return the metadata that describe the content rather than the file.
 
     Matroska's tags may end in a language: ``DURATION-eng`` is as stale as ``DURATION``.
     """
@@ -66,7 +64,7 @@ def _is_stale(key: str) -> bool:
 
 
 def shifted_chapters(chapters: list[Chapter], origin_seconds: Fraction) -> list[Chapter]:
-    """Put chapters on a time line that begins at `origin_seconds` of theirs."""
+    """Shift chapters to a time line that begins at `origin_seconds` of theirs."""
     return [_shifted(chapter, origin_seconds) for chapter in chapters]
 
 
@@ -82,29 +80,29 @@ def _shifted(chapter: Chapter, origin_seconds: Fraction) -> Chapter:
 
 @dataclass(slots=True)
 class Track:
-    """One stream on its way from source to output."""
+    """One stream that is copied or converted from source to output."""
 
     fate: StreamFate
     source: Stream
     target: Stream
     convert: Converter | None = None
     clock: SampleClock | None = None
-    """Of sound that is copied."""
+    """Of copied audio."""
     last_dts: int | None = None
     last_duration: int = 0
-    num_mended: int = 0
+    num_fixed: int = 0
     num_refused: int = 0
     first_seconds: Fraction | None = None
-    """When its first packet to be heard begins, on the output's time line."""
+    """When its first audible packet begins, on the output's time line."""
     last_seconds: Fraction | None = None
     """When its last packet begins."""
     end_seconds: Fraction | None = None
-    """When that ends."""
+    """When its last packet ends."""
 
     def prepare(
         self, packet: AnyPacket, origin: Fraction, *, heard: bool = True
     ) -> list[AnyPacket]:
-        """Convert a packet where needed, put it on the output's time line, mend its times."""
+        """Convert a packet where needed, shift it to the output's time line, fix its times."""
         try:
             made = list(self.convert(packet)) if self.convert else [packet]
         except FFmpegError:  # a damaged packet: lose it, not the job
@@ -113,7 +111,7 @@ class Track:
         return [self._placed(one, origin, heard=heard) for one in made]
 
     def drain(self, origin: Fraction) -> list[AnyPacket]:
-        """Give what the converter still holds. Only the first call gives anything."""
+        """Return what the converter still holds; only the first call returns anything."""
         if self.convert is None:
             return []
         convert, self.convert = self.convert, None
@@ -123,7 +121,7 @@ class Track:
         if self.clock is not None:
             self.clock(packet, lambda: self._count_samples(packet))
         shift_packet(packet, -origin)
-        self.mend(packet)
+        self.fix_times(packet)
         if self.first_seconds is None and heard:
             self.first_seconds = (packet.pts or 0) * (packet.time_base or Fraction(1))
         tick = packet.time_base or Fraction(1)
@@ -133,14 +131,14 @@ class Track:
         return packet
 
     def _count_samples(self, packet: AnyPacket) -> int:
-        """Decode a packet that says nothing of its length; ALAC in Matroska is like that."""
+        """Decode a packet without a duration, as of ALAC in Matroska, to count its samples."""
         try:
             return sum(frame.samples for frame in decoded_audio(self.source, packet))
-        except FFmpegError:  # whoever plays it will hear the damage; its length stays unknown
+        except FFmpegError:  # it is damaged: its length stays unknown
             return 0
 
     def time_of(self, packet: AnyPacket) -> Fraction:
-        """Tell when a packet is due, in seconds."""
+        """Return when a packet is due, in seconds."""
         return (packet.dts or 0) * (packet.time_base or Fraction(1))
 
     def mux(self, output: OutputContainer, packet: AnyPacket) -> None:
@@ -151,9 +149,9 @@ class Track:
             self.num_refused += 1
 
     def _plain(self, packet: AnyPacket, output: OutputContainer) -> AnyPacket:
-        """Leave out a header of the codec that comes again, as in FLV after a reconnection.
+        """Remove a repeated codec header, as in FLV after a reconnection.
 
-        FFmpeg 8.1 writes it over Matroska's, where it has no room, and spoils the file.
+        FFmpeg 8.1 would write it over Matroska's, where it does not fit, and corrupt the file.
         """
         known = getattr(cast("object | None", self.target.codec_context), "extradata", None)
         if not known or not packet.has_sidedata("new_extradata"):
@@ -161,22 +159,20 @@ class Track:
         is_known = bytes(packet.get_sidedata("new_extradata")) == known
         if not is_known and output.format.name != "matroska":
             return packet
-        plain = Packet(bytes(packet))
-        plain.pts, plain.dts, plain.duration = packet.pts, packet.dts, packet.duration
-        plain.time_base, plain.is_keyframe = packet.time_base, packet.is_keyframe
+        plain = copy_of(packet)
         plain.stream = packet.stream
         return plain
 
-    def mend(self, packet: AnyPacket) -> None:
-        """Give a packet the timestamps that a muxer insists on: there, and rising."""
+    def fix_times(self, packet: AnyPacket) -> None:
+        """Set the timestamps that a muxer requires: present, and rising."""
         dts = packet.dts if packet.dts is not None else packet.pts
         expected = 0 if self.last_dts is None else self.last_dts + max(self.last_duration, 1)
         if dts is None:
             dts = expected
-            self.num_mended += 1
+            self.num_fixed += 1
         elif self.last_dts is not None and dts <= self.last_dts:
             dts = self.last_dts + 1
-            self.num_mended += 1
+            self.num_fixed += 1
         packet.dts = dts
         if packet.pts is None or packet.pts < dts:
             packet.pts = dts
@@ -188,11 +184,11 @@ class StreamCopy:
 
     Args:
         tracks: the streams, already added to the output.
-        packets: in the order in which they shall be muxed; from a file, or a queue.
-        output: the container that they go to; its header is not written yet.
+        packets: in the order in which they are to be muxed.
+        output: the container for them; its header is not written yet.
         chapters: of the source, on the source's time line.
         start_seconds: when the source's first kept stream begins.
-        keeps_priming: whether the output can hold packets that are decoded but not shown.
+        keeps_priming: whether the output can store packets that are decoded but not played.
     """
 
     def __init__(
@@ -216,7 +212,7 @@ class StreamCopy:
         self._broken: str | None = None
 
     def begin(self, video_start_seconds: Fraction) -> Fraction:
-        """Fix the time line once the first picture is there, before the header is written.
+        """Fix the time line once the first picture is known, before the header is written.
 
         Args:
             video_start_seconds: of the first picture, on the source's time line.
@@ -249,14 +245,14 @@ class StreamCopy:
             track.mux(self._output, packet)
 
     def _next(self) -> tuple[Track, AnyPacket] | None:
-        """Give the next packet without taking it; read on where none waits."""
+        """Return the next packet without removing it; read more if none is queued."""
         while not self._waiting:
             packet = self._read()
             if packet is None:
                 self._drain_converters()
                 return self._waiting[0] if self._waiting else None
             track = self._tracks.get(packet.stream_index)
-            # an empty packet is the demuxer's way to say that a stream has ended
+            # an empty packet marks the end of a stream
             if track is None or packet.size == 0:
                 continue
             priming = is_priming(packet, track.source)
@@ -271,7 +267,7 @@ class StreamCopy:
         try:
             return next(self._packets, None)
         except FFmpegError as error:
-            self._broken = f"the source's other streams end early: {error.strerror or error}"
+            self._broken = f"the source's other streams end early: {reason_of(error)}"
             self._packets = iter(())
             return None
 
@@ -280,7 +276,7 @@ class StreamCopy:
             self._waiting.extend((track, made) for made in track.drain(self._origin))
 
     def sound_times(self) -> SoundTimes | None:
-        """Tell when the first stream of sound begins and ends, on the output's time line."""
+        """Return when the first audio stream begins and ends, on the output's time line."""
         for track in self._tracks.values():
             first, last, end = track.first_seconds, track.last_seconds, track.end_seconds
             if track.fate.kind != "audio":
@@ -290,25 +286,23 @@ class StreamCopy:
         return None
 
     def num_streams(self, kind: str, *, empty: bool = False) -> int:
-        """Count the streams of a kind that got packets, or those that got none."""
+        """Count the streams of a kind that have packets, or those without any."""
         return sum(
             track.fate.kind == kind and (track.first_seconds is None) == empty
             for track in self._tracks.values()
         )
 
     def warnings(self) -> list[str]:
-        """Say what was mended, for people."""
+        """Return what was corrected, for people."""
         found = [self._broken] if self._broken else []
         for track in self._tracks.values():
             name = f"{track.fate.kind} #{track.fate.index}"
-            if track.num_mended:
-                found.append(f"{name}: timestamps of {track.num_mended} packets were mended")
+            if track.num_fixed:
+                found.append(f"{name}: timestamps of {track.num_fixed} packets were corrected")
             if track.num_refused:
                 found.append(f"{name}: {track.num_refused} packets were refused and left out")
         return found
 
-
-# The source opened a second time, for its other streams: added to the output, ready to copy.
 
 _PICTURES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 
@@ -319,15 +313,15 @@ def open_copy(
     """Open the plan's source again and add its streams to an output.
 
     Args:
-        plan: what to do; None for nothing at all.
+        plan: what to do; None for nothing.
         output: open, its header not written yet.
         video: the encoded video in it.
 
     Returns:
-        What muxes them, and the container to close behind it.
+        The copy, and the container to close after it.
 
     Raises:
-        SourceMissing: if the source has gone meanwhile.
+        SourceMissing: if the source has disappeared.
     """
     if plan is None or plan.container is None:
         return StreamCopy([], iter(()), output), None
@@ -393,7 +387,7 @@ def _clock_of(stream: Stream, target: Container) -> SampleClock | None:
 
 
 def _attach(plan: StreamPlan, source: InputContainer, output: OutputContainer) -> None:
-    """Write fonts and covers, which have no place in time, into Matroska's attachments."""
+    """Write fonts and covers, which have no timestamps, as Matroska's attachments."""
     for fate in plan.kept():
         if fate.action != "attach":
             continue
@@ -419,14 +413,14 @@ def _cover_of(source: str | ConfinedFile, index: int) -> bytes:
 
 
 def _keeps_priming(source: InputContainer, target: Container) -> bool:
-    """MP4 marks priming by an edit list, Matroska by a delay that only Matroska hands on."""
+    """MP4 marks priming by an edit list, Matroska by a delay that only Matroska preserves."""
     matroska = ("matroska", "webm")
     both = target.name in matroska and source.format.name.split(",")[0] in matroska
     return target.holds_edit_lists or both
 
 
 def _start_of(streams: list[Stream]) -> Fraction | None:
-    """Tell when the first of the streams of sound begins, in seconds of the source."""
+    """Return when the first of the audio streams begins, in seconds of the source."""
     starts = [
         stream.start_time * stream.time_base
         for stream in streams

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from upframe.daemon.__main__ import main
 from upframe.daemon.config import parse_config
 from upframe.daemon.errors import ConfigError
 from upframe.daemon.mqtt.requests import BadRequest, parse
-from upframe.io.probe import probe
+from upframe.io.probe import probe_source
+from upframe.io.source import open_source
 from upframe.io.streams.plan import plan_streams
 
 EVIL = "e\x1b]0;x\x07v\x1b[31m\ri\nl\x7f\x9b\u202e\u2066[red]"
@@ -130,7 +132,8 @@ def test_the_daemon_its_log_and_its_jobs_are_tame(
 def test_of_long_tags_little_is_kept_and_told(tmp_path: Path) -> None:
     clip = hostile_clip(tmp_path / "in.mkv", "a" * 20_000 + "://" + "b" * 20_000)
     assert clip.stat().st_size > 100_000
-    found = probe(str(clip))
+    with closing(open_source(str(clip))) as source:
+        found = probe_source(source)
     lines = plan_streams(str(clip), str(tmp_path / "out.mp4")).lines()
     told = [*(f"{one.language}{one.details}" for one in found.streams), *lines]
     assert len(told) >= 5

@@ -277,7 +277,7 @@ def test_a_video_does_not_fit_into_one_still(tmp_path: Path) -> None:
 def test_no_picture_is_no_still(tmp_path: Path) -> None:
     info = constant(pix_fmt="gbrp", color=RGB)
     for name in ("a.png", "f_%03d.png"):
-        with pytest.raises(VerificationFailed, match="no picture came"):
+        with pytest.raises(VerificationFailed, match="got no picture"):
             open_file_sink(tmp_path / name, info, EncoderOptions()).finish()
     assert list(tmp_path.iterdir()) == []
 

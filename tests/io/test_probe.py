@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from support.media.clips import (
 )
 
 from upframe.io.errors import SourceMissing, UnsupportedMedia
-from upframe.io.probe import Probe, probe
+from upframe.io.probe import Probe, probe_source
+from upframe.io.source import open_source
 
 
-def of(path: Path) -> Probe:
-    return probe(str(path))
+def of(path: Path | str, framerate: Fraction | None = None) -> Probe:
+    with closing(open_source(str(path), framerate=framerate)) as source:
+        return probe_source(source)
 
 
 def test_lists_every_stream(tmp_path: Path) -> None:
@@ -94,7 +97,7 @@ def test_rotation_and_pixel_shape(tmp_path: Path) -> None:
 
 def test_still_and_sequence(tmp_path: Path) -> None:
     assert of(make_still(tmp_path / "still.png")).info.num_frames == 1
-    found = probe(make_sequence(tmp_path, frames=4), framerate=Fraction(12))
+    found = of(make_sequence(tmp_path, frames=4), Fraction(12))
     assert (found.info.num_frames, found.info.rate) == (4, 12)
 
 

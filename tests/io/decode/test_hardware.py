@@ -26,7 +26,7 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
     [
         ("none", CARD, ""),
         ("auto", CPU, ""),
-        ("cuda", CPU, "decoded by software, not by the card: frames are wanted on cpu"),
+        ("cuda", CPU, "decoded by software, not by the card: frames are needed on cpu"),
     ],
 )
 def test_software_decodes_where_no_card_is_wanted(

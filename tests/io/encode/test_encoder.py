@@ -81,7 +81,10 @@ def test_what_is_lost_is_said(
         ({"codec": "libx266"}, r"no encoder is called 'libx266'; .*usual ones: libx264, libx265"),
         ({"codec": "aac"}, r"aac encodes audio, wanted a video encoder"),
         ({"pix_fmt": "yuv410p"}, r"pixel format 'yuv410p': .*must be gray, yuv"),
-        ({"pix_fmt": "yuv420p16le", "codec": "libx264"}, r"libx264 does not take yuv420p16le; it"),
+        (
+            {"pix_fmt": "yuv420p16le", "codec": "libx264"},
+            r"libx264 does not support yuv420p16le; it",
+        ),
         ({"preset": "fastest"}, r"libx264 has no preset 'fastest'; it has ultrafast, superfast"),
         ({"options": {"crff": "3"}}, r"libx264 knows no option 'crff'; near it: crf"),
         ({"options": {"crf": "much"}}, r"libx264 refuses 64x48 yuv420p with crf=much"),

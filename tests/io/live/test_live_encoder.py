@@ -209,7 +209,7 @@ def test_wants_a_constant_rate() -> None:
         ({"codec": "libx266"}, "no encoder is called 'libx266'"),
         ({"codec": "libx264", "preset": "warp"}, "libx264 refuses 96x64"),
         ({"codec": "libx264", "options": {"speed": "9"}}, "libx264 knows no option 'speed'"),
-        ({"codec": "libx264", "pix_fmt": "yuv420p16"}, "libx264 does not take yuv420p16"),
+        ({"codec": "libx264", "pix_fmt": "yuv420p16"}, "libx264 does not support yuv420p16"),
         ({"preset": "warp"}, "libx264 refuses 96x64"),
     ],
 )

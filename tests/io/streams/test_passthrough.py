@@ -202,7 +202,7 @@ def test_sound_that_the_container_does_not_hold_is_left_out_and_said(tmp_path: P
     clip = samples.make_clip(tmp_path / "in.mkv", audio="aac", frames=12)
     plan = plan_streams(str(clip), str(tmp_path / "out.webm"), None)
     (warning,) = plan.warnings
-    assert warning.startswith("audio #1 aac: left out, webm does not hold it")
+    assert warning.startswith("audio #1 aac: left out, webm cannot hold it")
     with pytest.raises(SinkRefused, match=r"--strict-streams: out.webm: audio #1 aac: left out"):
         plan_streams(str(clip), str(tmp_path / "out.webm"), None, strict=True)
     through(clip, tmp_path / "out.webm", options=EncoderOptions())

@@ -103,7 +103,7 @@ def test_bad_timestamps_are_mended_and_counted(
     copy.mux_rest()
     container.close()
     assert muxed(written) == got
-    wanted = [f"audio #1: timestamps of {count} packets were mended"] if count else []
+    wanted = [f"audio #1: timestamps of {count} packets were corrected"] if count else []
     assert copy.warnings() == wanted
 
 
