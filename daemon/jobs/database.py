@@ -1,37 +1,31 @@
-"""The SQLite file below the store: two connections, their locks, and transactions that last.
+"""The SQLite file below the store: two connections, their locks, its tables and their versions.
 
-Write-ahead logging keeps readers and the writer out of each other's way, so a long list does not
-hold up a change of state. A transaction that was committed with `durable` has reached the disk.
+With write-ahead logging readers and the writer do not block each other, so a long list does not
+delay a change of state. A transaction that was committed with `durable` has reached the disk.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import os.path
-import re
 import sqlite3
 import threading
-import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from pydantic import ValidationError
-
-from ...io.redaction import LOCATION_MAX_BYTES
 from ..errors import StoreBroken
-from ..specification import ConversionSpec
-from .model import Job
-from .schema import APPLICATION_ID, VERSION, migrate, version_of
 
 log = logging.getLogger("upframe.store")
 
 _BUSY_SECONDS = 10.0
 _OWNER_ONLY = 0o600  # sources may be URLs that carry passwords
+_ERRORS_OF_THE_FILE = (
+    sqlite3.DatabaseError,
+    sqlite3.OperationalError,
+    sqlite3.InternalError,
+)
 _SYNCHRONOUS = {True: "FULL", False: "NORMAL"}
 
 Row = tuple[Any, ...]
@@ -41,8 +35,8 @@ class Database:
     """An open store file, usable from any thread.
 
     Args:
-        path: the file; made where it is not there, unless `read_only`.
-        read_only: look at a store that another process may be writing.
+        path: the file; made if it does not exist, unless `read_only`.
+        read_only: read a store that another process may be writing.
 
     Raises:
         StoreBroken: if it cannot be opened, is damaged, or not ours.
@@ -70,7 +64,7 @@ class Database:
                 self._writer.close()
 
     def read(self, query: str, parameters: Sequence[object] = ()) -> list[Row]:
-        """Run one query on what is committed by now.
+        """Run one query on what is committed.
 
         Raises:
             StoreBroken: if the file fails.
@@ -81,20 +75,20 @@ class Database:
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Generator[sqlite3.Connection]:
-        """Hold a transaction: committed at the end of the block, undone by any exception.
+        """Open a transaction: committed at the end of the block, rolled back on any exception.
 
         Args:
-            durable: wait for the disk, so that even a power cut cannot undo it. Without, a power
+            durable: wait for the disk, so that even a power cut cannot undo it. Otherwise a power
                 cut may undo the last few; the death of the process undoes nothing either way.
 
         Raises:
-            StoreBroken: if the file fails, is full, or this is a read-only view of it.
+            StoreBroken: if the file fails, the disk is full, or the file was opened read-only.
         """
         if self._writer is None:
             raise StoreBroken(f"{self.path}: opened for reading only")
         with self._write_lock, self._explained():
             self._refuse_if_closed()
-            writer = self._hold_place(self._writer)
+            writer = self._with_a_name(self._writer)
             self._set_durable(writer, durable)
             writer.execute("BEGIN IMMEDIATE")
             try:
@@ -108,7 +102,7 @@ class Database:
                 raise StoreBroken("was taken away while it was written: try again")
 
     def prove(self) -> None:
-        """Make a write that changes nothing, down to the disk, and look through the whole file.
+        """Write without a change, down to the disk, and check the whole file.
 
         Raises:
             StoreBroken: as :meth:`write` does, and if the file is damaged.
@@ -119,29 +113,29 @@ class Database:
             _check(fresh)
 
     def _found(self) -> list[tuple[int, int] | None]:
-        """Tell which files the names of the database and of its log lead to just now."""
+        """Return the identities of the files that have the names of the database and its log."""
         return [_identity_of(f"{self.path}{ending}") for ending in ("", "-wal")]
 
-    def _hold_place(self, writer: sqlite3.Connection) -> sqlite3.Connection:
-        """Write to no file that nobody will find again: what was deleted is written anew."""
+    def _with_a_name(self, writer: sqlite3.Connection) -> sqlite3.Connection:
+        """Return a writer of a file that has its name: what was deleted is written again."""
         found = self._found()
         if found == self._identity:
             return writer
         if found[0] not in (None, self._identity[0]):
             raise StoreBroken("is another file than was opened: start the daemon again to use it")
-        log.error("%s was deleted, or its log: what they hold is written again", self.path)
+        log.error("%s or its log was deleted: what they hold is written again", self.path)
         saved = self.path.with_name(f".{self.path.name}.saved")
-        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC
-        os.close(os.open(saved, flags, _OWNER_ONLY))
+        saved.unlink(missing_ok=True)
+        saved.touch(_OWNER_ONLY)
         writer.execute("VACUUM INTO ?", (str(saved),))
         with self._read_lock:
-            self._closed, self._durable = True, None  # unless all of the rest goes well
+            self._closed, self._durable = True, None  # unless all of the rest succeeds
             self._reader.close()
             writer.close()
-            for rest in ("-wal", "-shm"):  # of the old file; with the new one they spoil it
+            for rest in ("-wal", "-shm"):  # of the old file; they would corrupt the new one
                 Path(f"{self.path}{rest}").unlink(missing_ok=True)
             if found[0] is None:
-                os.link(saved, self.path)  # never over a file that has come meanwhile
+                os.link(saved, self.path)  # fails if a file has that name by now
                 saved.unlink()
             else:
                 saved.replace(self.path)
@@ -162,7 +156,7 @@ class Database:
         self._create()
         connection = self._connect("rw")
         try:
-            version_of(connection)  # before anything is written into a file that is not ours
+            version_of(connection)  # before the first write: it may not be ours
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise StoreBroken("lies on a file system without write-ahead logging")
@@ -204,27 +198,25 @@ class Database:
             f"{self.path.absolute().as_uri()}?mode={mode}",
             uri=True,
             timeout=_BUSY_SECONDS,
-            isolation_level=None,  # transactions are begun and ended by us
-            check_same_thread=False,  # the locks see to it
+            isolation_level=None,  # transactions are explicit
+            check_same_thread=False,  # the locks make it safe
         )
 
     @contextmanager
     def _explained(self) -> Generator[None]:
-        """Turn SQLite's errors into ours; wrong use of the module stays what it is, a bug."""
+        """Raise errors of the file as `StoreBroken` with its path; other errors are bugs."""
         try:
             yield
         except StoreBroken as error:
             if str(error).startswith(str(self.path)):
                 raise
             raise StoreBroken(f"{self.path}: {error}") from error
-        except (sqlite3.OperationalError, sqlite3.InternalError) as error:
-            raise StoreBroken(f"{self.path}: {error}") from error
-        except sqlite3.DatabaseError as error:
-            if type(error) is not sqlite3.DatabaseError:
-                raise
-            raise StoreBroken(f"{self.path}: {error}") from error
         except OSError as error:
             raise StoreBroken(f"{self.path}: {error.strerror or error}") from error
+        except sqlite3.DatabaseError as error:
+            if type(error) not in _ERRORS_OF_THE_FILE:
+                raise
+            raise StoreBroken(f"{self.path}: {error}") from error
 
 
 def _identity_of(path: str) -> tuple[int, int] | None:
@@ -241,179 +233,111 @@ def _check(connection: sqlite3.Connection) -> None:
         raise StoreBroken(f"is damaged: {verdict}")
 
 
-# A job as a row of the store, and back.
+# The tables, as the steps that make them: one script for each version. A released step is never
+# edited, since older stores still need it. Times are seconds since 1970 (UTC); a job is JSON in
+# `body`, and its other columns are for searching only.
 
-_OUT_OF_BOUNDS = ("value_error", "string_pattern_mismatch", "less_than", "less_than_equal")
-_MOST_CHARACTERS = LOCATION_MAX_BYTES // 4
+APPLICATION_ID = 0x75706672
+""""upfr" in the header of the file distinguishes our store from other SQLite files."""
 
-ALTERABLE = frozenset(
-    {
-        "attempts",
-        "confined",
-        "ended",
-        "error",
-        "not_before",
-        "priority",
-        "progress",
-        "report",
-        "started",
-        "waits_for",
-    }
+MIGRATIONS: Sequence[Sequence[str]] = (
+    (
+        """
+        CREATE TABLE jobs (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            key TEXT NOT NULL UNIQUE,
+            digest TEXT NOT NULL,
+            state TEXT NOT NULL
+                CHECK (state IN ('queued', 'running', 'done', 'failed', 'cancelled')),
+            priority INTEGER NOT NULL,
+            created REAL NOT NULL,
+            due REAL NOT NULL,
+            ended REAL,
+            sink TEXT NOT NULL,
+            body TEXT NOT NULL,
+            report TEXT
+        )
+        """,
+        "CREATE INDEX jobs_in_order ON jobs (state, priority DESC, created, seq)",
+        "CREATE INDEX jobs_by_due ON jobs (due) WHERE state = 'queued'",
+        "CREATE INDEX jobs_by_end ON jobs (ended, seq) WHERE ended IS NOT NULL",
+        "CREATE INDEX jobs_by_sink ON jobs (sink)",
+        """
+        CREATE TABLE forgotten (
+            id TEXT PRIMARY KEY,
+            key TEXT NOT NULL UNIQUE,
+            digest TEXT NOT NULL,
+            state TEXT NOT NULL,
+            ended REAL NOT NULL
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE outputs (
+            path TEXT PRIMARY KEY,
+            job TEXT NOT NULL,
+            made REAL NOT NULL
+        ) WITHOUT ROWID
+        """,
+    ),
+    (
+        """
+        CREATE TABLE messages (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            topic TEXT NOT NULL,
+            payload BLOB NOT NULL,
+            properties BLOB NOT NULL,
+            received REAL NOT NULL
+        )
+        """,
+        """
+        CREATE TABLE verdicts (
+            key TEXT PRIMARY KEY,
+            verdict TEXT NOT NULL,
+            since REAL NOT NULL
+        ) WITHOUT ROWID
+        """,
+    ),
 )
-"""What may be written into a job after it was added, beside its state."""
+
+VERSION = len(MIGRATIONS)
+"""The version that this program reads and writes."""
 
 
-def altered(job: Job, **fields: object) -> Job:
-    """Copy a job with other values in some fields, checked as new ones are.
-
-    Raises:
-        ValidationError: if a value is none that the field can have.
-    """
-    given: dict[str, Any] = {name: getattr(job, name) for name in Job.model_fields}
-    return Job.model_validate(given | fields)
-
-
-def row_of(job: Job) -> dict[str, object]:
-    """Write a job as the columns of its row, all but `seq`."""
-    return {
-        "id": job.id,
-        "key": job.idempotency_key,
-        "digest": job.work.digest,
-        "state": job.state,
-        "priority": job.priority,
-        "created": job.created.timestamp(),
-        "due": job.not_before.timestamp() if job.not_before else 0.0,
-        "ended": job.ended.timestamp() if job.ended else None,
-        "sink": plain_path(job.sink),
-        "body": job.model_dump_json(exclude={"report"}),
-        "report": None if job.report is None else json.dumps(job.report, separators=(",", ":")),
-    }
-
-
-def job_of_row(body: str, report: str | None) -> Job:
-    """Read a job from its two JSON columns.
+def version_of(connection: sqlite3.Connection) -> int:
+    """Return the version of an open store; 0 for an empty file.
 
     Raises:
-        StoreBroken: if no job can be made of them.
+        StoreBroken: if it is a database of something else, or of a newer upframe.
     """
-    whole = body if report is None else f'{body[:-1]},"report":{report}}}'
-    try:
-        return Job.model_validate_json(whole)
-    except ValidationError as error:
-        if (job := _mended(whole, error)) is not None:
-            return job
-        # without the values: one may be a URL with a password
-        faults = error.errors(include_url=False, include_input=False)
-        text = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
-        raise StoreBroken(f"the record of {_name_in(body)} cannot be read: {text}") from None
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (owner,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()
+    if owner != APPLICATION_ID and (tables or version or owner):
+        raise StoreBroken("is a database, but not one of upframe's")
+    if version > VERSION:
+        raise StoreBroken(
+            f"was written by a newer upframe: its schema is {version}, this one knows {VERSION}"
+        )
+    return int(version)
 
 
-def _mended(whole: str, error: ValidationError) -> Job | None:
-    """Read work of a former version, which took values that are out of bounds by now."""
-    fields: dict[str, Any] = json.loads(whole) if whole[:1] == "{" else {}
-    try:
-        for fault in error.errors(include_url=False, include_input=False):
-            place, *below = (str(level) for level in fault["loc"])
-            if place not in ConversionSpec.model_fields or fault["type"] not in _OUT_OF_BOUNDS:
-                return None
-            if place in ("source", "sink"):
-                fields[place] = fields[place][:_MOST_CHARACTERS]  # no such file: it fails so
-            else:
-                del (fields[place] if below else fields)[(below or [place])[-1]]
-        return Job.model_validate_json(json.dumps(fields))
-    except (ValueError, LookupError, TypeError):
-        return None
-
-
-def _name_in(body: str) -> str:
-    named = re.search(r'"id":\s*("[^"]*")', body)
-    return f"job {named[1]}" if named else "a job"
-
-
-def plain_path(path: str) -> str:
-    """Spell a path the one way by which it is looked up; URLs stay as they are."""
-    return path if "://" in path else os.path.normpath(path)
-
-
-def seconds_of(moment: datetime) -> float:
-    """Tell a time as the columns have it."""
-    return moment.timestamp()
-
-
-# What the store remembers beside jobs: files that we made, verdicts on files, unread messages.
-
-
-class JournaledMessage(NamedTuple):
-    """A message that was taken from the broker and not dealt with yet."""
-
-    number: int
-    topic: str
-    payload: bytes
-    properties: bytes
-    received: float
-    """Seconds since 1970."""
-
-
-class Memory:
-    """The small tables of the store. Every method blocks, and is safe in any thread.
+def migrate(
+    connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] = MIGRATIONS
+) -> None:
+    """Bring a store to the newest version; each step is one transaction.
 
     Raises:
-        StoreBroken: from any method, if the file fails.
+        StoreBroken: as :func:`version_of` does.
     """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def is_known_sink(self, path: str) -> bool:
-        """Tell whether a file is our work: made once, or being made by a job that is not ended."""
-        plain = plain_path(path)
-        query = """
-            SELECT 1 FROM outputs WHERE path = ?
-            UNION ALL SELECT 1 FROM jobs WHERE sink = ? AND state IN ('queued', 'running')
-            LIMIT 1
-        """
-        return bool(self._database.read(query, (plain, plain)))
-
-    def journal(self, topic: str, payload: bytes, properties: bytes) -> int:
-        """Keep a message until it is dealt with; on the disk when this returns.
-
-        Returns:
-            Its number, by which :meth:`unjournal` drops it.
-        """
-        with self._database.write() as connection:
-            cursor = connection.execute(
-                "INSERT INTO messages (topic, payload, properties, received) VALUES (?, ?, ?, ?)",
-                (topic, payload, properties, time.time()),
-            )
-            return int(cursor.lastrowid or 0)
-
-    def journaled(self) -> list[JournaledMessage]:
-        """List the messages not dealt with yet, the oldest first."""
-        query = "SELECT number, topic, payload, properties, received FROM messages ORDER BY number"
-        return [JournaledMessage(*row) for row in self._database.read(query)]
-
-    def unjournal(self, number: int) -> None:
-        """Drop a message that was dealt with. A power cut may bring it back: ids make that safe."""
-        with self._database.write(durable=False) as connection:
-            connection.execute("DELETE FROM messages WHERE number = ?", (number,))
-
-    def seen_verdict(self, key: str) -> str | None:
-        """Tell what was decided about a version of a file; None: nothing yet."""
-        rows = self._database.read("SELECT verdict FROM verdicts WHERE key = ?", (key,))
-        return rows[0][0] if rows else None
-
-    def set_verdict(self, key: str, verdict: str) -> None:
-        """Remember what was decided about a version of a file."""
-        self.set_verdicts({key: verdict})
-
-    def set_verdicts(self, verdicts: Mapping[str, str]) -> None:
-        """Remember several verdicts at once: one transaction, however many."""
-        now = time.time()
-        rows = [(key, verdict, now) for key, verdict in verdicts.items()]
-        with self._database.write(durable=False) as connection:
-            connection.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", rows)
-
-    def drop_verdict(self, key: str) -> None:
-        """Forget a verdict, so that the file is looked at again."""
-        with self._database.write(durable=False) as connection:
-            connection.execute("DELETE FROM verdicts WHERE key = ?", (key,))
+    while (version := version_of(connection)) < len(migrations):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in migrations[version]:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {version + 1}")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")

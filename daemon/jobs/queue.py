@@ -1,35 +1,42 @@
-"""The queue of jobs, as everybody on the event loop sees it: the store below, off the loop.
+"""The queue of jobs: the store for the event loop, the progress of running jobs, subscriptions.
 
-Who asks may be cancelled at any moment; a change that was begun is finished and told all the same,
-so what subscribers heard is always what the store holds.
+A caller may be cancelled at any moment; a change that was begun is finished and published all the
+same, so subscribers always hear what the store holds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Literal, Self, TypeVar
 
-from ..errors import IllegalChange
-from .database import altered, job_of_row
+from ..errors import IllegalChange, StoreBroken
 from .model import Job, JobProgress, State
-from .store import JobStore
+from .store import JobStore, altered, job_of_row
 
-# Calls of a blocking store from the event loop, on threads of its own.
+log = logging.getLogger("upframe.jobs")
+
+CANCEL_SECONDS = 10.0
+"""For a running job to end after it was asked to stop."""
+_FORGET_SECONDS = 3600.0
+_PAUSE_SECONDS = 0.05  # between two portions of records to delete: others write too
 
 Result = TypeVar("Result")
+ChangeKind = Literal["state", "progress", "removed"]
+Stop = Callable[[], Awaitable[None]]
 
 
-class Offload:
-    """Runs calls on threads, and what was begun to its end.
+class _StoreThreads:
+    """Runs calls of the store on threads, each to its end.
 
-    One thread writes, so that changes are told in the order in which they were made. The threads
-    are our own, so that no hanging scan of a network share keeps a change from being recorded.
+    One thread writes, so that changes are published in the order in which they were made. The
+    threads are our own: scans of a network share that hangs do not delay them.
     """
 
     def __init__(self) -> None:
@@ -41,13 +48,13 @@ class Offload:
         """Run a call that changes nothing."""
         return await asyncio.get_running_loop().run_in_executor(self._reading, call)
 
-    async def write(self, call: Callable[[], Result], tell: Callable[[Result], None]) -> Result:
-        """Make a change and tell it on the loop; both happen even if the caller is cancelled."""
+    async def write(self, call: Callable[[], Result], publish: Callable[[Result], None]) -> Result:
+        """Make a change and publish it; both happen even if the caller is cancelled."""
 
         async def run() -> Result:
             loop = asyncio.get_running_loop()
             result = await loop.run_in_executor(self._writing, call)
-            tell(result)
+            publish(result)
             return result
 
         return await asyncio.shield(self.begin(run(), "write to the job store"))
@@ -60,31 +67,26 @@ class Offload:
         return task
 
     async def close(self) -> None:
-        """Wait for what was begun, and end the threads."""
+        """Wait for the tasks that were begun, and end the threads."""
         while self._unfinished:
             await asyncio.gather(*self._unfinished, return_exceptions=True)
         self._writing.shutdown(wait=False)
         self._reading.shutdown(wait=False)
 
 
-# Changes of jobs as they happen, for who follows them: the latest of each job, never a backlog.
-
-ChangeKind = Literal["state", "progress", "removed"]
-
-
 @dataclass(frozen=True, slots=True)
 class JobChange:
-    """A job as it is now, and what about it has changed."""
+    """A job as it is now, and what of it has changed."""
 
     job: Job
     kind: ChangeKind
 
 
 class Subscription:
-    """Follows all jobs: an asynchronous iterator, and a context manager that ends it.
+    """The changes of all jobs: an asynchronous iterator, and a context manager that ends it.
 
-    A slow reader misses what was overtaken: of each job only the latest is kept, and a change of
-    state is not hidden by the progress that comes after it.
+    A slow reader gets only the latest change of each job; a change of state is not hidden by the
+    progress that comes after it.
     """
 
     def __init__(self, on_close: Callable[[Subscription], None]) -> None:
@@ -94,19 +96,13 @@ class Subscription:
         self._closed = False
 
     def __len__(self) -> int:
-        """Count the jobs with a change that was not read yet."""
+        """Count the jobs with an unread change."""
         return len(self._waiting)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
         self.close()
 
     def __aiter__(self) -> Self:
@@ -118,11 +114,11 @@ class Subscription:
                 raise StopAsyncIteration
             self._filled.clear()
             await self._filled.wait()
-        await asyncio.sleep(0)  # others on the loop go first, however much is waiting here
+        await asyncio.sleep(0)  # other tasks go first, however many changes wait here
         return self._waiting.pop(next(iter(self._waiting)))
 
     def put(self, change: JobChange) -> None:
-        """Take the next change; what is not read yet of the same job is overtaken by it."""
+        """Add a change; it replaces an unread one of the same job."""
         if self._closed:
             return
         before = self._waiting.get(change.job.id)
@@ -132,147 +128,13 @@ class Subscription:
         self._filled.set()
 
     def close(self) -> None:
-        """End the iteration after what is waiting. Safe to call twice."""
+        """End the iteration after the unread changes. Safe to call twice."""
         self._closed = True
         self._filled.set()
         self._on_close(self)
 
 
-# What only memory knows of jobs: the progress of those that run, and who follows it.
-
-
-class Live:
-    """The running jobs with their latest progress, and the subscriptions to all jobs."""
-
-    def __init__(self) -> None:
-        self.last_change: dict[str, float] = {}
-        """Of every running job: when its state or progress changed last, on the loop's clock."""
-        self._running: dict[str, Job] = {}
-        self._subscriptions: set[Subscription] = set()
-
-    def subscribe(self) -> Subscription:
-        """Follow all changes from now on, until the subscription is closed."""
-        subscription = Subscription(self._subscriptions.discard)
-        self._subscriptions.add(subscription)
-        return subscription
-
-    def close(self) -> None:
-        """End all subscriptions."""
-        for subscription in tuple(self._subscriptions):
-            subscription.close()
-
-    def current(self, job: Job) -> Job:
-        """Give a stored job the progress that only memory has."""
-        running = self._running.get(job.id)
-        if running is None or job.state != "running":
-            return job
-        return altered(job, progress=running.progress)
-
-    def progress_of(self, id: str) -> JobProgress | None:  # noqa: A002
-        """Tell the progress of a running job; None if it does not run."""
-        running = self._running.get(id)
-        return None if running is None else running.progress
-
-    def progressed(self, id: str, progress: JobProgress) -> None:  # noqa: A002
-        """Note the progress of a running job and pass it on; of other jobs it means nothing."""
-        job = self._running.get(id)
-        if job is not None:
-            self._running[id] = job = altered(job, progress=progress)
-            self.last_change[id] = asyncio.get_running_loop().time()
-            self.publish(job, "progress")
-
-    def written(self, job: Job) -> None:
-        """Note a job as it was stored, and pass it on."""
-        if job.state == "running":
-            self._running[job.id] = job
-            self.last_change[job.id] = asyncio.get_running_loop().time()
-        else:
-            self._running.pop(job.id, None)
-            self.last_change.pop(job.id, None)
-        self.publish(job, "state")
-
-    def publish(self, job: Job, kind: ChangeKind) -> None:
-        """Tell everybody who follows."""
-        for subscription in tuple(self._subscriptions):
-            subscription.put(JobChange(job, kind))
-
-
-# The part of the queue that only looks: jobs as they stand now, and as they change.
-
-
-class QueueView:
-    """Reads the store off the loop, and adds the progress that only memory has.
-
-    Raises:
-        StoreBroken: from every asynchronous method, if the store fails.
-    """
-
-    def __init__(self, store: JobStore) -> None:
-        self.store = store
-        self._offload = Offload()
-        self._live = Live()
-
-    @property
-    def last_change(self) -> Mapping[str, float]:
-        """Of every running job: when its state or progress changed last, on the loop's clock."""
-        return self._live.last_change
-
-    async def get(self, id: str) -> Job:  # noqa: A002
-        """Read a job with its latest progress.
-
-        Raises:
-            UnknownJob: if there is none of that id.
-        """
-        return self._live.current(await self._offload.read(partial(self.store.get, id)))
-
-    async def find(self, idempotency_key: str) -> Job | None:
-        """Read the job of a key; None where there is none."""
-        job = await self._offload.read(partial(self.store.find, idempotency_key))
-        return None if job is None else self._live.current(job)
-
-    async def jobs(
-        self, states: Collection[State] | None = None, limit: int | None = None
-    ) -> list[Job]:
-        """Read jobs: running, then queued in the order of their turn, then ended, latest first."""
-        jobs = await self._offload.read(partial(self.store.jobs, states, limit))
-        return [self._live.current(job) for job in jobs]
-
-    async def bodies(
-        self, states: Collection[State] | None = None, limit: int | None = None
-    ) -> list[str]:
-        """Read jobs as JSON without their reports, in the same order: for long lists."""
-        bodies = await self._offload.read(partial(self.store.bodies, states, limit))
-        for index, body in enumerate(bodies):
-            job = job_of_row(body, None)
-            if job.state != "running":  # these stand first, and only they have newer progress
-                break
-            bodies[index] = self._live.current(job).model_dump_json(exclude={"report"})
-        return bodies
-
-    async def counts(self) -> dict[State, int]:
-        """Count the jobs in each state."""
-        return await self._offload.read(self.store.counts)
-
-    async def prove(self) -> None:
-        """See whether the store can be written, down to the disk."""
-        await self._offload.write(self.store.prove, lambda _: None)
-
-    def report_progress(self, id: str, progress: JobProgress) -> None:  # noqa: A002
-        """Tell where a running job stands; kept in memory. Of other jobs it is ignored."""
-        self._live.progressed(id, progress)
-
-    def subscribe(self) -> Subscription:
-        """Follow all changes from now on, until the subscription is closed."""
-        return self._live.subscribe()
-
-
-Stop = Callable[[], Awaitable[None]]
-
-CANCEL_SECONDS = 10.0
-"""That a running job gets to end after it was told to stop."""
-
-
-class JobQueue(QueueView):
+class JobQueue:
     """The asyncio front of a store.
 
     Args:
@@ -283,20 +145,26 @@ class JobQueue(QueueView):
     """
 
     def __init__(self, store: JobStore) -> None:
-        super().__init__(store)
+        self.store = store
+        self._threads = _StoreThreads()
+        self._running: dict[str, Job] = {}
+        """With their latest progress, which only memory has."""
+        self._last_change: dict[str, float] = {}
+        self._subscriptions: set[Subscription] = set()
         self._stops: dict[str, Stop] = {}
         self._work = asyncio.Event()
-        self._moved = asyncio.Event()
+        self._changed = asyncio.Event()
         self._paused = False
 
     async def close(self) -> None:
         """Finish what is being written, end all subscriptions."""
-        await self._offload.close()
-        self._live.close()
+        await self._threads.close()
+        for subscription in tuple(self._subscriptions):
+            subscription.close()
 
     @property
     def paused(self) -> bool:
-        """Whether no job is given out, as while draining."""
+        """Whether no job is started, as while draining."""
         return self._paused
 
     @paused.setter
@@ -305,22 +173,72 @@ class JobQueue(QueueView):
         if not paused:
             self._work.set()
 
+    @property
+    def last_change(self) -> Mapping[str, float]:
+        """Of every running job: when its state or progress changed last, on the loop's clock."""
+        return self._last_change
+
+    def subscribe(self) -> Subscription:
+        """Follow all changes from now on, until the subscription is closed."""
+        subscription = Subscription(self._subscriptions.discard)
+        self._subscriptions.add(subscription)
+        return subscription
+
+    # Reading: as the store does, with the latest progress
+
+    async def get(self, id: str) -> Job:  # noqa: A002
+        """Read a job, as :meth:`JobStore.get` does."""
+        return self._with_progress(await self._threads.read(partial(self.store.get, id)))
+
+    async def find(self, idempotency_key: str) -> Job | None:
+        """Read the job of a key, as :meth:`JobStore.find` does."""
+        job = await self._threads.read(partial(self.store.find, idempotency_key))
+        return None if job is None else self._with_progress(job)
+
+    async def jobs(
+        self, states: Collection[State] | None = None, limit: int | None = None
+    ) -> list[Job]:
+        """Read jobs, as :meth:`JobStore.jobs` does."""
+        jobs = await self._threads.read(partial(self.store.jobs, states, limit))
+        return [self._with_progress(job) for job in jobs]
+
+    async def bodies(
+        self, states: Collection[State] | None = None, limit: int | None = None
+    ) -> list[str]:
+        """Read jobs as JSON, as :meth:`JobStore.bodies` does: for long lists."""
+        bodies = await self._threads.read(partial(self.store.bodies, states, limit))
+        for index, body in enumerate(bodies):
+            job = job_of_row(body, None)
+            if job.state != "running":  # these come first, and only they have newer progress
+                break
+            bodies[index] = self._with_progress(job).model_dump_json(exclude={"report"})
+        return bodies
+
+    async def counts(self) -> dict[State, int]:
+        """Count the jobs in each state."""
+        return await self._threads.read(self.store.counts)
+
+    async def prove(self) -> None:
+        """Check that the store can be written, down to the disk."""
+        await self._threads.write(self.store.prove, lambda _: None)
+
+    def _with_progress(self, job: Job) -> Job:
+        running = self._running.get(job.id)
+        if running is None or job.state != "running":
+            return job
+        return altered(job, progress=running.progress)
+
+    # Changing
+
     async def submit(self, job: Job) -> tuple[Job, bool]:
-        """Take a job, unless it is known already.
+        """Add a job, as :meth:`JobStore.add` does; return it with its latest progress."""
 
-        Returns:
-            The job as it stands, and whether it is new.
-
-        Raises:
-            Conflict: if its id stands for other work.
-        """
-
-        def tell(result: tuple[Job, bool]) -> None:
+        def publish(result: tuple[Job, bool]) -> None:
             if result[1]:
-                self._tell(result[0])
+                self._publish_written(result[0])
 
-        job, new = await self._offload.write(partial(self.store.add, job), tell)
-        return self._live.current(job), new
+        job, new = await self._threads.write(partial(self.store.add, job), publish)
+        return self._with_progress(job), new
 
     async def change(
         self,
@@ -332,39 +250,88 @@ class JobQueue(QueueView):
     ) -> Job:
         """Change the state of a job, as :meth:`JobStore.change` does.
 
-        The progress that was reported is stored with it when the job ends.
-
-        Raises:
-            UnknownJob: if there is no such job.
-            IllegalChange: if its state does not allow it.
+        Its latest progress is stored with it when it ends.
         """
-        progress = self._live.progress_of(id)
-        if progress is not None and state != "queued":
-            fields.setdefault("progress", progress)
-        return await self._offload.write(
-            partial(self.store.change, id, state, expected=expected, **fields), self._tell
-        )
+        running = self._running.get(id)
+        if running is not None and state != "queued":
+            fields.setdefault("progress", running.progress)
+        call = partial(self.store.change, id, state, expected=expected, **fields)
+        return await self._threads.write(call, self._publish_written)
 
     async def update(self, id: str, **fields: object) -> Job:  # noqa: A002
-        """Write fields of a job without a change of state; subscribers hear of it.
+        """Write fields of a job, as :meth:`JobStore.update` does."""
+        call = partial(self.store.update, id, **fields)
+        return await self._threads.write(call, self._publish_written)
 
-        Raises:
-            UnknownJob: if there is no such job.
-        """
-        return await self._offload.write(partial(self.store.update, id, **fields), self._tell)
+    async def retry(self, id: str) -> Job:  # noqa: A002
+        """Queue a job again, as :meth:`JobStore.retry` does."""
+        return await self._threads.write(partial(self.store.retry, id), self._publish_written)
+
+    async def retry_failed(self) -> list[Job]:
+        """Queue every job again that has failed by now."""
+
+        def publish(jobs: list[Job]) -> None:
+            for job in jobs:
+                self._publish_written(job)
+
+        call = partial(self.store.retry_failed, datetime.now(UTC))
+        retried = list[Job]()
+        while jobs := await self._threads.write(call, publish):
+            retried += jobs
+        return retried
+
+    async def forget(self, ended_before: datetime) -> list[Job]:
+        """Delete the records of some jobs, as :meth:`JobStore.forget` does."""
+
+        def publish(jobs: list[Job]) -> None:
+            for job in jobs:
+                self._publish(job, "removed")
+
+        return await self._threads.write(partial(self.store.forget, ended_before), publish)
+
+    def report_progress(self, id: str, progress: JobProgress) -> None:  # noqa: A002
+        """Set the progress of a running job, in memory; for other jobs it is ignored."""
+        job = self._running.get(id)
+        if job is not None:
+            self._running[id] = job = altered(job, progress=progress)
+            self._last_change[id] = asyncio.get_running_loop().time()
+            self._publish(job, "progress")
+
+    def _publish(self, job: Job, kind: ChangeKind) -> None:
+        for subscription in tuple(self._subscriptions):
+            subscription.put(JobChange(job, kind))
+
+    def _publish_written(self, job: Job) -> None:
+        """Keep memory in step with the store, and publish the job."""
+        if job.state == "running":
+            self._running[job.id] = job
+            self._last_change[job.id] = asyncio.get_running_loop().time()
+        else:
+            self._running.pop(job.id, None)
+            self._last_change.pop(job.id, None)
+        self._publish(job, "state")
+        if job.state == "queued":
+            self._work.set()
+        self._set_changed()
+
+    def _set_changed(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    # Running
 
     async def claim(
         self, now: datetime | None = None, *, limit_ids: Collection[str] | None = None
     ) -> Job | None:
-        """Begin an attempt of the job whose turn it is; None where none is due, or if paused.
+        """Begin an attempt of the job whose turn it is; None if none is due, or while paused.
 
-        If the caller is cancelled meanwhile, or the queue paused, the job is given back.
+        If the caller is cancelled or the queue paused meanwhile, the job is queued again.
         """
         if limit_ids is None:
-            self._work.clear()  # whatever comes from here on is not in what we are about to see
+            self._work.clear()  # set again by whatever comes after the look at the store
         if self._paused:
             return None
-        claiming = self._offload.begin(self._claim(now or datetime.now(UTC), limit_ids), "claim")
+        claiming = self._threads.begin(self._claim(now or datetime.now(UTC), limit_ids), "claim")
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
@@ -372,30 +339,35 @@ class JobQueue(QueueView):
             raise
 
     async def _claim(self, now: datetime, limit_ids: Collection[str] | None) -> Job | None:
+        def publish(job: Job | None) -> None:
+            if job is not None:
+                self._work.set()  # there may be more
+                self._publish_written(job)
+
         call = partial(self.store.claim, now, limit_ids=limit_ids)
-        job = await self._offload.write(call, self._tell_claim)
+        job = await self._threads.write(call, publish)
         if job is not None and self._paused:
             await self._give_back(job)
             return None
         return job
 
     def _return_claimed(self, claiming: asyncio.Task[Job | None]) -> None:
-        """Nobody is there any more to run what was claimed."""
+        """Queue a claimed job again whose caller is gone."""
         job = None if claiming.cancelled() or claiming.exception() else claiming.result()
         if job is not None:
-            self._offload.begin(self._give_back(job), f"give {job.id} back")
+            self._threads.begin(self._give_back(job), f"give {job.id} back")
 
     async def _give_back(self, job: Job) -> Job:
         return await self.change(job.id, "queued", attempts=job.attempts - 1)
 
     async def wait_for_work(self, timeout_seconds: float) -> None:
-        """Wait until a claim may find something: a job came, became due, or the pause is over.
+        """Wait until a claim may find something: a job came or became due, or the pause ended.
 
-        Meant for who has just claimed and got None; after a claim that got a job there may be more,
-        and this returns at once.
+        Call it after a claim that returned None; after another there may be more jobs, and this
+        returns at once.
         """
         now = datetime.now(UTC)
-        due = await self._offload.read(partial(self.store.next_due, now))
+        due = await self._threads.read(partial(self.store.next_due, now))
         if due is not None:
             timeout_seconds = min(timeout_seconds, (due - now).total_seconds())
         with suppress(TimeoutError):
@@ -403,7 +375,7 @@ class JobQueue(QueueView):
                 await self._work.wait()
 
     async def cancel(self, id: str, timeout_seconds: float = CANCEL_SECONDS) -> Job:  # noqa: A002
-        """Cancel a job: a queued one at once, a running one through what is attached to it.
+        """Cancel a job: a queued one at once, a running one by what is attached to it.
 
         Returns:
             The job, cancelled; also if it was so before.
@@ -421,9 +393,9 @@ class JobQueue(QueueView):
             raise TimeoutError(text) from None
 
     async def _cancel(self, id: str) -> Job:  # noqa: A002
-        told: Stop | None = None
+        called: Stop | None = None
         while True:
-            moved = self._moved  # before the look, so that nothing is missed after it
+            changed = self._changed  # taken before the look, so that no change after it is missed
             job = await self.get(id)
             if job.state == "cancelled":
                 return job
@@ -434,64 +406,46 @@ class JobQueue(QueueView):
                 except IllegalChange:
                     if job.state != "queued":
                         raise
-            elif stop is not None and stop is not told:
-                told = stop
+            elif stop is not None and stop is not called:
+                called = stop
                 await stop()
             else:
-                await moved.wait()
+                await changed.wait()
 
     def attach(self, id: str, stop: Stop) -> None:  # noqa: A002
-        """Say how a running job is stopped; the scheduler then records it as cancelled."""
+        """Set how a running job is stopped; the scheduler then records it as cancelled."""
         self._stops[id] = stop
-        self._move()
+        self._set_changed()
 
     def detach(self, id: str) -> None:  # noqa: A002
-        """Take that back, when the attempt has ended."""
+        """Undo `attach`, when the attempt has ended."""
         self._stops.pop(id, None)
 
-    async def retry(self, id: str) -> Job:  # noqa: A002
-        """Queue a job again that failed or was cancelled, with all its attempts.
 
-        Raises:
-            UnknownJob: if there is no such job.
-            IllegalChange: if it is in another state.
-        """
-        return await self._offload.write(partial(self.store.retry, id), self._tell)
+async def forget_regularly(
+    queue: JobQueue, keep_days: float, *, interval_seconds: float = _FORGET_SECONDS
+) -> None:
+    """Delete the records of jobs some days after they ended, until cancelled."""
+    while True:
+        try:
+            forgotten = await forget_old(queue, keep_days)
+        except StoreBroken as error:  # a disk that is full now may have room in an hour
+            log.warning("old jobs could not be dropped: %s", error)
+        else:
+            if forgotten:
+                log.info("dropped the records of %d jobs of %g days ago", forgotten, keep_days)
+        await asyncio.sleep(interval_seconds)
 
-    async def retry_failed(self) -> list[Job]:
-        """Queue every job again that has failed by now."""
-        before, retried = datetime.now(UTC), list[Job]()
-        while jobs := await self._offload.write(
-            partial(self.store.retry_failed, before), self._tell_all
-        ):
-            retried += jobs
-        return retried
 
-    async def forget(self, ended_before: datetime) -> list[Job]:
-        """Drop the records of some jobs that ended before a time; subscribers hear of it."""
+async def forget_old(queue: JobQueue, keep_days: float) -> int:
+    """Delete every job that ended more than `keep_days` ago, in portions; return their number.
 
-        def tell(jobs: list[Job]) -> None:
-            for job in jobs:
-                self._live.publish(job, "removed")
-
-        return await self._offload.write(partial(self.store.forget, ended_before), tell)
-
-    def _tell_claim(self, job: Job | None) -> None:
-        if job is not None:
-            self._work.set()  # there may be more
-            self._tell(job)
-
-    def _tell(self, job: Job) -> None:
-        """Take note of a job that was written, and pass it on."""
-        self._live.written(job)
-        if job.state == "queued":
-            self._work.set()
-        self._move()
-
-    def _tell_all(self, jobs: list[Job]) -> None:
-        for job in jobs:
-            self._tell(job)
-
-    def _move(self) -> None:
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
+    Raises:
+        StoreBroken: if the store fails.
+    """
+    before = datetime.now(UTC) - timedelta(days=keep_days)
+    forgotten = 0
+    while jobs := await queue.forget(before):
+        forgotten += len(jobs)
+        await asyncio.sleep(_PAUSE_SECONDS)
+    return forgotten

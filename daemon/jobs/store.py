@@ -6,27 +6,119 @@ methods block and may be called from any thread; on an event loop, use the queue
 
 from __future__ import annotations
 
+import json
+import os.path
+import re
 import sqlite3
+import time
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self, get_args
+from typing import Any, NamedTuple, Self, get_args
 
-from ..errors import Conflict, IllegalChange, UnknownJob
-from .database import (
-    ALTERABLE,
-    Database,
-    Memory,
-    Row,
-    altered,
-    job_of_row,
-    plain_path,
-    row_of,
-    seconds_of,
-)
+from pydantic import ValidationError
+
+from ...io.redaction import LOCATION_MAX_BYTES
+from ..errors import Conflict, IllegalChange, StoreBroken, UnknownJob
+from ..specification import ConversionSpec
+from .database import Database, Row
 from .model import LEGAL_CHANGES, Job, JobProgress, State
 
-# Single steps on jobs inside a transaction that somebody else begins and ends.
+STORE_NAME = "jobs.sqlite"
+"""Of the file in the state directory."""
+
+STATES: tuple[State, ...] = get_args(State)
+ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
+
+ALTERABLE = frozenset(
+    "attempts confined ended error not_before priority progress report started waits_for".split()
+)
+"""The fields that may be written after a job was added, beside its state."""
+
+_AT_ONCE = 100  # jobs in one transaction: longer ones would keep other writers waiting
+_JOB = "SELECT body, report FROM jobs"
+
+# Running ones, then queued ones in the order of their turn, then ended ones, latest first.
+_GROUPS = (
+    ("running", "state = 'running'", "priority DESC, created, seq"),
+    ("queued", "state = 'queued'", "priority DESC, created, seq"),
+    ("ended", "ended IS NOT NULL", "ended DESC, seq DESC"),
+)
+
+_OUT_OF_BOUNDS = ("value_error", "string_pattern_mismatch", "less_than", "less_than_equal")
+_MOST_CHARACTERS = LOCATION_MAX_BYTES // 4
+
+
+def altered(job: Job, **fields: object) -> Job:
+    """Copy a job with other values in some fields, validated as those of a new job.
+
+    Raises:
+        ValidationError: if a field cannot have its value.
+    """
+    given: dict[str, Any] = {name: getattr(job, name) for name in Job.model_fields}
+    return Job.model_validate(given | fields)
+
+
+def plain_path(path: str) -> str:
+    """Normalize a path for lookups; URLs stay as they are."""
+    return path if "://" in path else os.path.normpath(path)
+
+
+def row_of(job: Job) -> dict[str, object]:
+    """Return a job as the columns of its row, without `seq`."""
+    return {
+        "id": job.id,
+        "key": job.idempotency_key,
+        "digest": job.work.digest,
+        "state": job.state,
+        "priority": job.priority,
+        "created": job.created.timestamp(),
+        "due": job.not_before.timestamp() if job.not_before else 0.0,
+        "ended": job.ended.timestamp() if job.ended else None,
+        "sink": plain_path(job.sink),
+        "body": job.model_dump_json(exclude={"report"}),
+        "report": None if job.report is None else json.dumps(job.report, separators=(",", ":")),
+    }
+
+
+def job_of_row(body: str, report: str | None) -> Job:
+    """Read a job from its two JSON columns.
+
+    Raises:
+        StoreBroken: if they hold no job.
+    """
+    whole = body if report is None else f'{body[:-1]},"report":{report}}}'
+    try:
+        return Job.model_validate_json(whole)
+    except ValidationError as error:
+        if (job := _repaired(whole, error)) is not None:
+            return job
+        # without the values: one may be a URL with a password
+        faults = error.errors(include_url=False, include_input=False)
+        text = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+        named = re.search(r'"id":\s*("[^"]*")', body)
+        name = f"job {named[1]}" if named else "a job"
+        raise StoreBroken(f"the record of {name} cannot be read: {text}") from None
+
+
+def _repaired(whole: str, error: ValidationError) -> Job | None:
+    """Read a job of a former version, which accepted values that are out of bounds by now."""
+    fields: dict[str, Any] = json.loads(whole) if whole[:1] == "{" else {}
+    try:
+        for fault in error.errors(include_url=False, include_input=False):
+            place, *below = (str(level) for level in fault["loc"])
+            if place not in ConversionSpec.model_fields or fault["type"] not in _OUT_OF_BOUNDS:
+                return None
+            if place in ("source", "sink"):
+                fields[place] = fields[place][:_MOST_CHARACTERS]  # no such file: the job fails
+            else:
+                del (fields[place] if below else fields)[(below or [place])[-1]]
+        return Job.model_validate_json(json.dumps(fields))
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+# Steps inside a transaction that the caller begins and ends.
 
 
 def insert(connection: sqlite3.Connection, job: Job) -> None:
@@ -36,30 +128,25 @@ def insert(connection: sqlite3.Connection, job: Job) -> None:
     connection.execute(f"INSERT INTO jobs ({columns}) VALUES ({marks})", tuple(row.values()))
 
 
-def load(connection: sqlite3.Connection, id: str) -> Job:  # noqa: A002
-    """Read a job.
-
-    Raises:
-        UnknownJob: if there is none of that id.
-    """
-    row = connection.execute("SELECT body, report FROM jobs WHERE id = ?", (id,)).fetchone()
+def _load(connection: sqlite3.Connection, id: str) -> Job:  # noqa: A002
+    row = connection.execute(f"{_JOB} WHERE id = ?", (id,)).fetchone()
     if row is None:
         raise UnknownJob(f"no job has the id {id!r}")
     return job_of_row(*row)
 
 
-def save(connection: sqlite3.Connection, job: Job) -> Job:
-    """Write a job over what is stored of it, and remember its output once it is done."""
+def _save(connection: sqlite3.Connection, job: Job) -> Job:
+    """Update the row of a job, and record its output once it is done."""
     row = row_of(job)
     assignments = ", ".join(f"{column} = ?" for column in row)
     connection.execute(f"UPDATE jobs SET {assignments} WHERE id = ?", (*row.values(), job.id))
     if job.state == "done" and job.ended is not None:
-        made = (plain_path(job.sink), job.id, seconds_of(job.ended))
+        made = (plain_path(job.sink), job.id, job.ended.timestamp())
         connection.execute("INSERT OR REPLACE INTO outputs VALUES (?, ?, ?)", made)
     return job
 
 
-def same_job(connection: sqlite3.Connection, job: Job) -> Job | None:
+def _same_job(connection: sqlite3.Connection, job: Job) -> Job | None:
     """Find the job that a request means. Its id decides before its key does.
 
     Raises:
@@ -67,68 +154,57 @@ def same_job(connection: sqlite3.Connection, job: Job) -> Job | None:
     """
     digest = job.work.digest
     for column, value in (("id", job.id), ("key", job.idempotency_key)):
-        row = connection.execute(
-            f"SELECT body, report FROM jobs WHERE {column} = ?", (value,)
-        ).fetchone()
-        known = None if row is None else job_of_row(*row)
-        known = known or _forgotten(connection, job, column, value)
+        row = connection.execute(f"{_JOB} WHERE {column} = ?", (value,)).fetchone()
+        known, known_digest = None, ""
+        if row is not None:
+            known = job_of_row(*row)
+            known_digest = known.work.digest
+        else:
+            query = f"SELECT id, digest, state, ended FROM forgotten WHERE {column} = ?"
+            row = connection.execute(query, (value,)).fetchone()
+            if row is not None:  # its record was dropped: it had the work of this request
+                id, known_digest, state, ended = row  # noqa: A001
+                known = altered(job, id=id, state=state, ended=datetime.fromtimestamp(ended, UTC))
         if known is None:
             continue
-        if column == "id" and known.work.digest != digest:
+        if column == "id" and known_digest != digest:
             raise Conflict(f"the id {job.id!r} belongs to other work already: choose another")
         return known
     return None
 
 
-def _forgotten(connection: sqlite3.Connection, job: Job, column: str, value: str) -> Job | None:
-    """Make what is left of a dropped job, with the work of the request that asks for it."""
-    row = connection.execute(
-        f"SELECT id, digest, state, ended FROM forgotten WHERE {column} = ?", (value,)
-    ).fetchone()
-    if row is None:
-        return None
-    id, digest, state, ended = row  # noqa: A001
-    if column == "id" and digest != job.work.digest:
-        raise Conflict(f"the id {job.id!r} belongs to other work already: choose another")
-    return altered(job, id=id, state=state, ended=datetime.fromtimestamp(ended, UTC))
-
-
-def forget(connection: sqlite3.Connection, job: Job) -> None:
-    """Drop a job, all but what tells that it was here."""
-    ended = seconds_of(job.ended) if job.ended else 0.0
+def _forget(connection: sqlite3.Connection, job: Job) -> None:
+    """Delete a job, and record that it existed."""
+    ended = job.ended.timestamp() if job.ended else 0.0
     left = (job.id, job.idempotency_key, job.work.digest, job.state, ended)
     connection.execute("INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?, ?, ?)", left)
     connection.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
 
 
-STORE_NAME = "jobs.sqlite"
-"""Of the file in the state directory."""
+class JournaledMessage(NamedTuple):
+    """A message of the broker that is not handled yet."""
 
-STATES: tuple[State, ...] = get_args(State)
-ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
-_AT_ONCE = 100  # jobs in one transaction: it must not hold up others for long
-
-# Running ones, then the others in the order in which they will go, then the ended, latest first.
-_GROUPS = (
-    ("running", "state = 'running'", "priority DESC, created, seq"),
-    ("queued", "state = 'queued'", "priority DESC, created, seq"),
-    ("ended", "ended IS NOT NULL", "ended DESC, seq DESC"),
-)
+    number: int
+    topic: str
+    payload: bytes
+    properties: bytes
+    received: float
+    """Seconds since 1970."""
 
 
-class JobStore(Memory):
-    """An open store of jobs.
+class JobStore:
+    """An open store: of jobs, of the outputs made, of verdicts on files, of unhandled messages.
 
     Args:
-        path: the file; made where it is not there, unless `read_only`.
-        read_only: look at a store that another process may be writing; every change fails.
+        path: the file; made if it does not exist, unless `read_only`.
+        read_only: read a store that another process may be writing; every change fails.
 
     Raises:
         StoreBroken: if the file cannot be used; from every method, if it fails later.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        super().__init__(Database(path, read_only=read_only))
+        self._database = Database(path, read_only=read_only)
         self.path = path
 
     def __enter__(self) -> Self:
@@ -142,21 +218,21 @@ class JobStore(Memory):
         self._database.close()
 
     def prove(self) -> None:
-        """See whether changes can be made: writes and reads, and changes nothing."""
+        """Check that the store can be written, without changing it."""
         self._database.prove()
 
     def add(self, job: Job) -> tuple[Job, bool]:
-        """Take a job, unless it is known already.
+        """Add a job, unless it is known already.
 
         Returns:
-            The job as the store has it, and whether it is new. A job that was forgotten since
-            comes back with the state in which it ended, and is not run again.
+            The job as the store has it, and whether it is new. A job whose record was dropped
+            is returned in the state in which it ended, and does not run again.
 
         Raises:
             Conflict: if its id stands for other work.
         """
         with self._database.write() as connection:
-            known = same_job(connection, job)
+            known = _same_job(connection, job)
             if known is not None:
                 return known, False
             insert(connection, job)
@@ -168,15 +244,14 @@ class JobStore(Memory):
         Raises:
             UnknownJob: if there is none of that id.
         """
-        rows = self._database.read("SELECT body, report FROM jobs WHERE id = ?", (id,))
+        rows = self._database.read(f"{_JOB} WHERE id = ?", (id,))
         if not rows:
             raise UnknownJob(self._why_unknown(id))
         return job_of_row(*rows[0])
 
     def find(self, idempotency_key: str) -> Job | None:
-        """Read the job of a key; None where there is none, or none any more."""
-        query = "SELECT body, report FROM jobs WHERE key = ?"
-        rows = self._database.read(query, (idempotency_key,))
+        """Read the job of a key; None if there is none, or its record was dropped."""
+        rows = self._database.read(f"{_JOB} WHERE key = ?", (idempotency_key,))
         return job_of_row(*rows[0]) if rows else None
 
     def jobs(self, states: Collection[State] | None = None, limit: int | None = None) -> list[Job]:
@@ -186,7 +261,7 @@ class JobStore(Memory):
     def bodies(
         self, states: Collection[State] | None = None, limit: int | None = None
     ) -> list[str]:
-        """Read jobs as JSON without their reports: many times faster, for lists."""
+        """Read jobs as JSON without their reports, many times faster, in the order of `jobs`."""
         return [body for (body,) in self._rows("body", states, limit)]
 
     def counts(self) -> dict[State, int]:
@@ -204,48 +279,49 @@ class JobStore(Memory):
     ) -> Job:
         """Change the state of a job, and with it fields of :data:`ALTERABLE`.
 
-        What a change always means is set unless given: times of start and end, no more reason to
-        wait, and progress from nought for a job that is queued again.
+        What a change always implies is set unless given: times of start and end, no reason to
+        wait, and no progress for a job that is queued again.
 
         Args:
             id: of the job.
             state: the new one.
-            expected: refuse if it is in none of these states by now.
+            expected: the states in which the job must be; None: any.
             **fields: new values by their names.
 
         Raises:
             UnknownJob: if there is no such job.
-            IllegalChange: if :data:`LEGAL_CHANGES` does not have it, or it is not as `expected`.
+            IllegalChange: if :data:`LEGAL_CHANGES` does not have it, or the job is in another
+                state than `expected`.
         """
         with self._database.write() as connection:
-            job = load(connection, id)
+            job = _load(connection, id)
             if state not in LEGAL_CHANGES[job.state] or (
                 expected is not None and job.state not in expected
             ):
                 raise IllegalChange(f"job {id} is {job.state}, it cannot become {state} now")
-            given = _meaning_of(state) | _allowed(fields)
-            return save(connection, altered(job, state=state, **given))
+            given = _implied_by(state) | _allowed(fields)
+            return _save(connection, altered(job, state=state, **given))
 
     def retry(self, id: str) -> Job:  # noqa: A002
         """Queue a job again that failed or was cancelled, with all its attempts.
 
-        Its source is taken as it will be then: it may have been mended.
+        Its source is read as it is then: it may have been repaired.
 
         Raises:
             UnknownJob: if there is no such job.
             IllegalChange: if it is in another state.
         """
-        given = _afresh(self.get(id))
+        given = _reset(self.get(id))
         return self.change(id, "queued", expected=("failed", "cancelled"), **given)
 
     def retry_failed(self, ended_before: datetime, limit: int = _AT_ONCE) -> list[Job]:
-        """Queue jobs again that failed before a time, at most `limit` in this one transaction."""
-        query = "SELECT body, report FROM jobs WHERE state = 'failed' AND ended < ? LIMIT ?"
+        """Queue jobs again that failed before a time, at most `limit` in this transaction."""
+        query = f"{_JOB} WHERE state = 'failed' AND ended < ? LIMIT ?"
         with self._database.write() as connection:
-            rows = connection.execute(query, (seconds_of(ended_before), limit)).fetchall()
+            rows = connection.execute(query, (ended_before.timestamp(), limit)).fetchall()
             jobs = [job_of_row(*row) for row in rows]
-            given = _meaning_of("queued") | {"state": "queued"}
-            return [save(connection, altered(job, **given, **_afresh(job))) for job in jobs]
+            given = _implied_by("queued") | {"state": "queued"}
+            return [_save(connection, altered(job, **given, **_reset(job))) for job in jobs]
 
     def update(self, id: str, **fields: object) -> Job:  # noqa: A002
         """Write fields of :data:`ALTERABLE` without a change of state.
@@ -254,26 +330,26 @@ class JobStore(Memory):
             UnknownJob: if there is no such job.
         """
         with self._database.write(durable=False) as connection:
-            return save(connection, altered(load(connection, id), **_allowed(fields)))
+            return _save(connection, altered(_load(connection, id), **_allowed(fields)))
 
     def claim(self, now: datetime, *, limit_ids: Collection[str] | None = None) -> Job | None:
         """Begin an attempt of the job whose turn it is: the highest priority, then the oldest.
 
         Args:
-            now: a job whose `not_before` is later is passed over.
+            now: jobs whose `not_before` is later are passed over.
             limit_ids: choose among these only.
 
         Returns:
-            The job, running; None where none is due.
+            The job, running; None if none is due.
         """
         chosen, ids = "", tuple(limit_ids or ())
         if limit_ids is not None:
             chosen = f"AND id IN ({', '.join('?' * len(ids))})"
         query = f"""
-            SELECT body, report FROM jobs WHERE state = 'queued' AND due <= ? {chosen}
+            {_JOB} WHERE state = 'queued' AND due <= ? {chosen}
             ORDER BY priority DESC, created, seq LIMIT 1
         """
-        parameters = (seconds_of(now), *ids)
+        parameters = (now.timestamp(), *ids)
         if not self._database.read(query, parameters):  # no transaction while there is no work
             return None
         with self._database.write() as connection:
@@ -281,31 +357,80 @@ class JobStore(Memory):
             if row is None:
                 return None
             job = job_of_row(*row)
-            given = _meaning_of("running") | {"started": now, "attempts": job.attempts + 1}
-            return save(connection, altered(job, state="running", **given))
+            given = _implied_by("running") | {"started": now, "attempts": job.attempts + 1}
+            return _save(connection, altered(job, state="running", **given))
 
     def next_due(self, now: datetime) -> datetime | None:
-        """Tell when the next queued job becomes due after `now`; None where none will."""
+        """Return when the next queued job becomes due after `now`; None if none will."""
         query = "SELECT MIN(due) FROM jobs WHERE state = 'queued' AND due > ?"
-        ((due,),) = self._database.read(query, (seconds_of(now),))
+        ((due,),) = self._database.read(query, (now.timestamp(),))
         return None if due is None else datetime.fromtimestamp(due, UTC)
 
     def forget(self, ended_before: datetime, limit: int = _AT_ONCE) -> list[Job]:
-        """Drop jobs that ended before a time, the oldest first, at most `limit` at once.
+        """Delete jobs that ended before a time, the oldest first, at most `limit` at once.
 
-        Their ids and keys stay known, so that the same request is not run again, and so do the
+        Their ids and keys stay known, so that the same request does not run again, and so do the
         outputs that they made.
 
         Returns:
-            Those dropped.
+            Those deleted.
         """
-        query = "SELECT body, report FROM jobs WHERE ended < ? ORDER BY ended, seq LIMIT ?"
+        query = f"{_JOB} WHERE ended < ? ORDER BY ended, seq LIMIT ?"
         with self._database.write() as connection:
-            rows = connection.execute(query, (seconds_of(ended_before), limit)).fetchall()
+            rows = connection.execute(query, (ended_before.timestamp(), limit)).fetchall()
             jobs = [job_of_row(*row) for row in rows]
             for job in jobs:
-                forget(connection, job)
+                _forget(connection, job)
         return jobs
+
+    def is_known_sink(self, path: str) -> bool:
+        """Return whether a file is an output: of a job that is done, queued or running."""
+        plain = plain_path(path)
+        query = """
+            SELECT 1 FROM outputs WHERE path = ?
+            UNION ALL SELECT 1 FROM jobs WHERE sink = ? AND state IN ('queued', 'running')
+            LIMIT 1
+        """
+        return bool(self._database.read(query, (plain, plain)))
+
+    def journal(self, topic: str, payload: bytes, properties: bytes) -> int:
+        """Record a message until it is handled; on the disk when this returns.
+
+        Returns:
+            Its number, by which :meth:`unjournal` deletes it.
+        """
+        with self._database.write() as connection:
+            cursor = connection.execute(
+                "INSERT INTO messages (topic, payload, properties, received) VALUES (?, ?, ?, ?)",
+                (topic, payload, properties, time.time()),
+            )
+            return int(cursor.lastrowid or 0)
+
+    def journaled(self) -> list[JournaledMessage]:
+        """List the messages that are not handled yet, the oldest first."""
+        query = "SELECT number, topic, payload, properties, received FROM messages ORDER BY number"
+        return [JournaledMessage(*row) for row in self._database.read(query)]
+
+    def unjournal(self, number: int) -> None:
+        """Delete a handled message. A power cut may bring it back: ids make that safe."""
+        with self._database.write(durable=False) as connection:
+            connection.execute("DELETE FROM messages WHERE number = ?", (number,))
+
+    def seen_verdict(self, key: str) -> str | None:
+        """Return what was decided about a version of a file; None: nothing yet."""
+        rows = self._database.read("SELECT verdict FROM verdicts WHERE key = ?", (key,))
+        return rows[0][0] if rows else None
+
+    def set_verdict(self, key: str, verdict: str) -> None:
+        """Record what was decided about a version of a file."""
+        with self._database.write(durable=False) as connection:
+            row = (key, verdict, time.time())
+            connection.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", row)
+
+    def drop_verdict(self, key: str) -> None:
+        """Delete a verdict, so that the file is inspected again."""
+        with self._database.write(durable=False) as connection:
+            connection.execute("DELETE FROM verdicts WHERE key = ?", (key,))
 
     def _rows(
         self, columns: str, states: Collection[State] | None, limit: int | None
@@ -341,14 +466,14 @@ def _allowed(fields: dict[str, object]) -> dict[str, object]:
     return fields
 
 
-def _afresh(job: Job) -> dict[str, object]:
-    """Say what a job begins anew with when the user has it tried again."""
+def _reset(job: Job) -> dict[str, object]:
+    """Return the fields with which a job starts again when the user retries it."""
     confined = job.confined and job.confined.model_copy(update={"accepted": None})
     return {"attempts": 0, "error": None, "report": None, "confined": confined}
 
 
-def _meaning_of(state: State) -> dict[str, object]:
-    """Say what a change to a state means for the other fields."""
+def _implied_by(state: State) -> dict[str, object]:
+    """Return what a change to a state implies for the other fields."""
     now = datetime.now(UTC)
     common: dict[str, object] = {"not_before": None, "waits_for": None}
     if state == "queued":

@@ -22,10 +22,10 @@ from ...io.redaction import redacted_values
 from ..errors import UnknownJob
 from ..fence import Fence
 from ..jobs.api import to_public_dict
-from ..jobs.database import job_of_row
+
 from ..jobs.model import Job
 from ..jobs.queue import JobChange, JobQueue
-from ..jobs.store import ENDED, JobStore
+from ..jobs.store import ENDED, JobStore, job_of_row
 from ..live.status import LiveBoard
 from .connection import Outbox
 from .handler import Answers
@@ -84,7 +84,7 @@ class JobStates:
 
     async def run(self) -> None:
         """Announce all jobs, then follow them, until cancelled."""
-        async with self._queue.subscribe() as changes:
+        with self._queue.subscribe() as changes:
             for job_id in await asyncio.to_thread(self._to_announce):
                 self.announce(job_id)
             async for change in changes:

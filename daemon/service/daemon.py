@@ -485,7 +485,7 @@ class Daemon:
     async def _follow(self) -> None:
         """Count and tell what happens to jobs."""
         chronicle = Chronicle()
-        async with self._queue.subscribe() as changes:
+        with self._queue.subscribe() as changes:
             async for change in changes:
                 with Fence("job", change.job.id):
                     self._metrics.follow(change.job)

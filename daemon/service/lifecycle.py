@@ -1,4 +1,4 @@
-"""The life of a process: its signals, and its parts, which are begun again where they fail."""
+"""The life of the daemon's process: signals, the lock of its state, tasks restarted on failure."""
 
 from __future__ import annotations
 
@@ -10,26 +10,23 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
+from ..backoff import DoublingBackoff
 from ..errors import AlreadyRunning
 
 log = logging.getLogger("upframe.service.lifecycle")
 
-
-_FIRST_DELAY_SECONDS = 1.0
-_LONGEST_DELAY_SECONDS = 60.0
-_STEADY_SECONDS = 60.0
-"""After which a part counts as well again."""
+LOCK_NAME = "upframe.lock"
+"""Of the file in the state directory."""
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 class Signals:
-    """SIGTERM or SIGINT: drain; another one: stop at once; SIGHUP: reload.
+    """SIGTERM or SIGINT: drain; a second one: stop at once; SIGHUP: reload.
 
-    An asynchronous context manager: signals are taken within.
+    An asynchronous context manager: signals are handled within.
     """
 
     def __init__(self) -> None:
@@ -37,7 +34,7 @@ class Signals:
         self.at_once = asyncio.Event()
         self.reload = asyncio.Event()
         self.number = 0
-        """The signal that came last."""
+        """The latest signal."""
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -46,12 +43,7 @@ class Signals:
         loop.add_signal_handler(signal.SIGHUP, self.reload.set)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for number in (*_ENDING, signal.SIGHUP):
             asyncio.get_running_loop().remove_signal_handler(number)
 
@@ -65,16 +57,16 @@ class Signals:
 
 
 async def finished_before(event: asyncio.Event, work: Coroutine[Any, Any, Any]) -> bool:
-    """Do some work unless an event comes first, which cancels it.
+    """Run some work until it is done or an event is set, which cancels it.
 
     Returns:
-        Whether the work is done and the event has not come.
+        Whether the work is done and the event is not set.
 
     Raises:
         Exception: as the work does.
     """
-    working = asyncio.create_task(work, name="until told to stop")
-    waiting = asyncio.create_task(event.wait(), name="told to stop")
+    working = asyncio.create_task(work, name="until stopped")
+    waiting = asyncio.create_task(event.wait(), name="stop")
     try:
         await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -88,10 +80,10 @@ async def finished_before(event: asyncio.Event, work: Coroutine[Any, Any, Any]) 
 
 
 def leave_within(seconds: float, code: int) -> None:
-    """End the process by force after a time, if threads that hang keep it from ending by itself.
+    """End the process by force after a time, if threads that hang keep it from exiting.
 
-    A thread that is stuck in a dead network share cannot be ended in any other way. Nothing is lost
-    by it: what the store holds is on the disk.
+    A thread that is stuck in a dead network share cannot be ended in any other way. Nothing is
+    lost: what the store holds is on the disk.
     """
     timer = threading.Timer(seconds, _leave, (code,))
     timer.daemon = True
@@ -106,12 +98,12 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-class Part:
-    """Something that runs beside the work, such as MQTT, and must not take the daemon with it.
+class SupervisedTask:
+    """A task beside the jobs, such as MQTT: restarted when it fails, and never the daemon's end.
 
     Args:
-        name: For the log, and of its task.
-        on_failure: Told the name each time that it failed.
+        name: for the log, and of the task.
+        on_failure: called with the name after each failure.
     """
 
     def __init__(self, name: str, on_failure: Callable[[str], None]) -> None:
@@ -120,11 +112,11 @@ class Part:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, run: Callable[[], Awaitable[None]]) -> None:
-        """Begin; `run` is called anew after each failure."""
+        """Begin; `run` is called again after each failure."""
         self._task = asyncio.create_task(self._supervise(run), name=self.name)
 
     async def stop(self) -> None:
-        """End it, and wait until it has. Safe where it never began."""
+        """Cancel the task, and wait until it has ended. Safe if it never began."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -132,32 +124,26 @@ class Part:
 
     async def _supervise(self, run: Callable[[], Awaitable[None]]) -> None:
         clock = asyncio.get_running_loop().time
-        delay = _FIRST_DELAY_SECONDS
+        backoff = DoublingBackoff(chance=lambda: 1.0)  # no server is shared here
         while True:
             began = clock()
             try:
                 await run()
-            except OSError as error:  # such as an address that is taken
-                self._on_failure(self.name)
-                log.error("%s: %s; begins again in %.0f s", self.name, error, delay)
-            except Exception:  # whatever it is, the rest of the daemon must live on
-                self._on_failure(self.name)
-                log.exception("%s failed and begins again in %.0f s", self.name, delay)
-            else:
                 return
-            if clock() - began > _STEADY_SECONDS:
-                delay = _FIRST_DELAY_SECONDS
+            except OSError as error:  # such as an address in use
+                failure: Exception | None = None
+                text = str(error)
+            except Exception as error:  # whatever it is, the rest of the daemon must live on
+                failure, text = error, "failed"
+            self._on_failure(self.name)
+            backoff.held(clock() - began)
+            delay = backoff.next_seconds()
+            log.error("%s: %s; restarts in %.0f s", self.name, text, delay, exc_info=failure)
             await asyncio.sleep(delay)
-            delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
-
-
-# The state directory belongs to one daemon at a time: a lock that ends with the process.
-
-LOCK_NAME = "upframe.lock"
 
 
 class StateLock:
-    """Holds a state directory; makes it where it is not there.
+    """Locks a state directory for one daemon, until the process ends; makes it if necessary.
 
     Raises:
         AlreadyRunning: on entering, if another daemon has it.
@@ -171,7 +157,7 @@ class StateLock:
     def __enter__(self) -> Self:
         self._state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         path = self._state_dir / LOCK_NAME
-        # the file stays for ever: removing it would let two daemons lock two files of one name
+        # the file is never removed: otherwise two daemons could lock two files of one name
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,10 +172,5 @@ class StateLock:
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._file)

@@ -1,15 +1,16 @@
-"""What Prometheus can ask for. Base units, counters that only grow, and few values for each label.
+"""Metrics for Prometheus: base units, counters that only grow, few values for each label.
 
-No job id, path or URL is ever a label. Gauges are set when somebody asks; counters follow the
-changes of jobs.
+No job id, path or URL is ever a label; of live streams, `source` is the name, of which there are as
+many as the configuration has entries. Gauges are set when metrics are requested; counters follow
+the changes of jobs.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,11 +22,14 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from ...io.live.values import InputState
 from ..jobs.model import Job
+from ..jobs.store import STATES
+from ..live.status import LiveStatus
+from ..live.supervisor import LiveSupervisor
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-_STATES = ("queued", "running", "done", "failed", "cancelled")
 _LATENESS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _STAGE_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600)
 
@@ -34,13 +38,13 @@ class Metrics:
     """All metrics of one daemon, in a registry of its own."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # one more series for each, of use to nobody here
-        # Two, since the client's registry would not hold upframe_jobs beside upframe_jobs_total;
-        # in the text format, where a counter's name has its suffix, they are two names.
+        disable_created_metrics()  # one more series for each, which is of no use here
+        # Two, since the library refuses upframe_jobs and upframe_jobs_total in one registry,
+        # though the text format, where a counter's name has its suffix, distinguishes them.
         self._gauges = registry = CollectorRegistry()
         self._counters = counters = CollectorRegistry()
         ProcessCollector(registry=registry)
-        build = Gauge("upframe_build_info", "What runs.", ["version", "python"], registry=registry)
+        build = Gauge("upframe_build_info", "Versions.", ["version", "python"], registry=registry)
         build.labels(version("upframe"), platform.python_version()).set(1)
         self.up = Gauge("upframe_up", "1 once the models are warm, 0 before.", registry=registry)
         self.jobs = Gauge("upframe_jobs", "Jobs in each state.", ["state"], registry=registry)
@@ -68,7 +72,7 @@ class Metrics:
         )
         self.part_restarts_total = Counter(
             "upframe_part_restarts_total",
-            "Parts of the daemon that failed and were begun again.",
+            "Parts of the daemon that failed and were restarted.",
             ["part"],
             registry=counters,
         )
@@ -83,7 +87,7 @@ class Metrics:
         self._frames_seen: dict[str, int] = {}
 
     def follow(self, job: Job) -> None:
-        """Take note of a change of a job's state or progress."""
+        """Count what a change of a job's state or progress means."""
         self._count_encoded(job)
         if not job.ended_for_good:
             return
@@ -93,7 +97,7 @@ class Metrics:
             self._count_report(job, job.report)
 
     def count_failure(self, part: str) -> None:
-        """Count that a part failed and begins again."""
+        """Count that a part failed and is restarted."""
         self.part_restarts_total.labels(part).inc()
 
     def count_reload(self, result: str) -> None:
@@ -102,11 +106,11 @@ class Metrics:
 
     def set_jobs(self, counts: Mapping[str, int]) -> None:
         """Set how many jobs are in each state."""
-        for state in _STATES:
+        for state in STATES:
             self.jobs.labels(state).set(counts.get(state, 0))
 
     def set_gauge(self, name: str, text: str, value: float, **labels: str) -> None:
-        """Set a gauge of another part, named by its owner."""
+        """Set a gauge of another part; made on its first use."""
         gauge = self._more.get(name)
         if gauge is None:
             gauge = Gauge(f"upframe_{name}", text, sorted(labels), registry=self._gauges)
@@ -115,7 +119,7 @@ class Metrics:
         self._shown.add((name, tuple(sorted(labels.items()))))
 
     def set_total(self, name: str, text: str, value: float, **labels: str) -> None:
-        """Set a counter of another part; where that part began anew, it counts on."""
+        """Raise a counter of another part to its value; that of a restarted part is added."""
         counter = self._totals.get(name)
         if counter is None:
             full = f"upframe_{name}_total"
@@ -129,18 +133,18 @@ class Metrics:
         self._raised[key] = value
 
     def forget(self, **labels: str) -> None:
-        """Drop the gauges of another part that have these labels: what they tell of is gone."""
+        """Remove the gauges of another part that have these labels: what they measured is gone."""
         gone = {each for each in self._shown if labels.items() <= dict(each[1]).items()}
         for name, known in gone:
             self._more[name].remove(*(value for _, value in known))
         self._shown -= gone
 
     def exposition(self) -> bytes:
-        """Everything in Prometheus' text format."""
+        """Return everything in Prometheus' text format."""
         return generate_latest(self._gauges) + generate_latest(self._counters)
 
     def totals(self) -> dict[str, float]:
-        """Every counter and gauge by name and labels, for who cannot scrape, such as MQTT."""
+        """Return every counter and gauge by name and labels, for MQTT, which cannot be scraped."""
         return {
             _flat_name(sample.name, sample.labels): sample.value
             for metric in (*self._gauges.collect(), *self._counters.collect())
@@ -149,9 +153,9 @@ class Metrics:
         }
 
     def _count_encoded(self, job: Job) -> None:
-        """Count frames as they are reported, since a long job would else count at its end."""
+        """Count frames while a job runs: a long one would otherwise count at its end."""
         if job.state == "queued":
-            self._frames_seen.pop(job.id, None)  # the next attempt begins anew
+            self._frames_seen.pop(job.id, None)  # the next attempt starts at 0
             return
         total = job.progress.frames
         if job.state == "done" and job.report is not None:
@@ -178,3 +182,94 @@ class Metrics:
 def _flat_name(name: str, labels: Mapping[str, str]) -> str:
     inner = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
     return f"{name}{{{inner}}}" if inner else name
+
+
+_STAGES = {
+    "decoded": "frames_decoded",
+    "interpolated": "frames_inserted",
+    "upscaled": "frames_enlarged",
+    "encoded": "frames_encoded",
+    "repeated": "frames_repeated",
+}
+_DROPS = {
+    "overload": "frames_dropped",
+    "half-rate": "frames_skipped",
+    "damaged": "frames_damaged",
+    "late": "frames_late",
+}
+_QUANTILES = {"p50": "0.5", "p99": "0.99", "max": "1"}
+_JUMPS = "discontinuities_"
+
+_TEXTS = {
+    "frames": "Frames of jobs and live streams.",
+    "frames_dropped": "Frames of live streams that were not written, by reason.",
+    "source_reconnects": "Connections to a live input that were lost, by reason.",
+    "source_stalls": "Times that a live input was connected but sent no frames.",
+    "timestamp_discontinuities": "Jumps of a live input's timestamps, by kind.",
+    "level_changes": "Changes of the level of degradation under load.",
+    "sink_connections": "Connections made to a live output.",
+    "stream_restarts": "Workers of a live stream that had to be restarted.",
+}
+
+Counted = tuple[str, float, dict[str, str]]
+"""A counter without prefix and suffix, its value, and its labels beside the source."""
+
+
+class LiveMetrics:
+    """Sets the metrics of all live streams when called."""
+
+    def __init__(self, supervisor: LiveSupervisor) -> None:
+        self._supervisor = supervisor
+        self._known: set[str] = set()
+
+    def __call__(self, metrics: Metrics) -> None:
+        """Set them as they are now; remove those of streams that no longer exist."""
+        statuses = self._supervisor.board.statuses
+        for gone in self._known - statuses.keys():
+            metrics.forget(source=gone)
+        self._known = set(statuses)
+        for name, status in statuses.items():
+            self._set_gauges(metrics, name, status)
+            restarts = self._supervisor.num_restarts(name)
+            for total, value, labels in (*_counted(status), ("stream_restarts", restarts, {})):
+                metrics.set_total(total, _TEXTS[total], value, source=name, **labels)
+
+    def _set_gauges(self, metrics: Metrics, name: str, status: LiveStatus) -> None:
+        def set_gauge(gauge: str, text: str, value: float, **labels: str) -> None:
+            metrics.set_gauge(gauge, text, value, source=name, **labels)
+
+        for state in get_args(InputState):
+            set_gauge("stream_state", "1 for the state of a live stream.", status.state == state, state=state)
+        for level in (*self._supervisor.levels(name), status.level):
+            text = "1 for the level of degradation under load."
+            set_gauge("degradation_level", text, status.level == level, level=level)
+        set_gauge("sink_connected", "Whether the output is connected.", status.output_state.connected)
+        set_gauge("queue_depth", "Frames waiting for a stage.", status.waiting_frames, stage="compute")
+        set_gauge("stream_resident_bytes", "Memory of the processes of a live stream.", status.rss_bytes)
+        for key, quantile in _QUANTILES.items():
+            if key in status.delay_seconds:
+                text = "From a packet's arrival until its frame is written, over the last minute."
+                delay = status.delay_seconds[key]
+                set_gauge("end_to_end_latency_seconds", text, delay, quantile=quantile)
+        if (last := self._supervisor.board.last_frame(name)) is not None:
+            set_gauge("source_last_frame_timestamp_seconds", "When the last frame was decoded.", last)
+
+
+def _counted(status: LiveStatus) -> Iterator[Counted]:
+    """List the counters of a stream."""
+    counts, sink = status.counts, status.output_state
+    for stage, key in _STAGES.items():
+        yield "frames", counts.get(key, 0), {"stage": stage}
+    yield "frames", sink.written, {"stage": "written"}
+    for reason, key in _DROPS.items():
+        yield "frames_dropped", counts.get(key, 0), {"reason": reason}
+    for reason, number in sink.dropped.items():
+        yield "frames_dropped", number, {"reason": f"output-{reason}"}
+    for reason, number in status.reconnects.items():
+        yield "source_reconnects", number, {"reason": reason}
+    yield "source_stalls", counts.get("stalls", 0), {}
+    for key, number in counts.items():
+        if key.startswith(_JUMPS):
+            yield "timestamp_discontinuities", number, {"kind": key.removeprefix(_JUMPS)}
+    yield "level_changes", counts.get("level_changes", 0), {}
+    yield "sink_connections", sink.connections, {}

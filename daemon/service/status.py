@@ -1,4 +1,4 @@
-"""What the daemon says of itself: one line for systemd, JSON for `/status`, health for probes."""
+"""The state of the daemon: one line for systemd, JSON for `/status`, health, and lines of the log."""
 
 from __future__ import annotations
 
@@ -24,41 +24,50 @@ from ..jobs.model import Job
 from ..jobs.queue import JobChange, JobQueue
 from .metrics import Metrics
 
-log = logging.getLogger("upframe.status")
-chronicle_log = logging.getLogger("upframe.jobs")
+log = logging.getLogger("upframe.jobs")
+
+Phase = Literal["starting", "ready", "draining", "stopped"]
+
+_PERIOD_SECONDS = 0.02
+_WINDOW = 30_000
+"""Samples for percentiles: ten minutes."""
+_RECENT = 250
+_NAMED = 2
+"""Running jobs, and streams without input, that the status line names."""
+_LISTED = 100
+"""Running jobs that `/status` lists."""
+_PROOF_SECONDS, _ANSWER_SECONDS = 10.0, 2.0
 
 
-# One line of the log for each thing that happens to a job: begun, done, cancelled.
-#
-# Failures are told where they are judged, with what becomes of the job.
+class JobEventLog:
+    """Logs when jobs begin, are done or are cancelled.
 
-
-class Chronicle:
-    """Writes the lines; remembers which attempts were told of."""
+    Failures are logged where it is decided what follows from them.
+    """
 
     def __init__(self) -> None:
         self._begun: dict[str, int] = {}
 
     def note(self, change: JobChange) -> None:
-        """Log a change if it is one that people want to read of."""
+        """Log a change if it is one of these."""
         job = change.job
         if change.kind != "state":
             return
         if job.state == "running":
             if self._begun.get(job.id) != job.attempts:
                 self._begun[job.id] = job.attempts
-                _tell(job, "job-begun", f"begun: {redacted(job.source)} → {redacted(job.sink)}")
+                _log(job, "job-begun", f"begun: {redacted(job.source)} → {redacted(job.sink)}")
             return
         self._begun.pop(job.id, None)
         if job.state == "done":
-            _tell(job, "job-done", f"done: {job.sink}{_figures(job)}")
+            _log(job, "job-done", f"done: {job.sink}{_figures(job)}")
         elif job.state == "cancelled":
-            _tell(job, "job-cancelled", "cancelled")
+            _log(job, "job-cancelled", "cancelled")
 
 
-def _tell(job: Job, event: str, text: str) -> None:
+def _log(job: Job, event: str, text: str) -> None:
     fields = {"job_id": job.id, "event": event, "source": redacted(job.source)}
-    chronicle_log.info("%s", redacted(text), extra=fields)
+    log.info("%s", redacted(text), extra=fields)
 
 
 def _figures(job: Job) -> str:
@@ -69,20 +78,9 @@ def _figures(job: Job) -> str:
     return f", {frames} frames in {seconds:.1f} s"
 
 
-# How late the event loop is: a timer that looks at the clock when its turn comes.
-#
-# Lateness is what every coroutine waits beyond its time: a blocking call, a long computation, a
-# library that holds the GIL. Its 99.9th percentile must stay under 50 ms.
-
-_PERIOD_SECONDS = 0.02
-_WINDOW = 30_000
-"""Samples that percentiles are taken of: ten minutes."""
-_RECENT = 250
-
-
 @dataclass(frozen=True, slots=True)
 class Lateness:
-    """What was seen in the last ten minutes, in seconds."""
+    """Of the last ten minutes, in seconds."""
 
     samples: int
     median: float
@@ -93,35 +91,35 @@ class Lateness:
 
 
 class LoopLag:
-    """Measures the lateness of the loop that runs it."""
+    """Measures how late the event loop is, by a timer that reads the clock when its turn comes.
+
+    Lateness is what every coroutine waits beyond its time: for a blocking call, a long computation,
+    a library that holds the GIL. Its 99.9th percentile must stay under 50 ms.
+    """
 
     def __init__(self, observe: Callable[[float], None] | None = None) -> None:
         self._observe = observe
         self._seen: deque[float] = deque(maxlen=_WINDOW)
         self._maximum = 0.0
-        self._last_beat = time.monotonic()
 
     async def run(self) -> None:
         """Measure until cancelled."""
-        self._last_beat = time.monotonic()
         while True:
             due = time.monotonic() + _PERIOD_SECONDS
             await asyncio.sleep(_PERIOD_SECONDS)
-            self._last_beat = time.monotonic()
-            self._record(max(0.0, self._last_beat - due))
+            lateness = max(0.0, time.monotonic() - due)
+            self._seen.append(lateness)
+            self._maximum = max(self._maximum, lateness)
+            if self._observe is not None:
+                self._observe(lateness)
 
     @property
     def recent_seconds(self) -> float:
         """The worst of the last five seconds."""
         return max(islice(reversed(self._seen), _RECENT), default=0.0)
 
-    @property
-    def silent_seconds(self) -> float:
-        """Since the timer last had its turn: large where the loop, or this task, stands still."""
-        return time.monotonic() - self._last_beat
-
     def statistics(self) -> Lateness:
-        """Sum up the window; takes some milliseconds, so not for every frame."""
+        """Summarize the window; takes some milliseconds."""
         ordered = sorted(self._seen)
         if not ordered:
             return Lateness(0, 0.0, 0.0, 0.0)
@@ -129,42 +127,25 @@ class LoopLag:
             len(ordered), _quantile(ordered, 0.5), _quantile(ordered, 0.999), self._maximum
         )
 
-    def _record(self, lateness: float) -> None:
-        self._seen.append(lateness)
-        self._maximum = max(self._maximum, lateness)
-        if self._observe is not None:
-            self._observe(lateness)
-
 
 def _quantile(ordered: list[float], share: float) -> float:
-    """The smallest value that at least this share of all does not exceed."""
+    """Return the smallest value that is at least as large as this share of all."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-Phase = Literal["starting", "ready", "draining", "stopped"]
-
-_NAMED = 2
-"""Running jobs, and streams without input, that the status line names."""
-_LISTED = 100
-"""Running jobs that `/status` lists."""
-_PROOF_SECONDS, _ANSWER_SECONDS = 10.0, 2.0
-
-Part = Callable[[], Any]
-
-
 class Status:
-    """Collects what the parts say, when somebody asks."""
+    """Collects the state of the parts of the daemon on request."""
 
     def __init__(self, queue: JobQueue, metrics: Metrics, lag: LoopLag) -> None:
         self.phase: Phase = "starting"
         self.doing = "starting"
         """While starting or draining: what takes the time."""
-        self.parts: dict[str, Part] = {}
-        """By name: `watch`, `mqtt`, `work`."""
+        self.parts: dict[str, Callable[[], Any]] = {}
+        """By name: `watch`, `mqtt`, `workers`, `live`."""
         self.facts: dict[str, Any] = {}
-        """What `info` says beside version and start: devices, models, limits."""
+        """What `info` has beside version and start: devices, models, limits."""
         self.collect: list[Callable[[Metrics], None]] = []
-        """Set gauges just before somebody reads them."""
+        """Called before metrics are read, to set gauges."""
         self.counts: Mapping[str, int] = {}
         """Of jobs in each state, at most a second old while the daemon runs."""
         self.running: list[Job] = []
@@ -178,7 +159,7 @@ class Status:
         self._started = datetime.now(UTC)
 
     async def refresh(self) -> None:
-        """Look at the jobs anew. Where the store cannot be read, what was seen before stays."""
+        """Read the jobs. While the store cannot be read, the former values stay."""
         try:
             counts = await self._queue.counts()
             running = counts.get("running", 0)
@@ -191,7 +172,7 @@ class Status:
             self.store_trouble = str(error)
 
     def line(self) -> str:
-        """One line for `systemctl status`."""
+        """Return one line for `systemctl status`."""
         counts, running = self.counts, self.running
         named = ", ".join(_short(job) for job in running[:_NAMED])
         named += ", …" if len(running) > _NAMED else ""
@@ -201,8 +182,9 @@ class Status:
         text += "".join(f"; {trouble}" for trouble in self._troubles())
         return text if self.phase == "ready" else f"{self.doing}; {text}"
 
-    def summary(self) -> dict[str, Any]:
-        """Return the state of the daemon, without the jobs."""
+    async def whole(self) -> dict[str, Any]:
+        """Return everything, as `/status` shows it."""
+        await self.refresh()
         lateness = self._lag.statistics()
         answer = {
             "version": version("upframe"),
@@ -218,39 +200,44 @@ class Status:
                 "p99.9": round(lateness.p999, 4),
                 "max": round(lateness.maximum, 4),
             },
-            **{name: tell() for name, tell in self.parts.items()},
+            **{name: read() for name, read in self.parts.items()},
+            "store_trouble": self.store_trouble,
+            "jobs": self.counts,
+            "running": [
+                job.model_dump(
+                    mode="json", include={"id", "source", "sink", "attempts", "progress"}
+                )
+                for job in self.running
+            ],
         }
         return cast("dict[str, Any]", redacted_values(answer))
 
-    async def whole(self) -> dict[str, Any]:
-        """Everything, as `/status` shows it."""
-        await self.refresh()
-        return {
-            **self.summary(),
-            "store_trouble": self.store_trouble and redacted(self.store_trouble),
-            "jobs": self.counts,
-            "running": [_running(job) for job in self.running],
-        }
-
-    def counters(self) -> dict[str, float]:
-        """Every counter and gauge of ours."""
-        self._collect()
-        return self._metrics.totals()
-
     def info(self) -> dict[str, Any]:
-        """What does not change while the daemon runs, for who wants to send it work."""
+        """Return what senders of work should know and does not change while the daemon runs."""
         return {
             "version": version("upframe"),
             "started": self._started.isoformat(timespec="seconds"),
             **self.facts,
         }
 
-    async def why_not_ready(self) -> str | None:
-        """Return what keeps the daemon from taking jobs; None while it is ready."""
-        return self.phase if self.phase != "ready" else await self._unwritable()
+    def counters(self) -> dict[str, float]:
+        """Return every counter and gauge of ours."""
+        self._collect()
+        return self._metrics.totals()
 
-    async def _unwritable(self) -> str | None:
-        """Say why the store takes nothing; it is asked in `_PROOF_SECONDS` once at most."""
+    async def exposition(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        await self.refresh()
+        self._collect()
+        return self._metrics.exposition()
+
+    async def why_not_ready(self) -> str | None:
+        """Return what keeps the daemon from accepting jobs; None while it is ready.
+
+        The store is written to find out, but not more often than every `_PROOF_SECONDS`.
+        """
+        if self.phase != "ready":
+            return self.phase
         now = time.monotonic()
         if self._proof is None or (self._proof.done() and now >= self._proof_due):
             self._proof_due = now + _PROOF_SECONDS
@@ -268,24 +255,18 @@ class Status:
             return str(error)
         return None
 
-    async def exposition(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        await self.refresh()
-        self._collect()
-        return self._metrics.exposition()
-
     def _collect(self) -> None:
         self._metrics.up.set(self.phase == "ready")
         self._metrics.set_jobs(self.counts)
         for boundary in get_args(Boundary):
-            text = "Units of foreign work that an error of ours ended, by where they came in."
+            text = "Units of foreign work that an internal error ended, by where they came in."
             number = internal_errors[boundary]
             self._metrics.set_total("internal_errors", text, number, boundary=boundary)
         for collect in self.collect:
             collect(self._metrics)
 
     def _troubles(self) -> list[str]:
-        """What somebody should look at."""
+        """List what an operator should look at."""
         found: list[str] = []
         if self.store_trouble is not None:
             found.append("the jobs cannot be read")
@@ -310,13 +291,3 @@ def _short(job: Job) -> str:
     if not progress.total:
         return f"{name} {progress.stage}"
     return f"{name} {100 * progress.frames // progress.total} %"
-
-
-def _running(job: Job) -> dict[str, Any]:
-    return {
-        "id": job.id,
-        "source": redacted(job.source),
-        "sink": redacted(job.sink),
-        "attempts": job.attempts,
-        "progress": job.progress.model_dump(mode="json"),
-    }

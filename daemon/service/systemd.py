@@ -1,7 +1,6 @@
-"""Tell systemd how the service is: one datagram for each message, with the standard library alone.
+"""Reports to systemd: one datagram for each message, by the protocol of sd_notify(3).
 
-Without systemd (no `NOTIFY_SOCKET`) every call does nothing, and nothing that goes wrong here ever
-fails the service. The protocol is that of sd_notify(3).
+Without systemd (no `NOTIFY_SOCKET`) every call does nothing, and no failure here fails the service.
 """
 
 from __future__ import annotations
@@ -16,52 +15,52 @@ import time
 from collections.abc import Callable, MutableMapping
 from typing import Self
 
-log = logging.getLogger("upframe.service.notify")
-watchdog_log = logging.getLogger("upframe.service.watchdog")
-
+log = logging.getLogger("upframe.service.systemd")
 
 _VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 _MICROSECONDS = 1_000_000
 _PATIENCE_SECONDS = 2.0
-"""For what is said once and must arrive; only ten messages fit where nobody reads."""
+"""For messages that are sent once and must arrive; an unread socket has room for only ten."""
+_DUMP_SHARE = 0.9
+"""Of the watchdog's time: then the loop hangs, and the stacks are dumped before SIGABRT."""
 
 
 class Notifier:
-    """The way to the service manager."""
+    """The connection to the service manager."""
 
     def __init__(self, address: str | None, watchdog_seconds: float | None = None) -> None:
         self._address = "\0" + address[1:] if address and address[0] == "@" else address
         self.watchdog_seconds = watchdog_seconds
-        """Within which the service manager wants a ping; None: it does not ask for any."""
+        """Within which the service manager expects a ping; None: it expects none."""
         self._failed = False
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str] = os.environ) -> Self:
-        """Find the service manager, and hide it from children: they must not speak for us."""
+        """Find the service manager, and hide it from children, which must not report for us."""
         address, usec, pid = (environment.pop(name, None) for name in _VARIABLES)
         for_us = pid is None or pid == str(os.getpid())
         seconds = int(usec) / _MICROSECONDS if usec and usec.isdigit() and for_us else 0.0
         return cls(address, seconds or None)
 
     def ready(self, status: str) -> None:
-        """Say that the start, or a reload, is over."""
+        """Report that the start, or a reload, has ended."""
         self._send("READY=1", _status(status), patience_seconds=_PATIENCE_SECONDS)
 
     def reloading(self) -> None:
-        """Say that the configuration is being read again; `ready` ends it."""
+        """Report that the configuration is read again; `ready` ends it."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         lines = ("RELOADING=1", f"MONOTONIC_USEC={now}")
         self._send(*lines, patience_seconds=_PATIENCE_SECONDS)
 
     def stopping(self, status: str) -> None:
-        """Say that the service ends."""
+        """Report that the service ends."""
         self._send("STOPPING=1", _status(status), patience_seconds=_PATIENCE_SECONDS)
 
     def status(self, status: str) -> bool:
-        """Say in one line what the service does; shown by `systemctl status`.
+        """Report in one line what the service does, for `systemctl status`.
 
         Returns:
-            Whether it was taken: if not, say it again later.
+            Whether it was accepted: if not, send it again later.
         """
         return self._send(_status(status))
 
@@ -70,11 +69,11 @@ class Notifier:
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * _MICROSECONDS)}")
 
     def ping(self) -> None:
-        """Tell the watchdog that all is well."""
+        """Report to the watchdog that all is well."""
         self._send("WATCHDOG=1")
 
     def trigger(self) -> None:
-        """Let the watchdog act at once: we know that we hang."""
+        """Make the watchdog act at once, since the service hangs."""
         self._send("WATCHDOG=trigger")
 
     def _send(self, *lines: str, patience_seconds: float = 0.0) -> bool:
@@ -82,11 +81,11 @@ class Notifier:
             return True
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as end:
-                end.settimeout(patience_seconds)  # 0: a full socket must not hold up the loop
+                end.settimeout(patience_seconds)  # 0: a full socket must not block the loop
                 end.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
             if not self._failed:
-                log.warning("cannot tell systemd %s: %s", lines[0], error)
+                log.warning("cannot report %s to systemd: %s", lines[0], error)
             self._failed = True
             return False
         return True
@@ -96,21 +95,15 @@ def _status(text: str) -> str:
     return "STATUS=" + " ".join(text.split())
 
 
-# Feed systemd's watchdog, from the event loop, and only while work is really getting on.
-#
-# A thread that pings proves nothing. Here a ping needs the loop to come round, and every busy
-# stage to be within its budget. Idle is healthy: without work no progress is needed.
-
-_DUMP_SHARE = 0.9
-"""Of the watchdog's time: then the loop hangs, and the stacks are worth having before SIGABRT."""
-
-
 class Watchdog:
-    """Pings at a third of the time that systemd allows.
+    """Pings systemd at a third of the time that it allows, while work makes progress.
+
+    A thread that pings would prove nothing. Here a ping needs the event loop to run, and every busy
+    stage to be within its time limit. Idle is healthy: without work no progress is needed.
 
     Args:
-        notifier: The way to systemd; without a watchdog there, `run` ends at once.
-        trouble: Says what hangs, or None while all is well.
+        notifier: the connection to systemd; without a watchdog there, `run` ends at once.
+        trouble: returns what hangs, or None while all is well.
     """
 
     def __init__(self, notifier: Notifier, trouble: Callable[[], str | None]) -> None:
@@ -131,7 +124,7 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def beat(self, allowed_seconds: float) -> None:
-        """Ping if all is well; after that much trouble in a row, let systemd act."""
+        """Ping if all is well; after half of the time in trouble, let systemd act."""
         faulthandler.dump_traceback_later(allowed_seconds * _DUMP_SHARE, file=sys.stderr)
         trouble = self._trouble()
         if trouble is None:
@@ -141,8 +134,8 @@ class Watchdog:
         now = time.monotonic()
         if self._since is None:
             self._since = now
-            watchdog_log.error("no ping to the watchdog: %s", trouble)
+            log.error("no ping to the watchdog: %s", trouble)
         elif now - self._since >= allowed_seconds / 2:
-            watchdog_log.critical("hung, let the watchdog act: %s", trouble)
+            log.critical("hung, let the watchdog act: %s", trouble)
             faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
             self._notifier.trigger()

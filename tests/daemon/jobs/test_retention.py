@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from support.jobs.queues import a_job, a_queue
 
-from upframe.daemon.jobs.queue import JobQueue
-from upframe.daemon.jobs.retention import forget_old, keep_tidy
+from upframe.daemon.jobs.queue import JobQueue, forget_old, forget_regularly
 
 
 def fill(queue: JobQueue, number: int, days: float) -> None:
@@ -34,7 +33,7 @@ def test_forgets_what_ended_long_ago_and_nothing_else(tmp_path: Path) -> None:
 
 def test_comes_back_now_and_again(tmp_path: Path) -> None:
     async def use(queue: JobQueue) -> None:
-        tidying = asyncio.create_task(keep_tidy(queue, 30, interval_seconds=0.05), name="tidy")
+        tidying = asyncio.create_task(forget_regularly(queue, 30, interval_seconds=0.05), name="tidy")
         with queue.subscribe() as changes:
             for days in (40, 50):
                 fill(queue, 1, days=days)
@@ -56,7 +55,7 @@ def test_a_store_that_fails_for_a_while_is_no_reason_to_end(
         queue.store.close()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
-                await keep_tidy(queue, 30, interval_seconds=0.01)
+                await forget_regularly(queue, 30, interval_seconds=0.01)
         await queue.close()
 
     with a_queue(tmp_path) as queue:

@@ -8,8 +8,14 @@ import pytest
 from support.jobs.queues import a_job, opened
 
 from upframe.daemon.errors import StoreBroken
-from upframe.daemon.jobs.database import Database
-from upframe.daemon.jobs.schema import APPLICATION_ID, MIGRATIONS, VERSION, migrate, version_of
+from upframe.daemon.jobs.database import (
+    APPLICATION_ID,
+    MIGRATIONS,
+    VERSION,
+    Database,
+    migrate,
+    version_of,
+)
 from upframe.daemon.jobs.store import STORE_NAME, JobStore, insert
 
 

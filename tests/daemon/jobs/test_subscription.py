@@ -18,7 +18,7 @@ async def read(changes: Subscription, number: int) -> list[tuple[str, str, str]]
 
 def test_changes_come_in_their_order(tmp_path: Path) -> None:
     async def follow(queue: JobQueue) -> None:
-        async with queue.subscribe() as changes:
+        with queue.subscribe() as changes:
             await queue.submit(a_job("a"))
             assert await read(changes, 1) == [("a", "state", "queued")]
             await queue.submit(a_job("b"))

@@ -13,8 +13,7 @@ from support.live.supervision import config_with, entry
 
 from upframe.daemon.live.status import LiveStatus, accumulate_counters, status_of
 from upframe.daemon.live.supervisor import LiveSupervisor
-from upframe.daemon.service.live_metrics import LiveMetrics
-from upframe.daemon.service.metrics import Metrics
+from upframe.daemon.service.metrics import LiveMetrics, Metrics
 from upframe.io.live.values import OutputState
 
 GATE = LiveStatus(

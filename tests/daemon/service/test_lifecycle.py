@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from upframe.daemon.service.lifecycle import Part, Signals, finished_before
+from upframe.daemon.service.lifecycle import Signals, SupervisedTask, finished_before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -62,7 +62,7 @@ def test_a_part_that_fails_begins_again_and_is_counted() -> None:
             again.set()
             await asyncio.Event().wait()
 
-        part = Part("mqtt", failures.append)
+        part = SupervisedTask("mqtt", failures.append)
         part.start(work)
         await asyncio.wait_for(again.wait(), 10)
         await part.stop()
@@ -84,7 +84,7 @@ def test_stopping_a_part_waits_for_its_end() -> None:
                 await asyncio.sleep(0.05)
                 ended = True
 
-        part = Part("watch", lambda _: None)
+        part = SupervisedTask("watch", lambda _: None)
         part.start(work)
         await asyncio.sleep(0)
         await part.stop()

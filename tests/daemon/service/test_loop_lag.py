@@ -14,7 +14,6 @@ def measured(blocking_seconds: float, observed: list[float]) -> LoopLag:
         running = asyncio.create_task(lag.run())
         await asyncio.sleep(0.1)
         time.sleep(blocking_seconds)  # noqa: ASYNC251  (what shall be noticed)
-        assert lag.silent_seconds >= blocking_seconds
         await asyncio.sleep(0.1)
         running.cancel()
         await asyncio.wait({running})

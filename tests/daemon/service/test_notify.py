@@ -110,7 +110,7 @@ def test_a_deaf_service_manager_fails_nothing_and_is_said_once(
     notifier.ping()
     notifier.ping()
     assert [record.getMessage() for record in caplog.records] == [
-        "cannot tell systemd WATCHDOG=1: [Errno 2] No such file or directory"
+        "cannot report WATCHDOG=1 to systemd: [Errno 2] No such file or directory"
     ]
 
 

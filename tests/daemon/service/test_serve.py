@@ -265,7 +265,7 @@ def test_an_address_that_is_taken_does_not_take_the_daemon(tmp_path: Path) -> No
         port = taken.getsockname()[1]
         with daemon_in(tmp_path, http={"listen": f"127.0.0.1:{port}"}) as daemon:
             daemon.port = port
-            until(lambda: daemon.logged("begins again in"), "the second attempt")
+            until(lambda: daemon.logged("restarts in"), "the second attempt")
             assert not any("Traceback" in line["message"] for line in daemon.log())
             taken.close()
             until(lambda: daemon.logged("health and metrics on"), "the freed address")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -20,7 +21,7 @@ from upframe.daemon.cli.job_display import print_details, print_jobs
 from upframe.daemon.cli.live_display import text_of
 from upframe.daemon.convert.report import WrittenReport
 from upframe.daemon.jobs.api import to_public_dict, to_public_json
-from upframe.daemon.jobs.model import Job
+from upframe.daemon.jobs.model import Job, StoreBroken
 from upframe.daemon.live.status import LiveStatus
 from upframe.daemon.logfields import told
 from upframe.daemon.mqtt.requests import job_answer
@@ -170,10 +171,16 @@ def _command_line_error(text: str) -> str:
 
 
 def _status(text: str) -> str:
-    status = Status(cast("Any", SimpleNamespace()), Metrics(), LoopLag())
+    store = SimpleNamespace(paused=False, counts=_no_counts)
+    status = Status(cast("Any", store), Metrics(), LoopLag())
     status.parts["live"] = lambda: [{"name": "x", "state": "running", "url": text[:4096]}]
     status.running = [job_with(text)]
-    return json.dumps(status.summary()) + status.line()
+    line = status.line()
+    return json.dumps(asyncio.run(status.whole())) + line
+
+
+async def _no_counts() -> dict[str, int]:
+    raise StoreBroken("no store")
 
 
 def _jobs_list(text: str) -> str:
