@@ -1,9 +1,9 @@
-"""The daemon: its parts, in the order in which they begin and end.
+"""The daemon: its parts, in the order in which they start and stop.
 
     recovery → control socket, HTTP → warm-up → watches, MQTT → READY=1 … drain → stopped
 
-The store is the truth and belongs to the caller. Whatever dies here, also all of it at once, loses
-nothing: what ran is queued again by the next start.
+The store is the truth and belongs to the caller. The death of any part, or of the process, loses
+nothing: jobs that ran are queued again by the next start.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 from collections.abc import Collection, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,8 +20,7 @@ from ..config import Config, load_config, refusal
 from ..errors import ConfigError, StartFailed, Stopped
 from ..fence import Fence
 from ..jobs.client import place_in
-from ..jobs.queue import JobQueue
-from ..jobs.retention import keep_tidy
+from ..jobs.queue import JobQueue, forget_regularly
 from ..jobs.store import JobStore
 from ..live.status import LiveBoard
 from ..live.supervisor import LiveSupervisor
@@ -33,12 +31,11 @@ from ..workers.prober import FileProber
 from ..workers.scheduler import Scheduler, WarmUpFailed
 from .checks import examine_at_start
 from .http import ControlSocket, serve_tcp
-from .lifecycle import Part, Signals, finished_before
-from .live_metrics import LiveMetrics
+from .lifecycle import Signals, SupervisedTask, finished_before
 from .logs import Logs
-from .metrics import Metrics
+from .metrics import LiveMetrics, Metrics
 from .routes import JobRoutes, application, status_routes
-from .status import Chronicle, LoopLag, Phase, Status
+from .status import JobEventLog, LoopLag, Phase, Status
 from .systemd import Notifier, Watchdog
 
 if TYPE_CHECKING:
@@ -47,52 +44,32 @@ if TYPE_CHECKING:
 log = logging.getLogger("upframe.daemon")
 
 
-# What the daemon tells of its workers: to people, to Prometheus, to those who send work.
-
-
-def told_of(scheduler: Scheduler) -> list[dict[str, Any]]:
-    """Every worker, as `/status` shows it."""
-    return [asdict(worker) for worker in scheduler.workers()]
-
-
-def collect(scheduler: Scheduler, metrics: Metrics) -> None:
-    """Set the metrics of workers and of what happened to attempts."""
-    for worker in scheduler.workers():
-        text = "Memory of a worker process."
-        metrics.set_gauge("worker_resident_bytes", text, worker.rss_bytes, slot=worker.slot)
-    for name, number in scheduler.statistics().items():
-        metrics.set_total("work_events", "What happened to attempts.", number, event=name)
-
-
-def facts_of(config: Config, scheduler: Scheduler) -> dict[str, Any]:
-    """What those who want to send work should know, beside what may be asked."""
-    workers = scheduler.workers()
-    return {
-        "devices": sorted({worker.device for worker in workers if worker.device}),
-        "slots": len(workers),
-        "weights": config.weights,
-        "models": ["RIFE 4.22.lite", "Real-ESRGAN"],
-        "attempts": config.jobs.attempts,
-    }
-
-
-# What a changed configuration file means for a daemon that runs: what begins anew, what waits.
-
 _FIXED = ("state_dir", "weights", "limits")
 _FIXED_OF_JOBS = ("slots", "devices", "precision")
 """Workers are started with these, and the state directory is locked."""
+_FIRST_SCAN_SECONDS = 10.0
+"""For the first scan of all folders: a share that hangs must not keep the daemon from starting."""
+_SHORTEST_FAREWELL_SECONDS, _LONGEST_FAREWELL_SECONDS = 0.5, 3.0
+"""For reporting the end to the broker."""
+_BEAT_SECONDS = 1.0
+_EXTENSION_SECONDS = 30.0
+"""Asked of systemd at each beat while starting or draining: without a beat its patience ends."""
+_AFTER_DRAIN_SECONDS = 4.0
+"""From the end of the drain's time to that of the process; queueing jobs again takes part of it."""
+_LATE_SECONDS = 5.0
+"""From which on the event loop counts as hung."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """The consequences of a new file."""
+    """The consequences of a changed configuration file."""
 
     config: Config
-    """What holds from now on: the new file, but for what waits for a restart."""
+    """The new file, but with the old values of keys that need a restart."""
     waiting: tuple[str, ...]
-    """Keys that are changed and keep their old value until the daemon is started again."""
+    """Changed keys that keep their old value until the daemon is restarted."""
     parts: frozenset[str]
-    """What has to begin anew: `log`, `jobs`, `watch`, `live`, `mqtt`, `http`."""
+    """The parts to restart: `log`, `jobs`, `watch`, `live`, `mqtt`, `http`."""
 
     def __str__(self) -> str:
         changed = ", ".join(sorted(self.parts)) or "nothing"
@@ -118,26 +95,18 @@ def reload_of(old: Config, new: Config) -> Reload:
     return Reload(config, tuple(waiting), frozenset(parts))
 
 
-# The parts through which work arrives and is told of: watched folders, MQTT and HTTP.
-#
-# None of them may take the daemon with it, and each begins anew when its configuration changes.
+class Frontends:
+    """Starts, restarts and stops the parts through which work arrives: watches, MQTT and HTTP.
 
-_LOOK_SECONDS = 10.0
-"""For the first look at all folders: a share that hangs must not keep the daemon from starting."""
-_FAREWELL_SECONDS = 3.0
-"""For telling a broker something on the way out."""
-
-
-class Outside:
-    """Begins and ends the parts.
+    None of them may end the daemon, and each is restarted when its configuration changes.
 
     Args:
-        queue: Of the jobs.
-        store: Remembers what was seen and received.
-        probe: Returns whether a file is a video.
-        status: Is told whom to ask.
-        metrics: Counts failures.
-        live: Where live streams stand, for the broker.
+        queue: of the jobs.
+        store: records the files and messages that were handled.
+        probe: inspects files.
+        status: reads the state of the parts.
+        metrics: counts failures.
+        live: the states of live streams, for the broker.
     """
 
     def __init__(
@@ -156,81 +125,79 @@ class Outside:
         self._live = live
         self._watches: Watches | None = None
         self._bridge: MqttBridge | None = None
-        self._parts = {
-            name: Part(name, metrics.count_failure) for name in ("watch", "mqtt", "http")
+        self._tasks = {
+            name: SupervisedTask(name, metrics.count_failure) for name in ("watch", "mqtt", "http")
         }
         status.collect.append(self._collect)
 
-    def begin_http(self, config: Config) -> None:
-        """Answer probes, from the start on."""
+    def start_http(self, config: Config) -> None:
+        """Answer health probes, from the start on."""
         http = config.http
         if http is not None:
             app = application(status_routes(self._status), "http", http)
-            self._parts["http"].start(lambda: serve_tcp(app, http))
+            self._tasks["http"].start(lambda: serve_tcp(app, http))
 
-    async def begin_work(self, config: Config) -> None:
-        """Take work, and wait until every folder was looked at once."""
-        self._begin_watch(config)
-        self._begin_mqtt(config)
-        await asyncio.sleep(0)  # lets the watch begin
+    async def start_work(self, config: Config) -> None:
+        """Accept work, and wait until every folder was scanned once."""
+        self._start_watch(config)
+        self._start_mqtt(config)
+        await asyncio.sleep(0)  # the watch starts
         if self._watches is not None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS):
+                async with asyncio.timeout(_FIRST_SCAN_SECONDS):
                     await self._watches.looked()
 
     async def change(self, config: Config, parts: Collection[str]) -> None:
-        """Begin some parts anew, with another configuration."""
-        for name in ("watch", "mqtt", "http"):
-            if name in parts:
-                if name == "mqtt":  # also since it may go on under another name
-                    await self._take_leave()
-                await self._parts[name].stop()
+        """Restart some parts with another configuration."""
+        for name in parts & self._tasks.keys():
+            if name == "mqtt":  # its node may have another name from now on
+                await self._report_stopped(_LONGEST_FAREWELL_SECONDS)
+            await self._tasks[name].stop()
         if "watch" in parts:
-            self._begin_watch(config)
+            self._start_watch(config)
         if "mqtt" in parts:
-            self._begin_mqtt(config)
+            self._start_mqtt(config)
         if "http" in parts:
-            self.begin_http(config)
+            self.start_http(config)
 
     async def draining(self) -> None:
-        """Tell the broker that no work is begun any more."""
+        """Report to the broker that no job is started any more."""
         if self._bridge is not None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_FAREWELL_SECONDS):
+                async with asyncio.timeout(_LONGEST_FAREWELL_SECONDS):
                     await self._bridge.draining()
 
-    async def end(self, seconds: float = _FAREWELL_SECONDS) -> None:
-        """End all parts; the broker hears that it was on purpose, if it listens within a time."""
-        await self._parts["watch"].stop()
-        await self._take_leave(seconds)
-        await self._parts["mqtt"].stop()
-        await self._parts["http"].stop()
+    async def stop(self, seconds: float = _LONGEST_FAREWELL_SECONDS) -> None:
+        """Stop all parts; within a time, report to the broker that it is on purpose."""
+        await self._tasks["watch"].stop()
+        await self._report_stopped(seconds)
+        await self._tasks["mqtt"].stop()
+        await self._tasks["http"].stop()
 
-    async def _take_leave(self, seconds: float = _FAREWELL_SECONDS) -> None:
+    async def _report_stopped(self, seconds: float) -> None:
         if self._bridge is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._bridge.stopped()
 
-    def _begin_watch(self, config: Config) -> None:
-        # without any folder too: inputs of earlier jobs may wait for being moved
+    def _start_watch(self, config: Config) -> None:
+        # also without any folder: inputs of earlier jobs may have to be moved
 
         async def watch() -> None:
             self._watches = Watches(config, self._queue, self._store, self._probe)
             await self._watches.run()
 
         self._status.parts["watch"] = self._watch_status
-        self._parts["watch"].start(watch)
+        self._tasks["watch"].start(watch)
 
-    def _begin_mqtt(self, config: Config) -> None:
+    def _start_mqtt(self, config: Config) -> None:
         self._bridge = None
         self._status.parts.pop("mqtt", None)
         if config.mqtt is None:
             return
 
-        async def speak() -> None:
-            """Run a new bridge until it ends."""
-            from ..mqtt.bridge import MqttBridge  # who has no broker need not load its library
+        async def connect() -> None:
+            from ..mqtt.bridge import MqttBridge  # its library is loaded only for a broker
 
             self._bridge = MqttBridge(
                 config,
@@ -243,7 +210,7 @@ class Outside:
             await self._bridge.run()
 
         self._status.parts["mqtt"] = self._mqtt_status
-        self._parts["mqtt"].start(speak)
+        self._tasks["mqtt"].start(connect)
 
     def _watch_status(self) -> list[dict[str, Any]]:
         return [] if self._watches is None else self._watches.status()
@@ -254,14 +221,14 @@ class Outside:
     def _collect(self, metrics: Metrics) -> None:
         for index, watch in enumerate(self._watch_status()):
             labels = {"watch": str(index)}
-            text = "Files of a watched folder by what became of them."
-            for state in ("waiting", "taken"):
-                metrics.set_gauge("watch_files", text, watch[state], state=state, **labels)
-            skipped = sum(watch["skipped"].values())
-            metrics.set_gauge("watch_files", text, skipped, state="skipped", **labels)
+            files = {state: watch[state] for state in ("waiting", "taken")}
+            files["skipped"] = sum(watch["skipped"].values())
+            for state, number in files.items():
+                text = "Files of a watched folder by what became of them."
+                metrics.set_gauge("watch_files", text, number, state=state, **labels)
             seconds = watch["last_scan_seconds"]
             if seconds is not None:
-                text = "Time that the last scan took."
+                text = "Duration of the last scan."
                 metrics.set_gauge("watch_scan_seconds", text, seconds, **labels)
             paused = float(watch["paused"] is not None)
             metrics.set_gauge("watch_paused", "Whether a folder is missing.", paused, **labels)
@@ -271,36 +238,23 @@ class Outside:
 
 def _collect_mqtt(health: Mapping[str, Any], metrics: Metrics) -> None:
     connected = bool(health["connected"])
-    metrics.set_gauge("mqtt_connected", "Whether the broker is there.", connected)
-    messages: dict[tuple[str, str], int] = {
-        ("in", name): n for name, n in health["requests"].items()
-    }
-    messages |= {("out", "sent"): health["published"], ("out", "dropped"): health["dropped"]}
-    for (way, result), number in messages.items():
+    metrics.set_gauge("mqtt_connected", "Whether the broker is connected.", connected)
+    counts: list[tuple[str, str, int]] = [("in", *each) for each in health["requests"].items()]
+    counts += [("out", "sent", health["published"]), ("out", "dropped", health["dropped"])]
+    for direction, result, number in counts:
         text = "Messages by direction and what became of them."
-        metrics.set_total("mqtt_messages", text, number, dir=way, result=result)
-
-
-_BEAT_SECONDS = 1.0
-_EXTENSION_SECONDS = 30.0
-"""Asked for at each beat while starting or draining: a beat that stops ends it."""
-_AFTER_DRAIN_SECONDS = 4.0
-"""From the end of the drain's time to that of the process; giving jobs back takes part of it."""
-_SHORTEST_FAREWELL_SECONDS, _LONGEST_FAREWELL_SECONDS = 0.5, 3.0
-"""For telling the broker."""
-_LATE_SECONDS = 5.0
-"""Of the event loop, from which on it counts as hung."""
+        metrics.set_total("mqtt_messages", text, number, dir=direction, result=result)
 
 
 class Daemon:
     """One run of the daemon.
 
     Args:
-        config: The configuration as it was read.
-        path: Of its file, for reloads.
-        store: The jobs; its owner closes it afterwards.
-        notifier: The way to systemd.
-        logs: Configured anew by a reload.
+        config: the configuration.
+        path: of its file, for reloads.
+        store: the jobs; its owner closes it afterwards.
+        notifier: the connection to systemd.
+        logs: configured again by a reload.
     """
 
     def __init__(
@@ -317,18 +271,18 @@ class Daemon:
         self._scheduler = Scheduler(self._queue, config)
         self._prober = FileProber(config)
         self._streams = LiveSupervisor()
-        self._outside = Outside(
+        self._frontends = Frontends(
             self._queue, store, self._prober.probe, self._status, self._metrics, self._streams.board
         )
         self._last_line = ""
         self._end_by = 0.0
-        self._status.parts["workers"] = partial(told_of, self._scheduler)
-        self._status.collect.append(partial(collect, self._scheduler))
+        self._status.parts["workers"] = self._workers_status
+        self._status.collect.append(self._collect)
         self._status.parts["live"] = self._streams.told
         self._status.collect.append(LiveMetrics(self._streams))
 
     async def run(self) -> int:
-        """Live until a signal ends it.
+        """Run until a signal ends it.
 
         Raises:
             Stopped: if a second signal came.
@@ -364,17 +318,17 @@ class Daemon:
             await self._queue.close()
 
     def _always(self) -> dict[str, Coroutine[Any, Any, None]]:
-        """What runs from the first to the last moment."""
+        """Return what runs from the first to the last moment."""
         return {
             "loop lag": self._lag.run(),
             "beat": self._beat(),
             "follow jobs": self._follow(),
             "watchdog": Watchdog(self._notifier, self._trouble).run(),
-            "retention": keep_tidy(self._queue, self._config.jobs.keep_days),
+            "retention": forget_regularly(self._queue, self._config.jobs.keep_days),
         }
 
     async def _work(self, signals: Signals, tasks: asyncio.TaskGroup) -> None:
-        """Begin everything, serve, end everything."""
+        """Start everything, serve, stop everything."""
         state_dir = self._config.state_dir
         if not await finished_before(signals.drain, recover(self._queue, state_dir)):
             return
@@ -382,37 +336,56 @@ class Daemon:
         app = application([*jobs.routes(), *status_routes(self._status)], "control")
         control = ControlSocket(place_in(state_dir).socket, app, jobs.end_streams)
         async with aclosing(self._prober), control:
-            self._outside.begin_http(self._config)
+            self._frontends.start_http(self._config)
             scheduling: asyncio.Task[None] | None = None
             try:
                 if await finished_before(signals.drain, self._warm_up()):
                     scheduling = tasks.create_task(self._scheduler.run(), name="scheduler")
                     self._streams.configure(self._config)
-                    if await finished_before(signals.drain, self._outside.begin_work(self._config)):
+                    if await finished_before(
+                        signals.drain, self._frontends.start_work(self._config)
+                    ):
                         await self._serve(signals)
                     await self._drain()
             finally:
                 if scheduling is not None:
-                    scheduling.cancel()  # after a drain it has ended; else workers go at once
+                    scheduling.cancel()  # after a drain it has ended; otherwise workers are killed
                     await asyncio.wait({scheduling})
                 await self._streams.end()
                 self._enter("stopped", "stopping")
-                await self._outside.end(self._farewell_seconds())
+                await self._frontends.stop(self._farewell_seconds())
 
     async def _warm_up(self) -> None:
-        """Have every worker run its models once.
+        """Run the models once in every worker.
 
         Raises:
             StartFailed: if one cannot.
         """
         try:
-            await self._scheduler.warm_up(self._say)
+            await self._scheduler.warm_up(self._set_doing)
         except WarmUpFailed as failed:
             raise StartFailed(str(failed), failed.error.code) from failed
-        self._status.facts |= facts_of(self._config, self._scheduler)
+        workers = self._scheduler.workers()
+        self._status.facts |= {
+            "devices": sorted({worker.device for worker in workers if worker.device}),
+            "slots": len(workers),
+            "weights": self._config.weights,
+            "models": ["RIFE 4.22.lite", "Real-ESRGAN"],
+            "attempts": self._config.jobs.attempts,
+        }
+
+    def _workers_status(self) -> list[dict[str, Any]]:
+        return [asdict(worker) for worker in self._scheduler.workers()]
+
+    def _collect(self, metrics: Metrics) -> None:
+        for worker in self._scheduler.workers():
+            text = "Memory of a worker process."
+            metrics.set_gauge("worker_resident_bytes", text, worker.rss_bytes, slot=worker.slot)
+        for name, number in self._scheduler.statistics().items():
+            metrics.set_total("work_events", "What happened to attempts.", number, event=name)
 
     async def _serve(self, signals: Signals) -> None:
-        """Until told to stop, do what signals say."""
+        """Serve, and reload on SIGHUP, until the daemon is asked to stop."""
         self._enter("ready", "ready")
         await self._status.refresh()
         self._last_line = self._status.line()
@@ -429,9 +402,10 @@ class Daemon:
         self._notifier.stopping(self._status.doing)
         self._queue.paused = True
         log.info(
-            "%s; what does not end in time is begun anew by the next start", self._status.doing
+            "%s; jobs that do not end in time are started again by the next start",
+            self._status.doing,
         )
-        await self._outside.draining()
+        await self._frontends.draining()
         async with asyncio.TaskGroup() as ending:
             ending.create_task(self._streams.drain(seconds), name="drain live")
             ending.create_task(self._scheduler.drain(seconds), name="drain jobs")
@@ -441,7 +415,7 @@ class Daemon:
         return min(max(left, _SHORTEST_FAREWELL_SECONDS), _LONGEST_FAREWELL_SECONDS)
 
     async def _reload(self) -> None:
-        """Take over a changed file; a wrong one changes nothing."""
+        """Apply a changed file; a wrong one changes nothing."""
         self._notifier.reloading()
         try:
             new = await asyncio.to_thread(self._read_again)
@@ -457,7 +431,7 @@ class Daemon:
                 self._scheduler.configure(reload.config.jobs)
             if reload.parts & {"jobs", "live"}:
                 self._streams.configure(reload.config)
-            await self._outside.change(reload.config, reload.parts)
+            await self._frontends.change(reload.config, reload.parts)
             self._metrics.count_reload("changed")
             log.log(logging.WARNING if reload.waiting else logging.INFO, "%s", reload)
         self._notifier.ready(self._last_line)
@@ -470,7 +444,7 @@ class Daemon:
         return config
 
     async def _beat(self) -> None:
-        """What is done every second."""
+        """Sum up the log and report to systemd, every second."""
         while True:
             self._logs.sum_up()
             with Fence("job", "status line"):
@@ -483,16 +457,16 @@ class Daemon:
             await asyncio.sleep(_BEAT_SECONDS)
 
     async def _follow(self) -> None:
-        """Count and tell what happens to jobs."""
-        chronicle = Chronicle()
+        """Count and log what happens to jobs."""
+        events = JobEventLog()
         with self._queue.subscribe() as changes:
             async for change in changes:
                 with Fence("job", change.job.id):
                     self._metrics.follow(change.job)
-                    chronicle.note(change)
+                    events.note(change)
 
     def _trouble(self) -> str | None:
-        """What hangs, for the watchdog."""
+        """Return what hangs, for the watchdog."""
         if self._lag.recent_seconds > _LATE_SECONDS:
             return f"the event loop was {self._lag.recent_seconds:.1f} s late"
         return self._scheduler.trouble()
@@ -501,12 +475,12 @@ class Daemon:
         self._status.phase = phase
         self._status.doing = doing
 
-    def _say(self, text: str) -> None:
+    def _set_doing(self, text: str) -> None:
         self._status.doing = text
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended it all: the others are its consequences."""
+    """Return the first error: the others are its consequences."""
     first = group.exceptions[0]
     if isinstance(first, BaseExceptionGroup):
         return _first_of(cast("BaseExceptionGroup[BaseException]", first))

@@ -235,24 +235,31 @@ class LiveMetrics:
                 metrics.set_total(total, _TEXTS[total], value, source=name, **labels)
 
     def _set_gauges(self, metrics: Metrics, name: str, status: LiveStatus) -> None:
-        def set_gauge(gauge: str, text: str, value: float, **labels: str) -> None:
-            metrics.set_gauge(gauge, text, value, source=name, **labels)
+        def gauge(metric: str, text: str, value: float, **labels: str) -> None:
+            metrics.set_gauge(metric, text, value, source=name, **labels)
 
         for state in get_args(InputState):
-            set_gauge("stream_state", "1 for the state of a live stream.", status.state == state, state=state)
+            gauge(
+                "stream_state",
+                "1 for the state of a live stream.",
+                status.state == state,
+                state=state,
+            )
         for level in (*self._supervisor.levels(name), status.level):
             text = "1 for the level of degradation under load."
-            set_gauge("degradation_level", text, status.level == level, level=level)
-        set_gauge("sink_connected", "Whether the output is connected.", status.output_state.connected)
-        set_gauge("queue_depth", "Frames waiting for a stage.", status.waiting_frames, stage="compute")
-        set_gauge("stream_resident_bytes", "Memory of the processes of a live stream.", status.rss_bytes)
+            gauge("degradation_level", text, status.level == level, level=level)
+        gauge("sink_connected", "Whether the output is connected.", status.output_state.connected)
+        gauge("queue_depth", "Frames waiting for a stage.", status.waiting_frames, stage="compute")
+        gauge(
+            "stream_resident_bytes", "Memory of the processes of a live stream.", status.rss_bytes
+        )
         for key, quantile in _QUANTILES.items():
             if key in status.delay_seconds:
                 text = "From a packet's arrival until its frame is written, over the last minute."
                 delay = status.delay_seconds[key]
-                set_gauge("end_to_end_latency_seconds", text, delay, quantile=quantile)
+                gauge("end_to_end_latency_seconds", text, delay, quantile=quantile)
         if (last := self._supervisor.board.last_frame(name)) is not None:
-            set_gauge("source_last_frame_timestamp_seconds", "When the last frame was decoded.", last)
+            gauge("source_last_frame_timestamp_seconds", "When the last frame was decoded.", last)
 
 
 def _counted(status: LiveStatus) -> Iterator[Counted]:

@@ -1,4 +1,4 @@
-"""The state of the daemon: one line for systemd, JSON for `/status`, health, and lines of the log."""
+"""The state of the daemon: a line for systemd, JSON for `/status`, health, lines of the log."""
 
 from __future__ import annotations
 
