@@ -31,18 +31,10 @@ STATES: tuple[State, ...] = get_args(State)
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
 
 ALTERABLE = frozenset(
-    [
-        "attempts",
-        "confined",
-        "ended",
-        "error",
-        "not_before",
-        "priority",
-        "progress",
-        "report",
-        "started",
-        "waits_for",
-    ]
+    {
+        *("attempts", "confined", "ended", "error", "not_before"),
+        *("priority", "progress", "report", "started", "waits_for"),
+    }
 )
 """The fields that may be written after a job was added, beside its state."""
 

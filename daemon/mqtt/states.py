@@ -22,7 +22,6 @@ from ...io.redaction import redacted_values
 from ..errors import UnknownJob
 from ..fence import Fence
 from ..jobs.api import to_public_dict
-
 from ..jobs.model import Job
 from ..jobs.queue import JobChange, JobQueue
 from ..jobs.store import ENDED, JobStore, job_of_row

@@ -12,13 +12,16 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Self
 
-from ..backoff import DoublingBackoff
+from ..backoff import Backoff
 from ..errors import AlreadyRunning
 
 log = logging.getLogger("upframe.service.lifecycle")
 
 LOCK_NAME = "upframe.lock"
 """Of the file in the state directory."""
+
+_STEADY_SECONDS = 60.0
+"""After which a restarted task counts as well again."""
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
@@ -124,7 +127,7 @@ class SupervisedTask:
 
     async def _supervise(self, run: Callable[[], Awaitable[None]]) -> None:
         clock = asyncio.get_running_loop().time
-        backoff = DoublingBackoff(chance=lambda: 1.0)  # no server is shared here
+        backoff = Backoff(parts=(1.0, 1.0), good_seconds=_STEADY_SECONDS)
         while True:
             began = clock()
             try:

@@ -33,9 +33,8 @@ def test_forgets_what_ended_long_ago_and_nothing_else(tmp_path: Path) -> None:
 
 def test_comes_back_now_and_again(tmp_path: Path) -> None:
     async def use(queue: JobQueue) -> None:
-        tidying = asyncio.create_task(
-            forget_regularly(queue, 30, interval_seconds=0.05), name="tidy"
-        )
+        forgetting = forget_regularly(queue, 30, interval_seconds=0.05)
+        tidying = asyncio.create_task(forgetting, name="tidy")
         with queue.subscribe() as changes:
             for days in (40, 50):
                 fill(queue, 1, days=days)

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from support.jobs.mqtt_node import FILTERS
 
 from upframe.daemon.config import JobsConfig
-from upframe.daemon.jobs.store import row_of
 from upframe.daemon.jobs.model import Job, job_of
+from upframe.daemon.jobs.store import row_of
 from upframe.daemon.mqtt.requests import (
     MAX_PAYLOAD_BYTES,
     BadRequest,
