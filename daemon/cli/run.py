@@ -19,8 +19,8 @@ from ...io.redaction import one_line, redacted
 from ..convert.conversion import RunRequest, run
 from ..convert.progress import Style, display_for
 from ..errors import UsageError
-from ..live.order import LiveRequest
 from ..live.report import children_of
+from ..live.request import LiveRequest
 from ..live.session import LiveSession
 from ..specification import (
     REFUSED,

@@ -27,9 +27,9 @@ from .compute_stage import ComputeStage, LiveCompute, QueuedFrame
 from .governor import Governor
 from .input import FrameIngest, IngestOutlet
 from .levels import parse_levels
-from .order import LiveRequest
 from .output import DelayStatistics, OutputStage, OutputTiming, PendingFrames
 from .publisher import Publisher
+from .request import LiveRequest
 
 if TYPE_CHECKING:
     from av.stream import Stream

@@ -18,7 +18,7 @@ from ...io.redaction import redacted, redacted_target
 from ..convert.report import WeightsReport, WrittenReport, device_name, weights_of
 from .input import FrameIngest, InputSupervisor
 from .live_pipeline import LivePipeline
-from .order import LiveRequest
+from .request import LiveRequest
 from .status import LiveStatus
 
 # What a live run did, for who comes later: as one JSON file, and as one line.

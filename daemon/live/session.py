@@ -30,8 +30,8 @@ from ..convert.report import WarningLog, kept_warnings
 from ..errors import Stopped
 from .input import CONNECT_SECONDS, FrameIngest, InputSupervisor, LiveSource, MakeSource
 from .live_pipeline import LivePipeline, Loading, SessionContext, prepare, start_pipeline
-from .order import LiveRequest
 from .report import LiveReport, now_utc, report_of, status_of_parts
+from .request import LiveRequest
 from .status import LiveStatus
 
 # The output's parts in the making: at the start what needs no input, the rest once it is known.

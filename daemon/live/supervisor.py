@@ -19,10 +19,10 @@ from ...io.redaction import redacted, redacted_target
 from ..backoff import Backoff
 from ..exits import Exit
 from ..fence import Fence
+from ..specification import StreamSpec, part_of
 from ..workers.messages import Event, ExitMessage, RunStream, StreamReported
 from ..workers.process import WorkerChild, worker_command
 from .levels import parse_levels
-from .order import order_of
 from .status import LiveBoard, LiveStatus, accumulate_counters, status_of
 
 if TYPE_CHECKING:
@@ -243,8 +243,8 @@ class StreamSupervisor:
                 process.spawn()
             except OSError as error:
                 return self._pause(entry, f"no worker can be started: {error}", lasting=True)
-            order = order_of(entry, limits.weights, limits.threads)
-            process.send(RunStream(order=order.model_dump(mode="json", by_alias=True)))
+            spec = part_of(entry, StreamSpec)
+            process.send(RunStream(spec=spec, weights=limits.weights, threads=limits.threads))
             self.pid = process.pid
             again_at_once = await self._watch(process, entry)
         finally:

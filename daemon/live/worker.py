@@ -20,7 +20,6 @@ from ..exits import Exit, exit_code_of, is_expected
 from ..startup import collector_resting, share_cores
 from ..workers.channel import WorkerChannel, run_worker
 from ..workers.messages import ExitMessage, Request, RunStream, StreamReported
-from .order import LiveOrder
 from .status import LiveStatus
 
 _UNHEARD_STATUS = 141
@@ -41,7 +40,7 @@ def _serve(_: argparse.Namespace) -> int:
         requests = channel.requests()
         request = next(requests, None)
         if isinstance(request, RunStream):
-            message = _run(LiveOrder.model_validate(request.order), channel, requests)
+            message = _run(request, channel, requests)
     except Exception as error:  # whatever ends the stream, the daemon decides what comes next
         if not is_expected(error):
             logging.getLogger("upframe.live").exception("the stream failed")
@@ -50,7 +49,7 @@ def _serve(_: argparse.Namespace) -> int:
     return code
 
 
-def _run(order: LiveOrder, channel: WorkerChannel, requests: Iterator[Request]) -> str:
+def _run(order: RunStream, channel: WorkerChannel, requests: Iterator[Request]) -> str:
     """Run the stream to its end; return why it ended.
 
     Raises:
@@ -61,7 +60,7 @@ def _run(order: LiveOrder, channel: WorkerChannel, requests: Iterator[Request]) 
         import torch
 
         from ...filters.device import allow_memory
-        from .order import request_of
+        from .request import request_of
         from .session import LiveSession
 
     def report(status: LiveStatus) -> None:
@@ -75,7 +74,7 @@ def _run(order: LiveOrder, channel: WorkerChannel, requests: Iterator[Request]) 
     if order.threads is not None:
         torch.set_num_threads(order.threads)
     with network_rules(NetworkRules(tls_insecure=order.spec.tls_insecure)):
-        request = request_of(order)
+        request = request_of(order.spec, order.weights)
         if request.runtime.device.type == "cpu":
             allow_memory(limits().memory_mebibytes)
         session = LiveSession(request, on_status=report)

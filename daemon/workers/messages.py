@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from ...filters.options import FilterOptions
+from ...filters.options import FilterOptions, Policy
 from ...io.errors import UnsupportedMedia
 from ...io.redaction import excerpt, one_line
 from ...io.root import Root
 from ..exits import Exit, exit_code_of, is_expected, text_of
 from ..jobs.model import Confinement, JobError
-from ..specification import ConversionSpec, Stage
+from ..specification import ConversionSpec, Stage, StreamSpec
 
 _RETRYABLE = frozenset({Exit.UNAVAILABLE, Exit.IO, Exit.TRY_LATER})
 """Hub or device, I/O and space, memory: what may pass. Other errors would only repeat."""
@@ -78,7 +78,10 @@ class RunStream(Message, frozen=True):
     """Keep a live stream up until stdin ends. Never on the command line: it may hold passwords."""
 
     kind: Literal["stream"] = "stream"
-    order: dict[str, Any]
+    spec: StreamSpec
+    weights: Policy
+    threads: int | None = Field(default=None, ge=1)
+    """For computing on the CPU; None leaves the choice to torch."""
 
 
 class Stop(Message, frozen=True):

@@ -10,10 +10,11 @@ from support.live.supervision import UPSCALE, config_with, entry
 
 from upframe.daemon.config import Config, load_config
 from upframe.daemon.errors import ConfigError
-from upframe.daemon.live.order import LiveOrder, order_of, request_of
+from upframe.daemon.live.request import request_of
 from upframe.daemon.service.checks import examine, examine_at_start
 from upframe.daemon.service.daemon import reload_of
 from upframe.daemon.specification import StreamSpec, part_of
+from upframe.daemon.workers.messages import RunStream, read_request
 
 GATE = """
 [[live]]
@@ -117,9 +118,9 @@ def test_only_changed_entries_are_a_reason_to_begin_anew() -> None:
 
 def test_an_order_is_read_as_it_was_written() -> None:
     (gate,) = config_with(Path("/state"), entry("gate", latency_seconds=1, format="mpegts")).live
-    order = order_of(gate, "builtin", threads=2)
-    assert LiveOrder.model_validate_json(order.line) == order
-    request = request_of(order)
+    order = RunStream(spec=part_of(gate, StreamSpec), weights="builtin", threads=2)
+    assert read_request(order.line) == order
+    request = request_of(order.spec, order.weights)
     assert request.spec == part_of(gate, StreamSpec)
     assert (request.spec.name, request.spec.container) == ("gate", "mpegts")
     assert (request.runtime.device.type, request.runtime.policy) == ("cpu", "builtin")

@@ -20,8 +20,8 @@ from support.live.supervision import config_with, entry
 from support.servers.camera import Camera, camera_of, free_port
 from support.servers.mqtt import Broker, broker, retained_of
 
-from upframe.daemon.live.order import order_of
 from upframe.daemon.live.supervisor import StreamWorker, command_of
+from upframe.daemon.specification import StreamSpec, part_of
 from upframe.daemon.workers.messages import RunStream
 from upframe.daemon.workers.worker_lock import hold
 
@@ -200,8 +200,7 @@ def test_what_cannot_work_is_told_with_its_exit_code(tmp_path: Path, mark: str) 
         process = StreamWorker("gate", words, lambda _: None, asyncio.Event())
         try:
             process.spawn()
-            order = order_of(made, "builtin").model_dump(mode="json", by_alias=True)
-            process.send(RunStream(order=order))
+            process.send(RunStream(spec=part_of(made, StreamSpec), weights="builtin"))
             async with asyncio.timeout(60):
                 await process.ended()
         finally:

@@ -19,8 +19,8 @@ from support.media.clips import make_clip
 from support.servers.camera import Camera, free_port
 
 from upframe.daemon.errors import Stopped
-from upframe.daemon.live.order import LiveRequest
 from upframe.daemon.live.report import LiveReport, children_of
+from upframe.daemon.live.request import LiveRequest
 from upframe.daemon.live.session import LiveSession
 from upframe.daemon.live.status import LiveStatus
 from upframe.daemon.specification import StreamSpec

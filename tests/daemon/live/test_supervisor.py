@@ -30,9 +30,9 @@ def test_every_entry_has_a_process_that_is_told_what_to_do(tmp_path: Path) -> No
             await streams.until_state("yard", "running")
             assert list(streams.supervisor.board.statuses) == ["gate", "yard"]
             (order,) = orders_of(tmp_path, "gate")
-            assert order["options"]["latency_seconds"] == 1.5
-            assert order["options"]["levels"] == ["full", "pass"]
-            assert (order["weights"], order["filters"]["upscaling_scale"]) == ("builtin", 2)
+            assert order["spec"]["latency_seconds"] == 1.5
+            assert order["spec"]["levels"] == ["full", "pass"]
+            assert (order["weights"], order["spec"]["filters"]["upscaling_scale"]) == ("builtin", 2)
             told = {one["name"]: one for one in streams.supervisor.told()}
             assert [told["gate"]["pid"]] == pids_of(tmp_path, "gate")
             assert told["gate"]["restarts"] == 0
@@ -175,7 +175,7 @@ def test_a_reload_touches_only_what_has_changed(tmp_path: Path) -> None:
             await streams.until(lambda: len(orders_of(tmp_path, "yard")) == 2, "a new yard")
             await streams.until_state("door", "running")
             await streams.until(lambda: streams.status("roof") is None, "no roof")
-            assert orders_of(tmp_path, "yard")[1]["input"] == "rtsp://127.0.0.1:9/other"
+            assert orders_of(tmp_path, "yard")[1]["spec"]["input"] == "rtsp://127.0.0.1:9/other"
             assert [num_farewells(tmp_path, name) for name in names] == [0, 1, 1]
             assert pids_of(tmp_path, "gate") == before
             assert is_alive(before[0])
@@ -239,7 +239,8 @@ def test_no_secret_is_shown_by_whatever_way(
             await streams.until_state("gate", "running")
             (pid,) = pids_of(tmp_path, "gate")[1:]
             assert not any(b"pa55" in of_process(pid, file) for file in ("cmdline", "environ"))
-        assert orders_of(tmp_path, "gate")[0]["input"] == secret["input"]  # by the pipe alone
+        (order, *_) = orders_of(tmp_path, "gate")
+        assert order["spec"]["input"] == secret["input"]  # by the pipe alone
 
     asyncio.run(main())
     assert "cannot reach rtsp://***@host/x" in caplog.text

@@ -62,7 +62,7 @@ class _Child:
         self.say("status", status=status | fields)
 
     def run(self) -> None:
-        self.note(pid=os.getpid(), order=json.loads(sys.stdin.readline())["order"])
+        self.note(pid=os.getpid(), order=json.loads(sys.stdin.readline()))
         match self.words:
             case ["refuse", code, *text]:
                 self.say("exit", code=int(code), message=" ".join(text))
