@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from io import BytesIO
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -271,7 +272,7 @@ def open_url(
     for handler in (
         _Handler(),
         urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
+        _Errors(),
         urllib.request.UnknownHandler(),
         _Redirects(),
         *([urllib.request.ProxyHandler()] if _rules.hosts is None else []),
@@ -290,6 +291,18 @@ def open_url(
         raise error.reason if isinstance(error.reason, Exception) else error from None
     except (http.client.HTTPException, ValueError) as error:
         raise OSError(f"an answer that is not understood: {error!r}") from error
+
+
+class _Errors(urllib.request.HTTPErrorProcessor):
+    def http_response(
+        self, request: urllib.request.Request, response: http.client.HTTPResponse
+    ) -> http.client.HTTPResponse:
+        """Close the answer that asks for the login: the handler only reads its headers."""
+        if response.status == HTTPStatus.UNAUTHORIZED:
+            response.close()
+        return super().http_response(request, response)  # pyright: ignore[reportReturnType]
+
+    https_response = http_response  # pyright: ignore[reportAssignmentType]
 
 
 _LOGINS = (urllib.request.HTTPBasicAuthHandler, urllib.request.HTTPDigestAuthHandler)
@@ -334,7 +347,7 @@ class RemoteFile:
         return response
 
     def __del__(self) -> None:
-        self.close()  # PyAV leaves the first file of a container open
+        self.close()
 
     def seekable(self) -> bool:
         """Whether PyAV may seek."""
@@ -354,6 +367,8 @@ class RemoteFile:
         except http.client.HTTPException as error:
             raise OSError(f"the connection is lost: {error!r}") from error
         self._at = self._asked = self._at + len(data)
+        if self._at == self._size:
+            self._response.close()  # PyAV leaves the first file of a container open
         if not data and self._size is not None and self._at < self._size:
             raise OSError(f"ends after {self._at} of {self._size} bytes")
         return data

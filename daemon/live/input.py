@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,6 +27,7 @@ from .compute_stage import QueuedFrame
 log = logging.getLogger("upframe.live")
 
 PROBE_SECONDS = 10.0
+_MAX_GOPS = 16
 
 
 class LiveSource(Protocol):
@@ -35,6 +36,11 @@ class LiveSource(Protocol):
     @property
     def counts(self) -> dict[str, int]:
         """frames_decoded, frames_damaged, packets_corrupt."""
+        ...
+
+    @property
+    def gop_seconds(self) -> Fraction | None:
+        """From keyframe to keyframe, the last time."""
         ...
 
     def connect(self) -> None:
@@ -102,6 +108,8 @@ class InputReader:
         """From when on frames are expected."""
         self.first_frame_at: float | None = None
         self.last_frame_at: float | None = None
+        self.gops: deque[Fraction] = deque(maxlen=_MAX_GOPS)
+        """Intervals of keyframes that were not looked at."""
         self.lost: InputLost | None = None
         """Why the connection ended."""
         self.failure: BaseException | None = None
@@ -173,6 +181,8 @@ class InputReader:
                 self.last_frame_at = self._now()
                 if self.first_frame_at is None:
                     self.first_frame_at = self.last_frame_at
+                if item.is_keyframe and source.gop_seconds is not None:
+                    self.gops.append(source.gop_seconds)
                 self._receiver.frame(item)
             else:
                 self._receiver.sound(item)
@@ -320,6 +330,9 @@ class InputSupervisor:
             self._rule = StallRule(
                 reader.form.info.rate, reader.form.gop_seconds, self._stall_seconds
             )
+        if self._rule is not None:
+            while reader.gops:
+                self._rule.observed(reader.gops.popleft())
             self._read_seconds = self._rule.lost_seconds + _RETURN_SECONDS
         if reader.last_frame_at is not None:
             self.last_frame_at = reader.last_frame_at

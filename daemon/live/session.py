@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NoReturn
 
@@ -88,8 +87,16 @@ class Making:
 
 
 def is_file_input(request: LiveRequest) -> bool:
-    """Tell whether the input is a file, which has an end and can wait; a playlist is fetched."""
-    return not is_live(request.spec.input)
+    """Return whether the input is a file, which has an end and can wait; fetches a playlist."""
+    return not is_live(_input_url(request))
+
+
+def _input_url(request: LiveRequest) -> str:
+    """Return the input's URL with its credentials; a path as it is."""
+    spec = request.spec
+    if spec.credentials_file is None or "://" not in spec.input:
+        return spec.input
+    return with_credentials(spec.input, read_credentials(spec.credentials_file))
 
 
 def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: bool) -> MakeSource:
@@ -97,7 +104,7 @@ def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: boo
     remembered = AddressMemory()
 
     def make_file(_: float | None) -> LiveSource:
-        return PacedFile(Path(request.spec.input), now=now, sound=request.spec.sound)
+        return PacedFile(_input_url(request), now=now, sound=request.spec.sound)
 
     def address_of(read_seconds: float | None) -> LiveAddress:
         """Find the address anew: a file of credentials may have changed."""

@@ -1,7 +1,7 @@
-"""Packets of a live connection to frames with their times: whole ones only, deinterlaced.
+"""Packets of a live connection to frames with their times: only undamaged ones, deinterlaced.
 
-Nothing is shown before a keyframe, and after damage nothing until the next one: a decoder goes on
-with what it has, and what it makes of that moves over the screen until then.
+Nothing is shown before a keyframe, and after damage nothing until the next one: a decoder would go
+on with what it has, and its errors would move over the screen until then.
 """
 
 from __future__ import annotations
@@ -30,20 +30,18 @@ from ..decode.deinterlace import (
 )
 from .values import DecodedFrame, SoundPacket
 
-# When frames may be shown: from a keyframe on, until something was lost or damaged.
-
 _REGULAR_INTERVALS = 8
 """So many intervals must have been alike before a longer one counts as a loss."""
 
 _ALIKE = Fraction(1, 5)
-"""Of an interval: how far those of a regular stream stray."""
+"""Of an interval: how far those of a regular stream differ."""
 
 _HOLE = Fraction(3, 2)
 """Intervals: from here on a frame is missing."""
 
 
 class KeyframeGate:
-    """Shut from a damaged packet's frame on, until a keyframe that was sent after the damage.
+    """Closed from a damaged packet's frame on, until a keyframe that was sent after the damage.
 
     Packets are numbered in the order in which they come; frames leave the decoder later.
     """
@@ -55,18 +53,18 @@ class KeyframeGate:
 
     @property
     def is_shut(self) -> bool:
-        """Whether a keyframe is waited for."""
+        """Whether frames are hidden until a keyframe comes."""
         return self._shut_from is not None
 
     def shut(self, number: int, *, opens_at: int) -> None:
-        """Show nothing from packet `number` on, until a keyframe; not before packet `opens_at`."""
+        """Hide packet `number` and all later ones, until a keyframe from `opens_at` on."""
         if self._shut_from is None:
             self._lost = True
             self._shut_from = number
         self._opens_at = max(self._opens_at, opens_at)
 
     def passes(self, number: int, *, is_keyframe: bool) -> bool:
-        """Tell whether the frame of a packet may be shown."""
+        """Return whether the frame of a packet may be shown."""
         if self._shut_from is None or number < self._shut_from:
             return True
         if is_keyframe and number >= self._opens_at:
@@ -74,17 +72,17 @@ class KeyframeGate:
         return self._shut_from is None
 
     def take_loss(self) -> bool:
-        """Tell once, with the first frame after the damage, that there was some."""
+        """Return once, for the first frame after damage, that there was some."""
         lost = self._lost and self._shut_from is None
         self._lost = self._lost and not lost
         return lost
 
 
 class GapDetector:
-    """Finds missing packets by the timestamps, where the transport loses some without a word.
+    """Finds missing packets by the timestamps, where the transport loses some silently.
 
-    A decoder conceals a whole frame that is missing and says nothing. Only a stream whose
-    intervals are all alike tells so; one of a variable rate has holes anyway.
+    A decoder conceals a missing frame silently. Only a stream with equal intervals shows the gap;
+    one of a variable rate has longer intervals anyway.
     """
 
     def __init__(self) -> None:
@@ -93,13 +91,13 @@ class GapDetector:
         self._found = False
 
     def before(self, seconds: Fraction | None) -> bool:
-        """Tell whether a packet is missing before the one of this time; packets in any order."""
+        """Return whether a packet is missing before the one of this time; in any order."""
         if seconds is None or self._last is None:
             self._last = seconds
             return False
         interval, self._last = seconds - self._last, seconds
         found = self._is_hole(interval)
-        if found and self._found:  # two in a row: it is the rate that has changed
+        if found and self._found:  # two in a row: the rate has changed
             found = False
             self._intervals.clear()
         if not found:
@@ -116,37 +114,34 @@ class GapDetector:
         return interval >= _HOLE * usual
 
 
-# The time of a connection's first frame, which RTP does not tell before its second.
-
-
 class FirstPtsFixer:
-    """Holds a first frame without a time until the next one, which tells it. Once."""
+    """Holds a first frame without time until the next one, which determines it; RTP needs this."""
 
     def __init__(self) -> None:
         self._held: tuple[DecodedFrame, Fraction] | None = None
         self._done = False
 
-    def __call__(self, arrival: DecodedFrame, duration_seconds: Fraction) -> Iterator[DecodedFrame]:
-        """Take a frame and how long it lasts (0 where unknown), give those that are ready."""
+    def __call__(self, frame: DecodedFrame, duration_seconds: Fraction) -> Iterator[DecodedFrame]:
+        """Accept a frame and its duration (0 if unknown); yield the frames that are ready."""
         if self._done:
-            yield arrival
-        elif self._held is None and arrival.seconds is None and duration_seconds:
-            self._held = arrival, duration_seconds
+            yield frame
+        elif self._held is None and frame.seconds is None and duration_seconds:
+            self._held = frame, duration_seconds
         else:
             self._done = True
             if self._held is not None:
                 first, duration = self._held
-                told = None if arrival.seconds is None else arrival.seconds - duration
-                yield replace(first, seconds=told)
-            yield arrival
+                seconds = None if frame.seconds is None else frame.seconds - duration
+                yield replace(first, seconds=seconds)
+            yield frame
 
 
 _MOST_SENT = 64
 """Packets that a decoder may keep before their frames; more are without a frame."""
 
 _FLAGGED_EARLY = 2
-"""Packets: libavformat finds a hole in MPEG-TS by what follows, and flags what it is just reading.
-A keyframe between the two is no sign that the damage is over."""
+"""Packets: libavformat finds a gap in MPEG-TS by what follows, and flags the packet it is reading.
+A keyframe between the two does not end the damage."""
 
 _MOST_BURST_SECONDS = 5
 """Frames that come at once after a pause of the network; more than that is a jump."""
@@ -154,7 +149,7 @@ _MOST_BURST_SECONDS = 5
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """A packet that the decoder was given."""
+    """A packet that was sent to the decoder."""
 
     number: int
     pts: int | None
@@ -162,29 +157,28 @@ class _Sent:
 
 
 class LiveDecoder:
-    """Decodes the video packets of one connection, passes the sound's along."""
+    """Decodes the video packets of one connection, and passes on those of the sound.
+
+    Args:
+        video: the stream to decode.
+        sound: the stream to pass on.
+        lossy: whether the transport loses packets silently, as RTP over UDP does.
+        counts: receives frames_decoded, frames_damaged and packets_corrupt.
+    """
 
     def __init__(
         self, video: VideoStream, sound: AudioStream | None, *, lossy: bool, counts: Counter[str]
     ) -> None:
-        """Prepare the decoder.
-
-        Args:
-            video: What is decoded.
-            sound: What is passed along.
-            lossy: Whether the transport loses packets without a word, as RTP over UDP does.
-            counts: Gets frames_decoded, frames_damaged and packets_corrupt.
-        """
         video.thread_type = "SLICE"  # frame threads would add their number to the delay
         self._video, self._sound = video, sound
         self._time_base = video.time_base or Fraction(1, 90_000)
         self._counts = counts
         self._gate = KeyframeGate()
-        self._holes = GapDetector() if lossy else None
+        self._gaps = GapDetector() if lossy else None
         self._sent: deque[_Sent] = deque(maxlen=_MOST_SENT)
         self._number = 0
-        self._first_time = FirstPtsFixer()
-        self._deinterlacing: LiveDeinterlacer | None = None
+        self._first_pts = FirstPtsFixer()
+        self._deinterlacer: LiveDeinterlacer | None = None
         self._last_keyframe: tuple[Fraction, float] | None = None  # its time, its arrival
         self.gop_seconds: Fraction | None = None
         """From keyframe to keyframe, the last time."""
@@ -192,35 +186,29 @@ class LiveDecoder:
         """Packets that the decoder refused since the last frame that was shown."""
 
     def take(self, packet: Packet[Stream], arrived: float) -> Iterator[DecodedFrame | SoundPacket]:
-        """Take a packet of either stream, give what is ready."""
+        """Accept a packet of either stream; yield what is ready."""
         if self._sound is not None and packet.stream_index == self._sound.index:
             if packet.size and not packet.is_corrupt:
                 yield _sound_packet(packet, arrived)
-        elif packet.stream_index == self._video.index and packet.size:
-            self._number += 1
-            self._judge(packet)
+        elif packet.stream_index == self._video.index:
+            if packet.size:
+                self._number += 1
+                self._check(packet)
             for frame in self._decoded(packet, arrived):
                 yield from self._shown(frame, arrived)
-        elif packet.stream_index == self._video.index:
-            yield from self._rest(packet, arrived)
+            if not packet.size and self._deinterlacer is not None:  # the end: all that is held
+                yield from self._deinterlacer.flush()
+                self._deinterlacer = None
 
-    def _rest(self, end: Packet[Stream], arrived: float) -> Iterator[DecodedFrame]:
-        """Give what decoder and deinterlacer still hold; an empty packet asks for it."""
-        for frame in self._decoded(end, arrived):
-            yield from self._shown(frame, arrived)
-        if self._deinterlacing is not None:
-            yield from self._deinterlacing.flush()
-            self._deinterlacing = None
-
-    def _judge(self, packet: Packet[Stream]) -> None:
+    def _check(self, packet: Packet[Stream]) -> None:
         if packet.is_corrupt:
             self._counts["packets_corrupt"] += 1
             self._gate.shut(self._number, opens_at=self._number + 1 + _FLAGGED_EARLY)
-        elif self._holes is not None and self._holes.before(_time_of(packet, self._time_base)):
+        elif self._gaps is not None and self._gaps.before(_time_of(packet, self._time_base)):
             self._gate.shut(self._number, opens_at=self._number)
 
     def _measure_gop(self, seconds: Fraction | None, arrived: float) -> None:
-        """Take the timestamps' word, but for a jump of them, which comes at once."""
+        """Measure by the timestamps, except across a jump of them, which comes at once."""
         before, self._last_keyframe = self._last_keyframe, None
         if seconds is None:
             return
@@ -258,17 +246,15 @@ class LiveDecoder:
         if not self._gate.passes(sent.number, is_keyframe=frame.key_frame):
             return
         self.errors_in_a_row = 0
-        seconds = None if frame.pts is None else frame.pts * self._time_base
-        arrival = DecodedFrame(
+        decoded = DecodedFrame(
             frame,
-            seconds,
+            None if frame.pts is None else frame.pts * self._time_base,
             sent.arrived,
             is_keyframe=frame.key_frame,
             after_loss=self._gate.take_loss(),
             sample_aspect_ratio=self._video.codec_context.sample_aspect_ratio or None,
         )
-        duration = frame.duration * self._time_base
-        for timed in self._first_time(arrival, duration):
+        for timed in self._first_pts(decoded, frame.duration * self._time_base):
             if timed.is_keyframe:
                 self._measure_gop(timed.seconds, timed.arrived)
             for each in self._progressive(timed):
@@ -276,7 +262,7 @@ class LiveDecoder:
                 yield each
 
     def _sent_as(self, pts: int | None) -> _Sent | None:
-        """Find a frame's packet by its pts; the oldest where it has none."""
+        """Find a frame's packet by its pts; the oldest one for a frame without."""
         found = next((sent for sent in self._sent if sent.pts == pts), None)
         if found is None and pts is None and self._sent:
             found = self._sent[0]
@@ -284,23 +270,23 @@ class LiveDecoder:
             self._sent.remove(found)
         return found
 
-    def _progressive(self, arrival: DecodedFrame) -> Iterator[DecodedFrame]:
-        frame = arrival.frame
-        if self._deinterlacing is not None and not self._deinterlacing.takes(frame):
-            yield from self._deinterlacing.flush()
-            self._deinterlacing = None
+    def _progressive(self, decoded: DecodedFrame) -> Iterator[DecodedFrame]:
+        frame = decoded.frame
+        if self._deinterlacer is not None and not self._deinterlacer.takes(frame):
+            yield from self._deinterlacer.flush()
+            self._deinterlacer = None
         order = field_order_of(self._video.codec_context.field_order)
-        if self._deinterlacing is None and is_interlaced(order, frame):
+        if self._deinterlacer is None and is_interlaced(order, frame):
             codec = self._video.codec_context.name
-            self._deinterlacing = LiveDeinterlacer(frame, self._time_base, order, codec)
-        if self._deinterlacing is None:
-            yield arrival
+            self._deinterlacer = LiveDeinterlacer(frame, self._time_base, order, codec)
+        if self._deinterlacer is None:
+            yield decoded
         else:
-            yield from self._deinterlacing(arrival)
+            yield from self._deinterlacer(decoded)
 
 
 class LiveDeinterlacer:
-    """Arrivals in, as many out, their frames progressive; the first one comes one later."""
+    """Makes frames progressive, one out for one in; the first one comes out one later."""
 
     def __init__(
         self, first: VideoFrame, time_base: Fraction, order: FieldOrder | None, codec: str
@@ -312,19 +298,19 @@ class LiveDeinterlacer:
         self._form = _form(first)
 
     def takes(self, frame: VideoFrame) -> bool:
-        """Tell whether a frame has the size and format of those before it."""
+        """Return whether a frame has the size and format of those before it."""
         return _form(frame) == self._form
 
-    def __call__(self, arrival: DecodedFrame) -> Iterator[DecodedFrame]:
-        """Take one, give those that are ready."""
-        return self._given(self._filter(arrival.frame, arrival))
+    def __call__(self, decoded: DecodedFrame) -> Iterator[DecodedFrame]:
+        """Accept a frame; return those that are ready."""
+        return self._ready(self._filter(decoded.frame, decoded))
 
     def flush(self) -> Iterator[DecodedFrame]:
-        """Give the last one."""
-        return self._given(self._filter.flush())
+        """Return the last frame."""
+        return self._ready(self._filter.flush())
 
-    def _given(self, made: Iterator[tuple[VideoFrame, DecodedFrame]]) -> Iterator[DecodedFrame]:
-        return (replace(arrival, frame=frame) for frame, arrival in made)
+    def _ready(self, made: Iterator[tuple[VideoFrame, DecodedFrame]]) -> Iterator[DecodedFrame]:
+        return (replace(decoded, frame=frame) for frame, decoded in made)
 
 
 def _form(frame: VideoFrame) -> tuple[int, int, str]:

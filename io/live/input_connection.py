@@ -1,6 +1,9 @@
-"""Connections of live inputs: made by this FFmpeg, by the ffmpeg program, or a file paced as one.
+"""Connections of live inputs: made by our FFmpeg, by the ffmpeg program, or a file paced like one.
 
-Each gives packets with the moment of their arrival until it ends, by `InputLost`.
+Each yields packets with the moment of their arrival until it ends, by `InputLost`. PyAV's
+libraries have no SRT, so the ffmpeg program reads it and copies its packets into NUT, which keeps
+timestamps and needs no seeking. Its command line has the URL with the passphrase, which everybody
+who may list this user's processes can read; FFmpeg accepts it in no other way.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 import av
 from av.container import InputContainer
@@ -28,70 +31,42 @@ from ..errors import InputLost, Reason, UnsupportedMedia
 from ..limits import limits
 from ..parent_death import with_parent_death
 from ..web import RemoteFiles
-from .address import LiveAddress
+from .address import HLS_READ_SECONDS, LiveAddress
 from .failure import cut_off, not_connected, reason_of_words
 
-# One connection of a live input: packets with the moment they came, until it is over.
-
 _UDP_SECONDS = 5.0
-"""For a first answer by UDP, where TCP can be tried too."""
-
-
-class InputConnection(Protocol):
-    """What a live input reads from."""
-
-    @property
-    def container(self) -> InputContainer:
-        """The open container."""
-        ...
-
-    @property
-    def is_lossy(self) -> bool:
-        """Whether packets get lost on the way without a word."""
-        ...
-
-    def packets(self, streams: Sequence[Stream]) -> Iterator[tuple[Packet[Stream], float]]:
-        """Give packets of some streams and the monotonic second each came; ends by InputLost."""
-        ...
-
-    def stop(self) -> None:
-        """End the reading, from any thread; at the latest after the address's read_seconds."""
-        ...
-
-    def close(self) -> None:
-        """Let go of all, by the thread that reads. Safe to call twice."""
-        ...
+"""For a first answer over UDP, when TCP can be tried too."""
 
 
 class UrlConnection:
-    """A connection that this process's FFmpeg makes by itself."""
+    """A connection made by this process's FFmpeg.
+
+    Args:
+        address: where to.
+        now: monotonic seconds, for the arrival of packets.
+        lines: receives what was tried.
+
+    Raises:
+        InputLost: if it cannot be made.
+    """
 
     def __init__(
         self, address: LiveAddress, *, now: Callable[[], float], lines: deque[str]
     ) -> None:
-        """Connect.
-
-        Args:
-            address: Where to.
-            now: Monotonic seconds, for the arrival of packets.
-            lines: Gets what was tried.
-
-        Raises:
-            InputLost: if that does not work.
-        """
         self._address = address
         self._now = now
         self._stopped = threading.Event()
         self._lines = lines
         self.is_lossy = address.protocol in ("rtp", "udp")
+        """Whether packets get lost silently."""
         self._pacer = BurstPacer() if address.format == "hls" else None
         self.container = self._connect()
 
     def packets(self, streams: Sequence[Stream]) -> Iterator[tuple[Packet[Stream], float]]:
-        """Give packets of some streams and the monotonic second each came.
+        """Yield packets of some streams and the monotonic second each came.
 
         Raises:
-            InputLost: at its end, in whatever way.
+            InputLost: when it ends, for whatever reason.
         """
         demuxed = self.container.demux(*streams)
         while not self._stopped.is_set():
@@ -99,21 +74,26 @@ class UrlConnection:
             try:
                 packet = next(demuxed, None)
             except (FFmpegError, OSError, UnsupportedMedia) as error:
-                raise self._cut_off(error, began) from error
+                raise cut_off(
+                    error,
+                    shown=self._address.shown,
+                    elapsed_seconds=time.monotonic() - began,
+                    limit=self._address.read_seconds,
+                ) from error
             if packet is None or packet.size == 0:  # PyAV ends with an empty one
                 raise self._ended(time.monotonic() - began)
             if self._pacer is not None:
-                wait = self._pacer.wait_seconds(decoding_time(packet), time.monotonic())
+                wait = self._pacer.wait_seconds(_decoding_time(packet), time.monotonic())
                 self._stopped.wait(wait)
             yield packet, self._now()
         raise InputLost("ended", f"{self._address.shown}: stopped")
 
     def stop(self) -> None:
-        """End the reading after the next packet, or the time-out."""
+        """End the reading after the next packet, or the timeout. Thread-safe."""
         self._stopped.set()
 
     def close(self) -> None:
-        """Close the container."""
+        """Close the container, on the thread that reads."""
         self.container.close()
 
     def _connect(self) -> InputContainer:
@@ -126,14 +106,14 @@ class UrlConnection:
         return self._over(chosen, address.connect_seconds)
 
     def _udp_then_tcp(self) -> InputContainer:
-        """UDP has the shorter delay, where the network lets it through."""
+        """Prefer UDP, which has the shorter delay, if the network lets it through."""
         try:
             return self._over("udp", min(_UDP_SECONDS, self._address.connect_seconds))
         except InputLost as error:
             if error.reason not in ("timed-out", "failed", "unsupported"):
                 raise  # TCP would not find it either
             self._lines.append(f"by UDP: {error}; trying TCP")
-            if error.reason == "unsupported":  # the server's word: it need not be asked again
+            if error.reason == "unsupported":  # the server says so: it need not be asked again
                 self._address.remembered.transport = "tcp"
         return self._over("tcp", self._address.connect_seconds)
 
@@ -168,158 +148,149 @@ class UrlConnection:
                 limit_seconds=min(seconds, address.read_seconds),
             ) from None  # its text has the URL with the password
 
-    def _cut_off(self, error: Exception, began: float) -> InputLost:
-        return cut_off(
-            error,
-            shown=self._address.shown,
-            elapsed_seconds=time.monotonic() - began,
-            limit=self._address.read_seconds,
-        )
-
     def _ended(self, elapsed_seconds: float) -> InputLost:
         shown, limit = self._address.shown, self._address.read_seconds
-        if elapsed_seconds >= 0.9 * limit:  # RTSP ends plainly by a time-out of its own
+        if elapsed_seconds >= 0.9 * limit:  # RTSP ends without an error after its own timeout
             return InputLost("timed-out", f"{shown}: nothing came for {elapsed_seconds:.1f} s")
         return InputLost("ended", f"{shown}: the other end has closed the connection")
 
 
 _AWAY_SECONDS = 0.5
-"""By which the video must be late for the pace to begin anew, as nobody was there to take it."""
+"""By which the video must be late for the pace to restart, since nobody read meanwhile."""
 
 
 class FileConnection:
-    """Gives a file's packets, each when its time has come."""
+    """Reads a file, or a playlist that has ended, and yields each packet when its time has come.
+
+    Args:
+        source: a path or a URL.
+        loop: whether it restarts at its end, its time line going on.
+        speed: seconds of the file in a real second.
+        now: monotonic seconds, for the arrival of packets.
+
+    Raises:
+        SourceMissing: if it is not there.
+        UnsupportedMedia: if it is no media.
+        ValueError: if the speed is not above 0.
+    """
 
     is_lossy = False
 
-    def __init__(self, path: Path, *, loop: bool, speed: float, now: Callable[[], float]) -> None:
-        """Open the file.
-
-        Raises:
-            SourceMissing: if it is not there.
-            UnsupportedMedia: if it is no media.
-            ValueError: if the speed is not above 0.
-        """
+    def __init__(self, source: str, *, loop: bool, speed: float, now: Callable[[], float]) -> None:
         if speed <= 0:
             raise ValueError(f"speed must be above 0, got {speed}")
-        self._path, self._loop, self._speed, self._now = path, loop, speed, now
+        self._loop, self._speed, self._now = loop, speed, now
         self._stopped = threading.Event()
-        self.container: InputContainer = open_container(find_target(str(path)))
+        target = find_target(source)
+        self._shown = target.name
+        self.container: InputContainer = open_container(target, HLS_READ_SECONDS)
 
     def packets(self, streams: Sequence[Stream]) -> Iterator[tuple[Packet[Stream], float]]:
-        """Give packets of some streams, the video first, and the moment of each, by `now`.
+        """Yield packets of some streams, the video first, and the moment of each, by `now`.
 
         Raises:
-            InputLost: at the end of the file ("ended"), or where it is stopped.
+            InputLost: at the end of the file ("ended"), or when it is stopped.
         """
-        began, span = time.monotonic(), _Span(streams[0].index)
+        began, rounds = time.monotonic(), _Rounds(streams[0].index)
         while True:
-            for packet in self._run(streams):
-                due = span.take(packet)
+            for packet in self._demuxed(streams):
+                due = rounds.take(packet)
                 if due is not None:
                     late = self._wait_until(began + float(due) / self._speed)
                     if late > _AWAY_SECONDS and packet.stream_index == streams[0].index:
                         began += late
                 yield packet, self._now()
             if not self._loop:
-                raise InputLost("ended", f"{self._path}: at its end")
-            span.begin_anew(self._path)
+                raise InputLost("ended", f"{self._shown}: at its end")
+            rounds.restart(self._shown)
             self.container.seek(0)
 
     def stop(self) -> None:
-        """End the reading at once."""
+        """End the reading at once. Thread-safe."""
         self._stopped.set()
 
     def close(self) -> None:
         """Close the file."""
         self.container.close()
 
-    def _run(self, streams: Sequence[Stream]) -> Iterator[Packet[Stream]]:
-        """Demux to the end; the empty packets there ask for what the decoder holds."""
+    def _demuxed(self, streams: Sequence[Stream]) -> Iterator[Packet[Stream]]:
+        """Demux to the end; the empty packets there flush the decoder."""
         try:
             yield from self.container.demux(*streams)
         except FFmpegError as error:
             what = error.strerror or str(error)
-            raise InputLost("failed", f"{self._path}: reading failed: {what}") from error
+            raise InputLost("failed", f"{self._shown}: reading failed: {what}") from error
 
     def _wait_until(self, moment: float) -> float:
-        """Wait; give the seconds by which it is too late for that."""
+        """Wait; return the seconds by which it was too late for that."""
         late = time.monotonic() - moment
         self._stopped.wait(max(0.0, -late))
         if self._stopped.is_set():
-            raise InputLost("ended", f"{self._path}: stopped")
+            raise InputLost("ended", f"{self._shown}: stopped")
         return late
 
 
-class _Span:
-    """The time line of a file that is played again and again, each round as long as its video."""
+class _Rounds:
+    """The time line of a file that is played repeatedly, each round as long as its video."""
 
     def __init__(self, video_index: int) -> None:
         self._video_index = video_index
         self._first: Fraction | None = None
-        self._shown: tuple[Fraction, Fraction] | None = None  # of the video, start and end
+        self._extent: tuple[Fraction, Fraction] | None = None  # of the video, start and end
         self._offset = Fraction(0)
 
     def take(self, packet: Packet[Stream]) -> Fraction | None:
-        """Move a packet to its round; give when it is due, seconds from the very first one.
+        """Move a packet to its round; return when it is due, in seconds after the very first one.
 
-        None where that cannot be told.
+        None if it has no timestamp.
         """
         base, stamp = packet.time_base, packet.dts if packet.dts is not None else packet.pts
-        if stamp is None:  # PyAV's empty packet at the end, too
+        if stamp is None:  # as PyAV's empty packet at the end
             return None
         if self._first is None:
             self._first = stamp * base
         if packet.stream_index == self._video_index:
-            self._show(packet, stamp)
+            start = (stamp if packet.pts is None else packet.pts) * base
+            end = start + (packet.duration or 0) * base
+            before = self._extent or (start, end)
+            self._extent = min(before[0], start), max(before[1], end)
         due = stamp * base - self._first + self._offset
         shift = round(self._offset / base)
         packet.pts = None if packet.pts is None else packet.pts + shift
         packet.dts = None if packet.dts is None else packet.dts + shift
         return due
 
-    def begin_anew(self, path: Path) -> None:
+    def restart(self, shown: str) -> None:
         """Begin the next round where this one ends."""
-        if self._shown is None or self._shown[0] >= self._shown[1]:
-            raise UnsupportedMedia(f"{path}: has no timestamps, wanted some to repeat it by")
-        self._offset += self._shown[1] - self._shown[0]
+        if self._extent is None or self._extent[0] >= self._extent[1]:
+            raise UnsupportedMedia(f"{shown}: has no timestamps, wanted some to repeat it by")
+        self._offset += self._extent[1] - self._extent[0]
 
-    def _show(self, packet: Packet[Stream], stamp: int) -> None:
-        start = (stamp if packet.pts is None else packet.pts) * packet.time_base
-        end = start + (packet.duration or 0) * packet.time_base
-        before = self._shown or (start, end)
-        self._shown = min(before[0], start), max(before[1], end)
-
-
-# Packets that come in bursts, let go at the pace of their timestamps.
-#
-# An HLS input comes a segment at a time: seconds of frames at once, then nothing. Let through as
-# it comes, it would look like a stall, and most frames of each burst would be dropped as too old.
-# Let go one by one it is as even as any camera, some segments behind the sender, as every player
-# is.
 
 _LATE_SECONDS = 0.5
-"""By which a packet must be late for the pace to begin anew: the sender, or the way, was slow."""
+"""By which a packet must be late for the pace to restart: the sender, or the network, was slow."""
 _JUMP_SECONDS = 5.0
-"""From one packet to the next, more is a jump of the sender's clock, not a pause."""
+"""From one packet to the next; more is a jump of the sender's clock, not a pause."""
 
 
 class BurstPacer:
-    """Tells when packets are due. A plain value: it is told the time, and waits for nothing."""
+    """Computes how long packets that come in bursts must wait to be as even as a camera's.
+
+    An HLS input comes a segment at a time: seconds of frames at once, then nothing. Unpaced, this
+    would look like a stall, and most frames of each burst would be dropped as too old. Paced, it
+    is some segments behind the sender, as in every player. A plain value, without a clock.
+    """
 
     def __init__(self) -> None:
         self._anchor: float | None = None  # moment of the timestamp 0
         self._last = 0.0
 
     def wait_seconds(self, stamp: Fraction | None, now: float) -> float:
-        """Tell how long a packet has to wait.
+        """Return the seconds that a packet has to wait; 0 if it goes at once.
 
         Args:
-            stamp: its decoding timestamp, seconds; None where it has none.
+            stamp: its decoding timestamp in seconds, if it has one.
             now: monotonic seconds.
-
-        Returns:
-            Seconds; 0 where it goes at once.
         """
         if stamp is None:
             return 0.0
@@ -331,8 +302,7 @@ class BurstPacer:
         return max(0.0, self._anchor + seconds - now)
 
 
-def decoding_time(packet: Packet[Stream]) -> Fraction | None:
-    """Give when a packet is to be decoded, in seconds of its sender's clock."""
+def _decoding_time(packet: Packet[Stream]) -> Fraction | None:
     stamp = packet.dts if packet.dts is not None else packet.pts
     return None if stamp is None else stamp * packet.time_base
 
@@ -341,33 +311,32 @@ PROGRAM = "ffmpeg"
 
 _END_SECONDS = 2.0
 _NO_KEYFRAME = "dimensions not set"
-"""What the program says where it has not seen a keyframe and so does not know the size."""
+"""Printed by the program if it has not seen a keyframe and so does not know the size."""
 
 _LONGEST_LOOK = 0.8
-"""Of the time that connecting may take."""
+"""Share of the time that connecting may take."""
 
 _OPTIONS = {"fpsprobesize": "0", "probesize": "32"}
-"""Of our own demuxer: NUT's header tells all."""
+"""Of our own demuxer, for which NUT's header suffices."""
 
 
 class FfmpegConnection:
-    """A connection that the ffmpeg program makes; Python reads its packets from a pipe."""
+    """A connection made by the ffmpeg program, whose packets are read from a pipe.
 
-    is_lossy = False  # SRT sends again what was lost; what came too late its demuxer marks
+    Args:
+        address: where to.
+        now: monotonic seconds, for the arrival of packets.
+        lines: receives what the program prints on stderr.
+
+    Raises:
+        InputLost: if there is no such program, or it cannot connect.
+    """
+
+    is_lossy = False  # SRT sends lost packets again; its demuxer flags what came too late
 
     def __init__(
         self, address: LiveAddress, *, now: Callable[[], float], lines: deque[str]
     ) -> None:
-        """Start the program and wait for its first packets.
-
-        Args:
-            address: What it is to read.
-            now: Monotonic seconds, for the arrival of packets.
-            lines: Gets what it says on stderr.
-
-        Raises:
-            InputLost: if it is not there, or cannot connect.
-        """
         self._address, self._now = address, now
         self._lines = lines
         command = self._command()
@@ -382,10 +351,10 @@ class FfmpegConnection:
             raise
 
     def packets(self, streams: Sequence[Stream]) -> Iterator[tuple[Packet[Stream], float]]:
-        """Give packets of some streams and the monotonic second each came.
+        """Yield packets of some streams and the monotonic second each came.
 
         Raises:
-            InputLost: at its end, in whatever way.
+            InputLost: when it ends, for whatever reason.
         """
         demuxed = self.container.demux(*streams)
         while not self._pipe.stopped:
@@ -402,12 +371,12 @@ class FfmpegConnection:
         raise InputLost("ended", f"{self._address.shown}: stopped")
 
     def stop(self) -> None:
-        """End the child, and with it the reading, at once."""
+        """End the program, and with it the reading, at once. Thread-safe."""
         self._pipe.stopped = True
         self._waker.wake()
 
     def close(self) -> None:
-        """Close the container, end the child and wait for it."""
+        """Close the container, end the program and wait for it."""
         self.container.close()
         self._end()
 
@@ -435,7 +404,7 @@ class FfmpegConnection:
             raise self._lost("not connected", "failed") from error
 
     def _lost(self, what: str, otherwise: Reason) -> InputLost:
-        """Let the program end, and take its word for why, where it has one."""
+        """End the program, and find the reason in what it printed."""
         self._end()
         if any(_NO_KEYFRAME in line for line in self._lines):
             self._look_longer()
@@ -469,7 +438,7 @@ class FfmpegConnection:
 
 
 class _ChildPipe:
-    """The stdout of a child as PyAV takes it, with a moment at which waiting ends."""
+    """The stdout of a child in PyAV's form, with a moment at which waiting ends."""
 
     def __init__(self, child: Child) -> None:
         self._child = child
@@ -490,3 +459,7 @@ class _ChildPipe:
                 break
             self._child.turn(left)
         return data
+
+
+InputConnection = UrlConnection | FfmpegConnection | FileConnection
+"""What a live input reads from."""

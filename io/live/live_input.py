@@ -1,4 +1,4 @@
-"""A live input: connected to, probed, and read until it is lost; then a new one takes its place."""
+"""A live input: connects, probes, and reads until the connection is lost."""
 
 from __future__ import annotations
 
@@ -24,19 +24,18 @@ from ..decode.demuxer import best_video
 from ..decode.survey import describe
 from ..errors import InputLost, UnsupportedMedia
 from ..limits import limits
+from ..redaction import redacted
 from ..timestamps import RateVerdict
 from .address import LiveAddress
 from .frames import LiveDecoder
 from .input_connection import FfmpegConnection, FileConnection, InputConnection, UrlConnection
 from .values import DecodedFrame, LiveForm, SoundPacket
 
-# What every live input does once it has a connection: probe it, read it until it is lost.
-
 _RATE_SECONDS = 1.0
-"""How long the probe may go on for the rate's sake after the first frame."""
+"""How long the probe may continue after the first frame to determine the rate."""
 
 _SLOW_RATE_SECONDS = 4.0
-"""The same where hardly anything came by then."""
+"""The same if hardly anything has come by then."""
 
 _MOST_ERRORS = 100
 """Packets in a row that the decoder refuses, after which it is the wrong decoder."""
@@ -47,70 +46,66 @@ Event = DecodedFrame | SoundPacket
 
 
 class ConnectedInput:
-    """What a live address and a file paced as one have in common.
+    """What a live address and a paced file have in common.
 
-    Used by one thread, from `connect` to `close`; `stop` may come from any. Made for one
+    Used by one thread, from `connect` to `close`; `stop` may be called by any. For one
     connection: after `InputLost` a new one is made.
     """
 
     def __init__(
-        self,
-        shown: str,
-        connect: Callable[[deque[str]], InputConnection],
-        *,
-        sound: bool,
+        self, shown: str, connect: Callable[[deque[str]], InputConnection], *, sound: bool
     ) -> None:
         self._shown = shown
         self._make_connection = connect
         self._wants_sound = sound
         self._connection: InputConnection | None = None
-        self._frames: LiveDecoder | None = None
+        self._decoder: LiveDecoder | None = None
         self._stopped = False
         self._counts: Counter[str] = Counter(frames_decoded=0, frames_damaged=0, packets_corrupt=0)
         self._ready: deque[Event] = deque()
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self.last_frame_at: float | None = None
-        """When the packet of the last whole frame came, on the clock of `now`."""
+        """When the packet of the last undamaged frame came, on the clock of `now`."""
 
     @property
     def counts(self) -> dict[str, int]:
-        """frames_decoded (and given), frames_damaged, packets_corrupt."""
+        """frames_decoded (and yielded), frames_damaged, packets_corrupt."""
         return dict(self._counts)
 
     @property
     def gop_seconds(self) -> Fraction | None:
         """From keyframe to keyframe, the last time; None until two came."""
-        return None if self._frames is None else self._frames.gop_seconds
+        return None if self._decoder is None else self._decoder.gop_seconds
 
     def connect(self) -> None:
         """Connect, and find the streams.
 
         Raises:
-            InputLost: if that does not work, or there is no video.
+            InputLost: if that fails, or there is no video.
         """
         connection = self._connection = self._make_connection(self._lines)
         if self._stopped:
             connection.stop()
         self._video = self._best_video(connection.container)
         self._sound = _best_sound(connection.container) if self._wants_sound else None
-        self._frames = LiveDecoder(
+        self._decoder = LiveDecoder(
             self._video, self._sound, lossy=connection.is_lossy, counts=self._counts
         )
         streams = [self._video, *([self._sound] if self._sound else [])]
         self._packets = connection.packets(streams)
 
     def probe(self, deadline_seconds: float = 10.0) -> LiveForm:
-        """Read until the first whole frame, which tells what the stream is.
+        """Read until the first undamaged frame, and describe the stream by it.
 
         Args:
-            deadline_seconds: How long that may take.
+            deadline_seconds: how long that may take.
 
         Raises:
-            InputLost: if none comes in time, or it is none that we can work on.
+            InputLost: if no frame comes in time, or its format is not supported.
         """
         ends = time.monotonic() + deadline_seconds
         times: list[Fraction] = []
-        while (first := self._first_arrival()) is None:
+        while (first := self._first_frame()) is None:
             if time.monotonic() > ends:
                 raise self._nothing_decoded(deadline_seconds)
             self._read(times)
@@ -119,10 +114,10 @@ class ConnectedInput:
         return self._form(first, self._rate(times))
 
     def __iter__(self) -> Iterator[Event]:
-        """Give frames and sound as they come, the probed frame first.
+        """Yield frames and sound as they come, the probed frame first.
 
         Raises:
-            InputLost: at the end, which is the only way that it ends.
+            InputLost: at the end; the iteration never ends otherwise.
         """
         while True:
             while self._ready:
@@ -130,19 +125,19 @@ class ConnectedInput:
             self._read(None)
 
     def stop(self) -> None:
-        """End the reading soon, from any thread; the iteration ends by InputLost, "ended"."""
+        """End the reading soon: the iteration raises InputLost, "ended". Thread-safe."""
         self._stopped = True
         if self._connection is not None:
             self._connection.stop()
 
     def close(self) -> None:
-        """Let go of the connection. Safe to call twice, by the thread that reads."""
+        """Close the connection, on the thread that reads. May be called twice."""
         self._ready.clear()
         if self._connection is not None:
             self._connection.close()
 
     def lines(self) -> list[str]:
-        """Give what the connection said, for people and without secrets; the last 100."""
+        """Return the last 100 messages about the connection, without secrets."""
         return list(self._lines)
 
     def _best_video(self, container: InputContainer) -> VideoStream:
@@ -153,27 +148,27 @@ class ConnectedInput:
             raise InputLost("unsupported", str(error)) from error
 
     def _read(self, times: list[Fraction] | None) -> None:
-        """Take the next packet; what it makes waits in `_ready`."""
-        assert self._frames is not None, "connect comes first"
+        """Read the next packet into `_ready`, and its time into `times`."""
+        assert self._decoder is not None, "connect comes first"
         packet, arrived = next(self._packets)
         if times is not None and packet.stream_index == self._video.index and packet.size:
             times.extend(_time_of(packet))
         try:
-            events = list(self._frames.take(packet, arrived))
-        except (FFmpegError, ValueError) as error:  # the deinterlacer does not take the format
+            events = list(self._decoder.take(packet, arrived))
+        except (FFmpegError, ValueError) as error:  # the deinterlacer does not accept the format
             raise InputLost("unsupported", f"{self._shown}: {error}") from error
         for event in events:
             if isinstance(event, DecodedFrame):
                 self.last_frame_at = event.arrived
         self._ready.extend(events)
-        if self._frames.errors_in_a_row >= _MOST_ERRORS:
+        if self._decoder.errors_in_a_row >= _MOST_ERRORS:
             raise self._undecodable()
 
-    def _first_arrival(self) -> DecodedFrame | None:
+    def _first_frame(self) -> DecodedFrame | None:
         return next((event for event in self._ready if isinstance(event, DecodedFrame)), None)
 
     def _rate(self, times: list[Fraction]) -> Fraction:
-        """Decide on the rate: what the stream claims, once its timestamps say so or not."""
+        """Choose the nominal rate, reading on until the timestamps determine it."""
         claims = [self._video.codec_context.framerate, self._video.average_rate]
         began = time.monotonic()
         while (agreed := agreed_rate(times, claims)) is None:
@@ -233,7 +228,13 @@ def _time_of(packet: Packet[Stream]) -> list[Fraction]:
 
 
 class LiveInput(ConnectedInput):
-    """One connection to a live address."""
+    """One connection to a live address; nothing is opened before `connect`.
+
+    Args:
+        address: from :func:`~upframe.io.live.address.find_address`.
+        now: monotonic seconds, for the arrival of packets.
+        sound: whether the packets of the sound are yielded too.
+    """
 
     def __init__(
         self,
@@ -242,14 +243,6 @@ class LiveInput(ConnectedInput):
         now: Callable[[], float] = time.monotonic,
         sound: bool = True,
     ) -> None:
-        """Prepare; nothing is opened yet.
-
-        Args:
-            address: From :func:`~upframe.io.live.address.find_address`.
-            now: Monotonic seconds, for the arrival of packets.
-            sound: Whether the sound is passed along.
-        """
-
         def connect(lines: deque[str]) -> InputConnection:
             if address.needs_ffmpeg:
                 return FfmpegConnection(address, now=now, lines=lines)
@@ -259,48 +252,45 @@ class LiveInput(ConnectedInput):
 
 
 class PacedFile(ConnectedInput):
-    """A file as a camera would send it: each packet at its time."""
+    """A file, or a playlist that has ended, as a camera would send it: each packet at its time.
+
+    Args:
+        source: a path or a URL.
+        loop: whether it restarts at its end, its time line going on.
+        speed: seconds of the file in a real second.
+        now: for the arrival of packets; to run a whole stream faster, it runs as much faster.
+        sound: whether the packets of the sound are yielded too.
+    """
 
     def __init__(
         self,
-        path: Path,
+        source: str | Path,
         *,
         loop: bool = False,
         speed: float = 1.0,
         now: Callable[[], float] = time.monotonic,
         sound: bool = True,
     ) -> None:
-        """Prepare; nothing is opened yet.
-
-        Args:
-            path: The file.
-            loop: Whether it begins anew at its end, its time line going on.
-            speed: Seconds of the file in a real second.
-            now: For the arrival of packets. To run a whole stream faster, let it run as much
-                faster as `speed` says.
-            sound: Whether the sound is passed along.
-        """
-
         def connect(_: deque[str]) -> InputConnection:
-            return FileConnection(path, loop=loop, speed=speed, now=now)
+            return FileConnection(str(source), loop=loop, speed=speed, now=now)
 
-        super().__init__(str(path), connect, sound=sound)
+        super().__init__(redacted(str(source)), connect, sound=sound)
 
 
 DEFAULT_RATE = Fraction(25)
-"""Where nothing tells."""
+"""If nothing determines the rate."""
 
 MIN_RATE, MAX_RATE = Fraction(1, 10), Fraction(240)
 """Frames per second that a claim may be without any timestamps."""
 
 ENOUGH_PACKETS = 12
-"""From so many on, timestamps that jitter by a tenth of a frame tell the rate to one per cent."""
+"""So many timestamps that jitter by a tenth of a frame determine the rate to one per cent."""
 
 FEWEST_PACKETS = 4
-"""Fewer tell nothing."""
+"""Fewer determine nothing."""
 
 _NEAR = Fraction(1, 25)
-"""Of the measured rate: a claim that far from it is meant."""
+"""Of the measured rate: a claim within that is confirmed."""
 
 _WHOLE = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 100, 120)
 _PLAIN = (*(Fraction(rate) for rate in _WHOLE), Fraction(15, 2), Fraction(25, 2))
@@ -308,11 +298,11 @@ _NTSC = tuple(Fraction(rate * 1000, 1001) for rate in (24, 30, 60))
 _STANDARD = (*_PLAIN, *_NTSC)
 
 _EVEN = Fraction(1, 100)
-"""Of an interval: timestamps that jitter by more cannot tell 29.97 from 30."""
+"""Of an interval: timestamps that jitter by more do not distinguish 29.97 from 30."""
 
 
 def agreed_rate(times: Sequence[Fraction], claims: Sequence[Fraction | None]) -> Fraction | None:
-    """Give the rate that all claims name, where the first few timestamps say so too."""
+    """Return the rate that all claims name, if the first few timestamps confirm it."""
     claim, measured = claims[0] if claims else None, measured_rate(times)
     if not claim or claim not in _STANDARD or any(other != claim for other in claims):
         return None
@@ -320,21 +310,24 @@ def agreed_rate(times: Sequence[Fraction], claims: Sequence[Fraction | None]) ->
 
 
 def nominal_rate(times: Sequence[Fraction], claims: Iterable[Fraction | None]) -> Fraction:
-    """Decide on a rate.
+    """Choose the nominal rate: what the stream claims, if its timestamps confirm it.
+
+    Cameras claim rates that they do not keep (25 in the bitstream, 15 on the wire), and FFmpeg's
+    estimate from a few jittering timestamps is no usual rate.
 
     Args:
-        times: Of some packets in a row, seconds, in any order.
-        claims: What the stream says of itself, the most exact first.
+        times: of some consecutive packets, seconds, in any order.
+        claims: from the stream's headers, the most exact first.
 
     Returns:
-        Frames per second: a claim, else a usual rate near to what was measured, else that.
+        Frames per second: a claim, else a usual rate near the measured one, else that.
     """
-    said = [claim for claim in claims if claim]
+    known = [claim for claim in claims if claim]
     measured = measured_rate(times)
     if measured is None:
-        plausible = (claim for claim in said if MIN_RATE <= claim <= MAX_RATE)
+        plausible = (claim for claim in known if MIN_RATE <= claim <= MAX_RATE)
         return next(plausible, DEFAULT_RATE)
-    for claim in said:
+    for claim in known:
         if _is_near(claim, measured) and (claim in _STANDARD or claim.denominator <= 2):
             return claim
     usual = min(_STANDARD if _is_even(times) else _PLAIN, key=lambda rate: abs(rate - measured))
@@ -344,13 +337,13 @@ def nominal_rate(times: Sequence[Fraction], claims: Iterable[Fraction | None]) -
 
 
 def measured_rate(times: Sequence[Fraction]) -> Fraction | None:
-    """Measure frames per second by their times; None where these do not tell."""
+    """Measure frames per second by their times; None if these do not suffice."""
     gaps = _gaps(times)
     return len(gaps) / sum(gaps, Fraction(0)) if gaps else None
 
 
 def _gaps(times: Sequence[Fraction]) -> list[Fraction]:
-    """Give the intervals between packets, but for holes and bursts; none where they are too few."""
+    """Return the intervals between packets without losses and bursts; none if too few."""
     rising = sorted(times)
     gaps = [after - before for before, after in pairwise(rising) if after > before]
     if len(gaps) < FEWEST_PACKETS - 1:
@@ -368,10 +361,6 @@ def _is_near(claim: Fraction, measured: Fraction) -> bool:
     return abs(claim - measured) <= _NEAR * measured
 
 
-# When a connection that gives no frames is stalled, and when it is lost.
-
-Verdict = Literal["running", "stalled", "lost"]
-
 _STALLED_SECONDS, _STALLED_INTERVALS = 1.0, 8
 _LOST_SECONDS, _LOST_GOPS, _LOST_INTERVALS = 10.0, 3, 20
 _GOPS_KEPT = 4
@@ -380,24 +369,22 @@ _GOPS_KEPT = 4
 class StallRule:
     """Judges silence by the stream's own rate and keyframe interval.
 
-    Silence means no decoded frame: bytes may flow all the while. After damage there is nothing
-    to show before the next keyframe, so that a silence of one group of pictures is in order; a
-    fixed limit would connect to a slow source over and over.
+    Silence means no decoded frame: bytes may arrive meanwhile. After damage there is nothing
+    to show before the next keyframe, so a silence of one group of pictures is normal; a
+    fixed limit would reconnect to a slow source over and over.
+
+    Args:
+        rate: nominal frames per second.
+        gop_seconds: from keyframe to keyframe; None if not yet known.
+        given_seconds: the user's limit, instead of the stream's own one.
+
+    Raises:
+        ValueError: for a rate that is not positive.
     """
 
     def __init__(
         self, rate: Fraction, gop_seconds: Fraction | None, given_seconds: float | None = None
     ) -> None:
-        """Take what is known of the stream.
-
-        Args:
-            rate: Nominal frames per second.
-            gop_seconds: From keyframe to keyframe; None while it is not known.
-            given_seconds: What the user says is too long, instead of the stream's own limit.
-
-        Raises:
-            ValueError: for a rate that is not positive.
-        """
         if rate <= 0:
             raise ValueError(f"rate must be positive, got {rate}")
         self._interval = float(1 / rate)
@@ -408,19 +395,19 @@ class StallRule:
 
     @property
     def stalled_seconds(self) -> float:
-        """Silence from which on it is stalled."""
+        """Silence after which the connection is stalled."""
         return min(max(_STALLED_SECONDS, _STALLED_INTERVALS * self._interval), self.lost_seconds)
 
     @property
     def lost_seconds(self) -> float:
-        """Silence from which on the connection is given up."""
+        """Silence after which the connection is given up."""
         if self._given is not None:
             return self._given
         gop = max(self._gops, default=0.0)
         return max(_LOST_SECONDS, _LOST_GOPS * gop, _LOST_INTERVALS * self._interval)
 
-    def judge(self, silent_seconds: float) -> Verdict:
-        """Judge by the seconds since the last decoded frame, or since it was connected."""
+    def judge(self, silent_seconds: float) -> Literal["running", "stalled", "lost"]:
+        """Judge by the seconds since the last decoded frame, or since connecting."""
         if silent_seconds >= self.lost_seconds:
             return "lost"
         return "stalled" if silent_seconds >= self.stalled_seconds else "running"

@@ -34,6 +34,7 @@ class Source:
 
     def __init__(self, *, refused: Reason | None = None, returns: bool = True) -> None:
         self.counts = {"frames_decoded": 0}
+        self.gop_seconds: Fraction | None = None
         self.stopped = False
         self.closed = False
         self._refused: Reason | None = refused
@@ -192,6 +193,21 @@ def test_a_stall_can_be_as_short_as_the_user_says() -> None:
     first.send()
     bench.until_state("running")
     bench.passes(0.6)
+    bench.until_state("reconnecting")
+    assert bench.incoming.reason == "stalled"
+    bench.incoming.stop()
+
+
+def test_a_silence_of_some_of_the_streams_own_keyframe_intervals_is_no_loss() -> None:
+    bench = Bench(first := Source(), Source())
+    first.gop_seconds = Fraction(8)
+    first.send(2)
+    bench.until_frames(2)
+    bench.until_state("running")
+    bench.passes(20.0)
+    bench.until_state("stalled")
+    assert not first.stopped
+    bench.passes(4.0)
     bench.until_state("reconnecting")
     assert bench.incoming.reason == "stalled"
     bench.incoming.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import threading
@@ -17,6 +18,7 @@ import pytest
 import torch
 from support.media.clips import make_clip
 from support.servers.camera import Camera, free_port
+from support.servers.hls import hls_server
 
 from upframe.daemon.errors import Stopped
 from upframe.daemon.live.report import LiveReport, children_of
@@ -34,7 +36,7 @@ from upframe.io.live.live_input import PacedFile
 DEADLINE_SECONDS = 30.0
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
 NO_WEIGHTS = FilterOptions(enable_upscaling=True, upscaling_model_path="/nowhere/RealESRGAN_x4.pth")
-PATIENT = {"latency_seconds": 60}
+PATIENT: dict[str, Any] = {"latency_seconds": 60}
 """So patient that nothing is dropped, however busy the machine is."""
 
 
@@ -134,6 +136,27 @@ def test_a_file_goes_through_at_its_pace_with_its_sound(tmp_path: Path) -> None:
     assert len(sound) > 40
     assert abs(float(sound[0].pts * sound[0].time_base)) < 0.04
     assert not threads_of_ours()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_playlist_behind_a_login_is_a_file_once_it_has_ended(ends: bool, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.ts", rate=Fraction(15), frames=15)
+    playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nin.ts\n" + "#EXT-X-ENDLIST\n" * ends
+    pages = {"/list.m3u8": playlist.encode(), "/in.ts": clip.read_bytes()}
+    login = tmp_path / "login"
+    login.write_text("me:secret\n")
+    login.chmod(0o600)
+    out = tmp_path / "out.mkv"
+    with hls_server(pages, login=base64.b64encode(b"me:secret").decode()) as server:
+        request = request_of(server.url("/list.m3u8"), out, PATIENT | {"credentials_file": login})
+        running = Running(request)
+        if not ends:
+            running.until(lambda status: status.output_state.written > 5)
+            running.stop()
+            return
+        report = running.ended()
+    assert "its end" in report.ended_by
+    assert len(slots_of(out, 30)) == 29
 
 
 def test_time_may_pass_faster_than_it_does(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from contextlib import closing
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.media.clips import combed_frame, index_of, make_clip
 from support.servers.camera import DEADLINE_SECONDS
+from support.servers.hls import hls_server
 
 from upframe.io.errors import InputLost, SourceMissing
 from upframe.io.live.live_input import PacedFile
@@ -150,3 +152,21 @@ def test_a_frame_says_the_shape_of_its_pixels(tmp_path: Path) -> None:
         paced.connect()
         assert paced.probe().info.sample_aspect_ratio == Fraction(16, 15)
         assert {frame.sample_aspect_ratio for frame in frames_of(paced)} == {Fraction(16, 15)}
+
+
+def test_a_finished_playlist_on_a_server_is_read_like_a_file(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.ts")
+    playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.48,\nclip.ts\n#EXT-X-ENDLIST\n"
+    pages = {"/a/list.m3u8": playlist, "/a/clip.ts": clip.read_bytes()}
+    token = base64.b64encode(b"me:secret").decode()
+    with hls_server(pages, login=token) as server:
+        with closing(PacedFile(server.url("/a/list.m3u8", "me:secret@"), speed=20)) as paced:
+            paced.connect()
+            paced.probe()
+            assert numbers_of(frames_of(paced)) == list(range(12))
+        with (
+            closing(PacedFile(server.url("/a/none.m3u8", "me:secret@"))) as paced,
+            pytest.raises(SourceMissing) as caught,
+        ):
+            paced.connect()
+    assert "secret" not in str(caught.value)
