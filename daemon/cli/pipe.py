@@ -225,8 +225,7 @@ def pipe(request: PipeRequest, stdin: RawStream, stdout: RawStream, display: Dis
             source,
             compute,
             sink,
-            keep_truncated=True,
-            keep_stopped=True,
+            keep_partial=True,
             interrupt=source.interrupt,
         )
         ended_by = _execute(pipeline, sink, compute.info.num_frames, display)

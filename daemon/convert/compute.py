@@ -10,10 +10,9 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -80,31 +79,26 @@ class _Group(Generic[T]):
     def __init__(self, works: Sequence[Work[T]], seconds: float) -> None:
         self.seconds = seconds
         """Time that the works took, as one of several that ran; `seconds` to begin with."""
-        self._works = deque(works)
-        self._results: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
+        self._works = [(work, Future[T]()) for work in works]
+        self._results = deque(future for _, future in self._works)
 
     def compute(self, may_continue: Callable[[], bool], clock: SharedClock) -> None:
-        """Do all works, or those until it may not continue."""
-        try:
-            while self._works and may_continue():
-                started = clock.start()
-                try:
-                    result = (self._works.popleft()(),)
-                finally:
-                    self.seconds += clock.stop(started)
-                self._results.put(result)
-            self._results.put(None)
-        except BaseException as error:  # raised again in the thread that waits for the result
-            self._results.put(error)
+        """Do all works, up to one that fails, or until it may not continue."""
+        while self._works and may_continue():
+            work, future = self._works.pop(0)
+            started = clock.start()
+            try:
+                result = work()
+            except BaseException as error:  # raised again in the thread that waits for the result
+                future.set_exception(error)
+                return
+            finally:
+                self.seconds += clock.stop(started)
+            future.set_result(result)
 
     def __iter__(self) -> Iterator[T]:
-        return self
-
-    def __next__(self) -> T:
-        result = self._results.get()
-        if isinstance(result, tuple):
-            return result[0]
-        raise StopIteration if result is None else result
+        while self._results:
+            yield self._results.popleft().result()
 
 
 class Lanes(Generic[T]):
@@ -128,15 +122,15 @@ class Lanes(Generic[T]):
         """Groups; `__call__` waits while there are more."""
         self.costs: deque[float] = deque(maxlen=_COSTS_KEPT)
         """Seconds of the groups whose results were all returned, the latest last."""
+        self.is_closing = False
+        """Whether `close` was called."""
         self._count = count
         self._threads = threads
         self._clock = clock or SharedClock()
         self._in_flight: deque[_Group[T]] = deque()
-        self._submitted: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._lanes: list[threading.Thread] = []
+        self._executor = ThreadPoolExecutor(count, "upframe-lane")
         self._lock = threading.Lock()
         self._num_undone = 0
-        self._closing = threading.Event()
 
     def __call__(self, works: Sequence[Work[T]], seconds: float = 0.0) -> Iterator[T]:
         """Submit one group, and yield results of earlier ones while too many are in flight.
@@ -152,7 +146,10 @@ class Lanes(Generic[T]):
         if self.is_closing:
             raise RuntimeError("frames came after the lanes were closed")
         if works:
-            self._submit(_Group(works, seconds))
+            with self._lock:
+                self._num_undone += 1
+            self._in_flight.append(_Group(works, seconds))
+            self._executor.submit(self._compute, self._in_flight[-1])
         while len(self._in_flight) > self.max_in_flight:
             yield from self._oldest()
 
@@ -165,27 +162,12 @@ class Lanes(Generic[T]):
         while self._in_flight:
             yield from self._oldest()
 
-    @property
-    def is_closing(self) -> bool:
-        """Whether `close` was called."""
-        return self._closing.is_set()
-
     def close(self) -> None:
         """End the threads after the work at hand; everything else in flight is lost."""
-        self._closing.set()
-        if not self._lanes:
-            return
-        for _ in self._lanes:
-            self._submitted.put(None)
-        for lane in self._lanes:
-            lane.join()
-        self._lanes.clear()
+        self.is_closing = True
+        self._executor.shutdown(cancel_futures=True)
         self._in_flight.clear()
         torch.set_num_threads(self._threads)  # else the next thread begins with a lane's few
-
-    def __del__(self) -> None:
-        for _ in self._lanes:
-            self._submitted.put(None)
 
     def _oldest(self) -> Iterator[T]:
         try:
@@ -195,20 +177,10 @@ class Lanes(Generic[T]):
             raise
         self.costs.append(self._in_flight.popleft().seconds)
 
-    def _submit(self, group: _Group[T]) -> None:
-        while len(self._lanes) < self._count:
-            name = f"upframe-lane-{len(self._lanes)}"
-            lane = threading.Thread(target=_run, args=(self._submitted,), name=name, daemon=True)
-            self._lanes.append(lane)
-            lane.start()
-        with self._lock:
-            self._num_undone += 1
-        self._in_flight.append(group)
-        self._submitted.put(partial(self._compute, group))
-
     def _compute(self, group: _Group[T]) -> None:
         self._take_threads()
-        group.compute(lambda: not self.is_closing, self._clock)
+        with torch.inference_mode():
+            group.compute(lambda: not self.is_closing, self._clock)
         with self._lock:
             self._num_undone -= 1
 
@@ -218,14 +190,6 @@ class Lanes(Generic[T]):
             share = max(1, self._threads // min(self._num_undone, self._count))
         if torch.get_num_threads() != share:
             torch.set_num_threads(share)
-
-
-def _run(submitted: SimpleQueue[Callable[[], None] | None]) -> None:
-    """Run what is submitted; knows no lanes, so that a thread outlives none."""
-    with torch.inference_mode():
-        while (work := submitted.get()) is not None:
-            work()
-            del work
 
 
 def num_lanes(threads: int, frame_bytes: int) -> int:

@@ -103,10 +103,10 @@ class Pipeline:
     """One source through one transform into one sink.
 
     Args:
-        keep_truncated: Whether an input that ends too early still completes the output, as a
-            pipe must; otherwise the output is aborted. Either way `TruncatedMedia` is raised.
-        keep_stopped: The same for a signal: finish with the pictures read so far, or abort.
-        interrupt: Ends a read of the source that waits, from any thread.
+        keep_partial: whether a truncated input or a signal still completes the output with the
+            pictures read so far, as a pipe must; otherwise the output is aborted. Either way
+            `run` raises `TruncatedMedia` or `Stopped`.
+        interrupt: ends a read of the source that waits, from any thread.
     """
 
     def __init__(
@@ -115,16 +115,14 @@ class Pipeline:
         transform: Transform,
         sink: Sink,
         *,
-        keep_truncated: bool = False,
-        keep_stopped: bool = False,
+        keep_partial: bool = False,
         interrupt: Callable[[], None] | None = None,
     ) -> None:
         self.flow = Flow()
         self._source = source
         self._transform = transform
         self._sink = sink
-        self._keep_truncated = keep_truncated
-        self._keep_stopped = keep_stopped
+        self._keep_partial = keep_partial
         self._interrupt = interrupt
         self._threads: dict[asyncio.Future[None], threading.Thread] = {}
         self._decoded: BlockingQueue[Picture] = BlockingQueue(CHANNEL_PICTURES, CHANNEL_BYTES)
@@ -163,14 +161,14 @@ class Pipeline:
     def stop(self, signal_number: int) -> None:
         """Ask the pipeline to end; `run` then raises `Stopped`. For the event loop's thread."""
         self._stopped_by = signal_number
-        if self._keep_stopped:
+        if self._keep_partial:
             self._decoded.close()
         else:
             self._cancel()
 
     def _raise_first(self) -> None:
         """Raise why the work ended early, if it did; a signal explains every error after it."""
-        if self._stopped_by is not None and (self._keep_stopped or not self._finished):
+        if self._stopped_by is not None and (self._keep_partial or not self._finished):
             raise Stopped(self._stopped_by)
         failures = [error for error in self._errors if not isinstance(error, TruncatedMedia)]
         for error in failures or self._errors:
@@ -227,7 +225,7 @@ class Pipeline:
                 self._transform.stage(picture)
                 _put(self._decoded, picture, clock)
         except TruncatedMedia as error:
-            if not self._keep_truncated:
+            if not self._keep_partial:
                 raise
             self._errors.append(error)  # the whole pictures still go out
         finally:

@@ -25,7 +25,7 @@ from ...filters.errors import FilterError, TooLarge
 from ...filters.frame import Filter, Picture, PixelFormat, StreamInfo
 from ...filters.interpolate.filter import Interpolate
 from ...filters.options import FilterOptions
-from ...io.live.fit import FrameFitter, Method, Scaler
+from ...io.live.fit import FrameFitter, Scaler
 from ...io.pictures.pixels import picture_of
 from ..convert.compute import Compute
 from ..queues import DropOldestQueue
@@ -90,7 +90,8 @@ class LiveCompute(Compute):
         self.info = replace(self.info, num_frames=None)
         self._by_name = {level.name: level for level in levels}
         self._level = levels[0]
-        self._finishers = {method: Finish(self.info, method) for method in ("bicubic", "bilinear")}
+        size, pix_fmt = (self.info.width, self.info.height), self.info.pix_fmt
+        self._scalers = (Scaler(*size, "bicubic", pix_fmt), Scaler(*size, "bilinear", pix_fmt))
         alike = info.format.family == self.info.format.family
         same_range = info.color.range == self.info.color.range
         self._keeps_coded = alike and same_range and not self.info.format.has_alpha
@@ -146,7 +147,18 @@ class LiveCompute(Compute):
         return {**super().statistics(), "skipped": self._num_skipped}
 
     def _finish(self, picture: Picture) -> Picture:
-        return self._finishers["bilinear" if self._level.pass_through else "bicubic"](picture)
+        """Give a picture the output's size, pixel format, colour tags and time base."""
+        picture = self._scalers[self._level.pass_through](picture)
+        ticks = picture.time_base / self.info.time_base
+        if ticks == 1 and picture.color == self.info.color:
+            return picture
+        return replace(
+            picture,
+            color=self.info.color,
+            pts=int(picture.pts * ticks),
+            duration=int(picture.duration * ticks),
+            time_base=self.info.time_base,
+        )
 
     def _rehearse(self, most_seconds: float, now: Callable[[], float]) -> float:
         """Return the seconds of a frame: the least of those for which nothing is new."""
@@ -201,33 +213,6 @@ def chains_of(built: Sequence[BuiltFilter], levels: Iterable[Level]) -> dict[str
         return chains.setdefault(tuple(map(id, filters)), Chain(filters))
 
     return {level.name: chain_of(level) for level in levels}
-
-
-class Finish:
-    """Gives pictures the output's size, pixel format, colour tags and time base.
-
-    Args:
-        outgoing: describes the output; its colours are coded like those of the pictures.
-        method: scales pictures of another size.
-    """
-
-    def __init__(self, outgoing: StreamInfo, method: Method) -> None:
-        self._outgoing = outgoing
-        self._scale = Scaler(outgoing.width, outgoing.height, method, outgoing.pix_fmt)
-
-    def __call__(self, picture: Picture) -> Picture:
-        """Convert a picture; one that has the output's form is returned as it is."""
-        ticks = picture.time_base / self._outgoing.time_base
-        picture = self._scale(picture)
-        if ticks == 1 and picture.color == self._outgoing.color:
-            return picture
-        return replace(
-            picture,
-            color=self._outgoing.color,
-            pts=int(picture.pts * ticks),
-            duration=int(picture.duration * ticks),
-            time_base=self._outgoing.time_base,
-        )
 
 
 _MAX_FAILED = 50

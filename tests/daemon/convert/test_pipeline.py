@@ -177,7 +177,7 @@ def test_a_truncated_input_leaves_no_output() -> None:
 def test_a_truncated_input_still_completes_an_output_that_keeps_it() -> None:
     sink = ListSink()
     pipeline = Pipeline(
-        source_of(3, TruncatedMedia("got 3 of 5")), Twice(), sink, keep_truncated=True
+        source_of(3, TruncatedMedia("got 3 of 5")), Twice(), sink, keep_partial=True
     )
     with pytest.raises(TruncatedMedia, match="got 3"):
         run(pipeline)
@@ -189,7 +189,7 @@ def test_a_truncated_input_still_completes_an_output_that_keeps_it() -> None:
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_signal_ends_even_a_source_that_hangs(keep: bool) -> None:
     source, sink = EndlessSource(stream_info(16, 16), pictures(3)), SignallingSink(6)
-    pipeline = Pipeline(source, Twice(), sink, keep_stopped=keep)
+    pipeline = Pipeline(source, Twice(), sink, keep_partial=keep)
 
     async def scenario() -> None:
         task = asyncio.create_task(pipeline.run())
