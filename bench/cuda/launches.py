@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # to see that it runs; it tells no speed
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # shows only that it runs
 
 from torch import nn
 
@@ -60,13 +60,13 @@ def compare(num_in: int, num_out: int, height: int, width: int, only: int | None
     wanted = nn.functional.leaky_relu(layer(x), 0.2)
     flop = 2 * 9 * num_in * num_out * height * width
 
-    def tell(name: str, ms: float, off: float) -> None:
+    def show(name: str, ms: float, off: float) -> None:
         speed = f"{ms:8.3f} ms {flop / ms / 1e9:6.0f} TFLOP/s"
         print(f"{num_in:4}→{num_out:<3} {name:40} {speed} {off:.4f}", flush=True)
 
     with torch.backends.cudnn.flags(benchmark=True):
-        tell("cuDNN alone", milliseconds(lambda: layer(x)), 0.0)
-        tell("cuDNN, then leaky", milliseconds(lambda: nn.functional.leaky_relu_(layer(x), 0.2)), 0)
+        show("cuDNN alone", milliseconds(lambda: layer(x)), 0.0)
+        show("cuDNN, then leaky", milliseconds(lambda: nn.functional.leaky_relu_(layer(x), 0.2)), 0)
     out = empty_channels_last(num_out, height, width, x)
     convolution = Convolution(layer, 0.2)
     for launch in list(layouts(num_in, num_out))[:only]:
@@ -78,7 +78,7 @@ def compare(num_in: int, num_out: int, height: int, width: int, only: int | None
         except faults() as error:  # too much shared memory, too many registers: the next one
             print(f"{num_in:4}→{num_out:<3} {name:40} {type(error).__name__}")
             continue
-        tell(name, ms, float((out - wanted).abs().max()))
+        show(name, ms, float((out - wanted).abs().max()))
 
 
 def main() -> None:
