@@ -168,7 +168,7 @@ def _compile_one(job: tuple[int, int, int]) -> str:
             layer, x, out = _layer(num_in, num_out)
             made = Convolution(layer, 0.2)
             made.launch = launch
-            made(x, out)
+            made.into(x, out)
             torch.cuda.synchronize()
     except Exception as error:
         return f"{job}: {type(error).__name__}: {str(error)[:200]}"
@@ -223,7 +223,7 @@ def layers() -> None:
             kind = "resident" if launch.is_resident else f"streamed{launch.block}"
             one(
                 f"{kind} c{launch.columns} w{launch.num_warps} s{launch.num_stages}",
-                lambda: made(x, out),
+                lambda: made.into(x, out),
             )
             if HERE and not torch.allclose(out, wanted, atol=2e-2, rtol=1e-2):
                 tell("layers", "WRONG", launch=str(launch), off=float((out - wanted).abs().max()))

@@ -74,7 +74,7 @@ def compare(num_in: int, num_out: int, height: int, width: int, only: int | None
         kind = "resident" if launch.is_resident else f"streamed by {launch.block}"
         name = f"{kind}, {launch.columns} columns, {launch.num_stages} stages"
         try:
-            ms = milliseconds(lambda: convolution(x, out))
+            ms = milliseconds(lambda: convolution.into(x, out))
         except faults() as error:  # too much shared memory, too many registers: the next one
             print(f"{num_in:4}→{num_out:<3} {name:40} {type(error).__name__}")
             continue

@@ -32,7 +32,7 @@ def kernels() -> GuardedKernels:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ScaledResidual:
+class Residual:
     """What is added to a result: ``result * gain + to``."""
 
     to: Tensor
@@ -60,13 +60,13 @@ class Convolution:
         self.launch: Launch | None = None
         """Another layout than the one that is chosen by the numbers of channels."""
 
-    def __call__(
+    def into(
         self,
         x: Tensor,
         out: Tensor,
         *,
-        near: ScaledResidual | None = None,
-        far: ScaledResidual | None = None,
+        near: Residual | None = None,
+        far: Residual | None = None,
         doubled: bool = False,
     ) -> Tensor:
         """Convolve into `out`, which may be some channels of a larger tensor.
@@ -81,7 +81,7 @@ class Convolution:
             doubled: whether x stands for squares of two by two equal pixels; out is twice as large.
         """
         assert far is None or near is not None
-        first, second = near or ScaledResidual(out, 1.0), far or ScaledResidual(out, 1.0)
+        first, second = near or Residual(out, 1.0), far or Residual(out, 1.0)
         self._run(
             x, out, (out.shape[3], out.shape[2]),
             strides=(_stride(out), _stride(first.to), _stride(second.to)),
@@ -101,7 +101,7 @@ class Convolution:
             out: (1, 3, H * scale, W * scale), float32, contiguous.
             scale: edge of the squares; the convolution has 3 * scale² output channels.
         """
-        none = ScaledResidual(out, 1.0)
+        none = Residual(out, 1.0)
         self._run(
             x, out, (x.shape[3], x.shape[2]), strides=(0, 0, 0),
             residuals=(none, none), num_residuals=0, base=base, scale=scale, up=0,
@@ -115,7 +115,7 @@ class Convolution:
         size: tuple[int, int],
         *,
         strides: tuple[int, int, int],
-        residuals: tuple[ScaledResidual, ScaledResidual],
+        residuals: tuple[Residual, Residual],
         num_residuals: int,
         base: Tensor,
         scale: int,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import c_float, c_int, c_int64, c_void_p
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..device import cpu_has
+from .convolution import Residual
 from .native import kernels, run
 
 # Weights of 3x3 convolutions for `winograd.c`.
@@ -173,15 +173,6 @@ class _Convolution(ctypes.Structure):
         ("doubled", c_int),
         ("narrow", c_int),
     ]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Residual:
-    """What is added to a result: ``result * gain + to``."""
-
-    to: Tensor
-    """(N, C, H, W), dtype of the convolution, channels_last."""
-    gain: float
 
 
 @lru_cache

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from ctypes import c_float
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..kernels.native import Activation, DetailShuffle, kernels, run
-from ..kernels.winograd import Residual, WinogradConv, can_convolve, supports_rgb_output
+from ..kernels.winograd import WinogradConv, can_convolve, supports_rgb_output
+from .dense import DenseTrunk
 from .network import (
-    RESIDUAL,
     SLOPE,
-    DenseBlock,
     ReducedSRVGG,
-    ResidualBlock,
     RRDBNet,
     SRVGGNetCompact,
     Upscaler,
     enlarged_in_bands,
 )
-
-# RRDBNet on a CPU by convolutions that write where the next one reads; see `winograd.c`.
-#
-# A dense block works in one tensor, as wide as all that its last convolution sees; each
-# convolution writes its channels behind those that it has read. Three such tensors take turns,
-# because a block ends with its own input added.
 
 
 def can_write_in_place(network: RRDBNet) -> bool:
@@ -41,7 +32,7 @@ def can_write_in_place(network: RRDBNet) -> bool:
 
 
 class DenseOnCpu(Upscaler):
-    """An `RRDBNet` in fp32 or bf16; see above.
+    """An `RRDBNet` in fp32 or bf16; see :mod:`.dense`.
 
     Args:
         plain: its attributes and first layer are shared.
@@ -51,76 +42,25 @@ class DenseOnCpu(Upscaler):
         super().__init__()
         self.take_form_of(plain)
         self._first = plain.conv_first
-        blocks = [cast("ResidualBlock", block) for block in plain.body]
-        self._blocks = [[_Dense(part) for part in _parts(block)] for block in blocks]
-        self._after = WinogradConv(plain.conv_body)
-        self._up = [_leaky(layer) for layer in (plain.conv_up1, plain.conv_up2)]
-        self._smooth = _leaky(plain.conv_hr)
+        self._trunk = DenseTrunk(plain, _kernel)
+        self._smooth = _kernel(plain.conv_hr, SLOPE)
         self._last = WinogradConv(plain.conv_last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
-        made = [enlarged_in_bands(self, self._trunk, self._tail, one[None]) for one in x]
+        made = [enlarged_in_bands(self, self._features, self._tail, one[None]) for one in x]
         return made[0] if len(made) == 1 else torch.cat(made)
 
-    def _trunk(self, x: Tensor) -> Tensor:
-        first = self._first(x)
-        num_feat, height, width = first.shape[1:]
-        wide = self._blocks[0][0].width
-        buffers = [_together(first, wide, height, width) for _ in range(3)]
-        buffers[0][:, :num_feat] = first
-        for block in self._blocks:
-            _run_block(block, buffers, num_feat)
-        out = _together(first, num_feat, height, width)
-        return self._after.into(buffers[0][:, :num_feat], out, near=Residual(first, 1.0))
+    def _features(self, x: Tensor) -> Tensor:
+        return self._trunk.features(self._first(x))
 
     def _tail(self, x: Tensor) -> Tensor:
-        for layer in self._up:
-            _, channels, height, width = x.shape
-            x = layer.into(x, _together(x, channels, 2 * height, 2 * width), doubled=True)
-        return self._last.to_rgb(self._smooth(x))
+        return self._last.to_rgb(self._smooth(self._trunk.doubled_twice(x)))
 
 
-class _Dense:
-    """The five convolutions of a dense block."""
-
-    def __init__(self, block: DenseBlock) -> None:
-        grow = (block.conv1, block.conv2, block.conv3, block.conv4)
-        self._grow = [_leaky(layer) for layer in grow]
-        self._last = WinogradConv(block.conv5)
-        self.width = self._last.num_in
-
-    def __call__(
-        self, seen: Tensor, out: Tensor, near: Residual, far: Residual | None = None
-    ) -> None:
-        """Fill `seen`, whose first channels are the input, and write the result."""
-        for layer in self._grow:
-            end = layer.num_in + layer.num_out
-            layer.into(seen[:, : layer.num_in], seen[:, layer.num_in : end])
-        self._last.into(seen, out, near=near, far=far)
-
-
-def _run_block(parts: Sequence[_Dense], buffers: Sequence[Tensor], num_feat: int) -> None:
-    """Run three dense blocks; input and result are the first channels of the first buffer."""
-    a, b, c = (buffer[:, :num_feat] for buffer in buffers)
-    parts[0](buffers[0], b, Residual(a, RESIDUAL))
-    parts[1](buffers[1], c, Residual(b, RESIDUAL))
-    # in place is safe: each pixel of a is only added to itself
-    parts[2](buffers[2], a, Residual(c, RESIDUAL), Residual(a, RESIDUAL))
-
-
-def _parts(block: ResidualBlock) -> tuple[DenseBlock, ...]:
-    return block.rdb1, block.rdb2, block.rdb3
-
-
-def _leaky(layer: nn.Conv2d) -> WinogradConv:
-    return WinogradConv(layer, torch.full((layer.out_channels,), SLOPE))
-
-
-def _together(like: Tensor, channels: int, height: int, width: int) -> Tensor:
-    """Allocate (1, channels, height, width) in channels_last layout, with the dtype of `like`."""
-    shape = 1, channels, height, width
-    return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
+def _kernel(layer: nn.Conv2d, slope: float | None) -> WinogradConv:
+    slopes = None if slope is None else torch.full((layer.out_channels,), slope)
+    return WinogradConv(layer, slopes)
 
 
 _LANES = 8

@@ -8,7 +8,7 @@ read by the last one before the next frame. Untested on CUDA hardware.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -18,18 +18,15 @@ from torch import Tensor, nn
 from ..kernels.convolution import (
     Convolution,
     FirstConvolution,
-    ScaledResidual,
     empty_channels_last,
     fits,
 )
 from ..kernels.cuda import KernelSelfTest, mismatch, slower
 from ..kernels.graphs import Graphs
+from .dense import DenseTrunk
 from .network import (
-    RESIDUAL,
     SLOPE,
-    DenseBlock,
     ReducedSRVGG,
-    ResidualBlock,
     RRDBNet,
     SRVGGNetCompact,
     Upscaler,
@@ -72,7 +69,7 @@ class FusedBody:
         height, width = x.shape[2:]
         with self._features.turn:
             y = self._features(x)
-            return self._last(y, empty_channels_last(self._last.num_out, height, width, y))
+            return self._last.into(y, empty_channels_last(self._last.num_out, height, width, y))
 
     def with_detail(self, x: Tensor, scale: int) -> Tensor:
         """Return (1, 3, H * scale, W * scale), float32: the picture x with its details."""
@@ -90,7 +87,7 @@ class FusedBody:
         )
         self._first(x, here)
         for layer in self._middle:
-            layer(here, there)
+            layer.into(here, there)
             here, there = there, here
         return here
 
@@ -132,14 +129,6 @@ class FusedReducedSRVGG(Upscaler):
         return self.plain.downscaled(x, self._body(x))
 
 
-# RRDBNet by kernels that write where the next one reads: nothing is put together by copying.
-#
-# A dense block works in one tensor, as wide as all that its last convolution sees; each
-# convolution writes its channels behind those that it has read. Three such tensors take turns,
-# because a block ends with its own input added. The trunk is started as one graph where it fits;
-# its output is read by the tail before the next frame. Untested on CUDA hardware.
-
-
 def can_fuse_blocks(network: Upscaler) -> bool:
     """Return whether the kernels can stand for the layers of a network."""
     if not isinstance(network, RRDBNet):
@@ -149,7 +138,9 @@ def can_fuse_blocks(network: Upscaler) -> bool:
 
 
 class FusedRRDB(Upscaler):
-    """An `RRDBNet`; see above.
+    """An `RRDBNet`; see :mod:`.dense`. The trunk is started as one graph where it fits.
+
+    Its output is read by the tail before the next frame. Untested on CUDA hardware.
 
     Args:
         network: on its device and in its dtype; its attributes and weights are shared.
@@ -159,13 +150,9 @@ class FusedRRDB(Upscaler):
         super().__init__()
         self.plain = network
         self.take_form_of(network)
-        blocks = [cast("ResidualBlock", block) for block in network.body]
-        self._blocks = [[_Dense(part) for part in _parts(block)] for block in blocks]
-        self._width = self._blocks[0][0].width
-        self._after = Convolution(network.conv_body, None)
-        self._up = [Convolution(layer, SLOPE) for layer in (network.conv_up1, network.conv_up2)]
+        self._trunk = DenseTrunk(network, Convolution)
         self._smooth = Convolution(network.conv_hr, SLOPE)
-        self._graphs = Graphs(self._trunk)
+        self._graphs = Graphs(self._features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
@@ -173,54 +160,12 @@ class FusedRRDB(Upscaler):
             made = [enlarged_in_bands(self, self._graphs, self._tail, one[None]) for one in x]
         return made[0] if len(made) == 1 else torch.cat(made)
 
-    def _trunk(self, x: Tensor) -> Tensor:
-        first = self.plain.conv_first(x)
-        num_feat, height, width = first.shape[1:]
-        buffers = [empty_channels_last(self._width, height, width, first) for _ in range(3)]
-        buffers[0][:, :num_feat] = first
-        for block in self._blocks:
-            _run_block(block, buffers, num_feat)
-        out = empty_channels_last(num_feat, height, width, first)
-        return self._after(buffers[0][:, :num_feat], out, near=ScaledResidual(first, 1.0))
+    def _features(self, x: Tensor) -> Tensor:
+        return self._trunk.features(self.plain.conv_first(x))
 
     def _tail(self, x: Tensor) -> Tensor:
-        for layer in self._up:
-            num, channels, height, width = x.shape
-            assert num == 1
-            x = layer(x, empty_channels_last(channels, 2 * height, 2 * width, x), doubled=True)
-        return self.plain.conv_last(self._smooth(x, torch.empty_like(x)))
-
-
-class _Dense:
-    """The five convolutions of a dense block."""
-
-    def __init__(self, block: DenseBlock) -> None:
-        grow = (block.conv1, block.conv2, block.conv3, block.conv4)
-        self._grow = [Convolution(layer, SLOPE) for layer in grow]
-        self._last = Convolution(block.conv5, None)
-        self.width = block.conv5.in_channels
-
-    def __call__(
-        self, seen: Tensor, out: Tensor, near: ScaledResidual, far: ScaledResidual | None = None
-    ) -> None:
-        """Fill `seen`, whose first channels are the input, and write the result."""
-        for layer in self._grow:
-            end = layer.num_in + layer.num_out
-            layer(seen[:, : layer.num_in], seen[:, layer.num_in : end])
-        self._last(seen, out, near=near, far=far)
-
-
-def _run_block(parts: Sequence[_Dense], buffers: Sequence[Tensor], num_feat: int) -> None:
-    """Run three dense blocks; input and result are the first channels of the first buffer."""
-    a, b, c = (buffer[:, :num_feat] for buffer in buffers)
-    parts[0](buffers[0], b, ScaledResidual(a, RESIDUAL))
-    parts[1](buffers[1], c, ScaledResidual(b, RESIDUAL))
-    # in place is safe: each pixel of a is only added to itself
-    parts[2](buffers[2], a, ScaledResidual(c, RESIDUAL), ScaledResidual(a, RESIDUAL))
-
-
-def _parts(block: ResidualBlock) -> tuple[DenseBlock, ...]:
-    return block.rdb1, block.rdb2, block.rdb3
+        x = self._trunk.doubled_twice(x)
+        return self.plain.conv_last(self._smooth.into(x, torch.empty_like(x)))
 
 
 # The networks as they run on a CUDA card: with our own kernels where these pass their self-test.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from upframe.filters.kernels.convolution import (
     Convolution,
     FirstConvolution,
-    ScaledResidual,
+    Residual,
     empty_channels_last,
     fits,
 )
@@ -47,7 +47,7 @@ def test_a_convolution_with_its_activation(num_in: int, num_out: int) -> None:
     layer, x = layer_of(num_in, num_out, device), random_image(num_in, 5, 19, device)
     slope = torch.rand(num_out, device=device)
     out = empty_channels_last(num_out, 5, 19, x)
-    result = Convolution(layer, slope)(x, out)
+    result = Convolution(layer, slope).into(x, out)
     assert_close(result, F.prelu(plain(layer, x), slope))
 
 
@@ -56,8 +56,8 @@ def test_slices_of_one_tensor_are_read_and_written_and_residuals_added() -> None
     layer = layer_of(32, 32, device)
     whole, far = random_image(96, 4, 7, device), random_image(32, 4, 7, device)
     before = whole.clone()
-    near = ScaledResidual(whole[:, :32], 0.2)
-    Convolution(layer, 0.2)(whole[:, 32:64], whole[:, 64:], near=near, far=ScaledResidual(far, 0.5))
+    near = Residual(whole[:, :32], 0.2)
+    Convolution(layer, 0.2).into(whole[:, 32:64], whole[:, 64:], near=near, far=Residual(far, 0.5))
     assert torch.equal(whole[:, :64], before[:, :64])
     y = F.leaky_relu(plain(layer, before[:, 32:64]), 0.2) * 0.2 + before[:, :32]
     assert_close(whole[:, 64:], y * 0.5 + far)
@@ -67,14 +67,14 @@ def test_a_residual_may_be_where_the_result_goes() -> None:
     device = kernel_device()
     layer, x, out = layer_of(32, 32, device), *(random_image(32, 3, 5, device) for _ in range(2))
     wanted = plain(layer, x) * 0.2 + out
-    Convolution(layer, None)(x, out, near=ScaledResidual(out, 0.2))
+    Convolution(layer, None).into(x, out, near=Residual(out, 0.2))
     assert_close(out, wanted)
 
 
 def test_every_pixel_may_stand_for_a_square() -> None:
     device = kernel_device()
     layer, x = layer_of(32, 32, device), random_image(32, 3, 5, device)
-    out = Convolution(layer, 0.2)(x, empty_channels_last(32, 6, 10, x), doubled=True)
+    out = Convolution(layer, 0.2).into(x, empty_channels_last(32, 6, 10, x), doubled=True)
     assert_close(out, F.leaky_relu(plain(layer, F.interpolate(x, scale_factor=2.0)), 0.2))
 
 
@@ -108,6 +108,6 @@ def test_only_what_the_kernels_know_fits() -> None:
 def test_whole_frames_on_a_card(num_in: int, num_out: int) -> None:
     device = kernel_device()
     layer, x = layer_of(num_in, num_out, device), random_image(num_in, 541, 963, device)
-    out = Convolution(layer, 0.2)(x, empty_channels_last(num_out, 541, 963, x))
+    out = Convolution(layer, 0.2).into(x, empty_channels_last(num_out, 541, 963, x))
     with torch.backends.cudnn.flags(allow_tf32=False):
         assert_close(out, F.leaky_relu(plain(layer, x), 0.2))

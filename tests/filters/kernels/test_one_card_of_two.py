@@ -184,7 +184,7 @@ class SlowReader:
         time.sleep(0.002)
         return out.copy_(x)
 
-    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+    def into(self, x: Tensor, out: Tensor) -> Tensor:
         return self.with_detail(x, x, out, 1)
 
 
