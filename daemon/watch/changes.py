@@ -7,13 +7,11 @@ import ctypes
 import errno
 import logging
 import os
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from watchfiles import watch
+from watchfiles import awatch  # pyright: ignore[reportUnknownVariableType]  # anyio may be absent
 
 from ..config import WatchConfig
 from ..fence import Fence
@@ -68,95 +66,6 @@ def _limit(key: str) -> int | None:
         return None
 
 
-# Events are hints, received by a thread: they only start the next inspection earlier. The full scan
-# finds what they miss.
-
-_DEBOUNCE_MS = 1600
-_STEP_MS = 100
-_SILENCE_MS = (
-    500  # interval in which watchfiles yields without changes; the first means that it is watching
-)
-
-# It would log every batch of changes at INFO.
-logging.getLogger("watchfiles").setLevel(logging.WARNING)
-
-
-class FolderEvents:
-    """A thread that reports changed paths to the event loop.
-
-    Args:
-        root: The folder.
-        recursive: Whether subfolders are watched too.
-        on_armed: Called in the loop once changes are being watched.
-        on_change: Called in the loop with the paths that have changed.
-        on_failure: Called in the loop, at most once, with the reason why events have stopped.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        *,
-        recursive: bool,
-        on_armed: Callable[[], None],
-        on_change: Callable[[set[str]], None],
-        on_failure: Callable[[str], None],
-    ) -> None:
-        self._root = root
-        self._recursive = recursive
-        self._on_armed = on_armed
-        self._on_change = on_change
-        self._on_failure = on_failure
-        self._stop = threading.Event()
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name=f"events {root}", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    async def stop(self) -> None:
-        """End the thread and wait for it."""
-        self._stop.set()
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join)
-
-    def _run(self) -> None:
-        with Fence("event", printable_path(self._root)) as fenced:
-            try:
-                self._watch_folder()
-            except (OSError, RuntimeError) as error:  # watchfiles has no type of its own for all
-                self._call(self._on_failure, exhaustion(self._root) or f"{error}")
-        if fenced.error is not None:
-            self._call(self._on_failure, f"an internal error, {type(fenced.error).__name__}")
-
-    def _watch_folder(self) -> None:
-        armed = False
-        for changes in watch(
-            self._root,
-            watch_filter=None,
-            debounce=_DEBOUNCE_MS,
-            step=_STEP_MS,
-            rust_timeout=_SILENCE_MS,
-            yield_on_timeout=True,
-            stop_event=self._stop,
-            raise_interrupt=False,
-            force_polling=False,
-            recursive=self._recursive,
-            ignore_permission_denied=True,
-        ):
-            if not armed:
-                armed = True
-                self._call(self._on_armed)
-            if changes:
-                self._call(self._on_change, {path for _, path in changes})
-
-    def _call(self, call: Callable[..., None], *arguments: object) -> None:
-        if self._stop.is_set():
-            return
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(call, *arguments)
-
-
 # Inotify reports only changes made through this kernel. On a network share or with FUSE a file may
 # change without an event, so such folders are polled.
 
@@ -189,7 +98,15 @@ def choose_mode(asked: Literal["auto", "events", "poll"], kind: str, num_folders
     return Mode("events", f"on {kind}")
 
 
+# Events are hints: they only start the next inspection earlier. The full scan finds what they miss.
+
 _MANY_CHANGES = 1000  # from here on a full scan is cheaper, and the kernel may have dropped events
+_DEBOUNCE_MS = 1600
+_STEP_MS = 100
+_SILENCE_MS = 500  # after which watchfiles yields without changes, at first once it is watching
+
+# It would log every batch of changes at INFO.
+logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 
 class ChangeListener:
@@ -203,7 +120,8 @@ class ChangeListener:
     def __init__(self, watch: WatchConfig, wake: Callable[[], None]) -> None:
         self._watch = watch
         self._wake = wake
-        self._events: FolderEvents | None = None
+        self._stop = asyncio.Event()
+        self._events: asyncio.Task[None] | None = None
         self._changed: set[Path] = set()
         self._rescan = True
         self._begun = False
@@ -220,17 +138,12 @@ class ChangeListener:
         if self._begun:
             return
         self._begun = True
-        self.mode = choose_mode(self._watch.mode, filesystem, num_folders)
-        self._log_mode()
-        if self.mode.name == "events":
-            self._events = FolderEvents(
-                self._watch.input,
-                recursive=self._watch.recursive,
-                on_armed=self._on_armed,
-                on_change=self._on_change,
-                on_failure=self._on_failure,
-            )
-            self._events.start()
+        self.mode = name, why = choose_mode(self._watch.mode, filesystem, num_folders)
+        text = "%s: watched by %s (%s), scanned every %g s"
+        log.info(text, printable_path(self._watch.input), name, why, self._watch.scan_seconds)
+        if name == "events":
+            self._stop = asyncio.Event()
+            self._events = asyncio.create_task(self._listen(), name=f"events {self._watch.input}")
 
     async def end(self) -> None:
         """Stop watching; the next start begins with a full scan."""
@@ -241,7 +154,8 @@ class ChangeListener:
     async def _drop_events(self) -> None:
         events, self._events = self._events, None
         if events is not None:
-            await events.stop()
+            self._stop.set()
+            await events
 
     async def check(self) -> None:
         """Check that events are complete: watchfiles does not report exhausted limits."""
@@ -262,32 +176,47 @@ class ChangeListener:
         """Request a full scan."""
         self._rescan = True
 
-    def _on_armed(self) -> None:
-        self._rescan = True  # changes between the first scan and now were not reported
-        self._wake()
-
-    def _on_change(self, paths: set[str]) -> None:
+    async def _listen(self) -> None:
+        """Collect changes until stopped; switch to polling if that fails."""
+        stop, reason = self._stop, None
         with Fence("event", printable_path(self._watch.input)) as fenced:
-            if len(self._changed) < _MANY_CHANGES:
-                self._changed |= {Path(path) for path in paths}
-        self._rescan |= fenced.error is not None
-        self._wake()
+            try:
+                await self._collect(stop)
+            except (OSError, RuntimeError) as error:  # watchfiles has no type of its own for all
+                reason = await asyncio.to_thread(exhaustion, self._watch.input) or str(error)
+        if fenced.error is not None:
+            reason = f"an internal error, {type(fenced.error).__name__}"
+        if reason is not None and not stop.is_set():
+            self._events = None
+            self._poll(reason)
 
-    def _on_failure(self, reason: str) -> None:
-        """Switch to polling: the thread has ended by itself, or is about to."""
-        self._events = None
-        self._poll(reason)
+    async def _collect(self, stop: asyncio.Event) -> None:
+        armed = False
+        async for changes in awatch(
+            self._watch.input,
+            watch_filter=None,
+            debounce=_DEBOUNCE_MS,
+            step=_STEP_MS,
+            rust_timeout=_SILENCE_MS,
+            yield_on_timeout=True,
+            stop_event=stop,
+            force_polling=False,
+            recursive=self._watch.recursive,
+            ignore_permission_denied=True,
+        ):
+            if armed and not changes:
+                continue
+            self._rescan |= not armed  # changes between the first scan and now were not reported
+            armed = True
+            if len(self._changed) < _MANY_CHANGES:
+                self._changed |= {Path(path) for _, path in changes}
+            self._wake()
 
     def _poll(self, reason: str) -> None:
-        if self.mode.name == "poll":  # reported by the thread and by `check` at once
+        if self.mode.name == "poll":  # also reported by `check`
             return
         self.mode = Mode("poll", reason)
         self._rescan = True
         self._wake()
         text = "%s: events are lost: %s; until then it is scanned every %g s"
         log.warning(text, printable_path(self._watch.input), reason, self._watch.scan_seconds)
-
-    def _log_mode(self) -> None:
-        text = "%s: watched by %s (%s), scanned every %g s"
-        name, why = self.mode
-        log.info(text, printable_path(self._watch.input), name, why, self._watch.scan_seconds)

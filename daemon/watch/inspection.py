@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -60,6 +60,13 @@ def mirrored(source: Path, root: Path, target: Path) -> Path:
     return target / source.relative_to(root)
 
 
+def numbered(path: Path) -> Iterator[Path]:
+    """Yield a path, then the same with ``-1``, ``-2`` and so on before the extension."""
+    yield path
+    for number in count(1):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
 class OutputPlacer:
     """Choose the output's path for the inputs of one watched folder.
 
@@ -81,7 +88,8 @@ class OutputPlacer:
         """Choose where the output of a source goes, or return why it is skipped."""
         sink = self.sink_of(source)
         if self._watch.on_existing == "suffix":
-            return OutputPlacement(self._free(sink, source), overwrite=False)
+            free = next(name for name in numbered(sink) if self._is_free(name, source))
+            return OutputPlacement(free, overwrite=False)
         if is_same_file(source, sink):
             detail = "its output would replace it: configure another output folder or a container"
             return Skip(source, "collision", detail)
@@ -116,13 +124,6 @@ class OutputPlacer:
         if maker is None or maker.source == str(source) or not os.path.lexists(maker.source):
             return None
         return Path(maker.source)
-
-    def _free(self, sink: Path, source: Path) -> Path:
-        names = (sink.with_name(f"{sink.stem}-{number}{sink.suffix}") for number in count(1))
-        for candidate in (sink, *()) if self._is_free(sink, source) else names:
-            if self._is_free(candidate, source):
-                return candidate
-        raise AssertionError("there are always more numbers")
 
     def _is_free(self, sink: Path, source: Path) -> bool:
         if os.path.lexists(sink):
@@ -411,7 +412,7 @@ class FileAdmission:
     ) -> None:
         self._watch = watch
         self._output = watch.root(watch.output, records.state_dir)
-        self._inspector = inspector
+        self.inspector = inspector
         self._records = records
         self._queue = queue
         self._clock = clock
@@ -419,7 +420,7 @@ class FileAdmission:
 
     def prepare(self, candidate: Candidate) -> Job | None:
         """Lock the output of a video file and return its job; None if it must wait. Blocks."""
-        placement = self._inspector.placer.place(candidate.path)
+        placement = self.inspector.placer.place(candidate.path)
         if isinstance(placement, Skip):
             self.put_off(candidate, placement)
             return None
@@ -437,10 +438,6 @@ class FileAdmission:
             return None
         self._records.set_latest(job)
         return job
-
-    def is_same(self, candidate: Candidate) -> bool:
-        """Tell whether a file is still the version that was found ready. Blocks."""
-        return self._inspector.is_same(candidate, self._clock())
 
     async def submit(self, candidate: Candidate, job: Job) -> Job:
         """Queue the job of a file; a job that exists is not queued again."""
@@ -464,19 +461,19 @@ class FileAdmission:
     def taken(self, candidate: Candidate, job: Job) -> None:
         """Record that a file has a job. Blocks."""
         self._records.set_taken(candidate.key, "already_done", f"processed as job {job.id}")
-        self._inspector.skips.clear(candidate.path)
-        self._inspector.decide(candidate)
+        self.inspector.skips.clear(candidate.path)
+        self.inspector.decide(candidate)
 
     def postpone(self, candidate: Candidate, message: str) -> bool:
         """Postpone an unfinished file; return whether it has waited too long. Blocks."""
-        now, path, stability = self._clock(), candidate.path, self._inspector.stability
+        now, path, stability = self._clock(), candidate.path, self.inspector.stability
         longest = _GIVE_UP_FACTOR * self._watch.stable_seconds
         tried = stability.num_delays(path) >= _GIVE_UP_DELAYS
         if tried and stability.still_seconds(path, now) >= longest:
             return True
         seconds = stability.postpone(path, now)
         detail = f"{message}; probed again in {seconds:g} s"
-        self._inspector.skips.log(Skip(path, "unfinished", detail), candidate.signature)
+        self.inspector.skips.log(Skip(path, "unfinished", detail), candidate.signature)
         return False
 
     def is_failure(self, candidate: Candidate) -> bool:
@@ -486,12 +483,12 @@ class FileAdmission:
     def pass_over(self, candidate: Candidate, message: str) -> None:
         """Record that a file is no video. Blocks."""
         self._records.set_taken(candidate.key, "not_video", message)
-        self._inspector.skips.log(Skip(candidate.path, "not_video", message), candidate.signature)
-        self._inspector.decide(candidate)
+        self.inspector.skips.log(Skip(candidate.path, "not_video", message), candidate.signature)
+        self.inspector.decide(candidate)
 
     async def fail(self, candidate: Candidate, message: str) -> Job:
         """Record a file that cannot be processed as a failed job, as if a worker had tried."""
-        job = self._job(candidate, self._inspector.placer.sink_of(candidate.path), overwrite=False)
+        job = self._job(candidate, self.inspector.placer.sink_of(candidate.path), overwrite=False)
         aside = job.model_copy(update={"not_before": datetime.now(UTC) + _SET_ASIDE})
         stored, new = await self._submit(candidate, aside)
         if new:
@@ -522,5 +519,5 @@ class FileAdmission:
 
     def put_off(self, candidate: Candidate, skip: Skip) -> None:
         """Postpone a file that cannot be processed now."""
-        self._inspector.stability.postpone(candidate.path, self._clock())
-        self._inspector.skips.log(skip, candidate.signature)
+        self.inspector.stability.postpone(candidate.path, self._clock())
+        self.inspector.skips.log(skip, candidate.signature)

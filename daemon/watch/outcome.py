@@ -14,12 +14,11 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from ..jobs.model import Job
 from ..jobs.queue import JobQueue, Subscription
 from ..jobs.store import ENDED, JobStore
 from ..logfields import about_job
-from .inspection import is_same_file, mirrored
+from .inspection import is_same_file, mirrored, numbered
 from .records import Records, Roots, key_fits
 from .scan import SIDECAR_SUFFIX, Signature, printable_path
 
@@ -69,7 +68,7 @@ def move(source: Path, target: Path, before_removal: Callable[[Path], None]) -> 
         OSError: if that fails; the file is still at `source`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for name in _names(target):
+    for name in numbered(target):
         if not _is_finished(source, name):
             try:
                 _put(source, name)
@@ -89,11 +88,6 @@ def _remove(source: Path, name: Path, before_removal: Callable[[Path], None]) ->
         name.unlink()
         raise
     sync_folder(source.parent)
-
-
-def _names(target: Path) -> Iterator[Path]:
-    numbered = (target.with_name(f"{target.stem}-{number}{target.suffix}") for number in count(1))
-    return chain([target], numbered)
 
 
 def _is_finished(source: Path, name: Path) -> bool:
@@ -341,7 +335,8 @@ class InputDisposer:
         """Dispose of inputs until cancelled."""
         try:
             with self._queue.subscribe() as changes:  # before the backlog: nothing is missed
-                await self._settle_all(await self._read_backlog())
+                loop = asyncio.get_running_loop()
+                await self._settle_all(await loop.run_in_executor(self._thread, self._backlog))
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._follow(changes), name="settle ended jobs")
                     tasks.create_task(self._try_again(), name="settle pending jobs")
@@ -370,9 +365,6 @@ class InputDisposer:
                 else:
                     await self._settle_all([job])
 
-    async def _read_backlog(self) -> list[Job]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._backlog)
-
     def _backlog(self) -> list[Job]:
         jobs = self._records.store.jobs(ENDED)
         return [job for job in reversed(jobs) if not self._records.is_settled(job)]
@@ -399,11 +391,7 @@ class InputDisposer:
 
     def _try(self, job: Job, watch: WatchConfig) -> str | None:
         """Settle one end of a job; return why it must be tried again, or None. Blocks."""
-        with about_job(job.id):
-            return self._try_to_settle(job, watch)
-
-    def _try_to_settle(self, job: Job, watch: WatchConfig) -> str | None:
-        with Fence("file", f"input of job {job.id}"):
+        with about_job(job.id), Fence("file", f"input of job {job.id}"):
             try:
                 if self._records.is_settled(job) or not self._is_latest(job):
                     return None

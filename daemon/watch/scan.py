@@ -210,9 +210,6 @@ class Stability:
     def __len__(self) -> int:
         return len(self._waits)
 
-    def __contains__(self, path: object) -> bool:
-        return path in self._waits
-
     def observe(self, path: Path, signature: Signature, now: float) -> bool:
         """Record a sample; return whether the file has been unchanged for long enough."""
         wait = self._waits.get(path)
@@ -257,10 +254,6 @@ class Stability:
         """Drop every file that no longer exists."""
         for path in self._waits.keys() - set(present):
             del self._waits[path]
-
-    def paths(self) -> list[Path]:
-        """List the files that wait."""
-        return list(self._waits)
 
 
 @dataclass(frozen=True, slots=True)

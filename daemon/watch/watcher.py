@@ -86,7 +86,6 @@ class Watcher:
         self._wake = asyncio.Event()
         self._listener = ChangeListener(watch, self._wake.set)
         self._next_scan = 0.0
-        self._inspector: Inspector | None = None
         self._admission: FileAdmission | None = None
         self._ready: dict[Path, Candidate] = {}
         """Ready files that are not submitted yet; they are not inspected again meanwhile."""
@@ -116,17 +115,17 @@ class Watcher:
 
     def status(self) -> dict[str, Any]:
         """Return the state for the status page and metrics."""
-        inspector = self._inspector
+        admission = self._admission
         return {
             "input": str(self._watch.input),
             "output": str(self._watch.output),
-            "state": "paused" if self._paused else "watching" if inspector else "starting",
+            "state": "paused" if self._paused else "watching" if admission else "starting",
             "paused": self._paused,
             "mode": self._listener.mode.name,
             "mode_reason": self._listener.mode.why,
-            "taken": self._admission.num_taken if self._admission else 0,
-            "waiting": len(inspector.stability) if inspector else 0,
-            "skipped": inspector.skips.counts() if inspector else {},
+            "taken": admission.num_taken if admission else 0,
+            "waiting": len(admission.inspector.stability) if admission else 0,
+            "skipped": admission.inspector.skips.counts() if admission else {},
             "scans": self._num_scans,
             "errors": self._num_errors,
             "last_scan_seconds": self._last_scan_seconds,
@@ -153,14 +152,12 @@ class Watcher:
         if missing is not None:
             await self._pause(missing)
             return min(self._watch.scan_seconds, _ABSENT_SECONDS)
-        await self._arrive()
-        if self._inspector is None or self._admission is None:
-            raise AssertionError("an existing folder has an inspector")
-        inspection = await self._inspect(self._inspector)
-        await self._act(inspection, self._admission)
+        admission = await self._arrive()
+        inspection = await self._inspect(admission.inspector)
+        await self._act(inspection, admission)
         if self._ready:
             return 0.0
-        wanted = self._inspector.stability.next_due()
+        wanted = admission.inspector.stability.next_due()
         due = self._next_scan if wanted is None else min(wanted, self._next_scan)
         return due - self._clock()
 
@@ -172,7 +169,7 @@ class Watcher:
         self._ready.clear()
         await self._listener.end()
 
-    async def _arrive(self) -> None:
+    async def _arrive(self) -> FileAdmission:
         """Start, or restart, if the folder was missing or has been replaced."""
         if self._paused is not None:
             log.warning(
@@ -180,12 +177,12 @@ class Watcher:
             )
         self._paused = None
         identity = self._roots.identity(self._watch.input)
-        if identity == self._identity:
-            return
+        if identity == self._identity and self._admission is not None:
+            return self._admission
         kind = await self._off(self._filesystem, self._watch.input)
-        if self._inspector is None:
+        if self._admission is None:
             await self._off(self._clear_locks)
-        self._inspector = inspector = Inspector(
+        inspector = Inspector(
             self._watch,
             self._records,
             self._allowed(),
@@ -193,14 +190,12 @@ class Watcher:
             reserved=self._reserved,
             stop=self._stop,
         )
-        taken = self._admission.num_taken if self._admission else 0
-        self._admission = FileAdmission(
-            self._watch, inspector, self._records, self._queue, self._clock
-        )
-        self._admission.num_taken = taken
-        self._kind = kind
+        admission = FileAdmission(self._watch, inspector, self._records, self._queue, self._clock)
+        admission.num_taken = self._admission.num_taken if self._admission else 0
+        self._admission, self._kind = admission, kind
         await self._listener.end()
         self._identity = identity
+        return admission
 
     def _allowed(self) -> AllowedFiles:
         def root(path: Path) -> Root:
@@ -259,8 +254,8 @@ class Watcher:
                 except OSError as error:
                     skip = Skip(candidate.path, "unwritable", error.strerror or str(error))
                     await self._off(admission.put_off, candidate, skip)
-            if fenced.error is not None and self._inspector is not None:
-                await self._off(self._inspector.decide, candidate)
+            if fenced.error is not None:
+                await self._off(admission.inspector.decide, candidate)
 
     async def _cancel(self, job: str) -> None:
         try:
@@ -272,7 +267,7 @@ class Watcher:
 
     async def _take(self, candidate: Candidate, admission: FileAdmission) -> None:
         verdict = await self._probe(candidate.file, candidate.root)
-        if not await self._off(admission.is_same, candidate):
+        if not await self._off(admission.inspector.is_same, candidate, self._clock()):
             return  # changed while it was probed: found again when it is stable
         if verdict.kind == "video":
             job = await self._off(admission.prepare, candidate)

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from support.jobs.watching import Yard, eventually, watching
 
+from upframe.daemon.config import WatchConfig
 from upframe.daemon.fence import internal_errors
-from upframe.daemon.watch.changes import FolderEvents, exhaustion
+from upframe.daemon.watch.changes import ChangeListener, exhaustion
 
 _SAMPLES = Path(__file__).parents[2]
 
@@ -110,18 +111,18 @@ def test_a_bug_in_hearing_changes_is_told_so_that_the_folder_is_polled(tmp_path:
     """The library raises what nobody has foreseen where a name is no UTF-8."""
 
     async def main() -> None:
-        failed: asyncio.Queue[str] = asyncio.Queue()
-        events = FolderEvents(
-            tmp_path / os.fsdecode(b"\xff"),
-            recursive=True,
-            on_armed=lambda: None,
-            on_change=lambda _: None,
-            on_failure=failed.put_nowait,
+        woken = asyncio.Event()
+        watch = WatchConfig.model_construct(
+            input=tmp_path / os.fsdecode(b"\xff"), mode="events", recursive=True, scan_seconds=60
         )
+        listener = ChangeListener(watch, woken.set)
         before = internal_errors["event"]
-        events.start()
-        assert "internal error" in await asyncio.wait_for(failed.get(), 10)
+        await listener.begin("ext4", 1)
+        await asyncio.wait_for(woken.wait(), 10)
+        assert listener.mode.name == "poll"
+        assert "internal error" in listener.mode.why
         assert internal_errors["event"] == before + 1
-        await events.stop()
+        assert listener.take() is None
+        await listener.end()
 
     asyncio.run(main())

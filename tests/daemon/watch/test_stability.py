@@ -77,7 +77,7 @@ def test_forgets_what_is_gone() -> None:
     stability.observe(FILM, ONE, now=0)
     stability.observe(other, ONE, now=0)
     stability.keep({other})
-    assert stability.paths() == [other]
+    assert stability.due(100) == [other]
     stability.forget(other)
     assert len(stability) == 0
 
