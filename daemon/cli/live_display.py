@@ -1,11 +1,11 @@
-"""How `upframe run` shows a live stream while it runs: a line now and then, or JSON, on stderr."""
+"""How `upframe run` shows the status of a live stream: lines of text or JSON, on stderr."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from ...io.redaction import json_text, one_line
 from ..convert.progress import Style
@@ -15,45 +15,23 @@ _LINE_SECONDS = 5.0
 _CLEAR = "\r\x1b[K"
 
 
-class Show(Protocol):
-    """Shows statuses somewhere."""
+class LiveDisplay:
+    """Writes statuses: JSON each, or text on changes and every five seconds.
 
-    def __call__(self, status: LiveStatus) -> None:
-        """Show where the stream stands; called on changes and every second."""
-        ...
-
-    def end(self) -> None:
-        """Leave the terminal as it was."""
-        ...
-
-
-class Json:
-    """Each status as one line of JSON."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __call__(self, status: LiveStatus) -> None:
-        """Write one line."""
-        self._stream.write(json_text(status.to_json(), None) + "\n")
-        self._stream.flush()
-
-    def end(self) -> None:
-        """Do nothing."""
-
-
-class Lines:
-    """A line of text on changes and every five seconds; on a terminal, one that is rewritten."""
+    On a terminal, one line of text is rewritten every second.
+    """
 
     def __init__(
         self,
-        stream: TextIO,
+        style: Style,
+        stream: TextIO | None = None,
         *,
-        rewrites: bool,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stream = stream
-        self._rewrites = rewrites
+        self._stream: TextIO = sys.stderr if stream is None else stream
+        self._style = style
+        if style == "auto":
+            self._style = "bar" if self._stream.isatty() else "line"
         self._now = now
         self._shown_at = float("-inf")
         self._shown: tuple[str, ...] = ()
@@ -61,27 +39,34 @@ class Lines:
         self._fps = 0.0
 
     def __call__(self, status: LiveStatus) -> None:
-        """Write a line, if it is time or something has changed."""
-        now = self._now()
-        gist = (status.state, status.level, status.showing, str(status.output_state.connected))
-        pause = 1.0 if self._rewrites else _LINE_SECONDS
-        if gist == self._shown and now - self._shown_at < pause:
-            return
-        self._measure(now, status)
-        self._shown, self._shown_at = gist, now
-        text = text_of(status, self._fps)
-        self._stream.write(f"{_CLEAR}{text}" if self._rewrites else f"upframe: {text}\n")
-        self._stream.flush()
+        """Show a status; called on changes and every second."""
+        if self._style == "json":
+            self._write(json_text(status.to_json(), None) + "\n")
+        elif self._style != "none":
+            self._show(status)
 
     def end(self) -> None:
         """End the line that was rewritten."""
-        if self._rewrites and self._shown:
-            self._stream.write("\n")
-            self._stream.flush()
+        if self._style == "bar" and self._shown:
+            self._write("\n")
 
-    def _measure(self, now: float, status: LiveStatus) -> None:
+    def _show(self, status: LiveStatus) -> None:
+        now, rewrites = self._now(), self._style == "bar"
+        gist = (status.state, status.level, status.showing, str(status.output_state.connected))
+        pause = 1.0 if rewrites else _LINE_SECONDS
+        if gist == self._shown and now - self._shown_at < pause:
+            return
+        self._measure(now, status.output_state.written)
+        self._shown, self._shown_at = gist, now
+        text = text_of(status, self._fps)
+        self._write(f"{_CLEAR}{text}" if rewrites else f"upframe: {text}\n")
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+    def _measure(self, now: float, written: int) -> None:
         """Measure the rate over a second or more."""
-        written = status.output_state.written
         if self._before is None:
             self._before = (now, written)
         elif now - self._before[0] >= 1.0:
@@ -89,18 +74,8 @@ class Lines:
             self._before = (now, written)
 
 
-class Nothing:
-    """Shows nothing."""
-
-    def __call__(self, status: LiveStatus) -> None:
-        """Do nothing."""
-
-    def end(self) -> None:
-        """Do nothing."""
-
-
 def text_of(status: LiveStatus, fps: float) -> str:
-    """Say in one line where a stream stands."""
+    """Describe the status of a stream in one line."""
     sink = status.output_state
     parts = [f"{status.state}, level {status.level}, {fps:.1f} fps written"]
     if "p99" in status.delay_seconds:
@@ -114,15 +89,3 @@ def text_of(status: LiveStatus, fps: float) -> str:
     if not sink.connected and sink.reason is not None:
         parts.append(f"output {sink.reason}: {sink.message}")
     return one_line(", ".join(parts))
-
-
-def show_for(style: Style, stream: TextIO | None = None) -> Show:
-    """Choose how to show a live stream, on stderr unless told."""
-    out: TextIO = sys.stderr if stream is None else stream
-    if style == "auto":
-        style = "bar" if out.isatty() else "line"
-    if style == "json":
-        return Json(out)
-    if style == "none":
-        return Nothing()
-    return Lines(out, rewrites=style == "bar")

@@ -1,4 +1,4 @@
-"""`upframe pipe`: video in on stdin, smoother and larger out on stdout, and nothing but video."""
+"""`upframe pipe`: convert video from stdin to stdout, which carries nothing but video."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Literal, cast
 
-from ...filters.chain import BuiltFilter, Chain, build_filters
+from ...filters.chain import build_filters
 from ...filters.device import Runtime
 from ...filters.frame import StreamInfo
 from ...io.errors import MediaError, ReaderGone, TruncatedMedia
@@ -21,17 +21,15 @@ from ...io.pipes import (
     FORMATS,
     PipeFormat,
     PipeSink,
-    PipeSource,
     check_pipe_sink,
     open_pipe_sink,
     open_pipe_source,
 )
 from ...io.rawvideo.bytestream import RawStream
 from ...io.redaction import one_line
-from ..convert.compute import Compute
-from ..convert.conversion import execute
+from ..convert.conversion import compute_of, execute
 from ..convert.pipeline import Pipeline
-from ..convert.progress import Display, Lines, Snapshot, display_for
+from ..convert.progress import Display, LineDisplay, Snapshot, display_for
 from ..convert.report import Report, kept_warnings, make_report
 from ..errors import Stopped, UsageError
 from ..specification import MediaOptions
@@ -47,23 +45,20 @@ from .arguments import (
 
 log = logging.getLogger("upframe.pipe")
 
-
-# Standard input and output as raw streams that hold nothing but video.
-
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 @contextmanager
 def standard_streams() -> Generator[tuple[FileIO, FileIO]]:
-    """Give stdin and stdout, unbuffered.
+    """Yield stdin and stdout, unbuffered.
 
-    Meanwhile descriptor 1 is stderr: whatever any library prints cannot get between the frames.
+    Meanwhile descriptor 1 is stderr, so that no library prints between the frames.
 
     Raises:
         UsageError: if one of the two is a terminal, or closed.
     """
     if sys.__stdin__ is None or sys.__stdout__ is None:
-        # its number is free, and whatever is opened first gets it: do not look at that
+        # its number is free, and the first file that is opened gets it
         name = "stdin" if sys.__stdin__ is None else "stdout"
         raise UsageError(f"{name} is closed, wanted a pipe or a file")
     if os.isatty(_STDIN):
@@ -108,7 +103,7 @@ N frames become (N-1)*2^EXP+1; the last one is not repeated.
 
 @dataclass(frozen=True, slots=True)
 class PipeRequest:
-    """What to do between two streams."""
+    """How to convert one stream to another."""
 
     options: MediaOptions
     runtime: Runtime
@@ -119,12 +114,12 @@ class PipeRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of it."""
+class PipeResult:
+    """What a run of the pipe has done."""
 
     report: Report
     ended_by: MediaError | Stopped | None
-    """What ended the work early; the frames before that are whole, and have gone out."""
+    """What ended it early; the frames before that are whole and were written."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -173,15 +168,15 @@ def _add_stream_arguments(parser: argparse.ArgumentParser) -> None:
 def _command(arguments: argparse.Namespace) -> int:
     request = _request_of(arguments)
     with standard_streams() as (stdin, stdout):
-        outcome = pipe(request, stdin, stdout, display_for(arguments.progress))
+        result = pipe(request, stdin, stdout, display_for(arguments.progress))
     if arguments.report is not None:
-        outcome.report.write(cast("Path", arguments.report))
-    if isinstance(outcome.ended_by, ReaderGone) and arguments.allow_early_close:
-        sys.stderr.write(f"upframe: {one_line(outcome.ended_by)}\n")
+        result.report.write(cast("Path", arguments.report))
+    if isinstance(result.ended_by, ReaderGone) and arguments.allow_early_close:
+        sys.stderr.write(f"upframe: {one_line(result.ended_by)}\n")
         return 0
-    if outcome.ended_by is not None:
-        raise outcome.ended_by
-    sys.stderr.write(f"upframe: {one_line(outcome.report.summary)}\n")
+    if result.ended_by is not None:
+        raise result.ended_by
+    sys.stderr.write(f"upframe: {one_line(result.report.summary)}\n")
     return 0
 
 
@@ -198,14 +193,14 @@ def _request_of(arguments: argparse.Namespace) -> PipeRequest:
     )
 
 
-def pipe(request: PipeRequest, stdin: RawStream, stdout: RawStream, display: Display) -> Outcome:
+def pipe(request: PipeRequest, stdin: RawStream, stdout: RawStream, display: Display) -> PipeResult:
     """Filter a stream: read its header, load the weights, write the header, then the frames.
 
     Raises:
-        UnsupportedMedia: if the input is none of ours, or the output cannot hold it; nothing was
+        UnsupportedMedia: if the input cannot be read, or the output cannot hold it; nothing was
             written then.
         MediaError: if the output cannot be written.
-        FilterError: if weights or the device are not to be had, or a frame is too large.
+        FilterError: if weights or the device are unavailable, or a frame is too large.
     """
     with kept_warnings() as warned, ExitStack() as stack:
         source = open_pipe_source(
@@ -218,7 +213,9 @@ def pipe(request: PipeRequest, stdin: RawStream, stdout: RawStream, display: Dis
         format_name = request.format or source.format
         check_pipe_sink(format_name, source.info)
         filters = build_filters(request.options.filters, request.runtime)
-        compute = _compute(request, source, filters)
+        compute = compute_of(
+            source.info, filters, request.options, request.runtime, source.info.pix_fmt
+        )
         sink = _open_sink(stdout, format_name, compute.info)
         stack.pop_all()  # from here on the thread that reads the source closes it
         pipeline = Pipeline(
@@ -242,17 +239,7 @@ def pipe(request: PipeRequest, stdin: RawStream, stdout: RawStream, display: Dis
             filters=filters,
             warnings=[*warned.messages, *([] if ended_by is None else [str(ended_by)])],
         )
-    return Outcome(report, ended_by)
-
-
-def _compute(request: PipeRequest, source: PipeSource, filters: Sequence[BuiltFilter]) -> Compute:
-    return Compute(
-        source.info,
-        {"full": Chain(built.filter for built in filters)},
-        pix_fmt=source.info.pix_fmt,
-        device=request.runtime.device,
-        detect_cuts=request.options.filters.detects_cuts,
-    )
+    return PipeResult(report, ended_by)
 
 
 def _open_sink(stdout: RawStream, format_name: PipeFormat, info: StreamInfo) -> PipeSink:
@@ -265,7 +252,7 @@ def _open_sink(stdout: RawStream, format_name: PipeFormat, info: StreamInfo) -> 
 def _execute(
     pipeline: Pipeline, sink: PipeSink, total: int | None, display: Display
 ) -> MediaError | Stopped | None:
-    """Run, and give what ended it early but left whole frames behind."""
+    """Run, and return what ended it early after whole frames were written."""
     try:
         execute(pipeline, total, _UntilReaderGone(display, sink))
     except ReaderGone:
@@ -281,7 +268,7 @@ def _reader_gone(num_written: int, total: int | None) -> ReaderGone:
 
 
 class _UntilReaderGone:
-    """Shows progress, but adds no line to the one that says that the reader is gone."""
+    """Shows progress, but no last line where the error says that the reader is gone."""
 
     def __init__(self, display: Display, sink: PipeSink) -> None:
         self._display = display
@@ -289,6 +276,6 @@ class _UntilReaderGone:
         self.interval_seconds = display.interval_seconds
 
     def show(self, snapshot: Snapshot, *, ended: bool) -> None:
-        """Pass it on."""
-        if not (ended and self._sink.reader_gone and isinstance(self._display, Lines)):
+        """Show a snapshot."""
+        if not (ended and self._sink.reader_gone and isinstance(self._display, LineDisplay)):
             self._display.show(snapshot, ended=ended)

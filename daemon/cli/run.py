@@ -40,7 +40,7 @@ from .arguments import (
     runtime_of,
     specified,
 )
-from .live_display import show_for
+from .live_display import LiveDisplay
 
 # Live streams: their options, their signals, what is shown meanwhile.
 
@@ -104,11 +104,11 @@ def run_live(arguments: argparse.Namespace) -> int:
         MediaError, FilterError, Stopped: as `LiveSession.run`.
     """
     request = request_of_arguments(arguments)
-    show = show_for(cast("Style", arguments.progress))
-    session = LiveSession(request, on_status=show)
+    display = LiveDisplay(cast("Style", arguments.progress))
+    session = LiveSession(request, on_status=display)
     with _signals(session):
         report = session.run()
-    show.end()
+    display.end()
     if arguments.report is not None:
         report.write(cast("Path", arguments.report))
     sys.stderr.write(f"upframe: {one_line(report.summary)}\n")

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, now and then a line elsewhere, JSON for machines."""
+"""Progress on stderr: a bar on a terminal, a line every few seconds elsewhere, or JSON."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .pipeline import Flow
 
 Style = Literal["auto", "bar", "line", "json", "none"]
 STYLES: tuple[Style, ...] = ("auto", "bar", "line", "json", "none")
-_SETTLED_SECONDS = 2.0  # before this the rate is nonsense, and so is every ETA made from it
+_SETTLED_SECONDS = 2.0  # the first rates vary so much that an ETA made of them is meaningless
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Where the work stands."""
+    """The state of a running conversion."""
 
     frames_in: int
     frames_out: int
     total: int | None
-    """Frames that will have gone out, where known."""
+    """Frames of the whole output, if known."""
     elapsed_seconds: float
     fps: float
     """Frames out per second, since the first one."""
@@ -34,13 +34,27 @@ class Snapshot:
 
     @property
     def text(self) -> str:
-        """For people, on one line."""
+        """The state in one line."""
         total = "" if self.total is None else f"/{self.total}"
         eta = "" if self.eta_seconds is None else f", {_clock(self.eta_seconds)} left"
         return (
             f"frame {self.frames_out}{total}, {self.fps:.2f} fps{eta}, "
             f"limited by {self.limiting_stage}"
         )
+
+    def to_json(self, *, ended: bool) -> str:
+        """Write one JSON object; the last has ``"progress": "end"``, as ffmpeg's does."""
+        event = {
+            "frame": self.frames_out,
+            "frames_in": self.frames_in,
+            "total": self.total,
+            "fps": round(self.fps, 3),
+            "elapsed_seconds": round(self.elapsed_seconds, 3),
+            "eta_seconds": None if self.eta_seconds is None else round(self.eta_seconds, 1),
+            "limiting_stage": self.limiting_stage,
+            "progress": "end" if ended else "continue",
+        }
+        return json.dumps(event)
 
 
 def snapshot_of(flow: Flow, total: int | None) -> Snapshot:
@@ -60,56 +74,33 @@ class Display(Protocol):
     interval_seconds: float
 
     def show(self, snapshot: Snapshot, *, ended: bool) -> None:
-        """Show where the work stands; the last call has `ended`."""
+        """Show a snapshot; the last call has `ended`."""
         ...
 
 
-class Lines:
-    """A line of text now and then, for logs."""
+class LineDisplay:
+    """Writes a line every few seconds: text for logs, or JSON."""
 
-    interval_seconds = 5.0
-
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, as_json: bool = False) -> None:
+        self.interval_seconds = 1.0 if as_json else 5.0
         self._stream = stream
+        self._as_json = as_json
 
     def show(self, snapshot: Snapshot, *, ended: bool) -> None:
         """Write one line."""
-        self._stream.write(f"upframe: {snapshot.text}\n")
+        text = snapshot.to_json(ended=ended) if self._as_json else f"upframe: {snapshot.text}"
+        self._stream.write(f"{text}\n")
         self._stream.flush()
 
 
-class JsonLines:
-    """One JSON object a line; the last has ``"progress": "end"``, as ffmpeg's does."""
-
-    interval_seconds = 1.0
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def show(self, snapshot: Snapshot, *, ended: bool) -> None:
-        """Write one object."""
-        event = {
-            "frame": snapshot.frames_out,
-            "frames_in": snapshot.frames_in,
-            "total": snapshot.total,
-            "fps": round(snapshot.fps, 3),
-            "elapsed_seconds": round(snapshot.elapsed_seconds, 3),
-            "eta_seconds": None if snapshot.eta_seconds is None else round(snapshot.eta_seconds, 1),
-            "limiting_stage": snapshot.limiting_stage,
-            "progress": "end" if ended else "continue",
-        }
-        self._stream.write(json.dumps(event) + "\n")
-        self._stream.flush()
-
-
-class Bar:
-    """A bar on a terminal."""
+class BarDisplay:
+    """Shows a bar on a terminal."""
 
     interval_seconds = 0.5
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, stream: TextIO) -> None:
         columns = (BarColumn(), TextColumn("{task.description}", markup=False))
-        self._progress = Progress(*columns, console=console, transient=False)
+        self._progress = Progress(*columns, console=Console(file=stream), transient=False)
         self._task: TaskID | None = None
 
     def show(self, snapshot: Snapshot, *, ended: bool) -> None:
@@ -132,19 +123,17 @@ class Silent:
 
 
 def display_for(style: Style, stream: TextIO | None = None) -> Display:
-    """Choose how to show progress on a stream, stderr unless told."""
+    """Choose how to show progress on a stream, by default stderr."""
     out: TextIO = sys.stderr if stream is None else stream
     if style == "auto":
         style = "bar" if out.isatty() else "line"
     if style == "bar":
-        return Bar(Console(file=out))
-    if style == "line":
-        return Lines(out)
-    return JsonLines(out) if style == "json" else Silent()
+        return BarDisplay(out)
+    return Silent() if style == "none" else LineDisplay(out, as_json=style == "json")
 
 
 async def show_progress(flow: Flow, total: int | None, display: Display) -> None:
-    """Show the flow until cancelled, and once more then."""
+    """Show the flow until cancelled, and a last time then."""
     try:
         while True:
             await asyncio.sleep(display.interval_seconds)

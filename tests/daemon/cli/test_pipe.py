@@ -18,8 +18,8 @@ import torch
 from support.media.fakes import moving_pictures, stream_info
 from support.media.pipes import RATE, Slot, Tap, clip, read, write
 
-from upframe.daemon.cli.pipe import Outcome, PipeRequest, pipe, standard_streams
-from upframe.daemon.convert.progress import Lines, Silent
+from upframe.daemon.cli.pipe import PipeRequest, PipeResult, pipe, standard_streams
+from upframe.daemon.convert.progress import LineDisplay, Silent
 from upframe.daemon.errors import UsageError
 from upframe.daemon.specification import MediaOptions
 from upframe.filters.device import Runtime
@@ -35,7 +35,7 @@ RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
 
 def run(
     stdin: RawStream, stdout: RawStream, filters: FilterOptions = DOUBLED, **options: Any
-) -> Outcome:
+) -> PipeResult:
     return pipe(
         PipeRequest(MediaOptions(filters=filters), RUNTIME, **options), stdin, stdout, Silent()
     )
@@ -245,9 +245,9 @@ def test_progress_lines_do_not_follow_a_reader_that_is_gone(
 ) -> None:
 
     request = PipeRequest(MediaOptions(filters=DOUBLED), RUNTIME)
-    pipe(request, Slot(write(*clip(num=6), "y4m")), Tap(limit=10_000), Lines(sys.stderr))
+    pipe(request, Slot(write(*clip(num=6), "y4m")), Tap(limit=10_000), LineDisplay(sys.stderr))
     assert capsys.readouterr().err == ""
-    pipe(request, Slot(write(*clip(num=6), "y4m")), Tap(), Lines(sys.stderr))
+    pipe(request, Slot(write(*clip(num=6), "y4m")), Tap(), LineDisplay(sys.stderr))
     assert "frame 11" in capsys.readouterr().err
 
 

@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 
 from upframe.daemon.convert.pipeline import Flow
-from upframe.daemon.convert.progress import Lines, Snapshot, display_for, snapshot_of
+from upframe.daemon.convert.progress import LineDisplay, Snapshot, display_for, snapshot_of
 
 SNAPSHOT = Snapshot(10, 19, 100, 12.0, 2.0, 40.5, "compute")
 
@@ -27,7 +27,7 @@ def test_a_stream_that_is_no_terminal_gets_lines() -> None:
     stream = StringIO()
     display = display_for("auto", stream)
     display.show(SNAPSHOT, ended=False)
-    assert isinstance(display, Lines)
+    assert isinstance(display, LineDisplay)
     expected = "upframe: frame 19/100, 2.00 fps, 0:40 left, limited by compute\n"
     assert stream.getvalue() == expected
 

@@ -19,7 +19,7 @@ from support.media.clips import make_clip
 from support.servers.camera import Camera
 
 from upframe.daemon.__main__ import main
-from upframe.daemon.cli.live_display import Lines, text_of
+from upframe.daemon.cli.live_display import LiveDisplay, text_of
 from upframe.daemon.cli.run import name_of
 from upframe.daemon.live.report import children_of
 from upframe.daemon.live.status import LiveStatus
@@ -189,7 +189,7 @@ def test_a_line_says_what_matters() -> None:
 
 def test_lines_come_on_changes_and_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     moments = [0.0]
-    lines = Lines(sys.stderr, rewrites=False, now=lambda: moments[0])
+    lines = LiveDisplay("line", sys.stderr, now=lambda: moments[0])
     for second in range(12):
         moments[0] = float(second)
         state = "running" if second > 2 else "probing"
