@@ -1,4 +1,4 @@
-"""`upframe demo`: a clip drawn on the spot, made smoother and larger, and a picture of both."""
+"""`upframe demo`: draw a clip, make it smoother and larger, and a picture of both."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SIZE = (384, 216)
 _RATE = Fraction(15)
 _NUM_FRAMES = 60
 _SHOWN = 35
-"""Number of the source frame that the picture shows: all that moves is in it."""
+"""Number of the source frame in the picture; all moving objects are in it."""
 _FILTERS = {"enable_frame_interpolation": True, "enable_upscaling": True, "upscaling_scale": 2}
 _DESCRIPTION = """\
 Draw a short clip with sound, double its frame rate and its size with the built-in starter
@@ -34,7 +34,7 @@ An earlier demo in the same folder is replaced.
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What was made."""
+    """The files of a demo."""
 
     source: Path
     result: Path
@@ -42,7 +42,7 @@ class Demo:
     report: Report
 
     def lines(self) -> tuple[str, str, str]:
-        """What it is and where, in three lines."""
+        """Describe the files in three lines."""
         before, after = self.report.input, self.report.output
         return (
             f"before   {self.source}: {before.width}x{before.height}, "
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("upframe-demo"),
         metavar="FOLDER",
-        help="where to put it; made if it is not there (upframe-demo)",
+        help="Folder of the results; created if missing. Default: upframe-demo.",
     )
     parser.set_defaults(command=_command)
 
@@ -84,8 +84,8 @@ def make_demo(
     """Draw, run and compare.
 
     Args:
-        folder: Made if it is not there; `before.mp4`, `after.mp4` and `compare.png` are replaced.
-        display: Shows the progress; None: nobody does.
+        folder: Created if missing; `before.mp4`, `after.mp4` and `compare.png` are replaced.
+        display: Shows the progress, if given.
         size: Width and height of the source, even.
         num_frames: Of the source, at least 2.
 

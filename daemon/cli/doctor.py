@@ -1,4 +1,4 @@
-"""`upframe doctor`: what this machine has, what it lacks, and whether the main job would run."""
+"""`upframe doctor`: check what this machine has and lacks, and whether the main job runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import partial
 from importlib.metadata import version
@@ -52,97 +52,77 @@ from ..exits import Exit
 from ..service.checks import cautions
 from ..specification import ConversionOptions
 
-# What a check of the machine found: a value, for people and for programs.
-
 Fact = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the doctor."""
+    """The result of one check."""
 
     verdict: Literal["ok", "warn", "fail"]
-    """``fail``: the main job cannot run; ``warn``: some work cannot, or not well."""
+    """``fail``: the main job cannot run; ``warn``: some other work cannot, or only slowly."""
     name: str
     text: str
     facts: Mapping[str, Fact] = field(default_factory=dict[str, Fact])
     """The same for programs."""
 
-    def as_dict(self) -> dict[str, object]:
-        """Give what JSON can hold."""
-        return {
-            "verdict": self.verdict,
-            "name": self.name,
-            "text": self.text,
-            "facts": dict(self.facts),
-        }
-
 
 def ok(name: str, text: str, **facts: Fact) -> Finding:
-    """All is well."""
+    """Report that a check passed."""
     return Finding("ok", name, text, facts)
 
 
 def warn(name: str, text: str, **facts: Fact) -> Finding:
-    """Some work cannot be done, or not well."""
+    """Report that some work cannot be done, or only slowly."""
     return Finding("warn", name, text, facts)
 
 
 def fail(name: str, text: str, **facts: Fact) -> Finding:
-    """The main job cannot run."""
+    """Report that the main job cannot run."""
     return Finding("fail", name, text, facts)
 
 
-# What the doctor says of live streams: which kinds can be read and published here, and by what.
+# Live streams: which protocols can be read and published here, and by which program.
 
 _PLAIN = "PyAV"
-_INPUTS = {
+_STREAMS: Mapping[str, tuple[str, str | None]] = {
     "rtsp": ("rtsp", "rtsp"),
     "rtmp": ("flv", "rtmp"),
     "hls": ("hls", "http"),
     "mpegts over udp": ("mpegts", "udp"),
     "mpegts over tcp": ("mpegts", "tcp"),
-    "v4l2": ("v4l2", None),
 }
-"""By what it is called: the demuxer and the protocol that it needs."""
-_OUTPUTS = {
-    "rtsp": ("rtsp", "rtsp"),
-    "rtmp": ("flv", "rtmp"),
-    "hls": ("hls", "http"),
-    "mpegts over udp": ("mpegts", "udp"),
-    "mpegts over tcp": ("mpegts", "tcp"),
-    "whip": ("whip", "http"),
-}
-"""The same with muxers."""
+"""For each kind of stream, the demuxer or muxer and the protocol that it needs."""
 
 
 def describe_live(devices: Path = Path("/dev")) -> Iterator[Finding]:
-    """Look at protocols, demuxers and muxers of live streams, and at the encoder they get.
+    """Check protocols, demuxers and muxers of live streams, and the encoder they get.
 
     Args:
         devices: Where cameras of this machine appear, as `video0` and so on.
     """
-    srt = _who_has_srt()
-    inputs = {name: _inputs_by(*needs) for name, needs in _INPUTS.items()}
-    outputs = {name: _outputs_by(*needs) for name, needs in _OUTPUTS.items()}
-    yield _by_whom("live inputs", inputs | {"srt": srt})
-    yield _by_whom("live outputs", outputs | {"srt": srt})
+    srt = _program_with_srt()
+    yield _programs("live inputs", {**_STREAMS, "v4l2": ("v4l2", None)}, "r", srt)
+    yield _programs("live outputs", {**_STREAMS, "whip": ("whip", "http")}, "w", srt)
     yield _certificates()
     yield _cameras(devices)
     yield _encoder()
 
 
-def _inputs_by(demuxer: str, protocol: str | None) -> str | None:
-    has = has_container(demuxer, "r") and (protocol is None or has_protocol(protocol))
-    return _PLAIN if has else None
-
-
-def _outputs_by(muxer: str, protocol: str) -> str | None:
-    return _PLAIN if has_container(muxer, "w") and has_protocol(protocol) else None
-
-
-def _by_whom(name: str, found: Mapping[str, str | None]) -> Finding:
-    """Name what there is, and what is not and how it could be had."""
+def _programs(
+    name: str,
+    streams: Mapping[str, tuple[str, str | None]],
+    mode: Literal["r", "w"],
+    srt: str | None,
+) -> Finding:
+    """Name the kinds of streams that are available, and those that are not."""
+    found: dict[str, str | None] = {
+        kind: _PLAIN
+        if has_container(container, mode) and (protocol is None or has_protocol(protocol))
+        else None
+        for kind, (container, protocol) in streams.items()
+    }
+    found["srt"] = srt
     parts = [
         kind if program == _PLAIN else f"{kind} by {program}"
         for kind, program in found.items()
@@ -151,31 +131,33 @@ def _by_whom(name: str, found: Mapping[str, str | None]) -> Finding:
     missing = [kind for kind, program in found.items() if program is None]
     if not missing:
         return ok(name, ", ".join(parts), **found)
-    text = f"{', '.join(parts) or 'none'}; not to be had: {', '.join(missing)}"
+    text = f"{', '.join(parts) or 'none'}; not available: {', '.join(missing)}"
     if "srt" in missing:
         text += " (srt needs an ffmpeg program that has it)"
     return warn(name, text, **found)
 
 
-def _who_has_srt() -> str | None:
-    """PyAV's wheels come without SRT; an ffmpeg program may have it."""
+def _program_with_srt() -> str | None:
+    """Find what can use SRT: PyAV's wheels cannot, an ffmpeg program may."""
     if has_protocol("srt"):
         return _PLAIN
     program = shutil.which("ffmpeg")
-    if program is None:
-        return None
     try:
-        shown = subprocess.run(
-            [program, "-hide_banner", "-protocols"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):  # the line on ffmpeg says why
+        has_srt = program is not None and "srt" in _output_of(program, "-protocols").split()
+    except (OSError, subprocess.SubprocessError):  # the check of ffmpeg reports it
         return None
-    return program if "srt" in shown.split() else None
+    return program if has_srt else None
+
+
+def _output_of(program: str, option: str) -> str:
+    return subprocess.run(
+        [program, "-hide_banner", option],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    ).stdout
 
 
 def _certificates() -> Finding:
@@ -186,20 +168,20 @@ def _certificates() -> Finding:
 
 
 def _cameras(devices: Path) -> Finding:
-    """Name the cameras of this machine; none is opened."""
+    """List the cameras of this machine; none is opened."""
     found = sorted(str(path) for path in devices.glob("video[0-9]*"))
     return ok("cameras", ", ".join(found) or f"none in {devices}", devices=", ".join(found))
 
 
 def _encoder() -> Finding:
-    """Name what a live output is encoded with where the user says nothing."""
+    """Find the default encoder of live outputs."""
     for name, means in (("h264_nvenc", "by the NVIDIA card"), ("libx264", "by the processor")):
         if why_encoder_fails(name) is None:
             return ok("live encoder", f"{name}, {means}", encoder=name)
     return warn("live encoder", "neither h264_nvenc nor libx264 opens here", encoder=None)
 
 
-# What the doctor says of the machine: versions, devices, precision, threads, memory, disk.
+# The machine: versions, devices, precision, threads, memory, disk.
 
 _GIB = 2**30
 _LOW_MEMORY_BYTES = 2 * _GIB  # the networks, torch and a 1080p frame in tiles
@@ -207,7 +189,7 @@ _LOW_DISK_BYTES = 1 * _GIB
 
 
 def describe_machine() -> Iterator[Finding]:
-    """Look at what everything else stands on."""
+    """Check versions, devices, memory and disk."""
     yield ok("upframe", version("upframe"), version=version("upframe"))
     yield ok(
         "python",
@@ -275,7 +257,7 @@ def _card_kernels() -> Finding:
     if left := faulted():
         text = f"the card broke before: {'; '.join(left)}; to try again, delete {fault_file()}"
         return warn("cuda kernels", text, on=False, file=str(fault_file()))
-    return ok("cuda kernels", "taken where they prove themselves", on=True)
+    return ok("cuda kernels", "used where their self-test passes", on=True)
 
 
 def _threads() -> Finding:
@@ -312,7 +294,7 @@ def _temporary_folder() -> Finding:
 
 
 def cpu_name() -> str:
-    """Name the processor as its maker does, where the system tells."""
+    """Return the processor's model name, if the system reports it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -322,7 +304,7 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-# What the doctor says of media: codecs, containers, protocols, and the ffmpeg program.
+# Media: codecs, containers, protocols, and the ffmpeg program.
 
 _DECODERS = ("h264", "hevc", "av1", "vp9", "mpeg2video", "prores", "png", "mjpeg")
 _ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "prores_ks", "png")
@@ -337,7 +319,7 @@ _SELDOM = {"srt", "rist", "rtmp", "rtp", "udp", "tcp", "http", "https"}
 
 
 def describe_media() -> Iterator[Finding]:
-    """Look at PyAV and at what its FFmpeg was built with."""
+    """Check PyAV and what its FFmpeg was built with."""
     versions = library_versions()
     libraries = ", ".join(
         f"{name} {number}" for name, number in versions.items() if name.startswith("lib")
@@ -381,26 +363,20 @@ def _ffmpeg_program() -> Finding:
     if path is None:
         return ok("ffmpeg", "not on PATH: only SRT and pipes between programs need it", path=None)
     try:
-        shown = subprocess.run(
-            [path, "-hide_banner", "-version"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        ).stdout
+        shown = _output_of(path, "-version")
     except (OSError, subprocess.SubprocessError) as error:
         return warn("ffmpeg", f"{path} does not run: {error}", path=path)
     return ok("ffmpeg", f"{(shown.splitlines() or ['?'])[0]} at {path}", path=path)
 
 
-# What the doctor says of weights: the built-in ones, the cache, and the hub.
+# Weights: the built-in ones, the cache, and the hub.
 
 _HUB_SECONDS = 5.0
 _DEFAULTS = {"interpolate": RIFE, "upscale": REAL_ESRGAN}
 
 
 def describe_weights() -> Iterator[Finding]:
-    """Look at the weights on this machine; asks no network."""
+    """Check the weights on this machine, without network access."""
     for filter_name, default in _DEFAULTS.items():
         yield _builtin(filter_name, default)
     try:
@@ -412,10 +388,10 @@ def describe_weights() -> Iterator[Finding]:
 
 
 def describe_hub() -> Iterator[Finding]:
-    """Ask the hub for the head of a file; every answer, a refusal too, shows that it is there."""
+    """Request the head of a file from the hub; any response shows that it is reachable."""
     endpoint = _endpoint()
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        yield warn("hub", "HF_HUB_OFFLINE is set: it is never asked", endpoint=endpoint)
+        yield warn("hub", "HF_HUB_OFFLINE is set: it is not used", endpoint=endpoint)
         return
     try:
         address = f"{endpoint.rstrip('/')}/{RIFE.repo_id}/resolve/main/{RIFE.filename}"
@@ -491,10 +467,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "video smoother and larger to see whether that works."
     )
     parser.epilog = _EPILOG
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    parser.add_argument("--online", action="store_true", help="also ask the hub if it answers")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="also say what to beware of in upframe.toml"
+        "--online", action="store_true", help="Check that the hub is reachable, too."
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="Check this configuration for risks, too."
     )
     parser.set_defaults(command=_command)
 
@@ -509,7 +487,7 @@ def _command(arguments: argparse.Namespace) -> int:
 
 
 def examine(*, online: bool = False) -> list[Finding]:
-    """Look at everything; without `online`, no network is asked."""
+    """Run all checks; without `online`, none uses the network."""
     checks: list[Callable[[], Iterable[Finding]]] = [
         describe_machine,
         describe_media,
@@ -523,12 +501,12 @@ def examine(*, online: bool = False) -> list[Finding]:
 
 
 def main_job_runs(findings: Iterable[Finding]) -> bool:
-    """Whether nothing that was found stands in the way of the main job."""
+    """Return whether no check that the main job needs has failed."""
     return all(finding.verdict != "fail" for finding in findings)
 
 
 def as_text(findings: list[Finding]) -> str:
-    """One line for each finding: verdict, name, text."""
+    """Write one line for each finding: verdict, name, text."""
     width = max(len(finding.name) for finding in findings)
     lines = [
         f"{_MARKS[found.verdict]:<5} {found.name:<{width}}  {one_line(found.text)}"
@@ -538,11 +516,11 @@ def as_text(findings: list[Finding]) -> str:
 
 
 def as_json(findings: list[Finding]) -> str:
-    """All findings as one object; ``ok`` tells whether the main job runs."""
+    """Write all findings as one JSON object; ``ok`` is whether the main job runs."""
     document = {
         "schema": "upframe.doctor/1",
         "ok": main_job_runs(findings),
-        "findings": [finding.as_dict() for finding in findings],
+        "findings": [asdict(finding) for finding in findings],
     }
     return json_text(document) + "\n"
 

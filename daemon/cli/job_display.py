@@ -1,4 +1,4 @@
-"""Jobs for people: a table, the details of one, and bars that move. All of it from plain JSON."""
+"""Jobs on a terminal: a table, the details of one, and bars of progress, all from plain JSON."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...io.redaction import one_line, printable
+from ..specification import ConversionOptions
 
 JobJson = Mapping[str, Any]
 """A job as :func:`upframe.daemon.jobs.api.to_public_dict` returns it."""
@@ -28,21 +29,22 @@ STYLES = {
 }
 _HEADERS = ("ID", "STATE", "PRIO", "SINCE", "SINK", "PROGRESS")
 _NUMBERS = ("PRIO", "SINCE")
+_SHOWN_WHOLE = ("filters", "encoder")
 _OF_LINES = ("detail", "streams", "warnings")
 _STRETCHED = {"SINK": 2, "PROGRESS": 3}
-_WHOLE = 36  # columns of an id that are never cut off
-_OTHERS = 60  # columns that the rest of a table should have
-_FITTED_ROWS = 1000  # beyond, fitting takes seconds, and nobody reads it
-_WIDE = 100_000  # columns of what is no terminal: nothing is cut off from who reads it by program
+_WHOLE = 36  # columns of an id that are never cut
+_OTHERS = 60  # columns for the rest of a table
+_FITTED_ROWS = 1000  # fitting more takes seconds
+_WIDE = 100_000  # columns without a terminal: nothing is cut
 
 
 def console() -> Console:
-    """Make a console on stdout."""
+    """Return a console on stdout."""
     return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, markup=False)
 
 
 def print_jobs(jobs: Sequence[JobJson], out: Console) -> None:
-    """Print jobs as a table: fitted to a terminal, else plain and whole, as programs want it."""
+    """Print jobs as a table: fitted to a terminal, else plain and uncut for programs."""
     rows = [_row(job, datetime.now(UTC)) for job in jobs]
     if out.is_terminal and len(rows) <= _FITTED_ROWS:
         out.print(_fitted(rows, out.width))
@@ -58,13 +60,13 @@ def print_jobs(jobs: Sequence[JobJson], out: Console) -> None:
 
 def _row(job: JobJson, now: datetime) -> tuple[str, ...]:
     age = duration((now - _since(job)).total_seconds())
-    told = "; ".join(text for text in (progress_text(job), note_of(job)) if text)
-    cells = (job["id"], job["state"], str(job["priority"]), age, job["sink"], told)
+    notes = "; ".join(text for text in (progress_text(job), note_of(job)) if text)
+    cells = (job["id"], job["state"], str(job["priority"]), age, job["sink"], notes)
     return tuple(one_line(" ".join(str(cell).split())) for cell in cells)
 
 
 def _fitted(rows: Sequence[tuple[str, ...]], width: int) -> Table:
-    """Leave ids and states whole, and share what room is left among the others."""
+    """Show ids and states uncut, and share the rest of the width among the others."""
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     for header, *column in zip(_HEADERS, *rows, strict=True):
         stretched = _STRETCHED.get(header)
@@ -84,7 +86,7 @@ def _fitted(rows: Sequence[tuple[str, ...]], width: int) -> Table:
 
 
 def print_details(job: JobJson, out: Console) -> None:
-    """Print all that is known of a job, a line for each fact."""
+    """Print a job, a line for each fact."""
     facts = list(_facts(job))
     width = max(len(name) for name, _ in facts) + 2
     for name, text in facts:
@@ -95,13 +97,13 @@ def print_details(job: JobJson, out: Console) -> None:
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
-    """Say how many jobs are in which state."""
+    """Describe how many jobs are in each state."""
     parts = [f"{number:,} {state}" for state, number in counts.items() if number]
     return " · ".join(parts) or "no jobs"
 
 
 def progress_text(job: JobJson) -> str:
-    """Say how far a job is; nothing for one that has not begun."""
+    """Describe the progress of a job; empty for one that has not started."""
     progress = job["progress"]
     if job["state"] == "done" and progress["frames"]:
         return f"{progress['frames']:,} frames"
@@ -118,7 +120,7 @@ def progress_text(job: JobJson) -> str:
 
 
 def note_of(job: JobJson) -> str:
-    """Say what is worth knowing of a job's state, on one line."""
+    """Explain the state of a job in one line."""
     error = job["error"]
     reason = error["message"].splitlines()[0] if error and error["message"] else ""
     if job["state"] == "failed":
@@ -142,11 +144,11 @@ def duration(seconds: float) -> str:
 def _facts(job: JobJson) -> Iterator[tuple[str, str]]:
     for name in ("id", "state", "source", "sink"):
         yield name, str(job[name])
-    for name in ("filters", "encoder"):
+    for name in _SHOWN_WHOLE:
         options = {key: value for key, value in job[name].items() if value not in (None, {})}
         yield name, ", ".join(f"{key}={value}" for key, value in options.items()) or "(as usual)"
-    for name in ("container", "framerate", "overwrite", "strict_streams"):
-        if job[name]:
+    for name, field in ConversionOptions.model_fields.items():
+        if name not in _SHOWN_WHOLE and job.get(name, field.default) != field.default:
             yield name, str(job[name])
     for name in ("origin", "priority", "attempts"):
         yield name, str(job[name])
@@ -176,7 +178,7 @@ def _outcome(job: JobJson) -> Iterator[tuple[str, str]]:
 
 
 def _since(job: JobJson) -> datetime:
-    """When it came into the state that it is in."""
+    """When the job reached its state."""
     return datetime.fromisoformat(job["ended"] or job["started"] or job["created"])
 
 
@@ -184,11 +186,8 @@ def _clock(moment: str) -> str:
     return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-# Follows jobs on a terminal: a bar for each that runs, a line for each that ends.
-
-
 class Bars:
-    """Shows changes as they come; where there is no terminal, only lines."""
+    """Shows changes: a bar for each running job and lines; only lines without a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -199,7 +198,7 @@ class Bars:
         )
         self._progress = Progress(*columns)
         self._tasks: dict[str, TaskID] = {}
-        self._said: dict[str, str] = {}
+        self._printed: dict[str, str] = {}
         self._counts = ""
         self._live = Live(get_renderable=self._render, console=console)
 
@@ -212,10 +211,10 @@ class Bars:
         self._live.stop()
 
     def show(self, change: JobJson) -> None:
-        """Show one item of the daemon's answer."""
+        """Show one change."""
         job: JobJson = change["job"]
         if change["kind"] != "progress":
-            self._say(job)
+            self._print(job)
         if job["state"] == "running":
             self._move(job)
         elif job["id"] in self._tasks:
@@ -226,15 +225,15 @@ class Bars:
     def _render(self) -> Group:
         return Group(self._progress.get_renderable(), Text(self._counts, "dim"))
 
-    def _say(self, job: JobJson) -> None:
-        """Say a state that was not said yet."""
+    def _print(self, job: JobJson) -> None:
+        """Print a state that is new."""
         note = note_of(job)
         line = f"{job['id']}: {job['state']}{f', {note}' if note else ''}"
-        if self._said.get(job["id"]) != line:
+        if self._printed.get(job["id"]) != line:
             self._console.print(Text(one_line(line), STYLES[job["state"]]), soft_wrap=True)
-        self._said[job["id"]] = line
+        self._printed[job["id"]] = line
         if job["state"] in ("done", "cancelled"):
-            del self._said[job["id"]]
+            del self._printed[job["id"]]
 
     def _move(self, job: JobJson) -> None:
         progress = job["progress"]

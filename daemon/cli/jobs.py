@@ -1,4 +1,4 @@
-"""`upframe jobs`: give work to the daemon, see it, follow it, stop it."""
+"""`upframe jobs`: submit, list, follow and cancel jobs of the daemon."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ examples:
   upframe jobs show film-3f9a1c
   upframe jobs retry --failed
 
-The daemon is found by --config or --socket, else in /var/lib/upframe. Where none runs, list and
+The daemon is found by --config or --socket, else in /var/lib/upframe. If none is running, list and
 show read its store.
 
 exit codes: 0 done · 64 the state of the job does not allow it · 66 no such job · 69 no daemon
@@ -49,23 +49,28 @@ exit codes: 0 done · 64 the state of the job does not allow it · 66 no such jo
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command and its arguments."""
-    parser.description = "Speak with the daemon that `upframe serve` runs."
+    parser.description = "Submit, list, follow and cancel jobs of the daemon `upframe serve`."
     parser.epilog = _EPILOG
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     _add_submit(actions)
-    listing = _action(actions, "list", _list, "list jobs: running, queued, ended")
-    listing.add_argument("--state", action="append", choices=STATES, help="(all); may be repeated")
+    listing = _action(actions, "list", _list, "List jobs: running, queued, then ended.")
     listing.add_argument(
-        "--limit", type=int, metavar="N", help=f"rows, 0 for all ({_ROWS}; of JSON all)"
+        "--state", action="append", choices=STATES, help="List this state. May be repeated."
     )
-    _action(actions, "show", _show, "all that is known of a job").add_argument("id", metavar="ID")
-    _action(actions, "cancel", _cancel, "stop a job").add_argument("id", metavar="ID")
-    retry = _action(actions, "retry", _retry, "queue a job again that failed or was cancelled")
+    listing.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help=f"List N jobs, 0 for all. Default: {_ROWS}; all as JSON.",
+    )
+    _action(actions, "show", _show, "Show a job.").add_argument("id", metavar="ID")
+    _action(actions, "cancel", _cancel, "Cancel a job.").add_argument("id", metavar="ID")
+    retry = _action(actions, "retry", _retry, "Queue a failed or cancelled job again.")
     retry.add_argument("id", metavar="ID", nargs="?")
-    retry.add_argument("--failed", action="store_true", help="all that have failed")
-    watch = _action(actions, "watch", _watch, "follow jobs: all, or some until they have ended")
+    retry.add_argument("--failed", action="store_true", help="Queue all failed jobs again.")
+    watch = _action(actions, "watch", _watch, "Follow all jobs, or some until they have ended.")
     watch.add_argument("ids", metavar="ID", nargs="*")
-    _action(actions, "status", _status, "what the daemon says of itself")
+    _action(actions, "status", _status, "Show the status of the daemon as JSON.")
 
 
 def _action(actions: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:
@@ -107,7 +112,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         sink=_absolute(arguments.sink),
     )
     work = work.model_copy(update={"filters": with_absolute_weights(work.filters)})
-    id = arguments.id or _made_up_id(work.source)  # noqa: A001
+    id = arguments.id or _new_id(work.source)  # noqa: A001
     new = validated(NewJob, {"id": id, "work": work, "priority": arguments.priority})
     submitted = _client(arguments).submit(new)
     job = submitted["job"]
@@ -169,14 +174,14 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _cancel(arguments: argparse.Namespace) -> int:
-    _tell([_client(arguments).cancel(arguments.id)], arguments)
+    _print_states([_client(arguments).cancel(arguments.id)], arguments)
     return Exit.OK
 
 
 def _retry(arguments: argparse.Namespace) -> int:
     if (arguments.id is None) != arguments.failed:
         raise UsageError("give the ID of a job or --failed, one of them")
-    _tell(_client(arguments).retry(arguments.id)["jobs"], arguments)
+    _print_states(_client(arguments).retry(arguments.id)["jobs"], arguments)
     return Exit.OK
 
 
@@ -207,7 +212,7 @@ def _store_without_daemon(place: Place, absent: DaemonAbsent) -> JobStore:
     return store
 
 
-def _tell(jobs: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+def _print_states(jobs: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     if arguments.json:
         _print_json_list(jobs)
         return
@@ -237,14 +242,14 @@ def _client(arguments: argparse.Namespace) -> DaemonClient:
 
 
 def _absolute(text: str) -> str:
-    """The daemon has a working directory of its own."""
+    """Make a path absolute, since the daemon has another working directory."""
     if text == "-":
         raise UsageError("a job has no stdin and stdout: give a file or a URL, not '-'")
     return text if "://" in text else os.path.abspath(text)
 
 
-def _made_up_id(source: str) -> str:
-    """Make an id that people recognise, and that nobody else makes."""
+def _new_id(source: str) -> str:
+    """Make a unique id that users recognise."""
     stem = os.path.splitext(os.path.basename(redacted(source)))[0]
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:40]
     return f"{slug or 'job'}-{secrets.token_hex(4)}"

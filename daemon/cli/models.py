@@ -1,4 +1,4 @@
-"""`upframe models`: which weights are here, fetch more, and say what a file of weights is."""
+"""`upframe models`: list and fetch weights, and identify files of weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ...io.redaction import json_text, one_line
 from ..errors import UsageError
 
 _DEFAULTS = (RIFE, REAL_ESRGAN)
-# Where nobody says for which filter, a folder or repository may hold the weights of either.
+# Without a filter, a folder or repository may hold the weights of either.
 _EITHER = DefaultWeights(
     repo_id="",
     filename="",
@@ -37,7 +37,7 @@ _EITHER = DefaultWeights(
     sole_suffixes=REAL_ESRGAN.sole_suffixes,
 )
 _LISTED_BYTES = 2**28
-"""Larger files in the cache are nothing that a filter here could load."""
+"""No filter here can load larger files."""
 
 _EPILOG = """\
 examples:
@@ -47,28 +47,30 @@ examples:
   upframe models check file.pth folder builtin
 
 Names are those of the model path options: a file, a folder, owner/name, owner/name:file, builtin.
-HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are heeded.
+The environment variables HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE apply.
 
-exit codes: 0 done · 65 not weights of a filter here · 69 not to be had
+exit codes: 0 done · 65 not weights of a filter here · 69 unavailable
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command and its arguments."""
     parser.description = (
-        "Weights of the filters: list those on this machine, fetch others from the "
-        "hub, or say what a file is."
+        "Weights of the filters: list those on this machine, fetch others from the hub, or "
+        "identify a file."
     )
     parser.epilog = _EPILOG
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="built-in, default and cached weights")
-    listing.add_argument("--json", action="store_true", help="print the list as JSON")
+    listing = actions.add_parser("list", help="List built-in, default and cached weights.")
+    listing.add_argument("--json", action="store_true", help="Print JSON.")
     listing.set_defaults(command=_list)
-    pull = actions.add_parser("pull", help="fetch weights from the hub into its cache")
-    pull.add_argument("name", nargs="*", help="owner/name or owner/name:file (both defaults)")
+    pull = actions.add_parser("pull", help="Fetch weights from the hub into its cache.")
+    pull.add_argument(
+        "name", nargs="*", help="owner/name or owner/name:file. Default: those of both filters."
+    )
     pull.set_defaults(command=_pull)
-    check = actions.add_parser("check", help="load weights strictly and say what they are")
-    check.add_argument("name", nargs="+", help="a file, a folder, a hub name, or 'builtin'")
+    check = actions.add_parser("check", help="Load weights strictly and identify them.")
+    check.add_argument("name", nargs="+", help="A file, a folder, a hub name, or 'builtin'.")
     check.set_defaults(command=_check)
 
 
@@ -80,10 +82,10 @@ class Listed:
     """``builtin``, ``default`` or ``cached``."""
     name: str
     path: Path | None
-    """None where the hub was never asked for it."""
+    """None if it was never fetched."""
 
     def as_dict(self) -> dict[str, Any]:
-        """All there is to know of it, for machines."""
+        """Return the entry as JSON values."""
         entry: dict[str, Any] = {"kind": self.kind, "name": self.name, "path": None}
         if self.path is not None:
             entry |= {"path": str(self.path), "bytes": self.path.stat().st_size}
@@ -105,7 +107,7 @@ def list_models() -> list[Listed]:
 
 
 def describe(weights: Weights) -> str:
-    """Load weights strictly and say which network they are of.
+    """Load weights strictly and name their network.
 
     Raises:
         CheckpointRejected: if no filter here can use them.

@@ -1,4 +1,4 @@
-"""The `probe` command: what an input is, what would be done with it, and what that would cost."""
+"""`upframe probe`: what an input is, what would be done with it, and what that would cost."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice
-from typing import cast
 
-from ...filters.chain import Chain, build_filters
+from pydantic_core import to_jsonable_python
+
+from ...filters.chain import build_filters
 from ...filters.color.convert import output_size
 from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
@@ -25,7 +26,8 @@ from ...io.redaction import one_line
 from ...io.source import ContainerSource, open_source
 from ...io.streams.plan import plan_streams
 from ..convert.compute import Compute
-from ..specification import ConversionOptions, StreamSpec
+from ..convert.conversion import compute_of
+from ..specification import ConversionOptions, MediaOptions, StreamSpec
 from .arguments import (
     add_filter_arguments,
     add_options,
@@ -38,11 +40,11 @@ from .arguments import (
 
 SCHEMA = "upframe.probe/1"
 ESTIMATE_PICTURES = 5
-"""Taken through the real filters for the estimate."""
+"""Filtered for the estimate."""
 WARM_UP_PICTURES = 2
-"""Of them, not counted: the first closes no gap, the second is each network's first run."""
+"""Of these, not measured: the first closes no gap, the second is each network's first run."""
 ESTIMATE_SECONDS = 30.0
-"""After this no further picture is begun: a slow machine has shown enough by then."""
+"""After this time no further picture is started: enough for a slow machine."""
 
 _EPILOG = """\
 examples:
@@ -53,7 +55,7 @@ examples:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class FilteredVideo:
     """What the filters would make of an input."""
 
     num_frames: int | None
@@ -65,29 +67,42 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What was measured, and what follows from it. Encoding is not in it."""
+    """What was measured, and what follows from it. Encoding is not included."""
 
     num_pictures: int
     seconds_per_input_frame: float
     total_seconds: float | None
-    """None where the number of frames is not known."""
+    """None if the number of frames is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswer:
+    """All that the command prints."""
+
+    input: str
+    probe: Probe
+    streams_plan: list[str] | None
+    result: FilteredVideo | None
+    estimate: Estimate | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command and its arguments."""
     parser.description = (
-        "Look at an input: its streams, whether its rate is constant, whether it is "
-        "interlaced, turned or HDR. With an output, say what becomes of every stream; with "
-        "filters, what comes out and how long it takes, from a few real frames."
+        "Describe an input: its streams, whether its rate is constant, whether it is interlaced, "
+        "rotated or HDR. With an output, describe what becomes of every stream. With filters, "
+        "describe the result, and estimate the time from a few real frames."
     )
     parser.epilog = _EPILOG
     parser.add_argument(
-        "input", type=location, help="a file, URL, or a sequence such as 'in_%%05d.png'"
+        "input",
+        type=location,
+        help="The input: a file, a URL, or a sequence such as 'in_%%05d.png'.",
     )
-    parser.add_argument("output", type=location, nargs="?", help="the file that would be written")
-    parser.add_argument("--json", action="store_true", help="for machines, on stdout")
+    parser.add_argument("output", type=location, nargs="?", help="The file that would be written.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
     parser.add_argument(
-        "--no-estimate", action="store_true", help="load no weights and run no filter"
+        "--no-estimate", action="store_true", help="Load no weights and run no filter."
     )
     add_options(parser, ConversionOptions, "container", "framerate")
     add_options(parser, StreamSpec, "tls_insecure")
@@ -105,25 +120,20 @@ def _command(arguments: argparse.Namespace) -> int:
         if arguments.output is not None:
             plan = plan_streams(arguments.input, arguments.output, arguments.container)
         pix_fmt = _pix_fmt(source.info, arguments)
-        outcome = None if options is None else expect(source.info, options, pix_fmt)
+        result = None if options is None else expect(source.info, options, pix_fmt)
         estimate = None
         if options is not None and not arguments.no_estimate:
             estimate = measure(source, options, runtime_of(arguments), pix_fmt)
     lines = None if plan is None else plan.lines()
-    if arguments.json:
-        sys.stdout.write(as_json(arguments.input, found, lines, outcome, estimate) + "\n")
-    else:
-        told = describe(arguments.input, found, lines, outcome, estimate)
-        text = "\n".join(map(one_line, told))
-        sys.stdout.write(text + "\n")
+    answer = ProbeAnswer(arguments.input, found, lines, result, estimate)
+    text = as_json(answer) if arguments.json else "\n".join(map(one_line, describe(answer)))
+    sys.stdout.write(text + "\n")
     return 0
 
 
 def _asks_for_filters(arguments: argparse.Namespace) -> bool:
-    short = (arguments.interpolate, arguments.upscale)
-    return any(value is not None for value in short) or bool(
-        given_options(arguments, FilterOptions)
-    )
+    short = arguments.interpolate is not None or arguments.upscale is not None
+    return short or bool(given_options(arguments, FilterOptions))
 
 
 def _pix_fmt(info: StreamInfo, arguments: argparse.Namespace) -> str:
@@ -134,8 +144,8 @@ def _pix_fmt(info: StreamInfo, arguments: argparse.Namespace) -> str:
     )
 
 
-def expect(info: StreamInfo, options: FilterOptions, pix_fmt: str) -> Outcome:
-    """Tell number, size and rate of the frames that come out, without loading anything."""
+def expect(info: StreamInfo, options: FilterOptions, pix_fmt: str) -> FilteredVideo:
+    """Compute number, size and rate of the output frames, without loading anything."""
     width, height, frames, rate = info.width, info.height, info.num_frames, info.rate
     if options.enable_frame_interpolation:
         factor = 2**options.frame_interpolation_exp
@@ -143,29 +153,23 @@ def expect(info: StreamInfo, options: FilterOptions, pix_fmt: str) -> Outcome:
         rate = rate and rate * factor
     if options.enable_upscaling:
         width, height = scaled_size(width, height, options.upscaling_scale)
-    return Outcome(frames, *output_size(width, height, pix_fmt), pix_fmt, rate)
+    return FilteredVideo(frames, *output_size(width, height, pix_fmt), pix_fmt, rate)
 
 
 def measure(
     source: ContainerSource, options: FilterOptions, runtime: Runtime, pix_fmt: str
 ) -> Estimate | None:
-    """Take the first few pictures through the real filters.
+    """Filter the first few pictures and measure the time.
 
     Returns:
-        None where there is only one picture: it warms up the filters and tells nothing more.
+        None if there is only one picture, which warms up the filters.
 
     Raises:
         CheckpointRejected, WeightsUnavailable: if there are no weights to estimate with.
         TooLarge: if a frame does not fit in memory.
     """
     filters = build_filters(options, runtime)
-    compute = Compute(
-        source.info,
-        {"full": Chain(built.filter for built in filters)},
-        pix_fmt=pix_fmt,
-        device=runtime.device,
-        detect_cuts=options.scene_detection,
-    )
+    compute = compute_of(source.info, filters, MediaOptions(filters=options), runtime, pix_fmt)
     with closing(compute):
         taken = list(_timed(compute, islice(source, ESTIMATE_PICTURES)))
     seconds = taken[WARM_UP_PICTURES:] or taken[1:]
@@ -177,7 +181,7 @@ def measure(
 
 
 def _timed(compute: Compute, pictures: Iterator[Picture]) -> Iterator[float]:
-    """Give the seconds each picture took; planes on the CPU mean that the device is done."""
+    """Yield the seconds for each picture; planes on the CPU mean that the device is done."""
     begun = time.monotonic()
     for picture in pictures:
         start = time.monotonic()
@@ -188,15 +192,10 @@ def _timed(compute: Compute, pictures: Iterator[Picture]) -> Iterator[float]:
             return
 
 
-def describe(
-    name: str,
-    found: Probe,
-    plan: list[str] | None,
-    outcome: Outcome | None,
-    estimate: Estimate | None,
-) -> Iterator[str]:
-    """Say it for people, line by line."""
-    yield f"{name}: {found.container}{_size(found)}"
+def describe(answer: ProbeAnswer) -> Iterator[str]:
+    """Yield the lines of text for users."""
+    found, plan = answer.probe, answer.streams_plan
+    yield f"{answer.input}: {found.container}{_size(found)}"
     for stream in found.streams:
         words = [stream.type, stream.codec or "", stream.details]
         words += [stream.language or "", "(default)" if stream.is_default else ""]
@@ -211,10 +210,10 @@ def describe(
     if plan is not None:
         yield "streams:"
         yield from (f"  {line}" for line in plan or ["only the video"])
-    if outcome is not None:
-        yield f"result: {_result(outcome)}"
-    if estimate is not None:
-        yield f"time: {_cost(estimate)}"
+    if answer.result is not None:
+        yield f"result: {_result(answer.result)}"
+    if answer.estimate is not None:
+        yield f"time: {_cost(answer.estimate)}"
 
 
 def _size(found: Probe) -> str:
@@ -235,10 +234,10 @@ def _rate_text(rate: Fraction | None, average: Fraction | None) -> str:
     return "variable rate" if average is None else f"variable, {float(average):.3f} fps on average"
 
 
-def _result(outcome: Outcome) -> str:
-    frames = "frames" if outcome.num_frames is None else f"{outcome.num_frames} frames"
-    size = f"{outcome.width}x{outcome.height} {outcome.pix_fmt}"
-    return f"{frames} of {size}, {_rate_text(outcome.rate, None)}"
+def _result(result: FilteredVideo) -> str:
+    frames = "frames" if result.num_frames is None else f"{result.num_frames} frames"
+    size = f"{result.width}x{result.height} {result.pix_fmt}"
+    return f"{frames} of {size}, {_rate_text(result.rate, None)}"
 
 
 def _cost(estimate: Estimate) -> str:
@@ -250,26 +249,7 @@ def _cost(estimate: Estimate) -> str:
     return f"about {minutes // 60}:{minutes % 60:02}:{seconds:02} in all, {each} ({measured})"
 
 
-def as_json(
-    name: str,
-    found: Probe,
-    plan: list[str] | None,
-    outcome: Outcome | None,
-    estimate: Estimate | None,
-) -> str:
-    """Say it for machines: one object, fractions as text such as ``24000/1001``."""
-    parts = {"input": name, "probe": found, "streams_plan": plan, "result": outcome}
-    plain = {key: _plain(value) for key, value in {**parts, "estimate": estimate}.items()}
-    return json.dumps({"schema": SCHEMA, **plain}, indent=2)
-
-
-def _plain(value: object) -> object:
-    """Turn dataclasses, tuples and fractions into what JSON has."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, dict):
-        entries = cast("dict[str, object]", value)
-        return {key: _plain(entry) for key, entry in entries.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in cast("Sequence[object]", value)]
-    return str(value) if isinstance(value, Fraction) else value
+def as_json(answer: ProbeAnswer) -> str:
+    """Write one JSON object; fractions are texts such as ``24000/1001``."""
+    values = to_jsonable_python(answer, fallback=str)
+    return json.dumps({"schema": SCHEMA, **values}, indent=2)

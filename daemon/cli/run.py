@@ -1,4 +1,4 @@
-"""`upframe run`: a file, a sequence or a live stream in, the same but smoother and larger out."""
+"""`upframe run`: convert a file, an image sequence or a live stream."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def run_live(arguments: argparse.Namespace) -> int:
 
 
 def request_of_arguments(arguments: argparse.Namespace) -> LiveRequest:
-    """Read what is to be done.
+    """Make the request of a live stream.
 
     Raises:
         UsageError: for a wrong option.
@@ -148,11 +148,11 @@ def name_of(text: str) -> str:
 
 @contextmanager
 def _signals(session: LiveSession) -> Generator[None]:
-    """Let the first SIGINT or SIGTERM end the stream well, and a second one at once."""
+    """Stop the stream by a first SIGINT or SIGTERM, and kill it by a second."""
     seen: Iterator[bool] = iter((True,))
 
     def on_signal(number: int, _: object) -> None:
-        """End well, or at once with all children."""
+        """Stop, or exit with all children."""
         if next(seen, False):
             session.stop(number)
             return

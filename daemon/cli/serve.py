@@ -1,4 +1,4 @@
-"""`upframe serve`: the daemon, which takes jobs from folders, MQTT and the command line."""
+"""`upframe serve`: the daemon, with jobs from folders, MQTT and the command line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..service.systemd import Notifier
 log = logging.getLogger("upframe.serve")
 
 _LEAVE_SECONDS = 2.0
-"""From the end of all work to the end of the process."""
+"""Longest time from the end of all work to the end of the process."""
 
 _EPILOG = """\
 examples:
@@ -37,7 +37,7 @@ signals: SIGTERM and SIGINT drain: what runs gets [jobs] drain_seconds to end, t
 queued, and live streams complete their files; a second one stops at once, and no job is lost
 either way. SIGHUP reads the file again.
 
-exit codes: 0 drained · 69 weights or device not to be had · 73 the state directory cannot be made
+exit codes: 0 drained · 69 weights or device unavailable · 73 the state directory cannot be created
 75 another daemon has the state directory · 78 configuration · 130/143 stopped at once
 """
 
@@ -45,16 +45,21 @@ exit codes: 0 drained · 69 weights or device not to be had · 73 the state dire
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command and its arguments."""
     parser.description = (
-        "Run jobs from watched folders, from MQTT and from `upframe jobs submit`, and "
-        "keep live streams up, until told to stop. systemd/INSTALL.md tells how to run it as a "
-        "service."
+        "Run jobs from watched folders, from MQTT and from `upframe jobs submit`, and keep live "
+        "streams running, until a signal. systemd/INSTALL.md describes how to run it as a service."
     )
     parser.epilog = _EPILOG
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", required=True, help="TOML; see systemd/upframe.toml"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        required=True,
+        help="Configuration, as in systemd/upframe.toml.",
     )
     parser.add_argument(
-        "--check", action="store_true", help="only check file, folders, streams, devices, weights"
+        "--check",
+        action="store_true",
+        help="Only check file, folders, streams, devices and weights.",
     )
     parser.set_defaults(command=_command)
 
@@ -68,7 +73,7 @@ def _command(arguments: argparse.Namespace) -> int:
 
 
 def check(config: Config, path: Path) -> int:
-    """Hold a configuration against this machine.
+    """Check a configuration against this machine.
 
     Raises:
         ConfigError: names every key that would not work.
@@ -83,7 +88,7 @@ def check(config: Config, path: Path) -> int:
 
 
 def serve(config: Config, path: Path) -> int:
-    """Run the daemon until it is told to stop.
+    """Run the daemon until it is stopped.
 
     Raises:
         ConfigError: if it cannot work as configured.
@@ -120,7 +125,7 @@ def _run(daemon: Daemon) -> int:
 
 
 def _extent(config: Config) -> str:
-    """In a few words, what a configuration asks for."""
+    """Summarise a configuration in a few words."""
     parts = [f"{len(config.watch)} watched folder{'' if len(config.watch) == 1 else 's'}"]
     if config.live:
         parts.append(f"{len(config.live)} live stream{'' if len(config.live) == 1 else 's'}")

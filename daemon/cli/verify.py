@@ -1,4 +1,4 @@
-"""The `verify` command: prove a result, by itself or against the input it was made from."""
+"""`upframe verify`: check a result, alone or against the input that it was made from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .arguments import location
 
 SCHEMA = "upframe.verify/1"
 MAX_EXP = 6
-"""Frames per gap are doubled at most this often."""
+"""Largest exponent of frame interpolation."""
 
 _EPILOG = """\
 examples:
@@ -45,15 +45,15 @@ Ends with 0 if all is well, 70 if something is not, 65 or 66 if the file cannot 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command and its arguments."""
-    parser.description = "Read a finished file back and say what it is, and whether that is right."
+    parser.description = "Read a finished file, and check that it is complete and correct."
     parser.epilog = _EPILOG
-    parser.add_argument("output", type=location, help="the file to prove")
+    parser.add_argument("output", type=location, help="The file to check.")
     parser.add_argument(
-        "--against", type=location, metavar="INPUT", help="the file that it was made from"
+        "--against", type=location, metavar="INPUT", help="The file that it was made from."
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="the report of the run")
-    parser.add_argument("--decode", action="store_true", help="decode every frame")
-    parser.add_argument("--json", action="store_true", help="answer in JSON")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="The report of the run.")
+    parser.add_argument("--decode", action="store_true", help="Decode every frame.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
     parser.set_defaults(command=_command)
 
 
@@ -121,7 +121,7 @@ def verify(
 
 
 def expected_of(source: Inspection) -> ExpectedOutput:
-    """Say what must be the same in an output as in its input."""
+    """Collect what must be the same in an output as in its input."""
     tags, times = source.tags, source.times
     return ExpectedOutput(
         duration_seconds=times.duration_seconds if times.last_duration else None,
@@ -146,7 +146,7 @@ def _frames(got: Inspection, source: Inspection | None) -> Comparison:
 
 
 def _described(got: Inspection) -> list[Comparison]:
-    """Say what a file is where nothing tells what it should be."""
+    """Describe a file for which no expectation is known."""
     lasts = got.times.duration_seconds if got.times.pts else Fraction(0)
     facts = {
         "duration": f"{float(lasts):.6f} s",
@@ -157,7 +157,7 @@ def _described(got: Inspection) -> list[Comparison]:
 
 
 def _check_report(got: Inspection, report: Mapping[str, Any]) -> list[Comparison]:
-    """Compare with what a run said it wrote."""
+    """Compare a file with the report of its run."""
     output = cast("Mapping[str, Any]", report["output"])
     findings = [equal("frames of the report", report["frames_out"], got.times.num_frames)]
     size = f"{output['width']}x{output['height']}"

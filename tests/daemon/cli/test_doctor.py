@@ -147,7 +147,7 @@ def test_says_what_srt_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("PATH", str(tmp_path))
     without = named(describe_live(), "live inputs")
     assert (without.verdict, without.facts["srt"]) == ("warn", None)
-    assert without.text.endswith("not to be had: srt (srt needs an ffmpeg program that has it)")
+    assert without.text.endswith("not available: srt (srt needs an ffmpeg program that has it)")
     program = tmp_path / "ffmpeg"
     program.write_text("#!/bin/sh\necho 'Input:'\necho '  srt'\n")
     program.chmod(0o755)
@@ -173,7 +173,7 @@ def test_the_hub_answers_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot be reached: [Errno 111] Connection refused" in found.text
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (found,) = describe_hub()
-    assert "never asked" in found.text
+    assert "it is not used" in found.text
 
 
 def test_any_answer_of_the_hub_will_do(monkeypatch: pytest.MonkeyPatch) -> None:

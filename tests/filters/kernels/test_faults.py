@@ -139,7 +139,7 @@ def test_the_doctor_says_what_is_left_alone_and_how_it_is_tried_again(
         (found,) = (one for one in describe_machine() if one.name == "cuda kernels")
         return f"{found.verdict}: {found.text}"
 
-    assert said() == "ok: taken where they prove themselves"
+    assert said() == "ok: used where their self-test passes"
     with pytest.raises(RuntimeError, match="illegal memory"):
         Transfer((), Breaking()).wait()  # type: ignore[arg-type]
     assert said() == (
