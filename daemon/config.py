@@ -1,6 +1,7 @@
-"""The configuration of `upframe serve`: one TOML file, strict, every key described here.
+"""The configuration of `upframe serve`: one TOML file, read strictly.
 
-The sample file `systemd/upframe.toml` names every key with its default; a test holds them equal.
+The sample file `systemd/upframe.toml` is the manual: it explains every key, with its default, and
+a test compares the two.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ..io.limits import InputLimits
 from ..io.redaction import excerpt
 from ..io.root import Root
 from .errors import ConfigError
-from .specification import REFUSED, MediaOptions, Origin, Precision, Stage, StreamSpec
+from .specification import REFUSED, MediaOptions, Origin, Precision, Priority, Stage, StreamSpec
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 TopicLevel = Annotated[str, StringConstraints(pattern=r"^[^/+#$\x00][^/+#\x00]*$", max_length=64)]
@@ -40,7 +41,7 @@ TopicPrefix = Annotated[str, StringConstraints(pattern=r"^[^+#$\x00][^+#\x00]*$"
 
 
 def with_absolute_weights(filters: FilterOptions) -> FilterOptions:
-    """Name local files of weights by absolute paths: workers have a working folder of their own."""
+    """Make the paths of local weights absolute, since workers have another working folder."""
 
     def absolute(path: str) -> str:
         return os.path.abspath(path) if path != "builtin" and os.path.exists(path) else path
@@ -72,7 +73,7 @@ def _scheme(text: str) -> str:
 _AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 _Host = Annotated[str, AfterValidator(_host)]
 _EXTENSIONS = {"matroska": "mkv", "mpegts": "ts"}
-"""Of the containers that FFmpeg does not name by their extension."""
+"""Of the containers whose names in FFmpeg are no extensions."""
 _STAGE_SECONDS: dict[Stage, float] = {"loading": 600.0, "streaming": 300.0, "publishing": 600.0}
 
 
@@ -83,47 +84,23 @@ class Section(BaseModel):
 
 
 class JobsConfig(Section):
-    """How jobs are run, and what a request may touch."""
+    """How jobs are run, and what a request may access."""
 
-    slots: int | None = Field(
-        default=None, ge=1, le=64, description="jobs at once; without it one for each device"
-    )
-    devices: tuple[str, ...] = Field(
-        default=("auto",), min_length=1, description="auto, cpu, cuda:N; slots take them in turn"
-    )
+    slots: int | None = Field(default=None, ge=1, le=64)
+    devices: tuple[str, ...] = Field(default=("auto",), min_length=1)
     precision: Precision = "auto"
-    roots: tuple[_AbsolutePath, ...] = Field(
-        default=(), description="folders that requests may name; none: no file by MQTT"
-    )
-    allowed_schemes: tuple[Annotated[str, AfterValidator(_scheme)], ...] = Field(
-        default=("file",), description="of the sources of requests"
-    )
-    allowed_hosts: tuple[_Host, ...] = Field(
-        default=(),
-        description="names, addresses and networks that are no public addresses, or no http",
-    )
-    models: tuple[str, ...] = Field(
-        default=(), description="files, folders and hub ids that requests may name"
-    )
-    model_mebibytes: int = Field(
-        default=512, ge=1, description="largest model file that a request may load"
-    )
-    attempts: int = Field(default=3, ge=1, le=1000, description="before a job counts as failed")
-    retry_delays: tuple[Seconds, ...] = Field(
-        default=(5.0, 30.0), min_length=1, description="before attempt 2, 3, …; the last repeats"
-    )
-    drain_seconds: Seconds = Field(
-        default=60.0, description="that running jobs get to end after SIGTERM"
-    )
-    stage_seconds: dict[Stage, Seconds] = Field(
-        default=_STAGE_SECONDS,
-        description="without any progress, after which a worker counts as hung",
-    )
-    recycle_jobs: int = Field(default=200, ge=1, description="after which a worker is replaced")
-    recycle_mebibytes: int = Field(
-        default=8192, ge=64, description="of resident memory, from which a worker is replaced"
-    )
-    keep_days: float = Field(default=30.0, gt=0, description="that ended jobs are remembered")
+    roots: tuple[_AbsolutePath, ...] = ()
+    allowed_schemes: tuple[Annotated[str, AfterValidator(_scheme)], ...] = ("file",)
+    allowed_hosts: tuple[_Host, ...] = ()
+    models: tuple[str, ...] = ()
+    model_mebibytes: int = Field(default=512, ge=1)
+    attempts: int = Field(default=3, ge=1, le=1000)
+    retry_delays: tuple[Seconds, ...] = Field(default=(5.0, 30.0), min_length=1)
+    drain_seconds: Seconds = 60.0
+    stage_seconds: dict[Stage, Seconds] = _STAGE_SECONDS
+    recycle_jobs: int = Field(default=200, ge=1)
+    recycle_mebibytes: int = Field(default=8192, ge=64)
+    keep_days: float = Field(default=30.0, gt=0)
 
     @field_validator("stage_seconds")
     @classmethod
@@ -139,24 +116,17 @@ class WatchConfig(MediaOptions, frozen=True, extra="forbid"):
     input: _AbsolutePath
     output: _AbsolutePath
     recursive: bool = True
-    follow_links: bool = Field(
-        default=False,
-        description="take links to files below input or one of jobs.roots; they are never moved",
-    )
-    include: tuple[str, ...] = Field(
-        default=(), description="globs of names; none: every name of a media file"
-    )
-    exclude: tuple[str, ...] = Field(default=(), description="globs, beside the built-in ones")
-    stable_seconds: Annotated[float, Field(gt=0)] = 10.0
-    scan_seconds: Annotated[float, Field(gt=0)] = Field(
-        default=60.0, description="from one full scan to the next, give or take a quarter"
-    )
+    follow_links: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    stable_seconds: float = Field(default=10.0, gt=0)
+    scan_seconds: float = Field(default=60.0, gt=0)
     on_existing: Literal["skip", "overwrite", "suffix", "if-newer"] = "skip"
     on_done: Literal["keep", "move", "delete"] = "keep"
     done_dir: _AbsolutePath | None = None
     on_failed: Literal["leave", "move"] = "leave"
     failed_dir: _AbsolutePath | None = None
-    priority: int = Field(default=0, ge=-1000, le=1000)
+    priority: Priority = 0
     mode: Literal["auto", "events", "poll"] = "auto"
 
     _absolute_weights = field_validator("filters")(with_absolute_weights)
@@ -171,22 +141,22 @@ class WatchConfig(MediaOptions, frozen=True, extra="forbid"):
 
     @property
     def extension(self) -> str | None:
-        """Of the results, with its dot; None: that of the input."""
+        """The extension of the results, with its dot; None: that of the input."""
         if self.container is None:
             return None
         return "." + _EXTENSIONS.get(self.container, self.container.lstrip("."))
 
     def root(self, folder: Path, closed: Path | None) -> Root:
-        """Tell beneath what to open one of its folders: in the input, who writes may bend it."""
+        """Return the root of a folder: the input for those inside, whose writers may bend links."""
         return Root(self.input if folder.is_relative_to(self.input) else folder, closed)
 
 
 class LiveConfig(StreamSpec, frozen=True, extra="forbid"):
-    """One live stream, kept up for as long as the daemon runs."""
+    """One live stream, which runs as long as the daemon."""
 
     refused: ClassVar = {**REFUSED["live"], **REFUSED["stream"]}
 
-    enabled: bool = Field(default=True, description="False: the stream is known and not tried.")
+    enabled: bool = True
 
     _absolute_weights = field_validator("filters")(with_absolute_weights)
 
@@ -204,62 +174,47 @@ class LiveConfig(StreamSpec, frozen=True, extra="forbid"):
 
 
 class MqttConfig(Section):
-    """The broker, and who we are there."""
+    """The broker, and the identity of this node there."""
 
     host: str = Field(min_length=1)
-    port: int | None = Field(default=None, ge=1, le=65535, description="(1883, with TLS 8883)")
+    port: int | None = Field(default=None, ge=1, le=65535)
     tls: bool = False
-    tls_ca: Path | None = Field(default=None, description="(the system's authorities)")
+    tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    tls_insecure: bool = Field(default=False, description="trust any certificate: for trials only")
+    tls_insecure: bool = False
     username: str | None = None
-    password_file: Path | None = Field(
-        default=None,
-        description="readable by nobody else; else the systemd credential mqtt-password",
-    )
+    password_file: Path | None = None
     prefix: TopicLevel = "upframe"
-    node_id: TopicLevel | None = Field(default=None, description="(the host's name)")
-    session_expiry: int = Field(
-        default=86400, ge=0, le=0xFFFFFFFF, description="seconds that the broker keeps messages"
-    )
-    state_keep_seconds: Seconds = Field(
-        default=86400.0, description="after a job's end, when its retained state is cleared"
-    )
-    response_prefixes: tuple[TopicPrefix, ...] = Field(
-        default=(), description="below which answers may be sent; none: all but our own and $"
-    )
-    discovery: bool = Field(default=False, description="announce a device to Home Assistant")
+    node_id: TopicLevel | None = None
+    session_expiry: int = Field(default=86400, ge=0, le=0xFFFFFFFF)
+    state_keep_seconds: Seconds = 86400.0
+    response_prefixes: tuple[TopicPrefix, ...] = ()
+    discovery: bool = False
     discovery_prefix: TopicLevel = "homeassistant"
 
 
 class HttpConfig(Section):
     """Health and metrics over HTTP."""
 
-    listen: str = Field(description="ADDRESS:PORT; loopback unless allow_remote says otherwise")
+    listen: str
     allow_remote: bool = False
-    hosts: tuple[_Host, ...] = Field(
-        default=(), description="names by which it may be asked, beside localhost and addresses"
-    )
+    hosts: tuple[_Host, ...] = ()
 
 
 class LogConfig(Section):
     """How to log."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "plain", "journal", "json"] = Field(
-        default="auto", description="auto: the journal where stderr goes there, else plain"
-    )
-    repeat_seconds: Seconds = Field(
-        default=60.0, description="in which a repeated warning is said once, with its count after"
-    )
+    format: Literal["auto", "plain", "journal", "json"] = "auto"
+    repeat_seconds: Seconds = 60.0
 
 
 class Config(Section):
     """The whole file."""
 
     state_dir: _AbsolutePath = Path("/var/lib/upframe")
-    weights: Policy = Field(default="hub", description="auto | hub | builtin")
+    weights: Policy = "hub"
     jobs: JobsConfig = JobsConfig()
     limits: InputLimits = InputLimits()
     watch: tuple[WatchConfig, ...] = ()
@@ -269,10 +224,10 @@ class Config(Section):
     log: LogConfig = LogConfig()
 
 
-# Read a configuration file, strictly; what is wrong is said with file, key, got and wanted.
+# Reading: an error names the file, the key, what it got and what it wanted.
 
 _MOST_CHARACTERS = 80
-"""Of a value that is shown."""
+"""Of a value in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +235,7 @@ class Fault:
     """One wrong key."""
 
     key: str
-    """As a TOML path: `jobs.slots`, `watch[0].input`."""
+    """A TOML path: `jobs.slots`, `watch[0].input`."""
     got: str
     wanted: str
 
@@ -292,7 +247,7 @@ def load_config(path: Path) -> Config:
     """Read a file.
 
     Raises:
-        ConfigError: names file, key, got and wanted of everything that is wrong.
+        ConfigError: names file, key, got and wanted of every fault.
     """
     config = parse_config(_read(path), path)
     faults = list(contradictions(config))
@@ -302,25 +257,25 @@ def load_config(path: Path) -> Config:
 
 
 def refusal(path: Path, faults: list[Fault]) -> ConfigError:
-    """Make one error of all faults in a file, a line each."""
+    """Make one error of all faults in a file, one line each."""
     return ConfigError(*(f"{path}: {fault}" for fault in faults))
 
 
 def parse_config(text: str, path: Path) -> Config:
-    """Read the text of a file: its keys and values, one by one."""
+    """Read the text of a file, and check each key and value by itself."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: got a file that is not TOML, wanted TOML: {error}") from error
     try:
-        # by way of JSON, "strict" still lets a string name a path and a list be a tuple
+        # in JSON, "strict" still accepts a string for a path and a list for a tuple
         return Config.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
         raise refusal(path, [_fault(dict(fault)) for fault in error.errors()]) from error
 
 
 def contradictions(config: Config) -> Iterator[Fault]:
-    """Find values that do not fit together."""
+    """Find values that contradict each other."""
     if config.http is not None:
         try:
             parse_listen(config.http)
@@ -329,9 +284,8 @@ def contradictions(config: Config) -> Iterator[Fault]:
     yield from _contradicting_folders(config)
     yield from _contradicting_streams(config)
     if config.mqtt is not None and (config.mqtt.tls_cert is None) != (config.mqtt.tls_key is None):
-        there, missing = ("tls_cert", "tls_key")
-        if config.mqtt.tls_cert is None:
-            there, missing = missing, there
+        given = config.mqtt.tls_cert is not None
+        there, missing = ("tls_cert", "tls_key") if given else ("tls_key", "tls_cert")
         yield Fault(f"mqtt.{missing}", "nothing", f"a file, since {there} is given")
 
 
@@ -392,7 +346,7 @@ def _fault(fault: Mapping[str, Any]) -> Fault:
 
 
 def _wanted(message: str) -> str:
-    """Turn pydantic's sentence, or a validator's, into what is wanted."""
+    """Turn the message of pydantic or a validator into what is wanted."""
     message = message.removeprefix("Value error, ").partition(", got ")[0]
     for start in ("Input should be ", "must be "):
         message = message.removeprefix(start)
@@ -438,7 +392,7 @@ def parse_listen(config: HttpConfig) -> tuple[str, int]:
     """Read ADDRESS:PORT; an IPv6 address stands in brackets.
 
     Raises:
-        ValueError: if it is none, or not loopback without `allow_remote`; says what is wanted.
+        ValueError: if it is neither, or not loopback without `allow_remote`; names what is wanted.
     """
     host, colon, port = config.listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")

@@ -70,6 +70,10 @@ def _check_level(name: str) -> str:
     return name
 
 
+Priority = Annotated[
+    int,
+    Field(ge=-1000, le=1000, description="Priority, -1000 to 1000. The highest runs first."),
+]
 Location = Annotated[str, AfterValidator(check_length)]
 StreamName = Annotated[str, AfterValidator(_check_name)]
 LevelName = Annotated[str, AfterValidator(_check_level)]

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, PlainSerializer, ValidationError
 
 from ...io.redaction import excerpt, redacted_values
 from ..errors import Conflict, DaemonAbsent, IllegalChange, StoreBroken, UnknownJob, UsageError
-from ..specification import ConversionSpec, Origin
+from ..specification import ConversionSpec, Origin, Priority
 from .model import Confinement, Job, JobId, State, job_of
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class NewJob(BaseModel, frozen=True, extra="forbid"):
 
     id: JobId
     work: ConversionSpec
-    priority: int = Field(default=0, ge=-1000, le=1000)
+    priority: Priority = 0
 
 
 class JobQuery(BaseModel, frozen=True, extra="forbid"):

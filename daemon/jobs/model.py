@@ -1,4 +1,4 @@
-"""The values of a job, and the one table of the changes that its state may make."""
+"""The values of a job, and the table of the changes that its state may make."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from ...io.root import Identity, Root
-from ..specification import ConversionSpec, Origin, part_of
+from ..specification import ConversionSpec, Origin, Priority, part_of
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -27,27 +27,28 @@ LEGAL_CHANGES: Mapping[State, frozenset[State]] = {
     "failed": frozenset({"queued"}),
     "cancelled": frozenset({"queued"}),
 }
-"""To `queued` from `running`: given back or tried again; from an end: the user's retry."""
+"""From `running` to `queued`: returned or retried; from an end state: retried by the user."""
 
 JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """Safe in a topic, in a file name and in a shell."""
 
 
 class Confinement(BaseModel, frozen=True, extra="forbid"):
-    """Where a job that others asked for may read and write; the user's own jobs have none."""
+    """Where a requested job may read and write; the user's own jobs have no confinement."""
 
-    source: Root | None = Field(default=None, description="beneath which it lies; null: a URL")
+    source: Root | None = Field(default=None, description="The root above it; null for a URL.")
     path: Path | None = Field(
-        default=None, description="the file beneath it, where the source is a link to one"
+        default=None, description="The file below it, if the source is a link to one."
     )
     accepted: Identity | None = Field(
-        default=None, description="the source as it was then; null: not there yet"
+        default=None,
+        description="The identity of the source when accepted; null if it did not exist.",
     )
-    sink: Root | None = Field(default=None, description="beneath which the result is written")
+    sink: Root | None = Field(default=None, description="The root above the result.")
 
 
 class JobProgress(BaseModel, frozen=True):
-    """Where a running job stands. Kept in memory while it runs, stored when its state changes."""
+    """The progress of a job: kept in memory while it runs, stored when its state changes."""
 
     stage: Literal["waiting", "loading", "streaming", "publishing"] = "waiting"
     frames: int = 0
@@ -59,24 +60,28 @@ class JobProgress(BaseModel, frozen=True):
 class JobError(BaseModel, frozen=True):
     """Why an attempt failed."""
 
-    code: int = Field(description="the exit code that `upframe run` would have given")
+    code: int = Field(description="The exit code of `upframe run` for this error.")
     message: str
     retryable: bool
-    detail: str | None = Field(default=None, description="the last lines of the worker's stderr")
+    detail: str | None = Field(default=None, description="The last lines of the worker's stderr.")
 
 
 class Job(ConversionSpec, frozen=True, extra="forbid"):
-    """One piece of work and all that is known of it."""
+    """A conversion to do, and its history."""
 
     id: JobId
     origin: Origin
-    idempotency_key: str = Field(description="two jobs with the same key are one")
+    idempotency_key: str = Field(description="Two jobs with the same key are one.")
     confined: Confinement | None = None
-    priority: int = Field(default=0, ge=-1000, le=1000, description="the highest goes first")
+    priority: Priority = 0
     state: State = "queued"
-    attempts: int = Field(default=0, description="begun so far, without those given back")
-    not_before: AwareDatetime | None = Field(default=None, description="of the next attempt")
-    waits_for: str | None = Field(default=None, description="why a queued job is not begun yet")
+    attempts: int = Field(
+        default=0, description="Attempts so far, without those returned to the queue."
+    )
+    not_before: AwareDatetime | None = Field(
+        default=None, description="Earliest time of the next attempt."
+    )
+    waits_for: str | None = Field(default=None, description="Why a queued job has not started.")
     created: AwareDatetime
     started: AwareDatetime | None = None
     ended: AwareDatetime | None = None
@@ -86,12 +91,12 @@ class Job(ConversionSpec, frozen=True, extra="forbid"):
 
     @property
     def work(self) -> ConversionSpec:
-        """What it does, without its history."""
+        """The conversion without its history."""
         return part_of(self, ConversionSpec)
 
     @property
     def ended_for_good(self) -> bool:
-        """Whether nothing happens to it any more unless somebody asks."""
+        """Whether the job has reached an end state."""
         return self.state in ("done", "failed", "cancelled")
 
 
@@ -105,7 +110,7 @@ def job_of(
     priority: int = 0,
     created: datetime | None = None,
 ) -> Job:
-    """Make a queued job of some work; without a key of its own, its id is the key."""
+    """Make a queued job of a conversion. Its key is its id, unless another one is given."""
     given = part_of(work, ConversionSpec)
     return Job(
         **dict(given),
@@ -119,5 +124,5 @@ def job_of(
 
 
 def partial_token(job_id: str) -> str:
-    """Name a job's temporary files: short, safe, and found again by whoever cleans up."""
+    """Return the mark of a job's temporary files: short, safe, and the same after a restart."""
     return "job-" + hashlib.sha256(job_id.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Requests and answers as JSON: strict in what is taken, and every refusal says what was wanted."""
+"""Requests and replies as JSON, read strictly; every refusal names what was wanted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ...io.root import Identity, Root, filesystem_type, keeps_inodes, open_file
 from ...io.web import check_url
 from ..jobs.api import to_public_dict
 from ..jobs.model import Confinement, Job, JobId
-from ..specification import REFUSED, ConversionSpec, check_length
+from ..specification import REFUSED, ConversionSpec, Priority, check_length
 from .topics import Command
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ ErrorCode = Literal[
 
 
 class JobRequest(BaseModel, frozen=True, extra="forbid"):
-    """`job/cancel` and `job/query`: which job is meant."""
+    """`job/cancel` and `job/query`: the id of a job."""
 
     schema_: str = Field(alias="schema", description=f"{REQUEST_SCHEMA}")
     id: JobId
@@ -55,13 +55,13 @@ class SubmitRequest(ConversionSpec, frozen=True, extra="forbid"):
     """`job/submit`: a new job, with the client's own id for it."""
 
     schema_: str = Field(alias="schema", description=f"{REQUEST_SCHEMA}")
-    id: JobId = Field(description="the client's; the same id and content twice is one job")
-    priority: int = Field(default=0, ge=-1000, le=1000, description="the highest goes first")
+    id: JobId = Field(description="The client's id; the same id and content twice is one job.")
+    priority: Priority = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a request was not done, as the answer says it."""
+    """Why a request was refused, as the reply reports it."""
 
     code: ErrorCode
     message: str
@@ -70,7 +70,7 @@ class Problem:
 
 
 class BadRequest(Exception):
-    """A request cannot be done; nothing was changed."""
+    """A request cannot be served; nothing was changed."""
 
     def __init__(
         self,
@@ -83,19 +83,19 @@ class BadRequest(Exception):
         super().__init__(message)
         self.problem = Problem(code, excerpt(message, 4096), retryable)
         self.job_id = job_id
-        """Of the request, where it has a usable one."""
+        """The id in the request, if it is usable."""
 
 
 def parse(command: Command, payload: bytes) -> SubmitRequest | JobRequest:
     """Read a request.
 
     Raises:
-        BadRequest: if it is too large, no JSON in UTF-8, of an unknown schema, or has unknown,
+        BadRequest: if it is too large, not JSON in UTF-8, of an unknown schema, or has unknown,
             missing or wrong keys.
     """
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise BadRequest(
-            "too_large", f"at most {MAX_PAYLOAD_BYTES} bytes are taken, got {len(payload)}"
+            "too_large", f"at most {MAX_PAYLOAD_BYTES} bytes are accepted, got {len(payload)}"
         )
     with _unreadable_is_invalid():
         given = _object_of(payload)
@@ -111,7 +111,7 @@ def parse(command: Command, payload: bytes) -> SubmitRequest | JobRequest:
 
 @contextmanager
 def _unreadable_is_invalid(job_id: str | None = None) -> Generator[None]:
-    """Count against a request what no parser here can make sense of: too deep, large or odd."""
+    """Refuse a request that a parser cannot read: too deep, too large or malformed."""
     try:
         yield
     except (ValueError, OverflowError, RecursionError) as error:
@@ -168,7 +168,7 @@ def _problem_of(detail: ErrorDetails) -> str:
 
 
 def job_answer(job: Job) -> bytes:
-    """Answer with a job as it stands."""
+    """Reply with the state of a job."""
     document = to_public_dict(job)
     if job.state in ("queued", "running"):
         return answer("accepted", job.id, document)
@@ -190,7 +190,7 @@ def answer(
     data: object = None,
     problem: Problem | None = None,
 ) -> bytes:
-    """Write the answer to a request."""
+    """Write the reply to a request."""
     error = None if problem is None else redacted_values(asdict(problem))
     return json_bytes(
         {"schema": REPLY_SCHEMA, "status": status, "id": job_id, "data": data, "error": error}
@@ -198,25 +198,25 @@ def answer(
 
 
 def json_bytes(document: object) -> bytes:
-    """Write JSON; what JSON has no form for is written as text."""
+    """Write JSON, with text for values that JSON does not have."""
     return to_json(document, inf_nan_mode="null", fallback=str)
 
 
 @cache
 def request_schemas() -> dict[str, Any]:
-    """Describe all requests as JSON Schema, by command. Takes a tenth of a second the first time.
+    """Return the JSON Schema of each command. The first call takes a tenth of a second.
 
-    The result is shared: not to be changed.
+    The result is shared; do not change it.
     """
     job = JobRequest.model_json_schema()
     return {"submit": SubmitRequest.model_json_schema(), "cancel": job, "query": job}
 
 
-# What a request may touch: files below the roots, URLs of the allowed schemes, nothing else.
+# What a request may access: files below the roots and URLs of the allowed schemes, nothing else.
 #
-# Links are resolved before the comparison, and the resolved name is what is used from there on,
-# beneath its root: a link that is bent later leads nowhere. Encoder options and containers that
-# would write further files by names of their own are refused as well.
+# Links are resolved before the check, and from then on the resolved name is used, beneath its root,
+# so that a link that is changed later has no effect. Encoder options and containers that write
+# further files are refused.
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -225,7 +225,7 @@ _PATTERN = re.compile(r"%0?\d{0,2}d|[*?\[]")
 _CONTAINERS = (
     "3gp apng asf avi flv gif ipod m4v matroska mkv mov mp4 mpeg mpegts mxf nut qt ts vob webm"
 )
-"""Muxers that write the one file they are told to; others (tee, segment, hls, …) name their own."""
+"""Muxers that write only the given file; others (tee, segment, hls, …) write further ones."""
 
 _ENCODER_OPTIONS = """
     8x8dct a53cc aq-mode aq-strength arnr-maxframes arnr-strength arnr-type aud auto-alt-ref b
@@ -241,7 +241,7 @@ _ENCODER_OPTIONS = """
     tile-rows tiles trellis tune tune-content undershoot-pct weightb weighted-pred weightp wpredp
     zerolatency
 """
-"""Those that requests may set: none reads or writes a file. FFmpeg spells some with ``_``."""
+"""Options that requests may set: none reads or writes a file. FFmpeg spells some with ``_``."""
 _OF_X264_AND_X265 = """
     aq-mode aq-strength aud b-adapt b-pyramid bframes bitrate chromaloc colormatrix colorprim crf
     crf-max deblock ipratio keyint level me merange min-keyint nr open-gop pbratio psy-rd qblur
@@ -270,28 +270,28 @@ _PARAMS = {
         variance-octile
     """,
 }
-"""What requests may set in the lists that these encoders take apart themselves."""
+"""Options that requests may set in the lists that these encoders parse themselves."""
 _OPTION_VALUE = re.compile(r"[A-Za-z0-9_.,:+()-]*", re.ASCII)  # no path, no quotes, no escapes
 
 
 class Refused(Exception):
-    """A request names something that it may not touch."""
+    """A request names something that it may not access."""
 
 
 def confined(path_or_url: str, jobs: JobsConfig) -> str:
-    """Check the source or sink of a request, and tell by which name to use it.
+    """Check the source or sink of a request, and return the name by which to use it.
 
     Blocks: links are looked up on the file system, which may be a network's.
 
     Args:
-        path_or_url: an absolute path, a numbered sequence, a glob, a ``file://`` or another URL.
+        path_or_url: an absolute path, a numbered sequence, a glob, or a URL, ``file://`` included.
         jobs: the roots and schemes.
 
     Returns:
-        A URL as it is; a path with all links resolved, which is below one of the roots.
+        A URL unchanged; a path below one of the roots, with all links resolved.
 
     Raises:
-        Refused: if it leads elsewhere, also by ``..`` or links, or is no absolute path or URL.
+        Refused: if it is outside the roots, also by ``..`` or links, or no absolute path or URL.
     """
     named = excerpt(path_or_url)
     if not path_or_url or _CONTROL.search(path_or_url):
@@ -311,17 +311,17 @@ def confined(path_or_url: str, jobs: JobsConfig) -> str:
     except UnsupportedMedia as error:
         raise Refused(f"{named}: {error}") from error
     except SourceMissing:
-        pass  # it may be known when the worker asks, which checks it again
+        pass  # the worker looks it up and checks it again
     return url
 
 
 def confined_work(work: ConversionSpec, jobs: JobsConfig) -> ConversionSpec:
-    """Check all that a request names, and return the work with the names to use.
+    """Check everything that a request names, and return the work with the names to use.
 
     Raises:
         Refused: as :func:`confined` does; for models that [jobs] does not list, and for encoder
             options or a container that would write further files.
-        BadRequest: if a name is none that can be understood.
+        BadRequest: if a name cannot be parsed.
     """
     with _unreadable_is_invalid():
         if "://" in work.sink and not work.sink.lower().startswith("file://"):
@@ -341,7 +341,7 @@ def confined_work(work: ConversionSpec, jobs: JobsConfig) -> ConversionSpec:
 
 
 def confinement(work: ConversionSpec, jobs: JobsConfig, state_dir: Path) -> Confinement:
-    """Note beneath which roots the files of confined work lie, and what its source is now.
+    """Record the roots of the files of confined work, and the identity of its source.
 
     Blocks, as :func:`confined` does.
 
@@ -353,7 +353,7 @@ def confinement(work: ConversionSpec, jobs: JobsConfig, state_dir: Path) -> Conf
     if source is not None:
         try:
             descriptor = open_file(source, Path(work.source))
-        except (FileNotFoundError, PermissionError):  # it may come, or be opened to us, in time
+        except (FileNotFoundError, PermissionError):  # it may become readable in time
             return Confinement(source=source, sink=sink)
         except OSError as error:
             raise Refused(f"{work.source}: {error.strerror or error}") from error
@@ -366,7 +366,7 @@ def confinement(work: ConversionSpec, jobs: JobsConfig, state_dir: Path) -> Conf
 
 
 def _root_of(name: str, jobs: JobsConfig, state_dir: Path) -> Root | None:
-    """Choose the outermost root, since who may write there could bend an inner one."""
+    """Choose the outermost root, whose writers could change the path to an inner one."""
     if "://" in name:
         return None
     closed = Path(os.path.realpath(state_dir))
@@ -405,7 +405,7 @@ def _confined_path(path: str, jobs: JobsConfig) -> str:
         check_length(path)
         resolved = os.path.realpath(path)
         _outermost(path, resolved, jobs)
-        # whoever opens the pictures of a pattern lists its folder, once
+        # the pictures of a pattern are found by listing its folder, once
         in_folder = _PATTERN.search(os.path.dirname(resolved))
         if in_folder and _PATTERN.search(path) and not os.path.lexists(path):
             raise Refused(f"{path}: numbers and wildcards may stand in the file's name only")
@@ -415,7 +415,7 @@ def _confined_path(path: str, jobs: JobsConfig) -> str:
 
 
 def _check_encoder_options(options: dict[str, str]) -> None:
-    """Take only what is known to make no encoder read or write a file."""
+    """Accept only options with which no encoder reads or writes a file."""
     for key, value in options.items():
         inner = _PARAMS.get(key)
         if inner is None:
@@ -436,7 +436,7 @@ def _check_option(what: str, name: str, value: str, allowed: str) -> None:
 
 
 def _confined_model(name: str, jobs: JobsConfig) -> str:
-    """Give the file, folder or hub id by which to load a model that requests may name."""
+    """Return the file, folder or hub id by which to load a model that requests may name."""
     allowed = jobs.models or (RIFE_ID, REAL_ESRGAN_ID)
     ids = [one for one in allowed if not os.path.isabs(one)]
     if name == "builtin" or any(name == one or name.startswith(f"{one}:") for one in ids):

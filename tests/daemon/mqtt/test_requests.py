@@ -99,7 +99,7 @@ def test_refuses_other_requests_and_says_why(payload: bytes, code: str, text: st
 
 def test_measures_before_it_parses() -> None:
     padded = submission() + b" " * MAX_PAYLOAD_BYTES
-    with pytest.raises(BadRequest, match="at most 65536 bytes are taken, got") as refused:
+    with pytest.raises(BadRequest, match="at most 65536 bytes are accepted, got") as refused:
         parse("submit", padded)
     assert refused.value.problem.code == "too_large"
     assert parse("submit", padded[:MAX_PAYLOAD_BYTES]).id == "a-1"
