@@ -19,8 +19,7 @@ from support.media.clips import make_clip
 from support.servers.camera import Camera
 
 from upframe.daemon.__main__ import main
-from upframe.daemon.cli.live_display import LiveDisplay, text_of
-from upframe.daemon.cli.run import name_of
+from upframe.daemon.cli.run import LiveDisplay, name_of, status_text
 from upframe.daemon.live.report import children_of
 from upframe.daemon.live.status import LiveStatus
 from upframe.io.live.values import OutputState
@@ -180,7 +179,7 @@ def test_a_line_says_what_matters() -> None:
         delay_seconds={"p50": 0.1, "p99": 0.25, "max": 0.3},
         counts={"frames_dropped": 3},
     )
-    text = text_of(status, 29.97)
+    text = status_text(status, 29.97)
     for part in ("reconnecting", "bicubic", "30.0 fps", "0.10/0.25 s", "3 dropped", "slate"):
         assert part in text
     assert "Connection refused" in text

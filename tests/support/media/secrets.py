@@ -18,7 +18,7 @@ from support.jobs.queues import a_job
 
 from upframe.daemon.__main__ import main
 from upframe.daemon.cli.job_display import print_details, print_jobs
-from upframe.daemon.cli.live_display import text_of
+from upframe.daemon.cli.run import status_text
 from upframe.daemon.convert.report import WrittenReport
 from upframe.daemon.jobs.api import to_public_dict, to_public_json
 from upframe.daemon.jobs.model import Job, StoreBroken
@@ -239,7 +239,7 @@ PLACES: Mapping[str, Callable[[str], str]] = {
     "MQTT state of a stream": lambda text: json.dumps(
         redacted_values(LiveStatus("x", message=text, input={"url": text[:4096]}).to_json())
     ),
-    "status of run": lambda text: text_of(LiveStatus("x", "reconnecting", message=text), 0.0),
+    "status of run": lambda text: status_text(LiveStatus("x", "reconnecting", message=text), 0.0),
     "report": _written_report,
     "stored job": lambda text: to_public_json(json.dumps(job_with(text).model_dump(mode="json"))),
     "jobs list": _jobs_list,
