@@ -11,7 +11,7 @@ import json
 from collections.abc import AsyncGenerator, Collection, Generator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, Field, PlainSerializer, ValidationError
 
@@ -81,13 +81,6 @@ class JobEvent(BaseModel, frozen=True):
     counts: dict[State, int] | None = None
 
 
-class JobList(NamedTuple):
-    """Jobs as JSON texts without reports, secrets still in them, and the counts of all jobs."""
-
-    bodies: list[str]
-    counts: dict[State, int]
-
-
 async def submit(
     queue: JobQueue, new: NewJob, *, origin: Origin, confined: Confinement | None = None
 ) -> Submitted:
@@ -101,36 +94,28 @@ async def submit(
     return Submitted(job=stored, new=is_new)
 
 
-async def list_jobs(queue: JobQueue, query: JobQuery) -> JobList:
-    """List running jobs, then queued ones in the order of their turn, then ended ones."""
-    return JobList(await queue.bodies(query.state, query.limit), await queue.counts())
+async def list_jobs(queue: JobQueue, query: JobQuery) -> tuple[list[str], dict[State, int]]:
+    """List jobs: running, then queued in the order of their turn, then ended.
+
+    Returns:
+        The jobs as JSON without reports, secrets still in them (see :func:`to_public_json`), and
+        the number of all jobs in each state.
+    """
+    return await queue.bodies(query.state, query.limit), await queue.counts()
 
 
 async def show(queue: JobQueue, id: str) -> Job:  # noqa: A002
-    """Return a job with its latest progress.
-
-    Raises:
-        UnknownJob: if there is none of that id.
-    """
+    """Return a job with its latest progress, as :meth:`JobQueue.get` does."""
     return await queue.get(id)
 
 
 async def cancel(queue: JobQueue, id: str) -> Job:  # noqa: A002
-    """Stop a job and return it, cancelled.
-
-    Raises:
-        UnknownJob, IllegalChange, TimeoutError: as :meth:`JobQueue.cancel` does.
-    """
+    """Stop a job and return it, cancelled, as :meth:`JobQueue.cancel` does."""
     return await queue.cancel(id)
 
 
 async def retry(queue: JobQueue, id: str | None = None) -> list[Job]:  # noqa: A002
-    """Queue a job again, or every failed one where no id is given.
-
-    Raises:
-        UnknownJob: if there is no such job.
-        IllegalChange: if it neither failed nor was cancelled.
-    """
+    """Queue a job again as :meth:`JobQueue.retry` does; without an id every failed one."""
     return await queue.retry_failed() if id is None else [await queue.retry(id)]
 
 
@@ -242,7 +227,7 @@ def problem(
 
 
 def problem_of(error: Exception) -> ProblemDetails:
-    """Describe an exception; of an unexpected one no more than its type is told."""
+    """Describe an exception; of an unexpected one only its type."""
     for code, (kind, status) in _ERRORS.items():
         if isinstance(error, kind):
             fields = error.fields if isinstance(error, InvalidRequest) else ()

@@ -1,7 +1,7 @@
-"""Hold a configuration against the machine: folders, devices, weights, codecs, secrets.
+"""Check a configuration on this machine: folders, devices, weights, codecs, secrets.
 
-`examine` looks at everything, for `upframe serve --check`. The start of the daemon looks only at
-what may never mend itself: a folder that is not there may be a mount that comes later.
+`examine` checks everything, for `upframe serve --check`. The start of the daemon checks only what
+cannot change by itself: a folder that does not exist may be mounted later.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BOTH = {"enable_frame_interpolation": True, "enable_upscaling": True}
 
 
 def examine(config: Config) -> Iterator[Fault]:
-    """Find everything that would not work; loads torch and codecs, asks no network."""
+    """Find everything that would not work; loads torch and codecs, uses no network."""
     yield from _folders(config, may_come_later=False)
     yield from _devices(config)
     yield from _weights(config)
@@ -44,9 +44,9 @@ def examine(config: Config) -> Iterator[Fault]:
 
 
 def faults_at_start(config: Config) -> Iterator[Fault]:
-    """Find what will not mend itself while the daemon runs; loads nothing.
+    """Find what cannot change by itself while the daemon runs; loads nothing.
 
-    Of live streams nothing is looked at: what is wrong with one is told by its state.
+    Live streams are not checked: their faults are in their state.
     """
     yield from _folders(config, may_come_later=True)
     if config.mqtt is not None:
@@ -58,7 +58,7 @@ def examine_at_start(
     seconds: float = _PATIENCE_SECONDS,
     look: Callable[[Config], Iterator[Fault]] = faults_at_start,
 ) -> list[Fault]:
-    """Give what `look` finds. A share that hangs is no fault, and costs some seconds only."""
+    """Return what `look` finds. A share that hangs is no fault, and costs only some seconds."""
     found: list[Fault] = []
     looking = threading.Thread(
         target=lambda: found.extend(look(config)), name="examine", daemon=True
@@ -66,7 +66,7 @@ def examine_at_start(
     looking.start()
     looking.join(seconds)
     if looking.is_alive():
-        log.warning("the folders do not answer within %g s: going on without a look", seconds)
+        log.warning("the folders do not answer within %g s: they are not checked", seconds)
         return []
     return found
 
@@ -83,7 +83,7 @@ def _folders(config: Config, *, may_come_later: bool) -> Iterator[Fault]:
 
 
 def _unwritable(key: str, folder: Path) -> Iterator[Fault]:
-    """Try it, in the folder or where it would be made: permissions alone do not tell."""
+    """Write a file, in the folder or where it would be made: permissions do not prove it."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=existing) as file:
@@ -124,7 +124,7 @@ def _weights(config: Config) -> Iterator[Fault]:
         yield from _weights_of(config, watch.filters, f"watch[{index}].filters.")
     for index, live in enumerate(config.live):
         yield from _weights_of(config, live.filters, f"live[{index}].filters.")
-    if not config.watch:  # then jobs may ask for either
+    if not config.watch:  # then jobs may use either
         yield from _weights_of(config, FilterOptions.model_validate(_BOTH), "")
 
 
@@ -157,7 +157,7 @@ def _codec(where: str, encoder: EncoderOptions) -> Iterator[Fault]:
 
 
 def _stream(where: str, live: LiveConfig) -> Iterator[Fault]:
-    """Look at one live stream, without connecting to anybody."""
+    """Check one live stream, without connecting."""
     from ...io.live.address import read_credentials
     from ...io.live.target import find_live_target
 
@@ -216,7 +216,7 @@ def _unusable_file(key: str, path: Path, *, secret: bool) -> Iterator[Fault]:
 
 
 def cautions(config: Config) -> Iterator[str]:
-    """Say what works, and should not be overlooked."""
+    """Return warnings: what works, but should not be overlooked."""
     for live in config.live:
         if live.tls_insecure:
             yield f"live stream {live.name}: tls_insecure = true: {INSECURE}"
@@ -225,23 +225,21 @@ def cautions(config: Config) -> Iterator[str]:
         yield hidden
 
 
-# Notice that a GPU is there but cannot be opened, and say which setting of the unit hides it.
-#
-# CUDA itself is silent: with the wrong DeviceAllow= it finds no device, `auto` means the CPU, and
-# everything takes a hundred times as long.
-
 _NEEDED = ("nvidiactl", "nvidia0", "nvidia-uvm")
 
 
 def hidden_gpu(
     devices: Iterable[str], proc: Path = Path("/proc"), dev: Path = Path("/dev")
 ) -> str | None:
-    """Explain why CUDA will not see the GPU that the driver has; None where all is well.
+    """Explain why CUDA does not find the GPU that the driver has; None if it does.
+
+    CUDA itself is silent: with a wrong DeviceAllow= in the unit it finds no device, `auto` means
+    the CPU, and everything takes a hundred times as long.
 
     Args:
-        devices: As configured; without `auto` or `cuda` among them nothing is wanted.
-        proc: Where the driver tells of itself.
-        dev: Where its devices are.
+        devices: as configured; without `auto` or `cuda` among them no GPU is expected.
+        proc: with the state of the driver.
+        dev: with its devices.
     """
     if not any(name == "auto" or name.startswith("cuda") for name in devices):
         return None

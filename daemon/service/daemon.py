@@ -30,7 +30,7 @@ from ..workers.outcomes import recover
 from ..workers.prober import FileProber
 from ..workers.scheduler import Scheduler, WarmUpFailed
 from .checks import examine_at_start
-from .http import ControlSocket, serve_tcp
+from .http import control_socket, serve_tcp
 from .lifecycle import Signals, SupervisedTask, finished_before
 from .logs import Logs
 from .metrics import LiveMetrics, Metrics
@@ -334,7 +334,7 @@ class Daemon:
             return
         jobs = JobRoutes(self._queue)
         app = application([*jobs.routes(), *status_routes(self._status)], "control")
-        control = ControlSocket(place_in(state_dir).socket, app, jobs.end_streams)
+        control = control_socket(place_in(state_dir).socket, app, jobs.end_streams)
         async with aclosing(self._prober), control:
             self._frontends.start_http(self._config)
             scheduling: asyncio.Task[None] | None = None

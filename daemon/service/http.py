@@ -12,12 +12,12 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Self, cast
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -81,30 +81,24 @@ class HttpServer:
         self._state = ServerState()
         self._state.default_headers = [(b"connection", b"close"), (b"cache-control", b"no-store")]
         self._connections: dict[_Connection, None] = {}
-        self._server: asyncio.Server | None = None
 
-    async def start_tcp(self, host: str, port: int) -> int:
-        """Begin to serve on an address; return the port.
+    async def start(self, **where: Any) -> int:
+        """Begin to serve on a `host` and `port`, or on a bound `sock`, closed with the server.
+
+        Returns:
+            The port, for TCP.
 
         Raises:
             OSError: if the address is in use or not ours.
         """
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._connection, host, port, backlog=_BACKLOG)
-        return cast("int", self._server.sockets[0].getsockname()[1])
-
-    async def start_on(self, listening: socket.socket) -> None:
-        """Begin to serve on a bound socket, which is closed with the server."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._connection, sock=listening, backlog=_BACKLOG)
-
-    def _connection(self) -> asyncio.Protocol:
-        return _Connection(self, self._config, self._state)
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: _Connection(self, self._config, self._state), backlog=_BACKLOG, **where
+        )
+        address: Any = self._server.sockets[0].getsockname()
+        return address[1] if where.get("port") is not None else 0
 
     async def close(self) -> None:
-        """Stop listening, let short answers end, close every connection. Safe to call twice."""
-        if self._server is None:
-            return
+        """Stop listening, let short answers end, close every connection."""
         self._server.close()
         self._end_streams()
         for connection in [each for each in self._connections if not each.answering]:
@@ -118,7 +112,6 @@ class HttpServer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._server.wait_closed()
-        self._server = None
 
     def admit(self, connection: _Connection) -> None:
         """Count a new connection; where there are too many, close the oldest idle one for it."""
@@ -215,7 +208,7 @@ async def serve_tcp(
     """
     host, port = parse_listen(config)
     server = HttpServer(app, TCP_LIMITS)
-    port = await server.start_tcp(host, port)
+    port = await server.start(host=host, port=port)
     log.info("http: health and metrics on %s:%d", host, port)
     on_port(port)
     try:
@@ -224,50 +217,37 @@ async def serve_tcp(
         await server.close()
 
 
-# The control socket. Access to it is by file permissions.
-
 _OWNER_AND_GROUP = 0o660
 
 
-class ControlSocket:
-    """Serves an application on a Unix socket, within a context.
+@asynccontextmanager
+async def control_socket(
+    path: Path, app: ASGIApp, end_streams: Callable[[], None]
+) -> AsyncGenerator[None]:
+    """Serve an application on a Unix socket within a context; access is by file permissions.
 
     Args:
         path: of the socket, by custom ``<state_dir>/upframe.sock``; a stale one is replaced.
         app: the application.
         end_streams: called when the server stops; ends answers that would last for ever.
+
+    Raises:
+        OSError: if the socket cannot be made, or another daemon listens on it.
     """
+    listening, inode = await asyncio.to_thread(_listen, path)
+    server = HttpServer(app, CONTROL_LIMITS, end_streams)
+    await server.start(sock=listening)
+    try:
+        yield
+    finally:
+        await server.close()
+        await asyncio.to_thread(_remove, path, inode)
 
-    def __init__(self, path: Path, app: ASGIApp, end_streams: Callable[[], None]) -> None:
-        self.path = path
-        self._server = HttpServer(app, CONTROL_LIMITS, end_streams)
-        self._inode: int | None = None
 
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def start(self) -> None:
-        """Begin to listen.
-
-        Raises:
-            OSError: if the socket cannot be made, or another daemon listens on it.
-        """
-        listening, self._inode = await asyncio.to_thread(_listen, self.path)
-        await self._server.start_on(listening)
-
-    async def close(self) -> None:
-        """Close every connection and remove the socket. Safe to call twice."""
-        await self._server.close()
-        await asyncio.to_thread(self._remove)
-
-    def _remove(self) -> None:
-        with suppress(FileNotFoundError):
-            if self.path.stat().st_ino == self._inode:  # not that of a daemon started after us
-                self.path.unlink()
+def _remove(path: Path, inode: int) -> None:
+    with suppress(FileNotFoundError):
+        if path.stat().st_ino == inode:  # not that of a daemon started after us
+            path.unlink()
 
 
 def _listen(path: Path) -> tuple[socket.socket, int]:

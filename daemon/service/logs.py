@@ -29,20 +29,27 @@ from ..fence import Fence
 from ..logfields import JobFilter, fields_of, priority_of, subject_of, told
 from ..queues import DropOldestQueue
 
-# The journal's own protocol: one datagram of fields for each line, so that they can be asked for.
-#
-# `journalctl -u upframe JOB_ID=film-1` then shows one job. The format is systemd's "Native Journal
-# Protocol"; what is too large for a datagram goes as a sealed memory file.
-
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
 _EVENTS = UUID("2c6a3f58-64a2-4d0d-9a0e-6a1c5e1a8f4b")
-"""The name space of our MESSAGE_ID fields: one for each kind of event."""
+"""The namespace of our MESSAGE_ID fields: one for each kind of event."""
 _SEALS = 0x0001 | 0x0002 | 0x0004 | 0x0008  # SEAL, SHRINK, GROW, WRITE
+
+_VARIANTS = 20
+"""Different texts of one warning that are written within the time."""
+_MOST_KEYS = 1000
+"""Remembered at most; then the oldest is summed up early."""
+
+_MOST_WAITING = 10_000
+"""Lines that wait for a stderr that is not read; further ones are counted and dropped."""
+_PATIENCE_SECONDS = 1.0
+"""For waiting lines at the end: a reader that sleeps must not keep the daemon from exiting."""
+
+Key = tuple[str, int, str, str]
 
 
 def stream_is_journal(stream: TextIO = sys.stderr, journal_stream: str | None = None) -> bool:
-    """Tell whether what is written to the stream ends in the journal: systemd names its inode."""
+    """Return whether a stream is connected to the journal, by the inode that systemd names."""
     named = os.environ.get("JOURNAL_STREAM") if journal_stream is None else journal_stream
     if not named:
         return False
@@ -54,7 +61,11 @@ def stream_is_journal(stream: TextIO = sys.stderr, journal_stream: str | None = 
 
 
 class JournalHandler(logging.Handler):
-    """Writes to the journal; where that is impossible, to `fallback`, so that no line is lost."""
+    """Writes to the journal, or to `fallback` where that fails, so that no line is lost.
+
+    By systemd's Native Journal Protocol: a datagram of fields for each line, so that
+    ``journalctl -u upframe JOB_ID=film-1`` shows one job; a larger one as a sealed memory file.
+    """
 
     def __init__(self, fallback: logging.Handler, address: str = JOURNAL_SOCKET) -> None:
         super().__init__()
@@ -115,37 +126,26 @@ def _encode(name: str, text: str) -> bytes:
     return name.encode() + b"\n" + struct.pack("<Q", len(value)) + value + b"\n"
 
 
-# Sum up warnings that repeat, so that one sick file or camera cannot fill the disk.
-#
-# The same warning of the same job or live stream is said once in a while, and then how often it
-# came again. Where the text differs each time, as with a number of a frame in it, the first twenty
-# are said.
-
-_VARIANTS = 20
-"""Different texts of one warning that are said within the time."""
-_MOST_KEYS = 1000
-"""Remembered at most; then the oldest is summed up early."""
-
-Key = tuple[str, int, str, str]
-
-
 @dataclass(slots=True)
 class _Run:
-    """One warning since it was last said."""
+    """One warning since it was last written."""
 
     record: logging.LogRecord
     since: float
-    said: int = 1
+    written: int = 1
     held: int = 0
 
 
 class SummingHandler(logging.Handler):
-    """Passes records on to another handler, repeated warnings and errors summed up.
+    """Passes records on, and sums up repeated warnings and errors: a sick camera fills no disk.
+
+    The same warning of the same job or live stream is written once in a while, then with how often
+    it was repeated. Of one whose text differs each time, as by a frame number, twenty are written.
 
     Args:
-        target: Writes what is to be written.
-        seconds: In which a warning is said once; 0 says everything.
-        clock: Of seconds, monotonic.
+        target: writes the lines.
+        seconds: in which a warning is written once; 0: write everything.
+        clock: of seconds, monotonic.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class SummingHandler(logging.Handler):
         self._lock_runs = threading.Lock()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write it, or count it."""
+        """Write a record, or count it."""
         with Fence("log"):
             if self._seconds <= 0 or record.levelno < logging.WARNING:
                 self.target.handle(record)
@@ -171,7 +171,7 @@ class SummingHandler(logging.Handler):
                 self.target.handle(due)
 
     def sum_up(self, *, everything: bool = False) -> None:
-        """Write what was held back and whose time is over; call it now and then, and at the end."""
+        """Write summaries whose time has come; call it regularly, and at the end."""
         with Fence("log"):
             with self._lock_runs:
                 due = self._expired(everything=everything)
@@ -179,13 +179,13 @@ class SummingHandler(logging.Handler):
                 self.target.handle(record)
 
     def close(self) -> None:
-        """Write what was held back, and close the target."""
+        """Write all summaries, and close the target."""
         self.sum_up(everything=True)
         self.target.close()
         super().close()
 
     def _take(self, record: logging.LogRecord) -> list[logging.LogRecord]:
-        """Count a record in; what is to be written of it and of others."""
+        """Count a record; return the records to write now."""
         text = record.getMessage()
         subject = str(subject_of(record))
         exact = (record.name, record.levelno, "=" + text, subject)
@@ -200,7 +200,7 @@ class SummingHandler(logging.Handler):
 
     def _hold(self, key: Key, record: logging.LogRecord, limit: int) -> bool:
         run = self._runs.get(key)
-        if run is None or run.said < limit:
+        if run is None or run.written < limit:
             return False
         run.held += 1
         run.record = record
@@ -211,7 +211,7 @@ class SummingHandler(logging.Handler):
         if run is None:
             self._runs[key] = _Run(record, self._clock())
         else:
-            run.said += 1
+            run.written += 1
 
     def _expired(self, *, everything: bool = False) -> list[logging.LogRecord]:
         now = self._clock()
@@ -235,19 +235,11 @@ def _summary(run: _Run, seconds: float) -> logging.LogRecord:
     return record
 
 
-# Write lines of the log in a thread: stderr and the journal may block, the event loop must not.
-
-_MOST_WAITING = 10_000
-"""Lines that wait for a stderr that nobody reads; more are counted and dropped."""
-_PATIENCE_SECONDS = 1.0
-"""For what waits at the end: a reader that sleeps must not keep the daemon from ending."""
-
-
 class ThreadedHandler(logging.Handler):
-    """Passes records to another handler, which runs in a thread of its own.
+    """Passes records to another handler on a thread: stderr and the journal may block.
 
     Args:
-        target: Writes the lines; closed with this.
+        target: writes the lines; closed with this.
     """
 
     def __init__(self, target: logging.Handler) -> None:
@@ -259,17 +251,17 @@ class ThreadedHandler(logging.Handler):
         self._thread.start()
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Leave it to the fence around the record."""
+        """Raise it to the fence around the record."""
         raise
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Put a line in, with its arguments, which may change. Never waits."""
+        """Add a line without waiting, its arguments formatted, since they may change."""
         record = copy.copy(record)
         record.msg, record.args = record.getMessage(), None
         self._waiting.put(record)
 
     def close(self) -> None:
-        """Write what waits, unless that takes too long. Safe to call twice."""
+        """Write waiting lines, unless that takes too long. Safe to call twice."""
         self._waiting.close()
         self._thread.join(_PATIENCE_SECONDS)
         if not self._thread.is_alive():
@@ -286,7 +278,7 @@ class ThreadedHandler(logging.Handler):
 
 
 def _loss(lines: int) -> logging.LogRecord:
-    text = "%d lines of the log were lost: nobody read them in time"
+    text = "%d lines of the log were lost: they were not read in time"
     return logging.LogRecord("upframe.logs", logging.ERROR, __file__, 0, text, (lines,), None)
 
 
@@ -294,8 +286,8 @@ class Logs:
     """The log of a running daemon.
 
     Args:
-        config: How to log.
-        stream: Where plain and JSON lines go.
+        config: the format, the level and the time for repeated warnings.
+        stream: for plain and JSON lines.
     """
 
     def __init__(self, config: LogConfig, stream: TextIO | None = None) -> None:
@@ -307,7 +299,7 @@ class Logs:
         self.configure(config)
 
     def configure(self, config: LogConfig) -> None:
-        """Log in this way from now on."""
+        """Apply a configuration."""
         front = SummingHandler(
             ThreadedHandler(make_handler(config, self._stream)), config.repeat_seconds
         )
@@ -320,12 +312,12 @@ class Logs:
             before.close()
 
     def sum_up(self) -> None:
-        """Write the counts of repeated warnings whose time is over; call it every second or so."""
+        """Write the summaries of repeated warnings; call it every second or so."""
         if self._front is not None:
             self._front.sum_up()
 
     def close(self) -> None:
-        """Write what waits, and leave logging as it was found."""
+        """Write waiting lines, and restore the former logging."""
         self._root.handlers[:], self._ours.handlers[:], level = self._before
         self._ours.setLevel(level)
         if self._front is not None:
@@ -335,7 +327,7 @@ class Logs:
 
 @contextmanager
 def logging_as(config: LogConfig, stream: TextIO | None = None) -> Generator[Logs]:
-    """Log in this way within."""
+    """Log by a configuration within a context."""
     logs = Logs(config, stream)
     try:
         yield logs
@@ -344,7 +336,7 @@ def logging_as(config: LogConfig, stream: TextIO | None = None) -> Generator[Log
 
 
 def make_handler(config: LogConfig, stream: TextIO) -> logging.Handler:
-    """Make what writes the lines, as the configuration and systemd say."""
+    """Make the handler that the configuration and systemd ask for."""
     to_journal = stream_is_journal(stream)
     plain = PlainHandler(stream)
     plain.setFormatter(PrefixedFormatter() if to_journal else PlainFormatter())
@@ -356,10 +348,10 @@ def make_handler(config: LogConfig, stream: TextIO) -> logging.Handler:
 
 
 class PlainHandler(logging.StreamHandler[TextIO]):
-    """Writes lines; one that cannot be written is no reason to print what was in it."""
+    """Writes lines; a failure does not print the line."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Leave it to the fence around the record."""
+        """Raise it to the fence around the record."""
         raise
 
 
@@ -367,23 +359,23 @@ class PlainFormatter(logging.Formatter):
     """`2026-11-23 12:00:00.123 WARNING watch [film-1] text`, in local time."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one record; each of its lines stands on its own."""
+        """Format a record; each of its lines has the prefix."""
         time = datetime.fromtimestamp(record.created).astimezone()
         head = f"{time:%Y-%m-%d %H:%M:%S}.{int(record.msecs):03d} {record.levelname:<7} "
         return _prefixed(head, self.formatMessage(record), told(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Write where it comes from, and the job or stream."""
+        """Format the logger, and the job or stream."""
         subject = subject_of(record)
         where = record.name.removeprefix("upframe.")
         return f"{where}: " if subject is None else f"{where} [{subject}]: "
 
 
 class PrefixedFormatter(PlainFormatter):
-    """For a stderr that is the journal: `<4>` tells the level of each line, the time is known."""
+    """For a stderr that is the journal: `<4>` is the level of a line, which needs no time."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one record."""
+        """Format a record."""
         head = f"<{priority_of(record.levelno)}>"
         return _prefixed(head, self.formatMessage(record), told(record))
 
@@ -392,7 +384,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one record."""
+        """Format a record."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

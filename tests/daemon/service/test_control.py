@@ -11,13 +11,11 @@ from typing import Any
 
 import pytest
 from support.jobs.control import Served, served
-from support.jobs.queues import FAILURE, SECRET, a_job, a_queue, a_work, control_socket
+from support.jobs.queues import FAILURE, SECRET, a_job, a_work
 
 from upframe.daemon.fence import internal_errors
 from upframe.daemon.jobs.api import NewJob
-from upframe.daemon.jobs.client import SOCKET_NAME
 from upframe.daemon.jobs.model import JobProgress
-from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.service import routes
 from upframe.daemon.service.routes import REQUEST_BYTES
 
@@ -314,24 +312,17 @@ def test_a_watcher_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def test_everybody_is_hung_up_on_at_the_end(tmp_path: Path) -> None:
-    async def use(queue: JobQueue) -> None:
-        control = control_socket(tmp_path / SOCKET_NAME, queue)
-        await control.start()
-        to = Served(tmp_path / SOCKET_NAME, queue)
+    async def use(to: Served) -> None:
         idle, watching = await to.call(), await to.following()
         assert await to.serves()
         async with asyncio.timeout(5):
-            await control.close()
-            await control.close()
+            await to.control.aclose()
             assert await idle.reader.read() == b""
             assert (await watching.line())["problem"]["detail"] == "the daemon stops"
             assert await watching.reader.read() == b""
         assert not to.path.exists()
-        await to.hang_up()
-        await queue.close()
 
-    with a_queue(tmp_path) as queue:
-        asyncio.run(use(queue))
+    served(tmp_path, use)
 
 
 def test_one_who_does_not_read_does_not_hold_up_the_end(
@@ -344,7 +335,7 @@ def test_one_who_does_not_read_does_not_hold_up_the_end(
         deaf.say("POST", "/jobs/follow", {"ids": [f"job{index}" for index in range(300)] * 10})
         await asyncio.sleep(0.3)
         async with asyncio.timeout(5):
-            await to.control.close()
+            await to.control.aclose()
 
     served(tmp_path, use)
     assert not caplog.records

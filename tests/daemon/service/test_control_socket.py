@@ -45,10 +45,8 @@ def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
 
 def test_a_socket_on_which_somebody_listens_is_left_alone(tmp_path: Path) -> None:
     async def use(to: Served) -> None:
-        second = control_socket(to.path, to.queue)
         with pytest.raises(OSError, match="another daemon listens on"):
-            await second.start()
-        await second.close()
+            await control_socket(to.path, to.queue).__aenter__()
         assert await to.serves()
 
     served(tmp_path, use)
@@ -59,7 +57,7 @@ def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
 
     async def use(queue: JobQueue) -> None:
         with pytest.raises(OSError, match="is in the way: wanted a socket or nothing"):
-            await control_socket(tmp_path / SOCKET_NAME, queue).start()
+            await control_socket(tmp_path / SOCKET_NAME, queue).__aenter__()
         await queue.close()
 
     with a_queue(tmp_path) as queue:
@@ -71,7 +69,7 @@ def test_the_socket_of_a_later_daemon_is_not_removed(tmp_path: Path) -> None:
     async def use(to: Served) -> None:
         to.path.unlink()
         async with control_socket(to.path, to.queue):
-            await to.control.close()
+            await to.control.aclose()
             assert await to.serves()
 
     served(tmp_path, use)

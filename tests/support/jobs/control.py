@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ class Served:
     def __init__(self, path: Path, queue: JobQueue) -> None:
         self.path = path
         self.queue = queue
-        self.control = control_socket(path, queue)
+        self.control = AsyncExitStack()
+        """Closing it ends the control socket."""
         self._callers: list[Caller] = []
 
     async def call(self) -> Caller:
@@ -88,7 +90,8 @@ class Served:
 def served(folder: Path, use: Callable[[Served], Awaitable[None]]) -> None:
     async def run(queue: JobQueue) -> None:
         serving = Served(folder / SOCKET_NAME, queue)
-        async with asyncio.timeout(20), serving.control:
+        async with asyncio.timeout(20), serving.control as control:
+            await control.enter_async_context(control_socket(serving.path, queue))
             await use(serving)
             await serving.hang_up()
         await queue.close()

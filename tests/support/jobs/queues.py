@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
-from contextlib import closing, contextmanager
+from contextlib import AbstractAsyncContextManager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from upframe.daemon.jobs.client import SOCKET_NAME
 from upframe.daemon.jobs.model import Job, JobError, State, job_of
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import STORE_NAME, JobStore, insert
-from upframe.daemon.service.http import ControlSocket
+from upframe.daemon.service import http
 from upframe.daemon.service.metrics import Metrics
 from upframe.daemon.service.routes import JobRoutes, application, status_routes
 from upframe.daemon.service.status import LoopLag, Status
@@ -132,11 +132,12 @@ class Turns:
             self.num += 1
 
 
-def control_socket(path: Path, queue: JobQueue) -> ControlSocket:
+def control_socket(path: Path, queue: JobQueue) -> AbstractAsyncContextManager[None]:
     """The control socket of a queue, as the daemon makes it."""
     jobs = JobRoutes(queue)
     routes = status_routes(Status(queue, Metrics(), LoopLag()))
-    return ControlSocket(path, application([*jobs.routes(), *routes], "control"), jobs.end_streams)
+    app = application([*jobs.routes(), *routes], "control")
+    return http.control_socket(path, app, jobs.end_streams)
 
 
 class ServedQueue:
