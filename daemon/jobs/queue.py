@@ -389,7 +389,7 @@ class JobQueue:
             async with asyncio.timeout(timeout_seconds):
                 return await self._cancel(id)
         except TimeoutError:
-            text = f"job {id} was told to stop, but runs on after {timeout_seconds:g} s"
+            text = f"job {id} was asked to stop, but still runs after {timeout_seconds:g} s"
             raise TimeoutError(text) from None
 
     async def _cancel(self, id: str) -> Job:  # noqa: A002

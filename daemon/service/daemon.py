@@ -149,16 +149,14 @@ class Frontends:
 
     async def change(self, config: Config, parts: Collection[str]) -> None:
         """Restart some parts with another configuration."""
-        for name in parts & self._tasks.keys():
+        changed = [name for name in self._tasks if name in parts]
+        for name in changed:
             if name == "mqtt":  # its node may have another name from now on
                 await self._report_stopped(_LONGEST_FAREWELL_SECONDS)
             await self._tasks[name].stop()
-        if "watch" in parts:
-            self._start_watch(config)
-        if "mqtt" in parts:
-            self._start_mqtt(config)
-        if "http" in parts:
-            self.start_http(config)
+        starts = {"watch": self._start_watch, "mqtt": self._start_mqtt, "http": self.start_http}
+        for name in changed:
+            starts[name](config)
 
     async def draining(self) -> None:
         """Report to the broker that no job is started any more."""

@@ -50,7 +50,7 @@ def test_a_job_that_does_not_stop_is_not_waited_for_for_ever(tmp_path: Path) -> 
             calls += 1
 
         queue.attach(job.id, stop)
-        with pytest.raises(TimeoutError, match=r"told to stop, but runs on after 0\.2 s"):
+        with pytest.raises(TimeoutError, match=r"asked to stop, but still runs after 0\.2 s"):
             await queue.cancel(job.id, timeout_seconds=0.2)
         assert calls == 1
         assert (await queue.get(job.id)).state == "running"
