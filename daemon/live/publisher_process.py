@@ -6,7 +6,6 @@ they wait. Only a kill ends such a call.
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
@@ -27,9 +26,9 @@ from ...io.live.publisher_protocol import (
     PublishFailed,
     Skipped,
     Written,
+    header_bytes,
+    packet_bytes,
     read_event,
-    write_header,
-    write_packet,
 )
 from ...io.live.values import Encoded
 
@@ -264,7 +263,7 @@ class PublisherConnection:
 
     def _exchange(self, child: Child) -> OutputLost | None:
         """Feed and hear the child until it ends; if it must be killed, return why."""
-        child.send(_bytes_of(lambda file: write_header(file, self._header)))
+        child.send(header_bytes(self._header))
         while child.returncode is None:
             child.turn(_LOOK_SECONDS)
             if (why := self._listen(child) or self._why_kill()) is not None:
@@ -277,7 +276,7 @@ class PublisherConnection:
             return
         while child.unsent_bytes < _BATCH_BYTES and (packet := self._packets.take()) is not None:
             self._number += 1
-            child.send(_packed(packet, self._number))
+            child.send(packet_bytes(packet, self._number))
             if packet.kind == "video":
                 self._underway.append((self._number, packet, time.monotonic()))
         if self._order.finish_by is not None and self._packets.is_empty:
@@ -345,13 +344,3 @@ class PublisherConnection:
             reason = error.reason
         now = time.monotonic()
         return ConnectionEnd(error, reason, reported, now - (self._first_written or now))
-
-
-def _packed(packet: Encoded, number: int) -> bytes:
-    return _bytes_of(lambda file: write_packet(file, packet, number))
-
-
-def _bytes_of(write: Callable[[io.BytesIO], None]) -> bytes:
-    with io.BytesIO() as file:
-        write(file)
-        return file.getvalue()

@@ -28,7 +28,8 @@ from ..watch.inspection import Probe
 from ..watch.watcher import Watches
 from ..workers.outcomes import recover
 from ..workers.prober import FileProber
-from ..workers.scheduler import Scheduler, WarmUpFailed
+from ..workers.process import WorkerLost
+from ..workers.scheduler import Scheduler
 from .checks import examine_at_start
 from .http import control_socket, serve_tcp
 from .lifecycle import Signals, SupervisedTask, finished_before
@@ -361,7 +362,7 @@ class Daemon:
         """
         try:
             await self._scheduler.warm_up(self._set_doing)
-        except WarmUpFailed as failed:
+        except WorkerLost as failed:
             raise StartFailed(str(failed), failed.error.code) from failed
         workers = self._scheduler.workers()
         self._status.facts |= {

@@ -41,7 +41,6 @@ from .messages import (
     Progressed,
     Request,
     RunJob,
-    StageBegun,
     Warm,
     Warmed,
 )
@@ -193,42 +192,46 @@ class JobRunner:
             result = Result.of(job_id, work.digest, renames, _public(report))
             self._results.write(result.moved(request.where.parent, Path(work.sink).parent))
 
-        def begin(stage: Stage) -> None:
-            self._channel.send(StageBegun(stage=stage))
-
+        progress = ProgressReporter(self._channel)
         with ExitStack() as opened:
             request = RunRequest(work.source, work.sink, work, runtime)
             if confined is not None:
                 request = confined_request(request, confined, opened)
             return run(
                 request,
-                ProgressReporter(self._channel),
+                progress,
                 announce=False,  # the report has it
                 ledger=Ledger(partial_token(job_id), record),
                 filters=self._filters,
-                on_stage=begin,
+                on_stage=progress.begin,
             )
 
 
 class ProgressReporter:
-    """Sends the progress of a job, twice a second."""
+    """Sends the progress of a job: at each new stage, and twice a second while frames flow."""
 
     interval_seconds = 0.5
 
     def __init__(self, channel: WorkerChannel) -> None:
         self._channel = channel
+        self._last = Progressed(stage="loading")
+
+    def begin(self, stage: Stage) -> None:
+        """Send a new stage."""
+        self._last = self._last.model_copy(update={"stage": stage})
+        self._channel.send(self._last)
 
     def show(self, snapshot: Snapshot, *, ended: bool) -> None:
         """Send one snapshot."""
-        self._channel.send(
-            Progressed(
-                frames_in=snapshot.frames_in,
-                frames_out=snapshot.frames_out,
-                total=snapshot.total,
-                fps=round(snapshot.fps, 3),
-                eta_seconds=snapshot.eta_seconds,
-            )
+        self._last = Progressed(
+            stage=self._last.stage,
+            frames_in=snapshot.frames_in,
+            frames_out=snapshot.frames_out,
+            total=snapshot.total,
+            fps=round(snapshot.fps, 3),
+            eta_seconds=snapshot.eta_seconds,
         )
+        self._channel.send(self._last)
 
 
 def confined_request(request: RunRequest, to: Confinement, opened: ExitStack) -> RunRequest:

@@ -98,22 +98,16 @@ class Ready(Message, frozen=True):
     """Where it computes; None for a worker that does not."""
 
 
-class StageBegun(Message, frozen=True):
-    """The job has entered another stage."""
-
-    kind: Literal["stage"] = "stage"
-    stage: Stage
-
-
 class Progressed(Message, frozen=True):
-    """The progress of the job; sent twice a second, also while nothing moves."""
+    """The progress of the job; sent at each new stage, and twice a second while frames flow."""
 
     kind: Literal["progress"] = "progress"
-    frames_in: int
-    frames_out: int
-    total: int | None
-    fps: float
-    eta_seconds: float | None
+    stage: Stage
+    frames_in: int = 0
+    frames_out: int = 0
+    total: int | None = None
+    fps: float = 0.0
+    eta_seconds: float | None = None
 
 
 class StreamReported(Message, frozen=True):
@@ -186,7 +180,7 @@ class ExitMessage(Message, frozen=True):
 
 Request = Warm | RunJob | ProbeFile | CancelJob | RunStream | Stop
 Answer = Ready | Warmed | JobDone | RequestFailed | JobStopped | Probed
-Event = Answer | StageBegun | Progressed | StreamReported | Logged | ExitMessage
+Event = Answer | Progressed | StreamReported | Logged | ExitMessage
 
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

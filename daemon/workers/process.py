@@ -39,7 +39,6 @@ from .messages import (
     RequestFailed,
     RunJob,
     Stage,
-    StageBegun,
     Stop,
     Warm,
     Warmed,
@@ -242,21 +241,17 @@ class Stall:
 
     def __init__(self, budgets: Mapping[Stage, float]) -> None:
         self._budgets = budgets
-        self._frames = (0, 0)
+        self._position = ("loading", 0, 0)
         self.stage: Stage = "loading"
         self.still_seconds = 0.0
         """Since the last progress."""
 
     def note(self, event: Event) -> None:
         """Start again from 0 if an event is progress: another stage, or more frames."""
-        if isinstance(event, StageBegun):
-            self.stage = event.stage
-            self.still_seconds = 0.0
-        elif isinstance(event, Progressed):
-            frames = (event.frames_in, event.frames_out)
-            if frames != self._frames:
-                self._frames = frames
-                self.still_seconds = 0.0
+        if isinstance(event, Progressed):
+            position = (event.stage, event.frames_in, event.frames_out)
+            if position != self._position:
+                self.stage, self._position, self.still_seconds = event.stage, position, 0.0
 
     def wait(self, seconds: float) -> None:
         """Let time pass."""
@@ -300,7 +295,7 @@ def _ignore(_: Event) -> None:
 
 
 class WorkerLost(Exception):
-    """A worker could not be started, or died over a request that is no job."""
+    """A worker could not be started or warmed up, or died over a request that is no job."""
 
     def __init__(self, error: JobError) -> None:
         super().__init__(error.message)

@@ -31,7 +31,6 @@ from .messages import (
     Progressed,
     RequestFailed,
     Stage,
-    StageBegun,
     error_of,
 )
 from .outcomes import OutcomeRecorder, StopReason, settle
@@ -190,9 +189,15 @@ class WorkerSlot:
         if job.origin == "mqtt":
             hosts, most = self._config.allowed_hosts, self._config.model_mebibytes
             limits = AccessLimits(hosts=hosts, model_mebibytes=most)
-        report = JobProgressRecorder(self._queue, job.id)
+
+        def record(event: Event) -> None:
+            if isinstance(event, Progressed):
+                values = event.model_dump(exclude={"kind", "frames_in", "frames_out"})
+                progress = JobProgress(frames=event.frames_out, **values)
+                self._queue.report_progress(job.id, progress)
+
         work, confined = job.work, job.confined
-        return await self.worker.run_job(job.id, work, self.budgets, report, confined, limits)
+        return await self.worker.run_job(job.id, work, self.budgets, record, confined, limits)
 
     async def _cancel(self) -> None:
         await self._stop("cancel", CANCEL_SECONDS)
@@ -235,29 +240,6 @@ class WorkerSlot:
         return None
 
 
-class JobProgressRecorder:
-    """Reports the progress of a job to the queue."""
-
-    def __init__(self, queue: JobQueue, job_id: str) -> None:
-        self._queue = queue
-        self._job_id = job_id
-        self._progress = JobProgress(stage="loading")
-
-    def __call__(self, event: Event) -> None:
-        """Handle one event of the worker."""
-        if isinstance(event, StageBegun):
-            self._progress = self._progress.model_copy(update={"stage": event.stage})
-        elif isinstance(event, Progressed):
-            self._progress = JobProgress(
-                stage=self._progress.stage,
-                frames=event.frames_out,
-                total=event.total,
-                fps=event.fps,
-                eta_seconds=event.eta_seconds,
-            )
-        self._queue.report_progress(self._job_id, self._progress)
-
-
 _FORCE_SECONDS = GIVE_BACK_SECONDS + 2.0
 """After the time of a drain, for jobs to be given back."""
 _GRACE_SECONDS = 15.0
@@ -266,14 +248,6 @@ _GRACE_SECONDS = 15.0
 
 _WARM_ATTEMPTS = 3
 """Of a worker that dies meanwhile: one kill must not end the daemon, a crash each time may."""
-
-
-class WarmUpFailed(Exception):
-    """A worker could not be started, or its models could not be loaded or run."""
-
-    def __init__(self, error: JobError) -> None:
-        super().__init__(error.message)
-        self.error = error
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +328,7 @@ class Scheduler:
             report: called with a few words on what is done at the moment.
 
         Raises:
-            WarmUpFailed: with the first error; no worker is left then.
+            WorkerLost: with the first error; no worker is left then.
         """
         wanted = filters_to_warm(self._config)
         try:
@@ -372,7 +346,7 @@ class Scheduler:
         for task in tasks:
             if (error := task.result()) is not None:
                 await self._kill()
-                raise WarmUpFailed(error)
+                raise WorkerLost(error)
 
     def trouble(self) -> str | None:
         """Describe a worker that hangs although it should have been killed; None without one."""

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 from av.error import FFmpegError
 
@@ -151,25 +151,7 @@ _FAILED_STATUS = 1
 _ORPHAN_STATUS = 2
 
 
-class Output(Protocol):
-    """What packets are written to."""
-
-    @property
-    def has_sound(self) -> bool:
-        """Whether the latest packet is held back, until the next one comes."""
-        ...
-
-    def write(self, packet: Encoded) -> bool:
-        """Write a packet; return False if it has no place there."""
-        ...
-
-    def close(self) -> None:
-        """Complete it."""
-        ...
-
-    def abandon(self) -> None:
-        """After an error: save what can be saved."""
-        ...
+Output = NetworkOutput | SingleRecorder | RollingRecorder
 
 
 def main() -> int:

@@ -35,18 +35,14 @@ class Header:
     """A NUT stream of one packet, whose streams describe those of the packets."""
 
 
-def write_header(file: BinaryIO, header: Header) -> None:
-    """Write a header.
-
-    Raises:
-        OSError: if the other end is gone.
-    """
+def header_bytes(header: Header) -> bytes:
+    """Encode a header."""
     values = {"target": asdict(header.target), "primer_bytes": len(header.primer)}
-    file.write(json.dumps(values).encode() + b"\n" + header.primer)
+    return json.dumps(values).encode() + b"\n" + header.primer
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Read what :func:`write_header` wrote.
+    """Read a header.
 
     Raises:
         EOFError: if the stream ends before it is complete.
@@ -62,17 +58,8 @@ def read_header(file: BinaryIO) -> Header:
     return Header(LiveTarget(**values["target"]), _exactly(file, size))
 
 
-def write_packet(file: BinaryIO, packet: Encoded, number: int) -> None:
-    """Write one packet.
-
-    Args:
-        file: the child's stdin.
-        packet: what to send.
-        number: by which the child reports that it is written; only for video packets.
-
-    Raises:
-        OSError: if the other end is gone.
-    """
+def packet_bytes(packet: Encoded, number: int) -> bytes:
+    """Encode a packet, with the number by which the child reports that it is written."""
     base = packet.time_base
     head = _HEAD.pack(
         _KINDS.index(packet.kind),
@@ -85,7 +72,7 @@ def write_packet(file: BinaryIO, packet: Encoded, number: int) -> None:
         number,
         len(packet.data),
     )
-    file.write(head + packet.data)
+    return head + packet.data
 
 
 def read_packet(file: BinaryIO) -> tuple[int, Encoded] | None:

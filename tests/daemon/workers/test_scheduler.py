@@ -31,9 +31,9 @@ from upframe.daemon.jobs.model import Job, partial_token
 from upframe.daemon.workers.admission import DiskSpace
 from upframe.daemon.workers.ledger import FOLDER, Result, Results
 from upframe.daemon.workers.outcomes import recover
+from upframe.daemon.workers.process import WorkerLost
 from upframe.daemon.workers.scheduler import (
     Scheduler,
-    WarmUpFailed,
     filters_to_warm,
     worker_settings,
 )
@@ -309,7 +309,7 @@ def test_a_warm_worker_takes_the_first_job(tmp_path: Path, out: Path, clip: Path
             assert said[0] == "starting worker 0"
             assert said[1].startswith("worker 0 is warm after ")
             (worker,) = scheduler.workers()
-            assert scheduler.busy_stages() == []
+            assert worker.job_id is None
             task = asyncio.create_task(scheduler.run())
             await queue.submit(new_job("a", clip, out / "a.mp4"))
             await until(queue, "a", lambda job: job.state == "done")
@@ -326,7 +326,7 @@ def test_a_warm_up_that_fails_says_why_and_leaves_no_process(tmp_path: Path) -> 
         config = config_of(tmp_path / "state", devices=("cpu", "cuda:99"))
         async with opened_queue(config.state_dir) as queue:
             scheduler = Scheduler(queue, config)
-            with pytest.raises(WarmUpFailed, match="cuda:99 was asked for") as failed:
+            with pytest.raises(WorkerLost, match="cuda:99 was asked for") as failed:
                 await scheduler.warm_up()
             assert failed.value.error.code == 69
             assert [worker.pid for worker in scheduler.workers()] == [None, None]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from support.jobs.work import children_of, config_of, eventually, is_alive, opened_queue
 
-from upframe.daemon.workers.scheduler import Scheduler, WarmUpFailed
+from upframe.daemon.workers.process import WorkerLost
+from upframe.daemon.workers.scheduler import Scheduler
 
 
 def test_a_worker_killed_while_it_warms_up_is_started_again(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_a_worker_that_dies_at_every_warm_up_ends_the_attempts(tmp_path: Path) -
             scheduler = Scheduler(queue, config)
             warming = asyncio.create_task(scheduler.warm_up())
             killed = {await killed_child() for _ in range(3)}
-            with pytest.raises(WarmUpFailed, match="SIGKILL"):
+            with pytest.raises(WorkerLost, match="SIGKILL"):
                 await warming
             assert len(killed) == 3
             assert [worker.pid for worker in scheduler.workers()] == [None]

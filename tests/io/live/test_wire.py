@@ -22,11 +22,11 @@ from upframe.io.live.publisher_protocol import (
     Skipped,
     Written,
     event_line,
+    header_bytes,
+    packet_bytes,
     read_event,
     read_header,
     read_packet,
-    write_header,
-    write_packet,
 )
 from upframe.io.live.target import find_live_target
 from upframe.io.live.values import Encoded
@@ -37,7 +37,7 @@ PACKET = Encoded("video", b"\x00\x01data", -3, -7, 2, Fraction(1001, 30_000), Tr
 
 def through(packet: Encoded, number: int) -> tuple[int, Encoded]:
     pipe = io.BytesIO()
-    write_packet(pipe, packet, number)
+    pipe.write(packet_bytes(packet, number))
     pipe.seek(0)
     got = read_packet(pipe)
     assert got is not None
@@ -52,8 +52,8 @@ def fields(packet: Encoded) -> tuple[object, ...]:
 
 def test_a_header_comes_out_as_it_went_in() -> None:
     pipe = io.BytesIO()
-    write_header(pipe, Header(TARGET, b"primer\n"))
-    write_packet(pipe, PACKET, 1)
+    pipe.write(header_bytes(Header(TARGET, b"primer\n")))
+    pipe.write(packet_bytes(PACKET, 1))
     pipe.seek(0)
     assert read_header(pipe) == Header(TARGET, b"primer\n")
     assert read_packet(pipe) is not None
@@ -76,7 +76,7 @@ def test_a_packet_comes_out_as_it_went_in(packet: Encoded) -> None:
 @pytest.mark.parametrize("size", [0, 1, 30, 60])
 def test_a_packet_that_was_cut_off_is_the_end(size: int) -> None:
     pipe = io.BytesIO()
-    write_packet(pipe, replace(PACKET, data=bytes(100)), 1)
+    pipe.write(packet_bytes(replace(PACKET, data=bytes(100)), 1))
     assert read_packet(io.BytesIO(pipe.getvalue()[:size])) is None
 
 

@@ -27,9 +27,9 @@ from upframe.io.live.publisher_protocol import (
     Recorded,
     Skipped,
     Written,
+    header_bytes,
+    packet_bytes,
     read_event,
-    write_header,
-    write_packet,
 )
 from upframe.io.live.target import LiveTarget
 from upframe.io.live.values import Encoded
@@ -125,7 +125,7 @@ class Child:
         for thread in self._threads:
             thread.start()
         self.number = 0
-        write_header(self.stdin, Header(target, primer))
+        self.stdin.write(header_bytes(Header(target, primer)))
         self.stdin.flush()
 
     def __enter__(self) -> Self:
@@ -155,7 +155,7 @@ class Child:
                     due = begun + float(packet.seconds - first)
                     time.sleep(max(0.0, due - time.monotonic()))
                 self.number += 1
-                write_packet(self.stdin, packet, self.number)
+                self.stdin.write(packet_bytes(packet, self.number))
                 self.stdin.flush()
         except BrokenPipeError:
             pass
