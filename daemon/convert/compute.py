@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
@@ -29,6 +29,7 @@ log = logging.getLogger("upframe.compute")
 
 T = TypeVar("T")
 Work = Callable[[], T]
+Until = Callable[[], bool]
 
 _MOST_LANES = 4
 """With more, frames in flight cost more memory than idle threads cost time."""
@@ -39,6 +40,8 @@ _MEMORY_SHARE = 8
 _DOWNLOADS = 2
 """Pictures that are copied from a CUDA device while it computes the next ones."""
 _COSTS_KEPT = 64
+_LOOK_SECONDS = 0.004
+"""How often to look for other work while a result is awaited: far less than any frame takes."""
 
 
 class SharedClock:
@@ -74,7 +77,7 @@ class SharedClock:
 
 
 class _Group(Generic[T]):
-    """Works that one lane does in order; iterating waits for their results."""
+    """Works that one lane does in order, and their results."""
 
     def __init__(self, works: Sequence[Work[T]], seconds: float) -> None:
         self.seconds = seconds
@@ -96,9 +99,15 @@ class _Group(Generic[T]):
                 self.seconds += clock.stop(started)
             future.set_result(result)
 
-    def __iter__(self) -> Iterator[T]:
-        while self._results:
+    def results(self, until: Until | None) -> Iterator[T]:
+        """Wait for each result and yield it, until a condition holds."""
+        while self._results and _is_awaited(self._results[0], until):
             yield self._results.popleft().result()
+
+    @property
+    def num_left(self) -> int:
+        """Results that were not yielded yet."""
+        return len(self._results)
 
 
 class Lanes(Generic[T]):
@@ -151,16 +160,16 @@ class Lanes(Generic[T]):
             self._in_flight.append(_Group(works, seconds))
             self._executor.submit(self._compute, self._in_flight[-1])
         while len(self._in_flight) > self.max_in_flight:
-            yield from self._oldest()
+            yield from self._oldest(None)
 
     def __len__(self) -> int:
         """Groups in flight: submitted, and not all of their results returned."""
         return len(self._in_flight)
 
-    def settle(self) -> Iterator[T]:
-        """Wait for everything in flight, and yield it; results that are not taken stay."""
-        while self._in_flight:
-            yield from self._oldest()
+    def settle(self, until: Until | None = None) -> Iterator[T]:
+        """Wait for everything in flight and yield it, until a condition holds; the rest stays."""
+        while self._in_flight and not (until and until()):
+            yield from self._oldest(until)
 
     def close(self) -> None:
         """End the threads after the work at hand; everything else in flight is lost."""
@@ -169,13 +178,16 @@ class Lanes(Generic[T]):
         self._in_flight.clear()
         torch.set_num_threads(self._threads)  # else the next thread begins with a lane's few
 
-    def _oldest(self) -> Iterator[T]:
+    def _oldest(self, until: Until | None) -> Iterator[T]:
+        group = self._in_flight[0]
         try:
-            yield from self._in_flight[0]
+            yield from group.results(until)
         except Exception:
             self._in_flight.popleft()
             raise
-        self.costs.append(self._in_flight.popleft().seconds)
+        if not group.num_left:
+            self._in_flight.popleft()
+            self.costs.append(group.seconds)
 
     def _compute(self, group: _Group[T]) -> None:
         self._take_threads()
@@ -190,6 +202,14 @@ class Lanes(Generic[T]):
             share = max(1, self._threads // min(self._num_undone, self._count))
         if torch.get_num_threads() != share:
             torch.set_num_threads(share)
+
+
+def _is_awaited(future: Future[Any], until: Until | None) -> bool:
+    """Wait for a future, until a condition holds. Whether it is done."""
+    while not wait([future], None if until is None else _LOOK_SECONDS).done:
+        if until is not None and until():
+            return False
+    return True
 
 
 def num_lanes(threads: int, frame_bytes: int) -> int:
@@ -311,11 +331,14 @@ class Compute:
         self._counts.update(self._scenes.statistics())
         self._scenes = Scenes(self._detect_cuts)
 
-    def settle(self) -> Iterator[Picture]:
-        """Wait for the results of the pictures so far, and yield them; those not taken stay."""
+    def settle(self, until: Until | None = None) -> Iterator[Picture]:
+        """Wait for the results of the pictures so far and yield them, until a condition holds.
+
+        The condition is that another picture waits. Results that were not yielded stay.
+        """
         if self._lanes is not None:
-            yield from map(self._finished, self._lanes.settle())
-        while self._downloads:
+            yield from map(self._finished, self._lanes.settle(until))
+        while self._downloads and not (until and until()):
             yield self._next_download()
 
     def switch(self, level: str) -> list[Picture]:

@@ -35,8 +35,8 @@ class Transform(Protocol):
         """Return what is still held, after the last picture."""
         ...
 
-    def settle(self) -> Iterable[Picture]:
-        """Return what is being computed; called while nothing else waits."""
+    def settle(self, until: Callable[[], bool]) -> Iterable[Picture]:
+        """Return what is being computed, until a condition holds: that another picture waits."""
         ...
 
     def stage(self, picture: Picture) -> object:
@@ -243,19 +243,12 @@ class Pipeline:
         for picture in _timed(self._decoded, clock.waiting):
             for result in _timed(self._transform(picture), clock.working):
                 _put(self._computed, result, clock)
-            self._settle(clock)
+            held = self._transform.settle(lambda: len(self._decoded) > 0)
+            for result in _timed(held, clock.working):
+                _put(self._computed, result, clock)
         for result in _timed(self._transform.flush(), clock.working):
             _put(self._computed, result, clock)
         self._computed.close()
-
-    def _settle(self, clock: StageTime) -> None:
-        """Pass on what is being computed, while nothing else waits."""
-        held = _timed(self._transform.settle(), clock.working)
-        while not len(self._decoded):
-            result = next(held, None)
-            if result is None:
-                return
-            _put(self._computed, result, clock)
 
     def _encode(self) -> None:
         clock = self.flow.stages["encode"]

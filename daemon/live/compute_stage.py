@@ -390,10 +390,10 @@ class ComputeStage:
 
     def _settle(self, *, everything: bool = False) -> bool:
         """Pass on what is being computed, while nothing else waits. Whether nothing is left."""
-        while self._compute.num_in_flight and (everything or not self._overlaps()):
+        until = None if everything else self._overlaps
+        while self._compute.num_in_flight and not (until and until()):
             with self._leaving_out_failed():
-                stop = (lambda: False) if everything else self._overlaps
-                self._pass_on(self._compute.settle(), stop)
+                self._pass_on(self._compute.settle(until))
         return not self._compute.num_in_flight
 
     def _overlaps(self) -> bool:
@@ -448,15 +448,11 @@ class ComputeStage:
         self._arrivals[item.pts * model.time_base] = item.arrived
         return picture
 
-    def _pass_on(
-        self, pictures: Iterable[Picture], stop: Callable[[], bool] = lambda: False
-    ) -> None:
-        """Give pictures to the output as they are computed, until it is time to stop."""
+    def _pass_on(self, pictures: Iterable[Picture]) -> None:
+        """Give pictures to the output as they are computed."""
         for picture in pictures:
             seconds = picture.pts * picture.time_base
             self._give(OutputFrame(picture, seconds, self._arrivals.pop(seconds, None)))
-            if stop():
-                return
 
     @contextmanager
     def _leaving_out_failed(self) -> Generator[None]:

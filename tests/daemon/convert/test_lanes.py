@@ -83,6 +83,25 @@ def test_what_is_not_taken_when_settling_stays() -> None:
     lanes.close()
 
 
+def test_settling_ends_as_soon_as_something_else_waits_and_what_is_computed_stays() -> None:
+    waits, go_on = threading.Event(), threading.Event()
+    lanes: Lanes[str] = Lanes(2, 2)
+
+    def slow() -> str:
+        assert go_on.wait(SECONDS)
+        return "slow"
+
+    assert list(lanes([lambda: "quick", slow])) == []
+    settled = lanes.settle(waits.is_set)
+    assert next(settled) == "quick"
+    threading.Timer(0.05, waits.set).start()
+    assert list(settled) == []
+    go_on.set()
+    assert list(lanes.settle(waits.is_set)) == []
+    assert [*lanes([lambda: "next"]), *lanes.settle()] == ["slow", "next"]
+    lanes.close()
+
+
 def test_an_error_comes_in_its_place_and_as_it_was_raised() -> None:
     def fail() -> str:
         raise FilterError("this frame cannot be computed")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from support.media.fakes import ListSink, ListSource, moving_pictures, stream_info
@@ -33,7 +33,7 @@ class Twice:
     def flush(self) -> Iterable[Picture]:
         return () if self._last is None else (self._last,)
 
-    def settle(self) -> Iterable[Picture]:
+    def settle(self, until: Callable[[], bool]) -> Iterable[Picture]:
         return ()
 
     def stage(self, picture: Picture) -> None:

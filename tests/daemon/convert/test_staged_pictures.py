@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import pytest
@@ -36,11 +36,12 @@ class Holding:
         if len(self._held) > 1:
             yield self._held.popleft()
 
-    def settle(self) -> Iterable[Picture]:
-        while self._held:
+    def settle(self, until: Callable[[], bool]) -> Iterator[Picture]:
+        while self._held and not until():
             yield self._held.popleft()
 
-    flush = settle
+    def flush(self) -> Iterable[Picture]:
+        return self.settle(lambda: False)
 
     def close(self) -> None:
         pass

@@ -151,6 +151,22 @@ def test_frames_that_wait_are_computed_at_the_same_time_and_go_out_in_order() ->
     assert stage.filter.most == 2
 
 
+def test_a_frame_that_comes_while_one_is_computed_is_begun_at_once() -> None:
+    first, second = threading.Event(), threading.Event()
+
+    def work(index: int) -> None:
+        (first, second)[index].set()
+        assert second.wait(SECONDS)
+
+    stage = Stage(work)
+    stage.stage.start()
+    stage.put(0)
+    assert first.wait(SECONDS)
+    stage.put(1)
+    assert stage.take(2) == [0, 1]
+    stage.end()
+
+
 def test_the_costs_of_frames_that_are_computed_at_the_same_time_add_up_to_the_time() -> None:
     stage = Stage(lambda _: time.sleep(0.1))
     began = time.monotonic()
