@@ -237,8 +237,8 @@ def validated(model: type[Model], given: Mapping[str, Any]) -> Model:
 
 def _line_of(fault: Mapping[str, Any]) -> str:
     """Describe one fault of a model in the words of the command line."""
-    text = str(fault["msg"]).removeprefix("Value error, ").partition(", got ")[0]
+    text, _, got = str(fault["msg"]).removeprefix("Value error, ").partition(", got ")
     if not fault["loc"]:
         return text
-    flag, got = flag_of(str(fault["loc"][0])), excerpt(repr(fault["input"]))
+    flag, got = flag_of(str(fault["loc"][0])), excerpt(got or repr(fault["input"]))
     return f"{flag}: {text[0].lower()}{text[1:]}, got {got}"
