@@ -311,8 +311,8 @@ def rife() -> None:
     from upframe.filters.device import exact_convolutions
     from upframe.filters.frame import Frame, StreamInfo
     from upframe.filters.interpolate.cuda import KernelEngine
-    from upframe.filters.interpolate.engine import PlainEngine
     from upframe.filters.interpolate.filter import Interpolate, load_networks
+    from upframe.filters.interpolate.network import PlainEngine
     from upframe.filters.weights import RIFE, resolve_weights
 
     weights = resolve_weights(None, RIFE, "builtin")

@@ -22,8 +22,7 @@ from ..kernels.cuda import KernelSelfTest, mismatch, on_device, slower
 from ..kernels.graphs import Graphs
 from . import cuda_layers
 from .cuda_layers import BlockLayers, EncoderLayers
-from .engine import Engine, PlainEngine
-from .network import BLOCK_CELLS, FlowBlock, IFNet, shape_of_all
+from .network import BLOCK_CELLS, Engine, FlowBlock, IFNet, PlainEngine, shape_of_all
 
 _COMPARED = 128, 128
 """Rows and columns that are compared: multiples of what any scale wants."""

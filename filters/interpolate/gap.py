@@ -17,8 +17,7 @@ from torch import Tensor
 from ..device import GIB, available_bytes, exact_convolutions
 from ..errors import TooLarge, is_out_of_memory
 from .cpu import FusedIFNet, can_fuse
-from .engine import Engine, PlainEngine
-from .network import IFNet, pad, padding_multiple
+from .network import Engine, IFNet, PlainEngine, pad, padding_multiple
 
 Method = Literal["recursive", "direct"]
 

@@ -12,8 +12,9 @@ and channels_last; flow, mask, sampling and blending stay in fp32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -312,3 +313,73 @@ def blend(pairs: Tensor, flow: Tensor, mask: Tensor) -> Tensor:
     """
     left, right = _warp_pairs(pairs, flow).unbind(1)
     return torch.lerp(right, left, torch.sigmoid(mask))
+
+
+# The ways to run the network: plain torch, or the kernels of `cpu` and `cuda`.
+
+
+class Engine(Protocol):
+    """Computes in-betweens in the fastest way of a device. Its sources are only for itself."""
+
+    def sources(self, images: Tensor) -> Tensor:
+        """Compute what is kept of frames for both their gaps.
+
+        Args:
+            images: (N, 3 or 4, H, W), fp32, [0, 1], on the network's device; H and W multiples of
+                :func:`padding_multiple`.
+
+        Returns:
+            (N, …, H, W), of a dtype and with strides that are the engine's.
+        """
+        ...
+
+    def middles(
+        self,
+        lefts: Sequence[Tensor],
+        rights: Sequence[Tensor],
+        times: Sequence[float],
+        scale: float,
+    ) -> Tensor:
+        """Compute one in-between per pair of sources.
+
+        Args:
+            lefts: items of `sources`, one for each of N earlier frames, wherever they lie; the
+                same one may come again.
+            rights: as many of the later frames.
+            times: N moments, (0, 1); 0 is the left frame.
+            scale: 0.25, 0.5, 1, 2 or 4; size at which motion is sought.
+
+        Returns:
+            (N, C, H, W), fp32.
+        """
+        ...
+
+
+class PlainEngine:
+    """Torch alone, on any device."""
+
+    def __init__(self, network: IFNet) -> None:
+        self._network = network
+
+    def sources(self, images: Tensor) -> Tensor:
+        """See :class:`Engine`."""
+        return self._network.sources(images)
+
+    def middles(
+        self,
+        lefts: Sequence[Tensor],
+        rights: Sequence[Tensor],
+        times: Sequence[float],
+        scale: float,
+    ) -> Tensor:
+        """See :class:`Engine`."""
+        pairs = torch.stack([torch.stack(pair) for pair in zip(lefts, rights, strict=True)])
+        flow, mask = self._network(pairs, _moved(torch.tensor(times), pairs.device), scale)
+        return blend(pairs[:, :, NUM_FEATURES:], flow, mask)
+
+
+def _moved(times: Tensor, device: torch.device) -> Tensor:
+    """Bring a few numbers to a device without waiting for what it does."""
+    if device.type == "cuda" and times.device.type == "cpu":
+        return times.pin_memory().to(device, non_blocking=True)
+    return times

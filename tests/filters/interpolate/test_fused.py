@@ -11,9 +11,8 @@ from support.kernels.interpolation import moving
 from torch import Tensor
 
 from upframe.filters.interpolate.cpu import FusedIFNet, can_fuse
-from upframe.filters.interpolate.engine import Engine, PlainEngine
 from upframe.filters.interpolate.gap import engine_for
-from upframe.filters.interpolate.network import IFNet
+from upframe.filters.interpolate.network import Engine, IFNet, PlainEngine
 from upframe.filters.kernels.native import kernels
 
 

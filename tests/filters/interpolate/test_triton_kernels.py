@@ -14,8 +14,7 @@ from torch import Tensor
 from upframe.filters.interpolate import cuda_layers
 from upframe.filters.interpolate.cuda import KernelEngine, ProvenEngine
 from upframe.filters.interpolate.cuda_layers import BlockLayers, EncoderLayers, FastestLayer
-from upframe.filters.interpolate.engine import Engine, PlainEngine
-from upframe.filters.interpolate.network import IFNet
+from upframe.filters.interpolate.network import Engine, IFNet, PlainEngine
 
 psnr = script("psnr")
 
