@@ -51,13 +51,13 @@ class Journal:
     a hundred.
     """
 
-    def __init__(self, store: JobStore, backoff: Backoff | None = None) -> None:
+    def __init__(self, store: JobStore) -> None:
         self.trouble: str | None = None
         """Why the store fails at the moment."""
         self.failures = 0
         """Calls of the store that failed since the start."""
         self._store = store
-        self._backoff = backoff or Backoff(STORE_STEPS)
+        self._backoff = Backoff(STORE_STEPS)
         self._done: deque[int] = deque()
         self._filled = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "mqtt-journal")

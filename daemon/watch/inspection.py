@@ -170,7 +170,7 @@ class Candidate:
 
 
 @dataclass(slots=True)
-class Inspection:
+class FolderInspection:
     """Result of an inspection: what is to be done."""
 
     ready: list[Candidate] = field(default_factory=list[Candidate])
@@ -219,7 +219,7 @@ class Inspector:
         self._unplaced: dict[Path, Signature] = {}
         """Ready files without a place for their output; checked again at every full scan."""
 
-    def inspect_all(self, now: float) -> Inspection:
+    def inspect_all(self, now: float) -> FolderInspection:
         """Inspect every file.
 
         Raises:
@@ -237,7 +237,7 @@ class Inspector:
 
     def inspect_paths(
         self, paths: Iterable[Path], now: float, *, also_due: bool = True
-    ) -> Inspection:
+    ) -> FolderInspection:
         """Inspect files that were reported as changed, and those that are due."""
         wanted = {*paths, *(self.stability.due(now) if also_due else ())}
         scan = self._tree.look_at(wanted)
@@ -245,11 +245,11 @@ class Inspector:
             self.stability.forget(path)
         return self._sort(scan, now)
 
-    def _sort(self, scan: Scan, now: float) -> Inspection:
+    def _sort(self, scan: Scan, now: float) -> FolderInspection:
         for skip in scan.skipped:
             self.stability.forget(skip.path)
             self.skips.log(skip)
-        inspection = Inspection(num_folders=scan.num_folders)
+        inspection = FolderInspection(num_folders=scan.num_folders)
         for path, signature in scan.found.items():
             if self._decided.get(path) == signature:
                 continue
@@ -264,7 +264,7 @@ class Inspector:
         return inspection
 
     def _consider(
-        self, path: Path, signature: Signature, now: float, inspection: Inspection
+        self, path: Path, signature: Signature, now: float, inspection: FolderInspection
     ) -> None:
         key = file_key(path, signature, self._settings, self._filesystem)
         if self._is_dealt_with(path, signature, key, inspection):
@@ -280,7 +280,7 @@ class Inspector:
             inspection.ready.append(candidate)
 
     def _is_dealt_with(
-        self, path: Path, signature: Signature, key: str, inspection: Inspection
+        self, path: Path, signature: Signature, key: str, inspection: FolderInspection
     ) -> bool:
         """Return whether a version of a file is an output of ours or is known already."""
         if self._records.store.is_known_sink(str(path)):
@@ -306,7 +306,7 @@ class Inspector:
         self._unplaced.pop(path, None)
         return False
 
-    def _seen(self, path: Path, job: Job, inspection: Inspection) -> Skip | None:
+    def _seen(self, path: Path, job: Job, inspection: FolderInspection) -> Skip | None:
         if job.state not in _SEEN:
             return None
         if job.state == "failed" and job.error and job.error.code == _EXIT_NO_INPUT:
@@ -315,7 +315,7 @@ class Inspector:
         reason, detail = _SEEN[job.state]
         return Skip(path, reason, detail.format(id=job.id))
 
-    def _find_outdated(self, path: Path, inspection: Inspection) -> None:
+    def _find_outdated(self, path: Path, inspection: FolderInspection) -> None:
         latest = self._records.latest(path)
         if latest is None:
             return

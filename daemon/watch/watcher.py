@@ -26,7 +26,7 @@ from ..fence import Fence
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
 from .changes import ChangeListener
-from .inspection import Candidate, FileAdmission, Inspection, Inspector, Probe
+from .inspection import Candidate, FileAdmission, FolderInspection, Inspector, Probe
 from .outcome import InputDisposer
 from .records import Records, Roots
 from .scan import AllowedFiles, Skip, printable_path
@@ -217,7 +217,7 @@ class Watcher:
 
         self._records.locks(self._watch).clear(is_active)
 
-    async def _inspect(self, inspector: Inspector) -> Inspection:
+    async def _inspect(self, inspector: Inspector) -> FolderInspection:
         if self._clock() >= self._next_scan:
             self._listener.ask_for_scan()
         changed = self._listener.take()
@@ -238,7 +238,7 @@ class Watcher:
         self._next_scan = self._clock() + jitter * self._watch.scan_seconds
         return inspection
 
-    async def _act(self, inspection: Inspection, admission: FileAdmission) -> None:
+    async def _act(self, inspection: FolderInspection, admission: FileAdmission) -> None:
         for job in inspection.outdated:
             await self._cancel(job)
         for job in inspection.returned:
