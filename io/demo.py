@@ -1,4 +1,4 @@
-"""Sample media from formulas: a landscape with a tune, and a before/after picture. No downloads."""
+"""The demo's media, drawn by formulas: a landscape with a tune, and a before/after picture."""
 
 # PyAV's Packet is generic without a default, so every mux and encode is "partially unknown".
 # pyright: reportUnknownMemberType=false
@@ -14,18 +14,16 @@ import av
 import torch
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
-from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 from torch.nn import functional
 
 from .demo_scene import DemoScene, one_thread
-from .errors import SourceMissing, UnsupportedMedia
 from .files import write_error
 from .pictures.font import put_label
 
-# A short clip of the demo scene with sound, written as any camera would: H.264 and AAC in MP4.
+# A short clip of the demo scene with sound, as from a camera: H.264 and AAC in MP4.
 
 _SAMPLE_RATE = 48000
 _NOTE_SECONDS = 0.25
@@ -38,7 +36,7 @@ _BT709 = 1  # AVCOL_PRI_BT709 and AVCOL_TRC_BT709
 def write_demo_clip(
     path: Path, *, width: int, height: int, rate: Fraction, num_frames: int
 ) -> None:
-    """Draw the scene and play the tune, for as long as the frames last. Replaces `path`.
+    """Write a clip of the scene with the tune, as long as the frames last. Replaces `path`.
 
     Args:
         path: An MP4 file.
@@ -64,7 +62,7 @@ def _write(container: OutputContainer, scene: DemoScene, rate: Fraction, num_fra
     audio.bit_rate = 160_000
     container.metadata["title"] = "upframe demo"
     _write_sound(container, audio, float(num_frames / rate))
-    reformatter = VideoReformatter()  # one for all: what it prepares takes longer than its work
+    reformatter = VideoReformatter()  # one for all frames: its setup takes longer than its work
     for index in range(num_frames):
         frame = _coded(scene(float(index / rate)), reformatter)
         frame.pts, frame.time_base = index, 1 / rate
@@ -82,7 +80,7 @@ def _add_video(container: OutputContainer, width: int, height: int, rate: Fracti
 
 
 def _coded(picture: Tensor, reformatter: VideoReformatter) -> av.VideoFrame:
-    """(3, H, W) in [0, 1] as 4:2:0 BT.709 in limited range."""
+    """Convert (3, H, W) in [0, 1] to 4:2:0 BT.709 in limited range."""
     bytes_ = (picture * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
     frame = av.VideoFrame.from_ndarray(bytes_.numpy(), format="rgb24")
     return reformatter.reformat(
@@ -107,7 +105,7 @@ def _write_sound(container: OutputContainer, audio: AudioStream, seconds: float)
 
 
 def play_tune(num_samples: int) -> Tensor:
-    """Play plucked strings over a soft bass.
+    """Synthesise plucked strings over a soft bass.
 
     Returns:
         (2, num_samples) float32, [-1, 1], 48 kHz, silent at the very end.
@@ -124,7 +122,7 @@ def play_tune(num_samples: int) -> Tensor:
 
 
 def _pluck(sound: Tensor, first: int, semitones: int, loudness: float, right: float) -> None:
-    """Add a note that dies away, its overtones sooner than itself."""
+    """Add a note that decays, its overtones faster."""
     times = torch.arange(min(sound.shape[1] - first, 2 * _SAMPLE_RATE)) / _SAMPLE_RATE
     hertz = _C4_HERTZ * 2 ** (semitones / 12)
     note = torch.zeros_like(times)
@@ -135,7 +133,7 @@ def _pluck(sound: Tensor, first: int, semitones: int, loudness: float, right: fl
     sound[:, first : first + len(times)] += torch.tensor([1 - right, right])[:, None] * note
 
 
-# A before/after picture: what the source shows, what the result shows, what was put between.
+# A before/after picture: the source, the result, and an inserted frame.
 
 _GAP = 4  # pixels of the page between panels
 _PAGE = 0.11  # grey
@@ -159,11 +157,11 @@ def read_pictures(path: Path, first: int, count: int) -> list[Tensor]:
 
 
 def compare(source: Tensor, results: list[Tensor]) -> Tensor:
-    """Put the picture together.
+    """Compose the comparison.
 
-    Above, one frame: its left half from the source, enlarged pixel by pixel, its right half from
-    the result. In the middle, its finest detail three ways. Below, the place where most moves: the
-    frame, the one that was inserted after it, and the next.
+    At the top one frame: its left half from the source, enlarged pixel by pixel, its right half
+    from the result. In the middle its finest detail, in three versions. At the bottom the region
+    with most motion: the frame, the one that was inserted after it, and the next.
 
     Args:
         source: (3, h, w), [0, 1]: a frame of the source.
@@ -208,7 +206,7 @@ def enlarge(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 
 def busiest(activity: Tensor, height: int, width: int) -> tuple[int, int]:
-    """Find the window of a size in which most goes on.
+    """Return the position of the window with the highest activity.
 
     Args:
         activity: (H, W), non-negative.
@@ -235,7 +233,7 @@ def _halves(before: Tensor, after: Tensor, source: Tensor, scale: int) -> Tensor
 
 
 def _details(source: Tensor, result: Tensor, scale: int) -> Tensor:
-    """A small part of the source, enlarged by repeating pixels, by bicubic, and by the filter."""
+    """Show a detail of the source, enlarged by repeated pixels, by bicubic, and by the filter."""
     width = _panel_width(result.shape[2])
     columns = min(source.shape[2], width // (_ZOOM * scale))
     rows = min(source.shape[1], columns * 3 // 5)
@@ -254,7 +252,7 @@ def _details(source: Tensor, result: Tensor, scale: int) -> Tensor:
 
 
 def _moments(results: list[Tensor], scale: int) -> Tensor:
-    """The place where the first and the last frame differ most, in all three."""
+    """Show the region where the first and the last frame differ most, in all three."""
     width = _panel_width(results[0].shape[2])
     height = min(results[0].shape[1], width * 4 // 5)
     moved = (results[2] - results[0]).abs().mean(0)
@@ -290,7 +288,7 @@ def _panel_width(width: int) -> int:
 
 
 def _edges(picture: Tensor) -> Tensor:
-    """How much neighbouring pixels differ: (1, H, W)."""
+    """Return how much neighbouring pixels differ: (1, H, W)."""
     gray = picture.mean(0, keepdim=True)
     across = functional.pad((gray[:, :, 1:] - gray[:, :, :-1]).abs(), (0, 1))
     down = functional.pad((gray[:, 1:] - gray[:, :-1]).abs(), (0, 0, 0, 1))
@@ -307,52 +305,3 @@ def _to_tensor(frame: av.VideoFrame) -> Tensor:
 
 
 # The first frames of a video at another size, as a file: the same real pictures at every size.
-
-_CRF = "12"  # what the filters see shall be the picture, not an encoder's blocks
-
-
-def write_excerpt(source: Path, target: Path, *, width: int, height: int, num_frames: int) -> int:
-    """Write the first frames of a video, resized, as H.264 in 4:2:0 without sound.
-
-    Args:
-        source: Any video.
-        target: An MP4 file; replaced.
-        width: Even, in pixels.
-        height: Likewise.
-        num_frames: At least 1; a video with fewer gives fewer.
-
-    Returns:
-        How many frames it has become.
-
-    Raises:
-        SourceMissing, UnsupportedMedia: if the video cannot be read.
-        SinkRefused, SinkFull: if the file cannot be written.
-    """
-    try:
-        with av.open(str(source)) as container:
-            rate = container.streams.video[0].average_rate or Fraction(25)
-            frames = islice(container.decode(video=0), num_frames)
-            small = [frame.reformat(width, height, "yuv420p") for frame in frames]
-    except FileNotFoundError as error:
-        raise SourceMissing(f"{source} is not there") from error
-    except (FFmpegError, IndexError) as error:
-        raise UnsupportedMedia(f"{source}: no video that can be decoded: {error}") from error
-    if not small:
-        raise UnsupportedMedia(f"{source}: no frame could be decoded")
-    try:
-        _excerpt_write(target, small, rate)
-    except OSError as error:
-        raise write_error(target, error) from error
-    return len(small)
-
-
-def _excerpt_write(target: Path, frames: list[av.VideoFrame], rate: Fraction) -> None:
-    with av.open(str(target), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": _CRF})
-        stream.width, stream.height = frames[0].width, frames[0].height
-        stream.pix_fmt = "yuv420p"
-        for index, frame in enumerate(frames):
-            frame.pts, frame.time_base = index, 1 / rate
-            frame.pict_type = 0  # as the encoder likes: not as the source had it
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))

@@ -36,8 +36,7 @@ from .files import (
     sync_folder,
     write_error,
 )
-from .pictures.pixels import frame_of
-from .pictures.tags import set_color
+from .pictures.pixels import frame_of, set_color
 from .root import by_descriptor
 
 _FIRST_NUMBER = 1  # as ffmpeg's image2 muxer counts

@@ -1,7 +1,10 @@
-"""Video on standard input and output: Y4M, NUT and Matroska, told apart by their first bytes.
+"""Video on standard input and output: Y4M, NUT and Matroska, recognised by their first bytes.
 
-Nothing is read ahead of what is needed, and nothing is written but video. A stream that ends
-inside a frame gives its whole frames and then says so.
+Nothing is read before it is needed, and nothing but video is written, every frame at once and
+whole. A stream that ends inside a frame yields its whole frames, then an error. What is written is
+lossless: raw video if FFmpeg can read it back (NUT: every format, Matroska: three of 8 bits), else
+FFV1. PyAV writes into a file object of ours, so that a slow reader never blocks Python, and a
+closed one is distinguished from other errors.
 """
 
 from __future__ import annotations
@@ -20,11 +23,17 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from ..filters.frame import Color, Picture, StreamInfo
-from .decode.deinterlace import DeinterlacedSource
-from .errors import MediaError, ReaderGone, SinkFull, TruncatedMedia, UnsupportedMedia
+from .decode.deinterlace import INTERLACED, DeinterlacedSource
+from .errors import (
+    MediaError,
+    ReaderGone,
+    SinkFull,
+    TruncatedMedia,
+    UnsupportedMedia,
+    reason_of,
+)
 from .media import Sink, Source
-from .pictures.pixels import canonical_pix_fmt, frame_of
-from .pictures.tags import set_color
+from .pictures.pixels import canonical_pix_fmt, frame_of, set_color
 from .rawvideo.bytestream import ByteReader, ByteWriter, RawStream, WholeUnits, gone_after
 from .rawvideo.matroska import chroma_siting, describe_matroska, matroska_units
 from .rawvideo.nut import MAGIC as NUT_MAGIC
@@ -43,7 +52,7 @@ _MAGICS: dict[PipeFormat, bytes] = {
     "nut": NUT_MAGIC,
     "matroska": b"\x1a\x45\xdf\xa3",
 }
-_OTHERS = (  # (offset, bytes, name): what people pipe by mistake
+_OTHERS = (  # (offset, bytes, name): formats piped by mistake
     (4, b"ftyp", "MP4"),
     (0, b"RIFF", "AVI or WAV"),
     (0, b"\x00\x00\x01\xba", "MPEG program stream"),
@@ -55,18 +64,17 @@ _OTHERS = (  # (offset, bytes, name): what people pipe by mistake
     (0, b"\x1f\x8b", "gzip"),
 )
 _SNIFFED_BYTES = 32
-_FIELDS = ("tt", "bb", "tb", "bt")
 
 
 class PipeSource:
-    """A source on a pipe, with what we know of it beyond its pictures.
+    """A source on a pipe: its pictures, its format and an end that can be checked.
 
     Args:
         source: the pictures.
         format: of the stream.
         reader: of the stream.
-        units: what feeds the source's demuxer, if it has one.
-        expected_frames: how many there must be; None for any number.
+        units: the input of the source's demuxer, if it has one.
+        expected_frames: the required number of frames; None for any.
     """
 
     def __init__(
@@ -85,11 +93,11 @@ class PipeSource:
         self._siting = chroma_siting(units.head) if units and format == "matroska" else None
         self._warnings: list[str] = []
         self.format: PipeFormat = format
-        """What the stream turned out to be."""
+        """The stream's format."""
 
     @property
     def info(self) -> StreamInfo:
-        """What holds for all pictures; the number of frames is that which is expected."""
+        """What holds for all pictures; with the expected number of frames, if given."""
         info = replace(self._source.info, color=self._colored(self._source.info.color))
         return info if self._expected is None else replace(info, num_frames=self._expected)
 
@@ -112,17 +120,17 @@ class PipeSource:
             self._warnings.append(f"got {count} frames, {self._expected} were expected")
 
     def _colored(self, color: Color) -> Color:
-        """Add the chroma siting that PyAV does not tell of raw video in Matroska."""
+        """Add the chroma siting of raw video in Matroska, which PyAV does not show."""
         if self._siting is None or color.chroma_location is not None:
             return color
         return replace(color, chroma_location=self._siting)
 
     def warnings(self) -> list[str]:
-        """What was noticed so far."""
+        """Return the problems noticed so far."""
         return [*self._source.warnings(), *self._warnings]
 
     def interrupt(self) -> None:
-        """End a read that waits for the writer, as if the stream had ended. For any thread."""
+        """End a waiting read as if the stream had ended; may be called from any thread."""
         self._reader.interrupt()
 
     def close(self) -> None:
@@ -141,19 +149,19 @@ def open_pipe_source(
 
     Args:
         stream: raw, unbuffered: ``open(0, "rb", buffering=0)``.
-        format: what it holds; ``auto`` looks at its first bytes.
-        deinterlace: ``auto`` where the stream says that it is interlaced.
-        expected_frames: a stream of fewer is truncated, whatever it says itself.
+        format: of the stream; ``auto`` recognises it by its first bytes.
+        deinterlace: ``auto`` if the stream is marked as interlaced.
+        expected_frames: a stream with fewer counts as truncated.
 
     Raises:
-        UnsupportedMedia: if it is empty, none of the three, or cannot be decoded.
+        UnsupportedMedia: if it is empty, in none of the three formats, or cannot be decoded.
         TruncatedMedia: if it ends before its first frame.
     """
     reader = ByteReader(stream)
     found = sniff(reader) if format == "auto" else format
     if found == "y4m":
         source: Source = Y4MSource(reader)
-        if deinterlace == "on" or (deinterlace == "auto" and source.info.field_order in _FIELDS):
+        if deinterlace == "on" or (deinterlace == "auto" and source.info.field_order in INTERLACED):
             source = DeinterlacedSource(source)
         return PipeSource(source, found, reader, expected_frames=expected_frames)
     units = WholeUnits(reader, nut_units if found == "nut" else matroska_units)
@@ -174,7 +182,7 @@ class PipeSink(Sink, Protocol):
 
     @property
     def num_written(self) -> int:
-        """Whole frames that the reader, or the kernel for it, has taken."""
+        """Whole frames that the reader, or the kernel for it, has accepted."""
         ...
 
     @property
@@ -193,7 +201,7 @@ def open_pipe_sink(stream: RawStream, format: PipeFormat, info: StreamInfo) -> P
 
     Raises:
         UnsupportedMedia: if the format cannot hold them; nothing has been written then.
-        ReaderGone: if nobody reads.
+        ReaderGone: if there is no reader.
     """
     for line in losses(format, info):
         log.warning("%s", line)
@@ -202,7 +210,7 @@ def open_pipe_sink(stream: RawStream, format: PipeFormat, info: StreamInfo) -> P
 
 
 def check_pipe_sink(format: PipeFormat, info: StreamInfo) -> None:  # noqa: A002
-    """Find out whether a format can hold such pictures, before anything is loaded or written.
+    """Check that a format can hold such pictures, before anything is loaded or written.
 
     Raises:
         UnsupportedMedia: if it cannot.
@@ -213,7 +221,7 @@ def check_pipe_sink(format: PipeFormat, info: StreamInfo) -> None:  # noqa: A002
 
 
 def losses(format: PipeFormat, info: StreamInfo) -> list[str]:  # noqa: A002
-    """Say what the header of a format cannot tell of a stream that `info` does."""
+    """Return a warning of what a format's header cannot store of a stream, if anything."""
     color = info.color
     tags = {
         "primaries": color.primaries,
@@ -231,14 +239,14 @@ def losses(format: PipeFormat, info: StreamInfo) -> list[str]:  # noqa: A002
     if not lost:
         return []
     hint = "" if format == "matroska" else "; --format matroska keeps what is not rotation"
-    return [f"{format} cannot tell the reader: {', '.join(lost)}{hint}"]
+    return [f"{format} cannot store {', '.join(lost)}{hint}"]
 
 
 def sniff(reader: ByteReader) -> PipeFormat:
-    """Tell a stream's format from its first bytes, which stay in the reader.
+    """Recognise a stream's format by its first bytes, which stay in the reader.
 
     Raises:
-        UnsupportedMedia: if it is empty, or none of ours.
+        UnsupportedMedia: if it is empty, or in another format.
     """
     head = reader.peek(_SNIFFED_BYTES)
     if not head:
@@ -247,44 +255,36 @@ def sniff(reader: ByteReader) -> PipeFormat:
         if head.startswith(magic):
             return name
     found = next((name for at, mark, name in _OTHERS if head[at:].startswith(mark)), None)
-    shown = found or (f"{head[:16]!r}" if head.isascii() else head[:16].hex(" "))
+    begin = found or (f"{head[:16]!r}" if head.isascii() else head[:16].hex(" "))
     raise UnsupportedMedia(
-        f"the input must be y4m, nut or matroska, it begins like {shown}; "
+        f"the input must be y4m, nut or matroska, it begins like {begin}; "
         "convert it with: ffmpeg -i - -f nut -c:v rawvideo -"
     )
 
 
-log = logging.getLogger("upframe.io.rawvideo.container")
+_container_log = logging.getLogger("upframe.io.rawvideo.container")
 
 
 Container = Literal["nut", "matroska"]
 
 
 _RAW_IN_MATROSKA = ("gray", "yuv420p", "yuv422p")
-
-
 _PACKED_FOR_FFV1 = {"gbrp": "bgr0", "gbrap": "bgra"}  # it takes 8-bit RGB only packed
-
-
 _MAX_TIME_BASE = (1 << 31) - 1  # FFmpeg's rationals are pairs of int32
-
-
 _FLAGS = Flags.flush_packets.value | Flags.bitexact.value
-"""Each packet at once; and the same bytes for the same input, so no random identifiers."""
+"""Each packet at once; and no random identifiers, so that equal input gives equal bytes."""
 
 
 _NANOSECOND = Fraction(1, 10**9)
-
-
 _OPTIONS: dict[str, dict[str, str]] = {
     "nut": {},
-    # a cluster for every frame, or readers wait for a second's worth; no checksums over headers
+    # a cluster per frame, else readers wait for a second of frames; no checksums over headers
     "matroska": {"cluster_time_limit": "0", "write_crc32": "0"},
 }
 
 
 def codec_of(container: Container, pix_fmt: str) -> tuple[str, str]:
-    """Choose codec and coded pixel format, both without loss, for a planar format."""
+    """Return the lossless codec and coded pixel format for a planar format."""
     name = canonical_pix_fmt(pix_fmt)
     if container == "nut" or name in _RAW_IN_MATROSKA:
         return "rawvideo", name
@@ -295,13 +295,13 @@ class ContainerPipeSink:
     """Writes pictures into a NUT or Matroska stream.
 
     Args:
-        writer: where to.
-        container: which of the two.
-        info: what all pictures are; the header is written at once, so that the reader can start.
+        writer: the output.
+        container: its format.
+        info: of all pictures; the header is written at once, so that the reader can start.
 
     Raises:
-        UnsupportedMedia: if there is no lossless way to write it; nothing has been written then.
-        ReaderGone: if nobody reads.
+        UnsupportedMedia: if it cannot be written without loss; nothing has been written then.
+        ReaderGone: if there is no reader.
     """
 
     def __init__(self, writer: ByteWriter, container: Container, info: StreamInfo) -> None:
@@ -322,16 +322,15 @@ class ContainerPipeSink:
             self._stream.codec_context.open()
             self._container.start_encoding()
         except (FFmpegError, ValueError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
             raise UnsupportedMedia(
                 f"{container} with {self._codec} cannot hold {info.width}x{info.height} "
-                f"{info.pix_fmt}: {reason}"
+                f"{info.pix_fmt}: {reason_of(error)}"
             ) from error
         self._header.release(self._describe)
 
     @property
     def num_written(self) -> int:
-        """Frames that the reader, or the kernel for it, has taken."""
+        """Frames that the reader, or the kernel for it, has accepted."""
         return max(0, self._num_muxed - (0 if self._ended else self._num_held))
 
     @property
@@ -343,7 +342,7 @@ class ContainerPipeSink:
         """Encode and write one frame; blocks while the reader is slow.
 
         Raises:
-            ReaderGone: if the reader has closed its end; says how many frames were written.
+            ReaderGone: if the reader has closed its end; the text has the number of frames.
             SinkFull: if it cannot be written.
         """
         frame = frame_of(picture)
@@ -360,18 +359,14 @@ class ContainerPipeSink:
         self._ended = True
 
     def abort(self) -> None:
-        """Leave what the reader has, with a valid end if it still reads."""
+        """Write a valid end, if the reader still reads."""
         if self._ended:
             return
         self._ended = True
         try:
             self._container.close()
-        except (
-            FFmpegError,
-            MediaError,
-            OSError,
-        ):  # the reader is gone: there is no end to write
-            log.debug("no end was written: %s", self._writer.failure)
+        except (FFmpegError, MediaError, OSError):  # the reader is gone
+            _container_log.debug("no end was written: %s", self._writer.failure)
 
     def _add_stream(self) -> VideoStream:
         info = self._info
@@ -401,7 +396,7 @@ class ContainerPipeSink:
         self._container.mux(packets)  # pyright: ignore[reportUnknownMemberType]  # the same
 
     def _attempt(self, step: Callable[[], None]) -> None:
-        """Do a step; what PyAV makes of our writer's errors becomes those errors again."""
+        """Run a step; restore our writer's errors, which PyAV has changed."""
         try:
             step()
         except (FFmpegError, MediaError, OSError) as error:
@@ -412,20 +407,20 @@ class ContainerPipeSink:
 
 
 class _HeaderGate:
-    """A file object for a muxer: holds the header back until it has been completed."""
+    """A file object for a muxer: holds the header back until it is completed."""
 
     def __init__(self, writer: ByteWriter) -> None:
         self._writer = writer
         self._header: bytearray | None = bytearray()
 
     def write(self, data: bytes) -> int:
-        """Take the muxer's bytes."""
+        """Accept the muxer's bytes."""
         if self._header is None:
             return self._writer.write(data)
         self._header += data
         return len(data)
 
     def release(self, complete: Callable[[bytes], bytes]) -> None:
-        """Write the header, completed, and from now on everything at once."""
+        """Write the completed header, and everything else at once from now on."""
         header, self._header = bytes(self._header or b""), None
         self._writer.write(complete(header))

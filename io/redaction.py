@@ -1,8 +1,8 @@
-"""What foreign text may look like where people see it: without secrets, cut, and on one line.
+"""Untrusted text made fit for people: without secrets, shortened, and on one line.
 
-Who types a URL wrongly shall not find the password in a log either, so one with an unescaped ``/``,
-``?``, ``@`` or space goes too, rather with too much than too little of what is behind it. Nothing
-here raises, whatever the text, and the work grows with its length only.
+A password must not appear in a log even if its URL is malformed, so one with an unescaped ``/``,
+``?``, ``@`` or space is hidden too, with too much rather than too little of what follows. Nothing
+here raises, whatever the text, and the work is linear in its length.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _MOST_URLS = 500  # in one text; what follows is hidden
 _MOST_PASSES = 5
 _LONGEST_HOST = 261  # a name of 253 characters, a port, brackets
 LOCATION_MAX_BYTES = 4096
-"""Longest path or URL that is taken anywhere, so how far behind a cut a secret may go on."""
+"""Longest path or URL accepted anywhere, so the furthest that a secret may extend past a cut."""
 
 _SCHEME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-"
 _CLOSING = "'\":,;)]}>"
-"""Of the text around a URL, where a URL ends with it."""
+"""Of the text around a URL, if a URL ends with it."""
 _SEPARATOR = re.compile(r"(:\\?/(?:\\?/|(?!\s)))")
-"""Also ``:/``, which paths make of it, and as some write JSON."""
+"""Also ``:/``, which Path makes of it, and its escaped form in JSON."""
 _NO_PATH = re.compile(r"[\s?&;]")
 _WORD = re.compile(r"\S*+")
 _AUTHORITY = re.compile(r"[^\s/?#]*+")
@@ -32,14 +32,14 @@ _IPV6 = re.compile(r"\[[0-9A-Fa-f:.%]*+\][\d:]*+")
 _PORT = re.compile(r"\d{0,5}+[:'\",;.)\]}>|…]*+")
 _LINE_END = re.compile(r"[\r\n]")
 _PUBLISHED = ("rtmp", "rtmps", "rtmpt", "rtmpts", "rtmpe", "rtmpte", "whip", "whips")
-"""Schemes of which everything behind the host goes: their paths are passwords."""
+"""Schemes of which everything after the host is hidden: their paths are passwords."""
 
 _PARAMETER = re.compile(
     r"([?&;#])(?!(?:mode|latency|transtype|pkt_size|transport|timeout|channel|subtype|profile|codec"
     r"|width|height|fps|resolution|format|listen|ttl|fifo_size|buffer_size|overrun_nonfatal"
     r"|real_stream)(?:=[\w.-]{0,24})?(?:[&;]|[:',)]{0,3}\Z))([^?&;#=\"]*+)(=?+)[^&;\"]*+"
 )
-"""Of a query, without those that are known to be harmless."""
+"""A parameter of a query, except those known to be harmless."""
 _QUERY = re.compile(r"\?[\w.%\[\]-]{0,64}=[^\s\"]*+")
 _NAMED = re.compile(
     r"((?:(?<![a-z])(?:pass|pw|sig)|passw(?:or)?d|passphrase|passcode|pwd|secret|token|signature|key"
@@ -48,20 +48,20 @@ _NAMED = re.compile(
     r"(?:\"(?![\s,:}\]]|\Z)[^\"\r\n]*+\"?|'[^'\r\n]*+'?)?+[^\s&;\"]*+",
     re.IGNORECASE,
 )
-"""A secret by its name, in whatever text."""
-_JOINERS = "\u200c\u200d"  # formats too, but parts of names and of emoji
+"""A secret by its name, in any text."""
+_JOINERS = "\u200c\u200d"  # of the category Cf, but parts of names and of emoji
 _MOVING = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Categories of what is no sign; wide spaces, and emoji newer than this Python, are signs."""
+"""Categories of invisible characters; wide spaces, and emoji newer than this Python, are kept."""
 
 
 def redacted(text: str, *, published: bool = False) -> str:
-    """Replace the secrets in a text by ``***``; what was redacted already stays as it is.
+    """Replace the secrets in a text by ``***``; redacted text stays unchanged.
 
-    Of URLs go user and password, values of the query but for harmless ones, and where something is
-    `published`, as by RTMP and WHIP always, all behind the host; elsewhere values whose name tells
-    of a secret, as in ``token=…``.
+    In URLs that is user and password, and the query's values except harmless ones; if something is
+    `published` there, as always by RTMP and WHIP, everything after the host. Elsewhere it is values
+    whose name suggests a secret, as in ``token=…``.
     """
-    for _ in range(_MOST_PASSES):  # what is hidden may let the rest be read in another way
+    for _ in range(_MOST_PASSES):  # hiding something may change how the rest is parsed
         before, text = text, _redacted_once(text, published)
         if before == text:
             break
@@ -79,7 +79,7 @@ def _redacted_once(text: str, published: bool) -> str:
         last = index + 2 == len(rests)
         body = rest if last else rest.rstrip(_SCHEME)
         following = rest[len(body) :]
-        if hiding:  # a secret with a "://" in it goes on
+        if hiding:  # a secret that contains "://" continues
             shown = body[_end(_WORD, body) :]
             hiding = not last and not shown
             if parts[-1].endswith(f":{MASK}") and (at := _at(shown.partition("\n")[0])) >= 0:
@@ -96,14 +96,14 @@ def _redacted_once(text: str, published: bool) -> str:
 
 
 def redacted_target(target: str) -> str:
-    """Redact where something is published to: of a URL goes all but the host."""
+    """Redact the target of a publication: of a URL only the host is kept."""
     if "://" not in target or target.lower().startswith("file:"):
         return redacted(target)
     return redacted("".join(target.split()), published=True)
 
 
 def redacted_values(value: object) -> object:
-    """Redact every string in a JSON value; keys stay, and what UTF-8 cannot hold is escaped."""
+    """Redact every string in a JSON value, except keys; escape what UTF-8 cannot hold."""
     if isinstance(value, str):
         return redacted(value).encode(errors="backslashreplace").decode()
     if isinstance(value, dict):
@@ -115,23 +115,23 @@ def redacted_values(value: object) -> object:
 
 
 def json_text(value: object, indent: int | None = 2) -> str:
-    """Write JSON without secrets, in printable ASCII."""
+    """Return JSON without secrets, in printable ASCII."""
     return json.dumps(redacted_values(value), indent=indent).replace("\x7f", "\\u007f")
 
 
 def excerpt(text: str, characters: int = 200, *, published: bool = False) -> str:
-    """Cut and redact a foreign text, such as a tag; no cut shows a part of a secret."""
+    """Shorten and redact an untrusted text, such as a tag; no part of a secret is left."""
     seen = text[: characters + LOCATION_MAX_BYTES]
     before, found, _ = seen.rpartition(":/")
     if found and len(seen) < len(text):  # its end is not seen
         seen = f"{before}{found}{MASK}"
-    told = redacted(seen, published=published)
-    whole = len(told) <= characters and len(seen) == len(text)
-    return told if whole else f"{told[:characters]}…"
+    safe = redacted(seen, published=published)
+    whole = len(safe) <= characters and len(seen) == len(text)
+    return safe if whole else f"{safe[:characters]}…"
 
 
 def printable(text: str) -> str:
-    r"""Escape what would move, color or end the line it is printed on, as ``\x1b`` and ``\n``."""
+    r"""Escape what would move, color or end the printed line, such as ``\x1b`` and ``\n``."""
     if text.isprintable():
         return text
     return "".join(
@@ -140,7 +140,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: object, characters: int = 8192) -> str:
-    """Make anything fit to be printed or logged: cut, without secrets, on one line."""
+    """Return a text for a print or a log: shortened, without secrets, on one line."""
     return printable(excerpt(str(text), characters))
 
 
@@ -150,7 +150,10 @@ def _end(pattern: re.Pattern[str], text: str) -> int:
 
 
 def _at(text: str) -> int:
-    """Find the last ``@`` that may end user information: not that of ``[rtsp @ 0x5581]``."""
+    """Return the index of the last ``@`` that may end user and password, or -1.
+
+    That of ``[rtsp @ 0x5581]`` does not count.
+    """
     at = text.rfind("@")
     while 0 <= at < len(text) - 1 and text[at + 1].isspace():
         at = text.rfind("@", 0, at)
@@ -158,7 +161,7 @@ def _at(text: str) -> int:
 
 
 def _redacted_url(rest: str, is_target: bool, *, last: bool) -> tuple[str, bool]:
-    """Redact what follows the ``://`` of one URL; tell whether it ends within a secret."""
+    """Redact what follows the ``://`` of one URL; return also whether it ends within a secret."""
     end = _LINE_END.search(rest)
     rest, lines = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
     rest = _without_user(rest, closed=last or bool(lines))
@@ -181,7 +184,7 @@ def _hidden_parameter(match: re.Match[str]) -> str:
 
 
 def _without_user(rest: str, *, closed: bool) -> str:
-    """Hide user and password; `closed`: no other ``://`` follows at once, as part of them."""
+    """Hide user and password; `closed`: no further ``://`` follows that is part of them."""
     word = rest[: _end(_WORD, rest)]
     host = rest[: _end(_AUTHORITY, rest)]
     is_done = rest.startswith(f"{MASK}@") or (word == host and host.endswith(f":{MASK}"))
@@ -189,7 +192,7 @@ def _without_user(rest: str, *, closed: bool) -> str:
         return rest
     plain = host.lower().replace("%3a", ":").replace("%40", "@")
     within = rest if ":" in plain or "@" in plain else word
-    if (at := _at(within)) >= 0:  # nobody stands before that of udp://@239.0.0.1
+    if (at := _at(within)) >= 0:  # udp://@239.0.0.1 has no user
         return f"{MASK}{rest[at:]}" if at or not closed else rest
     if "@" in plain:
         return f"{MASK}@{rest[host.lower().rfind('%40') + 3 :]}"

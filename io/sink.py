@@ -29,8 +29,8 @@ from .errors import SinkFull, SinkRefused, reason_of
 from .files import OutputFile, Owner, write_error
 from .images import ImageSink
 from .media import Sink
+from .pictures.metadata import Tags, tags_of
 from .pictures.pixels import black_frame, frame_of
-from .pictures.tags import Tags, tags_of
 from .root import by_descriptor
 from .streams.plan import StreamPlan
 from .streams.tracks import open_copy

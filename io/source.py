@@ -21,19 +21,19 @@ from av.video.frame import VideoFrame
 from ..filters.frame import Picture, StreamInfo
 from .decode.decoder import Decoded, VideoDecoder
 from .decode.deinterlace import (
+    INTERLACED,
     Deinterlacer,
     FieldOrder,
     field_order_of,
     field_order_text,
     flags_frames,
-    is_interlaced,
 )
 from .decode.demuxer import Target, best_video, find_target, open_container
 from .decode.hardware import Hardware, log_decoder, open_for_card
 from .decode.survey import describe, ends_inside_frame, missing_end, survey, whole_end
 from .errors import TruncatedMedia, UnsupportedMedia, reason_of
+from .pictures.metadata import rotation_of
 from .pictures.pixels import conversion_warning, on_cpu, picture_of, pix_fmt_of
-from .pictures.tags import rotation_of
 from .root import ConfinedFile
 from .timestamps import RateVerdict, TimestampFixer, header_rate, judge_rate
 
@@ -114,6 +114,7 @@ class ContainerSource:
         stream.thread_type = "AUTO"
         self._time_base = stream.time_base or Fraction(1, 90_000)
         self.field_order: FieldOrder | None = field_order_of(stream.codec_context.field_order)
+        self._has_fields = self.field_order in INTERLACED
         container = self._container
         self._decoder = decoder = VideoDecoder(container, stream, self._target.name)
         self.verdict = self._judge()
@@ -228,7 +229,7 @@ class ContainerSource:
         frame = decoded.frame
         if self._raw_first is None:
             self._raw_first = frame
-            self.is_interlaced = is_interlaced(self.field_order, frame)
+            self.is_interlaced = self._has_fields or frame.interlaced_frame
             self._describe(frame)
             return decoded
         if not differs(frame, self._raw_first):
@@ -266,7 +267,7 @@ class ContainerSource:
 
     def _wants_deinterlacing(self, frame: VideoFrame) -> bool:
         if self._deinterlace == "auto":
-            return is_interlaced(self.field_order, frame)
+            return self._has_fields or frame.interlaced_frame
         return self._deinterlace == "on"
 
     def _start_deinterlacing(self, frame: VideoFrame) -> None:

@@ -16,7 +16,7 @@ from .decode.demuxer import Target, is_cover, open_container
 from .decode.survey import end_of_stream
 from .encode.packets import AnyPacket, is_priming
 from .errors import MediaError, VerificationFailed
-from .pictures.tags import Tags, tags_of
+from .pictures.metadata import Tags, tags_of
 
 if TYPE_CHECKING:
     from av.container import InputContainer

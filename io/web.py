@@ -1,15 +1,16 @@
-"""What may be connected to, and whom to believe there: certificates, hosts, files of web servers.
+"""Connections to other hosts: trusted certificates, allowed hosts, files of web servers.
 
-FFmpeg verifies certificates only where it is told to, does not hand that on to what a playlist
-names, and follows names and redirects to any host. So http and https are read by Python, which
-resolves a name once and connects to the address it looked at; by other protocols FFmpeg itself
-connects, with the options by which it verifies.
+FFmpeg verifies certificates only with an option, does not apply it to the entries of a playlist,
+and follows names and redirects to any host. So http and https are read by Python, which resolves a
+name once and connects to the address it has checked; for other protocols FFmpeg itself connects,
+with the options that make it verify.
 """
 
 from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
 import ssl
 import string
@@ -27,19 +28,19 @@ from typing import IO, Any, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from .errors import SourceMissing, UnsupportedMedia
-from .redaction import redacted
+from .redaction import one_line, redacted
 
 _TLS = ("https", "rtsps", "rtmps", "rtmpts", "tls")
 _STORES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
-"""Of Debian and Fedora, for a Python that was built elsewhere."""
+"""Files of Debian and Fedora, for a Python built elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkRules:
-    """What holds for every connection of this process."""
+    """Rules for every connection of this process."""
 
     hosts: tuple[str, ...] | None = None
-    """Names, addresses and networks allowed beside public addresses; None: every host is."""
+    """Names, addresses and networks allowed besides public addresses; None: every host."""
     tls_insecure: bool = False
     """Whether any certificate is trusted."""
 
@@ -49,7 +50,7 @@ _rules = NetworkRules()
 
 @contextmanager
 def network_rules(rules: NetworkRules) -> Generator[None]:
-    """Have rules hold for all threads of this process while the block runs."""
+    """Apply rules in all threads of this process while the block runs."""
     global _rules
     before, _rules = _rules, rules
     try:
@@ -59,7 +60,7 @@ def network_rules(rules: NetworkRules) -> Generator[None]:
 
 
 def is_insecure() -> bool:
-    """Return whether any certificate is trusted now."""
+    """Return whether any certificate is trusted at present."""
     return _rules.tls_insecure
 
 
@@ -67,17 +68,17 @@ def is_insecure() -> bool:
 
 
 class Untrusted(OSError):
-    """A certificate that is not that of the host, is out of date, or comes from nobody known."""
+    """A certificate for another host, expired, or from an unknown authority."""
 
     def __init__(self, error: ssl.SSLCertVerificationError) -> None:
         super().__init__(f"certificate not trusted: {error.verify_message}")
 
 
 def authorities() -> str:
-    """Name the file of trusted authorities: SSL_CERT_FILE, or the system's.
+    """Return the file of trusted authorities: SSL_CERT_FILE, or the system's.
 
     Raises:
-        SourceMissing: if it is not there.
+        SourceMissing: if there is none.
     """
     named = os.environ.get("SSL_CERT_FILE")
     places = [named] if named else [ssl.get_default_verify_paths().cafile or "", *_STORES]
@@ -92,7 +93,7 @@ def authorities() -> str:
 
 
 def tls_context() -> ssl.SSLContext:
-    """Make what verifies certificates in Python; raises as :func:`authorities`."""
+    """Return the context that verifies certificates in Python; raises as :func:`authorities`."""
     if not _rules.tls_insecure:
         return ssl.create_default_context(cafile=authorities())
     context = ssl.create_default_context()
@@ -101,11 +102,11 @@ def tls_context() -> ssl.SSLContext:
 
 
 def tls_options(url: str) -> dict[str, str]:
-    """Return the options by which FFmpeg verifies certificates; none where there is no TLS.
+    """Return the options that make FFmpeg verify certificates; none without TLS.
 
     Raises:
         SourceMissing: as :func:`authorities`.
-        UnsupportedMedia: if FFmpeg hands no options on to this protocol's TLS.
+        UnsupportedMedia: if FFmpeg passes no options to this protocol's TLS.
     """
     scheme = url.partition(":")[0].lower()
     if scheme not in _TLS:
@@ -122,7 +123,7 @@ UNVERIFIED = "{}: FFmpeg cannot verify its certificate; wanted another protocol,
 
 
 def why_untrusted(url: str, timeout_seconds: float = 5.0) -> str | None:
-    """Look why FFmpeg gave up a connection: what is wrong with the certificate, if it is that."""
+    """Return what is wrong with a host's certificate; None if that is not the problem."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"rtsps": 322}.get(parts.scheme.lower(), 443)
@@ -144,10 +145,10 @@ _GLOBAL_UNICAST = IPv6Network("2000::/3")
 
 
 def check_url(url: str, hosts: Sequence[str] | None = None) -> str:
-    """Check the host of a URL by the rules, and give the URL by which FFmpeg is to open it.
+    """Check the host of a URL by the rules, and return the URL that FFmpeg is to open.
 
-    By other protocols than http a server may lead FFmpeg on, so that a public host must be named
-    as well. Without TLS, which needs the name, the address that was looked at takes its place.
+    With protocols other than http a server may redirect FFmpeg, so even a public host must be
+    named. Without TLS, which needs the name, it is replaced by the address that was checked.
 
     Args:
         url: of any protocol.
@@ -155,7 +156,7 @@ def check_url(url: str, hosts: Sequence[str] | None = None) -> str:
 
     Raises:
         SourceMissing: if the host has no address.
-        UnsupportedMedia: if the rules do not allow it.
+        UnsupportedMedia: if the rules forbid it.
     """
     if (hosts := _rules.hosts if hosts is None else hosts) is None:
         return url
@@ -174,7 +175,7 @@ def check_url(url: str, hosts: Sequence[str] | None = None) -> str:
 
 
 def _resolved(host: str, hosts: Sequence[str], *, named: bool = False) -> str:
-    """Return an address of a host, all of whose addresses are allowed: public, or named."""
+    """Return an address of a host; all of its addresses must be public, or named."""
     found = {str(one[4][0]): None for one in socket.getaddrinfo(host, None)}
     for address in found:
         if (named or not _is_public(address)) and not _is_named(host, address, hosts):
@@ -191,7 +192,7 @@ def _connected(host: str, port: int, timeout_seconds: float | None) -> socket.so
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:
-    """Return an address, or the IPv4 one inside it to which the packets go."""
+    """Return an address, or the IPv4 address embedded in it, which receives the packets."""
     found = ip_address(address.partition("%")[0])
     if isinstance(found, IPv4Address):
         return found
@@ -221,7 +222,7 @@ def _is_named(host: str, address: str, hosts: Sequence[str]) -> bool:
 
 
 class _Connection(http.client.HTTPConnection):
-    """Connects to the address that was looked at, and to no other."""
+    """Connects to the address that was checked, and to no other."""
 
     def connect(self) -> None:
         if _rules.hosts is None:
@@ -231,14 +232,14 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _TlsConnection(http.client.HTTPSConnection, _Connection):
-    """The same, whose certificate must be the name's."""
+    """The same, with a certificate for the name."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: Any, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> Any:
-        """Go on without the answer's body, which urllib would read to its end, if it has one."""
+        """Close the response, whose body urllib would read to its end."""
         fp.close()
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -254,12 +255,12 @@ class _Handler(urllib.request.HTTPHandler):
 def open_url(
     url: str, timeout_seconds: float, headers: Mapping[str, str] = MappingProxyType({})
 ) -> http.client.HTTPResponse:
-    """Ask for a file of http(s), following redirects; a password goes to its own host only.
+    """Request a file by http(s), following redirects; a password is sent to its own host only.
 
     Raises:
-        OSError: if it cannot be had; `urllib.error.HTTPError` has the server's answer.
+        OSError: if it is not available; `urllib.error.HTTPError` has the server's answer.
         SourceMissing: as :func:`authorities`.
-        UnsupportedMedia: if a host on the way is not allowed.
+        UnsupportedMedia: if one of the hosts is not allowed.
     """
     parts = urlsplit(url)
     login, _, host = parts.netloc.rpartition("@")
@@ -268,7 +269,7 @@ def open_url(
     passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
     user, _, password = login.partition(":")
     passwords.add_password(None, bare, unquote(user), unquote(password))
-    opener = urllib.request.OpenerDirector()  # made by hand it knows no file, ftp or data
+    opener = urllib.request.OpenerDirector()  # without handlers for file, ftp or data
     for handler in (
         _Handler(),
         urllib.request.HTTPDefaultErrorHandler(),
@@ -290,7 +291,13 @@ def open_url(
             raise Untrusted(error.reason) from None
         raise error.reason if isinstance(error.reason, Exception) else error from None
     except (http.client.HTTPException, ValueError) as error:
-        raise OSError(f"an answer that is not understood: {error!r}") from error
+        raise OSError(f"the server's answer is invalid: {_plain_text(error)}") from error
+
+
+def _plain_text(error: Exception) -> str:
+    """Describe an error of http.client, whose own text may be a status line or nothing."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
+    return one_line(f"{name}: {error}" if str(error) else name)
 
 
 class _Errors(urllib.request.HTTPErrorProcessor):
@@ -307,19 +314,18 @@ class _Errors(urllib.request.HTTPErrorProcessor):
 
 _LOGINS = (urllib.request.HTTPBasicAuthHandler, urllib.request.HTTPDigestAuthHandler)
 
-
-_MOST_BYTES = 1 << 62  # of a file: places in it are 64 bits wide
+_MOST_BYTES = 1 << 62  # of a file: offsets are 64 bits wide
 _MOST_ENCRYPTED_BYTES = 256 << 20
-"""Of a segment: it is held in memory, which no limit of a process counts."""
+"""Of a segment: it is held in a memory file, which no limit of a process counts."""
 
 
 class RemoteFile:
-    """A file of a web server as PyAV reads it; from anywhere, where the server can.
+    """A file on a web server for PyAV; seekable if the server supports it.
 
     Args:
         url: of http(s).
         timeout_seconds: longest wait for each answer.
-        span: the first byte and the one behind the last; 0: the file's end.
+        span: the first byte and the one after the last; 0: the file's end.
 
     Raises:
         Exception: as :func:`open_url`.
@@ -337,12 +343,12 @@ class RemoteFile:
         self._seeks = self._response.status == 206 and length is not None
 
     def _ask(self) -> http.client.HTTPResponse:
-        # of the whole file as well: who answers by a part can seek, whatever else it says of itself
+        # a range also for the whole file: a server that answers with a part can seek
         span = f"bytes={self._at}-{self._end - 1 if self._end else ''}"
         headers = {"User-Agent": "upframe", "Accept": "*/*", "Range": span}
         response = open_url(self._url, self._timeout, headers)
         if (self._at or self._end) and response.status != 206:
-            raise OSError(f"a part of it was asked for, got status {response.status}")
+            raise OSError(f"requested a part of it, got status {response.status}")
         self._asked = self._at
         return response
 
@@ -350,14 +356,14 @@ class RemoteFile:
         self.close()
 
     def seekable(self) -> bool:
-        """Whether PyAV may seek."""
+        """Return whether PyAV may seek."""
         return self._seeks
 
     def read(self, size: int = -1) -> bytes:
-        """Read what is there, waiting for the first byte; none at the end.
+        """Read available bytes, waiting for the first; none at the end.
 
         Raises:
-            OSError: if the connection is lost, or the file is shorter than was said.
+            OSError: if the connection is lost, or the file is shorter than announced.
         """
         if self._asked != self._at:
             self._response.close()
@@ -365,7 +371,7 @@ class RemoteFile:
         try:
             data = self._response.read1(size)
         except http.client.HTTPException as error:
-            raise OSError(f"the connection is lost: {error!r}") from error
+            raise OSError(f"the connection is lost: {_plain_text(error)}") from error
         self._at = self._asked = self._at + len(data)
         if self._at == self._size:
             self._response.close()  # PyAV leaves the first file of a container open
@@ -374,13 +380,13 @@ class RemoteFile:
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go somewhere; the server is asked at the next read."""
+        """Seek; the next read requests the file from there."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at}.get(whence, self._size or 0)
         self._at = base + offset
         return self._at
 
     def tell(self) -> int:
-        """Tell the next byte to be read."""
+        """Return the offset of the next byte."""
         return self._at
 
     def close(self) -> None:
@@ -390,7 +396,7 @@ class RemoteFile:
 
 
 class RemoteFiles:
-    """Opens all files of a container that begins at a web server: `io_open` of `av.open`."""
+    """Opens all files of a container on a web server: `io_open` of `av.open`."""
 
     def __init__(self, url: str, timeout_seconds: float | None) -> None:
         self._url, self._timeout = url, timeout_seconds or 30.0
@@ -398,18 +404,18 @@ class RemoteFiles:
 
     @classmethod
     def of(cls, file: object, timeout_seconds: float | None) -> Self | None:
-        """Make it for a URL of http(s), None for anything else."""
+        """Return one for a URL of http(s), None for anything else."""
         remote = isinstance(file, str) and file.lower().startswith(("http://", "https://"))
         return cls(str(file), timeout_seconds) if remote else None
 
     def __call__(self, url: str, flags: int, options: dict[str, str]) -> RemoteFile | BytesIO:
-        """Open what FFmpeg asks for.
+        """Open a file for FFmpeg.
 
         Raises:
-            OSError: if the file that was named cannot be had, or a certificate is not trusted.
-            UnsupportedMedia: if something is named that may not be opened.
+            OSError: if the file that was named is not available, or a certificate is not trusted.
+            UnsupportedMedia: if it names something that may not be opened.
         """
-        if self._refused:  # which is raised when FFmpeg comes back; PyAV keeps one error only
+        if self._refused:  # raised when FFmpeg returns; PyAV keeps only one error
             return BytesIO()
         plain = url.removeprefix("crypto+")
         try:
@@ -427,12 +433,12 @@ class RemoteFiles:
         except (OSError, ValueError):
             if url == self._url:
                 raise
-            return BytesIO()  # FFmpeg goes on with the next segment: this one may be over by now
+            return BytesIO()  # a segment that has expired: FFmpeg continues with the next
 
 
 def _decrypted(file: RemoteFile, options: Mapping[str, str]) -> BytesIO:
-    """Decrypt a segment by FFmpeg's own protocol for it, which reads from files only."""
-    import av  # heavy, and seldom wanted
+    """Decrypt a segment by FFmpeg's protocol `crypto`, which reads from files only."""
+    import av  # heavy, and seldom needed
 
     with open(os.memfd_create("segment"), "wb", buffering=0) as held:
         while data := file.read(1 << 16):

@@ -428,7 +428,8 @@ def pipeline() -> None:
             "-c",
             (
                 "from pathlib import Path; from upframe.io.demo import write_demo_clip as w;"
-                "from upframe.io.demo import write_excerpt as e;"
+                f"import sys; sys.path.append({str(ROOT.parent / 'speed')!r});"
+                "from clips import write_excerpt as e;"
                 "from fractions import Fraction as F;"
                 f"w(Path('{OUT.parent}/s.mp4'), width=480, height=270, rate=F(25), num_frames=60);"
                 f"e(Path('{OUT.parent}/s.mp4'), Path('{clip}'),"

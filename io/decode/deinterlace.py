@@ -25,6 +25,8 @@ from ..pictures.pixels import frame_of, picture_of
 
 FieldOrder = Literal["progressive", "tt", "bb", "tb", "bt"]
 
+INTERLACED: tuple[FieldOrder, ...] = ("tt", "bb", "tb", "bt")
+
 # AVFieldOrder, libavcodec/defs.h
 _FIELD_ORDERS: dict[int, FieldOrder] = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}
 
@@ -51,7 +53,7 @@ def flags_frames(codec: str) -> bool:
 
 def is_interlaced(field_order: FieldOrder | None, frame: VideoFrame) -> bool:
     """Return whether a stream needs deinterlacing, by its header or by a frame's flag."""
-    return field_order in ("tt", "bb", "tb", "bt") or frame.interlaced_frame
+    return field_order in INTERLACED or frame.interlaced_frame
 
 
 class Deinterlacer(Generic[T]):
@@ -79,7 +81,7 @@ class Deinterlacer(Generic[T]):
         self._time_base = time_base
         self._items: deque[T] = deque()
         parity = "auto"
-        if every_frame and field_order in ("tt", "bb", "tb", "bt"):
+        if every_frame and field_order in INTERLACED:
             # bwdif takes an unflagged frame for bottom field first
             parity = "tff" if field_order[1] == "t" else "bff"
         graph = Graph()

@@ -21,15 +21,14 @@ from av.video.stream import VideoStream
 from ...filters.frame import PixelFormat, StreamInfo
 from ..errors import MediaError
 from ..extent import segment_end
-from ..pictures.pixels import pix_fmt_of, planar_pix_fmt
-from ..pictures.tags import (
+from ..pictures.metadata import (
     chroma_location,
-    color_of_stream,
     content_light,
     mastering_display,
     orientation_of,
     side_data,
 )
+from ..pictures.pixels import color_of_stream, pix_fmt_of, planar_pix_fmt
 from ..timestamps import RateVerdict, judge_rate, settled
 from .deinterlace import FieldOrder
 from .demuxer import Target, best_video, open_container

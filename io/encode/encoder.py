@@ -14,7 +14,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from ...filters.frame import PixelFormat, StreamInfo
 from ..errors import SinkRefused, reason_of
-from ..pictures.tags import set_color
+from ..pictures.pixels import set_color
 from .codecs import (
     CodecChoice,
     bitstream_options,

@@ -15,8 +15,7 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ...filters.frame import Color, Picture, PixelFormat, StreamInfo
-from ..pictures.pixels import frame_of, picture_of, planar_pix_fmt
-from ..pictures.tags import color_of, set_tags
+from ..pictures.pixels import color_of, frame_of, picture_of, planar_pix_fmt, set_tags
 
 _METHOD = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
 _NO_MATRIX = (0, 2)

@@ -36,8 +36,7 @@ from ..encode.encoder import open_codec, quality_parameters
 from ..encode.options import EncoderOptions
 from ..encode.packets import AnyPacket, add_copied, add_video, choose_timing, encoded_video, mux
 from ..errors import SinkFull, SinkRefused
-from ..pictures.pixels import frame_of
-from ..pictures.tags import set_color
+from ..pictures.pixels import frame_of, set_color
 from ..streams.converter import mux_trial
 from .slate import blank
 from .values import Encoded

@@ -1,4 +1,4 @@
-"""Small capital letters, five pixels by seven, for labels in pictures: no font, no library."""
+"""A bitmap font of capital letters, five pixels by seven, for labels in pictures."""
 
 from __future__ import annotations
 

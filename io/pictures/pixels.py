@@ -11,18 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
-from typing import Any, cast
+from typing import Any, Final, Literal, cast
 
 import av
 import numpy as np
 import numpy.typing as npt
 import torch
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 from torch import Tensor
 
 from ...filters.frame import Color, Picture, PixelFormat
 from ..errors import UnsupportedMedia
-from .tags import set_tags
 
 # Where the components of packed, semi-planar and big-endian pixel formats lie in memory.
 #
@@ -439,3 +439,120 @@ def _doubled(values: Array, *, between: bool) -> Array:
         else (wide, (wide + after + 1) // 2)
     )
     return np.stack(pair, 1).reshape(-1, values.shape[1]).astype(values.dtype)
+
+
+# FFmpeg's numbers for colour ⇄ the names that a Color carries.
+#
+# Source: ITU-T H.273 (07/2024), tables 2 to 4; the names are those of FFmpeg's pixdesc.c, which its
+# command line and ffprobe use.
+
+UNSPECIFIED: Final = 2  # for primaries, trc and matrix; the range's is 0
+RANGES: Final[dict[int, Literal["tv", "pc"]]] = {1: "tv", 2: "pc"}
+PRIMARIES: Final = {
+    1: "bt709",
+    4: "bt470m",
+    5: "bt470bg",
+    6: "smpte170m",
+    7: "smpte240m",
+    8: "film",
+    9: "bt2020",
+    10: "smpte428",
+    11: "smpte431",
+    12: "smpte432",
+    22: "ebu3213",
+    256: "vgamut",
+}
+
+
+TRANSFERS: Final = {
+    1: "bt709",
+    4: "bt470m",
+    5: "bt470bg",
+    6: "smpte170m",
+    7: "smpte240m",
+    8: "linear",
+    9: "log100",
+    10: "log316",
+    11: "iec61966-2-4",
+    12: "bt1361e",
+    13: "iec61966-2-1",
+    14: "bt2020-10",
+    15: "bt2020-12",
+    16: "smpte2084",
+    17: "smpte428",
+    18: "arib-std-b67",
+    256: "vlog",
+}
+
+
+MATRICES: Final = {
+    0: "gbr",
+    1: "bt709",
+    4: "fcc",
+    5: "bt470bg",
+    6: "smpte170m",
+    7: "smpte240m",
+    8: "ycgco",
+    9: "bt2020nc",
+    10: "bt2020c",
+    11: "smpte2085",
+    12: "chroma-derived-nc",
+    13: "chroma-derived-c",
+    14: "ictcp",
+    15: "ipt-c2",
+    16: "ycgco-re",
+    17: "ycgco-ro",
+}
+
+
+_RANGE_NUMBERS: Final = {name: number for number, name in RANGES.items()}
+_PRIMARY_NUMBERS: Final = {name: number for number, name in PRIMARIES.items()}
+_TRANSFER_NUMBERS: Final = {name: number for number, name in TRANSFERS.items()}
+_MATRIX_NUMBERS: Final = {name: number for number, name in MATRICES.items()}
+
+
+def color_of(tagged: av.VideoFrame | av.VideoCodecContext) -> Color:
+    """Read the tags of a frame or a codec; a number without a name counts as unspecified.
+
+    A ``yuvj`` format means full range even without a tag. The chroma location is None: PyAV does
+    not show it.
+    """
+    pix_fmt = tagged.format.name if tagged.format is not None else ""
+    return Color(
+        range="pc" if pix_fmt.startswith("yuvj") else RANGES.get(int(tagged.color_range)),
+        primaries=PRIMARIES.get(int(tagged.color_primaries)),
+        trc=TRANSFERS.get(int(tagged.color_trc)),
+        matrix=MATRICES.get(int(tagged.colorspace)),
+    )
+
+
+def color_of_stream(stream: VideoStream, first: VideoFrame) -> Color:
+    """Read each tag from the first frame, or from the stream where the frame does not say."""
+    frame, fallback = color_of(first), color_of(stream.codec_context)
+    return Color(
+        range=frame.range or fallback.range,
+        primaries=frame.primaries or fallback.primaries,
+        trc=frame.trc or fallback.trc,
+        matrix=frame.matrix or fallback.matrix,
+    )
+
+
+def set_tags(tagged: av.VideoFrame | av.VideoCodecContext, color: Color) -> None:
+    """Write range, primaries, transfer and matrix; a name without a number becomes unspecified."""
+    tagged.color_range = _RANGE_NUMBERS.get(color.range or "", 0)
+    tagged.color_primaries = _PRIMARY_NUMBERS.get(color.primaries or "", UNSPECIFIED)
+    tagged.color_trc = _TRANSFER_NUMBERS.get(color.trc or "", UNSPECIFIED)
+    tagged.colorspace = _MATRIX_NUMBERS.get(color.matrix or "", UNSPECIFIED)
+
+
+def set_color(codec_context: av.VideoCodecContext, color: Color) -> None:
+    """Set an encoder's tags, chroma location included; before its first frame.
+
+    The frames need the tags as well (ProRes reads them there): `frame_of` sets them. PyAV has no
+    attribute for the chroma location, so FFmpeg's option ``chroma_sample_location`` is added to
+    ``codec_context.options``: assigning options later would drop it.
+    """
+    set_tags(codec_context, color)
+    if color.chroma_location is not None:
+        location = {"chroma_sample_location": color.chroma_location}
+        codec_context.options = {**codec_context.options, **location}

@@ -1,1 +1,1 @@
-"""Raw video on byte streams: Y4M, NUT and Matroska, whole units in and whole units out."""
+"""Byte streams of raw video: Y4M, NUT and Matroska, in whole frames."""

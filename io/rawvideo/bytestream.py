@@ -1,8 +1,12 @@
-"""Raw byte streams, read and written whole: short reads, full pipes and closed readers end here.
+"""Raw byte streams with complete reads and writes: short reads, full pipes and closed readers.
 
-A pipe gives fewer bytes than were asked for, takes fewer than it was given, and may be in
-non-blocking mode without our doing: whoever is at its other end decides that. Nothing is
-buffered, so that what was written has been written, and what was not read is still the writer's.
+A pipe may return and accept fewer bytes than requested, and its other end may have set it to
+non-blocking mode. Nothing is buffered: what was written has been written, and what was not read is
+still in the pipe.
+
+FFmpeg's demuxers treat a stream that ends inside a frame as complete, and with FFV1 in NUT they
+even return the torn frame (measured, 8.1). So NUT and Matroska are collected in units here, and a
+torn one is withheld and reported. Unknown structures are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -14,21 +18,27 @@ import select
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from io import UnsupportedOperation
+from io import BytesIO, UnsupportedOperation
 from typing import Protocol
 
-from ..errors import MediaError, ReaderGone, SinkFull, TruncatedMedia, UnsupportedMedia
+from ..errors import (
+    MediaError,
+    ReaderGone,
+    SinkFull,
+    TruncatedMedia,
+    UnsupportedMedia,
+    reason_of,
+)
 
 PIPE_BYTES = 1 << 20
-"""What we ask the kernel to hold between two processes; its own default is 64 KiB."""
-
+"""Requested capacity of a pipe; the kernel's default is 64 KiB."""
 
 _POLL_MILLISECONDS = 100
-"""How long a read may go on after it was interrupted."""
+"""How long a read may continue after it was interrupted."""
 
 
 class RawStream(Protocol):
-    """What we need of a raw stream: :class:`io.FileIO` is one, and so is :class:`io.BytesIO`."""
+    """The methods needed of a raw stream, such as :class:`io.FileIO` or :class:`io.BytesIO`."""
 
     def readinto(self, buffer: memoryview, /) -> int | None:
         """Read into `buffer`: the number of bytes, 0 at the end, None where it would block."""
@@ -44,7 +54,7 @@ class RawStream(Protocol):
 
 
 class ByteReader:
-    """Reads a raw stream; what was peeked at is given again."""
+    """Reads a raw stream, with a way to peek ahead."""
 
     def __init__(self, stream: RawStream) -> None:
         self._stream = stream
@@ -56,22 +66,22 @@ class ByteReader:
 
     @property
     def at_end(self) -> bool:
-        """Whether the stream has said that there is no more."""
+        """Whether the stream has ended."""
         return self._at_end and not self._ahead
 
     def interrupt(self) -> None:
-        """End a read that waits, as if the stream had ended. For any thread."""
+        """End a waiting read as if the stream had ended; may be called from any thread."""
         self._interrupted = True
 
     def peek(self, size: int) -> bytes:
-        """Return the next `size` bytes, or those that are left, without taking them."""
+        """Return the next `size` bytes, or what is left, without consuming them."""
         while len(self._ahead) < size and not self._at_end:
             piece = memoryview(bytearray(size - len(self._ahead)))
             self._ahead += bytes(piece[: self._read_raw(piece)])
         return self._ahead[:size]
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read as much as there is now, at most the whole buffer; 0 only at the end."""
+        """Read what is available, at most the whole buffer; 0 only at the end."""
         if not self._ahead:
             return self._read_raw(buffer)
         piece, self._ahead = self._ahead[: len(buffer)], self._ahead[len(buffer) :]
@@ -79,7 +89,7 @@ class ByteReader:
         return len(piece)
 
     def fill(self, buffer: memoryview) -> int:
-        """Read until the buffer is full or the stream ends; give the number of bytes read."""
+        """Read until the buffer is full or the stream ends; return the number of bytes read."""
         got = 0
         while got < len(buffer) and (count := self.readinto(buffer[got:])):
             got += count
@@ -91,9 +101,9 @@ class ByteReader:
         return bytes(buffer[: self.readinto(buffer)])
 
     def read_line(self, limit: int) -> bytes:
-        """Read up to and with the next newline, at most `limit` bytes, and nothing after it.
+        """Read up to and including the next newline, at most `limit` bytes.
 
-        Byte by byte: a line is short, and what follows it belongs to whole-frame reads.
+        Byte by byte: a line is short, and what follows it is read as a whole frame.
         """
         line = bytearray()
         while len(line) < limit and not line.endswith(b"\n") and (byte := self.read(1)):
@@ -109,13 +119,12 @@ class ByteReader:
             try:
                 count = self._stream.readinto(buffer)
             except OSError as error:
-                reason = error.strerror or str(error)
-                raise UnsupportedMedia(f"cannot read the input: {reason}") from error
+                raise UnsupportedMedia(f"cannot read the input: {reason_of(error)}") from error
         self._at_end = count == 0 and len(buffer) > 0
         return count
 
     def _wait_for_data(self) -> bool:
-        """Wait until a read would not; False if there shall be no more reads."""
+        """Wait until a read does not block; return False after an interruption."""
         if self._descriptor is not None:
             poll = select.poll()
             poll.register(self._descriptor, select.POLLIN)
@@ -130,7 +139,7 @@ class ByteWriter:
     def __init__(self, stream: RawStream) -> None:
         self._stream = stream
         self.failure: MediaError | None = None
-        """Why the stream takes no more; PyAV hides what its callbacks raise."""
+        """Why the stream accepts no more; PyAV hides what its callbacks raise."""
         enlarge_pipe(stream)
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
@@ -161,12 +170,12 @@ class ByteWriter:
 
 
 def gone_after(num_frames: int) -> ReaderGone:
-    """Say that the reader closed its end, and what it got until then."""
+    """Return the error for a closed reader, with the number of frames it got."""
     return ReaderGone(f"the reader closed the stream after {num_frames} frames")
 
 
 def enlarge_pipe(stream: RawStream) -> int | None:
-    """Ask for a pipe that holds 1 MiB; where that is not to be had, what there is will do.
+    """Enlarge a pipe to 1 MiB; if that is not available, leave it.
 
     Returns:
         The stream's descriptor; None if it has none.
@@ -176,32 +185,28 @@ def enlarge_pipe(stream: RawStream) -> int | None:
     except (UnsupportedOperation, AttributeError):
         return None
     if stat.S_ISFIFO(os.fstat(descriptor).st_mode) and hasattr(fcntl, "F_SETPIPE_SZ"):
-        with suppress(OSError):  # above the user's limit, or the pipe holds more than that
+        with suppress(OSError):  # above the user's limit, or the pipe already holds more
             fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     return descriptor
 
 
 def _write_only(descriptor: int) -> bool:
-    """Return whether reading can only fail: a poll would wait for ever instead."""
+    """Return whether reading can only fail, where a poll would wait for ever."""
     return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
 
 
 def _failure(error: OSError) -> MediaError:
     if error.errno in (errno.EPIPE, errno.ECONNRESET):
         return ReaderGone("the reader closed the stream")
-    return SinkFull(f"cannot write the output: {error.strerror or error}")
+    return SinkFull(f"cannot write the output: {reason_of(error)}")
 
 
 _MAX_UNIT_BYTES = 1 << 31
-
-
 _PIECE_BYTES = 8 << 20
-
-
 _HEAD_BYTES = 64 << 10
 
 
-class Torn(Exception):
+class TornUnit(Exception):
     """The stream ended inside a unit."""
 
     def __init__(self, got: int, wanted: int) -> None:
@@ -210,12 +215,12 @@ class Torn(Exception):
         self.wanted = wanted
 
 
-class Strange(Exception):
-    """The stream is not built as we know it."""
+class UnknownStructure(Exception):
+    """The stream's structure is not one that we know."""
 
 
 class UnitReader:
-    """Gathers the bytes of one unit after the other."""
+    """Collects the bytes of one unit after the other."""
 
     def __init__(self, reader: ByteReader) -> None:
         self._reader = reader
@@ -232,26 +237,26 @@ class UnitReader:
         return len(self._unit)
 
     def take(self, size: int) -> bytes:
-        """Gather `size` more bytes of the unit and give them."""
+        """Collect `size` more bytes of the unit and return them."""
         self.gather(size)
         return bytes(self._unit[self.size - size :])
 
     def gather(self, size: int) -> None:
-        """Gather `size` more bytes of the unit.
+        """Collect `size` more bytes of the unit.
 
         Raises:
-            Torn: if the stream ends before.
-            Strange: if no sane unit is as large.
+            TornUnit: if the stream ends before.
+            UnknownStructure: if no valid unit is as large.
         """
         end = self.size + size
         if size < 0 or end > _MAX_UNIT_BYTES:
-            raise Strange(f"a unit of {end} bytes")
+            raise UnknownStructure(f"a unit of {end} bytes")
         while self.size < end:
             piece = memoryview(bytearray(min(_PIECE_BYTES, end - self.size)))
             got = self._reader.fill(piece)
             self._unit += piece[:got]
             if got < len(piece):
-                raise Torn(self.size, end)
+                raise TornUnit(self.size, end)
 
     def release(self) -> bytes:
         """Return the unit and begin the next."""
@@ -259,26 +264,31 @@ class UnitReader:
         return unit
 
     def rest(self) -> Iterator[bytes]:
-        """Yield everything else as it comes."""
+        """Yield everything else unchanged."""
         yield self.release()
         while piece := self._reader.read():
             yield piece
+
+
+def unit_of(data: bytes) -> UnitReader:
+    """Return a reader for one unit that is in memory."""
+    return UnitReader(ByteReader(BytesIO(data)))
 
 
 Units = Callable[[UnitReader], Iterator[bytes]]
 
 
 class WholeUnits:
-    """A file object for a demuxer: a stream that ends between units, whatever its writer did."""
+    """A file object for a demuxer: the stream always ends between units."""
 
     def __init__(self, reader: ByteReader, units: Units) -> None:
         self.name = "the input"
         self._units = units(UnitReader(reader))
         self._unit = memoryview(b"")
         self.truncation: TruncatedMedia | None = None
-        """Set once the stream has ended too early."""
+        """Set when the stream has ended too early."""
         self.head = b""
-        """The first units, as many as there is room for: a header tells what PyAV does not."""
+        """The first units: the header, which has data that PyAV does not show."""
         self._in_head = True
 
     def read(self, size: int = -1) -> bytes:

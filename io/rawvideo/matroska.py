@@ -1,12 +1,10 @@
-"""Where NUT and Matroska streams may end: only whole units are passed on to the demuxer.
+"""Matroska streams: where their elements begin and end, and what PyAV leaves out of their header.
 
-FFmpeg's demuxers take a stream that ends inside a frame for a whole one, and with FFV1 in NUT
-they even give the torn frame (measured, 8.1). So a stream that cannot be looked at twice is
-gathered unit by unit here; a torn one is withheld and remembered. The demuxer sees a stream
-that ends between two frames. Anything that we do not understand is passed on as it is.
+libavformat's muxer reads the sample aspect ratio, chroma siting and HDR10 data from where PyAV 18
+cannot write them. The header is small and made of nested elements, so it is taken apart, completed
+and put together before it is sent.
 
-Sources: RFC 8794 (EBML) and RFC 9559 (Matroska); the NUT specification by Niedermayer et al.,
-https://ffmpeg.org/~michael/nut.txt.
+Sources: RFC 8794 (EBML); RFC 9559 (Matroska), sections 5.1.4.1.28 to .31.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from fractions import Fraction
 
 from ...filters.frame import StreamInfo
 from ..errors import TruncatedMedia
-from .bytestream import Strange, Torn, UnitReader
+from .bytestream import TornUnit, UnitReader, UnknownStructure
 
 _SEGMENT = 0x18538067
 _CLUSTER = 0x1F43B675
@@ -34,16 +32,16 @@ _BESIDE_CLUSTERS = (
 
 @dataclass(slots=True)
 class _Master:
-    """An element of Matroska whose children we look at."""
+    """An element of Matroska whose children are read one by one."""
 
     name: str
     size: int | None
-    """Bytes of its content; None where its writer did not know."""
+    """Bytes of its content; None if unknown to its writer."""
     got: int = 0
 
 
 def matroska_units(unit: UnitReader) -> Iterator[bytes]:
-    """Yield the elements of a Matroska stream; of segments and clusters their heads, then children.
+    """Yield the elements of a Matroska stream; of segments and clusters the head, then children.
 
     Raises:
         TruncatedMedia: if the stream ends inside an element.
@@ -57,20 +55,20 @@ def matroska_units(unit: UnitReader) -> Iterator[bytes]:
             blocks += ident in _BLOCKS
             if ident in (_SEGMENT, _CLUSTER):
                 _count(masters, unit.size)
-                if len(masters) == 2:  # more would be counted ever longer
-                    raise Strange("a segment or cluster inside of a cluster")
+                if len(masters) == 2:  # deeper nesting would take ever longer to count
+                    raise UnknownStructure("a segment or cluster inside of a cluster")
                 masters.append(_Master("segment" if ident == _SEGMENT else "cluster", size))
             elif size is None:
-                raise Strange(f"element {ident:X} of unknown size")
+                raise UnknownStructure(f"element {ident:X} of unknown size")
             else:
                 unit.gather(size)
                 _count(masters, unit.size)
             yield unit.release()
-    except Torn as torn:
+    except TornUnit as torn:
         raise TruncatedMedia(
             f"truncated: got {torn.got} of {torn.wanted} bytes in block {max(blocks, 1)}"
         ) from torn
-    except Strange:
+    except UnknownStructure:
         yield from unit.rest()
         return
     for master in masters:
@@ -85,7 +83,7 @@ def _element_id(unit: UnitReader) -> int:
     first = unit.take(1)
     length = 9 - first[0].bit_length()
     if length > 4:
-        raise Strange(f"no element begins with {first!r}")
+        raise UnknownStructure(f"no element begins with {first!r}")
     return int.from_bytes(first + unit.take(length - 1), "big")
 
 
@@ -93,14 +91,14 @@ def _element_size(unit: UnitReader) -> int | None:
     first = unit.take(1)[0]
     length = 9 - first.bit_length()
     if length > 8:
-        raise Strange("a size of more than 8 bytes")
+        raise UnknownStructure("a size of more than 8 bytes")
     bits = 7 * length
     size = int.from_bytes(bytes([first]) + unit.take(length - 1), "big") & ((1 << bits) - 1)
     return None if size == (1 << bits) - 1 else size
 
 
 def _leave_masters(masters: list[_Master], ident: int) -> None:
-    """Drop the masters that are complete, and those of unknown size that `ident` cannot be in."""
+    """Drop the masters that are complete, and those of unknown size that cannot hold `ident`."""
     while masters:
         last = masters[-1]
         outside = ident in _TOP_LEVEL or (last.name == "cluster" and ident in _BESIDE_CLUSTERS)
@@ -123,15 +121,6 @@ def _count(masters: list[_Master], size: int) -> None:
 # Niedermayer et al., https://ffmpeg.org/~michael/nut.txt, sections 3.2 to 3.7.
 
 
-# What PyAV leaves out of the headers of NUT and Matroska streams, put back in.
-#
-# libavformat's muxers take the sample aspect ratio, chroma siting and HDR10 data from places that
-# PyAV 18 does not let us write to. The headers are small and built of nested elements, so they are
-# taken apart, completed and put together again before they go out.
-#
-# Sources: RFC 9559 (Matroska), sections 5.1.4.1.28 to .31; the NUT specification by Niedermayer et
-# al., https://ffmpeg.org/~michael/nut.txt, "stream_header" and "Checksums".
-
 Elements = list[tuple[int, bytes]]
 """Children of a Matroska element: id and content, in order."""
 
@@ -145,11 +134,11 @@ _UNKNOWN_SIZE = b"\x01" + 7 * b"\xff"
 
 
 def describe_matroska(header: bytes, info: StreamInfo) -> bytes:
-    """Complete the header of a Matroska stream with what `info` knows of its video.
+    """Complete the header of a Matroska stream with the properties of its video.
 
     Args:
-        header: from the first byte on, up to the first cluster.
-        info: aspect ratio, chroma siting and HDR10 data are taken from it.
+        header: from the first byte up to the first cluster.
+        info: gives aspect ratio, chroma siting and HDR10 data.
     """
     done = b""
     for ident, body, rest in _top_elements(header):
@@ -161,7 +150,7 @@ def describe_matroska(header: bytes, info: StreamInfo) -> bytes:
 
 
 def _top_elements(header: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield id, content and everything behind the head, of elements up to the segment."""
+    """Yield id, content and everything after the head, of elements up to the segment."""
     offset = 0
     while offset < len(header):
         ident, size, start = _head(header, offset)
@@ -170,7 +159,7 @@ def _top_elements(header: bytes) -> Iterator[tuple[int, bytes, bytes]]:
 
 
 def _segment_child(ident: int, content: bytes, info: StreamInfo) -> bytes:
-    if ident == _SEEK_HEAD:  # its positions would be wrong, and nobody seeks in a pipe
+    if ident == _SEEK_HEAD:  # its positions would be wrong, and a pipe cannot seek
         return element(_VOID, content)
     if ident != _TRACKS:
         return element(ident, content)
@@ -215,7 +204,7 @@ def _colour(info: StreamInfo) -> Elements:
 
 
 def chroma_siting(header: bytes) -> str | None:
-    """Read where a Matroska stream says that its chroma samples lie; None if it does not.
+    """Return where a Matroska stream's chroma samples lie; None if it does not say.
 
     Args:
         header: whole elements from the first byte on, the tracks among them.
@@ -224,17 +213,17 @@ def chroma_siting(header: bytes) -> str | None:
         segment = next((rest for ident, _, rest in _top_elements(header) if ident == _SEGMENT), b"")
         tracks = [track for _, track in elements_of(_first(segment, _TRACKS))]
         colours = [dict(elements_of(_first(_first(track, _VIDEO), _COLOUR))) for track in tracks]
-    except IndexError:  # an element ends inside its head: nobody can tell
+    except IndexError:  # an element ends inside its head
         return None
     keys = (_SITING_ACROSS, _SITING_DOWN)
-    told = [
+    found = [
         tuple(int.from_bytes(colour.get(key, b""), "big") for key in keys) for colour in colours
     ]
-    return next((name for name, way in _SITINGS.items() if way in told), None)
+    return next((name for name, way in _SITINGS.items() if way in found), None)
 
 
 def display_size(width: int, height: int, sample_aspect_ratio: Fraction) -> tuple[int, int]:
-    """The size, in square pixels, at which a video of other pixels has exactly its shape."""
+    """Return the size, in square pixels, at which a video of other pixels has its exact shape."""
     shape = Fraction(width, height) * sample_aspect_ratio
     if (shape * height).denominator == 1:
         return int(shape * height), height
@@ -244,7 +233,7 @@ def display_size(width: int, height: int, sample_aspect_ratio: Fraction) -> tupl
 
 
 def elements_of(content: bytes) -> Elements:
-    """Take the content of a Matroska element apart into its children."""
+    """Split the content of a Matroska element into its children."""
     return list(_children(content))
 
 
@@ -273,7 +262,7 @@ def _joined(children: Elements) -> bytes:
 
 
 def _head(data: bytes, offset: int) -> tuple[int, int, int]:
-    """Read id and size of an element, and where its content begins."""
+    """Read the id and size of an element, and the offset of its content."""
     length = 9 - data[offset].bit_length()
     ident = int.from_bytes(data[offset : offset + length], "big")
     offset += length

@@ -1,8 +1,11 @@
-"""NUT and Matroska on a pipe: every frame goes out as soon as it is written, whole.
+"""NUT streams: where their packets begin and end, and what PyAV leaves out of their header.
 
-Codecs are lossless: raw video wherever the container holds it so that FFmpeg reads it back
-(NUT: every format, Matroska: three of 8 bits), else FFV1. PyAV writes into a file object of
-ours, so that a slow reader never blocks Python, and a closed one is told apart from other errors.
+NUT has no length before its frames: every frame begins with one byte that a table in the main
+header explains, and only that table is parsed. libavformat's muxer reads the sample aspect ratio
+from where PyAV 18 cannot write it, so it is inserted into the header afterwards.
+
+Source: the NUT specification by Niedermayer et al., https://ffmpeg.org/~michael/nut.txt, sections
+3.2 to 3.7, "stream_header" and "Checksums".
 """
 
 from __future__ import annotations
@@ -13,94 +16,42 @@ from fractions import Fraction
 
 from ...filters.frame import StreamInfo
 from ..errors import TruncatedMedia
-from .bytestream import Strange, Torn, UnitReader
+from .bytestream import TornUnit, UnitReader, UnknownStructure, unit_of
 
 MAGIC = b"nut/multimedia container\0"
-
-
 _MAIN = bytes.fromhex("4e4d7a561f5f04ad")
-
-
 _FIRST_OF_STARTCODES = 0x4E  # "N"
-
-
 _CHECKSUMMED_ABOVE = 4096
-
-
 _NUMBER_BYTES = 10  # 64 bits
-
-
 _CODED_PTS = 1 << 3
-
-
 _STREAM_ID = 1 << 4
-
-
 _SIZE_MSB = 1 << 5
-
-
 _CHECKSUM = 1 << 6
-
-
 _RESERVED = 1 << 7
-
-
 _HEADER_IDX = 1 << 10
-
-
 _MATCH_TIME = 1 << 11
-
-
 _CODED = 1 << 12
-
-
 _INVALID = 1 << 13
 
 
 @dataclass(frozen=True, slots=True)
 class FrameCode:
-    """What the first byte of a frame says."""
+    """What the first byte of a frame means."""
 
     flags: int
     size_mul: int = 0
     size_lsb: int = 0
     num_reserved: int = 0
     header: int = 0
-    """Which of the elided headers the frame begins with."""
+    """Which of the elided headers begins the frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class MainHeader:
-    """The table of frame codes, and the lengths of the headers that frames leave out."""
+    """The table of frame codes, and the lengths of the headers that frames omit."""
 
     codes: tuple[FrameCode, ...]
     header_lengths: tuple[int, ...]
-
-
-class Numbers:
-    """Reads the variable-length numbers of a packet that is in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.position = 0
-        """Bytes read so far."""
-
-    def number(self) -> int:
-        """Read one: 7 bits a byte, highest first, the top bit set on all but the last.
-
-        Signed ones have the same length, so this skips them as well.
-        """
-        value = 0
-        for byte in self._data[self.position : self.position + _NUMBER_BYTES]:
-            self.position += 1
-            value = value << 7 | byte & 0x7F
-            if byte < 0x80:
-                return value
-        raise Strange("a number past the end of its packet, or of no sane length")
-
-    def skip(self, size: int) -> None:
-        """Skip bytes."""
-        self.position += size
 
 
 def nut_units(unit: UnitReader) -> Iterator[bytes]:
@@ -113,7 +64,7 @@ def nut_units(unit: UnitReader) -> Iterator[bytes]:
     main: MainHeader | None = None
     try:
         if unit.take(len(MAGIC)) != MAGIC:
-            raise Strange("no NUT file id")
+            raise UnknownStructure("no NUT file id")
         yield unit.release()
         while not unit.at_end:
             first = unit.take(1)
@@ -121,60 +72,62 @@ def nut_units(unit: UnitReader) -> Iterator[bytes]:
                 inside = f"a packet after frame {frames}"
                 main = _packet(unit, first) or main
             elif main is None:
-                raise Strange("a frame before the main header")
+                raise UnknownStructure("a frame before the main header")
             else:
                 frames += 1
                 inside = f"frame {frames}"
                 _frame(unit, main, main.codes[first[0]])
             yield unit.release()
-    except Torn as torn:
+    except TornUnit as torn:
         text = f"truncated: got {torn.got} of {torn.wanted} bytes in {inside}"
         raise TruncatedMedia(text) from torn
-    except Strange:
+    except UnknownStructure:
         yield from unit.rest()
 
 
 def parse_main_header(data: bytes) -> MainHeader:
-    """Read a main header, from behind its length on.
+    """Read a main header, from after its length on.
 
     Raises:
-        Strange: if it is shorter than it says.
+        UnknownStructure: if it is shorter than it says.
     """
-    numbers = Numbers(data)
-    version = numbers.number()
-    if version > 3:
-        numbers.number()  # minor version
-    numbers.number()  # streams
-    numbers.number()  # max_distance
-    for _ in range(2 * numbers.number()):
-        numbers.number()  # time bases
-    codes = _frame_codes(numbers)
-    lengths = [0]
-    for _ in range(numbers.number()):
-        lengths.append(numbers.number())
-        numbers.skip(lengths[-1])
+    header = unit_of(data)
+    try:
+        if _number(header) > 3:  # version
+            _number(header)  # minor version
+        _number(header)  # streams
+        _number(header)  # max_distance
+        for _ in range(2 * _number(header)):
+            _number(header)  # time bases
+        codes = _frame_codes(header)
+        lengths = [0]
+        for _ in range(_number(header)):
+            lengths.append(_number(header))
+            header.gather(lengths[-1])
+    except TornUnit as torn:
+        raise UnknownStructure("a main header that is shorter than it says") from torn
     return MainHeader(codes, tuple(lengths))
 
 
-def _frame_codes(numbers: Numbers) -> tuple[FrameCode, ...]:
+def _frame_codes(header: UnitReader) -> tuple[FrameCode, ...]:
     """Expand the run-length coded table of 256 frame codes."""
     codes: list[FrameCode] = []
-    size_mul, header = 1, 0
+    size_mul, elided = 1, 0
     while len(codes) < 256:
-        flags = numbers.number()
-        fields = [numbers.number() for _ in range(numbers.number())]
+        flags = _number(header)
+        fields = [_number(header) for _ in range(_number(header))]
         given = dict(enumerate(fields))  # pts, mul, stream, size, reserved, count, match, header
         size_mul, size = given.get(1, size_mul), given.get(3, 0)
-        header = given.get(7, header)
+        elided = given.get(7, elided)
         for index in range(min(given.get(5, size_mul - size), 256)):
             if len(codes) == _FIRST_OF_STARTCODES:
                 codes.append(FrameCode(_INVALID))
-            codes.append(FrameCode(flags, size_mul, size + index, given.get(4, 0), header))
+            codes.append(FrameCode(flags, size_mul, size + index, given.get(4, 0), elided))
     return tuple(codes[:256])
 
 
 def _packet(unit: UnitReader, first: bytes) -> MainHeader | None:
-    """Gather a packet that has a startcode; understand it if it is the main header."""
+    """Collect a packet that has a startcode; parse it if it is the main header."""
     startcode = first + unit.take(7)
     length = _number(unit)
     if length > _CHECKSUMMED_ABOVE:
@@ -184,12 +137,12 @@ def _packet(unit: UnitReader, first: bytes) -> MainHeader | None:
 
 
 def _frame(unit: UnitReader, main: MainHeader, code: FrameCode) -> None:
-    """Gather a frame, its first byte being read."""
+    """Collect a frame whose first byte has been read."""
     flags = code.flags
     if flags & _CODED:
         flags ^= _number(unit)
     if flags & _INVALID:
-        raise Strange("an invalid frame code")
+        raise UnknownStructure("an invalid frame code")
     if flags & _STREAM_ID:
         _number(unit)
     if flags & _CODED_PTS:
@@ -203,41 +156,43 @@ def _frame(unit: UnitReader, main: MainHeader, code: FrameCode) -> None:
     if flags & _CHECKSUM:
         unit.gather(4)
     if header >= len(main.header_lengths):
-        raise Strange(f"elided header {header} of {len(main.header_lengths)}")
+        raise UnknownStructure(f"elided header {header} of {len(main.header_lengths)}")
     elided = main.header_lengths[header] if size <= _CHECKSUMMED_ABOVE else 0
     unit.gather(size - elided)
 
 
 def _number(unit: UnitReader) -> int:
+    """Read a number: 7 bits a byte, highest first, the top bit set on all but the last.
+
+    A signed one has the same length, so this also skips it.
+    """
     value = 0
     for _ in range(_NUMBER_BYTES):
         byte = unit.take(1)[0]
         value = value << 7 | byte & 0x7F
         if byte < 0x80:
             return value
-    raise Strange("a number of no sane length")
+    raise UnknownStructure("a number of more than 64 bits")
 
 
 _NUT_STREAM = bytes.fromhex("4e5311405bf2f9db")
-
-
 _CRC_POLYNOMIAL = 0x04C11DB7
 
 
 def describe_nut(header: bytes, info: StreamInfo) -> bytes:
-    """Complete the header of a NUT stream with the sample aspect ratio; it holds nothing else.
+    """Complete the header of a NUT stream with the sample aspect ratio.
 
     Args:
-        header: from the first byte on, up to the first frame.
-        info: the aspect ratio is taken from it.
+        header: from the first byte up to the first frame.
+        info: gives the aspect ratio.
     """
     start = header.find(_NUT_STREAM)
     if info.sample_aspect_ratio is None or start < 0:
         return header
     start += len(_NUT_STREAM)
-    numbers = Numbers(header[start:])
-    size = numbers.number()  # of what follows, its checksum included
-    body = start + numbers.position
+    unit = unit_of(header[start:])
+    size = _number(unit)  # of what follows, its checksum included
+    body = start + unit.size
     end = body + size
     data, checksum = header[body : end - 4], header[end - 4 : end]
     ratio = info.sample_aspect_ratio
@@ -249,25 +204,25 @@ def describe_nut(header: bytes, info: StreamInfo) -> bytes:
 
 
 def _with_aspect(data: bytes, ratio: Fraction) -> bytes | None:
-    """Write a ratio into a stream header; None if that is not of a video stream."""
-    numbers = Numbers(data)
-    if (numbers.number(), numbers.number()) != (0, 0):  # the first stream, and video
+    """Write a ratio into a stream header; None if it is not of a video stream."""
+    unit = unit_of(data)
+    if (_number(unit), _number(unit)) != (0, 0):  # the first stream, and video
         return None
-    numbers.skip(numbers.number())  # fourcc
+    unit.gather(_number(unit))  # fourcc
     for _ in range(5):  # time base, pts shift, pts distance, delay, flags
-        numbers.number()
-    numbers.skip(numbers.number())  # what the codec needs
+        _number(unit)
+    unit.gather(_number(unit))  # the codec's own data
     for _ in range(2):  # width, height
-        numbers.number()
-    before = numbers.position
+        _number(unit)
+    before = unit.size
     for _ in range(2):  # the aspect that the muxer wrote: 0, 0
-        numbers.number()
+        _number(unit)
     aspect = _number_bytes(ratio.numerator) + _number_bytes(ratio.denominator)
-    return data[:before] + aspect + data[numbers.position :]
+    return data[:before] + aspect + data[unit.size :]
 
 
 def nut_checksum(data: bytes) -> bytes:
-    """CRC-32 as NUT has it: generator 0x104C11DB7, from 0, highest bit first, not inverted."""
+    """Return NUT's CRC-32: generator 0x104C11DB7, from 0, highest bit first, not inverted."""
     crc = 0
     for byte in data:
         crc ^= byte << 24

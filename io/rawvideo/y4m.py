@@ -1,6 +1,6 @@
-"""YUV4MPEG2 streams: planes as they are, a line before each frame, nothing after the last one.
+"""YUV4MPEG2 streams: plain planes, a line before each frame, nothing after the last one.
 
-Our own reader, because FFmpeg's takes a stream that ends inside a frame for a whole one
+We have our own reader, because FFmpeg's treats a stream that ends inside a frame as complete
 (measured, 5.1 and 8.1), and our own writer, because FFmpeg's headers are longer than x264 reads.
 """
 
@@ -21,11 +21,9 @@ from ..errors import ReaderGone, TruncatedMedia, UnsupportedMedia
 from ..limits import limits
 from .bytestream import ByteReader, ByteWriter, gone_after
 
-# The line that opens a YUV4MPEG2 stream: read leniently, written strictly.
-#
-# The format is that of the mjpegtools, ``yuv4mpeg(5)``; the tags for more than 8 bits and
-# ``XCOLORRANGE`` are FFmpeg's, ``XLENGTH`` is VapourSynth's. It has no tags for primaries,
-# transfer and matrix.
+# The header line is read leniently and written strictly. The format is that of the mjpegtools,
+# ``yuv4mpeg(5)``; the tags for more than 8 bits and ``XCOLORRANGE`` are FFmpeg's, ``XLENGTH`` is
+# VapourSynth's. It has no tags for primaries, transfer and matrix.
 
 MAGIC = b"YUV4MPEG2"
 MAX_READ_BYTES = 1024
@@ -59,7 +57,7 @@ SUPPORTED_TAGS = ", ".join(f"C{tag}" for tag in _FORMATS)
 
 @dataclass(frozen=True, slots=True)
 class Y4MHeader:
-    """What a stream header says."""
+    """The content of a stream header."""
 
     width: int
     height: int
@@ -74,7 +72,7 @@ class Y4MHeader:
     """XLENGTH."""
 
     def info(self) -> StreamInfo:
-        """The header as every source describes its stream."""
+        """Return the header as a StreamInfo."""
         frames = self.num_frames
         return StreamInfo(
             width=self.width,
@@ -92,13 +90,13 @@ class Y4MHeader:
 
 
 def parse_header(line: bytes) -> Y4MHeader:
-    """Read a header line, its newline already off.
+    """Parse a header line without its newline.
 
-    Tags may come in any order; unknown ones, and all ``X`` tags but two, are ignored. ``C`` may
-    be missing and means 420 then; ``I`` may be missing and means progressive.
+    Tags may come in any order; unknown ones, and all ``X`` tags except two, are ignored. Without
+    ``C`` it is 420, without ``I`` progressive.
 
     Raises:
-        UnsupportedMedia: if size or rate are missing or senseless, or the chroma tag is unknown.
+        UnsupportedMedia: if size or rate are missing or invalid, or the chroma tag is unknown.
     """
     magic, *words = line.decode("ascii", "replace").split(" ")
     if magic.encode("ascii", "replace") != MAGIC:
@@ -119,10 +117,10 @@ def parse_header(line: bytes) -> Y4MHeader:
 
 
 def format_header(info: StreamInfo) -> bytes:
-    """Write the header line, newline included, in at most 80 bytes where that loses nothing.
+    """Return the header line with its newline, in at most 80 bytes if that loses nothing.
 
-    Left out when there is no room, in this order, because readers assume them anyway: the
-    number of frames, the unknown aspect ratio, the limited range. Full range always stays.
+    Omitted for lack of room, in this order, because readers assume them anyway: the number of
+    frames, the unknown aspect ratio, the limited range. Full range is always written.
 
     Raises:
         UnsupportedMedia: if y4m cannot hold the pixel format, or the rate is not constant.
@@ -157,12 +155,12 @@ def format_header(info: StreamInfo) -> bytes:
 
 
 def chroma_tag(pix_fmt: str, siting: str | None) -> str:
-    """The C tag of a planar format, without the C.
+    """Return the C tag of a planar format, without the C.
 
     Raises:
         UnsupportedMedia: if there is none, as for RGB.
     """
-    if pix_fmt == "yuv420p":  # the format's default where the siting is unknown, as FFmpeg does
+    if pix_fmt == "yuv420p":  # like FFmpeg, the format's default where the siting is unknown
         return _SITINGS.get(siting or "center", "420jpeg")
     name = pix_fmt if pix_fmt in _TAGS else f"{pix_fmt}le"
     if name not in _TAGS:
@@ -222,7 +220,7 @@ class Y4MSource:
         reader: the stream, at its first byte.
 
     Raises:
-        UnsupportedMedia: if the header is missing, senseless or of an unknown format.
+        UnsupportedMedia: if the header is missing, invalid or of an unknown format.
         TooLargeMedia: if its pictures are above the limits.
     """
 
@@ -238,7 +236,7 @@ class Y4MSource:
 
     @property
     def info(self) -> StreamInfo:
-        """What the header says; `num_frames` is its XLENGTH."""
+        """The header's content; `num_frames` is its XLENGTH."""
         return self._info
 
     def __iter__(self) -> Iterator[Picture]:
@@ -261,11 +259,11 @@ class Y4MSource:
             raise UnsupportedMedia("empty: a y4m header, but no frame")
 
     def warnings(self) -> list[str]:
-        """What was noticed so far."""
+        """Return the problems noticed so far."""
         return list(self._warnings)
 
     def close(self) -> None:
-        """Nothing to let go of: the stream is whoever's who opened it."""
+        """Do nothing: the stream belongs to the caller."""
 
     def _picture(self, index: int) -> Picture | None:
         line = self._reader.read_line(MAX_READ_BYTES)
@@ -293,7 +291,7 @@ class Y4MSource:
         )
 
     def _is_interlaced(self, parameters: Sequence[bytes]) -> bool:
-        """Ask the header, or where it says *mixed* the frame: ``I`` and t, T, b or B."""
+        """Return it by the header, or if that is *mixed* by the frame: ``I`` and t, T, b or B."""
         if self._header.interlacing != "m":
             return self._header.interlacing in "tb"
         return any(
@@ -310,7 +308,7 @@ class Y4MSink:
 
     Args:
         writer: where to.
-        info: what all pictures are; written as the header at once, so that the reader can start.
+        info: of all pictures; written as the header at once, so that the reader can start.
 
     Raises:
         UnsupportedMedia: if y4m cannot hold it; nothing has been written then.
@@ -326,7 +324,7 @@ class Y4MSink:
         self._planes = self._layout.split(self._buffer[6:])
         self._clock = ConstantClock(info.rate or Fraction(1))
         self.num_written = 0
-        """Whole frames that the reader, or the kernel for it, has taken."""
+        """Whole frames that the reader, or the kernel for it, has accepted."""
         writer.write(header)
 
     def write(self, picture: Picture) -> None:
@@ -358,14 +356,14 @@ class Y4MSink:
         return isinstance(self._writer.failure, ReaderGone)
 
     def finish(self) -> None:
-        """Nothing is held back, and the format has no end mark."""
+        """Do nothing: no frame is held back, and the format has no end mark."""
 
     def abort(self) -> None:
-        """Leave what the reader has: whole frames."""
+        """Do nothing: the reader has whole frames."""
 
 
 class PlaneLayout:
-    """Where the planes of a frame lie in its bytes: one after the other, without padding."""
+    """The planes of a frame in its bytes: one after the other, without padding."""
 
     def __init__(self, info: StreamInfo) -> None:
         form = PixelFormat.parse(info.pix_fmt)
@@ -379,22 +377,22 @@ class PlaneLayout:
 
     @property
     def num_bytes(self) -> int:
-        """Of one frame."""
+        """Size of one frame."""
         return self._offsets[-1]
 
     def allocate(self) -> Tensor:
-        """Make room for one frame: (num_bytes,) uint8, not initialised.
+        """Allocate one frame: (num_bytes,) uint8, not initialised.
 
         Raises:
             TooLarge: if there is no memory for it.
         """
         try:
             return torch.empty(self.num_bytes, dtype=torch.uint8)
-        except RuntimeError as error:  # the CPU allocator has no class of its own for it
+        except RuntimeError as error:  # the CPU allocator raises no more specific error
             raise TooLarge(f"no memory for a frame of {self.num_bytes} bytes") from error
 
     def split(self, data: Tensor) -> list[Tensor]:
-        """View the bytes of a frame as its planes, (H, W) each."""
+        """Return views of a frame's bytes as its planes, (H, W) each."""
         return [
             data[start:end].view(self._dtype).view(shape)
             for (start, end), shape in zip(pairwise(self._offsets), self._shapes, strict=True)
@@ -402,7 +400,7 @@ class PlaneLayout:
 
 
 class ConstantClock:
-    """Refuses pictures that do not come at the constant rate which the header promises."""
+    """Refuses pictures that deviate from the header's constant rate."""
 
     def __init__(self, rate: Fraction) -> None:
         self._interval = 1 / rate
@@ -410,10 +408,10 @@ class ConstantClock:
         self._count = 0
 
     def check(self, picture: Picture) -> None:
-        """Look at the next picture's time.
+        """Check the next picture's time.
 
         Raises:
-            UnsupportedMedia: if it is half an interval or more off its place.
+            UnsupportedMedia: if it deviates by half an interval or more.
         """
         time = picture.pts * picture.time_base
         self._first = time if self._first is None else self._first
@@ -428,7 +426,7 @@ class ConstantClock:
 
 
 def _bytes_of(data: Tensor) -> memoryview:
-    """View a tensor's memory; numpy's arrays are buffers, though its stubs do not say so."""
+    """View a tensor's memory; numpy's stubs do not declare that arrays are buffers."""
     return memoryview(cast("bytearray", data.numpy()))
 
 

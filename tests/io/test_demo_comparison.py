@@ -8,7 +8,7 @@ import av
 import pytest
 import torch
 
-from upframe.io.demo import busiest, compare, read_pictures, upsample, write_png
+from upframe.io.demo import busiest, compare, read_pictures, enlarge, write_png
 from upframe.io.errors import MediaError
 
 
@@ -39,7 +39,7 @@ def test_the_inserted_frame_stands_between_its_neighbours() -> None:
 
 
 def test_writes_what_reads_back_exactly(tmp_path: Path) -> None:
-    picture = upsample(torch.rand(3, 5, 7), (10, 14), "bicubic")
+    picture = enlarge(torch.rand(3, 5, 7), (10, 14), "bicubic")
     write_png(tmp_path / "a.png", picture)
     write_png(tmp_path / "a.png", picture)  # replaces
     with av.open(str(tmp_path / "a.png")) as container:

@@ -167,10 +167,10 @@ def test_matroska_keeps_hdr10_data() -> None:
 def test_says_which_tags_a_format_loses(caplog: pytest.LogCaptureFixture) -> None:
     info, _ = clip(color=TAGS, rotation=90)
     assert losses("y4m", info)[0].startswith(
-        "y4m cannot tell the reader: primaries, transfer, matrix, rotation"
+        "y4m cannot store primaries, transfer, matrix, rotation"
     )
     assert "color range, chroma location" in losses("nut", info)[0]
-    assert losses("matroska", info) == ["matroska cannot tell the reader: rotation"]
+    assert losses("matroska", info) == ["matroska cannot store rotation"]
     assert losses("nut", stream_info()) == []
     with caplog.at_level(logging.WARNING):
         open_pipe_sink(Tap(), "nut", info)

@@ -11,8 +11,7 @@ import pytest
 
 from upframe.filters.frame import Color, Picture, StreamInfo
 from upframe.io.live.fit import FrameFitter
-from upframe.io.pictures.pixels import picture_of
-from upframe.io.pictures.tags import color_of, set_tags
+from upframe.io.pictures.pixels import color_of, picture_of, set_tags
 
 TV, PC = Color(range="tv"), Color(range="pc")
 TIME_BASE = Fraction(1, 90_000)

@@ -18,8 +18,7 @@ from support.servers.hls import hls_server
 from upframe.io.errors import InputLost, SourceMissing
 from upframe.io.live.live_input import PacedFile
 from upframe.io.live.values import DecodedFrame, SoundPacket
-from upframe.io.pictures.pixels import picture_of
-from upframe.io.pictures.tags import color_of
+from upframe.io.pictures.pixels import color_of, picture_of
 
 NO_B_FRAMES = {"tune": "zerolatency", "g": "6"}
 

@@ -15,8 +15,7 @@ from support.kernels.colors import RECOMMENDATIONS, Array, code_difference, code
 from upframe.filters.chain import Chain
 from upframe.filters.color.convert import ToFrame, ToPicture
 from upframe.filters.frame import Color, Picture
-from upframe.io.pictures.pixels import frame_of, picture_of
-from upframe.io.pictures.tags import color_of, set_color
+from upframe.io.pictures.pixels import color_of, frame_of, picture_of, set_color
 
 TIME_BASE = Fraction(1, 25)
 PRIMARIES = {"601": "smpte170m", "709": "bt709", "2020": "bt2020"}

@@ -15,8 +15,15 @@ import pytest
 import torch
 
 from upframe.filters.frame import Color, Picture
-from upframe.io.pictures.pixels import frame_of
-from upframe.io.pictures.tags import MATRICES, PRIMARIES, TRANSFERS, color_of, set_color, set_tags
+from upframe.io.pictures.pixels import (
+    MATRICES,
+    PRIMARIES,
+    TRANSFERS,
+    color_of,
+    frame_of,
+    set_color,
+    set_tags,
+)
 
 needs_ffprobe = pytest.mark.skipif(shutil.which("ffprobe") is None, reason="no ffprobe")
 
