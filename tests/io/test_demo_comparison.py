@@ -8,7 +8,7 @@ import av
 import pytest
 import torch
 
-from upframe.io.demo import busiest, compare, read_pictures, enlarge, write_png
+from upframe.io.demo import busiest, compare, enlarge, read_pictures, write_png
 from upframe.io.errors import MediaError
 
 
