@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -107,13 +106,6 @@ class Chain:
     def frame_bytes(self) -> int:
         """Memory for the work on one frame, estimated, of filters that plan; known once open."""
         return sum(one.frame_bytes for one in self.filters if isinstance(one, PlannedFilter))
-
-    def statistics(self) -> Mapping[str, int]:
-        """Return all filters' counters; the same name in two of them is added up."""
-        total: Counter[str] = Counter()
-        for stage in self.filters:
-            total.update(stage.statistics())
-        return dict(total)
 
 
 def _planned(pending: Iterable[Pending], stages: Sequence[Filter]) -> Iterator[Pending]:

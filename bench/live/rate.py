@@ -94,7 +94,7 @@ def highest(holds: Callable[[Fraction], bool], low: float, high: float) -> float
 def try_rate(
     folder: Path, command: Sequence[str], rate: Fraction, seconds: float, settle_seconds: float
 ) -> dict[str, Any]:
-    """Run one stream at a rate until it is over, or shows that the rate does not hold."""
+    """Run one stream at a rate to its end, or until it shows that the rate does not hold."""
     received = folder / "received"
     with (
         on_two_cores(),

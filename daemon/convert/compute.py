@@ -442,7 +442,7 @@ class Compute:
             return self._finish(picture)
 
     def _finish(self, picture: Picture) -> Picture:
-        """Give a picture the output's form; for those whose levels do not."""
+        """Bring a picture to the output's form; for subclasses whose levels differ."""
         return picture
 
     @contextmanager

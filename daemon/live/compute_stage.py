@@ -147,7 +147,7 @@ class LiveCompute(Compute):
         return {**super().statistics(), "skipped": self._num_skipped}
 
     def _finish(self, picture: Picture) -> Picture:
-        """Give a picture the output's size, pixel format, colour tags and time base."""
+        """Bring a picture to the output's size, pixel format, colour tags and time base."""
         picture = self._scalers[self._level.pass_through](picture)
         ticks = picture.time_base / self.info.time_base
         if ticks == 1 and picture.color == self.info.color:
@@ -449,7 +449,7 @@ class ComputeStage:
         return picture
 
     def _pass_on(self, pictures: Iterable[Picture]) -> None:
-        """Give pictures to the output as they are computed."""
+        """Pass pictures to the output as they are computed."""
         for picture in pictures:
             seconds = picture.pts * picture.time_base
             self._give(OutputFrame(picture, seconds, self._arrivals.pop(seconds, None)))

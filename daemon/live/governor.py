@@ -292,11 +292,6 @@ class Governor:
         """The one in force."""
         return self._levels[self._index]
 
-    @property
-    def index(self) -> int:
-        """Of the level in force: 0 if nothing is given up."""
-        return self._index
-
     def expect(self, costs: Mapping[str, float], *, now: float, interval_seconds: float) -> Level:
         """Accept what `LiveCompute.warm_up` has measured, and return the level to begin with.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -37,6 +38,13 @@ def both_filters(exp: int = 1, scale: float = 2) -> list[Filter]:
     )
     built = build_filters(options, Runtime(CPU, torch.float32, "local"))
     return [one.filter for one in built]
+
+
+def counted(chain: Chain) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for one in chain.filters:
+        total.update(one.statistics())
+    return total
 
 
 def frames(*, alpha: bool = False) -> list[Frame]:
@@ -123,8 +131,8 @@ def test_a_plan_gives_what_calls_give_in_whatever_order_it_is_computed(
         assert (made.pts, made.duration, made.cut) == (wanted.pts, wanted.duration, wanted.cut)
         torch.testing.assert_close(made.pixels, wanted.pixels)
         torch.testing.assert_close(made.alpha, wanted.alpha)
-    assert planned.statistics() == called.statistics()
-    assert planned.statistics()["reused"] > 0
+    assert counted(planned) == counted(called)
+    assert counted(planned)["reused"] > 0
 
 
 def test_planning_computes_nothing() -> None:
@@ -132,7 +140,7 @@ def test_planning_computes_nothing() -> None:
     planned.open(INFO)
     for frame in frames():
         planned.plan(frame)
-    counts = planned.statistics()
+    counts = counted(planned)
     assert (counts["inserted"], counts["upscaled"]) == (0, 0)
 
 
@@ -179,7 +187,7 @@ def test_a_plain_call_may_stand_anywhere_among_filters_that_plan(place: int) -> 
     plans = [plan for frame in frames() for plan in mixed.plan(frame)]
     plans += mixed.plan_flush()
     assert [plan.frame().pts for plan in plans] == list(range(9))
-    assert mixed.statistics()["inverted"] == (5 if place == 0 else 9)
+    assert counted(mixed)["inverted"] == (5 if place == 0 else 9)
     if place == 2:
         plain = Chain(made)
         plain.open(INFO)
