@@ -104,6 +104,8 @@ class InputReader:
         """Monotonic seconds, as all moments here."""
         self.state: Literal["connecting", "probing", "running", "over"] = "connecting"
         self.form: LiveForm | None = None
+        self.is_held = False
+        """Whether the receiver lets it wait."""
         self.ready_at = self.began
         """From when on frames are expected."""
         self.first_frame_at: float | None = None
@@ -169,10 +171,11 @@ class InputReader:
             return
         source.connect()
         self._enter("probing")
-        self.form = source.probe(PROBE_SECONDS)
-        if self._ended.is_set() or not self._receiver.formed(self.form):
+        form = source.probe(PROBE_SECONDS)
+        self.is_held, self.form = True, form
+        if self._ended.is_set() or not self._receiver.formed(form):
             return
-        self.ready_at = self._now()
+        self.ready_at, self.is_held = self._now(), False
         self._enter("running")
         for item in source:
             if self._ended.is_set():
@@ -341,7 +344,7 @@ class InputSupervisor:
 
     def _judge(self, reader: InputReader, now: float) -> None:
         if reader.state != "running" or self._rule is None:
-            if now - reader.began > _OPEN_SECONDS:
+            if now - reader.began > _OPEN_SECONDS and not reader.is_held:
                 self.over = InputLost("timed-out", f"no frame within {_OPEN_SECONDS:.0f} s")
                 self._ask_to_end(reader, now)
             return

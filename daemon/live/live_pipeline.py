@@ -1,7 +1,7 @@
-"""The parts of a session behind its input, made for what the first connection is like.
+"""Everything behind the input of a session, made for what the first connection is like.
 
 Size, pixel format and rate of the output are decided here, once; whatever the input becomes later
-is fitted to it.
+is fitted to them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from ...filters.chain import BuiltFilter, build_filters
 from ...filters.frame import StreamInfo
@@ -30,6 +31,7 @@ from .levels import parse_levels
 from .output import DelayStatistics, OutputStage, OutputTiming, PendingFrames
 from .publisher import Publisher
 from .request import LiveRequest
+from .status import LiveStatus
 
 if TYPE_CHECKING:
     from av.stream import Stream
@@ -37,21 +39,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("upframe.live")
 
 
-# What can be known before the first connection: whether weights and an encoder are to be had.
+def prepare(request: LiveRequest, target: LiveTarget) -> tuple[BuiltFilter, ...]:
+    """Check the encoder and load the weights, which takes seconds, or minutes from the hub.
 
-Prepared = tuple[BuiltFilter, ...]
-"""The filters, with their weights loaded."""
-
-
-def prepare(request: LiveRequest, target: LiveTarget) -> Prepared:
-    """Check the encoder, and load the weights, which takes seconds, or minutes from the hub.
-
-    So what is wrong with either is said at the start, and not once a camera has answered; and the
-    output begins the sooner.
+    Both are done before the first connection, so that an error is reported at once and the output
+    begins sooner.
 
     Raises:
         SinkRefused: if no encoder can make the output.
-        FilterError: if weights cannot be had, or are none of the filter.
+        FilterError: if weights are not available, or not of the filter.
     """
     check_encoder(request.spec.encoder, target.format)
     return build_filters(request.spec.filters, request.runtime)
@@ -63,57 +59,48 @@ _WAITING_SHARE = 0.4
 """Of the latency budget, that a frame may wait for work while a newer one waits too."""
 _PATIENCE_SECONDS = 0.5
 _PATIENCE_SHARE = 0.25
-"""Of the latency budget: the least of the two is how late a frame may be."""
+"""Of the latency budget: the lesser of the two is how late a frame may be."""
 _PATIENCE_INTERVALS = 2.5
 """But at least as many intervals: the last frame waits for the next one to be interpolated."""
 _HOLD_SHARE = 0.6
 _HOLD_INTERVALS = 2.2
-"""After so much silence, of the patience or in intervals, the held frame goes out by itself."""
+"""Silence, of the patience or in intervals, after which the held frame goes out by itself."""
 _DEADLINE_SHARE = 0.9
 _CONNECT_SECONDS = 5.0
 _SLATE_SECONDS = 1.0
 _SLATE_INTERVALS = 8
-"""After the last frame: the later of the two, as a slow stream is not gone between two frames."""
+"""After the last frame: the later of the two, since a slow stream has long intervals."""
 _MAX_WAITING_BYTES = 256 << 20
 _MAX_WAITING_FRAMES = 240
+
+_FRAME_COUNTS = {
+    "inserted": "frames_inserted",
+    "upscaled": "frames_enlarged",
+    "skipped": "frames_skipped",
+}
+"""Names of the filters' counters in a status."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionContext:
-    """What the parts need of the session."""
+    """What all stages share."""
 
     now: Callable[[], float]
+    """Monotonic seconds, of which `speed` pass in a real second."""
     speed: float
     changed: Callable[[], None]
+    """Called, from any thread, when the session should look at the stages."""
 
 
-@dataclass(frozen=True, slots=True)
-class LivePipeline:
-    """The parts, which run."""
-
-    clock: LiveClock
-    queue: DropOldestQueue[QueuedFrame]
-    compute: LiveCompute
-    governor: Governor
-    computing: ComputeStage
-    encoder: LiveEncoder
-    publisher: Publisher
-    outgoing: OutputStage
-    delays: DelayStatistics
-    expected: PendingFrames
-    sound: Stream | None
-    """What its packets are like; None: the output has none."""
-
-
-def pace_of(options: StreamSpec, rate: Fraction) -> OutputTiming:
-    """Decide when the output goes on without the input, whose frames come at a nominal rate."""
-    latency = options.latency_seconds
+def timing_of(spec: StreamSpec, rate: Fraction) -> OutputTiming:
+    """Decide when the output goes on without an input of some nominal rate."""
+    latency = spec.latency_seconds
     interval = float(1 / rate)
     deadline = _DEADLINE_SHARE * latency
     patience = max(
         min(_PATIENCE_SECONDS, _PATIENCE_SHARE * latency), _PATIENCE_INTERVALS * interval
     )
-    freezes = options.on_loss == "freeze"
+    freezes = spec.on_loss == "freeze"
     return OutputTiming(
         patience_seconds=min(deadline, patience),
         drop_seconds=max(latency, patience),
@@ -121,217 +108,191 @@ def pace_of(options: StreamSpec, rate: Fraction) -> OutputTiming:
     )
 
 
-def start_pipeline(
-    request: LiveRequest,
-    target: LiveTarget,
-    prepared: Prepared,
-    form: LiveForm,
-    intake: FrameIngest,
-    around: SessionContext,
-) -> LivePipeline:
-    """Make all parts, start them, and let the frames in.
+class LivePipeline:
+    """The compute stage, the output stage and the publisher.
+
+    Args:
+        request: what the session runs.
+        target: where the output goes.
+        filters: with their weights loaded.
+        form: what the first connection is like.
+        ingest: passes the frames in.
+        context: what all stages share.
 
     Raises:
-        FilterError: if the pictures are too large, or nothing that can be computed with.
+        FilterError: if the pictures are too large, or of a format that cannot be computed with.
         SinkRefused: if no encoder can make the output.
     """
-    builder = _Builder(request, target, prepared, form, intake, around)
-    works = builder.build()
-    works.publisher.start()
-    if intake.waits:  # a file need not begin before somebody takes it
-        builder.connected.wait(_CONNECT_SECONDS)
-    works.outgoing.start()
-    works.computing.start()
-    sound = None if works.sound is None else works.outgoing.put_sound
-    intake.open(IngestOutlet(works.clock, works.queue, works.expected.add, sound))
-    return works
-
-
-class _Builder:
-    """Makes one part after the other; each needs those before it."""
 
     def __init__(
         self,
         request: LiveRequest,
         target: LiveTarget,
-        prepared: Prepared,
+        filters: tuple[BuiltFilter, ...],
         form: LiveForm,
-        intake: FrameIngest,
-        around: SessionContext,
+        ingest: FrameIngest,
+        context: SessionContext,
     ) -> None:
         if form.info.rate is None:
             raise ValueError("a live input has a nominal rate, got None")
-        self._request = request
-        self._options = request.spec
-        self._target = target
-        self._prepared = prepared
-        self._form = form
+        spec = request.spec
+        self._spec, self._target = spec, target
         self._rate = form.info.rate
-        self._intake = intake
-        self._around = around
-        self._levels = parse_levels(request.spec.levels, request.spec.filters)
-        self.connected = threading.Event()
-        """Whether the output was connected once."""
-        self._delays = DelayStatistics()
-        self._expected = PendingFrames(_DEADLINE_SHARE * request.spec.latency_seconds)
-
-    def build(self) -> LivePipeline:
-        """Make them all."""
-        clock = LiveClock(self._rate * 2 ** self._levels[0].exp)
-        model = replace(self._form.info, time_base=clock.time_base, average_rate=self._rate)
-        compute = self._compute(model)
-        governor = self._governor(compute)
-        sound = self._sound()
-        encoder = LiveEncoder(
-            compute.info, self._request.spec.encoder, sound=sound, format=self._target.format
-        )
-        publisher = self._publisher(encoder)
-        queue = self._queue(model)
-        outgoing = self._outgoing(encoder, publisher, clock, compute.info)
-        computing = self._computing(compute, governor, queue, model, outgoing)
-        outgoing.in_flight = lambda: self._intake.placed_pts > computing.handled_pts
-        return LivePipeline(
-            clock, queue, compute, governor, computing, encoder, publisher, outgoing,
-            self._delays, self._expected, sound,
-        )  # fmt: skip
-
-    def _compute(self, model: StreamInfo) -> LiveCompute:
-        request = self._request
-        return LiveCompute(
+        self._ingest, self._context = ingest, context
+        self._levels = parse_levels(spec.levels, spec.filters)
+        self._connected = threading.Event()
+        self._clock = LiveClock(self._rate * 2 ** self._levels[0].exp)
+        model = replace(form.info, time_base=self._clock.time_base, average_rate=self._rate)
+        self.delays = DelayStatistics()
+        self._pending = PendingFrames(_DEADLINE_SHARE * spec.latency_seconds)
+        self.compute = LiveCompute(
             model,
-            request.spec.filters,
+            spec.filters,
             request.runtime,
             levels=self._levels,
-            pix_fmt=live_pix_fmt(self._form.info, request.spec.encoder, self._target.format),
-            build=lambda _options, _runtime: self._prepared,
-            now=self._around.now,
+            pix_fmt=live_pix_fmt(form.info, spec.encoder, target.format),
+            build=lambda _options, _runtime: filters,
+            now=context.now,
+        )
+        self.governor = self._governor()
+        self._sound = self._sound_template()
+        self._encoder = LiveEncoder(
+            self.compute.info, spec.encoder, sound=self._sound, format=target.format
+        )
+        self.publisher = Publisher(
+            target,
+            self._encoder.primer,
+            now=context.now,
+            on_change=self._publisher_changed,
+            on_written=self._written,
+        )
+        self._queue = self._bounded_queue(model)
+        self.output = self._output_stage(request.duration_seconds)
+        self.compute_stage = self._compute_stage(model)
+        self.output.in_flight = lambda: ingest.placed_pts > self.compute_stage.handled_pts
+
+    def start(self) -> None:
+        """Start the threads, and let the frames in; a file waits until the output is connected."""
+        self.publisher.start()
+        if self._ingest.waits:
+            self._connected.wait(_CONNECT_SECONDS)
+        self.output.start()
+        self.compute_stage.start()
+        sound = None if self._sound is None else self.output.put_sound
+        self._ingest.open(IngestOutlet(self._clock, self._queue, self._pending.add, sound))
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why a thread ended by itself."""
+        return self.compute_stage.failure or self.output.failure or self.publisher.failure
+
+    def kill(self) -> None:
+        """End all stages at once; the output stays as it is."""
+        self.output.cancel()
+        self.compute_stage.end()
+        self.publisher.kill()
+
+    def described(self, status: LiveStatus, now: float) -> LiveStatus:
+        """Add to a status of the input what the stages have done."""
+        info, queued = self.compute.info, self._queue.counts
+        counts = Counter(status.counts)
+        for name, count in self.compute_stage.counts().items():
+            counts[_FRAME_COUNTS.get(name, name)] += count
+        counts.update(self.output.counts())
+        counts["frames_dropped"] += queued["full"] + queued["old"]
+        counts["level_changes"] += self.governor.changes
+        for kind, count in self._clock.counts.items():
+            counts[f"discontinuities_{kind}"] += count
+        output = {
+            "width": info.width,
+            "height": info.height,
+            "rate": str(info.rate),
+            "codec": self._encoder.codec,
+            "pix_fmt": info.pix_fmt,
+            "sound": self._sound is not None,
+        }
+        return replace(
+            status,
+            level=self.governor.level.name,
+            output={**status.output, **output},
+            output_state=self.publisher.state,
+            showing=self.output.showing,
+            counts=dict(counts),
+            delay_seconds=self.delays.recent(now),
+            waiting_frames=len(self._queue),
         )
 
-    def _governor(self, compute: LiveCompute) -> Governor:
+    def _publisher_changed(self, state: OutputState) -> None:
+        if state.connected:
+            self._connected.set()
+        self._context.changed()
+
+    def _written(self, packet: Encoded, at: float) -> None:
+        if packet.kind == "video":
+            self.delays.written(packet.pts, at)
+
+    def _governor(self) -> Governor:
         """Measure each level, and begin at the one that the machine can keep up."""
-        governor = Governor(self._levels, latency_seconds=self._options.latency_seconds)
-        around = self._around
-        costs = compute.warm_up(most_seconds=_WARM_UP_SECONDS * around.speed, now=around.now)
-        interval = float(1 / self._rate)
-        level = governor.expect(costs, now=self._around.now(), interval_seconds=interval)
-        compute.switch(level.name)  # nothing is held yet
+        governor = Governor(self._levels, latency_seconds=self._spec.latency_seconds)
+        now, speed = self._context.now, self._context.speed
+        costs = self.compute.warm_up(most_seconds=_WARM_UP_SECONDS * speed, now=now)
+        level = governor.expect(costs, now=now(), interval_seconds=float(1 / self._rate))
+        self.compute.switch(level.name)  # nothing is held yet
         log.info("level %s to begin with", level.name)
         return governor
 
-    def _sound(self) -> Stream | None:
-        kept = self._intake.sound_template
-        if kept is None:
+    def _sound_template(self) -> Stream | None:
+        template = self._ingest.sound_template
+        if template is None:
             return None
-        refusal = kept.refusal(self._target.format)
+        refusal = template.refusal(self._target.format)
         if refusal is None:
-            return kept.stream
+            return template.stream
         log.warning("the sound is left out: %s", refusal)
         return None
 
-    def _publisher(self, encoder: LiveEncoder) -> Publisher:
-        def changed(state: OutputState) -> None:
-            if state.connected:
-                self.connected.set()
-            self._around.changed()
-
-        def written(packet: Encoded, at: float) -> None:
-            if packet.kind == "video":
-                self._delays.written(packet.pts, at)
-
-        return Publisher(
-            self._target,
-            encoder.primer,
-            now=self._around.now,
-            on_change=changed,
-            on_written=written,
-        )
-
-    def _queue(self, model: StreamInfo) -> DropOldestQueue[QueuedFrame]:
-        """Hold what may wait, and not more than a bounded memory."""
-        seconds = _WAITING_SHARE * self._options.latency_seconds
+    def _bounded_queue(self, model: StreamInfo) -> DropOldestQueue[QueuedFrame]:
+        """Make the queue for the frames that may wait, in a bounded memory."""
+        seconds = _WAITING_SHARE * self._spec.latency_seconds
         frames = math.ceil(seconds * self._rate) + 1
         bytes_each = 3 * model.width * model.height * (1 if model.bit_depth == 8 else 2)
         most = min(_MAX_WAITING_FRAMES, _MAX_WAITING_BYTES // bytes_each)
-        return DropOldestQueue(max(2, min(frames, most)), seconds, self._around.now)
+        return DropOldestQueue(max(2, min(frames, most)), seconds, self._context.now)
 
-    def _outgoing(
-        self, encoder: LiveEncoder, publisher: Publisher, clock: LiveClock, info: StreamInfo
-    ) -> OutputStage:
+    def _output_stage(self, duration_seconds: float | None) -> OutputStage:
+        info, context = self.compute.info, self._context
         assert info.rate is not None
-        duration = self._request.duration_seconds
+        num_slots = None
+        if duration_seconds is not None:
+            num_slots = max(1, round(duration_seconds * info.rate))
         return OutputStage(
-            encoder,
-            publisher,
-            clock,
-            self._delays,
-            self._expected,
-            pace_of(self._options, self._rate),
+            self._encoder,
+            self.publisher,
+            self._clock,
+            self.delays,
+            self._pending,
+            timing_of(self._spec, self._rate),
             rate=info.rate,
-            slate=slate(info, self._request.spec.name),
-            num_slots=None if duration is None else max(1, round(duration * info.rate)),
+            slate=slate(info, self._spec.name),
+            num_slots=num_slots,
             pictures_per_frame=2 ** self._levels[0].exp,
-            now=self._around.now,
-            speed=self._around.speed,
-            changed=self._around.changed,
+            now=context.now,
+            speed=context.speed,
+            changed=context.changed,
         )
 
-    def _computing(
-        self,
-        compute: LiveCompute,
-        governor: Governor,
-        queue: DropOldestQueue[QueuedFrame],
-        model: StreamInfo,
-        outgoing: OutputStage,
-    ) -> ComputeStage:
-        patience = pace_of(self._options, self._rate).patience_seconds
-        hold = max(_HOLD_SHARE * patience, _HOLD_INTERVALS / float(self._rate))
+    def _compute_stage(self, model: StreamInfo) -> ComputeStage:
+        patience = timing_of(self._spec, self._rate).patience_seconds
         return ComputeStage(
-            compute,
-            governor,
-            queue,
+            self.compute,
+            self.governor,
+            self._queue,
             model,
-            give=outgoing.put,
-            interval_seconds=self._intake.interval_seconds,
-            hold_seconds=hold,
-            deadline_seconds=_DEADLINE_SHARE * self._options.latency_seconds,
-            now=self._around.now,
-            speed=self._around.speed,
-            changed=self._around.changed,
+            give=self.output.put,
+            interval_seconds=self._ingest.interval_seconds,
+            hold_seconds=max(_HOLD_SHARE * patience, _HOLD_INTERVALS / float(self._rate)),
+            deadline_seconds=_DEADLINE_SHARE * self._spec.latency_seconds,
+            now=self._context.now,
+            speed=self._context.speed,
+            changed=self._context.changed,
         )
-
-
-# What takes its time, made on its own thread: weights take seconds, or minutes from the hub.
-
-T = TypeVar("T")
-
-
-class Loading(Generic[T]):
-    """Makes something once; whoever asks sees whether it is there."""
-
-    def __init__(self, make: Callable[[], T], changed: Callable[[], None]) -> None:
-        """Begin.
-
-        Args:
-            make: makes it, on this thread.
-            changed: called when that has ended.
-        """
-        self.made: T | None = None
-        """What was made, once it is there."""
-        self.failure: BaseException | None = None
-        """Why there is nothing."""
-        self._make = make
-        self._changed = changed
-        self._thread = threading.Thread(target=self._run, name="upframe-load", daemon=True)
-        self._thread.start()
-
-    def join(self, timeout_seconds: float | None = None) -> None:
-        """Wait until it has ended, for nothing can stop it; None: as long as it takes."""
-        self._thread.join(timeout_seconds)
-
-    def _run(self) -> None:
-        try:
-            self.made = self._make()
-        except BaseException as error:  # raised again by the session, which ends with it
-            self.failure = error
-        finally:
-            self._changed()

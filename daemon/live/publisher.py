@@ -159,7 +159,7 @@ class Publisher:
             self._thread.join(min(left, _JOIN_SECONDS))
             meanwhile()
         if self._thread.is_alive():  # its child does not end by SIGKILL
-            log.error("%s: its process does not end", self._target.shown)
+            log.error("%s: its process does not end", self._target.display)
         else:
             self._waker.close()
 
@@ -194,7 +194,7 @@ class Publisher:
         elif isinstance(event, Connected):
             if not self._target.is_file:
                 self._packets.open()
-            log.info("%s: connected", self._target.shown)
+            log.info("%s: connected", self._target.display)
             connections = state.connections + 1
             self._changed(replace(state, connected=True, message="", connections=connections))
         elif isinstance(event, Recorded):
@@ -202,7 +202,7 @@ class Publisher:
             files = (*state.files, event.path)[-_KEPT_FILES:]
             self._changed(replace(state, files=files))
         elif isinstance(event, Note):
-            log.warning("%s: %s", self._target.shown, event.message)
+            log.warning("%s: %s", self._target.display, event.message)
 
     def _has_ended(self, end: ConnectionEnd) -> bool:
         """Record how a connection ended; return whether it was the last one."""

@@ -229,7 +229,7 @@ class PublisherConnection:
             on_event: called with each event of the child, and the packet that it is about.
         """
         self._header = header
-        self._shown = header.target.shown
+        self._display = header.target.display
         self._packets = packets
         self._waker = waker
         self._order = order
@@ -247,7 +247,9 @@ class PublisherConnection:
         try:
             child = Child(command(), self._waker)
         except OSError as error:
-            return self._ending(OutputLost("failed", f"{self._shown}: no process for it: {error}"))
+            return self._ending(
+                OutputLost("failed", f"{self._display}: no process for it: {error}")
+            )
         try:
             killed = self._exchange(child)
         finally:
@@ -329,7 +331,7 @@ class PublisherConnection:
         return None
 
     def _lost(self, reason: Reason, text: str) -> OutputLost:
-        return OutputLost(reason, f"{self._shown}: {text}")
+        return OutputLost(reason, f"{self._display}: {text}")
 
     def _death(self, child: Child) -> OutputLost:
         text = f"its process {exit_text(child.returncode)}"

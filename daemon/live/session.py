@@ -1,18 +1,29 @@
-"""One live stream in one process, from its first connection to its end, over months if need be.
+"""One live stream in one process, from its first connection to its end, perhaps months later.
 
-The session's own thread, which called `run`, looks after all others: the input's reader, the
-compute and output threads, and the publisher with its child process. It is the only one that
-decides; the others only do their part and say when something has changed.
+The thread that called `run` supervises all others: the input's reader, the compute and output
+threads, and the publisher with its child process. It alone decides; the others do their part and
+call `changed` when there is news.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
+from pydantic import Field
+
+from ...filters.chain import BuiltFilter
+from ...io.child import rss_bytes_of
 from ...io.errors import InputLost, SourceMissing, UnsupportedMedia
 from ...io.files import refuse_same_file
 from ...io.live.address import (
@@ -25,65 +36,60 @@ from ...io.live.address import (
 )
 from ...io.live.live_input import LiveInput, PacedFile
 from ...io.live.target import LiveTarget, find_live_target
-from ..convert.report import WarningLog, kept_warnings
+from ...io.live.values import LiveForm
+from ...io.redaction import redacted, redacted_target
+from ..convert.report import (
+    WarningLog,
+    WeightsReport,
+    WrittenReport,
+    device_name,
+    kept_warnings,
+    weights_of,
+)
 from ..errors import Stopped
 from .input import CONNECT_SECONDS, FrameIngest, InputSupervisor, LiveSource, MakeSource
-from .live_pipeline import LivePipeline, Loading, SessionContext, prepare, start_pipeline
-from .report import LiveReport, now_utc, report_of, status_of_parts
+from .live_pipeline import LivePipeline, SessionContext, prepare
 from .request import LiveRequest
 from .status import LiveStatus
 
-# The output's parts in the making: at the start what needs no input, the rest once it is known.
-
-_PREPARED_SECONDS = 5.0
-"""For weights from the disk, at the end; a fetch from the hub is left behind."""
+T = TypeVar("T")
 
 
-class Making:
-    """Makes the parts of one session; both steps take their time, each on a thread of its own."""
+class LiveReport(WrittenReport, frozen=True):
+    """What `--report FILE` writes of a live run."""
 
-    def __init__(
-        self, request: LiveRequest, target: LiveTarget, intake: FrameIngest, around: SessionContext
-    ) -> None:
-        """Begin with what needs no input."""
-        self._request, self._target = request, target
-        self._intake, self._around = intake, around
-        self._prepared = Loading(lambda: prepare(request, target), around.changed)
-        self._loading: Loading[LivePipeline] | None = None
+    schema_name: Literal["upframe.live-report/1"] = Field("upframe.live-report/1", alias="schema")
+    version: str
+    name: str
+    input: dict[str, Any]
+    output: dict[str, Any]
+    ended_by: str = Field(description="Why the run ended.")
+    seconds: float = Field(description="Length of the output.")
+    counts: dict[str, int]
+    reconnects: dict[str, int] = Field(description="Reconnections of the input, by reason.")
+    connections: int = Field(description="Connections of the output.")
+    written: int = Field(description="Pictures that the receiver, or the file, has accepted.")
+    dropped: dict[str, int] = Field(description="Pictures that were encoded and not written.")
+    delay_seconds: dict[str, float] = Field(description="p50, p99 and max of the whole run.")
+    levels: list[tuple[float, str, str]] = Field(
+        description="Changes of the level: seconds since the start, name, reason."
+    )
+    files: list[str]
+    device: str
+    precision: str
+    weights: list[WeightsReport]
+    warnings: list[str]
 
     @property
-    def works(self) -> LivePipeline | None:
-        """The parts, once they run."""
-        return None if self._loading is None else self._loading.made
-
-    def failures(self) -> Iterator[BaseException]:
-        """Tell why there is nothing."""
-        for loading in (self._prepared, self._loading):
-            if loading is not None and loading.failure is not None:
-                yield loading.failure
-
-    def go_on(self) -> None:
-        """Have the rest made, once it is known for what, and with what."""
-        first, prepared = self._intake.first, self._prepared.made
-        if first is None or prepared is None or self._loading is not None:
-            return
-        request, target, intake, around = self._request, self._target, self._intake, self._around
-        self._loading = Loading(
-            lambda: start_pipeline(request, target, prepared, first, intake, around), around.changed
+    def summary(self) -> str:
+        """One line for people."""
+        late = self.delay_seconds.get("p99")
+        delay = "" if late is None else f", delay {late:.2f} s at the 99th percentile"
+        return (
+            f"{self.output.get('url', '')}: {self.written} frames written in "
+            f"{self.seconds:.1f} s{delay}, {self.counts.get('frames_dropped', 0)} dropped; "
+            f"{self.ended_by}"
         )
-
-    def join(self) -> None:
-        """Wait for the parts, if they are being made."""
-        if self._loading is not None:
-            self._loading.join()
-
-    def drop(self) -> None:
-        """Leave nothing behind that can be waited for."""
-        self._prepared.join(_PREPARED_SECONDS)
-        self.join()
-
-
-# The two ends of a live stream: what a request's addresses mean.
 
 
 def is_file_input(request: LiveRequest) -> bool:
@@ -100,18 +106,18 @@ def _input_url(request: LiveRequest) -> str:
 
 
 def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: bool) -> MakeSource:
-    """Say how each connection of the input is made."""
-    remembered = AddressMemory()
+    """Return what makes each connection of the input."""
+    spec, remembered = request.spec, AddressMemory()
 
     def make_file(_: float | None) -> LiveSource:
-        return PacedFile(_input_url(request), now=now, sound=request.spec.sound)
+        return PacedFile(_input_url(request), now=now, sound=spec.sound)
 
     def address_of(read_seconds: float | None) -> LiveAddress:
-        """Find the address anew: a file of credentials may have changed."""
+        """Read the credentials again for each connection: they may have changed."""
         return find_address(
-            request.spec.input,
-            transport=request.spec.rtsp_transport,
-            credentials_file=request.spec.credentials_file,
+            spec.input,
+            transport=spec.rtsp_transport,
+            credentials_file=spec.credentials_file,
             connect_seconds=CONNECT_SECONDS,
             read_seconds=read_seconds,
             remembered=remembered,
@@ -121,42 +127,59 @@ def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: boo
         address = address_of(None)
         if read_seconds is not None and read_seconds > address.read_seconds:
             address = address_of(read_seconds)
-        return LiveInput(address, now=now, sound=request.spec.sound)
+        return LiveInput(address, now=now, sound=spec.sound)
 
     return make_file if is_file else make_live
 
 
 def find_target(request: LiveRequest) -> LiveTarget:
-    """Make out where the output shall go.
+    """Find out where the output goes, without connecting.
 
     Raises:
-        SinkRefused: if it cannot be written, as far as that shows without connecting.
-        SourceMissing: if its credentials cannot be read.
+        SinkRefused: if it cannot be written, or its credentials cannot be read.
     """
-    target = find_live_target(
-        request.spec.output,
-        format=request.spec.container,
-        segment_seconds=request.spec.segment_seconds,
+    spec = request.spec
+    return find_live_target(
+        spec.output,
+        format=spec.container,
+        segment_seconds=spec.segment_seconds,
+        credentials_file=spec.output_credentials_file,
         overwrite=request.overwrite,
         numbered=request.numbered,
     )
-    if request.spec.output_credentials_file is None:
-        return target
-    credentials = read_credentials(request.spec.output_credentials_file)
-    return replace(target, url=with_credentials(target.url, credentials))
+
+
+def _rss_of_family(pid: int) -> int:
+    """Sum the resident memory of a process and all its descendants."""
+    return rss_bytes_of(pid) + sum(_rss_of_family(child) for child in children_of(pid))
+
+
+def children_of(pid: int) -> Iterator[int]:
+    """Yield the children of a process that are not reaped."""
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            yield from (int(word) for word in path.read_text().split())
+        except OSError:  # the thread has ended meanwhile
+            continue
+
+
+def _now_utc() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 STATUS_SECONDS = 1.0
-"""A status is told at least as often."""
+"""Longest time from one status to the next."""
 _DRAIN_SECONDS = 30.0
-"""For each thread to give what it has, at the end."""
+"""For each thread to pass on what it has, at the end."""
+_PREPARED_SECONDS = 5.0
+"""For weights from the disk, at the end; a download is abandoned."""
 _FINISH_URL_SECONDS = 10.0
 _FINISH_FILE_SECONDS = 900.0
-"""Checking a recording of days reads all of it."""
+"""Verifying a recording of days reads all of it."""
 _LOOK_SECONDS = 0.25
 _COMPLETING = "the output is being completed"
 _HOPELESS = ("not-found", "unauthorised", "untrusted", "unsupported")
-"""Reasons for which a first connection may end it all."""
+"""Reasons for which a first connection may end the session."""
 
 
 def _ignore(_: LiveStatus) -> None:
@@ -164,7 +187,15 @@ def _ignore(_: LiveStatus) -> None:
 
 
 class LiveSession:
-    """Runs one live stream: `run` in one thread, everything else from any."""
+    """Runs one live stream: `run` in one thread; all else is thread-safe.
+
+    Args:
+        request: what to read, what to do with it, where to publish.
+        now: monotonic seconds, perhaps of a faster clock.
+        speed: how many of them pass in a real second.
+        on_status: called by the thread of `run` on each change and every second.
+        make_input: makes the source of each connection; None: by the request's address.
+    """
 
     def __init__(
         self,
@@ -175,26 +206,16 @@ class LiveSession:
         on_status: Callable[[LiveStatus], None] = _ignore,
         make_input: MakeSource | None = None,
     ) -> None:
-        """Take what to do; nothing is opened yet.
-
-        Args:
-            request: what to read, what to do with it, where to.
-            now: monotonic seconds, perhaps of a faster clock.
-            speed: how many of them pass in a second.
-            on_status: told by the thread of `run`, on each change and every second.
-            make_input: makes the source of each connection, for reads of so many seconds at most;
-                None: by the request's address.
-        """
         self._request = request
         self._now = now
         self._speed = speed
         self._on_status = on_status
         self._make_input = make_input
-        self._wake: SimpleQueue[None] = SimpleQueue()  # its put may come from a signal handler
-        self._intake = FrameIngest(wants_sound=request.spec.sound, now=now, changed=self._changed)
-        self._incoming = InputSupervisor(
-            self._make,
-            self._intake,
+        self._wake: SimpleQueue[None] = SimpleQueue()  # its put is safe in a signal handler
+        self._ingest = FrameIngest(wants_sound=request.spec.sound, now=now, changed=self._changed)
+        self._input = InputSupervisor(
+            self._make_source,
+            self._ingest,
             now=now,
             changed=self._changed,
             stall_seconds=request.spec.stall_seconds,
@@ -202,29 +223,31 @@ class LiveSession:
         )
         self._is_file = False
         self._target: LiveTarget | None = None
-        self._making: Making | None = None
+        self._prepared: Future[tuple[BuiltFilter, ...]] | None = None
+        self._starting: Future[LivePipeline] | None = None
+        self._loaders: list[threading.Thread] = []
         self._is_completing = False
         self._warned = WarningLog()
         self._ended_by: str | None = None
         self._stopped_by: int | None = None
         self._began = now()
-        self._since = now_utc()
-        self._told: LiveStatus | None = None
-        self._told_at = -1e9
+        self._since = _now_utc()
+        self._reported: LiveStatus | None = None
+        self._reported_at = -1e9
 
     def run(self) -> LiveReport:
-        """Run until told to stop, or to the end of the output's duration.
+        """Run until `stop` is called, or to the end of the output's duration.
 
         Raises:
             MediaError: if the output cannot be written, or the input can never be read.
-            FilterError: if weights or the device are not to be had, or memory is too small.
-            UsageError: for a level that there is not.
+            FilterError: if weights or the device are not available, or memory is too small.
+            UsageError: for an unknown level.
             Stopped: if a signal came before anything could be written.
         """
         with kept_warnings() as self._warned:
             try:
                 self._began = self._now()
-                self._find_ends()
+                self._open()
                 while self._ended_by is None:
                     self._turn()
                 return self._complete()
@@ -232,10 +255,10 @@ class LiveSession:
                 self._drop()
 
     def stop(self, number: int | None = None) -> None:
-        """Ask the stream to end well; also from a signal handler.
+        """End the stream and complete its output; also from a signal handler.
 
         Args:
-            number: of the signal that asks; None: nobody needs to know.
+            number: of the signal, if one is the reason.
         """
         if self._ended_by is None:
             self._stopped_by = number
@@ -243,38 +266,89 @@ class LiveSession:
         self._wake.put(None)
 
     def kill(self) -> None:
-        """End the output at once, as it is; `run` ends soon after."""
+        """End the output at once, as it is; `run` returns soon after."""
         self.stop()
-        self._kill_works()
+        if (pipeline := self._pipeline) is not None:
+            pipeline.kill()
 
     def status(self) -> LiveStatus:
-        """Tell where the stream stands."""
-        parts = (self._request, self._incoming, self._intake, self._works)
-        status = status_of_parts(*parts, since=self._since, now=self._now())
-        return replace(status, message=_COMPLETING) if self._is_completing else status
+        """Return the state of the stream."""
+        spec, source = self._request.spec, self._input
+        counts = Counter(source.counts())
+        counts.update(self._ingest.counts())
+        status = LiveStatus(
+            name=spec.name,
+            state=source.state,
+            since=self._since,
+            reason=source.reason,
+            message=_COMPLETING if self._is_completing else redacted(source.message),
+            input={"url": redacted(spec.input), **_description_of(source.form)},
+            output={"url": redacted_target(spec.output)},
+            showing="nothing",
+            counts=dict(counts),
+            reconnects=dict(source.reconnects),
+            last_frame_age_seconds=source.silent_seconds(),
+            rss_bytes=_rss_of_family(os.getpid()),
+        )
+        pipeline = self._pipeline
+        return status if pipeline is None else pipeline.described(status, self._now())
 
-    def _find_ends(self) -> None:
+    def _open(self) -> None:
         request = self._request
-        self._target = find_target(request)
+        target = self._target = find_target(request)
         self._is_file = is_file_input(request)
-        if self._is_file and self._target.is_file:
+        if self._is_file and target.is_file:
             refuse_same_file(request.spec.input, request.spec.output)
-        self._intake.waits = self._is_file
-        around = SessionContext(self._now, self._speed, self._changed)
-        self._making = Making(request, self._target, self._intake, around)
+        self._ingest.waits = self._is_file
+        self._prepared = self._in_thread(lambda: prepare(request, target))
 
-    def _make(self, read_seconds: float | None) -> LiveSource:
+    def _make_source(self, read_seconds: float | None) -> LiveSource:
         """Make a source, on the thread of its reader."""
         make = self._make_input
         if make is None:
             make = source_maker(self._request, self._now, is_file=self._is_file)
         return make(read_seconds)
 
+    def _in_thread(self, make: Callable[[], T]) -> Future[T]:
+        """Make something that takes seconds, or minutes from the hub, on a daemon thread."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(make())
+            except BaseException as error:  # raised again by the session, which ends with it
+                future.set_exception(error)
+            finally:
+                self._changed()
+
+        self._loaders.append(threading.Thread(target=run, name="upframe-load", daemon=True))
+        self._loaders[-1].start()
+        return future
+
+    @property
+    def _pipeline(self) -> LivePipeline | None:
+        """The stages behind the input, once they run."""
+        return _result_of(self._starting)
+
+    def _start_pipeline(self) -> None:
+        """Start the stages behind the input, once its form is known and the weights are loaded."""
+        form, filters, target = self._ingest.first, _result_of(self._prepared), self._target
+        if form is None or filters is None or target is None or self._starting is not None:
+            return
+        context = SessionContext(self._now, self._speed, self._changed)
+
+        def start() -> LivePipeline:
+            pipeline = LivePipeline(self._request, target, filters, form, self._ingest, context)
+            pipeline.start()
+            return pipeline
+
+        self._starting = self._in_thread(start)
+
     def _turn(self) -> None:
-        wait = self._incoming.tick()
-        self._judge_input()
-        self._judge_output()
-        self._tell()
+        wait = self._input.tick()
+        self._check_input()
+        self._check_output()
+        self._report_status()
         self._sleep(min(wait, _LOOK_SECONDS))
 
     def _sleep(self, seconds: float) -> None:
@@ -289,113 +363,133 @@ class LiveSession:
     def _changed(self) -> None:
         self._wake.put(None)
 
-    def _judge_input(self) -> None:
-        over = self._incoming.over
+    def _check_input(self) -> None:
+        over = self._input.over
         if over is None:
-            if self._making is not None:
-                self._making.go_on()
-            return
-        if self._is_last(over):
-            if self._intake.first is None:
+            self._start_pipeline()
+        elif self._is_last(over):
+            if self._ingest.first is None:
                 _give_up(over)
             self._ended_by = self._ended_by or f"the input is over: {over}"
 
     def _is_last(self, over: InputLost) -> bool:
-        """Tell whether there is no use in connecting again, or nobody wants it."""
+        """Return whether another connection is useless, or not wanted."""
         if self._is_file:
             return True
-        if self._intake.first is None:
+        if self._ingest.first is None:
             return self._request.give_up and over.reason in _HOPELESS
         return self._request.spec.on_loss == "stop"
 
-    @property
-    def _works(self) -> LivePipeline | None:
-        return None if self._making is None else self._making.works
-
-    def _judge_output(self) -> None:
-        works = self._works
-        failures = [] if self._making is None else [*self._making.failures()]
-        if works is not None:
-            parts = (works.computing, works.outgoing, works.publisher)
-            failures += [part.failure for part in parts if part.failure is not None]
-            if works.outgoing.complete.is_set():
-                self._ended_by = self._ended_by or "its duration has passed"
-        for failure in failures:
-            raise failure
-
-    def _tell(self) -> None:
-        """Tell a status that is news, or every second."""
-        now = self._now()
-        status = self.status()
-        before = self._told
-        if before is None or before.state != status.state:
-            self._since = now_utc()
-            status = self.status()
-        elif now - self._told_at < STATUS_SECONDS and before.gist == status.gist:
+    def _check_output(self) -> None:
+        for future in (self._prepared, self._starting):
+            if future is not None and future.done():
+                future.result()
+        if (pipeline := self._pipeline) is None:
             return
-        self._told, self._told_at = status, now
+        if pipeline.output.complete.is_set():
+            self._ended_by = self._ended_by or "its duration has passed"
+        if pipeline.failure is not None:
+            raise pipeline.failure
+
+    def _report_status(self) -> None:
+        """Report a status that has news, or every second."""
+        now, status, before = self._now(), self.status(), self._reported
+        if before is None or before.state != status.state:
+            self._since = _now_utc()
+            status = replace(status, since=self._since)
+        elif now - self._reported_at < STATUS_SECONDS and before.news == status.news:
+            return
+        self._reported, self._reported_at = status, now
         self._on_status(status)
 
     def _complete(self) -> LiveReport:
-        """Give everything that has come to the output, complete it, and say what was done."""
-        self._intake.close()
-        self._incoming.stop()
-        if self._making is not None:
-            self._making.join()
-        works = self._works
-        if works is not None:
-            self._finish(works)
-        self._tell()
-        report = report_of(
-            self._request,
-            self.status(),
-            works,
-            ended_by=self._ended_by or "",
-            began=self._began,
-            warnings=self._warned.messages,
-        )
+        """Write everything that has come, complete the output, and report."""
+        self._ingest.close()
+        self._input.stop()
+        if self._starting is not None:
+            self._loaders[-1].join()
+        if (pipeline := self._pipeline) is not None:
+            self._finish(pipeline)
+        self._report_status()
+        report = self._report()
         if self._stopped_by is not None and not report.written:
             raise Stopped(self._stopped_by)
         return report
 
-    def _finish(self, works: LivePipeline) -> None:
+    def _finish(self, pipeline: LivePipeline) -> None:
         assert self._target is not None
         self._is_completing = True
-        works.computing.end()
-        self._await(works.computing.join)
-        works.outgoing.end()
-        self._await(works.outgoing.join)
-        self._judge_output()
+        for stage in (pipeline.compute_stage, pipeline.output):
+            stage.end()
+            ends = time.monotonic() + _DRAIN_SECONDS
+            while not stage.join(STATUS_SECONDS) and time.monotonic() < ends:
+                self._report_status()
+        self._check_output()
         seconds = _FINISH_FILE_SECONDS if self._target.is_file else _FINISH_URL_SECONDS
-        works.publisher.finish(seconds, self._tell)
+        pipeline.publisher.finish(seconds, self._report_status)
         self._is_completing = False
 
-    def _await(self, join: Callable[[float], bool]) -> None:
-        """Wait for a thread to give what it has, and tell that we are there."""
-        ends = time.monotonic() + _DRAIN_SECONDS
-        while not join(STATUS_SECONDS) and time.monotonic() < ends:
-            self._tell()
+    def _report(self) -> LiveReport:
+        status, pipeline, runtime = self.status(), self._pipeline, self._request.runtime
+        built = () if pipeline is None else pipeline.compute.filters
+        history = () if pipeline is None else pipeline.governor.history
+        state = status.output_state
+        return LiveReport(
+            schema="upframe.live-report/1",
+            version=version("upframe"),
+            name=status.name,
+            input=status.input,
+            output=status.output,
+            ended_by=self._ended_by or "",
+            seconds=0.0 if pipeline is None else round(pipeline.output.seconds(), 3),
+            counts=status.counts,
+            reconnects={str(reason): count for reason, count in status.reconnects.items()},
+            connections=state.connections,
+            written=state.written,
+            dropped=state.dropped,
+            delay_seconds={} if pipeline is None else pipeline.delays.overall(),
+            levels=[(round(one.at - self._began, 3), one.name, one.reason) for one in history],
+            files=[redacted(name) for name in state.files],
+            device=device_name(runtime.device),
+            precision=str(runtime.precision).removeprefix("torch."),
+            weights=[weights_of(one) for one in built if one.weights is not None],
+            warnings=list(dict.fromkeys(redacted(text) for text in self._warned.messages)),
+        )
 
     def _drop(self) -> None:
-        """Leave nothing running, however it ended; where it ended well, nothing is left to do."""
-        self._intake.close()
-        self._incoming.stop()
-        if self._making is not None:
-            self._making.drop()
-        self._kill_works()
-        if self._works is not None:
-            self._works.computing.join(_DRAIN_SECONDS)
-            self._works.outgoing.join(_DRAIN_SECONDS)
+        """Leave nothing running, however the session ended."""
+        self._ingest.close()
+        self._input.stop()
+        for loader, seconds in zip(self._loaders, (_PREPARED_SECONDS, None), strict=False):
+            loader.join(seconds)
+        if (pipeline := self._pipeline) is not None:
+            pipeline.kill()
+            pipeline.compute_stage.join(_DRAIN_SECONDS)
+            pipeline.output.join(_DRAIN_SECONDS)
 
-    def _kill_works(self) -> None:
-        works = self._works
-        if works is not None:
-            works.outgoing.cancel()
-            works.computing.end()
-            works.publisher.kill()
+
+def _result_of(future: Future[T] | None) -> T | None:
+    """Return what was made; None while it is being made, or if that failed."""
+    if future is None or not future.done() or future.exception() is not None:
+        return None
+    return future.result()
+
+
+def _description_of(form: LiveForm | None) -> dict[str, Any]:
+    if form is None:
+        return {}
+    info = form.info
+    return {
+        "width": info.width,
+        "height": info.height,
+        "rate": str(info.rate),
+        "codec": form.codec,
+        "pix_fmt": info.pix_fmt,
+        "sound": None if form.sound is None else "copied",
+    }
 
 
 def _give_up(over: InputLost) -> NoReturn:
-    """Raise why there is nothing to read, and never was."""
+    """Raise why the input could never be read."""
     missing = over.reason in ("not-found", "unauthorised", "untrusted")
     raise (SourceMissing if missing else UnsupportedMedia)(str(over)) from over

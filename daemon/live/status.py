@@ -1,4 +1,4 @@
-"""What a live stream says of itself: one value, for the log, `/status`, MQTT and metrics."""
+"""The state of live streams: one value each, for the log, `/status`, MQTT and metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LiveStatus:
     message: str = ""
     """The same for people."""
     level: str = "full"
-    """Of the governor: what is given up just now."""
+    """The governor's level."""
     input: dict[str, Any] = field(default_factory=dict[str, Any])
     """url, and once probed: width, height, rate, codec, pix_fmt, sound."""
     output: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -38,7 +38,7 @@ class LiveStatus:
     frames_inserted, frames_enlarged, frames_encoded, frames_repeated, frames_late, stalls,
     level_changes, and discontinuities_KIND."""
     reconnects: dict[Reason, int] = field(default_factory=dict[Reason, int])
-    """Of the input, by why the connection before was lost."""
+    """Of the input, by the reason for which the connection before was lost."""
     delay_seconds: dict[str, float] = field(default_factory=dict[str, float])
     """From a packet's arrival to its frame's being written: p50, p99, max of the last minute."""
     waiting_frames: int = 0
@@ -48,19 +48,19 @@ class LiveStatus:
     """Of this process and its children."""
 
     @property
-    def gist(self) -> tuple[object, ...]:
-        """What of it is news at once."""
+    def news(self) -> tuple[object, ...]:
+        """What is reported at once when it changes: not counts, delays and memory."""
         sink = self.output_state
-        return (self.state, self.reason, self.message, self.level, self.showing,
-                sink.connected, sink.reason, sink.files)  # fmt: skip
+        return (self.state, self.reason, self.message, self.level, self.showing, self.input,
+                self.output, sink.connected, sink.reason, sink.message, sink.files)  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """Give it as JSON takes it."""
+        """Return it as JSON values."""
         return asdict(self)
 
 
 def status_of(document: dict[str, Any]) -> LiveStatus:
-    """Read what `to_json` wrote.
+    """Read what `to_json` returned.
 
     Raises:
         ValueError: if it is no status.
@@ -71,10 +71,8 @@ def status_of(document: dict[str, Any]) -> LiveStatus:
         whole: dict[str, Any] = {**document, "output_state": OutputState(**sink)}
         return LiveStatus(**whole)
     except TypeError as error:
-        raise ValueError(f"got what is no status: {error}") from error
+        raise ValueError(f"got no status: {error}") from error
 
-
-# Counts of a stream over the lives of its workers: a new one begins at nothing, its stream not.
 
 K = TypeVar("K", bound=str)
 
@@ -83,7 +81,7 @@ _MOST_FILES = 10
 
 
 def accumulate_counters(before: LiveStatus | None, status: LiveStatus) -> LiveStatus:
-    """Add what was counted by the workers before to what the one of now says."""
+    """Add the counters of a stream's earlier workers to those of its current one."""
     if before is None:
         return status
     old, new = before.output_state, status.output_state
@@ -126,25 +124,25 @@ class LiveBoard:
         """When a stream's latest frame was decoded: seconds since 1970; None before the first."""
         return self._last_frames.get(name)
 
-    def tell(self, status: LiveStatus) -> None:
-        """Note where a stream stands."""
+    def update(self, status: LiveStatus) -> None:
+        """Store the status of a stream."""
         before = self._statuses.get(status.name)
         self._statuses[status.name] = status
         if status.last_frame_age_seconds is not None:
             self._last_frames[status.name] = time.time() - status.last_frame_age_seconds
-        if before is None or gist_of(before) != gist_of(status):
-            self._spread(status.name)
+        if before is None or before.news != status.news:
+            self._notify(status.name)
 
     def forget(self, name: str) -> None:
-        """Note that there is no such stream any more."""
+        """Remove a stream that exists no longer."""
         self._last_frames.pop(name, None)
         if self._statuses.pop(name, None) is not None:
-            self._spread(name)
+            self._notify(name)
 
     async def changes(self) -> AsyncGenerator[str]:
-        """Give the names of streams that are new, gone or changed in more than their counts.
+        """Yield the names of streams that are new, gone or changed in more than their counts.
 
-        Those that are there come first. Who is slow gets each name once.
+        Existing ones come first. A slow reader gets each name once.
         """
         reader = _Reader(self._statuses)
         self._readers.add(reader)
@@ -157,7 +155,7 @@ class LiveBoard:
         finally:
             self._readers.discard(reader)
 
-    def _spread(self, name: str) -> None:
+    def _notify(self, name: str) -> None:
         for reader in self._readers:
             reader.names[name] = name
             reader.news.set()
@@ -170,18 +168,3 @@ class _Reader:
         self.names = {name: name for name in names}
         self.news = asyncio.Event()
         self.news.set()
-
-
-def gist_of(status: LiveStatus) -> tuple[object, ...]:
-    """Take what is worth a message of its own: not counts, delays and memory."""
-    sink = status.output_state
-    return (
-        status.state,
-        status.reason,
-        status.message,
-        status.level,
-        status.showing,
-        status.input,
-        status.output,
-        (sink.connected, sink.reason, sink.message, sink.files),
-    )

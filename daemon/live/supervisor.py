@@ -1,4 +1,4 @@
-"""All live streams of the daemon: a keeper for each entry, which follows its configuration."""
+"""All live streams of the daemon: a supervisor for each entry, which follows its configuration."""
 
 from __future__ import annotations
 
@@ -31,14 +31,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("upframe.live")
 
 
-# Whether the work on a live stream stands still, while its process speaks on.
-#
-# A driver may never come back from a call. Then statuses are told as ever, frames come in, and the
-# output repeats what it had. A pure value: it is told statuses and times, and looks at no clock.
-
-
 class StallDetector:
-    """Measures for how long frames have come in without a new picture going out."""
+    """Measures for how long frames have come in without a new picture going out.
+
+    A driver may never return from a call. Then statuses and frames still come, and the output
+    repeats its last picture. A plain value, without a clock.
+    """
 
     def __init__(self) -> None:
         self._pictures = 0
@@ -51,7 +49,7 @@ class StallDetector:
         return self._pictures > 0
 
     def seconds(self, status: LiveStatus, now: float) -> float:
-        """Note a status; give how long it has stood still, 0 where there is nothing to do."""
+        """Note a status; return the seconds without progress, 0 if there is nothing to do."""
         counts = status.counts
         arrived = counts.get("frames_decoded", 0)
         pictures = counts.get("frames_encoded", 0) - counts.get("frames_repeated", 0)
@@ -118,57 +116,54 @@ class StreamWorker(WorkerChild):
         self._news.set()
 
 
-# One `[[live]]` entry, kept up: its worker is begun again whenever it ends, hangs or outgrows.
-#
-# What the worker does about its camera and its receiver is its own affair and no reason to end it.
-# So each end of a worker is one too many, and is followed by the pauses that lost connections
-# have.
-
 _LOOK_SECONDS = 1.0
 _STEADY_SECONDS = 60.0
-"""That a worker must have lived for its end to count as the first one again."""
+"""Life of a worker after which its end counts as a first failure again."""
 _MEBI = 1 << 20
 _LASTING = (
     *(Exit.USAGE, Exit.DATA, Exit.NO_INPUT, Exit.UNAVAILABLE),
     *(Exit.CANNOT_CREATE, Exit.CONFIG),
 )
-"""Ends that somebody has to do something about; trying soon is of no use."""
+"""Ends that need an operator: retrying soon is useless."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """What workers of live streams are given."""
+    """Limits and settings of the workers of live streams."""
 
     state_dir: Path
     weights: Policy
     finish_seconds: float
-    """For ending well."""
+    """To complete the output."""
     most_mebibytes: int
-    """Of resident memory, from which a worker is replaced."""
+    """Resident memory at which a worker is replaced."""
     loading_seconds: float
     """From a worker's start to its first status."""
     silent_seconds: float
     """From one status to the next."""
     still_seconds: float
-    """In which frames come in, and no new picture goes out."""
+    """While frames come in, and no new picture goes out."""
     threads: int | None = None
     """For computing on the CPU."""
 
 
 class StreamSupervisor:
-    """Keeps one stream up; `run` is its life, everything else may be called meanwhile.
+    """Keeps a worker running for one `[[live]]` entry: `run`, and calls to change it meanwhile.
+
+    A worker reconnects its input and its output by itself. So every end of a worker is a failure,
+    and the next one starts after a pause of the back-off.
 
     Args:
         name: of the stream.
-        board: is told where it stands.
-        command: gives the words that start a worker.
+        board: receives its status.
+        command: returns the command line of a worker.
         backoff: of the pauses between workers.
     """
 
     def __init__(self, name: str, board: LiveBoard, command: Command, backoff: Backoff) -> None:
         self.name = name
         self.num_restarts = 0
-        """Workers that had to be begun again."""
+        """Workers that had to be replaced."""
         self.pid: int | None = None
         """Of its worker."""
         self._board = board
@@ -176,37 +171,37 @@ class StreamSupervisor:
         self._backoff = backoff
         self._entry: LiveConfig | None = None
         self._limits: StreamLimits | None = None
-        self._leaving = False
+        self._is_ending = False
         self._news = asyncio.Event()
         self._past: LiveStatus | None = None
         self._latest: LiveStatus | None = None
-        self._work = StallDetector()
-        self._still = 0.0
+        self._detector = StallDetector()
+        self._stalled_seconds = 0.0
 
-    def want(self, entry: LiveConfig | None, limits: StreamLimits) -> None:
-        """Have the stream be as an entry says from now on; None: not at all."""
+    def configure(self, entry: LiveConfig | None, limits: StreamLimits) -> None:
+        """Set the entry of the stream; None ends it."""
         if entry != self._entry:
-            self._backoff.held(_STEADY_SECONDS)  # what was wrong may be right now
+            self._backoff.held(_STEADY_SECONDS)  # the new entry may have fixed the error
             self._entry = entry  # an equal one stays the same object, by which it is known below
             self._news.set()
         self._limits = limits
 
-    def leave(self, finish_seconds: float) -> None:
-        """Have the worker end well, and `run` return."""
+    def end(self, finish_seconds: float) -> None:
+        """Let the worker complete its output; then `run` returns."""
         if self._limits is not None:
             self._limits = replace(self._limits, finish_seconds=finish_seconds)
-        self._leaving = True
+        self._is_ending = True
         self._news.set()
 
     async def run(self) -> None:
-        """Keep the stream up until it is not wanted; if cancelled, its worker is killed."""
-        while (entry := self._entry) is not None and not self._leaving:
+        """Run workers until the entry is gone or `end` is called; if cancelled, kill the worker."""
+        while (entry := self._entry) is not None and not self._is_ending:
             self._news.clear()
             if not entry.enabled:
-                self._tell(entry, "disabled", "switched off by its entry")
+                self._publish(entry, "disabled", "switched off by its entry")
                 await self._news.wait()
                 continue
-            pause = await self._survived(entry)
+            pause = await self._run_worker(entry)
             if self._is_wanted(entry):
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
@@ -214,30 +209,30 @@ class StreamSupervisor:
         if self._entry is None:
             self._board.forget(self.name)
         else:
-            self._tell(self._entry, "disabled", "the daemon stops")
+            self._publish(self._entry, "disabled", "the daemon stops")
 
     def _is_wanted(self, entry: LiveConfig) -> bool:
-        return entry is self._entry and not self._leaving
+        return entry is self._entry and not self._is_ending
 
     async def _changed(self, entry: LiveConfig) -> None:
         while self._is_wanted(entry):
             self._news.clear()
             await self._news.wait()
 
-    async def _survived(self, entry: LiveConfig) -> float:
-        """Run a worker once; give the seconds until the next one, whatever went wrong."""
+    async def _run_worker(self, entry: LiveConfig) -> float:
+        """Run a worker once; return the seconds until the next one, whatever fails."""
         with Fence("live", f"stream {self.name}"):
             return await self._once(entry)
-        return self._pause(entry, "its keeper failed", lasting=True)
+        return self._pause(entry, "its supervisor failed", lasting=True)
 
     async def _once(self, entry: LiveConfig) -> float:
-        limits = self._given
+        limits = self._current_limits
         clock = asyncio.get_running_loop().time
         began = clock()
-        words = self._command(self.name, limits.state_dir)
-        process = StreamWorker(self.name, words, self._hear, self._news)
-        self._latest, self._work, self._still = None, StallDetector(), 0.0
-        self._tell(entry, "connecting", "its worker starts")
+        command = self._command(self.name, limits.state_dir)
+        process = StreamWorker(self.name, command, self._receive, self._news)
+        self._latest, self._detector, self._stalled_seconds = None, StallDetector(), 0.0
+        self._publish(entry, "connecting", "its worker starts")
         try:
             try:
                 process.spawn()
@@ -250,7 +245,7 @@ class StreamSupervisor:
         finally:
             await process.kill()
             self.pid = None
-            self._carry()
+            self._past, self._latest = self._accumulated(self._latest), None
         if again_at_once or not self._is_wanted(entry):
             return 0.0
         if clock() - began >= _STEADY_SECONDS:
@@ -258,11 +253,11 @@ class StreamSupervisor:
         return self._judge(process, entry)
 
     async def _watch(self, process: StreamWorker, entry: LiveConfig) -> bool:
-        """Follow a worker to its end; whether the next one is to begin at once."""
-        silent, heard = 0.0, 0
+        """Follow a worker to its end; return whether the next one is to start at once."""
+        silent, num_statuses = 0.0, 0
         while not process.has_ended:
-            if not self._is_wanted(entry) or self._outgrown():
-                seconds = self._given.finish_seconds
+            if not self._is_wanted(entry) or self._is_too_large():
+                seconds = self._current_limits.finish_seconds
                 process.close_stdin()
                 await process.end_within(seconds, f"it did not end within {seconds:g} s")
                 return True
@@ -271,28 +266,28 @@ class StreamSupervisor:
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await self._news.wait()
             except TimeoutError:
-                silent += _LOOK_SECONDS  # what we waited, not what passed: we may have been stopped
-            if process.num_statuses != heard:
-                silent, heard = 0.0, process.num_statuses
-            if (why := self._hangs(silent, spoke=heard > 0)) is not None:
+                silent += _LOOK_SECONDS  # not what passed: we may have been stopped
+            if process.num_statuses != num_statuses:
+                silent, num_statuses = 0.0, process.num_statuses
+            if (why := self._hangs(silent, is_loading=num_statuses == 0)) is not None:
                 await process.kill(why)
         await process.end_within(_REAP_SECONDS, "it closed its pipe and went on")
         return False
 
-    def _hangs(self, silent_seconds: float, *, spoke: bool) -> str | None:
-        """Say why a worker counts as hung; None while it does not."""
-        limits = self._given
-        patience = limits.silent_seconds if spoke else limits.loading_seconds
+    def _hangs(self, silent_seconds: float, *, is_loading: bool) -> str | None:
+        """Return why a worker counts as hung; None if it does not."""
+        limits = self._current_limits
+        patience = limits.loading_seconds if is_loading else limits.silent_seconds
         if silent_seconds >= patience:
             return f"it said nothing for {patience:g} s"
-        patience = limits.still_seconds if self._work.began else limits.loading_seconds
-        if self._still >= patience:
+        patience = limits.still_seconds if self._detector.began else limits.loading_seconds
+        if self._stalled_seconds >= patience:
             return f"it made nothing of the frames that came for {patience:g} s"
         return None
 
-    def _outgrown(self) -> bool:
+    def _is_too_large(self) -> bool:
         size = 0 if self._latest is None else self._latest.rss_bytes
-        if size < self._given.most_mebibytes * _MEBI:
+        if size < self._current_limits.most_mebibytes * _MEBI:
             return False
         mebibytes = size // _MEBI
         log.warning("its worker has %d MiB, and is replaced", mebibytes, extra=self._about)
@@ -300,43 +295,40 @@ class StreamSupervisor:
         return True
 
     def _judge(self, process: StreamWorker, entry: LiveConfig) -> float:
-        """Say how a worker ended that nobody had asked to."""
-        said = process.exit_message
-        if said is None:
+        """Report why a worker ended by itself; return the pause."""
+        if (message := process.exit_message) is None:
             text, lasting = f"its worker {process.end}", False
             if process.tail.text is not None:
                 lines = " | ".join(process.tail.text.splitlines())
                 log.warning("its worker said last: %s", lines, extra=self._about)
         else:
-            text, lasting = said.message, said.code in _LASTING
+            text, lasting = message.message, message.code in _LASTING
         return self._pause(entry, text, lasting=lasting)
 
     def _pause(self, entry: LiveConfig, text: str, *, lasting: bool) -> float:
-        """Tell why there is no worker, and how long there will be none."""
+        """Report why there is no worker, and for how long."""
         backoff = self._backoff
         seconds = backoff.longest_seconds() if lasting else backoff.next_seconds()
         self.num_restarts += 1
         about = self._about | {"event": "live-worker-ended"}
         level = logging.ERROR if lasting else logging.WARNING
         log.log(level, "%s; again in %.1f s", redacted(text), seconds, extra=about)
-        self._tell(entry, "reconnecting", text, "failed")
+        self._publish(entry, "reconnecting", text, "failed")
         return seconds
 
-    def _hear(self, status: LiveStatus) -> None:
+    def _receive(self, status: LiveStatus) -> None:
         self._latest = replace(status, name=self.name)
-        self._still = self._work.seconds(status, asyncio.get_running_loop().time())
-        self._board.tell(accumulate_counters(self._past, self._latest))
+        now = asyncio.get_running_loop().time()
+        self._stalled_seconds = self._detector.seconds(status, now)
+        self._board.update(accumulate_counters(self._past, self._latest))
 
-    def _carry(self) -> None:
-        """Keep what a worker has counted, now that it is gone."""
-        if self._latest is not None:
-            self._past = accumulate_counters(self._past, self._latest)
-        self._latest = None
+    def _accumulated(self, status: LiveStatus | None) -> LiveStatus | None:
+        return self._past if status is None else accumulate_counters(self._past, status)
 
-    def _tell(
+    def _publish(
         self, entry: LiveConfig, state: InputState, message: str, reason: Reason | None = None
     ) -> None:
-        """Say it in a worker's place."""
+        """Publish a status in place of a worker."""
         status = LiveStatus(
             name=self.name,
             state=state,
@@ -347,11 +339,11 @@ class StreamSupervisor:
             output={"url": redacted_target(entry.output)},
             showing="nothing",
         )
-        self._board.tell(accumulate_counters(self._past, status))
+        self._board.update(accumulate_counters(self._past, status))
 
     @property
-    def _given(self) -> StreamLimits:
-        assert self._limits is not None  # else nothing was ever wanted
+    def _current_limits(self) -> StreamLimits:
+        assert self._limits is not None  # `configure` comes first
         return self._limits
 
     @property
@@ -360,27 +352,26 @@ class StreamSupervisor:
 
 
 Backoffs = Callable[[], Backoff]
-"""Makes the pauses of one stream."""
-
+"""Makes the back-off of one stream."""
 
 SILENT_SECONDS, STILL_SECONDS = 30.0, 60.0
 _REAP_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    keeper: StreamSupervisor
+class _Stream:
+    supervisor: StreamSupervisor
     task: asyncio.Task[None]
 
 
 class LiveSupervisor:
-    """Keeps all `[[live]]` entries up, each by a worker process of its own.
+    """Keeps all `[[live]]` entries running, each in a worker process of its own.
 
     Args:
-        command: gives the words that start a worker.
-        backoff: makes the pauses of a stream between its workers.
-        silent_seconds: without a status, after which a worker counts as hung.
-        still_seconds: in which frames come in and no picture goes out, the same.
+        command: returns the command line of a worker.
+        backoff: makes the back-off of a stream between its workers.
+        silent_seconds: time without a status after which a worker counts as hung.
+        still_seconds: the same for time in which frames come in and no picture goes out.
     """
 
     def __init__(
@@ -392,65 +383,63 @@ class LiveSupervisor:
         still_seconds: float = STILL_SECONDS,
     ) -> None:
         self.board = LiveBoard()
-        """Where every stream stands."""
+        """The status of every stream."""
         self._command = command
         self._backoff = backoff
         self._silent_seconds = silent_seconds
         self._still_seconds = still_seconds
-        self._kept: dict[str, _Kept] = {}
+        self._streams: dict[str, _Stream] = {}
         self._levels: dict[str, tuple[str, ...]] = {}
 
     def configure(self, config: Config) -> None:
-        """Begin, change or end streams as a configuration says; equal entries are left alone."""
+        """Start, change or end streams as configured; unchanged entries run on."""
         limits = self._limits(config)
         entries = {entry.name: entry for entry in config.live}
         self._levels = {name: _levels_of(entry) for name, entry in entries.items()}
-        self._kept = {name: kept for name, kept in self._kept.items() if not kept.task.done()}
-        for name in dict.fromkeys([*entries, *self._kept]):
-            kept = self._kept.get(name)
-            keeper = kept.keeper if kept else self._keeper(name)
-            keeper.want(entries.get(name), limits)
-            if kept is None:
-                task = asyncio.create_task(keeper.run(), name=f"live {name}")
-                self._kept[name] = _Kept(keeper, task)
-
-    def _keeper(self, name: str) -> StreamSupervisor:
-        return StreamSupervisor(name, self.board, self._command, self._backoff())
+        self._streams = {name: one for name, one in self._streams.items() if not one.task.done()}
+        for name in dict.fromkeys([*entries, *self._streams]):
+            if (stream := self._streams.get(name)) is not None:
+                stream.supervisor.configure(entries.get(name), limits)
+                continue
+            supervisor = StreamSupervisor(name, self.board, self._command, self._backoff())
+            supervisor.configure(entries.get(name), limits)
+            task = asyncio.create_task(supervisor.run(), name=f"live {name}")
+            self._streams[name] = _Stream(supervisor, task)
 
     async def drain(self, seconds: float) -> None:
-        """Have every stream end well within a time; what does not is killed."""
-        for kept in self._kept.values():
-            kept.keeper.leave(seconds)
+        """Let every stream complete its output within a time; kill the rest."""
+        for stream in self._streams.values():
+            stream.supervisor.end(seconds)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds + _REAP_SECONDS):
                 await self._all_ended()
         await self.end()
 
     async def end(self) -> None:
-        """Kill what runs, and wait until nothing of it is left. Safe to call twice."""
-        for kept in self._kept.values():
-            kept.task.cancel()
+        """Kill all workers and wait for them. May be called twice."""
+        for stream in self._streams.values():
+            stream.task.cancel()
         await self._all_ended()
 
-    def told(self) -> list[dict[str, Any]]:
-        """Every stream, as `/status` shows it."""
-        pids = {name: kept.keeper.pid for name, kept in self._kept.items()}
+    def public_statuses(self) -> list[dict[str, Any]]:
+        """Return every stream as `/status` shows it."""
+        pids = {name: stream.supervisor.pid for name, stream in self._streams.items()}
         return [
             {**status.to_json(), "pid": pids.get(name), "restarts": self.num_restarts(name)}
             for name, status in self.board.statuses.items()
         ]
 
     def num_restarts(self, name: str) -> int:
-        """Count the workers of a stream that had to be begun again."""
-        kept = self._kept.get(name)
-        return 0 if kept is None else kept.keeper.num_restarts
+        """Return how many workers of a stream had to be replaced."""
+        stream = self._streams.get(name)
+        return 0 if stream is None else stream.supervisor.num_restarts
 
     def levels(self, name: str) -> Sequence[str]:
-        """Name what a stream may give up under load, in this order."""
+        """Return the names of a stream's levels, in the order in which they are entered."""
         return self._levels.get(name, ())
 
     async def _all_ended(self) -> None:
-        tasks = {kept.task for kept in self._kept.values()}
+        tasks = {stream.task for stream in self._streams.values()}
         if tasks:
             await asyncio.wait(tasks)
 
@@ -474,7 +463,7 @@ def _levels_of(entry: LiveConfig) -> tuple[str, ...]:
 
 
 def _threads(num_streams: int) -> int | None:
-    """Share the cores among several streams; a single one has them all."""
+    """Share the cores among several streams; a single one gets all."""
     if num_streams < 2 or "OMP_NUM_THREADS" in os.environ:
         return None
     return max(1, len(os.sched_getaffinity(0)) // num_streams)

@@ -277,7 +277,7 @@ class Daemon:
         self._end_by = 0.0
         self._status.parts["workers"] = self._workers_status
         self._status.collect.append(self._collect)
-        self._status.parts["live"] = self._streams.told
+        self._status.parts["live"] = self._streams.public_statuses
         self._status.collect.append(LiveMetrics(self._streams))
 
     async def run(self) -> int:

@@ -1,6 +1,6 @@
-"""What a live input's address means: its protocol, demuxer and options, with the secrets in it.
+"""Addresses of live inputs: protocol, demuxer, options, and the credentials in them.
 
-Each protocol may open what belongs to it and nothing else, whatever a playlist or a server says.
+A protocol may open only what belongs to it, whatever a playlist or a server names.
 """
 
 from __future__ import annotations
@@ -20,17 +20,13 @@ from ..errors import SourceMissing, UnsupportedMedia
 from ..redaction import redacted
 from ..web import open_url, tls_options
 
-# HLS playlists: whether one is live, which only what stands in it tells.
-#
-# Source: RFC 8216, 4.3.3.4 (EXT-X-ENDLIST) and 4.3.4.2 (EXT-X-STREAM-INF).
-
 _MAX_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 10.0
-_DEEPEST = 3  # playlists in playlists: a master holds media playlists, nothing more is legal
+_DEEPEST = 3  # a master playlist names media playlists; deeper nesting is illegal
 
 
 def is_playlist(text: str) -> bool:
-    """Tell by its name whether an address is an HLS playlist: of http(s), or a file."""
+    """Return whether an address is by its name an HLS playlist: of http(s), or a file."""
     scheme, found, _ = text.partition("://")
     if not found:
         return text.lower().endswith((".m3u8", ".m3u"))
@@ -40,13 +36,15 @@ def is_playlist(text: str) -> bool:
 
 
 def hls_is_live(url: str) -> bool:
-    """Fetch a playlist and tell whether it will go on; blocks for up to ten seconds.
+    """Fetch a playlist and return whether it is live; blocks for up to ten seconds.
+
+    Source: RFC 8216, 4.3.3.4 (EXT-X-ENDLIST) and 4.3.4.2 (EXT-X-STREAM-INF).
 
     Args:
-        url: Of http(s), with credentials where they are needed, or the path of a file.
+        url: of http(s), with credentials if needed, or the path of a file.
 
     Returns:
-        False also for one that cannot be had, or is no playlist.
+        False also if it is not available, or no playlist.
     """
     return _is_live(url, _DEEPEST)
 
@@ -69,7 +67,7 @@ def _is_live(url: str, deepest: int) -> bool:
 
 
 def _is_named_live(url: str, reference: str, deepest: int) -> bool:
-    """Look into what a master playlist names; one of the network leads to no file."""
+    """Read what a master playlist names; one from the network may not name a file."""
     named = _joined(url, reference)
     return deepest > 0 and _is_remote(named) == _is_remote(url) and _is_live(named, deepest)
 
@@ -92,27 +90,25 @@ def _joined(url: str, reference: str) -> str:
     return str(Path(url).parent / reference)
 
 
-# The user and password of a live address: from a file that nobody else can read, into its URL.
-
 _CREDENTIALS_MAX_BYTES = 4096
-"""Of a credentials file; a password longer than that is a wrong file."""
+"""Of a credentials file; a longer one is a wrong file."""
 
 _KEPT_BY_RTMP = "!$&'()*+,;=:@[]%"
-"""FFmpeg's rtmp takes the user information as it stands, the other protocols decode it."""
+"""FFmpeg's rtmp uses the user information as it is, the other protocols decode it."""
 
 _WITH_USER = ("rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "rtmpts", "http", "https")
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who we are at the other end."""
+    """User and password for the other end."""
 
     user: str
     password: str = field(repr=False)
 
 
 def read_credentials(path: Path) -> Credentials:
-    """Read a file of one line ``USER:PASSWORD``; the password may hold anything but a line's end.
+    """Read a file of one line ``USER:PASSWORD``; the password may be any text of one line.
 
     Raises:
         SourceMissing: if it cannot be read, others may read it, or it is of another form.
@@ -136,12 +132,12 @@ def read_credentials(path: Path) -> Credentials:
 
 
 def with_credentials(url: str, credentials: Credentials) -> str:
-    """Put credentials into a URL, in place of any that it has, as FFmpeg takes them.
+    """Put credentials into a URL, in place of any that it has, in FFmpeg's form.
 
-    SRT knows no users: its URL gets the password as passphrase.
+    SRT has no users: its URL gets the password as passphrase.
 
     Raises:
-        UnsupportedMedia: if the protocol has no place for them.
+        UnsupportedMedia: if the protocol has no credentials.
     """
     scheme, _, rest = url.partition("://")
     protocol = scheme.lower()
@@ -149,7 +145,7 @@ def with_credentials(url: str, credentials: Credentials) -> str:
         joint = "&" if "?" in rest else "?"
         return f"{url}{joint}passphrase={quote(credentials.password, safe='')}"
     if protocol not in _WITH_USER:
-        raise UnsupportedMedia(f"{protocol}: knows no user and password; leave the file out")
+        raise UnsupportedMedia(f"{protocol}: has no user and password; remove the credentials file")
     safe = _KEPT_BY_RTMP if protocol.startswith("rtmp") else ""
     pair = (quote(part, safe=safe) for part in (credentials.user, credentials.password))
     authority, slash, path = rest.partition("/")
@@ -159,10 +155,10 @@ def with_credentials(url: str, credentials: Credentials) -> str:
 Transport = Literal["tcp", "udp", "auto"]
 
 READ_SECONDS = 5.0
-"""Longest wait for a packet before the connection is given up; also how long a stop may take."""
+"""Longest wait for a packet before the connection counts as lost; a stop may take as long."""
 
 HLS_READ_SECONDS = 30.0
-"""The same where a segment comes as a whole: three of the usual lengths."""
+"""The same for HLS, whose segments come at once: three of the usual lengths."""
 
 _DEVICE = re.compile(r"/dev/video\d+$")
 _RTSP = ("rtsp", "rtsps")
@@ -182,51 +178,51 @@ _PROTOCOLS = {
 """What FFmpeg may open for an address of a protocol."""
 
 _QUICK = {"analyzeduration": "3000000", "fpsprobesize": "0"}
-"""Microseconds of packets that FFmpeg may look at, and none for the rate, which is ours to find."""
+"""Microseconds of packets that FFmpeg may probe; none for the rate, which we determine."""
 
 _LIVE = {*_PROTOCOLS, "v4l2"}
 
 
 class AddressMemory:
-    """What one connection of an address has found out for the next."""
+    """What one connection of an address has learned for the next."""
 
     def __init__(self) -> None:
         self.transport: Literal["tcp", "udp"] | None = None
-        """Which one has worked, or is the only one that can."""
+        """The one that has worked, or is the only one that can."""
         self.look_seconds = 2.0
-        """How long a child process has to look at packets until it has seen a keyframe."""
+        """How long the ffmpeg program has to probe until it has seen a keyframe."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveAddress:
-    """Where a live input comes from, and how FFmpeg is to open it."""
+    """Where a live input comes from, and how FFmpeg opens it."""
 
     url: str = field(repr=False)
-    """With user and password, percent-encoded: never to be shown."""
-    shown: str
-    """The same for people."""
+    """With user and password, percent-encoded; must not be shown."""
+    display: str
+    """The same without secrets, for people."""
     protocol: str
     """``rtsp``, ``http``, ``file``, ``v4l2``, …"""
     format: str | None
-    """FFmpeg's name of the demuxer; None where the data tell."""
+    """FFmpeg's name of the demuxer; None: by the data."""
     options: dict[str, str]
     """Of the demuxer and its protocols."""
     needs_ffmpeg: bool
-    """Whether the protocol is missing here, so that a child process has to read it."""
+    """Whether PyAV's libraries lack the protocol, so that the ffmpeg program must read it."""
     connect_seconds: float
-    """Longest wait until a connection stands."""
+    """Longest time to connect."""
     read_seconds: float
     """Longest wait for each packet."""
     transport: Transport | None = None
-    """Of RTSP; None for all others."""
+    """Of RTSP; None for other protocols."""
     remembered: AddressMemory = field(default_factory=AddressMemory, repr=False, compare=False)
 
 
 def is_live(text: str) -> bool:
-    """Tell whether an input is a live one: by its protocol or device, or by its playlist.
+    """Return whether an input is live: by its protocol, device or playlist.
 
-    A playlist is fetched and looked into; one that cannot be had is not live, so that opening it
-    as a file says what is wrong.
+    A playlist is fetched; one that is not available is not live, so that opening it as a file
+    raises the error.
     """
     return _protocol_of(text) in _LIVE or (is_playlist(text) and hls_is_live(text))
 
@@ -240,19 +236,19 @@ def find_address(
     read_seconds: float | None = None,
     remembered: AddressMemory | None = None,
 ) -> LiveAddress:
-    """Make out how to read a live input.
+    """Find out how to read a live input.
 
     Args:
         text: A URL, ``/dev/video0``, ``v4l2:/dev/video0``, or the path of a growing playlist.
         transport: Of RTSP; ``auto`` tries UDP first and remembers what worked.
         credentials_file: Holds one line USER:PASSWORD, which go into the URL.
-        connect_seconds: Longest wait until a connection stands.
-        read_seconds: Longest wait for each packet; by the protocol where None.
-        remembered: Of the address before, for one that is made out anew for each connection.
+        connect_seconds: Longest time to connect.
+        read_seconds: Longest wait for each packet; None: by the protocol.
+        remembered: That of the previous connection.
 
     Raises:
-        SourceMissing: if the file of credentials cannot be read, or everybody may read it.
-        UnsupportedMedia: if the protocol knows no credentials, or is none of a live input.
+        SourceMissing: if the credentials file cannot be read, or everybody may read it.
+        UnsupportedMedia: if the protocol has no credentials, or is none of a live input.
     """
     protocol = _protocol_of(text)
     url = _url_of(text, protocol)
@@ -262,7 +258,7 @@ def find_address(
     seconds = read_seconds or (HLS_READ_SECONDS if hls else READ_SECONDS)
     return LiveAddress(
         url=url,
-        shown=redacted(text),
+        display=redacted(text),
         protocol=protocol,
         format=_format_of(protocol, hls=hls),
         options=_options_of(protocol, url, seconds, hls=hls),
@@ -294,9 +290,9 @@ def _format_of(protocol: str, *, hls: bool) -> str | None:
 
 
 def _options_of(protocol: str, url: str, read_seconds: float, *, hls: bool) -> dict[str, str]:
-    """Both kinds of FFmpeg's own timeouts come on top of PyAV's, which judges by the clock."""
+    """Return the options; FFmpeg's own timeouts are set in addition to PyAV's."""
     microseconds = str(round(read_seconds * 1e6))
-    # a wrap is the clock's to see: libavformat mends the first one and no other
+    # LiveClock unwraps timestamps: libavformat unwraps only the first time
     options = {"correct_ts_overflow": "0", **_QUICK}
     if protocol == "v4l2":
         return options
@@ -307,13 +303,13 @@ def _options_of(protocol: str, url: str, read_seconds: float, *, hls: bool) -> d
         raise UnsupportedMedia(f"{protocol}: is no protocol of a live input")
     options |= {**allowed, **tls_options(url), "rw_timeout": microseconds}
     if protocol in _RTSP:
-        # the SDP tells what there is; a longer look at the packets would only hold them up
+        # the SDP describes the streams; longer probing would only delay them
         options |= {"timeout": microseconds, "allowed_media_types": "video+audio"}
         options["probesize"] = "2000"
     elif protocol in ("udp", "tcp", "rtp"):
         options["timeout"] = microseconds
     if protocol in ("udp", "rtp"):
-        # a burst waits in our buffer; one that is larger is lost, not the connection
+        # a burst waits in our buffer; a larger one is lost, but not the connection
         options |= {"fifo_size": "57344", "overrun_nonfatal": "1"}
     elif protocol.startswith("rtmp"):
         options["rtmp_live"] = "live"

@@ -1,4 +1,4 @@
-"""The files of recordings: their names, whether others use them, and whether they are whole.
+"""The files of recordings: their names, their locks, and whether they are complete.
 
 Light on purpose: the process that records loads nothing that computes.
 """
@@ -27,11 +27,6 @@ from ..files import (
     rename,
 )
 
-# The names of rolling recordings: a path with fields of strftime, such as ``%Y%m%d-%H%M%S.mp4``.
-#
-# Folders may have fields too; those are made as they are needed. A name that is taken gets ``-1``,
-# ``-2`` and so on before its extension, so that no recording ever replaces another.
-
 _FIELDS = "YmdHMSjyFTs"
 _FIELD = re.compile(r"%(.?)")
 _IS_FIELD = re.compile(r"%[YmdHMSjyFT]")
@@ -42,20 +37,23 @@ _MOST_OF_ONE_NAME = 10_000
 
 
 def new_token() -> str:
-    """Make a token by which the partial files of recordings are known."""
+    """Make the token in the names of a recording's partial files."""
     return f"live-{secrets.token_hex(_TOKEN_BYTES)}"
 
 
 def is_name_pattern(path: Path) -> bool:
-    """Tell whether a path is a pattern of strftime, and not one of printf for images."""
+    """Return whether a path is a pattern of strftime, and not one of printf for images."""
     return _IS_FIELD.search(str(path)) is not None
 
 
 class NamePattern:
-    """Gives the paths of rolling recordings.
+    """Makes the paths of rolling recordings by a pattern such as ``%Y%m%d-%H%M%S.mp4``.
+
+    Folders may have fields too, and are made when they are needed. A name that is taken gets
+    ``-1``, ``-2`` and so on before its extension, so that no recording ever replaces another.
 
     Args:
-        pattern: an absolute path with fields.
+        pattern: an absolute path with fields of strftime.
     """
 
     def __init__(self, pattern: Path) -> None:
@@ -68,8 +66,8 @@ class NamePattern:
         """Refuse a pattern whose files could not be written.
 
         Raises:
-            SinkRefused: for unknown fields, names that are too long, or a folder that is not there
-                or cannot be written.
+            SinkRefused: for unknown fields, names that are too long, or a folder that is missing or
+                not writable.
         """
         for name in _FIELD.findall(str(self.pattern)):
             if name not in (*_FIELDS, "%"):
@@ -81,14 +79,11 @@ class NamePattern:
         check_target(self._base / "upframe", overwrite=True)
 
     def at(self, wall_seconds: float) -> Path:
-        """Give the path for a moment, in local time."""
+        """Return the path for a moment, in local time."""
         return Path(time.strftime(str(self.pattern), time.localtime(wall_seconds)))
 
     def leftovers(self) -> Iterator[tuple[Path, Path]]:
-        """Find what other processes have left unfinished: where it is, and its name.
-
-        They may still be at work on it.
-        """
+        """Yield the partial files of other processes, perhaps in use, and their final names."""
         folder, name = self.pattern.parent, self.pattern.name
         hidden = f".{_globbed(name)}.live-????????.partial"
         for found in sorted(glob.glob(str(Path(_globbed(str(folder))) / hidden))):
@@ -98,7 +93,7 @@ class NamePattern:
 
 
 def _globbed(text: str) -> str:
-    """Write a pattern of strftime as one of glob."""
+    """Convert a pattern of strftime to one of glob."""
     parts = _FIELD.split(text)  # text, field, text, field, …
     plain = (glob.escape(part) for part in parts[::2])
     fields = ("%" if field == "%" else "*" for field in [*parts[1::2], ""])
@@ -106,17 +101,17 @@ def _globbed(text: str) -> str:
 
 
 def numbered(path: Path) -> Iterator[Path]:
-    """Give a path, then the same with -1, -2, … before its extension."""
+    """Yield a path, then the same with -1, -2, … before its extension."""
     yield path
     for number in range(1, _MOST_OF_ONE_NAME):
         yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def free_path(path: Path) -> Path:
-    """Give a path, or the first one beside it that is not taken.
+    """Return a path, or the first numbered one that is not taken.
 
     Raises:
-        SinkRefused: if thousands of that name are there.
+        SinkRefused: if thousands of that name exist.
     """
     found = next((one for one in numbered(path) if not os.path.lexists(one)), None)
     if found is None:
@@ -125,14 +120,11 @@ def free_path(path: Path) -> Path:
 
 
 def rename_beside(partial: Path, target: Path) -> Path:
-    """Give a finished recording its name, or the first free one beside it.
-
-    Returns:
-        The name it got.
+    """Rename a finished recording to its name, or the first numbered one; return that.
 
     Raises:
         SinkFull: if the rename fails.
-        SinkRefused: if thousands of that name are there.
+        SinkRefused: if thousands of that name exist.
     """
     for path in numbered(target):
         try:
@@ -143,10 +135,6 @@ def rename_beside(partial: Path, target: Path) -> Path:
     raise SinkRefused(f"{_MOST_OF_ONE_NAME} files of that name are there: {target}")
 
 
-# What a recording holds: counted, timed, and where it was cut off, shortened to what is whole.
-#
-# Light on purpose: the process that records loads nothing that computes.
-
 _TS_PACKET_BYTES = 188
 _TOLERANCE = Fraction(2, 1000)
 """Seconds: both ends may be rounded to milliseconds."""
@@ -154,7 +142,7 @@ _TOLERANCE = Fraction(2, 1000)
 
 @dataclass(frozen=True, slots=True)
 class VideoExtent:
-    """What the packets of a recording's video say."""
+    """Number and time span of the frames of a recording."""
 
     frames: int
     seconds: Fraction
@@ -162,14 +150,14 @@ class VideoExtent:
 
 
 def video_extent(path: Path, form: str) -> VideoExtent:
-    """Read a recording to its end.
+    """Read the packets of a recording to its end.
 
     Args:
-        path: the file, under whatever name.
+        path: the file, by any name.
         form: FFmpeg's name of its container.
 
     Raises:
-        VerificationFailed: if it cannot be read, or holds no video.
+        VerificationFailed: if it cannot be read, or has no video.
     """
     frames, first, last = 0, None, None
     try:
@@ -197,7 +185,7 @@ def check_recording(path: Path, form: str, wanted: VideoExtent) -> None:
     """Compare a finished recording with what was written to it.
 
     Raises:
-        VerificationFailed: if it is not that; the text says what was got and wanted.
+        VerificationFailed: if they differ.
     """
     got = video_extent(path, form)
     if got.frames != wanted.frames:
@@ -210,10 +198,10 @@ def check_recording(path: Path, form: str, wanted: VideoExtent) -> None:
 
 
 def truncate_to_whole(path: Path, form: str) -> None:
-    """Cut off the part at the end of an unfinished file that was not written whole.
+    """Truncate an unfinished file to what was written completely.
 
     Raises:
-        OSError: if it cannot be.
+        OSError: if that fails.
     """
     if form in ("mp4", "mov"):
         size = whole_fragments(path)
@@ -227,18 +215,15 @@ def truncate_to_whole(path: Path, form: str) -> None:
         os.truncate(path, size)
 
 
-# What a recording asks of the disk: to keep what was written, and to show that it is in use.
-
-
 class FileLock:
-    """Shows other processes that somebody is still at work on a file."""
+    """Shows other processes that a file is still being written."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     @classmethod
     def of(cls, path: Path) -> FileLock | None:
-        """Take the lock of a file; None if another process has it.
+        """Acquire the lock of a file; None if another process has it.
 
         Raises:
             OSError: if the file cannot be opened.
@@ -249,19 +234,19 @@ class FileLock:
         except BlockingIOError:
             os.close(descriptor)
             return None
-        except OSError:  # a share that knows no locks: nobody else's are seen there either
+        except OSError:  # a share without locks: those of others do not exist there either
             pass
         return cls(descriptor)
 
     def release(self) -> None:
-        """Let go of it. Safe to call twice."""
+        """Release the lock. May be called twice."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 class DiskSync:
-    """Brings a file to the disk from a thread of its own, for a slow disk takes seconds for it."""
+    """Syncs a file to the disk on a thread of its own, since a slow disk takes seconds."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = os.dup(descriptor)
@@ -272,10 +257,10 @@ class DiskSync:
         self._thread.start()
 
     def sync(self) -> None:
-        """Have all that was written so far brought to the disk, without waiting for it.
+        """Sync all that was written so far, without waiting for it.
 
         Raises:
-            SinkFull: if an earlier time has failed.
+            SinkFull: if an earlier sync has failed.
         """
         if self._error is not None:
             raise SinkFull(f"the disk has not taken it: {self._error.strerror}") from self._error
@@ -290,7 +275,7 @@ class DiskSync:
                 self._error = error
 
     def close(self) -> None:
-        """End the thread. Safe to call twice."""
+        """End the thread. May be called twice."""
         if self._descriptor < 0:
             return
         self._ended = True

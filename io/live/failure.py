@@ -1,7 +1,7 @@
-"""Why a live connection was not made or is lost, told from what FFmpeg raises.
+"""Why a live connection was not made or is lost, by the error that FFmpeg raises.
 
-The type of a time-out's error is not reliable (RTSP gives "invalid data", TCP "immediate exit"), so
-whether it was one is judged by how long the call took.
+A timeout is recognised by the duration of the call, since the types of its errors are not reliable
+(RTSP raises "invalid data", TCP "immediate exit").
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..redaction import redacted
 from ..web import Untrusted, why_untrusted
 
 _NEARLY = 0.9
-"""Of the limit: FFmpeg counts its own time-out from a little earlier or later than we do."""
+"""Share of the limit: FFmpeg's own timeout starts a little earlier or later than ours."""
 
 _BY_TYPE: Final[tuple[tuple[type[Exception], Reason], ...]] = (
     (Untrusted, "untrusted"),
@@ -28,7 +28,7 @@ _BY_TYPE: Final[tuple[tuple[type[Exception], Reason], ...]] = (
     (av.error.ProtocolNotFoundError, "unsupported"),
     (av.error.DemuxerNotFoundError, "unsupported"),
     (av.error.DecoderNotFoundError, "unsupported"),
-    (UnsupportedMedia, "unsupported"),  # a playlist that names what it may not
+    (UnsupportedMedia, "unsupported"),  # a playlist that names a forbidden URL
     (av.error.ExitError, "timed-out"),
 )
 _BY_NUMBER: Final[dict[int, Reason]] = {
@@ -50,7 +50,7 @@ _BY_NUMBER: Final[dict[int, Reason]] = {
 }
 BY_STATUS: Final[dict[int, Reason]] = {401: "unauthorised", 403: "unauthorised", 404: "not-found"}
 """Of HTTP."""
-# What the ffmpeg program says last, and what SRT calls it.
+# Last messages of the ffmpeg program, and those of SRT.
 _BY_WORDS: Final[tuple[tuple[str, Reason], ...]] = (
     ("protocol not found", "unsupported"),
     ("connection refused", "refused"),
@@ -69,17 +69,17 @@ _BY_WORDS: Final[tuple[tuple[str, Reason], ...]] = (
     ("dimensions not set", "timed-out"),  # no keyframe in time
     ("timeout", "timed-out"),
     ("timed out", "timed-out"),
-    ("connection to srt:", "timed-out"),  # SRT cannot tell a closed port from a silent one
+    ("connection to srt:", "timed-out"),  # for SRT a closed port and a silent one are the same
 )
 
 
 def reason_of(error: Exception, *, elapsed_seconds: float, limit_seconds: float) -> Reason:
-    """Tell why a call failed.
+    """Return why a call failed.
 
     Args:
-        error: What PyAV or the system raised.
-        elapsed_seconds: How long the call took.
-        limit_seconds: The time-out that it had.
+        error: what PyAV or the system raised.
+        elapsed_seconds: duration of the call.
+        limit_seconds: its timeout.
     """
     for kind, reason in _BY_TYPE:
         if isinstance(error, kind):
@@ -93,7 +93,7 @@ def reason_of(error: Exception, *, elapsed_seconds: float, limit_seconds: float)
 
 
 def reason_of_words(text: str) -> Reason:
-    """Tell from the last lines of a child process why it failed."""
+    """Return why a child process failed, by its last lines."""
     lowered = text.lower()
     for words, reason in _BY_WORDS:
         if words in lowered:
@@ -102,19 +102,19 @@ def reason_of_words(text: str) -> Reason:
 
 
 def not_connected(
-    error: Exception, *, shown: str, url: str, elapsed_seconds: float, limit_seconds: float
+    error: Exception, *, display: str, url: str, elapsed_seconds: float, limit_seconds: float
 ) -> InputLost:
-    """Say why an address could not be opened; may ask the resolver."""
+    """Make the error of an address that could not be opened; may ask the resolver."""
     reason = reason_of(error, elapsed_seconds=elapsed_seconds, limit_seconds=limit_seconds)
     what = str(getattr(error, "strerror", None) or error)
     if reason == "timed-out":
         what = f"no answer within {elapsed_seconds:.1f} s"
     reason, what = looked_into(reason, what, url)
-    return InputLost(reason, redacted(f"{shown}: not connected: {what}"))
+    return InputLost(reason, redacted(f"{display}: not connected: {what}"))
 
 
 def looked_into(reason: Reason, what: str, url: str) -> tuple[Reason, str]:
-    """Find out what libavformat calls an input/output error only; may ask the host."""
+    """Find the reason where libavformat has only an input/output error; may ask the host."""
     if reason != "failed":
         return reason, what
     if fault := why_untrusted(url):
@@ -122,21 +122,21 @@ def looked_into(reason: Reason, what: str, url: str) -> tuple[Reason, str]:
     return (reason, what) if resolves(url) else ("unreachable", "no such host")
 
 
-def cut_off(error: Exception, *, shown: str, elapsed_seconds: float, limit: float) -> InputLost:
-    """Say why reading from an open connection failed."""
+def cut_off(error: Exception, *, display: str, elapsed_seconds: float, limit: float) -> InputLost:
+    """Make the error of an open connection that failed."""
     reason = reason_of(error, elapsed_seconds=elapsed_seconds, limit_seconds=limit)
     what = str(getattr(error, "strerror", None) or error)
     if reason == "timed-out":
         what = f"nothing came for {elapsed_seconds:.1f} s"
-    return InputLost(reason, redacted(f"{shown}: connection lost: {what}"))
+    return InputLost(reason, redacted(f"{display}: connection lost: {what}"))
 
 
 def resolves(url: str) -> bool:
-    """Tell whether the host of a URL has an address; asks the resolver."""
+    """Ask the resolver whether the host of a URL has an address."""
     try:
         host = urlsplit(url).hostname
     except ValueError:
-        return True  # not a name's fault
+        return True  # the name is not the reason
     if not host:
         return True
     try:

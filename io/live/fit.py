@@ -1,7 +1,4 @@
-"""Frames of another form to the first one's: scaled with their aspect kept, padded with black.
-
-What a camera sends after its settings were changed goes on in the output's form.
-"""
+"""Conversion of decoded frames to the form of a stream, by swscale, without R'G'B'."""
 
 from __future__ import annotations
 
@@ -22,14 +19,17 @@ _NO_MATRIX = (0, 2)
 """RGB, unspecified: the numbers of a `colorspace` that says nothing about a conversion."""
 
 _HARDLY = 2
-"""Pixels of a bar that nobody wants to see."""
+"""Pixels of a bar that is too thin to keep."""
 
 
 class FrameFitter:
-    """Brings frames to a stream's size, pixel format and colour. Used by one thread at a time."""
+    """Converts frames to a stream's size, pixel format and colour. For one thread at a time.
+
+    A camera whose settings change keeps the output's form: its frames are scaled with their
+    aspect ratio, and padded with black.
+    """
 
     def __init__(self, model: StreamInfo) -> None:
-        """Remember what every frame is to be like."""
         self._model = model
         self._form = model.format
         self._reformatter = VideoReformatter()
@@ -37,12 +37,12 @@ class FrameFitter:
     def __call__(
         self, frame: VideoFrame, sample_aspect_ratio: Fraction | None = None
     ) -> VideoFrame:
-        """Fit a frame; one that has the model's form is given as it is. Times stay.
+        """Convert a frame; one that has the model's form is returned as it is. Times stay.
 
         Args:
             frame: Of any size and format.
-            sample_aspect_ratio: Width over height of its pixels; None where its stream does not
-                say: like the model's if it has the model's size, else square.
+            sample_aspect_ratio: Width over height of its pixels; None if unknown: like the model's
+                if it has the model's size, else square.
         """
         pixel_aspect = sample_aspect_ratio or self._usual_aspect(frame)
         if self._is_alike(frame, pixel_aspect):
@@ -72,7 +72,7 @@ class FrameFitter:
         return Fraction(1)
 
     def _inner_size(self, frame: VideoFrame, pixel_aspect: Fraction) -> tuple[int, int]:
-        """Give the size that the picture gets, in the model's pixels; whole chroma samples."""
+        """Return the picture's size in the model's pixels, in whole chroma samples."""
         model = self._model
         across = frame.width * pixel_aspect / (model.sample_aspect_ratio or 1)
         scale = min(model.width / across, Fraction(model.height, frame.height))
@@ -83,10 +83,10 @@ class FrameFitter:
 
     def _scaled(self, frame: VideoFrame, width: int, height: int) -> VideoFrame:
         probe = VideoFrame(2, 2, self._model.pix_fmt)
-        set_tags(probe, self._model.color)  # says the model's colours by FFmpeg's numbers
+        set_tags(probe, self._model.color)  # converts the model's colours to FFmpeg's numbers
         matrices = [_matrix_of(frame), _matrix_of(probe)]
         if None in matrices and self._form.family == "yuv" and not _is_rgb(frame):
-            matrices = [None, None]  # from or to what, nobody knows
+            matrices = [None, None]  # one of them is unknown
         return self._reformatter.reformat(
             frame,
             width,
@@ -115,7 +115,7 @@ class FrameFitter:
         return frame
 
     def _black(self, index: int) -> int:
-        """Give the code value of black in one of FFmpeg's planes; opaque in the last of four."""
+        """Return the code value of black in one of FFmpeg's planes; opaque in the fourth."""
         form, scale = self._form, 1 << (self._form.bit_depth - 8)
         if index >= form.num_planes:
             return (1 << form.bit_depth) - 1
@@ -144,7 +144,7 @@ def _matrix_of(frame: VideoFrame) -> int | None:
 
 
 def _near(wanted: Fraction, whole: int, multiple: int) -> int:
-    """Round to whole chroma samples; all of it where hardly anything would be left black."""
+    """Round to whole chroma samples; fill the frame if the bars would be too thin."""
     size = max(multiple, round(wanted / multiple) * multiple)
     return whole if whole - size < max(_HARDLY, multiple) or size > whole else size
 
@@ -155,38 +155,34 @@ def _rows(plane: VideoPlane, form: PixelFormat) -> npt.NDArray[Any]:
     return np.frombuffer(cast("bytes", plane), dtype).reshape(plane.height, -1)
 
 
-# Pictures to another size on their coded planes, by swscale, without a way through RGB.
-#
-# What the governor falls back to where a network is too slow: no weights, no device, and cheaper
-# than taking the colours apart and putting them together again.
-
 Method = Literal["bicubic", "bilinear"]
 
-# Rounded like the reference code: swscale's fast paths are off by up to 2 levels.
+# Rounded like the reference code: swscale's fast paths differ by up to 2 levels.
 _FLAGS = Interpolation.ACCURATE_RND
 _METHODS = {"bicubic": Interpolation.BICUBIC, "bilinear": Interpolation.BILINEAR}
 
 
 class Scaler:
-    """Takes pictures of any size and planar format, gives them in one size and, if told, format.
+    """Converts the coded planes of pictures to one size and, optionally, pixel format.
 
-    Used by one thread at a time: swscale's context is kept from picture to picture.
+    The governor falls back to it where a network is too slow. For one thread at a time, since
+    swscale's context is kept from picture to picture.
     """
 
     def __init__(
         self, width: int, height: int, method: Method = "bicubic", pix_fmt: str | None = None
     ) -> None:
-        """Remember what to give.
+        """Set what to convert to.
 
         Args:
             width: Pixels of the luma plane.
             height: Likewise.
             method: How swscale interpolates.
-            pix_fmt: Of what is given, where it differs in its bits and chroma alone: YUV where
-                YUV comes in, with the same range; None: as it comes in.
+            pix_fmt: Of the result, which may differ in bit depth and chroma alone: YUV of YUV, with
+                the same range; None: unchanged.
 
         Raises:
-            ValueError: if the size is none.
+            ValueError: for a size below 1x1.
         """
         if width < 1 or height < 1:
             raise ValueError(f"size must be at least 1x1, got {width}x{height}")
@@ -212,6 +208,6 @@ class Scaler:
             self._height,
             pix_fmt,
             interpolation=self._method,
-            threads=1,  # the machine's cores are busy with other streams' networks
+            threads=1,  # the cores compute other streams' networks
         )
         return picture_of(scaled, picture.color, picture.pts, picture.duration, picture.time_base)

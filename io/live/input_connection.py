@@ -76,7 +76,7 @@ class UrlConnection:
             except (FFmpegError, OSError, UnsupportedMedia) as error:
                 raise cut_off(
                     error,
-                    shown=self._address.shown,
+                    display=self._address.display,
                     elapsed_seconds=time.monotonic() - began,
                     limit=self._address.read_seconds,
                 ) from error
@@ -86,7 +86,7 @@ class UrlConnection:
                 wait = self._pacer.wait_seconds(_decoding_time(packet), time.monotonic())
                 self._stopped.wait(wait)
             yield packet, self._now()
-        raise InputLost("ended", f"{self._address.shown}: stopped")
+        raise InputLost("ended", f"{self._address.display}: stopped")
 
     def stop(self) -> None:
         """End the reading after the next packet, or the timeout. Thread-safe."""
@@ -142,17 +142,17 @@ class UrlConnection:
         except (FFmpegError, OSError, ValueError, UnsupportedMedia) as error:
             raise not_connected(
                 error,
-                shown=address.shown,
+                display=address.display,
                 url=address.url,
                 elapsed_seconds=time.monotonic() - began,
                 limit_seconds=min(seconds, address.read_seconds),
             ) from None  # its text has the URL with the password
 
     def _ended(self, elapsed_seconds: float) -> InputLost:
-        shown, limit = self._address.shown, self._address.read_seconds
+        display, limit = self._address.display, self._address.read_seconds
         if elapsed_seconds >= 0.9 * limit:  # RTSP ends without an error after its own timeout
-            return InputLost("timed-out", f"{shown}: nothing came for {elapsed_seconds:.1f} s")
-        return InputLost("ended", f"{shown}: the other end has closed the connection")
+            return InputLost("timed-out", f"{display}: nothing came for {elapsed_seconds:.1f} s")
+        return InputLost("ended", f"{display}: the other end has closed the connection")
 
 
 _AWAY_SECONDS = 0.5
@@ -182,7 +182,7 @@ class FileConnection:
         self._loop, self._speed, self._now = loop, speed, now
         self._stopped = threading.Event()
         target = find_target(source)
-        self._shown = target.name
+        self._display = target.name
         self.container: InputContainer = open_container(target, HLS_READ_SECONDS)
 
     def packets(self, streams: Sequence[Stream]) -> Iterator[tuple[Packet[Stream], float]]:
@@ -201,8 +201,8 @@ class FileConnection:
                         began += late
                 yield packet, self._now()
             if not self._loop:
-                raise InputLost("ended", f"{self._shown}: at its end")
-            rounds.restart(self._shown)
+                raise InputLost("ended", f"{self._display}: at its end")
+            rounds.restart(self._display)
             self.container.seek(0)
 
     def stop(self) -> None:
@@ -219,14 +219,14 @@ class FileConnection:
             yield from self.container.demux(*streams)
         except FFmpegError as error:
             what = error.strerror or str(error)
-            raise InputLost("failed", f"{self._shown}: reading failed: {what}") from error
+            raise InputLost("failed", f"{self._display}: reading failed: {what}") from error
 
     def _wait_until(self, moment: float) -> float:
         """Wait; return the seconds by which it was too late for that."""
         late = time.monotonic() - moment
         self._stopped.wait(max(0.0, -late))
         if self._stopped.is_set():
-            raise InputLost("ended", f"{self._shown}: stopped")
+            raise InputLost("ended", f"{self._display}: stopped")
         return late
 
 
@@ -260,10 +260,10 @@ class _Rounds:
         packet.dts = None if packet.dts is None else packet.dts + shift
         return due
 
-    def restart(self, shown: str) -> None:
+    def restart(self, display: str) -> None:
         """Begin the next round where this one ends."""
         if self._extent is None or self._extent[0] >= self._extent[1]:
-            raise UnsupportedMedia(f"{shown}: has no timestamps, wanted some to repeat it by")
+            raise UnsupportedMedia(f"{display}: has no timestamps, wanted some to repeat it by")
         self._offset += self._extent[1] - self._extent[0]
 
 
@@ -368,7 +368,7 @@ class FfmpegConnection:
                     break
                 raise self._lost("connection lost", "ended")
             yield packet, self._now()
-        raise InputLost("ended", f"{self._address.shown}: stopped")
+        raise InputLost("ended", f"{self._address.display}: stopped")
 
     def stop(self) -> None:
         """End the program, and with it the reading, at once. Thread-safe."""
@@ -385,7 +385,7 @@ class FfmpegConnection:
         if program is None:
             raise InputLost(
                 "unsupported",
-                f"{self._address.shown}: {self._address.protocol} needs the program {PROGRAM}, "
+                f"{self._address.display}: {self._address.protocol} needs the program {PROGRAM}, "
                 "which is not there",
             )
         command = [program, "-nostdin", "-hide_banner", "-loglevel", "warning"]
@@ -415,7 +415,7 @@ class FfmpegConnection:
         elif reason == "failed":
             reason = otherwise
         why = said or "the other end has closed it"
-        return InputLost(reason, f"{self._address.shown}: {what}: {why}")
+        return InputLost(reason, f"{self._address.display}: {what}: {why}")
 
     def _look_longer(self) -> None:
         longest = _LONGEST_LOOK * self._address.connect_seconds
@@ -424,11 +424,16 @@ class FfmpegConnection:
 
     def _end(self) -> None:
         """End the program gently, then by force, and keep its last lines. Safe to call twice."""
-        self._child.signal(signal.SIGTERM)
-        self._child.close(_END_SECONDS)
+        child = self._child
+        if child.returncode is None:
+            child.signal(signal.SIGTERM)
+            ends = time.monotonic() + _END_SECONDS
+            while child.returncode is None and (left := ends - time.monotonic()) > 0:
+                child.turn(left)
+        child.close()
         self._waker.close()
         if not self._ended:
-            self._lines.extend(self._child.tail.lines())
+            self._lines.extend(child.tail.lines())
             self._ended = True
 
 

@@ -1,9 +1,13 @@
 """The encoder of a live output: no delay, no B-frames, a keyframe every two seconds and on demand.
 
-Its packets go to another process, which has no encoder. What that one must know of the streams
-comes in a *primer*: a tiny NUT file with their headers and one picture, from which it takes them
-as templates. It is made by another encoder of the same settings, so that the one for the stream
-starts with the stream.
+H.264 with 8 bits in 4:2:0 unless the user names another: every receiver, browser and camera wall
+plays it. By NVENC where that opens, else by x264 with the settings of go2rtc's templates: no
+B-frames, no lookahead, an IDR frame whenever one is requested.
+
+Its packets go to another process, which has no encoder. That process gets the streams' parameters
+as a *primer*: a tiny NUT file with their headers and one picture, whose streams are its templates.
+The primer is made by another encoder of the same settings, so that the one for the stream starts
+with the stream.
 """
 
 from __future__ import annotations
@@ -49,12 +53,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("upframe.io.live.encoder")
 
 
-# Which encoder a live output gets, and how it is set for low latency.
-#
-# H.264 with 8 bits in 4:2:0 where the user names no other: what every receiver, browser and camera
-# wall plays. By NVENC where that opens, else by x264, whose settings are those of go2rtc's
-# templates: no B-frames, no lookahead, an IDR frame whenever one is asked for.
-
 USUAL_PIX_FMT = "yuv420p"
 
 _CRF = 23.0
@@ -75,7 +73,7 @@ _TUNED: dict[str, dict[str, str]] = {
 }
 _TUNED_NVENC = {
     "preset": "p4", "tune": "ll", "forced-idr": "1", "delay": "0", "zerolatency": "1",
-    "rc": "vbr", "b": "0",  # the quality alone decides; else it would be 2 Mbit/s
+    "rc": "vbr", "b": "0",  # the quality decides; else it would be 2 Mbit/s
 }  # fmt: skip
 _QUALITY = {
     "libx264": _CRF, "libx264rgb": _CRF, "libx265": 28.0, "libsvtav1": 35.0, "libvpx-vp9": 31.0,
@@ -84,15 +82,15 @@ _QUALITY = {
 
 
 def live_pix_fmt(info: StreamInfo, options: EncoderOptions, format: str) -> str:  # noqa: A002
-    """Tell which pixel format the pictures of a live output must have.
+    """Return the pixel format that the pictures of a live output must have.
 
     Args:
         info: of the input.
         options: the user's.
-        format: the muxer, FFmpeg's name.
+        format: FFmpeg's name of the muxer.
 
     Raises:
-        SinkRefused: for an encoder or a pixel format that is not to be had.
+        SinkRefused: for an encoder or a pixel format that is not available.
     """
     return live_choices(info, options, format)[-1].pix_fmt
 
@@ -102,10 +100,10 @@ def live_choices(
     options: EncoderOptions,
     format: str,  # noqa: A002
 ) -> list[CodecChoice]:
-    """List the encoders to try, the best first; all take the same pictures.
+    """Return the encoders to try, the best first; all accept the same pictures.
 
     Raises:
-        SinkRefused: for an encoder or a pixel format that is not to be had.
+        SinkRefused: for an encoder or a pixel format that is not available.
     """
     container = Container(format)
     if options.codec is not None:
@@ -126,7 +124,7 @@ def live_choices(
 
 
 def live_parameters(codec: str, info: StreamInfo, options: EncoderOptions) -> dict[str, str]:
-    """Write all options of a live encoder as FFmpeg takes them; the user's win."""
+    """Return all options of a live encoder for FFmpeg; the user's override ours."""
     ours = dict(_TUNED.get(codec, {}))
     if codec in _NVENC:
         ours = dict(_TUNED_NVENC)
@@ -141,15 +139,11 @@ def live_parameters(codec: str, info: StreamInfo, options: EncoderOptions) -> di
     return joined_options(ours, options.options)
 
 
-# What the encoder of a live output is opened with: the first choice that works here, and threads.
-#
-# Also makes the primer, which shows that it works.
-
 _MAX_SLICES = 4
 
 
 class EncoderSettings:
-    """What an encoder is opened with, as often as needed."""
+    """Opens encoders with the first choice that works on this machine, and makes the primer."""
 
     def __init__(
         self,
@@ -172,22 +166,22 @@ class EncoderSettings:
         self.tick = choose_timing(self._info, choice.codec, self._container).time_base
 
     def try_all(self, sound: Stream | None) -> bytes:
-        """Take the first encoder that works, shown by the primer that it makes; give that one.
+        """Choose the first encoder that can make a primer; return that primer.
 
         Raises:
-            SinkRefused: as the last one says.
+            SinkRefused: the error of the last one.
         """
         for choice in self._choices[:-1]:
             self._take(choice)
             try:
                 return self._primer(sound)
             except (SinkRefused, FFmpegError) as error:
-                log.info("%s is not to be had here (%s)", choice.codec, error)
+                log.info("%s is not available here (%s)", choice.codec, error)
         self._take(self._choices[-1])
         return self._primer(sound)
 
     def opened(self) -> VideoCodecContext:
-        """Open an encoder that belongs to no container.
+        """Open an encoder without a container.
 
         Raises:
             SinkRefused: if it refuses size, pixel format or an option.
@@ -231,18 +225,18 @@ class EncoderSettings:
 
 
 KEYFRAME_SECONDS = 2.0
-"""From keyframe to keyframe, where nothing else is said."""
+"""From keyframe to keyframe, by default."""
 
 _TRIED_SIZE, _TRIED_RATE = (640, 360), Fraction(25)
 _TRIED_PIX_FMTS = ("yuv420p", "yuv420p10le")
-"""Of inputs, that an encoder's options may be meant for."""
+"""Pixel formats of inputs for which an encoder's options may be meant."""
 
 _LOOK_BYTES = 64  # an access unit delimiter, and what else may stand before parameter sets
 _START_CODES = (b"\0\0\0\1", b"\0\0\1")
 
 
 class LiveEncoder:
-    """Encodes pictures one by one; what goes in comes out with the same call, where codecs can."""
+    """Encodes pictures one by one; packets come out with the same call if the codec can."""
 
     def __init__(
         self,
@@ -256,14 +250,14 @@ class LiveEncoder:
         """Choose an encoder, and open it.
 
         Args:
-            info: of the pictures: `rate` is known, `pix_fmt` what :func:`live_pix_fmt` told.
+            info: of the pictures: `rate` is known, `pix_fmt` that of :func:`live_pix_fmt`.
             options: the user's.
-            sound: whose packets will come along, to be copied.
+            sound: of the packets that will be copied.
             keyframe_seconds: from keyframe to keyframe at most.
             format: the muxer that the packets are for, as for :func:`live_pix_fmt`.
 
         Raises:
-            SinkRefused: if no encoder takes the pictures, or it refuses an option.
+            SinkRefused: if no encoder accepts the pictures, or it refuses an option.
         """
         if info.rate is None:
             raise ValueError("a live output has a constant rate, got None")
@@ -287,7 +281,7 @@ class LiveEncoder:
         """Encode the picture of a slot.
 
         Args:
-            picture: as `info` says; the same object again costs no copy.
+            picture: as described by `info`; the same object again costs no copy.
             index: of the slot: its time is index / rate. Rises with every call.
             keyframe: whether a receiver must be able to start here.
 
@@ -304,7 +298,7 @@ class LiveEncoder:
         return self._encoded(frame)
 
     def flush(self) -> list[Encoded]:
-        """Give what the encoder still holds; nothing can be encoded after that."""
+        """Return what the encoder still holds; nothing can be encoded after that."""
         self._last = None
         return self._encoded(None)
 
@@ -314,8 +308,8 @@ class LiveEncoder:
         """Put a packet of the input's sound on the output's time line.
 
         Args:
-            data: as it came.
-            seconds: when it is heard, on the output's time line.
+            data: unchanged.
+            seconds: its presentation time on the output's time line.
             duration: in seconds; 0 where unknown.
         """
         if self._sound_tick is None:
@@ -358,7 +352,7 @@ class LiveEncoder:
 
 
 def check_encoder(options: EncoderOptions, format: str) -> None:  # noqa: A002
-    """Refuse what no input could be encoded with, before there is one.
+    """Raise, before there is an input, if no input could be encoded.
 
     Args:
         options: the user's.
@@ -382,17 +376,17 @@ def check_encoder(options: EncoderOptions, format: str) -> None:  # noqa: A002
 
 
 def _repeated_headers(codec: VideoCodecContext) -> bytes:
-    """What goes before every keyframe, so that who joins later can decode: parameter sets.
+    """Return the parameter sets to repeat before keyframes, for receivers that join later.
 
-    Only where they are kept as the bitstream has them, with start codes; AV1 and VP9 repeat their
-    headers by themselves.
+    Empty unless the extradata has the form of the bitstream, with start codes; AV1 and VP9 repeat
+    their headers by themselves.
     """
     extradata = codec.extradata or b""
     return extradata if extradata.startswith(_START_CODES) else b""
 
 
 def _tick_of(sound: Stream) -> Fraction:
-    """Seconds in which sound is counted: a sample, so that no packet is moved by rounding."""
+    """Return the time base of sound, a sample, so that rounding moves no packet."""
     sample_rate = getattr(sound.codec_context, "sample_rate", 0)
     if sample_rate:
         return Fraction(1, sample_rate)
@@ -400,26 +394,25 @@ def _tick_of(sound: Stream) -> Fraction:
 
 
 def _nearest(ticks: Fraction) -> int:
-    """Round half up; Fraction's own rounding to even would make steps uneven."""
+    """Round half up; Fraction rounds to even, which would make steps uneven."""
     return math.floor(ticks + Fraction(1, 2))
 
 
 _CARRIED = {"hls": "mpegts", "rtp_mpegts": "mpegts"}
-"""Muxers of another container's bytes."""
+"""Muxers that carry another container."""
 _BY_RTP = (
     "aac", "mp2", "mp3", "opus", "vorbis", "speex", "amr_nb", "amr_wb", "ilbc",
     "pcm_alaw", "pcm_mulaw", "pcm_s16be", "pcm_s16le", "pcm_s24be", "pcm_u8", "pcm_s8",
     "g722", "g726", "g726le",
 )  # fmt: skip
-"""Decoders of what libavformat packs into RTP; rtpenc.c, is_supported."""
+"""Decoders of the codecs that libavformat packs into RTP; rtpenc.c, is_supported."""
 _BY_WHIP = ("opus",)
 
 
 class SoundTemplate:
-    """A template of a stream of sound that lives as long as it is wanted.
+    """A copy of the parameters of a sound stream, which outlives the stream's connection.
 
-    The stream that it is made from dies with its connection; this one belongs to a file in memory
-    that is never written.
+    It belongs to a file in memory that is never written.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -430,17 +423,17 @@ class SoundTemplate:
         """
         self._container = av.open(BytesIO(), "w", format="nut")
         self.stream = add_copied(self._container, stream)
-        """To make streams like it."""
+        """The template of new streams."""
         self.codec = _codec_of(stream)
         """FFmpeg's name of the decoder."""
         self._likeness = _likeness_of(stream)
 
     def is_like(self, stream: Stream) -> bool:
-        """Tell whether packets of another connection's sound may follow those of this one."""
+        """Return whether packets of another connection's sound may follow those of this one."""
         return _likeness_of(stream) == self._likeness
 
     def refusal(self, format: str) -> str | None:  # noqa: A002
-        """Say why a muxer does not take it; None if it does."""
+        """Return why a muxer cannot hold it; None if it can."""
         if format in ("rtsp", "whip"):
             known = _BY_RTP if format == "rtsp" else _BY_WHIP
             return None if self.codec in known else f"{format} does not carry {self.codec}"

@@ -53,9 +53,9 @@ class ConnectedInput:
     """
 
     def __init__(
-        self, shown: str, connect: Callable[[deque[str]], InputConnection], *, sound: bool
+        self, display: str, connect: Callable[[deque[str]], InputConnection], *, sound: bool
     ) -> None:
-        self._shown = shown
+        self._display = display
         self._make_connection = connect
         self._wants_sound = sound
         self._connection: InputConnection | None = None
@@ -142,8 +142,8 @@ class ConnectedInput:
 
     def _best_video(self, container: InputContainer) -> VideoStream:
         try:
-            limits().check(container, self._shown)
-            return best_video(container, self._shown, sized=False)
+            limits().check(container, self._display)
+            return best_video(container, self._display, sized=False)
         except UnsupportedMedia as error:
             raise InputLost("unsupported", str(error)) from error
 
@@ -156,7 +156,7 @@ class ConnectedInput:
         try:
             events = list(self._decoder.take(packet, arrived))
         except (FFmpegError, ValueError) as error:  # the deinterlacer does not accept the format
-            raise InputLost("unsupported", f"{self._shown}: {error}") from error
+            raise InputLost("unsupported", f"{self._display}: {error}") from error
         for event in events:
             if isinstance(event, DecodedFrame):
                 self.last_frame_at = event.arrived
@@ -201,20 +201,20 @@ class ConnectedInput:
                 path=None,
             )
         except UnsupportedMedia as error:
-            raise InputLost("unsupported", f"{self._shown}: {error}") from error
+            raise InputLost("unsupported", f"{self._display}: {error}") from error
         return replace(info, num_frames=None, duration_seconds=None)
 
     def _nothing_decoded(self, seconds: float) -> InputLost:
         codec = self._video.codec_context.name
         return InputLost(
-            "timed-out", f"{self._shown}: no whole frame of {codec} within {seconds:g} s"
+            "timed-out", f"{self._display}: no whole frame of {codec} within {seconds:g} s"
         )
 
     def _undecodable(self) -> InputLost:
         codec = self._video.codec_context.name
         return InputLost(
             "format-changed" if self._counts["frames_decoded"] else "unsupported",
-            f"{self._shown}: {_MOST_ERRORS} packets in a row are no {codec}",
+            f"{self._display}: {_MOST_ERRORS} packets in a row are no {codec}",
         )
 
 
@@ -248,7 +248,7 @@ class LiveInput(ConnectedInput):
                 return FfmpegConnection(address, now=now, lines=lines)
             return UrlConnection(address, now=now, lines=lines)
 
-        super().__init__(address.shown, connect, sound=sound)
+        super().__init__(address.display, connect, sound=sound)
 
 
 class PacedFile(ConnectedInput):

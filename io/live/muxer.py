@@ -1,7 +1,7 @@
-"""One muxer of a live output: packets in, as they come; timestamps that start at 0 and only rise.
+"""The muxer of a live output: writes packets as they come, with timestamps that rise from 0.
 
-Used in the process of :mod:`upframe.io.live.publisher_child` alone: opening, writing and closing
-can block.
+Used only in the process of :mod:`upframe.io.live.publisher_child`, since opening, writing and
+closing can block.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 
 _TICK = Fraction(1, 90_000)
-"""Seconds; asked of the muxer for video, which may have its own."""
+"""Seconds; requested for video, but a muxer may have its own."""
 _SOUND: dict[str, tuple[str, ...]] = {
     "mpegts": ("aac", "mp2", "mp3", "ac3", "eac3", "opus", "aac_latm", "dts"),
     "flv": ("aac", "mp3", "pcm_alaw", "pcm_mulaw", "speex"),
     "whip": ("opus",),
     "webm": ("opus", "vorbis"),
 }
-"""Sound that players of a format know; some muxers take anything and mark it as private data."""
+"""Sound that players of a format know; some muxers accept any, and mark it as private data."""
 _LIKE = {"hls": "mpegts", "rtp_mpegts": "mpegts"}
 
 
@@ -50,16 +50,16 @@ class Muxer:
     """Writes the packets of one connection, or of one file.
 
     Args:
-        output: a URL or path that FFmpeg opens itself, or a file that is open.
+        output: a URL or path that FFmpeg opens itself, or an open file.
         form: FFmpeg's name of the muxer.
         options: of the muxer and its protocol.
-        primer: a NUT stream whose streams are like ours.
-        at_once: whether the header goes out now, or before the first packet.
-        opener: opens each of the muxer's files, where FFmpeg shall not: as `av.open` takes it.
+        primer: a NUT file whose streams are the templates.
+        at_once: whether the header is written now, or before the first packet.
+        opener: opens each of the muxer's files instead of FFmpeg: `io_open` of `av.open`.
 
     Raises:
         SinkRefused: if the muxer cannot hold the video.
-        FFmpegError, OSError: if the other end does not take the header.
+        FFmpegError, OSError: if the header cannot be written.
     """
 
     def __init__(
@@ -75,14 +75,17 @@ class Muxer:
         self.frames = 0
         """Video packets written."""
         self.first_seconds: Fraction | None = None
-        """Presentation time of the first frame on the time line of the packets."""
+        """Presentation time of the first frame on the packets' time line."""
         self.last_seconds = Fraction(0)
-        """The same of the frame that is shown last."""
+        """The same of the last frame."""
         self.notes: list[str] = []
-        """What is left out, for people."""
+        """Messages about streams that are left out."""
         self._origin: Fraction | None = None
         self._last: dict[str, int] = {}
-        direct = {"flush_packets": "1", "max_interleave_delta": "1"}  # microseconds; 0 is for ever
+        direct = {
+            "flush_packets": "1",
+            "max_interleave_delta": "1",
+        }  # microseconds; 0 means for ever
         options = options | direct
         where, muxer = output, form
         if "tls_verify" in options and form == "flv":
@@ -102,12 +105,12 @@ class Muxer:
 
     @property
     def has_sound(self) -> bool:
-        """Whether sound is written too; the muxer then holds the latest packet back."""
+        """Whether sound is written too; the muxer then holds back the latest packet."""
         return "sound" in self._streams
 
     @property
     def origin(self) -> Fraction | None:
-        """What is 0 in the output, on the time line of the packets; None before the first."""
+        """Time of the output's 0 on the packets' time line; None before the first packet."""
         return self._origin
 
     def _add(self, template: Stream | None, form: str) -> dict[str, Stream]:
@@ -118,7 +121,7 @@ class Muxer:
         except (ValueError, FFmpegError) as error:
             raise SinkRefused(f"{form} cannot hold {template.name} video: {error}") from error
         if form in ("mp4", "mov") and template.name == "hevc":
-            stream.codec_context.codec_tag = "hvc1"  # without it Apple's players show nothing
+            stream.codec_context.codec_tag = "hvc1"  # Apple's players require it
         stream.time_base = _TICK
         return {"video": stream}
 
@@ -137,11 +140,11 @@ class Muxer:
         """Write a packet.
 
         Returns:
-            False for one that has no place: before the first keyframe, sound of a moment before
-            that, sound where none is written.
+            False if it has no place: it is earlier than the first keyframe, or sound where none
+            is written.
 
         Raises:
-            FFmpegError, OSError: if the other end does not take it.
+            FFmpegError, OSError: if it cannot be written.
         """
         stream = self._streams.get(packet.kind)
         if stream is None:
@@ -159,7 +162,7 @@ class Muxer:
         return True
 
     def _timed(self, packet: Encoded, stream: Stream, origin: Fraction) -> Packet[Stream]:
-        """Make a packet of the muxer's, in its ticks, which must rise however coarse they are."""
+        """Make the muxer's packet, whose dts must rise however coarse its ticks are."""
         tick = cast("Fraction", stream.time_base)
         dts = round((packet.dts * packet.time_base - origin) / tick)
         dts = max(dts, self._last.get(packet.kind, -1) + 1)
@@ -181,21 +184,21 @@ class Muxer:
         self.frames += 1
 
     def close(self) -> None:
-        """Write what the muxer holds back, and its end.
+        """Write what the muxer holds back, and the trailer.
 
         Raises:
-            FFmpegError, OSError: if the other end does not take it.
+            FFmpegError, OSError: if that fails.
         """
         self._output.close()
 
     def abandon(self) -> None:
-        """Let go of a muxer whose other end is gone."""
-        with suppress(FFmpegError, OSError, ValueError):  # it says again what is known already
+        """Close a muxer whose other end is gone."""
+        with suppress(FFmpegError, OSError, ValueError):  # a known error, raised again
             self._output.close()
 
 
 def _tee(url: str, form: str, options: dict[str, str]) -> str:
-    """Name an output for FFmpeg's tee, which hands options on to the protocol; PyAV does not."""
+    """Write an output for FFmpeg's tee, which passes options to the protocol; PyAV does not."""
     given = ":".join(f"{name}={_escaped(value)}" for name, value in {"f": form, **options}.items())
     return f"[{_escaped(given)}]{_escaped(url)}"
 
@@ -204,18 +207,16 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\'|\[\]:\s])", r"\\\1", text)
 
 
-# HLS on a web server: each file is put there by us, and its answer looked at.
-#
-# FFmpeg could put them too, but does not notice when the server refuses, so that a stream which
-# nobody can see would look well for ever.
-
 _WRITE = 2
 """In FFmpeg's flags of opening: AVIO_FLAG_WRITE."""
 _MAX_ANSWER_BYTES = 1 << 20
 
 
 class HlsUploader:
-    """Opens files for FFmpeg's HLS muxer, and sends them when they are closed.
+    """Opens files for FFmpeg's HLS muxer, and uploads them when they are closed.
+
+    FFmpeg could upload them itself, but ignores a server's refusal, so that a stream which
+    is not there would look healthy.
 
     Args:
         url: of the playlist, with credentials.
@@ -224,7 +225,7 @@ class HlsUploader:
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
         parts = urlsplit(url)
-        self._shown = redacted_target(url)
+        self._display = redacted_target(url)
         self._timeout = timeout_seconds
         self._secure, self._host, self._port = parts.scheme == "https", parts.hostname, parts.port
         self._headers = _login(parts.netloc)
@@ -235,15 +236,15 @@ class HlsUploader:
         self._ended = False
 
     @property
-    def goes_on(self) -> bool:
-        """Whether a playlist is there already, to be gone on with."""
+    def continues(self) -> bool:
+        """Whether the server has a playlist already, which is to be continued."""
         return self._playlist.startswith(b"#EXTM3U")
 
     def open(self, url: str, flags: int, options: dict[str, str]) -> BinaryIO:
-        """Open one of the muxer's files, or delete it, as `options` ask: what `av.open` wants."""
+        """Open one of the muxer's files, or delete it, as `options` say: `io_open` of `av.open`."""
         path = urlsplit(url).path
         if options.get("method") == "DELETE":
-            with suppress(OutputLost):  # an old segment that stays harms nobody
+            with suppress(OutputLost):  # an old segment that stays is harmless
                 self._ask("DELETE", path)
             return io.BytesIO()
         if not flags & _WRITE:
@@ -251,7 +252,7 @@ class HlsUploader:
         return _Upload(self, path)
 
     def put(self, path: str, data: bytes) -> None:
-        """Send a file; what goes wrong is kept for :meth:`check`, since FFmpeg would lose it."""
+        """Upload a file; an error is kept for :meth:`check`, since FFmpeg would lose it."""
         if self._error is None and not self._ended:
             try:
                 self._ask("PUT", path, data)
@@ -259,16 +260,16 @@ class HlsUploader:
                 self._error = error
 
     def check(self) -> None:
-        """Raise what has gone wrong.
+        """Raise the first error.
 
         Raises:
-            OutputLost: if the server did not take a file.
+            OutputLost: if the server refused a file.
         """
         if self._error is not None:
             raise self._error
 
     def close(self) -> None:
-        """Send nothing more, and let go of the connection. Safe to call twice."""
+        """Upload nothing more, and close the connection. May be called twice."""
         self._ended = True
         self._disconnect()
 
@@ -280,7 +281,7 @@ class HlsUploader:
     def _ask(
         self, method: str, path: str, data: bytes | None = None, *, missing: bool = False
     ) -> bytes:
-        """Send a request, over a new connection where the server has closed the old one."""
+        """Send a request, over a new connection if the server has closed the old one."""
         is_new = self._connection is None
         try:
             status, answer = self._request(method, path, data)
@@ -294,11 +295,11 @@ class HlsUploader:
             raise self._lost(error) from error
         if 200 <= status < 300:
             return answer
-        # servers that only take files answer a GET with "not allowed" or "not implemented"
+        # servers that only accept files answer a GET with "not allowed" or "not implemented"
         if missing and status in (404, 405, 410, 501):
             return b""
         reason = BY_STATUS.get(status, "failed")
-        raise OutputLost(reason, f"{self._shown}: {method} was answered with {status}")
+        raise OutputLost(reason, f"{self._display}: {method} was answered with {status}")
 
     def _request(self, method: str, path: str, data: bytes | None) -> tuple[int, bytes]:
         if self._connection is None:
@@ -311,7 +312,7 @@ class HlsUploader:
         self._connection.request(method, f"{path}{self._query}", data, self._headers)
         with self._connection.getresponse() as response:
             answer = response.read(_MAX_ANSWER_BYTES)
-            if response.read(1):  # the rest would be taken for the next answer
+            if response.read(1):  # the rest would be read as the next answer
                 self._disconnect()
         return response.status, answer
 
@@ -326,18 +327,20 @@ class HlsUploader:
         elif isinstance(error, OSError) and not isinstance(error, ConnectionError):
             reason = "unreachable"
         text = getattr(error, "strerror", None) or error
-        return OutputLost(reason, redacted(f"{self._shown}: not connected: {text}", published=True))
+        return OutputLost(
+            reason, redacted(f"{self._display}: not connected: {text}", published=True)
+        )
 
 
 class _Upload(io.BytesIO):
-    """A file of the muxer's, sent when it is closed."""
+    """A file of the muxer, uploaded when it is closed."""
 
     def __init__(self, uploads: HlsUploader, path: str) -> None:
         super().__init__()
         self._uploads, self._path = uploads, path
 
     def close(self) -> None:
-        """Send it. Safe to call twice."""
+        """Upload the file. May be called twice."""
         if not self.closed:
             self._uploads.put(self._path, self.getvalue())
         super().close()

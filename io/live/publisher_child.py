@@ -13,16 +13,16 @@ import argparse
 import os
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from av.error import FFmpegError
 
-from ..child import ParentPipes
 from ..errors import MediaError, OutputLost, Reason
 from ..parent_death import kill_on_parent_death
 from ..redaction import redacted
@@ -87,7 +87,7 @@ class NetworkOutput:
 
     def _goes_on(self) -> bool:
         if self._uploads is not None:
-            return self._uploads.goes_on
+            return self._uploads.continues
         return Path(self._target.url).exists()
 
     @property
@@ -142,9 +142,13 @@ class NetworkOutput:
             reason = "ended"
         text = str(getattr(error, "strerror", None) or error)
         reason, text = looked_into(reason, text, self._target.url)
-        return OutputLost(reason, redacted(f"{self._target.shown}: {what}: {text}", published=True))
+        return OutputLost(
+            reason, redacted(f"{self._target.display}: {what}: {text}", published=True)
+        )
 
 
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+_READ_BYTES = 1 << 16
 _FAILED_STATUS = 1
 _ORPHAN_STATUS = 2
 
@@ -159,26 +163,20 @@ def main() -> int:
     parent = cast("int", parser.parse_args().parent)
     if os.getppid() != parent:
         return _ORPHAN_STATUS
-    pipes = ParentPipes()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # our parent decides
-    _end_at_sigterm(pipes.stdin)
-
-    def report(event: Event) -> None:
-        with suppress(BrokenPipeError):  # without a reader, recordings are completed all the same
-            pipes.write(event_line(event))
-
+    packets = take_stdin()
+    events = EventOutput()
     try:
-        header = read_header(pipes.stdin)
+        header = read_header(packets)
         if not header.target.is_file and not kill_on_parent_death(parent):
             return _ORPHAN_STATUS
         with network_rules(NetworkRules(tls_insecure=header.target.tls_insecure)):
-            publish(header, pipes.stdin, report)
+            publish(header, packets, events.send)
     except EOFError:  # the parent needs no output
         return _ORPHAN_STATUS
     except MediaError as error:
-        report(failure_of(error))
+        events.send(failure_of(error))
         return _FAILED_STATUS
-    report(Finished())
+    events.send(Finished())
     return 0
 
 
@@ -252,15 +250,39 @@ def failure_of(error: MediaError) -> PublishFailed:
     return PublishFailed(reason, type(error).__name__, redacted(str(error), published=True))
 
 
-def _end_at_sigterm(stdin: BinaryIO) -> None:
-    """Have a SIGTERM end our stdin, at once even if a read waits."""
+def take_stdin() -> BinaryIO:
+    """Return our stdin, which a SIGTERM ends too, at once even if a read waits."""
+    stdin = os.fdopen(os.dup(_STDIN), "rb", _READ_BYTES)
+    nowhere = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nowhere, _STDIN)
 
     def end(_number: int, _frame: object) -> None:
-        nowhere = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nowhere, stdin.fileno())  # Python tries the interrupted read again
-        os.close(nowhere)
+        os.dup2(
+            nowhere, stdin.fileno(), inheritable=False
+        )  # the read that the signal interrupts is tried again
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # our parent decides
     signal.signal(signal.SIGTERM, end)
+    return stdin
+
+
+class EventOutput:
+    """Our stdout: a line for every event. What libraries print goes to stderr."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.dup(_STDOUT)
+        os.dup2(_STDERR, _STDOUT)
+        self._writing = threading.Lock()
+
+    def send(self, event: Event) -> None:
+        """Send an event, from any thread; without a reader it is dropped, for recordings go on."""
+        line = memoryview(event_line(event))
+        with self._writing:
+            try:
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+            except BrokenPipeError:
+                pass
 
 
 if __name__ == "__main__":

@@ -37,28 +37,28 @@ from .values import Encoded
 
 
 class RecordingFile:
-    """Writes one file.
+    """Writes one file under a hidden name.
 
     Args:
-        target: of the output; its container and options.
-        path: what the file shall be called.
+        target: the output, with container and options.
+        path: the final name.
         primer: of the encoder.
 
     Raises:
-        SinkRefused: if it cannot be created, or does not hold the video.
+        SinkRefused: if it cannot be created, or its container cannot hold the video.
         SinkFull: if its header cannot be written.
     """
 
     def __init__(self, target: LiveTarget, path: Path, primer: bytes) -> None:
         self._target = target
-        self._owner = Owner(new_token(), _tell_nobody)
+        self._owner = Owner(new_token(), _ignore)
         self._file = OutputFile(path, overwrite=target.overwrite, owner=self._owner)
         self._lock = None if self._file.direct else FileLock.of(self._file.path)
         self._disk = None if self._file.direct else DiskSync(self._file.stream.fileno())
         try:
-            with _saying(path, opening=True):
+            with _mapped_errors(path, opening=True):
                 options = target.options if not self._file.direct else {}
-                # its header later: FFmpeg crashes at the end of such an MP4 without a packet
+                # its header later: FFmpeg crashes when it closes such an MP4 without a packet
                 self._muxer = Muxer(
                     self._file.stream, target.format, options, primer, at_once=False
                 )
@@ -68,7 +68,7 @@ class RecordingFile:
 
     @property
     def notes(self) -> list[str]:
-        """What is left out, for people."""
+        """Messages about streams that are left out."""
         return self._muxer.notes
 
     @property
@@ -78,16 +78,16 @@ class RecordingFile:
 
     @property
     def begins(self) -> Fraction | None:
-        """When its first packet is, on the time line of the packets; None: there is none yet."""
+        """Time of its first packet on the packets' time line; None before."""
         return self._muxer.origin
 
     def write(self, packet: Encoded) -> bool:
-        """Write a packet; False if it has no place in this recording.
+        """Write a packet; return False if it has no place in this recording.
 
         Raises:
-            SinkFull: if the disk does not take it.
+            SinkFull: if the disk fails.
         """
-        with _saying(self._file.target, opening=self._muxer.origin is None):
+        with _mapped_errors(self._file.target, opening=self._muxer.origin is None):
             written = self._muxer.write(packet)
             self._file.stream.flush()
         if self._disk is not None and packet.kind == "video" and packet.is_keyframe:
@@ -95,24 +95,24 @@ class RecordingFile:
         return written
 
     def close(self) -> None:
-        """End the file; what is left is :meth:`publish`, which may take its time.
+        """End the file; :meth:`publish`, which may take long, must follow.
 
         Raises:
-            SinkFull: if the disk does not take it.
+            SinkFull: if the disk fails.
         """
-        with _saying(self._file.target):
+        with _mapped_errors(self._file.target):
             self._muxer.close()
             self._file.stream.flush()
 
     def publish(self) -> Recorded | None:
-        """Bring a closed file to the disk, check it, and give it its name.
+        """Sync a closed file, verify it, and rename it to its final name.
 
         Returns:
-            What has become of it; None if nothing was written to it, and it is gone.
+            None if nothing was written to it, and it is deleted.
 
         Raises:
-            SinkFull: if the disk does not take it, or the rename fails.
-            VerificationFailed: if it is not what was written; it keeps its hidden name.
+            SinkFull: if the disk or the rename fails.
+            VerificationFailed: if it differs from what was written; it keeps its hidden name.
         """
         if self._disk is not None:
             self._disk.close()
@@ -134,29 +134,29 @@ class RecordingFile:
         partial, target = self._file.path, self._file.target
         if self._target.overwrite and self._target.kind == "file":
             rename(partial, target, overwrite=True)
-        else:  # taken meanwhile: nothing that was recorded may be lost for that
+        else:  # a name that is taken meanwhile must not cost the recording
             target = rename_beside(partial, target)
         sync_folder(target.parent)
         return target
 
     def rescue(self) -> Recorded | None:
-        """Save what is whole of a file that takes no more; None: there is nothing."""
+        """Save the complete part of a file that takes no more; None if there is none."""
         if self._disk is not None:
             self._disk.close()
-        with suppress(OSError):  # what the disk does not take is what is lost
+        with suppress(OSError):  # what the disk refuses is lost
             self._file.stream.close()
-        self._muxer.abandon()  # after its file: it must not write an end over what is whole
+        self._muxer.abandon()  # after its file: it must not overwrite complete data
         try:
             if self._file.direct or self._muxer.first_seconds is None:
                 return None
             return rescue(self._file.path, self._file.target, self._target.format)
-        except (OSError, SinkFull, VerificationFailed):  # why it came to this is told already
+        except (OSError, SinkFull, VerificationFailed):  # the reason was reported already
             return None
         finally:
             self._release()
 
     def discard(self) -> None:
-        """Remove the file. Safe to call twice."""
+        """Delete the file. May be called twice."""
         if self._disk is not None:
             self._disk.close()
         self._file.discard()
@@ -168,10 +168,10 @@ class RecordingFile:
 
 
 def rescue(partial: Path, target: Path, form: str) -> Recorded:
-    """Give an unfinished file its name, shortened to what is whole.
+    """Truncate an unfinished file to its complete part, and rename it to its final name.
 
     Raises:
-        OSError: if it cannot be shortened.
+        OSError: if it cannot be truncated.
         VerificationFailed: if nothing of it can be read.
         SinkFull: if it cannot be renamed.
     """
@@ -184,26 +184,28 @@ def rescue(partial: Path, target: Path, form: str) -> Recorded:
 
 
 class SingleRecorder:
-    """An output that is one recording.
+    """Writes an output that is one recording.
 
     Args:
-        target: of the output; `url` is the path.
+        target: the output; `url` is the path.
         primer: of the encoder.
-        tell: takes what becomes of the file.
+        on_event: called with what becomes of the file.
 
     Raises:
-        SinkRefused: if it cannot be created, or does not hold the video.
+        SinkRefused: if it cannot be created, or its container cannot hold the video.
     """
 
     has_sound = False
-    """A recording is as good as written once the muxer has it."""
+    """False here: a packet counts as written once the muxer has it."""
 
-    def __init__(self, target: LiveTarget, primer: bytes, tell: Callable[[Event], None]) -> None:
-        self._tell, self._path = tell, target.url
+    def __init__(
+        self, target: LiveTarget, primer: bytes, on_event: Callable[[Event], None]
+    ) -> None:
+        self._on_event, self._path = on_event, target.url
         self._is_fixed = not target.numbered
         self._recording = RecordingFile(target, Path(target.url), primer)
         for note in self._recording.notes:
-            tell(Note(note))
+            on_event(Note(note))
 
     def write(self, packet: Encoded) -> bool:
         """Write a packet; see :meth:`RecordingFile.write`."""
@@ -213,23 +215,23 @@ class SingleRecorder:
         """Complete the file; see :meth:`RecordingFile.publish`.
 
         Raises:
-            SinkRefused: if somebody has taken its name meanwhile; it is complete under another.
+            SinkRefused: if its name was taken meanwhile; it is complete under another.
         """
         self._recording.close()
         made = self._recording.publish()
-        self._tell(made or Note("nothing came to be recorded"))
+        self._on_event(made or Note("nothing came to be recorded"))
         if made is not None and made.path != self._path and self._is_fixed:
             raise SinkRefused(f"output appeared meanwhile: {self._path}; kept as {made.path}")
 
     def abandon(self) -> None:
-        """Save what is whole."""
+        """Save the complete part."""
         if (saved := self._recording.rescue()) is not None:
-            self._tell(saved)
+            self._on_event(saved)
 
 
 @contextmanager
-def _saying(path: Path, *, opening: bool = False) -> Generator[None]:
-    """Make errors of the muxer and of the file into what they mean for a recording."""
+def _mapped_errors(path: Path, *, opening: bool = False) -> Generator[None]:
+    """Convert errors of the muxer and of the file."""
     try:
         yield
     except OSError as error:
@@ -239,52 +241,55 @@ def _saying(path: Path, *, opening: bool = False) -> Generator[None]:
         raise SinkRefused(text) if opening else SinkFull(text) from error
 
 
-def _tell_nobody(_: object) -> None:
-    """Nobody keeps books about recordings: the name of the file is all there is."""
+def _ignore(_: object) -> None:
+    """Recordings have no ledger: the name of the file is the only record."""
 
 
 _LATE_SOUND_SECONDS = Fraction(1)
-"""How long the file before stays open for sound that belongs to it."""
+"""How long the previous file stays open for sound that belongs to it."""
 _FRESH_SECONDS = 60.0
-"""Younger empty files may be somebody's who is about to take his lock."""
+"""A process may be about to lock a younger empty file."""
 _HEADER_BYTES = 1024
-"""A file with less was cut off before its first fragment."""
+"""A shorter file ends before its first fragment."""
 
 
 class RollingRecorder:
-    """Writes one recording after the other.
+    """Writes a sequence of recordings: when one is long enough, a keyframe begins the next.
+
+    A finished one is verified on a thread of its own, so that the packets of the next do not
+    wait. What an earlier process has left unfinished is saved first.
 
     Args:
-        target: of the output; `url` is the pattern of names, `segment_seconds` the length.
+        target: the output; `url` is the pattern of names, `segment_seconds` the length.
         primer: of the encoder.
-        tell: takes what becomes of the files, from any thread.
+        on_event: called, on any thread, with what becomes of the files.
         wall: the time of day, in seconds since 1970.
     """
 
     has_sound = False
-    """A recording is as good as written once the muxer has it."""
+    """False here: a packet counts as written once the muxer has it."""
 
     def __init__(
         self,
         target: LiveTarget,
         primer: bytes,
-        tell: Callable[[Event], None],
+        on_event: Callable[[Event], None],
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._target, self._primer, self._tell, self._wall = target, primer, tell, wall
+        self._target, self._primer, self._on_event, self._wall = target, primer, on_event, wall
         self._naming = NamePattern(Path(target.url))
         self._naming.check()
         self._current: RecordingFile | None = None
         self._before: RecordingFile | None = None
-        self._told: set[str] = set()
-        self._completion = CompletionThread(tell)
+        self._noted: set[str] = set()
+        self._completion = CompletionThread(on_event)
         self._completion.add(self._rescue)
 
     def write(self, packet: Encoded) -> bool:
-        """Write a packet into the recording where it belongs; False if there is none.
+        """Write a packet into the recording where it belongs; return False if there is none.
 
         Raises:
-            SinkFull, SinkRefused, VerificationFailed: if one cannot be written, created or
+            SinkFull, SinkRefused, VerificationFailed: if one cannot be created, written or
                 completed.
         """
         self._completion.check()
@@ -312,9 +317,9 @@ class RollingRecorder:
         except OSError as error:
             raise SinkFull(f"cannot create the folder {path.parent}: {error.strerror}") from error
         self._current = RecordingFile(self._target, free_path(path), self._primer)
-        for note in set(self._current.notes) - self._told:
-            self._told.add(note)
-            self._tell(Note(note))
+        for note in set(self._current.notes) - self._noted:
+            self._noted.add(note)
+            self._on_event(Note(note))
         if self._before is not None and not self._before.has_sound:
             self._complete(self._before)
             self._before = None
@@ -329,7 +334,7 @@ class RollingRecorder:
         return self._current.write(packet)
 
     def _end_before(self, packet: Encoded) -> None:
-        """Complete the file before, when nothing can come that belongs to it."""
+        """Complete the previous file, once nothing can come that belongs to it."""
         begins = self._current.begins if self._current else None
         if self._before is None or begins is None:
             return
@@ -342,7 +347,7 @@ class RollingRecorder:
         self._completion.add(lambda: _published(recording))
 
     def close(self) -> None:
-        """Complete what is open and wait until all is checked and renamed.
+        """Complete what is open and wait until all is verified and renamed.
 
         Raises:
             SinkFull, SinkRefused, VerificationFailed: if that fails.
@@ -355,24 +360,24 @@ class RollingRecorder:
         self._completion.check()
 
     def abandon(self) -> None:
-        """Save what is whole of what cannot be completed."""
+        """Save the complete part of what cannot be completed."""
         for recording in (self._before, self._current):
             if recording is not None and (saved := recording.rescue()) is not None:
-                self._tell(saved)
+                self._on_event(saved)
         self._before = self._current = None
         self._completion.close()
 
     def _rescue(self) -> list[Event]:
-        """Complete what other processes have left behind, as far as it is whole."""
-        told: list[Event] = []
+        """Save the complete part of what other processes have left behind."""
+        events: list[Event] = []
         for partial, target in self._naming.leftovers():
-            with suppress(FileNotFoundError):  # somebody else was faster
+            with suppress(FileNotFoundError):  # another process was faster
                 if (lock := FileLock.of(partial)) is not None:
                     try:
-                        told.extend(self._rescue_one(partial, target))
+                        events.extend(self._rescue_one(partial, target))
                     finally:
                         lock.release()
-        return told
+        return events
 
     def _rescue_one(self, partial: Path, target: Path) -> list[Event]:
         try:
@@ -392,30 +397,30 @@ def _published(recording: RecordingFile) -> list[Event]:
 
 
 class CompletionThread:
-    """Does what takes its time, one after the other, in a thread of its own."""
+    """Does slow work, one task after the other, on a thread of its own."""
 
-    def __init__(self, tell: Callable[[Event], None]) -> None:
-        self._tell = tell
+    def __init__(self, on_event: Callable[[Event], None]) -> None:
+        self._on_event = on_event
         self._waiting: queue.SimpleQueue[Callable[[], list[Event]] | None] = queue.SimpleQueue()
         self._error: MediaError | None = None
         self._thread = threading.Thread(target=self._run, name="upframe-completion", daemon=True)
         self._thread.start()
 
     def add(self, work: Callable[[], list[Event]]) -> None:
-        """Have something done; what it gives is told."""
+        """Queue work; the events that it returns are reported."""
         self._waiting.put(work)
 
     def check(self) -> None:
-        """Raise what has gone wrong.
+        """Raise the first error.
 
         Raises:
-            SinkFull, SinkRefused, VerificationFailed: as the first work that failed said.
+            SinkFull, SinkRefused, VerificationFailed: that of the first work that failed.
         """
         if self._error is not None:
             raise self._error
 
     def close(self) -> None:
-        """Wait until all is done. Safe to call twice."""
+        """Wait until all is done. May be called twice."""
         self._waiting.put(None)
         self._thread.join()
 
@@ -423,9 +428,9 @@ class CompletionThread:
         while (work := self._waiting.get()) is not None:
             try:
                 for event in work():
-                    self._tell(event)
+                    self._on_event(event)
             except MediaError as error:
                 self._error = self._error or error
-            except OSError as error:  # of a folder that is gone
+            except OSError as error:  # a folder is gone
                 text = f"cannot complete recordings: {error.strerror}"
                 self._error = self._error or SinkFull(text)

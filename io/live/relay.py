@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import io
 import shutil
+import time
 from typing import TYPE_CHECKING
 
 from ..child import Child
@@ -40,7 +41,7 @@ class Relay(io.RawIOBase):
     """
 
     def __init__(self, target: LiveTarget) -> None:
-        self._shown = target.shown
+        self._display = target.display
         self._connected = False
         self._child = Child(self._command(target.url), new_session=False)
         fcntl.fcntl(self._child.stdin, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
@@ -61,7 +62,7 @@ class Relay(io.RawIOBase):
         while self._child.unsent_bytes:
             self._child.turn(_TURN_SECONDS)
         if self._child.stdin.closed:
-            raise BrokenPipeError(f"{self._shown}: the program has closed its input")
+            raise BrokenPipeError(f"{self._display}: the program has closed its input")
         return len(data)
 
     def lost(self) -> OutputLost:
@@ -75,7 +76,7 @@ class Relay(io.RawIOBase):
         if reason == "failed" and self._connected:
             reason = "ended"
         what = "connection lost" if self._connected else "not connected"
-        return OutputLost(reason, f"{self._shown}: {what}: {said or f'ffmpeg ended with {code}'}")
+        return OutputLost(reason, f"{self._display}: {what}: {said or f'ffmpeg ended with {code}'}")
 
     def complete(self) -> None:
         """Have everything sent and end the program.
@@ -89,7 +90,7 @@ class Relay(io.RawIOBase):
     def _command(self, url: str) -> list[str]:
         program = shutil.which("ffmpeg")
         if program is None:
-            raise OutputLost("unsupported", f"{self._shown}: there is no ffmpeg program")
+            raise OutputLost("unsupported", f"{self._display}: there is no ffmpeg program")
         command = [program, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "info"]
         command += ["-f", "data", "-raw_packet_size", str(UDP_PACKET_BYTES), "-i", "pipe:0"]
         command += ["-map", "0", "-c", "copy", "-timeout", str(IO_TIMEOUT_SECONDS * 1_000_000)]
@@ -112,6 +113,10 @@ class Relay(io.RawIOBase):
 
     def _end(self, seconds: float) -> int | None:
         """Reap the program, by force after a time; return its exit status."""
-        self._child.close_stdin()
-        self._child.close(seconds)
+        if self._child.returncode is None:
+            self._child.close_stdin()
+        ends = time.monotonic() + seconds
+        while self._child.returncode is None and (left := ends - time.monotonic()) > 0:
+            self._child.turn(left)
+        self._child.close()
         return self._child.returncode

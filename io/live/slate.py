@@ -1,6 +1,6 @@
-"""What an output shows where its input is gone: the stream's name, and that there is no signal.
+"""The picture that an output shows without an input: the stream's name and NO SIGNAL.
 
-Only greys, so that no colour matrix is needed: the same in every family of pixel formats.
+It has only greys, and so needs no colour matrix in any family of pixel formats.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CELL_WIDTH = 6  # dots from letter to letter
 _CELL_HEIGHT = 10  # dots from line to line, of which a letter has 7
 _LETTER_HEIGHT = 7
 _SHARE_OF_WIDTH = 0.75
-_SHARE_OF_HEIGHT = 0.2  # of the picture, that the headline may take
+_SHARE_OF_HEIGHT = 0.2  # of the picture, for the headline
 
 
 def slate(info: StreamInfo, name: str) -> Picture:
@@ -53,7 +53,7 @@ def blank(info: StreamInfo) -> Picture:
 
 
 def wrapped(text: str, width: int, scale: int) -> list[str]:
-    """Break a text into lines that fit a picture: between words where it can be.
+    """Break a text into lines that fit a picture, between words if possible.
 
     Args:
         text: Words and blanks.
@@ -87,7 +87,7 @@ def _fitted(name: str, width: int, height: int, scale: int) -> tuple[int, list[s
 
 
 def _put_lines(ink: Tensor, lines: list[str], scale: int, top: int) -> int:
-    """Write lines in the middle, one below the other; give the row below them."""
+    """Draw centred lines one below the other; return the row below them."""
     height, width = ink.shape
     for line in lines:
         letters = draw_text(line, scale)[:, :-scale]  # without the gap after the last one
@@ -99,7 +99,7 @@ def _put_lines(ink: Tensor, lines: list[str], scale: int, top: int) -> int:
 
 
 def _grey_picture(grey: Tensor, info: StreamInfo) -> Picture:
-    """Code greys in [0, 1], (H, W), as a stream's pictures are."""
+    """Encode greys in [0, 1], (H, W), as a picture of the stream."""
     form = info.format
     planes = [_coded(grey, form, info.color)]
     for index in range(1, form.num_planes):
@@ -114,7 +114,7 @@ def _grey_picture(grey: Tensor, info: StreamInfo) -> Picture:
 
 
 def _coded(grey: Tensor, form: PixelFormat, color: Color) -> Tensor:
-    """Code luma, or each of R, G and B: ITU-T H.273 (07/2024), 8.3, equations 31 to 33."""
+    """Encode luma, or each of R, G and B: ITU-T H.273 (07/2024), 8.3, equations 31 to 33."""
     limited = (color.range or ("tv" if form.family == "yuv" else "pc")) == "tv"
     unit = 1 << (form.bit_depth - 8)
     low, span = (16 * unit, 219 * unit) if limited else (0, (1 << form.bit_depth) - 1)

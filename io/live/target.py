@@ -1,7 +1,6 @@
-"""Finding out what a live output is: a publication, a playlist, one file, or a row of files.
+"""What a live output is: a publication, a playlist, one file, or a sequence of files.
 
-Nothing is connected to here. Options are FFmpeg's; where it takes an option only in the URL, it is
-put there.
+Nothing is connected here. Options are FFmpeg's; those that it accepts only in the URL go there.
 """
 
 from __future__ import annotations
@@ -30,10 +29,9 @@ from .archive import NamePattern, free_path, is_name_pattern
 Kind = Literal["url", "hls", "file", "rolling"]
 
 IO_TIMEOUT_SECONDS = 5
-"""Longest wait of a socket, where FFmpeg lets us say so; who watches the process covers the rest.
-"""
+"""Longest wait of a socket, where FFmpeg has an option for it; the publisher covers the rest."""
 SEGMENT_SECONDS = 2
-"""Of HLS, where keyframes are this far apart."""
+"""Of HLS; keyframes are this far apart."""
 
 _SEGMENTS_LISTED = 6
 UDP_PACKET_BYTES = 1316  # seven packets of MPEG-TS, below an Ethernet frame
@@ -43,45 +41,45 @@ _SCHEMES = {
     "http": "hls", "https": "hls",
 }  # fmt: skip
 _CHOICE = ("udp", "tcp", "srt")
-"""Schemes that carry bytes, of whatever container."""
+"""Schemes that carry any container."""
 _RECORDED = ("mp4", "mov", "matroska", "webm", "mpegts", "flv")
-"""Containers that are of use up to where the power was cut."""
+"""Containers that can be read up to where the power was cut."""
 _PLAYLISTS = (".m3u8", ".m3u")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 @dataclass(frozen=True, slots=True)
 class LiveTarget:
-    """Where a live output goes. A plain value, which travels to the process that writes it."""
+    """Where a live output goes. A plain value, sent to the process that writes it."""
 
     kind: Kind
     url: str = field(repr=False)
-    """With credentials where it has any; the path of a file, or the pattern of its names."""
-    shown: str
+    """With credentials if it has any; the path of a file, or the pattern of its names."""
+    display: str
     """The same for people, without secrets."""
     format: str
     """FFmpeg's name of the muxer."""
     options: dict[str, str] = field(default_factory=dict[str, str], repr=False)
     """Of the muxer and its protocol."""
     needs_ffmpeg: bool = False
-    """Whether an ffmpeg program must send it, since PyAV's libraries cannot."""
+    """Whether the ffmpeg program must send it, since PyAV's libraries cannot."""
     segment_seconds: float = 600.0
-    """Of rolling files: after which the next keyframe begins another one."""
+    """Length of rolling files; the next keyframe begins another one."""
     overwrite: bool = False
-    """Of a file: whether one that is there already may be replaced."""
+    """Whether an existing file may be replaced."""
     tls_insecure: bool = False
     """Whether any certificate is trusted."""
     numbered: bool = False
-    """Of a file: whether it may get a number, where its name is taken meanwhile."""
+    """Whether a file may get a number if its name is taken."""
 
     @property
     def is_file(self) -> bool:
-        """Whether it is written to files that are checked and then get their names."""
+        """Whether it is written to files that are verified and then renamed."""
         return self.kind in ("file", "rolling")
 
 
 def is_live_target(text: str) -> bool:
-    """Tell whether an output is live whatever the input is: a URL, or an HLS playlist."""
+    """Return whether an output is live for any input: a URL, or an HLS playlist."""
     scheme = _URL.match(text)
     if scheme:
         return scheme[1].lower() in _SCHEMES
@@ -98,25 +96,25 @@ def find_live_target(
     overwrite: bool = False,
     numbered: bool = False,
 ) -> LiveTarget:
-    """Make out where a live output shall go.
+    """Find out what a live output is.
 
     Args:
         text: a URL, an ``.m3u8``, a file name, or one with fields of strftime.
-        format: container, where the name does not tell, or the bytes of udp, tcp and srt.
+        format: container, if the name does not imply it, or that of udp, tcp and srt.
         transport: of RTSP, ``tcp`` or ``udp``; ``auto`` means tcp.
-        segment_seconds: of rolling files.
+        segment_seconds: length of rolling files.
         credentials_file: holds one line USER:PASSWORD, which go into the URL.
-        overwrite: whether a file that is there may be replaced.
-        numbered: whether a file gets ``-1``, ``-2`` and so on before its extension, where its name
-            is taken, as those of a row do.
+        overwrite: whether an existing file may be replaced.
+        numbered: whether a file gets ``-1``, ``-2`` and so on before its extension if its name
+            is taken, as rolling files do.
 
     Raises:
-        SinkRefused: if it cannot be written, as far as that shows without connecting.
+        SinkRefused: if it is known without connecting that it cannot be written.
     """
     scheme = _URL.match(text)
     if scheme is None:
         if credentials_file is not None:
-            raise SinkRefused(f"{text}: a file takes no credentials; leave the file of them out")
+            raise SinkRefused(f"{text}: a file takes no credentials; remove the credentials file")
         return _local(text, format, segment_seconds, overwrite=overwrite, numbered=numbered)
     name = scheme[1].lower()
     if name not in _SCHEMES:
@@ -154,7 +152,7 @@ def _published(text: str, scheme: str, asked: str | None, transport: str) -> Liv
     return LiveTarget(
         kind="hls" if muxer == "hls" else "url",
         url=_url(text, scheme),
-        shown=redacted_target(text),
+        display=redacted_target(text),
         format=muxer,
         options=_options(scheme, muxer, transport),
         needs_ffmpeg=needs_ffmpeg,
@@ -182,7 +180,7 @@ def _muxer(text: str, scheme: str, asked: str | None) -> str:
 
 
 def _url(text: str, scheme: str) -> str:
-    """Write the URL as FFmpeg takes it, timeouts and packet sizes with it."""
+    """Return the URL for FFmpeg, with timeouts and packet sizes."""
     if scheme in ("whip", "whips"):
         return text.replace("whip", "http", 1)
     if scheme == "tcp":
@@ -193,7 +191,7 @@ def _url(text: str, scheme: str) -> str:
 
 
 def _with_query(url: str, name: str, value: str) -> str:
-    """Add a parameter to a URL, unless the user has said something of it."""
+    """Add a parameter to a URL, unless the user has set it."""
     query = urlsplit(url).query
     if any(part.split("=")[0] == name for part in query.split("&")):
         return url
@@ -220,7 +218,7 @@ def _playlist_options() -> dict[str, str]:
 
 @cache
 def _has_srt() -> bool:
-    """Tell whether the libraries know SRT; a URL without a port connects to nobody."""
+    """Return whether the libraries know SRT; a URL without a port connects nowhere."""
     try:
         av.open("srt://127.0.0.1").close()
     except ProtocolNotFoundError:
@@ -259,7 +257,7 @@ def _local(
     return LiveTarget(
         kind=kind,
         url=str(path),
-        shown=text,
+        display=text,
         format=container.name,
         options=recording_options(container.name),
         segment_seconds=segment_seconds,
@@ -269,7 +267,7 @@ def _local(
 
 
 def recording_options(container: str) -> dict[str, str]:
-    """Write the options that make a file of use up to where its writer was stopped."""
+    """Return the options that make a file readable up to where its writer was stopped."""
     if container in ("mp4", "mov"):
         # a fragment for every keyframe; a plain file with one index when it is closed
         return {"movflags": "hybrid_fragmented+frag_keyframe", "movie_timescale": "90000"}

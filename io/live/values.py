@@ -1,4 +1,4 @@
-"""What flows between the parts of a live stream, and what they say of themselves."""
+"""The values that the stages of a live stream exchange, and their states."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from ..errors import Reason
 
 InputState = Literal["connecting", "probing", "running", "stalled", "reconnecting", "disabled"]
-"""Of an input: `stalled` while a connection gives no frames, `reconnecting` while there is none."""
+"""`stalled`: the connection yields no frames; `reconnecting`: there is no connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveForm:
-    """What a connection gives, as its first decoded frame tells it."""
+    """What a connection is like, by its first decoded frame."""
 
     info: StreamInfo
     """`rate` is the nominal rate (never None here), progressive, planar."""
@@ -28,29 +28,29 @@ class LiveForm:
     gop_seconds: Fraction | None
     """From keyframe to keyframe; None until two were seen."""
     sound: Stream | None
-    """The stream whose packets come along as they are; None where there is none, or unwanted."""
+    """The stream whose packets are copied; None if there is none, or it is not wanted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedFrame:
-    """One whole decoded frame of a live input, in presentation order."""
+    """One undamaged frame of a live input, in presentation order."""
 
     frame: VideoFrame
-    """As the decoder gave it, deinterlaced."""
+    """As decoded, then deinterlaced."""
     seconds: Fraction | None
-    """Presentation time on the sender's clock; None where the sender gave none."""
+    """Presentation time on the sender's clock; None if the sender gave none."""
     arrived: float
-    """Monotonic seconds when the packet came that it was decoded from."""
+    """Monotonic seconds when its packet came."""
     is_keyframe: bool
     after_loss: bool = False
-    """Frames before it were damaged, or lost on the way: nothing may be interpolated before it."""
+    """Whether frames before it were damaged or lost: nothing may be interpolated before it."""
     sample_aspect_ratio: Fraction | None = None
-    """Width over height of its pixels; None where the stream does not say."""
+    """Width over height of its pixels; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """One packet for an output: of our encoder, or copied."""
+    """One packet for an output, encoded or copied."""
 
     kind: Literal["video", "sound"]
     data: bytes
@@ -81,7 +81,7 @@ class SoundPacket:
 
 @dataclass(frozen=True, slots=True)
 class OutputState:
-    """Where an output stands."""
+    """The state of an output."""
 
     connected: bool = False
     reason: Reason | None = None
@@ -89,10 +89,10 @@ class OutputState:
     message: str = ""
     """The same for people, without secrets."""
     connections: int = 0
-    """How often it was connected so far."""
+    """Number of connections so far."""
     written: int = 0
-    """Video packets that the far end's socket, or the file, has taken."""
+    """Video packets that the receiver's socket, or the file, has accepted."""
     dropped: dict[str, int] = field(default_factory=dict[str, int])
-    """Video packets that were given and not written, by why: `away`, `full`, `lost`."""
+    """Video packets that were not written, by reason: `away`, `full`, `lost`."""
     files: tuple[str, ...] = ()
-    """Recordings that were completed and checked, the latest ones."""
+    """The latest recordings that were completed and verified."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -80,9 +81,11 @@ class Taken:
 
     def __init__(self) -> None:
         self.frames = 0
+        self.decided = threading.Event()
+        self.decided.set()
 
     def formed(self, form: LiveForm) -> bool:
-        return True
+        return self.decided.wait(DEADLINE_SECONDS)
 
     def frame(self, frame: DecodedFrame) -> None:
         self.frames += 1
@@ -210,6 +213,22 @@ def test_a_silence_of_some_of_the_streams_own_keyframe_intervals_is_no_loss() ->
     bench.passes(4.0)
     bench.until_state("reconnecting")
     assert bench.incoming.reason == "stalled"
+    bench.incoming.stop()
+
+
+def test_an_input_that_must_wait_for_its_output_is_not_given_up_meanwhile() -> None:
+    """Weights may be fetched for minutes, and a file waits for them."""
+    bench = Bench(first := Source())
+    bench.taken.decided.clear()
+    first.send()
+    bench.until(lambda: bench.incoming.form is not None)
+    bench.passes(300.0)
+    bench.incoming.tick()
+    bench.passes(2.0)
+    bench.incoming.tick()
+    assert not first.stopped
+    bench.taken.decided.set()
+    bench.until_state("running")
     bench.incoming.stop()
 
 

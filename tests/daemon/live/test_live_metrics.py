@@ -58,7 +58,7 @@ def collected(supervisor: LiveSupervisor) -> dict[str, float]:
 
 def test_a_stream_is_told_by_the_names_that_prometheus_knows() -> None:
     supervisor = LiveSupervisor()
-    supervisor.board.tell(GATE)
+    supervisor.board.update(GATE)
     found = collected(supervisor)
     assert found["upframe_stream_state{source=gate,state=running}"] == 1
     assert found["upframe_stream_state{source=gate,state=stalled}"] == 0
@@ -83,8 +83,8 @@ def test_a_stream_is_told_by_the_names_that_prometheus_knows() -> None:
 
 def test_frames_of_jobs_and_streams_are_one_metric() -> None:
     supervisor, metrics = LiveSupervisor(), Metrics()
-    metrics.count("frames", "Frames.", 7, source="watch", stage="encoded")
-    supervisor.board.tell(GATE)
+    metrics.frames_total.labels("watch", "encoded").inc(7)
+    supervisor.board.update(GATE)
     collect = LiveMetrics(supervisor)
     collect(metrics)
     collect(metrics)  # as often as somebody asks
@@ -96,7 +96,7 @@ def test_frames_of_jobs_and_streams_are_one_metric() -> None:
 def test_a_stream_that_is_gone_has_no_state_any_more() -> None:
     supervisor, metrics = LiveSupervisor(), Metrics()
     for name in ("gate", "yard"):
-        supervisor.board.tell(replace(GATE, name=name))
+        supervisor.board.update(replace(GATE, name=name))
     collect = LiveMetrics(supervisor)
     collect(metrics)
     supervisor.board.forget("gate")

@@ -87,7 +87,7 @@ async def main():
     streams = LiveSupervisor()
     streams.configure(Config.model_validate_json(sys.argv[1]))
     while True:
-        print(json.dumps(streams.told()), flush=True)
+        print(json.dumps(streams.public_statuses()), flush=True)
         await asyncio.sleep(0.1)
 asyncio.run(main())
 """

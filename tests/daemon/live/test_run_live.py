@@ -20,7 +20,7 @@ from support.servers.camera import Camera
 
 from upframe.daemon.__main__ import main
 from upframe.daemon.cli.run import LiveDisplay, name_of, status_text
-from upframe.daemon.live.report import children_of
+from upframe.daemon.live.session import children_of
 from upframe.daemon.live.status import LiveStatus
 from upframe.io.live.values import OutputState
 

@@ -33,7 +33,7 @@ def test_every_entry_has_a_process_that_is_told_what_to_do(tmp_path: Path) -> No
             assert order["spec"]["latency_seconds"] == 1.5
             assert order["spec"]["levels"] == ["full", "pass"]
             assert (order["weights"], order["spec"]["filters"]["upscaling_scale"]) == ("builtin", 2)
-            told = {one["name"]: one for one in streams.supervisor.told()}
+            told = {one["name"]: one for one in streams.supervisor.public_statuses()}
             assert [told["gate"]["pid"]] == pids_of(tmp_path, "gate")
             assert told["gate"]["restarts"] == 0
 
@@ -234,7 +234,7 @@ def test_no_secret_is_shown_by_whatever_way(
         async with supervised(config_with(tmp_path, secret, entry("yard"))) as streams:
             lost = await streams.until_state("gate", "reconnecting")
             assert lost.input == {"url": "rtsp://***@127.0.0.1:9/x"}
-            assert "pa55" not in str(streams.supervisor.told())
+            assert "pa55" not in str(streams.supervisor.public_statuses())
             (tmp_path / "gate.do").unlink()
             await streams.until_state("gate", "running")
             (pid,) = pids_of(tmp_path, "gate")[1:]

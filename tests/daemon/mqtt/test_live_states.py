@@ -22,7 +22,7 @@ TOPIC = f"{BASE}/live/gate/state"
 def board_of(*statuses: LiveStatus) -> LiveBoard:
     board = LiveBoard()
     for status in statuses:
-        board.tell(status)
+        board.update(status)
     return board
 
 
@@ -36,7 +36,7 @@ def test_a_stream_is_told_retained_on_each_change_and_cleared_at_its_end(
             first = json.loads((await client.on(TOPIC)).payload)
             assert (first["name"], first["state"]) == ("gate", "running")
             assert first["input"]["url"] == "rtsp://***@host/x"
-            board.tell(replace(GATE, state="reconnecting", reason="refused"))
+            board.update(replace(GATE, state="reconnecting", reason="refused"))
             await client.until(lambda _: b'"refused"' in client.all(TOPIC)[-1].payload, "a change")
             second = json.loads((await retained_of(broker, TOPIC))[TOPIC])
             assert (second["state"], second["reason"]) == ("reconnecting", "refused")
@@ -72,7 +72,7 @@ def test_what_changes_all_the_time_is_told_now_and_then() -> None:
         states = LiveStates(Topics("upframe", "node1"), outbox, board, repeat_seconds=0.01)
         repeating = asyncio.create_task(states.repeat(), name="repeat")
         for number in (1, 2, 3):
-            board.tell(replace(GATE, waiting_frames=number))
+            board.update(replace(GATE, waiting_frames=number))
             async with asyncio.timeout(20):
                 item = await outbox.take()
             assert json.loads(item.message.payload)["waiting_frames"] == number
@@ -89,11 +89,11 @@ def test_who_is_slow_hears_of_each_stream_once() -> None:
         changes = board.changes()
         assert await anext(changes) == "gate"
         for state in ("stalled", "reconnecting", "connecting", "running"):
-            board.tell(replace(GATE, state=state))
+            board.update(replace(GATE, state=state))
         counted = replace(GATE, waiting_frames=7, counts={"frames_decoded": 1})
-        board.tell(LiveStatus("yard"))
+        board.update(LiveStatus("yard"))
         assert [await anext(changes), await anext(changes)] == ["gate", "yard"]
-        board.tell(counted)  # that alone is no news
+        board.update(counted)  # that alone is no news
         board.forget("yard")
         assert await anext(changes) == "yard"
         assert board.statuses == {"gate": counted}

@@ -80,7 +80,7 @@ def test_srt_has_a_passphrase_and_no_user(url: str, joint: str, login: Path) -> 
 def test_no_secret_shows(login: Path) -> None:
     for url in ("rtsp://me:hidden@h/x", "srt://h:1?passphrase=hidden"):
         for address in (find_address(url), find_address(url, credentials_file=login)):
-            shown = f"{address} {address!r} {address.shown}"
+            shown = f"{address} {address!r} {address.display}"
             assert "hidden" not in shown
             assert PASSWORD not in unquote(shown)
 

@@ -139,7 +139,7 @@ def test_passwords_are_in_the_url_and_nowhere_else(tmp_path: Path) -> None:
     assert "pa55" in typed.url
     assert filed.url == "rtsp://user:pa%2Fss@h/x"
     for target, word in ((typed, "pa55"), (filed, "pa%2Fss")):
-        assert word not in target.shown + repr(target)
+        assert word not in target.display + repr(target)
 
 
 def test_credentials_that_others_can_read_are_refused(tmp_path: Path) -> None:
