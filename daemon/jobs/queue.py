@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -149,7 +149,6 @@ class JobQueue:
         self._threads = _StoreThreads()
         self._running: dict[str, Job] = {}
         """With their latest progress, which only memory has."""
-        self._last_change: dict[str, float] = {}
         self._subscriptions: set[Subscription] = set()
         self._stops: dict[str, Stop] = {}
         self._work = asyncio.Event()
@@ -173,11 +172,6 @@ class JobQueue:
         if not paused:
             self._work.set()
 
-    @property
-    def last_change(self) -> Mapping[str, float]:
-        """Of every running job: when its state or progress changed last, on the loop's clock."""
-        return self._last_change
-
     def subscribe(self) -> Subscription:
         """Follow all changes from now on, until the subscription is closed."""
         subscription = Subscription(self._subscriptions.discard)
@@ -189,11 +183,6 @@ class JobQueue:
     async def get(self, id: str) -> Job:  # noqa: A002
         """Read a job, as :meth:`JobStore.get` does."""
         return self._with_progress(await self._threads.read(partial(self.store.get, id)))
-
-    async def find(self, idempotency_key: str) -> Job | None:
-        """Read the job of a key, as :meth:`JobStore.find` does."""
-        job = await self._threads.read(partial(self.store.find, idempotency_key))
-        return None if job is None else self._with_progress(job)
 
     async def jobs(
         self, states: Collection[State] | None = None, limit: int | None = None
@@ -294,7 +283,6 @@ class JobQueue:
         job = self._running.get(id)
         if job is not None:
             self._running[id] = job = altered(job, progress=progress)
-            self._last_change[id] = asyncio.get_running_loop().time()
             self._publish(job, "progress")
 
     def _publish(self, job: Job, kind: ChangeKind) -> None:
@@ -305,10 +293,8 @@ class JobQueue:
         """Keep memory in step with the store, and publish the job."""
         if job.state == "running":
             self._running[job.id] = job
-            self._last_change[job.id] = asyncio.get_running_loop().time()
         else:
             self._running.pop(job.id, None)
-            self._last_change.pop(job.id, None)
         self._publish(job, "state")
         if job.state == "queued":
             self._work.set()

@@ -144,7 +144,7 @@ class _Connection(H11Protocol):
         self._limits = server.limits
         self._head = bytearray()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._timer = self.loop.call_later(self._limits.seconds, transport.abort)
         self._server.admit(self)
@@ -161,9 +161,7 @@ class _Connection(H11Protocol):
         self._head += data
         end = _HEAD_END.search(self._head, max(0, len(self._head) - len(data) - 2))
         if (end.end() if end else len(self._head)) > self._limits.head_bytes:
-            text = (
-                f"got a head of more than {self._limits.head_bytes} bytes, wanted at most so many"
-            )
+            text = f"got a head of more than {self._limits.head_bytes} bytes"
             self.refuse(HTTPStatus.BAD_REQUEST, text, "too_large")
         elif end:
             self.answering = True
@@ -176,20 +174,18 @@ class _Connection(H11Protocol):
         return self.answering and self._limits.whole
 
     def send_400_response(self, msg: str) -> None:
-        self.refuse(
-            HTTPStatus.BAD_REQUEST, f"got no HTTP/1.1 request, wanted one: {msg}", "invalid"
-        )
+        text = f"got no HTTP/1.1 request, wanted one: {msg}"
+        self.refuse(HTTPStatus.BAD_REQUEST, text, "invalid")
 
     def refuse(self, status: HTTPStatus, detail: str, code: str) -> None:
-        """Answer before or instead of the application, and close the connection."""
-        body = problem(status, detail, code).model_dump_json(exclude_defaults=True) + "\n"
-        lines = (
-            f"HTTP/1.1 {status.value} {status.phrase}",
-            "Content-Type: application/problem+json",
-            f"Content-Length: {len(body)}",
-            "Connection: close",
+        """Answer instead of the application, if it has not begun to, and close the connection."""
+        body = problem(status, detail, code).model_dump_json(exclude_defaults=True).encode()
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/problem+json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
-        self.transport.write(("\r\n".join(lines) + "\r\n\r\n" + body).encode())
+        if not getattr(self.cycle, "response_started", False):  # there is none before a request
+            self.transport.write(head.encode() + body)
         self.transport.close()
 
 

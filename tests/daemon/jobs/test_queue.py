@@ -21,8 +21,8 @@ def test_gives_what_the_store_has(tmp_path: Path) -> None:
             await queue.submit(a_job("a", overwrite=True))
         with pytest.raises(UnknownJob):
             await queue.get("b")
-        assert await queue.get("a") == await queue.find("a") == queue.store.get("a")
-        assert await queue.find("b") is None
+        assert await queue.get("a") == queue.store.find("a") == queue.store.get("a")
+        assert queue.store.find("b") is None
         assert [job.id for job in await queue.jobs(("queued",), limit=3)] == ["a"]
         assert (await queue.counts())["queued"] == 1
         assert (await queue.update("a", waits_for="room")).waits_for == "room"
@@ -65,20 +65,6 @@ def test_progress_of_what_does_not_run_is_ignored(tmp_path: Path) -> None:
             queue.report_progress("nobody", STREAMING)
             assert len(changes) == 0
         assert (await queue.get("film")).progress == JobProgress()
-
-    with_queue(tmp_path, use)
-
-
-def test_the_last_sign_of_life_of_each_running_job_is_known(tmp_path: Path) -> None:
-    async def use(queue: JobQueue) -> None:
-        assert queue.last_change == {}
-        await claimed(queue)
-        begun = queue.last_change["film"]
-        await asyncio.sleep(0.01)
-        queue.report_progress("film", STREAMING)
-        assert begun < queue.last_change["film"] <= asyncio.get_running_loop().time()
-        await queue.change("film", "done")
-        assert queue.last_change == {}
 
     with_queue(tmp_path, use)
 
