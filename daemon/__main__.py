@@ -1,4 +1,4 @@
-"""The command `upframe`: finds the command module, and is the one place that catches errors."""
+"""The command `upframe`: finds the module of a command, and catches all errors in one place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..io.redaction import one_line
 from ..io.web import INSECURE, NetworkRules, network_rules
 from .errors import ConfigError, UsageError
 from .exits import Exit, exit_code_of, is_expected, text_of
-from .logfields import told
+from .logfields import record_text
 from .startup import collector_resting, share_cores
 
 COMMANDS: Mapping[str, str] = {
@@ -45,7 +45,7 @@ examples:
 
 exit codes:
   0 done · 64 usage · 65 undecodable, truncated or empty input, wrong weights file
-  66 input or job missing · 69 weights, device or daemon not to be had · 70 internal error
+  66 input or job missing · 69 weights, device or daemon unavailable · 70 internal error
   73 output exists or cannot be created · 74 no space, I/O
   75 too large for memory or the limits, or another daemon has the state directory
   78 configuration · 130/143 stopped by a signal · 141 the reader of stdout closed early
@@ -53,10 +53,10 @@ exit codes:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose mistakes end with our exit code for usage, not argparse's 2."""
+    """An argument parser whose errors end with our exit code for usage, not argparse's 2."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of ending the process, so that one place decides what is printed."""
+        """Raise instead of exiting, so that one place decides what is printed."""
         raise UsageError(f"{message} (see '{self.prog} --help')")
 
 
@@ -86,18 +86,18 @@ def make_parser(loaded: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code; as a whole process, end with it."""
+    """Run the command line and return the exit code; without `argv`, exit if a thread hangs."""
     code = _run(argv)
     if argv is not None:
         return code
-    # Python would tear a daemon thread out of C++, which ends the process by SIGABRT; what can be
-    # joined was, so this one is in a read, or a library, that nobody can end
+    # Python would unwind a daemon thread in C++, which aborts the process; every thread that can be
+    # joined was joined, so this one is blocked in a read or in a library
     is_stuck = any(thread.daemon for thread in threading.enumerate())
     try:
         sys.stdout.flush()
-    except AttributeError:  # there is none, and nobody reads it
+    except AttributeError:  # there is no stdout
         pass
-    except (OSError, ValueError) as error:  # full or closed: Python's own code would be 120
+    except (OSError, ValueError) as error:  # full or closed: Python would exit with 120
         code = code or int(exit_code_of(error) if isinstance(error, OSError) else Exit.IO)
         is_stuck = True
     if is_stuck:
@@ -112,7 +112,7 @@ def _run(argv: Sequence[str] | None) -> int:
         asked = [name for name in words if not name.startswith("-")][:1]
         if asked == ["run"] and any(word == "--live" or "://" in word for word in words):
             share_cores()  # before the command's module loads torch
-        # a caller that goes on afterwards has objects of its own, which are not ours to keep
+        # with `argv`, the caller continues, and its objects must stay collectable
         with collector_resting() if argv is None else nullcontext():
             parser = make_parser(asked)
         arguments = parser.parse_args(words)
@@ -137,15 +137,15 @@ def _log_to_stderr(debug: bool) -> None:
 
 
 class _Formatter(logging.Formatter):
-    """Writes a record for people, on one line."""
+    """Formats a record on one line for users."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one record."""
-        return f"upframe: {record.levelname}: {told(record)}"
+        """Format one record."""
+        return f"upframe: {record.levelname}: {record_text(record)}"
 
 
 def _explain(error: BaseException, debug: bool) -> None:
-    """Say in one line what ended the work; a bug of ours, or --debug, shows where as well."""
+    """Print the error in one line; with a traceback for internal errors or --debug."""
     text = text_of(error)
     lines = error.lines if isinstance(error, ConfigError) else (text,)
     if isinstance(error, KeyboardInterrupt):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 
 class UsageError(Exception):
-    """What was asked for makes no sense, and nothing was begun."""
+    """The command line is wrong; nothing was started."""
 
 
 class ConfigError(Exception):
@@ -28,11 +28,11 @@ class ConfigError(Exception):
 
 
 class AlreadyRunning(Exception):
-    """Another daemon has the state directory."""
+    """Another daemon uses the state directory."""
 
 
 class StartFailed(Exception):
-    """The daemon could not begin its work."""
+    """The daemon cannot start."""
 
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
@@ -40,7 +40,7 @@ class StartFailed(Exception):
 
 
 class Stopped(Exception):
-    """A signal asked us to stop, and we did."""
+    """A signal stopped the work."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by signal {signal_number}")

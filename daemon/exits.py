@@ -1,4 +1,4 @@
-"""Exit codes, one table: sysexits.h where it has a code, the shell's convention for signals."""
+"""Exit codes in one table: those of sysexits.h, and the shell's convention for signals."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from .errors import (
 
 
 class Exit(IntEnum):
-    """What the process says when it ends."""
+    """The exit codes."""
 
     OK = 0
     USAGE = 64
@@ -57,7 +57,7 @@ class Exit(IntEnum):
     READER_GONE = 141
 
 
-# The first class that fits decides, so subclasses stand before their bases.
+# The first class that matches decides, so subclasses stand before their bases.
 _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
     (UsageError, Exit.USAGE),
     (ConfigError, Exit.CONFIG),
@@ -90,7 +90,7 @@ _CODES: tuple[tuple[type[BaseException], Exit], ...] = (
 
 
 def exit_code_of(error: BaseException) -> int:
-    """Find the exit code for an error that ended the work; unknown ones are ours: 70."""
+    """Return the exit code for an error; 70 for an unexpected one."""
     if isinstance(error, Stopped):
         return 128 + error.signal_number
     if isinstance(error, StartFailed):
@@ -106,14 +106,14 @@ def exit_code_of(error: BaseException) -> int:
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether the message alone tells the user what to do, without a traceback."""
+    """Return whether the message of an error suffices without a traceback."""
     if isinstance(error, Stopped | StartFailed | KeyboardInterrupt) or is_out_of_memory(error):
         return True
     return any(isinstance(error, kind) for kind, _ in _CODES)
 
 
 def text_of(error: BaseException) -> str:
-    """Say what an error says; where memory was missing, what was wanted and what the limit is."""
+    """Return the message of an error; if memory was exhausted, with the limit."""
     text = str(error) or type(error).__name__
     if not is_out_of_memory(error) or isinstance(error, TooLarge | TooLargeMedia):
         return text

@@ -1,4 +1,4 @@
-"""What was done, for who comes later: counters, times, weights and warnings, as one JSON file."""
+"""The report of a conversion: counters, times, weights and warnings, as one JSON file."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ class WrittenReport(BaseModel, frozen=True):
 
 
 class StageReport(BaseModel, frozen=True):
-    """What one stage did with its time."""
+    """How long a stage worked and waited."""
 
     worked_seconds: float
     waited_seconds: float
 
 
 class WeightsReport(BaseModel, frozen=True):
-    """Which weights a filter ran with."""
+    """The weights of a filter."""
 
     filter: str
     name: str
     sha256: str
-    origin: str = Field(description="local, hub or builtin")
+    origin: str = Field(description="local, hub or builtin.")
 
 
 class VideoReport(BaseModel, frozen=True):
-    """A video stream, in short."""
+    """The properties of a video stream."""
 
     width: int
     height: int
     pix_fmt: str
-    rate: str | None = Field(description="frames per second as a fraction; null where variable")
+    rate: str | None = Field(description="Frames per second as a fraction; null if variable.")
     color: dict[str, str | None]
 
 
@@ -86,7 +86,7 @@ class Report(WrittenReport, frozen=True):
 
     @property
     def summary(self) -> str:
-        """One line for people."""
+        """The report in one line."""
         fps = self.frames_out / self.seconds if self.seconds > 0 else 0.0
         size = f"{self.output.width}x{self.output.height}"
         return (
@@ -96,7 +96,7 @@ class Report(WrittenReport, frozen=True):
 
 
 class WarningLog(logging.Handler):
-    """Keeps what was warned of, for the report."""
+    """Keeps warnings for the report."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -109,7 +109,7 @@ class WarningLog(logging.Handler):
 
 @contextmanager
 def kept_warnings() -> Generator[WarningLog]:
-    """Keep what is warned of meanwhile, for the report."""
+    """Keep the warnings that are logged within, for the report."""
     warned = WarningLog()
     logger = logging.getLogger("upframe")
     logger.addHandler(warned)
@@ -132,7 +132,7 @@ def make_report(
     streams: Iterable[str] = (),
     warnings: Iterable[str] = (),
 ) -> Report:
-    """Gather what was done."""
+    """Make the report of a conversion."""
     return Report(
         schema="upframe.report/1",
         version=version("upframe"),
@@ -156,12 +156,12 @@ def make_report(
 
 
 def device_name(device: torch.device) -> str:
-    """Name a device as people know it."""
+    """Return the model name of a device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def weights_of(built: BuiltFilter) -> WeightsReport:
-    """Say where a filter's weights came from; it must have some."""
+    """Describe the weights of a filter, which must have some."""
     weights = built.weights
     if weights is None:
         raise ValueError(f"the filter {built.name} has no weights")

@@ -26,7 +26,7 @@ from uuid import UUID, uuid5
 
 from ..config import LogConfig
 from ..fence import Fence
-from ..logfields import JobFilter, fields_of, priority_of, subject_of, told
+from ..logfields import JobFilter, fields_of, priority_of, record_text, subject_of
 from ..queues import DropOldestQueue
 
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
@@ -106,7 +106,7 @@ class JournalHandler(logging.Handler):
 
 
 def _fields(record: logging.LogRecord) -> Iterator[tuple[str, str]]:
-    yield "MESSAGE", told(record)
+    yield "MESSAGE", record_text(record)
     yield "PRIORITY", str(priority_of(record.levelno))
     yield "SYSLOG_IDENTIFIER", "upframe"
     yield "LOGGER", record.name
@@ -362,7 +362,7 @@ class PlainFormatter(logging.Formatter):
         """Format a record; each of its lines has the prefix."""
         time = datetime.fromtimestamp(record.created).astimezone()
         head = f"{time:%Y-%m-%d %H:%M:%S}.{int(record.msecs):03d} {record.levelname:<7} "
-        return _prefixed(head, self.formatMessage(record), told(record))
+        return _prefixed(head, self.formatMessage(record), record_text(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Format the logger, and the job or stream."""
@@ -377,7 +377,7 @@ class PrefixedFormatter(PlainFormatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
         head = f"<{priority_of(record.levelno)}>"
-        return _prefixed(head, self.formatMessage(record), told(record))
+        return _prefixed(head, self.formatMessage(record), record_text(record))
 
 
 class JsonFormatter(logging.Formatter):
@@ -389,7 +389,7 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": told(record),
+            "message": record_text(record),
             **fields_of(record),
         }
         return json.dumps(line, ensure_ascii=False)

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from ...io.redaction import redacted_values
 from ..fence import Fence
-from ..logfields import told
+from ..logfields import record_text
 from . import worker_lock
 from .messages import Event, Logged, Request, read_request
 
@@ -100,5 +100,5 @@ class ChannelLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send one line."""
         with Fence("log"):
-            text = told(record)
+            text = record_text(record)
             self._channel.send(Logged(level=record.levelno, logger=record.name, message=text))

@@ -23,7 +23,7 @@ from upframe.daemon.convert.report import WrittenReport
 from upframe.daemon.jobs.api import to_public_dict, to_public_json
 from upframe.daemon.jobs.model import Job, StoreBroken
 from upframe.daemon.live.status import LiveStatus
-from upframe.daemon.logfields import told
+from upframe.daemon.logfields import record_text
 from upframe.daemon.mqtt.requests import job_answer
 from upframe.daemon.mqtt.states import state_payload
 from upframe.daemon.service.logs import JournalHandler, JsonFormatter, PlainFormatter
@@ -228,7 +228,7 @@ PLACES: Mapping[str, Callable[[str], str]] = {
     "log, plain": lambda text: PlainFormatter().format(record_of(text)),
     "log, JSON": lambda text: JsonFormatter().format(record_of(text)),
     "log, journal": _journal,
-    "log of the command line": lambda text: told(record_of(text)),
+    "log of the command line": lambda text: record_text(record_of(text)),
     "log of a worker": _worker_log,
     "last lines of a worker": _tail,
     "error on the command line": _command_line_error,
