@@ -232,7 +232,7 @@ class StreamSpec(_Specification, DeviceOptions, frozen=True, extra="forbid"):
     )
     tls_insecure: bool = Field(
         default=False,
-        description="Trust any certificate: passwords and pictures go to whoever answers.",
+        description="Accept any certificate: passwords and pictures may go to an impostor.",
     )
     sound: bool = Field(default=True, description="Copy the sound.")
 

@@ -26,7 +26,6 @@ from .arguments import (
     add_options,
     refuse_options,
     specified,
-    validated,
 )
 from .job_display import Bars, console, counts_text, print_details, print_jobs
 
@@ -88,16 +87,7 @@ def _add_submit(actions: Any) -> None:
     parser = _action(actions, "submit", _submit, "Give the daemon a job, and print its id.")
     for name in ("source", "sink"):
         parser.add_argument(name, help=ConversionSpec.model_fields[name].description)
-    parser.add_argument(
-        "--id", help="Id of the job: letters, digits, '.', '_', '-'. Without it, one is made up."
-    )
-    parser.add_argument(
-        "--priority",
-        type=int,
-        default=0,
-        metavar="N",
-        help="Priority of the job, from -1000 to 1000. The highest runs first. Default: 0.",
-    )
+    add_options(parser, NewJob, "id", "priority")
     add_filter_arguments(parser)
     add_encoder_arguments(parser)
     add_options(parser.add_argument_group("input and output"), ConversionOptions)
@@ -113,8 +103,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     )
     work = work.model_copy(update={"filters": with_absolute_weights(work.filters)})
     id = arguments.id or _new_id(work.source)  # noqa: A001
-    new = validated(NewJob, {"id": id, "work": work, "priority": arguments.priority})
-    submitted = _client(arguments).submit(new)
+    submitted = _client(arguments).submit(specified(arguments, NewJob, id=id, work=work))
     job = submitted["job"]
     if arguments.json:
         _print_json(job)

@@ -6,7 +6,6 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,36 +73,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.set_defaults(command=_check)
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One line of the list."""
-
-    kind: str
-    """``builtin``, ``default`` or ``cached``."""
-    name: str
-    path: Path | None
-    """None if it was never fetched."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the entry as JSON values."""
-        entry: dict[str, Any] = {"kind": self.kind, "name": self.name, "path": None}
-        if self.path is not None:
-            entry |= {"path": str(self.path), "bytes": self.path.stat().st_size}
-            entry |= {"sha256": sha256_of(self.path)}
-        return entry
-
-
-def list_models() -> list[Listed]:
-    """List the built-in weights, the defaults whether cached or not, and what else is cached."""
-    builtin = [Listed("builtin", default.builtin, default.builtin_path) for default in _DEFAULTS]
+def list_models() -> Iterator[dict[str, Any]]:
+    """Yield the built-in weights, the defaults, cached or not, and all others in the cache."""
+    for default in _DEFAULTS:
+        yield _entry("builtin", default.builtin, default.builtin_path)
     cached = dict(list_cached(WEIGHT_SUFFIXES))
-    defaults = [Listed("default", d.name, cached.pop(d.name, None)) for d in _DEFAULTS]
-    others = [
-        Listed("cached", name, path)
-        for name, path in cached.items()
-        if path.stat().st_size <= _LISTED_BYTES
-    ]
-    return builtin + defaults + others
+    for default in _DEFAULTS:
+        yield _entry("default", default.name, cached.pop(default.name, None))
+    for name, path in cached.items():
+        if path.stat().st_size <= _LISTED_BYTES:
+            yield _entry("cached", name, path)
+
+
+def _entry(kind: str, name: str, path: Path | None) -> dict[str, Any]:
+    """Describe weights as JSON values; without a path, they were never fetched."""
+    if path is None:
+        return {"kind": kind, "name": name, "path": None}
+    size = path.stat().st_size
+    sha256 = sha256_of(path)
+    return {"kind": kind, "name": name, "path": str(path), "bytes": size, "sha256": sha256}
 
 
 def describe(weights: Weights) -> str:
@@ -135,7 +123,7 @@ def _describe(state: dict[str, Tensor]) -> str:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    entries = [entry.as_dict() for entry in list_models()]
+    entries = list(list_models())
     if arguments.json:
         sys.stdout.write(json_text(entries) + "\n")
         return 0
@@ -156,7 +144,7 @@ def _pull(arguments: argparse.Namespace) -> int:
         weights = resolve_weights(name, default, "hub") if name != BUILTIN else None
         if weights is None or weights.origin != "hub":
             raise UsageError(f"{name} is on this machine; pull takes owner/name or owner/name:file")
-        _say(weights)
+        _print(weights)
     return 0
 
 
@@ -164,7 +152,7 @@ def _check(arguments: argparse.Namespace) -> int:
     names: list[str] = arguments.name
     for name in names:
         for weights in _named(name):
-            _say(weights)
+            _print(weights)
     return 0
 
 
@@ -173,7 +161,7 @@ def _named(name: str) -> Iterator[Weights]:
         yield resolve_weights(name, default)
 
 
-def _say(weights: Weights) -> None:
+def _print(weights: Weights) -> None:
     lines = (f"{weights.name}: {describe(weights)}", f"  {weights.path}")
     lines += (f"  SHA-256 {weights.sha256}",)
     sys.stdout.writelines(f"{one_line(line)}\n" for line in lines)

@@ -29,7 +29,11 @@ LEGAL_CHANGES: Mapping[State, frozenset[State]] = {
 }
 """From `running` to `queued`: returned or retried; from an end state: retried by the user."""
 
-JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+JobId = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
+    Field(description="Id of the job; `upframe jobs submit` makes one up where none is given."),
+]
 """Safe in a topic, in a file name and in a shell."""
 
 

@@ -55,6 +55,7 @@ def all_errors() -> dict[str, type[BaseException]]:
         if isinstance(value, type)
         and issubclass(value, Exception)
         and value not in (Stopped, StartFailed)
+        and not name.startswith("_")
     }
 
 
