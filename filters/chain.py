@@ -8,9 +8,8 @@ from functools import partial
 from itertools import chain
 
 from .device import Runtime, keep_freed_memory
-from .frame import Filter, Frame, StreamInfo
+from .frame import Filter, Frame, Pending, PlannedFilter, StreamInfo
 from .options import FilterOptions
-from .plans import Pending, PlannedFilter
 from .weights import Weights
 
 

@@ -19,7 +19,7 @@ from ...filters.color.convert import output_size
 from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
 from ...filters.options import FilterOptions
-from ...filters.upscale.resize import scaled_size
+from ...filters.upscale.network import scaled_size
 from ...io.encode.encoder import EncoderOptions, output_pix_fmt
 from ...io.probe import Probe, probe_source
 from ...io.redaction import one_line

@@ -20,8 +20,7 @@ import torch
 from ...filters.chain import Chain
 from ...filters.color.convert import ToFrame, ToPicture, matrix_warning, output_color, output_size
 from ...filters.device import available_bytes
-from ...filters.frame import Picture, StreamInfo
-from ...filters.plans import Pending
+from ...filters.frame import Pending, Picture, StreamInfo
 from ...filters.scenes import Scenes
 
 log = logging.getLogger("upframe.compute")

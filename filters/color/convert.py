@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..frame import Color, Frame, Picture, PixelFormat
-from ..plans import Deferred, Pending
+from ..frame import Color, Deferred, Frame, Pending, Picture, PixelFormat
 from .matrix import arithmetic_matrix, code_scale, matrix_warning, output_color, rgb_to_yuv
 from .planes import alpha_to_float, from_rgb, rounding_of, to_codes, to_rgb
 from .staging import Download, Transfer, Upload

@@ -19,10 +19,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointRejected, FilterError
-from ..frame import Frame, StreamInfo
+from ..frame import Counts, Deferred, Frame, Pending, PlannedFilter, StreamInfo
 from ..guard import is_damaged
 from ..options import InterpolateOptions
-from ..plans import Counts, Deferred, Pending, PlannedFilter
 from ..weights import RIFE, Weights, load_state_dict, resolve_weights
 from .checkpoint import load_ifnet
 from .gap import GapFiller, Method

@@ -16,8 +16,7 @@ from ..errors import FilterError, TooLarge, is_out_of_memory
 from ..guard import is_damaged
 from ..kernels.cuda import on_device
 from .cpu import on_cpu
-from .network import ReducedSRVGG, SRVGGNetCompact, Upscaler, can_reduce
-from .resize import cut, resize, scaled_size
+from .network import ReducedSRVGG, SRVGGNetCompact, Upscaler, can_reduce, cut, resize, scaled_size
 
 _logger = logging.getLogger("upframe.filters.upscale.tiles")
 

@@ -10,14 +10,12 @@ from torch import Tensor
 
 from ..device import Runtime
 from ..errors import CheckpointRejected
-from ..frame import Frame, StreamInfo
+from ..frame import Counts, Deferred, Frame, Pending, PlannedFilter, StreamInfo
 from ..options import UpscaleOptions
-from ..plans import Counts, Deferred, Pending, PlannedFilter
 from ..weights import REAL_ESRGAN, Weights, load_state_dict, resolve_weights
 from .checkpoint import load_upscaler
 from .enlarger import Enlarger
-from .network import Upscaler
-from .resize import scaled_size
+from .network import Upscaler, scaled_size
 
 COUNTERS = ("upscaled", "reused")
 

@@ -20,9 +20,8 @@ from upframe.daemon.live.levels import parse_levels
 from upframe.daemon.queues import DropOldestQueue
 from upframe.filters.chain import BuiltFilter
 from upframe.filters.errors import FilterError
-from upframe.filters.frame import Frame, StreamInfo
+from upframe.filters.frame import Deferred, Frame, Pending, PlannedFilter, StreamInfo
 from upframe.filters.options import FilterOptions
-from upframe.filters.plans import Deferred, Pending, PlannedFilter
 
 SECONDS = 20
 

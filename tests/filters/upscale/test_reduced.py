@@ -5,8 +5,7 @@ import torch
 from support.kernels.upscaling import small_rrdb, small_srvgg
 
 from upframe.filters.upscale.enlarger import Enlarger, Tiles
-from upframe.filters.upscale.network import ReducedSRVGG, can_reduce
-from upframe.filters.upscale.resize import resize
+from upframe.filters.upscale.network import ReducedSRVGG, can_reduce, resize
 
 CPU = torch.device("cpu")
 LESS = [(3, 2), (4, 2), (4, 3)]

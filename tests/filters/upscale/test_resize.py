@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from upframe.filters.upscale.resize import resize, scaled_size
+from upframe.filters.upscale.network import resize, scaled_size
 
 
 @pytest.mark.parametrize(

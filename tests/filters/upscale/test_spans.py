@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from upframe.filters.upscale.resize import cut
+from upframe.filters.upscale.network import cut
 
 CASES = [
     (length, edge, margin, multiple)

@@ -14,9 +14,16 @@ import torch
 
 from upframe.filters.chain import Chain, build_filters
 from upframe.filters.device import Runtime
-from upframe.filters.frame import Filter, Frame, StreamInfo
+from upframe.filters.frame import (
+    Counts,
+    Deferred,
+    Filter,
+    Frame,
+    Pending,
+    PlannedFilter,
+    StreamInfo,
+)
 from upframe.filters.options import FilterOptions
-from upframe.filters.plans import Counts, Deferred, Pending, PlannedFilter
 
 CPU = torch.device("cpu")
 TICK = Fraction(1, 25)
