@@ -38,12 +38,6 @@ Loss = Literal["away", "full", "lost"]
 MAX_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class _Queued:
-    packet: Encoded
-    since: float
-
-
 class PacketBuffer:
     """Packets between the encoder and a connection: few, young, a keyframe first after every gap.
 
@@ -62,7 +56,7 @@ class PacketBuffer:
         self._max_seconds = max_seconds
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._packets: deque[_Queued] = deque()
+        self._packets: deque[tuple[Encoded, float]] = deque()  # since when it waits
         self._bytes = 0
         self._open = self._stopped = False
         self._gap: Loss | None = "away"
@@ -120,7 +114,7 @@ class PacketBuffer:
                 return False
             if packet.kind == "video":
                 self._gap = None
-            self._packets.append(_Queued(packet, now))
+            self._packets.append((packet, now))
             self._bytes += len(packet.data)
             return True
 
@@ -129,7 +123,7 @@ class PacketBuffer:
         with self._lock:
             if not self._packets:
                 return None
-            packet = self._packets.popleft().packet
+            packet, _ = self._packets.popleft()
             self._bytes -= len(packet.data)
             return packet
 
@@ -141,7 +135,7 @@ class PacketBuffer:
     def _overflows(self, packet: Encoded, now: float) -> bool:
         if not self._packets:
             return False
-        late = now - self._packets[0].since > self._max_seconds
+        late = now - self._packets[0][1] > self._max_seconds
         return late or self._bytes + len(packet.data) > self._max_bytes
 
     def _accepts(self, packet: Encoded) -> bool:
@@ -152,8 +146,8 @@ class PacketBuffer:
         return self._gap is None or packet.is_keyframe
 
     def _drop_all(self, loss: Loss) -> None:
-        for queued in self._packets:
-            self._count(queued.packet, loss)
+        for packet, _ in self._packets:
+            self._count(packet, loss)
         self._packets.clear()
         self._bytes = 0
 
@@ -191,7 +185,7 @@ class ConnectionEnd:
     """How a connection ended."""
 
     error: MediaError | None
-    """None where it was completed."""
+    """None if it was completed."""
     reason: Reason | None
     reported: bool
     """Whether the child reported it itself; else it died, or was killed."""

@@ -235,7 +235,7 @@ class ProgressReporter:
 
 
 def confined_request(request: RunRequest, to: Confinement, opened: ExitStack) -> RunRequest:
-    """Open the source and the folder of the sink, each beneath its root, for as long as it runs."""
+    """Open the source and the folder of the sink, each below its root, for the run."""
     source, place = request.source, None
     if to.source is not None:
         name = source if to.path is None else to.path
@@ -290,7 +290,7 @@ def probe_file(path: str, root: Root | None = None) -> ProbeVerdict:
         except (TruncatedMedia, SourceMissing) as error:
             return ProbeVerdict(kind="unfinished", message=str(error))
         except MediaError as error:
-            ended_early = isinstance(error.__cause__, EOFError)  # too short to be told apart
+            ended_early = isinstance(error.__cause__, EOFError)  # too short to distinguish
             kind = "unfinished" if ended_early or _is_blank(held) else "refused"
             return ProbeVerdict(kind=kind, message=str(error))
 

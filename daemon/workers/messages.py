@@ -1,5 +1,8 @@
 """The messages between the daemon and its workers: one JSON object a line, in both directions.
 
+The end of stdin ends a worker: once an idle one, or one that warms up or probes, has answered; at
+once one that runs a job; a live stream in order.
+
 A worker that runs jobs, or probes files, gets one request at a time and sends any number of events,
 of which the last answers it; only `CancelJob` may come in between. A worker of a live stream gets
 one `RunStream` and sends `StreamReported` events, with `ExitMessage` as its last.
@@ -82,12 +85,6 @@ class RunStream(Message, frozen=True):
     weights: Policy
     threads: int | None = Field(default=None, ge=1)
     """For computing on the CPU; None leaves the choice to torch."""
-
-
-class Stop(Message, frozen=True):
-    """End the process when the current request has ended."""
-
-    kind: Literal["stop"] = "stop"
 
 
 class Ready(Message, frozen=True):
@@ -178,7 +175,7 @@ class ExitMessage(Message, frozen=True):
     message: str
 
 
-Request = Warm | RunJob | ProbeFile | CancelJob | RunStream | Stop
+Request = Warm | RunJob | ProbeFile | CancelJob | RunStream
 Answer = Ready | Warmed | JobDone | RequestFailed | JobStopped | Probed
 Event = Answer | Progressed | StreamReported | Logged | ExitMessage
 

@@ -39,7 +39,6 @@ from .messages import (
     RequestFailed,
     RunJob,
     Stage,
-    Stop,
     Warm,
     Warmed,
     error_of,
@@ -414,7 +413,7 @@ class WorkerProcess(WorkerChild):
     async def stop(self) -> None:
         """End it in order while it is idle; kill it if it goes on."""
         if self.alive:
-            self.send(Stop())
+            self.close_stdin()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_STOP_SECONDS):
                     await self.ended()

@@ -34,7 +34,6 @@ from .messages import (
     Request,
     RequestFailed,
     RunJob,
-    Stop,
     error_of,
 )
 
@@ -142,7 +141,7 @@ def serve(channel: JobChannel, answer: Callable[[Request], Event]) -> int:
     Returns:
         The exit status of the process.
     """
-    while (request := channel.next_request()) is not None and not isinstance(request, Stop):
+    while (request := channel.next_request()) is not None:
         try:
             event = answer(request)
         except Stopped as stopped:

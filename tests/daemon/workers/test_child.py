@@ -9,7 +9,14 @@ import sys
 from support.jobs.work import eventually
 
 from upframe.daemon.fence import internal_errors
-from upframe.daemon.workers.messages import CancelJob, Event, JobStopped, Ready, Stop, read_event
+from upframe.daemon.workers.messages import (
+    CancelJob,
+    Event,
+    JobStopped,
+    ProbeFile,
+    Ready,
+    read_event,
+)
 from upframe.daemon.workers.process import WorkerChild
 
 READY = "from upframe.daemon.workers.messages import Ready; sys.stdout.buffer.write(Ready().line);"
@@ -73,10 +80,10 @@ def test_a_child_that_closes_its_pipe_can_still_be_ended() -> None:
         child = await started("import os, time; os.close(1); time.sleep(600)")
         assert await child.events.get() is None
         assert child.alive
-        child.send(Stop())
+        child.send(CancelJob(id="a"))
         await child.kill("enough")
         assert not child.alive
-        child.send(Stop())  # to nobody
+        child.send(CancelJob(id="a"))  # to nobody
         await child.kill("twice")
         assert child.end == "was killed: enough"
 
@@ -115,7 +122,7 @@ def through_channel(requests: bytes) -> subprocess.CompletedProcess[bytes]:
 
 
 def test_nothing_but_events_comes_out_of_a_worker_and_it_ends_with_its_pipe() -> None:
-    done = through_channel(Stop().line + Stop().line)
+    done = through_channel(2 * ProbeFile(path="/a").line)
     assert [read_event(line) for line in done.stdout.splitlines()] == [
         Ready(),
         JobStopped(),

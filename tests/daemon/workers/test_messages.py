@@ -19,7 +19,6 @@ from upframe.daemon.workers.messages import (
     Request,
     RequestFailed,
     RunJob,
-    Stop,
     Warm,
     read_event,
     read_request,
@@ -35,7 +34,6 @@ WORK = work_of("/in/a.mp4", "/out/a.mp4")  # type: ignore[arg-type]
         Warm(filters=WORK.filters),
         ProbeFile(path="/in/a\nb.mp4"),
         CancelJob(id="a"),
-        Stop(),
     ],
     ids=lambda request: request.kind,
 )
