@@ -154,17 +154,13 @@ class Database:
 
     def _open_writer(self) -> sqlite3.Connection:
         self._create()
-        connection = self._connect("rw")
-        try:
+        with self._connected("rw") as connection:
             version_of(connection)  # before the first write: it may not be ours
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise StoreBroken("lies on a file system without write-ahead logging")
             _check(connection)
             migrate(connection)
-        except BaseException:
-            connection.close()
-            raise
         return connection
 
     def _create(self) -> None:
@@ -179,28 +175,30 @@ class Database:
     def _open_reader(self) -> sqlite3.Connection:
         if not self.path.is_file():
             raise StoreBroken("there is no such file")
-        connection = self._connect("ro")
-        try:
+        with self._connected("ro") as connection:
             version = version_of(connection)
-        except BaseException:
-            connection.close()
-            raise
-        if version < VERSION:
-            connection.close()
-            raise StoreBroken(
-                f"is of an older upframe: its schema is {version}, wanted {VERSION}; "
-                "the daemon brings it up to date when it starts"
-            )
+            if version < VERSION:
+                raise StoreBroken(
+                    f"is of an older upframe: its schema is {version}, wanted {VERSION}; "
+                    "the daemon brings it up to date when it starts"
+                )
         return connection
 
-    def _connect(self, mode: str) -> sqlite3.Connection:
-        return sqlite3.connect(
+    @contextmanager
+    def _connected(self, mode: str) -> Generator[sqlite3.Connection]:
+        """Open a connection, and close it again if the block fails."""
+        connection = sqlite3.connect(
             f"{self.path.absolute().as_uri()}?mode={mode}",
             uri=True,
             timeout=_BUSY_SECONDS,
             isolation_level=None,  # transactions are explicit
             check_same_thread=False,  # the locks make it safe
         )
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
 
     @contextmanager
     def _explained(self) -> Generator[None]:
