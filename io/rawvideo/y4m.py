@@ -7,7 +7,6 @@ We have our own reader, because FFmpeg's treats a stream that ends inside a fram
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from typing import Literal, cast
@@ -55,41 +54,7 @@ _FIELD_ORDERS: dict[str, FieldOrder] = {"p": "progressive", "t": "tt", "b": "bb"
 SUPPORTED_TAGS = ", ".join(f"C{tag}" for tag in _FORMATS)
 
 
-@dataclass(frozen=True, slots=True)
-class Y4MHeader:
-    """The content of a stream header."""
-
-    width: int
-    height: int
-    rate: Fraction
-    """Frames per second."""
-    pix_fmt: str
-    color: Color
-    interlacing: str = "p"
-    """``p`` progressive, ``t`` top field first, ``b`` bottom field first, ``m`` mixed, ``?``."""
-    sample_aspect_ratio: Fraction | None = None
-    num_frames: int | None = None
-    """XLENGTH."""
-
-    def info(self) -> StreamInfo:
-        """Return the header as a StreamInfo."""
-        frames = self.num_frames
-        return StreamInfo(
-            width=self.width,
-            height=self.height,
-            pix_fmt=self.pix_fmt,
-            time_base=1 / self.rate,
-            rate=self.rate,
-            average_rate=self.rate,
-            color=self.color,
-            sample_aspect_ratio=self.sample_aspect_ratio,
-            field_order=_FIELD_ORDERS.get(self.interlacing),
-            num_frames=frames,
-            duration_seconds=None if frames is None else frames / self.rate,
-        )
-
-
-def parse_header(line: bytes) -> Y4MHeader:
+def parse_header(line: bytes) -> StreamInfo:
     """Parse a header line without its newline.
 
     Tags may come in any order; unknown ones, and all ``X`` tags except two, are ignored. Without
@@ -104,16 +69,26 @@ def parse_header(line: bytes) -> Y4MHeader:
     tags = {word[0]: word[1:] for word in words if word and word[0] != "X"}
     extensions = {word.partition("=")[0]: word.partition("=")[2] for word in words}
     pix_fmt, siting = _format(tags.get("C", "420"))
-    return Y4MHeader(
-        width=_side(tags, "W", "width"),
-        height=_side(tags, "H", "height"),
-        rate=_rate(tags.get("F", "")),
+    width, height = _side(tags, "W", "width"), _side(tags, "H", "height")
+    rate, num_frames = _rate(tags.get("F", "")), _count(extensions.get("XLENGTH", ""))
+    return StreamInfo(
+        width=width,
+        height=height,
         pix_fmt=pix_fmt,
+        time_base=1 / rate,
+        rate=rate,
+        average_rate=rate,
         color=Color(range=_RANGES.get(extensions.get("XCOLORRANGE", "")), chroma_location=siting),
-        interlacing=tags.get("I", "p")[:1] or "p",
         sample_aspect_ratio=_ratio(tags.get("A", "")),
-        num_frames=_count(extensions.get("XLENGTH", "")),
+        field_order=_FIELD_ORDERS.get(tags.get("I", "p")[:1] or "p"),
+        num_frames=num_frames,
+        duration_seconds=None if num_frames is None else num_frames / rate,
     )
+
+
+def _is_mixed(line: bytes) -> bool:
+    """Return whether a header says that each frame is marked as interlaced or not."""
+    return any(word.startswith(b"Im") for word in line.split(b" "))
 
 
 def format_header(info: StreamInfo) -> bytes:
@@ -226,12 +201,13 @@ class Y4MSource:
 
     def __init__(self, reader: ByteReader) -> None:
         self._reader = reader
-        self._header = parse_header(_header_line(reader))
-        self._info = self._header.info()
+        header = _header_line(reader)
+        self._info = parse_header(header)
+        self._is_mixed = _is_mixed(header)
         limits().check_size(self._info.width, self._info.height, "y4m")
         self._planes = PlaneLayout(self._info)
         self._warnings: list[str] = []
-        if self._header.interlacing == "m":
+        if self._is_mixed:
             self._warnings.append("y4m: frames are marked one by one as interlaced or not")
 
     @property
@@ -292,8 +268,8 @@ class Y4MSource:
 
     def _is_interlaced(self, parameters: Sequence[bytes]) -> bool:
         """Return it by the header, or if that is *mixed* by the frame: ``I`` and t, T, b or B."""
-        if self._header.interlacing != "m":
-            return self._header.interlacing in "tb"
+        if not self._is_mixed:
+            return self._info.field_order in ("tt", "bb")
         return any(
             word[:1] == b"I" and word[1:2] in (b"t", b"T", b"b", b"B") for word in parameters
         )

@@ -38,7 +38,7 @@ def test_reads_every_chroma_tag(tag: str, expected: tuple[str, str | None]) -> N
 
 @pytest.mark.parametrize("tag", FORMATS)
 def test_writes_back_the_chroma_tag_it_read(tag: str) -> None:
-    info = parse_header(b"YUV4MPEG2 W4 H2 F25:1 C" + tag.encode()).info()
+    info = parse_header(b"YUV4MPEG2 W4 H2 F25:1 C" + tag.encode())
     expected = "420jpeg" if tag == "420" else tag
     assert f" C{expected}".encode() in format_header(info)
 
@@ -53,7 +53,7 @@ def test_takes_tags_in_any_order_and_ignores_unknown_ones() -> None:
 
 
 def test_missing_chroma_is_420_and_missing_interlacing_is_progressive() -> None:
-    info = parse_header(b"YUV4MPEG2 W64 H48 F25:1").info()
+    info = parse_header(b"YUV4MPEG2 W64 H48 F25:1")
     assert (info.pix_fmt, info.field_order) == ("yuv420p", "progressive")
     assert info.sample_aspect_ratio is None
 
@@ -79,7 +79,7 @@ def test_says_what_is_wrong_with_a_header(line: bytes, text: str) -> None:
 
 @pytest.mark.parametrize(("tag", "order"), [("It", "tt"), ("Ib", "bb"), ("Ip", "progressive")])
 def test_field_order_is_read_and_written(tag: str, order: str) -> None:
-    info = parse_header(f"YUV4MPEG2 W4 H2 F25:1 {tag} C420jpeg".encode()).info()
+    info = parse_header(f"YUV4MPEG2 W4 H2 F25:1 {tag} C420jpeg".encode())
     assert info.field_order == order
     assert f" {tag} ".encode() in format_header(info)
 
