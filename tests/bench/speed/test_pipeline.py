@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,9 +26,9 @@ class Counting(Compute):
         Counting.staged += 1
         return super().stage(picture)
 
-    def settle(self):
+    def settle(self, until: Callable[[], bool] | None = None) -> Iterator[Picture]:
         Counting.settled += 1
-        return super().settle()
+        return super().settle(until)
 
 
 def test_pictures_are_staged_and_settled_as_in_a_run(

@@ -62,7 +62,7 @@ def test_every_frame_gives_one_with_its_time_and_flags() -> None:
 def test_a_frame_is_never_written_into() -> None:
     pixels = torch.rand(3, 6, 8)
     before = pixels.clone()
-    upscale()(frame(pixels))
+    list(upscale()(frame(pixels)))
     assert torch.equal(pixels, before)
 
 
@@ -74,7 +74,7 @@ def test_the_result_is_the_networks() -> None:
 
 def test_nothing_is_held_back() -> None:
     stage = upscale()
-    stage(frame())
+    list(stage(frame()))
     assert list(stage.flush()) == []
 
 
@@ -96,16 +96,16 @@ def test_a_duplicate_reuses_the_last_result() -> None:
 
 def test_a_duplicate_without_a_last_result_is_enlarged() -> None:
     stage = upscale()
-    stage(frame())
+    list(stage(frame()))
     stage.open(INFO)  # a new stream, counted anew
-    stage(frame(duplicate=True))
+    list(stage(frame(duplicate=True)))
     assert stage.statistics() == {
         "upscaled": 1,
         "reused": 0,
         "redone_in_fp32": 0,
         "tiles_halved": 0,
     }
-    stage(frame(torch.rand(3, 5, 5), duplicate=True))  # of something of another size
+    list(stage(frame(torch.rand(3, 5, 5), duplicate=True)))  # of something of another size
     assert stage.statistics()["upscaled"] == 2
 
 
@@ -202,10 +202,10 @@ def test_the_users_tile_reaches_the_network(data: Path) -> None:
     """Tiles of 16 give the same picture as the whole, and not by chance the same numbers."""
     path = str(data / "weights" / "starter_srvgg_x4.pth")
     pixels = torch.rand(3, 40, 40)
-    results = [
-        build_upscale(UpscaleOptions(upscaling_model_path=path, upscaling_tile=tile), _runtime())[
-            0
-        ](frame(pixels))[0].pixels
-        for tile in (0, 16)
-    ]
+    results: list[torch.Tensor] = []
+    for tile in (0, 16):
+        options = UpscaleOptions(upscaling_model_path=path, upscaling_tile=tile)
+        stage, _ = build_upscale(options, _runtime())
+        (result,) = stage(frame(pixels))
+        results.append(result.pixels)
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-5)
