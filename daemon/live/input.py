@@ -41,11 +41,9 @@ class LiveSource(Protocol):
     @property
     def gop_seconds(self) -> Fraction | None:
         """From keyframe to keyframe, the last time."""
-        ...
 
     def connect(self) -> None:
         """Connect, or raise `InputLost`."""
-        ...
 
     def probe(self, deadline_seconds: float = PROBE_SECONDS) -> LiveForm:
         """Decode the first frame, or raise `InputLost`."""
@@ -57,11 +55,9 @@ class LiveSource(Protocol):
 
     def stop(self) -> None:
         """End the reading soon. Thread-safe."""
-        ...
 
     def close(self) -> None:
         """Close the connection, on the thread that reads."""
-        ...
 
     def lines(self) -> list[str]:
         """Return the latest messages about the connection."""
@@ -77,11 +73,9 @@ class FrameReceiver(Protocol):
 
     def frame(self, frame: DecodedFrame) -> None:
         """Accept a frame."""
-        ...
 
     def sound(self, packet: SoundPacket) -> None:
         """Accept a packet of sound."""
-        ...
 
 
 class InputReader:

@@ -48,12 +48,6 @@ class FrameSlot(Generic[T]):
     """Whether an earlier slot showed the item."""
 
 
-@dataclass(slots=True)
-class _Current(Generic[T]):
-    item: T
-    was_shown: bool
-
-
 class FrameScheduler(Generic[T]):
     """Assigns an item to every slot, each slot exactly once and in order.
 
@@ -71,7 +65,8 @@ class FrameScheduler(Generic[T]):
             raise ValueError(f"rate must be positive, got {rate}")
         self._rate = rate
         self._next = 0
-        self._current: _Current[T] | None = None
+        self._current: tuple[T] | None = None
+        self._was_shown = False
         self._before: tuple[Fraction, int] | None = None  # in slots: its time, its index
         self._counts: Counter[str] = Counter()
 
@@ -102,10 +97,10 @@ class FrameScheduler(Generic[T]):
         self._before = (time * self._rate, index)
         if index < self._next:
             self._counts["surplus" if is_second else "late"] += 1
-            self._current = _Current(item, was_shown=False)
+            self._current, self._was_shown = (item,), False
             return []
         slots = self._slots_until(index)
-        self._current = _Current(item, was_shown=False)
+        self._current, self._was_shown = (item,), False
         return [*slots, *self._slots_until(index + 1)]
 
     def fill(self, until: Fraction, item: T | None = None) -> list[FrameSlot[T]]:
@@ -118,8 +113,8 @@ class FrameScheduler(Generic[T]):
         end = math.ceil(until * self._rate)
         if end <= self._next:
             return []
-        if item is not None and (self._current is None or self._current.item is not item):
-            self._current = _Current(item, was_shown=False)
+        if item is not None and (self._current is None or self._current[0] is not item):
+            self._current, self._was_shown = (item,), False
         return self._slots_until(end)
 
     def _index_of(self, time: Fraction) -> int:
@@ -137,10 +132,10 @@ class FrameScheduler(Generic[T]):
             return []
         slots: list[FrameSlot[T]] = []
         for index in range(self._next, end):
-            slots.append(FrameSlot(index, self._current.item, self._current.was_shown))
+            slots.append(FrameSlot(index, self._current[0], self._was_shown))
             self._counts["given"] += 1
-            self._counts["repeated"] += self._current.was_shown
-            self._current.was_shown = True
+            self._counts["repeated"] += self._was_shown
+            self._was_shown = True
         self._next = max(self._next, end)
         return slots
 

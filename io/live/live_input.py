@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 from ...filters.frame import StreamInfo
 from ..decode.demuxer import best_video
 from ..decode.survey import describe
-from ..errors import InputLost, UnsupportedMedia
+from ..errors import InputLost, Reason, UnsupportedMedia
 from ..limits import limits
 from ..redaction import redacted
 from ..timestamps import RateVerdict
@@ -107,7 +107,9 @@ class ConnectedInput:
         times: list[Fraction] = []
         while (first := self._first_frame()) is None:
             if time.monotonic() > ends:
-                raise self._nothing_decoded(deadline_seconds)
+                codec = self._video.codec_context.name
+                what = f"no whole frame of {codec} within {deadline_seconds:g} s"
+                raise InputLost("timed-out", f"{self._display}: {what}")
             self._read(times)
         self._ready.remove(first)
         self._ready.appendleft(first)
@@ -162,7 +164,9 @@ class ConnectedInput:
                 self.last_frame_at = event.arrived
         self._ready.extend(events)
         if self._decoder.errors_in_a_row >= _MOST_ERRORS:
-            raise self._undecodable()
+            reason: Reason = "format-changed" if self._counts["frames_decoded"] else "unsupported"
+            what = f"{_MOST_ERRORS} packets in a row are no {self._video.codec_context.name}"
+            raise InputLost(reason, f"{self._display}: {what}")
 
     def _first_frame(self) -> DecodedFrame | None:
         return next((event for event in self._ready if isinstance(event, DecodedFrame)), None)
@@ -203,19 +207,6 @@ class ConnectedInput:
         except UnsupportedMedia as error:
             raise InputLost("unsupported", f"{self._display}: {error}") from error
         return replace(info, num_frames=None, duration_seconds=None)
-
-    def _nothing_decoded(self, seconds: float) -> InputLost:
-        codec = self._video.codec_context.name
-        return InputLost(
-            "timed-out", f"{self._display}: no whole frame of {codec} within {seconds:g} s"
-        )
-
-    def _undecodable(self) -> InputLost:
-        codec = self._video.codec_context.name
-        return InputLost(
-            "format-changed" if self._counts["frames_decoded"] else "unsupported",
-            f"{self._display}: {_MOST_ERRORS} packets in a row are no {codec}",
-        )
 
 
 def _best_sound(container: InputContainer) -> AudioStream | None:

@@ -80,7 +80,8 @@ class Muxer:
         """The same of the last frame."""
         self.notes: list[str] = []
         """Messages about streams that are left out."""
-        self._origin: Fraction | None = None
+        self.origin: Fraction | None = None
+        """Time of the output's 0 on the packets' time line; None before the first packet."""
         self._last: dict[str, int] = {}
         direct = {
             "flush_packets": "1",
@@ -107,11 +108,6 @@ class Muxer:
     def has_sound(self) -> bool:
         """Whether sound is written too; the muxer then holds back the latest packet."""
         return "sound" in self._streams
-
-    @property
-    def origin(self) -> Fraction | None:
-        """Time of the output's 0 on the packets' time line; None before the first packet."""
-        return self._origin
 
     def _add(self, template: Stream | None, form: str) -> dict[str, Stream]:
         if template is None:
@@ -149,14 +145,14 @@ class Muxer:
         stream = self._streams.get(packet.kind)
         if stream is None:
             return False
-        if self._origin is None:
+        if self.origin is None:
             if packet.kind != "video" or not packet.is_keyframe:
                 return False
             self._output.start_encoding()
-            self._origin = packet.dts * packet.time_base
-        if packet.dts * packet.time_base < self._origin:
+            self.origin = packet.dts * packet.time_base
+        if packet.dts * packet.time_base < self.origin:
             return False
-        mux(self._output, self._timed(packet, stream, self._origin))
+        mux(self._output, self._timed(packet, stream, self.origin))
         if packet.kind == "video":
             self._count(packet.seconds)
         return True

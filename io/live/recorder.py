@@ -51,35 +51,18 @@ class RecordingFile:
 
     def __init__(self, target: LiveTarget, path: Path, primer: bytes) -> None:
         self._target = target
-        self._owner = Owner(new_token(), _ignore)
-        self._file = OutputFile(path, overwrite=target.overwrite, owner=self._owner)
+        owner = Owner(new_token(), lambda _: None)  # the file's name is the only record
+        self._file = OutputFile(path, overwrite=target.overwrite, owner=owner)
         self._lock = None if self._file.direct else FileLock.of(self._file.path)
         self._disk = None if self._file.direct else DiskSync(self._file.stream.fileno())
         try:
             with _mapped_errors(path, opening=True):
                 options = target.options if not self._file.direct else {}
                 # its header later: FFmpeg crashes when it closes such an MP4 without a packet
-                self._muxer = Muxer(
-                    self._file.stream, target.format, options, primer, at_once=False
-                )
+                self.muxer = Muxer(self._file.stream, target.format, options, primer, at_once=False)
         except BaseException:
             self.discard()
             raise
-
-    @property
-    def notes(self) -> list[str]:
-        """Messages about streams that are left out."""
-        return self._muxer.notes
-
-    @property
-    def has_sound(self) -> bool:
-        """Whether sound is recorded too."""
-        return self._muxer.has_sound
-
-    @property
-    def begins(self) -> Fraction | None:
-        """Time of its first packet on the packets' time line; None before."""
-        return self._muxer.origin
 
     def write(self, packet: Encoded) -> bool:
         """Write a packet; return False if it has no place in this recording.
@@ -87,8 +70,8 @@ class RecordingFile:
         Raises:
             SinkFull: if the disk fails.
         """
-        with _mapped_errors(self._file.target, opening=self._muxer.origin is None):
-            written = self._muxer.write(packet)
+        with _mapped_errors(self._file.target, opening=self.muxer.origin is None):
+            written = self.muxer.write(packet)
             self._file.stream.flush()
         if self._disk is not None and packet.kind == "video" and packet.is_keyframe:
             self._disk.sync()
@@ -101,7 +84,7 @@ class RecordingFile:
             SinkFull: if the disk fails.
         """
         with _mapped_errors(self._file.target):
-            self._muxer.close()
+            self.muxer.close()
             self._file.stream.flush()
 
     def publish(self) -> Recorded | None:
@@ -117,12 +100,10 @@ class RecordingFile:
         if self._disk is not None:
             self._disk.close()
         self._file.close()
-        if self._muxer.first_seconds is None:
+        if self.muxer.first_seconds is None:
             self.discard()
             return None
-        wanted = VideoExtent(
-            self._muxer.frames, self._muxer.last_seconds - self._muxer.first_seconds
-        )
+        wanted = VideoExtent(self.muxer.frames, self.muxer.last_seconds - self.muxer.first_seconds)
         name = self._file.target
         if not self._file.direct:
             check_recording(self._file.path, self._target.format, wanted)
@@ -145,9 +126,9 @@ class RecordingFile:
             self._disk.close()
         with suppress(OSError):  # what the disk refuses is lost
             self._file.stream.close()
-        self._muxer.abandon()  # after its file: it must not overwrite complete data
+        self.muxer.abandon()  # after its file: it must not overwrite complete data
         try:
-            if self._file.direct or self._muxer.first_seconds is None:
+            if self._file.direct or self.muxer.first_seconds is None:
                 return None
             return rescue(self._file.path, self._file.target, self._target.format)
         except (OSError, SinkFull, VerificationFailed):  # the reason was reported already
@@ -204,7 +185,7 @@ class SingleRecorder:
         self._on_event, self._path = on_event, target.url
         self._is_fixed = not target.numbered
         self._recording = RecordingFile(target, Path(target.url), primer)
-        for note in self._recording.notes:
+        for note in self._recording.muxer.notes:
             on_event(Note(note))
 
     def write(self, packet: Encoded) -> bool:
@@ -239,10 +220,6 @@ def _mapped_errors(path: Path, *, opening: bool = False) -> Generator[None]:
     except FFmpegError as error:
         text = f"cannot write {path}: {error.strerror or error}"
         raise SinkRefused(text) if opening else SinkFull(text) from error
-
-
-def _ignore(_: object) -> None:
-    """Recordings have no ledger: the name of the file is the only record."""
 
 
 _LATE_SOUND_SECONDS = Fraction(1)
@@ -304,7 +281,7 @@ class RollingRecorder:
         return written
 
     def _is_time(self, seconds: Fraction) -> bool:
-        begins = self._current.begins if self._current else None
+        begins = self._current.muxer.origin if self._current else None
         return begins is None or seconds - begins >= self._target.segment_seconds
 
     def _cut(self) -> None:
@@ -317,15 +294,15 @@ class RollingRecorder:
         except OSError as error:
             raise SinkFull(f"cannot create the folder {path.parent}: {error.strerror}") from error
         self._current = RecordingFile(self._target, free_path(path), self._primer)
-        for note in set(self._current.notes) - self._noted:
+        for note in set(self._current.muxer.notes) - self._noted:
             self._noted.add(note)
             self._on_event(Note(note))
-        if self._before is not None and not self._before.has_sound:
+        if self._before is not None and not self._before.muxer.has_sound:
             self._complete(self._before)
             self._before = None
 
     def _write_sound(self, packet: Encoded) -> bool:
-        begins = self._current.begins if self._current else None
+        begins = self._current.muxer.origin if self._current else None
         if self._current is None or begins is None:
             return False
         if packet.seconds < begins:
@@ -335,7 +312,7 @@ class RollingRecorder:
 
     def _end_before(self, packet: Encoded) -> None:
         """Complete the previous file, once nothing can come that belongs to it."""
-        begins = self._current.begins if self._current else None
+        begins = self._current.muxer.origin if self._current else None
         if self._before is None or begins is None:
             return
         if packet.kind == "sound" or packet.seconds - begins > _LATE_SOUND_SECONDS:
