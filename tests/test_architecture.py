@@ -35,7 +35,6 @@ ARROWS: dict[str, set[str]] = {
 """By folder of `daemon`, the folders that it may import; the files beside them are open to all."""
 
 SMALL_WITH_ONE_IMPORTER = {
-    "daemon/jobs/retention.py": "a rule of its own that users configure; the queue is long enough",
     "daemon/workers/prober.py": "the second kind of child, beside the scheduler of the first",
     "filters/color/cpu.py": "the backend beside cuda.py, as in the other filters",
 }
