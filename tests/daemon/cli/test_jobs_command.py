@@ -25,7 +25,9 @@ def test_submits_a_job_and_prints_its_id(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = "--interpolate 2 --crf 20 --encoder-option tune=film --format matroska --overwrite"
-    options += " --priority 3 --framerate 24000/1001 --deinterlace off --strict-streams"
+    options += (
+        " --priority 3 --framerate 24000/1001 --deinterlace off --strict-streams --hwaccel auto"
+    )
     code, out, err = jobs("submit", "My film.mp4", "sub/../large.mkv", *options.split())
     assert (code, err) == (0, "")
     (job,) = served.store.jobs()
@@ -37,6 +39,7 @@ def test_submits_a_job_and_prints_its_id(
     assert (job.encoder.crf, job.encoder.options) == (20, {"tune": "film"})
     assert (job.container, job.overwrite, job.strict_streams) == ("matroska", True, True)
     assert (job.priority, job.framerate, job.deinterlace) == (3, "24000/1001", "off")
+    assert job.hwaccel == "auto"
     assert job.origin == "cli"
 
 
