@@ -1,4 +1,4 @@
-"""What a run has shown, held against what it must show: a table, a JSON file, an exit code."""
+"""What a run has measured, compared with its goals: a table, a JSON file, an exit code."""
 
 from __future__ import annotations
 

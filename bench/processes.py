@@ -1,4 +1,4 @@
-"""Processes of a run: found, killed, waited for; and threads that tell what went wrong in them."""
+"""Processes of a run: found, killed, waited for; and threads whose errors are raised."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def children_of(pid: int) -> set[int]:
 
 
 def kill(pids: set[int] | list[int]) -> int:
-    """kill -9; tells how many were still there."""
+    """kill -9; returns how many were still there."""
     number = 0
     for pid in pids:
         with suppress(ProcessLookupError):
@@ -43,7 +43,7 @@ def until_gone(pids: set[int], seconds: float = 30.0) -> list[int]:
 
 
 class Beside:
-    """Does something in a thread while the run goes on, and tells what went wrong there."""
+    """Does something in a thread while the run goes on, and raises what went wrong there."""
 
     def __init__(self, name: str, target: Any, *arguments: Any) -> None:
         self._error: BaseException | None = None
@@ -55,7 +55,7 @@ class Beside:
     def _run(self, target: Any, *arguments: Any) -> None:
         try:
             target(*arguments)
-        except BaseException as error:  # given to whoever joins
+        except BaseException as error:  # raised in `join`
             self._error = error
 
     def join(self, seconds: float = 300.0) -> None:

@@ -41,11 +41,7 @@ SMALL_WITH_ONE_IMPORTER = {
 """A module under 100 lines that one other imports belongs into it, but for these."""
 
 CLASSES_TAKEN_TWICE = {
-    "Credentials": "a login, of a broker and of an address",
     "Inspection": "what was found in a file: before a job, and of a result",
-    "Lines": "a display of lines, of a conversion and of a live stream",
-    "Outcome": "what a command ends with, private to it in all but name",
-    "OutputFile": "the file of a result: as the ledger knows it, and as it is written",
 }
 
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "manager", "base", "common", "misc"}

@@ -89,7 +89,7 @@ def persistent_client(broker: Broker) -> Iterator[Client]:
 
 
 def restart(broker: Broker, daemon: RunningDaemon, chance: random.Random, most: float) -> float:
-    """Let the broker run for a time, be away for a time; tells how long it was away.
+    """Let the broker run for a time, be away for a time; returns how long it was away.
 
     Mostly it goes when the daemon has been there for up to `most` seconds, else while it is still
     on its way.
@@ -127,7 +127,7 @@ class Sender:
         self._thread.join()
 
     def acknowledged(self) -> int:
-        """Wait for the broker to have all; tells how many it has."""
+        """Wait for the broker to have all; returns how many it has."""
         with suppress(AssertionError):
             until(lambda: len(self._acknowledged) == self._jobs, "acknowledgements", 120)
         return len(self._acknowledged)
@@ -148,7 +148,7 @@ def sink_of(yard: Yard, index: int) -> Path:
 
 
 def states_at(broker: Broker, jobs: int) -> Counter[str]:
-    """What the broker holds of the jobs, as soon as all are told as done, or after some time."""
+    """What the broker holds of the jobs, once all are reported as done, or after some time."""
     end = time.monotonic() + 30
     while True:
         retained = asyncio.run(retained_of(broker, f"{BASE}/#"))

@@ -69,7 +69,7 @@ def measure(folder: Path, *, rounds: int, drain_seconds: float, seed: int) -> Ou
 
 
 def drained(daemon: RunningDaemon, load: str) -> dict[str, Any]:
-    """Stop a daemon; tells how that went."""
+    """Stop a daemon; returns how that went."""
     children = children_of(daemon.process.pid)
     began = time.monotonic()
     daemon.signal(signal.SIGTERM)

@@ -89,7 +89,7 @@ def references(yard: Yard, config: Mapping[str, Any], clips: list[Path]) -> dict
 
 
 def seconds_of_a_job(yard: Yard) -> float:
-    """How long one took that nobody disturbed, on average."""
+    """How long one took that was not disturbed, on average."""
     times = [
         (job.ended - job.started).total_seconds()
         for job in yard.jobs()
@@ -110,7 +110,7 @@ class Killer:
         self.processes: set[int] = set()
         """All children that any of the daemons was seen with."""
         self.ended_by_themselves: list[int] = []
-        """Exit codes of daemons that nobody had killed."""
+        """Exit codes of daemons that were not killed."""
         self._yard = yard
         self._config = config
         self._chance = chance
@@ -173,7 +173,7 @@ class Killer:
         return held
 
     def _note(self) -> None:
-        """See what the dead have left: that tells what was going on."""
+        """See what killed processes left: it shows what was going on."""
         counts = self._yard.counts()
         left = self._yard.leftovers()
         partials = [path for path in left if path.endswith(".partial")]
@@ -218,7 +218,7 @@ def judged(
         equal("jobs in the store", len(yard.jobs()), len(sinks) + len(expected)),
         none_of("jobs not done", undone),
         none_of("outputs missing, partial or wrong", wrong),
-        none_of("outputs that nobody asked for", sorted(outputs - sinks.keys())),
+        none_of("outputs that were not asked for", sorted(outputs - sinks.keys())),
         none_of("outputs published more than once", witness.twice()),
         none_of("outputs not whole when they got their names", witness.grown()),
         none_of("jobs logged as done twice", ended_twice(yard)),

@@ -4,7 +4,7 @@
 
 One slot has a job without an end, which takes all the processor it can get; another does the small
 jobs that arrive by MQTT, by the control socket and in a watched folder. The daemon measures its
-lateness itself, every 20 ms; this reads what Prometheus would be told. Correct is: of all samples
+lateness itself, every 20 ms; this reads what Prometheus would scrape. Correct is: of all samples
 during the load at most one in a thousand was later than 50 ms.
 """
 
@@ -53,7 +53,7 @@ def measure(folder: Path, *, seconds: float, per_second: float, seed: int) -> Ou
                     time.sleep(due - now)
                 way = chance.choice(WAYS)
                 sent[way] += 1
-                daemon.heard("")  # reads what it tells its service manager, as that would
+                daemon.heard("")  # reads its messages to the service manager, as that would
                 name = f"job{number}"
                 sink = yard.asked / f"{name}.mp4"
                 if way == "mqtt":

@@ -6,7 +6,7 @@ Jobs arrive by MQTT and in a watched folder. While they wait, are looked at, run
 one thing on their way becomes a link that leads outside of the roots, or into the daemon's own
 state: the source, its folder, the output, its folder, a temporary name, the folder of locks, that
 of done inputs. Some of them are bent back in time, some back and forth, some never. Among them
-come jobs that nobody disturbs.
+come jobs that are not disturbed.
 
 Outside lie files and folders of the very names that would be met there. Each is known by content,
 times and links; a read shows by its time of access, where the file system keeps it. A video
@@ -80,7 +80,7 @@ class Ground:
         return trial.stat().st_atime_ns > 0
 
     def seen(self) -> dict[str, tuple[int, ...]]:
-        """All that a stat tells of what lies outside."""
+        """All that a stat returns of what lies outside."""
         found: dict[str, tuple[int, ...]] = {}
         for parent, folders, files in os.walk(self.outside):
             for name in ("", *folders, *files):
@@ -104,7 +104,7 @@ class Moments:
         self.kinds: Counter[str] = Counter()
         self.bent: Counter[str] = Counter()
         self.taken: set[str] = set()
-        """Names of what we have moved, so that nobody else could remove it."""
+        """Names of what we have moved, so that no other process can remove it."""
         self._chance = chance
         self._say = say
         self._due: list[tuple[float, int, Callable[[], None]]] = []

@@ -121,7 +121,7 @@ class ControlCaller:
     ) -> None:
         self.sent: Counter[str] = Counter()
         self.codes: Counter[str] = Counter()
-        """Of the errors that came back; `none` where nobody waited for one."""
+        """Of the errors that came back; `none` where none was waited for."""
         self.served = self.not_served = 0
         self._address = daemon.socket
         self._client = DaemonClient(daemon.socket)

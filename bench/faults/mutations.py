@@ -5,7 +5,7 @@
 Each is one of some small clips, of several containers and codecs, with bytes flipped, cleared,
 repeated, cut out or cut off, or a part of another one put in. Correct is: the daemon lives on as
 the same process; each file ends as done, with an output that decodes, or as failed, with a reason
-and a file beside it that tells it.
+and a file beside it that says so.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ MUTATIONS: dict[str, Bytes] = {
 def mutated(
     yard: Yard, originals: list[Path], number: int, chance: random.Random
 ) -> tuple[Path, str]:
-    """Make one; tells how."""
+    """Make one; returns how."""
     original, other = chance.choice(originals), chance.choice(originals)
     kind = chance.choice(list(MUTATIONS))
     path = yard.clips / f"{number:04d}-{original.name}"

@@ -1,4 +1,4 @@
-"""Sees every name that appears in folders, as the kernel tells it: nobody publishes unseen."""
+"""Sees every name that appears in folders, as the kernel reports it: none is published unseen."""
 
 from __future__ import annotations
 

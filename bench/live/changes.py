@@ -68,7 +68,7 @@ def measure(
 
 
 def changed(stream: Stream, camera: Camera, size: str, rate: int) -> float:
-    """Start the camera anew in another form; tells after how long its pictures are taken."""
+    """Restart the camera in another form; returns after how long its pictures are taken."""
     camera.kill()
     time.sleep(1.0)
     before = stream.now.count("frames_decoded")

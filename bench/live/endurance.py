@@ -51,7 +51,7 @@ def measure(
 
     resident = array("Q")  # nothing that grows by itself: it is this process that is measured
 
-    def told(status: LiveStatus) -> None:
+    def on_status(status: LiveStatus) -> None:
         if status.output_state.written and fast() >= began + warm_seconds:
             resident.append(sum(map(resident_bytes, family_of(os.getpid()))))
 
@@ -59,7 +59,7 @@ def measure(
         request_for(result, seconds),
         now=fast,
         speed=speed,
-        on_status=told,
+        on_status=on_status,
         make_input=lambda _: PacedFile(film, loop=True, speed=speed, now=fast),
     )
     report = session.run()

@@ -149,7 +149,7 @@ def run(folder: Path, plans: list[Plan]) -> tuple[list[Check], dict[str, Any]]:
 
 
 def outage(stream: Stream, plan: Plan, go: Callable[[], None], come: Callable[[], None]) -> Return:
-    """Let the camera be away for a time; tells how soon its frames are there again."""
+    """Let the camera be away for a time; returns how soon its frames are there again."""
     gone = time.monotonic()
     go()
     time.sleep(plan.away_seconds)
@@ -157,7 +157,7 @@ def outage(stream: Stream, plan: Plan, go: Callable[[], None], come: Callable[[]
     returned = time.monotonic()
     before = stream.now.count("frames_decoded")
     seconds = _NEVER_SECONDS
-    with suppress(AssertionError):  # it is told as too late
+    with suppress(AssertionError):  # it is reported as too late
         back = stream.until(
             lambda s: s.at > returned and s.count("frames_decoded") > before,
             f"back after {plan}",

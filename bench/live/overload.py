@@ -53,14 +53,16 @@ def measure(
             received = receiver.wait()
     samples = [each for each in stream.after(first.at) if each.at <= last.at]
     settled = settled_at(samples)
-    told = json.loads(report.read_text())
+    document = json.loads(report.read_text())
     checks, shown = judged([receiver.file], doubled(size), 2 * RATE)
     warm_from = begun.at + min(SETTLED_SECONDS, seconds / 3)
     grown = growth_bytes([each.resident_bytes for each in samples if each.at >= warm_from])
     changes = last.count("level_changes") - settled.count("level_changes")
     checks = [
-        timed(at_most("delay, longest of all", told["delay_seconds"]["max"], BUDGET_SECONDS, "s")),
-        at_most("delay, 99th percentile", told["delay_seconds"]["p99"], BUDGET_SECONDS, "s"),
+        timed(
+            at_most("delay, longest of all", document["delay_seconds"]["max"], BUDGET_SECONDS, "s")
+        ),
+        at_most("delay, 99th percentile", document["delay_seconds"]["p99"], BUDGET_SECONDS, "s"),
         timed(at_most("until settled", settled.at - first.at, SETTLED_SECONDS, "s")),
         timed(at_most("level changes after that", changes, 2 * most_tries(seconds), "by tries")),
         none_of("full work at the end", [last.status["level"]] * (last.status["level"] == "full")),
@@ -75,9 +77,9 @@ def measure(
         "size": size,
         "times what full work can do": load and round(load, 2),
         "level": last.status["level"],
-        "levels": told["levels"][:40],
-        "delay": told["delay_seconds"],
-        "counts": told["counts"],
+        "levels": document["levels"][:40],
+        "delay": document["delay_seconds"],
+        "counts": document["counts"],
         "resident MB": [round(s.resident_bytes / 1e6) for s in samples[:: len(samples) // 10 + 1]],
         "received": shown,
     }

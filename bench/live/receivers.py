@@ -35,7 +35,7 @@ class Return:
     away_seconds: float
     back_seconds: float
     noticed: bool
-    """Whether the output was told to be away meanwhile."""
+    """Whether the output was reported to be away meanwhile."""
 
 
 def measure(
@@ -74,7 +74,9 @@ def measure(
                 f"returns after which it took more than {back_seconds:g} s",
                 [each for each in returns if each.back_seconds > back_seconds],
             ),
-            none_of("absences that were not told", [each for each in returns if not each.noticed]),
+            none_of(
+                "absences that were not reported", [each for each in returns if not each.noticed]
+            ),
             none_of("connections that do not begin with a keyframe", firsts),
             equal("connections that have got pictures", len(receiver.files), len(kinds) + 1),
             equal("reconnects of the input", last.status["reconnects"], {}),
@@ -97,7 +99,7 @@ def measure(
 
 
 def absence(stream: Stream, receiver: Receiver, kind: str, away: float) -> Return:
-    """Let the receiver be away for a time; tells how soon it gets something again."""
+    """Let the receiver be away for a time; returns how soon it gets something again."""
     gone = time.monotonic()
     if kind == "freeze":
         receiver.freeze()
@@ -108,7 +110,7 @@ def absence(stream: Stream, receiver: Receiver, kind: str, away: float) -> Retur
     returned = time.monotonic()
     before = stream.now.written
     seconds = _NEVER_SECONDS
-    with suppress(AssertionError):  # it is told as too late
+    with suppress(AssertionError):  # it is reported as too late
         back = stream.until(
             lambda s: s.at > returned and s.written > before, "written again", _NEVER_SECONDS
         )

@@ -43,7 +43,7 @@ def measure(folder: Path, *, seconds: float, settle_seconds: float, seed: int) -
         code = stream.stop()
         received = receiver.wait()
         samples = [each for each in stream.after(settled.at) if each.at <= last.at]
-        told = json.loads(report.read_text())
+        document = json.loads(report.read_text())
         checks, shown = judged([receiver.file], "320x180", 2 * RATE)
         delays = [each.status["delay_seconds"] for each in samples]
         written = last.written - settled.written
@@ -64,8 +64,8 @@ def measure(folder: Path, *, seconds: float, settle_seconds: float, seed: int) -
         ]
         details = {
             "levels once settled": levels,
-            "levels of all": told["levels"],
-            "delay of all": told["delay_seconds"],
+            "levels of all": document["levels"],
+            "delay of all": document["delay_seconds"],
             "frames a second, written": round(written / (last.at - settled.at), 2),
             "seconds to settle": round(settled.at - began, 1),
             "dropped while settling": settled.count("frames_dropped"),
@@ -77,7 +77,7 @@ def measure(folder: Path, *, seconds: float, settle_seconds: float, seed: int) -
 
 
 def _worst(delays: list[dict[str, float]]) -> float:
-    """The largest 99th percentile of the last minute that was ever told."""
+    """The largest 99th percentile of the last minute that was ever reported."""
     return max(each["p99"] for each in delays)
 
 

@@ -125,7 +125,7 @@ class Stream:
                 seen = len(self.samples)
                 left = end - time.monotonic()
                 if left <= 0 or self.process.poll() is not None:
-                    raise AssertionError(f"not within {seconds:g} s: {what}\n{self.told()}")
+                    raise AssertionError(f"not within {seconds:g} s: {what}\n{self.last_words()}")
                 self._news.wait(min(left, 1.0))
 
     def until_running(self, frames: int = 1, seconds: float = WAIT_SECONDS) -> Sample:
@@ -150,7 +150,7 @@ class Stream:
     def after(self, at: float) -> list[Sample]:
         return [sample for sample in self.samples if sample.at >= at]
 
-    def told(self) -> str:
+    def last_words(self) -> str:
         """The last things that it said, for a run that fails."""
         last = json.dumps(self.samples[-1].status) if self.samples else "no status"
         return "\n".join([f"exit {self.process.poll()}", *self.log[-20:], last])
@@ -192,7 +192,7 @@ def family_of(pid: int) -> set[int]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory that nobody else has: what it shares with others, such as libraries, is left out."""
+    """Memory of its own: what it shares with others, such as libraries, is left out."""
     with suppress(OSError, IndexError):
         words = Path(f"/proc/{pid}/statm").read_text().split()
         return (int(words[1]) - int(words[2])) * os.sysconf("SC_PAGE_SIZE")

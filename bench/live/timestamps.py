@@ -107,7 +107,7 @@ def counted(counts: dict[str, int], rounds: int) -> list[Check]:
 
 
 class WrongClock:
-    """Steady until told to begin; then the events of each round, one after the other."""
+    """Steady until `begin`; then the events of each round, one after the other."""
 
     def __init__(self, rounds: int, space: int) -> None:
         """Take how many rounds there are, and how many pictures between two events."""

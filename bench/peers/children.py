@@ -37,7 +37,7 @@ class Child:
         """Wait until it is built and warm.
 
         Raises:
-            Failed: if it is not to be had.
+            Failed: if it is not available.
         """
         self._answer(START_SECONDS)
 

