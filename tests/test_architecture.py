@@ -41,7 +41,7 @@ SMALL_WITH_ONE_IMPORTER = {
 """A module under 100 lines that one other imports belongs into it, but for these."""
 
 CLASSES_TAKEN_TWICE = {
-    "Inspection": "what was found in a file: before a job, and of a result",
+    "OutputFile": "the file of a result: as the ledger of attempts knows it, and as it is written",
 }
 
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "manager", "base", "common", "misc"}
