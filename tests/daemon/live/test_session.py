@@ -186,7 +186,7 @@ def test_the_duration_is_that_of_the_output(tmp_path: Path) -> None:
 
 
 def test_it_says_that_it_is_there_while_a_long_recording_is_completed(tmp_path: Path) -> None:
-    """A keeper kills who says nothing for half a minute; to check days of video takes longer."""
+    """A silent worker is killed after half a minute; verifying days of video takes longer."""
     clip = make_clip(tmp_path / "in.mkv", rate=Fraction(15), frames=150)
     running = Running(request_of(clip, tmp_path / "out.mkv", PATIENT))
     running.until(lambda status: status.output_state.written > 5)
