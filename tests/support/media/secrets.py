@@ -20,8 +20,9 @@ from upframe.daemon.__main__ import main
 from upframe.daemon.cli.job_display import print_details, print_jobs
 from upframe.daemon.cli.run import status_text
 from upframe.daemon.convert.report import WrittenReport
+from upframe.daemon.errors import StoreBroken
 from upframe.daemon.jobs.api import to_public_dict, to_public_json
-from upframe.daemon.jobs.model import Job, StoreBroken
+from upframe.daemon.jobs.model import Job
 from upframe.daemon.live.status import LiveStatus
 from upframe.daemon.logfields import record_text
 from upframe.daemon.mqtt.requests import job_answer
