@@ -40,9 +40,7 @@ SMALL_WITH_ONE_IMPORTER = {
 }
 """A module under 100 lines that one other imports belongs into it, but for these."""
 
-CLASSES_TAKEN_TWICE = {
-    "OutputFile": "the file of a result: as the ledger of attempts knows it, and as it is written",
-}
+CLASSES_TAKEN_TWICE: dict[str, str] = {}
 
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "manager", "base", "common", "misc"}
 """Of modules: they say nothing."""

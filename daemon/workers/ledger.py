@@ -25,7 +25,7 @@ FOLDER = "results"
 _MTIME_SLACK_NS = 2_000_000_000  # FAT counts in steps of 2 s
 
 
-class OutputFile(BaseModel, frozen=True):
+class PublishedFile(BaseModel, frozen=True):
     """One file of an output, and what it is recognised by."""
 
     partial: str
@@ -80,7 +80,7 @@ class Result(BaseModel, frozen=True):
     job_id: str
     digest: str
     """Of the job's work."""
-    files: tuple[OutputFile, ...]
+    files: tuple[PublishedFile, ...]
     report: dict[str, Any]
 
     @classmethod
@@ -96,7 +96,7 @@ class Result(BaseModel, frozen=True):
         Raises:
             OSError: if one of them cannot be accessed.
         """
-        files = tuple(OutputFile.of(partial, final) for partial, final in renames)
+        files = tuple(PublishedFile.of(partial, final) for partial, final in renames)
         return cls(
             schema="upframe.result/1", job_id=job_id, digest=digest, files=files, report=report
         )

@@ -48,7 +48,7 @@ from ..fence import Fence
 from ..jobs.model import Job, JobError, State, partial_token
 from ..jobs.queue import JobQueue
 from . import ledger, worker_lock
-from .ledger import OutputFile, Result, Results
+from .ledger import PublishedFile, Result, Results
 from .messages import JobDone, RequestFailed
 from .process import AttemptOutcome, WorkerDied
 
@@ -156,7 +156,7 @@ def _take_back(result: Result) -> None:
             _remove(file)
 
 
-def _remove(file: OutputFile) -> None:
+def _remove(file: PublishedFile) -> None:
     with suppress(FileNotFoundError):
         os.unlink(file.final)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from upframe.daemon.workers.ledger import OutputFile, Result, Results
+from upframe.daemon.workers.ledger import PublishedFile, Result, Results
 from upframe.daemon.workers.worker_lock import hold
 
 
@@ -21,7 +21,7 @@ def complete(tmp_path: Path, text: str = "a film") -> tuple[Path, Path]:
 
 def test_a_file_is_waiting_until_it_is_renamed_and_published_from_then_on(tmp_path: Path) -> None:
     partial, final = complete(tmp_path)
-    file = OutputFile.of(partial, final)
+    file = PublishedFile.of(partial, final)
     assert (file.is_waiting, file.is_published) == (True, False)
     os.link(partial, final)  # the first half of a rename that must not replace
     assert (file.is_waiting, file.is_published) == (True, True)
@@ -31,7 +31,7 @@ def test_a_file_is_waiting_until_it_is_renamed_and_published_from_then_on(tmp_pa
 
 def test_another_file_of_that_name_is_not_ours(tmp_path: Path) -> None:
     partial, final = complete(tmp_path)
-    file = OutputFile.of(partial, final)
+    file = PublishedFile.of(partial, final)
     final.write_text("b film")  # as long, and as old
     times = partial.stat()
     os.utime(final, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -43,7 +43,7 @@ def test_another_file_of_that_name_is_not_ours(tmp_path: Path) -> None:
 def test_a_file_is_known_where_inodes_change_and_times_are_coarse(tmp_path: Path) -> None:
     """As on FAT, or on a share that was mounted again."""
     partial, final = complete(tmp_path)
-    file = OutputFile.of(partial, final)
+    file = PublishedFile.of(partial, final)
     final.write_bytes(partial.read_bytes())
     partial.unlink()
     coarse = file.mtime_ns // 2_000_000_000 * 2_000_000_000
