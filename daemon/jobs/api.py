@@ -155,6 +155,10 @@ async def follow(
 # Errors as answers: problem details (RFC 9457) with a code by which programs tell them apart.
 
 
+_MOST_FIELDS = 5
+"""Described in one answer: a request of a mebibyte may have a hundred thousand wrong ones."""
+
+
 class WrongField(BaseModel, frozen=True):
     """What is wrong with one field of a request."""
 
@@ -170,13 +174,16 @@ class InvalidRequest(UsageError):
         details = error.errors(include_url=False, include_context=False)
         self.fields = tuple(
             WrongField(
-                field=excerpt(".".join(map(str, detail["loc"]))),
-                got=excerpt(repr(detail["input"])),
-                wanted=detail["msg"],
+                field=excerpt(".".join(map(str, each["loc"]))),
+                got="nothing" if each["type"] == "missing" else excerpt(repr(each["input"])),
+                wanted=each["msg"],
             )
-            for detail in details
+            for each in details[:_MOST_FIELDS]
         )
-        super().__init__("; ".join(f"{each.field}: {each.wanted}" for each in self.fields))
+        texts = [f"{each.field}: {each.wanted}" for each in self.fields]
+        if len(details) > _MOST_FIELDS:
+            texts.append(f"and {len(details) - _MOST_FIELDS} more")
+        super().__init__("; ".join(texts))
 
 
 class RequestTooLarge(UsageError):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.jobs.control import Served, served
-from support.jobs.queues import FAILURE, SECRET, a_job, a_work
+from support.jobs.queues import FAILURE, SECRET, Turns, a_job, a_work
 
 from upframe.daemon.fence import internal_errors
 from upframe.daemon.jobs.api import NewJob
@@ -152,6 +152,19 @@ def test_a_refusal_says_of_each_field_what_was_got_and_wanted(tmp_path: Path) ->
         assert (first["field"], first["got"]) == ("id", "'rtsp://***@c/1'")
         assert first["wanted"].startswith("String should match")
         assert (second["field"], second["got"]) == ("work", "5")
+
+    served(tmp_path, use)
+
+
+def test_a_refusal_of_very_many_fields_describes_the_first(tmp_path: Path) -> None:
+    async def use(to: Served) -> None:
+        async with Turns() as turns:
+            code, problem = await to.ask("POST", "/jobs", {f"key{n}": n for n in range(20_000)})
+        assert code == 400
+        assert len(problem["errors"]) == 5
+        assert problem["errors"][0] == {"field": "id", "got": "nothing", "wanted": "Field required"}
+        assert problem["detail"].endswith("and 19997 more")
+        assert turns.num > 0
 
     served(tmp_path, use)
 
