@@ -30,6 +30,7 @@ from ..live.supervisor import LiveSupervisor
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
+_FRAMES = "Frames of jobs and live streams."
 _LATENESS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _STAGE_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600)
 
@@ -42,22 +43,9 @@ class Metrics:
         # Two, since the library refuses upframe_jobs and upframe_jobs_total in one registry,
         # though the text format, where a counter's name has its suffix, distinguishes them.
         self._gauges = registry = CollectorRegistry()
-        self._counters = counters = CollectorRegistry()
+        self._counters = CollectorRegistry()
         ProcessCollector(registry=registry)
-        build = Gauge("upframe_build_info", "Versions.", ["version", "python"], registry=registry)
-        build.labels(version("upframe"), platform.python_version()).set(1)
-        self.up = Gauge("upframe_up", "1 once the models are warm, 0 before.", registry=registry)
-        self.jobs = Gauge("upframe_jobs", "Jobs in each state.", ["state"], registry=registry)
-        self.jobs_total = Counter(
-            "upframe_jobs_total", "Jobs that ended.", ["source", "result"], registry=counters
-        )
-        self.frames_total = Counter(
-            "upframe_frames_total",
-            "Frames of jobs and live streams.",
-            ["source", "stage"],
-            registry=counters,
-        )
-        self.stage_seconds = Histogram(
+        self._stage_seconds = Histogram(
             "upframe_stage_seconds",
             "Time that a stage worked on one job.",
             ["stage"],
@@ -70,21 +58,13 @@ class Metrics:
             buckets=_LATENESS_BUCKETS,
             registry=registry,
         )
-        self.part_restarts_total = Counter(
-            "upframe_part_restarts_total",
-            "Parts of the daemon that failed and were restarted.",
-            ["part"],
-            registry=counters,
-        )
-        self.reloads_total = Counter(
-            "upframe_config_reloads_total", "Reloads.", ["result"], registry=counters
-        )
-        self._more: dict[str, Gauge] = {}
-        self._totals: dict[str, Counter] = {}
-        self._totals["frames"] = self.frames_total  # live streams count theirs in it too
-        self._raised: dict[tuple[str, ...], float] = {}
-        self._shown: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
+        self._gauge_of: dict[str, Gauge] = {}
+        self._counter_of: dict[str, Counter] = {}
+        self._totals: dict[tuple[str, ...], float] = {}
+        self._used: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
         self._frames_seen: dict[str, int] = {}
+        versions = {"version": version("upframe"), "python": platform.python_version()}
+        self.set_gauge("build_info", "Versions.", 1, **versions)
 
     def follow(self, job: Job) -> None:
         """Count what a change of a job's state or progress means."""
@@ -92,52 +72,56 @@ class Metrics:
         if not job.ended_for_good:
             return
         self._frames_seen.pop(job.id, None)
-        self.jobs_total.labels(job.origin, job.state).inc()
+        self.count("jobs", "Jobs that ended.", source=job.origin, result=job.state)
         if job.state == "done" and job.report is not None:
             self._count_report(job, job.report)
 
     def count_failure(self, part: str) -> None:
         """Count that a part failed and is restarted."""
-        self.part_restarts_total.labels(part).inc()
+        self.count(
+            "part_restarts", "Parts of the daemon that failed and were restarted.", part=part
+        )
 
     def count_reload(self, result: str) -> None:
         """Count a reload: `changed` or `refused`."""
-        self.reloads_total.labels(result).inc()
+        self.count("config_reloads", "Reloads.", result=result)
 
     def set_jobs(self, counts: Mapping[str, int]) -> None:
         """Set how many jobs are in each state."""
         for state in STATES:
-            self.jobs.labels(state).set(counts.get(state, 0))
+            self.set_gauge("jobs", "Jobs in each state.", counts.get(state, 0), state=state)
 
     def set_gauge(self, name: str, text: str, value: float, **labels: str) -> None:
-        """Set a gauge of another part; made on its first use."""
-        gauge = self._more.get(name)
+        """Set a gauge; made on its first use."""
+        gauge = self._gauge_of.get(name)
         if gauge is None:
             gauge = Gauge(f"upframe_{name}", text, sorted(labels), registry=self._gauges)
-            self._more[name] = gauge
+            self._gauge_of[name] = gauge
         (gauge.labels(**labels) if labels else gauge).set(value)
-        self._shown.add((name, tuple(sorted(labels.items()))))
+        self._used.add((name, tuple(sorted(labels.items()))))
 
-    def set_total(self, name: str, text: str, value: float, **labels: str) -> None:
-        """Raise a counter of another part to its value; that of a restarted part is added."""
-        counter = self._totals.get(name)
+    def count(self, name: str, text: str, number: float = 1, **labels: str) -> None:
+        """Raise a counter by a number; made on its first use."""
+        counter = self._counter_of.get(name)
         if counter is None:
             full = f"upframe_{name}_total"
             counter = Counter(full, text, sorted(labels), registry=self._counters)
-            self._totals[name] = counter
+            self._counter_of[name] = counter
+        (counter.labels(**labels) if labels else counter).inc(number)
+
+    def set_total(self, name: str, text: str, value: float, **labels: str) -> None:
+        """Raise a counter to the total of another part; the total of a restarted part is added."""
         key = (name, *(labels[label] for label in sorted(labels)))
-        before = self._raised.get(key, 0.0)
-        (counter.labels(**labels) if labels else counter).inc(
-            value - before if value >= before else value
-        )
-        self._raised[key] = value
+        before = self._totals.get(key, 0.0)
+        self.count(name, text, value - before if value >= before else value, **labels)
+        self._totals[key] = value
 
     def forget(self, **labels: str) -> None:
         """Remove the gauges of another part that have these labels: what they measured is gone."""
-        gone = {each for each in self._shown if labels.items() <= dict(each[1]).items()}
+        gone = {each for each in self._used if labels.items() <= dict(each[1]).items()}
         for name, known in gone:
-            self._more[name].remove(*(value for _, value in known))
-        self._shown -= gone
+            self._gauge_of[name].remove(*(value for _, value in known))
+        self._used -= gone
 
     def exposition(self) -> bytes:
         """Return everything in Prometheus' text format."""
@@ -162,7 +146,7 @@ class Metrics:
             total = int(job.report.get("frames_out", total))
         gained = total - self._frames_seen.get(job.id, 0)
         if gained > 0:
-            self.frames_total.labels(job.origin, "encoded").inc(gained)
+            self.count("frames", _FRAMES, gained, source=job.origin, stage="encoded")
             self._frames_seen[job.id] = total
 
     def _count_report(self, job: Job, report: Mapping[str, Any]) -> None:
@@ -173,10 +157,10 @@ class Metrics:
         if job.filters.enable_upscaling:
             counted["upscaled"] = left
         for stage, frames in counted.items():
-            self.frames_total.labels(job.origin, stage).inc(frames)
+            self.count("frames", _FRAMES, frames, source=job.origin, stage=stage)
         stages = cast("Mapping[str, Mapping[str, float]]", report.get("stages", {}))
         for stage, times in stages.items():
-            self.stage_seconds.labels(stage).observe(times["worked_seconds"])
+            self._stage_seconds.labels(stage).observe(times["worked_seconds"])
 
 
 def _flat_name(name: str, labels: Mapping[str, str]) -> str:
@@ -201,7 +185,7 @@ _QUANTILES = {"p50": "0.5", "p99": "0.99", "max": "1"}
 _JUMPS = "discontinuities_"
 
 _TEXTS = {
-    "frames": "Frames of jobs and live streams.",
+    "frames": _FRAMES,
     "frames_dropped": "Frames of live streams that were not written, by reason.",
     "source_reconnects": "Connections to a live input that were lost, by reason.",
     "source_stalls": "Times that a live input was connected but sent no frames.",

@@ -30,6 +30,7 @@ from ..jobs.queue import JobQueue, Subscription
 from .metrics import CONTENT_TYPE
 from .status import Status
 
+_JSON = "application/json"
 REQUEST_BYTES = 1 << 20
 """Of the body of a request, at most."""
 _BODY_SECONDS = 5.0
@@ -86,8 +87,12 @@ def _problem_response(
 
 
 def _json_response(value: object, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    body = value.model_dump_json() if isinstance(value, BaseModel) else json.dumps(value, indent=2)
-    return Response(body + "\n", status, media_type="application/json")
+    body = (
+        value.model_dump_json()
+        if isinstance(value, BaseModel)
+        else json.dumps(value, indent=2, default=str)
+    )
+    return Response(body + "\n", status, media_type=_JSON)
 
 
 # Health, status and metrics.
@@ -254,9 +259,6 @@ class _LineStream(StreamingResponse):
         """Send the lines; whatever ends that also ends what makes them."""
         async with aclosing(self._lines):
             await super().stream_response(send)
-
-
-_JSON = "application/json"
 
 
 async def _jobs_json(

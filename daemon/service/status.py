@@ -256,7 +256,7 @@ class Status:
         return None
 
     def _collect(self) -> None:
-        self._metrics.up.set(self.phase == "ready")
+        self._metrics.set_gauge("up", "1 once the models are warm.", self.phase == "ready")
         self._metrics.set_jobs(self.counts)
         for boundary in get_args(Boundary):
             text = "Units of foreign work that an internal error ended, by where they came in."

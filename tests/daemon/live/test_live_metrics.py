@@ -83,7 +83,7 @@ def test_a_stream_is_told_by_the_names_that_prometheus_knows() -> None:
 
 def test_frames_of_jobs_and_streams_are_one_metric() -> None:
     supervisor, metrics = LiveSupervisor(), Metrics()
-    metrics.frames_total.labels("watch", "encoded").inc(7)
+    metrics.count("frames", "Frames.", 7, source="watch", stage="encoded")
     supervisor.board.update(GATE)
     collect = LiveMetrics(supervisor)
     collect(metrics)
