@@ -93,6 +93,33 @@ class Waker:
                 os.close(self._event)
 
 
+class ParentPipes:
+    """Our own stdin and stdout, taken as the pipes to our parent. There is one in a process.
+
+    Whatever a library prints goes to stderr from then on, and no library can read stdin.
+    """
+
+    def __init__(self) -> None:
+        self.stdin = os.fdopen(os.dup(0), "rb")
+        self._stdout = os.dup(1)
+        self._writing = threading.Lock()
+        nowhere = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nowhere, 0)
+        os.close(nowhere)
+        os.dup2(2, 1)
+
+    def write(self, data: bytes) -> None:
+        """Write data to stdout as a whole, from any thread.
+
+        Raises:
+            OSError: if the parent no longer reads it.
+        """
+        left = memoryview(data)
+        with self._writing:
+            while left:
+                left = left[os.write(self._stdout, left) :]
+
+
 class _LineSplitter:
     """Splits a stream into lines; one too long becomes ``***``, for a cut may show secrets."""
 
@@ -266,12 +293,14 @@ class Child:
             with suppress(ProcessLookupError):
                 self._send_signal(self.pid, number)
 
-    def close(self) -> None:
-        """Kill it if it still runs, and wait until nothing of it is left. Safe to call twice."""
+    def close(self, grace_seconds: float = 0.0) -> None:
+        """Kill it unless it ends in time, and wait until nothing of it is left.
+
+        Safe to call twice.
+        """
+        self._turn_to_end(grace_seconds)
         self.signal(signal.SIGKILL)
-        ends = time.monotonic() + _REAP_SECONDS
-        while self.returncode is None and time.monotonic() < ends:
-            self.turn(ends - time.monotonic())
+        self._turn_to_end(_REAP_SECONDS)
         self._selector.close()
         for pipe in (self.stdin, self._stdout, self._stderr):
             pipe.close()
@@ -286,6 +315,11 @@ class Child:
     @property
     def _stderr(self) -> IO[bytes]:
         return cast("IO[bytes]", self._process.stderr)
+
+    def _turn_to_end(self, timeout_seconds: float) -> None:
+        ends = time.monotonic() + timeout_seconds
+        while self.returncode is None and (left := ends - time.monotonic()) > 0:
+            self.turn(left)
 
     def _watch(self, what: IO[bytes] | Waker | int, act: Callable[[], None]) -> None:
         self._selector.register(what, selectors.EVENT_READ, act)

@@ -1,7 +1,6 @@
 """The worker's side: bound to its daemon, it receives requests and sends events.
 
-The channel takes stdin and stdout for itself. Whatever a library prints goes to stderr from then
-on, and no library can read the requests.
+The channel takes stdin and stdout for itself, see :class:`upframe.io.child.ParentPipes`.
 """
 
 from __future__ import annotations
@@ -11,18 +10,16 @@ import json
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from ...io.child import ParentPipes
 from ...io.redaction import redacted_values
 from ..fence import Fence
 from ..logfields import record_text
 from . import worker_lock
 from .messages import Event, Logged, Request, read_request
-
-_STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 def run_worker(
@@ -53,14 +50,8 @@ class WorkerChannel:
     """
 
     def __init__(self, unheard_status: int) -> None:
-        self._requests = os.fdopen(os.dup(_STDIN), "rb")
-        self._out = os.dup(_STDOUT)
-        nowhere = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nowhere, _STDIN)
-        os.close(nowhere)
-        os.dup2(_STDERR, _STDOUT)
+        self._pipes = ParentPipes()
         self._unheard_status = unheard_status
-        self._writing = threading.Lock()
 
     def requests(self) -> Iterator[Request]:
         """Wait for requests, until the daemon closes its end.
@@ -68,20 +59,17 @@ class WorkerChannel:
         Raises:
             ValidationError: for a line that is no request.
         """
-        for line in self._requests:
+        for line in self._pipes.stdin:
             if line.endswith(b"\n"):
                 yield read_request(line)
 
     def send(self, event: Event) -> None:
         """Send an event without secrets, from any thread; without a daemon, end the process."""
         values = redacted_values(event.model_dump(mode="json", by_alias=True))
-        left = memoryview(json.dumps(values).encode() + b"\n")
-        with self._writing:
-            try:
-                while left:
-                    left = left[os.write(self._out, left) :]
-            except OSError:  # the daemon is gone
-                os._exit(self._unheard_status)
+        try:
+            self._pipes.write(json.dumps(values).encode() + b"\n")
+        except OSError:  # the daemon is gone
+            os._exit(self._unheard_status)
 
     def take_log(self) -> None:
         """Send every line of our log to the daemon from now on."""

@@ -424,16 +424,11 @@ class FfmpegConnection:
 
     def _end(self) -> None:
         """End the program gently, then by force, and keep its last lines. Safe to call twice."""
-        child = self._child
-        if child.returncode is None:
-            child.signal(signal.SIGTERM)
-            ends = time.monotonic() + _END_SECONDS
-            while child.returncode is None and (left := ends - time.monotonic()) > 0:
-                child.turn(left)
-        child.close()
+        self._child.signal(signal.SIGTERM)
+        self._child.close(_END_SECONDS)
         self._waker.close()
         if not self._ended:
-            self._lines.extend(child.tail.lines())
+            self._lines.extend(self._child.tail.lines())
             self._ended = True
 
 

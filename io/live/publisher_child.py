@@ -13,16 +13,16 @@ import argparse
 import os
 import signal
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from av.error import FFmpegError
 
+from ..child import ParentPipes
 from ..errors import MediaError, OutputLost, Reason
 from ..parent_death import kill_on_parent_death
 from ..redaction import redacted
@@ -147,8 +147,6 @@ class NetworkOutput:
         )
 
 
-_STDIN, _STDOUT, _STDERR = 0, 1, 2
-_READ_BYTES = 1 << 16
 _FAILED_STATUS = 1
 _ORPHAN_STATUS = 2
 
@@ -163,20 +161,26 @@ def main() -> int:
     parent = cast("int", parser.parse_args().parent)
     if os.getppid() != parent:
         return _ORPHAN_STATUS
-    packets = take_stdin()
-    events = EventOutput()
+    pipes = ParentPipes()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # our parent decides
+    _end_at_sigterm(pipes.stdin)
+
+    def report(event: Event) -> None:
+        with suppress(BrokenPipeError):  # without a reader, recordings are completed all the same
+            pipes.write(event_line(event))
+
     try:
-        header = read_header(packets)
+        header = read_header(pipes.stdin)
         if not header.target.is_file and not kill_on_parent_death(parent):
             return _ORPHAN_STATUS
         with network_rules(NetworkRules(tls_insecure=header.target.tls_insecure)):
-            publish(header, packets, events.send)
+            publish(header, pipes.stdin, report)
     except EOFError:  # the parent needs no output
         return _ORPHAN_STATUS
     except MediaError as error:
-        events.send(failure_of(error))
+        report(failure_of(error))
         return _FAILED_STATUS
-    events.send(Finished())
+    report(Finished())
     return 0
 
 
@@ -250,39 +254,15 @@ def failure_of(error: MediaError) -> PublishFailed:
     return PublishFailed(reason, type(error).__name__, redacted(str(error), published=True))
 
 
-def take_stdin() -> BinaryIO:
-    """Return our stdin, which a SIGTERM ends too, at once even if a read waits."""
-    stdin = os.fdopen(os.dup(_STDIN), "rb", _READ_BYTES)
-    nowhere = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nowhere, _STDIN)
+def _end_at_sigterm(stdin: BinaryIO) -> None:
+    """Have a SIGTERM end our stdin, at once even if a read waits."""
 
     def end(_number: int, _frame: object) -> None:
-        os.dup2(
-            nowhere, stdin.fileno(), inheritable=False
-        )  # the read that the signal interrupts is tried again
+        nowhere = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nowhere, stdin.fileno())  # Python tries the interrupted read again
+        os.close(nowhere)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # our parent decides
     signal.signal(signal.SIGTERM, end)
-    return stdin
-
-
-class EventOutput:
-    """Our stdout: a line for every event. What libraries print goes to stderr."""
-
-    def __init__(self) -> None:
-        self._descriptor = os.dup(_STDOUT)
-        os.dup2(_STDERR, _STDOUT)
-        self._writing = threading.Lock()
-
-    def send(self, event: Event) -> None:
-        """Send an event, from any thread; without a reader it is dropped, for recordings go on."""
-        line = memoryview(event_line(event))
-        with self._writing:
-            try:
-                while line:
-                    line = line[os.write(self._descriptor, line) :]
-            except BrokenPipeError:
-                pass
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import io
 import shutil
-import time
 from typing import TYPE_CHECKING
 
 from ..child import Child
@@ -113,10 +112,6 @@ class Relay(io.RawIOBase):
 
     def _end(self, seconds: float) -> int | None:
         """Reap the program, by force after a time; return its exit status."""
-        if self._child.returncode is None:
-            self._child.close_stdin()
-        ends = time.monotonic() + seconds
-        while self._child.returncode is None and (left := ends - time.monotonic()) > 0:
-            self._child.turn(left)
-        self._child.close()
+        self._child.close_stdin()
+        self._child.close(seconds)
         return self._child.returncode
