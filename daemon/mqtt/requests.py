@@ -23,7 +23,7 @@ from ...io.web import check_url
 from ..jobs.api import to_public_dict
 from ..jobs.model import Confinement, Job, JobId
 from ..specification import REFUSED, ConversionSpec, Priority, check_length
-from .topics import Command
+from .topics import COMMANDS, Command
 
 if TYPE_CHECKING:
     from ..config import JobsConfig
@@ -102,9 +102,8 @@ def parse(command: Command, payload: bytes) -> SubmitRequest | JobRequest:
         job_id = _id_of(given)
     with _unreadable_is_invalid(job_id):
         _check_schema(given.get("schema"), job_id)
-        model = SubmitRequest if command == "submit" else JobRequest
         try:
-            return model.model_validate_json(payload, strict=True)
+            return _model_of(command).model_validate_json(payload, strict=True)
         except ValidationError as error:
             raise BadRequest("invalid", _problems_of(error), job_id=job_id) from error
 
@@ -208,8 +207,11 @@ def request_schemas() -> dict[str, Any]:
 
     The result is shared; do not change it.
     """
-    job = JobRequest.model_json_schema()
-    return {"submit": SubmitRequest.model_json_schema(), "cancel": job, "query": job}
+    return {command: _model_of(command).model_json_schema() for command in COMMANDS}
+
+
+def _model_of(command: Command) -> type[SubmitRequest | JobRequest]:
+    return SubmitRequest if command == "submit" else JobRequest
 
 
 # What a request may access: files below the roots and URLs of the allowed schemes, nothing else.
