@@ -43,6 +43,7 @@ The daemon is found by --config or --socket, else in /var/lib/upframe. If none i
 show read its store.
 
 exit codes: 0 done · 64 the state of the job does not allow it · 66 no such job · 69 no daemon
+74 the store of the jobs cannot be read
 """
 
 
@@ -189,8 +190,9 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    _print_json(_client(arguments).status())
-    return Exit.OK
+    status = _client(arguments).status()
+    _print_json(status)
+    return Exit.OK if status["store_trouble"] is None else Exit.IO
 
 
 def _store_without_daemon(place: Place, absent: DaemonAbsent) -> JobStore:

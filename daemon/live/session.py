@@ -136,7 +136,8 @@ def find_target(request: LiveRequest) -> LiveTarget:
     """Find out where the output goes, without connecting.
 
     Raises:
-        SinkRefused: if it cannot be written, or its credentials cannot be read.
+        SinkRefused: if it cannot be written.
+        SourceMissing: if its credentials cannot be read.
     """
     spec = request.spec
     return find_live_target(

@@ -19,7 +19,7 @@ from av.error import FFmpegError, ProtocolNotFoundError
 from av.format import ContainerFormat
 
 from ..encode.containers import container_of
-from ..errors import SinkRefused, SourceMissing, UnsupportedMedia
+from ..errors import SinkRefused, UnsupportedMedia
 from ..files import check_target, is_special
 from ..redaction import redacted_target
 from ..web import UNVERIFIED, is_insecure
@@ -110,6 +110,7 @@ def find_live_target(
 
     Raises:
         SinkRefused: if it is known without connecting that it cannot be written.
+        SourceMissing: if its credentials cannot be read.
     """
     scheme = _URL.match(text)
     if scheme is None:
@@ -129,7 +130,7 @@ def find_live_target(
 def _with_login(url: str, credentials_file: Path) -> str:
     try:
         return with_credentials(url, read_credentials(credentials_file))
-    except (SourceMissing, UnsupportedMedia) as error:
+    except UnsupportedMedia as error:
         raise SinkRefused(str(error)) from error
 
 

@@ -162,6 +162,16 @@ def test_shows_all_that_is_known_of_a_job(served: ServedQueue, jobs: Command) ->
     assert all(line == line.rstrip() for line in out.splitlines())
 
 
+def test_the_status_of_a_broken_store_is_printed_and_ends_with_its_code(
+    served: ServedQueue, jobs: Command
+) -> None:
+    assert jobs("status")[0] == 0
+    served.store.close()
+    code, out, _ = jobs("status")
+    assert code == 74
+    assert "is closed" in json.loads(out)["store_trouble"]
+
+
 def test_cancels_and_tries_again(served: ServedQueue, jobs: Command) -> None:
     for name in ("a", "b", "c"):
         served.store.add(a_job(name))

@@ -113,6 +113,15 @@ def run(*words: object) -> int:
     return main(["run", *map(str, words), "--weights", "builtin", "--progress", "none"])
 
 
+def test_credentials_of_an_output_that_cannot_be_read_are_a_missing_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    login = tmp_path / "login"
+    nowhere = ("rtsp://127.0.0.1:1/x", "rtsp://127.0.0.1:1/y", "--interpolate", 1)
+    assert run(*nowhere, "--output-credentials-file", login) == 66
+    assert f"{login}: the credentials cannot be read" in capsys.readouterr().err
+
+
 def test_the_first_connection_tells_whether_there_is_anything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

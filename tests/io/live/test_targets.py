@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from upframe.io.errors import SinkRefused
+from upframe.io.errors import SinkRefused, SourceMissing
 from upframe.io.live.archive import NamePattern
 from upframe.io.live.target import find_live_target, is_live_target
 from upframe.io.web import NetworkRules, network_rules
@@ -146,7 +146,7 @@ def test_credentials_that_others_can_read_are_refused(tmp_path: Path) -> None:
     secret = tmp_path / "login"
     secret.write_text("user:pass\n")
     secret.chmod(0o644)
-    with pytest.raises(SinkRefused, match="lets everybody read it"):
+    with pytest.raises(SourceMissing, match="lets everybody read it"):
         find_live_target("rtsp://h/x", credentials_file=secret)
     with pytest.raises(SinkRefused, match="takes no credentials"):
         find_live_target(str(tmp_path / "out.mp4"), credentials_file=secret)
