@@ -486,10 +486,7 @@ def _default(
 
 
 def _weights(
-    name: str,
-    path: Path,
-    origin: Literal["local", "hub", "builtin"],
-    most_bytes: int | None = None,
+    name: str, path: Path, origin: Literal["local", "hub", "builtin"], most_bytes: int | None = None
 ) -> Weights:
     try:
         if most_bytes is not None and (size := path.stat().st_size) > most_bytes:

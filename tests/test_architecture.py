@@ -36,7 +36,6 @@ ARROWS: dict[str, set[str]] = {
 
 SMALL_WITH_ONE_IMPORTER = {
     "daemon/workers/prober.py": "the second kind of child, beside the scheduler of the first",
-    "filters/color/cpu.py": "the backend beside cuda.py, as in the other filters",
 }
 """A module under 100 lines that one other imports belongs into it, but for these."""
 

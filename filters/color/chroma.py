@@ -28,14 +28,7 @@ _MIDDLE = (-1 / 16, 9 / 16, 9 / 16, -1 / 16)
 _QUARTER = (-3 / 128, 29 / 128, 111 / 128, -9 / 128)
 # a such that a(z)A(z) + a(1/z)A(1/z) = 1 to 1e-4, where A is _QUARTER; of these solutions, which
 # span a plane, one of little energy above half the band
-_QUARTER_INVERSE = (
-    0.0465727,
-    -0.14588524,
-    0.55284898,
-    0.04720547,
-    0.01421929,
-    -0.0149612,
-)
+_QUARTER_INVERSE = (0.0465727, -0.14588524, 0.55284898, 0.04720547, 0.01421929, -0.0149612)
 HALVING_TAPS = tuple(
     tap for pair in zip(_QUARTER_INVERSE[::-1], _QUARTER_INVERSE, strict=True) for tap in pair
 )

@@ -108,11 +108,7 @@ class YuvEncoder:
         self._bands: dict[tuple[int, Phase], Band] = {}
 
     def __call__(
-        self,
-        pixels: Tensor,
-        form: PixelFormat,
-        color: Color,
-        outside: Tensor,
+        self, pixels: Tensor, form: PixelFormat, color: Color, outside: Tensor
     ) -> tuple[Tensor, ...] | None:
         """Encode a frame that lies on the card; see :func:`~.planes.from_rgb`.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ from .network import (
     SLOPE,
     FlowBlock,
     IFNet,
+    Sources,
+    as_convolution,
     shape_of_all,
 )
 
@@ -82,11 +84,7 @@ class FusedIFNet:
         return packed[:, : NUM_FEATURES + channels]
 
     def middles(
-        self,
-        lefts: Sequence[Tensor],
-        rights: Sequence[Tensor],
-        times: Sequence[float],
-        scale: float,
+        self, lefts: Sources, rights: Sources, times: Sequence[float], scale: float
     ) -> Tensor:
         """Compute one in-between per pair of sources, see :meth:`.engine.Engine.middles`."""
         _, height, width = shape_of_all([*lefts, *rights])
@@ -177,17 +175,13 @@ def _bare(conv: nn.Conv2d) -> Callable[[Tensor], Tensor]:
     return WinogradConv(conv) if can_convolve(conv) else conv
 
 
-class _Pairs:
+class _Pairs(NamedTuple):
     """Sources of pairs of frames, the flow between them, (N, H, W, 4), and their moments."""
 
-    def __init__(
-        self,
-        lefts: Sequence[Tensor],
-        rights: Sequence[Tensor],
-        flow: Tensor,
-        times: Sequence[float],
-    ) -> None:
-        self.lefts, self.rights, self.flow, self.times = lefts, rights, flow, times
+    lefts: Sources
+    rights: Sources
+    flow: Tensor
+    times: Sequence[float]
 
     def joining(self, index: int, state: Detail, cell: int, x: Tensor) -> Joining:
         """Describe how the pair `index` becomes a block's input `x`."""
@@ -225,16 +219,9 @@ def _pixel_by_pixel(last: torch.nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
 
 
 def _as_convolution(last: nn.ConvTranspose2d) -> nn.Conv2d:
-    """Rewrite a transposed 4x4 convolution of stride 2 as a convolution with four output pixels."""
-    inputs, outputs = last.weight.shape[:2]
-    weight = last.weight.new_zeros(2, 2, outputs, inputs, 3, 3)
-    taps = ((0, -1, 3), (0, 0, 1), (1, 0, 2), (1, 1, 0))  # side of the pixel, offset, kernel's row
-    for down, dy, ky in taps:
-        for right, dx, kx in taps:
-            weight[down, right, :, :, dy + 1, dx + 1] = last.weight[:, :, ky, kx].T
-    assert last.bias is not None
-    kernel = weight.view(4 * outputs, inputs, 3, 3).contiguous(memory_format=torch.channels_last)
-    made = nn.Conv2d(inputs, 4 * outputs, 3, padding=1, device="meta")
+    weight, bias = as_convolution(last)
+    made = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, device="meta")
+    kernel = weight.contiguous(memory_format=torch.channels_last)
     made.weight = nn.Parameter(kernel, requires_grad=False)
-    made.bias = nn.Parameter(last.bias.repeat(4), requires_grad=False)
+    made.bias = nn.Parameter(bias, requires_grad=False)
     return made

@@ -22,7 +22,7 @@ from ..kernels.cuda import KernelSelfTest, mismatch, on_device, slower
 from ..kernels.graphs import Graphs
 from . import cuda_layers
 from .cuda_layers import BlockLayers, EncoderLayers
-from .network import BLOCK_CELLS, Engine, FlowBlock, IFNet, PlainEngine, shape_of_all
+from .network import BLOCK_CELLS, Engine, FlowBlock, IFNet, PlainEngine, Sources, shape_of_all
 
 _COMPARED = 128, 128
 """Rows and columns that are compared: multiples of what any scale wants."""
@@ -71,11 +71,7 @@ class ProvenEngine:
             return (self._kernels if fits else self._plain).sources(images)
 
     def middles(
-        self,
-        lefts: Sequence[Tensor],
-        rights: Sequence[Tensor],
-        times: Sequence[float],
-        scale: float,
+        self, lefts: Sources, rights: Sources, times: Sequence[float], scale: float
     ) -> Tensor:
         """Compute one in-between per pair of sources, see :meth:`.engine.Engine.middles`."""
         if lefts[0].dtype != cuda_layers.SOURCE_DTYPE:
@@ -135,11 +131,7 @@ class KernelEngine:
         return out
 
     def middles(
-        self,
-        lefts: Sequence[Tensor],
-        rights: Sequence[Tensor],
-        times: Sequence[float],
-        scale: float,
+        self, lefts: Sources, rights: Sources, times: Sequence[float], scale: float
     ) -> Tensor:
         """Compute one in-between per pair of sources, see :meth:`.engine.Engine.middles`."""
         planes, height, width = shape_of_all([*lefts, *rights])
@@ -188,8 +180,7 @@ def _two_pictures(height: int, width: int, device: torch.device) -> Tensor:
     down, right = _SHIFT
     rows, columns = height + down, width + right
     noise = torch.rand(
-        (1, 3, rows // _BLOB + 1, columns // _BLOB + 1),
-        generator=torch.Generator().manual_seed(0),
+        (1, 3, rows // _BLOB + 1, columns // _BLOB + 1), generator=torch.Generator().manual_seed(0)
     ).to(device)
     wide = F.interpolate(noise, size=(rows, columns), mode="bilinear")[0]
     return torch.stack((wide[:, down:, right:], wide[:, :height, :width]))

@@ -18,7 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.cuda import GuardedKernels, KernelSelfTest, card_of
-from .network import FLOW_CHANNELS, OUT_CHANNELS, SLOPE, SOURCE_CHANNELS, FeatureEncoder, FlowBlock
+from .network import (
+    FLOW_CHANNELS,
+    OUT_CHANNELS,
+    SLOPE,
+    SOURCE_CHANNELS,
+    FeatureEncoder,
+    FlowBlock,
+    as_convolution,
+)
 
 # Which of two ways computes a layer faster, found out on the device for each size.
 #
@@ -349,7 +357,7 @@ class EncoderLayers:
             ColorConvolution(encoder.cnn0),
             _of(encoder.cnn1),
             _of(encoder.cnn2),
-            _as_convolution(encoder.cnn3),
+            FusedConvolution(*as_convolution(encoder.cnn3), leaky=False),
         ]
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -435,19 +443,6 @@ def _pixel_by_pixel(last: nn.ConvTranspose2d, order: Sequence[int]) -> FusedTran
     return FusedTransposedConvolution(
         _picked(weight, 2, order).flatten(1, 2), _picked(bias, 1, order).flatten()
     )
-
-
-def _as_convolution(last: nn.ConvTranspose2d) -> FusedConvolution:
-    """Rewrite a transposed 4x4 convolution of stride 2 as a convolution with four output pixels."""
-    inputs, outputs = last.weight.shape[:2]
-    weight = last.weight.new_zeros(2, 2, outputs, inputs, 3, 3)
-    taps = ((0, -1, 3), (0, 0, 1), (1, 0, 2), (1, 1, 0))  # side of the pixel, offset, kernel's row
-    for down, dy, ky in taps:
-        for right, dx, kx in taps:
-            weight[down, right, :, :, dy + 1, dx + 1] = last.weight.detach()[:, :, ky, kx].T
-    assert last.bias is not None
-    bias = last.bias.detach().repeat(4)
-    return FusedConvolution(weight.view(4 * outputs, inputs, 3, 3), bias, leaky=False)
 
 
 def _by_pixel(weight: Tensor) -> Tensor:

@@ -153,6 +153,22 @@ def _leaky(x: Tensor) -> Tensor:
     return F.leaky_relu_(x, SLOPE)
 
 
+def as_convolution(last: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
+    """Rewrite a transposed 4x4 convolution of stride 2 as a convolution with four output pixels.
+
+    Returns:
+        Its weight, (4 * out, in, 3, 3), and its bias.
+    """
+    inputs, outputs = last.weight.shape[:2]
+    weight = last.weight.new_zeros(2, 2, outputs, inputs, 3, 3)
+    taps = ((0, -1, 3), (0, 0, 1), (1, 0, 2), (1, 1, 0))  # side of the pixel, offset, kernel's row
+    for down, dy, ky in taps:
+        for right, dx, kx in taps:
+            weight[down, right, :, :, dy + 1, dx + 1] = last.weight.detach()[:, :, ky, kx].T
+    assert last.bias is not None
+    return weight.view(4 * outputs, inputs, 3, 3), last.bias.detach().repeat(4)
+
+
 class FeatureEncoder(nn.Module):
     """Features of a single frame, at its full size."""
 
@@ -317,6 +333,9 @@ def blend(pairs: Tensor, flow: Tensor, mask: Tensor) -> Tensor:
 
 # The ways to run the network: plain torch, or the kernels of `cpu` and `cuda`.
 
+Sources = Sequence[Tensor]
+"""Items of what an engine's `sources` returned."""
+
 
 class Engine(Protocol):
     """Computes in-betweens in the fastest way of a device. Its sources are only for itself."""
@@ -334,11 +353,7 @@ class Engine(Protocol):
         ...
 
     def middles(
-        self,
-        lefts: Sequence[Tensor],
-        rights: Sequence[Tensor],
-        times: Sequence[float],
-        scale: float,
+        self, lefts: Sources, rights: Sources, times: Sequence[float], scale: float
     ) -> Tensor:
         """Compute one in-between per pair of sources.
 
@@ -366,11 +381,7 @@ class PlainEngine:
         return self._network.sources(images)
 
     def middles(
-        self,
-        lefts: Sequence[Tensor],
-        rights: Sequence[Tensor],
-        times: Sequence[float],
-        scale: float,
+        self, lefts: Sources, rights: Sources, times: Sequence[float], scale: float
     ) -> Tensor:
         """See :class:`Engine`."""
         pairs = torch.stack([torch.stack(pair) for pair in zip(lefts, rights, strict=True)])

@@ -239,9 +239,7 @@ class WinogradConv:
         """
         num, _, height, width = x.shape
         result = torch.empty(
-            (num, self.num_out, height, width),
-            dtype=self.dtype,
-            memory_format=torch.channels_last,
+            (num, self.num_out, height, width), dtype=self.dtype, memory_format=torch.channels_last
         )
         return self.into(x.contiguous(memory_format=torch.channels_last), result)
 

@@ -35,10 +35,7 @@ _TELL_TALES: tuple[tuple[str, str], ...] = (
     ("a discriminator (the training half of Real-ESRGAN)", r"conv\d\.weight_(?:orig|u|v)"),
     ("RCAN", r"body\.\d+\.(?:body\.\d+\.body\.|rcab\.)"),
     ("EDSR or SRResNet", r"(?:head|tail)\.\d+\.|body\.\d+\.(?:body\.\d+|conv[12])\.|upconv[12]\."),
-    (
-        "ESRGAN in its old layout of keys (before Real-ESRGAN)",
-        r"RRDB_trunk\.|model\.1\.sub\.",
-    ),
+    ("ESRGAN in its old layout of keys (before Real-ESRGAN)", r"RRDB_trunk\.|model\.1\.sub\."),
     ("a diffusion model", r"model\.diffusion_model\.|down_blocks\.|transformer_blocks\."),
 )
 _PATTERNS = tuple((name, re.compile(pattern)) for name, pattern in _TELL_TALES)

@@ -12,14 +12,7 @@ from torch.nn import functional as F
 from ..kernels.native import Activation, DetailShuffle, kernels, run
 from ..kernels.winograd import WinogradConv, can_convolve, supports_rgb_output
 from .dense import DenseTrunk
-from .network import (
-    SLOPE,
-    ReducedSRVGG,
-    RRDBNet,
-    SRVGGNetCompact,
-    Upscaler,
-    enlarged_in_bands,
-)
+from .network import SLOPE, ReducedSRVGG, RRDBNet, SRVGGNetCompact, Upscaler, enlarged_in_bands
 
 
 def can_write_in_place(network: RRDBNet) -> bool:

@@ -15,23 +15,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..kernels.convolution import (
-    Convolution,
-    FirstConvolution,
-    empty_channels_last,
-    fits,
-)
+from ..kernels.convolution import Convolution, FirstConvolution, empty_channels_last, fits
 from ..kernels.cuda import KernelSelfTest, mismatch, slower
 from ..kernels.graphs import Graphs
 from .dense import DenseTrunk
-from .network import (
-    SLOPE,
-    ReducedSRVGG,
-    RRDBNet,
-    SRVGGNetCompact,
-    Upscaler,
-    enlarged_in_bands,
-)
+from .network import SLOPE, ReducedSRVGG, RRDBNet, SRVGGNetCompact, Upscaler, enlarged_in_bands
 
 _FEATURES = (32, 64, 128)
 """Channels that the kernels know between the convolutions."""

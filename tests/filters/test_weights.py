@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from support.scripts import script
 
-from upframe.filters.builtin.make import store
 from upframe.filters.errors import WeightsUnavailable
 from upframe.filters.hub import sha256_of
 from upframe.filters.weights import (
@@ -22,6 +22,8 @@ from upframe.filters.weights import (
     load_state_dict,
     resolve_weights,
 )
+
+store = script("builtin_weights").store
 
 DEFAULTS = [RIFE, REAL_ESRGAN]
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from upframe.filters.color.chroma import Phase, downsample, phases
-from upframe.filters.color.cpu import can_encode, encode
 from upframe.filters.color.matrix import code_scale, rgb_to_yuv
-from upframe.filters.color.planes import from_rgb
+from upframe.filters.color.planes import can_encode, encode, from_rgb
 from upframe.filters.frame import Color, PixelFormat
 from upframe.filters.kernels.native import kernels
 

@@ -1,9 +1,9 @@
 """Make the built-in weights from their float32 checkpoints.
 
-    python -m upframe.filters.builtin.make flownet.pkl starter_srvgg_x4.pth
+    python bench/builtin_weights.py flownet.pkl starter_srvgg_x4.pth
 
-Stores float16 safetensors beside this file, with their provenance in the file's own metadata too,
-and writes the checksums of source and result into ``provenance.json``. How they were trained
+Stores float16 safetensors in `filters/builtin`, with their provenance in the file's own metadata
+too, and writes the checksums of source and result into ``provenance.json``. How they were trained
 and measured is recorded there by hand. The same checkpoints give the same bytes.
 """
 
@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from ..hub import sha256_of
-from ..weights import load_state_dict
+from upframe.filters.hub import sha256_of
+from upframe.filters.weights import load_state_dict
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1] / "filters/builtin"
 PROVENANCE = FOLDER / "provenance.json"
 
 
