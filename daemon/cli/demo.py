@@ -100,14 +100,15 @@ def make_demo(
         raise SinkRefused(f"cannot make the folder {folder}: {error.strerror}") from error
     width, height = size
     write_demo_clip(source, width=width, height=height, rate=_RATE, num_frames=num_frames)
-    report = run(_request(source, result), display, announce=False)
+    report = run(demo_request(source, result), display, announce=False)
     shown = min(_SHOWN, num_frames - 2)
     before = read_pictures(source, shown, 1)[0]
     write_png(picture, compare(before, read_pictures(result, 2 * shown, 3)))
     return Demo(source, result, picture, report)
 
 
-def _request(source: Path, result: Path) -> RunRequest:
+def demo_request(source: Path, result: Path) -> RunRequest:
+    """Ask for twice the frame rate and twice the size, by the built-in weights."""
     device = resolve_device()
     runtime = Runtime(device, resolve_precision("auto", device), "builtin")
     options = ConversionOptions(filters=FilterOptions.model_validate(_FILTERS), overwrite=True)

@@ -22,18 +22,11 @@ from typing import Any, Literal, cast
 
 import torch
 
-from ...filters.device import (
-    Runtime,
-    available_bytes,
-    cpu_has_bf16,
-    resolve_device,
-    resolve_precision,
-)
+from ...filters.device import available_bytes, cpu_has_bf16, resolve_device, resolve_precision
 from ...filters.errors import FilterError, WeightsUnavailable
 from ...filters.hub import find_cached
 from ...filters.kernels.cuda import SWITCH, fault_file, faulted
 from ...filters.kernels.native import kernels
-from ...filters.options import FilterOptions
 from ...filters.weights import BUILTIN, REAL_ESRGAN, RIFE, DefaultWeights, resolve_weights
 from ...io.capabilities import (
     has_codec,
@@ -47,10 +40,10 @@ from ...io.errors import MediaError, SourceMissing
 from ...io.redaction import json_text, one_line
 from ...io.web import authorities
 from ..config import load_config
-from ..convert.conversion import RunRequest, run
+from ..convert.conversion import run
 from ..exits import Exit
 from ..service.checks import cautions
-from ..specification import ConversionOptions
+from .demo import demo_request
 
 Fact = str | int | float | bool | None
 
@@ -67,22 +60,14 @@ class Finding:
     """The same for programs."""
 
 
-def ok(name: str, text: str, **facts: Fact) -> Finding:
-    """Report that a check passed."""
-    return Finding("ok", name, text, facts)
+def _finding(
+    verdict: Literal["ok", "warn", "fail"], name: str, text: str, **facts: Fact
+) -> Finding:
+    return Finding(verdict, name, text, facts)
 
 
-def warn(name: str, text: str, **facts: Fact) -> Finding:
-    """Report that some work cannot be done, or only slowly."""
-    return Finding("warn", name, text, facts)
+ok, warn, fail = (partial(_finding, verdict) for verdict in ("ok", "warn", "fail"))
 
-
-def fail(name: str, text: str, **facts: Fact) -> Finding:
-    """Report that the main job cannot run."""
-    return Finding("fail", name, text, facts)
-
-
-# Live streams: which protocols can be read and published here, and by which program.
 
 _PLAIN = "PyAV"
 _STREAMS: Mapping[str, tuple[str, str | None]] = {
@@ -116,19 +101,14 @@ def _programs(
     srt: str | None,
 ) -> Finding:
     """Name the kinds of streams that are available, and those that are not."""
-    found: dict[str, str | None] = {
-        kind: _PLAIN
-        if has_container(container, mode) and (protocol is None or has_protocol(protocol))
-        else None
-        for kind, (container, protocol) in streams.items()
-    }
+    found: dict[str, str | None] = {}
+    for kind, (container, protocol) in streams.items():
+        available = has_container(container, mode) and (protocol is None or has_protocol(protocol))
+        found[kind] = _PLAIN if available else None
     found["srt"] = srt
-    parts = [
-        kind if program == _PLAIN else f"{kind} by {program}"
-        for kind, program in found.items()
-        if program is not None
-    ]
-    missing = [kind for kind, program in found.items() if program is None]
+    there = {kind: program for kind, program in found.items() if program is not None}
+    parts = [kind if by == _PLAIN else f"{kind} by {by}" for kind, by in there.items()]
+    missing = [kind for kind in found if kind not in there]
     if not missing:
         return ok(name, ", ".join(parts), **found)
     text = f"{', '.join(parts) or 'none'}; not available: {', '.join(missing)}"
@@ -181,8 +161,6 @@ def _encoder() -> Finding:
     return warn("live encoder", "neither h264_nvenc nor libx264 opens here", encoder=None)
 
 
-# The machine: versions, devices, precision, threads, memory, disk.
-
 _GIB = 2**30
 _LOW_MEMORY_BYTES = 2 * _GIB  # the networks, torch and a 1080p frame in tiles
 _LOW_DISK_BYTES = 1 * _GIB
@@ -214,9 +192,7 @@ def _devices() -> Iterator[Finding]:
     yield ok("cpu", f"{cpu_name()}, {bf16} bf16 hardware", model=cpu_name(), has_bf16=has_bf16)
     if not torch.cuda.is_available():
         built = torch.version.cuda
-        why = (
-            "this torch has no CUDA" if built is None else "torch finds no NVIDIA device or driver"
-        )
+        why = "torch finds no NVIDIA device or driver" if built else "this torch has no CUDA"
         yield ok("cuda", f"none: {why}; everything runs on the CPU", devices=0)
         return
     for index in range(torch.cuda.device_count()):
@@ -228,27 +204,18 @@ def _devices() -> Iterator[Finding]:
 
 def _precision() -> Finding:
     device = resolve_device()
-    dtype = resolve_precision("auto", device)
-    name = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, "fp32")
-    why = {
-        "fp16": "fastest on CUDA",
-        "bf16": "this CPU multiplies bf16 in hardware",
-        "fp32": "this CPU has no bf16 hardware",
-    }[name]
+    name, why = {
+        torch.float16: ("fp16", "fastest on CUDA"),
+        torch.bfloat16: ("bf16", "this CPU multiplies bf16 in hardware"),
+    }.get(resolve_precision("auto", device), ("fp32", "this CPU has no bf16 hardware"))
     return ok("precision", f"auto means {name} on {device}: {why}", auto=name, device=str(device))
 
 
 def _kernels() -> Finding:
-    there = kernels() is not None
-    text = (
-        "compiled: interpolation on the CPU is fast"
-        if there
-        else (
-            "not there: interpolation on the CPU is slower; install a C compiler (gcc, libc6-dev), "
-            "then upframe again"
-        )
-    )
-    return (ok if there else warn)("kernels", text, compiled=there)
+    if kernels() is not None:
+        return ok("kernels", "compiled: interpolation on the CPU is fast", compiled=True)
+    text = "not there: interpolation on the CPU is slower; install a C compiler (gcc, libc6-dev), "
+    return warn("kernels", f"{text}then upframe again", compiled=False)
 
 
 def _card_kernels() -> Finding:
@@ -303,8 +270,6 @@ def cpu_name() -> str:
         pass
     return platform.processor() or platform.machine()
 
-
-# Media: codecs, containers, protocols, and the ffmpeg program.
 
 _DECODERS = ("h264", "hevc", "av1", "vp9", "mpeg2video", "prores", "png", "mjpeg")
 _ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "prores_ks", "png")
@@ -368,8 +333,6 @@ def _ffmpeg_program() -> Finding:
         return warn("ffmpeg", f"{path} does not run: {error}", path=path)
     return ok("ffmpeg", f"{(shown.splitlines() or ['?'])[0]} at {path}", path=path)
 
-
-# Weights: the built-in ones, the cache, and the hub.
 
 _HUB_SECONDS = 5.0
 _DEFAULTS = {"interpolate": RIFE, "upscale": REAL_ESRGAN}
@@ -451,7 +414,6 @@ def _endpoint() -> str:
 
 
 _MARKS = {"ok": "OK", "warn": "warn", "fail": "FAIL"}
-_SMALL_JOB = {"enable_frame_interpolation": True, "enable_upscaling": True, "upscaling_scale": 2}
 _EPILOG = """\
 Every line is OK, warn (something is missing that only some work needs) or FAIL (the main job,
 making a video smoother and larger, cannot run here). Without --online no network is asked.
@@ -488,16 +450,9 @@ def _command(arguments: argparse.Namespace) -> int:
 
 def examine(*, online: bool = False) -> list[Finding]:
     """Run all checks; without `online`, none uses the network."""
-    checks: list[Callable[[], Iterable[Finding]]] = [
-        describe_machine,
-        describe_media,
-        describe_live,
-        describe_weights,
-    ]
-    if online:
-        checks.append(describe_hub)
-    checks.append(_try_main_job)
-    return [finding for check in checks for finding in check()]
+    checks = (describe_machine, describe_media, describe_live, describe_weights)
+    hub = (describe_hub,) if online else ()
+    return [finding for check in (*checks, *hub, _try_main_job) for finding in check()]
 
 
 def main_job_runs(findings: Iterable[Finding]) -> bool:
@@ -525,12 +480,15 @@ def as_json(findings: list[Finding]) -> str:
     return json_text(document) + "\n"
 
 
-def _try_main_job() -> Iterable[Finding]:
+def _try_main_job() -> Iterator[Finding]:
     """Interpolate and enlarge three small frames with sound, from file to file."""
     name = "main job"
     try:
         with tempfile.TemporaryDirectory(prefix="upframe-doctor-") as folder:
-            report = run(_small_request(Path(folder)), announce=False)
+            source = Path(folder) / "source.mp4"
+            write_demo_clip(source, width=64, height=48, rate=Fraction(10), num_frames=3)
+            request = demo_request(source, source.with_name("result.mp4"))
+            report = run(request, announce=False)
     except (MediaError, FilterError, OSError) as error:
         yield fail(name, f"does not run: {error}")
         return
@@ -545,12 +503,3 @@ def _try_main_job() -> Iterable[Finding]:
     )
     if report.warnings:
         yield warn(name, "; ".join(report.warnings))
-
-
-def _small_request(folder: Path) -> RunRequest:
-    source = folder / "source.mp4"
-    write_demo_clip(source, width=64, height=48, rate=Fraction(10), num_frames=3)
-    device = resolve_device()
-    runtime = Runtime(device, resolve_precision("auto", device), "builtin")
-    options = ConversionOptions(filters=FilterOptions.model_validate(_SMALL_JOB))
-    return RunRequest(str(source), str(folder / "result.mp4"), options, runtime)

@@ -218,13 +218,7 @@ def pipe(request: PipeRequest, stdin: RawStream, stdout: RawStream, display: Dis
         )
         sink = _open_sink(stdout, format_name, compute.info)
         stack.pop_all()  # from here on the thread that reads the source closes it
-        pipeline = Pipeline(
-            source,
-            compute,
-            sink,
-            keep_partial=True,
-            interrupt=source.interrupt,
-        )
+        pipeline = Pipeline(source, compute, sink, keep_partial=True, interrupt=source.interrupt)
         ended_by = _execute(pipeline, sink, compute.info.num_frames, display)
         for message in source.warnings():
             log.warning("%s", message)

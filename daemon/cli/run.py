@@ -23,13 +23,7 @@ from ..errors import UsageError
 from ..live.request import LiveRequest
 from ..live.session import LiveSession, children_of
 from ..live.status import LiveStatus
-from ..specification import (
-    REFUSED,
-    ConversionOptions,
-    ConversionSpec,
-    DeviceOptions,
-    StreamSpec,
-)
+from ..specification import REFUSED, ConversionOptions, ConversionSpec, DeviceOptions, StreamSpec
 from .arguments import (
     add_encoder_arguments,
     add_filter_arguments,
@@ -41,8 +35,6 @@ from .arguments import (
     runtime_of,
     specified,
 )
-
-# Live streams: their options, their signals, what is shown meanwhile.
 
 _SHARED = ("input", "output", "container", "tls_insecure", *DeviceOptions.model_fields)
 """Options of live streams that files have too."""
@@ -170,8 +162,6 @@ def _signals(session: LiveSession) -> Generator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-
-# How the status of a live stream is shown while it runs.
 
 _LINE_SECONDS = 5.0
 _CLEAR = "\r\x1b[K"

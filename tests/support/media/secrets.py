@@ -17,7 +17,7 @@ from rich.console import Console
 from support.jobs.queues import a_job
 
 from upframe.daemon.__main__ import main
-from upframe.daemon.cli.job_display import print_details, print_jobs
+from upframe.daemon.cli.jobs import print_details, print_jobs
 from upframe.daemon.cli.run import status_text
 from upframe.daemon.convert.report import WrittenReport
 from upframe.daemon.errors import StoreBroken
