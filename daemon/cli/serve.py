@@ -8,6 +8,7 @@ import faulthandler
 import logging
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import cast
 
@@ -19,8 +20,8 @@ from ..jobs.client import place_in
 from ..jobs.store import JobStore
 from ..service.checks import cautions, examine, examine_at_start
 from ..service.daemon import Daemon
-from ..service.lifecycle import StateLock, leave_within
-from ..service.logs import logging_as
+from ..service.lifecycle import leave_within, state_lock
+from ..service.logs import Logs
 from ..service.systemd import Notifier
 
 log = logging.getLogger("upframe.serve")
@@ -103,8 +104,8 @@ def serve(config: Config, path: Path) -> int:
     if faults:
         raise refusal(path, faults)
     with (
-        logging_as(config.log) as logs,
-        StateLock(config.state_dir),
+        closing(Logs(config.log)) as logs,
+        state_lock(config.state_dir),
         JobStore(place_in(config.state_dir).store) as store,
     ):
         log.info("%s read: %s", path, _extent(config))

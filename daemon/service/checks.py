@@ -199,20 +199,18 @@ def _live_input(key: str, live: LiveConfig) -> Iterator[Fault]:
 def _secrets(mqtt: MqttConfig) -> Iterator[Fault]:
     files = {"tls_ca": mqtt.tls_ca, "tls_cert": mqtt.tls_cert, "tls_key": mqtt.tls_key}
     for name, path in (files | {"password_file": mqtt.password_file}).items():
-        if path is not None:
-            yield from _unusable_file(f"mqtt.{name}", path, secret=name == "password_file")
-
-
-def _unusable_file(key: str, path: Path, *, secret: bool) -> Iterator[Fault]:
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-    except OSError as error:
-        yield Fault(key, f'"{path}": {error.strerror}', "a file that the service's user may read")
-        return
-    if secret and mode & stat.S_IRWXO:
-        text = f"one that others cannot read: chmod o= {path}"
-        yield Fault(key, f'"{path}" with mode {mode:04o}', text)
+        if path is None:
+            continue
+        try:
+            with path.open("rb") as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        except OSError as error:
+            wanted = "a file that the service's user may read"
+            yield Fault(f"mqtt.{name}", f'"{path}": {error.strerror}', wanted)
+        else:
+            if name == "password_file" and mode & stat.S_IRWXO:
+                wanted = f"one that others cannot read: chmod o= {path}"
+                yield Fault(f"mqtt.{name}", f'"{path}" with mode {mode:04o}', wanted)
 
 
 def cautions(config: Config) -> Iterator[str]:
@@ -226,6 +224,12 @@ def cautions(config: Config) -> Iterator[str]:
 
 
 _NEEDED = ("nvidiactl", "nvidia0", "nvidia-uvm")
+_REASONS = {
+    errno.ENOENT: "is not there (PrivateDevices= in the unit? nvidia-modprobe or nvidia_uvm "
+    "missing?)",
+    errno.EPERM: "is not allowed (DeviceAllow=char-nvidia and char-nvidia-frontend in the unit?)",
+    errno.EACCES: "belongs to others (SupplementaryGroups=video render in the unit?)",
+}
 
 
 def hidden_gpu(
@@ -257,14 +261,5 @@ def _closed(dev: Path) -> Iterator[str]:
         try:
             os.close(os.open(dev / name, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
-            yield f"{dev / name}: {_reason(error)}"
-
-
-def _reason(error: OSError) -> str:
-    if error.errno == errno.ENOENT:
-        return "is not there (PrivateDevices= in the unit? nvidia-modprobe or nvidia_uvm missing?)"
-    if error.errno == errno.EPERM:
-        return "is not allowed (DeviceAllow=char-nvidia and char-nvidia-frontend in the unit?)"
-    if error.errno == errno.EACCES:
-        return "belongs to others (SupplementaryGroups=video render in the unit?)"
-    return error.strerror or str(error)
+            reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
+            yield f"{dev / name}: {reason}"

@@ -100,14 +100,6 @@ class Frontends:
     """Starts, restarts and stops the parts through which work arrives: watches, MQTT and HTTP.
 
     None of them may end the daemon, and each is restarted when its configuration changes.
-
-    Args:
-        queue: of the jobs.
-        store: records the files and messages that were handled.
-        probe: inspects files.
-        status: reads the state of the parts.
-        metrics: counts failures.
-        live: the states of live streams, for the broker.
     """
 
     def __init__(
@@ -198,24 +190,17 @@ class Frontends:
         async def connect() -> None:
             from ..mqtt.bridge import MqttBridge  # its library is loaded only for a broker
 
+            info, counters = self._status.info, self._status.counters
             self._bridge = MqttBridge(
-                config,
-                self._queue,
-                self._store,
-                self._status.info,
-                self._status.counters,
-                live=self._live,
+                config, self._queue, self._store, info, counters, live=self._live
             )
             await self._bridge.run()
 
-        self._status.parts["mqtt"] = self._mqtt_status
+        self._status.parts["mqtt"] = lambda: self._bridge.health() if self._bridge else {}
         self._tasks["mqtt"].start(connect)
 
     def _watch_status(self) -> list[dict[str, Any]]:
         return [] if self._watches is None else self._watches.status()
-
-    def _mqtt_status(self) -> dict[str, Any]:
-        return {} if self._bridge is None else self._bridge.health()
 
     def _collect(self, metrics: Metrics) -> None:
         for index, watch in enumerate(self._watch_status()):
@@ -249,11 +234,8 @@ class Daemon:
     """One run of the daemon.
 
     Args:
-        config: the configuration.
-        path: of its file, for reloads.
+        path: of the configuration's file, for reloads.
         store: the jobs; its owner closes it afterwards.
-        notifier: the connection to systemd.
-        logs: configured again by a reload.
     """
 
     def __init__(
@@ -275,7 +257,7 @@ class Daemon:
         )
         self._last_line = ""
         self._end_by = 0.0
-        self._status.parts["workers"] = self._workers_status
+        self._status.parts["workers"] = lambda: list(map(asdict, self._scheduler.workers()))
         self._status.collect.append(self._collect)
         self._status.parts["live"] = self._streams.public_statuses
         self._status.collect.append(LiveMetrics(self._streams))
@@ -303,9 +285,8 @@ class Daemon:
     async def _live(self, signals: Signals) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                owned = [
-                    tasks.create_task(work, name=name) for name, work in self._always().items()
-                ]
+                always = self._always().items()
+                owned = [tasks.create_task(work, name=name) for name, work in always]
                 try:
                     await self._work(signals, tasks)
                 finally:
@@ -341,9 +322,8 @@ class Daemon:
                 if await finished_before(signals.drain, self._warm_up()):
                     scheduling = tasks.create_task(self._scheduler.run(), name="scheduler")
                     self._streams.configure(self._config)
-                    if await finished_before(
-                        signals.drain, self._frontends.start_work(self._config)
-                    ):
+                    starting = self._frontends.start_work(self._config)
+                    if await finished_before(signals.drain, starting):
                         await self._serve(signals)
                     await self._drain()
             finally:
@@ -373,9 +353,6 @@ class Daemon:
             "attempts": self._config.jobs.attempts,
         }
 
-    def _workers_status(self) -> list[dict[str, Any]]:
-        return [asdict(worker) for worker in self._scheduler.workers()]
-
     def _collect(self, metrics: Metrics) -> None:
         for worker in self._scheduler.workers():
             text = "Memory of a worker process."
@@ -400,10 +377,8 @@ class Daemon:
         self._enter("draining", f"draining for at most {seconds:g} s")
         self._notifier.stopping(self._status.doing)
         self._queue.paused = True
-        log.info(
-            "%s; jobs that do not end in time are started again by the next start",
-            self._status.doing,
-        )
+        text = "%s; jobs that do not end in time are started again by the next start"
+        log.info(text, self._status.doing)
         await self._frontends.draining()
         async with asyncio.TaskGroup() as ending:
             ending.create_task(self._streams.drain(seconds), name="drain live")

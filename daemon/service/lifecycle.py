@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -145,35 +146,28 @@ class SupervisedTask:
             await asyncio.sleep(delay)
 
 
-class StateLock:
-    """Locks a state directory for one daemon, until the process ends; makes it if necessary.
+@contextmanager
+def state_lock(state_dir: Path) -> Generator[None]:
+    """Lock a state directory for one daemon within a context; make it if necessary.
 
     Raises:
-        AlreadyRunning: on entering, if another daemon has it.
+        AlreadyRunning: if another daemon has it.
         OSError: if it cannot be made or written.
     """
-
-    def __init__(self, state_dir: Path) -> None:
-        self._state_dir = state_dir
-        self._file = -1
-
-    def __enter__(self) -> Self:
-        self._state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
-        path = self._state_dir / LOCK_NAME
-        # the file is never removed: otherwise two daemons could lock two files of one name
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+    # the file is never removed: otherwise two daemons could lock two files of one name
+    file = os.open(state_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = os.pread(self._file, 20, 0).decode(errors="replace").strip()
-            os.close(self._file)
+            holder = os.pread(file, 20, 0).decode(errors="replace").strip()
             raise AlreadyRunning(
                 f"another daemon (process {holder or 'unknown'}) has the state directory "
-                f"{self._state_dir}: stop it, or give this one a state_dir of its own"
+                f"{state_dir}: stop it, or give this one a state_dir of its own"
             ) from error
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(file)

@@ -17,8 +17,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TextIO
@@ -149,10 +148,7 @@ class SummingHandler(logging.Handler):
     """
 
     def __init__(
-        self,
-        target: logging.Handler,
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
+        self, target: logging.Handler, seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__()
         self.target = target
@@ -283,7 +279,7 @@ def _loss(lines: int) -> logging.LogRecord:
 
 
 class Logs:
-    """The log of a running daemon.
+    """The log of a running daemon, until it is closed.
 
     Args:
         config: the format, the level and the time for repeated warnings.
@@ -323,16 +319,6 @@ class Logs:
         if self._front is not None:
             self._front.close()
         self._front = None
-
-
-@contextmanager
-def logging_as(config: LogConfig, stream: TextIO | None = None) -> Generator[Logs]:
-    """Log by a configuration within a context."""
-    logs = Logs(config, stream)
-    try:
-        yield logs
-    finally:
-        logs.close()
 
 
 def make_handler(config: LogConfig, stream: TextIO) -> logging.Handler:

@@ -78,9 +78,8 @@ class Metrics:
 
     def count_failure(self, part: str) -> None:
         """Count that a part failed and is restarted."""
-        self.count(
-            "part_restarts", "Parts of the daemon that failed and were restarted.", part=part
-        )
+        text = "Parts of the daemon that failed and were restarted."
+        self.count("part_restarts", text, part=part)
 
     def count_reload(self, result: str) -> None:
         """Count a reload: `changed` or `refused`."""
@@ -223,20 +222,15 @@ class LiveMetrics:
             metrics.set_gauge(metric, text, value, source=name, **labels)
 
         for state in get_args(InputState):
-            gauge(
-                "stream_state",
-                "1 for the state of a live stream.",
-                status.state == state,
-                state=state,
-            )
+            text = "1 for the state of a live stream."
+            gauge("stream_state", text, status.state == state, state=state)
         for level in (*self._supervisor.levels(name), status.level):
             text = "1 for the level of degradation under load."
             gauge("degradation_level", text, status.level == level, level=level)
         gauge("sink_connected", "Whether the output is connected.", status.output_state.connected)
         gauge("queue_depth", "Frames waiting for a stage.", status.waiting_frames, stage="compute")
-        gauge(
-            "stream_resident_bytes", "Memory of the processes of a live stream.", status.rss_bytes
-        )
+        text = "Memory of the processes of a live stream."
+        gauge("stream_resident_bytes", text, status.rss_bytes)
         for key, quantile in _QUANTILES.items():
             if key in status.delay_seconds:
                 text = "From a packet's arrival until its frame is written, over the last minute."

@@ -95,9 +95,6 @@ def _json_response(value: object, status: HTTPStatus = HTTPStatus.OK) -> Respons
     return Response(body + "\n", status, media_type=_JSON)
 
 
-# Health, status and metrics.
-
-
 def status_routes(status: Status) -> list[BaseRoute]:
     """Return the routes that only read."""
 
@@ -150,11 +147,9 @@ class GetOnly:
         name = host[1:].partition("]")[0] if host[:1] == "[" else host.partition(":")[0]
         if name.rstrip(".") in self._hosts or _is_address(name):
             return None
-        wanted = "an address, localhost or one of [http] hosts"
-        text = f"got host {name[:80]!a}, wanted {wanted}"
-        return _problem_response(
-            api.problem(HTTPStatus.MISDIRECTED_REQUEST, text, "misdirected_request")
-        )
+        text = f"got host {name[:80]!a}, wanted an address, localhost or one of [http] hosts"
+        status = HTTPStatus.MISDIRECTED_REQUEST
+        return _problem_response(api.problem(status, text, "misdirected_request"))
 
 
 def _is_address(name: str) -> bool:
@@ -165,15 +160,8 @@ def _is_address(name: str) -> bool:
     return True
 
 
-# Jobs.
-
-
 class JobRoutes:
-    """The routes of the control socket beside those of the status.
-
-    Args:
-        queue: of the jobs.
-    """
+    """The routes of the control socket beside those of the status."""
 
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
@@ -281,10 +269,8 @@ async def _body(request: Request, model: type[Model]) -> Model:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > REQUEST_BYTES:
-                    text = f"a request has more than {REQUEST_BYTES} bytes"
-                    raise api.RequestTooLarge(text)
+                    raise api.RequestTooLarge(f"a request has more than {REQUEST_BYTES} bytes")
     except TimeoutError:
-        text = f"got no complete request within {_BODY_SECONDS:g} s"
-        raise TimeoutError(text) from None
+        raise TimeoutError(f"got no complete request within {_BODY_SECONDS:g} s") from None
     with api.invalid_request():
         return model.model_validate_json(bytes(body))

@@ -9,7 +9,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
@@ -36,6 +35,7 @@ _NAMED = 2
 """Running jobs, and streams without input, that the status line names."""
 _LISTED = 100
 """Running jobs that `/status` lists."""
+_SHOWN = {"id", "source", "sink", "attempts", "progress"}
 _PROOF_SECONDS, _ANSWER_SECONDS = 10.0, 2.0
 
 
@@ -78,18 +78,6 @@ def _figures(job: Job) -> str:
     return f", {frames} frames in {seconds:.1f} s"
 
 
-@dataclass(frozen=True, slots=True)
-class Lateness:
-    """Of the last ten minutes, in seconds."""
-
-    samples: int
-    median: float
-    p999: float
-    """The 99.9th percentile."""
-    maximum: float
-    """Since the start, not only in the window."""
-
-
 class LoopLag:
     """Measures how late the event loop is, by a timer that reads the clock when its turn comes.
 
@@ -118,14 +106,14 @@ class LoopLag:
         """The worst of the last five seconds."""
         return max(islice(reversed(self._seen), _RECENT), default=0.0)
 
-    def statistics(self) -> Lateness:
-        """Summarize the window; takes some milliseconds."""
-        ordered = sorted(self._seen)
-        if not ordered:
-            return Lateness(0, 0.0, 0.0, 0.0)
-        return Lateness(
-            len(ordered), _quantile(ordered, 0.5), _quantile(ordered, 0.999), self._maximum
-        )
+    def statistics(self) -> dict[str, float]:
+        """Return quantiles of the last ten minutes and the maximum since the start, in seconds.
+
+        Takes some milliseconds.
+        """
+        ordered = sorted(self._seen) or [0.0]
+        quantiles = {"p50": _quantile(ordered, 0.5), "p99.9": _quantile(ordered, 0.999)}
+        return quantiles | {"max": self._maximum}
 
 
 def _quantile(ordered: list[float], share: float) -> float:
@@ -195,20 +183,11 @@ class Status:
             "started": self._started.isoformat(timespec="seconds"),
             "uptime_seconds": round(time.monotonic() - self._began, 1),
             "resident_bytes": rss_bytes_of(os.getpid()),
-            "loop_lateness_seconds": {
-                "p50": round(lateness.median, 4),
-                "p99.9": round(lateness.p999, 4),
-                "max": round(lateness.maximum, 4),
-            },
+            "loop_lateness_seconds": {name: round(each, 4) for name, each in lateness.items()},
             **{name: read() for name, read in self.parts.items()},
             "store_trouble": self.store_trouble,
             "jobs": self.counts,
-            "running": [
-                job.model_dump(
-                    mode="json", include={"id", "source", "sink", "attempts", "progress"}
-                )
-                for job in self.running
-            ],
+            "running": [job.model_dump(mode="json", include=_SHOWN) for job in self.running],
         }
         return cast("dict[str, Any]", redacted_values(answer))
 

@@ -11,13 +11,13 @@ import pytest
 
 from upframe.daemon.errors import AlreadyRunning
 from upframe.daemon.exits import Exit, exit_code_of
-from upframe.daemon.service.lifecycle import StateLock
+from upframe.daemon.service.lifecycle import state_lock
 
 HOLD = (
     "import sys\n"
     "from pathlib import Path\n"
-    "from upframe.daemon.service.lifecycle import StateLock\n"
-    "with StateLock(Path(sys.argv[1])):\n"
+    "from upframe.daemon.service.lifecycle import state_lock\n"
+    "with state_lock(Path(sys.argv[1])):\n"
     "    print('held', flush=True)\n"
     "    sys.stdin.read()\n"
 )
@@ -36,7 +36,7 @@ def holder_of(folder: Path) -> subprocess.Popen[str]:
 
 
 def test_the_folder_is_made_and_not_for_everybody(tmp_path: Path) -> None:
-    with StateLock(tmp_path / "deep" / "state"):
+    with state_lock(tmp_path / "deep" / "state"):
         mode = (tmp_path / "deep" / "state").stat().st_mode & 0o777
         assert mode & 0o007 == 0
 
@@ -44,7 +44,7 @@ def test_the_folder_is_made_and_not_for_everybody(tmp_path: Path) -> None:
 def test_a_second_daemon_is_told_who_has_it(tmp_path: Path) -> None:
     child = holder_of(tmp_path)
     with pytest.raises(AlreadyRunning, match=rf"process {child.pid}\)") as caught:
-        StateLock(tmp_path).__enter__()
+        state_lock(tmp_path).__enter__()
     assert exit_code_of(caught.value) == Exit.TRY_LATER
     child.communicate(timeout=10)
 
@@ -53,15 +53,15 @@ def test_a_killed_daemon_holds_nothing(tmp_path: Path) -> None:
     child = holder_of(tmp_path)
     child.kill()
     child.communicate(timeout=10)
-    with StateLock(tmp_path):
+    with state_lock(tmp_path):
         assert (tmp_path / "upframe.lock").read_text() == f"{os.getpid()}\n"
-    with StateLock(tmp_path):
+    with state_lock(tmp_path):
         pass
 
 
 def test_children_do_not_inherit_it(tmp_path: Path) -> None:
-    with StateLock(tmp_path):
+    with state_lock(tmp_path):
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    with StateLock(tmp_path):  # the child still lives
+    with state_lock(tmp_path):  # the child still lives
         pass
     child.communicate(timeout=10)

@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -19,14 +20,14 @@ import pytest
 from upframe.daemon.config import LogConfig
 from upframe.daemon.fence import internal_errors
 from upframe.daemon.logfields import about_job
-from upframe.daemon.service.logs import ThreadedHandler, logging_as, make_handler
+from upframe.daemon.service.logs import Logs, ThreadedHandler, make_handler
 
 log = logging.getLogger("upframe.test")
 
 
 def lines_of(config: LogConfig, work: Callable[[], None]) -> list[str]:
     stream = io.StringIO()
-    with logging_as(config, stream):
+    with closing(Logs(config, stream)):
         work()
     return stream.getvalue().splitlines()
 
@@ -121,7 +122,7 @@ def test_json_lines_hold_what_is_there_to_know() -> None:
 
 def test_the_level_can_be_changed_while_it_runs() -> None:
     stream = io.StringIO()
-    with logging_as(LogConfig(format="plain"), stream) as logs:
+    with closing(Logs(LogConfig(format="plain"), stream)) as logs:
         log.debug("hidden")
         logs.configure(LogConfig(format="json", level="debug"))
         log.debug("shown")
@@ -159,7 +160,7 @@ def test_logging_is_left_as_it_was_found() -> None:
 def test_a_reader_that_sleeps_holds_up_nobody_and_is_told_what_it_missed() -> None:
     """A pipe that nobody reads blocks its writer: the thread, not those who log."""
     reading, writing = os.pipe()
-    with os.fdopen(writing, "w") as stream, logging_as(LogConfig(format="plain"), stream):
+    with os.fdopen(writing, "w") as stream, closing(Logs(LogConfig(format="plain"), stream)):
         for number in range(12_000):
             log.info("%d %s", number, "x" * 90)
         text: list[bytes] = []
@@ -185,7 +186,7 @@ def test_a_reader_that_never_wakes_does_not_keep_the_log_from_ending() -> None:
     reading, writing = os.pipe()
     stream = os.fdopen(writing, "w")
     began = time.monotonic()
-    with logging_as(LogConfig(format="plain"), stream):
+    with closing(Logs(LogConfig(format="plain"), stream)):
         for _ in range(11_000):
             log.info("x" * 90)
     assert time.monotonic() - began < 10
