@@ -2,6 +2,7 @@
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,18 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 def test_no_two_folders_import_each_other() -> None:
     assert HOUSE.two_way_folders == []
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_packages_of_a_room_import_one_way(room: str) -> None:
+    """Nodes are the folders in a room and the modules beside them; the sort fails at a circle."""
+    needs: dict[str, set[str]] = {}
+    for name, needed in HOUSE.needs.items():
+        paths = [path for each in (name, *needed) if len(path := each.split(".")) > 1]
+        mine, *others = [path[1] for path in paths if path[0] == room] or [""]
+        if name.startswith(f"{room}.") and mine:
+            needs.setdefault(mine, set()).update(other for other in others if other != mine)
+    assert set(TopologicalSorter(needs).static_order()) >= needs.keys()
 
 
 def test_folders_of_the_daemon_import_as_the_design_draws_it() -> None:
