@@ -302,6 +302,3 @@ def _size_of(picture: Tensor) -> str:
 def _to_tensor(frame: av.VideoFrame) -> Tensor:
     pixels = torch.from_numpy(frame.to_ndarray(format="rgb24"))  # pyright: ignore[reportUnknownArgumentType]
     return pixels.permute(2, 0, 1).float() / 255
-
-
-# The first frames of a video at another size, as a file: the same real pictures at every size.

@@ -20,7 +20,7 @@ from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from ..filters.frame import Color, Picture, StreamInfo
+from ..filters.frame import Picture, StreamInfo
 from .encode.codecs import CodecChoice, is_sequence, numbered
 from .encode.encoder import EncoderOptions, codec_choice, open_codec, still_parameters
 from .encode.packets import encoded_video
@@ -36,7 +36,7 @@ from .files import (
     sync_folder,
     write_error,
 )
-from .pictures.pixels import frame_of, set_color
+from .pictures.pixels import frame_of, matrix_of, set_color
 from .root import by_descriptor
 
 _FIRST_NUMBER = 1  # as ffmpeg's image2 muxer counts
@@ -256,21 +256,14 @@ def _coded_frame(picture: Picture, choice: CodecChoice) -> VideoFrame:
     frame = frame_of(picture)
     if choice.codec != "mjpeg":
         return frame.reformat(format=choice.coded_pix_fmt, threads=1)
-    tagged = frame.colorspace not in (0, 2)
+    matrix = matrix_of(frame)
     return frame.reformat(
         format=choice.coded_pix_fmt,
-        src_colorspace=frame.colorspace if tagged else None,
-        dst_colorspace=_BT601 if tagged else None,
+        src_colorspace=matrix,
+        dst_colorspace=None if matrix is None else _BT601,
         src_color_range=frame.color_range or 1,
         dst_color_range=_FULL_RANGE,
     )
-
-
-def _color_as_shown(info: StreamInfo) -> Color:
-    """Return the tags after rotation, which moves the chroma samples."""
-    if info.rotation or info.hflip:
-        return replace(info.color, chroma_location=None)
-    return info.color
 
 
 def _open_image_codec(
@@ -280,7 +273,8 @@ def _open_image_codec(
     codec.width, codec.height = width, height
     codec.pix_fmt = choice.coded_pix_fmt
     codec.time_base = Fraction(1, 25)
-    set_color(codec, _color_as_shown(info))
+    turned = info.rotation or info.hflip  # which moves the chroma samples
+    set_color(codec, replace(info.color, chroma_location=None) if turned else info.color)
     if choice.codec == "mjpeg":
         codec.color_range = _FULL_RANGE
     if info.sample_aspect_ratio:

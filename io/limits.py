@@ -94,10 +94,7 @@ def _is_refused(container: InputContainer, stream: VideoStream) -> bool:
 
     try:
         return bool(_IMAGES.search(container.format.name)) and not next(container.decode(stream))
-    except (
-        FFmpegError,
-        StopIteration,
-    ) as error:  # other data are invalid data
+    except (FFmpegError, StopIteration) as error:  # other data are invalid data
         return isinstance(error, ArgumentError)
 
 

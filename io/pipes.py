@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
-from typing import BinaryIO, Literal, Protocol, cast
+from typing import BinaryIO, Literal, TypeAlias, cast
 
 import av
 from av.container import Flags
@@ -24,15 +24,8 @@ from av.video.stream import VideoStream
 
 from ..filters.frame import Color, Picture, StreamInfo
 from .decode.deinterlace import INTERLACED, DeinterlacedSource
-from .errors import (
-    MediaError,
-    ReaderGone,
-    SinkFull,
-    TruncatedMedia,
-    UnsupportedMedia,
-    reason_of,
-)
-from .media import Sink, Source
+from .errors import MediaError, ReaderGone, SinkFull, TruncatedMedia, UnsupportedMedia, reason_of
+from .media import Source
 from .pictures.pixels import canonical_pix_fmt, frame_of, set_color
 from .rawvideo.bytestream import ByteReader, ByteWriter, RawStream, WholeUnits, gone_after
 from .rawvideo.matroska import chroma_siting, describe_matroska, matroska_units
@@ -177,20 +170,6 @@ def open_pipe_source(
     return piped
 
 
-class PipeSink(Sink, Protocol):
-    """A sink on a pipe, which its reader may close."""
-
-    @property
-    def num_written(self) -> int:
-        """Whole frames that the reader, or the kernel for it, has accepted."""
-        ...
-
-    @property
-    def reader_gone(self) -> bool:
-        """Whether the reader has closed its end."""
-        ...
-
-
 def open_pipe_sink(stream: RawStream, format: PipeFormat, info: StreamInfo) -> PipeSink:  # noqa: A002
     """Open a stream for writing; its header is written at once.
 
@@ -263,18 +242,13 @@ def sniff(reader: ByteReader) -> PipeFormat:
 
 
 _container_log = logging.getLogger("upframe.io.rawvideo.container")
-
-
 Container = Literal["nut", "matroska"]
-
 
 _RAW_IN_MATROSKA = ("gray", "yuv420p", "yuv422p")
 _PACKED_FOR_FFV1 = {"gbrp": "bgr0", "gbrap": "bgra"}  # it takes 8-bit RGB only packed
 _MAX_TIME_BASE = (1 << 31) - 1  # FFmpeg's rationals are pairs of int32
 _FLAGS = Flags.flush_packets.value | Flags.bitexact.value
 """Each packet at once; and no random identifiers, so that equal input gives equal bytes."""
-
-
 _NANOSECOND = Fraction(1, 10**9)
 _OPTIONS: dict[str, dict[str, str]] = {
     "nut": {},
@@ -424,3 +398,7 @@ class _HeaderGate:
         """Write the completed header, and everything else at once from now on."""
         header, self._header = bytes(self._header or b""), None
         self._writer.write(complete(header))
+
+
+PipeSink: TypeAlias = Y4MSink | ContainerPipeSink
+"""A sink on a pipe, which its reader may close."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from av.audio.stream import AudioStream
-from av.container import InputContainer
 from av.stream import AttachmentStream, Disposition, Stream
 from av.video.stream import VideoStream
 
@@ -86,17 +85,13 @@ def probe_source(source: ContainerSource) -> Probe:
         num_bytes=container.size if container.size > 0 else None,
         duration_seconds=source.info.duration_seconds
         if container.format.name == "image2"  # opened one image at a time
-        else _duration(container),
+        else Fraction(container.duration or 0, AV_TIME_BASE) or None,
         streams=tuple(_summary(stream) for stream in container.streams),
         num_chapters=len(container.chapters()),
         info=source.info,
         verdicts=_verdicts(source),
         warnings=tuple(source.warnings()),
     )
-
-
-def _duration(container: InputContainer) -> Fraction | None:
-    return Fraction(container.duration, AV_TIME_BASE) if container.duration else None
 
 
 def _summary(stream: Stream) -> StreamSummary:

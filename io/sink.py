@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -106,10 +105,7 @@ class FileSink:
         if container.needs_seek and not self._file.stream.seekable():
             raise SinkRefused(f"{container.name} cannot be written to {target}, which cannot seek")
         choice = codec_choice(info, encoder, target, container.name)
-        held = try_output(info, encoder, choice, container)
-        for line in held.warnings:
-            log.warning("%s", line)
-        self._held = held.tags
+        self._held = try_output(info, encoder, choice, container)
         # by its descriptor: its name may lead elsewhere by the time it is verified
         self._written = by_descriptor(os.dup(self._file.stream.fileno()))
         self._open_things.callback(os.close, int(self._written.name))
@@ -185,7 +181,7 @@ class FileSink:
 
     def _complete(self) -> None:
         with self._errors_named("complete"):
-            self._copy.mux_rest()
+            self._copy.mux_until(None)
             self._output.close()
         self._file.close()
 
@@ -267,19 +263,10 @@ def _close_quietly(output: OutputContainer) -> None:
 # fail after hours fails at once, and the tags that container or encoder lose are known.
 
 
-@dataclass(frozen=True, slots=True)
-class TrialResult:
-    """What was read back of the trial picture."""
-
-    tags: Tags
-    warnings: tuple[str, ...] = ()
-    """What the output will lose, for people."""
-
-
 def try_output(
     info: StreamInfo, options: EncoderOptions, choice: CodecChoice, container: Container
-) -> TrialResult:
-    """Write a file of one picture with the real settings, and read back its tags.
+) -> Tags:
+    """Write a file of one picture with the real settings; return its tags, log those it loses.
 
     Raises:
         SinkRefused: if the encoder or the container refuses it.
@@ -289,11 +276,10 @@ def try_output(
         with av.open(written, "w", format=container.name) as output:
             encoder = open_encoder(output, info, options, choice, container)
             frame = black_frame(info.width, info.height, choice.coded_pix_fmt)
-            for packet in encoded_video(encoder.stream, frame) + encoded_video(
-                encoder.stream, None
-            ):
-                fix_dts(packet, 0)
-                mux(output, packet)
+            for given in (frame, None):
+                for packet in encoded_video(encoder.stream, given):
+                    fix_dts(packet, 0)
+                    mux(output, packet)
         written.seek(0)
         with av.open(written, "r") as opened:
             tags = tags_of(opened, opened.streams.video[0])
@@ -302,10 +288,9 @@ def try_output(
             f"{choice.codec} in {container.name} cannot be written at {info.width}x{info.height} "
             f"{choice.coded_pix_fmt}: {reason_of(error)}"
         ) from error
-    where = f"{container.name} with {choice.codec}"
-    return TrialResult(
-        tags, tuple(f"{where} does not carry {lost}" for lost in lost_tags(info, tags))
-    )
+    for lost in lost_tags(info, tags):
+        log.warning("%s with %s does not carry %s", container.name, choice.codec, lost)
+    return tags
 
 
 def lost_tags(wanted: StreamInfo, got: Tags) -> list[str]:

@@ -14,7 +14,6 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import BinaryIO, Literal
 
-from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
@@ -33,7 +32,7 @@ from .decode.hardware import Hardware, log_decoder, open_for_card
 from .decode.survey import describe, ends_inside_frame, missing_end, survey, whole_end
 from .errors import TruncatedMedia, UnsupportedMedia, reason_of
 from .pictures.metadata import rotation_of
-from .pictures.pixels import conversion_warning, on_cpu, picture_of, pix_fmt_of
+from .pictures.pixels import conversion_warning, matrix_of, on_cpu, picture_of, pix_fmt_of
 from .root import ConfinedFile
 from .timestamps import RateVerdict, TimestampFixer, header_rate, judge_rate
 
@@ -97,10 +96,11 @@ class ContainerSource:
         self.is_interlaced = False
         """By its header or its first frame, whether or not it was deinterlaced."""
         self._survey = survey(target)
-        self._container = open_container(target, timeout_seconds)
+        self.container = open_container(target, timeout_seconds)
+        """To inspect its other streams."""
         try:
             if hardware is not None and deinterlace != "on":  # which runs on the CPU
-                self._container = open_for_card(self._container, target, hardware)
+                self.container = open_for_card(self.container, target, hardware)
             self._open()
         except FFmpegError as error:
             self.close()
@@ -110,12 +110,12 @@ class ContainerSource:
             raise
 
     def _open(self) -> None:
-        self.stream = stream = best_video(self._container, self._target.name)
+        self.stream = stream = best_video(self.container, self._target.name)
         stream.thread_type = "AUTO"
         self._time_base = stream.time_base or Fraction(1, 90_000)
         self.field_order: FieldOrder | None = field_order_of(stream.codec_context.field_order)
         self._has_fields = self.field_order in INTERLACED
-        container = self._container
+        container = self.container
         self._decoder = decoder = VideoDecoder(container, stream, self._target.name)
         self.verdict = self._judge()
         if self.verdict.rate is not None:
@@ -142,11 +142,6 @@ class ContainerSource:
         """What holds for all pictures; after deinterlacing, if there is any."""
         assert self._info is not None  # the first frame has set it
         return self._info
-
-    @property
-    def container(self) -> InputContainer:
-        """The open container, to inspect its other streams."""
-        return self._container
 
     def __iter__(self) -> Iterator[Picture]:
         """Yield every picture once.
@@ -176,7 +171,7 @@ class ContainerSource:
             self._pictures.close()
             self._decoder.close()
         self._raw_first = None
-        self._container.close()
+        self.container.close()
 
     def _judge(self) -> RateVerdict:
         stream = self.stream
@@ -200,7 +195,7 @@ class ContainerSource:
     def _check_end(self) -> None:
         self._decoder.check()
         promised = missing_end(
-            self._container,
+            self.container,
             self.stream,
             self._target.path,
             num_packets=self._decoder.num_packets,
@@ -208,7 +203,7 @@ class ContainerSource:
             frame_seconds=1 / (self.verdict.average_rate or Fraction(1)),
         )
         path, end_byte = self._target.path, self._decoder.end_byte
-        cut = self._decoder.cut_packet or ends_inside_frame(self._container, path, end_byte)
+        cut = self._decoder.cut_packet or ends_inside_frame(self.container, path, end_byte)
         if promised is None and not cut:
             return
         got = f"{self._target.name}: truncated: got {self._decoder.num_frames} whole frames"
@@ -240,7 +235,7 @@ class ContainerSource:
     def _describe(self, first: VideoFrame) -> None:
         log_decoder(self._target.name, self.stream, first)
         self._info = describe(
-            self._container,
+            self.container,
             self.stream,
             first,
             verdict=self.verdict,
@@ -308,8 +303,8 @@ def conform(frame: VideoFrame, first: VideoFrame) -> VideoFrame:
         first.width,
         first.height,
         first.format.name,
-        src_colorspace=_known(frame.colorspace),
-        dst_colorspace=_known(first.colorspace),
+        src_colorspace=matrix_of(frame),
+        dst_colorspace=matrix_of(first),
         src_color_range=frame.color_range,
         dst_color_range=first.color_range,
         interpolation="BICUBIC",
@@ -317,8 +312,3 @@ def conform(frame: VideoFrame, first: VideoFrame) -> VideoFrame:
     )
     converted.pts = frame.pts
     return converted
-
-
-def _known(colorspace: int) -> int | None:
-    """Return swscale a matrix only where the frame names one (2 is unspecified, 0 is RGB)."""
-    return None if colorspace in (0, 2) else colorspace

@@ -64,9 +64,6 @@ def is_insecure() -> bool:
     return _rules.tls_insecure
 
 
-# Certificates.
-
-
 class Untrusted(OSError):
     """A certificate for another host, expired, or from an unknown authority."""
 
@@ -137,8 +134,6 @@ def why_untrusted(url: str, timeout_seconds: float = 5.0) -> str | None:
         pass
     return None
 
-
-# Hosts.
 
 _NAT64 = IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
@@ -216,9 +211,6 @@ def _is_named(host: str, address: str, hosts: Sequence[str]) -> bool:
             if name.rstrip(".").casefold() == host.rstrip(".").casefold():
                 return True
     return False
-
-
-# Files of web servers.
 
 
 class _Connection(http.client.HTTPConnection):

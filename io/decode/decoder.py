@@ -53,12 +53,7 @@ class Decoded:
 class VideoDecoder:
     """Decodes one video stream to its end."""
 
-    def __init__(
-        self,
-        container: InputContainer,
-        stream: VideoStream,
-        name: str,
-    ) -> None:
+    def __init__(self, container: InputContainer, stream: VideoStream, name: str) -> None:
         self.stream = stream
         self._name = name
         self.step: Fraction | None = None

@@ -18,7 +18,7 @@ from av.error import FFmpegError
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
-from ...filters.frame import Picture, StreamInfo
+from ...filters.frame import Picture
 from ..errors import UnsupportedMedia
 from ..media import Source
 from ..pictures.pixels import frame_of, picture_of
@@ -126,12 +126,8 @@ class DeinterlacedSource:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._info = replace(source.info, field_order="progressive")
-
-    @property
-    def info(self) -> StreamInfo:
+        self.info = replace(source.info, field_order="progressive")
         """What holds for all pictures."""
-        return self._info
 
     def __iter__(self) -> Iterator[Picture]:
         """Yield every picture once.

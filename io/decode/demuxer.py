@@ -71,11 +71,6 @@ class Target:
         return len(self.images) or None
 
     @property
-    def is_url(self) -> bool:
-        """Whether it is a URL."""
-        return bool(self.url)
-
-    @property
     def url(self) -> str:
         """The URL with its secrets; empty if it is none."""
         return self.file if isinstance(self.file, str) else ""
@@ -258,7 +253,7 @@ def open_container(
             metadata_errors="replace",
             buffer_size=BUFFER_BYTES if files else PIPE_BYTES,
             # not for pipes, whose writer may be slow
-            timeout=timeout_seconds if target.is_url else None,
+            timeout=timeout_seconds if target.url else None,
             hwaccel=hwaccel,
             io_open=files or RemoteFiles.of(file, timeout_seconds),
         )

@@ -42,11 +42,7 @@ class Hardware:
 logger = logging.getLogger(__name__)
 
 
-def open_for_card(
-    container: InputContainer,
-    target: Target,
-    wanted: Hardware,
-) -> InputContainer:
+def open_for_card(container: InputContainer, target: Target, wanted: Hardware) -> InputContainer:
     """Open an input again for decoding by a card, if possible.
 
     Args:

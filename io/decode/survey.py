@@ -21,14 +21,8 @@ from av.video.stream import VideoStream
 from ...filters.frame import PixelFormat, StreamInfo
 from ..errors import MediaError
 from ..extent import segment_end
-from ..pictures.metadata import (
-    chroma_location,
-    content_light,
-    mastering_display,
-    orientation_of,
-    side_data,
-)
-from ..pictures.pixels import color_of_stream, pix_fmt_of, planar_pix_fmt
+from ..pictures.metadata import tags_of_frame
+from ..pictures.pixels import pix_fmt_of, planar_pix_fmt
 from ..timestamps import RateVerdict, judge_rate, settled
 from .deinterlace import FieldOrder
 from .demuxer import Target, best_video, open_container
@@ -239,8 +233,8 @@ def describe(
     """
     pix_fmt = planar_pix_fmt(pix_fmt_of(first))
     time_base = stream.time_base or Fraction(1, 90_000)
-    rotation, hflip, _ = orientation_of(first, path)
-    data = side_data(first)
+    tags = tags_of_frame(stream, first, path)
+    sited = PixelFormat.parse(pix_fmt).chroma_shift_x > 0
     return StreamInfo(
         width=first.width,
         height=first.height,
@@ -248,22 +242,17 @@ def describe(
         time_base=time_base,
         rate=verdict.rate,
         average_rate=verdict.average_rate or stream.average_rate or None,
-        color=replace(
-            color_of_stream(stream, first),
-            chroma_location=chroma_location(stream)
-            if PixelFormat.parse(pix_fmt).chroma_shift_x
-            else None,
-        ),
-        sample_aspect_ratio=stream.sample_aspect_ratio or None,
-        rotation=rotation,
-        hflip=hflip,
+        color=tags.color if sited else replace(tags.color, chroma_location=None),
+        sample_aspect_ratio=tags.sample_aspect_ratio,
+        rotation=tags.rotation,
+        hflip=tags.hflip,
         field_order=field_order,
         num_frames=num_images or _num_frames(stream, seen, field_order),
         duration_seconds=num_images / verdict.rate
         if num_images and verdict.rate
         else _duration(container, stream, seen, time_base, verdict.rate),
-        mastering_display=mastering_display(data),
-        content_light=content_light(data),
+        mastering_display=tags.mastering_display,
+        content_light=tags.content_light,
     )
 
 

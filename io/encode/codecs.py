@@ -77,7 +77,9 @@ def choose_codec(
         planar = _PLANAR.get(coded, coded)
     else:
         planar = nearest_format(source, [_PLANAR.get(one, one) for one in supported], name)
-        coded = planar if planar in supported else _coded(planar, supported)
+        coded = planar
+        if planar not in supported:
+            coded = next(one for one in supported if _PLANAR.get(one) == planar)
     losses = () if pix_fmt else tuple(_losses(source, PixelFormat.parse(planar), name))
     reason = _reason(name, asked or source) if codec is None else None
     return CodecChoice(name, planar, coded, (reason,) if reason else (), losses)
@@ -119,10 +121,10 @@ def encoder_formats(codec: str) -> tuple[str, ...]:
         found = Codec(codec, "w")
     except (ValueError, FFmpegError) as error:
         raise SinkRefused(f"no encoder is called {codec!r}; {_similar(codec)}") from error
-    formats = found.video_formats if found.type == "video" else None
     if found.type != "video":
         raise SinkRefused(f"{codec} encodes {found.type}, wanted a video encoder")
-    return tuple(form.name for form in formats or ()) or ("yuv420p", "yuv422p", "yuv444p", "gray")
+    formats = tuple(form.name for form in found.video_formats or ())
+    return formats or ("yuv420p", "yuv422p", "yuv444p", "gray")
 
 
 def _similar(codec: str) -> str:
@@ -149,14 +151,10 @@ def _asked_format(pix_fmt: str, codec: str, supported: tuple[str, ...]) -> str:
 
 def _is_usable(name: str) -> bool:
     try:
-        PixelFormat.parse(_PLANAR.get(name, name))
-    except UnsupportedPixels:
+        _parse(name)
+    except SinkRefused:
         return False
     return True
-
-
-def _coded(planar: str, supported: tuple[str, ...]) -> str:
-    return next(name for name in supported if _PLANAR.get(name) == planar)
 
 
 def nearest_format(source: PixelFormat, names: list[str], codec: str) -> str:
@@ -214,8 +212,21 @@ def _losses(source: PixelFormat, other: PixelFormat, codec: str) -> list[str]:
 # other way. Units: x264 and x265 count chromaticity in 1/50000 and luminance in 1/10000 cd/m²
 # (ITU-T H.265 D.3.28), SVT-AV1 reads plain numbers.
 
-_CHROMATICITY_UNITS = 50_000
-_LUMINANCE_UNITS = 10_000
+Written = Callable[[Fraction], str]
+_INTEGERS: tuple[Written, Written] = (  # chromaticity, luminance
+    lambda value: str(round(value * 50_000)),
+    lambda value: str(round(value * 10_000)),
+)
+_DECIMALS: tuple[Written, Written] = (
+    lambda value: f"{float(value):.5f}",
+    lambda value: f"{float(value):.4f}",
+)
+# By encoder: its list of parameters, its names of mastering display and light levels, their form.
+_HDR10 = {
+    "libx264": ("x264-params", "mastering-display", "cll", *_INTEGERS),
+    "libx265": ("x265-params", "master-display", "max-cll", *_INTEGERS),
+    "libsvtav1": ("svtav1-params", "mastering-display", "content-light", *_DECIMALS),
+}
 
 
 def bitstream_options(codec: str, info: StreamInfo) -> dict[str, str]:
@@ -225,11 +236,11 @@ def bitstream_options(codec: str, info: StreamInfo) -> dict[str, str]:
         options["chroma_sample_location"] = info.color.chroma_location
     if codec not in _HDR10:
         return options
-    key, mastering, light_levels, written = _HDR10[codec]
+    key, mastering, light_levels, *units = _HDR10[codec]
     # x265 writes its banner to stderr whatever FFmpeg's log level is
     parameters = ["log-level=error"] if codec == "libx265" else []
     if info.mastering_display:
-        parameters.append(f"{mastering}={written(info.mastering_display)}")
+        parameters.append(f"{mastering}={_mastering(info.mastering_display, *units)}")
     if (light := info.content_light) is not None:
         parameters.append(f"{light_levels}={light.max_cll},{light.max_fall}")
     return options | ({key: ":".join(parameters)} if parameters else {})
@@ -244,37 +255,11 @@ def joined_options(ours: dict[str, str], users: dict[str, str]) -> dict[str, str
     return joined
 
 
-def _integers(display: MasteringDisplay) -> str:
-    return _mastering(
-        display,
-        lambda value: str(round(value * _CHROMATICITY_UNITS)),
-        lambda value: str(round(value * _LUMINANCE_UNITS)),
-    )
-
-
-def _decimals(display: MasteringDisplay) -> str:
-    return _mastering(
-        display, lambda value: f"{float(value):.5f}", lambda value: f"{float(value):.4f}"
-    )
-
-
-def _mastering(
-    display: MasteringDisplay,
-    chromaticity: Callable[[Fraction], str],
-    luminance: Callable[[Fraction], str],
-) -> str:
+def _mastering(display: MasteringDisplay, chromaticity: Written, luminance: Written) -> str:
     points = (display.green, display.blue, display.red, display.white_point)
     green, blue, red, white = (",".join(map(chromaticity, point)) for point in points)
     light = f"{luminance(display.max_luminance)},{luminance(display.min_luminance)}"
     return f"G({green})B({blue})R({red})WP({white})L({light})"
-
-
-# By encoder: its list of parameters, its names of mastering display and light levels, their form.
-_HDR10 = {
-    "libx264": ("x264-params", "mastering-display", "cll", _integers),
-    "libx265": ("x265-params", "master-display", "max-cll", _integers),
-    "libsvtav1": ("svtav1-params", "mastering-display", "content-light", _decimals),
-}
 
 
 # Extension → encoder. WebP comes in two kinds; libwebp writes stills.

@@ -7,9 +7,7 @@ from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
-from av.error import FFmpegError
-from av.format import ContainerFormat
-
+from ..capabilities import has_container
 from ..errors import SinkRefused
 
 _BY_EXTENSION = {
@@ -85,13 +83,7 @@ def container_of(target: str | Path, format: str | None = None) -> Container:  #
             f"cannot tell the format of {target} from its extension; wanted one of {known}, "
             "or --format"
         )
-    _check_muxer(name)
-    return _CONTAINERS.get(name, Container(name))
-
-
-def _check_muxer(name: str) -> None:
-    try:
-        ContainerFormat(name, "w")
-    except (ValueError, FFmpegError) as error:
+    if not has_container(name, "w"):
         known = ", ".join(sorted({*_BY_EXTENSION.values()}))
-        raise SinkRefused(f"unknown output format {name!r}; known are {known}") from error
+        raise SinkRefused(f"unknown output format {name!r}; known are {known}")
+    return _CONTAINERS.get(name, Container(name))

@@ -185,10 +185,10 @@ class EncoderClock:
         if self._first is None:
             self._first = pts
         exact = (pts - self._first) * self._scale
-        ticks = max(_nearest(exact), self.last + 1)
+        ticks = max(nearest(exact), self.last + 1)
         self.num_rounded += abs(exact - ticks) > self._jitter
         self.last = ticks
-        self.end = max(_nearest((pts - self._first + duration) * self._scale), ticks + 1)
+        self.end = max(nearest((pts - self._first + duration) * self._scale), ticks + 1)
         return ticks, self.end - ticks
 
 
@@ -236,13 +236,13 @@ class SampleClock:
         if not packet.time_base or packet.pts is None or packet.time_base <= self._base:
             return
         tick = packet.time_base / self._base  # samples
-        start = _nearest(packet.pts * tick)
+        start = nearest(packet.pts * tick)
         if self._end is not None and abs(packet.pts * tick - self._end) <= tick:
             # never further from the container's time than its rounding
             lowest = math.ceil((packet.pts - Fraction(1, 2)) * tick)
             highest = math.floor((packet.pts + Fraction(1, 2)) * tick)
             start = min(max(self._end, lowest), highest)
-        duration = _nearest((packet.duration or 0) * tick)
+        duration = nearest((packet.duration or 0) * tick)
         if self._frame_size is None:
             duration = count_samples()
         elif self._frame_size and (not duration or abs(duration - self._frame_size) <= tick):
@@ -259,7 +259,7 @@ def shift_packet(packet: AnyPacket, offset_seconds: Fraction) -> None:
         return
     common = common_time_base(packet.time_base, offset_seconds)
     scale = int(packet.time_base / common)
-    shift = _nearest(offset_seconds / common)
+    shift = nearest(offset_seconds / common)
     if packet.pts is not None:
         packet.pts = packet.pts * scale + shift
     if packet.dts is not None:
@@ -285,7 +285,7 @@ def common_time_base(time_base: Fraction, offset: Fraction) -> Fraction:
     return common if common.denominator <= _MAX_TICKS else time_base
 
 
-def _nearest(ticks: Fraction) -> int:
+def nearest(ticks: Fraction) -> int:
     """Round half up; Fraction's own rounding to even would make steps uneven."""
     return math.floor(ticks + Fraction(1, 2))
 

@@ -22,10 +22,7 @@ from av.error import FFmpegError
 
 from ..errors import SinkFull, SinkRefused, VerificationFailed
 from ..extent import whole_fragments, whole_tags
-from ..files import (
-    check_target,
-    rename,
-)
+from ..files import check_target, rename
 
 _FIELDS = "YmdHMSjyFTs"
 _FIELD = re.compile(r"%(.?)")

@@ -7,6 +7,7 @@ A timeout is recognised by the duration of the call, since the types of its erro
 from __future__ import annotations
 
 import errno
+import re
 import socket
 from typing import Final
 from urllib.parse import urlsplit
@@ -20,57 +21,42 @@ from ..web import Untrusted, why_untrusted
 _NEARLY = 0.9
 """Share of the limit: FFmpeg's own timeout starts a little earlier or later than ours."""
 
-_BY_TYPE: Final[tuple[tuple[type[Exception], Reason], ...]] = (
+_Kinds = type[Exception] | tuple[type[Exception], ...]
+_BY_TYPE: Final[tuple[tuple[_Kinds, Reason], ...]] = (
     (Untrusted, "untrusted"),
-    (av.error.HTTPUnauthorizedError, "unauthorised"),
-    (av.error.HTTPForbiddenError, "unauthorised"),
+    ((av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError), "unauthorised"),
     (av.error.HTTPNotFoundError, "not-found"),
-    (av.error.ProtocolNotFoundError, "unsupported"),
-    (av.error.DemuxerNotFoundError, "unsupported"),
+    ((av.error.ProtocolNotFoundError, av.error.DemuxerNotFoundError), "unsupported"),
     (av.error.DecoderNotFoundError, "unsupported"),
     (UnsupportedMedia, "unsupported"),  # a playlist that names a forbidden URL
     (av.error.ExitError, "timed-out"),
 )
-_BY_NUMBER: Final[dict[int, Reason]] = {
-    errno.ECONNREFUSED: "refused",
-    errno.ENETUNREACH: "unreachable",
-    errno.EHOSTUNREACH: "unreachable",
-    errno.ENETDOWN: "unreachable",
-    errno.EHOSTDOWN: "unreachable",
-    errno.EADDRNOTAVAIL: "unreachable",
-    errno.ETIMEDOUT: "timed-out",
-    errno.ECONNRESET: "ended",
-    errno.EPIPE: "ended",
-    errno.ENOENT: "not-found",
-    errno.ENODEV: "not-found",
-    errno.ENXIO: "not-found",
-    errno.EACCES: "unauthorised",
-    errno.EPERM: "unauthorised",
-    errno.EPROTONOSUPPORT: "unsupported",  # RTSP's 461, unsupported transport
-}
+_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN)
+_BY_NUMBER: Final[tuple[tuple[tuple[int, ...], Reason], ...]] = (
+    ((errno.ECONNREFUSED,), "refused"),
+    ((*_NO_WAY, errno.EADDRNOTAVAIL), "unreachable"),
+    ((errno.ETIMEDOUT,), "timed-out"),
+    ((errno.ECONNRESET, errno.EPIPE), "ended"),
+    ((errno.ENOENT, errno.ENODEV, errno.ENXIO), "not-found"),
+    ((errno.EACCES, errno.EPERM), "unauthorised"),
+    ((errno.EPROTONOSUPPORT,), "unsupported"),  # RTSP's 461, unsupported transport
+)
 BY_STATUS: Final[dict[int, Reason]] = {401: "unauthorised", 403: "unauthorised", 404: "not-found"}
 """Of HTTP."""
-# Last messages of the ffmpeg program, and those of SRT.
 _BY_WORDS: Final[tuple[tuple[str, Reason], ...]] = (
     ("protocol not found", "unsupported"),
     ("connection refused", "refused"),
     ("no such file", "not-found"),
-    ("failed to resolve", "unreachable"),
-    ("name or service not known", "unreachable"),
-    ("no route to host", "unreachable"),
+    ("failed to resolve|name or service not known|no route to host", "unreachable"),
     ("network is unreachable", "unreachable"),
-    ("incorrect passphrase", "unauthorised"),
-    ("badsecret", "unauthorised"),
-    ("password required", "unauthorised"),
-    ("connection rejected", "unauthorised"),
-    ("401 unauthorized", "unauthorised"),
-    ("403 forbidden", "unauthorised"),
+    ("incorrect passphrase|badsecret|password required|connection rejected", "unauthorised"),
+    ("401 unauthorized|403 forbidden", "unauthorised"),
     ("404 not found", "not-found"),
     ("dimensions not set", "timed-out"),  # no keyframe in time
-    ("timeout", "timed-out"),
-    ("timed out", "timed-out"),
+    ("timeout|timed out", "timed-out"),
     ("connection to srt:", "timed-out"),  # for SRT a closed port and a silent one are the same
 )
+"""Patterns of the last messages of the ffmpeg program and of SRT; the first that fits counts."""
 
 
 def reason_of(error: Exception, *, elapsed_seconds: float, limit_seconds: float) -> Reason:
@@ -86,17 +72,16 @@ def reason_of(error: Exception, *, elapsed_seconds: float, limit_seconds: float)
             return reason
     if (status := getattr(error, "code", None)) in BY_STATUS:
         return BY_STATUS[status]
-    number = error.errno if isinstance(error, OSError) else None
-    if number is not None and (known := _BY_NUMBER.get(number)) is not None:
-        return known
+    for numbers, reason in _BY_NUMBER:
+        if isinstance(error, OSError) and error.errno in numbers:
+            return reason
     return "timed-out" if elapsed_seconds >= _NEARLY * limit_seconds else "failed"
 
 
 def reason_of_words(text: str) -> Reason:
     """Return why a child process failed, by its last lines."""
-    lowered = text.lower()
     for words, reason in _BY_WORDS:
-        if words in lowered:
+        if re.search(words, text, re.IGNORECASE):
             return reason
     return "failed"
 

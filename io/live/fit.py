@@ -12,11 +12,16 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ...filters.frame import Color, Picture, PixelFormat, StreamInfo
-from ..pictures.pixels import color_of, frame_of, picture_of, planar_pix_fmt, set_tags
+from ..pictures.pixels import (
+    color_of,
+    frame_of,
+    matrix_of,
+    picture_of,
+    planar_pix_fmt,
+    set_tags,
+)
 
 _METHOD = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
-_NO_MATRIX = (0, 2)
-"""RGB, unspecified: the numbers of a `colorspace` that says nothing about a conversion."""
 
 _HARDLY = 2
 """Pixels of a bar that is too thin to keep."""
@@ -84,8 +89,8 @@ class FrameFitter:
     def _scaled(self, frame: VideoFrame, width: int, height: int) -> VideoFrame:
         probe = VideoFrame(2, 2, self._model.pix_fmt)
         set_tags(probe, self._model.color)  # converts the model's colours to FFmpeg's numbers
-        matrices = [_matrix_of(frame), _matrix_of(probe)]
-        if None in matrices and self._form.family == "yuv" and not _is_rgb(frame):
+        matrices = [matrix_of(frame), matrix_of(probe)]
+        if None in matrices and self._form.family == "yuv" and _form_of(frame).family != "rgb":
             matrices = [None, None]  # one of them is unknown
         return self._reformatter.reformat(
             frame,
@@ -133,14 +138,6 @@ def _range_of(color: Color, form: PixelFormat) -> str:
 
 def _form_of(frame: VideoFrame) -> PixelFormat:
     return PixelFormat.parse(planar_pix_fmt(frame.format.name))
-
-
-def _is_rgb(frame: VideoFrame) -> bool:
-    return _form_of(frame).family == "rgb"
-
-
-def _matrix_of(frame: VideoFrame) -> int | None:
-    return None if int(frame.colorspace) in _NO_MATRIX else int(frame.colorspace)
 
 
 def _near(wanted: Fraction, whole: int, multiple: int) -> int:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import io
 import logging
-import math
 import os
 from dataclasses import replace
 from fractions import Fraction
@@ -38,7 +37,15 @@ from ..encode.codecs import (
 from ..encode.containers import Container
 from ..encode.encoder import open_codec, quality_parameters
 from ..encode.options import EncoderOptions
-from ..encode.packets import AnyPacket, add_copied, add_video, choose_timing, encoded_video, mux
+from ..encode.packets import (
+    AnyPacket,
+    add_copied,
+    add_video,
+    choose_timing,
+    encoded_video,
+    mux,
+    nearest,
+)
 from ..errors import SinkFull, SinkRefused
 from ..pictures.pixels import frame_of, set_color
 from ..streams.converter import mux_trial
@@ -292,7 +299,7 @@ class LiveEncoder:
             raise ValueError(f"indices must rise, got {index} after {self._last_index}")
         self._last_index = index
         frame = self._frame(picture)
-        frame.pts = _nearest(index * self._tick / self._settings.tick)
+        frame.pts = nearest(index * self._tick / self._settings.tick)
         frame.time_base = self._settings.tick
         frame.pict_type = PictureType.I if keyframe else PictureType.NONE
         return self._encoded(frame)
@@ -314,8 +321,8 @@ class LiveEncoder:
         """
         if self._sound_tick is None:
             raise ValueError("this output has no sound")
-        pts = _nearest(seconds / self._sound_tick)
-        lasts = _nearest(duration / self._sound_tick)
+        pts = nearest(seconds / self._sound_tick)
+        lasts = nearest(duration / self._sound_tick)
         return Encoded("sound", data, pts, pts, lasts, self._sound_tick, is_keyframe=True)
 
     def _frame(self, picture: Picture) -> VideoFrame:
@@ -348,7 +355,7 @@ class LiveEncoder:
         return Encoded("video", data, pts, dts, 1, self._tick, is_keyframe=packet.is_keyframe)
 
     def _slot(self, ticks: int | None) -> int:
-        return _nearest((ticks or 0) * self._settings.tick / self._tick)
+        return nearest((ticks or 0) * self._settings.tick / self._tick)
 
 
 def check_encoder(options: EncoderOptions, format: str) -> None:  # noqa: A002
@@ -391,11 +398,6 @@ def _tick_of(sound: Stream) -> Fraction:
     if sample_rate:
         return Fraction(1, sample_rate)
     return Fraction(sound.time_base) if sound.time_base else Fraction(1, 90_000)
-
-
-def _nearest(ticks: Fraction) -> int:
-    """Round half up; Fraction rounds to even, which would make steps uneven."""
-    return math.floor(ticks + Fraction(1, 2))
 
 
 _CARRIED = {"hls": "mpegts", "rtp_mpegts": "mpegts"}

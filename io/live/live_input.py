@@ -228,11 +228,7 @@ class LiveInput(ConnectedInput):
     """
 
     def __init__(
-        self,
-        address: LiveAddress,
-        *,
-        now: Callable[[], float] = time.monotonic,
-        sound: bool = True,
+        self, address: LiveAddress, *, now: Callable[[], float] = time.monotonic, sound: bool = True
     ) -> None:
         def connect(lines: deque[str]) -> InputConnection:
             if address.needs_ffmpeg:

@@ -9,15 +9,11 @@ import os
 import re
 import shutil
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-import av
-from av.error import FFmpegError, ProtocolNotFoundError
-from av.format import ContainerFormat
-
+from ..capabilities import has_container, has_protocol
 from ..encode.containers import container_of
 from ..errors import SinkRefused, UnsupportedMedia
 from ..files import check_target, is_special
@@ -124,12 +120,8 @@ def find_live_target(
     target = _published(text, name, format, transport)
     if credentials_file is None:
         return target
-    return replace(target, url=_with_login(target.url, credentials_file))
-
-
-def _with_login(url: str, credentials_file: Path) -> str:
     try:
-        return with_credentials(url, read_credentials(credentials_file))
+        return replace(target, url=with_credentials(target.url, read_credentials(credentials_file)))
     except UnsupportedMedia as error:
         raise SinkRefused(str(error)) from error
 
@@ -145,7 +137,7 @@ def _published(text: str, scheme: str, asked: str | None, transport: str) -> Liv
     muxer = _muxer(text, scheme, asked)
     if muxer == "whip" and scheme != "http" and not is_insecure():
         raise SinkRefused(UNVERIFIED.format(redacted_target(text)))
-    needs_ffmpeg = scheme == "srt" and not _has_srt()
+    needs_ffmpeg = scheme == "srt" and not has_protocol("srt")
     if needs_ffmpeg and shutil.which("ffmpeg") is None:
         raise SinkRefused(
             f"{redacted_target(text)}: PyAV's libraries have no SRT, and there is no ffmpeg program"
@@ -173,10 +165,8 @@ def _muxer(text: str, scheme: str, asked: str | None) -> str:
         if scheme not in _CHOICE:
             raise SinkRefused(f"{scheme}:// carries {name}, not {asked}: {redacted_target(text)}")
         name = container_of("stream", asked).name
-    try:
-        ContainerFormat(name, "w")
-    except (ValueError, FFmpegError) as error:
-        raise SinkRefused(f"{redacted_target(text)}: this build cannot write {name}") from error
+    if not has_container(name, "w"):
+        raise SinkRefused(f"{redacted_target(text)}: this build cannot write {name}")
     return name
 
 
@@ -217,25 +207,8 @@ def _playlist_options() -> dict[str, str]:
     }
 
 
-@cache
-def _has_srt() -> bool:
-    """Return whether the libraries know SRT; a URL without a port connects nowhere."""
-    try:
-        av.open("srt://127.0.0.1").close()
-    except ProtocolNotFoundError:
-        return False
-    except (FFmpegError, OSError, ValueError):
-        return True
-    return True
-
-
 def _local(
-    text: str,
-    asked: str | None,
-    segment_seconds: float,
-    *,
-    overwrite: bool,
-    numbered: bool,
+    text: str, asked: str | None, segment_seconds: float, *, overwrite: bool, numbered: bool
 ) -> LiveTarget:
     path = Path(os.path.abspath(text))
     if asked == "hls" or (asked is None and path.suffix.lower() in _PLAYLISTS):

@@ -27,15 +27,12 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ...filters.frame import Color, ContentLight, MasteringDisplay
+from ..rawvideo.matroska import chroma_siting
 from .pixels import color_of_stream
 
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-
-_CHROMA_SITING_HORZ = b"\x55\xb7\x81"  # Matroska element ids, each with the length 1
-_CHROMA_SITING_VERT = b"\x55\xb8\x81"
-_SITINGS = {(1, 1): "topleft", (1, 2): "left", (2, 1): "top", (2, 2): "center"}
 
 _MASTERING = struct.Struct("<20i2i")  # AVMasteringDisplayMetadata: 10 rationals, 2 flags
 _LIGHT = struct.Struct("<2I")  # AVContentLightMetadata: MaxCLL, MaxFALL
@@ -51,14 +48,7 @@ def chroma_location(stream: VideoStream) -> str | None:
             muxer.start_encoding()
     except (FFmpegError, ValueError):  # a codec that Matroska cannot hold
         return None
-    written = header.getvalue()
-    across, down = (_byte_after(written, key) for key in (_CHROMA_SITING_HORZ, _CHROMA_SITING_VERT))
-    return _SITINGS.get((across, down))
-
-
-def _byte_after(data: bytes, key: bytes) -> int:
-    place = data.find(key)
-    return -1 if place < 0 else data[place + len(key)]
+    return chroma_siting(header.getvalue())
 
 
 def side_data(frame: Frame) -> dict[str, bytes]:
@@ -190,8 +180,13 @@ def tags_of(opened: InputContainer, stream: VideoStream) -> Tags:
     first = next(iter(opened.decode(stream)), None)
     if first is None:
         raise IndexError("no frame comes out of it")
+    return tags_of_frame(stream, first, None)
+
+
+def tags_of_frame(stream: VideoStream, first: VideoFrame, path: Path | None) -> Tags:
+    """Combine a stream's tags with those of its first frame; of a still also those of its file."""
     data = side_data(first)
-    rotation, hflip, _ = rotation_of(first)
+    rotation, hflip, _ = orientation_of(first, path)
     return Tags(
         color=replace(color_of_stream(stream, first), chroma_location=chroma_location(stream)),
         sample_aspect_ratio=stream.sample_aspect_ratio or None,

@@ -201,6 +201,11 @@ def pix_fmt_of(frame: VideoFrame) -> str:
     return frame.format.name if format_on_card is None else format_on_card.name
 
 
+def matrix_of(frame: VideoFrame) -> int | None:
+    """Return the matrix of a frame for swscale; None where it names none (RGB, unspecified)."""
+    return None if frame.colorspace in (0, UNSPECIFIED) else int(frame.colorspace)
+
+
 def on_cpu(frame: VideoFrame) -> VideoFrame:
     """Copy a frame to the CPU's memory, if it is on a card."""
     if not is_on_card(frame):

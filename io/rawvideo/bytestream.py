@@ -21,14 +21,7 @@ from contextlib import suppress
 from io import BytesIO, UnsupportedOperation
 from typing import Protocol
 
-from ..errors import (
-    MediaError,
-    ReaderGone,
-    SinkFull,
-    TruncatedMedia,
-    UnsupportedMedia,
-    reason_of,
-)
+from ..errors import MediaError, ReaderGone, SinkFull, TruncatedMedia, UnsupportedMedia, reason_of
 
 PIPE_BYTES = 1 << 20
 """Requested capacity of a pipe; the kernel's default is 64 KiB."""

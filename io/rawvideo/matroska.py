@@ -114,13 +114,6 @@ def _count(masters: list[_Master], size: int) -> None:
         master.got += size
 
 
-# Where the packets of a NUT stream begin and end.
-#
-# NUT has no length before its frames: every frame begins with one byte that a table in the main
-# header explains, and that table is all this module reads. Source: the NUT specification by
-# Niedermayer et al., https://ffmpeg.org/~michael/nut.txt, sections 3.2 to 3.7.
-
-
 Elements = list[tuple[int, bytes]]
 """Children of a Matroska element: id and content, in order."""
 
@@ -211,7 +204,8 @@ def chroma_siting(header: bytes) -> str | None:
     """
     try:
         segment = next((rest for ident, _, rest in _top_elements(header) if ident == _SEGMENT), b"")
-        tracks = [track for _, track in elements_of(_first(segment, _TRACKS))]
+        children = elements_of(_first(segment, _TRACKS))
+        tracks = [track for ident, track in children if ident == _TRACK_ENTRY]
         colours = [dict(elements_of(_first(_first(track, _VIDEO), _COLOUR))) for track in tracks]
     except IndexError:  # an element ends inside its head
         return None

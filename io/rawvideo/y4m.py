@@ -202,18 +202,14 @@ class Y4MSource:
     def __init__(self, reader: ByteReader) -> None:
         self._reader = reader
         header = _header_line(reader)
-        self._info = parse_header(header)
+        self.info = parse_header(header)
+        """The header's content; `num_frames` is its XLENGTH."""
         self._is_mixed = _is_mixed(header)
-        limits().check_size(self._info.width, self._info.height, "y4m")
-        self._planes = PlaneLayout(self._info)
+        limits().check_size(self.info.width, self.info.height, "y4m")
+        self._planes = PlaneLayout(self.info)
         self._warnings: list[str] = []
         if self._is_mixed:
             self._warnings.append("y4m: frames are marked one by one as interlaced or not")
-
-    @property
-    def info(self) -> StreamInfo:
-        """The header's content; `num_frames` is its XLENGTH."""
-        return self._info
 
     def __iter__(self) -> Iterator[Picture]:
         """Yield every whole picture.
@@ -226,7 +222,7 @@ class Y4MSource:
         while (picture := self._picture(count)) is not None:
             yield picture
             count += 1
-        due = self._info.num_frames
+        due = self.info.num_frames
         if due is not None and count < due:
             raise TruncatedMedia(f"truncated: got {count} of {due} frames (XLENGTH)")
         if due is not None and count > due:
@@ -256,20 +252,20 @@ class Y4MSource:
             raise self._truncated(got, index)
         planes = self._planes.split(data)
         return Picture(
-            planes=tuple(planes[: self._info.format.num_planes]),
-            alpha=planes[-1] if self._info.format.has_alpha else None,
-            pix_fmt=self._info.pix_fmt,
-            color=self._info.color,
+            planes=tuple(planes[: self.info.format.num_planes]),
+            alpha=planes[-1] if self.info.format.has_alpha else None,
+            pix_fmt=self.info.pix_fmt,
+            color=self.info.color,
             pts=index,
             duration=1,
-            time_base=self._info.time_base,
+            time_base=self.info.time_base,
             interlaced=self._is_interlaced(parameters),
         )
 
     def _is_interlaced(self, parameters: Sequence[bytes]) -> bool:
         """Return it by the header, or if that is *mixed* by the frame: ``I`` and t, T, b or B."""
         if not self._is_mixed:
-            return self._info.field_order in ("tt", "bb")
+            return self.info.field_order in ("tt", "bb")
         return any(
             word[:1] == b"I" and word[1:2] in (b"t", b"T", b"b", b"B") for word in parameters
         )

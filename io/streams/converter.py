@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import av
 from av.audio.codeccontext import AudioCodecContext
@@ -163,12 +163,8 @@ _BITS = {"u8": 8, "s16": 16, "s32": 32, "flt": 32, "dbl": 64}
 _FLOATS = ("flt", "dbl")
 
 
-class Converter(Protocol):
-    """Converts packets of one codec into packets of another."""
-
-    def __call__(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
-        """Accept the next packet, or None at the end, and yield what is ready."""
-        ...
+Converter: TypeAlias = "Callable[[AnyPacket | None], Iterator[AnyPacket]]"
+"""Accepts the next packet of one codec, or None at the end, and yields those of another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,20 +212,13 @@ def conversions_for(stream: Stream, container: Container) -> list[Conversion]:
     """List the conversions of a stream for a container, best first."""
     if cast("object | None", stream.codec_context) is None:
         return []
-    name = codec_of(stream)
-    if stream.type == "subtitle":
-        return _text_conversions(name, container)
+    name, target = codec_of(stream), _TEXT_OF.get(container.name)
+    if stream.type == "subtitle" and name in _TEXT and target is not None:
+        loses = f"the styling of {name} is lost, its text is kept" if name in _STYLED else None
+        return [Conversion(target, "subtitle", loses=loses)]
     if stream.type == "audio" and (name.startswith("pcm_") or name in _LOSSLESS):
         return _audio_conversions(cast("AudioStream", stream))
     return []
-
-
-def _text_conversions(name: str, container: Container) -> list[Conversion]:
-    target = _TEXT_OF.get(container.name)
-    if name not in _TEXT or target is None:
-        return []
-    loses = f"the styling of {name} is lost, its text is kept" if name in _STYLED else None
-    return [Conversion(target, "subtitle", loses=loses)]
 
 
 def _audio_conversions(stream: AudioStream) -> list[Conversion]:
@@ -238,19 +227,16 @@ def _audio_conversions(stream: AudioStream) -> list[Conversion]:
     bits = _BITS.get(kind, 64)
     if kind == "s32" and "24" in stream.codec_context.name:
         bits = 24
-    ways: list[Conversion] = []
-    if kind not in _FLOATS and bits <= 16:
-        ways += [Conversion("flac", "audio", "s16"), Conversion("alac", "audio", "s16p")]
-        ways += [Conversion("pcm_s16le", "audio", "s16")]
-    elif kind not in _FLOATS and bits <= 24:
-        ways += [Conversion("flac", "audio", "s32"), Conversion("alac", "audio", "s32p")]
-        ways += [Conversion("pcm_s24le", "audio", "s32")]
+    ways: list[tuple[str, str]] = []
+    if kind in _FLOATS:
+        ways = [("pcm_f64le" if kind == "dbl" else "pcm_f32le", kind)]
+    elif bits <= 16:
+        ways = [("flac", "s16"), ("alac", "s16p"), ("pcm_s16le", "s16")]
+    elif bits <= 24:
+        ways = [("flac", "s32"), ("alac", "s32p"), ("pcm_s24le", "s32")]
     elif kind == "s32":
-        ways += [Conversion("pcm_s32le", "audio", "s32")]
-    elif kind in _FLOATS:
-        wide = kind == "dbl"
-        ways += [Conversion("pcm_f64le" if wide else "pcm_f32le", "audio", kind)]
-    return ways
+        ways = [("pcm_s32le", "s32")]
+    return [Conversion(codec, "audio", sample_format) for codec, sample_format in ways]
 
 
 class SubtitleConverter:

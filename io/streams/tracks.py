@@ -63,12 +63,8 @@ def _is_stale(key: str) -> bool:
     return name in _STALE or (len(name) > 4 and name[-4] == "-" and name[:-4] in _STALE)
 
 
-def shifted_chapters(chapters: list[Chapter], origin_seconds: Fraction) -> list[Chapter]:
-    """Shift chapters to a time line that begins at `origin_seconds` of theirs."""
-    return [_shifted(chapter, origin_seconds) for chapter in chapters]
-
-
 def _shifted(chapter: Chapter, origin_seconds: Fraction) -> Chapter:
+    """Shift a chapter to a time line that begins at `origin_seconds` of its own."""
     time_base = chapter["time_base"] or Fraction(1, 1000)
     ticks = round(origin_seconds / time_base)
     moved = chapter.copy()
@@ -225,23 +221,16 @@ class StreamCopy:
             starts.append(self._start_seconds)
         self._origin = min(starts)
         if self._chapters:
-            self._output.set_chapters(shifted_chapters(self._chapters, self._origin))
+            self._output.set_chapters([_shifted(one, self._origin) for one in self._chapters])
         return self._origin
 
-    def mux_until(self, seconds: Fraction) -> None:
-        """Mux all packets that are due up to a time on the output's time line."""
+    def mux_until(self, seconds: Fraction | None) -> None:
+        """Mux all packets that are due up to a time on the output's time line; None: all."""
         while (due := self._next()) is not None:
             track, packet = due
-            if track.time_of(packet) > seconds:
+            if seconds is not None and track.time_of(packet) > seconds:
                 return
             self._waiting.popleft()
-            track.mux(self._output, packet)
-
-    def mux_rest(self) -> None:
-        """Mux all that is left."""
-        while (due := self._next()) is not None:
-            self._waiting.popleft()
-            track, packet = due
             track.mux(self._output, packet)
 
     def _next(self) -> tuple[Track, AnyPacket] | None:

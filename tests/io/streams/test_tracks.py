@@ -75,7 +75,7 @@ def test_packets_from_a_queue_are_muxed_only_when_they_are_due(
     assert len(taken) <= 1
     copy.mux_until(Fraction(1, 2))
     assert len(taken) == 27  # up to 0.5 s, and one that waits
-    copy.mux_rest()
+    copy.mux_until(None)
     container.close()
     assert muxed(written) == [20 * index for index in range(100)]
     assert copy.warnings() == []
@@ -100,7 +100,7 @@ def test_bad_timestamps_are_mended_and_counted(
     container, written, track = output
     copy = StreamCopy([track], sounds(given), container)
     copy.begin(Fraction(0))
-    copy.mux_rest()
+    copy.mux_until(None)
     container.close()
     assert muxed(written) == got
     wanted = [f"audio #1: timestamps of {count} packets were corrected"] if count else []
@@ -115,7 +115,7 @@ def test_packets_of_other_streams_and_empty_ones_are_passed_over(
     feed = iter([*sounds([(0, 0)]), empty, *sounds([(7, 7)], index=0), *sounds([(20, 20)])])
     copy = StreamCopy([track], feed, container)
     copy.begin(Fraction(0))
-    copy.mux_rest()
+    copy.mux_until(None)
     container.close()
     assert muxed(written) == [0, 20]
 
@@ -139,7 +139,7 @@ def test_the_output_begins_with_whatever_begins_first(
     container, _, track = output
     copy = StreamCopy([track], sounds([(0, 0)]), container, start_seconds=sound)
     assert copy.begin(video) == origin
-    copy.mux_rest()
+    copy.mux_until(None)
 
 
 def test_a_source_that_fails_in_the_middle_ends_its_streams_and_says_so(
@@ -153,7 +153,7 @@ def test_a_source_that_fails_in_the_middle_ends_its_streams_and_says_so(
 
     copy = StreamCopy([track], feed(), container)
     copy.begin(Fraction(0))
-    copy.mux_rest()
+    copy.mux_until(None)
     container.close()
     assert muxed(written) == [0, 20]
     assert copy.warnings() == [
