@@ -100,11 +100,12 @@ def _command(arguments: argparse.Namespace) -> int:
     options, runtime = filter_options_of(arguments), runtime_of(arguments)
 
     built = build_filters(options, runtime)
+    combinations = [*((one,) for one in built), *([built] if len(built) > 1 else [])]
     info, frames = _drawn_frames(runtime)
     speeds = [
         _measure(chosen, info, _resized(frames, size), runtime, arguments.seconds)
         for size in sizes
-        for chosen in _combinations(built)
+        for chosen in combinations
     ]
     machine = {
         "upframe": version("upframe"),
@@ -154,11 +155,6 @@ def _resized(frames: Sequence[Frame], size: tuple[int, int]) -> list[Frame]:
         replace(frame, pixels=interpolate(frame.pixels[None], size[::-1], mode="bilinear")[0])
         for frame in frames
     ]
-
-
-def _combinations(built: Sequence[BuiltFilter]) -> list[Sequence[BuiltFilter]]:
-    """Each filter alone; then all of them."""
-    return [*([one] for one in built), *([built] if len(built) > 1 else [])]
 
 
 def _measure(

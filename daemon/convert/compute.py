@@ -224,10 +224,7 @@ def num_lanes(threads: int, frame_bytes: int) -> int:
 
 
 def lanes_for(
-    chain: Chain,
-    device: torch.device,
-    results_bytes: int = 0,
-    clock: SharedClock | None = None,
+    chain: Chain, device: torch.device, results_bytes: int = 0, clock: SharedClock | None = None
 ) -> Lanes[Any] | None:
     """Make lanes for an open chain; None where all threads should work on one frame.
 

@@ -97,10 +97,6 @@ class Ledger:
 BuildFilters = Callable[[FilterOptions, Runtime], tuple[BuiltFilter, ...]]
 
 
-def _ignore_stage(_: Stage) -> None:
-    pass
-
-
 def run(
     request: RunRequest,
     display: Display | None = None,
@@ -108,7 +104,7 @@ def run(
     announce: bool = True,
     ledger: Ledger | None = None,
     filters: BuildFilters = build_filters,
-    on_stage: Callable[[Stage], None] = _ignore_stage,
+    on_stage: Callable[[Stage], None] = lambda _: None,
 ) -> Report:
     """Run a conversion: plan, load, stream, verify, rename.
 

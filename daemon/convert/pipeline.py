@@ -12,40 +12,16 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from ...filters.frame import Picture
 from ...io.errors import TruncatedMedia
 from ...io.media import Sink, Source
 from ..errors import Stopped
 from ..queues import BlockingQueue, QueueCancelled
+from .compute import Compute
 
 CHANNEL_PICTURES = 4
 CHANNEL_BYTES = 256 * 2**20
-
-
-class Transform(Protocol):
-    """What the compute thread does with pictures."""
-
-    def __call__(self, picture: Picture) -> Iterable[Picture]:
-        """Accept the next picture and return those that are ready."""
-        ...
-
-    def flush(self) -> Iterable[Picture]:
-        """Return what is still held, after the last picture."""
-        ...
-
-    def settle(self, until: Callable[[], bool]) -> Iterable[Picture]:
-        """Return what is being computed, until a condition holds: that another picture waits."""
-        ...
-
-    def stage(self, picture: Picture) -> object:
-        """Prepare a picture that was read; called in order, by the thread that reads."""
-        ...
-
-    def close(self) -> None:
-        """End other threads; called last, in every case."""
-        ...
 
 
 @dataclass(slots=True)
@@ -100,7 +76,7 @@ class Flow:
 
 
 class Pipeline:
-    """One source through one transform into one sink.
+    """One source through one compute stage into one sink.
 
     Args:
         keep_partial: whether a truncated input or a signal still completes the output with the
@@ -112,7 +88,7 @@ class Pipeline:
     def __init__(
         self,
         source: Source,
-        transform: Transform,
+        transform: Compute,
         sink: Sink,
         *,
         keep_partial: bool = False,

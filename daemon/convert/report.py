@@ -149,7 +149,7 @@ def make_report(
         limiting_stage=flow.limiting_stage,
         device=device_name(runtime.device),
         precision=str(runtime.precision).removeprefix("torch."),
-        weights=[weights_of(built) for built in filters if built.weights is not None],
+        weights=weights_of(filters),
         streams=list(streams),
         warnings=list(dict.fromkeys(warnings)),
     )
@@ -160,14 +160,13 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def weights_of(built: BuiltFilter) -> WeightsReport:
-    """Describe the weights of a filter, which must have some."""
-    weights = built.weights
-    if weights is None:
-        raise ValueError(f"the filter {built.name} has no weights")
-    return WeightsReport(
-        filter=built.name, name=weights.name, sha256=weights.sha256, origin=weights.origin
-    )
+def weights_of(filters: Iterable[BuiltFilter]) -> list[WeightsReport]:
+    """Describe the weights of the filters that have some."""
+    return [
+        WeightsReport(filter=built.name, name=used.name, sha256=used.sha256, origin=used.origin)
+        for built in filters
+        if (used := built.weights) is not None
+    ]
 
 
 def _video_of(info: StreamInfo) -> VideoReport:

@@ -1,8 +1,9 @@
 """What can be asked of the jobs: typed requests and answers, and a function for each.
 
-The control socket, HTTP and MQTT call these functions, so that a request means the same wherever it
-comes from. Every answer leaves without secrets. The command line imports the requests and the
-errors from here: this module loads neither an event loop nor a web framework.
+The control socket, HTTP and MQTT call these functions, and :meth:`JobQueue.get` and `cancel`, so
+that a request means the same wherever it comes from. Every answer leaves without secrets. The
+command line imports the requests and the errors from here: this module loads neither an event loop
+nor a web framework.
 """
 
 from __future__ import annotations
@@ -104,16 +105,6 @@ async def list_jobs(queue: JobQueue, query: JobQuery) -> tuple[list[str], dict[S
     return await queue.bodies(query.state, query.limit), await queue.counts()
 
 
-async def show(queue: JobQueue, id: str) -> Job:  # noqa: A002
-    """Return a job with its latest progress, as :meth:`JobQueue.get` does."""
-    return await queue.get(id)
-
-
-async def cancel(queue: JobQueue, id: str) -> Job:  # noqa: A002
-    """Stop a job and return it, cancelled, as :meth:`JobQueue.cancel` does."""
-    return await queue.cancel(id)
-
-
 async def retry(queue: JobQueue, id: str | None = None) -> list[Job]:  # noqa: A002
     """Queue a job again as :meth:`JobQueue.retry` does; without an id every failed one."""
     return await queue.retry_failed() if id is None else [await queue.retry(id)]
@@ -150,9 +141,6 @@ async def follow(
             yield JobEvent(kind=change.kind, job=change.job, counts=counts)
         if left is not None and (change.job.ended_for_good or change.kind == "removed"):
             left.discard(change.job.id)
-
-
-# Errors as answers: problem details (RFC 9457) with a code by which programs tell them apart.
 
 
 _MOST_FIELDS = 5
@@ -200,7 +188,7 @@ def invalid_request() -> Generator[None]:
 
 
 class ProblemDetails(BaseModel, frozen=True):
-    """An error as an answer (RFC 9457)."""
+    """An error as an answer (RFC 9457), with a code by which programs distinguish it."""
 
     title: str
     status: int

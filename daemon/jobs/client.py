@@ -130,13 +130,11 @@ class DaemonClient:
             connection.connect()
         except OSError as error:
             connection.close()
-            if not isinstance(error, FileNotFoundError | NotADirectoryError | ConnectionError):
-                text = f"cannot connect to the daemon: {self._path}: {error.strerror}"
-                raise DaemonAbsent(text) from error
-            raise DaemonAbsent(
-                f"no daemon listens on {self._path} (is `upframe serve` running? its socket is "
-                "found by --config or --socket)"
-            ) from error
+            text = f"cannot connect to the daemon: {self._path}: {error.strerror}"
+            if isinstance(error, FileNotFoundError | NotADirectoryError | ConnectionError):
+                text = f"no daemon listens on {self._path} (is `upframe serve` running? its "
+                text += "socket is found by --config or --socket)"
+            raise DaemonAbsent(text) from error
         return connection
 
 

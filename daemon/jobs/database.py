@@ -21,11 +21,7 @@ log = logging.getLogger("upframe.store")
 
 _BUSY_SECONDS = 10.0
 _OWNER_ONLY = 0o600  # sources may be URLs that carry passwords
-_ERRORS_OF_THE_FILE = (
-    sqlite3.DatabaseError,
-    sqlite3.OperationalError,
-    sqlite3.InternalError,
-)
+_ERRORS_OF_THE_FILE = (sqlite3.DatabaseError, sqlite3.OperationalError, sqlite3.InternalError)
 _SYNCHRONOUS = {True: "FULL", False: "NORMAL"}
 
 Row = tuple[Any, ...]
@@ -89,7 +85,9 @@ class Database:
         with self._write_lock, self._explained():
             self._refuse_if_closed()
             writer = self._with_a_name(self._writer)
-            self._set_durable(writer, durable)
+            if durable != self._durable:
+                writer.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durable]}")
+                self._durable = durable
             writer.execute("BEGIN IMMEDIATE")
             try:
                 yield writer
@@ -146,11 +144,6 @@ class Database:
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise StoreBroken("is closed")
-
-    def _set_durable(self, writer: sqlite3.Connection, durable: bool) -> None:
-        if durable != self._durable:
-            writer.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durable]}")
-            self._durable = durable
 
     def _open_writer(self) -> sqlite3.Connection:
         self._create()

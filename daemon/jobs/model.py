@@ -8,12 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    Field,
-    StringConstraints,
-)
+from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
 
 from ...io.root import Identity, Root
 from ..specification import ConversionSpec, Origin, Priority, part_of
@@ -115,9 +110,8 @@ def job_of(
     created: datetime | None = None,
 ) -> Job:
     """Make a queued job of a conversion. Its key is its id, unless another one is given."""
-    given = part_of(work, ConversionSpec)
     return Job(
-        **dict(given),
+        **dict(part_of(work, ConversionSpec)),
         id=id,
         origin=origin,
         idempotency_key=idempotency_key or id,

@@ -178,8 +178,6 @@ class JobQueue:
         self._subscriptions.add(subscription)
         return subscription
 
-    # Reading: as the store does, with the latest progress
-
     async def get(self, id: str) -> Job:  # noqa: A002
         """Read a job, as :meth:`JobStore.get` does."""
         return self._with_progress(await self._threads.read(partial(self.store.get, id)))
@@ -216,8 +214,6 @@ class JobQueue:
         if running is None or job.state != "running":
             return job
         return altered(job, progress=running.progress)
-
-    # Changing
 
     async def submit(self, job: Job) -> tuple[Job, bool]:
         """Add a job, as :meth:`JobStore.add` does; return it with its latest progress."""
@@ -303,8 +299,6 @@ class JobQueue:
     def _set_changed(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-
-    # Running
 
     async def claim(
         self, now: datetime | None = None, *, limit_ids: Collection[str] | None = None

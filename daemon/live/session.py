@@ -453,7 +453,7 @@ class LiveSession:
             files=[redacted(name) for name in state.files],
             device=device_name(runtime.device),
             precision=str(runtime.precision).removeprefix("torch."),
-            weights=[weights_of(one) for one in built if one.weights is not None],
+            weights=weights_of(built),
             warnings=list(dict.fromkeys(redacted(text) for text in self._warned.messages)),
         )
 

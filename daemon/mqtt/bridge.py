@@ -79,13 +79,9 @@ class MqttBridge:
         self._queue = queue
         self._info, self._metrics, self._metrics_seconds = info, metrics, metrics_seconds
         self._outbox = outbox = Outbox()
+        backoff = backoff or connection_backoff()
         self._connection = BrokerConnection(
-            config.mqtt,
-            topics,
-            outbox,
-            self._accept,
-            self._welcome,
-            backoff or connection_backoff(),
+            config.mqtt, topics, outbox, self._accept, self._welcome, backoff
         )
         self._journal = Journal(store)
         answers = Answers(topics, outbox, self._journal)
@@ -112,10 +108,8 @@ class MqttBridge:
         self._running = ended = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
-                parts = [
-                    group.create_task(part, name=f"mqtt {name}")
-                    for name, part in self._parts().items()
-                ]
+                named = self._parts().items()
+                parts = [group.create_task(part, name=f"mqtt {name}") for name, part in named]
                 await self._connection.run(self._stopping)
                 for part in parts:
                     part.cancel()
@@ -175,8 +169,8 @@ class MqttBridge:
             return
         acknowledge()
         is_old = message.retained and bool(message.payload)
-        job_id = self.topics.job_of_state(message.topic)
-        stream = self.topics.live_of_state(message.topic)
+        job_id = self.topics.named_in_state("job", message.topic)
+        stream = self.topics.named_in_state("live", message.topic)
         if job_id is not None and is_old:
             self._jobs.announce(job_id)
         elif stream is not None and is_old:

@@ -209,8 +209,6 @@ class BrokerConnection:
 
     Args:
         config: the files that it names are read for every attempt.
-        topics: of the node.
-        outbox: what is to be sent.
         on_message: called with every message.
         on_session: run with every new session, once requests can arrive.
         backoff: the delays between attempts.

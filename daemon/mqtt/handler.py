@@ -196,13 +196,9 @@ class Answers:
         self._waiting: dict[str, dict[ReplyTo, int | None]] = {}
         """By job: where its end is to be answered, and the number of the request."""
 
-    def finish(self, requester: Requester, job_id: str, payload: bytes) -> None:
-        """Answer for good: the request leaves the journal once the broker has the answer."""
-        self._send(requester.reply_to, job_id, payload, requester.number)
-
-    def begin(self, requester: Requester, job_id: str, payload: bytes) -> None:
-        """Answer for now."""
-        self._send(requester.reply_to, job_id, payload, None)
+    def send(self, requester: Requester, job_id: str, payload: bytes, *, last: bool) -> None:
+        """Answer; after the last one, once the broker has it, the request leaves the journal."""
+        self._send(requester.reply_to, job_id, payload, requester.number if last else None)
 
     def wait_for_end(self, requester: Requester, job_id: str) -> None:
         """Answer again when the job ends; a place that asked twice is answered once."""
@@ -245,15 +241,7 @@ _FIRST_ANSWER_SECONDS = 0.7
 
 
 class RequestHandler:
-    """Handles the messages of command topics, one after the other.
-
-    Args:
-        topics: of the node.
-        queue: of the jobs.
-        config: names what requests may touch.
-        journal: keeps them until they are answered.
-        answers: sends what they are answered.
-    """
+    """Handles the messages of command topics, one after the other."""
 
     def __init__(
         self, topics: Topics, queue: JobQueue, config: Config, journal: Journal, answers: Answers
@@ -375,13 +363,15 @@ class RequestHandler:
         elif command == "cancel":
             await self._cancel(request.id, requester)
         else:
-            job = await api.show(self._queue, request.id)
-            self._answers.finish(requester, job.id, answer("done", job.id, to_public_dict(job)))
+            job = await self._queue.get(request.id)
+            self._answers.send(
+                requester, job.id, answer("done", job.id, to_public_dict(job)), last=True
+            )
 
     async def _is_known_submission(self, request: SubmitRequest | JobRequest) -> bool:
         """Return whether it was accepted in time, so that only its answer is late."""
         try:
-            await api.show(self._queue, request.id)
+            await self._queue.get(request.id)
         except UnknownJob:
             return False
         return isinstance(request, SubmitRequest)
@@ -391,11 +381,11 @@ class RequestHandler:
         new = api.NewJob(id=request.id, work=work, priority=request.priority)
         job = (await api.submit(self._queue, new, origin="mqtt", confined=to)).job
         if job.ended_for_good:
-            self._answers.finish(requester, job.id, job_answer(job))
+            self._answers.send(requester, job.id, job_answer(job), last=True)
             return
-        self._answers.begin(requester, job.id, job_answer(job))
+        self._answers.send(requester, job.id, job_answer(job), last=False)
         self._answers.wait_for_end(requester, job.id)
-        job = await api.show(self._queue, job.id)
+        job = await self._queue.get(job.id)
         if job.ended_for_good:  # between the two, when nothing was waiting for it
             self._answers.ended(job)
 
@@ -404,17 +394,19 @@ class RequestHandler:
         return work, confinement(work, self._config.jobs, self._config.state_dir)
 
     async def _cancel(self, job_id: str, requester: Requester) -> None:
-        cancelling = asyncio.create_task(api.cancel(self._queue, job_id), name=f"cancel {job_id}")
+        cancelling = asyncio.create_task(self._queue.cancel(job_id), name=f"cancel {job_id}")
         try:
             await asyncio.wait({cancelling}, timeout=_FIRST_ANSWER_SECONDS)
             if not cancelling.done():
-                job = await api.show(self._queue, job_id)
+                job = await self._queue.get(job_id)
                 payload = answer("accepted", job_id, to_public_dict(job))
-                self._answers.begin(requester, job_id, payload)
+                self._answers.send(requester, job_id, payload, last=False)
             job = await cancelling
         finally:
             cancelling.cancel()
-        self._answers.finish(requester, job_id, answer("done", job_id, to_public_dict(job)))
+        self._answers.send(
+            requester, job_id, answer("done", job_id, to_public_dict(job)), last=True
+        )
 
     def _give_up(
         self, error: Exception, message: IncomingMessage, number: int | None, job_id: str | None

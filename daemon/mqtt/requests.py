@@ -73,12 +73,7 @@ class BadRequest(Exception):
     """A request cannot be served; nothing was changed."""
 
     def __init__(
-        self,
-        code: ErrorCode,
-        message: str,
-        *,
-        job_id: str | None = None,
-        retryable: bool = False,
+        self, code: ErrorCode, message: str, *, job_id: str | None = None, retryable: bool = False
     ) -> None:
         super().__init__(message)
         self.problem = Problem(code, excerpt(message, 4096), retryable)
@@ -94,14 +89,17 @@ def parse(command: Command, payload: bytes) -> SubmitRequest | JobRequest:
             missing or wrong keys.
     """
     if len(payload) > MAX_PAYLOAD_BYTES:
-        raise BadRequest(
-            "too_large", f"at most {MAX_PAYLOAD_BYTES} bytes are accepted, got {len(payload)}"
-        )
+        text = f"at most {MAX_PAYLOAD_BYTES} bytes are accepted, got {len(payload)}"
+        raise BadRequest("too_large", text)
     with _unreadable_is_invalid():
         given = _object_of(payload)
         job_id = _id_of(given)
     with _unreadable_is_invalid(job_id):
-        _check_schema(given.get("schema"), job_id)
+        schema = given.get("schema")
+        if not (isinstance(schema, str) and _SUPPORTED.fullmatch(schema)):
+            got = "none" if schema is None else excerpt(repr(schema))
+            text = f"schema: got {got}, supported is {REQUEST_SCHEMA}"
+            raise BadRequest("unsupported_schema", text, job_id=job_id)
         try:
             return _model_of(command).model_validate_json(payload, strict=True)
         except ValidationError as error:
@@ -135,15 +133,6 @@ def _id_of(given: dict[str, object]) -> str | None:
     job_id = given.get("id")
     usable = isinstance(job_id, str) and _SAFE_ID.fullmatch(job_id)
     return cast("str", job_id) if usable else None
-
-
-def _check_schema(schema: object, job_id: str | None) -> None:
-    if isinstance(schema, str) and _SUPPORTED.fullmatch(schema):
-        return
-    got = "none" if schema is None else excerpt(repr(schema))
-    raise BadRequest(
-        "unsupported_schema", f"schema: got {got}, supported is {REQUEST_SCHEMA}", job_id=job_id
-    )
 
 
 def _problems_of(error: ValidationError) -> str:

@@ -47,10 +47,6 @@ class JobStates:
     """Follows all jobs, and publishes their states, events and progress.
 
     Args:
-        topics: of the node.
-        queue: whose jobs to follow.
-        store: below the queue.
-        outbox: for what is published.
         answers: informed of every job that ends.
         keep_seconds: from a job's end until its retained state is cleared.
         on_change: called with every change.

@@ -126,15 +126,8 @@ class Topics:
         """Return which command a topic is; None for others."""
         return next((known for known in COMMANDS if self.command(known) == topic), None)
 
-    def job_of_state(self, topic: str) -> str | None:
-        """Return whose state a topic is; None for other topics."""
-        return self._name_in("job", topic)
-
-    def live_of_state(self, topic: str) -> str | None:
-        """Return which live stream's state a topic is; None for other topics."""
-        return self._name_in("live", topic)
-
-    def _name_in(self, kind: str, topic: str) -> str | None:
+    def named_in_state(self, kind: Literal["job", "live"], topic: str) -> str | None:
+        """Return which job's or live stream's state a topic is; None for other topics."""
         match = re.fullmatch(rf"{re.escape(self.base)}/{kind}/([^/]+)/state", topic)
         return match and match[1]
 
@@ -152,17 +145,15 @@ class Topics:
                 f"{_RESPONSE_MAX_LEVELS} levels, without wildcards and control characters, got "
                 f"{size} bytes, {levels} levels: {excerpt(topic, 80)!r}"
             )
-        if topic.startswith("$") or self._is_taken(topic) or not self._is_allowed(topic):
+        below = tuple(f"{prefix.rstrip('/')}/" for prefix in self.response_prefixes)
+        is_allowed = not below or f"{topic}/".startswith(below)
+        if topic.startswith("$") or self._is_taken(topic) or not is_allowed:
             raise BadResponseTopic(f"response topic: {topic} is not for answers, choose your own")
         if len(correlation_data or b"") > _CORRELATION_MAX_BYTES:
             raise BadResponseTopic(
                 f"correlation data: at most {_CORRELATION_MAX_BYTES} bytes, "
                 f"got {len(correlation_data or b'')}"
             )
-
-    def _is_allowed(self, topic: str) -> bool:
-        below = (f"{prefix.rstrip('/')}/" for prefix in self.response_prefixes)
-        return not self.response_prefixes or f"{topic}/".startswith(tuple(below))
 
     def _is_taken(self, topic: str) -> bool:
         levels = topic.split("/")

@@ -232,11 +232,7 @@ def _summary(run: _Run, seconds: float) -> logging.LogRecord:
 
 
 class ThreadedHandler(logging.Handler):
-    """Passes records to another handler on a thread: stderr and the journal may block.
-
-    Args:
-        target: writes the lines; closed with this.
-    """
+    """Passes records to another handler, closed with this, on a thread: writing may block."""
 
     def __init__(self, target: logging.Handler) -> None:
         super().__init__()
@@ -279,12 +275,7 @@ def _loss(lines: int) -> logging.LogRecord:
 
 
 class Logs:
-    """The log of a running daemon, until it is closed.
-
-    Args:
-        config: the format, the level and the time for repeated warnings.
-        stream: for plain and JSON lines.
-    """
+    """The log of a running daemon, until it is closed; plain and JSON lines go to a stream."""
 
     def __init__(self, config: LogConfig, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr

@@ -200,11 +200,11 @@ class JobRoutes:
         return StreamingResponse(_jobs_json(bodies, api.to_public_json, end), 200, None, _JSON)
 
     async def _show(self, request: Request) -> Response:
-        job = await api.show(self._queue, request.path_params["id"])
+        job = await self._queue.get(request.path_params["id"])
         return _json_response(api.to_public_dict(job))
 
     async def _cancel(self, request: Request) -> Response:
-        job = await api.cancel(self._queue, request.path_params["id"])
+        job = await self._queue.cancel(request.path_params["id"])
         return _json_response(api.to_public_dict(job))
 
     async def _retry(self, request: Request) -> Response:
@@ -218,7 +218,7 @@ class JobRoutes:
     async def _follow(self, request: Request) -> Response:
         ids = (await _body(request, api.FollowRequest)).ids
         for each in ids or ():
-            await api.show(self._queue, each)  # an unknown one is refused before the stream begins
+            await self._queue.get(each)  # an unknown one is refused before the stream begins
         return _LineStream(self._events(ids))
 
     async def _events(self, ids: tuple[str, ...] | None) -> AsyncGenerator[str]:

@@ -110,12 +110,7 @@ logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 
 class ChangeListener:
-    """Collect changed paths until they are taken.
-
-    Args:
-        watch: The watched folder.
-        wake: Called whenever there are changes.
-    """
+    """Collect changed paths until they are taken; call `wake` whenever there are changes."""
 
     def __init__(self, watch: WatchConfig, wake: Callable[[], None]) -> None:
         self._watch = watch

@@ -29,7 +29,6 @@ from ..logfields import about_job
 from ..specification import ConversionSpec, MediaOptions, part_of
 from .records import Records, file_key, job_id, settings_digest
 from .scan import (
-    MEDIA_EXTENSIONS,
     AllowedFiles,
     NameRules,
     Reason,
@@ -44,8 +43,6 @@ from .scan import (
 )
 
 log = logging.getLogger("upframe.watch")
-
-# Where the output of a watched file goes, and what happens if it exists.
 
 
 class OutputPlacement(NamedTuple):
@@ -187,9 +184,6 @@ class Inspector:
     """Classify the files of one watched folder. Every method blocks; call one at a time.
 
     Args:
-        watch: The watched folder.
-        records: Records of files.
-        allowed: Which files may be opened.
         filesystem: The type of the input's file system.
         reserved: Folders to skip, with the reason.
         stop: Interrupts a scan.
@@ -360,8 +354,6 @@ class Inspector:
         self.stability.forget(candidate.path)
 
 
-# From a stable file to a job: probe, place, claim, submit.
-
 _GIVE_UP_FACTOR = 360
 """Times the stable time: how long an unfinished file may remain unchanged before it fails. With the
 default of ten seconds, an hour."""
@@ -392,15 +384,7 @@ Probe = Callable[[Path, Root], Awaitable[Verdict]]
 
 
 class FileAdmission:
-    """Submit jobs for the ready files of one watched folder.
-
-    Args:
-        watch: The watched folder.
-        inspector: Finds the files.
-        records: Records of files.
-        queue: Receives the jobs.
-        clock: The clock of `inspector`, in seconds.
-    """
+    """Submit jobs for the ready files of one watched folder; `clock` is the inspector's."""
 
     def __init__(
         self,
@@ -444,11 +428,9 @@ class FileAdmission:
         stored, new = await self._submit(candidate, job)
         if new:
             self.num_taken += 1
-            text = "%s: taken as job %s, output %s"
+            text, sink = "%s: taken as job %s, output %s", printable_path(stored.sink)
             with about_job(stored.id):
-                log.info(
-                    text, printable_path(candidate.path), stored.id, printable_path(stored.sink)
-                )
+                log.info(text, printable_path(candidate.path), stored.id, sink)
         return stored
 
     async def _submit(self, candidate: Candidate, job: Job) -> tuple[Job, bool]:
@@ -476,10 +458,6 @@ class FileAdmission:
         self.inspector.skips.log(Skip(path, "unfinished", detail), candidate.signature)
         return False
 
-    def is_failure(self, candidate: Candidate) -> bool:
-        """Return whether a refused file is a damaged video, by its extension."""
-        return candidate.path.suffix.lower() in MEDIA_EXTENSIONS
-
     def pass_over(self, candidate: Candidate, message: str) -> None:
         """Record that a file is no video. Blocks."""
         self._records.set_taken(candidate.key, "not_video", message)
@@ -501,10 +479,9 @@ class FileAdmission:
         own = {"source": str(candidate.path), "sink": str(sink), "overwrite": overwrite}
         options = dict(part_of(self._watch, MediaOptions)) | {"container": None}  # the sink has it
         work = ConversionSpec.model_validate(options | own)
-        linked = candidate.file != candidate.path
         confined = Confinement(
             source=candidate.root,
-            path=candidate.file if linked else None,
+            path=None if candidate.file == candidate.path else candidate.file,
             accepted=candidate.accepted,
             sink=self._output,
         )

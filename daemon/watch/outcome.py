@@ -22,15 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
-
 from ...io.errors import MediaError
-from ...io.files import (
-    CANNOT_LINK,
-    partial_path,
-    rename_without_replacing,
-    sync_folder,
-)
+from ...io.files import CANNOT_LINK, partial_path, rename_without_replacing, sync_folder
 from ...io.root import Root, by_descriptor, opened_folder, opened_place, read_entry
 from ..config import WatchConfig
 from ..errors import StoreBroken, UnknownJob
@@ -143,12 +136,6 @@ _NAME_MAX_BYTES = 255  # of one path component on all common file systems
 SIDECAR_SCHEMA = "upframe.error/1"
 
 
-class _Sidecar(BaseModel):
-    """The part of a sidecar that shows that it is ours."""
-
-    schema_name: str = Field(alias="schema")
-
-
 def output_signature(job: Job, output: Root) -> Signature | None:
     """Return the signature of a job's output; None if it is not a file or empty."""
     try:
@@ -174,9 +161,8 @@ def dispose_done(job: Job, watch: WatchConfig, state_dir: Path | None = None) ->
             log.warning("%s: kept, %s", printable_path(source), why)
         elif watch.on_done == "delete":
             here.unlink()
-            log.info(
-                "%s: deleted, its output is %s", printable_path(source), printable_path(job.sink)
-            )
+            text = "%s: deleted, its output is %s"
+            log.info(text, printable_path(source), printable_path(job.sink))
         elif watch.done_dir is not None:
             place = _move_away(here, job, watch, (watch.done_dir, state_dir), lambda _: None)
             log.info("%s: done, moved to %s", printable_path(source), printable_path(place))
@@ -224,9 +210,8 @@ def dispose_failed(job: Job, watch: WatchConfig, state_dir: Path | None = None) 
     source = Path(job.source)
     with opened_place(Root(watch.input, state_dir), source) as here:
         if not is_unchanged(job, here):
-            log.info(
-                "%s: has changed or disappeared since job %s failed", printable_path(source), job.id
-            )
+            text = "%s: has changed or disappeared since job %s failed"
+            log.info(text, printable_path(source), job.id)
             return
         if watch.on_failed == "leave" or watch.failed_dir is None:
             write_sidecar(here, job)
@@ -272,8 +257,8 @@ def write_sidecar(place: Path, job: Job) -> None:
 def remove_sidecar(source: Path) -> None:
     """Remove the sidecar of an earlier attempt next to an input, if it is ours."""
     sidecar = sidecar_of(source)
-    with suppress(OSError, ValueError):  # missing, or not ours
-        if _Sidecar.model_validate_json(read_entry(sidecar)).schema_name == SIDECAR_SCHEMA:
+    with suppress(OSError, ValueError, LookupError, TypeError):  # missing, or not ours
+        if json.loads(read_entry(sidecar))["schema"] == SIDECAR_SCHEMA:
             sidecar.unlink()
 
 
@@ -299,19 +284,13 @@ def _time(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat(timespec="seconds")
 
 
-# Disposal after every end of a job, also of jobs that ended while the daemon was not running.
-
 _RETRY_SECONDS = 60.0  # between attempts to move an input
 
 
 class InputDisposer:
-    """Dispose of the inputs of ended jobs, one after the other.
+    """Dispose of the inputs of ended jobs, one after the other; a failure is tried again.
 
-    Args:
-        watches: The watched folders; other jobs are ignored.
-        queue: Reports the end of jobs.
-        store: Records which jobs are settled.
-        retry_seconds: Interval between attempts after a failure.
+    Also of jobs that ended while the daemon was not running. Jobs of other folders are ignored.
     """
 
     def __init__(

@@ -31,8 +31,6 @@ from ..jobs.model import Job
 from ..jobs.store import JobStore
 from .scan import LOCKS_FOLDER, Reason, Signature, Skip, printable_path
 
-# Identity of a version of a watched file: its idempotency key and its job's id.
-
 _SCHEME = "watch"
 _DIGEST_CHARACTERS = 16
 _LONGEST_STEM = 40
@@ -300,14 +298,10 @@ def _end_of(job: Job) -> str:
     return f"{job.state} {job.ended.isoformat() if job.ended else ''}"
 
 
-# Availability of folders: a share that is not mounted must not look like an empty folder.
-
-
 class Roots:
-    """Check the folders without which a watcher must pause. Blocks.
+    """Check the folders without which a watcher must pause, by configuration key. Blocks.
 
-    Args:
-        folders: Paths by configuration key.
+    A share that is not mounted must not look like an empty folder.
     """
 
     def __init__(self, folders: dict[str, Path]) -> None:

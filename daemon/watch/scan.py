@@ -32,20 +32,9 @@ log = logging.getLogger("upframe.watch")
 # download clients. A pattern must match the whole name, so that `film.mkv.part` is no film.
 
 Reason = Literal[
-    "excluded",
-    "unstable",
-    "unfinished",
-    "unreadable",
-    "unwritable",
-    "not_video",
-    "output",
-    "exists",
-    "collision",
-    "locked",
-    "already_done",
-    "failed_before",
-    "cancelled_before",
-]
+    "excluded", "unstable", "unfinished", "unreadable", "unwritable", "not_video", "output",
+    "exists", "collision", "locked", "already_done", "failed_before", "cancelled_before",
+]  # fmt: skip
 """Why a file does not become a job: a word for programs."""
 
 SIDECAR_SUFFIX = ".upframe-error.json"

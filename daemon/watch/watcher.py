@@ -29,7 +29,7 @@ from .changes import ChangeListener
 from .inspection import Candidate, FileAdmission, FolderInspection, Inspector, Probe
 from .outcome import InputDisposer
 from .records import Records, Roots
-from .scan import AllowedFiles, Skip, printable_path
+from .scan import MEDIA_EXTENSIONS, AllowedFiles, Skip, printable_path
 
 log = logging.getLogger("upframe.watch")
 
@@ -46,10 +46,7 @@ class Watcher:
     """Watches one folder until it is cancelled.
 
     Args:
-        watch: The folder and the jobs to make of its files.
         index: Its place in the configuration, for names.
-        queue: Receives the jobs.
-        store: Keeps records of files.
         probe: Returns whether a file is a video.
         linked: Folders that links may point to, in addition to the watched one.
         reserved: Folders to skip, with the reason.
@@ -172,9 +169,8 @@ class Watcher:
     async def _arrive(self) -> FileAdmission:
         """Start, or restart, if the folder was missing or has been replaced."""
         if self._paused is not None:
-            log.warning(
-                "%s: available again, watching is resumed", printable_path(self._watch.input)
-            )
+            text = "%s: available again, watching is resumed"
+            log.warning(text, printable_path(self._watch.input))
         self._paused = None
         identity = self._roots.identity(self._watch.input)
         if identity == self._identity and self._admission is not None:
@@ -198,15 +194,10 @@ class Watcher:
         return admission
 
     def _allowed(self) -> AllowedFiles:
-        def root(path: Path) -> Root:
-            return Root(Path(os.path.realpath(path)), self._records.state_dir)
-
-        inside = Root(self._watch.input, self._records.state_dir)
-        if not self._watch.follow_links:
-            return AllowedFiles(inside)
-        return AllowedFiles(
-            inside, tuple(root(path) for path in (self._watch.input, *self._linked))
-        )
+        state_dir = self._records.state_dir
+        linked = (self._watch.input, *self._linked) if self._watch.follow_links else ()
+        roots = tuple(Root(Path(os.path.realpath(path)), state_dir) for path in linked)
+        return AllowedFiles(Root(self._watch.input, state_dir), roots)
 
     def _clear_locks(self) -> None:
         def is_active(job: str) -> bool:
@@ -222,10 +213,8 @@ class Watcher:
             self._listener.ask_for_scan()
         changed = self._listener.take()
         if changed is not None:
-            some = partial(
-                inspector.inspect_paths, changed, self._clock(), also_due=not self._ready
-            )
-            return await self._off(some)
+            some = partial(inspector.inspect_paths, also_due=not self._ready)
+            return await self._off(some, changed, self._clock())
         self._ready.clear()
         begun = self._clock()
         inspection = await self._off(inspector.inspect_all, begun)
@@ -274,8 +263,8 @@ class Watcher:
             if job is not None:
                 stored = await admission.submit(candidate, job)
                 await self._off(admission.taken, candidate, stored)
-        elif verdict.kind == "refused" and not admission.is_failure(candidate):
-            await self._off(admission.pass_over, candidate, verdict.message)
+        elif verdict.kind == "refused" and candidate.path.suffix.lower() not in MEDIA_EXTENSIONS:
+            await self._off(admission.pass_over, candidate, verdict.message)  # else it is damaged
         elif verdict.kind == "refused" or await self._off(
             admission.postpone, candidate, verdict.message
         ):
@@ -284,15 +273,7 @@ class Watcher:
 
 
 class Watches:
-    """Run a watcher for each `[[watch]]`, and move or delete inputs of ended jobs.
-
-    Args:
-        config: The daemon's configuration.
-        queue: Receives the jobs, and reports their end.
-        store: Keeps records of files.
-        probe: Returns whether a file is a video.
-        filesystem: Returns the type of a path's file system.
-    """
+    """Run a watcher for each `[[watch]]`, and move or delete inputs of ended jobs."""
 
     def __init__(
         self,

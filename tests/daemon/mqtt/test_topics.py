@@ -21,9 +21,9 @@ def test_reads_its_own_topics_back() -> None:
     assert TOPICS.command_of("upframe/node1/job/query") == "query"
     assert TOPICS.command_of("upframe/node2/job/query") is None
     assert TOPICS.command_of("upframe/node1/job/query/state") is None
-    assert TOPICS.job_of_state(TOPICS.state("a")) == "a"
+    assert TOPICS.named_in_state("job", TOPICS.state("a")) == "a"
     for other in ("upframe/node1/job//state", "upframe/node1/job/a/b/state", TOPICS.reply("a")):
-        assert TOPICS.job_of_state(other) is None
+        assert TOPICS.named_in_state("job", other) is None
 
 
 def test_without_a_node_id_the_host_has_a_name_that_is_one_level() -> None:
