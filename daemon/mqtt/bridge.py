@@ -93,7 +93,7 @@ class MqttBridge:
             store,
             outbox,
             answers,
-            keep_seconds=config.mqtt.state_keep_seconds,
+            keep_seconds=max(config.mqtt.state_keep_seconds, 1.0),  # so that its end is seen
             on_change=self._active.set,
             is_up=lambda: self._connection.is_up,
         )

@@ -196,9 +196,13 @@ class Answers:
         self._waiting: dict[str, dict[ReplyTo, int | None]] = {}
         """By job: where its end is to be answered, and the number of the request."""
 
-    def send(self, requester: Requester, job_id: str, payload: bytes, *, last: bool) -> None:
-        """Answer; after the last one, once the broker has it, the request leaves the journal."""
-        self._send(requester.reply_to, job_id, payload, requester.number if last else None)
+    def finish(self, requester: Requester, job_id: str, payload: bytes) -> None:
+        """Answer for good: the request leaves the journal once the broker has the answer."""
+        self._send(requester.reply_to, job_id, payload, requester.number)
+
+    def begin(self, requester: Requester, job_id: str, payload: bytes) -> None:
+        """Answer for now."""
+        self._send(requester.reply_to, job_id, payload, None)
 
     def wait_for_end(self, requester: Requester, job_id: str) -> None:
         """Answer again when the job ends; a place that asked twice is answered once."""
@@ -364,9 +368,7 @@ class RequestHandler:
             await self._cancel(request.id, requester)
         else:
             job = await self._queue.get(request.id)
-            self._answers.send(
-                requester, job.id, answer("done", job.id, to_public_dict(job)), last=True
-            )
+            self._answers.finish(requester, job.id, answer("done", job.id, to_public_dict(job)))
 
     async def _is_known_submission(self, request: SubmitRequest | JobRequest) -> bool:
         """Return whether it was accepted in time, so that only its answer is late."""
@@ -381,9 +383,9 @@ class RequestHandler:
         new = api.NewJob(id=request.id, work=work, priority=request.priority)
         job = (await api.submit(self._queue, new, origin="mqtt", confined=to)).job
         if job.ended_for_good:
-            self._answers.send(requester, job.id, job_answer(job), last=True)
+            self._answers.finish(requester, job.id, job_answer(job))
             return
-        self._answers.send(requester, job.id, job_answer(job), last=False)
+        self._answers.begin(requester, job.id, job_answer(job))
         self._answers.wait_for_end(requester, job.id)
         job = await self._queue.get(job.id)
         if job.ended_for_good:  # between the two, when nothing was waiting for it
@@ -400,13 +402,11 @@ class RequestHandler:
             if not cancelling.done():
                 job = await self._queue.get(job_id)
                 payload = answer("accepted", job_id, to_public_dict(job))
-                self._answers.send(requester, job_id, payload, last=False)
+                self._answers.begin(requester, job_id, payload)
             job = await cancelling
         finally:
             cancelling.cancel()
-        self._answers.send(
-            requester, job_id, answer("done", job_id, to_public_dict(job)), last=True
-        )
+        self._answers.finish(requester, job_id, answer("done", job_id, to_public_dict(job)))
 
     def _give_up(
         self, error: Exception, message: IncomingMessage, number: int | None, job_id: str | None

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -43,43 +44,31 @@ _PROGRESS_STEP = 0.01
 """Of the whole: a smaller step is published only after `_QUIET_PROGRESS_SECONDS`."""
 
 
+@dataclass(eq=False)
 class JobStates:
-    """Follows all jobs, and publishes their states, events and progress.
+    """Follows all jobs, and publishes their states, events and progress."""
 
-    Args:
-        answers: informed of every job that ends.
-        keep_seconds: from a job's end until its retained state is cleared.
-        on_change: called with every change.
-        is_up: whether there is a connection.
-    """
-
-    def __init__(
-        self,
-        topics: Topics,
-        queue: JobQueue,
-        store: JobStore,
-        outbox: Outbox,
-        answers: Answers,
-        *,
-        keep_seconds: float,
-        on_change: Callable[[], None],
-        is_up: Callable[[], bool],
-    ) -> None:
-        self._topics = topics
-        self._queue = queue
-        self._store = store
-        self._outbox = outbox
-        self._answers = answers
-        self._keep_seconds = max(keep_seconds, 1.0)  # so that the end of a job is seen at all
-        self._on_change = on_change
-        self._is_up = is_up
-        self._clear_at: dict[str, float] = {}
-        self._published: dict[str, tuple[float, float]] = {}
-        """Of each running job: when its progress was published, and what share of the whole."""
+    topics: Topics
+    queue: JobQueue
+    store: JobStore
+    outbox: Outbox
+    answers: Answers
+    """Informed of every job that ends."""
+    keep_seconds: float
+    """From a job's end until its retained state is cleared."""
+    on_change: Callable[[], None]
+    """Called with every change."""
+    is_up: Callable[[], bool]
+    """Returns whether there is a connection."""
+    _clear_at: dict[str, float] = field(default_factory=dict[str, float], init=False)
+    _published: dict[str, tuple[float, float]] = field(
+        default_factory=dict[str, tuple[float, float]], init=False
+    )
+    """Of each running job: when its progress was published, and what share of the whole."""
 
     async def run(self) -> None:
         """Announce all jobs, then follow them, until cancelled."""
-        with self._queue.subscribe() as changes:
+        with self.queue.subscribe() as changes:
             for job_id in await asyncio.to_thread(self._to_announce):
                 self.announce(job_id)
             async for change in changes:
@@ -89,7 +78,7 @@ class JobStates:
     async def clear_old(self) -> None:
         """Clear the states of jobs whose time to live has passed, until cancelled."""
         while True:
-            await asyncio.sleep(min(self._keep_seconds / 4, 30.0))
+            await asyncio.sleep(min(self.keep_seconds / 4, 30.0))
             now = time.time()
             for job_id in [known for known, end in self._clear_at.items() if end <= now]:
                 del self._clear_at[job_id]
@@ -97,25 +86,25 @@ class JobStates:
 
     def announce(self, job_id: str) -> None:
         """Publish the state of a job, or clear it where there is to be none."""
-        self._outbox.retain(self._topics.state(job_id), partial(self._render, job_id))
+        self.outbox.retain(self.topics.state(job_id), partial(self._render, job_id))
 
     def _to_announce(self) -> list[str]:
-        bodies: list[Any] = [from_json(body) for body in self._store.bodies(("queued", "running"))]
+        bodies: list[Any] = [from_json(body) for body in self.store.bodies(("queued", "running"))]
         ids: list[str] = [body["id"] for body in bodies]
-        oldest = time.time() - self._keep_seconds
-        ended = (job_of_row(body, None) for body in self._store.bodies(ENDED, limit=_MAX_ENDED))
+        oldest = time.time() - self.keep_seconds
+        ended = (job_of_row(body, None) for body in self.store.bodies(ENDED, limit=_MAX_ENDED))
         return ids + [job.id for job in ended if job.ended and job.ended.timestamp() > oldest]
 
     async def _render(self, job_id: str) -> OutgoingMessage:
-        topic = self._topics.state(job_id)
+        topic = self.topics.state(job_id)
         try:
-            job = await self._queue.get(job_id)
+            job = await self.queue.get(job_id)
         except UnknownJob:
             return OutgoingMessage(topic, b"", retain=True)
         left = None
         self._clear_at.pop(job_id, None)
         if job.ended is not None and job.ended_for_good:
-            end = job.ended.timestamp() + self._keep_seconds
+            end = job.ended.timestamp() + self.keep_seconds
             left = math.ceil(end - time.time())
             if left <= 0:
                 return OutgoingMessage(topic, b"", retain=True)
@@ -124,20 +113,20 @@ class JobStates:
 
     def _follow(self, change: JobChange) -> None:
         job = change.job
-        self._on_change()
+        self.on_change()
         if change.kind == "progress":
             self._publish_progress(job)
             return
         self.announce(job.id)
         if job.state != "running":
             self._published.pop(job.id, None)
-        if change.kind == "state" and self._is_up():  # later events would push out answers
-            self._outbox.post(self._event(job))
+        if change.kind == "state" and self.is_up():  # later events would push out answers
+            self.outbox.post(self._event(job))
         if job.ended_for_good:
-            self._answers.ended(job)
+            self.answers.ended(job)
 
     def _publish_progress(self, job: Job) -> None:
-        if not self._is_up():  # it would be outdated by the time that it is sent
+        if not self.is_up():  # it would be outdated by the time that it is sent
             return
         progress, now = job.progress, time.monotonic()
         share = progress.frames / progress.total if progress.total else math.inf
@@ -147,7 +136,7 @@ class JobStates:
             return
         self._published[job.id] = (now, share)
         payload = json_bytes({"id": job.id, **progress.model_dump(mode="json")})
-        self._outbox.latest(OutgoingMessage(self._topics.progress(job.id), payload, qos=0))
+        self.outbox.latest(OutgoingMessage(self.topics.progress(job.id), payload, qos=0))
 
     def _event(self, job: Job) -> OutgoingMessage:
         document = {
@@ -157,7 +146,7 @@ class JobStates:
             "attempts": job.attempts,
             "time": time.time(),
         }
-        return OutgoingMessage(self._topics.event, json_bytes(document))
+        return OutgoingMessage(self.topics.event, json_bytes(document))
 
 
 def state_payload(job: Job) -> bytes:
@@ -168,40 +157,33 @@ def state_payload(job: Job) -> bytes:
     return payload
 
 
+@dataclass(eq=False)
 class LiveStates:
     """Follows all live streams, and publishes their states."""
 
-    def __init__(
-        self,
-        topics: Topics,
-        outbox: Outbox,
-        board: LiveBoard,
-        *,
-        repeat_seconds: float = REPEAT_SECONDS,
-    ) -> None:
-        self._topics = topics
-        self._outbox = outbox
-        self._board = board
-        self._repeat_seconds = repeat_seconds
+    topics: Topics
+    outbox: Outbox
+    board: LiveBoard
+    repeat_seconds: float = REPEAT_SECONDS
 
     async def run(self) -> None:
         """Announce every stream, then every change, until cancelled."""
-        async with aclosing(self._board.changes()) as changes:
+        async with aclosing(self.board.changes()) as changes:
             async for name in changes:
                 self.announce(name)
 
     async def repeat(self) -> None:
         """Announce every stream at regular intervals, until cancelled."""
         while True:
-            await asyncio.sleep(self._repeat_seconds)
-            for name in self._board.statuses:
+            await asyncio.sleep(self.repeat_seconds)
+            for name in self.board.statuses:
                 self.announce(name)
 
     def announce(self, name: str) -> None:
         """Publish the state of a stream, or clear it where there is no such stream."""
-        self._outbox.retain(self._topics.live_state(name), partial(self._render, name))
+        self.outbox.retain(self.topics.live_state(name), partial(self._render, name))
 
     async def _render(self, name: str) -> OutgoingMessage:
-        status = self._board.statuses.get(name)
+        status = self.board.statuses.get(name)
         payload = b"" if status is None else json_bytes(redacted_values(status.to_json()))
-        return OutgoingMessage(self._topics.live_state(name), payload, retain=True)
+        return OutgoingMessage(self.topics.live_state(name), payload, retain=True)

@@ -64,6 +64,7 @@ def numbered(path: Path) -> Iterator[Path]:
         yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
+@dataclass(frozen=True, slots=True)
 class OutputPlacer:
     """Choose the output's path for the inputs of one watched folder.
 
@@ -71,20 +72,19 @@ class OutputPlacer:
     regardless of `on_existing`, which is about other files.
     """
 
-    def __init__(self, watch: WatchConfig, records: Records) -> None:
-        self._watch = watch
-        self._records = records
+    watch: WatchConfig
+    records: Records
 
     def sink_of(self, source: Path) -> Path:
         """Mirror a source's path below the output folder, with the container's extension."""
-        sink = mirrored(source, self._watch.input, self._watch.output)
-        extension = self._watch.extension
+        sink = mirrored(source, self.watch.input, self.watch.output)
+        extension = self.watch.extension
         return sink if extension is None else sink.with_suffix(extension)
 
     def place(self, source: Path) -> OutputPlacement | Skip:
         """Choose where the output of a source goes, or return why it is skipped."""
         sink = self.sink_of(source)
-        if self._watch.on_existing == "suffix":
+        if self.watch.on_existing == "suffix":
             free = next(name for name in numbered(sink) if self._is_free(name, source))
             return OutputPlacement(free, overwrite=False)
         if is_same_file(source, sink):
@@ -99,12 +99,12 @@ class OutputPlacer:
         present = _signature(sink)
         if present is None:
             return OutputPlacement(sink, overwrite=False)
-        maker = self._records.maker(sink)
+        maker = self.records.maker(sink)
         if maker is not None and maker.source == str(source) and maker.made_it(present):
             return OutputPlacement(sink, overwrite=True)
-        if self._watch.on_existing == "overwrite":
+        if self.watch.on_existing == "overwrite":
             return OutputPlacement(sink, overwrite=True)
-        if self._watch.on_existing == "if-newer":
+        if self.watch.on_existing == "if-newer":
             return self._if_newer(source, sink, present)
         return Skip(source, "exists", f"{printable_path(sink)} exists already (on_existing = skip)")
 
@@ -117,7 +117,7 @@ class OutputPlacer:
 
     def _other_source(self, sink: Path, source: Path) -> Path | None:
         """Return another existing input with the same output: a.avi next to a.mov."""
-        maker = self._records.maker(sink)
+        maker = self.records.maker(sink)
         if maker is None or maker.source == str(source) or not os.path.lexists(maker.source):
             return None
         return Path(maker.source)
@@ -125,7 +125,7 @@ class OutputPlacer:
     def _is_free(self, sink: Path, source: Path) -> bool:
         if os.path.lexists(sink):
             return False
-        maker = self._records.maker(sink)
+        maker = self.records.maker(sink)
         return maker is None or maker.source == str(source)
 
 
@@ -383,24 +383,19 @@ Probe = Callable[[Path, Root], Awaitable[Verdict]]
 """Probe a file by its path, opened beneath a root."""
 
 
+@dataclass(eq=False)
 class FileAdmission:
     """Submit jobs for the ready files of one watched folder; `clock` is the inspector's."""
 
-    def __init__(
-        self,
-        watch: WatchConfig,
-        inspector: Inspector,
-        records: Records,
-        queue: JobQueue,
-        clock: Callable[[], float],
-    ) -> None:
-        self._watch = watch
-        self._output = watch.root(watch.output, records.state_dir)
-        self.inspector = inspector
-        self._records = records
-        self._queue = queue
-        self._clock = clock
-        self.num_taken = 0
+    watch: WatchConfig
+    inspector: Inspector
+    records: Records
+    queue: JobQueue
+    clock: Callable[[], float]
+    num_taken: int = 0
+
+    def __post_init__(self) -> None:
+        self._output = self.watch.root(self.watch.output, self.records.state_dir)
 
     def prepare(self, candidate: Candidate) -> Job | None:
         """Lock the output of a video file and return its job; None if it must wait. Blocks."""
@@ -410,7 +405,7 @@ class FileAdmission:
             return None
         job = self._job(candidate, placement.sink, overwrite=placement.overwrite)
         try:
-            holder = self._records.locks(self._watch).take(placement.sink, job.id)
+            holder = self.records.locks(self.watch).take(placement.sink, job.id)
             if holder is None:
                 os.close(open_folder(self._output, placement.sink.parent, create=True))
         except OSError as error:
@@ -420,7 +415,7 @@ class FileAdmission:
         if holder is not None:
             self.put_off(candidate, Skip(candidate.path, "locked", holder))
             return None
-        self._records.set_latest(job)
+        self.records.set_latest(job)
         return job
 
     async def submit(self, candidate: Candidate, job: Job) -> Job:
@@ -435,21 +430,21 @@ class FileAdmission:
 
     async def _submit(self, candidate: Candidate, job: Job) -> tuple[Job, bool]:
         try:
-            return await self._queue.submit(job)
+            return await self.queue.submit(job)
         except Conflict:  # it ran before with another output, and its record was deleted
             log.info("%s: done before, as job %s", printable_path(candidate.path), job.id)
             return job, False
 
     def taken(self, candidate: Candidate, job: Job) -> None:
         """Record that a file has a job. Blocks."""
-        self._records.set_taken(candidate.key, "already_done", f"processed as job {job.id}")
+        self.records.set_taken(candidate.key, "already_done", f"processed as job {job.id}")
         self.inspector.skips.clear(candidate.path)
         self.inspector.decide(candidate)
 
     def postpone(self, candidate: Candidate, message: str) -> bool:
         """Postpone an unfinished file; return whether it has waited too long. Blocks."""
-        now, path, stability = self._clock(), candidate.path, self.inspector.stability
-        longest = _GIVE_UP_FACTOR * self._watch.stable_seconds
+        now, path, stability = self.clock(), candidate.path, self.inspector.stability
+        longest = _GIVE_UP_FACTOR * self.watch.stable_seconds
         tried = stability.num_delays(path) >= _GIVE_UP_DELAYS
         if tried and stability.still_seconds(path, now) >= longest:
             return True
@@ -460,7 +455,7 @@ class FileAdmission:
 
     def pass_over(self, candidate: Candidate, message: str) -> None:
         """Record that a file is no video. Blocks."""
-        self._records.set_taken(candidate.key, "not_video", message)
+        self.records.set_taken(candidate.key, "not_video", message)
         self.inspector.skips.log(Skip(candidate.path, "not_video", message), candidate.signature)
         self.inspector.decide(candidate)
 
@@ -471,13 +466,13 @@ class FileAdmission:
         stored, new = await self._submit(candidate, aside)
         if new:
             error = JobError(code=Exit.DATA, message=message, retryable=False)
-            stored = await self._queue.change(stored.id, "failed", error=error)
+            stored = await self.queue.change(stored.id, "failed", error=error)
         log.warning("%s: failed as job %s: %s", printable_path(candidate.path), stored.id, message)
         return stored
 
     def _job(self, candidate: Candidate, sink: Path, *, overwrite: bool) -> Job:
         own = {"source": str(candidate.path), "sink": str(sink), "overwrite": overwrite}
-        options = dict(part_of(self._watch, MediaOptions)) | {"container": None}  # the sink has it
+        options = dict(part_of(self.watch, MediaOptions)) | {"container": None}  # the sink has it
         work = ConversionSpec.model_validate(options | own)
         confined = Confinement(
             source=candidate.root,
@@ -491,10 +486,10 @@ class FileAdmission:
             id=job_id(candidate.path, candidate.key),
             origin="watch",
             idempotency_key=candidate.key,
-            priority=self._watch.priority,
+            priority=self.watch.priority,
         )
 
     def put_off(self, candidate: Candidate, skip: Skip) -> None:
         """Postpone a file that cannot be processed now."""
-        self.inspector.stability.postpone(candidate.path, self._clock())
+        self.inspector.stability.postpone(candidate.path, self.clock())
         self.inspector.skips.log(skip, candidate.signature)

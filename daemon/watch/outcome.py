@@ -22,6 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from ...io.errors import MediaError
 from ...io.files import CANNOT_LINK, partial_path, rename_without_replacing, sync_folder
 from ...io.root import Root, by_descriptor, opened_folder, opened_place, read_entry
@@ -258,7 +260,7 @@ def remove_sidecar(source: Path) -> None:
     """Remove the sidecar of an earlier attempt next to an input, if it is ours."""
     sidecar = sidecar_of(source)
     with suppress(OSError, ValueError, LookupError, TypeError):  # missing, or not ours
-        if json.loads(read_entry(sidecar))["schema"] == SIDECAR_SCHEMA:
+        if from_json(read_entry(sidecar))["schema"] == SIDECAR_SCHEMA:
             sidecar.unlink()
 
 
