@@ -7,10 +7,12 @@ calls :meth:`Child.turn`; an event loop calls it whenever :meth:`Child.fileno` i
 
 from __future__ import annotations
 
+import ctypes
 import os
 import selectors
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -31,6 +33,7 @@ _LINE_BYTES = 64 << 20
 _LOG_LINE_BYTES = 1 << 16
 _REAP_SECONDS = 10.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def rss_bytes_of(pid: int) -> int:
@@ -53,6 +56,43 @@ def exit_text(returncode: int | None) -> str:
         name = f"signal {-returncode}"
     hint = " (out of memory?)" if -returncode == signal.SIGKILL else ""
     return f"was ended by {name}{hint}"
+
+
+def kill_on_parent_death(parent: int) -> bool:
+    """Have the kernel kill this process when its parent ends.
+
+    More exactly: at the end of the thread that started it, which must therefore live on for as long
+    as the process is wanted.
+
+    Args:
+        parent: process id of the parent.
+
+    Returns:
+        Whether the parent is still there; if not, the kernel will not kill us any more.
+
+    Raises:
+        OSError: if the kernel refuses.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    return os.getppid() == parent
+
+
+# a foreign program cannot ask for it: Python does, and then becomes the program by exec.
+# PR_SET_PDEATHSIG (linux/prctl.h) is 1, SIGKILL 9; where the parent is gone, it is too late to ask
+_ASK_AND_EXEC = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9, 0, 0, 0);"
+    " os.getppid() == int(sys.argv[1]) and os.execvp(sys.argv[2], sys.argv[2:])"
+)
+
+
+def with_parent_death(command: Sequence[str]) -> list[str]:
+    """Return a command that runs a foreign program under :func:`kill_on_parent_death`.
+
+    The process that runs it keeps its process id.
+    """
+    return [sys.executable, "-I", "-S", "-c", _ASK_AND_EXEC, str(os.getpid()), *command]
 
 
 class Waker:
@@ -175,8 +215,8 @@ class Child:
     """One process; only the thread that started it calls anything here.
 
     It runs in a session of its own, since Ctrl-C is for us to decide on. If it asks to die with
-    its parent (see :mod:`.parent_death`), the kernel kills it at the end of the thread that started
-    it, so that thread must live on until the child has ended.
+    its parent (:func:`kill_on_parent_death`), the kernel kills it at the end of the thread that
+    started it, so that thread must live on until the child has ended.
 
     Args:
         command: the program and its arguments.

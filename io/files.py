@@ -112,12 +112,7 @@ def check_target(target: Path, *, overwrite: bool, token: str | None = None) -> 
         return
     if not overwrite and os.path.lexists(target):
         raise SinkRefused(f"output exists: {target} (use --overwrite)")
-    _check_folder(folder, token)
-
-
-def _check_folder(folder: Path, token: str | None) -> None:
-    """Create a file to test it: permission bits do not show read-only mounts."""
-    probe = _trial_path(folder, token)
+    probe = _trial_path(folder, token)  # a file: permission bits do not show read-only mounts
     try:
         probe.open("xb").close()
         probe.unlink()

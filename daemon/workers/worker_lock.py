@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ...io.parent_death import kill_on_parent_death
+from ...io.child import kill_on_parent_death
 from ...io.redaction import one_line
 from ..exits import Exit
 

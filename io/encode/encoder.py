@@ -59,9 +59,7 @@ class OpenEncoder:
     """The video stream of an output, its encoder open."""
 
     stream: VideoStream
-    codec: VideoCodecContext
     timing: VideoTiming
-    choice: CodecChoice
 
 
 def output_pix_fmt(
@@ -119,7 +117,9 @@ def encoder_parameters(
         ours["bf"] = "0"  # with one timestamp a frame, or none, B-frames would be out of order
     ours |= quality_parameters(codec, options.crf)
     if options.preset is not None:
-        _check_preset(codec, options.preset)
+        if codec in _PRESETS and options.preset not in _PRESET_NAMES:
+            known = ", ".join(_PRESET_NAMES)
+            raise SinkRefused(f"{codec} has no preset {options.preset!r}; it has {known}")
         ours["preset"] = options.preset
     return joined_options(ours | bitstream_options(codec, info), options.options)
 
@@ -153,12 +153,6 @@ def _quantiser(value: float) -> dict[str, str]:
     """Fix the quantiser by its bounds, since PyAV cannot set it for each frame."""
     whole = str(min(max(round(value), 1), 31))
     return {"flags": "+qscale", "qmin": whole, "qmax": whole}
-
-
-def _check_preset(codec: str, preset: str) -> None:
-    if codec in _PRESETS and preset not in _PRESET_NAMES:
-        known = ", ".join(_PRESET_NAMES)
-        raise SinkRefused(f"{codec} has no preset {preset!r}; it has {known}")
 
 
 def open_encoder(
@@ -205,7 +199,7 @@ def open_encoder(
         codec.codec_tag = "hvc1"  # the tag without which Apple's players show nothing
     codec.options = encoder_parameters(choice.codec, info, options, container)
     open_codec(codec, options)
-    return OpenEncoder(stream, codec, timing, choice)
+    return OpenEncoder(stream, timing)
 
 
 def _add_stream(

@@ -24,12 +24,11 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Stream
 
-from ..child import Child, Waker
+from ..child import Child, Waker, with_parent_death
 from ..decode.access import LocalFiles
 from ..decode.demuxer import find_target, open_container
 from ..errors import InputLost, Reason, UnsupportedMedia
 from ..limits import limits
-from ..parent_death import with_parent_death
 from ..web import RemoteFiles
 from .address import HLS_READ_SECONDS, LiveAddress
 from .failure import cut_off, not_connected, reason_of_words
@@ -407,7 +406,9 @@ class FfmpegConnection:
         """End the program, and find the reason in what it printed."""
         self._end()
         if any(_NO_KEYFRAME in line for line in self._lines):
-            self._look_longer()
+            remembered, longest = self._address.remembered, self._address.connect_seconds
+            look = min(2 * remembered.look_seconds, _LONGEST_LOOK * longest)
+            remembered.look_seconds = look
         said = "; ".join(list(self._lines)[-3:])
         reason = reason_of_words(said)
         if self._pipe.timed_out:
@@ -416,11 +417,6 @@ class FfmpegConnection:
             reason = otherwise
         why = said or "the other end has closed it"
         return InputLost(reason, f"{self._address.display}: {what}: {why}")
-
-    def _look_longer(self) -> None:
-        longest = _LONGEST_LOOK * self._address.connect_seconds
-        remembered = self._address.remembered
-        remembered.look_seconds = min(2 * remembered.look_seconds, longest)
 
     def _end(self) -> None:
         """End the program gently, then by force, and keep its last lines. Safe to call twice."""

@@ -48,7 +48,7 @@ from ..encode.packets import (
 )
 from ..errors import SinkFull, SinkRefused
 from ..pictures.pixels import frame_of, set_color
-from ..streams.converter import mux_trial
+from ..streams.converter import codec_of, mux_trial
 from .slate import blank
 from .values import Encoded
 
@@ -275,7 +275,10 @@ class LiveEncoder:
         self.primer = self._settings.try_all(sound)
         """The streams' headers, as a NUT file in memory."""
         self._codec = self._settings.opened()
-        self._headers = _repeated_headers(self._codec)
+        # parameter sets to repeat before keyframes, for receivers that join later: if they have
+        # start codes, as the bitstream; AV1 and VP9 repeat their headers by themselves
+        extradata = self._codec.extradata or b""
+        self._headers = extradata if extradata.startswith(_START_CODES) else b""
         self._last: tuple[Picture, VideoFrame] | None = None
         self._last_index = -1
 
@@ -382,16 +385,6 @@ def check_encoder(options: EncoderOptions, format: str) -> None:  # noqa: A002
     raise refused
 
 
-def _repeated_headers(codec: VideoCodecContext) -> bytes:
-    """Return the parameter sets to repeat before keyframes, for receivers that join later.
-
-    Empty unless the extradata has the form of the bitstream, with start codes; AV1 and VP9 repeat
-    their headers by themselves.
-    """
-    extradata = codec.extradata or b""
-    return extradata if extradata.startswith(_START_CODES) else b""
-
-
 def _tick_of(sound: Stream) -> Fraction:
     """Return the time base of sound, a sample, so that rounding moves no packet."""
     sample_rate = getattr(sound.codec_context, "sample_rate", 0)
@@ -426,7 +419,7 @@ class SoundTemplate:
         self._container = av.open(BytesIO(), "w", format="nut")
         self.stream = add_copied(self._container, stream)
         """The template of new streams."""
-        self.codec = _codec_of(stream)
+        self.codec = codec_of(stream)
         """FFmpeg's name of the decoder."""
         self._likeness = _likeness_of(stream)
 
@@ -442,15 +435,11 @@ class SoundTemplate:
         return mux_trial(self.stream, [], Container(_CARRIED.get(format, format)))
 
 
-def _codec_of(stream: Stream) -> str:
-    return stream.codec_context.codec.canonical_name
-
-
 def _likeness_of(stream: Stream) -> tuple[object, ...]:
     context = stream.codec_context
     layout = getattr(context, "layout", None)
     return (
-        _codec_of(stream),
+        codec_of(stream),
         getattr(context, "sample_rate", None),
         getattr(layout, "name", None),
         bytes(context.extradata or b""),

@@ -15,8 +15,6 @@ from typing import Literal
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.packet import Packet
-from av.stream import Stream
 from av.video.stream import VideoStream
 
 from ...filters.frame import StreamInfo
@@ -153,8 +151,9 @@ class ConnectedInput:
         """Read the next packet into `_ready`, and its time into `times`."""
         assert self._decoder is not None, "connect comes first"
         packet, arrived = next(self._packets)
-        if times is not None and packet.stream_index == self._video.index and packet.size:
-            times.extend(_time_of(packet))
+        is_video = packet.stream_index == self._video.index and packet.size
+        if times is not None and is_video and packet.pts is not None:
+            times.append(packet.pts * packet.time_base)
         try:
             events = list(self._decoder.take(packet, arrived))
         except (FFmpegError, ValueError) as error:  # the deinterlacer does not accept the format
@@ -212,10 +211,6 @@ class ConnectedInput:
 def _best_sound(container: InputContainer) -> AudioStream | None:
     best = container.streams.best("audio")
     return best if isinstance(best, AudioStream) else None
-
-
-def _time_of(packet: Packet[Stream]) -> list[Fraction]:
-    return [] if packet.pts is None else [packet.pts * packet.time_base]
 
 
 class LiveInput(ConnectedInput):

@@ -321,7 +321,7 @@ class RollingRecorder:
 
     def _complete(self, recording: RecordingFile) -> None:
         recording.close()
-        self._completion.add(lambda: _published(recording))
+        self._completion.add(lambda: list(filter(None, [recording.publish()])))
 
     def close(self) -> None:
         """Complete what is open and wait until all is verified and renamed.
@@ -366,11 +366,6 @@ class RollingRecorder:
             if self._wall() - found.st_mtime > _FRESH_SECONDS:
                 partial.unlink()
             return []
-
-
-def _published(recording: RecordingFile) -> list[Event]:
-    made = recording.publish()
-    return [] if made is None else [made]
 
 
 class CompletionThread:

@@ -215,11 +215,6 @@ def on_cpu(frame: VideoFrame) -> VideoFrame:
     return brought
 
 
-def can_stay(frame: VideoFrame) -> bool:
-    """Return whether :func:`planes_on_card` supports a frame."""
-    return is_on_card(frame) and pix_fmt_of(frame) in _SHIFT
-
-
 def planes_on_card(frame: VideoFrame) -> list[Tensor]:
     """Copy Y, U and V out of a frame on a card: (H, W) each, uint8 or uint16, on the same card.
 
@@ -318,7 +313,7 @@ def picture_of(
     pix_fmt = planar_pix_fmt(pix_fmt_of(frame))
     if frame.format.name.startswith("yuvj") and color.range is None:
         color = replace(color, range="pc")
-    if can_stay(frame):
+    if is_on_card(frame) and pix_fmt_of(frame) in _SHIFT:
         planes = planes_on_card(frame)
     else:
         planes = [torch.as_tensor(plane) for plane in _planes_of(on_cpu(frame), color)]

@@ -49,6 +49,7 @@ _FORMATS: dict[str, tuple[str, str | None]] = {
 _SITINGS = {"center": "420jpeg", "left": "420mpeg2", "topleft": "420paldv"}
 _TAGS = {pix_fmt: tag for tag, (pix_fmt, siting) in _FORMATS.items() if siting is None}
 _RANGES: dict[str, Literal["tv", "pc"]] = {"LIMITED": "tv", "FULL": "pc"}
+_INTERLACING = {"tt": "t", "bb": "b", "tb": "t", "bt": "b"}
 _FIELD_ORDERS: dict[str, FieldOrder] = {"p": "progressive", "t": "tt", "b": "bb"}
 
 SUPPORTED_TAGS = ", ".join(f"C{tag}" for tag in _FORMATS)
@@ -86,11 +87,6 @@ def parse_header(line: bytes) -> StreamInfo:
     )
 
 
-def _is_mixed(line: bytes) -> bool:
-    """Return whether a header says that each frame is marked as interlaced or not."""
-    return any(word.startswith(b"Im") for word in line.split(b" "))
-
-
 def format_header(info: StreamInfo) -> bytes:
     """Return the header line with its newline, in at most 80 bytes if that loses nothing.
 
@@ -110,7 +106,7 @@ def format_header(info: StreamInfo) -> bytes:
         f"W{info.width}",
         f"H{info.height}",
         f"F{info.rate.numerator}:{info.rate.denominator}",
-        f"I{_interlacing(info.field_order)}",
+        f"I{_INTERLACING.get(info.field_order or '', 'p')}",
     ]
     aspect = info.sample_aspect_ratio
     ranges = {"tv": "XCOLORRANGE=LIMITED", "pc": "XCOLORRANGE=FULL", None: ""}
@@ -147,10 +143,6 @@ def chroma_tag(pix_fmt: str, siting: str | None) -> str:
 
 def _join(needed: list[str], words: dict[str, str]) -> bytes:
     return " ".join([*needed, *(word for word in words.values() if word)]).encode() + b"\n"
-
-
-def _interlacing(field_order: str | None) -> str:
-    return {"tt": "t", "bb": "b", "tb": "t", "bt": "b"}.get(field_order or "", "p")
 
 
 def _format(tag: str) -> tuple[str, str | None]:
@@ -204,7 +196,8 @@ class Y4MSource:
         header = _header_line(reader)
         self.info = parse_header(header)
         """The header's content; `num_frames` is its XLENGTH."""
-        self._is_mixed = _is_mixed(header)
+        self._is_mixed = any(word.startswith(b"Im") for word in header.split(b" "))
+        """Whether each frame is marked as interlaced or not."""
         limits().check_size(self.info.width, self.info.height, "y4m")
         self._planes = PlaneLayout(self.info)
         self._warnings: list[str] = []

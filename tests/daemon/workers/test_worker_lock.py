@@ -24,8 +24,8 @@ HOLDER = """
 """
 CHILD = """
     import os, sys, time
-    from upframe.io import parent_death
-    print(os.getpid(), parent_death.kill_on_parent_death(int(sys.argv[1])), flush=True)
+    from upframe.io import child
+    print(os.getpid(), child.kill_on_parent_death(int(sys.argv[1])), flush=True)
     time.sleep(600)
 """
 PARENT = """

@@ -20,11 +20,11 @@ import pytest
 from support.media.clips import make_clip
 from support.servers.camera import DEADLINE_SECONDS, free_port
 
+from upframe.io.child import with_parent_death
 from upframe.io.errors import InputLost
 from upframe.io.live.address import AddressMemory, find_address
 from upframe.io.live.live_input import LiveInput
 from upframe.io.live.values import DecodedFrame, SoundPacket
-from upframe.io.parent_death import with_parent_death
 
 PHRASE = "a-long-passphrase"
 
@@ -201,7 +201,7 @@ def until_gone(pid: int) -> None:
 
 def test_a_tied_program_dies_with_who_started_it() -> None:
     code = (
-        "import subprocess, sys, time; from upframe.io.parent_death import with_parent_death;"
+        "import subprocess, sys, time; from upframe.io.child import with_parent_death;"
         "child = subprocess.Popen(with_parent_death(['sleep', '600']), start_new_session=True);"
         "print(child.pid, flush=True); time.sleep(600)"
     )
