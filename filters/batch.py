@@ -15,7 +15,6 @@ import torch
 from .device import Precision, resolve_device, resolve_precision
 from .frame import Frame, StreamInfo
 from .interpolate.filter import Interpolate, load_networks
-from .interpolate.network import IFNet
 from .options import InterpolateOptions
 from .upscale.enlarger import Enlarger
 from .upscale.filter import Upscale, load_network
@@ -168,11 +167,7 @@ def _lasting_weights(name: str | None, default: DefaultWeights) -> Weights:
     return resolve_weights(name, default)
 
 
-@lru_cache(maxsize=4)
-def _networks(
-    weights: Weights, device: torch.device, precision: torch.dtype
-) -> tuple[IFNet, IFNet | None]:
-    return load_networks(weights, device, precision)
+_networks = lru_cache(maxsize=4)(load_networks)
 
 
 @lru_cache(maxsize=4)

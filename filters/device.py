@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, cast
 
 import torch
+from torch import Tensor
 
-from .errors import DeviceUnavailable
-from .weights import Policy
+from .errors import DeviceUnavailable, is_out_of_memory
+from .options import Policy
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -148,6 +149,18 @@ def _address_bytes() -> int | None:
 def _addresses() -> int | None:
     text = _read(Path("/proc/self/statm"))
     return int(text.split()[0]) * os.sysconf("SC_PAGE_SIZE") if text else None
+
+
+def unless_out_of_memory(compute: Callable[[], Tensor]) -> Tensor | None:
+    """Return None where memory ran out; by then everything that `compute` held is free again."""
+    try:
+        return compute()
+    except (RuntimeError, MemoryError) as error:  # it holds on to every tensor of the attempt
+        if not is_out_of_memory(error):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
 
 
 _LEAST_BYTES = 2 * GIB

@@ -31,18 +31,6 @@ from .errors import CheckpointRejected, WeightsUnavailable
 from .hub import fetch_from_hub, find_cached, sha256_of, too_large
 from .options import REAL_ESRGAN_ID, RIFE_ID, Policy
 
-__all__ = [
-    "BUILTIN",
-    "REAL_ESRGAN",
-    "RIFE",
-    "WEIGHT_SUFFIXES",
-    "DefaultWeights",
-    "Policy",
-    "Weights",
-    "load_state_dict",
-    "resolve_weights",
-]
-
 _logger = logging.getLogger("upframe.filters.weights")
 
 

@@ -21,7 +21,7 @@ from clapper import make_clapper, offsets_in
 from figures import Outcome, at_most, equal, run_as_script, timed
 from stream import family_of, growth_bytes, resident_bytes
 
-from upframe.daemon.live.request import LiveRequest
+from upframe.daemon.live.live_pipeline import LiveRequest
 from upframe.daemon.live.session import LiveSession
 from upframe.daemon.live.status import LiveStatus
 from upframe.daemon.specification import StreamSpec

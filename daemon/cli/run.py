@@ -20,7 +20,7 @@ from ...io.redaction import json_text, one_line, redacted
 from ..convert.conversion import RunRequest, run
 from ..convert.progress import Style, display_for
 from ..errors import UsageError
-from ..live.request import LiveRequest
+from ..live.live_pipeline import LiveRequest
 from ..live.session import LiveSession, children_of
 from ..live.status import LiveStatus
 from ..specification import REFUSED, ConversionOptions, ConversionSpec, DeviceOptions, StreamSpec

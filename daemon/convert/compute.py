@@ -18,7 +18,8 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from ...filters.chain import Chain
-from ...filters.color.convert import ToFrame, ToPicture, matrix_warning, output_color, output_size
+from ...filters.color.convert import ToFrame, ToPicture, output_size
+from ...filters.color.matrix import matrix_warning, output_color
 from ...filters.device import available_bytes
 from ...filters.frame import Pending, Picture, StreamInfo
 from ...filters.scenes import Scenes

@@ -84,7 +84,7 @@ class LiveCompute(Compute):
             chains_of(self.filters, levels),
             pix_fmt=pix_fmt or info.pix_fmt,
             device=runtime.device,
-            detect_cuts=filters.enable_frame_interpolation and filters.scene_detection,
+            detect_cuts=filters.detects_cuts,
             now=now,
         )
         self.info = replace(self.info, num_frames=None)
@@ -251,6 +251,17 @@ class OutputFrame:
     """When the packet came that it shows; None for one that was inserted."""
 
 
+@dataclass(frozen=True, slots=True)
+class SessionContext:
+    """What all stages share."""
+
+    now: Callable[[], float]
+    """Monotonic seconds, of which `speed` pass in a real second."""
+    speed: float
+    changed: Callable[[], None]
+    """Called, from any thread, when the session should look at the stages."""
+
+
 class ComputeStage:
     """Runs the compute thread of a session."""
 
@@ -265,9 +276,7 @@ class ComputeStage:
         interval_seconds: Callable[[], float],
         hold_seconds: float,
         deadline_seconds: float,
-        now: Callable[[], float],
-        speed: float,
-        changed: Callable[[], None],
+        context: SessionContext,
     ) -> None:
         """Connect the parts.
 
@@ -280,9 +289,7 @@ class ComputeStage:
             interval_seconds: current time between input frames.
             hold_seconds: after so much silence, what is held for the next frame goes out.
             deadline_seconds: from a frame's arrival to its picture.
-            now: monotonic seconds, of which `speed` pass in a second.
-            speed: see `now`.
-            changed: called when the level has changed, or the thread has ended.
+            context: its `changed` is called when the level has changed, or the thread has ended.
         """
         assert model.rate is not None
         self.failure: BaseException | None = None
@@ -301,9 +308,7 @@ class ComputeStage:
         self._interval_seconds = interval_seconds
         self._hold_seconds = hold_seconds
         self._deadline_seconds = deadline_seconds
-        self._now = now
-        self._speed = speed
-        self._changed = changed
+        self._context, self._now = context, context.now
         self._counts: Counter[str] = Counter()
         self._arrivals: dict[Fraction, float] = {}
         self._breaks = 0
@@ -340,12 +345,12 @@ class ComputeStage:
             self.failure = error
         finally:
             self._compute.close()
-            self._changed()
+            self._context.changed()
 
     def _step(self) -> bool:
         """Handle one frame, or a silence. Whether to continue."""
         timeout = _END_LOOK_SECONDS if self.flushed else self._hold_seconds
-        item = self._queue.take(timeout / self._speed)
+        item = self._queue.take(timeout / self._context.speed)
         if item is None:
             if self._ending.is_set():
                 return False
@@ -431,7 +436,7 @@ class ComputeStage:
         self._settle(everything=True)
         self._pass_on(self._compute.switch(level.name))
         self._cost_seconds = 0.0
-        self._changed()
+        self._context.changed()
 
     def _flush(self) -> None:
         if not self.flushed:

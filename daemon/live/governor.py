@@ -409,7 +409,6 @@ class Governor:
                 return
 
     def _fits(self, index: int, now: float, interval: float) -> bool:
-        """Return whether a better level may be tried."""
         fitting = _FITS * interval * self._levels[index].stride
         cost = self._costs.estimate(index, interval, self._costs.steady())
         patience = _PATIENCE * self._quiet

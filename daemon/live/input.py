@@ -10,15 +10,15 @@ import logging
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, Protocol
+from typing import Literal
 
 from ...io.errors import InputLost, Reason
 from ...io.live.clock import LiveClock
 from ...io.live.live_encoder import SoundTemplate
-from ...io.live.live_input import StallRule
+from ...io.live.live_input import ConnectedInput, StallRule
 from ...io.live.values import DecodedFrame, InputState, LiveForm, SoundPacket
 from ..backoff import Backoff
 from ..queues import DropOldestQueue
@@ -28,54 +28,6 @@ log = logging.getLogger("upframe.live")
 
 PROBE_SECONDS = 10.0
 _MAX_GOPS = 16
-
-
-class LiveSource(Protocol):
-    """One connection: a `LiveInput`, or a `PacedFile`."""
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """frames_decoded, frames_damaged, packets_corrupt."""
-        ...
-
-    @property
-    def gop_seconds(self) -> Fraction | None:
-        """From keyframe to keyframe, the last time."""
-
-    def connect(self) -> None:
-        """Connect, or raise `InputLost`."""
-
-    def probe(self, deadline_seconds: float = PROBE_SECONDS) -> LiveForm:
-        """Decode the first frame, or raise `InputLost`."""
-        ...
-
-    def __iter__(self) -> Iterator[DecodedFrame | SoundPacket]:
-        """Yield what comes, until `InputLost` is raised."""
-        ...
-
-    def stop(self) -> None:
-        """End the reading soon. Thread-safe."""
-
-    def close(self) -> None:
-        """Close the connection, on the thread that reads."""
-
-    def lines(self) -> list[str]:
-        """Return the latest messages about the connection."""
-        ...
-
-
-class FrameReceiver(Protocol):
-    """Accepts what a reader reads, on the reader's thread."""
-
-    def formed(self, form: LiveForm) -> bool:
-        """Accept what a connection is like; return whether to read on. May wait."""
-        ...
-
-    def frame(self, frame: DecodedFrame) -> None:
-        """Accept a frame."""
-
-    def sound(self, packet: SoundPacket) -> None:
-        """Accept a packet of sound."""
 
 
 class InputReader:
@@ -88,8 +40,8 @@ class InputReader:
     def __init__(
         self,
         number: int,
-        make: Callable[[], LiveSource],
-        receiver: FrameReceiver,
+        make: Callable[[], ConnectedInput],
+        receiver: FrameIngest,
         *,
         now: Callable[[], float],
         changed: Callable[[], None],
@@ -114,7 +66,7 @@ class InputReader:
         self._receiver = receiver
         self._now = now
         self._changed = changed
-        self._source: LiveSource | None = None
+        self._source: ConnectedInput | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"upframe-input-{number}", daemon=True
@@ -205,7 +157,7 @@ _RETURN_SECONDS = 1.0
 """For a reader that was asked to end, before it is abandoned."""
 _TICK_SECONDS = 0.25
 
-MakeSource = Callable[[float | None], LiveSource]
+MakeSource = Callable[[float | None], ConnectedInput]
 """Makes a source, whose reads last so many seconds at most; None: as its protocol needs."""
 
 
@@ -225,7 +177,7 @@ class InputSupervisor:
     def __init__(
         self,
         make: MakeSource,
-        receiver: FrameReceiver,
+        receiver: FrameIngest,
         *,
         now: Callable[[], float],
         changed: Callable[[], None],
@@ -416,7 +368,7 @@ class IngestOutlet:
 class FrameIngest:
     """Places the frames of one connection after the other in time, and queues them for work.
 
-    It is the `FrameReceiver` of all readers. Frames that come before there is an output are
+    Readers call it on their threads. Frames that come before there is an output are
     ignored, since live ones would be too old by then; a file waits.
 
     Args:
@@ -460,7 +412,10 @@ class FrameIngest:
         self._decided.set()
 
     def formed(self, form: LiveForm) -> bool:
-        """Accept what a connection is like; wait for the output if the input can."""
+        """Accept what a connection is like; return whether to read on.
+
+        It waits for the output if the input can.
+        """
         self._form, self._is_connected = form, False
         template = self.sound_template
         self._takes_sound = form.sound is not None and (

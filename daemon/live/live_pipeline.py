@@ -10,13 +10,14 @@ import logging
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from ...filters.chain import BuiltFilter, build_filters
+from ...filters.device import Runtime, resolve_device, resolve_precision
 from ...filters.frame import StreamInfo
+from ...filters.options import Policy
 from ...io.live.clock import LiveClock
 from ...io.live.live_encoder import LiveEncoder, check_encoder, live_pix_fmt
 from ...io.live.slate import slate
@@ -24,19 +25,44 @@ from ...io.live.target import LiveTarget
 from ...io.live.values import Encoded, LiveForm, OutputState
 from ..queues import DropOldestQueue
 from ..specification import StreamSpec
-from .compute_stage import ComputeStage, LiveCompute, QueuedFrame
+from .compute_stage import ComputeStage, LiveCompute, QueuedFrame, SessionContext
 from .governor import Governor
 from .input import FrameIngest, IngestOutlet
 from .levels import parse_levels
 from .output import DelayStatistics, OutputStage, OutputTiming, PendingFrames
 from .publisher import Publisher
-from .request import LiveRequest
 from .status import LiveStatus
 
 if TYPE_CHECKING:
     from av.stream import Stream
 
 log = logging.getLogger("upframe.live")
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRequest:
+    """What a session runs."""
+
+    spec: StreamSpec
+    runtime: Runtime
+    overwrite: bool = False
+    numbered: bool = False
+    """Whether a file gets a number where its name is taken, as a stream that restarts needs."""
+    duration_seconds: float | None = None
+    """Length of the output, after which the stream ends well; None: until it is stopped."""
+    give_up: bool = False
+    """Whether a first connection that cannot work (not found, unauthorised, no video) ends it."""
+
+
+def request_of(spec: StreamSpec, weights: Policy) -> LiveRequest:
+    """Make the request of an entry of the configuration.
+
+    Raises:
+        DeviceUnavailable: if the device is not there.
+    """
+    device = resolve_device(spec.device)
+    precision = resolve_precision(spec.precision, device)
+    return LiveRequest(spec, Runtime(device, precision, weights), numbered=True)
 
 
 def prepare(request: LiveRequest, target: LiveTarget) -> tuple[BuiltFilter, ...]:
@@ -79,17 +105,6 @@ _FRAME_COUNTS = {
     "skipped": "frames_skipped",
 }
 """Names of the filters' counters in a status."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionContext:
-    """What all stages share."""
-
-    now: Callable[[], float]
-    """Monotonic seconds, of which `speed` pass in a real second."""
-    speed: float
-    changed: Callable[[], None]
-    """Called, from any thread, when the session should look at the stages."""
 
 
 def timing_of(spec: StreamSpec, rate: Fraction) -> OutputTiming:
@@ -260,7 +275,7 @@ class LivePipeline:
         return DropOldestQueue(max(2, min(frames, most)), seconds, self._context.now)
 
     def _output_stage(self, duration_seconds: float | None) -> OutputStage:
-        info, context = self.compute.info, self._context
+        info = self.compute.info
         assert info.rate is not None
         num_slots = None
         if duration_seconds is not None:
@@ -276,9 +291,7 @@ class LivePipeline:
             slate=slate(info, self._spec.name),
             num_slots=num_slots,
             pictures_per_frame=2 ** self._levels[0].exp,
-            now=context.now,
-            speed=context.speed,
-            changed=context.changed,
+            context=self._context,
         )
 
     def _compute_stage(self, model: StreamInfo) -> ComputeStage:
@@ -292,7 +305,5 @@ class LivePipeline:
             interval_seconds=self._ingest.interval_seconds,
             hold_seconds=max(_HOLD_SHARE * patience, _HOLD_INTERVALS / float(self._rate)),
             deadline_seconds=_DEADLINE_SHARE * self._spec.latency_seconds,
-            now=self._context.now,
-            speed=self._context.speed,
-            changed=self._context.changed,
+            context=self._context,
         )

@@ -22,7 +22,7 @@ from ...io.live.clock import LiveClock
 from ...io.live.live_encoder import LiveEncoder
 from ...io.live.values import Encoded
 from ..queues import BlockingQueue, DropOldestQueue, QueueCancelled
-from .compute_stage import OutputFrame
+from .compute_stage import OutputFrame, SessionContext
 from .publisher import Publisher
 
 log = logging.getLogger("upframe.live")
@@ -312,9 +312,7 @@ class OutputStage:
         slate: shown while there is no input.
         num_slots: after which the output is complete; None: never.
         pictures_per_frame: pictures that are made of one input frame.
-        now: monotonic seconds, of which `speed` pass in a real second.
-        speed: 1 outside of tests and benchmarks.
-        changed: called when there is news about the output.
+        context: its `changed` is called when there is news about the output.
     """
 
     def __init__(
@@ -330,9 +328,7 @@ class OutputStage:
         slate: Picture,
         num_slots: int | None,
         pictures_per_frame: int,
-        now: Callable[[], float],
-        speed: float,
-        changed: Callable[[], None],
+        context: SessionContext,
     ) -> None:
         self.failure: BaseException | None = None
         self.in_flight: Callable[[], bool] = lambda: False
@@ -355,9 +351,7 @@ class OutputStage:
         )
         self._sound: DropOldestQueue[_Sound] = DropOldestQueue(_MAX_SOUND_PACKETS)
         self._early_sound: _Sound | None = None
-        self._now = now
-        self._speed = speed
-        self._changed = changed
+        self._context, self._now = context, context.now
         self._counts: Counter[str] = Counter()
         self._last_time: Fraction | None = None
         self._thread = threading.Thread(target=self._run, name="upframe-output", daemon=True)
@@ -404,7 +398,7 @@ class OutputStage:
     def _run(self) -> None:
         try:
             wait = _LOOK_SECONDS
-            while (pictures := self._pictures.take_all(wait / self._speed)) is not None:
+            while (pictures := self._pictures.take_all(wait / self._context.speed)) is not None:
                 for picture in pictures:
                     self._enter(picture)
                 wait = self._fill()
@@ -414,7 +408,7 @@ class OutputStage:
             self.failure = error
             self.cancel()
         finally:
-            self._changed()
+            self._context.changed()
 
     def _enter(self, picture: OutputFrame) -> None:
         self._pending.done(picture.seconds)
@@ -448,20 +442,19 @@ class OutputStage:
         return float(1 / self._rate)
 
     def _wait_seconds(self, now: float, missing: float | None) -> float:
-        """Return the seconds until a slot is missing, or a frame is overdue."""
         waits = (_LOOK_SECONDS, missing, self._pending.next_seconds(now))
         return max(0.0, min(wait for wait in waits if wait is not None))
 
     def _set_showing(self, showing: Showing) -> None:
         if showing != self.showing:
             self.showing = showing
-            self._changed()
+            self._context.changed()
 
     def _encode_all(self, slots: Iterable[FrameSlot[OutputFrame]]) -> None:
         for slot in slots:
             if self._num_slots is not None and slot.index >= self._num_slots:
                 self.complete.set()
-                self._changed()
+                self._context.changed()
                 return
             if slot.is_repeat and self._is_hopeless(slot.index):
                 self._counts["frames_left_out"] += 1

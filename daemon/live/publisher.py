@@ -185,7 +185,6 @@ class Publisher:
         )
 
     def _handle(self, event: Event, packet: Encoded | None) -> None:
-        """Handle an event of the child."""
         state = self._state
         if isinstance(event, Written) and packet is not None:
             self._set_state(replace(state, written=state.written + 1))

@@ -34,7 +34,7 @@ from ...io.live.address import (
     read_credentials,
     with_credentials,
 )
-from ...io.live.live_input import LiveInput, PacedFile
+from ...io.live.live_input import ConnectedInput, LiveInput, PacedFile
 from ...io.live.target import LiveTarget, find_live_target
 from ...io.live.values import LiveForm
 from ...io.redaction import redacted, redacted_target
@@ -47,9 +47,9 @@ from ..convert.report import (
     weights_of,
 )
 from ..errors import Stopped
-from .input import CONNECT_SECONDS, FrameIngest, InputSupervisor, LiveSource, MakeSource
-from .live_pipeline import LivePipeline, SessionContext, prepare
-from .request import LiveRequest
+from .compute_stage import SessionContext
+from .input import CONNECT_SECONDS, FrameIngest, InputSupervisor, MakeSource
+from .live_pipeline import LivePipeline, LiveRequest, prepare
 from .status import LiveStatus
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: boo
     """Return what makes each connection of the input."""
     spec, remembered = request.spec, AddressMemory()
 
-    def make_file(_: float | None) -> LiveSource:
+    def make_file(_: float | None) -> ConnectedInput:
         return PacedFile(_input_url(request), now=now, sound=spec.sound)
 
     def address_of(read_seconds: float | None) -> LiveAddress:
@@ -123,7 +123,7 @@ def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: boo
             remembered=remembered,
         )
 
-    def make_live(read_seconds: float | None) -> LiveSource:
+    def make_live(read_seconds: float | None) -> ConnectedInput:
         address = address_of(None)
         if read_seconds is not None and read_seconds > address.read_seconds:
             address = address_of(read_seconds)
@@ -303,7 +303,7 @@ class LiveSession:
         self._ingest.waits = self._is_file
         self._prepared = self._in_thread(lambda: prepare(request, target))
 
-    def _make_source(self, read_seconds: float | None) -> LiveSource:
+    def _make_source(self, read_seconds: float | None) -> ConnectedInput:
         """Make a source, on the thread of its reader."""
         make = self._make_input
         if make is None:
@@ -491,6 +491,5 @@ def _description_of(form: LiveForm | None) -> dict[str, Any]:
 
 
 def _give_up(over: InputLost) -> NoReturn:
-    """Raise why the input could never be read."""
     missing = over.reason in ("not-found", "unauthorised", "untrusted")
     raise (SourceMissing if missing else UnsupportedMedia)(str(over)) from over

@@ -166,6 +166,7 @@ class StreamSupervisor:
         """Workers that had to be replaced."""
         self.pid: int | None = None
         """Of its worker."""
+        self._about = {"source": name}
         self._board = board
         self._command = command
         self._backoff = backoff
@@ -245,7 +246,8 @@ class StreamSupervisor:
         finally:
             await process.kill()
             self.pid = None
-            self._past, self._latest = self._accumulated(self._latest), None
+            if self._latest is not None:
+                self._past, self._latest = accumulate_counters(self._past, self._latest), None
         if again_at_once or not self._is_wanted(entry):
             return 0.0
         if clock() - began >= _STEADY_SECONDS:
@@ -322,9 +324,6 @@ class StreamSupervisor:
         self._stalled_seconds = self._detector.seconds(status, now)
         self._board.update(accumulate_counters(self._past, self._latest))
 
-    def _accumulated(self, status: LiveStatus | None) -> LiveStatus | None:
-        return self._past if status is None else accumulate_counters(self._past, status)
-
     def _publish(
         self, entry: LiveConfig, state: InputState, message: str, reason: Reason | None = None
     ) -> None:
@@ -346,13 +345,6 @@ class StreamSupervisor:
         assert self._limits is not None  # `configure` comes first
         return self._limits
 
-    @property
-    def _about(self) -> dict[str, str]:
-        return {"source": self.name}
-
-
-Backoffs = Callable[[], Backoff]
-"""Makes the back-off of one stream."""
 
 SILENT_SECONDS, STILL_SECONDS = 30.0, 60.0
 _REAP_SECONDS = 2.0
@@ -378,7 +370,7 @@ class LiveSupervisor:
         self,
         *,
         command: Command = command_of,
-        backoff: Backoffs = Backoff,
+        backoff: Callable[[], Backoff] = Backoff,
         silent_seconds: float = SILENT_SECONDS,
         still_seconds: float = STILL_SECONDS,
     ) -> None:
@@ -395,7 +387,10 @@ class LiveSupervisor:
         """Start, change or end streams as configured; unchanged entries run on."""
         limits = self._limits(config)
         entries = {entry.name: entry for entry in config.live}
-        self._levels = {name: _levels_of(entry) for name, entry in entries.items()}
+        self._levels = {
+            entry.name: tuple(level.name for level in parse_levels(entry.levels, entry.filters))
+            for entry in config.live
+        }
         self._streams = {name: one for name, one in self._streams.items() if not one.task.done()}
         for name in dict.fromkeys([*entries, *self._streams]):
             if (stream := self._streams.get(name)) is not None:
@@ -456,10 +451,6 @@ class LiveSupervisor:
             still_seconds=self._still_seconds,
             threads=_threads(running),
         )
-
-
-def _levels_of(entry: LiveConfig) -> tuple[str, ...]:
-    return tuple(level.name for level in parse_levels(entry.levels, entry.filters))
 
 
 def _threads(num_streams: int) -> int | None:

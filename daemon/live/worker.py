@@ -60,7 +60,7 @@ def _run(order: RunStream, channel: WorkerChannel, requests: Iterator[Request]) 
         import torch
 
         from ...filters.device import allow_memory
-        from .request import request_of
+        from .live_pipeline import request_of
         from .session import LiveSession
 
     def report(status: LiveStatus) -> None:

@@ -18,22 +18,12 @@ import torch
 from torch import Tensor
 
 from ..frame import Color, Deferred, Frame, Pending, Picture, PixelFormat
-from .matrix import arithmetic_matrix, code_scale, matrix_warning, output_color, rgb_to_yuv
+from .matrix import arithmetic_matrix, code_scale, rgb_to_yuv
 from .planes import alpha_to_float, from_rgb, rounding_of, to_codes, to_rgb
 from .staging import Download, Transfer, Upload
 
 if TYPE_CHECKING:
     from .cuda import YuvEncoder
-
-__all__ = [
-    "OutsideGamut",
-    "ToFrame",
-    "ToPicture",
-    "arithmetic_matrix",
-    "matrix_warning",
-    "output_color",
-    "output_size",
-]
 
 
 class OutsideGamut:

@@ -8,7 +8,7 @@ is computed at chroma's own size and enlarged, so that full-size planes are few.
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_float, c_int, c_void_p
+from ctypes import c_float, c_void_p
 from functools import lru_cache
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..frame import Color, Picture, PixelFormat
-from ..kernels.native import kernels, run
+from ..kernels.native import ints, kernels, run
 from .chroma import HALVING_TAPS, Phase, downsample, phases, upsample
 from .matrix import arithmetic_matrix, arithmetic_range, code_scale, rgb_to_yuv
 
@@ -147,10 +147,7 @@ _SMALLEST = 6
 class _Coding(ctypes.Structure):
     _fields_: ClassVar = [
         ("pixels", c_void_p),
-        ("height", c_int),
-        ("width", c_int),
-        ("halved_down", c_int),
-        ("across", c_int),
+        *ints("height", "width", "halved_down", "across"),
         ("most", c_float),
         ("matrix", c_float * 9),
         ("offset", c_float * 3),

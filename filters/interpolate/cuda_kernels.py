@@ -5,7 +5,8 @@ two by two pixels, one after the other, each square in reading order: what a blo
 gives lies so by itself, and the four neighbours that a sample mixes are often one piece of memory.
 Coordinates and sums are fp32; borders repeat.
 
-Imported with :mod:`.cuda_kernels` only.
+This file is only imported on CUDA, since Triton may be missing. Untested on CUDA hardware: on a CPU
+the kernels run in Triton's interpreter, and they compile for sm_80 and sm_90.
 """
 
 # Triton's language has no types
@@ -68,9 +69,8 @@ def place(y, x, width):
 @triton.jit
 def between(position, length):
     """Return both neighbours of a position and the weight of the second; borders repeat."""
-    position = tl.where(
-        position > 0, position, 0.0
-    )  # also for NaN, for which every comparison is false
+    # also for NaN, for which every comparison is false
+    position = tl.where(position > 0, position, 0.0)
     position = tl.minimum(position, (length - 1).to(tl.float32))
     first = position.to(tl.int32)
     return first, tl.minimum(first + 1, length - 1), position - first.to(tl.float32)
@@ -182,14 +182,11 @@ def sum_flow(
     return p, q, r, s
 
 
-# Triton kernels: everything between the convolutions of the interpolation network.
+# Everything between the convolutions of the interpolation network.
 #
-# A frame is two pictures of groups (see `group_kernels`): its features, four halves; then R, G, B,
-# alpha in steps of 1/65535. The flow, fp32, is nowhere stored at full size: at each pixel that is
-# asked for, it is the sum of what the blocks so far have found.
-#
-# Only on CUDA is this file imported, for Triton may be missing. Untested on CUDA hardware: on a CPU
-# the kernels run in Triton's interpreter, and compile for sm_80 and sm_90.
+# A frame is two pictures of groups: its features, four halves; then R, G, B, alpha in steps of
+# 1/65535. The flow, fp32, is nowhere stored at full size: at each pixel that is asked for it is
+# the sum of what the blocks so far have found.
 
 TABLE_COLUMNS = tl.constexpr(4)
 """Of each pair: addresses of the left frame, the right one, the result; bits of the moment."""
@@ -338,14 +335,11 @@ def blend(
         tl.store(out + (channel * height + y) * width + x, value, mask=mask)
 
 
-# Triton kernels: convolutions of whole batches that end with their activation.
+# Convolutions of whole batches that end with their activation.
 #
 # A program computes some channels of consecutive pixels of the result, whichever pictures of the
 # batch these belong to: a product of matrices for each tap. Small tiles keep a large card busy
 # where a coarse block has few pixels.
-#
-# Only on CUDA is this file imported, for Triton may be missing. Untested on CUDA hardware: on a CPU
-# the kernels run in Triton's interpreter, and compile for sm_80 and sm_90.
 
 SLOPE = tl.constexpr(0.2)
 """Of negative results."""

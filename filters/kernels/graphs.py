@@ -11,7 +11,6 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,17 +28,6 @@ _SEEN_BEFORE = 2
 _Size = tuple[tuple[int, ...], torch.dtype]
 
 
-class Recording(Protocol):
-    """A function recorded for one size."""
-
-    num_bytes: int
-    """Of device memory that it holds."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Run it on another input; the result lies where the last one lay."""
-        ...
-
-
 class Graphs:
     """A function of one tensor, recorded for the sizes that come again and again.
 
@@ -55,7 +43,7 @@ class Graphs:
     def __init__(
         self,
         function: Callable[[Tensor], Tensor],
-        record: Callable[[Callable[[Tensor], Tensor], Tensor], Recording] | None = None,
+        record: Callable[[Callable[[Tensor], Tensor], Tensor], CudaRecording] | None = None,
         *,
         most: int = MOST_GRAPHS,
         most_bytes: int = MOST_BYTES,
@@ -64,7 +52,7 @@ class Graphs:
         self._record = record or CudaRecording
         self._most = most
         self._most_bytes = most_bytes
-        self._held: OrderedDict[_Size, Recording] = OrderedDict()
+        self._held: OrderedDict[_Size, CudaRecording] = OrderedDict()
         self._seen: OrderedDict[_Size, int] = OrderedDict()
         self._too_large: set[_Size] = set()
         self._is_off = False
@@ -102,7 +90,7 @@ class Graphs:
         self.clear()  # outside of the clause: the error references every tensor of the attempt
         return self._function(x)
 
-    def _new(self, size: _Size, x: Tensor) -> Recording | None:
+    def _new(self, size: _Size, x: Tensor) -> CudaRecording | None:
         if self._is_off or size in self._too_large or not self._comes_again(size):
             return None
         try:
@@ -120,9 +108,9 @@ class Graphs:
             self._seen.popitem(last=False)
         return self._seen[size] > _SEEN_BEFORE
 
-    def _recorded(self, size: _Size, x: Tensor) -> Recording | None:
+    def _recorded(self, size: _Size, x: Tensor) -> CudaRecording | None:
         """Record, prove that it does what the function does, make room."""
-        made: list[Recording] = []
+        made: list[CudaRecording] = []
 
         def trial() -> str | None:
             made.append(self._record(self._function, x))
@@ -146,7 +134,10 @@ _capture = threading.Lock()
 
 
 class CudaRecording:
-    """A CUDA graph with the memory that it reads from and writes into."""
+    """A CUDA graph of a function for one size, and the memory it reads from and writes into."""
+
+    num_bytes: int
+    """Of device memory that it holds."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
         with _capture:
@@ -171,7 +162,10 @@ class CudaRecording:
         self.num_bytes = torch.cuda.memory_reserved(x.device) - before + self._given.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Copy the input in and start the graph, both on the current stream."""
+        """Copy the input in and start the graph, both on the current stream.
+
+        The result lies where the last one lay.
+        """
         current = torch.cuda.current_stream(x.device)
         if current != self._last:  # another thread's, where the last result may still be read
             current.wait_stream(self._last)

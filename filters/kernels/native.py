@@ -17,15 +17,20 @@ import torch
 logger = logging.getLogger("upframe.filters.native.compiled")
 
 
+def pointers(*names: str) -> list[tuple[str, type[c_void_p]]]:
+    """Declare fields of a structure that hold addresses."""
+    return [(name, c_void_p) for name in names]
+
+
+def ints(*names: str) -> list[tuple[str, type[c_int]]]:
+    """Declare fields of a structure that hold an int."""
+    return [(name, c_int) for name in names]
+
+
 class Detail(ctypes.Structure):
     """Output of a block: (height/2, width/2, 4, channels)."""
 
-    _fields_: ClassVar = [
-        ("values", c_void_p),
-        ("height", c_int),
-        ("width", c_int),
-        ("channels", c_int),
-    ]
+    _fields_: ClassVar = [("values", c_void_p), *ints("height", "width", "channels")]
 
 
 class PackedSources(ctypes.Structure):
@@ -43,13 +48,9 @@ class Joining(ctypes.Structure):
     """The input of a block: (height/cell, width/cell, 15 or 28)."""
 
     _fields_: ClassVar = [
-        ("left", c_void_p),
-        ("right", c_void_p),
-        ("flow", c_void_p),
+        *pointers("left", "right", "flow"),
         ("state", Detail),
-        ("height", c_int),
-        ("width", c_int),
-        ("cell", c_int),
+        *ints("height", "width", "cell"),
         ("timestep", c_float),
         ("input", c_void_p),
     ]
@@ -60,10 +61,7 @@ class Adding(ctypes.Structure):
 
     _fields_: ClassVar = [
         ("detail", Detail),
-        ("cell", c_int),
-        ("begins", c_int),
-        ("height", c_int),
-        ("width", c_int),
+        *ints("cell", "begins", "height", "width"),
         ("flow", c_void_p),
     ]
 
@@ -72,14 +70,9 @@ class Blending(ctypes.Structure):
     """The in-between, (channels, height, width)."""
 
     _fields_: ClassVar = [
-        ("left", c_void_p),
-        ("right", c_void_p),
-        ("flow", c_void_p),
+        *pointers("left", "right", "flow"),
         ("detail", Detail),
-        ("cell", c_int),
-        ("channels", c_int),
-        ("height", c_int),
-        ("width", c_int),
+        *ints("cell", "channels", "height", "width"),
         ("image", c_void_p),
     ]
 
@@ -87,24 +80,15 @@ class Blending(ctypes.Structure):
 class Activation(ctypes.Structure):
     """Values, (height, width, channels), and the slope of each channel."""
 
-    _fields_: ClassVar = [
-        ("values", c_void_p),
-        ("slopes", c_void_p),
-        ("height", c_int),
-        ("width", c_int),
-        ("channels", c_int),
-    ]
+    _fields_: ClassVar = [*pointers("values", "slopes"), *ints("height", "width", "channels")]
 
 
 class DetailShuffle(ctypes.Structure):
     """An image and the detail of each pixel to a larger image."""
 
     _fields_: ClassVar = [
-        ("image", c_void_p),
-        ("detail", c_void_p),
-        ("height", c_int),
-        ("width", c_int),
-        ("scale", c_int),
+        *pointers("image", "detail"),
+        *ints("height", "width", "scale"),
         ("weights", c_float * 12),
         ("result", c_void_p),
     ]

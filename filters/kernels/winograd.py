@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_float, c_int, c_int64, c_void_p
+from ctypes import c_float, c_int64, c_void_p
 from functools import lru_cache
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..device import cpu_has
 from .convolution import Residual
-from .native import kernels, run
+from .native import ints, kernels, pointers, run
 
 # Weights of 3x3 convolutions for `winograd.c`.
 #
@@ -156,22 +156,13 @@ class _Residual(ctypes.Structure):
 class _Convolution(ctypes.Structure):
     _fields_: ClassVar = [
         ("input", _Pixels),
-        ("weights", c_void_p),
-        ("bias", c_void_p),
-        ("slopes", c_void_p),
+        *pointers("weights", "bias", "slopes"),
         ("output", _Pixels),
         ("picture", c_void_p),
         ("near", _Residual),
         ("far", _Residual),
-        ("present", c_int),
-        ("images", c_int),
-        ("height", c_int),
-        ("width", c_int),
-        ("in_channels", c_int),
-        ("out_channels", c_int),
-        ("panel", c_int),
-        ("doubled", c_int),
-        ("narrow", c_int),
+        *ints("present", "images", "height", "width"),
+        *ints("in_channels", "out_channels", "panel", "doubled", "narrow"),
     ]
 
 

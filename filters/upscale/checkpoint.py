@@ -125,7 +125,6 @@ def _empty_rrdb(state: Mapping[str, Tensor]) -> RRDBNet:
 
 
 def _indices(state: Iterable[str], pattern: re.Pattern[str]) -> list[int]:
-    """Find the layers' numbers, in order."""
     return sorted({int(match[1]) for key in state if (match := pattern.fullmatch(key))})
 
 
@@ -136,7 +135,6 @@ def _check_gaps(indices: list[int]) -> None:
 
 
 def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...]:
-    """Get the shape of a convolution's weight."""
     if key not in state:
         raise CheckpointRejected(f"{_WANTED}: missing: {key}")
     shape = tuple(state[key].shape)

@@ -128,18 +128,13 @@ def _layer(conv: nn.Conv2d, slopes: Tensor) -> Callable[[Tensor], Tensor]:
 
     def activated(x: Tensor) -> Tensor:
         y = conv(x)
-        _activate(y, slopes)
+        num, channels, height, width = y.shape
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        job = Activation(y.data_ptr(), slopes.data_ptr(), num * height, width, channels)
+        run("activate", job, is_bf16=y.dtype == torch.bfloat16)
         return y
 
     return activated
-
-
-def _activate(values: Tensor, slopes: Tensor) -> None:
-    """PReLU in place, on (N, C, H, W) in channels_last layout."""
-    num, channels, height, width = values.shape
-    assert values.is_contiguous(memory_format=torch.channels_last)
-    job = Activation(values.data_ptr(), slopes.data_ptr(), num * height, width, channels)
-    run("activate", job, is_bf16=values.dtype == torch.bfloat16)
 
 
 def _laid(name: str, x: Tensor, detail: Tensor, scale: int, weights: Tensor | None) -> Tensor:

@@ -83,11 +83,13 @@ class FusedBody:
 class FusedSRVGG(Upscaler):
     """An `SRVGGNetCompact`, the laying out and adding of details in its last kernel.
 
+    Or it reduced: then that last step is plain.
+
     Args:
         network: on its device and in its dtype; its attributes and weights are shared.
     """
 
-    def __init__(self, network: SRVGGNetCompact) -> None:
+    def __init__(self, network: SRVGGNetCompact | ReducedSRVGG) -> None:
         super().__init__()
         self.plain = network
         self.take_form_of(network)
@@ -95,26 +97,10 @@ class FusedSRVGG(Upscaler):
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
+        if isinstance(self.plain, ReducedSRVGG):
+            return self.plain.downscaled(x, self._body(x))
         made = [self._body.with_detail(one[None], self.scale) for one in x]
         return made[0] if len(made) == 1 else torch.cat(made)
-
-
-class FusedReducedSRVGG(Upscaler):
-    """A `ReducedSRVGG`, but for its last step, which is plain.
-
-    Args:
-        network: on its device and in its dtype; its attributes and weights are shared.
-    """
-
-    def __init__(self, network: ReducedSRVGG) -> None:
-        super().__init__()
-        self.plain = network
-        self.take_form_of(network)
-        self._body = FusedBody(network.body)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
-        return self.plain.downscaled(x, self._body(x))
 
 
 def can_fuse_blocks(network: Upscaler) -> bool:
@@ -181,10 +167,8 @@ def _fused(network: Upscaler) -> Callable[[], Upscaler] | None:
     """Find the kernels that can stand for a network; none in fp32, which is exact as it is."""
     if network.weight.dtype == torch.float32:
         return None
-    if isinstance(network, SRVGGNetCompact) and can_fuse_body(network.body):
+    if isinstance(network, SRVGGNetCompact | ReducedSRVGG) and can_fuse_body(network.body):
         return partial(FusedSRVGG, network)
-    if isinstance(network, ReducedSRVGG) and can_fuse_body(network.body):
-        return partial(FusedReducedSRVGG, network)
     if isinstance(network, RRDBNet) and can_fuse_blocks(network):
         return partial(FusedRRDB, network)
     return None

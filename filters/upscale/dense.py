@@ -8,31 +8,16 @@ because a block ends with its own input added. The kernels of CPUs and of CUDA c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import cast
 
 from torch import Tensor, nn
 
-from ..kernels.convolution import Residual, empty_channels_last
+from ..kernels.convolution import Convolution, Residual, empty_channels_last
+from ..kernels.winograd import WinogradConv
 from .network import RESIDUAL, SLOPE, DenseBlock, ResidualBlock, RRDBNet
 
-
-class Layer(Protocol):
-    """A convolution by a kernel, such as `WinogradConv`."""
-
-    num_in: int
-    num_out: int
-
-    def into(
-        self,
-        x: Tensor,
-        out: Tensor,
-        *,
-        near: Residual | None = None,
-        far: Residual | None = None,
-        doubled: bool = False,
-    ) -> Tensor:
-        """Convolve into `out`, which may be some channels of a larger tensor."""
-        ...
+Layer = Convolution | WinogradConv
+"""A convolution by a kernel."""
 
 
 class DenseTrunk:

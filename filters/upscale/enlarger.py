@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import logging
 import threading
+from functools import partial
 from itertools import product
 from math import isqrt
 
 import torch
 from torch import Tensor
 
-from ..device import GIB, available_bytes, exact_convolutions
+from ..device import GIB, available_bytes, exact_convolutions, unless_out_of_memory
 from ..errors import FilterError, TooLarge, is_out_of_memory
 from ..guard import is_damaged
 from ..kernels.cuda import on_device
@@ -73,21 +74,13 @@ class Tiles:
         height, width = x.shape[2:]
         while True:
             edge = self._edge(height, width)
-            result = self._try(x, edge)
+            result = unless_out_of_memory(partial(self._assemble, x, edge))
             if result is not None:
                 return result
             self._halve(min(edge, max(height, width)), height, width)
 
-    def _try(self, x: Tensor, edge: int) -> Tensor | None:
-        """Enlarge in tiles; None if memory did not suffice."""
-        try:
-            return self._assemble(x, edge)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        return None  # outside of the clause: the error holds on to every tensor of the attempt
-
     def _assemble(self, x: Tensor, edge: int) -> Tensor:
+        """Enlarge in tiles."""
         network, scale = self.network, self.network.scale
         rows = cut(x.shape[2], edge, network.margin, network.multiple)
         columns = cut(x.shape[3], edge, network.margin, network.multiple)
@@ -142,8 +135,6 @@ class Tiles:
             height,
             self._most,
         )
-        if self.network.weight.device.type == "cuda":
-            torch.cuda.empty_cache()
 
 
 class Enlarger:

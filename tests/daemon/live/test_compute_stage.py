@@ -14,7 +14,13 @@ import torch
 from av.video.frame import VideoFrame
 from support.live.pictures import INFO, INTERVAL, RUNTIME
 
-from upframe.daemon.live.compute_stage import ComputeStage, LiveCompute, OutputFrame, QueuedFrame
+from upframe.daemon.live.compute_stage import (
+    ComputeStage,
+    LiveCompute,
+    OutputFrame,
+    QueuedFrame,
+    SessionContext,
+)
 from upframe.daemon.live.governor import Governor
 from upframe.daemon.live.levels import parse_levels
 from upframe.daemon.queues import DropOldestQueue
@@ -106,9 +112,7 @@ class Stage:
             interval_seconds=lambda: 1 / 30,
             hold_seconds=60,
             deadline_seconds=self.deadline_seconds,
-            now=time.monotonic,
-            speed=1,
-            changed=lambda: None,
+            context=SessionContext(time.monotonic, speed=1, changed=lambda: None),
         )
 
     def put(self, *indices: int) -> None:

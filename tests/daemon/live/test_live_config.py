@@ -10,7 +10,7 @@ from support.live.supervision import UPSCALE, config_with, entry
 
 from upframe.daemon.config import Config, load_config
 from upframe.daemon.errors import ConfigError
-from upframe.daemon.live.request import request_of
+from upframe.daemon.live.live_pipeline import request_of
 from upframe.daemon.service.checks import examine, examine_at_start
 from upframe.daemon.service.daemon import reload_of
 from upframe.daemon.specification import StreamSpec, part_of

@@ -21,7 +21,7 @@ from support.servers.camera import Camera, free_port
 from support.servers.hls import hls_server
 
 from upframe.daemon.errors import Stopped
-from upframe.daemon.live.request import LiveRequest
+from upframe.daemon.live.live_pipeline import LiveRequest
 from upframe.daemon.live.session import LiveReport, LiveSession, children_of
 from upframe.daemon.live.status import LiveStatus
 from upframe.daemon.specification import StreamSpec
