@@ -23,9 +23,6 @@ from .errors import WeightsUnavailable
 _logger = logging.getLogger("upframe.filters.hub")
 
 
-# The SHA-256 of a file, computed once for as long as the file stays as it is.
-
-
 def sha256_of(path: Path) -> str:
     """Compute a file's SHA-256, again only when its size or modification time differs.
 

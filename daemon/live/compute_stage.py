@@ -409,7 +409,10 @@ class ComputeStage:
     def _report(self) -> None:
         """Report to the governor what the frames cost, and do as it says."""
         now = self._now()
-        self._report_drops(now)
+        dropped = self._queue.dropped + self._counts["frames_dropped"]
+        for _ in range(dropped - self._num_dropped):
+            self._governor.dropped(now)
+        self._num_dropped = dropped
         for cost in self._compute.take_costs():
             self._failed_in_a_row = 0
             busy = cost + self._fit_seconds
@@ -423,12 +426,6 @@ class ComputeStage:
             if level is not None:
                 self._switch(level)
                 return
-
-    def _report_drops(self, now: float) -> None:
-        dropped = self._queue.dropped + self._counts["frames_dropped"]
-        for _ in range(dropped - self._num_dropped):
-            self._governor.dropped(now)
-        self._num_dropped = dropped
 
     def _switch(self, level: Level) -> None:
         history = self._governor.history

@@ -38,14 +38,13 @@ _TELL_TALES: tuple[tuple[str, str], ...] = (
     ("ESRGAN in its old layout of keys (before Real-ESRGAN)", r"RRDB_trunk\.|model\.1\.sub\."),
     ("a diffusion model", r"model\.diffusion_model\.|down_blocks\.|transformer_blocks\."),
 )
-_PATTERNS = tuple((name, re.compile(pattern)) for name, pattern in _TELL_TALES)
 _MOST_NAMED = 4
 
 
 def name_architecture(keys: Collection[str]) -> str:
     """Describe what a checkpoint with these keys is."""
-    for name, pattern in _PATTERNS:
-        if any(pattern.match(key) for key in keys):
+    for name, pattern in _TELL_TALES:
+        if any(re.match(pattern, key) for key in keys):
             return f"it is {name}"
     if not keys:
         return "it holds no tensors"
