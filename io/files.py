@@ -22,7 +22,7 @@ from typing import BinaryIO
 from .errors import MediaError, ReaderGone, SameFile, SinkFull, SinkRefused
 from .root import filesystem_type, keeps_inodes
 
-_NAME_MAX_BYTES = 255  # of one path component on every file system in common use
+NAME_MAX_BYTES = 255  # of one path component on every file system in common use
 _BUFFER_BYTES = 1 << 20
 CANNOT_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -48,7 +48,7 @@ def partial_path(target: Path, token: str | None = None) -> Path:
         token: of its owner; None makes a random one.
     """
     ending = f".{secrets.token_hex(4) if token is None else token}.partial"
-    room = _NAME_MAX_BYTES - len(ending) - 1
+    room = NAME_MAX_BYTES - len(ending) - 1
     name = os.fsencode(target.name)[:room].decode(errors="ignore")
     return target.with_name(f".{name}{ending}")
 
@@ -102,8 +102,8 @@ def check_target(target: Path, *, overwrite: bool, token: str | None = None) -> 
         SinkRefused: if it exists, is a folder, or its folder is missing or not writable.
     """
     folder = target.parent
-    if len(os.fsencode(target.name)) > _NAME_MAX_BYTES:
-        raise SinkRefused(f"output name has more than {_NAME_MAX_BYTES} bytes: {target.name}")
+    if len(os.fsencode(target.name)) > NAME_MAX_BYTES:
+        raise SinkRefused(f"output name has more than {NAME_MAX_BYTES} bytes: {target.name}")
     if target.is_dir():
         raise SinkRefused(f"output is a folder, wanted a file name: {target}")
     if not folder.is_dir():

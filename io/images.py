@@ -200,11 +200,7 @@ def _taken(target: Path) -> Path | None:
 
 
 def _check_image(data: bytes, picture: Picture, codec: str) -> None:
-    """Check an encoded image: it must decode to one picture of the right size.
-
-    Raises:
-        VerificationFailed: if it is not.
-    """
+    """Refuse an encoded image that does not decode to one picture of the right size."""
     wanted = f"one picture of {picture.width}x{picture.height}"
     try:
         with av.open(BytesIO(data), "r") as opened:

@@ -9,7 +9,6 @@ import fcntl
 import glob
 import os
 import re
-import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -22,20 +21,13 @@ from av.error import FFmpegError
 
 from ..errors import SinkFull, SinkRefused, VerificationFailed
 from ..extent import whole_fragments, whole_tags
-from ..files import check_target, rename
+from ..files import NAME_MAX_BYTES, check_target, rename
 
 _FIELDS = "YmdHMSjyFTs"
 _FIELD = re.compile(r"%(.?)")
 _IS_FIELD = re.compile(r"%[YmdHMSjyFT]")
-_NAME_MAX_BYTES = 255
-_TOKEN_BYTES = 4
 _ENDING = re.compile(r"\.live-[0-9a-f]{8}\.partial$")
 _MOST_OF_ONE_NAME = 10_000
-
-
-def new_token() -> str:
-    """Make the token in the names of a recording's partial files."""
-    return f"live-{secrets.token_hex(_TOKEN_BYTES)}"
 
 
 def is_name_pattern(path: Path) -> bool:
@@ -71,8 +63,8 @@ class NamePattern:
                 known = " ".join(f"%{one}" for one in _FIELDS)
                 raise SinkRefused(f"{self.pattern}: unknown field %{name}, wanted {known} or %%")
         longest = len(os.fsencode(self.at(2e9).name)) + len(".-9999..live-00000000.partial")
-        if longest > _NAME_MAX_BYTES:
-            raise SinkRefused(f"output name has more than {_NAME_MAX_BYTES} bytes: {self.pattern}")
+        if longest > NAME_MAX_BYTES:
+            raise SinkRefused(f"output name has more than {NAME_MAX_BYTES} bytes: {self.pattern}")
         check_target(self._base / "upframe", overwrite=True)
 
     def at(self, wall_seconds: float) -> Path:

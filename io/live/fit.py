@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any, Literal, cast
+from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 from av.video.frame import VideoFrame
-from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ...filters.frame import Color, Picture, PixelFormat, StreamInfo
@@ -18,10 +15,9 @@ from ..pictures.pixels import (
     matrix_of,
     picture_of,
     planar_pix_fmt,
+    rows_of,
     set_tags,
 )
-
-_METHOD = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
 
 _HARDLY = 2
 """Pixels of a bar that is too thin to keep."""
@@ -101,7 +97,7 @@ class FrameFitter:
             dst_colorspace=matrices[1],
             src_color_range=_RANGES[_range_of(color_of(frame), _form_of(frame))],
             dst_color_range=_RANGES[_range_of(self._model.color, self._form)],
-            interpolation=_METHOD,
+            interpolation=_METHODS["bicubic"] | _FLAGS,
             threads=1,
         )
 
@@ -110,11 +106,12 @@ class FrameFitter:
         frame = VideoFrame(model.width, model.height, model.pix_fmt)
         left = (model.width - inner.width) // 2 >> form.chroma_shift_x << form.chroma_shift_x
         top = (model.height - inner.height) // 2 >> form.chroma_shift_y << form.chroma_shift_y
-        for index, (plane, source) in enumerate(zip(frame.planes, inner.planes, strict=True)):
+        dtype = "u1" if form.bit_depth == 8 else "<u2"
+        for index, source in enumerate(inner.planes):
             is_chroma = form.family == "yuv" and index in (1, 2)
             x = left >> form.chroma_shift_x if is_chroma else left
             y = top >> form.chroma_shift_y if is_chroma else top
-            rows, values = _rows(plane, form), _rows(source, form)
+            rows, values = rows_of(frame, index, dtype), rows_of(inner, index, dtype)
             rows[:] = self._black(index)
             rows[y : y + source.height, x : x + source.width] = values[:, : source.width]
         return frame
@@ -144,12 +141,6 @@ def _near(wanted: Fraction, whole: int, multiple: int) -> int:
     """Round to whole chroma samples; fill the frame if the bars would be too thin."""
     size = max(multiple, round(wanted / multiple) * multiple)
     return whole if whole - size < max(_HARDLY, multiple) or size > whole else size
-
-
-def _rows(plane: VideoPlane, form: PixelFormat) -> npt.NDArray[Any]:
-    """View a plane's memory, padding included: (height, elements of a line)."""
-    dtype = np.uint8 if form.bit_depth == 8 else np.dtype("<u2")
-    return np.frombuffer(cast("bytes", plane), dtype).reshape(plane.height, -1)
 
 
 Method = Literal["bicubic", "bilinear"]

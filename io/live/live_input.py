@@ -17,7 +17,6 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
-from ...filters.frame import StreamInfo
 from ..decode.demuxer import best_video
 from ..decode.survey import describe
 from ..errors import InputLost, Reason, UnsupportedMedia
@@ -184,17 +183,9 @@ class ConnectedInput:
 
     def _form(self, first: DecodedFrame, rate: Fraction) -> LiveForm:
         assert self._connection is not None
-        return LiveForm(
-            info=self._info(self._connection.container, first, rate),
-            codec=self._video.codec_context.name,
-            gop_seconds=self.gop_seconds,
-            sound=self._sound,
-        )
-
-    def _info(self, container: InputContainer, first: DecodedFrame, rate: Fraction) -> StreamInfo:
         try:
             info = describe(
-                container,
+                self._connection.container,
                 self._video,
                 first.frame,
                 verdict=RateVerdict(rate, rate, "live"),
@@ -205,7 +196,12 @@ class ConnectedInput:
             )
         except UnsupportedMedia as error:
             raise InputLost("unsupported", f"{self._display}: {error}") from error
-        return replace(info, num_frames=None, duration_seconds=None)
+        return LiveForm(
+            info=replace(info, num_frames=None, duration_seconds=None),
+            codec=self._video.codec_context.name,
+            gop_seconds=self.gop_seconds,
+            sound=self._sound,
+        )
 
 
 def _best_sound(container: InputContainer) -> AudioStream | None:

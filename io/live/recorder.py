@@ -7,6 +7,7 @@ costs one fragment. A file that cannot be completed is truncated to what is whol
 from __future__ import annotations
 
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -25,7 +26,6 @@ from .archive import (
     VideoExtent,
     check_recording,
     free_path,
-    new_token,
     rename_beside,
     truncate_to_whole,
     video_extent,
@@ -51,7 +51,8 @@ class RecordingFile:
 
     def __init__(self, target: LiveTarget, path: Path, primer: bytes) -> None:
         self._target = target
-        owner = Owner(new_token(), lambda _: None)  # the file's name is the only record
+        # the file's name, which `archive` recognises, is the only record
+        owner = Owner(f"live-{secrets.token_hex(4)}", lambda _: None)
         self._file = OutputFile(path, overwrite=target.overwrite, owner=owner)
         self._lock = None if self._file.direct else FileLock.of(self._file.path)
         self._disk = None if self._file.direct else DiskSync(self._file.stream.fileno())

@@ -51,13 +51,11 @@ def chroma_location(stream: VideoStream) -> str | None:
     return chroma_siting(header.getvalue())
 
 
-def side_data(frame: Frame) -> dict[str, bytes]:
-    """Return a frame's side data as raw bytes, by the names of `av.sidedata.sidedata.Type`."""
-    return _side_data(frame) or {}
+def side_data(frame: Frame) -> dict[str, bytes] | None:
+    """Return a frame's side data as raw bytes, by the names of `av.sidedata.sidedata.Type`.
 
-
-def _side_data(frame: Frame) -> dict[str, bytes] | None:
-    """The same; None if PyAV knows no name for one kind, which hides all others."""
+    None if PyAV knows no name for one kind, which hides all others.
+    """
     try:
         # typed as a dict of motion vectors, but really a sequence of every kind there is
         entries = cast("Iterable[SideData]", frame.side_data)
@@ -95,7 +93,7 @@ def rotation_of(frame: VideoFrame) -> tuple[int, bool, float]:
         Degrees counter-clockwise (0, 90, 180 or 270), whether it is mirrored horizontally before
         that, and the exact angle, usually a multiple of 90.
     """
-    raw = side_data(frame).get("DISPLAYMATRIX")
+    raw = (side_data(frame) or {}).get("DISPLAYMATRIX")
     if raw is None or len(raw) < _MATRIX.size:
         angle = float(frame.rotation)
         return round(angle / 90) % 4 * 90, False, angle
@@ -128,7 +126,7 @@ def orientation_of(frame: VideoFrame, path: Path | None) -> tuple[int, bool, flo
     FFmpeg 8 attaches a still's EXIF data to the frame, a kind that PyAV 18 has no name for; so the
     orientation is read from the file itself.
     """
-    if path is not None and _side_data(frame) is None:
+    if path is not None and side_data(frame) is None:
         with path.open("rb") as file:
             found = exif_orientation(file.read(_EXIF_BYTES))
         if found is not None:
@@ -185,7 +183,7 @@ def tags_of(opened: InputContainer, stream: VideoStream) -> Tags:
 
 def tags_of_frame(stream: VideoStream, first: VideoFrame, path: Path | None) -> Tags:
     """Combine a stream's tags with those of its first frame; of a still also those of its file."""
-    data = side_data(first)
+    data = side_data(first) or {}
     rotation, hflip, _ = orientation_of(first, path)
     return Tags(
         color=replace(color_of_stream(stream, first), chroma_location=chroma_location(stream)),

@@ -350,10 +350,10 @@ def frame_of(picture: Picture) -> av.VideoFrame:
     frame = av.VideoFrame(picture.width, picture.height, pix_fmt)
     order = (2, 0, 1) if form.family == "rgb" else range(form.num_planes)  # FFmpeg: G, B, R
     for index, plane in zip(order, picture.planes, strict=True):
-        _rows(frame, index, plane.numpy().dtype)[:, : plane.shape[1]] = plane.numpy()
+        rows_of(frame, index, plane.numpy().dtype)[:, : plane.shape[1]] = plane.numpy()
     if picture.alpha is not None:
         alpha = picture.alpha.numpy()
-        _rows(frame, form.num_planes, alpha.dtype)[:, : alpha.shape[1]] = alpha
+        rows_of(frame, form.num_planes, alpha.dtype)[:, : alpha.shape[1]] = alpha
     set_tags(frame, picture.color)
     frame.pts = picture.pts
     frame.duration = picture.duration
@@ -367,7 +367,7 @@ def _planes_of(frame: av.VideoFrame, color: Color) -> list[Array]:
     if name == "pal8":
         return _colours_of_palette(frame)
     if name in ("monow", "monob"):
-        bits = np.unpackbits(_rows(frame, 0, "u1"), axis=1)[:, : frame.width]
+        bits = np.unpackbits(rows_of(frame, 0, "u1"), axis=1)[:, : frame.width]
         return [(bits * np.uint8(255)) ^ np.uint8(255 if name == "monow" else 0)]
     if name in _DOUBLED:
         return _doubled_chroma(frame, name, color)
@@ -377,12 +377,12 @@ def _planes_of(frame: av.VideoFrame, color: Color) -> list[Array]:
     form = PixelFormat.parse(layout.pix_fmt)
     sizes = [form.plane_size(frame.width, frame.height, index) for index in range(3)]
     return [
-        _component(_rows(frame, component.plane, layout.dtype), component, size, form.bit_depth)
+        _component(rows_of(frame, component.plane, layout.dtype), component, size, form.bit_depth)
         for component, size in zip(layout.components, (*sizes, sizes[0]), strict=False)
     ]
 
 
-def _rows(frame: av.VideoFrame, index: int, dtype: npt.DTypeLike) -> Array:
+def rows_of(frame: av.VideoFrame, index: int, dtype: npt.DTypeLike) -> Array:
     """View a plane's memory, padding included, top row first: (height, elements of a line)."""
     plane = frame.planes[index]
     memory = np.frombuffer(cast("bytes", plane), dtype)
@@ -407,7 +407,7 @@ def _component(rows: Array, component: Component, size: tuple[int, int], bit_dep
 
 def _colours_of_palette(frame: av.VideoFrame) -> list[Array]:
     palette = np.frombuffer(cast("bytes", frame.planes[1]), np.uint32)  # A, R, G, B from the top
-    indices = _rows(frame, 0, "u1")[:, : frame.width]
+    indices = rows_of(frame, 0, "u1")[:, : frame.width]
     return [(palette >> shift).astype(np.uint8)[indices] for shift in (16, 8, 0, 24)]
 
 
@@ -417,7 +417,7 @@ def _doubled_chroma(frame: av.VideoFrame, name: str, color: Color) -> list[Array
     dtype = "u1" if form.bit_depth == 8 else "<u2"
     planes: list[Array] = []
     for index, plane in enumerate(frame.planes):
-        values = _rows(frame, index, dtype)[:, : plane.width].astype(dtype)
+        values = rows_of(frame, index, dtype)[:, : plane.width].astype(dtype)
         if index and rows:
             values = _doubled(values, between=True)
         if index and columns:
