@@ -204,32 +204,23 @@ def connection_backoff() -> Backoff:
     return Backoff(parts=(0.0, 1.0), good_seconds=_STABLE_SECONDS, fair_seconds=_SHORT_SECONDS)
 
 
+@dataclass(eq=False)
 class BrokerConnection:
-    """Keeps a session with the broker, and sends through it what the outbox holds.
+    """Keeps a session with the broker, and sends through it what the outbox holds."""
 
-    Args:
-        config: the files that it names are read for every attempt.
-        on_message: called with every message.
-        on_session: run with every new session, once requests can arrive.
-        backoff: the delays between attempts.
-    """
+    config: MqttConfig
+    """The files that it names are read for every attempt."""
+    topics: Topics
+    outbox: Outbox
+    on_message: OnMessage
+    """Called with every message."""
+    on_session: Callable[[Session], Coroutine[Any, Any, None]]
+    """Run with every new session, once requests can arrive."""
+    backoff: Backoff
+    """The delays between attempts."""
 
-    def __init__(
-        self,
-        config: MqttConfig,
-        topics: Topics,
-        outbox: Outbox,
-        on_message: OnMessage,
-        on_session: Callable[[Session], Coroutine[Any, Any, None]],
-        backoff: Backoff,
-    ) -> None:
+    def __post_init__(self) -> None:
         self.status: Literal["online", "draining", "stopped"] = "online"
-        self._config = config
-        self._topics = topics
-        self._outbox = outbox
-        self._on_message = on_message
-        self._on_session = on_session
-        self._backoff = backoff
         self._logged_reason: str | None = None
         self._num_short = 0
         self._phase: Phase = "connecting"
@@ -237,7 +228,7 @@ class BrokerConnection:
         self._since = time.time()
         self._num_attempts = self._num_connections = 0
         self._refusals: Mapping[str, int] = {}
-        self._outbox.retain(topics.status, self._render_status)
+        self.outbox.retain(self.topics.status, self._render_status)
 
     @property
     def is_up(self) -> bool:
@@ -259,7 +250,7 @@ class BrokerConnection:
     def set_status(self, status: Literal["online", "draining"]) -> None:
         """Change the retained status."""
         self.status = status
-        self._outbox.retain(self._topics.status, self._render_status)
+        self.outbox.retain(self.topics.status, self._render_status)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep the connection until `stop` is set, and end it with the status `stopped`."""
@@ -283,9 +274,9 @@ class BrokerConnection:
             try:
                 await self._attempt(stop)
             except (LoginRefused, SubscriptionRefused, TakenOver) as error:
-                await self._pause("refused", error, self._backoff.longest_seconds())
+                await self._pause("refused", error, self.backoff.longest_seconds())
             except ConnectionLost as error:
-                await self._pause("away", error, self._backoff.next_seconds())
+                await self._pause("away", error, self.backoff.next_seconds())
 
     async def _pause(self, phase: Phase, error: Exception, seconds: float) -> None:
         """Wait for the next attempt. A reason is logged once, until there is another one."""
@@ -300,34 +291,34 @@ class BrokerConnection:
         await asyncio.sleep(seconds)
 
     async def _attempt(self, stop: asyncio.Event) -> None:
-        credentials = await asyncio.to_thread(read_credentials, self._config)
-        async with Session(self._config, self._topics, credentials, self._on_message) as session:
-            await session.subscribe([self._topics.command(command) for command in COMMANDS])
+        credentials = await asyncio.to_thread(read_credentials, self.config)
+        async with Session(self.config, self.topics, credentials, self.on_message) as session:
+            await session.subscribe([self.topics.command(command) for command in COMMANDS])
             began = time.monotonic()
             self._note_connected(session)
             try:
                 await self._serve(session, stop)
             finally:
-                self._outbox.forget_latest()
+                self.outbox.forget_latest()
                 self._note_ended(time.monotonic() - began)
 
     def _note_connected(self, session: Session) -> None:
         if self._num_connections and not session.session_present:
             log.warning("the broker has lost what was sent to us meanwhile, if anything was")
         self._refusals = session.refusals
-        self._outbox.renew()
+        self.outbox.renew()
         self._enter("connected", None)
         self._num_connections += 1
         self._logged_reason = None
-        log.info("connected to the broker as %s", self._topics.base)
+        log.info("connected to the broker as %s", self.topics.base)
 
     def _note_ended(self, held_seconds: float) -> None:
         self._enter("away", "the connection has ended")
-        self._backoff.held(held_seconds)
+        self.backoff.held(held_seconds)
         self._num_short = self._num_short + 1 if held_seconds < _SHORT_SECONDS else 0
         if self._num_short == _MANY_SHORT:  # Mosquitto 2.0 gives no reason
             text = "MQTT: %d connections in a row ended at once: is there another client as %s?"
-            log.error(text, self._num_short, self._topics.base)
+            log.error(text, self._num_short, self.topics.base)
 
     async def _serve(self, session: Session, stop: asyncio.Event) -> None:
         """Read and send until the connection is lost, or everything is sent after `stop`."""
@@ -335,7 +326,7 @@ class BrokerConnection:
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(session.lost(), name="mqtt reader"),
-                    group.create_task(self._on_session(session), name="mqtt welcome"),
+                    group.create_task(self.on_session(session), name="mqtt welcome"),
                 ]
                 for number in range(_NUM_PUBLISHERS):
                     publisher = self._send(session)
@@ -343,7 +334,7 @@ class BrokerConnection:
                 await stop.wait()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_DRAIN_SECONDS):
-                        await self._outbox.drained()
+                        await self.outbox.drained()
                 await self._publish_stopped(session)
                 for task in tasks:
                     task.cancel()
@@ -360,7 +351,7 @@ class BrokerConnection:
             item = None
             try:
                 with Fence("mqtt", "state", let=(StoreBroken,)):
-                    item = await self._outbox.take()
+                    item = await self.outbox.take()
             except StoreBroken as error:
                 log.warning("a state cannot be published: %s", error)
                 await asyncio.sleep(_STORE_SECONDS)
@@ -369,9 +360,9 @@ class BrokerConnection:
             try:
                 await session.publish(item.message)
             except BaseException:
-                self._outbox.returned(item)
+                self.outbox.returned(item)
                 raise
-            self._outbox.delivered(item)
+            self.outbox.delivered(item)
 
     async def _publish_stopped(self, session: Session) -> None:
         self.status = "stopped"
@@ -380,7 +371,7 @@ class BrokerConnection:
                 await session.publish(await self._render_status())
 
     async def _render_status(self) -> OutgoingMessage:
-        return OutgoingMessage(self._topics.status, self.status.encode(), retain=True)
+        return OutgoingMessage(self.topics.status, self.status.encode(), retain=True)
 
     def _enter(self, phase: Phase, reason: str | None) -> None:
         if phase != self._phase:

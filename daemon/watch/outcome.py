@@ -307,7 +307,7 @@ class InputDisposer:
         self._queue = queue
         self._records = Records(store)
         self._retry_seconds = retry_seconds
-        self._pending: dict[str, str] = {}
+        self.pending: dict[str, str] = {}
         """By job, why its input could not be disposed of yet."""
         self._roots = {id(watch): Roots({"input": watch.input}) for watch in watches}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="settle")
@@ -324,10 +324,6 @@ class InputDisposer:
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def pending(self) -> dict[str, str]:
-        """Return the jobs whose inputs could not be disposed of yet, with the reason."""
-        return dict(self._pending)
-
     async def _follow(self, changes: Subscription) -> None:
         async for change in changes:
             if change.kind == "state" and change.job.ended_for_good:
@@ -336,11 +332,11 @@ class InputDisposer:
     async def _try_again(self) -> None:
         while True:
             await asyncio.sleep(self._retry_seconds)
-            for job_id in list(self._pending):
+            for job_id in list(self.pending):
                 try:
                     job = await self._queue.get(job_id)
                 except UnknownJob:
-                    del self._pending[job_id]
+                    del self.pending[job_id]
                 except StoreBroken as error:  # a full disk may have space in a minute
                     log.warning("job %s: cannot be looked up: %s", job_id, error)
                 else:
@@ -355,20 +351,20 @@ class InputDisposer:
         for job in jobs:
             watch = self._watch_of(job)
             if watch is None or not job.ended_for_good:
-                self._pending.pop(job.id, None)
+                self.pending.pop(job.id, None)
                 continue
             why = await loop.run_in_executor(self._thread, self._try, job, watch)
             self._note(job, why)
 
     def _note(self, job: Job, why: str | None) -> None:
         if why is None:
-            self._pending.pop(job.id, None)
+            self.pending.pop(job.id, None)
             return
-        if self._pending.get(job.id) != why:
+        if self.pending.get(job.id) != why:
             text = "%s: job %s is %s, but its input is not moved yet: %s"
             with about_job(job.id):
                 log.warning(text, printable_path(job.source), job.id, job.state, why)
-        self._pending[job.id] = why
+        self.pending[job.id] = why
 
     def _try(self, job: Job, watch: WatchConfig) -> str | None:
         """Settle one end of a job; return why it must be tried again, or None. Blocks."""

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
@@ -284,32 +284,22 @@ class Scan:
     """Number of folders scanned."""
 
 
+@dataclass(eq=False)
 class Tree:
-    """A folder, filtered by rules. Every method blocks.
+    """A folder, filtered by rules. Every method blocks."""
 
-    Args:
-        allowed: The folder, and permitted targets of links.
-        rules: Which names are inputs.
-        recursive: Whether subfolders are scanned.
-        reserved: Folders to skip, with the reason.
-        stop: Interrupts a scan with :class:`ScanStopped`.
-    """
+    allowed: AllowedFiles
+    rules: NameRules
+    recursive: bool = field(default=True, kw_only=True)
+    reserved: Mapping[Path, str] = field(default_factory=dict[Path, str], kw_only=True)
+    """Folders to skip, with the reason."""
+    stop: Event = field(default_factory=Event, kw_only=True)
+    """Interrupts a scan with :class:`ScanStopped`."""
 
-    def __init__(
-        self,
-        allowed: AllowedFiles,
-        rules: NameRules,
-        *,
-        recursive: bool = True,
-        reserved: dict[Path, str] | None = None,
-        stop: Event | None = None,
-    ) -> None:
-        self.root = allowed.root.path
-        self._allowed = allowed
-        self._rules = rules
-        self._recursive = recursive
-        self._reserved = reserved or {}
-        self._stop = stop or Event()
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        return self.allowed.root.path
 
     def scan(self) -> Scan:
         """Scan the whole folder.
@@ -342,7 +332,7 @@ class Tree:
         if not path.is_relative_to(self.root):
             return False
         parents = list(path.relative_to(self.root).parents)[:-1]
-        if parents and not self._recursive:
+        if parents and not self.recursive:
             return False
         return all(
             self._against_folder(self.root / parent) is None
@@ -357,7 +347,7 @@ class Tree:
             folder = folders.pop()
             scan.num_folders += 1
             try:
-                entries = list(_entries(self._allowed.root, folder))
+                entries = list(_entries(self.allowed.root, folder))
             except OSError as error:
                 if folder == self.root:
                     raise
@@ -389,21 +379,21 @@ class Tree:
 
     def _followed(self, path: Path, status: os.stat_result) -> tuple[os.stat_result, Skip | None]:
         try:
-            return opened_status(*self._allowed.find(path)), None
+            return opened_status(*self.allowed.find(path)), None
         except OSError as error:
             return status, Skip(path, "excluded", f"symbolic link: {error.strerror or error}")
 
     def _against_folder(self, path: Path) -> str | None:
-        if path in self._reserved:
-            return self._reserved[path]
-        if not self._recursive:
+        if path in self.reserved:
+            return self.reserved[path]
+        if not self.recursive:
             return "folder (recursive = false)"
-        return self._rules.against_folder(path.relative_to(self.root))
+        return self.rules.against_folder(path.relative_to(self.root))
 
     def _against_file(self, path: Path, status: os.stat_result) -> Skip | None:
-        if against := self._rules.against_file(path.relative_to(self.root)):
+        if against := self.rules.against_file(path.relative_to(self.root)):
             return Skip(path, "excluded", against)
-        if stat.S_ISLNK(status.st_mode) and not self._allowed.linked:
+        if stat.S_ISLNK(status.st_mode) and not self.allowed.linked:
             return Skip(path, "excluded", "symbolic link")
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
             return Skip(path, "excluded", "not a regular file")
@@ -414,7 +404,7 @@ class Tree:
         return None
 
     def _check_stop(self) -> None:
-        if self._stop.is_set():
+        if self.stop.is_set():
             raise ScanStopped
 
 

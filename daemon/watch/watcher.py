@@ -297,12 +297,12 @@ class Watches:
             )
             for index, watch in enumerate(config.watch)
         ]
-        self._disposer = InputDisposer(config.watch, queue, store)
+        self.disposer = InputDisposer(config.watch, queue, store)
 
     async def run(self) -> None:
         """Watch until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._disposer.run(), name="settle")
+            tasks.create_task(self.disposer.run(), name="settle")
             for index, watcher in enumerate(self._watchers):
                 tasks.create_task(watcher.run(), name=f"watch {index}")
 
@@ -314,10 +314,6 @@ class Watches:
     def status(self) -> list[dict[str, Any]]:
         """Return the state of each folder, in the order of the configuration."""
         return [watcher.status() for watcher in self._watchers]
-
-    def pending(self) -> dict[str, str]:
-        """Return the jobs whose inputs could not be moved or deleted yet, with the reason."""
-        return self._disposer.pending()
 
 
 def reserved_folders(watch: WatchConfig, config: Config) -> dict[Path, str]:

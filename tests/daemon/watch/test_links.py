@@ -182,8 +182,8 @@ def test_inputs_are_not_moved_to_where_a_link_leads(yard: Yard, outside: Path, e
             job = await house.job()
             bend(target / "sub", outside)
             await house.work(fail=["film.mkv"] if end == "failed" else [])
-            await eventually(lambda: job.id in house.watches.pending())
-            assert "leads outside of" in house.watches.pending()[job.id]
+            await eventually(lambda: job.id in house.watches.disposer.pending)
+            assert "leads outside of" in house.watches.disposer.pending[job.id]
             assert film.exists()
             assert seen(outside) == before
 
@@ -210,8 +210,8 @@ def test_a_folder_inside_the_input_is_opened_beneath_it(
             (yard.input / "ends").mkdir()
             bend(target.parent if deep else target, outside)
             await house.work(fail=["film.mkv"] if end == "failed" else [])
-            await eventually(lambda: job.id in house.watches.pending())
-            assert "leads outside of" in house.watches.pending()[job.id]
+            await eventually(lambda: job.id in house.watches.disposer.pending)
+            assert "leads outside of" in house.watches.disposer.pending[job.id]
             assert film.exists()
             assert seen(outside) == before
 
@@ -253,7 +253,7 @@ def test_inputs_are_not_moved_away_from_where_a_link_leads(yard: Yard, outside: 
             os.replace(outside / "same.mkv", outside / "film.mkv")  # the very file, elsewhere
             bend(yard.input / "sub", outside)
             await house.queue.change(job.id, "done", report={"frames_in": 2})
-            await eventually(lambda: job.id in house.watches.pending())
+            await eventually(lambda: job.id in house.watches.disposer.pending)
             assert (outside / "film.mkv").exists()
 
     asyncio.run(run())

@@ -31,9 +31,12 @@ def reasons(scan: Scan, root: Path) -> dict[str, str]:
 
 
 def tree(root: Path, *, recursive: bool = True, stop: threading.Event | None = None) -> Tree:
-    reserved = {root / "out": "output of a watch"}
     return Tree(
-        AllowedFiles(Root(root)), NameRules(), recursive=recursive, reserved=reserved, stop=stop
+        AllowedFiles(Root(root)),
+        NameRules(),
+        recursive=recursive,
+        reserved={root / "out": "output of a watch"},
+        stop=stop or threading.Event(),
     )
 
 

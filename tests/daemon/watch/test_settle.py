@@ -249,12 +249,12 @@ def test_what_cannot_be_moved_is_said_and_tried_again(
             await house.job()
             job = await house.work()
             assert job is not None
-            await eventually(lambda: job.id in house.watches.pending())
+            await eventually(lambda: job.id in house.watches.disposer.pending)
             assert files_in(yard.input) == ["film.mkv"]
         done.unlink()
         async with watching(yard, watch) as house:
             await house.settled(job)
-            assert house.watches.pending() == {}
+            assert house.watches.disposer.pending == {}
 
     asyncio.run(run())
     assert files_in(done) == ["film.mkv"]
@@ -273,7 +273,7 @@ def test_ends_wait_for_a_missing_root(yard: Yard) -> None:
             yard.input.rename(yard.root / "away")
             yard.put("film.mkv", "made", yard.output)
             await house.queue.change(job.id, "done", report={})
-            await eventually(lambda: job.id in house.watches.pending())
+            await eventually(lambda: job.id in house.watches.disposer.pending)
         (yard.root / "away").rename(yard.input)
         async with watching(yard, watch) as house:
             await house.settled(job)
