@@ -151,18 +151,13 @@ def _pull(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     names: list[str] = arguments.name
     for name in names:
-        for weights in _named(name):
-            _print(weights)
+        for default in _DEFAULTS if name == BUILTIN else (_EITHER,):
+            _print(resolve_weights(name, default))
     return 0
 
 
-def _named(name: str) -> Iterator[Weights]:
-    for default in _DEFAULTS if name == BUILTIN else (_EITHER,):
-        yield resolve_weights(name, default)
-
-
 def _print(weights: Weights) -> None:
-    lines = (f"{weights.name}: {describe(weights)}", f"  {weights.path}")
-    lines += (f"  SHA-256 {weights.sha256}",)
+    name = f"{weights.name}: {describe(weights)}"
+    lines = (name, f"  {weights.path}", f"  SHA-256 {weights.sha256}")
     sys.stdout.writelines(f"{one_line(line)}\n" for line in lines)
     sys.stdout.flush()

@@ -112,7 +112,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _command(arguments: argparse.Namespace) -> int:
-    options = filter_options_of(arguments) if _asks_for_filters(arguments) else None
+    short = arguments.interpolate is not None or arguments.upscale is not None
+    asked = short or given_options(arguments, FilterOptions)
+    options = filter_options_of(arguments) if asked else None
     plan = None
     rate = arguments.framerate and Fraction(arguments.framerate)
     with closing(open_source(arguments.input, framerate=rate)) as source:
@@ -131,17 +133,11 @@ def _command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _asks_for_filters(arguments: argparse.Namespace) -> bool:
-    short = arguments.interpolate is not None or arguments.upscale is not None
-    return short or bool(given_options(arguments, FilterOptions))
-
-
 def _pix_fmt(info: StreamInfo, arguments: argparse.Namespace) -> str:
     if arguments.output is None:
         return info.pix_fmt
-    return output_pix_fmt(
-        info, EncoderOptions.model_validate({}), arguments.output, arguments.container
-    )
+    encoder = EncoderOptions.model_validate({})
+    return output_pix_fmt(info, encoder, arguments.output, arguments.container)
 
 
 def expect(info: StreamInfo, options: FilterOptions, pix_fmt: str) -> FilteredVideo:

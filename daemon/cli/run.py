@@ -21,7 +21,7 @@ from ..convert.conversion import RunRequest, run
 from ..convert.progress import Style, display_for
 from ..errors import UsageError
 from ..live.live_pipeline import LiveRequest
-from ..live.session import LiveSession, children_of
+from ..live.session import LiveReport, LiveSession, children_of
 from ..live.status import LiveStatus
 from ..specification import REFUSED, ConversionOptions, ConversionSpec, DeviceOptions, StreamSpec
 from .arguments import (
@@ -75,10 +75,8 @@ def is_live_run(arguments: argparse.Namespace) -> bool:
     if live is None:
         live = is_live_target(arguments.output) or is_live(arguments.input)
     if live:
-        wrong = {
-            name: f"is no option of live streams: {REFUSED['stream'][name]}"
-            for name in REFUSED["stream"]
-        }
+        refused = REFUSED["stream"].items()
+        wrong = {name: f"is no option of live streams: {reason}" for name, reason in refused}
     else:
         text = "is an option of live streams, and neither input nor output is one (see --live)"
         wrong = dict.fromkeys((*_OF_STREAMS, "duration"), text)
@@ -88,7 +86,7 @@ def is_live_run(arguments: argparse.Namespace) -> bool:
     return live
 
 
-def run_live(arguments: argparse.Namespace) -> int:
+def run_live(arguments: argparse.Namespace) -> LiveReport:
     """Run a live stream until it is stopped, or its duration has passed.
 
     Raises:
@@ -101,10 +99,7 @@ def run_live(arguments: argparse.Namespace) -> int:
     with _signals(session):
         report = session.run()
     display.end()
-    if arguments.report is not None:
-        report.write(cast("Path", arguments.report))
-    sys.stderr.write(f"upframe: {one_line(report.summary)}\n")
-    return 0
+    return report
 
 
 def request_of_arguments(arguments: argparse.Namespace) -> LiveRequest:
@@ -287,10 +282,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _command(arguments: argparse.Namespace) -> int:
     if is_live_run(arguments):
-        return run_live(arguments)
-    options = specified(arguments, ConversionOptions)
-    request = RunRequest(arguments.input, arguments.output, options, runtime_of(arguments))
-    report = run(request, display_for(arguments.progress))
+        report = run_live(arguments)
+    else:
+        options = specified(arguments, ConversionOptions)
+        request = RunRequest(arguments.input, arguments.output, options, runtime_of(arguments))
+        report = run(request, display_for(arguments.progress))
     if arguments.report is not None:
         report.write(cast("Path", arguments.report))
     sys.stderr.write(f"upframe: {one_line(report.summary)}\n")

@@ -95,16 +95,6 @@ async def submit(
     return Submitted(job=stored, new=is_new)
 
 
-async def list_jobs(queue: JobQueue, query: JobQuery) -> tuple[list[str], dict[State, int]]:
-    """List jobs: running, then queued in the order of their turn, then ended.
-
-    Returns:
-        The jobs as JSON without reports, secrets still in them (see :func:`to_public_json`), and
-        the number of all jobs in each state.
-    """
-    return await queue.bodies(query.state, query.limit), await queue.counts()
-
-
 async def retry(queue: JobQueue, id: str | None = None) -> list[Job]:  # noqa: A002
     """Queue a job again as :meth:`JobQueue.retry` does; without an id every failed one."""
     return await queue.retry_failed() if id is None else [await queue.retry(id)]

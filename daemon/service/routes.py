@@ -195,8 +195,8 @@ class JobRoutes:
         }
         with api.invalid_request():
             wanted = api.JobQuery.model_validate(query)
-        bodies, counts = await api.list_jobs(self._queue, wanted)
-        end = f'"counts":{json.dumps(counts)}'
+        bodies = await self._queue.bodies(wanted.state, wanted.limit)
+        end = f'"counts":{json.dumps(await self._queue.counts())}'
         return StreamingResponse(_jobs_json(bodies, api.to_public_json, end), 200, None, _JSON)
 
     async def _show(self, request: Request) -> Response:
