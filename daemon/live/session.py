@@ -305,10 +305,9 @@ class LiveSession:
 
     def _make_source(self, read_seconds: float | None) -> ConnectedInput:
         """Make a source, on the thread of its reader."""
-        make = self._make_input
-        if make is None:
-            make = source_maker(self._request, self._now, is_file=self._is_file)
-        return make(read_seconds)
+        if self._make_input is None:  # one for all connections: it remembers what worked
+            self._make_input = source_maker(self._request, self._now, is_file=self._is_file)
+        return self._make_input(read_seconds)
 
     def _in_thread(self, make: Callable[[], T]) -> Future[T]:
         """Make something that takes seconds, or minutes from the hub, on a daemon thread."""

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator
+from contextlib import closing
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +30,7 @@ from upframe.filters.device import Runtime
 from upframe.filters.errors import WeightsUnavailable
 from upframe.filters.options import FilterOptions
 from upframe.io.encode.options import EncoderOptions
-from upframe.io.errors import SinkRefused, SourceMissing, UnsupportedMedia
+from upframe.io.errors import InputLost, SinkRefused, SourceMissing, UnsupportedMedia
 from upframe.io.live.live_input import PacedFile
 
 DEADLINE_SECONDS = 30.0
@@ -308,3 +309,23 @@ def test_the_reason_why_a_file_cannot_go_on_ends_the_session(tmp_path: Path) -> 
             running.stop()
     assert (folder / "out.mkv").read_bytes() == b"somebody else's"
     assert not threads_of_ours()
+
+
+def test_a_connection_knows_which_transport_worked_for_the_one_before(tmp_path: Path) -> None:
+    with Camera(tcp_only=True) as camera:
+        request = request_of(camera.url, tmp_path / "out.mkv", {"rtsp_transport": "auto"})
+        session = LiveSession(request)
+        _lines_of_connection(session)
+        assert _lines_of_connection(session) == ["connected by TCP"]  # at once
+
+
+def _lines_of_connection(session: LiveSession) -> list[str]:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while True:
+        with closing(session._make_source(None)) as source:
+            try:
+                source.connect()
+                source.probe()
+                return source.lines()
+            except InputLost:  # the server is busy with the end of the client before
+                assert time.monotonic() < deadline
