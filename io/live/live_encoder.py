@@ -50,6 +50,7 @@ from ..errors import SinkFull, SinkRefused
 from ..pictures.pixels import frame_of, set_color
 from ..streams.converter import codec_of, mux_trial
 from .slate import blank
+from .target import CARRIED
 from .values import Encoded
 
 if TYPE_CHECKING:
@@ -393,8 +394,6 @@ def _tick_of(sound: Stream) -> Fraction:
     return Fraction(sound.time_base) if sound.time_base else Fraction(1, 90_000)
 
 
-_CARRIED = {"hls": "mpegts", "rtp_mpegts": "mpegts"}
-"""Muxers that carry another container."""
 _BY_RTP = (
     "aac", "mp2", "mp3", "opus", "vorbis", "speex", "amr_nb", "amr_wb", "ilbc",
     "pcm_alaw", "pcm_mulaw", "pcm_s16be", "pcm_s16le", "pcm_s24be", "pcm_u8", "pcm_s8",
@@ -432,7 +431,7 @@ class SoundTemplate:
         if format in ("rtsp", "whip"):
             known = _BY_RTP if format == "rtsp" else _BY_WHIP
             return None if self.codec in known else f"{format} does not carry {self.codec}"
-        return mux_trial(self.stream, [], Container(_CARRIED.get(format, format)))
+        return mux_trial(self.stream, [], Container(CARRIED.get(format, format)))
 
 
 def _likeness_of(stream: Stream) -> tuple[object, ...]:

@@ -27,6 +27,7 @@ from ..errors import OutputLost, Reason, SinkRefused
 from ..redaction import redacted, redacted_target
 from ..web import Untrusted, tls_context
 from .failure import BY_STATUS
+from .target import CARRIED
 from .values import Encoded
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ _SOUND: dict[str, tuple[str, ...]] = {
     "webm": ("opus", "vorbis"),
 }
 """Sound that players of a format know; some muxers accept any, and mark it as private data."""
-_LIKE = {"hls": "mpegts", "rtp_mpegts": "mpegts"}
 
 
 class Muxer:
@@ -124,7 +124,7 @@ class Muxer:
     def _add_sound(self, template: Stream | None, form: str) -> None:
         if template is None:
             return
-        known = _SOUND.get(_LIKE.get(form, form))
+        known = _SOUND.get(CARRIED.get(form, form))
         try:
             if known is not None and template.name not in known:
                 raise ValueError(f"wanted {', '.join(known)}")

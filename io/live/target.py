@@ -41,6 +41,8 @@ _CHOICE = ("udp", "tcp", "srt")
 _RECORDED = ("mp4", "mov", "matroska", "webm", "mpegts", "flv")
 """Containers that can be read up to where the power was cut."""
 _PLAYLISTS = (".m3u8", ".m3u")
+CARRIED = {"hls": "mpegts", "rtp_mpegts": "mpegts"}
+"""Muxers that carry another container."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 

@@ -69,7 +69,9 @@ def parse_header(line: bytes) -> StreamInfo:
         raise UnsupportedMedia(f"y4m must begin with {MAGIC.decode()}, got {magic[:32]!r}")
     tags = {word[0]: word[1:] for word in words if word and word[0] != "X"}
     extensions = {word.partition("=")[0]: word.partition("=")[2] for word in words}
-    pix_fmt, siting = _format(tags.get("C", "420"))
+    if (tag := tags.get("C", "420")) not in _FORMATS:
+        raise UnsupportedMedia(f"y4m chroma tag C{tag[:32]} is not supported; {SUPPORTED_TAGS} are")
+    pix_fmt, siting = _FORMATS[tag]
     width, height = _side(tags, "W", "width"), _side(tags, "H", "height")
     rate, num_frames = _rate(tags.get("F", "")), _count(extensions.get("XLENGTH", ""))
     return StreamInfo(
@@ -143,12 +145,6 @@ def chroma_tag(pix_fmt: str, siting: str | None) -> str:
 
 def _join(needed: list[str], words: dict[str, str]) -> bytes:
     return " ".join([*needed, *(word for word in words.values() if word)]).encode() + b"\n"
-
-
-def _format(tag: str) -> tuple[str, str | None]:
-    if tag not in _FORMATS:
-        raise UnsupportedMedia(f"y4m chroma tag C{tag[:32]} is not supported; {SUPPORTED_TAGS} are")
-    return _FORMATS[tag]
 
 
 def _side(tags: dict[str, str], tag: str, name: str) -> int:

@@ -133,10 +133,6 @@ class Track:
         except FFmpegError:  # it is damaged: its length stays unknown
             return 0
 
-    def time_of(self, packet: AnyPacket) -> Fraction:
-        """Return when a packet is due, in seconds."""
-        return (packet.dts or 0) * (packet.time_base or Fraction(1))
-
     def mux(self, output: OutputContainer, packet: AnyPacket) -> None:
         """Mux one packet; one that the muxer refuses is counted and left out."""
         try:
@@ -228,7 +224,8 @@ class StreamCopy:
         """Mux all packets that are due up to a time on the output's time line; None: all."""
         while (due := self._next()) is not None:
             track, packet = due
-            if seconds is not None and track.time_of(packet) > seconds:
+            due_seconds = (packet.dts or 0) * (packet.time_base or Fraction(1))
+            if seconds is not None and due_seconds > seconds:
                 return
             self._waiting.popleft()
             track.mux(self._output, packet)
