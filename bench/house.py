@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("daemon", "filters", "io")
 
 GOALS = {
-    "files": 195,
-    "lines": 44_500,
+    "files": 230,
+    "lines": 54_700,
     "modules with one importer": 40,
     "modules with one importer, under 100 lines": 5,
     "folders that import each other": 0,
@@ -43,7 +43,7 @@ GOALS = {
     "gerunds as modules": 0,
     "words of the dialect": 150,
 }
-"""At most."""
+"""At most. Files and lines: those of the second house, 193 and 45,100, and what is planned next."""
 
 SMALL_LINES = 100
 COMMON_NAMES = frozenset({"__init__", "options", "errors", "cpu", "cuda"})

@@ -179,7 +179,7 @@ def test_the_costs_of_frames_that_are_computed_at_the_same_time_add_up_to_the_ti
     stage.end()
     taken = time.monotonic() - began
     assert len(stage.governor.seconds) == 8
-    assert 0.39 < sum(stage.governor.seconds) <= taken
+    assert 0.39 < sum(stage.governor.seconds) <= 1.05 * taken
     assert max(stage.governor.seconds) < taken / 4
 
 

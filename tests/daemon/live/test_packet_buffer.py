@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Literal
 
-from upframe.daemon.live.publisher_process import PacketBuffer
+from upframe.daemon.live.publisher import PacketBuffer
 from upframe.io.live.values import Encoded
 
 TICK = Fraction(1, 25)
