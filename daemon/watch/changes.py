@@ -120,6 +120,8 @@ class ChangeListener:
         self._changed: set[Path] = set()
         self._rescan = True
         self._begun = False
+        self._armed = False
+        """Whether watchfiles has added its watches."""
         self.mode = Mode("poll", "not begun")
 
     async def begin(self, filesystem: str, num_folders: int) -> None:
@@ -137,7 +139,7 @@ class ChangeListener:
         text = "%s: watched by %s (%s), scanned every %g s"
         log.info(text, printable_path(self._watch.input), name, why, self._watch.scan_seconds)
         if name == "events":
-            self._stop = asyncio.Event()
+            self._stop, self._armed = asyncio.Event(), False
             self._events = asyncio.create_task(self._listen(), name=f"events {self._watch.input}")
 
     async def end(self) -> None:
@@ -153,8 +155,12 @@ class ChangeListener:
             await events
 
     async def check(self) -> None:
-        """Check that events are complete: watchfiles does not report exhausted limits."""
-        if self._events is None:
+        """Check that events are complete: watchfiles does not report exhausted limits.
+
+        Not before it has added all of its watches: the one that tests the limit would take one of
+        theirs, and when it is removed again nothing would seem to be missing.
+        """
+        if self._events is None or not self._armed:
             return
         out = await asyncio.to_thread(exhaustion, self._watch.input)
         if out is not None:
@@ -186,7 +192,6 @@ class ChangeListener:
             self._poll(reason)
 
     async def _collect(self, stop: asyncio.Event) -> None:
-        armed = False
         async for changes in awatch(
             self._watch.input,
             watch_filter=None,
@@ -199,10 +204,11 @@ class ChangeListener:
             recursive=self._watch.recursive,
             ignore_permission_denied=True,
         ):
-            if armed and not changes:
+            if self._armed and not changes:
                 continue
-            self._rescan |= not armed  # changes between the first scan and now were not reported
-            armed = True
+            # changes between the first scan and now were not reported
+            self._rescan |= not self._armed
+            self._armed = True
             if len(self._changed) < _MANY_CHANGES:
                 self._changed |= {Path(path) for _, path in changes}
             self._wake()
