@@ -110,6 +110,7 @@ def publishing(
     **more: object,
 ) -> Generator[Source]:
     """A publisher that soon tries again, killed at the end if it still runs; none of it is left."""
+    before = children()
     encoder = LiveEncoder(info, EncoderOptions(), sound=sound, format=target.format)
     publisher = Publisher(
         target,
@@ -124,7 +125,8 @@ def publishing(
         yield Source(publisher, encoder, noise(info))
     finally:
         publisher.kill()
-    assert not [pid for pid in children() if pid in publishers() or is_dead_python(pid)]
+    ours = children() - before
+    assert not [pid for pid in ours if pid in publishers() or is_dead_python(pid)]
     assert not [one.name for one in threading.enumerate() if one.name == "upframe-publisher"]
 
 
