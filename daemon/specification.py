@@ -103,7 +103,7 @@ class MediaOptions(_Specification, frozen=True, extra="forbid"):
 
     strict_streams: bool = Field(
         default=False,
-        description="Fail where a stream could not be copied or converted without loss.",
+        description="Fail if anything of the input is lost, before the work if it is known.",
     )
     deinterlace: Literal["auto", "on", "off"] = Field(
         default="auto",

@@ -5,9 +5,13 @@ Only heads are read: no packet, neither PyAV nor torch.
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from pathlib import Path
 
 _MP4_BEGINS = (b"ftyp", b"moov", b"wide", b"free", b"skip", b"mdat")
+_SAMPLE_ENTRY = re.compile(rb"stsd.{12}(.{4})", re.DOTALL)  # the first of each track
+_LARGEST_INDEX = 64 << 20  # bytes: that of a day of film
 _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
 
@@ -43,6 +47,24 @@ def mp4_boxes(path: Path) -> list[tuple[str, int]]:
             offset = offset + length if length else size
             boxes.append((name.decode("latin-1"), offset))
     return boxes
+
+
+def mp4_index(path: Path) -> bytes:
+    """Return the index (``moov``) of an MP4 or MOV; empty for any other file."""
+    for (_, start), (name, end) in pairwise([("", 0), *mp4_boxes(path)]):
+        if name == "moov":
+            with path.open("rb") as file:
+                file.seek(start)
+                return file.read(min(end - start, _LARGEST_INDEX))
+    return b""
+
+
+def sample_entries(index: bytes) -> list[str]:
+    """List the formats of the tracks in an MP4's index, in their order: ``avc1``, ``gpmd``.
+
+    Source: ISO/IEC 14496-12, 8.5.2.
+    """
+    return [found[1].decode("latin-1") for found in _SAMPLE_ENTRY.finditer(index)]
 
 
 def whole_fragments(path: Path) -> int:

@@ -6,8 +6,10 @@ complete. The pixels are rotated, since most image formats cannot store a rotati
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from io import BytesIO
@@ -20,7 +22,8 @@ from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from ..filters.frame import Picture, StreamInfo
+from ..filters.frame import Picture, PixelFormat, StreamInfo
+from .decode.demuxer import Target
 from .encode.codecs import CodecChoice, is_sequence, numbered
 from .encode.encoder import EncoderOptions, codec_choice, open_codec, still_parameters
 from .encode.packets import encoded_video
@@ -36,8 +39,12 @@ from .files import (
     sync_folder,
     write_error,
 )
+from .losses import LossLedger, contents_of, losses
 from .pictures.pixels import frame_of, matrix_of, set_color
 from .root import by_descriptor
+from .traits import Loss, Trait
+
+log = logging.getLogger("upframe.io.sink")
 
 _FIRST_NUMBER = 1  # as ffmpeg's image2 muxer counts
 _BT601, _FULL_RANGE = 5, 2  # FFmpeg's numbers; JFIF knows no other YCbCr (ITU-T T.871, 7)
@@ -50,6 +57,7 @@ class ImageSink:
         target: the file, or a pattern such as ``frame_%05d.png``.
         info: what holds for all pictures.
         encoder: the user's options.
+        ledger: notes what the first image loses of the source; None if there is none.
         overwrite: whether existing images may be replaced.
         owner: marks the temporary files, and is notified before they are renamed.
 
@@ -64,9 +72,11 @@ class ImageSink:
         encoder: EncoderOptions,
         *,
         overwrite: bool,
+        ledger: LossLedger | None = None,
         owner: Owner | None = None,
     ) -> None:
         self._target = target
+        self._ledger = ledger or LossLedger(target.name)
         self._info = info
         self._options = encoder
         self._overwrite = overwrite
@@ -81,6 +91,8 @@ class ImageSink:
         if not is_sequence(target) and (info.num_frames or 1) > 1:
             raise _one_still(target, str(info.num_frames))
         _open_image_codec(info.width, info.height, info, encoder, self._choice)
+        for line in self._ledger.plan(still_losses(self._ledger.wanted, self._choice)):
+            log.warning("%s", line)
         self._open()
 
     def _open(self) -> None:
@@ -111,11 +123,18 @@ class ImageSink:
         picture = upright(picture, self._info.rotation, hflip=self._info.hflip)
         data = encode_image(picture, self._info, self._options, self._choice)
         _check_image(data, picture, self._choice.codec)
+        if not self.num_images and self._ledger.wanted:
+            for line in self._ledger.check(contents_of(Target(self._target.name, BytesIO(data)))):
+                log.warning("lost, though it was to be kept: %s", line)
         self.num_images += 1
         try:
             self._write(data)
         except OSError as error:
             raise write_error(self._target, error) from error
+
+    def losses(self) -> list[str]:
+        """Return what the images lose of their source, for people; after the first, as found."""
+        return self._ledger.lines()
 
     def _write(self, data: bytes) -> None:
         if self._file is not None:
@@ -177,6 +196,12 @@ class ImageSink:
                 for image in self._published:
                     image.unlink(missing_ok=True)
         self._forget()
+
+
+def still_losses(wanted: Sequence[Trait], choice: CodecChoice) -> list[Loss]:
+    """Return what of a source's traits no image file holds."""
+    kept = {"alpha"} if PixelFormat.parse(choice.pix_fmt).has_alpha else set[str]()
+    return [loss for loss in losses(wanted, ()) if loss.trait.kind not in kept]
 
 
 def _one_still(target: Path, got: str) -> SinkRefused:

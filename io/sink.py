@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -19,24 +20,28 @@ import av
 from av.error import FFmpegError
 from av.video.frame import PictureType
 
-from ..filters.frame import Picture, StreamInfo
+from ..filters.frame import Picture, PixelFormat, StreamInfo
+from .decode.demuxer import Target
+from .decode.survey import AV_TIME_BASE
 from .encode.codecs import CodecChoice, is_image
 from .encode.containers import Container, container_of
 from .encode.encoder import EncoderOptions, codec_choice, open_encoder
 from .encode.packets import EncoderTimeline, encoded_video, fix_dts, mux
 from .errors import SinkFull, SinkRefused, reason_of
 from .files import OutputFile, Owner, write_error
-from .images import ImageSink
-from .media import Sink
+from .images import ImageSink, still_losses
+from .losses import LossLedger, contents_of, losses
 from .pictures.metadata import Tags, tags_of
 from .pictures.pixels import black_frame, frame_of
 from .root import by_descriptor
 from .streams.plan import StreamPlan
 from .streams.tracks import open_copy
+from .traits import Loss, Trait
 from .verify import TOLERANCE_SECONDS, ExpectedOutput, verify_output
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
+    from av.video.stream import VideoStream
 
 log = logging.getLogger("upframe.io.sink")
 
@@ -53,7 +58,7 @@ def open_file_sink(
     overwrite: bool = False,
     format: str | None = None,  # noqa: A002
     owner: Owner | None = None,
-) -> Sink:
+) -> FileSink | ImageSink:
     """Open a sink for a media file, a still image or a numbered sequence, by the target's name.
 
     Args:
@@ -66,12 +71,21 @@ def open_file_sink(
         owner: marks the temporary files, and is notified before they are renamed.
 
     Raises:
-        SinkRefused: if the target, container, encoder or one of its options is unsuitable.
+        SinkRefused: if the target, container, encoder or one of its options is unsuitable, or if
+            the plan is strict and something will be lost.
     """
+    ledger = LossLedger(target.name) if plan is None else plan.ledger(target.name)
     if is_image(target, format):
-        return ImageSink(target, info, encoder, overwrite=overwrite, owner=owner)
+        return ImageSink(target, info, encoder, ledger=ledger, overwrite=overwrite, owner=owner)
     return FileSink(
-        target, info, encoder, plan=plan, overwrite=overwrite, format=format, owner=owner
+        target,
+        info,
+        encoder,
+        plan=plan,
+        ledger=ledger,
+        overwrite=overwrite,
+        format=format,
+        owner=owner,
     )
 
 
@@ -84,7 +98,8 @@ class FileSink:
         info: StreamInfo,
         encoder: EncoderOptions,
         *,
-        plan: StreamPlan | None = None,
+        plan: StreamPlan | None,
+        ledger: LossLedger,
         overwrite: bool = False,
         format: str | None = None,  # noqa: A002
         owner: Owner | None = None,
@@ -93,6 +108,7 @@ class FileSink:
         self._info = info
         self._open_things = ExitStack()
         self._last: Picture | None = None
+        self._ledger = ledger
         self._file = OutputFile(target, overwrite=overwrite, owner=owner)
         try:
             self._open(encoder, plan)
@@ -105,11 +121,14 @@ class FileSink:
         if container.needs_seek and not self._file.stream.seekable():
             raise SinkRefused(f"{container.name} cannot be written to {target}, which cannot seek")
         choice = codec_choice(info, encoder, target, container.name)
-        self._held = try_output(info, encoder, choice, container)
+        trial = try_output(info, encoder, choice, container, plan, self._ledger.wanted)
+        self._held = trial.tags
+        for line in self._ledger.plan(trial.losses, trial.lost_tags):
+            log.warning("%s", line)
         # by its descriptor: its name may lead elsewhere by the time it is verified
         self._written = by_descriptor(os.dup(self._file.stream.fileno()))
         self._open_things.callback(os.close, int(self._written.name))
-        self._output = output = open_output(self._file, container)
+        self._output = output = open_output(self._file, container, self._ledger.wanted)
         self._open_things.callback(_close_quietly, output)
         self._encoder = open_encoder(output, info, encoder, choice, container)
         self._timeline = EncoderTimeline(self._encoder.timing, info.time_base)
@@ -165,7 +184,8 @@ class FileSink:
         Raises:
             SinkFull: if it cannot be written.
             SinkRefused: if another file has taken its name meanwhile.
-            VerificationFailed: if it is not what was written; it is removed then.
+            VerificationFailed: if it is not what was written, or, with a strict plan, if something
+                is lost; it is removed then.
         """
         try:
             if self._last is not None:
@@ -174,10 +194,21 @@ class FileSink:
             self._complete()
             if not self._file.direct:
                 verify_output(self._written, self._expected())
+                self._check_losses()
             self._file.publish()
         finally:
             self.abort()
         self._report()
+
+    def _check_losses(self) -> None:
+        if self._ledger.wanted:
+            found = contents_of(Target(self._written.name, self._written, self._written))
+            for line in self._ledger.check(found, self._copy.without_packets()):
+                log.warning("lost, though it was to be kept: %s", line)
+
+    def losses(self) -> list[str]:
+        """Return what the output loses of its source, for people; once it is finished, as found."""
+        return self._ledger.lines()
 
     def _complete(self) -> None:
         with self._errors_named("complete"):
@@ -227,7 +258,7 @@ class FileSink:
         self._open_things.close()
 
 
-def open_output(file: OutputFile, container: Container) -> OutputContainer:
+def open_output(file: OutputFile, container: Container, wanted: Sequence[Trait]) -> OutputContainer:
     """Open a muxer on an output file.
 
     Raises:
@@ -238,19 +269,26 @@ def open_output(file: OutputFile, container: Container) -> OutputContainer:
             file.stream,
             "w",
             format=container.name,
-            container_options=muxer_options(container),
+            container_options=muxer_options(container, wanted),
             buffer_size=_MUXER_BUFFER_BYTES,
         )
     except (ValueError, FFmpegError) as error:
         raise SinkRefused(f"cannot write {container.name} to {file.target}: {error}") from error
 
 
-def muxer_options(container: Container) -> dict[str, str]:
-    """Return the muxer's options: dispositions as in the source, offsets finer than 1 ms."""
+def muxer_options(container: Container, wanted: Sequence[Trait]) -> dict[str, str]:
+    """Return the muxer's options: dispositions as in the source, offsets finer than 1 ms, all tags.
+
+    MP4's usual place for tags, which all players read, holds only the usual ones. Those of phones,
+    such as com.apple.quicktime.make, have another, which replaces it.
+    """
     if container.name in ("matroska", "webm"):
         return {"default_mode": "passthrough"}
     if container.holds_edit_lists:
-        return {"movie_timescale": "90000"}  # in which edit lists are counted; else 1000
+        options = {"movie_timescale": "90000"}  # in which edit lists are counted; else 1000
+        if any(trait.kind.startswith("tag com.") for trait in wanted):
+            options["movflags"] = "use_metadata_tags"
+        return options
     return {}
 
 
@@ -259,22 +297,55 @@ def _close_quietly(output: OutputContainer) -> None:
         output.close()
 
 
-# The trial: one black picture is encoded and muxed in memory before the work starts. What would
-# fail after hours fails at once, and the tags that container or encoder lose are known.
+# The trial: one black picture, and the first second of the other streams, are written in memory
+# before the work starts. What would fail after hours fails at once, and what is lost is known.
+
+_TRIAL_SECONDS = Fraction(1)
+_TRIAL_SIZE = (64, 48)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What became of a small file of the same settings."""
+
+    tags: Tags
+    """Of its video."""
+    lost_tags: tuple[str, ...] = ()
+    """Tags of the pictures that it does not have, for people."""
+    losses: tuple[Loss, ...] = ()
+    """Traits that the source has and it has not."""
 
 
 def try_output(
-    info: StreamInfo, options: EncoderOptions, choice: CodecChoice, container: Container
-) -> Tags:
-    """Write a file of one picture with the real settings; return its tags, log those it loses.
+    info: StreamInfo,
+    options: EncoderOptions,
+    choice: CodecChoice,
+    container: Container,
+    plan: StreamPlan | None = None,
+    wanted: Sequence[Trait] = (),
+) -> Trial:
+    """Write a small file with the real settings, and read it back.
+
+    Args:
+        info: of the pictures.
+        options: of the encoder.
+        choice: encoder and pixel formats.
+        container: of the output.
+        plan: what becomes of the source's other streams; None for none.
+        wanted: what the output shall hold.
 
     Raises:
         SinkRefused: if the encoder or the container refuses it.
+        SourceMissing: if the source has disappeared.
     """
-    written = BytesIO()
+    written, lost = BytesIO(), list[Loss]()
     try:
-        with av.open(written, "w", format=container.name) as output:
+        given_options = muxer_options(container, wanted)
+        with av.open(
+            written, "w", format=container.name, container_options=given_options
+        ) as output:
             encoder = open_encoder(output, info, options, choice, container)
+            unseen = _try_streams(plan, output, encoder.stream)
             frame = black_frame(info.width, info.height, choice.coded_pix_fmt)
             for given in (frame, None):
                 for packet in encoded_video(encoder.stream, given):
@@ -283,14 +354,80 @@ def try_output(
         written.seek(0)
         with av.open(written, "r") as opened:
             tags = tags_of(opened, opened.streams.video[0])
+        if wanted:
+            written.seek(0)
+            lost = losses(wanted, contents_of(Target("the trial", written)))
     except (FFmpegError, IndexError, MemoryError) as error:
         raise SinkRefused(
             f"{choice.codec} in {container.name} cannot be written at {info.width}x{info.height} "
             f"{choice.coded_pix_fmt}: {reason_of(error)}"
         ) from error
-    for lost in lost_tags(info, tags):
-        log.warning("%s with %s does not carry %s", container.name, choice.codec, lost)
-    return tags
+    said = f"{container.name} with {choice.codec} does not carry"
+    promised = promised_kinds(choice, container)
+    return Trial(
+        tags,
+        tuple(f"{said} {tag}" for tag in lost_tags(info, tags)),
+        tuple(
+            loss
+            for loss in lost
+            if loss.trait.subject not in unseen and loss.trait.kind not in promised
+        ),
+    )
+
+
+def promised_kinds(choice: CodecChoice, container: Container) -> frozenset[str]:
+    """Return the kinds of traits that come with the real pictures, so that no trial shows them.
+
+    Whether they came is found when the output is verified.
+    """
+    del container
+    return frozenset({"alpha"} if PixelFormat.parse(choice.pix_fmt).has_alpha else ())
+
+
+def _try_streams(plan: StreamPlan | None, output: OutputContainer, video: VideoStream) -> set[str]:
+    """Mux the beginning of the other streams; return which of them have no packet there."""
+    copy, source = open_copy(plan, output, video)
+    if source is None:
+        return set()
+    try:
+        copy.begin(Fraction(source.start_time or 0, AV_TIME_BASE))
+        copy.mux_until(_TRIAL_SECONDS)
+    finally:
+        source.close()
+    return copy.without_packets()
+
+
+def planned_losses(
+    info: StreamInfo,
+    options: EncoderOptions,
+    target: str | Path,
+    format: str | None,  # noqa: A002
+    plan: StreamPlan,
+) -> list[str]:
+    """Return what an output will lose of its source, for people, without opening a sink.
+
+    Args:
+        info: of the source.
+        options: of the encoder.
+        target: where the output shall be.
+        format: container, if not by the name's extension.
+        plan: what becomes of the source's other streams.
+
+    Raises:
+        SinkRefused: if the encoder or the container refuses the pictures, or if something is lost
+            and the plan is strict.
+    """
+    choice = codec_choice(info, options, target, format)
+    ledger = plan.ledger(Path(target).name)
+    if is_image(target, format):
+        ledger.plan(still_losses(ledger.wanted, choice), choice.losses)
+        return ledger.lines()
+    width, height = _TRIAL_SIZE
+    small = replace(info, width=width, height=height, pix_fmt=choice.pix_fmt)
+    container = container_of(target, format)
+    trial = try_output(small, options, choice, container, plan, ledger.wanted)
+    ledger.plan(trial.losses, [*choice.losses, *trial.lost_tags])
+    return ledger.lines()
 
 
 def lost_tags(wanted: StreamInfo, got: Tags) -> list[str]:

@@ -157,13 +157,18 @@ class ContainerSource:
 
     def warnings(self) -> list[str]:
         """Return the problems noticed and corrected so far."""
-        changed = f"{self._num_changed} frames of another size or pixel format: converted"
         return [
             *self._notes,
-            *([changed] if self._num_changed else []),
+            *self.losses(),
             *self._decoder.lines(),
             *self._timeline.fixes.lines(),
         ]
+
+    def losses(self) -> list[str]:
+        """Return what of the pictures was not kept as it was so far, for people."""
+        if not self._num_changed:
+            return []
+        return [f"{self._num_changed} frames of another size or pixel format: converted"]
 
     def close(self) -> None:
         """Release the file and the decoder."""

@@ -50,7 +50,7 @@ STYLES = {
 _HEADERS = ("ID", "STATE", "PRIO", "SINCE", "SINK", "PROGRESS")
 _NUMBERS = ("PRIO", "SINCE")
 _SHOWN_WHOLE = ("filters", "encoder")
-_OF_LINES = ("detail", "streams", "warnings")
+_OF_LINES = ("detail", "streams", "losses", "warnings")
 _STRETCHED = {"SINK": 2, "PROGRESS": 3}
 _WHOLE = 36  # columns of an id that are never cut
 _OTHERS = 60  # columns for the rest of a table
@@ -407,7 +407,7 @@ def _outcome(job: JobJson) -> Iterator[tuple[str, str]]:
         if error["detail"]:
             yield "detail", error["detail"]
     if report:
-        for name in ("frames_in", "frames_out", "seconds", "streams", "warnings"):
+        for name in ("frames_in", "frames_out", "seconds", "streams", "losses", "warnings"):
             value = report.get(name)
             if value:
                 lines = cast("list[object]", value) if isinstance(value, list) else [value]

@@ -23,8 +23,9 @@ from ...filters.upscale.network import scaled_size
 from ...io.encode.encoder import EncoderOptions, output_pix_fmt
 from ...io.probe import Probe, probe_source
 from ...io.redaction import one_line
+from ...io.sink import planned_losses
 from ...io.source import ContainerSource, open_source
-from ...io.streams.plan import plan_streams
+from ...io.streams.plan import StreamPlan, plan_streams
 from ..convert.compute import Compute
 from ..convert.conversion import compute_of
 from ..specification import ConversionOptions, MediaOptions, StreamSpec
@@ -49,7 +50,7 @@ ESTIMATE_SECONDS = 30.0
 _EPILOG = """\
 examples:
   upframe probe film.mkv                                 what it is
-  upframe probe film.mkv out.mp4                         and what becomes of sound and subtitles
+  upframe probe film.mkv out.mp4                         and what is kept, and what is lost
   upframe probe film.mkv --interpolate 1 --upscale 2     and how long that would take here
 """
 
@@ -82,6 +83,8 @@ class ProbeAnswer:
     input: str
     probe: Probe
     streams_plan: list[str] | None
+    losses: list[str] | None
+    """What the output would lose; None without an output."""
     result: FilteredVideo | None
     estimate: Estimate | None
 
@@ -90,8 +93,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command and its arguments."""
     parser.description = (
         "Describe an input: its streams, whether its rate is constant, whether it is interlaced, "
-        "rotated or HDR. With an output, describe what becomes of every stream. With filters, "
-        "describe the result, and estimate the time from a few real frames."
+        "rotated or HDR. With an output, describe what becomes of every stream, and what is "
+        "lost. With filters, describe the result, and estimate the time from a few real frames."
     )
     parser.epilog = _EPILOG
     parser.add_argument(
@@ -115,22 +118,29 @@ def _command(arguments: argparse.Namespace) -> int:
     short = arguments.interpolate is not None or arguments.upscale is not None
     asked = short or given_options(arguments, FilterOptions)
     options = filter_options_of(arguments) if asked else None
-    plan = None
+    plan, lost = None, None
     rate = arguments.framerate and Fraction(arguments.framerate)
     with closing(open_source(arguments.input, framerate=rate)) as source:
         found = probe_source(source)
         if arguments.output is not None:
             plan = plan_streams(arguments.input, arguments.output, arguments.container)
         pix_fmt = _pix_fmt(source.info, arguments)
+        if plan is not None:
+            lost = [*source.losses(), *_planned_losses(source.info, arguments, plan)]
         result = None if options is None else expect(source.info, options, pix_fmt)
         estimate = None
         if options is not None and not arguments.no_estimate:
             estimate = measure(source, options, runtime_of(arguments), pix_fmt)
     lines = None if plan is None else plan.lines()
-    answer = ProbeAnswer(arguments.input, found, lines, result, estimate)
+    answer = ProbeAnswer(arguments.input, found, lines, lost, result, estimate)
     text = as_json(answer) if arguments.json else "\n".join(map(one_line, describe(answer)))
     sys.stdout.write(text + "\n")
     return 0
+
+
+def _planned_losses(info: StreamInfo, arguments: argparse.Namespace, plan: StreamPlan) -> list[str]:
+    encoder = EncoderOptions.model_validate({})
+    return planned_losses(info, encoder, arguments.output, arguments.container, plan)
 
 
 def _pix_fmt(info: StreamInfo, arguments: argparse.Namespace) -> str:
@@ -206,6 +216,9 @@ def describe(answer: ProbeAnswer) -> Iterator[str]:
     if plan is not None:
         yield "streams:"
         yield from (f"  {line}" for line in plan or ["only the video"])
+    if answer.losses is not None:
+        yield "losses:"
+        yield from (f"  {line}" for line in answer.losses or ["none is known before the work"])
     if answer.result is not None:
         yield f"result: {_result(answer.result)}"
     if answer.estimate is not None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from ...io.decode.demuxer import find_target
 from ...io.errors import SourceMissing, UnsupportedMedia
+from ...io.losses import contents_of, losses
 from ...io.redaction import json_text, one_line
 from ...io.verify import (
     TOLERANCE_SECONDS,
@@ -36,7 +37,8 @@ _EPILOG = """\
 examples:
   upframe verify smooth.mp4                            readable, every frame with a time of its own
   upframe verify smooth.mp4 --decode                   and every frame decodes
-  upframe verify smooth.mp4 --against film.mp4         and frames, duration, tags and sound agree
+  upframe verify smooth.mp4 --against film.mp4         and frames, duration, tags and sound agree;
+                                                       what else is lost is listed
   upframe verify smooth.mp4 --report report.json       and it is what the report of its run says
 
 Ends with 0 if all is well, 70 if something is not, 65 or 66 if the file cannot be read at all.
@@ -64,20 +66,29 @@ def _command(arguments: argparse.Namespace) -> int:
         report=_read_report(arguments.report) if arguments.report else None,
         decode=arguments.decode,
     )
+    lost = _losses(arguments.output, arguments.against) if arguments.against else []
     if arguments.json:
         answer = {
             "schema": SCHEMA,
             "output": arguments.output,
             "ok": all(finding.ok for finding in findings),
             "findings": [asdict(finding) for finding in findings],
+            "losses": lost,
         }
         sys.stdout.write(json_text(answer) + "\n")
     else:
         sys.stdout.writelines(
             f"{'ok' if one.ok else 'BAD':4} {one_line(one)}\n" for one in findings
         )
+        sys.stdout.writelines(f"lost {one_line(one)}\n" for one in lost)
     raise_failed(findings)
     return 0
+
+
+def _losses(output: str, against: str) -> list[str]:
+    """List what the source holds and the output does not, or has otherwise."""
+    source, made = (contents_of(find_target(name)) for name in (against, output))
+    return [str(loss) for loss in losses(source, made)]
 
 
 def verify(

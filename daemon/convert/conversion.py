@@ -16,13 +16,14 @@ from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
 from ...filters.options import FilterOptions
 from ...io.decode.hardware import Hardware
-from ...io.encode.encoder import output_pix_fmt
-from ...io.errors import MediaError
+from ...io.encode.encoder import codec_choice, output_pix_fmt
+from ...io.errors import MediaError, SinkRefused, VerificationFailed
 from ...io.files import Owner, refuse_same_file
+from ...io.images import ImageSink
 from ...io.media import Sink
 from ...io.root import ConfinedFile, by_descriptor
-from ...io.sink import open_file_sink
-from ...io.source import open_source
+from ...io.sink import FileSink, open_file_sink, planned_losses
+from ...io.source import ContainerSource, open_source
 from ...io.streams.plan import StreamPlan, plan_streams
 from ..specification import ConversionOptions, MediaOptions, Stage
 from .compute import Compute
@@ -155,6 +156,7 @@ def _run(
     with closing(source):
         # before the weights are loaded: what cannot be encoded fails at once
         pix_fmt = output_pix_fmt(source.info, options.encoder, request.sink, options.container)
+        known = _known_losses(request, source, plan)
         filters = build(options.filters, runtime)
         compute = compute_of(source.info, filters, options, runtime, pix_fmt)
 
@@ -169,15 +171,18 @@ def _run(
                 runtime=runtime,
                 filters=filters,
                 streams=plan.lines(),
+                losses=[*known, *sink.losses(), *source.losses()],
                 warnings=[*warned.messages, *source.warnings()],
             )
 
         sink = _open_sink(request, compute.info, plan, ledger, report)
-        pipeline = Pipeline(source, compute, _StagedSink(sink, on_stage))
+        staged = _StagedSink(sink, on_stage, source.losses if options.strict_streams else list)
+        pipeline = Pipeline(source, compute, staged)
         on_stage("streaming")
         execute(pipeline, compute.info.num_frames, display or Silent())
         for message in source.warnings():
-            log.warning("%s", message)
+            if message not in warned.messages:
+                log.warning("%s", message)
         return report()
 
 
@@ -192,6 +197,23 @@ def _plan(request: RunRequest, *, announce: bool) -> StreamPlan:
     for line in plan.warnings:
         log.warning("%s", line)
     return plan
+
+
+def _known_losses(request: RunRequest, source: ContainerSource, plan: StreamPlan) -> Sequence[str]:
+    """Return what the choice of pixel format loses; log what the source has lost by now.
+
+    Raises:
+        SinkRefused: if losses are errors, and one is known before the work.
+    """
+    options, lost = request.options, source.losses()
+    for line in lost:
+        log.warning("%s", line)
+    if options.strict_streams and lost:
+        raise SinkRefused(f"--strict-streams: {request.source}: {'; '.join(lost)}")
+    target = request.sink, options.container
+    if options.strict_streams:  # before the weights are loaded; else the sink says it
+        planned_losses(source.info, options.encoder, *target, plan)
+    return codec_choice(source.info, options.encoder, *target).losses
 
 
 def compute_of(
@@ -217,7 +239,7 @@ def _open_sink(
     plan: StreamPlan,
     ledger: Ledger | None,
     report: Callable[[], Report],
-) -> Sink:
+) -> FileSink | ImageSink:
     owner = None
     if ledger is not None:
         owner = Owner(
@@ -237,17 +259,28 @@ def _open_sink(
 
 
 class _StagedSink:
-    """A sink that reports when its last stage begins: draining, completing, checking."""
+    """A sink that reports when its last stage begins: draining, completing, checking.
 
-    def __init__(self, sink: Sink, on_stage: Callable[[Stage], None]) -> None:
+    Args:
+        sink: Does the work.
+        on_stage: Called at the start of that stage.
+        losses: Returns what must not be lost and was, by the end.
+    """
+
+    def __init__(
+        self, sink: Sink, on_stage: Callable[[Stage], None], losses: Callable[[], list[str]]
+    ) -> None:
         self._sink = sink
         self._on_stage = on_stage
+        self._losses = losses
 
     def write(self, picture: Picture) -> None:
         self._sink.write(picture)
 
     def finish(self) -> None:
         self._on_stage("publishing")
+        if lost := self._losses():
+            raise VerificationFailed(f"--strict-streams: {'; '.join(lost)}")
         self._sink.finish()
 
     def abort(self) -> None:

@@ -82,6 +82,7 @@ class Report(WrittenReport, frozen=True):
     precision: str
     weights: list[WeightsReport]
     streams: list[str]
+    losses: list[str] = Field(description="What the output was found to lack of its source.")
     warnings: list[str]
 
     @property
@@ -130,6 +131,7 @@ def make_report(
     runtime: Runtime,
     filters: Sequence[BuiltFilter],
     streams: Iterable[str] = (),
+    losses: Iterable[str] = (),
     warnings: Iterable[str] = (),
 ) -> Report:
     """Make the report of a conversion."""
@@ -151,6 +153,7 @@ def make_report(
         precision=str(runtime.precision).removeprefix("torch."),
         weights=weights_of(filters),
         streams=list(streams),
+        losses=list(dict.fromkeys(losses)),
         warnings=list(dict.fromkeys(warnings)),
     )
 

@@ -22,7 +22,7 @@ import av
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.error import ArgumentError, FFmpegError
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from ..errors import (
@@ -350,3 +350,18 @@ def best_video(container: InputContainer, name: str, *, sized: bool = True) -> V
 def is_cover(stream: VideoStream) -> bool:
     """Return whether a video stream is an attached picture: a cover, a thumbnail."""
     return bool(stream.disposition & Disposition.attached_pic)
+
+
+def kind_of(stream: Stream) -> str:
+    """Return a stream's kind; an attached picture is a ``cover``."""
+    if isinstance(stream, VideoStream) and is_cover(stream):
+        return "cover"
+    return str(stream.type)
+
+
+def codec_of(stream: Stream) -> str:
+    """Return the name of a stream's codec, also where there is no decoder for it."""
+    context = cast("object | None", stream.codec_context)
+    if context is None:  # only data streams have a name then
+        return getattr(stream, "name", None) or "unknown"
+    return stream.codec_context.codec.canonical_name

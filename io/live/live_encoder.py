@@ -27,6 +27,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 
 from ...filters.frame import Picture, StreamInfo
+from ..decode.demuxer import codec_of
 from ..encode.codecs import (
     CodecChoice,
     bitstream_options,
@@ -48,7 +49,7 @@ from ..encode.packets import (
 )
 from ..errors import SinkFull, SinkRefused
 from ..pictures.pixels import frame_of, set_color
-from ..streams.converter import codec_of, mux_trial
+from ..streams.converter import mux_trial
 from .slate import blank
 from .target import CARRIED
 from .values import Encoded

@@ -21,6 +21,7 @@ from av.subtitles.codeccontext import SubtitleCodecContext
 from av.subtitles.subtitle import SubtitleSet
 
 from ...filters.frame import PixelFormat
+from ..decode.demuxer import codec_of
 from ..encode.codecs import default_codec
 from ..encode.containers import Container
 from ..encode.packets import (
@@ -79,25 +80,40 @@ def sample_packets(source: InputContainer, streams: list[Stream]) -> dict[int, l
     return samples
 
 
-def mux_trial(stream: Stream, packets: list[AnyPacket], container: Container) -> str | None:
-    """Try to copy a stream; return None if the container can hold it, else why not."""
+def mux_trial(
+    stream: Stream,
+    packets: list[AnyPacket],
+    container: Container,
+    check: Callable[[BytesIO], str | None] | None = None,
+) -> str | None:
+    """Try to copy a stream; return None if the container can hold it, else why not.
+
+    Args:
+        stream: of the source.
+        packets: its first ones.
+        container: the container to try.
+        check: returns what else is wrong with the file that was written, if anything is.
+    """
 
     def add(output: OutputContainer) -> tuple[Stream, list[AnyPacket]]:
         made = add_copied(output, stream)
         made.disposition = stream.disposition
         return made, [copy_of(packet) for packet in packets]
 
-    return run_trial(container, add)
+    return run_trial(container, add, check)
 
 
 def run_trial(
-    container: Container, add: Callable[[OutputContainer], tuple[Stream, list[AnyPacket]]]
+    container: Container,
+    add: Callable[[OutputContainer], tuple[Stream, list[AnyPacket]]],
+    check: Callable[[BytesIO], str | None] | None = None,
 ) -> str | None:
     """Mux one more stream beside a small video, and read both back.
 
     Args:
         container: the container to try.
         add: adds the stream, and returns it with its packets.
+        check: returns what else is wrong with the file that was written, if anything is.
 
     Returns:
         None if it worked, else why not.
@@ -115,7 +131,8 @@ def run_trial(
                 mux(output, packet)
     except (FFmpegError, ValueError, RuntimeError) as error:
         return f"{container.name} cannot hold it ({reason_of(error)})"
-    return _read_back(written, name, container) if packets else None
+    reason = _read_back(written, name, container) if packets else None
+    return reason or (check and check(written))
 
 
 def _read_back(written: BytesIO, name: str, container: Container) -> str | None:
@@ -128,14 +145,6 @@ def _read_back(written: BytesIO, name: str, container: Container) -> str | None:
     if name not in found:
         return f"{container.name} does not keep that it is {name}"
     return None
-
-
-def codec_of(stream: Stream) -> str:
-    """Return the name of a stream's codec, also where there is no decoder for it."""
-    context = cast("object | None", stream.codec_context)
-    if context is None:  # only data streams have a name then
-        return getattr(stream, "name", None) or "unknown"
-    return stream.codec_context.codec.canonical_name
 
 
 def _small_video(output: OutputContainer, container: Container) -> VideoStream:

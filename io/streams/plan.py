@@ -6,29 +6,34 @@ target's container in memory, and read back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
+import av
 from av.stream import Discard
 
-from ..decode.demuxer import best_video, find_target, is_cover, open_container
+from ..decode.demuxer import best_video, codec_of, find_target, kind_of, open_container
 from ..encode.codecs import is_image
 from ..encode.containers import Container, container_of
 from ..encode.packets import AnyPacket
 from ..errors import SinkRefused
+from ..extent import sample_entries
 from ..files import is_special
+from ..losses import LossLedger, contents_of, is_chapter_track, name_of
 from ..redaction import excerpt
 from ..root import ConfinedFile
-from .converter import Conversion, codec_of, conversions_for, mux_trial, sample_packets
+from ..timecode import Timecode, is_timecode, timecode_of
+from ..traits import Loss, OpenedFile, Trait
+from .converter import Conversion, conversions_for, mux_trial, sample_packets
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.stream import Stream
-    from av.video.stream import VideoStream
 
-Action = Literal["copy", "convert", "attach", "drop", "rewrite"]
+Action = Literal["copy", "convert", "attach", "drop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +46,25 @@ class StreamFate:
     """``audio``, ``subtitle``, ``attachment``, ``data``, ``video`` or ``cover``."""
     codec: str
     action: Action
-    """``rewrite``: not copied, but written again from the metadata, such as chapter titles."""
     conversion: Conversion | None = None
     language: str | None = None
     reason: str = ""
     """Why it is not copied unchanged."""
 
+    @property
+    def subject(self) -> str:
+        """The stream as traits and people call it: ``audio #1``."""
+        return f"{self.kind} #{self.index}"
+
     def line(self) -> str:
         """Describe it for people: ``audio #1 aac (eng): copied``."""
         language = f" ({self.language})" if self.language and self.language != "und" else ""
-        name = f"{self.kind} #{self.index} {self.codec}{language}"
+        name = f"{self.subject} {self.codec}{language}"
         if self.action in ("copy", "attach"):
             return f"{name}: copied"
         if self.action == "convert" and self.conversion:
             return f"{name}: converted to {self.conversion.codec}, {self.reason}"
-        done = "left out" if self.action == "drop" else "written again"
-        return f"{name}: {done}, {self.reason}"
+        return f"{name}: left out, {self.reason}"
 
     @property
     def loses(self) -> bool:
@@ -77,6 +85,12 @@ class StreamPlan:
     notes: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list[str])
     """What is lost, for people."""
+    contents: tuple[Trait, ...] = ()
+    """What the source holds besides plain pixels and packets."""
+    timecode: Timecode | None = None
+    """Of the first frame."""
+    strict: bool = False
+    """Whether losing anything is an error."""
 
     def lines(self) -> list[str]:
         """Describe what will be done, for people, one line per stream."""
@@ -86,6 +100,29 @@ class StreamPlan:
     def kept(self) -> tuple[StreamFate, ...]:
         """Return the streams that the output will have."""
         return tuple(fate for fate in self.fates if fate.action in ("copy", "convert", "attach"))
+
+    def ledger(self, name: str) -> LossLedger:
+        """Open the ledger of what an output loses: it is to hold the source's contents.
+
+        But for the codec of what is converted, of which the number of streams is checked.
+        """
+        converted = {fate.subject for fate in self.fates if fate.conversion}
+        return LossLedger(
+            name,
+            (
+                trait
+                for trait in self.contents
+                if trait.subject not in converted or not trait.kind.startswith("stream ")
+            ),
+            said=(fate.line() for fate in self.fates if fate.conversion and fate.loses),
+            describe=self._describe,
+            strict=self.strict,
+        )
+
+    def _describe(self, loss: Loss) -> str:
+        left_out = (fate for fate in self.fates if fate.action == "drop")
+        lines = {fate.subject: fate.line() for fate in left_out}
+        return lines.get(loss.trait.subject, str(loss))
 
 
 # Matroska stores pictures and fonts as attachments; other containers have no place for these
@@ -120,9 +157,18 @@ def plan_streams(
     with open_container(found) as opened:
         main = best_video(opened, found.name)
         others = [stream for stream in opened.streams if stream.index != main.index]
-        fates = tuple(_fates(opened, others, container))
+        fates = tuple(_fates(opened, others, container, found.path))
         num_chapters = len(opened.chapters())
-    plan = StreamPlan(source, container, fates, *_chapters(num_chapters, container))
+        timecode = timecode_of(OpenedFile(found.path, opened, main, ()))
+    plan = StreamPlan(
+        source,
+        container,
+        fates,
+        *_chapters(num_chapters, container),
+        contents=contents_of(found),
+        timecode=timecode,
+        strict=strict,
+    )
     plan.warnings.extend(fate.line() for fate in fates if fate.loses)
     if strict and plan.warnings:
         raise SinkRefused(f"--strict-streams: {Path(target).name}: {'; '.join(plan.warnings)}")
@@ -139,8 +185,15 @@ def _chapters(count: int, container: Container | None) -> tuple[int, tuple[str, 
 
 
 def _fates(
-    opened: InputContainer, streams: list[Stream], container: Container | None
+    opened: InputContainer, streams: list[Stream], container: Container | None, path: Path | None
 ) -> Iterator[StreamFate]:
+    """Decide on all streams but those that chapters and time code are written from."""
+    names = {stream.index: name_of(stream, path) for stream in streams}
+    streams = [
+        stream
+        for stream in streams
+        if not (is_chapter_track(stream) or is_timecode(stream, names[stream.index]))
+    ]
     if container is None:
         yield from (_dropped(stream, "a still image holds no other stream") for stream in streams)
         return
@@ -148,18 +201,18 @@ def _fates(
         stream.discard = Discard.default if stream in streams else Discard.all
     samples = sample_packets(opened, streams)
     for stream in streams:
-        yield _fate(stream, samples.get(stream.index, []), container)
+        name, packets = names[stream.index], samples.get(stream.index, [])
+        yield replace(_fate(stream, packets, container, name), codec=excerpt(name))
 
 
-def _fate(stream: Stream, packets: list[AnyPacket], container: Container) -> StreamFate:
+def _fate(stream: Stream, packets: list[AnyPacket], container: Container, name: str) -> StreamFate:
     kind = kind_of(stream)
-    if kind == "data" and (reason := _rewritten(stream)):
-        return _made(stream, "rewrite", reason=reason)
     if kind in ("attachment", "cover") and container.name in _HOLDS_ATTACHMENTS:
         return _made(stream, "attach")
     if kind == "attachment":
         return _dropped(stream, f"{container.name} holds no attachments")
-    reason = mux_trial(stream, packets, container)
+    check = _data_check(stream, packets, container, name) if kind == "data" else None
+    reason = mux_trial(stream, packets, container, check)
     if reason is None:
         return _made(stream, "copy")
     for conversion in conversions_for(stream, container):
@@ -169,22 +222,27 @@ def _fate(stream: Stream, packets: list[AnyPacket], container: Container) -> Str
     return _dropped(stream, reason)
 
 
-def _rewritten(stream: Stream) -> str | None:
-    """Return why a track is not copied that QuickTime and MP4 muxers write themselves."""
-    tag = str(getattr(stream, "codec_tag", "") or "")
-    name = codec_of(stream)
-    if tag == "tmcd" or "timecode" in stream.metadata or name == "none":
-        return "a time code track counts the source's frames"
-    if name == "bin_data":
-        return "chapter titles are written with the chapters"
-    return None
+def _data_check(
+    stream: Stream, packets: list[AnyPacket], container: Container, name: str
+) -> Callable[[BytesIO], str | None]:
+    """Return a check of a trial file for what muxers do to data without complaint.
 
+    They may write it under another name, by which no program finds it, or change its packets.
+    """
+    payloads = [bytes(packet) for packet in packets]
+    renamed = name != codec_of(stream)
 
-def kind_of(stream: Stream) -> str:
-    """Return a stream's kind; an attached picture is a ``cover``."""
-    if stream.type == "video" and is_cover(cast("VideoStream", stream)):
-        return "cover"
-    return stream.type
+    def check(written: BytesIO) -> str | None:
+        if renamed and name not in sample_entries(written.getvalue()):
+            return f"{container.name} does not keep that it is {name}"
+        written.seek(0)
+        with av.open(written, "r", metadata_errors="replace") as opened:
+            tracks = opened.streams.data
+            came = [bytes(packet) for packet in opened.demux(tracks) if packet.size]
+        kept = all(payload in came for payload in payloads)
+        return None if kept else f"{container.name} does not keep its packets"
+
+    return check
 
 
 def _made(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
@@ -28,7 +28,9 @@ from ..encode.packets import (
     shift_packet,
 )
 from ..errors import reason_of
+from ..losses import kept_metadata
 from ..root import ConfinedFile
+from ..timecode import KEY as TIMECODE
 from ..verify import SoundTimes
 from .converter import Converter, copy_of
 from .plan import StreamFate, StreamPlan
@@ -40,27 +42,6 @@ if TYPE_CHECKING:
     from av.stream import AttachmentStream, Stream
 
 log = logging.getLogger("upframe.io.sink")
-
-
-# Metadata that describe the old file, or are written by the muxer.
-_STALE = {
-    "encoder", "encoded_by_ffmpeg", "major_brand", "minor_version", "compatible_brands", "duration",
-    "vendor_id", "rotate", "timecode", "number_of_frames", "number_of_bytes", "bps", "source_id",
-    "_statistics_writing_app", "_statistics_writing_date_utc", "_statistics_tags",
-}  # fmt: skip
-
-
-def kept_metadata(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return the metadata that describe the content rather than the file.
-
-    Matroska's tags may end in a language: ``DURATION-eng`` is as stale as ``DURATION``.
-    """
-    return {key: value for key, value in tags.items() if not _is_stale(key)}
-
-
-def _is_stale(key: str) -> bool:
-    name = key.lower()
-    return name in _STALE or (len(name) > 4 and name[-4] == "-" and name[:-4] in _STALE)
 
 
 def _shifted(chapter: Chapter, origin_seconds: Fraction) -> Chapter:
@@ -278,6 +259,11 @@ class StreamCopy:
             for track in self._tracks.values()
         )
 
+    def without_packets(self) -> set[str]:
+        """Return the streams without a packet so far, as a trait's subject names them."""
+        tracks = self._tracks.values()
+        return {track.fate.subject for track in tracks if track.first_seconds is None}
+
     def warnings(self) -> list[str]:
         """Return what was corrected, for people."""
         found = [self._broken] if self._broken else []
@@ -317,6 +303,10 @@ def open_copy(
         main = best_video(source, found.name)
         output.metadata.update(kept_metadata(source.metadata))
         describe(main, video)
+        if plan.timecode is not None:
+            video.metadata[TIMECODE] = str(
+                plan.timecode.at(video.average_rate or plan.timecode.rate)
+            )
         tracks = [
             _add(fate, source, output, plan.container)
             for fate in plan.kept()

@@ -134,3 +134,14 @@ def test_failures_end_with_their_code_and_no_traceback(
     assert message in err
     assert "Traceback" not in err
     assert out == ""
+
+
+def test_losses_are_said_before_the_work(tmp_path: Path, capsys: Captured) -> None:
+    clip = make_clip(tmp_path / "clip.mkv", attachment=True, metadata={"SHOT_BY": "me"})
+    out = said(capsys, clip, tmp_path / "out.mp4")
+    lines = out.split("losses:\n")[1].splitlines()
+    assert "  file: tag SHOT_BY 'me': not kept" in lines
+    assert any(line.startswith("  attachment #1 font.ttf: left out") for line in lines)
+    assert "none is known before the work" in said(capsys, clip, tmp_path / "out.mkv")
+    assert told(capsys, clip, tmp_path / "out.mkv")["losses"] == []
+    assert told(capsys, clip)["losses"] is None

@@ -245,6 +245,23 @@ def test_strict_streams_refuses_what_would_be_lost(tmp_path: Path) -> None:
     assert files_in(tmp_path) == {"in.mkv"}
 
 
+def test_losses_are_in_the_report_and_refused_before_weights_are_loaded(
+    tmp_path: Path,
+) -> None:
+    clip = make_clip(tmp_path / "in.mkv", frames=2, metadata={"SHOT_BY": "me"})
+    report, out = tmp_path / "report.json", tmp_path / "out.mp4"
+    assert run(clip, out, "--upscale", 2, "--report", report) == 0
+    lost = "file: tag SHOT_BY 'me': not kept"
+    found = json.loads(report.read_text())
+    assert found["losses"] == [lost]
+    assert lost in found["warnings"]
+    out.unlink()
+    missing = ["--upscaling-model-path", tmp_path / "none.pth", "--strict-streams"]
+    assert run(clip, out, "--upscale", 2, *missing) == 73
+    assert not out.exists()
+    assert run(clip, tmp_path / "out.mkv", "--upscale", 2, "--strict-streams") == 0
+
+
 def pixels_of(path: Path) -> list[Any]:
     """The luma planes, by PyAV alone."""
     with av.open(str(path)) as container:

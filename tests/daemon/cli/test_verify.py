@@ -80,3 +80,15 @@ def test_an_mp4_that_was_cut_is_found(tmp_path: Path) -> None:
     whole = clip.read_bytes()
     clip.write_bytes(whole[: len(whole) - 400])
     assert main(["verify", str(clip)]) in (65, 70)
+
+
+def test_what_was_lost_is_listed_and_is_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = samples.make_clip(tmp_path / "in.mkv", frames=12, metadata={"SHOT_BY": "me"})
+    through(clip, tmp_path / "out.mp4")
+    arguments = ["verify", str(tmp_path / "out.mp4"), "--against", str(clip)]
+    assert main(arguments) == 0
+    assert "lost file: tag SHOT_BY 'me': not kept\n" in capsys.readouterr().out
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["losses"] == ["file: tag SHOT_BY 'me': not kept"]

@@ -1,0 +1,361 @@
+"""The loss ledger: what a source holds and its output does not.
+
+Both files are read, so the ledger lists what the output was found to lack, not what somebody
+thought of. What a trial output lacks is said before the work; what the finished one lacks is found
+when it is verified. Modules that know a concept describe it by traits, see `traits`.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from av.error import FFmpegError
+from av.sidedata.sidedata import SideData
+from av.stream import Discard, Stream
+from av.video.frame import VideoFrame
+
+from ..filters.frame import PixelFormat
+from .decode.demuxer import Target, best_video, codec_of, kind_of, open_container
+from .errors import SinkRefused, UnsupportedMedia, VerificationFailed
+from .extent import mp4_index, sample_entries
+from .pictures.pixels import pix_fmt_of, planar_pix_fmt
+from .redaction import excerpt
+from .timecode import is_timecode, timecode_traits
+from .traits import Loss, OpenedFile, Trait
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+FIRST_FRAMES = 8
+"""Of the video, searched for side data: captions begin a few frames after the film."""
+
+
+def contents_of(target: Target) -> tuple[Trait, ...]:
+    """List everything that a file holds besides plain pixels and packets.
+
+    Raises:
+        SourceMissing, UnsupportedMedia: if it cannot be opened, or holds no video.
+    """
+    with open_container(target) as container:
+        video = best_video(container, target.name)
+        chapter_tracks = {stream.index for stream in container.streams if is_chapter_track(stream)}
+        frames = _first_frames(container, video, 1 if target.images else FIRST_FRAMES)
+        opened = OpenedFile(target.path, container, video, frames)
+        found: list[Trait] = []
+        found += stream_traits(opened, chapter_tracks)
+        found += chapter_traits(opened)
+        found += timecode_traits(opened)
+        found += alpha_traits(opened)
+        known = {trait.kind for trait in found}
+        # MPEG-2 repeats its container's time code
+        found += side_data_traits(
+            opened, known | ({"gop timecode"} if "timecode" in known else set())
+        )
+        return tuple(found)
+
+
+def _first_frames(
+    container: InputContainer, video: VideoStream, count: int
+) -> tuple[VideoFrame, ...]:
+    frames: list[VideoFrame] = []
+    video.thread_type = "AUTO"
+    with suppress(FFmpegError, MemoryError):  # who converts the file will say it
+        frames += islice(container.decode(video), count)
+    return tuple(frames)
+
+
+def losses(source: Iterable[Trait], output: Collection[Trait]) -> list[Loss]:
+    """List what of a source its output does not have, or has otherwise.
+
+    Traits are compared by kind and value, whatever their order. Of a stream that is missing only
+    the stream is listed, not its tags.
+    """
+    left = Counter((trait.kind, trait.value) for trait in output)
+    texts = {(trait.kind, trait.value): trait.text for trait in output}
+    missing: list[Trait] = []
+    for trait in source:
+        if left[trait.kind, trait.value]:
+            left[trait.kind, trait.value] -= 1
+        else:
+            missing.append(trait)
+    found = [Loss(trait, _became(trait, left, texts)) for trait in missing]
+    gone = {loss.trait.subject for loss in found if _is_stream(loss.trait)}
+    return [loss for loss in found if _is_stream(loss.trait) or loss.trait.subject not in gone]
+
+
+def _became(trait: Trait, left: Counter[tuple[str, str]], texts: dict[tuple[str, str], str]) -> str:
+    """Take one of the same kind out of those that are left, if there is one, and describe it."""
+    for key in left:
+        if key[0] == trait.kind and left[key]:
+            left[key] -= 1
+            return f"became {texts[key]}"
+    return "not kept"
+
+
+def _is_stream(trait: Trait) -> bool:
+    return trait.kind.startswith("stream ")
+
+
+class LossLedger:
+    """What one output loses: as planned before the work, then as found after it.
+
+    Args:
+        name: of the output, for people.
+        wanted: the traits of the source.
+        said: losses that no trait shows, and of which people were told.
+        describe: describes a loss for people; only those that it leaves as they are, are not told.
+        strict: whether a loss is an error.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        wanted: Iterable[Trait] = (),
+        *,
+        said: Iterable[str] = (),
+        describe: Callable[[Loss], str] = str,
+        strict: bool = False,
+    ) -> None:
+        self._name = name
+        self.wanted = tuple(wanted)
+        self._said = list(said)
+        self._describe = describe
+        self._strict = strict
+        self._losses: list[Loss] = []
+
+    def plan(self, planned: Iterable[Loss], said: Collection[str] = ()) -> list[str]:
+        """Note what will be lost; return what of it people are still to be told.
+
+        Args:
+            planned: by traits.
+            said: in other ways, for people.
+
+        Raises:
+            SinkRefused: if anything is lost that must not be.
+        """
+        self._losses = list(planned)
+        new = [*said, *(str(loss) for loss in self._losses if self._describe(loss) == str(loss))]
+        self._said += said
+        if self._strict and (lines := self.lines()):
+            raise SinkRefused(f"--strict-streams: {self._name}: {'; '.join(lines)}")
+        return new
+
+    def check(self, output: Collection[Trait], empty: Collection[str] = ()) -> list[str]:
+        """Compare the finished output with the source; return what is lost that was not planned.
+
+        Args:
+            output: its traits.
+            empty: subjects that are no loss: streams without a packet, which some muxers leave out.
+
+        Raises:
+            VerificationFailed: if anything is lost that must not be.
+        """
+        planned = {loss.trait for loss in self._losses}
+        found = losses(self.wanted, output)
+        self._losses = [loss for loss in found if loss.trait.subject not in empty]
+        lost = [self._describe(loss) for loss in self._losses if loss.trait not in planned]
+        if lost and self._strict:
+            raise VerificationFailed(f"--strict-streams: {self._name}: {'; '.join(lost)}")
+        return lost
+
+    def lines(self) -> list[str]:
+        """Return all losses known so far, for people."""
+        return [*self._said, *map(self._describe, self._losses)]
+
+
+# Streams, and the tags of the file and of each stream.
+
+# Metadata that describe the old file, or are written by the muxer.
+_STALE = {
+    "encoder", "encoded_by_ffmpeg", "major_brand", "minor_version", "compatible_brands", "duration",
+    "vendor_id", "rotate", "timecode", "number_of_frames", "number_of_bytes", "bps", "source_id",
+    "_statistics_writing_app", "_statistics_writing_date_utc", "_statistics_tags",
+    # of MXF and AVI: identities of the old file and of the program that wrote it
+    "application_platform", "company_name", "data_type", "modification_date", "product_name",
+    "product_version", "product_version_num", "toolkit_version", "toolkit_version_num",
+    "track_name", "file_package_name", "material_package_name", "software", "uid",
+}  # fmt: skip
+_IDENTITY = re.compile(r"\w+_(uid|umid|ul)$")
+# Metadata that only say by what a track is played, repeat the file's, or are traits of their own.
+_TECHNICAL = {"handler_name", "creation_time", "alpha_mode", "stereo_mode", "filename", "mimetype"}
+
+
+def kept_metadata(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata that describe the content rather than the file.
+
+    Matroska's tags may end in a language: ``DURATION-eng`` is as stale as ``DURATION``.
+    """
+    return {key: value for key, value in tags.items() if not _is_stale(key)}
+
+
+def _is_stale(key: str) -> bool:
+    name = key.lower()
+    without_language = name[:-4] if len(name) > 4 and name[-4] == "-" else name
+    return not {name, without_language}.isdisjoint(_STALE) or _IDENTITY.match(name) is not None
+
+
+def is_chapter_track(stream: Stream) -> bool:
+    """Return whether a track holds the titles of chapters, as the video's ``chap`` reference says.
+
+    FFmpeg makes chapters of such a text track, and marks it as not to be read. So ask before any
+    stream's `discard` is set.
+    """
+    return stream.type == "data" and stream.discard == Discard.all
+
+
+def name_of(stream: Stream, path: Path | None) -> str:
+    """Return a stream's codec; of data that FFmpeg has no name for, what its file calls it.
+
+    Args:
+        stream: of any kind.
+        path: the regular file, if it is one.
+    """
+    name = codec_of(stream)
+    if stream.type == "data" and name in ("bin_data", "unknown") and path is not None:
+        entries = sample_entries(mp4_index(path))
+        return entries[stream.index] if stream.index < len(entries) else name
+    return name
+
+
+def stream_traits(opened: OpenedFile, chapter_tracks: set[int]) -> Iterator[Trait]:
+    """Yield all streams except the video, chapter titles and time codes; and all tags.
+
+    Args:
+        opened: the file.
+        chapter_tracks: indices of the streams that hold chapter titles.
+    """
+    yield from _tags("file", "", opened.container.metadata)
+    for stream in opened.container.streams:
+        kind = kind_of(stream)
+        if stream.index == opened.video.index:
+            yield from _tags("video", "video ", stream.metadata, _TECHNICAL)
+            continue
+        name = name_of(stream, opened.path)
+        if stream.index in chapter_tracks or is_timecode(stream, name):
+            continue
+        subject = f"{kind} #{stream.index}"
+        language = stream.language and excerpt(stream.language)
+        spoken = f" ({language})" if language and language != "und" else ""
+        yield Trait(subject, f"stream {kind}", f"{excerpt(name)}{spoken}", codec_of(stream))
+        yield from _tags(subject, f"{kind} ", stream.metadata, _TECHNICAL)
+
+
+def _tags(
+    subject: str, prefix: str, metadata: Mapping[str, str], technical: Collection[str] = ()
+) -> Iterator[Trait]:
+    for key, value in kept_metadata(metadata).items():
+        name = key.lower()
+        if name in technical or not value or (name, value) == ("language", "und"):
+            continue
+        text = f"tag {excerpt(key, 60)} '{excerpt(value, 80)}'"
+        yield Trait(subject, f"{prefix}tag {excerpt(name, 60)}", text, value)
+
+
+def chapter_traits(opened: OpenedFile) -> Iterator[Trait]:
+    """Yield the chapters, if there are any: their number and titles."""
+    titles = [one["metadata"].get("title", "") for one in opened.container.chapters()]
+    if titles:
+        named = f" ({excerpt(', '.join(filter(None, titles)), 80)})" if any(titles) else ""
+        yield Trait("file", "chapters", f"{len(titles)} chapters{named}", "\n".join(titles))
+
+
+# The pictures: transparency, and the side data of the first frames.
+
+
+def alpha_traits(opened: OpenedFile) -> Iterator[Trait]:
+    """Yield that pictures are transparent, or that the file says so of data not decoded here."""
+    says = opened.video.metadata.get("alpha_mode") == "1"
+    # every palette has alpha, most of them opaque
+    is_palette = codec_of(opened.video) == "gif"
+    if says or any(_is_transparent(frame, is_palette=is_palette) for frame in opened.frames):
+        yield Trait("video", "alpha", "alpha")
+
+
+def _is_transparent(frame: VideoFrame, *, is_palette: bool) -> bool:
+    try:
+        has_alpha = PixelFormat.parse(planar_pix_fmt(pix_fmt_of(frame))).has_alpha
+    except UnsupportedMedia:  # floats, Bayer data
+        return False
+    if has_alpha and (is_palette or frame.format.name == "pal8"):
+        return int(frame.to_ndarray(format="rgba")[..., 3].min()) < 255
+    return has_alpha
+
+
+# What :func:`upframe.io.pictures.metadata.tags_of` reads, or that tells of the encoder's work only.
+_CHECKED_ELSEWHERE = {
+    "DISPLAYMATRIX", "MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL", "MOTION_VECTORS",
+    "VIDEO_ENC_PARAMS", "VIDEO_HINT", "REGIONS_OF_INTEREST",
+}  # fmt: skip
+_SIDE_DATA = {
+    "A53_CC": ("a53 captions", "closed captions (A53)"),
+    "DYNAMIC_HDR_PLUS": ("hdr10+", "HDR10+"),
+    "DYNAMIC_HDR_VIVID": ("hdr vivid", "HDR Vivid"),
+    "DOVI_RPU_BUFFER": ("dolby vision", "Dolby Vision"),
+    "DOVI_METADATA": ("dolby vision", "Dolby Vision"),
+    "ICC_PROFILE": ("icc", "ICC profile"),
+    "SPHERICAL": ("spherical", "spherical projection"),
+    "STEREO3D": ("stereo3d", "stereoscopic"),
+    "AFD": ("afd", "active format description"),
+    "PANSCAN": ("panscan", "pan and scan"),
+    "GOP_TIMECODE": ("gop timecode", "time codes of MPEG-2's groups"),
+    "S12M_TIMECODE": ("frame timecode", "time codes of frames (SMPTE ST 12)"),
+    "FILM_GRAIN_PARAMS": ("film grain", "film grain parameters"),
+    "SEI_UNREGISTERED": ("user data", "user data (SEI)"),
+    "AMBIENT_VIEWING_ENVIRONMENT": ("ambient", "ambient viewing environment"),
+    # kinds of FFmpeg 8.1 that PyAV 18 has no name for, by their number
+    "28": ("lcevc", "LCEVC enhancement"),
+    "29": ("view", "a second view (MV-HEVC)"),
+    "30": ("reference displays", "3D reference displays"),
+    "31": ("exif", "EXIF"),
+}
+_UUID_BYTES = 16
+_BANNERS = (b"x264 - core", b"x265 (build", b"Lavc")
+"""What user data begin with, after their UUID, that only name the encoder and its options."""
+
+
+def side_data_traits(opened: OpenedFile, known: set[str]) -> Iterator[Trait]:
+    """Yield each kind of side data of the first frames, unless its kind is among `known`."""
+    names = dict.fromkeys(name for frame in opened.frames for name in side_data_names(frame))
+    if "timecode" in known:  # which MPEG-2 repeats
+        known = known | {"gop timecode"}
+    for name in names:
+        kind, text = _SIDE_DATA.get(name, (f"side data {name.lower()}", f"side data {name}"))
+        if name not in _CHECKED_ELSEWHERE and kind not in known:
+            known = known | {kind}
+            yield Trait("frames", kind, text)
+
+
+def side_data_names(frame: VideoFrame) -> list[str]:
+    """List the kinds of a frame's side data that say something, as PyAV calls them.
+
+    One that PyAV has no name for hides all others: only its number is known then.
+    """
+    try:
+        # typed as a dict of motion vectors, but really a sequence of every kind there is
+        entries = list(cast("Iterable[SideData]", frame.side_data))
+    except ValueError as error:
+        return re.findall(r"^\d+", str(error))
+    return [
+        name for entry in entries if not _says_nothing(name := entry.type.name, bytes(entry), frame)
+    ]
+
+
+def _says_nothing(name: str, data: bytes, frame: VideoFrame) -> bool:
+    """Return whether side data are the encoder's banner, or what MPEG-2 repeats in every file."""
+    if name == "SEI_UNREGISTERED":
+        return data[_UUID_BYTES:].startswith(_BANNERS)
+    if name == "GOP_TIMECODE":
+        # 25 bits (ISO/IEC 13818-2, 6.3.8), of which 24 is the drop frame flag, and 12 always set
+        return not int.from_bytes(data[:4], "little") & 0xFFEFFF
+    if name == "PANSCAN":  # AVPanScan: an identifier, width and height in 1/16, three positions
+        _, width, height, *positions = struct.unpack_from("<3i6h", data)
+        return (width, height) == (16 * frame.width, 16 * frame.height) and not any(positions)
+    return False
