@@ -224,3 +224,19 @@ def test_a_picture_shows_when_its_packet_came() -> None:
     assert made.arrived is not None
     assert made.seconds == Fraction(0)
     stage.end()
+
+
+@pytest.mark.parametrize(("most_seconds", "at_once"), [(60.0, 2), (0.05, 1)])
+def test_warming_up_fills_every_lane_while_there_is_time(most_seconds: float, at_once: int) -> None:
+    """So that the memory of all lanes is taken before the first frame, and not at a later level."""
+    worked = Worked(lambda _: time.sleep(0.05))
+    compute = LiveCompute(
+        INFO,
+        FilterOptions(),
+        RUNTIME,
+        levels=parse_levels(("full",), FilterOptions()),
+        build=lambda *_: (BuiltFilter("worked", worked, None),),
+    )
+    compute.warm_up(most_seconds=most_seconds)
+    compute.close()
+    assert worked.most == at_once
