@@ -8,6 +8,7 @@ One part after the other is measured and becomes one document of results, as JSO
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import sys
 import tempfile
@@ -309,4 +310,6 @@ def slug(device: torch.device) -> str:
 
 
 if __name__ == "__main__":
+    gc.collect()
+    gc.freeze()  # as in the command, whose full collections leave out what was imported
     sys.exit(main())

@@ -6,6 +6,7 @@ In a user namespace of our own, where the limits can be lowered for real.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
 import shutil
@@ -56,6 +57,12 @@ def test_shortage_that_comes_later_is_noticed_at_the_next_scan(tmp_path: Path) -
     assert "jobs 1 mode poll" in lines
 
 
+def test_the_limit_is_tested_only_when_the_watches_of_the_tree_were_added(tmp_path: Path) -> None:
+    """The watch that tests the limit would take one of theirs, and hide what is missing."""
+    lines = _in_a_namespace(tmp_path, "watches", 3, "too_early")
+    assert [line for line in lines if " mode " in line] == ["early mode events", "late mode poll"]
+
+
 def _in_a_namespace(tmp_path: Path, limit: str, count: int, scene: str) -> list[str]:
     """Play a scene of this file where inotify is short; returns the lines that it wrote."""
     if shutil.which("unshare") is None:
@@ -82,6 +89,26 @@ async def later(yard: Yard) -> None:
     await _watch(yard, late_folders=20)
 
 
+async def too_early(yard: Yard) -> None:
+    for number in range(10):
+        yard.put("a.txt", folder=yard.input / f"folder {number}")
+    watch = WatchConfig.model_validate(yard.watch(mode="events"))
+    woken = asyncio.Event()
+    listener = ChangeListener(watch, woken.set)
+    libc = ctypes.CDLL(None)
+    descriptor = libc.inotify_init1(os.O_CLOEXEC)
+    for number in range(3):  # takes all watches that there are
+        libc.inotify_add_watch(descriptor, os.fsencode(yard.input / f"folder {number}"), 0x400)
+    await listener.begin("ext4", 11)
+    await listener.check()
+    say("early mode", listener.mode.name)
+    await asyncio.wait_for(woken.wait(), 30)
+    await listener.check()
+    say("late mode", listener.mode.name)
+    await listener.end()
+    os.close(descriptor)
+
+
 async def _watch(yard: Yard, *, late_folders: int) -> None:
     async with watching(yard, yard.watch(mode="events")) as house:
         await house.scans(1)
@@ -102,9 +129,8 @@ def say(*words: object) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    asyncio.run(
-        {"from_the_start": from_the_start, "later": later}[sys.argv[1]](Yard(Path(sys.argv[2])))
-    )
+    scenes = {"from_the_start": from_the_start, "later": later, "too_early": too_early}
+    asyncio.run(scenes[sys.argv[1]](Yard(Path(sys.argv[2]))))
 
 
 def test_a_bug_in_hearing_changes_is_told_so_that_the_folder_is_polled(tmp_path: Path) -> None:
