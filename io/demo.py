@@ -159,9 +159,9 @@ def read_pictures(path: Path, first: int, count: int) -> list[Tensor]:
 def compare(source: Tensor, results: list[Tensor]) -> Tensor:
     """Compose the comparison.
 
-    At the top one frame: its left half from the source, enlarged pixel by pixel, its right half
-    from the result. In the middle its finest detail, in three versions. At the bottom the region
-    with most motion: the frame, the one that was inserted after it, and the next.
+    At the top the busiest half of one frame: on the left from the source, enlarged pixel by pixel,
+    on the right the same part of the result. In the middle its finest detail, in three versions. At
+    the bottom the region with most motion: the frame, the one inserted after it, and the next.
 
     Args:
         source: (3, h, w), [0, 1]: a frame of the source.
@@ -176,7 +176,7 @@ def compare(source: Tensor, results: list[Tensor]) -> Tensor:
     scale = max(1, size[1] // 640)
     with one_thread():
         return _stack(
-            _halves(enlarge(source, size, "nearest-exact"), results[0], source, scale),
+            _sides(enlarge(source, size, "nearest-exact"), results[0], source, scale),
             _details(source, results[0], scale),
             _moments(results, scale),
         )
@@ -221,15 +221,16 @@ def busiest(activity: Tensor, height: int, width: int) -> tuple[int, int]:
     return best // sums.shape[1], best % sums.shape[1]
 
 
-def _halves(before: Tensor, after: Tensor, source: Tensor, scale: int) -> Tensor:
-    half = after.shape[2] // 2
-    picture = torch.cat((before[:, :, :half], after[:, :, half:]), 2)
-    picture[:, :, half - scale : half + scale] = 1
-    put_label(picture, f"source {_size_of(source)}", top=0, left=0, scale=scale)
-    label = f"upframe {_size_of(after)}"
-    right = picture.shape[2] - (6 * len(label) + 5) * scale
-    put_label(picture, label, top=0, left=max(half, right), scale=scale)
-    return picture
+def _sides(before: Tensor, after: Tensor, source: Tensor, scale: int) -> Tensor:
+    """Show the half of the frame with the most detail, before and after."""
+    _, height, whole = after.shape
+    width = (whole - _GAP) // 2
+    _, left = busiest(_edges(after)[0], height, width)
+    panels = {
+        f"source {_size_of(source)}": before[:, :, left : left + width].clone(),
+        f"upframe {_size_of(after)}": after[:, :, left : left + width].clone(),
+    }
+    return _row(panels, whole, scale)
 
 
 def _details(source: Tensor, result: Tensor, scale: int) -> Tensor:
