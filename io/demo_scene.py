@@ -92,7 +92,7 @@ def _hash(column: Tensor, row: Tensor) -> Tensor:
 _DESIGN_HEIGHT = 216.0
 _FAR_SPEED, _MIDDLE_SPEED, _NEAR_SPEED = 5.0, 20.0, 65.0  # pixels a second, to the left
 _MILL_X, _MILL_Y = 292.0, 118.0
-_MILL_TURN = 0.9  # radians a second
+_MILL_TURN = 0.5  # radians a second
 _BALLOON_SPEED = 26.0  # pixels a second, to the right
 _REACH = 66.0  # pixels from the middle of the largest object to its edge
 
@@ -261,7 +261,7 @@ def _mill(canvas: _Canvas, seconds: float) -> Layer:
     width = 7 + 0.13 * y
     tower = torch.maximum(x.abs() - width, torch.maximum(-y - 4, y - 46))
     bricks = step(torch.remainder(y, 4.0), 0.4, 0.9) * 0.18
-    color = mix(rgb(0xE9DDC8), rgb(0x9A5B43), (x / width * 0.5 + 0.45).clamp(0, 1))
+    color = mix(rgb(0xF1EBDD), rgb(0x8D8F8A), (x / width * 0.5 + 0.45).clamp(0, 1))
     color = color * (0.82 + bricks)
     cap = torch.maximum(torch.hypot(x, y + 4) - 8.5, y + 4)
     color = mix(color, rgb(0x5A2F28), inside(cap, canvas.pixel))

@@ -92,7 +92,7 @@ def test_every_field_is_an_option_with_the_models_words(model: type[BaseModel]) 
 
 def test_names_no_option_that_is_not_there() -> None:
     known = option_strings(make_parser())
-    foreign = {"--demuxer", "--help"}  # of x264; of every program
+    foreign = {"--audio-file", "--help"}  # of mpv; of every program
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT)) <= known | foreign
 
 

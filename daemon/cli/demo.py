@@ -22,7 +22,7 @@ from ..specification import ConversionOptions
 _SIZE = (384, 216)
 _RATE = Fraction(15)
 _NUM_FRAMES = 60
-_SHOWN = 35
+_SHOWN = 30
 """Number of the source frame in the picture; all moving objects are in it."""
 _FILTERS = {"enable_frame_interpolation": True, "enable_upscaling": True, "upscaling_scale": 2}
 _DESCRIPTION = """\

@@ -84,15 +84,15 @@ def _send_prints_to_stderr() -> None:
 
 
 _EPILOG = """\
-examples (set -o pipefail, so that a failure anywhere is seen):
+examples (set -o pipefail, so that a failure anywhere is seen; sound comes from the original file,
+and raw streams such as .hevc and .ivf hold none):
   ffmpeg -v error -i in.mkv -f yuv4mpegpipe -strict -1 - | upframe pipe --interpolate 1 \\
-    | ffmpeg -i - -c:v libx264 -crf 18 out.mp4
-  ffmpeg -v error -i in.mkv -f yuv4mpegpipe - | upframe pipe --upscale 2 \\
-    | x264 --demuxer y4m --crf 18 -o out.264 -
+    | ffmpeg -i - -i in.mkv -map 0:v -map '1:a?' -c:a copy -c:v libx264 -crf 18 out.mp4
   vspipe -c y4m script.vpy - | upframe pipe --interpolate 1 | x265 --y4m --input - -o out.hevc
   ffmpeg -v error -i in.mkv -f yuv4mpegpipe -strict -1 - | upframe pipe --interpolate 1 \\
     | SvtAv1EncApp -i stdin -b out.ivf
-  ffmpeg -v error -i in.mkv -f nut -c:v rawvideo - | upframe pipe --interpolate 1 | mpv -
+  ffmpeg -v error -i in.mkv -f nut -c:v rawvideo - | upframe pipe --interpolate 1 \\
+    | mpv --audio-file=in.mkv -
 
 y4m has a constant rate and, of colour, only the range. nut keeps time stamps, but no colour.
 matroska keeps both; more than 8 bits are FFV1 there. A reader that closes stdout early ends

@@ -256,5 +256,10 @@ def test_a_full_disk_is_an_io_error() -> None:
 def test_help_shows_whole_command_lines() -> None:
     done = run([*PIPE, "--help"])
     assert done.returncode == 0
-    for words in (b"ffmpeg -i -", b"x264 --demuxer y4m", b"SvtAv1EncApp -i stdin", b"| mpv -"):
+    for words in (
+        b"ffmpeg -i - -i in.mkv",
+        b"x265 --y4m",
+        b"SvtAv1EncApp -i stdin",
+        b"| mpv --audio-file",
+    ):
         assert words in done.stdout
