@@ -230,11 +230,32 @@ class StreamSpec(_Specification, DeviceOptions, frozen=True, extra="forbid"):
         allow_inf_nan=False,
         description="Length of the files of an output such as %Y%m%d-%H%M%S.mp4.",
     )
+    keep_days: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Remove recordings of the output that are older, when one is completed.",
+    )
+    keep_gibibytes: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Remove the oldest recordings of the output beyond this size together, when "
+        "one is completed.",
+    )
     tls_insecure: bool = Field(
         default=False,
         description="Accept any certificate: passwords and pictures may go to an impostor.",
     )
     sound: bool = Field(default=True, description="Copy the sound.")
+
+    @model_validator(mode="after")
+    def _keep_recordings_only(self) -> Self:
+        is_series = "%" in self.output and "://" not in self.output
+        if (self.keep_days or self.keep_gibibytes) and not is_series:
+            text = "must be an output such as %Y%m%d-%H%M%S.mp4, for keep_days or keep_gibibytes"
+            raise ValueError(text)
+        return self
 
 
 def part_of(value: BaseModel, model: type[Model]) -> Model:

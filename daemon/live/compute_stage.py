@@ -342,7 +342,7 @@ class ComputeStage:
         return not self._thread.is_alive()
 
     def counts(self) -> dict[str, int]:
-        """Return the filters' counters, `frames_dropped` before work, and `frames_failed`."""
+        """Return the filters' counters and frames_dropped, _failed, _as_asked and _reduced."""
         return dict(self._counts + Counter(self._compute.statistics()))
 
     def _run(self) -> None:
@@ -394,6 +394,8 @@ class ComputeStage:
     def _begin(self, item: QueuedFrame, *, breaks: bool) -> None:
         if breaks:
             self._settle(everything=True)
+        is_full = self._governor.level.name == "full"
+        self._counts["frames_as_asked" if is_full else "frames_reduced"] += 1
         began = self._now()
         with self._leaving_out_failed():
             picture = self._picture(item)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, log
 
-from .levels import Level
+from .levels import Level, meaning
 
 # The cost of a frame at each level: measured at the one in force, remembered for the others.
 #
@@ -253,6 +253,43 @@ class Change:
     """Of the new level."""
     reason: str
     """For people."""
+
+
+_WINDOW_SECONDS, _JUDGED_SECONDS = 60.0, 20.0
+_MOSTLY = 0.9
+
+
+class Fulfilment:
+    """Measures which share of the frames is what was asked for. It reads no clock."""
+
+    def __init__(self) -> None:
+        self._seen = deque[tuple[float, int, int]]()
+
+    def share(self, now: float, as_asked: int, total: int) -> float | None:
+        """Note the frames by now; return the share in the last minute, None if it is too early."""
+        self._seen.append((now, as_asked, total))
+        while self._seen[0][0] < now - _WINDOW_SECONDS:
+            self._seen.popleft()
+        begun, as_asked_before, total_before = self._seen[0]
+        if now - begun < _JUDGED_SECONDS or total == total_before:
+            return None
+        return (as_asked - as_asked_before) / (total - total_before)
+
+
+def shortfall(share: float | None, level: str, when: str) -> str:
+    """Say that a machine is too slow, and what would fit; empty if it is not.
+
+    Args:
+        share: of the frames that are what was asked for.
+        level: that is in force.
+        when: of which frames that is the share.
+    """
+    if share is None or share >= _MOSTLY:
+        return ""
+    text = f"this machine is too slow: {100 * share:.0f} % of the frames {when} are as asked for"
+    if level == "full":
+        return f"{text}; to do less, give a smaller upscaling_scale or frame_interpolation_exp"
+    return f"{text}; what fits is level {level}: {meaning(level)}"
 
 
 class Governor:

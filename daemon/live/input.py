@@ -329,7 +329,8 @@ class InputSupervisor:
         self._retry_at = now + wait
         self._enter("reconnecting", self.over.reason, str(self.over))
         if not last:
-            log.warning("input lost (%s): %s; again in %.1f s", self.reason, self.message, wait)
+            what = "no input" if reader.form is None else "input lost"
+            log.warning("%s (%s): %s; again in %.1f s", what, self.reason, self.message, wait)
 
     def _enter(
         self, state: InputState, reason: Reason | None = None, message: str | None = None

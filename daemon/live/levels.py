@@ -56,6 +56,21 @@ class Level:
         return (2**self.exp - 1) * _INSERTING + 2**self.exp * (each + _HANDLING)
 
 
+_MEANINGS = {
+    "no-interpolation": "no frames are inserted",
+    "bicubic": "frames are enlarged without a network",
+    "half-rate": "every second frame of the input is left out",
+    "pass": "frames are only resized",
+}
+
+
+def meaning(name: str) -> str:
+    """Say what a level does, for people."""
+    if match := _EXP_N.match(name):
+        return f"frames are inserted with exponent {match[1]}"
+    return _MEANINGS.get(name, "all that was asked for")
+
+
 def parse_levels(names: Sequence[str], filters: FilterOptions) -> tuple[Level, ...]:
     """Make the levels that a user names, from nothing given up to everything.
 

@@ -26,7 +26,7 @@ from ...io.live.values import Encoded, LiveForm, OutputState
 from ..queues import DropOldestQueue
 from ..specification import StreamSpec
 from .compute_stage import ComputeStage, LiveCompute, QueuedFrame, SessionContext
-from .governor import Governor
+from .governor import Fulfilment, Governor, shortfall
 from .input import FrameIngest, IngestOutlet
 from .levels import parse_levels
 from .output import DelayStatistics, OutputStage, OutputTiming, PendingFrames
@@ -156,6 +156,8 @@ class LivePipeline:
         self._ingest, self._context = ingest, context
         self._levels = parse_levels(spec.levels, spec.filters)
         self._connected = threading.Event()
+        self.as_asked: float | None = None
+        """Share of all frames that are what was asked for, at the latest status."""
         self._clock = LiveClock(self._rate * 2 ** self._levels[0].exp)
         model = replace(form.info, time_base=self._clock.time_base, average_rate=self._rate)
         self.delays = DelayStatistics()
@@ -170,6 +172,7 @@ class LivePipeline:
             now=context.now,
         )
         self.governor = self._governor()
+        self._fulfilment = Fulfilment()
         self._sound = self._sound_template()
         self._encoder = LiveEncoder(
             self.compute.info, spec.encoder, sound=self._sound, format=target.format
@@ -218,6 +221,11 @@ class LivePipeline:
         counts["level_changes"] += self.governor.changes
         for kind, count in self._clock.counts.items():
             counts[f"discontinuities_{kind}"] += count
+        as_asked = counts["frames_as_asked"]
+        less = sum(counts[f"frames_{kind}"] for kind in ("reduced", "dropped", "skipped"))
+        self.as_asked = as_asked / (as_asked + less) if as_asked + less else None
+        share = self._fulfilment.share(now, as_asked, as_asked + less)
+        level = self.governor.level.name
         output = {
             "width": info.width,
             "height": info.height,
@@ -228,7 +236,9 @@ class LivePipeline:
         }
         return replace(
             status,
-            level=self.governor.level.name,
+            level=level,
+            as_asked=None if share is None else round(share, 3),
+            warning=shortfall(share, level, "of the last minute"),
             output={**status.output, **output},
             output_state=self.publisher.state,
             showing=self.output.showing,

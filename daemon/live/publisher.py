@@ -29,6 +29,7 @@ from ...io.live.publisher_protocol import (
     Note,
     PublishFailed,
     Recorded,
+    Removed,
     Skipped,
     Written,
     header_bytes,
@@ -522,6 +523,8 @@ class Publisher:
             log.info("%s: %d frames, complete", event.path, event.frames)
             files = (*state.files, event.path)[-_KEPT_FILES:]
             self._changed(replace(state, files=files))
+        elif isinstance(event, Removed):
+            log.info("%s: removed, %.1f days old", event.path, event.days)
         elif isinstance(event, Note):
             log.warning("%s: %s", self._target.display, event.message)
 

@@ -7,6 +7,7 @@ call `changed` when there is news.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -48,9 +49,12 @@ from ..convert.report import (
 )
 from ..errors import Stopped
 from .compute_stage import SessionContext
+from .governor import shortfall
 from .input import CONNECT_SECONDS, FrameIngest, InputSupervisor, MakeSource
 from .live_pipeline import LivePipeline, LiveRequest, prepare
 from .status import LiveStatus
+
+log = logging.getLogger("upframe.live")
 
 T = TypeVar("T")
 
@@ -140,7 +144,7 @@ def find_target(request: LiveRequest) -> LiveTarget:
         SourceMissing: if its credentials cannot be read.
     """
     spec = request.spec
-    return find_live_target(
+    target = find_live_target(
         spec.output,
         format=spec.container,
         segment_seconds=spec.segment_seconds,
@@ -148,6 +152,7 @@ def find_target(request: LiveRequest) -> LiveTarget:
         overwrite=request.overwrite,
         numbered=request.numbered,
     )
+    return replace(target, keep_days=spec.keep_days, keep_gibibytes=spec.keep_gibibytes)
 
 
 def _rss_of_family(pid: int) -> int:
@@ -227,7 +232,7 @@ class LiveSession:
         self._prepared: Future[tuple[BuiltFilter, ...]] | None = None
         self._starting: Future[LivePipeline] | None = None
         self._loaders: list[threading.Thread] = []
-        self._is_completing = False
+        self._is_completing = self._has_warned = False
         self._warned = WarningLog()
         self._ended_by: str | None = None
         self._stopped_by: int | None = None
@@ -399,6 +404,9 @@ class LiveSession:
             status = replace(status, since=self._since)
         elif now - self._reported_at < STATUS_SECONDS and before.news == status.news:
             return
+        if status.warning and not self._has_warned:
+            self._has_warned = True
+            log.warning("%s", status.warning)
         self._reported, self._reported_at = status, now
         self._on_status(status)
 
@@ -411,6 +419,10 @@ class LiveSession:
         if (pipeline := self._pipeline) is not None:
             self._finish(pipeline)
         self._report_status()
+        if pipeline is not None:
+            level = pipeline.governor.level.name
+            if text := shortfall(pipeline.as_asked, level, "of the whole run"):
+                log.warning("%s", text)
         report = self._report()
         if self._stopped_by is not None and not report.written:
             raise Stopped(self._stopped_by)

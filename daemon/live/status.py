@@ -26,6 +26,10 @@ class LiveStatus:
     """The same for people."""
     level: str = "full"
     """The governor's level."""
+    as_asked: float | None = None
+    """Share of the frames of the last minute that are what was asked for; None at first."""
+    warning: str = ""
+    """What an operator should know, for people: that the machine is too slow."""
     input: dict[str, Any] = field(default_factory=dict[str, Any])
     """url, and once probed: width, height, rate, codec, pix_fmt, sound."""
     output: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -35,7 +39,8 @@ class LiveStatus:
     """What the output shows: `input`, `freeze`, `slate` or `nothing` (before the first frame)."""
     counts: dict[str, int] = field(default_factory=dict[str, int])
     """Since the start: frames_decoded, frames_damaged, frames_dropped (before work),
-    frames_inserted, frames_enlarged, frames_encoded, frames_repeated, frames_late, stalls,
+    frames_as_asked, frames_reduced (by a level), frames_inserted, frames_enlarged,
+    frames_encoded, frames_repeated, frames_late, stalls,
     level_changes, and discontinuities_KIND."""
     reconnects: dict[Reason, int] = field(default_factory=dict[Reason, int])
     """Of the input, by the reason for which the connection before was lost."""
@@ -51,8 +56,9 @@ class LiveStatus:
     def news(self) -> tuple[object, ...]:
         """What is reported at once when it changes: not counts, delays and memory."""
         sink = self.output_state
-        return (self.state, self.reason, self.message, self.level, self.showing, self.input,
-                self.output, sink.connected, sink.reason, sink.message, sink.files)  # fmt: skip
+        return (self.state, self.reason, self.message, self.level, bool(self.warning),
+                self.showing, self.input, self.output, sink.connected, sink.reason, sink.message,
+                sink.files)  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""

@@ -9,9 +9,11 @@ import fcntl
 import glob
 import os
 import re
+import stat
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,9 +24,14 @@ from av.error import FFmpegError
 from ..errors import SinkFull, SinkRefused, VerificationFailed
 from ..extent import whole_fragments, whole_tags
 from ..files import NAME_MAX_BYTES, check_target, rename
+from ..root import Root, opened_folder, opened_place
 
 _FIELDS = "YmdHMSjyFTs"
 _FIELD = re.compile(r"%(.?)")
+_EXACT = {
+    **dict.fromkeys("mdHMSy", r"\d\d"), "Y": r"\d{4}", "j": r"\d{3}", "s": r"\d+", "%": "%",
+    "F": r"\d{4}-\d\d-\d\d", "T": r"\d\d:\d\d:\d\d",
+}  # fmt: skip
 _IS_FIELD = re.compile(r"%[YmdHMSjyFT]")
 _ENDING = re.compile(r"\.live-[0-9a-f]{8}\.partial$")
 _MOST_OF_ONE_NAME = 10_000
@@ -50,6 +57,10 @@ class NamePattern:
         plain = [part for part in pattern.parts if "%" not in part]
         depth = next(at for at, part in enumerate(pattern.parts) if "%" in part)
         self._base = Path(*plain[:depth])
+        stem, dot, extension = (_exact(part) for part in pattern.name.rpartition("."))
+        number = "(-[1-9][0-9]{0,3})?"
+        self._folder = re.compile(_exact(str(pattern.parent)))
+        self._exact = re.compile(f"{stem}{number}{dot}{extension}" if dot else extension + number)
 
     def check(self) -> None:
         """Refuse a pattern whose files could not be written.
@@ -71,6 +82,29 @@ class NamePattern:
         """Return the path for a moment, in local time."""
         return Path(time.strftime(str(self.pattern), time.localtime(wall_seconds)))
 
+    def recordings(self) -> list[tuple[Path, os.stat_result]]:
+        """List the complete files that have names as these, the oldest first."""
+        found: list[tuple[Path, os.stat_result]] = []
+        folders = glob.iglob(_globbed(str(self.pattern.parent)))
+        for folder in filter(self._folder.fullmatch, folders):
+            with suppress(OSError), opened_folder(Root(self._base), Path(folder)) as held:
+                names = filter(self._exact.fullmatch, os.listdir(held))
+                found += [(Path(folder, name), (held / name).lstat()) for name in names]
+        regular = (each for each in found if stat.S_ISREG(each[1].st_mode))
+        return sorted(regular, key=lambda each: (each[1].st_mtime_ns, each[0]))
+
+    def remove(self, recording: Path) -> None:
+        """Delete one of :meth:`recordings`, and its folder if it is empty and not today's.
+
+        Raises:
+            OSError: if that fails.
+        """
+        with opened_place(Root(self._base), recording) as place:
+            place.unlink()
+        if recording.parent not in (self._base, self.at(time.time()).parent):
+            with suppress(OSError):
+                recording.parent.rmdir()
+
     def leftovers(self) -> Iterator[tuple[Path, Path]]:
         """Yield the partial files of other processes, perhaps in use, and their final names."""
         folder, name = self.pattern.parent, self.pattern.name
@@ -87,6 +121,13 @@ def _globbed(text: str) -> str:
     plain = (glob.escape(part) for part in parts[::2])
     fields = ("%" if field == "%" else "*" for field in [*parts[1::2], ""])
     return "".join(a + b for a, b in zip(plain, fields, strict=True)).removesuffix("*")
+
+
+def _exact(text: str) -> str:
+    """Convert a pattern of strftime to a regular expression of the names that it makes."""
+    parts = _FIELD.split(text)
+    fields = (_EXACT.get(field, "") for field in [*parts[1::2], ""])
+    return "".join(re.escape(a) + b for a, b in zip(parts[::2], fields, strict=True))
 
 
 def numbered(path: Path) -> Iterator[Path]:

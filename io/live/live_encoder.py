@@ -149,6 +149,12 @@ def live_parameters(codec: str, info: StreamInfo, options: EncoderOptions) -> di
 
 
 _MAX_SLICES = 4
+_CARDS = ("/dev/nvidiactl", "/dev/dxg")
+
+
+def has_card() -> bool:
+    """Return whether there is an NVIDIA card, by its driver's device, here or in WSL."""
+    return any(map(os.path.exists, _CARDS))
 
 
 class EncoderSettings:
@@ -185,7 +191,8 @@ class EncoderSettings:
             try:
                 return self._primer(sound)
             except (SinkRefused, FFmpegError) as error:
-                log.info("%s is not available here (%s)", choice.codec, error)
+                level = logging.INFO if has_card() else logging.DEBUG
+                log.log(level, "%s is not available here (%s)", choice.codec, error)
         self._take(self._choices[-1])
         return self._primer(sound)
 

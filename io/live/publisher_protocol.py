@@ -137,6 +137,15 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
+class Removed:
+    """An old recording was deleted."""
+
+    path: str
+    days: float
+    """Since it was completed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """A warning for people, which changes nothing."""
 
@@ -166,13 +175,14 @@ class Finished:
     """All packets are written and the output is complete; the process ends."""
 
 
-Event = Connected | Written | Skipped | Recorded | Note | PublishFailed | Finished
+Event = Connected | Written | Skipped | Recorded | Removed | Note | PublishFailed | Finished
 
 _EVENTS: dict[str, type[Event]] = {
     "connected": Connected,
     "written": Written,
     "skipped": Skipped,
     "file": Recorded,
+    "removed": Removed,
     "note": Note,
     "failed": PublishFailed,
     "finished": Finished,

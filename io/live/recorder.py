@@ -31,7 +31,7 @@ from .archive import (
     video_extent,
 )
 from .muxer import Muxer
-from .publisher_protocol import Event, Note, Recorded
+from .publisher_protocol import Event, Note, Recorded, Removed
 from .target import LiveTarget
 from .values import Encoded
 
@@ -227,6 +227,7 @@ _LATE_SOUND_SECONDS = Fraction(1)
 """How long the previous file stays open for sound that belongs to it."""
 _FRESH_SECONDS = 60.0
 """A process may be about to lock a younger empty file."""
+_DAY_SECONDS, _GIBI = 86400.0, 1 << 30
 _HEADER_BYTES = 1024
 """A shorter file ends before its first fragment."""
 
@@ -262,6 +263,7 @@ class RollingRecorder:
         self._noted: set[str] = set()
         self._completion = CompletionThread(on_event)
         self._completion.add(self._rescue)
+        self._completion.add(self._expire)
 
     def write(self, packet: Encoded) -> bool:
         """Write a packet into the recording where it belongs; return False if there is none.
@@ -323,6 +325,7 @@ class RollingRecorder:
     def _complete(self, recording: RecordingFile) -> None:
         recording.close()
         self._completion.add(lambda: list(filter(None, [recording.publish()])))
+        self._completion.add(self._expire)
 
     def close(self) -> None:
         """Complete what is open and wait until all is verified and renamed.
@@ -344,6 +347,26 @@ class RollingRecorder:
                 self._on_event(saved)
         self._before = self._current = None
         self._completion.close()
+
+    def _expire(self) -> list[Event]:
+        """Remove the recordings that are too old, or too many; the latest one is kept."""
+        days, gibibytes, events = self._target.keep_days, self._target.keep_gibibytes, list[Event]()
+        if days is None and gibibytes is None:
+            return events
+        recordings = self._naming.recordings()
+        size = sum(status.st_size for _, status in recordings)
+        for path, status in recordings[:-1]:
+            age = (self._wall() - status.st_mtime) / _DAY_SECONDS
+            if (days is None or age <= days) and (gibibytes is None or size <= gibibytes * _GIBI):
+                break
+            try:
+                self._naming.remove(path)
+            except OSError as error:
+                events.append(Note(f"{path}: cannot be removed: {error.strerror or error}"))
+                continue
+            size -= status.st_size
+            events.append(Removed(str(path), age))
+        return events
 
     def _rescue(self) -> list[Event]:
         """Save the complete part of what other processes have left behind."""

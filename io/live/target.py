@@ -63,6 +63,9 @@ class LiveTarget:
     """Whether the ffmpeg program must send it, since PyAV's libraries cannot."""
     segment_seconds: float = 600.0
     """Length of rolling files; the next keyframe begins another one."""
+    keep_days: float | None = None
+    keep_gibibytes: float | None = None
+    """Age and size beyond which rolling files are removed; None: never."""
     overwrite: bool = False
     """Whether an existing file may be replaced."""
     tls_insecure: bool = False

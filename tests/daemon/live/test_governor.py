@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 from support.live.governed_stage import DEEP, FULL, LATENCY, RATE, Cost, Stage, share_of_full
 
-from upframe.daemon.live.governor import Governor
-from upframe.daemon.live.levels import Level, parse_levels
+from upframe.daemon.live.governor import Fulfilment, Governor, shortfall
+from upframe.daemon.live.levels import Level, meaning, parse_levels
 from upframe.daemon.specification import DEFAULT_LEVELS
 from upframe.filters.options import FilterOptions
 
@@ -258,3 +258,47 @@ def test_the_history_tells_when_what_and_why_and_does_not_grow_for_ever() -> Non
     assert change.at == stage.levels[0][0]
     assert "of the time" in change.reason
     assert stage.governor.history.maxlen is not None
+
+
+def test_the_share_of_what_was_asked_for_is_that_of_the_last_minute() -> None:
+    fulfilment, as_asked, total = Fulfilment(), 0, 0
+    shares: list[float | None] = []
+    for second in range(300):
+        as_asked += 10 if second < 100 or second >= 200 else 1
+        total += 10
+        shares.append(fulfilment.share(float(second), as_asked, total))
+    assert shares[:20] == [None] * 20  # too early to judge
+    assert shares[99] == 1.0
+    assert shares[130] == pytest.approx(1 - 31 / 60 * 0.9, abs=0.01)
+    assert shares[180] == pytest.approx(0.1)
+    assert shares[299] == 1.0
+
+
+def test_without_frames_there_is_no_share() -> None:
+    fulfilment = Fulfilment()
+    assert [fulfilment.share(float(second), 0, 0) for second in range(60)] == [None] * 60
+
+
+@pytest.mark.parametrize(
+    ("share", "level", "wanted"),
+    [
+        (None, "pass", ""),
+        (1.0, "full", ""),
+        (0.95, "bicubic", ""),
+        (0.123, "bicubic", "12 % of the frames of the last minute are as asked for; what fits is "
+         "level bicubic: frames are enlarged without a network"),
+        (0.0, "exp-2", "what fits is level exp-2: frames are inserted with exponent 2"),
+        (0.5, "full", "to do less, give a smaller upscaling_scale or frame_interpolation_exp"),
+    ],
+)  # fmt: skip
+def test_too_slow_is_said_in_plain_words(share: float | None, level: str, wanted: str) -> None:
+    text = shortfall(share, level, "of the last minute")
+    assert wanted in text
+    assert bool(wanted) == text.startswith("this machine is too slow: ") == bool(text)
+
+
+def test_every_level_has_a_meaning() -> None:
+    names = {level.name for level in parse_levels(DEFAULT_LEVELS, DEEP)}
+    meanings = {name: meaning(name) for name in names}
+    assert len(set(meanings.values())) == len(names)
+    assert meanings["full"] == "all that was asked for"

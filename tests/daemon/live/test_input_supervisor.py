@@ -155,6 +155,24 @@ def test_what_refuses_is_tried_again_and_again_and_told_apart(reason: Reason) ->
     bench.incoming.stop()
 
 
+def test_lost_is_said_only_of_what_was_there(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(Source(refused="refused"), there := Source(), Source(refused="refused"))
+    bench.until_state("reconnecting")
+    assert [line.partition(":")[0] for line in caplog.messages] == ["no input (refused)"]
+    bench.passes(100)
+    there.send()
+    bench.until_frames(1)
+    bench.until_state("running")
+    there.lose("ended")
+    bench.until_state("reconnecting")
+    bench.passes(100)
+    bench.until_connections(3)
+    bench.until_state("reconnecting")
+    bench.until(lambda: len(caplog.messages) == 3)
+    lost = [line.partition(":")[0] for line in caplog.messages]
+    assert lost == ["no input (refused)", "input lost (ended)", "no input (refused)"]
+
+
 def test_the_next_attempt_waits_for_its_time() -> None:
     bench = Bench(Source(refused="refused"), Source())
     bench.until_state("reconnecting")

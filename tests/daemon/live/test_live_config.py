@@ -49,6 +49,8 @@ def test_every_option_of_the_command_line_is_a_key(tmp_path: Path) -> None:
     rtsp_transport = "auto"
     stall_seconds = 4
     segment_seconds = 60
+    keep_days = 14
+    keep_gibibytes = 0.5
     format = "mp4"
     tls_insecure = true
     sound = false
@@ -61,6 +63,8 @@ def test_every_option_of_the_command_line_is_a_key(tmp_path: Path) -> None:
         "rtsp_transport": "auto",
         "stall_seconds": 4.0,
         "segment_seconds": 60.0,
+        "keep_days": 14.0,
+        "keep_gibibytes": 0.5,
         "container": "mp4",
         "tls_insecure": True,
         "sound": False,
@@ -83,6 +87,12 @@ def test_every_option_of_the_command_line_is_a_key(tmp_path: Path) -> None:
         (GATE + 'levels = ["full", "fast"]', "wanted full, exp, exp-N (N at least 1), no-interp"),
         (GATE + "levels = []", "live[0].levels: got [], wanted "),
         (GATE + "latency = 2", "live[0].latency: got an unknown key, wanted latency_seconds, perh"),
+        (GATE + "keep_days = 0", "live[0].keep_days: got 0, wanted greater than 0"),
+        (
+            GATE.replace('"/out/%H%M%S.mp4"', '"rtsp://relay/x"') + "keep_days = 7",
+            "wanted an output such as %Y%m%d-%H%M%S.mp4, for keep_days or keep_gibibytes",
+        ),
+        (GATE.replace("%H%M%S", "gate") + "keep_gibibytes = 7", "wanted an output such as %Y%m%d"),
         (GATE + "latency_seconds = 0", "live[0].latency_seconds: got 0, wanted greater than or "),
         (GATE + 'on_loss = "black"', "wanted 'slate', 'freeze' or 'stop'"),
         (GATE + 'credentials_file = "secret"', 'live[0].credentials_file: got "secret", wanted an'),

@@ -178,6 +178,42 @@ def test_time_may_pass_faster_than_it_does(tmp_path: Path) -> None:
     assert report.counts["frames_dropped"] == 0
 
 
+@pytest.mark.slow
+def test_a_machine_that_is_too_slow_says_so_once_and_again_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half a minute by a clock that is four times as fast, at which no machine enlarges in time."""
+    size = {"width": 320, "height": 240}
+    clip = make_clip(tmp_path / "in.mkv", rate=Fraction(60), frames=1800, **size)
+    began = time.monotonic()
+
+    def now() -> float:
+        return 4 * (time.monotonic() - began)
+
+    def make_input(_: float | None) -> PacedFile:
+        return PacedFile(clip, speed=4.0, now=now)
+
+    work = {"filters": {"enable_upscaling": True, "upscaling_scale": 2}}
+    request = request_of(clip, tmp_path / "out.mkv", work | {"levels": ["full", "pass"]})
+    statuses: list[LiveStatus] = []
+    session = LiveSession(
+        request, now=now, speed=4.0, make_input=make_input, on_status=statuses.append
+    )
+    report = session.run()
+    said = [line for line in report.warnings if "too slow" in line]
+    assert [line.partition(" are as")[0].rpartition("frames ")[2] for line in said] == [
+        "of the last minute",
+        "of the whole run",
+    ]
+    assert all("what fits is level pass: frames are only resized" in line for line in said)
+    logged = [record for record in caplog.records if "too slow" in record.getMessage()]
+    assert [record.levelname for record in logged] == ["WARNING", "WARNING"]
+    shown = [status for status in statuses if status.warning]
+    assert shown[-1].to_json()["warning"].startswith("this machine is too slow")
+    assert shown[-1].as_asked is not None
+    assert shown[-1].as_asked < 0.5
+
+
 def test_the_duration_is_that_of_the_output(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mkv", rate=Fraction(15), frames=60)
     out = tmp_path / "out.mp4"
