@@ -33,7 +33,16 @@ from ..io.limits import InputLimits
 from ..io.redaction import excerpt
 from ..io.root import Root
 from .errors import ConfigError
-from .specification import REFUSED, MediaOptions, Origin, Precision, Priority, Stage, StreamSpec
+from .specification import (
+    REFUSED,
+    MediaOptions,
+    Origin,
+    Precision,
+    Priority,
+    Stage,
+    StreamName,
+    StreamSpec,
+)
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 TopicLevel = Annotated[str, StringConstraints(pattern=r"^[^/+#$\x00][^/+#\x00]*$", max_length=64)]
@@ -113,6 +122,7 @@ class WatchConfig(MediaOptions, frozen=True, extra="forbid"):
 
     refused: ClassVar = REFUSED["watch"]
 
+    name: StreamName | None = None
     input: _AbsolutePath
     output: _AbsolutePath
     recursive: bool = True
@@ -126,6 +136,7 @@ class WatchConfig(MediaOptions, frozen=True, extra="forbid"):
     done_dir: _AbsolutePath | None = None
     on_failed: Literal["leave", "move"] = "leave"
     failed_dir: _AbsolutePath | None = None
+    sidecars: bool = False
     priority: Priority = 0
     mode: Literal["auto", "events", "poll"] = "auto"
 
@@ -145,6 +156,11 @@ class WatchConfig(MediaOptions, frozen=True, extra="forbid"):
         if self.container is None:
             return None
         return "." + _EXTENSIONS.get(self.container, self.container.lstrip("."))
+
+    @property
+    def label(self) -> str:
+        """Its name in metrics and lists: that of the folder, unless another is given."""
+        return self.name or self.input.name or "root"
 
     def root(self, folder: Path, closed: Path | None) -> Root:
         """Return the root of a folder: the input for those inside, whose writers may bend links."""

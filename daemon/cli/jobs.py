@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os.path
-import re
-import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,12 +17,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from ...io.redaction import json_text, one_line, printable, redacted
+from ...io.redaction import json_text, one_line, printable
 from ..config import with_absolute_weights
 from ..errors import DaemonAbsent, UsageError
 from ..exits import Exit
 from ..jobs.api import NewJob, to_public_dict, to_public_json
 from ..jobs.client import DaemonClient, Place, find_place
+from ..jobs.model import new_id
 from ..jobs.store import STATES, JobStore
 from ..specification import ConversionOptions, ConversionSpec
 from .arguments import (
@@ -57,6 +56,7 @@ _OTHERS = 60  # columns for the rest of a table
 _FITTED_ROWS = 1000  # fitting more takes seconds
 _WIDE = 100_000  # columns without a terminal: nothing is cut
 
+_FOLDERS = "List the files of watched folders that wait, failed or were skipped, with the reason."
 _EPILOG = """\
 examples:
   upframe jobs submit film.mkv large.mkv --interpolate 1 --upscale 2
@@ -96,6 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     retry.add_argument("--failed", action="store_true", help="Queue all failed jobs again.")
     watch = _action(actions, "watch", _watch, "Follow all jobs, or some until they have ended.")
     watch.add_argument("ids", metavar="ID", nargs="*")
+    _action(actions, "folders", _folders, _FOLDERS)
     _action(actions, "status", _status, "Show the status of the daemon as JSON.")
 
 
@@ -129,7 +130,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         sink=_absolute(arguments.sink),
     )
     work = work.model_copy(update={"filters": with_absolute_weights(work.filters)})
-    id = arguments.id or _new_id(work.source)  # noqa: A001
+    id = arguments.id or new_id(work.source)  # noqa: A001
     submitted = _client(arguments).submit(specified(arguments, NewJob, id=id, work=work))
     job = submitted["job"]
     if arguments.json:
@@ -221,6 +222,23 @@ def _status(arguments: argparse.Namespace) -> int:
     return Exit.OK if status["store_trouble"] is None else Exit.IO
 
 
+def _folders(arguments: argparse.Namespace) -> int:
+    folders: list[JobJson] = _client(arguments).status()["watch"]
+    if arguments.json:
+        _print_json(folders)
+        return Exit.OK
+    for folder in folders:
+        state = folder["paused"] or folder["state"]
+        sys.stdout.write(one_line(f"{folder['name']}: {folder['input']}: {state}") + "\n")
+        for file in folder["files"]:
+            path = str(file["path"]).removeprefix(f"{folder['input']}/")
+            line = f"  {file['state']:<8} {path}: {file['detail']} ({file['reason']})"
+            sys.stdout.write(one_line(line) + "\n")
+        if folder["files_left_out"]:
+            sys.stdout.write(f"  and {folder['files_left_out']} more\n")
+    return Exit.OK
+
+
 def _store_without_daemon(place: Place, absent: DaemonAbsent) -> JobStore:
     if not os.access(place.store, os.R_OK):
         raise absent
@@ -263,13 +281,6 @@ def _absolute(text: str) -> str:
     if text == "-":
         raise UsageError("a job has no stdin and stdout: give a file or a URL, not '-'")
     return text if "://" in text else os.path.abspath(text)
-
-
-def _new_id(source: str) -> str:
-    """Make a unique id that users recognise."""
-    stem = os.path.splitext(os.path.basename(redacted(source)))[0]
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:40]
-    return f"{slug or 'job'}-{secrets.token_hex(4)}"
 
 
 # On a terminal: a table of jobs, the details of one, and bars of progress.

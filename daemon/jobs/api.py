@@ -12,11 +12,12 @@ import json
 from collections.abc import AsyncGenerator, Collection, Generator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, Field, PlainSerializer, ValidationError
 
-from ...io.redaction import excerpt, redacted_values
+from ...io.redaction import excerpt, one_line, redacted, redacted_values
 from ..errors import Conflict, DaemonAbsent, IllegalChange, StoreBroken, UnknownJob, UsageError
 from ..specification import ConversionSpec, Origin, Priority
 from .model import Confinement, Job, JobId, State, job_of
@@ -36,6 +37,11 @@ def to_public_json(body: str) -> str:
     if not any(mark in body for mark in (":/", ":\\\\/", "=")):
         return body
     return json.dumps(redacted_values(json.loads(body)), separators=(",", ":"))
+
+
+def name_of(job: Job) -> str:
+    """Name a job for people: by its source's file name, on one line and without secrets."""
+    return one_line(PurePath(redacted(job.source)).name or job.id)
 
 
 def _without_report(job: Job) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os.path
+import re
+import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
 
+from ...io.redaction import redacted
 from ...io.root import Identity, Root
 from ..specification import ConversionSpec, Origin, Priority, part_of
 
@@ -119,6 +123,13 @@ def job_of(
         priority=priority,
         created=created or datetime.now(UTC),
     )
+
+
+def new_id(source: str) -> str:
+    """Make a unique id that people recognise."""
+    stem = os.path.splitext(os.path.basename(redacted(source)))[0]
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:40]
+    return f"{slug or 'job'}-{secrets.token_hex(4)}"
 
 
 def partial_token(job_id: str) -> str:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Literal, Self, TypeVar
 
-from ..errors import IllegalChange, StoreBroken
+from ..errors import IllegalChange, StoreBroken, UnknownJob
 from .model import Job, JobProgress, State
 from .store import JobStore, altered, job_of_row
 
@@ -30,6 +30,8 @@ _PAUSE_SECONDS = 0.05  # between two portions of records to delete: others write
 Result = TypeVar("Result")
 ChangeKind = Literal["state", "progress", "removed"]
 Stop = Callable[[], Awaitable[None]]
+Renew = Callable[[Job], Awaitable[dict[str, object]]]
+"""Returns new values of fields of a job that is to be queued again."""
 
 
 class _StoreThreads:
@@ -151,6 +153,8 @@ class JobQueue:
         """With their latest progress, which only memory has."""
         self._subscriptions: set[Subscription] = set()
         self._stops: dict[str, Stop] = {}
+        self.renew: Renew | None = None
+        """Called before a job of a watched folder is queued again; may raise IllegalChange."""
         self._work = asyncio.Event()
         self._changed = asyncio.Event()
         self._paused = False
@@ -249,8 +253,15 @@ class JobQueue:
         return await self._threads.write(call, self._publish_written)
 
     async def retry(self, id: str) -> Job:  # noqa: A002
-        """Queue a job again, as :meth:`JobStore.retry` does."""
-        return await self._threads.write(partial(self.store.retry, id), self._publish_written)
+        """Queue a job again, as :meth:`JobStore.retry` does.
+
+        That of a watched folder gets its file back, and the folder's present options.
+        """
+        job, renewed = await self.get(id), dict[str, object]()
+        if self.renew and job.origin == "watch" and job.state in ("failed", "cancelled"):
+            renewed = await self.renew(job)
+        call = partial(self.store.retry, id, renewed)
+        return await self._threads.write(call, self._publish_written)
 
     async def retry_failed(self) -> list[Job]:
         """Queue every job again that has failed by now."""
@@ -259,8 +270,15 @@ class JobQueue:
             for job in jobs:
                 self._publish_written(job)
 
-        call = partial(self.store.retry_failed, datetime.now(UTC))
-        retried = list[Job]()
+        now, retried = datetime.now(UTC), list[Job]()
+        for job in await self.jobs(("failed",)) if self.renew else ():
+            if job.origin == "watch":
+                try:
+                    retried.append(await self.retry(job.id))
+                except (IllegalChange, UnknownJob, TimeoutError) as error:
+                    log.warning("job %s is not tried again: %s", job.id, error or "no answer")
+        but = "watch" if self.renew else None
+        call = partial(self.store.retry_failed, now, but_origin=but)
         while jobs := await self._threads.write(call, publish):
             retried += jobs
         return retried

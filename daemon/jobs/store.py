@@ -11,7 +11,7 @@ import os.path
 import re
 import sqlite3
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self, get_args
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from ...io.redaction import LOCATION_MAX_BYTES
 from ..errors import Conflict, IllegalChange, StoreBroken, UnknownJob
-from ..specification import ConversionSpec
+from ..specification import ConversionSpec, Origin
 from .database import Database, Row
 from .model import LEGAL_CHANGES, Job, JobProgress, State
 
@@ -296,32 +296,58 @@ class JobStore:
             IllegalChange: if :data:`LEGAL_CHANGES` does not have it, or the job is in another
                 state than `expected`.
         """
+        return self._change(id, state, expected, _allowed(fields))
+
+    def _change(
+        self,
+        id: str,  # noqa: A002
+        state: State,
+        expected: Collection[State] | None,
+        fields: Mapping[str, object],
+    ) -> Job:
         with self._database.write() as connection:
             job = _load(connection, id)
             if state not in LEGAL_CHANGES[job.state] or (
                 expected is not None and job.state not in expected
             ):
                 raise IllegalChange(f"job {id} is {job.state}, it cannot become {state} now")
-            given = _implied_by(state) | _allowed(fields)
+            given = _implied_by(state) | dict(fields)
             return _save(connection, altered(job, state=state, **given))
 
-    def retry(self, id: str) -> Job:  # noqa: A002
+    def retry(
+        self,
+        id: str,  # noqa: A002
+        renewed: Mapping[str, object] | None = None,
+    ) -> Job:
         """Queue a job again that failed or was cancelled, with all its attempts.
 
         Its source is read as it is then: it may have been repaired.
+
+        Args:
+            id: of the job.
+            renewed: new values of any fields but the id, by name.
 
         Raises:
             UnknownJob: if there is no such job.
             IllegalChange: if it is in another state.
         """
-        given = _reset(self.get(id))
-        return self.change(id, "queued", expected=("failed", "cancelled"), **given)
+        given = _reset(self.get(id)) | dict(renewed or {})
+        return self._change(id, "queued", ("failed", "cancelled"), given)
 
-    def retry_failed(self, ended_before: datetime, limit: int = _AT_ONCE) -> list[Job]:
-        """Queue jobs again that failed before a time, at most `limit` in this transaction."""
-        query = f"{_JOB} WHERE state = 'failed' AND ended < ? LIMIT ?"
+    def retry_failed(
+        self, ended_before: datetime, limit: int = _AT_ONCE, *, but_origin: Origin | None = None
+    ) -> list[Job]:
+        """Queue jobs again that failed before a time, at most `limit` in this transaction.
+
+        Those of an origin may be left out.
+        """
+        query = f"""
+            {_JOB} WHERE state = 'failed' AND ended < ?
+            AND json_extract(body, '$.origin') IS NOT ? LIMIT ?
+        """
+        parameters = (ended_before.timestamp(), but_origin, limit)
         with self._database.write() as connection:
-            rows = connection.execute(query, (ended_before.timestamp(), limit)).fetchall()
+            rows = connection.execute(query, parameters).fetchall()
             jobs = [job_of_row(*row) for row in rows]
             given = _implied_by("queued") | {"state": "queued"}
             return [_save(connection, altered(job, **given, **_reset(job))) for job in jobs]

@@ -11,15 +11,18 @@ import asyncio
 import logging
 import random
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
-from ...io.redaction import redacted_values
+from pydantic_core import from_json
+
+from ...io.redaction import excerpt, one_line, redacted_values
 from ..backoff import Backoff
 from ..config import Config
 from ..fence import Fence
+from ..jobs.api import name_of
 from ..jobs.model import Job, State
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
@@ -29,12 +32,12 @@ from .connection import BrokerConnection, Outbox, connection_backoff
 from .handler import Answers, Journal, RequestHandler
 from .requests import MAX_PAYLOAD_BYTES, REPLY_SCHEMA, REQUEST_SCHEMA, json_bytes, request_schemas
 from .states import JobStates, LiveStates
-from .topics import IncomingMessage, OutgoingMessage, Topics
+from .topics import Command, IncomingMessage, OutgoingMessage, Topics
 
 log = logging.getLogger("upframe.mqtt.bridge")
 
 METRICS_SECONDS = 60.0
-_ACTIVITY_SECONDS = 1.0
+_ACTIVITY_SECONDS, _TROUBLE_SECONDS = 1.0, 60.0
 _BIRTH_SECONDS = 2.0
 """At most, by chance, after Home Assistant's start: not all devices shall publish at once."""
 _STOP_SECONDS = 8.0
@@ -52,6 +55,7 @@ class MqttBridge:
         info: returns what the node is: version, device, models. Must not block.
         metrics: returns counters by name. Must not block.
         live: the states of live streams; None: there are none.
+        troubles: returns what an operator should look at, beside failed jobs. Must not block.
         backoff: of the attempts to connect.
         metrics_seconds: from one publication of the metrics to the next.
 
@@ -68,6 +72,7 @@ class MqttBridge:
         metrics: Facts,
         *,
         live: LiveBoard | None = None,
+        troubles: Callable[[], list[str]] = list[str],
         backoff: Backoff | None = None,
         metrics_seconds: float = METRICS_SECONDS,
     ) -> None:
@@ -97,8 +102,11 @@ class MqttBridge:
             on_change=self._active.set,
             is_up=lambda: self._connection.is_up,
         )
-        self._streams = LiveStates(topics, outbox, live or LiveBoard())
-        self._born = asyncio.Event()
+        self._board, self._troubles = live or LiveBoard(), troubles
+        self._streams = LiveStates(topics, outbox, self._board, on_change=self._note_streams)
+        self._shown, self._gone = set[str](), set[str]()
+        """Streams that the device has, and those that Home Assistant may still know of it."""
+        self._looked, self._born = asyncio.Event(), asyncio.Event()
         self._stopping = asyncio.Event()
         self._running: asyncio.Event | None = None
         outbox.retain(topics.info, self._render_info)
@@ -175,6 +183,8 @@ class MqttBridge:
             self._jobs.announce(job_id)
         elif stream is not None and is_old:
             self._streams.announce(stream)
+        elif message.topic == device_topic(self.topics) and is_old:
+            self._gone |= announced_streams(message.payload)
         elif message.topic == self.topics.birth and message.payload == b"online":
             self._born.set()
 
@@ -186,6 +196,9 @@ class MqttBridge:
                 await session.unsubscribe([topics])
         if self._mqtt.discovery:
             await _subscribed(session, self.topics.birth)
+            if await _subscribed(session, device_topic(self.topics), retained=True):
+                await session.unsubscribe([device_topic(self.topics)])
+            self._looked.set()
 
     async def _render_info(self) -> OutgoingMessage:
         jobs = self._config.jobs
@@ -201,13 +214,23 @@ class MqttBridge:
         payload = json_bytes(redacted_values(document | self._info()))
         return OutgoingMessage(self.topics.info, payload, retain=True)
 
+    def _note_streams(self) -> None:
+        self._active.set()
+        if set(self._board.statuses) != self._shown:
+            self._born.set()
+
     async def _render_device(self) -> OutgoingMessage:
-        payload = json_bytes(device_document(self.topics))
+        self._gone |= self._shown
+        self._shown = set(self._board.statuses)
+        gone = sorted(self._gone - self._shown)
+        payload = json_bytes(device_document(self.topics, self._board.statuses, gone))
         return OutgoingMessage(device_topic(self.topics), payload, retain=True)
 
     async def _render_activity(self) -> OutgoingMessage:
         counts, running = await self._queue.counts(), await self._queue.jobs(("running",))
-        payload = json_bytes(activity_document(counts, running))
+        failed = await self._queue.jobs(("failed",), 1)
+        document = activity_document(counts, running, failed, self._troubles())
+        payload = json_bytes(redacted_values(document))
         return OutgoingMessage(self.topics.activity, payload, retain=True)
 
     async def _publish_metrics(self) -> None:
@@ -223,9 +246,12 @@ class MqttBridge:
             self._active.clear()
             self._outbox.retain(self.topics.activity, self._render_activity)
             await asyncio.sleep(_ACTIVITY_SECONDS)
-            await self._active.wait()
+            with suppress(TimeoutError):  # other troubles than those of jobs and streams
+                async with asyncio.timeout(_TROUBLE_SECONDS):
+                    await self._active.wait()
 
     async def _announce_device(self) -> None:
+        await self._looked.wait()  # else it would replace the message that names what is gone
         while True:
             self._outbox.retain(device_topic(self.topics), self._render_device)
             await self._born.wait()
@@ -245,16 +271,27 @@ async def _subscribed(session: Session, topic: str, *, retained: bool = False) -
 
 # Home Assistant's discovery: one device with what the node is doing, found without configuration.
 #
-# The device message is described in Home Assistant's documentation of MQTT discovery: `dev` and
-# `o` are mandatory, and each component has its platform `p` and a `unique_id`.
+# The device message is described in Home Assistant's documentation of MQTT discovery, and read by
+# its version 2024.12 and later: `dev` and `o` are mandatory, and each component has its platform
+# `p` and a `unique_id`; one with its platform alone is removed.
 
 _SENSORS = {
-    "state": ("State", "filmstrip", "state", None),
-    "queue": ("Queue", "tray-full", "queued", "jobs"),
-    "progress": ("Progress", "progress-clock", "progress_percent", "%"),
-    "fps": ("Speed", "speedometer", "fps", "fps"),
+    "state": ("State", "filmstrip", "value_json.state", None),
+    "queue": ("Queue", "tray-full", "value_json.queued", "jobs"),
+    "progress": ("Progress", "progress-clock", "value_json.progress_percent", "%"),
+    "fps": ("Speed", "speedometer", "value_json.fps", "fps"),
+    "failed": ("Failed", "alert-circle-outline", "value_json.failed", "jobs"),
+    "last_error": ("Last error", "message-alert", "value_json.last_error or 'none'", None),
 }
-"""Title, icon, key of the activity, unit."""
+"""Title, icon, value by the activity, unit."""
+_BUTTONS: dict[str, tuple[str, str, Command, str]] = {
+    "retry": ("Retry failed jobs", "replay", "retry", "failed"),
+    "cancel": ("Cancel running jobs", "cancel", "cancel", "running"),
+}
+"""Title, icon, command, state of the jobs that it is about."""
+_STREAM = "live_"
+_LAST_ERROR_CHARACTERS = 250
+"""Home Assistant's states have 255 at most."""
 
 
 def device_topic(topics: Topics) -> str:
@@ -262,8 +299,16 @@ def device_topic(topics: Topics) -> str:
     return f"{topics.discovery_prefix}/device/{_identifier_of(topics)}/config"
 
 
-def device_document(topics: Topics) -> dict[str, Any]:
-    """Describe the device with its sensors."""
+def device_document(
+    topics: Topics, streams: Iterable[str] = (), gone: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Describe the device with its sensors and buttons.
+
+    Args:
+        topics: of the node.
+        streams: names of the live streams.
+        gone: names of those that exist no longer.
+    """
     identifier = _identifier_of(topics)
     here = version("upframe")
     return {
@@ -276,15 +321,38 @@ def device_document(topics: Topics) -> dict[str, Any]:
         },
         "o": {"name": "upframe", "sw_version": here},
         "cmps": {
-            name: {"p": "sensor", "unique_id": f"{identifier}_{name}", **sensor}
-            for name, sensor in _sensors(topics).items()
+            **{
+                name: {"p": "sensor", "unique_id": f"{identifier}_{name}", **component}
+                for name, component in _components(topics, streams).items()
+            },
+            **{f"{_STREAM}{name}": {"p": "sensor"} for name in gone},
         },
         "qos": 1,
     }
 
 
-def activity_document(counts: dict[State, int], running: Sequence[Job]) -> dict[str, Any]:
-    """Describe what the node is doing: the progress of all running jobs together, and the speed."""
+def announced_streams(payload: bytes) -> set[str]:
+    """Return the streams that a device message has, or removes; none of another text."""
+    with suppress(ValueError, LookupError, TypeError):
+        names = cast("dict[str, object]", from_json(payload)["cmps"])
+        return {name.removeprefix(_STREAM) for name in names if name.startswith(_STREAM)}
+    return set()
+
+
+def activity_document(
+    counts: dict[State, int],
+    running: Sequence[Job],
+    failed: Sequence[Job] = (),
+    troubles: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Describe what the node is doing, and what is amiss.
+
+    Args:
+        counts: jobs in each state.
+        running: jobs, of whose progress it is the sum.
+        failed: the latest one, if any has.
+        troubles: what an operator should look at, beside failed jobs.
+    """
     known = [job.progress for job in running if job.progress.total]
     frames = sum(progress.frames for progress in known)
     total = sum(progress.total or 0 for progress in known)
@@ -294,7 +362,16 @@ def activity_document(counts: dict[State, int], running: Sequence[Job]) -> dict[
         "running": len(running),
         "progress_percent": round(min(100.0, 100 * frames / total), 1) if total else 0.0,
         "fps": round(sum(job.progress.fps for job in running), 2),
+        "failed": counts["failed"],
+        "last_error": _last_error(failed[0]) if failed else None,
+        "problem": bool(counts["failed"] or troubles),
+        "troubles": list(troubles),
     }
+
+
+def _last_error(job: Job) -> str:
+    message = job.error.message if job.error else "failed"
+    return excerpt(f"{name_of(job)}: {one_line(message)}", _LAST_ERROR_CHARACTERS)
 
 
 def _identifier_of(topics: Topics) -> str:
@@ -302,21 +379,45 @@ def _identifier_of(topics: Topics) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", f"{topics.prefix}_{topics.node_id}")
 
 
-def _sensors(topics: Topics) -> dict[str, dict[str, Any]]:
-    sensors: dict[str, dict[str, Any]] = {
-        "status": {"name": "Status", "state_topic": topics.status, "icon": "mdi:server"}
-    }
-    # a node that drains is still there
-    available = "{{ 'online' if value in ('online', 'draining') else 'offline' }}"
-    for name, (title, icon, key, unit) in _SENSORS.items():
-        sensors[name] = {
+def _components(topics: Topics, streams: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Describe everything by name; its platform is `sensor` unless it says otherwise."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, (title, icon, value, unit) in _SENSORS.items():
+        found[name] = _sensor(title, icon, topics.activity, value)
+        if unit is not None:
+            found[name] |= {"unit_of_measurement": unit, "state_class": "measurement"}
+    problem = _sensor("Problem", "alert", topics.activity, "'ON' if value_json.problem else 'OFF'")
+    problem |= _attributes(topics.activity, "failed", "last_error", "troubles")
+    found["problem"] = {**problem, "p": "binary_sensor", "device_class": "problem"}
+    for name, (title, icon, command, state) in _BUTTONS.items():
+        found[name] = {
+            "p": "button",
             "name": title,
             "icon": f"mdi:{icon}",
-            "state_topic": topics.activity,
-            "value_template": f"{{{{ value_json.{key} }}}}",
-            "availability_topic": topics.status,
-            "availability_template": available,
+            "command_topic": topics.command(command),
+            "payload_press": json_bytes({"state": state}).decode(),
         }
-        if unit is not None:
-            sensors[name] |= {"unit_of_measurement": unit, "state_class": "measurement"}
-    return sensors
+    for stream in streams:
+        topic = topics.live_state(stream)
+        found[f"{_STREAM}{stream}"] = {
+            **_sensor(f"Stream {stream}", "cctv", topic, "value_json.state"),
+            **_attributes(topic, "level", "as_asked", "warning", "reason", "message"),
+        }
+    for component in found.values():  # a node that drains is still there
+        available = "{{ 'online' if value in ('online', 'draining') else 'offline' }}"
+        component |= {"availability_topic": topics.status, "availability_template": available}
+    status = {"name": "Status", "state_topic": topics.status, "icon": "mdi:server"}
+    return {"status": status, **found}
+
+
+def _sensor(title: str, icon: str, topic: str, value: str) -> dict[str, Any]:
+    template = f"{{{{ {value} }}}}"
+    look = {"name": title, "icon": f"mdi:{icon}"}
+    return {**look, "state_topic": topic, "value_template": template}
+
+
+def _attributes(topic: str, *keys: str) -> dict[str, str]:
+    """Show some values of a topic beside the state."""
+    chosen = ", ".join(f"'{key}': value_json.{key}" for key in keys)
+    template = f"{{{{ {{{chosen}}} | tojson }}}}"
+    return {"json_attributes_topic": topic, "json_attributes_template": template}

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import math
 import os
+import re
 import socket
 import ssl
 import stat
@@ -154,6 +155,9 @@ _TIMEOUT_SECONDS = 10.0
 _CONNECT_SECONDS = 3.0  # in a thread that nothing can interrupt, and that an exit waits for
 _DISCONNECT_SECONDS = 0.5
 _KEEPALIVE_SECONDS = 20
+_UNANSWERED = "the connection was closed before the broker answered"
+_NO_TLS = re.compile("WRONG_VERSION|UNEXPECTED_EOF|RECORD_LAYER|PACKET_LENGTH|reset by peer")
+"""In OpenSSL's errors, where the other side does not talk TLS at all."""
 _LOGIN_CODES = frozenset({134, 135, 138, 140})  # MQTT 5, 2.4: credentials, authority, banned
 _TAKEN_OVER = 142
 
@@ -162,15 +166,14 @@ class _Paho:
     """What aiomqtt does not offer, by the paho client below it; all private names are here.
 
     `_client` is that client: to acknowledge what is in the journal, not what is queued; to learn of
-    a kept session, of refused messages, of a disconnection right after the broker's first answer;
-    and to close what a thread still opens after a cancellation. `_handle_publish`, `_in_packet`:
-    paho ends the connection over U+FEFF in a property, which brokers let pass, at every connection.
+    a kept session, refused messages and early disconnections, at which `_connected` would wait; and
+    to close what a thread still opens after a cancellation. `_handle_publish`, `_in_packet`: paho
+    ends the connection over U+FEFF in a property, which brokers let pass, each time.
     """
 
     def __init__(self, client: aiomqtt.Client, on_refusal: Callable[[str], None]) -> None:
-        self.session_present = False
+        self.session_present, self.is_open, self._is_connecting = False, True, True
         self.disconnection: ReasonCode | None = None
-        self.is_open = self._is_connecting = True
         self.client = paho = cast("Any", client._client)  # pyright: ignore[reportPrivateUsage]
         loop, connect, handle = asyncio.get_running_loop(), paho.connect, paho._handle_publish
         on_connect, on_publish, on_disconnect = paho.on_connect, paho.on_publish, paho.on_disconnect
@@ -192,6 +195,8 @@ class _Paho:
 
         def disconnected(*given: Any) -> None:
             self.disconnection = given[3]
+            if self.is_open and not (answered := cast("Any", client)._connected).done():
+                answered.set_exception(aiomqtt.MqttError(_UNANSWERED))
             if self.is_open:  # else nothing would retrieve the error that aiomqtt stores
                 on_disconnect(*given)
 
@@ -266,7 +271,7 @@ class Session:
         self._paho.client.manual_ack_set(True)
         self._paho.client.connect_timeout = _CONNECT_SECONDS
         self._paho.client.on_message = self._accept
-        self._on_message = on_message
+        self._on_message, self._config = on_message, config
         self.refusals: Counter[str] = Counter()
         """Messages of ours that the broker did not accept, by its reason."""
 
@@ -281,6 +286,9 @@ class Session:
                 await self._client.__aenter__()
                 if self._paho.disconnection is not None:
                     raise aiomqtt.MqttCodeError(self._paho.disconnection)
+        except ConnectionLost as error:
+            self.abort()
+            raise type(error)(f"{error}{_tls_hint(self._config, str(error))}") from error
         except BaseException:
             self.abort()
             raise
@@ -419,6 +427,15 @@ async def _answered(trouble: str = "connection lost") -> AsyncGenerator[None]:
         raise ConnectionLost(f"{trouble}: no answer within {_TIMEOUT_SECONDS:g} s") from error
     except (aiomqtt.MqttError, ValueError) as error:  # paho: ValueError once it is closed
         raise _error_of(error, trouble) from error
+
+
+def _tls_hint(config: MqttConfig, reason: str) -> str:
+    """Ask for the port where one side seems to use TLS and the other not; empty otherwise."""
+    if not _uses_tls(config) and _UNANSWERED in reason:
+        return f"; does port {_port_of(config)} want TLS (tls = true)?"
+    if _uses_tls(config) and _NO_TLS.search(reason):
+        return f"; is port {_port_of(config)} one without TLS (usual with TLS: {_TLS_PORT})?"
+    return ""
 
 
 def _error_of(error: Exception, trouble: str) -> Exception:

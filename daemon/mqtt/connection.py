@@ -25,7 +25,7 @@ from .broker import (
     TakenOver,
     read_credentials,
 )
-from .topics import COMMANDS, OutgoingMessage, Topics
+from .topics import COMMANDS, LATER_COMMANDS, OutgoingMessage, Topics
 
 log = logging.getLogger("upframe.mqtt.connection")
 
@@ -293,7 +293,7 @@ class BrokerConnection:
     async def _attempt(self, stop: asyncio.Event) -> None:
         credentials = await asyncio.to_thread(read_credentials, self.config)
         async with Session(self.config, self.topics, credentials, self.on_message) as session:
-            await session.subscribe([self.topics.command(command) for command in COMMANDS])
+            await self._subscribe(session)
             began = time.monotonic()
             self._note_connected(session)
             try:
@@ -301,6 +301,15 @@ class BrokerConnection:
             finally:
                 self.outbox.forget_latest()
                 self._note_ended(time.monotonic() - began)
+
+    async def _subscribe(self, session: Session) -> None:
+        older = [self.topics.command(each) for each in COMMANDS if each not in LATER_COMMANDS]
+        await session.subscribe(older)
+        for command in LATER_COMMANDS:
+            try:
+                await session.subscribe([self.topics.command(command)])
+            except SubscriptionRefused as error:
+                log.warning("MQTT: %s: this request cannot be made", error)
 
     def _note_connected(self, session: Session) -> None:
         if self._num_connections and not session.session_present:

@@ -8,9 +8,10 @@ import json
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from ..backoff import STORE_STEPS, Backoff
@@ -19,7 +20,7 @@ from ..errors import Conflict, IllegalChange, StoreBroken, UnknownJob
 from ..fence import Fence
 from ..jobs import api
 from ..jobs.api import to_public_dict
-from ..jobs.model import Confinement, Job
+from ..jobs.model import Confinement, Job, new_id
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
 from ..specification import ConversionSpec, part_of
@@ -27,14 +28,15 @@ from .connection import Outbox
 from .requests import (
     BadRequest,
     ErrorCode,
-    JobRequest,
     Refused,
+    Request,
     SubmitRequest,
     answer,
     confined_work,
     confinement,
     job_answer,
     parse,
+    with_id,
 )
 from .topics import BadResponseTopic, Command, IncomingMessage, OutgoingMessage, Topics
 
@@ -200,6 +202,14 @@ class Answers:
         """Answer for good: the request leaves the journal once the broker has the answer."""
         self._send(requester.reply_to, job_id, payload, requester.number)
 
+    def finish_all(self, requester: Requester, jobs: Sequence[Job]) -> None:
+        """Answer a request about all jobs of a state; without a response topic, nowhere."""
+        if requester.reply_to is None:
+            self._journal.drop(requester.number)
+            return
+        payload = answer("done", None, {"jobs": [job.id for job in jobs]})
+        self._send(requester.reply_to, "", payload, requester.number)
+
     def begin(self, requester: Requester, job_id: str, payload: bytes) -> None:
         """Answer for now."""
         self._send(requester.reply_to, job_id, payload, None)
@@ -287,24 +297,33 @@ class RequestHandler:
                 self._filled.clear()
                 while self._inbox:
                     command, message, acknowledge = self._inbox.popleft()
-                    number = await self._keep(command, message)
+                    kept = await self._keep(command, message)
                     acknowledge()
-                    if number is not None:
-                        await self._work(group, command, message, number)
+                    if kept is not None:
+                        await self._work(group, command, *kept)
 
-    async def _keep(self, command: Command, message: IncomingMessage) -> int | None:
-        """Check a new request, and return its number in the journal; None if it is refused."""
+    async def _keep(
+        self, command: Command, message: IncomingMessage
+    ) -> tuple[IncomingMessage, int] | None:
+        """Check a new request; return what the journal has of it, and its number there.
+
+        None: it is refused. An id that is made here is the same when the journal is read again.
+        """
         with Fence("mqtt", f"{command} request") as fenced:
             try:
-                self._check(command, message)
-                return await self._journal.keep(message)
+                request = self._check(command, message)
+                if isinstance(request, SubmitRequest) and request.id is None:
+                    named = with_id(message.payload, new_id(request.source))
+                    message = replace(message, payload=named)
+                    self._check(command, message)
+                return message, await self._journal.keep(message)
             except BadRequest as error:  # it never touches the disk
                 self._refuse(Requester(self._reply_to(message)), error)
         if fenced.error is not None:
             self._give_up(fenced.error, message, None, None)
         return None
 
-    def _check(self, command: Command, message: IncomingMessage) -> SubmitRequest | JobRequest:
+    def _check(self, command: Command, message: IncomingMessage) -> Request:
         request = parse(command, message.payload)
         if message.retained:
             text = "retained requests are not done: publish without the retain flag"
@@ -319,9 +338,9 @@ class RequestHandler:
     async def _work(
         self, group: asyncio.TaskGroup, command: Command, message: IncomingMessage, number: int
     ) -> None:
-        """Do a request of the journal. To stop a job takes time, so that is done concurrently."""
+        """Do a request of the journal, concurrently if it waits for a job or a watched folder."""
         handling = self._handle(command, message, number)
-        if command == "cancel":
+        if command in ("cancel", "retry"):
             group.create_task(handling, name=f"mqtt request {number}")
         else:
             await handling
@@ -355,32 +374,45 @@ class RequestHandler:
     async def _do(
         self,
         command: Command,
-        request: SubmitRequest | JobRequest,
+        request: Request,
         message: IncomingMessage,
         requester: Requester,
     ) -> None:
         if message.expired(time.time()) and not await self._is_known_submission(request):
             text = f"its message expiry of {message.expiry_seconds} s was over before it was read"
             raise BadRequest("expired", text)
-        if isinstance(request, SubmitRequest):
-            await self._submit(request, requester)
+        if request.id is None:
+            self._answers.finish_all(requester, await self._change_all(command))
+        elif isinstance(request, SubmitRequest):
+            await self._submit(request.id, request, requester)
         elif command == "cancel":
             await self._cancel(request.id, requester)
         else:
-            job = await self._queue.get(request.id)
+            is_retry = command == "retry"
+            job = await (self._queue.retry if is_retry else self._queue.get)(request.id)
             self._answers.finish(requester, job.id, answer("done", job.id, to_public_dict(job)))
 
-    async def _is_known_submission(self, request: SubmitRequest | JobRequest) -> bool:
+    async def _change_all(self, command: Command) -> list[Job]:
+        """Queue every failed job again, or cancel all that run; return those that were changed."""
+        if command == "retry":
+            return await api.retry(self._queue)
+        cancelled = list[Job]()
+        for job in await self._queue.jobs(("running",)):
+            with suppress(UnknownJob, IllegalChange, TimeoutError):  # it has just ended, or will
+                cancelled.append(await self._queue.cancel(job.id))
+        return cancelled
+
+    async def _is_known_submission(self, request: Request) -> bool:
         """Return whether it was accepted in time, so that only its answer is late."""
         try:
-            await self._queue.get(request.id)
+            await self._queue.get(str(request.id))
         except UnknownJob:
             return False
         return isinstance(request, SubmitRequest)
 
-    async def _submit(self, request: SubmitRequest, requester: Requester) -> None:
+    async def _submit(self, job_id: str, request: SubmitRequest, requester: Requester) -> None:
         work, to = await asyncio.to_thread(self._confine, part_of(request, ConversionSpec))
-        new = api.NewJob(id=request.id, work=work, priority=request.priority)
+        new = api.NewJob(id=job_id, work=work, priority=request.priority)
         job = (await api.submit(self._queue, new, origin="mqtt", confined=to)).job
         if job.ended_for_good:
             self._answers.finish(requester, job.id, job_answer(job))

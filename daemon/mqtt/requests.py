@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, from_json, to_json
 
 from ...filters.options import REAL_ESRGAN_ID, RIFE_ID
@@ -35,6 +35,7 @@ MAX_PAYLOAD_BYTES = 64 * 1024
 
 _SUPPORTED = re.compile(r"upframe\.job/1(\.\d+)?")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_BARE_ID = re.compile(_SAFE_ID.pattern.encode())
 _MAX_PROBLEMS = 5
 
 ErrorCode = Literal[
@@ -45,18 +46,37 @@ ErrorCode = Literal[
 
 
 class JobRequest(BaseModel, frozen=True, extra="forbid"):
-    """`job/cancel` and `job/query`: the id of a job."""
+    """`job/query`, `job/cancel` and `job/retry`: the id of a job.
 
-    schema_: str = Field(alias="schema", description=f"{REQUEST_SCHEMA}")
-    id: JobId
+    Or the state of all that are meant: cancelled are those that run, retried those that failed.
+    """
+
+    schema_: str = Field(default=REQUEST_SCHEMA, alias="schema")
+    id: JobId | None = None
+    state: Literal["running", "failed"] | None = None
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        if (self.id is None) == (self.state is None):
+            raise ValueError("must have an id or a state, one of them")
+        return self
 
 
 class SubmitRequest(ConversionSpec, frozen=True, extra="forbid"):
-    """`job/submit`: a new job, with the client's own id for it."""
+    """`job/submit`: a new job."""
 
     schema_: str = Field(alias="schema", description=f"{REQUEST_SCHEMA}")
-    id: JobId = Field(description="The client's id; the same id and content twice is one job.")
+    id: JobId | None = Field(
+        default=None,
+        description="The client's id; the same id and content twice is one job. Without it, each "
+        "request is a job, whose id is made and told.",
+    )
     priority: Priority = 0
+
+
+Request = SubmitRequest | JobRequest
+_WHOLE: Mapping[Command, str] = {"cancel": "running", "retry": "failed"}
+"""The state of jobs of which a request may mean all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +101,8 @@ class BadRequest(Exception):
         """The id in the request, if it is usable."""
 
 
-def parse(command: Command, payload: bytes) -> SubmitRequest | JobRequest:
-    """Read a request.
+def parse(command: Command, payload: bytes) -> Request:
+    """Read a request. Where only a job is named, its id alone will do, without JSON.
 
     Raises:
         BadRequest: if it is too large, not JSON in UTF-8, of an unknown schema, or has unknown,
@@ -91,19 +111,29 @@ def parse(command: Command, payload: bytes) -> SubmitRequest | JobRequest:
     if len(payload) > MAX_PAYLOAD_BYTES:
         text = f"at most {MAX_PAYLOAD_BYTES} bytes are accepted, got {len(payload)}"
         raise BadRequest("too_large", text)
+    if command != "submit" and _BARE_ID.fullmatch(payload):
+        payload = json_bytes({"id": payload.decode()})
     with _unreadable_is_invalid():
         given = _object_of(payload)
         job_id = _id_of(given)
     with _unreadable_is_invalid(job_id):
-        schema = given.get("schema")
+        schema = given.get("schema", None if command == "submit" else REQUEST_SCHEMA)
         if not (isinstance(schema, str) and _SUPPORTED.fullmatch(schema)):
             got = "none" if schema is None else excerpt(repr(schema))
             text = f"schema: got {got}, supported is {REQUEST_SCHEMA}"
             raise BadRequest("unsupported_schema", text, job_id=job_id)
         try:
-            return _model_of(command).model_validate_json(payload, strict=True)
+            request = _model_of(command).model_validate_json(payload, strict=True)
         except ValidationError as error:
             raise BadRequest("invalid", _problems_of(error), job_id=job_id) from error
+        if isinstance(request, JobRequest) and request.state not in (None, _WHOLE.get(command)):
+            raise BadRequest("invalid", f"state: {command} takes {_WHOLE.get(command, 'none')}")
+        return request
+
+
+def with_id(payload: bytes, job_id: str) -> bytes:
+    """Put an id into a request that was read and has none."""
+    return json_bytes({**from_json(payload), "id": job_id})
 
 
 @contextmanager
@@ -199,7 +229,7 @@ def request_schemas() -> dict[str, Any]:
     return {command: _model_of(command).model_json_schema() for command in COMMANDS}
 
 
-def _model_of(command: Command) -> type[SubmitRequest | JobRequest]:
+def _model_of(command: Command) -> type[Request]:
     return SubmitRequest if command == "submit" else JobRequest
 
 

@@ -22,8 +22,8 @@ from pydantic_core import from_json
 from ...io.redaction import redacted_values
 from ..errors import UnknownJob
 from ..fence import Fence
-from ..jobs.api import to_public_dict
-from ..jobs.model import Job
+from ..jobs.api import name_of, to_public_dict
+from ..jobs.model import Job, JobProgress
 from ..jobs.queue import JobChange, JobQueue
 from ..jobs.store import ENDED, JobStore, job_of_row
 from ..live.status import LiveBoard
@@ -121,7 +121,8 @@ class JobStates:
         if job.state != "running":
             self._published.pop(job.id, None)
         if change.kind == "state" and self.is_up():  # later events would push out answers
-            self.outbox.post(self._event(job))
+            payload = json_bytes(redacted_values(event_document(job)))
+            self.outbox.post(OutgoingMessage(self.topics.event, payload))
         if job.ended_for_good:
             self.answers.ended(job)
 
@@ -135,18 +136,26 @@ class JobStates:
         if now - last < (_QUIET_PROGRESS_SECONDS if is_small else _PROGRESS_SECONDS):
             return
         self._published[job.id] = (now, share)
-        payload = json_bytes({"id": job.id, **progress.model_dump(mode="json")})
+        payload = json_bytes(progress_document(job.id, progress))
         self.outbox.latest(OutgoingMessage(self.topics.progress(job.id), payload, qos=0))
 
-    def _event(self, job: Job) -> OutgoingMessage:
-        document = {
-            "schema": EVENT_SCHEMA,
-            "type": job.state,
-            "id": job.id,
-            "attempts": job.attempts,
-            "time": time.time(),
-        }
-        return OutgoingMessage(self.topics.event, json_bytes(document))
+
+def event_document(job: Job) -> dict[str, Any]:
+    """Describe a change of a job's state."""
+    return {
+        "schema": EVENT_SCHEMA,
+        "type": job.state,
+        "id": job.id,
+        "name": name_of(job),
+        "reason": job.error.message if job.error else job.waits_for,
+        "attempts": job.attempts,
+        "time": time.time(),
+    }
+
+
+def progress_document(job_id: str, progress: JobProgress) -> dict[str, Any]:
+    """Describe the progress of a job."""
+    return {"id": job_id, **progress.model_dump(mode="json")}
 
 
 def state_payload(job: Job) -> bytes:
@@ -165,12 +174,15 @@ class LiveStates:
     outbox: Outbox
     board: LiveBoard
     repeat_seconds: float = REPEAT_SECONDS
+    on_change: Callable[[], None] = lambda: None
+    """Called with every change."""
 
     async def run(self) -> None:
         """Announce every stream, then every change, until cancelled."""
         async with aclosing(self.board.changes()) as changes:
             async for name in changes:
                 self.announce(name)
+                self.on_change()
 
     async def repeat(self) -> None:
         """Announce every stream at regular intervals, until cancelled."""

@@ -10,8 +10,10 @@ from typing import Literal, get_args
 from ...io.redaction import excerpt
 from ..config import MqttConfig
 
-Command = Literal["submit", "cancel", "query"]
+Command = Literal["submit", "cancel", "query", "retry"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
+LATER_COMMANDS: tuple[Command, ...] = ("retry",)
+"""Newer than access rules that brokers may have: a node works without them."""
 
 _RESPONSE_MAX_BYTES = 512
 _RESPONSE_MAX_LEVELS = 100  # Mosquitto closes the connection over more than 200

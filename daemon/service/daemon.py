@@ -118,6 +118,8 @@ class Frontends:
         self._live = live
         self._watches: Watches | None = None
         self._bridge: MqttBridge | None = None
+        self._folders = dict[str, str]()
+        """Names of the folders that metrics have, by their index."""
         self._tasks = {
             name: SupervisedTask(name, metrics.count_failure) for name in ("watch", "mqtt", "http")
         }
@@ -179,6 +181,7 @@ class Frontends:
             await self._watches.run()
 
         self._status.parts["watch"] = self._watch_status
+        self._status.files = self._watch_files
         self._tasks["watch"].start(watch)
 
     def _start_mqtt(self, config: Config) -> None:
@@ -190,9 +193,15 @@ class Frontends:
         async def connect() -> None:
             from ..mqtt.bridge import MqttBridge  # its library is loaded only for a broker
 
-            info, counters = self._status.info, self._status.counters
+            status = self._status
             self._bridge = MqttBridge(
-                config, self._queue, self._store, info, counters, live=self._live
+                config,
+                self._queue,
+                self._store,
+                status.info,
+                status.counters,
+                live=self._live,
+                troubles=status.troubles,
             )
             await self._bridge.run()
 
@@ -202,9 +211,17 @@ class Frontends:
     def _watch_status(self) -> list[dict[str, Any]]:
         return [] if self._watches is None else self._watches.status()
 
+    async def _watch_files(self) -> list[list[dict[str, Any]]]:
+        return [] if self._watches is None else await self._watches.files()
+
     def _collect(self, metrics: Metrics) -> None:
-        for index, watch in enumerate(self._watch_status()):
-            labels = {"watch": str(index)}
+        folders = {str(index): watch for index, watch in enumerate(self._watch_status())}
+        for index, name in self._folders.items():
+            if index not in folders or folders[index]["name"] != name:
+                metrics.forget(watch=index, folder=name)
+        self._folders = {index: watch["name"] for index, watch in folders.items()}
+        for index, watch in folders.items():
+            labels = {"watch": index, "folder": watch["name"]}
             files = {state: watch[state] for state in ("waiting", "taken")}
             files["skipped"] = sum(watch["skipped"].values())
             for state, number in files.items():

@@ -8,17 +8,17 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
-from pathlib import PurePath
 from typing import Any, Literal, cast, get_args
 
 from ...io.child import rss_bytes_of
-from ...io.redaction import one_line, redacted, redacted_values
+from ...io.redaction import redacted, redacted_values
 from ..errors import StoreBroken
 from ..fence import Boundary, internal_errors
+from ..jobs.api import name_of
 from ..jobs.model import Job
 from ..jobs.queue import JobChange, JobQueue
 from .metrics import Metrics
@@ -35,6 +35,8 @@ _NAMED = 2
 """Running jobs, and streams without input, that the status line names."""
 _LISTED = 100
 """Running jobs that `/status` lists."""
+_LISTED_FILES = 1000
+"""Of each folder: those that wait and have failed come first."""
 _SHOWN = {"id", "source", "sink", "attempts", "progress"}
 _PROOF_SECONDS, _ANSWER_SECONDS = 10.0, 2.0
 
@@ -130,6 +132,8 @@ class Status:
         """While starting or draining: what takes the time."""
         self.parts: dict[str, Callable[[], Any]] = {}
         """By name: `watch`, `mqtt`, `workers`, `live`."""
+        self.files: Callable[[], Awaitable[list[list[dict[str, Any]]]]] | None = None
+        """Lists the files of each watched folder."""
         self.facts: dict[str, Any] = {}
         """What `info` has beside version and start: devices, models, limits."""
         self.collect: list[Callable[[Metrics], None]] = []
@@ -167,7 +171,7 @@ class Status:
         text = f"{counts.get('running', 0)} running" + (f" ({named})" if named else "")
         text += f", {counts.get('queued', 0)} queued"
         text += f", {failed} failed" if (failed := counts.get("failed", 0)) else ""
-        text += "".join(f"; {trouble}" for trouble in self._troubles())
+        text += "".join(f"; {trouble}" for trouble in self.troubles())
         return text if self.phase == "ready" else f"{self.doing}; {text}"
 
     async def whole(self) -> dict[str, Any]:
@@ -185,11 +189,21 @@ class Status:
             "resident_bytes": rss_bytes_of(os.getpid()),
             "loop_lateness_seconds": {name: round(each, 4) for name, each in lateness.items()},
             **{name: read() for name, read in self.parts.items()},
+            "watch": await self._folders(),
             "store_trouble": self.store_trouble,
             "jobs": self.counts,
             "running": [job.model_dump(mode="json", include=_SHOWN) for job in self.running],
         }
         return cast("dict[str, Any]", redacted_values(answer))
+
+    async def _folders(self) -> list[dict[str, Any]]:
+        """Return each watched folder with the files that wait, failed or were skipped, and why."""
+        files = await self.files() if self.files else []
+        states: list[dict[str, Any]] = self.parts["watch"]() if "watch" in self.parts else []
+        return [
+            {**state, "files": all_[:_LISTED_FILES], "files_left_out": len(all_[_LISTED_FILES:])}
+            for state, all_ in zip(states, files, strict=False)
+        ]
 
     def info(self) -> dict[str, Any]:
         """Return what senders of work should know and does not change while the daemon runs."""
@@ -244,8 +258,8 @@ class Status:
         for collect in self.collect:
             collect(self._metrics)
 
-    def _troubles(self) -> list[str]:
-        """List what an operator should look at."""
+    def troubles(self) -> list[str]:
+        """List what an operator should look at, beside failed jobs."""
         found: list[str] = []
         if self.store_trouble is not None:
             found.append("the jobs cannot be read")
@@ -259,6 +273,7 @@ class Status:
         streams: list[Mapping[str, Any]] = self.parts["live"]() if "live" in self.parts else []
         away = [each for each in streams if each["state"] not in ("running", "disabled")]
         found += [f"{stream['name']} {stream['state']}" for stream in away[:_NAMED]]
+        found += [f"{stream['name']} too slow" for stream in streams if stream.get("warning")]
         if len(away) > _NAMED:
             found.append(f"{len(away)} of {len(streams)} streams without input")
         return found
@@ -266,7 +281,6 @@ class Status:
 
 def _short(job: Job) -> str:
     progress = job.progress
-    name = one_line(PurePath(redacted(job.source)).name or job.id)
     if not progress.total:
-        return f"{name} {progress.stage}"
-    return f"{name} {100 * progress.frames // progress.total} %"
+        return f"{name_of(job)} {progress.stage}"
+    return f"{name_of(job)} {100 * progress.frames // progress.total} %"

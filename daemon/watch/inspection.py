@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from ...io.root import Identity, Root, keeps_inodes, open_folder
 from ..config import WatchConfig
-from ..errors import Conflict, StoreBroken, UnknownJob
+from ..errors import Conflict, IllegalChange, StoreBroken, UnknownJob
 from ..exits import Exit
 from ..fence import Fence
 from ..jobs.model import Confinement, Job, JobError, job_of
@@ -209,6 +209,7 @@ class Inspector:
         self._filesystem = filesystem
         self._settings = settings_digest(watch)
         self._stable_seconds = watch.stable_seconds
+        self._is_first_look = True
         self._decided: dict[Path, Signature] = {}
         self._unplaced: dict[Path, Signature] = {}
         """Ready files without a place for their output; checked again at every full scan."""
@@ -224,6 +225,7 @@ class Inspector:
         present = scan.found.keys() | {skip.path for skip in scan.skipped}
         self.stability.keep(present)
         self.skips.keep(present)
+        self._is_first_look = False
         for memory in (self._decided, self._unplaced):
             for path in memory.keys() - present:
                 del memory[path]
@@ -270,7 +272,7 @@ class Inspector:
             self._log_waiting(path)
         elif self._has_no_place(path, signature):
             self.stability.forget(path)
-        elif (candidate := self._opened(path, signature, key, now)) is not None:
+        elif (candidate := self._opened(path, signature, now)) is not None:
             inspection.ready.append(candidate)
 
     def _is_dealt_with(
@@ -288,7 +290,7 @@ class Inspector:
             against = taken if job is None else self._seen(path, job, inspection)
         self._decided[path] = signature
         if against is not None:
-            self.skips.log(against, signature)
+            self.skips.log(against, signature, known=self._is_first_look)
         return True
 
     def _has_no_place(self, path: Path, signature: Signature) -> bool:
@@ -325,11 +327,10 @@ class Inspector:
             detail = f"will be processed when it is unchanged for {self._stable_seconds:g} s"
             self.skips.log(Skip(path, "unstable", detail))
 
-    def _opened(self, path: Path, signature: Signature, key: str, now: float) -> Candidate | None:
+    def _opened(self, path: Path, signature: Signature, now: float) -> Candidate | None:
         """Compare the signature of the opened file: cached attributes may be outdated."""
         try:
-            root, file = self._allowed.find(path)
-            status = opened_status(root, file)
+            found = self.candidate(path)
         except FileNotFoundError:
             self.stability.forget(path)
             return None
@@ -337,16 +338,27 @@ class Inspector:
             self.stability.postpone(path, now)
             self.skips.log(Skip(path, "unreadable", error.strerror or str(error)), signature)
             return None
-        if (opened := Signature.of(status)) != signature:
-            self.stability.observe(path, opened, now)
+        if found.signature != signature:
+            self.stability.observe(path, found.signature, now)
             return None
-        accepted = Identity.of(status, lasting=keeps_inodes(self._filesystem))
-        return Candidate(path, signature, key, root, file, accepted)
+        return found
 
     def is_same(self, candidate: Candidate, now: float) -> bool:
         """Return whether a file is still the version that was found ready."""
-        found = self._opened(candidate.path, candidate.signature, candidate.key, now)
-        return found == candidate
+        return self._opened(candidate.path, candidate.signature, now) == candidate
+
+    def candidate(self, path: Path) -> Candidate:
+        """Open a file as it is now, whether it is stable or not.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        root, file = self._allowed.find(path)
+        status = opened_status(root, file)
+        signature = Signature.of(status)
+        key = file_key(path, signature, self._settings, self._filesystem)
+        accepted = Identity.of(status, lasting=keeps_inodes(self._filesystem))
+        return Candidate(path, signature, key, root, file, accepted)
 
     def decide(self, candidate: Candidate) -> None:
         """Record that a version of a file needs no further inspection."""
@@ -404,19 +416,24 @@ class FileAdmission:
             self.put_off(candidate, placement)
             return None
         job = self._job(candidate, placement.sink, overwrite=placement.overwrite)
-        try:
-            holder = self.records.locks(self.watch).take(placement.sink, job.id)
-            if holder is None:
-                os.close(open_folder(self._output, placement.sink.parent, create=True))
-        except OSError as error:
-            detail = f"{printable_path(placement.sink)}: {error.strerror or error}"
-            self.put_off(candidate, Skip(candidate.path, "unwritable", detail))
+        if (against := self._reserve(job)) is not None:
+            self.put_off(candidate, against)
             return None
-        if holder is not None:
-            self.put_off(candidate, Skip(candidate.path, "locked", holder))
-            return None
-        self.records.set_latest(job)
         return job
+
+    def _reserve(self, job: Job) -> Skip | None:
+        """Lock the output of a job, its source's latest from now on; or return why it must wait."""
+        path, sink = Path(job.source), Path(job.sink)
+        try:
+            holder = self.records.locks(self.watch).take(sink, job.id)
+            if holder is None:
+                os.close(open_folder(self._output, sink.parent, create=True))
+        except OSError as error:
+            return Skip(path, "unwritable", f"{printable_path(sink)}: {error.strerror or error}")
+        if holder is not None:
+            return Skip(path, "locked", holder)
+        self.records.set_latest(job)
+        return None
 
     async def submit(self, candidate: Candidate, job: Job) -> Job:
         """Queue the job of a file; a job that exists is not queued again."""
@@ -438,6 +455,7 @@ class FileAdmission:
     def taken(self, candidate: Candidate, job: Job) -> None:
         """Record that a file has a job. Blocks."""
         self.records.set_taken(candidate.key, "already_done", f"processed as job {job.id}")
+        self.records.note_latest(job)
         self.inspector.skips.clear(candidate.path)
         self.inspector.decide(candidate)
 
@@ -488,6 +506,27 @@ class FileAdmission:
             idempotency_key=candidate.key,
             priority=self.watch.priority,
         )
+
+    def renew(self, job: Job) -> dict[str, object]:
+        """Return what an ended job would be if its file came today: options, output, key. Blocks.
+
+        Raises:
+            IllegalChange: if its file would be no job today.
+            OSError: if it cannot be read.
+        """
+        candidate = self.inspector.candidate(Path(job.source))
+        other = self.records.store.find(candidate.key)
+        if other is not None and other.id != job.id:
+            raise IllegalChange(f"job {job.id}: its file is that of job {other.id} by now")
+        placement = self.inspector.placer.place(candidate.path)
+        if isinstance(placement, Skip):
+            raise IllegalChange(f"job {job.id}: {placement.detail}")
+        new = self._job(candidate, placement.sink, overwrite=placement.overwrite)
+        if against := self._reserve(new.model_copy(update={"id": job.id})):
+            raise IllegalChange(f"job {job.id}: {against.detail}")
+        self.inspector.skips.clear(candidate.path)
+        kept = ("idempotency_key", "confined", "priority")
+        return dict(new.work) | {name: getattr(new, name) for name in kept}
 
     def put_off(self, candidate: Candidate, skip: Skip) -> None:
         """Postpone a file that cannot be processed now."""

@@ -14,12 +14,13 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic_core import from_json
@@ -30,13 +31,13 @@ from ...io.root import Root, by_descriptor, opened_folder, opened_place, read_en
 from ..config import WatchConfig
 from ..errors import StoreBroken, UnknownJob
 from ..fence import Fence
-from ..jobs.model import Job
+from ..jobs.model import Job, partial_token
 from ..jobs.queue import JobQueue, Subscription
 from ..jobs.store import ENDED, JobStore
 from ..logfields import about_job
 from .inspection import is_same_file, mirrored, numbered
 from .records import Records, Roots, key_fits
-from .scan import SIDECAR_SUFFIX, Signature, printable_path
+from .scan import MEDIA_EXTENSIONS, SIDECAR_SUFFIX, NameRules, Signature, printable_path
 
 log = logging.getLogger("upframe.watch")
 
@@ -93,8 +94,12 @@ def _is_finished(source: Path, name: Path) -> bool:
         return False
     if (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino):
         return source != name
-    same = (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
-    return same and stat.S_ISREG(other.st_mode) and filecmp.cmp(source, name, shallow=False)
+    same = one.st_mtime_ns == other.st_mtime_ns
+    return same and _is_copy(source, name)
+
+
+def _is_copy(source: Path, name: Path) -> bool:
+    return stat.S_ISREG(name.lstat().st_mode) and filecmp.cmp(source, name, shallow=False)
 
 
 def _put(source: Path, name: Path) -> None:
@@ -112,8 +117,10 @@ def _put(source: Path, name: Path) -> None:
             raise
 
 
-def _copy(source: Path, name: Path) -> None:
-    partial = partial_path(name)
+def _copy(source: Path, name: Path, token: str | None = None) -> None:
+    partial = partial_path(name, token)
+    if token is not None:  # what a killed process has left
+        partial.unlink(missing_ok=True)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         # by descriptors: the names may have become links
@@ -136,6 +143,8 @@ def _copy(source: Path, name: Path) -> None:
 _NAME_MAX_BYTES = 255  # of one path component on all common file systems
 
 SIDECAR_SCHEMA = "upframe.error/1"
+_MOST_MOVED = 100
+"""Numbered names among which a moved input is searched."""
 
 
 def output_signature(job: Job, output: Root) -> Signature | None:
@@ -224,6 +233,30 @@ def dispose_failed(job: Job, watch: WatchConfig, state_dir: Path | None = None) 
         log.info("%s: failed, moved to %s", printable_path(source), printable_path(place))
 
 
+def bring_back(job: Job, watch: WatchConfig, state_dir: Path | None = None) -> None:
+    """Move the input of a failed job back to its place, unless there is a file.
+
+    What was moved is known by the account beside it.
+
+    Raises:
+        OSError: if that fails; the input is where it was.
+    """
+    source, folder = Path(job.source), watch.failed_dir
+    with opened_place(Root(watch.input, state_dir), source) as here:
+        if folder is None or os.path.lexists(here):
+            return
+    target = mirrored(source, watch.input, folder)
+    with opened_place(watch.root(folder, state_dir), target) as there:
+        for place in islice(numbered(there), _MOST_MOVED):
+            if _account_beside(place).get("job") != job.id or not os.path.lexists(place):
+                continue
+            with opened_folder(Root(watch.input, state_dir), source.parent, create=True) as home:
+                move(place, home / source.name, lambda _: None)
+            remove_sidecar(place)
+            log.info("%s: moved back from %s", printable_path(source), printable_path(folder))
+            return
+
+
 def is_unchanged(job: Job, source: Path) -> bool:
     """Return whether a job's input is still the version that the job was made for."""
     try:
@@ -258,10 +291,18 @@ def write_sidecar(place: Path, job: Job) -> None:
 
 def remove_sidecar(source: Path) -> None:
     """Remove the sidecar of an earlier attempt next to an input, if it is ours."""
-    sidecar = sidecar_of(source)
-    with suppress(OSError, ValueError, LookupError, TypeError):  # missing, or not ours
-        if from_json(read_entry(sidecar))["schema"] == SIDECAR_SCHEMA:
-            sidecar.unlink()
+    if _account_beside(source):
+        with suppress(OSError):
+            sidecar_of(source).unlink()
+
+
+def _account_beside(source: Path) -> dict[str, Any]:
+    """Read the sidecar of an input; empty if it is missing, or not ours."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        account = from_json(read_entry(sidecar_of(source)))
+        if account["schema"] == SIDECAR_SCHEMA:
+            return account
+    return {}
 
 
 def _account(job: Job) -> dict[str, Any]:
@@ -278,12 +319,75 @@ def _account(job: Job) -> dict[str, Any]:
         "ended": _time(job.ended),
         "filters": job.filters.model_dump(mode="json", exclude_defaults=True),
         "encoder": job.encoder.model_dump(mode="json", exclude_defaults=True),
-        "again": f"move the file back to its place, then: upframe jobs retry {job.id}",
+        "again": f"upframe jobs retry {job.id}",
     }
 
 
 def _time(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat(timespec="seconds")
+
+
+# Companions of an input: subtitles, descriptions and posters of its name, which go with its output
+# where `sidecars` asks for it. To copy them again, as after a kill, changes nothing.
+
+_TEXTS = {
+    *(".srt", ".ass", ".ssa", ".vtt", ".sub", ".idx", ".sup", ".smi", ".ttml", ".lrc", ".nfo"),
+}
+_POSTERS = {".jpg", ".jpeg", ".png", ".webp", ".tbn"}
+
+
+def companions(name: str, names: Collection[str]) -> list[str]:
+    """Return which files of a folder belong to a video in it.
+
+    Those of ``film.mkv`` are ``film.srt``, ``film.en.srt``, ``film.nfo``, ``film-poster.jpg`` and
+    the like; what fits a video of a longer name too, such as ``film.en.mkv``, belongs to that one.
+    """
+    stem = PurePath(name).stem
+    paths = map(PurePath, names)
+    videos = {path.stem for path in paths if path.suffix.lower() in MEDIA_EXTENSIONS}
+    longer = [video for video in videos if len(video) > len(stem)]
+    return sorted(
+        one for one in names if _fits(one, stem) and not any(_fits(one, video) for video in longer)
+    )
+
+
+def _fits(name: str, stem: str) -> bool:
+    kind, rest = PurePath(name).suffix.lower(), name.removeprefix(stem)
+    is_poster = kind in _POSTERS and rest[:1] == "-"
+    return rest != name and (is_poster or (rest[:1] == "." and kind in _TEXTS | _POSTERS))
+
+
+def bring_companions(job: Job, watch: WatchConfig, state_dir: Path | None = None) -> None:
+    """Copy the companions of an input beside its output, under the output's name.
+
+    Nothing is replaced; what is excluded, or an input by itself, is left out.
+
+    Raises:
+        OSError: if one cannot be copied.
+    """
+    source, sink = Path(job.source), Path(job.sink)
+    inputs, others = (NameRules(names, watch.exclude) for names in (watch.include, ("*",)))
+    with (
+        suppress(FileNotFoundError),  # gone meanwhile
+        opened_folder(Root(watch.input, state_dir), source.parent) as here,
+        opened_folder(watch.root(watch.output, state_dir), sink.parent) as there,
+    ):
+        for name in companions(source.name, os.listdir(here)):
+            relative = source.with_name(name).relative_to(watch.input)
+            if others.against_file(relative) is None and inputs.against_file(relative) is not None:
+                target = sink.with_name(sink.stem + name.removeprefix(source.stem))
+                _bring(here / name, there / target.name, target, partial_token(job.id))
+        sync_folder(there)
+
+
+def _bring(source: Path, place: Path, target: Path, token: str) -> None:
+    if not stat.S_ISREG(source.lstat().st_mode):
+        return
+    if not os.path.lexists(place):
+        _copy(source, place, token)
+        log.info("%s: brought along", printable_path(target))
+    elif not _is_copy(source, place):
+        log.warning("%s: exists already, not replaced", printable_path(target))
 
 
 _RETRY_SECONDS = 60.0  # between attempts to move an input
@@ -392,6 +496,8 @@ class InputDisposer:
             made = output_signature(job, root)
             if made is not None:
                 self._records.set_made(job, made)
+                if watch.sidecars:
+                    bring_companions(job, watch, self._records.state_dir)
             dispose_done(job, watch, self._records.state_dir)
         else:
             self._records.drop_claim(job)

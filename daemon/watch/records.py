@@ -245,8 +245,12 @@ class Records:
         old = self.maker(Path(job.sink))
         if old is not None and old.source == job.source:  # its earlier output may still exist
             maker = maker.model_copy(update={"made": old.made})
-        self.store.set_verdict(f"latest {job.source}", job.id)
+        self.note_latest(job)
         self._set_maker(Path(job.sink), maker)
+
+    def note_latest(self, job: Job) -> None:
+        """Record the job of a source's latest version, which may have no output."""
+        self.store.set_verdict(f"latest {job.source}", job.id)
 
     def maker(self, sink: Path) -> OutputMaker | None:
         """Return the maker of an output."""

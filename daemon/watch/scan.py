@@ -417,22 +417,27 @@ def _entries(root: Root, folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
                 continue
 
 
+WAITING: tuple[Reason, ...] = ("unstable", "unfinished", "locked", "unwritable")
+"""Reasons of files that will be inspected again by themselves."""
+
+
 class SkipLog:
     """Log why a path is skipped: once for each version of it, not at every scan."""
 
     def __init__(self) -> None:
-        self._logged: dict[Path, tuple[Reason, Signature | None]] = {}
+        self._logged: dict[Path, tuple[Skip, Signature | None]] = {}
 
-    def log(self, skip: Skip, version: Signature | None = None) -> None:
+    def log(self, skip: Skip, version: Signature | None = None, *, known: bool = False) -> None:
         """Log why a path is skipped, unless that was logged already.
 
         Args:
             skip: The path and the reason.
             version: Of the file, if another version should be logged again.
+            known: Only note it: an earlier run of the daemon has logged it.
         """
-        if self._logged.get(skip.path) == (skip.reason, version):
+        before, self._logged[skip.path] = self._logged.get(skip.path), (skip, version)
+        if known or (before and (before[0].reason, before[1]) == (skip.reason, version)):
             return
-        self._logged[skip.path] = (skip.reason, version)
         # "waits" for files that will be inspected again
         verb = "waits" if skip.reason in ("unstable", "unfinished") else "skipped"
         log.info("%s: %s, reason=%s: %s", printable_path(skip.path), verb, skip.reason, skip.detail)
@@ -449,8 +454,12 @@ class SkipLog:
     def reason_of(self, path: Path) -> Reason | None:
         """Return why a path is skipped."""
         logged = self._logged.get(path)
-        return logged[0] if logged else None
+        return logged[0].reason if logged else None
+
+    def skips(self) -> list[Skip]:
+        """Return every skipped path with its latest reason. Thread-safe."""
+        return [skip for skip, _ in list(self._logged.values())]
 
     def counts(self) -> dict[str, int]:
         """Return the number of skipped paths by reason. Thread-safe."""
-        return dict(Counter(reason for reason, _ in list(self._logged.values())))
+        return dict(Counter(skip.reason for skip in self.skips()))

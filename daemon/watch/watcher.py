@@ -7,11 +7,12 @@ hangs blocks this watcher, but neither the event loop nor other folders.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -23,22 +24,26 @@ from ...io.root import Root, filesystem_type
 from ..config import Config, WatchConfig
 from ..errors import IllegalChange, StoreBroken, UnknownJob
 from ..fence import Fence
+from ..jobs.model import Job
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
 from .changes import ChangeListener
 from .inspection import Candidate, FileAdmission, FolderInspection, Inspector, Probe
-from .outcome import InputDisposer
+from .outcome import InputDisposer, bring_back
 from .records import Records, Roots
-from .scan import MEDIA_EXTENSIONS, AllowedFiles, Skip, printable_path
+from .scan import MEDIA_EXTENSIONS, WAITING, AllowedFiles, Skip, printable_path
 
 log = logging.getLogger("upframe.watch")
 
 
 Result = TypeVar("Result")
 
+_STATES = ("waiting", "failed", "skipped")
+_LISTED_BY_JOB = ("already_done", "failed_before", "cancelled_before")
 _JITTER = 0.25  # share of the interval between scans, so that watchers do not scan simultaneously
 _FILES_AT_ONCE = 16  # submitted before changes are processed again
 _ABSENT_SECONDS = 10.0  # between checks of a missing folder, and after an error
+_RENEWAL_SECONDS = 60.0  # for a file to come back from another disk; a share may hang
 _BREATH_SECONDS = 0.05  # between two rounds, so that a stream of events cannot keep a core busy
 
 
@@ -67,7 +72,7 @@ class Watcher:
         clock: Callable[[], float] = time.monotonic,
         filesystem: Callable[[Path], str] = filesystem_type,
     ) -> None:
-        self._watch = watch
+        self.watch = watch
         self._queue = queue
         self._records = Records(store)
         self._probe = probe
@@ -114,8 +119,9 @@ class Watcher:
         """Return the state for the status page and metrics."""
         admission = self._admission
         return {
-            "input": str(self._watch.input),
-            "output": str(self._watch.output),
+            "name": self.watch.label,
+            "input": str(self.watch.input),
+            "output": str(self.watch.output),
             "state": "paused" if self._paused else "watching" if admission else "starting",
             "paused": self._paused,
             "mode": self._listener.mode.name,
@@ -128,19 +134,60 @@ class Watcher:
             "last_scan_seconds": self._last_scan_seconds,
         }
 
+    async def renew(self, job: Job) -> dict[str, object]:
+        """Bring its file back; return what a job would be today: :meth:`FileAdmission.renew`.
+
+        Raises:
+            IllegalChange: if it would be none.
+        """
+        if self._admission is None or self._paused is not None:
+            raise IllegalChange(f"job {job.id}: {self._paused or 'its folder is not scanned yet'}")
+        try:
+            await self._off(bring_back, job, self.watch, self._records.state_dir)
+            return await self._off(self._admission.renew, job)
+        except OSError as error:
+            text = f"job {job.id}: {printable_path(job.source)}: {error.strerror or error}"
+            raise IllegalChange(text) from error
+
+    def files(self, ended: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """List the files that wait, failed or were skipped, with the reason, in this order.
+
+        Blocks, but only for the job store.
+
+        Args:
+            ended: The failed and cancelled jobs of all folders, as JSON values.
+        """
+        found = [each for job in ended if (each := self._ended_file(job)) is not None]
+        for skip in self._admission.inspector.skips.skips() if self._admission else ():
+            if skip.reason not in _LISTED_BY_JOB:
+                state = "waiting" if skip.reason in WAITING else "skipped"
+                found.append(_file(skip.path, state, skip.reason, skip.detail))
+        return sorted(found, key=lambda file: (_STATES.index(file["state"]), file["path"]))
+
+    def _ended_file(self, job: Mapping[str, Any]) -> dict[str, Any] | None:
+        source = Path(job["source"])
+        inside = source.is_relative_to(self.watch.input)
+        if not inside or self._records.latest(source) != job["id"]:
+            return None
+        again = f"to try again: upframe jobs retry {job['id']}"
+        if job["state"] == "cancelled":
+            return _file(source, "skipped", "cancelled_before", f"cancelled; {again}")
+        message = str(job["error"]["message"] if job["error"] else "") or "failed"
+        return _file(source, "failed", "failed_before", f"{message.splitlines()[0]}; {again}")
+
     async def _off(self, call: Callable[..., Result], *arguments: object) -> Result:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, call, *arguments)
 
     async def _survive_round(self) -> float:
-        with Fence("file", printable_path(self._watch.input)):
+        with Fence("file", printable_path(self.watch.input)):
             try:
                 return await self._round()
             except (OSError, StoreBroken) as error:
-                log.warning("%s: cannot be scanned: %s", printable_path(self._watch.input), error)
+                log.warning("%s: cannot be scanned: %s", printable_path(self.watch.input), error)
         self._num_errors += 1
         self._listener.ask_for_scan()
-        await asyncio.sleep(min(self._watch.scan_seconds, _ABSENT_SECONDS))
+        await asyncio.sleep(min(self.watch.scan_seconds, _ABSENT_SECONDS))
         return 0.0
 
     async def _round(self) -> float:
@@ -148,7 +195,7 @@ class Watcher:
         missing = await self._off(self._roots.missing)
         if missing is not None:
             await self._pause(missing)
-            return min(self._watch.scan_seconds, _ABSENT_SECONDS)
+            return min(self.watch.scan_seconds, _ABSENT_SECONDS)
         admission = await self._arrive()
         inspection = await self._inspect(admission.inspector)
         await self._act(inspection, admission)
@@ -170,23 +217,23 @@ class Watcher:
         """Start, or restart, if the folder was missing or has been replaced."""
         if self._paused is not None:
             text = "%s: available again, watching is resumed"
-            log.warning(text, printable_path(self._watch.input))
+            log.warning(text, printable_path(self.watch.input))
         self._paused = None
-        identity = self._roots.identity(self._watch.input)
+        identity = self._roots.identity(self.watch.input)
         if identity == self._identity and self._admission is not None:
             return self._admission
-        kind = await self._off(self._filesystem, self._watch.input)
+        kind = await self._off(self._filesystem, self.watch.input)
         if self._admission is None:
             await self._off(self._clear_locks)
         inspector = Inspector(
-            self._watch,
+            self.watch,
             self._records,
             self._allowed(),
             filesystem=kind,
             reserved=self._reserved,
             stop=self._stop,
         )
-        admission = FileAdmission(self._watch, inspector, self._records, self._queue, self._clock)
+        admission = FileAdmission(self.watch, inspector, self._records, self._queue, self._clock)
         admission.num_taken = self._admission.num_taken if self._admission else 0
         self._admission, self._kind = admission, kind
         await self._listener.end()
@@ -195,9 +242,9 @@ class Watcher:
 
     def _allowed(self) -> AllowedFiles:
         state_dir = self._records.state_dir
-        linked = (self._watch.input, *self._linked) if self._watch.follow_links else ()
+        linked = (self.watch.input, *self._linked) if self.watch.follow_links else ()
         roots = tuple(Root(Path(os.path.realpath(path)), state_dir) for path in linked)
-        return AllowedFiles(Root(self._watch.input, state_dir), roots)
+        return AllowedFiles(Root(self.watch.input, state_dir), roots)
 
     def _clear_locks(self) -> None:
         def is_active(job: str) -> bool:
@@ -206,7 +253,7 @@ class Watcher:
             except UnknownJob:
                 return False
 
-        self._records.locks(self._watch).clear(is_active)
+        self._records.locks(self.watch).clear(is_active)
 
     async def _inspect(self, inspector: Inspector) -> FolderInspection:
         if self._clock() >= self._next_scan:
@@ -218,13 +265,13 @@ class Watcher:
         self._ready.clear()
         begun = self._clock()
         inspection = await self._off(inspector.inspect_all, begun)
-        await self._off(self._records.locks(self._watch).beat)
+        await self._off(self._records.locks(self.watch).beat)
         await self._listener.begin(self._kind, inspection.num_folders)
         await self._listener.check()
         self._num_scans += 1
         self._last_scan_seconds = self._clock() - begun
         jitter = random.uniform(1 - _JITTER, 1 + _JITTER)
-        self._next_scan = self._clock() + jitter * self._watch.scan_seconds
+        self._next_scan = self._clock() + jitter * self.watch.scan_seconds
         return inspection
 
     async def _act(self, inspection: FolderInspection, admission: FileAdmission) -> None:
@@ -272,6 +319,10 @@ class Watcher:
             await self._off(admission.taken, candidate, stored)
 
 
+def _file(path: Path, state: str, reason: str, detail: str) -> dict[str, Any]:
+    return {"path": printable_path(path), "state": state, "reason": reason, "detail": detail}
+
+
 class Watches:
     """Run a watcher for each `[[watch]]`, and move or delete inputs of ended jobs."""
 
@@ -298,13 +349,41 @@ class Watches:
             for index, watch in enumerate(config.watch)
         ]
         self.disposer = InputDisposer(config.watch, queue, store)
+        self._queue = queue
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.disposer.run(), name="settle")
-            for index, watcher in enumerate(self._watchers):
-                tasks.create_task(watcher.run(), name=f"watch {index}")
+        self._queue.renew = self._renew
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.disposer.run(), name="settle")
+                for index, watcher in enumerate(self._watchers):
+                    tasks.create_task(watcher.run(), name=f"watch {index}")
+        finally:
+            self._queue.renew = None
+
+    async def _renew(self, job: Job) -> dict[str, object]:
+        """Return what a job would be today, by the folder that its file is in."""
+        source = Path(job.source)
+        owners = [each for each in self._watchers if source.is_relative_to(each.watch.input)]
+        if not owners:
+            return {}
+        owner = max(owners, key=lambda each: len(each.watch.input.parts))
+        async with asyncio.timeout(_RENEWAL_SECONDS):
+            return await owner.renew(job)
+
+    async def files(self) -> list[list[dict[str, Any]]]:
+        """List the files of each folder that wait, failed or were skipped, with the reason."""
+
+        def listed(bodies: list[str]) -> list[list[dict[str, Any]]]:
+            jobs = [job for body in bodies if (job := json.loads(body))["origin"] == "watch"]
+            return [watcher.files(jobs) for watcher in self._watchers]
+
+        try:
+            bodies = await self._queue.bodies(("failed", "cancelled"))
+            return await asyncio.to_thread(listed, bodies)
+        except StoreBroken:  # `/status` says so
+            return [[] for _ in self._watchers]
 
     async def looked(self) -> None:
         """Wait until every folder has been scanned once, or was found missing."""

@@ -156,6 +156,35 @@ def test_all_failed_are_tried_again(tmp_path: Path) -> None:
     with_queue(tmp_path, use)
 
 
+def test_a_watched_file_is_asked_about_before_it_is_tried_again(tmp_path: Path) -> None:
+    async def use(queue: JobQueue) -> None:
+        asked: list[str] = []
+
+        async def renew(job: Job) -> dict[str, object]:
+            asked.append(job.id)
+            if job.id == "gone":
+                raise IllegalChange("its file is nowhere")
+            return {"priority": 7, "idempotency_key": "another"}
+
+        for name in ("file", "gone", "mine"):
+            queue.store.add(a_job(name, origin="cli" if name == "mine" else "watch"))
+            queue.store.change(name, "running")
+            queue.store.change(name, "failed")
+        queue.renew = renew
+        with pytest.raises(IllegalChange, match="nowhere"):
+            await queue.retry("gone")
+        assert {job.id for job in await queue.retry_failed()} == {"file", "mine"}
+        assert asked.count("mine") == 0
+        again = await queue.get("file")
+        assert (again.priority, queue.store.find("another")) == (7, again)
+        assert (await queue.get("gone")).state == "failed"
+        with pytest.raises(IllegalChange, match="it cannot become queued"):
+            await queue.retry("file")
+        assert asked.count("file") == 1  # not of a job that cannot be retried
+
+    with_queue(tmp_path, use)
+
+
 def test_a_change_is_told_even_if_who_made_it_is_gone(tmp_path: Path) -> None:
     async def use(queue: JobQueue) -> None:
         with queue.subscribe() as changes:

@@ -8,17 +8,26 @@ import itertools
 import json
 import logging
 import random
+import re
 import sqlite3
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.jobs.mqtt_node import BASE, FILTERS, answers, node_on
 from support.jobs.queues import put
 from support.media.small_files import small_files
-from support.servers.mqtt import Broker, Observer, observer_of, retained_of
+from support.servers.mqtt import (
+    Broker,
+    Observer,
+    broker_in,
+    dynamic_security,
+    observer_of,
+    retained_of,
+)
 
 from upframe.daemon.jobs.model import Job, JobError, JobProgress
 from upframe.daemon.jobs.store import JobStore
@@ -147,6 +156,128 @@ def test_cancels_and_queries(broker: Broker, tmp_path: Path) -> None:
                 assert unknown["error"]["code"] == "unknown_job"
 
     asyncio.run(main())
+
+
+RETRY = f"{BASE}/job/retry"
+
+
+def test_a_request_without_an_id_gets_one_and_is_told(broker: Broker, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with node_on(broker, tmp_path) as node, observer_of(broker) as client:
+            await node.up()
+            document = json.loads(node.submission("x"))
+            del document["id"]
+            told = [(await ask(client, SUBMIT, json.dumps(document)))[0] for _ in range(2)]
+            ids = {one["id"] for one in told}
+            assert len(ids) == 2  # each is a job of its own
+            assert all(re.fullmatch("in-[0-9a-f]{8}", job_id) for job_id in ids)
+            for job_id in ids:
+                state = json.loads((await client.on(f"{BASE}/job/{job_id}/state")).payload)
+                assert state["id"] == job_id
+            await client.say(SUBMIT, json.dumps(document))
+            await client.until(
+                lambda heard: [one for one in heard if one.topic.endswith("/reply")], "a reply"
+            )
+            assert len(node.store.jobs()) == 3
+
+    asyncio.run(main())
+
+
+def test_an_id_that_was_made_is_the_same_after_a_restart(broker: Broker, tmp_path: Path) -> None:
+    """The journal holds the request until the job has ended, and a new start does it again."""
+
+    async def main() -> None:
+        async with node_on(broker, tmp_path, stop=False) as node, observer_of(broker) as client:
+            await node.up()
+            document = json.loads(node.submission("x"))
+            del document["id"]
+            await client.say(SUBMIT, json.dumps(document), response="me/again")
+            told = answers((await client.on("me/again")).payload)
+        async with node_on(broker, tmp_path) as node, observer_of(broker) as client:
+            await node.up()
+            await client.on("me/again")  # answered once more
+            assert [job.id for job in node.store.jobs()] == [told["id"]]
+
+    asyncio.run(main())
+
+
+def test_retries_a_job_or_all_that_failed(broker: Broker, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with node_on(broker, tmp_path) as node, observer_of(broker) as client:
+            await node.up()
+            for name in ("a", "b", "c"):
+                await node.add(name)
+                await node.end(name, "done" if name == "c" else "failed")
+            (told,) = await ask(client, RETRY, "a")
+            assert (told["status"], told["data"]["state"]) == ("done", "queued")
+            (refused,) = await ask(client, RETRY, "c")
+            assert refused["error"]["code"] == "illegal_change"
+            (told,) = await ask(client, RETRY, '{"state": "failed"}')
+            assert (told["id"], told["data"]) == (None, {"jobs": ["b"]})
+            await client.say(RETRY, '{"state": "failed"}')  # answered nowhere
+            await node.until(lambda: node.bridge.health()["requests"]["taken"] == 3, "all done")
+            assert node.store.counts()["queued"] == 2
+            assert client.all(f"{BASE}/error") == []
+            await node.until(lambda: not node.store.journaled(), "an empty journal")
+
+    asyncio.run(main())
+
+
+def test_cancels_all_that_run(broker: Broker, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with node_on(broker, tmp_path) as node, observer_of(broker) as client:
+            await node.up()
+            for name in ("a", "b", "waits"):
+                await node.add(name)
+
+            def stopping(name: str) -> Any:
+                async def stop() -> None:
+                    await node.queue.change(name, "cancelled")
+
+                return stop
+
+            for name in ("a", "b"):
+                await node.queue.claim(limit_ids=(name,))
+                node.queue.attach(name, stopping(name))
+            (told,) = await ask(client, CANCEL, '{"state": "running"}')
+            assert sorted(told["data"]["jobs"]) == ["a", "b"]
+            assert node.store.get("waits").state == "queued"
+
+    asyncio.run(main())
+
+
+def test_an_event_says_of_which_file_and_why(broker: Broker, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with node_on(broker, tmp_path) as node, observer_of(broker) as client:
+            await node.up()
+            await node.add("a", source="rtsp://u:s3cret@cam/film.mkv")
+            error = JobError(code=65, message="empty input", retryable=False)
+            await node.end("a", "failed", error=error)
+
+            def last() -> dict[str, Any]:
+                return json.loads(client.all(f"{BASE}/event")[-1].payload)
+
+            await client.until(lambda _: client.all(f"{BASE}/event") and last()["type"] == "failed")
+            assert (last()["name"], last()["reason"]) == ("film.mkv", "empty input")
+            assert json.loads(client.all(f"{BASE}/event")[0].payload)["reason"] is None
+
+    asyncio.run(main())
+
+
+def test_a_broker_that_does_not_grant_retry_is_a_broker_all_the_same(tmp_path: Path) -> None:
+    """Access rules may be older than the command."""
+    secret = tmp_path / "secret"
+    secret.write_text("pw")
+    secret.chmod(0o600)
+
+    async def main(broker: Broker) -> None:
+        as_node = {"username": "node", "password_file": secret}
+        async with node_on(broker, tmp_path, **as_node) as node:
+            await node.up()
+
+    lines = dynamic_security(tmp_path, "node", "pw", RETRY)
+    with broker_in(tmp_path / "broker", lines=lines, open_to_all=False) as broker:
+        asyncio.run(main(broker))
 
 
 def test_stopping_a_job_that_takes_its_time_holds_up_no_other_request(

@@ -23,6 +23,7 @@ from upframe.daemon.mqtt.requests import (
     confined_work,
     parse,
     request_schemas,
+    with_id,
 )
 from upframe.daemon.specification import ConversionSpec
 from upframe.filters.options import FilterOptions
@@ -52,6 +53,48 @@ def test_reads_the_documented_request() -> None:
 
 def test_takes_a_later_minor_version_of_the_schema() -> None:
     assert parse("cancel", b'{"schema": "upframe.job/1.4", "id": "x"}').id == "x"
+
+
+@pytest.mark.parametrize("command", ["cancel", "retry", "query"])
+@pytest.mark.parametrize(
+    "payload", [b"film-1", b'{"id": "film-1"}', b'{"schema": "upframe.job/1", "id": "film-1"}']
+)
+def test_an_id_alone_names_a_job(command: Any, payload: bytes) -> None:
+    request = parse(command, payload)
+    assert (request.id, request.schema_) == ("film-1", "upframe.job/1")
+
+
+@pytest.mark.parametrize(("command", "state"), [("cancel", "running"), ("retry", "failed")])
+def test_a_state_stands_for_all_its_jobs(command: Any, state: str) -> None:
+    request = parse(command, json.dumps({"state": state}).encode())
+    assert (request.id, request.state) == (None, state)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("command", "payload", "text"),
+    [
+        ("cancel", b"{}", "must have an id or a state"),
+        ("cancel", b'{"id": "a", "state": "running"}', "must have an id or a state"),
+        ("cancel", b'{"state": "failed"}', "state: cancel takes running"),
+        ("retry", b'{"state": "running"}', "state: retry takes failed"),
+        ("query", b'{"state": "failed"}', "state: query takes none"),
+        ("cancel", b'{"state": "done"}', "state: "),
+        ("cancel", b'{"id": "a", "schema": "upframe.job/2"}', "supported is upframe.job/1"),
+        ("cancel", b"a/b", "must be JSON"),
+        ("cancel", b"a\n", "must be JSON"),
+    ],
+)
+def test_what_names_no_job_is_refused(command: Any, payload: bytes, text: str) -> None:
+    with pytest.raises(BadRequest, match=text):
+        parse(command, payload)
+
+
+def test_a_submission_may_have_no_id_and_gets_one() -> None:
+    payload = json.dumps({name: value for name, value in GOOD.items() if name != "id"}).encode()
+    assert parse("submit", payload).id is None
+    named = parse("submit", with_id(payload, "film-1"))
+    assert named == parse("submit", submission(id="film-1"))
+    assert "id" not in request_schemas()["submit"]["required"]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +130,8 @@ def test_takes_a_later_minor_version_of_the_schema() -> None:
         (submission(id="a" * 65), "invalid", "id: .*match pattern"),
         (submission(id=".."), "invalid", "id: .*match pattern"),
         (submission(state="done"), "invalid", "state: unknown key"),
-        (b'{"schema": "upframe.job/1"}', "invalid", "id: missing"),
+        (b'{"schema": "upframe.job/1"}', "invalid", "source: missing"),
+        (b"film-1", "malformed", "must be JSON"),
     ],
 )
 def test_refuses_other_requests_and_says_why(payload: bytes, code: str, text: str) -> None:
@@ -128,7 +172,7 @@ def test_a_refusal_tells_no_password() -> None:
 
 def test_the_schema_describes_what_is_taken() -> None:
     schemas = request_schemas()
-    assert set(schemas) == {"submit", "cancel", "query"}
+    assert set(schemas) == {"submit", "cancel", "query", "retry"}
     assert set(GOOD) <= set(schemas["submit"]["properties"])
     assert schemas["submit"]["additionalProperties"] is False
     json.dumps(schemas)

@@ -98,6 +98,33 @@ def test_trusts_its_authority_and_shows_its_own_certificate(
         asyncio.run(main(broker))
 
 
+def test_a_port_of_the_other_kind_is_hinted_at(certificates: Certificates, tmp_path: Path) -> None:
+    port = free_port()
+
+    async def reason_of(broker: Broker, name: str, **ours: object) -> str:
+        (tmp_path / name).mkdir()
+        async with node_on(broker, tmp_path / name, **ours) as node:
+            await node.until(lambda: node.bridge.health()["attempts"] > 1, "attempts")
+            return str(node.bridge.health()["reason"])
+
+    async def main(broker: Broker) -> None:
+        plain = await reason_of(broker, "plain", port=port)
+        assert plain.endswith(f"does port {port} want TLS (tls = true)?")
+        ca = certificates.path("ca.crt")
+        secure = await reason_of(broker, "secure", tls_ca=ca)
+        hint = f"is port {broker.port} one without TLS (usual with TLS: 8883)?"
+        assert secure.endswith(hint), secure
+        away = await reason_of(broker, "away", port=free_port())
+        assert "TLS" not in away
+        other = certificates.path("other-ca.crt")
+        wrong = await reason_of(broker, "wrong", port=port, tls_ca=other)
+        assert "certificate verify failed" in wrong
+        assert "without TLS" not in wrong
+
+    with broker_in(tmp_path / "broker", lines=tls_lines(certificates, port)) as broker:
+        asyncio.run(main(broker))
+
+
 def test_a_certificate_that_is_none_is_said(broker: Broker, tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_text("no certificate")
     mqtt = config_of(broker, tmp_path, tls_ca=tmp_path / "ca.crt").mqtt

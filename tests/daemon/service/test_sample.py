@@ -20,7 +20,6 @@ from upframe.daemon.config import (
     WatchConfig,
     load_config,
 )
-from upframe.daemon.mqtt.requests import SubmitRequest, parse
 from upframe.io.limits import InputLimits
 
 SAMPLE = Path(__file__).parents[3] / "systemd" / "upframe.toml"
@@ -118,10 +117,3 @@ def test_the_guide_names_what_is_there() -> None:
             assert (SAMPLE.parent / name).exists(), name
     keys = set(re.findall(r"^#?([a-z_]+) = ", SAMPLE.read_text(), re.M))
     assert {"drain_seconds", "state_dir", "node_id", "listen", "allow_remote"} <= keys
-
-
-def test_the_request_that_the_readme_shows_is_valid() -> None:
-    (text,) = re.findall(r"^```json\n(.*?)^```$", PAGES["README.md"], re.M | re.S)
-    request = parse("submit", text.encode())
-    assert isinstance(request, SubmitRequest)
-    assert (request.id, request.sink) == ("film-1", "/srv/video/large.mkv")

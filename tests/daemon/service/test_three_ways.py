@@ -76,6 +76,7 @@ def test_three_jobs_by_three_ways_are_done(tmp_path: Path, broker: Broker) -> No
 
     with daemon_in(tmp_path, **config) as daemon:
         daemon.port = port
+        (tmp_path / "in" / "notes.txt").write_text("notes")
         a_clip(tmp_path / "in" / "film.mp4")
         result = daemon.command(
             "submit", str(clip), str(tmp_path / "cli.mp4"), "--upscale", "2", "--id", "by-cli"
@@ -85,7 +86,17 @@ def test_three_jobs_by_three_ways_are_done(tmp_path: Path, broker: Broker) -> No
         until(lambda: (tmp_path / "out" / "film.mp4").exists(), "the output of the folder")
         metrics = daemon.get("/metrics").decode()
         assert "upframe_mqtt_connected 1.0" in metrics
-        assert 'upframe_watch_files{state="taken",watch="0"} 1.0' in metrics
+        assert 'upframe_watch_files{folder="in",state="taken",watch="0"} 1.0' in metrics
+        listed = daemon.command("folders")
+        assert listed.returncode == 0, listed.stderr
+        first, file = listed.stdout.splitlines()
+        assert first == f"in: {tmp_path / 'in'}: watching"
+        assert file.split()[:2] == ["skipped", "notes.txt:"]
+        assert file.endswith("extension .txt is not that of a video (excluded)")
+        (folder,) = json.loads(daemon.command("folders", "--json").stdout)
+        (shown,) = json.loads(daemon.get("/status"))["watch"]
+        assert folder["files"] == shown["files"]
+        assert (folder["files"][0]["reason"], folder["files_left_out"]) == ("excluded", 0)
         asyncio.run(by_mqtt(daemon))
         assert daemon.wait() == 0
 
