@@ -140,6 +140,10 @@ class StreamInfo:
     duration_seconds: Fraction | None = None
     mastering_display: MasteringDisplay | None = None
     content_light: ContentLight | None = None
+    icc_profile: bytes | None = field(default=None, repr=False)
+    """Of an image file: what its R'G'B' or gray values mean, whatever `color` says."""
+    exif: bytes | None = field(default=None, repr=False)
+    """Of an image file, from its TIFF header on."""
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:

@@ -1,7 +1,8 @@
 """Stills and numbered sequences as sinks: PNG, JPEG, WebP, TIFF and BMP, with alpha if possible.
 
 A sequence is written into a hidden folder beside its target, and its files are renamed when all are
-complete. The pixels are rotated, since most image formats cannot store a rotation.
+complete. The pixels are rotated, since most image formats cannot store a rotation. ICC profile and
+EXIF data are carried; pictures are converted to sRGB where the format cannot hold their profile.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ from .files import (
     write_error,
 )
 from .losses import LossLedger, contents_of, losses
+from .pictures.image_files import HOLDERS, holds_profile, with_embedded
 from .pictures.pixels import frame_of, matrix_of, set_color
+from .pictures.profiles import srgb_conversion
 from .root import by_descriptor
 from .traits import Loss, Trait
 
@@ -88,10 +91,14 @@ class ImageSink:
         self._file: OutputFile | None = None
         self._published: list[Path] = []
         self.num_images = 0
+        self._profile, self._exif = _kept_profile(info, self._choice, target), info.exif
+        self._to_srgb = None if self._profile else srgb_conversion(info.icc_profile, target.suffix)
         if not is_sequence(target) and (info.num_frames or 1) > 1:
             raise _one_still(target, str(info.num_frames))
         _open_image_codec(info.width, info.height, info, encoder, self._choice)
-        for line in self._ledger.plan(still_losses(self._ledger.wanted, self._choice)):
+        for line in self._ledger.plan(
+            still_losses(self._ledger.wanted, self._choice, info, target)
+        ):
             log.warning("%s", line)
         self._open()
 
@@ -121,7 +128,10 @@ class ImageSink:
         if self._file is not None and self.num_images:
             raise _one_still(self._target, "more")
         picture = upright(picture, self._info.rotation, hflip=self._info.hflip)
+        if self._to_srgb is not None:
+            picture = self._to_srgb(picture)
         data = encode_image(picture, self._info, self._options, self._choice)
+        data = self._embed(data, picture)
         _check_image(data, picture, self._choice.codec)
         if not self.num_images and self._ledger.wanted:
             for line in self._ledger.check(contents_of(Target(self._target.name, BytesIO(data)))):
@@ -135,6 +145,15 @@ class ImageSink:
     def losses(self) -> list[str]:
         """Return what the images lose of their source, for people; after the first, as found."""
         return self._ledger.lines()
+
+    def _embed(self, image: bytes, picture: Picture) -> bytes:
+        profile, size = self._profile, (picture.width, picture.height)
+        try:
+            return with_embedded(image, profile, self._exif, *size)
+        except ValueError as error:  # the profile alone can be of no harm
+            log.warning("EXIF data are left out: %s", error)
+            self._exif = None
+            return with_embedded(image, profile, None, *size)
 
     def _write(self, data: bytes) -> None:
         if self._file is not None:
@@ -198,10 +217,20 @@ class ImageSink:
         self._forget()
 
 
-def still_losses(wanted: Sequence[Trait], choice: CodecChoice) -> list[Loss]:
-    """Return what of a source's traits no image file holds."""
+def still_losses(
+    wanted: Sequence[Trait], choice: CodecChoice, info: StreamInfo, target: Path
+) -> list[Loss]:
+    """Return what of a source's traits an image file does not hold."""
     kept = {"alpha"} if PixelFormat.parse(choice.pix_fmt).has_alpha else set[str]()
+    kept |= {"icc"} if _kept_profile(info, choice, target) is not None else set()
+    kept |= {"exif"} if info.exif is not None and target.suffix.lower() in HOLDERS else set()
     return [loss for loss in losses(wanted, ()) if loss.trait.kind not in kept]
+
+
+def _kept_profile(info: StreamInfo, choice: CodecChoice, target: Path) -> bytes | None:
+    gray = PixelFormat.parse(choice.pix_fmt).family == "gray"
+    fits = info.icc_profile and holds_profile(target.suffix, info.icc_profile, gray=gray)
+    return info.icc_profile if fits else None
 
 
 def _one_still(target: Path, got: str) -> SinkRefused:

@@ -33,6 +33,8 @@ from .images import ImageSink, still_losses
 from .losses import LossLedger, contents_of, losses
 from .pictures.metadata import Tags, tags_of
 from .pictures.pixels import black_frame, frame_of
+from .pictures.png import delayed
+from .pictures.profiles import srgb_conversion
 from .root import by_descriptor
 from .streams.plan import StreamPlan
 from .streams.tracks import open_copy
@@ -109,6 +111,7 @@ class FileSink:
         self._open_things = ExitStack()
         self._last: Picture | None = None
         self._ledger = ledger
+        self._to_srgb = srgb_conversion(info.icc_profile, self._container.name)
         self._file = OutputFile(target, overwrite=overwrite, owner=owner)
         try:
             self._open(encoder, plan)
@@ -151,7 +154,7 @@ class FileSink:
         if not self._timeline.num_pictures:
             origin = self._copy.begin(picture.pts * self._info.time_base)
             self._encoder.stream.time_base = self._timeline.begin(picture, origin)
-        frame = frame_of(picture)
+        frame = frame_of(picture if self._to_srgb is None else self._to_srgb(picture))
         frame.pts, frame.duration = self._timeline.enter(picture)
         frame.time_base = self._encoder.timing.time_base
         if closing and self._container.holds_edit_lists:
@@ -166,6 +169,9 @@ class FileSink:
             closes = frame is None and self._container.holds_edit_lists
             for left, packet in zip(range(len(packets), 0, -1), packets, strict=True):
                 due_seconds = self._timeline.leave(packet, closes_mp4=closes and left == 1)
+                if self._container.name == "apng":
+                    seconds = (packet.duration or 0) * (packet.time_base or Fraction(0))
+                    packet.update(delayed(bytes(packet), seconds))
                 self._copy.mux_until(due_seconds)
                 mux(self._output, packet)
 
@@ -222,6 +228,8 @@ class FileSink:
             sound = None
         timeline = self._timeline
         tells_end = self._container.holds_durations or self._one_frame_long()
+        if self._container.name == "apng" and timeline.num_pictures == 1:
+            tells_end = False  # a plain PNG
         return ExpectedOutput(
             frames=timeline.num_pictures,
             last_start_seconds=timeline.last_start_seconds,
@@ -236,7 +244,8 @@ class FileSink:
             sample_aspect_ratio=self._held.sample_aspect_ratio,
             rotation=self._held.rotation,
             sound=sound.after(timeline.start_seconds) if sound else None,
-            tolerance_seconds=max(TOLERANCE_SECONDS, self._container.tick or Fraction(0)),
+            tolerance_seconds=max(TOLERANCE_SECONDS, self._container.tick or Fraction(0))
+            + timeline.num_pictures * self._container.drift,
         )
 
     def _one_frame_long(self) -> bool:
@@ -420,7 +429,7 @@ def planned_losses(
     choice = codec_choice(info, options, target, format)
     ledger = plan.ledger(Path(target).name)
     if is_image(target, format):
-        ledger.plan(still_losses(ledger.wanted, choice), choice.losses)
+        ledger.plan(still_losses(ledger.wanted, choice, info, Path(target)), choice.losses)
         return ledger.lines()
     width, height = _TRIAL_SIZE
     small = replace(info, width=width, height=height, pix_fmt=choice.pix_fmt)

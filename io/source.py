@@ -239,6 +239,8 @@ class ContainerSource:
 
     def _describe(self, first: VideoFrame) -> None:
         log_decoder(self._target.name, self.stream, first)
+        embedded = self._target.embedded
+        self._notes += [] if embedded is None else embedded.notes
         self._info = describe(
             self.container,
             self.stream,
@@ -247,7 +249,7 @@ class ContainerSource:
             field_order=self.field_order,
             seen=self._survey,
             num_images=self._target.num_images,
-            path=self._target.path,
+            embedded=embedded,
         )
         if converted := conversion_warning(pix_fmt_of(first)):
             self._notes.append(converted)

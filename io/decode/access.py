@@ -17,7 +17,8 @@ from pathlib import Path
 
 from ..errors import SourceMissing, UnsupportedMedia, reason_of
 from ..redaction import excerpt
-from ..root import Root, open_file
+from ..root import Root, by_descriptor, open_file
+from .stills import still_in
 
 NOTHING = {
     "protocol_whitelist": "none",
@@ -130,7 +131,14 @@ class LocalFiles:
             return BytesIO()  # marks the end for FFmpeg
         try:
             beneath = None if self._root is None else open_file(self._root, image)
-            return _reader(os.open(image, _READ) if beneath is None else beneath)
+            file = _reader(os.open(image, _READ) if beneath is None else beneath)
+            still = (
+                None
+                if isinstance(file, BytesIO)
+                else still_in(by_descriptor(file.fileno()), str(image))
+            )
+            made = None if still is None or still.contents is None else still.contents()
+            return made if isinstance(made, BytesIO) else file
         except OSError as error:
             raise SourceMissing(f"{image}: cannot be read: {reason_of(error)}") from error
 

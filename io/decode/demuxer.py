@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -35,17 +36,21 @@ from ..errors import (
 )
 from ..extent import mp4_boxes
 from ..limits import limits
+from ..pictures.image_files import Embedded, embedded_in, read_embedded
+from ..pictures.png import without_profile
 from ..rawvideo.y4m import MAGIC, MAX_READ_BYTES, parse_header
 from ..redaction import redacted
 from ..root import ConfinedFile, Root, by_descriptor, opened_folder
 from ..web import RemoteFiles, check_url, tls_options, why_untrusted
 from .access import BUFFER_BYTES, NOTHING, PIPE_BYTES, LocalFiles, allowed_for
+from .stills import Still, still_in
 
 DEFAULT_IMAGE_RATE = Fraction(25)
 """Pictures per second of an image sequence by default."""
 
 _PRINTF = re.compile(r"%0?\d{0,2}d")
 _GLOB = re.compile(r"[*?\[]")
+_ALONE = (".heic", ".heif", ".hif", ".avif")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,18 @@ class Target:
     options: dict[str, str] = field(default_factory=dict[str, str])
     images: tuple[Path, ...] = ()
     """Of a sequence: its files, in order."""
+    still: Still | None = None
+    """If it is an image: what it holds besides what FFmpeg reads."""
+
+    @property
+    def embedded(self) -> Embedded | None:
+        """What an image file says about its picture, or the first of a sequence about its own."""
+        if self.still is not None:
+            return self.still.embedded
+        if isinstance(self.file, BytesIO):
+            return read_embedded(self.file.getvalue())
+        first = self.path or next(iter(self.images), None)
+        return None if first is None or (self.images and self.root) else embedded_in(first)
 
     @property
     def num_images(self) -> int | None:
@@ -90,7 +107,8 @@ def find_target(
 
     Raises:
         SourceMissing: if there is no such file, or it may not be read.
-        UnsupportedMedia: if the file is empty, or an image sequence has holes.
+        UnsupportedMedia: if the file is empty, an image sequence has holes, or a picture is of a
+            kind that nothing here reads whole.
     """
     options = {} if framerate is None else {"framerate": str(framerate)}
     root, opened = None, None
@@ -127,7 +145,8 @@ def _file(target: str, path: Path) -> Target:
     if regular and status.st_size == 0:
         raise UnsupportedMedia(f"{target}: empty: 0 bytes")
     _check_y4m(target, line)
-    return Target(target, Path(target), path if regular else None)
+    still = still_in(path, target) if regular else None
+    return Target(target, Path(target), path if regular else None, still=still)
 
 
 def _first_line(path: Path) -> bytes:
@@ -217,6 +236,8 @@ def _images(
 ) -> Target:
     # with `loop` FFmpeg opens the first image again and again; each opening returns the next
     options = {"loop": "1", "framerate": str(framerate or DEFAULT_IMAGE_RATE)}
+    if images[0].suffix.lower() in _ALONE:
+        raise UnsupportedMedia(f"{pattern}: HEIC and AVIF are read one by one, wanted PNG or JPEG")
     return Target(pattern, images[0], None, root, "image2", options, tuple(images))
 
 
@@ -236,7 +257,11 @@ def open_container(
         TruncatedMedia: if it is an MP4 without its index.
     """
     files, file, allowed = None, target.file, NOTHING
-    if isinstance(file, Path):
+    if target.still is not None and target.still.contents is not None:
+        file = CountedStream(target.still.contents())
+    elif isinstance(file, BytesIO):
+        file = CountedStream(BytesIO(without_profile(file.getvalue())))
+    elif isinstance(file, Path):
         files = LocalFiles(file, root=target.root, opened=target.path, images=target.images)
         file = files.url
     elif isinstance(file, str):
@@ -344,6 +369,8 @@ def best_video(container: InputContainer, name: str, *, sized: bool = True) -> V
     if sized and (stream.codec_context.width < 1 or stream.codec_context.height < 1):
         size = f"{stream.codec_context.width}x{stream.codec_context.height}"
         raise UnsupportedMedia(f"{name}: the video has no size, got {size}")
+    if stream.disposition & Disposition.dependent and "mp4" in container.format.name:
+        raise UnsupportedMedia(f"{name}: a picture of {len(streams)} tiles, wanted it as a file")
     return stream
 
 

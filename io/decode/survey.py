@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from ...filters.frame import PixelFormat, StreamInfo
 from ..errors import MediaError
 from ..extent import segment_end
+from ..pictures.image_files import Embedded
 from ..pictures.metadata import tags_of_frame
 from ..pictures.pixels import pix_fmt_of, planar_pix_fmt
 from ..timestamps import RateVerdict, judge_rate, settled
@@ -224,7 +225,7 @@ def describe(
     field_order: FieldOrder | None,
     seen: Survey | None,
     num_images: int | None,
-    path: Path | None,
+    embedded: Embedded | None,
 ) -> StreamInfo:
     """Combine what a container, a stream, its packets and its first frame say about the pictures.
 
@@ -233,7 +234,7 @@ def describe(
     """
     pix_fmt = planar_pix_fmt(pix_fmt_of(first))
     time_base = stream.time_base or Fraction(1, 90_000)
-    tags = tags_of_frame(stream, first, path)
+    tags = tags_of_frame(stream, first, embedded)
     sited = PixelFormat.parse(pix_fmt).chroma_shift_x > 0
     return StreamInfo(
         width=first.width,
@@ -253,6 +254,8 @@ def describe(
         else _duration(container, stream, seen, time_base, verdict.rate),
         mastering_display=tags.mastering_display,
         content_light=tags.content_light,
+        icc_profile=None if embedded is None else embedded.icc_profile,
+        exif=None if embedded is None or num_images else embedded.exif,  # each has its own
     )
 
 

@@ -38,6 +38,8 @@ class Container:
     """Can mark packets before the start as decoded but not shown: an audio encoder's priming."""
     needs_seek: bool = False
     """Cannot be written to a pipe."""
+    drift: Fraction = Fraction(0)
+    """Seconds by which FFmpeg's demuxer is off with every frame, where it rounds durations."""
 
 
 _MILLISECOND = Fraction(1, 1000)
@@ -56,6 +58,7 @@ _CONTAINERS = {
         Container("vob", tick=Fraction(1, 90_000), holds_durations=False),
         Container("nut", holds_durations=False),
         Container("gif", tick=Fraction(1, 100)),
+        Container("apng", drift=Fraction(1, 200_000)),
         Container("avi", constant_rate_only=True, holds_durations=False, tells_pts=False),
         Container(
             "mxf", constant_rate_only=True, holds_durations=False, tells_pts=False, needs_seek=True

@@ -192,7 +192,7 @@ class ConnectedInput:
                 field_order="progressive",
                 seen=None,
                 num_images=None,
-                path=None,
+                embedded=None,
             )
         except UnsupportedMedia as error:
             raise InputLost("unsupported", f"{self._display}: {error}") from error

@@ -16,8 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from io import BytesIO
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import av
 from av.error import FFmpegError
@@ -28,6 +27,7 @@ from av.video.stream import VideoStream
 
 from ...filters.frame import Color, ContentLight, MasteringDisplay
 from ..rawvideo.matroska import chroma_siting
+from .image_files import Embedded
 from .pixels import color_of_stream
 
 if TYPE_CHECKING:
@@ -105,57 +105,6 @@ def rotation_of(frame: VideoFrame) -> tuple[int, bool, float]:
     return round(angle / 90) % 4 * 90, hflip, angle
 
 
-# EXIF 2.32, tag Orientation: degrees counter-clockwise, and mirrored before that
-_ORIENTATIONS = {
-    1: (0, False),
-    2: (0, True),
-    3: (180, False),
-    4: (180, True),
-    5: (90, True),
-    6: (270, False),
-    7: (270, True),
-    8: (90, False),
-}
-_EXIF_MARKS = (b"Exif\0\0", b"eXIf")  # before the TIFF header, in JPEG and in PNG
-_EXIF_BYTES = 1 << 17
-
-
-def orientation_of(frame: VideoFrame, path: Path | None) -> tuple[int, bool, float]:
-    """Return how a frame must be rotated, as :func:`rotation_of`, also where PyAV hides it.
-
-    FFmpeg 8 attaches a still's EXIF data to the frame, a kind that PyAV 18 has no name for; so the
-    orientation is read from the file itself.
-    """
-    if path is not None and side_data(frame) is None:
-        with path.open("rb") as file:
-            found = exif_orientation(file.read(_EXIF_BYTES))
-        if found is not None:
-            return (*found, float(found[0]))
-    return rotation_of(frame)
-
-
-def exif_orientation(data: bytes) -> tuple[int, bool] | None:
-    """Return the orientation found at the beginning of a JPEG or PNG; None where it has none.
-
-    Source: EXIF 2.32, sections 4.5.2 (structure) and 4.6.4 (orientation).
-    """
-    for mark in _EXIF_MARKS:
-        start = data.find(mark)
-        if start >= 0 and (found := _tiff_orientation(data[start + len(mark) :])) is not None:
-            return _ORIENTATIONS.get(found)
-    return None
-
-
-def _tiff_orientation(tiff: bytes) -> int | None:
-    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
-    place = int.from_bytes(tiff[4:8], order)
-    for entry in range(int.from_bytes(tiff[place : place + 2], order)):
-        field = tiff[place + 2 + 12 * entry :][:12]
-        if int.from_bytes(field[:2], order) == 0x0112:
-            return int.from_bytes(field[8:10], order)
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class Tags:
     """What a file declares about its pictures."""
@@ -178,13 +127,17 @@ def tags_of(opened: InputContainer, stream: VideoStream) -> Tags:
     first = next(iter(opened.decode(stream)), None)
     if first is None:
         raise IndexError("no frame comes out of it")
-    return tags_of_frame(stream, first, None)
+    return tags_of_frame(stream, first)
 
 
-def tags_of_frame(stream: VideoStream, first: VideoFrame, path: Path | None) -> Tags:
-    """Combine a stream's tags with those of its first frame; of a still also those of its file."""
+def tags_of_frame(stream: VideoStream, first: VideoFrame, embedded: Embedded | None = None) -> Tags:
+    """Combine a stream's tags with those of its first frame; those of an image file precede.
+
+    FFmpeg 8 attaches EXIF data to the frame, a kind that PyAV 18 has no name for, which hides the
+    orientation; so that is read from the file itself.
+    """
     data = side_data(first) or {}
-    rotation, hflip, _ = orientation_of(first, path)
+    rotation, hflip = rotation_of(first)[:2] if embedded is None else embedded.turn
     return Tags(
         color=replace(color_of_stream(stream, first), chroma_location=chroma_location(stream)),
         sample_aspect_ratio=stream.sample_aspect_ratio or None,

@@ -11,11 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
+from support.media.clips import make_still
 from support.media.sinks import constant, pictures, write
+from support.media.stills import exif_data, icc_profile, with_segments
 
 from upframe.filters.frame import Color, Picture, PixelFormat, StreamInfo
 from upframe.io.encode.encoder import EncoderOptions, output_pix_fmt
 from upframe.io.errors import SinkRefused, VerificationFailed
+from upframe.io.pictures.image_files import embedded_in
 from upframe.io.sink import open_file_sink
 from upframe.io.source import open_source
 
@@ -201,6 +205,138 @@ def test_turned_by_90_degrees_422_becomes_444() -> None:
     info = constant(pix_fmt="yuv422p", rotation=90)
     assert output_pix_fmt(info, EncoderOptions(), "a.jpg") == "yuv444p"
     assert output_pix_fmt(replace(info, rotation=180), EncoderOptions(), "a.jpg") == "yuv422p"
+
+
+NAMES = ["a.png", "a.jpg", "a.webp", "a.tiff"]
+
+
+def photo(folder: Path, *, profile: bytes | None = None, orientation: int = 6) -> Path:
+    """A JPEG as phones write it, 64x48 as coded."""
+    segments = [(0xE1, b"Exif\0\0" + exif_data(orientation))]
+    if profile is not None:
+        segments.append((0xE2, b"ICC_PROFILE\0\1\1" + profile))
+    return with_segments(make_still(folder / "photo.jpg", pix_fmt="yuvj420p"), *segments)
+
+
+def through(source: Path, target: Path) -> Path:
+    """A still read and written, without filters."""
+    opened = open_source(str(source))
+    info = replace(opened.info, pix_fmt=output_pix_fmt(opened.info, EncoderOptions(), target))
+    form = PixelFormat.parse(info.pix_fmt)
+    kept = list(opened)
+    opened.close()
+    if form.name != kept[0].pix_fmt:
+        with Image.open(source) as image:
+            planes = np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy()
+        kept = [replace(kept[0], planes=tuple(map(torch.from_numpy, planes)), pix_fmt=form.name)]
+    write(open_file_sink(target, info, EncoderOptions()), iter(kept))
+    return target
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_profile_and_exif_data_are_carried_and_the_orientation_is_neutral(
+    tmp_path: Path, name: str
+) -> None:
+    target = through(photo(tmp_path, profile=icc_profile()), tmp_path / name)
+    with Image.open(target) as image:
+        assert image.size == (48, 64)
+        assert image.info["icc_profile"] == icc_profile()
+        exif = image.getexif()
+        assert (exif[0x010F], exif[0x0112]) == ("ACM", 1)
+        assert exif.get_ifd(0x8769)[0xA002] == 48
+        assert exif.get_ifd(0x8825)[2] == (52.0, 30.0, 0.0)
+        image.load()
+    rgb = rgb_by_ffmpeg(target)
+    assert rgb.shape == (64, 48, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_carried_can_be_carried_again(tmp_path: Path, name: str) -> None:
+    once = through(photo(tmp_path, profile=icc_profile()), tmp_path / name)
+    again = through(once, tmp_path / f"again_{name}")
+    found, before = embedded_in(again), embedded_in(once)
+    assert found is not None
+    assert before is not None
+    assert (found.icc_profile, found.turn) == (icc_profile(), (0, False))
+    assert found.exif is not None
+    assert b"ACM" in found.exif
+    with Image.open(again) as image:
+        assert image.size == (48, 64)
+
+
+def test_a_format_without_profiles_gets_srgb(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An orange of Display P3 is another triple in sRGB."""
+    planes = tuple(torch.full((16, 16), value, dtype=torch.uint8) for value in (200, 120, 60))
+    picture = Picture(planes, "gbrp", RGB, 0, 1, constant().time_base)
+    for name, wanted in (("a.bmp", (214, 116, 38)), ("a.png", (200, 120, 60))):
+        target = write_still(tmp_path / name, picture, icc_profile=icc_profile())
+        assert np.abs(rgb_by_ffmpeg(target)[8, 8].astype(int) - wanted).max() <= 2
+    assert caplog.messages == [
+        ".bmp cannot hold ICC profile 'Display P3 test': converted to sRGB, in 8 bits"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("space", "pix_fmt", "name", "kept"),
+    [
+        (b"GRAY", "gray", "a.png", True),
+        (b"GRAY", "gray16le", "a.tiff", True),
+        (b"GRAY", "gray", "a.jpg", False),  # whose encoder has no gray
+        (b"RGB ", "gray", "a.png", False),
+        (b"GRAY", "gbrp", "a.png", False),
+        (b"CMYK", "gbrp", "a.png", False),
+    ],
+)
+def test_a_profile_is_only_put_on_pictures_of_its_kind(
+    tmp_path: Path, space: bytes, pix_fmt: str, name: str, kept: bool
+) -> None:
+    color = Color("pc") if pix_fmt.startswith("gray") else RGB
+    profile = icc_profile(space=space)
+    target = write_still(
+        tmp_path / name, noise(pix_fmt, 32, 16, color), icc_profile=profile, exif=exif_data(1)
+    )
+    found = embedded_in(target)
+    assert found is not None
+    assert found.icc_profile == (profile if kept else None)
+    assert found.exif is not None
+
+
+def test_a_cmyk_photo_is_read_and_its_profile_is_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    profile = icc_profile(space=b"CMYK")
+    Image.new("CMYK", (32, 16), (0, 255, 255, 0)).save(path, icc_profile=profile, quality=98)
+    target = through(path, tmp_path / "b.png")
+    found = embedded_in(target)
+    assert found is not None
+    assert found.icc_profile is None
+    assert np.abs(rgb_by_ffmpeg(target)[8, 8].astype(int) - (255, 0, 0)).max() < 12
+
+
+def test_damaged_exif_data_are_left_out_and_the_picture_is_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = exif_data(6)[:110]  # whole as far as the orientation
+    picture = noise("gbrp", 32, 16)
+    target = write_still(tmp_path / "a.png", picture, exif=damaged, icc_profile=icc_profile())
+    found = embedded_in(target)
+    assert found is not None
+    assert (found.exif, found.icc_profile) == (None, icc_profile())
+    assert "EXIF data are left out" in caplog.text
+
+
+def test_a_sequence_keeps_the_profile_and_leaves_each_pictures_exif_data(tmp_path: Path) -> None:
+    for number in (1, 2):
+        made = photo(tmp_path, profile=icc_profile(), orientation=1)
+        made.rename(tmp_path / f"in_{number}.jpg")
+    source = open_source(str(tmp_path / "in_%d.jpg"))
+    info = replace(source.info, pix_fmt="yuv420p")
+    write(open_file_sink(tmp_path / "out_%d.jpg", info, EncoderOptions()), iter(list(source)))
+    source.close()
+    found = embedded_in(tmp_path / "out_2.jpg")
+    assert found is not None
+    assert (found.icc_profile, found.exif) == (icc_profile(), None)
 
 
 def test_a_sequence_is_numbered_from_one_and_appears_at_the_end(tmp_path: Path) -> None:

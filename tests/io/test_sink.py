@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import av
@@ -25,10 +25,12 @@ from support.media.sinks import (
     through,
     write,
 )
+from support.media.stills import icc_profile
 
 from upframe.filters.frame import StreamInfo
 from upframe.io.encode.encoder import EncoderOptions
 from upframe.io.errors import SinkRefused
+from upframe.io.pictures.png import chunks
 from upframe.io.sink import open_file_sink
 from upframe.io.source import open_source
 
@@ -127,6 +129,73 @@ def test_animations_keep_their_frames_and_length(tmp_path: Path, name: str) -> N
     info = constant(pix_fmt="gbrp")
     target = encode(tmp_path / name, info, options=EncoderOptions())
     assert int(streams(target, "video")[0]["nb_read_packets"]) == 12
+
+
+def apng_delays(path: Path) -> list[Fraction]:
+    """The delays of an animation, as they are written."""
+    data = path.read_bytes()
+    return [
+        Fraction(
+            int.from_bytes(data[start + 20 : start + 22]),
+            int.from_bytes(data[start + 22 : start + 24]),
+        )
+        for name, start, _ in chunks(data)
+        if name == b"fcTL"
+    ]
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [Fraction(24_000, 1001), 25, Fraction(30_000, 1001), 30, 50, Fraction(60_000, 1001), 60, 120],
+)
+def test_an_apng_of_any_rate_has_exactly_its_delays(tmp_path: Path, rate: Fraction | int) -> None:
+    target = encode(tmp_path / "a.apng", constant(rate, pix_fmt="gbrp"), options=EncoderOptions())
+    assert apng_delays(target) == [1 / Fraction(rate)] * 12
+
+
+@pytest.mark.parametrize("name", ["a.apng", "a.gif"])
+@pytest.mark.parametrize("delays", [(20, 50, 10), (10, 20, 50), (5, 5, 300), (2, 3, 7)])
+def test_animations_keep_uneven_delays_also_the_last(
+    tmp_path: Path, name: str, delays: tuple[int, ...]
+) -> None:
+    info = StreamInfo(64, 48, "gbrp", Fraction(1, 100), None, Fraction(10))
+    first, ends = next(pictures(constant(pix_fmt="gbrp"))), [*accumulate(delays)]
+    made = [
+        replace(first, pts=end - delay, duration=delay, time_base=Fraction(1, 100))
+        for end, delay in zip(ends, delays, strict=True)
+    ]
+    sink = open_file_sink(tmp_path / name, info, EncoderOptions())
+    write(sink, iter(made))
+    shown = [Fraction(packet["duration_time"]) for packet in packets(tmp_path / name)]
+    assert shown == [Fraction(delay, 100) for delay in delays]
+    if name == "a.apng":
+        assert apng_delays(tmp_path / name) == shown
+
+
+def test_an_apng_of_one_frame_is_a_png(tmp_path: Path) -> None:
+    info = replace(constant(pix_fmt="gbrp"), num_frames=1)
+    picture = replace(next(pictures(info)), duration=7)
+    write(open_file_sink(tmp_path / "a.apng", info, EncoderOptions()), iter([picture]))
+    assert apng_delays(tmp_path / "a.apng") == []
+
+
+def test_a_film_of_pictures_with_a_profile_is_in_srgb(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    info = replace(constant(pix_fmt="gbrp"), icc_profile=icc_profile("Display P3"))
+    target = encode(tmp_path / "a.mkv", info, options=EncoderOptions(codec="ffv1"))
+    plain = encode(
+        tmp_path / "b.mkv", constant(pix_fmt="gbrp"), options=EncoderOptions(codec="ffv1")
+    )
+    assert "matroska cannot hold ICC profile 'Display P3': converted to sRGB" in caplog.text
+    shades = []
+    for path in (target, plain):
+        source = open_source(str(path))
+        shades.append([int(picture.planes[0][0, 0]) for picture in source])
+        source.close()
+    # gray stays gray: of a curve of 2.2 instead of sRGB's own
+    assert shades[0] != shades[1]
+    assert all(abs(one - other) < 8 for one, other in zip(*shades, strict=True))
 
 
 def test_more_frames_than_the_container_can_tell_apart_are_refused_early(tmp_path: Path) -> None:
