@@ -26,6 +26,7 @@ from .decode.demuxer import Target, best_video, codec_of, kind_of, open_containe
 from .errors import SinkRefused, UnsupportedMedia, VerificationFailed
 from .extent import mp4_index, sample_entries
 from .pictures.pixels import pix_fmt_of, planar_pix_fmt
+from .pictures.profiles import embedded_traits
 from .redaction import excerpt
 from .timecode import is_timecode, timecode_traits
 from .traits import Loss, OpenedFile, Trait
@@ -54,6 +55,7 @@ def contents_of(target: Target) -> tuple[Trait, ...]:
         found += chapter_traits(opened)
         found += timecode_traits(opened)
         found += alpha_traits(opened)
+        found += embedded_traits(target.embedded)
         known = {trait.kind for trait in found}
         # MPEG-2 repeats its container's time code
         found += side_data_traits(

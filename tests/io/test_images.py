@@ -20,8 +20,9 @@ from upframe.filters.frame import Color, Picture, PixelFormat, StreamInfo
 from upframe.io.encode.encoder import EncoderOptions, output_pix_fmt
 from upframe.io.errors import SinkRefused, VerificationFailed
 from upframe.io.pictures.image_files import embedded_in
-from upframe.io.sink import open_file_sink
+from upframe.io.sink import open_file_sink, planned_losses
 from upframe.io.source import open_source
+from upframe.io.streams.plan import plan_streams
 
 RGB = Color("pc", None, None, "gbr")
 
@@ -430,3 +431,52 @@ def test_wrong_options_of_stills_are_refused_early(tmp_path: Path) -> None:
     with pytest.raises(SinkRefused, match="output folder does not exist"):
         open_file_sink(tmp_path / "none" / "f_%03d.png", info, EncoderOptions())
     assert list(tmp_path.iterdir()) == []
+
+
+PROFILE_LOST = "file: ICC profile 'Display P3 test': not kept"
+EXIF_LOST = "file: EXIF data: not kept"
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("a.png", []),
+        ("a.jpg", []),
+        ("a.webp", []),
+        ("a.tiff", []),
+        ("a.bmp", [PROFILE_LOST, EXIF_LOST]),
+        ("a.mkv", [PROFILE_LOST, EXIF_LOST]),
+        ("a.gif", [PROFILE_LOST, EXIF_LOST]),
+    ],
+)
+def test_the_ledger_lists_profile_and_exif_data_where_they_are_lost(
+    tmp_path: Path, name: str, lost: list[str]
+) -> None:
+    """Planned before the work, and found after it."""
+    before, target = photo(tmp_path, profile=icc_profile(), orientation=1), tmp_path / name
+    plan = plan_streams(str(before), str(target))
+    opened = open_source(str(before))
+    info, (picture,) = opened.info, list(opened)
+    opened.close()
+    planned = planned_losses(info, EncoderOptions(), str(target), None, plan)
+    assert [line for line in planned if line.startswith("file")] == lost
+    pix_fmt = output_pix_fmt(info, EncoderOptions(), target)
+    form = PixelFormat.parse(pix_fmt)
+    if form.name != picture.pix_fmt:
+        planes = tuple(torch.zeros((48, 64), dtype=torch.uint8) for _ in range(form.num_planes))
+        alpha = planes[0] if form.has_alpha else None
+        picture = replace(picture, planes=planes, pix_fmt=form.name, alpha=alpha)
+    sink = open_file_sink(target, replace(info, pix_fmt=pix_fmt), EncoderOptions(), plan=plan)
+    write(sink, iter([picture]))
+    assert [line for line in sink.losses() if line.startswith("file")] == lost
+
+
+def test_strict_streams_refuse_a_format_without_profiles(tmp_path: Path) -> None:
+    before, target = photo(tmp_path, profile=icc_profile()), tmp_path / "a.bmp"
+    plan = plan_streams(str(before), str(target), strict=True)
+    opened = open_source(str(before))
+    info = replace(opened.info, pix_fmt="gbrp")
+    opened.close()
+    with pytest.raises(SinkRefused, match=r"--strict-streams: a\.bmp: .*ICC profile 'Display P3"):
+        open_file_sink(target, info, EncoderOptions(), plan=plan)
+    assert not target.exists()
