@@ -36,6 +36,7 @@ Stage = Literal["loading", "streaming", "publishing"]
 OnLoss = Literal["slate", "freeze", "stop"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Transport = Literal["tcp", "udp", "auto"]
+ProgressStyle = Literal["auto", "bar", "line", "json", "none"]
 
 DEFAULT_LEVELS = ("full", "exp", "no-interpolation", "bicubic", "half-rate", "pass")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -178,8 +179,8 @@ class StreamSpec(_Specification, DeviceOptions, frozen=True, extra="forbid"):
     """A live stream: what to read, where to publish, and what to do in between."""
 
     name: StreamName = Field(
-        description="Name of the stream on the slate, in topics, metrics and the log; made of the "
-        "input by `upframe run`."
+        description="Name of the stream on the slate, in topics, metrics and the log. `upframe "
+        "run` makes one of the input."
     )
     input: Location = Field(
         description="The input: a URL, a device such as /dev/video0, or a file."

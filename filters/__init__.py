@@ -10,7 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .batch import interpolate_frames, upscale_frames
+    from .batch import (
+        batch_upscale_frames,
+        interpolate_frames,
+        interpolate_video_tensor,
+        upscale_frames,
+        upscale_tensor,
+    )
     from .frame import (
         Color,
         ContentLight,
@@ -31,14 +37,15 @@ __all__ = [
     "Picture",
     "PixelFormat",
     "StreamInfo",
+    "batch_upscale_frames",
     "interpolate_frames",
+    "interpolate_video_tensor",
     "upscale_frames",
+    "upscale_tensor",
 ]
-
-_IN_BATCH = ("interpolate_frames", "upscale_frames")
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(".batch" if name in _IN_BATCH else ".frame", __name__), name)
+    return getattr(import_module(".frame" if name[0].isupper() else ".batch", __name__), name)

@@ -10,7 +10,7 @@ from itertools import chain
 from .device import Runtime, keep_freed_memory
 from .frame import Filter, Frame, Pending, PlannedFilter, StreamInfo
 from .options import FilterOptions
-from .weights import Weights
+from .weights import Weights, warn_of_builtin
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,9 @@ def build_filters(options: FilterOptions, runtime: Runtime) -> tuple[BuiltFilter
         WeightsUnavailable: if weights are not available.
     """
     keep_freed_memory()
-    return tuple(built for make in REGISTRY if (built := make(options, runtime)) is not None)
+    filters = tuple(built for make in REGISTRY if (built := make(options, runtime)) is not None)
+    warn_of_builtin(built.weights for built in filters if built.weights is not None)
+    return filters
 
 
 class Chain:

@@ -43,8 +43,16 @@ def resolve_device(name: str = "auto") -> torch.device:
         return torch.device("cpu")
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(index or 0) >= found:
-        raise DeviceUnavailable(f"{name} was asked for, but {found} CUDA devices are there")
+        raise DeviceUnavailable(f"{name} was asked for, but {_cuda_devices(found)}")
     return torch.device("cuda", int(index or 0))
+
+
+def _cuda_devices(found: int) -> str:
+    if found:
+        return f"this machine's CUDA devices are cuda:0 to cuda:{found - 1}"
+    if torch.version.cuda is None:
+        return "this PyTorch is built without CUDA"
+    return "this machine has no CUDA device: PyTorch finds no NVIDIA card or driver"
 
 
 def cpu_has_bf16() -> bool:

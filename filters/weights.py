@@ -17,8 +17,8 @@ import pickletools
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -375,6 +375,8 @@ class Weights:
     sha256: str
     """Of the file, 64 hexadecimal digits."""
     origin: Literal["local", "hub", "builtin"]
+    missed: str = ""
+    """Why built-in weights stand in for the published ones; empty where they do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,15 +464,18 @@ def _default(
     except WeightsUnavailable as error:
         if policy != "auto":
             raise
+        return replace(_builtin(default), missed=str(error))
+
+
+def warn_of_builtin(used: Iterable[Weights]) -> None:
+    """Warn, in one line, of built-in weights that stand in for published ones."""
+    reasons = [weights.missed for weights in used if weights.missed]
+    if reasons:
         _logger.warning(
-            "USING BUILT-IN STARTER WEIGHTS OF LOWER QUALITY instead of %s: %s. For the real ones, "
-            "run `upframe models pull` where the hub can be reached, or name a local file as model "
-            "path. `--weights builtin` asks for the starter weights without this warning, "
-            "`--weights hub` never accepts them.",
-            default.name,
-            error,
+            "THE BUILT-IN STARTER WEIGHTS ARE USED, OF LOWER QUALITY: %s (`upframe models pull` "
+            "fetches the published ones; --weights builtin takes these without this warning)",
+            reasons[0],
         )
-        return _builtin(default)
 
 
 def _weights(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Literal, cast
@@ -56,11 +57,25 @@ def has_protocol(name: str, address: str = "127.0.0.1:9") -> bool:
     raise AssertionError(f"{name} was opened past an empty white list")
 
 
+NO_NVIDIA = "it needs an NVIDIA card, and this machine shows none"
+
+
+def lacks_device(encoder: str) -> bool:
+    """Return whether an encoder is NVIDIA's, on a machine that shows no NVIDIA device.
+
+    FFmpeg would call it an operation that is not permitted.
+    """
+    shown = ("/dev/nvidiactl", "/dev/dxg")  # of Linux, and of Linux inside of Windows
+    return encoder.endswith("_nvenc") and not any(map(os.path.exists, shown))
+
+
 def why_encoder_fails(name: str) -> str | None:
     """Open an encoder for a small picture; return None if that works, else FFmpeg's reason.
 
     Many builds have hardware encoders on machines without the hardware.
     """
+    if lacks_device(name):
+        return NO_NVIDIA
     try:
         context = cast("VideoCodecContext", av.CodecContext.create(name, "w"))
     except UnknownCodecError:

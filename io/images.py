@@ -107,10 +107,7 @@ class ImageSink:
             self._file = OutputFile(self._target, overwrite=self._overwrite, owner=self._owner)
             return
         token = None if self._owner is None else self._owner.token
-        first = numbered(self._target, _FIRST_NUMBER)
-        check_target(first, overwrite=True, token=token)
-        if not self._overwrite and (taken := _taken(self._target)):
-            raise SinkRefused(f"output exists: {taken} (use --overwrite)")
+        check_images(self._target, overwrite=self._overwrite, token=token)
         self._folder = partial_path(self._target, token)
         try:
             self._folder.mkdir()
@@ -238,6 +235,13 @@ def _one_still(target: Path, got: str) -> SinkRefused:
     return SinkRefused(
         f"{target} holds one picture, got {got} frames; wanted a numbered name such as {pattern}"
     )
+
+
+def check_images(target: Path, *, overwrite: bool, token: str | None = None) -> None:
+    """Refuse a numbered sequence as :func:`~upframe.io.files.check_target` does a file."""
+    check_target(numbered(target, _FIRST_NUMBER), overwrite=True, token=token)
+    if not overwrite and (taken := _taken(target)):
+        raise SinkRefused(f"output exists: {taken} (use --overwrite)")
 
 
 def _taken(target: Path) -> Path | None:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
-from typing import BinaryIO, Literal, TypeAlias, cast
+from typing import BinaryIO, Literal, TypeAlias, cast, get_args
 
 import av
 from av.container import Flags
@@ -24,6 +24,7 @@ from av.video.stream import VideoStream
 
 from ..filters.frame import Color, Picture, StreamInfo
 from .decode.deinterlace import INTERLACED, DeinterlacedSource
+from .encode.options import PipeFormat
 from .errors import MediaError, ReaderGone, SinkFull, TruncatedMedia, UnsupportedMedia, reason_of
 from .media import Source
 from .pictures.pixels import canonical_pix_fmt, frame_of, set_color
@@ -37,8 +38,7 @@ from .source import Deinterlace, open_source
 
 log = logging.getLogger(__name__)
 
-PipeFormat = Literal["y4m", "nut", "matroska"]
-FORMATS: tuple[PipeFormat, ...] = ("y4m", "nut", "matroska")
+FORMATS: tuple[PipeFormat, ...] = get_args(PipeFormat)
 
 _MAGICS: dict[PipeFormat, bytes] = {
     "y4m": Y4M_MAGIC,

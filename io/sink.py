@@ -23,13 +23,13 @@ from av.video.frame import PictureType
 from ..filters.frame import Picture, PixelFormat, StreamInfo
 from .decode.demuxer import Target
 from .decode.survey import AV_TIME_BASE
-from .encode.codecs import CodecChoice, is_image
+from .encode.codecs import CodecChoice, is_image, is_sequence
 from .encode.containers import Container, container_of
 from .encode.encoder import EncoderOptions, codec_choice, open_encoder
 from .encode.packets import EncoderTimeline, encoded_video, fix_dts, mux
 from .errors import SinkFull, SinkRefused, reason_of
-from .files import OutputFile, Owner, write_error
-from .images import ImageSink, still_losses
+from .files import OutputFile, Owner, check_target, write_error
+from .images import ImageSink, check_images, still_losses
 from .losses import LossLedger, contents_of, losses
 from .pictures.metadata import Tags, tags_of
 from .pictures.pixels import black_frame, frame_of
@@ -89,6 +89,24 @@ def open_file_sink(
         format=format,
         owner=owner,
     )
+
+
+def check_output(
+    target: Path,
+    *,
+    overwrite: bool,
+    format: str | None = None,  # noqa: A002
+    token: str | None = None,
+) -> None:
+    """Refuse a target that could not be written, as :func:`open_file_sink` does, before any work.
+
+    Raises:
+        SinkRefused: if it exists, is a folder, or its folder is missing or not writable.
+    """
+    if is_image(target, format) and is_sequence(target):
+        check_images(target, overwrite=overwrite, token=token)
+    else:
+        check_target(target, overwrite=overwrite, token=token)
 
 
 class FileSink:

@@ -36,6 +36,7 @@ ARROWS: dict[str, set[str]] = {
 """By folder of `daemon`, the folders that it may import; the files beside them are open to all."""
 
 SMALL_WITH_ONE_IMPORTER = {
+    "daemon/cli/demo.py": "a command, of which `doctor` runs the work",
     "daemon/workers/prober.py": "the second kind of child, beside the scheduler of the first",
 }
 """A module under 100 lines that one other imports belongs into it, but for these."""

@@ -15,7 +15,8 @@ from ...filters.options import FilterOptions
 from ...io.encode.options import EncoderOptions
 from ...io.redaction import excerpt
 from ..errors import UsageError
-from ..specification import REFUSED, RuntimeOptions, check_length
+from ..parser import PIPE_EXAMPLE
+from ..specification import REFUSED, ProgressStyle, RuntimeOptions, check_length
 
 if TYPE_CHECKING:
     from ...filters.device import Runtime
@@ -69,13 +70,11 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_progress_arguments(parser: argparse.ArgumentParser) -> None:
     """Offer how to watch the work and what to keep of it."""
-    from ..convert.progress import STYLES  # loads rich
-
     group = parser.add_argument_group("watching")
     group.add_argument(
         "--progress",
         default="auto",
-        choices=STYLES,
+        choices=get_args(ProgressStyle),
         help="How to show the progress on stderr. Default: auto.",
     )
     group.add_argument(
@@ -152,7 +151,9 @@ def runtime_of(arguments: argparse.Namespace) -> Runtime:
 
 
 def location(text: str) -> str:
-    """Return a path or URL from the command line; a UsageError if it is too long."""
+    """Return a path or URL from the command line; a UsageError if it is too long, or `-`."""
+    if text == "-":
+        raise UsageError(f"'-' is no file; `upframe pipe` is for stdin and stdout: {PIPE_EXAMPLE}")
     try:
         return check_length(text)
     except ValueError as error:

@@ -31,27 +31,14 @@ from ...io.demo import write_demo_clip
 from ...io.redaction import json_text
 from ...io.source import open_source
 from ..errors import UsageError
-from .arguments import add_filter_arguments, add_runtime_arguments, filter_options_of, runtime_of
+from .arguments import filter_options_of, runtime_of
 
-_SIZES = "320x180,640x360,1280x720,1920x1080"
 _DRAWN = (640, 360)
 """Width and height of the scene whose frames are resized: larger ones take long to draw."""
 _NUM_FRAMES = 6
 _RATE = 25
 _LEAST_READINGS = 3
 _MOVED = ("filters", "pipeline", "start", "all", "table")
-
-_EPILOG = """\
-examples:
-  upframe bench
-  upframe bench --sizes 1920x1080 --upscale 4 --upscaling-model-path realesr-animevideov3.pth
-  upframe bench --device cuda --json
-
-Without a filter, the frame rate and the size are doubled. Reading, writing and encoding a file come
-on top. Run it on an idle machine.
-
-exit codes: 0 done · 64 usage · 65 wrong weights file · 69 weights or device not available
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,28 +55,8 @@ class Speed:
     """Why it could not be measured."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command and its arguments."""
-    parser.description = "Measure how many frames a second the filters compute on this machine."
-    parser.epilog = _EPILOG
-    # everything after the first word that is no option: what was a subcommand, with its options
-    parser.add_argument("moved", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
-    parser.add_argument(
-        "--sizes", default=_SIZES, metavar="WxH,…", help=f"Sizes of the input ({_SIZES})."
-    )
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=3.0,
-        help="Time for each row, except that three frames are always measured (%(default)g).",
-    )
-    add_filter_arguments(parser)
-    add_runtime_arguments(parser)
-    parser.set_defaults(command=_command)
-
-
-def _command(arguments: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace) -> int:
+    """Do what the command line asks, and return the exit code."""
     _refuse_moved(arguments.moved)
     sizes = [_size_of(text) for text in arguments.sizes.split(",")]
     if not arguments.seconds >= 0:

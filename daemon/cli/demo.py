@@ -25,11 +25,6 @@ _NUM_FRAMES = 60
 _SHOWN = 30
 """Number of the source frame in the picture; all moving objects are in it."""
 _FILTERS = {"enable_frame_interpolation": True, "enable_upscaling": True, "upscaling_scale": 2}
-_DESCRIPTION = """\
-Draw a short clip with sound, double its frame rate and its size with the built-in starter
-weights, and put a frame of before and after side by side. Needs no network and no files.
-An earlier demo in the same folder is replaced.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +49,8 @@ class Demo:
         )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command and its arguments."""
-    parser.description = _DESCRIPTION
-    parser.add_argument(
-        "folder",
-        nargs="?",
-        type=Path,
-        default=Path("upframe-demo"),
-        metavar="FOLDER",
-        help="Folder of the results; created if missing. Default: upframe-demo.",
-    )
-    parser.set_defaults(command=_command)
-
-
-def _command(arguments: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace) -> int:
+    """Do what the command line asks, and return the exit code."""
     demo = make_demo(cast("Path", arguments.folder), display_for("auto"))
     sys.stdout.write("\n".join(map(one_line, demo.lines())) + "\n")
     return 0

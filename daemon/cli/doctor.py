@@ -414,32 +414,10 @@ def _endpoint() -> str:
 
 
 _MARKS = {"ok": "OK", "warn": "warn", "fail": "FAIL"}
-_EPILOG = """\
-Every line is OK, warn (something is missing that only some work needs) or FAIL (the main job,
-making a video smoother and larger, cannot run here). Without --online no network is asked.
-
-exit codes: 0 the main job runs · 69 it does not
-"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command and its arguments."""
-    parser.description = (
-        "Look at versions, devices, memory, codecs and weights, then make a tiny "
-        "video smoother and larger to see whether that works."
-    )
-    parser.epilog = _EPILOG
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
-    parser.add_argument(
-        "--online", action="store_true", help="Check that the hub is reachable, too."
-    )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="Check this configuration for risks, too."
-    )
-    parser.set_defaults(command=_command)
-
-
-def _command(arguments: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace) -> int:
+    """Do what the command line asks, and return the exit code."""
     findings = examine(online=bool(arguments.online))
     if arguments.config is not None:
         config = load_config(cast("Path", arguments.config))

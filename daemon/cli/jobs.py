@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os.path
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Self, cast
 
 from rich.console import Console, Group
@@ -17,24 +17,19 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from ...io.errors import SinkRefused, SourceMissing
+from ...io.files import refuse_same_file
 from ...io.redaction import json_text, one_line, printable
 from ..config import with_absolute_weights
-from ..errors import DaemonAbsent, UsageError
+from ..errors import DaemonAbsent, UnknownJob, UsageError
 from ..exits import Exit
 from ..jobs.api import NewJob, to_public_dict, to_public_json
 from ..jobs.client import DaemonClient, Place, find_place
 from ..jobs.model import new_id
 from ..jobs.store import STATES, JobStore
 from ..specification import ConversionOptions, ConversionSpec
-from .arguments import (
-    add_encoder_arguments,
-    add_filter_arguments,
-    add_options,
-    refuse_options,
-    specified,
-)
-
-_ROWS = 50  # of the table, unless more are asked for
+from .arguments import specified
+from .commands import ROWS
 
 JobJson = Mapping[str, Any]
 """A job as :func:`upframe.daemon.jobs.api.to_public_dict` returns it."""
@@ -55,71 +50,13 @@ _WHOLE = 36  # columns of an id that are never cut
 _OTHERS = 60  # columns for the rest of a table
 _FITTED_ROWS = 1000  # fitting more takes seconds
 _WIDE = 100_000  # columns without a terminal: nothing is cut
-
-_FOLDERS = "List the files of watched folders that wait, failed or were skipped, with the reason."
-_EPILOG = """\
-examples:
-  upframe jobs submit film.mkv large.mkv --interpolate 1 --upscale 2
-  upframe jobs list
-  upframe jobs watch
-  upframe jobs show film-3f9a1c
-  upframe jobs retry --failed
-
-The daemon is found by --config or --socket, else in /var/lib/upframe. If none is running, list and
-show read its store.
-
-exit codes: 0 done · 64 the state of the job does not allow it · 66 no such job · 69 no daemon
-74 the store of the jobs cannot be read
-"""
+_CANDIDATES = 10  # shown of the ids that begin alike
+_PATTERN = re.compile(r"%\d*d|[*?\[]")  # of an image sequence
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command and its arguments."""
-    parser.description = "Submit, list, follow and cancel jobs of the daemon `upframe serve`."
-    parser.epilog = _EPILOG
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    _add_submit(actions)
-    listing = _action(actions, "list", _list, "List jobs: running, queued, then ended.")
-    listing.add_argument(
-        "--state", action="append", choices=STATES, help="List this state. May be repeated."
-    )
-    listing.add_argument(
-        "--limit",
-        type=int,
-        metavar="N",
-        help=f"List N jobs, 0 for all. Default: {_ROWS}; all as JSON.",
-    )
-    _action(actions, "show", _show, "Show a job.").add_argument("id", metavar="ID")
-    _action(actions, "cancel", _cancel, "Cancel a job.").add_argument("id", metavar="ID")
-    retry = _action(actions, "retry", _retry, "Queue a failed or cancelled job again.")
-    retry.add_argument("id", metavar="ID", nargs="?")
-    retry.add_argument("--failed", action="store_true", help="Queue all failed jobs again.")
-    watch = _action(actions, "watch", _watch, "Follow all jobs, or some until they have ended.")
-    watch.add_argument("ids", metavar="ID", nargs="*")
-    _action(actions, "folders", _folders, _FOLDERS)
-    _action(actions, "status", _status, "Show the status of the daemon as JSON.")
-
-
-def _action(actions: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="Find the daemon by its configuration."
-    )
-    parser.add_argument("--socket", type=Path, metavar="FILE", help="Find it by its socket.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
-    parser.set_defaults(command=command)
-    return parser
-
-
-def _add_submit(actions: Any) -> None:
-    parser = _action(actions, "submit", _submit, "Give the daemon a job, and print its id.")
-    for name in ("source", "sink"):
-        parser.add_argument(name, help=ConversionSpec.model_fields[name].description)
-    add_options(parser, NewJob, "id", "priority")
-    add_filter_arguments(parser)
-    add_encoder_arguments(parser)
-    add_options(parser.add_argument_group("input and output"), ConversionOptions)
-    refuse_options(parser, "job")
+def command(arguments: argparse.Namespace) -> int:
+    """Do what the command line asks, and return the exit code."""
+    return _ACTIONS[arguments.action](arguments)
 
 
 def _submit(arguments: argparse.Namespace) -> int:
@@ -131,8 +68,13 @@ def _submit(arguments: argparse.Namespace) -> int:
     )
     work = work.model_copy(update={"filters": with_absolute_weights(work.filters)})
     id = arguments.id or new_id(work.source)  # noqa: A001
-    submitted = _client(arguments).submit(specified(arguments, NewJob, id=id, work=work))
+    client, new = _client(arguments), specified(arguments, NewJob, id=id, work=work)
+    if arguments.id is None or not _is_known(client, id):
+        _check_files(work)
+    submitted = client.submit(new)
     job = submitted["job"]
+    if submitted["note"]:
+        sys.stderr.write(f"upframe: {one_line(submitted['note'])}\n")
     if arguments.json:
         _print_json(job)
         return Exit.OK
@@ -142,8 +84,45 @@ def _submit(arguments: argparse.Namespace) -> int:
     return Exit.OK
 
 
+def _is_known(client: DaemonClient, id: str) -> bool:  # noqa: A002
+    try:
+        client.show(id)
+    except UnknownJob:
+        return False
+    return True
+
+
+def _check_files(work: ConversionSpec) -> None:
+    """Refuse what can only fail: an input that is not there, an output that is, or cannot be.
+
+    Raises:
+        SourceMissing, SinkRefused, SameFile: as the job would.
+    """
+    is_file = "://" not in work.source
+    if is_file and _is_missing(work.source) and not _PATTERN.search(work.source):
+        raise SourceMissing(f"there is no file {work.source}")
+    if is_file:
+        refuse_same_file(work.source, work.sink)
+    folder = os.path.dirname(work.sink)
+    if "://" not in work.sink and _is_missing(folder):
+        raise SinkRefused(f"output folder does not exist: {folder}")
+    if not work.overwrite and os.path.lexists(work.sink):
+        raise SinkRefused(f"output exists: {work.sink} (use --overwrite)")
+
+
+def _is_missing(path: str) -> bool:
+    """Return whether a path surely leads nowhere, also where this user may not look."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # the daemon may be allowed to look there
+        return False
+    return False
+
+
 def _list(arguments: argparse.Namespace) -> int:
-    limit: int | None = arguments.limit if arguments.limit is not None else _ROWS
+    limit: int | None = arguments.limit if arguments.limit is not None else ROWS
     if arguments.limit == 0 or (arguments.json and arguments.limit is None):
         limit = None
     jobs, counts = _listed(arguments, limit)
@@ -179,10 +158,11 @@ def _listed(
 def _show(arguments: argparse.Namespace) -> int:
     place = _place(arguments)
     try:
-        job = DaemonClient(place.socket).show(arguments.id)
+        job = _job(DaemonClient(place.socket), arguments.id)
     except DaemonAbsent as absent:
         with _store_without_daemon(place, absent) as store:
-            job = to_public_dict(store.get(arguments.id))
+            ids = (json.loads(body)["id"] for body in store.bodies(None, None))
+            job = to_public_dict(store.get(_whole_id(arguments.id, ids)))
     if arguments.json:
         _print_json(job)
     else:
@@ -190,22 +170,52 @@ def _show(arguments: argparse.Namespace) -> int:
     return Exit.OK
 
 
+def _job(client: DaemonClient, given: str) -> dict[str, Any]:
+    """Get the job of an id, or of its beginning.
+
+    Raises:
+        UnknownJob: if there is none.
+        UsageError: if several ids begin so.
+    """
+    try:
+        return client.show(given)
+    except UnknownJob:
+        listed = client.jobs(None, None)["jobs"]
+        return client.show(_whole_id(given, (job["id"] for job in listed)))
+
+
+def _whole_id(given: str, ids: Iterable[str]) -> str:
+    """Return the id that is meant by itself or by its beginning; raises as `_job` does."""
+    found = sorted(each for each in ids if each.startswith(given))
+    if not found:
+        raise UnknownJob(f"no job has the id {given!r}")
+    if len(found) == 1 or given in found:
+        return found[0]
+    shown = ", ".join(found[:_CANDIDATES]) + (", …" if len(found) > _CANDIDATES else "")
+    raise UsageError(f"{len(found)} ids begin with {given!r}: {shown}")
+
+
 def _cancel(arguments: argparse.Namespace) -> int:
-    _print_states([_client(arguments).cancel(arguments.id)], arguments)
+    client = _client(arguments)
+    _print_states([client.cancel(_job(client, arguments.id)["id"])], arguments)
     return Exit.OK
 
 
 def _retry(arguments: argparse.Namespace) -> int:
     if (arguments.id is None) != arguments.failed:
         raise UsageError("give the ID of a job or --failed, one of them")
-    _print_states(_client(arguments).retry(arguments.id)["jobs"], arguments)
+    client = _client(arguments)
+    id = arguments.id and _job(client, arguments.id)["id"]  # noqa: A001
+    _print_states(client.retry(id)["jobs"], arguments)
     return Exit.OK
 
 
 def _watch(arguments: argparse.Namespace) -> int:
     ended: dict[str, Any] = {}
+    client = _client(arguments)
+    ids = [_job(client, each)["id"] for each in arguments.ids]
     with Bars(console()) as bars:
-        for change in _client(arguments).follow(arguments.ids):
+        for change in client.follow(ids):
             if arguments.json:
                 sys.stdout.write(json_text(change, None) + "\n")
                 sys.stdout.flush()
@@ -237,6 +247,18 @@ def _folders(arguments: argparse.Namespace) -> int:
         if folder["files_left_out"]:
             sys.stdout.write(f"  and {folder['files_left_out']} more\n")
     return Exit.OK
+
+
+_ACTIONS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "submit": _submit,
+    "list": _list,
+    "show": _show,
+    "cancel": _cancel,
+    "retry": _retry,
+    "watch": _watch,
+    "folders": _folders,
+    "status": _status,
+}
 
 
 def _store_without_daemon(place: Place, absent: DaemonAbsent) -> JobStore:

@@ -38,39 +38,10 @@ _EITHER = DefaultWeights(
 _LISTED_BYTES = 2**28
 """No filter here can load larger files."""
 
-_EPILOG = """\
-examples:
-  upframe models list
-  upframe models pull                          the default weights of both filters
-  upframe models pull owner/name:file.pth
-  upframe models check file.pth folder builtin
 
-Names are those of the model path options: a file, a folder, owner/name, owner/name:file, builtin.
-The environment variables HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE apply.
-
-exit codes: 0 done · 65 not weights of a filter here · 69 unavailable
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command and its arguments."""
-    parser.description = (
-        "Weights of the filters: list those on this machine, fetch others from the hub, or "
-        "identify a file."
-    )
-    parser.epilog = _EPILOG
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="List built-in, default and cached weights.")
-    listing.add_argument("--json", action="store_true", help="Print JSON.")
-    listing.set_defaults(command=_list)
-    pull = actions.add_parser("pull", help="Fetch weights from the hub into its cache.")
-    pull.add_argument(
-        "name", nargs="*", help="owner/name or owner/name:file. Default: those of both filters."
-    )
-    pull.set_defaults(command=_pull)
-    check = actions.add_parser("check", help="Load weights strictly and identify them.")
-    check.add_argument("name", nargs="+", help="A file, a folder, a hub name, or 'builtin'.")
-    check.set_defaults(command=_check)
+def command(arguments: argparse.Namespace) -> int:
+    """Run the action that was asked for."""
+    return {"list": _list, "pull": _pull, "check": _check}[arguments.action](arguments)
 
 
 def list_models() -> Iterator[dict[str, Any]]:

@@ -18,7 +18,6 @@ from ...filters.device import Runtime
 from ...filters.frame import StreamInfo
 from ...io.errors import MediaError, ReaderGone, TruncatedMedia
 from ...io.pipes import (
-    FORMATS,
     PipeFormat,
     PipeSink,
     check_pipe_sink,
@@ -30,18 +29,10 @@ from ...io.redaction import one_line
 from ..convert.conversion import compute_of, execute
 from ..convert.pipeline import Pipeline
 from ..convert.progress import Display, LineDisplay, Snapshot, display_for
-from ..convert.report import Report, kept_warnings, make_report
+from ..convert.report import Report, check_report_path, kept_warnings, make_report
 from ..errors import Stopped, UsageError
 from ..specification import MediaOptions
-from .arguments import (
-    add_filter_arguments,
-    add_options,
-    add_progress_arguments,
-    add_runtime_arguments,
-    refuse_options,
-    runtime_of,
-    specified,
-)
+from .arguments import runtime_of, specified
 
 log = logging.getLogger("upframe.pipe")
 
@@ -83,24 +74,6 @@ def _send_prints_to_stderr() -> None:
         os.close(nowhere)
 
 
-_EPILOG = """\
-examples (set -o pipefail, so that a failure anywhere is seen; sound comes from the original file,
-and raw streams such as .hevc and .ivf hold none):
-  ffmpeg -v error -i in.mkv -f yuv4mpegpipe -strict -1 - | upframe pipe --interpolate 1 \\
-    | ffmpeg -i - -i in.mkv -map 0:v -map '1:a?' -c:a copy -c:v libx264 -crf 18 out.mp4
-  vspipe -c y4m script.vpy - | upframe pipe --interpolate 1 | x265 --y4m --input - -o out.hevc
-  ffmpeg -v error -i in.mkv -f yuv4mpegpipe -strict -1 - | upframe pipe --interpolate 1 \\
-    | SvtAv1EncApp -i stdin -b out.ivf
-  ffmpeg -v error -i in.mkv -f nut -c:v rawvideo - | upframe pipe --interpolate 1 \\
-    | mpv --audio-file=in.mkv -
-
-y4m has a constant rate and, of colour, only the range. nut keeps time stamps, but no colour.
-matroska keeps both; more than 8 bits are FFV1 there. A reader that closes stdout early ends
-the work with one line and code 141; an input that ends inside a frame with code 65.
-N frames become (N-1)*2^EXP+1; the last one is not repeated.
-"""
-
-
 @dataclass(frozen=True, slots=True)
 class PipeRequest:
     """How to convert one stream to another."""
@@ -122,50 +95,10 @@ class PipeResult:
     """What ended it early; the frames before that are whole and were written."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command and its arguments."""
-    parser.description = (
-        "Interpolate and enlarge a stream between two programs. Progress, warnings "
-        "and errors go to stderr."
-    )
-    parser.epilog = _EPILOG
-    add_filter_arguments(parser)
-    _add_stream_arguments(parser)
-    add_runtime_arguments(parser)
-    add_progress_arguments(parser)
-    refuse_options(parser, "pipe")
-    parser.set_defaults(command=_command)
-
-
-def _add_stream_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("input and output")
-    group.add_argument(
-        "--container",
-        "--format",
-        choices=FORMATS,
-        help="Container of the output. Without it, that of the input.",
-    )
-    group.add_argument(
-        "--input-format",
-        default="auto",
-        choices=("auto", *FORMATS),
-        help="Container of the input. Default: auto.",
-    )
-    group.add_argument(
-        "--expect-frames",
-        type=int,
-        metavar="N",
-        help="Fail with code 65 where the input has fewer frames. Those it has are written.",
-    )
-    group.add_argument(
-        "--allow-early-close",
-        action="store_true",
-        help="End with code 0, not 141, where the reader closes stdout early, as '| head' does.",
-    )
-    add_options(group, MediaOptions, "deinterlace")
-
-
-def _command(arguments: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace) -> int:
+    """Do what the command line asks, and return the exit code."""
+    if arguments.report is not None:
+        check_report_path(arguments.report)
     request = _request_of(arguments)
     with standard_streams() as (stdin, stdout):
         result = pipe(request, stdin, stdout, display_for(arguments.progress))

@@ -28,16 +28,8 @@ from ...io.source import ContainerSource, open_source
 from ...io.streams.plan import StreamPlan, plan_streams
 from ..convert.compute import Compute
 from ..convert.conversion import compute_of
-from ..specification import ConversionOptions, MediaOptions, StreamSpec
-from .arguments import (
-    add_filter_arguments,
-    add_options,
-    add_runtime_arguments,
-    filter_options_of,
-    given_options,
-    location,
-    runtime_of,
-)
+from ..specification import MediaOptions
+from .arguments import filter_options_of, given_options, runtime_of
 
 SCHEMA = "upframe.probe/1"
 ESTIMATE_PICTURES = 5
@@ -46,13 +38,6 @@ WARM_UP_PICTURES = 2
 """Of these, not measured: the first closes no gap, the second is each network's first run."""
 ESTIMATE_SECONDS = 30.0
 """After this time no further picture is started: enough for a slow machine."""
-
-_EPILOG = """\
-examples:
-  upframe probe film.mkv                                 what it is
-  upframe probe film.mkv out.mp4                         and what is kept, and what is lost
-  upframe probe film.mkv --interpolate 1 --upscale 2     and how long that would take here
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,32 +74,8 @@ class ProbeAnswer:
     estimate: Estimate | None
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command and its arguments."""
-    parser.description = (
-        "Describe an input: its streams, whether its rate is constant, whether it is interlaced, "
-        "rotated or HDR. With an output, describe what becomes of every stream, and what is "
-        "lost. With filters, describe the result, and estimate the time from a few real frames."
-    )
-    parser.epilog = _EPILOG
-    parser.add_argument(
-        "input",
-        type=location,
-        help="The input: a file, a URL, or a sequence such as 'in_%%05d.png'.",
-    )
-    parser.add_argument("output", type=location, nargs="?", help="The file that would be written.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
-    parser.add_argument(
-        "--no-estimate", action="store_true", help="Load no weights and run no filter."
-    )
-    add_options(parser, ConversionOptions, "container", "framerate")
-    add_options(parser, StreamSpec, "tls_insecure")
-    add_filter_arguments(parser)
-    add_runtime_arguments(parser)
-    parser.set_defaults(command=_command)
-
-
-def _command(arguments: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace) -> int:
+    """Do what the command line asks, and return the exit code."""
     short = arguments.interpolate is not None or arguments.upscale is not None
     asked = short or given_options(arguments, FilterOptions)
     options = filter_options_of(arguments) if asked else None

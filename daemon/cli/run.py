@@ -18,51 +18,17 @@ from ...io.live.address import is_live
 from ...io.live.target import is_live_target
 from ...io.redaction import json_text, one_line, redacted
 from ..convert.conversion import RunRequest, run
-from ..convert.progress import Style, display_for
+from ..convert.progress import display_for
+from ..convert.report import check_report_path
 from ..errors import UsageError
 from ..live.live_pipeline import LiveRequest
 from ..live.session import LiveReport, LiveSession, children_of
 from ..live.status import LiveStatus
-from ..specification import REFUSED, ConversionOptions, ConversionSpec, DeviceOptions, StreamSpec
-from .arguments import (
-    add_encoder_arguments,
-    add_filter_arguments,
-    add_options,
-    add_progress_arguments,
-    add_runtime_arguments,
-    flag_of,
-    location,
-    runtime_of,
-    specified,
-)
+from ..specification import REFUSED, ConversionOptions, ProgressStyle, StreamSpec
+from .arguments import flag_of, runtime_of, specified
+from .commands import OF_STREAMS
 
-_SHARED = ("input", "output", "container", "tls_insecure", *DeviceOptions.model_fields)
-"""Options of live streams that files have too."""
-_OF_STREAMS = tuple(
-    name for name in StreamSpec.model_fields if name not in (*ConversionSpec.model_fields, *_SHARED)
-)
 _NAME_CHARACTERS = 64
-
-
-def add_live_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of live streams."""
-    group = parser.add_argument_group(
-        "live streams",
-        "An input or output such as rtsp://… makes it one: in real time, until stopped.",
-    )
-    group.add_argument(
-        "--live",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="Treat it as a live stream, or as a file, whatever the addresses say.",
-    )
-    add_options(group, StreamSpec, *_OF_STREAMS)
-    group.add_argument(
-        "--duration",
-        type=float,
-        metavar="SECONDS",
-        help="Length of the output, after which the stream ends well. Without it, it is stopped.",
-    )
 
 
 def is_live_run(arguments: argparse.Namespace) -> bool:
@@ -79,7 +45,7 @@ def is_live_run(arguments: argparse.Namespace) -> bool:
         wrong = {name: f"is no option of live streams: {reason}" for name, reason in refused}
     else:
         text = "is an option of live streams, and neither input nor output is one (see --live)"
-        wrong = dict.fromkeys((*_OF_STREAMS, "duration"), text)
+        wrong = dict.fromkeys((*OF_STREAMS, "duration"), text)
     for name, text in wrong.items():
         if getattr(arguments, name) is not None:
             raise UsageError(f"{flag_of(name)} {text}")
@@ -94,7 +60,7 @@ def run_live(arguments: argparse.Namespace) -> LiveReport:
         MediaError, FilterError, Stopped: as `LiveSession.run`.
     """
     request = request_of_arguments(arguments)
-    display = LiveDisplay(cast("Style", arguments.progress))
+    display = LiveDisplay(cast("ProgressStyle", arguments.progress))
     session = LiveSession(request, on_status=display)
     with _signals(session):
         report = session.run()
@@ -170,7 +136,7 @@ class LiveDisplay:
 
     def __init__(
         self,
-        style: Style,
+        style: ProgressStyle,
         stream: TextIO | None = None,
         *,
         now: Callable[[], float] = time.monotonic,
@@ -238,49 +204,10 @@ def status_text(status: LiveStatus, fps: float) -> str:
     return one_line(", ".join(parts))
 
 
-_EPILOG = """\
-examples:
-  upframe run film.mp4 smooth.mp4 --interpolate 1
-  upframe run film.mkv large.mkv --interpolate 1 --upscale 2 --codec libx265 --crf 20
-  upframe run photo.png large.png --upscale 4
-  upframe run 'frames_%05d.png' film.mp4 --framerate 24 --upscale 2
-  upframe run rtsp://camera/stream rtsp://server/smooth --interpolate 1
-  upframe run rtsp://camera/stream '%Y%m%d-%H%M%S.mp4' --interpolate 1 --segment-seconds 3600
-
-The output appears under its name only when it is complete and has been checked. Of a live stream
-that is when it is stopped, by Ctrl-C, SIGTERM or --duration: its normal end, with code 0.
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command and its arguments."""
-    parser.description = (
-        "Interpolate and enlarge a video file, a still, an image sequence or a live "
-        "stream. Sound, subtitles, chapters and metadata are kept; of live streams the sound."
-    )
-    parser.epilog = _EPILOG
-    parser.add_argument(
-        "input",
-        type=location,
-        help="The input: a file, a sequence such as 'in_%%05d.png', or a live address.",
-    )
-    parser.add_argument(
-        "output",
-        type=location,
-        help="The output: a file, a numbered sequence, or an address to publish to.",
-    )
-    add_filter_arguments(parser)
-    add_encoder_arguments(parser)
-    group = parser.add_argument_group("input and output")
-    add_options(group, ConversionOptions)
-    add_options(group, StreamSpec, "tls_insecure")
-    add_live_arguments(parser)
-    add_runtime_arguments(parser)
-    add_progress_arguments(parser)
-    parser.set_defaults(command=_command)
-
-
-def _command(arguments: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace) -> int:
+    """Do what the command line asks, and return the exit code."""
+    if arguments.report is not None:
+        check_report_path(arguments.report, arguments.input, arguments.output)
     if is_live_run(arguments):
         report = run_live(arguments)
     else:

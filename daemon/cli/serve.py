@@ -29,43 +29,9 @@ log = logging.getLogger("upframe.serve")
 _LEAVE_SECONDS = 2.0
 """Longest time from the end of all work to the end of the process."""
 
-_EPILOG = """\
-examples:
-  upframe serve --check --config upframe.toml
-  upframe serve --config /etc/upframe/upframe.toml
 
-signals: SIGTERM and SIGINT drain: what runs gets [jobs] drain_seconds to end, the rest stays
-queued, and live streams complete their files; a second one stops at once, and no job is lost
-either way. SIGHUP reads the file again.
-
-exit codes: 0 drained · 69 weights or device unavailable · 73 the state directory cannot be created
-75 another daemon has the state directory · 78 configuration · 130/143 stopped at once
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command and its arguments."""
-    parser.description = (
-        "Run jobs from watched folders, from MQTT and from `upframe jobs submit`, and keep live "
-        "streams running, until a signal. systemd/INSTALL.md describes how to run it as a service."
-    )
-    parser.epilog = _EPILOG
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        required=True,
-        help="Configuration, as in systemd/upframe.toml.",
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="Only check file, folders, streams, devices and weights.",
-    )
-    parser.set_defaults(command=_command)
-
-
-def _command(arguments: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace) -> int:
+    """Do what the command line asks, and return the exit code."""
     path = cast("Path", arguments.config).absolute()
     config = load_config(path)
     if arguments.debug:

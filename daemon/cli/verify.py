@@ -27,39 +27,14 @@ from ...io.verify import (
     inspect,
     raise_failed,
 )
-from .arguments import location
 
 SCHEMA = "upframe.verify/1"
 MAX_EXP = 6
 """Largest exponent of frame interpolation."""
 
-_EPILOG = """\
-examples:
-  upframe verify smooth.mp4                            readable, every frame with a time of its own
-  upframe verify smooth.mp4 --decode                   and every frame decodes
-  upframe verify smooth.mp4 --against film.mp4         and frames, duration, tags and sound agree;
-                                                       what else is lost is listed
-  upframe verify smooth.mp4 --report report.json       and it is what the report of its run says
 
-Ends with 0 if all is well, 70 if something is not, 65 or 66 if the file cannot be read at all.
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command and its arguments."""
-    parser.description = "Read a finished file, and check that it is complete and correct."
-    parser.epilog = _EPILOG
-    parser.add_argument("output", type=location, help="The file to check.")
-    parser.add_argument(
-        "--against", type=location, metavar="INPUT", help="The file that it was made from."
-    )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="The report of the run.")
-    parser.add_argument("--decode", action="store_true", help="Decode every frame.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
-    parser.set_defaults(command=_command)
-
-
-def _command(arguments: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace) -> int:
+    """Do what the command line asks, and return the exit code."""
     findings = verify(
         arguments.output,
         against=arguments.against,

@@ -22,7 +22,7 @@ from ...io.files import Owner, refuse_same_file
 from ...io.images import ImageSink
 from ...io.media import Sink
 from ...io.root import ConfinedFile, by_descriptor
-from ...io.sink import FileSink, open_file_sink, planned_losses
+from ...io.sink import FileSink, check_output, open_file_sink, planned_losses
 from ...io.source import ContainerSource, open_source
 from ...io.streams.plan import StreamPlan, plan_streams
 from ..specification import ConversionOptions, MediaOptions, Stage
@@ -146,7 +146,7 @@ def _run(
 ) -> Report:
     options, runtime = request.options, request.runtime
     on_stage("loading")
-    plan = _plan(request, announce=announce)
+    plan = _plan(request, announce=announce, token=None if ledger is None else ledger.token)
     source = open_source(
         request.source,
         deinterlace=options.deinterlace,
@@ -186,12 +186,13 @@ def _run(
         return report()
 
 
-def _plan(request: RunRequest, *, announce: bool) -> StreamPlan:
-    """Plan what becomes of each stream, and log it."""
+def _plan(request: RunRequest, *, announce: bool, token: str | None) -> StreamPlan:
+    """Plan what becomes of each stream, check that the output can be written, and log the plan."""
     source, options = request.source, request.options
     held = source.descriptor if isinstance(source, ConfinedFile) else None
     refuse_same_file(str(source) if held is None else by_descriptor(held), request.where)
     plan = plan_streams(source, request.sink, options.container, strict=options.strict_streams)
+    check_output(request.where, overwrite=options.overwrite, format=options.container, token=token)
     for line in plan.lines() if announce else ():
         log.info("%s", line)
     for line in plan.warnings:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
@@ -20,6 +20,8 @@ from ..errors import Stopped
 from ..queues import BlockingQueue, QueueCancelled
 from .compute import Compute
 
+STEPS: Mapping[str, str] = {"decode": "reading", "compute": "filters", "encode": "writing"}
+"""The stages, and what users call them."""
 CHANNEL_PICTURES = 4
 CHANNEL_BYTES = 256 * 2**20
 
@@ -61,7 +63,7 @@ class Flow:
     first_frame_seconds: float | None = None
     """From `began` until the first picture was written."""
     stages: dict[str, StageTime] = field(
-        default_factory=lambda: {name: StageTime() for name in ("decode", "compute", "encode")}
+        default_factory=lambda: {name: StageTime() for name in STEPS}
     )
 
     @property

@@ -6,15 +6,14 @@ import asyncio
 import json
 import sys
 from dataclasses import dataclass
-from typing import Literal, Protocol, TextIO
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from .pipeline import Flow
+from ..specification import ProgressStyle
+from .pipeline import STEPS, Flow
 
-Style = Literal["auto", "bar", "line", "json", "none"]
-STYLES: tuple[Style, ...] = ("auto", "bar", "line", "json", "none")
 _SETTLED_SECONDS = 2.0  # the first rates vary so much that an ETA made of them is meaningless
 
 
@@ -39,7 +38,7 @@ class Snapshot:
         eta = "" if self.eta_seconds is None else f", {_clock(self.eta_seconds)} left"
         return (
             f"frame {self.frames_out}{total}, {self.fps:.2f} fps{eta}, "
-            f"limited by {self.limiting_stage}"
+            f"slowest step: {STEPS[self.limiting_stage]}"
         )
 
     def to_json(self, *, ended: bool) -> str:
@@ -122,7 +121,7 @@ class Silent:
         """Do nothing."""
 
 
-def display_for(style: Style, stream: TextIO | None = None) -> Display:
+def display_for(style: ProgressStyle, stream: TextIO | None = None) -> Display:
     """Choose how to show progress on a stream, by default stderr."""
     out: TextIO = sys.stderr if stream is None else stream
     if style == "auto":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,9 +17,10 @@ from pydantic import BaseModel, Field
 from ...filters.chain import BuiltFilter
 from ...filters.device import Runtime
 from ...filters.frame import StreamInfo
-from ...io.errors import SinkRefused
+from ...io.errors import SameFile, SinkRefused
+from ...io.files import is_special
 from ...io.redaction import json_text, one_line
-from .pipeline import Flow
+from .pipeline import STEPS, Flow
 
 
 class WrittenReport(BaseModel, frozen=True):
@@ -34,6 +36,34 @@ class WrittenReport(BaseModel, frozen=True):
             path.write_text(json_text(self.model_dump(mode="json", by_alias=True)) + "\n")
         except OSError as error:
             raise SinkRefused(f"cannot write the report {path}: {error.strerror}") from error
+
+
+def check_report_path(path: Path, *media: str) -> None:
+    """Refuse a report that could not be written after the work, or would replace a film.
+
+    Args:
+        path: Of the report.
+        media: The input and the output.
+
+    Raises:
+        SinkRefused: if the file cannot be written.
+        SameFile: if it is one of the others.
+    """
+    if is_special(path):  # opening a FIFO would wait for its reader
+        return
+    for other in media:
+        there = os.path.exists(other) and os.path.exists(path)
+        if os.path.realpath(other) == os.path.realpath(path) or (
+            there and os.path.samefile(other, path)
+        ):
+            raise SameFile(f"the report would replace the input or the output: {path}")
+    is_new = not os.path.lexists(path)
+    try:
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise SinkRefused(f"cannot write the report {path}: {error.strerror}") from error
 
 
 class StageReport(BaseModel, frozen=True):
@@ -92,7 +122,7 @@ class Report(WrittenReport, frozen=True):
         size = f"{self.output.width}x{self.output.height}"
         return (
             f"{self.sink}: {self.frames_in} frames in, {self.frames_out} out at {size}, "
-            f"{self.seconds:.1f} s, {fps:.2f} fps, limited by {self.limiting_stage}"
+            f"{self.seconds:.1f} s, {fps:.2f} fps, slowest step: {STEPS[self.limiting_stage]}"
         )
 
 

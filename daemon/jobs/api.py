@@ -74,10 +74,11 @@ class FollowRequest(BaseModel, frozen=True, extra="forbid"):
 
 
 class Submitted(BaseModel, frozen=True):
-    """The job as the store has it, and whether it is new."""
+    """The job as the store has it, whether it is new, and what the client should know of it."""
 
     job: PublicJob
     new: bool
+    note: str | None = None
 
 
 class JobEvent(BaseModel, frozen=True):
@@ -94,11 +95,17 @@ async def submit(
     """Add a job, unless it is known already.
 
     Raises:
-        Conflict: if its id stands for other work.
+        Conflict: if its id stands for other work, or another job that has not ended writes the
+            same output, which this one may not replace.
     """
     job = job_of(new.work, id=new.id, origin=origin, confined=confined, priority=new.priority)
+    note, other = None, await queue.writer_of(job)
+    if other is not None:
+        note = f"job {other!r}, which has not ended, writes the same output: {excerpt(job.sink)}"
+        if not job.overwrite:
+            raise Conflict(note)
     stored, is_new = await queue.submit(job)
-    return Submitted(job=stored, new=is_new)
+    return Submitted(job=stored, new=is_new, note=note)
 
 
 async def retry(queue: JobQueue, id: str | None = None) -> list[Job]:  # noqa: A002

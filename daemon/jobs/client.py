@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import socket
 import tomllib
 from collections.abc import Collection, Generator, Iterator
@@ -15,13 +16,14 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from ..config import Config
-from ..errors import ConfigError, DaemonAbsent
+from ..errors import ConfigError, DaemonAbsent, UsageError
 from .api import FollowRequest, NewJob, error_of
 from .store import STORE_NAME
 
 SOCKET_NAME = "upframe.sock"
 """Of the control socket in the state directory."""
 
+_LISTENS = "00010000"  # SO_ACCEPTCON
 _ADDRESS_BYTES = 107  # of a path in sockaddr_un, without its last zero
 
 
@@ -132,8 +134,8 @@ class DaemonClient:
             connection.close()
             text = f"cannot connect to the daemon: {self._path}: {error.strerror}"
             if isinstance(error, FileNotFoundError | NotADirectoryError | ConnectionError):
-                text = f"no daemon listens on {self._path} (is `upframe serve` running? its "
-                text += "socket is found by --config or --socket)"
+                text = f"no daemon listens on {self._path} (is `upframe serve` running? Without "
+                text += "--config and --socket, one that runs with another state_dir is found, too)"
             raise DaemonAbsent(text) from error
         return connection
 
@@ -156,14 +158,58 @@ def place_in(state_dir: Path) -> Place:
 
 
 def find_place(config: Path | None = None, socket: Path | None = None) -> Place:
-    """Find the files by a socket or a configuration file, else in the default directory.
+    """Find the files by a socket or a configuration file, else those of the daemon that runs.
+
+    Returns:
+        If none runs, those in the default directory.
 
     Raises:
         ConfigError: if the file cannot be read, or its `state_dir` is no absolute path.
+        UsageError: if several daemons run, none of them in the default directory.
     """
     if socket is not None:
         return Place(socket.absolute(), socket.absolute().with_name(STORE_NAME))
-    return place_in(Config().state_dir if config is None else _state_dir_of(config))
+    if config is not None:
+        return place_in(_state_dir_of(config))
+    usual, running = Config().state_dir, listening_daemons()
+    if usual not in running and len(running) > 1:
+        choice = " or ".join(f"--socket {folder / SOCKET_NAME}" for folder in running)
+        raise UsageError(f"{len(running)} daemons are running here; choose one by {choice}")
+    return place_in(running[0] if running and usual not in running else usual)
+
+
+def listening_daemons(sockets: Path = Path("/proc/net/unix")) -> list[Path]:
+    """List the state directories of the daemons of this user, of root and of a user upframe.
+
+    A stranger's socket must not be sent a job with the password of a URL.
+
+    Args:
+        sockets: Unix sockets: ``Num RefCount Protocol Flags Type St Inode Path``, see proc(5).
+    """
+    try:
+        lines = sockets.read_text(errors="surrogateescape").splitlines()
+    except OSError:  # no Linux
+        return []
+    fields = [line.split(maxsplit=7) for line in lines]
+    bound = {Path(each[7]) for each in fields if len(each) == 8 and each[3] == _LISTENS}
+    # a socket is bound under its first name, and renamed then
+    folders = {path.parent for path in bound if path.name == fresh_name(SOCKET_NAME)}
+    return sorted(folder for folder in folders if _is_trusted(folder / SOCKET_NAME))
+
+
+def fresh_name(name: str) -> str:
+    """Name a socket until it has its permissions."""
+    return f".{name}.new"
+
+
+def _is_trusted(path: Path) -> bool:
+    try:
+        owner = path.stat().st_uid
+        return owner in (0, os.geteuid()) or pwd.getpwuid(owner).pw_name == "upframe"
+    except PermissionError:  # in a folder of others; to connect will fail, and say why
+        return True
+    except (OSError, KeyError):
+        return False
 
 
 def _state_dir_of(config: Path) -> Path:

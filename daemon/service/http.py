@@ -26,7 +26,7 @@ from uvicorn.server import ServerState
 
 from ..config import HttpConfig, parse_listen
 from ..jobs.api import problem
-from ..jobs.client import address_of
+from ..jobs.client import address_of, fresh_name
 
 log = logging.getLogger("upframe.service.http")
 
@@ -253,7 +253,7 @@ def _listen(path: Path) -> tuple[socket.socket, int]:
         The socket, and the number of its inode.
     """
     _refuse_occupied(path)
-    fresh = path.with_name(f".{path.name}.new")
+    fresh = path.with_name(fresh_name(path.name))
     fresh.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -224,8 +224,8 @@ class SummingHandler(logging.Handler):
 
 def _summary(run: _Run, seconds: float) -> logging.LogRecord:
     record = copy.copy(run.record)
-    times = "once more" if run.held == 1 else f"{run.held} more times"
-    record.msg = f"{run.record.getMessage()} ({times} in {seconds:.0f} s)"
+    times = "once" if run.held == 1 else f"{run.held} times"
+    record.msg = f"{run.record.getMessage()} (repeated {times} within {seconds:.0f} s)"
     record.args = None
     record.exc_info = record.exc_text = None
     return record

@@ -13,6 +13,7 @@ from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 
 from ...filters.frame import PixelFormat, StreamInfo
+from ..capabilities import NO_NVIDIA, lacks_device
 from ..errors import SinkRefused, reason_of
 from ..pictures.pixels import set_color
 from .codecs import (
@@ -242,6 +243,8 @@ def open_codec(codec: VideoCodecContext, options: EncoderOptions) -> None:
     try:
         codec.open()
     except (FFmpegError, ValueError, OverflowError) as error:
+        if lacks_device(codec.name):
+            raise SinkRefused(f"{codec.name} cannot be used: {NO_NVIDIA}") from error
         given = ", ".join(f"{key}={value}" for key, value in asked.items())
         raise SinkRefused(
             f"{codec.name} refuses {size} {codec.pix_fmt} with {given}: {reason_of(error)}"

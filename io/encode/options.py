@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
+
+PipeFormat = Literal["y4m", "nut", "matroska"]
+"""Of the streams of a pipe."""
 
 
 class EncoderOptions(BaseModel, frozen=True, extra="forbid"):

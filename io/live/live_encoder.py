@@ -27,6 +27,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 
 from ...filters.frame import Picture, StreamInfo
+from ..capabilities import lacks_device
 from ..decode.demuxer import codec_of
 from ..encode.codecs import (
     CodecChoice,
@@ -187,6 +188,8 @@ class EncoderSettings:
             SinkRefused: the error of the last one.
         """
         for choice in self._choices[:-1]:
+            if lacks_device(choice.codec):
+                continue
             self._take(choice)
             try:
                 return self._primer(sound)

@@ -70,18 +70,34 @@ except SystemExit as end:
     assert told_by(program)[-3:] == ["0", "[]", "[]"]
 
 
+@pytest.mark.parametrize("option", ["--help", "--unknown"])
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "completion"])
+def test_help_and_wrong_options_of_a_command_load_neither_it_nor_a_large_library(
+    command: str, option: str
+) -> None:
+    program = f"""
+import sys
+from upframe.daemon.__main__ import COMMANDS, main
+try:
+    main(["{command}", "{option}"])
+except SystemExit:
+    pass
+large = {{"torch", "av", "numpy", "rich"}} & sys.modules.keys()
+print(sorted(large), [name for name in COMMANDS if f"upframe.daemon.cli.{{name}}" in sys.modules])
+"""
+    assert told_by(program)[-2:] == ["[]", "[]"]
+
+
 def test_a_command_loads_its_own_module_alone() -> None:
     program = """
 import sys
 from upframe.daemon.__main__ import COMMANDS, main
-try:
-    main(["serve", "--help"])
-except SystemExit:
-    print(*(name for name in COMMANDS if f"upframe.daemon.cli.{name}" in sys.modules))
+main(["serve", "--config", "/nowhere.toml"])
+print(*(name for name in COMMANDS if f"upframe.daemon.cli.{name}" in sys.modules))
 """
     assert told_by(program)[-1:] == ["serve"]
 
 
 def test_help_names_every_command_whatever_is_loaded() -> None:
     text = make_parser(["jobs"]).format_help()
-    assert all(f"\n    {name} " in text for name in COMMANDS)
+    assert all(f"\n    {name}" in text for name in COMMANDS)

@@ -246,7 +246,7 @@ def test_without_network_the_default_falls_back_with_one_loud_warning(unconnecte
     assert answer.seconds < 10  # the client alone would go on for half a minute
     (warning,) = answer.warnings
     assert "LOWER QUALITY" in warning
-    assert "ai-forever/Real-ESRGAN:RealESRGAN_x4.pth" in warning  # what was tried
+    assert "ai-forever/Real-ESRGAN" in warning  # what was tried
     assert "refused" in warning  # why it failed
     assert "upframe models pull" in warning  # how to get the real ones
 

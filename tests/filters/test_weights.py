@@ -21,6 +21,7 @@ from upframe.filters.weights import (
     DefaultWeights,
     load_state_dict,
     resolve_weights,
+    warn_of_builtin,
 )
 
 store = script("builtin_weights").store
@@ -175,14 +176,25 @@ def test_the_built_in_weights_need_no_hub_and_no_warning(
 
 
 @pytest.mark.parametrize("default", DEFAULTS, ids=lambda default: default.builtin)
-def test_only_the_default_falls_back_with_one_warning(
-    folder: Path, caplog: pytest.LogCaptureFixture, default: DefaultWeights
+def test_only_the_default_falls_back_and_says_why(folder: Path, default: DefaultWeights) -> None:
+    found = resolve_weights(None, default)
+    assert found.origin == "builtin"
+    assert "HF_ENDPOINT must be" in found.missed
+    assert resolve_weights("builtin", default).missed == ""
+
+
+def test_all_weights_that_fell_back_are_one_line_of_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert resolve_weights(None, default).origin == "builtin"
-    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert record.name == "upframe.filters.weights"
-    assert default.name in record.getMessage()
-    assert "HF_ENDPOINT must be" in record.getMessage()
+    warn_of_builtin(resolve_weights("builtin", default) for default in DEFAULTS)
+    assert caplog.messages == []
+    warn_of_builtin(resolve_weights(None, default) for default in DEFAULTS)
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("upframe.filters.weights", "WARNING")
+    text = record.getMessage()
+    assert "HF_ENDPOINT must be" in text
+    assert "\n" not in text
+    assert len(text) < 400
 
 
 def test_the_default_under_the_policy_hub_never_falls_back(folder: Path) -> None:

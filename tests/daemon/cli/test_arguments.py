@@ -93,6 +93,11 @@ def test_an_encoder_option_without_a_value_is_refused() -> None:
         specified(parse("--encoder-option", "tune"), EncoderOptions)
 
 
+def test_a_cuda_device_that_is_not_there_is_said_in_plain_words() -> None:
+    with pytest.raises(DeviceUnavailable, match=r"cuda:99 was asked for, but this (PyT|mach)"):
+        runtime_of(parse("--device", "cuda:99"))
+
+
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(DeviceUnavailable, match="got 'tpu'"):
         runtime_of(parse("--device", "tpu"))

@@ -24,6 +24,7 @@ def test_submits_a_job_and_prints_its_id(
     served: ServedQueue, jobs: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "My film.mp4").touch()
     options = "--interpolate 2 --crf 20 --encoder-option tune=film --format matroska --overwrite"
     options += (
         " --priority 3 --framerate 24000/1001 --deinterlace off --strict-streams --hwaccel auto"
@@ -43,9 +44,12 @@ def test_submits_a_job_and_prints_its_id(
     assert job.origin == "cli"
 
 
-def test_submits_the_same_job_once(served: ServedQueue, jobs: Command) -> None:
-    words = ("submit", "/a.mp4", "/b.mp4", "--upscale", "2", "--id", "film-1")
+def test_submits_the_same_job_once(served: ServedQueue, jobs: Command, tmp_path: Path) -> None:
+    source, sink = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    source.touch()
+    words = ("submit", str(source), str(sink), "--upscale", "2", "--id", "film-1")
     assert jobs(*words) == (0, "film-1\n", "")
+    source.rename(sink)  # the job has moved it away, and its result is there
     assert jobs(*words) == (0, "film-1\n", "upframe: it is known already, and queued\n")
     code, out, err = jobs(*words, "--overwrite")
     assert (code, out) == (64, "")
@@ -79,6 +83,85 @@ def test_wrong_submissions_never_reach_the_daemon(
     code, out, err = jobs("submit", *words)
     assert (code, out) == (64, "")
     assert text in err
+
+
+def submission(tmp_path: Path, *words: str) -> tuple[str, ...]:
+    (tmp_path / "in.mp4").touch()
+    return ("submit", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4"), "--upscale", "2", *words)
+
+
+@pytest.mark.parametrize(
+    ("source", "sink", "code", "text"),
+    [
+        ("none.mp4", "out.mp4", 66, "there is no file {0}/none.mp4"),
+        ("in.mp4/deep.mp4", "out.mp4", 66, "there is no file {0}/in.mp4/deep.mp4"),
+        ("in.mp4", "none/out.mp4", 73, "output folder does not exist: {0}/none"),
+        ("in.mp4", "there.mp4", 73, "output exists: {0}/there.mp4 (use --overwrite)"),
+        ("in.mp4", "in.mp4", 64, "input and output are the same file: {0}/in.mp4"),
+        ("link.mp4", "in.mp4", 64, "input and output are the same file: {0}/in.mp4"),
+    ],
+)
+def test_what_can_only_fail_is_refused_before_the_daemon_hears_of_it(
+    source: str, sink: str, code: int, text: str, served: ServedQueue, jobs: Command, tmp_path: Path
+) -> None:
+    for name in ("in.mp4", "there.mp4"):
+        (tmp_path / name).touch()
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "in.mp4")
+    words = ("submit", str(tmp_path / source), str(tmp_path / sink), "--upscale", "2")
+    assert jobs(*words) == (code, "", f"upframe: {text.format(tmp_path)}\n")
+    assert served.store.counts()["queued"] == 0
+
+
+@pytest.mark.parametrize("source", ["frames/%05d.png", "frames/*.png", "rtsp://camera/1"])
+def test_sequences_and_addresses_are_for_the_daemon_to_open(
+    source: str, served: ServedQueue, jobs: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert jobs("submit", source, "out.mp4", "--upscale", "2")[0] == 0
+
+
+def test_the_output_of_a_job_that_has_not_ended_is_not_given_to_a_second_one(
+    served: ServedQueue, jobs: Command, tmp_path: Path
+) -> None:
+    assert jobs(*submission(tmp_path, "--id", "first"))[0] == 0
+    code, out, err = jobs(*submission(tmp_path, "--id", "second"))
+    assert (code, out) == (64, "")
+    expected = f"job 'first', which has not ended, writes the same output: {tmp_path}/out.mp4"
+    assert err == f"upframe: {expected}\n"
+    code, out, err = jobs(*submission(tmp_path, "--id", "second", "--overwrite"))
+    assert (code, out, err) == (0, "second\n", f"upframe: {expected}\n")
+    for name in ("first", "second"):
+        served.run(served.queue.cancel(name))
+    assert jobs(*submission(tmp_path, "--id", "third")) == (0, "third\n", "")
+
+
+def test_the_beginning_of_an_id_is_enough_where_no_other_begins_so(
+    served: ServedQueue, jobs: Command
+) -> None:
+    for name in ("film-3f9a", "film-77b0", "clip-01", "clip"):
+        served.store.add(a_job(name))
+    assert "film-3f9a" in jobs("show", "film-3")[1]
+    assert "clip-01" not in jobs("show", "clip")[1]  # a whole id is itself
+    assert jobs("cancel", "film-7") == (0, "film-77b0: cancelled\n", "")
+    assert jobs("retry", "film-7") == (0, "film-77b0: queued\n", "")
+    assert jobs("cancel", "film-77b0")[0] == 0
+    assert jobs("watch", "film-7") == (0, "film-77b0: cancelled\n", "")
+    for action in ("show", "cancel", "retry", "watch"):
+        code, out, err = jobs(action, "film")
+        assert (code, out) == (64, "")
+        assert err == "upframe: 2 ids begin with 'film': film-3f9a, film-77b0\n"
+    served.stop()
+    assert "film-3f9a" in jobs("show", "film-3")[1]  # without a daemon, of its records
+    assert jobs("show", "film")[0] == 64
+
+
+def test_of_many_ids_that_begin_alike_some_are_shown(served: ServedQueue, jobs: Command) -> None:
+    for number in range(30):
+        served.store.add(a_job(f"film-{number:02}"))
+    code, _, err = jobs("show", "film")
+    assert code == 64
+    assert err.startswith("upframe: 30 ids begin with 'film': film-00, film-01")
+    assert err.endswith("film-09, …\n")
 
 
 def test_lists_jobs_in_a_table(served: ServedQueue, jobs: Command) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -223,6 +225,76 @@ def test_the_plan_is_told_before_weights_are_loaded(
     assert code == 69
     assert text.index("font.ttf") < text.index("missing.pkl")
     assert files_in(tmp_path) == {"in.mkv"}
+
+
+@pytest.mark.parametrize(
+    ("output", "report", "code", "text"),
+    [
+        ("there.mp4", None, 73, "output exists: {0}/there.mp4 (use --overwrite)"),
+        ("none/out.mp4", None, 73, "output folder does not exist: {0}/none"),
+        ("folder.mp4", None, 73, "output is a folder, wanted a file name: {0}/folder.mp4"),
+        ("frame_%02d.png", None, 73, "output exists: {0}/frame_01.png (use --overwrite)"),
+        ("none/frame_%02d.png", None, 73, "output folder does not exist: {0}/none"),
+        ("out.mp4", "none/a.json", 73, "cannot write the report {0}/none/a.json: No such"),
+        ("out.mp4", "folder.mp4", 73, "cannot write the report {0}/folder.mp4: Is a directory"),
+        ("out.mp4", "in.mp4", 64, "the report would replace the input or the output: {0}/in.mp4"),
+        ("out.mp4", "link.mp4", 64, "the report would replace the input or the output: {0}/link"),
+        ("out.mp4", "out.mp4", 64, "the report would replace the input or the output: {0}/out.mp4"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_weights_are_loaded(
+    output: str,
+    report: str | None,
+    code: int,
+    text: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clip = make_clip(tmp_path / "in.mp4", frames=2)
+    (tmp_path / "link.mp4").symlink_to(clip)
+    (tmp_path / "folder.mp4").mkdir()
+    for name in ("there.mp4", "frame_01.png"):
+        (tmp_path / name).touch()
+    before = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    words = ["--interpolate", 1, "--frame-interpolation-model-path", tmp_path / "missing.pkl"]
+    words += [] if report is None else ["--report", tmp_path / report]
+    assert run(clip, tmp_path / output, *words) == code
+    assert text.format(tmp_path) in capsys.readouterr().err
+    assert {path.name: path.stat().st_size for path in tmp_path.iterdir()} == before
+
+
+def test_a_report_that_is_there_is_replaced_only_when_the_work_is_done(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4", frames=2)
+    report = tmp_path / "report.json"
+    report.write_text("old")
+    none, out = tmp_path / "none.mp4", tmp_path / "out.mp4"
+    assert run(none, out, "--upscale", 1, "--report", report) == 66
+    assert report.read_text() == "old"
+    assert run(clip, tmp_path / "out.mp4", "--upscale", 1, "--report", report) == 0
+    assert json.loads(report.read_text())["frames_out"] == 2
+    assert run(clip, tmp_path / "out2.mp4", "--upscale", 1, "--report", "/dev/null") == 0
+
+
+def test_x265_writes_no_banner_whatever_parameters_the_user_gives(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4", frames=2)
+    words = [sys.executable, "-m", "upframe.daemon", "run", clip, tmp_path / "out.mp4"]
+    words += ["--upscale", "1", "--weights", "builtin", "--progress", "none"]
+    words += ["--codec", "libx265", "--encoder-option", "x265-params=keyint=7"]
+    ran = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
+    assert "x265 [info]" not in ran.stderr
+    assert all(line.startswith("upframe: ") for line in ran.stderr.splitlines())
+
+
+def test_an_encoder_of_a_card_that_is_not_there_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg"))):
+        pytest.skip("there is an NVIDIA card")
+    clip = make_clip(tmp_path / "in.mp4", width=320, height=240, frames=2)
+    assert run(clip, tmp_path / "out.mp4", "--upscale", 1, "--codec", "h264_nvenc") == 73
+    text = capsys.readouterr().err
+    assert "h264_nvenc cannot be used: it needs an NVIDIA card, and this machine shows none" in text
+    assert "not permitted" not in text
 
 
 @pytest.mark.parametrize("name", ["out.mkv", "out.mp4", "out.ts"])

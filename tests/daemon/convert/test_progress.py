@@ -28,7 +28,7 @@ def test_a_stream_that_is_no_terminal_gets_lines() -> None:
     display = display_for("auto", stream)
     display.show(SNAPSHOT, ended=False)
     assert isinstance(display, LineDisplay)
-    expected = "upframe: frame 19/100, 2.00 fps, 0:40 left, limited by compute\n"
+    expected = "upframe: frame 19/100, 2.00 fps, 0:40 left, slowest step: filters\n"
     assert stream.getvalue() == expected
 
 
@@ -36,7 +36,7 @@ def test_the_bar_shows_the_same_text() -> None:
     stream = StringIO()
     display = display_for("bar", stream)
     display.show(SNAPSHOT, ended=True)
-    assert "limited by compute" in stream.getvalue()
+    assert "slowest step: filters" in stream.getvalue()
 
 
 def test_silence_is_silent() -> None:

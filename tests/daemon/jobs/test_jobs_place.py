@@ -16,6 +16,7 @@ import pytest
 from support.jobs.queues import SECRET, ServedQueue, a_job, fill, opened
 
 from upframe.daemon.__main__ import main
+from upframe.daemon.jobs.client import listening_daemons
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -23,7 +24,7 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.mark.parametrize(
     "words",
     [
-        ("submit", "/a", "/b", "--upscale", "2"),
+        ("submit", "/dev/null", "/b", "--upscale", "2"),
         ("cancel", "film"),
         ("retry", "--failed"),
         ("watch",),
@@ -74,6 +75,61 @@ def test_the_daemon_is_found_by_its_configuration(
     config.write_text(f'state_dir = "{tmp_path}"\n[nonsense]\nthat = "the daemon may refuse"\n')
     assert main(["jobs", "list", "--config", str(config)]) == 0
     assert capsys.readouterr().out == "no jobs\n"
+
+
+def kernels_list(*bound: Path | str) -> str:
+    """As /proc/net/unix has them; the last one does not listen."""
+    head = "Num       RefCount Protocol Flags    Type St Inode Path\n"
+    flags = ["00010000"] * (len(bound) - 1) + ["00000000"]
+    return head + "".join(
+        f"0000000000000000: 00000002 00000000 {flag} 0001 01 4711{f' {path}' if path else ''}\n"
+        for path, flag in zip(bound, flags, strict=True)
+    )
+
+
+def test_daemons_that_listen_are_found_in_the_list_of_the_kernel(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("films", "my cameras", "idle", "gone")]
+    for folder in folders[:3]:
+        folder.mkdir()
+        (folder / "upframe.sock").touch()
+    sockets = tmp_path / "unix"
+    bound = [folder / ".upframe.sock.new" for folder in folders]
+    sockets.write_text(
+        kernels_list(bound[0], bound[1], bound[3], "", "@abstract", "/run/other.sock", bound[2])
+    )
+    assert listening_daemons(sockets) == folders[:2]
+    assert listening_daemons(tmp_path / "nothing") == []
+
+
+def test_a_socket_of_another_user_is_not_spoken_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "upframe.sock").touch()
+    sockets = tmp_path / "unix"
+    sockets.write_text(kernels_list(tmp_path / ".upframe.sock.new", ""))
+    assert listening_daemons(sockets) == [tmp_path]
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "upframe.sock", 12345, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert listening_daemons(sockets) == []
+
+
+def test_a_running_daemon_is_found_without_being_named(served: ServedQueue) -> None:
+    assert served.socket.parent in listening_daemons()
+    served.stop()
+    assert served.socket.parent not in listening_daemons()
+
+
+def test_of_several_daemons_one_has_to_be_chosen(
+    served: ServedQueue, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    with ServedQueue(tmp_path / "other") as other:
+        assert main(["jobs", "list"]) == 64
+        text = capsys.readouterr().err
+        assert "daemons are running here; choose one by" in text
+        assert f"--socket {served.socket}" in text
+        assert f"--socket {other.socket}" in text
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_repeated_warnings_are_summed_when_the_log_ends() -> None:
 
     first, last = lines_of(LogConfig(format="plain"), work)
     assert first.endswith("late packet")
-    assert re.search(r"late packet \(499 more times in \d s\)$", last)
+    assert re.search(r"late packet \(repeated 499 times within \d s\)$", last)
 
 
 def test_logging_is_left_as_it_was_found() -> None:

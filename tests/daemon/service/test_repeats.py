@@ -47,7 +47,7 @@ def test_a_repeated_warning_is_said_once_and_then_counted(bench: Bench) -> None:
     assert bench.texts == ["late"]
     bench.now = 61
     bench.handler.sum_up()
-    assert bench.texts == ["late", "late (999 more times in 61 s)"]
+    assert bench.texts == ["late", "late (repeated 999 times within 61 s)"]
     bench.warn("late")
     assert bench.texts[2:] == ["late"]
 
@@ -65,7 +65,7 @@ def test_texts_that_differ_each_time_are_bounded_too(bench: Bench) -> None:
     assert len(bench.texts) == 20
     bench.now = 61
     bench.handler.sum_up()
-    assert bench.texts[20:] == ["packet 999 is late (980 more times in 61 s)"]
+    assert bench.texts[20:] == ["packet 999 is late (repeated 980 times within 61 s)"]
 
 
 def test_each_job_speaks_for_itself(bench: Bench) -> None:
@@ -99,7 +99,7 @@ def test_nothing_is_held_back_at_the_end(bench: Bench) -> None:
     bench.warn("late")
     bench.warn("late")
     bench.handler.close()
-    assert bench.texts == ["late", "late (once more in 0 s)"]
+    assert bench.texts == ["late", "late (repeated once within 0 s)"]
 
 
 def test_the_memory_of_texts_is_bounded_and_loses_no_count(bench: Bench) -> None:
@@ -107,7 +107,7 @@ def test_the_memory_of_texts_is_bounded_and_loses_no_count(bench: Bench) -> None
     bench.warn("first")
     for number in range(3000):
         bench.warn(f"text {number}")
-    assert "first (once more in 0 s)" in bench.texts
+    assert "first (repeated once within 0 s)" in bench.texts
     assert len(bench.texts) == 3002
 
 

@@ -91,5 +91,6 @@ def test_what_was_said_of_the_weights_is_said_to_every_job(
     for _ in range(2):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "upframe"):
-            warm(interpolate(), runtime)
-        assert "USING BUILT-IN STARTER WEIGHTS" in caplog.text
+            warm(interpolate(enable_upscaling=True), runtime)
+        (text,) = caplog.messages
+        assert text.startswith("THE BUILT-IN STARTER WEIGHTS ARE USED")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from support.kernels.interpolation import moving, random_state, texture
+from support.kernels.interpolation import moving, random_state
 
 from upframe.filters import interpolate_frames
 from upframe.filters.errors import DeviceUnavailable, WeightsUnavailable
@@ -44,9 +44,8 @@ def test_originals_are_the_arrays_that_were_given() -> None:
     assert all(kept is given for kept, given in zip(out[::2], frames, strict=True))
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_without_a_gap_nothing_changes(count: int) -> None:
-    frames = arrays(count)
+def test_without_a_gap_nothing_changes() -> None:
+    frames = arrays(1)
     assert interpolated(frames, 3) == (frames, 1)
 
 
@@ -87,12 +86,11 @@ def test_weights_stay_loaded_between_calls_until_the_file_changes(
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        ([texture(32, 32).numpy()] * 2, r"frame 0 must be a uint8 array \(H, W, 3\), got float32"),
-        ([np.zeros((32, 32), np.uint8)] * 2, r"frame 0 .*, got uint8 \(32, 32\)"),
-        ([np.zeros((32, 32, 4), np.uint8)] * 2, r"frame 0 .*, got uint8 \(32, 32, 4\)"),
+        ([np.zeros((32, 32, 5), np.uint8)] * 2, "frame 0 must be uint8 or float: .* got uint8"),
+        ([np.zeros((32, 32, 3), np.int64)] * 2, r"frame 0 .*; got int64 array \(32, 32, 3"),
         (
             [np.zeros((32, 32, 3), np.uint8), np.zeros((32, 16, 3), np.uint8)],
-            r"frame 1 must be \(32, 32, 3\) as the first, got \(32, 16, 3\)",
+            r"frame 1 must be uint8 array \(32, 32, 3\) .*, got uint8 array \(32, 16, 3\)",
         ),
     ],
 )
@@ -104,9 +102,10 @@ def test_refuses_other_arrays(frames: list[Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"exp": 0}, "greater than or equal to 1"),
-        ({"exp": 7}, "less than or equal to 6"),
-        ({"scale": 0.3}, "must be 0.25, 0.5, 1, 2 or 4"),
+        ({"exp": 0}, "^exp must be a whole number from 1 to 6, got 0$"),
+        ({"exp": 7}, "^exp must be a whole number from 1 to 6, got 7$"),
+        ({"exp": 1.5}, "^exp must be a whole number from 1 to 6, got 1.5$"),
+        ({"scale": 0.3}, "^scale must be 0.25, 0.5, 1, 2 or 4, got 0.3$"),
         ({"precision": "fp8"}, "precision must be auto, fp32, bf16 or fp16"),
     ],
 )

@@ -113,6 +113,7 @@ def _answer(requests: IO[str], answers: IO[str]) -> None:
         except FilterError as error:
             result = {"error": f"{type(error).__name__}: {error}"}
         else:
+            weights.warn_of_builtin([found])
             result = {"name": found.name, "path": str(found.path), "sha256": found.sha256}
             result |= {"origin": found.origin}
         logger.removeHandler(records)
