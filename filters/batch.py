@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -262,7 +262,7 @@ def _is_pil(given: object) -> bool:
 
 def _images(frames: Any) -> list[_Image]:
     """Check a clip, and return its frames; raises as `upscale_frames` does."""
-    kind: type[Any] = type(frames)
+    kind = cast("type[object]", type(frames))
     if not issubclass(kind, list | tuple | np.ndarray | Tensor):
         raise TypeError(f"frames must be a list, an array or a tensor, got {kind.__name__}")
     if not issubclass(kind, list | tuple) and frames.ndim != 4:

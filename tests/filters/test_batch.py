@@ -74,8 +74,14 @@ def levels(frames: Any) -> npt.NDArray[np.float64]:
     return values if is_whole else values * 255
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        *((name, 3) for name in FORMS),
+        *(("array of uint8", channels) for channels in (1, 2, 4)),
+        *(("tensor of floats", channels) for channels in (1, 2, 4)),
+    ],
+)
 @pytest.mark.parametrize("change", [interpolated, enlarged])
 def test_results_have_the_form_of_the_frames_and_the_same_values(
     name: str, channels: int, change: Callable[[Any], Any]
