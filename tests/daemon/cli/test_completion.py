@@ -195,8 +195,7 @@ def test_zsh_completes_on_a_terminal(capsys: pytest.CaptureFixture[str], tmp_pat
             ("upframe jobs li", "st "),
             ("upframe run my", "\\ film.mkv "),
         ]:
-            zsh.types(f"{begun}\t", until=f"{begun}{rest}")
-            zsh.types("\x03", until="ready ")
+            zsh.types(f"\x15{begun}\t", until=f"{begun}{rest}")  # ^U deletes the line before
     finally:
         zsh.close()
 
