@@ -43,6 +43,10 @@ _NEW = 2
 _MOST_REHEARSED = 6
 _REHEARSAL_SECONDS = 0.3
 """After which a rehearsal ends, if it has seen enough."""
+_FILLS = 3
+"""Times that all lanes are filled in a rehearsal."""
+_FILL_SECONDS = 1.0
+"""After which that ends."""
 _GRAY, _GRAY_STEP = 96, 16
 """Code values of 8 bits, inside every range. A larger step would be a cut."""
 
@@ -172,22 +176,29 @@ class LiveCompute(Compute):
             if len(times) > _NEW and sum(times) > _REHEARSAL_SECONDS:
                 break
         cost = min(times[_NEW:] or times[-1:])
-        if cost * self.max_in_flight <= most_seconds - sum(times):
-            self._fill_lanes(len(times))
+        left = most_seconds - sum(times)
+        if self.max_in_flight > 1 and cost * self.max_in_flight <= left:
+            self._fill_lanes(len(times), min(left, _FILL_SECONDS), now)
         for _ in self.flush():
             pass
         return cost
 
-    def _fill_lanes(self, index: int) -> None:
-        """Compute as many pictures at once as there may be, so that memory does not grow later."""
-        for picture in range(index, index + self.max_in_flight):
+    def _fill_lanes(self, index: int, most_seconds: float, now: Callable[[], float]) -> None:
+        """Compute as many pictures at once as there may be, so that memory does not grow later.
+
+        What lanes need together depends on which of their steps coincide: hence repeatedly.
+        """
+        ends = now() + most_seconds
+        for picture in range(index, index + _FILLS * self.max_in_flight):
+            if now() >= ends:
+                return
             for _ in self(self._gray(picture)):
                 pass
 
     def _gray(self, index: int) -> Picture:
         """Make a picture like the incoming ones, one interval after that of the index before."""
         info, form = self._incoming, PixelFormat.parse(self._incoming.pix_fmt)
-        code = (_GRAY + _GRAY_STEP * index) << (form.bit_depth - 8)
+        code = (_GRAY + _GRAY_STEP * (index % 2)) << (form.bit_depth - 8)
         dtype = torch.uint8 if form.bit_depth == 8 else torch.uint16
         planes = [
             torch.full(form.plane_size(info.width, info.height, plane)[::-1], code, dtype=dtype)

@@ -240,3 +240,19 @@ def test_warming_up_fills_every_lane_while_there_is_time(most_seconds: float, at
     compute.warm_up(most_seconds=most_seconds)
     compute.close()
     assert worked.most == at_once
+
+
+def test_warming_up_ends_on_a_machine_of_many_cores() -> None:
+    """Its frames differ from each other, and stay in the range, however many lanes there are."""
+    torch.set_num_threads(16)
+    worked = Worked(lambda _: time.sleep(0.01))
+    compute = LiveCompute(
+        INFO,
+        FilterOptions(),
+        RUNTIME,
+        levels=parse_levels(("full",), FilterOptions()),
+        build=lambda *_: (BuiltFilter("worked", worked, None),),
+    )
+    assert set(compute.warm_up(most_seconds=60)) == {"full"}
+    compute.close()
+    assert worked.most == 4
