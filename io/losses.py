@@ -359,5 +359,6 @@ def _says_nothing(name: str, data: bytes, frame: VideoFrame) -> bool:
         return not int.from_bytes(data[:4], "little") & 0xFFEFFF
     if name == "PANSCAN":  # AVPanScan: an identifier, width and height in 1/16, three positions
         _, width, height, *positions = struct.unpack_from("<3i6h", data)
-        return (width, height) == (16 * frame.width, 16 * frame.height) and not any(positions)
+        whole = 16 * frame.width, 16 * frame.height
+        return (width, height) in ((0, 0), whole) and not any(positions)
     return False

@@ -89,9 +89,9 @@ def test_a_file_is_described_whole(tmp_path: Path) -> None:
     assert str(found["stream attachment"]) == "attachment #3 font.ttf"
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov", "a.ts", "a.avi", "a.webm"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov", "a.ts", "a.avi", "a.webm", "a.mpg"])
 def test_a_plain_film_has_nothing_to_lose(tmp_path: Path, name: str) -> None:
-    codec = "libvpx-vp9" if name == "a.webm" else "libx264"
+    codec = {"a.webm": "libvpx-vp9", "a.mpg": "mpeg2video"}.get(name, "libx264")
     assert kinds(samples.make_clip(tmp_path / name, codec=codec)) == []
 
 
