@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from ..filters.options import FilterOptions, Policy
-from ..io.encode.options import EncoderOptions
+from ..io.encode.options import EncoderOptions, SoundOptions
 from ..io.redaction import LOCATION_MAX_BYTES
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -42,7 +42,7 @@ DEFAULT_LEVELS = ("full", "exp", "no-interpolation", "bicubic", "half-rate", "pa
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LEVEL = re.compile(r"full|exp(-[1-9][0-9]*)?|no-interpolation|bicubic|half-rate|pass")
 _RATE = r"^0{0,8}[1-9][0-9]{0,8}(/0{0,8}[1-9][0-9]{0,8})?$"
-_LATER = ("hwaccel",)
+_LATER = ("hwaccel", "audio_codec")
 """Options that are newer than the digests in stores; at their default they are left out of them."""
 
 
@@ -99,7 +99,7 @@ class _Specification(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class MediaOptions(_Specification, frozen=True, extra="forbid"):
+class MediaOptions(_Specification, SoundOptions, frozen=True, extra="forbid"):
     """How to convert a file, whatever decides its name and that of the result."""
 
     strict_streams: bool = Field(
@@ -287,10 +287,13 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
         "overwrite": "a file whose name is taken gets a number",
         "weights": _TOP,
     },
-    "stream": dict.fromkeys(("strict_streams", "deinterlace", "framerate", "hwaccel"), _OF_FILES),
+    "stream": dict.fromkeys(
+        ("strict_streams", "audio_codec", "deinterlace", "framerate", "hwaccel"), _OF_FILES
+    ),
     "pipe": {
         "encoder": "stdout carries uncompressed video",
         "strict_streams": "a pipe carries video alone",
+        "audio_codec": "a pipe carries video alone",
         "overwrite": "stdout has no name",
         "framerate": "the input states its rate",
         "hwaccel": "the input is uncompressed video",

@@ -188,7 +188,7 @@ def _probe(parser: Parser) -> None:
     parser.add_argument(
         "--no-estimate", action="store_true", help="Load no weights and run no filter."
     )
-    add_options(parser, ConversionOptions, "container", "framerate")
+    add_options(parser, ConversionOptions, "container", "audio_codec", "framerate")
     add_options(parser, StreamSpec, "tls_insecure")
     add_filter_arguments(parser)
     add_runtime_arguments(parser)

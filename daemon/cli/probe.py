@@ -21,6 +21,7 @@ from ...filters.frame import Picture, StreamInfo
 from ...filters.options import FilterOptions
 from ...filters.upscale.network import scaled_size
 from ...io.encode.encoder import EncoderOptions, output_pix_fmt
+from ...io.encode.options import SoundOptions
 from ...io.probe import Probe, probe_source
 from ...io.redaction import one_line
 from ...io.sink import planned_losses
@@ -29,7 +30,7 @@ from ...io.streams.plan import StreamPlan, plan_streams
 from ..convert.compute import Compute
 from ..convert.conversion import compute_of
 from ..specification import MediaOptions
-from .arguments import filter_options_of, given_options, runtime_of
+from .arguments import filter_options_of, given_options, runtime_of, specified
 
 SCHEMA = "upframe.probe/1"
 ESTIMATE_PICTURES = 5
@@ -84,7 +85,13 @@ def command(arguments: argparse.Namespace) -> int:
     with closing(open_source(arguments.input, framerate=rate)) as source:
         found = probe_source(source)
         if arguments.output is not None:
-            plan = plan_streams(arguments.input, arguments.output, arguments.container)
+            sound = specified(arguments, SoundOptions)
+            plan = plan_streams(
+                arguments.input,
+                arguments.output,
+                arguments.container,
+                audio_codec=sound.audio_codec,
+            )
         pix_fmt = _pix_fmt(source.info, arguments)
         if plan is not None:
             lost = [*source.losses(), *_planned_losses(source.info, arguments, plan)]

@@ -191,7 +191,13 @@ def _plan(request: RunRequest, *, announce: bool, token: str | None) -> StreamPl
     source, options = request.source, request.options
     held = source.descriptor if isinstance(source, ConfinedFile) else None
     refuse_same_file(str(source) if held is None else by_descriptor(held), request.where)
-    plan = plan_streams(source, request.sink, options.container, strict=options.strict_streams)
+    plan = plan_streams(
+        source,
+        request.sink,
+        options.container,
+        strict=options.strict_streams,
+        audio_codec=options.audio_codec,
+    )
     check_output(request.where, overwrite=options.overwrite, format=options.container, token=token)
     for line in plan.lines() if announce else ():
         log.info("%s", line)

@@ -40,7 +40,7 @@ def settings_digest(watch: WatchConfig) -> str:
     """Return a digest of the settings that change the result of a file."""
     content = watch.model_dump(mode="json", include={"filters", "encoder", "container", "output"})
     # newer options: left out at their defaults, so that known files keep their keys
-    newer = {"strict_streams", "deinterlace"}
+    newer = {"strict_streams", "audio_codec", "deinterlace"}
     content |= watch.model_dump(mode="json", include=newer, exclude_defaults=True)
     return _digest(json.dumps(content, sort_keys=True, separators=(",", ":")))
 

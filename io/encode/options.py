@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 PipeFormat = Literal["y4m", "nut", "matroska"]
 """Of the streams of a pipe."""
@@ -34,4 +36,35 @@ class EncoderOptions(BaseModel, frozen=True, extra="forbid"):
     )
     options: dict[str, str] = Field(
         default_factory=dict, description="Private options of the encoder, as FFmpeg names them."
+    )
+
+
+SOUND_ENCODERS: Mapping[str, str] = {
+    "aac": "aac", "ac3": "ac3", "alac": "alac", "eac3": "eac3", "flac": "flac", "mp2": "mp2",
+    "mp3": "libmp3lame", "opus": "libopus", "pcm_s16le": "pcm_s16le", "pcm_s24le": "pcm_s24le",
+    "wmav2": "wmav2",
+}  # fmt: skip
+"""FFmpeg's encoders of the codecs that sound can be encoded with."""
+
+
+def _check_audio_codec(name: str) -> str:
+    """Accept also an encoder's name, such as libopus."""
+    known = ("auto", "copy", "none", *SOUND_ENCODERS)
+    by_encoder = {encoder: codec for codec, encoder in SOUND_ENCODERS.items()}
+    codec = by_encoder.get(name.lower(), name.lower())
+    if codec not in known:
+        near = ", ".join(get_close_matches(codec, known))
+        hint = f"; near it: {near}" if near else ""
+        raise ValueError(f"must be one of {', '.join(known)}, got {name!r}{hint}")
+    return codec
+
+
+class SoundOptions(BaseModel, frozen=True, extra="forbid"):
+    """What to do with sound."""
+
+    audio_codec: Annotated[str, AfterValidator(_check_audio_codec)] = Field(
+        default="auto",
+        description="Sound: auto copies it, and encodes what the container cannot hold (as Opus in "
+        "WebM, as AAC in most others); copy never encodes; none leaves it out; a codec, such as "
+        "aac, ac3, flac, mp3 or opus, encodes all that is not of that codec.",
     )

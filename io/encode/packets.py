@@ -7,13 +7,20 @@ rounded to the nearest tick, kept strictly rising, and counted.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from heapq import heappushpop
+from io import BytesIO
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+import av
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
+from av.bitstream import BitStreamFilterContext
 from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Stream
@@ -68,10 +75,41 @@ def add_subtitles(output: OutputContainer, codec: str) -> SubtitleStream:
 def add_copied(output: OutputContainer, template: Stream) -> Stream:
     """Add a stream whose packets come from `template` as they are.
 
+    Whether the container can hold them shows when its header is written, or its first packet.
+
     Raises:
-        ValueError: if the container does not hold the codec, or there is no decoder for it.
+        ValueError: if the container holds nothing of that kind.
     """
-    return cast("Stream", _untyped(output).add_stream_from_template(template, True))
+    try:
+        return cast("Stream", _untyped(output).add_stream_from_template(template, True))
+    except ValueError:
+        made = _add_unlisted(output, template)
+        if made is None:
+            raise
+        return made
+
+
+def _add_unlisted(output: OutputContainer, template: Stream) -> Stream | None:
+    """Add a stream of a codec that PyAV refuses, since libavformat's list for the muxer lacks it.
+
+    The lists are not complete: that of Matroska lacks all codecs that it stores under their number
+    of AVI, such as WMA and ADPCM. A stream of a listed codec is added, and gets the parameters of
+    `template` from a bit stream filter that changes nothing.
+    """
+    defaults = {
+        "audio": (output.default_audio_codec, "aac"),
+        "video": (output.default_video_codec, "mpeg4"),
+        "subtitle": (output.default_subtitle_codec,),
+    }
+    for name in defaults.get(template.type, ()):
+        with suppress(ValueError), av.open(BytesIO(), "w", format=output.format.name) as other:
+            listed = _untyped(other).add_stream(name)
+            made = _untyped(output).add_stream_from_template(listed, True)
+            BitStreamFilterContext("null", template, made)
+            made.codec_context.codec_tag = "\0\0\0\0"  # of the source's container
+            made.time_base = template.time_base
+            return cast("Stream", made)
+    return None
 
 
 def encoded_video(
@@ -206,6 +244,66 @@ def fix_dts(packet: AnyPacket, last_ticks: int) -> None:
         return
     if packet.dts is None or not -last_ticks <= packet.dts <= packet.pts:
         packet.dts = packet.pts
+
+
+_MAX_HELD = 32  # packets; H.264 and HEVC reorder by 16 pictures at most
+
+
+class DecodingTimes:
+    """Gives packets of video the dts that their container does not store, as Matroska.
+
+    Demuxers derive dts from the reordering that they have seen, hence the first packets have none.
+    These are held until one has a dts, and counted back from it. If none has one, the n-th packet
+    gets the n-th pts in the order of time, delayed by the depth of the reordering, which is the
+    least that puts no dts behind its pts.
+
+    Args:
+        frame_ticks: of one frame, in the packets' time base; 0 if unknown.
+    """
+
+    def __init__(self, frame_ticks: int = 0) -> None:
+        self._frame_ticks = frame_ticks
+        self._held: list[AnyPacket] = []
+        self._later: list[int] | None = None  # pts that are no dts yet, once the depth is known
+
+    def __call__(self, packet: AnyPacket | None) -> list[AnyPacket]:
+        """Accept the next packet in the order of decoding, or None at the end.
+
+        Returns:
+            The packets that are complete, in the same order.
+        """
+        if packet is None or packet.pts is None or packet.dts is not None:
+            done = self._counted_back(packet)
+            return done if packet is None else [*done, packet]
+        if self._later is not None:
+            packet.dts = heappushpop(self._later, packet.pts)
+            return [packet]
+        self._held.append(packet)
+        return self._counted_back(None) if len(self._held) >= _MAX_HELD else []
+
+    def _counted_back(self, known: AnyPacket | None) -> list[AnyPacket]:
+        held, self._held = self._held, []
+        if not held:
+            return held
+        dts = None if known is None else known.dts
+        pts = [packet.pts or 0 for packet in held]
+        times = sorted(pts if known is None or known.pts is None else [*pts, known.pts])
+        step = self._frame_ticks or min((b - a for a, b in pairwise(times) if b > a), default=1)
+        if dts is None:
+            depth = max(index - bisect_left(times, one) for index, one in enumerate(pts))
+            self._later = times[len(times) - depth :]
+            first = -depth
+        elif dts in times:
+            first = times.index(dts) - len(held)
+        else:
+            times, first = [dts], -len(held)
+        latest = dts
+        for index in reversed(range(len(held))):
+            place = first + index
+            counted = times[place] if place >= 0 else times[0] + place * step
+            latest = min(counted, pts[index], counted if latest is None else latest - 1)
+            held[index].dts = latest
+        return held
 
 
 class SampleClock:

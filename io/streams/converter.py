@@ -1,7 +1,6 @@
-"""Lossless conversion of a stream that a container cannot hold into one that it can.
+"""Conversion of a stream that a container cannot hold into one that it can.
 
-Text subtitles are converted to another text format; lossless and PCM audio to FLAC, ALAC or PCM,
-where no sample changes. Lossy audio is never encoded again.
+Text subtitles are converted to another text format; sound is encoded as `io.encode.sound` says.
 """
 
 from __future__ import annotations
@@ -11,10 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import av
-from av.audio.codeccontext import AudioCodecContext
 from av.error import FFmpegError
 from av.packet import Packet
 from av.subtitles.codeccontext import SubtitleCodecContext
@@ -30,13 +28,12 @@ from ..encode.packets import (
     add_copied,
     add_subtitles,
     add_video,
-    decoded_audio,
     decoded_subtitle,
-    encoded_audio,
     encoded_subtitle,
     encoded_video,
     mux,
 )
+from ..encode.sound import SoundCoding, SoundConverter, codings_for, is_misread
 from ..errors import reason_of
 from ..pictures.pixels import black_frame
 
@@ -52,7 +49,7 @@ if TYPE_CHECKING:
 
 # Whether a container can hold a stream: its first packets are muxed in memory and read back.
 
-_PACKETS_PER_STREAM = 4
+_PACKETS_PER_STREAM = 16
 _MAX_PACKETS = 2000  # bounded: sparse streams may have none near the start
 _MAX_BYTES = 32 << 20
 _VIDEO_SIZE = 64  # the smallest that every encoder supports
@@ -100,13 +97,14 @@ def mux_trial(
         made.disposition = stream.disposition
         return made, [copy_of(packet) for packet in packets]
 
-    return run_trial(container, add, check)
+    return run_trial(container, add, check, codec_of(stream))
 
 
 def run_trial(
     container: Container,
     add: Callable[[OutputContainer], tuple[Stream, list[AnyPacket]]],
     check: Callable[[BytesIO], str | None] | None = None,
+    codec: str | None = None,
 ) -> str | None:
     """Mux one more stream beside a small video, and read both back.
 
@@ -114,6 +112,7 @@ def run_trial(
         container: the container to try.
         add: adds the stream, and returns it with its packets.
         check: returns what else is wrong with the file that was written, if anything is.
+        codec: what it must be when it is read back; None: what the stream says.
 
     Returns:
         None if it worked, else why not.
@@ -123,7 +122,7 @@ def run_trial(
         with av.open(written, "w", format=container.name) as output:
             video = _small_video(output, container)
             made, packets = add(output)
-            name = codec_of(made)
+            name = codec or codec_of(made)
             black = black_frame(_VIDEO_SIZE, _VIDEO_SIZE, "yuv420p")
             for packet in packets:
                 packet.stream = made
@@ -140,11 +139,12 @@ def _read_back(written: BytesIO, name: str, container: Container) -> str | None:
     try:
         with av.open(written, "r", metadata_errors="replace") as opened:
             found = {codec_of(stream) for stream in opened.streams}
+            sizes = [stream.codec_context.width for stream in opened.streams.video]
     except (FFmpegError, ValueError) as error:
         return f"{container.name} with it cannot be read back ({reason_of(error)})"
     if name not in found:
         return f"{container.name} does not keep that it is {name}"
-    return None
+    return None if all(sizes) else f"{container.name} does not keep its size"
 
 
 def _small_video(output: OutputContainer, container: Container) -> VideoStream:
@@ -167,9 +167,6 @@ def copy_of(packet: AnyPacket) -> AnyPacket:
 _TEXT = ("subrip", "srt", "text", "webvtt", "mov_text", "ass", "ssa")
 _STYLED = ("ass", "ssa")
 _TEXT_OF = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
-_LOSSLESS = ("flac", "alac", "wavpack", "tta", "ape", "mlp", "truehd", "shorten", "tak")
-_BITS = {"u8": 8, "s16": 16, "s32": 32, "flt": 32, "dbl": 64}
-_FLOATS = ("flt", "dbl")
 
 
 Converter: TypeAlias = "Callable[[AnyPacket | None], Iterator[AnyPacket]]"
@@ -182,24 +179,25 @@ class Conversion:
 
     codec: str
     """FFmpeg's name of the encoder."""
-    kind: Literal["audio", "subtitle"]
-    sample_format: str = ""
-    """Of audio: what the encoder expects."""
+    coding: SoundCoding | None = None
+    """Of sound: all parameters of the encoder."""
     loses: str | None = None
     """What is lost; None if nothing is."""
 
-    def add(self, output: OutputContainer, stream: Stream) -> tuple[Stream, Converter]:
+    def add(
+        self, output: OutputContainer, stream: Stream, container: Container
+    ) -> tuple[Stream, Converter]:
         """Add the converted stream to an output.
 
         Raises:
             ValueError, FFmpegError: if the container cannot hold the codec.
         """
-        if self.kind == "subtitle":
+        if self.coding is None:
             made = add_subtitles(output, self.codec)
             return made, SubtitleConverter(cast("SubtitleStream", stream), made)
         source = cast("AudioStream", stream)
-        made_audio = add_audio(output, self.codec, source.codec_context.sample_rate)
-        return made_audio, AudioConverter(source, made_audio, self.sample_format)
+        sound = add_audio(output, self.codec, self.coding.sample_rate)
+        return sound, SoundConverter(source, sound, self.coding, container)
 
     def trial(self, stream: Stream, packets: list[AnyPacket], container: Container) -> str | None:
         """Try it on a stream's first packets; None if it works, else why not."""
@@ -207,7 +205,7 @@ class Conversion:
         def add(output: OutputContainer) -> tuple[Stream, list[AnyPacket]]:
             """Convert all the packets, as if the stream ended with them."""
             stream.codec_context.flush_buffers()  # an earlier trial has drained the decoder
-            made, convert = self.add(output, stream)
+            made, convert = self.add(output, stream, container)
             inputs = [*map(copy_of, packets), None]
             for packet in inputs:
                 if packet is not None:
@@ -217,35 +215,52 @@ class Conversion:
         return run_trial(container, add)
 
 
-def conversions_for(stream: Stream, container: Container) -> list[Conversion]:
-    """List the conversions of a stream for a container, best first."""
+def conversions_for(
+    stream: Stream, packets: list[AnyPacket], container: Container, audio_codec: str = "auto"
+) -> Iterator[Conversion]:
+    """Yield the conversions of a stream for a container, best first.
+
+    Args:
+        stream: what cannot or shall not be copied.
+        packets: its first ones.
+        container: of the output.
+        audio_codec: what to do with sound: ``auto``, ``copy`` or the codec to encode it with.
+    """
     if cast("object | None", stream.codec_context) is None:
-        return []
+        return
     name, target = codec_of(stream), _TEXT_OF.get(container.name)
     if stream.type == "subtitle" and name in _TEXT and target is not None:
         loses = f"the styling of {name} is lost, its text is kept" if name in _STYLED else None
-        return [Conversion(target, "subtitle", loses=loses)]
-    if stream.type == "audio" and (name.startswith("pcm_") or name in _LOSSLESS):
-        return _audio_conversions(cast("AudioStream", stream))
-    return []
+        yield Conversion(target, loses=loses)
+    elif stream.type == "audio" and audio_codec != "copy":
+        sound = cast("AudioStream", stream)
+        for coding in codings_for(sound, packets, container, audio_codec):
+            yield Conversion(coding.encoder, coding, coding.loses)
 
 
-def _audio_conversions(stream: AudioStream) -> list[Conversion]:
-    """FLAC and ALAC hold integers of up to 24 bits; wider samples and floats need PCM."""
-    kind = stream.codec_context.format.packed.name
-    bits = _BITS.get(kind, 64)
-    if kind == "s32" and "24" in stream.codec_context.name:
-        bits = 24
-    ways: list[tuple[str, str]] = []
-    if kind in _FLOATS:
-        ways = [("pcm_f64le" if kind == "dbl" else "pcm_f32le", kind)]
-    elif bits <= 16:
-        ways = [("flac", "s16"), ("alac", "s16p"), ("pcm_s16le", "s16")]
-    elif bits <= 24:
-        ways = [("flac", "s32"), ("alac", "s32p"), ("pcm_s24le", "s32")]
-    elif kind == "s32":
-        ways = [("pcm_s32le", "s32")]
-    return [Conversion(codec, "audio", sample_format) for codec, sample_format in ways]
+def why_not_copied(
+    stream: Stream,
+    packets: list[AnyPacket],
+    container: Container,
+    audio_codec: str = "auto",
+    check: Callable[[BytesIO], str | None] | None = None,
+) -> str | None:
+    """Return why a stream shall be converted; None if it can be copied.
+
+    Args:
+        stream: of the source.
+        packets: its first ones.
+        container: of the output.
+        audio_codec: what to do with sound.
+        check: returns what else is wrong with the file of the trial, if anything is.
+    """
+    name = codec_of(stream)
+    if stream.type == "audio":
+        if audio_codec not in ("auto", "copy", name):
+            return f"as --audio-codec {audio_codec} asks"
+        if is_misread(name, container):
+            return f"in {container.name}, many players cannot play it"
+    return mux_trial(stream, packets, container, check)
 
 
 class SubtitleConverter:
@@ -281,25 +296,3 @@ class SubtitleConverter:
             done.duration, done.time_base = packet.duration, packet.time_base
             done.stream = self._target
             yield done
-
-
-class AudioConverter:
-    """Lossless audio: decoded and encoded again, no sample changed."""
-
-    def __init__(self, source: AudioStream, target: AudioStream, sample_format: str) -> None:
-        self._source = source
-        self._target = target
-        context: AudioCodecContext = target.codec_context
-        context.format = av.AudioFormat(sample_format)
-        context.layout = source.codec_context.layout
-        context.sample_rate = source.codec_context.sample_rate
-        context.time_base = Fraction(1, context.sample_rate)
-        if sample_format.startswith("s32") and target.name != "pcm_s32le":
-            context.options = {"bits_per_raw_sample": "24"}
-
-    def __call__(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
-        """Decode and encode; PyAV changes the layout of samples in memory, not their values."""
-        for frame in decoded_audio(self._source, packet):
-            yield from encoded_audio(self._target, frame)
-        if packet is None:
-            yield from encoded_audio(self._target, None)

@@ -27,7 +27,7 @@ from ..redaction import excerpt
 from ..root import ConfinedFile
 from ..timecode import Timecode, is_timecode, timecode_of
 from ..traits import Loss, OpenedFile, Trait
-from .converter import Conversion, conversions_for, mux_trial, sample_packets
+from .converter import Conversion, conversions_for, sample_packets, why_not_copied
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -135,6 +135,7 @@ def plan_streams(
     format: str | None = None,  # noqa: A002
     *,
     strict: bool = False,
+    audio_codec: str = "auto",
 ) -> StreamPlan:
     """Decide what becomes of every stream except the video, by trying it.
 
@@ -143,11 +144,13 @@ def plan_streams(
         target: path of the output; its extension selects the container.
         format: container of the output, if not by extension.
         strict: whether losing anything is an error.
+        audio_codec: what to do with sound; see `SoundOptions`.
 
     Raises:
         SourceMissing: if the source does not exist.
         UnsupportedMedia: if it holds no video.
-        SinkRefused: if the container is unknown, or `strict` and something would be lost.
+        SinkRefused: if the container is unknown or cannot hold the codec that `audio_codec` names,
+            or if `strict` and something would be lost.
     """
     container = None if is_image(target, format) else container_of(target, format)
     # whatever is read from a pipe is gone
@@ -157,7 +160,7 @@ def plan_streams(
     with open_container(found) as opened:
         main = best_video(opened, found.name)
         others = [stream for stream in opened.streams if stream.index != main.index]
-        fates = tuple(_fates(opened, others, container, found.path))
+        fates = tuple(_fates(opened, others, container, found.path, audio_codec))
         num_chapters = len(opened.chapters())
         timecode = timecode_of(OpenedFile(found.path, opened, main, ()))
     plan = StreamPlan(
@@ -185,7 +188,11 @@ def _chapters(count: int, container: Container | None) -> tuple[int, tuple[str, 
 
 
 def _fates(
-    opened: InputContainer, streams: list[Stream], container: Container | None, path: Path | None
+    opened: InputContainer,
+    streams: list[Stream],
+    container: Container | None,
+    path: Path | None,
+    audio_codec: str,
 ) -> Iterator[StreamFate]:
     """Decide on all streams but those that chapters and time code are written from."""
     names = {stream.index: name_of(stream, path) for stream in streams}
@@ -202,23 +209,31 @@ def _fates(
     samples = sample_packets(opened, streams)
     for stream in streams:
         name, packets = names[stream.index], samples.get(stream.index, [])
-        yield replace(_fate(stream, packets, container, name), codec=excerpt(name))
+        fate = _fate(stream, packets, container, name, audio_codec)
+        yield replace(fate, codec=excerpt(name))
 
 
-def _fate(stream: Stream, packets: list[AnyPacket], container: Container, name: str) -> StreamFate:
+def _fate(
+    stream: Stream, packets: list[AnyPacket], container: Container, name: str, audio_codec: str
+) -> StreamFate:
     kind = kind_of(stream)
     if kind in ("attachment", "cover") and container.name in _HOLDS_ATTACHMENTS:
         return _made(stream, "attach")
     if kind == "attachment":
         return _dropped(stream, f"{container.name} holds no attachments")
+    if kind == "audio" and audio_codec == "none":
+        return _dropped(stream, "as --audio-codec none asks")
     check = _data_check(stream, packets, container, name) if kind == "data" else None
-    reason = mux_trial(stream, packets, container, check)
+    reason = why_not_copied(stream, packets, container, audio_codec, check)
     if reason is None:
         return _made(stream, "copy")
-    for conversion in conversions_for(stream, container):
-        if conversion.trial(stream, packets, container) is None:
+    failed = ""
+    for conversion in conversions_for(stream, packets, container, audio_codec):
+        if (failed := conversion.trial(stream, packets, container)) is None:
             loss = f"; {conversion.loses}" if conversion.loses else ", without loss"
             return _made(stream, "convert", conversion=conversion, reason=f"{reason}{loss}")
+    if kind == "audio" and audio_codec not in ("auto", "copy"):
+        raise SinkRefused(f"--audio-codec {audio_codec}: audio #{stream.index}: {failed or reason}")
     return _dropped(stream, reason)
 
 

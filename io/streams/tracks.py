@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
@@ -20,6 +20,7 @@ from ..decode.demuxer import best_video, find_target, open_container
 from ..encode.containers import Container
 from ..encode.packets import (
     AnyPacket,
+    DecodingTimes,
     SampleClock,
     add_copied,
     decoded_audio,
@@ -27,6 +28,7 @@ from ..encode.packets import (
     mux,
     shift_packet,
 )
+from ..encode.sound import SoundConverter
 from ..errors import reason_of
 from ..losses import kept_metadata
 from ..root import ConfinedFile
@@ -65,8 +67,11 @@ class Track:
     convert: Converter | None = None
     clock: SampleClock | None = None
     """Of copied audio."""
+    order: DecodingTimes | None = None
+    """Of copied video."""
     last_dts: int | None = None
     last_duration: int = 0
+    is_drained: bool = False
     num_fixed: int = 0
     num_refused: int = 0
     first_seconds: Fraction | None = None
@@ -81,22 +86,31 @@ class Track:
     ) -> list[AnyPacket]:
         """Convert a packet where needed, shift it to the output's time line, fix its times."""
         try:
-            made = list(self.convert(packet)) if self.convert else [packet]
+            made = list(self._converted(packet))
         except FFmpegError:  # a damaged packet: lose it, not the job
             self.num_refused += 1
             return []
         return [self._placed(one, origin, heard=heard) for one in made]
 
     def drain(self, origin: Fraction) -> list[AnyPacket]:
-        """Return what the converter still holds; only the first call returns anything."""
-        if self.convert is None:
+        """Return what is still held; only the first call returns anything."""
+        if self.is_drained:
             return []
-        convert, self.convert = self.convert, None
-        return [self._placed(one, origin, heard=True) for one in convert(None)]
+        self.is_drained = True
+        return [self._placed(one, origin, heard=True) for one in self._converted(None)]
+
+    def _converted(self, packet: AnyPacket | None) -> Iterable[AnyPacket]:
+        if self.convert is not None:
+            return self.convert(packet)
+        if self.order is not None:
+            return self.order(packet)
+        return () if packet is None else (packet,)
 
     def _placed(self, packet: AnyPacket, origin: Fraction, *, heard: bool) -> AnyPacket:
         if self.clock is not None:
             self.clock(packet, lambda: self._count_samples(packet))
+        if isinstance(self.convert, SoundConverter):
+            heard = heard and not self.convert.is_priming(packet)
         shift_packet(packet, -origin)
         self.fix_times(packet)
         if self.first_seconds is None and heard:
@@ -146,8 +160,13 @@ class Track:
         elif self.last_dts is not None and dts <= self.last_dts:
             dts = self.last_dts + 1
             self.num_fixed += 1
+        if packet.pts is not None and packet.pts < dts:
+            if self.last_dts is None or packet.pts > self.last_dts:
+                dts = packet.pts  # when it is shown is right, when it is decoded was a guess
+            else:
+                packet.pts = dts
         packet.dts = dts
-        if packet.pts is None or packet.pts < dts:
+        if packet.pts is None:
             packet.pts = dts
         self.last_dts, self.last_duration = dts, packet.duration or 0
 
@@ -222,7 +241,8 @@ class StreamCopy:
             # an empty packet marks the end of a stream
             if track is None or packet.size == 0:
                 continue
-            priming = is_priming(packet, track.source)
+            # a decoder needs its priming, and leaves its samples out
+            priming = track.convert is None and is_priming(packet, track.source)
             if priming and not (self._keeps_priming and track.first_seconds is None):
                 continue
             self._waiting.extend(
@@ -273,6 +293,8 @@ class StreamCopy:
                 found.append(f"{name}: timestamps of {track.num_fixed} packets were corrected")
             if track.num_refused:
                 found.append(f"{name}: {track.num_refused} packets were refused and left out")
+            if isinstance(track.convert, SoundConverter) and (count := track.convert.num_narrowed):
+                found.append(f"{name}: {count} samples had 32 bits, of which 24 were kept")
         return found
 
 
@@ -342,13 +364,20 @@ def _add(
     stream = source.streams[fate.index]
     convert: Converter | None = None
     if fate.conversion is not None:
-        target, convert = fate.conversion.add(output, stream)
+        target, convert = fate.conversion.add(output, stream, container)
     else:
         target = add_copied(output, stream)
     describe(stream, target)
-    return Track(
-        fate, stream, target, convert, _clock_of(stream, container) if convert is None else None
-    )
+    copied = convert is None
+    clock = _clock_of(stream, container) if copied else None
+    order = DecodingTimes(_frame_ticks(stream)) if copied and fate.kind == "video" else None
+    return Track(fate, stream, target, convert, clock, order)
+
+
+def _frame_ticks(stream: Stream) -> int:
+    if not stream.average_rate or not stream.time_base:
+        return 0
+    return round(1 / stream.average_rate / stream.time_base)
 
 
 def _clock_of(stream: Stream, target: Container) -> SampleClock | None:

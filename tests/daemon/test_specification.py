@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 from pydantic import BaseModel
+from support.media.clips import make_clip
 
 from upframe.daemon.__main__ import main, make_parser
 from upframe.daemon.config import JobsConfig, LiveConfig, WatchConfig, load_config
@@ -152,6 +153,8 @@ def test_a_section_is_told_why_an_option_is_refused(
         ("pipe --interpolate 1 --encoder-option a=b", "pipe", "encoder"),
         ("pipe --interpolate 1 --hwaccel cuda", "pipe", "hwaccel"),
         ("pipe --interpolate 1 --strict-streams", "pipe", "strict_streams"),
+        ("pipe --interpolate 1 --audio-codec aac", "pipe", "audio_codec"),
+        ("run rtsp://a/b out.mp4 --interpolate 1 --audio-codec aac", "stream", "audio_codec"),
         ("jobs submit a.mkv b.mkv --interpolate 1 --device cpu", "job", "device"),
         ("jobs submit a.mkv b.mkv --interpolate 1 --tls-insecure", "job", "tls_insecure"),
         ("run rtsp://a/b out.mp4 --interpolate 1 --hwaccel cuda", "stream", "hwaccel"),
@@ -214,7 +217,8 @@ def test_the_container_of_a_watched_folder_decides_the_extension(
 def test_a_newer_option_at_its_default_leaves_the_digest_as_it_was() -> None:
     spec = ConversionSpec(source="/a", sink="/b", filters=FilterOptions(**INTERPOLATE))
     assert spec.digest == "f593cdf886b9f7a833aa7474a3302fd8d2e1ccefd6f331d64351a9c5ead8c114"
-    assert spec.model_copy(update={"hwaccel": "cuda"}).digest != spec.digest
+    for option in ({"hwaccel": "cuda"}, {"audio_codec": "aac"}):
+        assert spec.model_copy(update=option).digest != spec.digest
 
 
 def test_a_newer_option_at_its_default_leaves_the_settings_of_a_folder_as_they_were() -> None:
@@ -223,5 +227,31 @@ def test_a_newer_option_at_its_default_leaves_the_settings_of_a_folder_as_they_w
     assert settings_digest(watch) == "34c1bea340cc9679"
     again = WatchConfig.model_validate(given | {"hwaccel": "auto"})
     assert settings_digest(again) == settings_digest(watch)  # the result is the same
-    other = WatchConfig.model_validate(given | {"deinterlace": "on"})
-    assert settings_digest(other) != settings_digest(watch)
+    for option in ({"deinterlace": "on"}, {"audio_codec": "flac"}):
+        other = WatchConfig.model_validate(given | option)
+        assert settings_digest(other) != settings_digest(watch)
+
+
+# What to do with sound has a fixed set of values, and is checked wherever it is given.
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("AAC", "aac"), ("libopus", "opus"), ("libmp3lame", "mp3"), ("none", "none")],
+)
+def test_sound_is_named_by_its_codec_or_encoder(given: str, kept: str) -> None:
+    spec = ConversionSpec(source="/a", sink="/b", filters=INTERPOLATE, audio_codec=given)
+    assert spec.audio_codec == kept
+
+
+@pytest.mark.parametrize(("given", "hint"), [("acc", "; near it: ac3, aac"), ("x264", "")])
+@pytest.mark.parametrize("command", ["run", "probe", "jobs submit"])
+def test_a_codec_of_sound_that_nobody_knows_is_refused_before_any_work(
+    command: str, given: str, hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = make_clip(tmp_path / "a.mkv")
+    words = [*command.split(), str(clip), str(tmp_path / "b.mkv"), "--interpolate", "1"]
+    assert main([*words, "--audio-codec", given]) == 64
+    said = capsys.readouterr().err
+    assert "must be one of auto, copy, none, aac, " in said
+    assert f"got {given!r}{hint}\n" in said

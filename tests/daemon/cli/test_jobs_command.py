@@ -28,6 +28,7 @@ def test_submits_a_job_and_prints_its_id(
     options = "--interpolate 2 --crf 20 --encoder-option tune=film --format matroska --overwrite"
     options += (
         " --priority 3 --framerate 24000/1001 --deinterlace off --strict-streams --hwaccel auto"
+        " --audio-codec opus"
     )
     code, out, err = jobs("submit", "My film.mp4", "sub/../large.mkv", *options.split())
     assert (code, err) == (0, "")
@@ -40,7 +41,7 @@ def test_submits_a_job_and_prints_its_id(
     assert (job.encoder.crf, job.encoder.options) == (20, {"tune": "film"})
     assert (job.container, job.overwrite, job.strict_streams) == ("matroska", True, True)
     assert (job.priority, job.framerate, job.deinterlace) == (3, "24000/1001", "off")
-    assert job.hwaccel == "auto"
+    assert (job.hwaccel, job.audio_codec) == ("auto", "opus")
     assert job.origin == "cli"
 
 

@@ -11,6 +11,7 @@ from support.media.sinks import constant
 from upframe.filters.frame import StreamInfo
 from upframe.io.encode.containers import container_of
 from upframe.io.encode.packets import (
+    DecodingTimes,
     EncoderClock,
     SampleClock,
     VideoTiming,
@@ -143,3 +144,76 @@ def test_exact_sound_is_left_alone() -> None:
     made = packet(1234, 1234, 999, Fraction(1, 48_000))
     SampleClock(48_000, 1024)(made, lambda: 0)
     assert (made.pts, made.duration) == (1234, 999)
+
+
+# Decoding times that a container does not store.
+
+_PYRAMID = [0, 160, 80, 40, 120, 320, 240, 200, 280, 480, 400, 360, 440]
+
+
+def decoding_times(
+    pts: list[int], dts: list[int | None], frame_ticks: int = 0
+) -> tuple[list[int | None], list[int | None]]:
+    """The pts and dts of packets that went through, in ms."""
+    order, done = DecodingTimes(frame_ticks), list[av.Packet]()
+    for one, two in zip(pts, dts, strict=True):
+        done += order(packet(one, two, 40, Fraction(1, 1000)))
+    done += order(None)
+    return [one.pts for one in done], [one.dts for one in done]
+
+
+@pytest.mark.parametrize(
+    ("pts", "num_missing", "depth"),
+    [
+        ([0, 80, 40, 160, 120, 240, 200], 1, 1),  # one B-frame
+        ([0, 120, 40, 80, 240, 160, 200], 1, 1),  # two, as MPEG-2 has them
+        (_PYRAMID, 2, 2),  # three, one of them referenced
+        (_PYRAMID, 5, 2),  # a demuxer that has seen little
+        (_PYRAMID, len(_PYRAMID), 2),  # one that says nothing
+        ([0, 40, 80, 120], 4, 0),  # none
+        ([0, 40, 80, 120], 0, 0),
+        ([700, 860, 780, 740, 820], 3, 2),
+    ],
+)
+def test_missing_dts_are_counted_back_by_the_depth_of_the_reordering(
+    pts: list[int], num_missing: int, depth: int
+) -> None:
+    right = [min(pts) + 40 * (index - depth) for index in range(len(pts))]
+    given = [None] * num_missing + right[num_missing:]
+    assert decoding_times(pts, given, 40) == (pts, right)
+
+
+def test_missing_dts_of_a_variable_rate_are_pts_of_other_pictures() -> None:
+    pts = [0, 500, 130, 30, 340, 900]
+    wanted = [-60, -30, 0, 30, 130, 340]
+    assert decoding_times(pts, [None] * 6) == (pts, wanted)
+    assert decoding_times(pts, [*[None] * 4, 130, 340]) == (pts, wanted)
+
+
+def test_a_long_stream_without_any_dts_has_rising_ones_and_holds_few_packets() -> None:
+    order, held, most = DecodingTimes(), 0, 0
+    pts = [480 * group + one for group in range(50) for one in _PYRAMID[1:]]
+    done: list[av.Packet] = []
+    for one in [0, *pts]:
+        made = order(packet(one, None, 40, Fraction(1, 1000)))
+        held += 1 - len(made)
+        most = max(most, held)
+        done += made
+    done += order(None)
+    assert most <= 32
+    assert [one.pts for one in done] == [0, *pts]
+    assert [one.dts for one in done] == [40 * index - 80 for index in range(len(done))]
+
+
+def test_a_first_dts_that_no_pts_equals_is_counted_back_by_the_frame() -> None:
+    pts = [0, 160, 80, 40, 120]
+    assert decoding_times(pts, [None, None, 1, 41, 81], 40) == (pts, [-79, -39, 1, 41, 81])
+
+
+def test_no_dts_is_counted_to_lie_behind_its_pts() -> None:
+    """A demuxer's dts that fits no reordering of the pictures."""
+    pts = [0, 160, 80, 40, 120]
+    got_pts, got = decoding_times(pts, [None, None, None, None, 120])
+    assert got_pts == pts
+    assert all(one is not None and one <= two for one, two in zip(got, pts, strict=True))
+    assert got == sorted(got, key=lambda one: one or 0)

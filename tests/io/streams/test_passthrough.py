@@ -198,21 +198,25 @@ def test_lossless_sound_stays_lossless(tmp_path: Path, codec: str, target: str, 
     assert round(abs(sync(tmp_path / target, end=True) - sync(clip, end=True)), 6) <= 0.001
 
 
-def test_sound_that_the_container_does_not_hold_is_left_out_and_said(tmp_path: Path) -> None:
+def test_sound_that_shall_only_be_copied_is_left_out_where_it_cannot_and_said(
+    tmp_path: Path,
+) -> None:
     clip = samples.make_clip(tmp_path / "in.mkv", audio="aac", frames=12)
-    plan = plan_streams(str(clip), str(tmp_path / "out.webm"), None)
+    target = str(tmp_path / "out.webm")
+    plan = plan_streams(str(clip), target, audio_codec="copy")
     (warning,) = plan.warnings
     assert warning.startswith("audio #1 aac: left out, webm cannot hold it")
     with pytest.raises(SinkRefused, match=r"--strict-streams: out.webm: audio #1 aac: left out"):
-        plan_streams(str(clip), str(tmp_path / "out.webm"), None, strict=True)
-    through(clip, tmp_path / "out.webm", options=EncoderOptions())
+        plan_streams(str(clip), target, strict=True, audio_codec="copy")
+    through(clip, tmp_path / "out.webm", options=EncoderOptions(), audio_codec="copy")
     assert streams(tmp_path / "out.webm", "audio") == []
 
 
 def test_pcm_in_a_transport_stream_is_not_hidden_as_private_data(tmp_path: Path) -> None:
     clip = samples.make_clip(tmp_path / "in.mkv", audio="pcm_s16le", frames=12)
-    plan = plan_streams(str(clip), str(tmp_path / "out.ts"), None)
-    assert "left out" in plan.warnings[0]
+    (line,) = through(clip, tmp_path / "out.ts")
+    assert "converted to aac, mpegts does not keep that it is pcm_s16le" in line
+    assert streams(tmp_path / "out.ts", "audio")[0]["codec_name"] == "aac"
 
 
 @pytest.mark.parametrize("target", ["out.mp4", "out.mkv", "out.mov"])

@@ -83,9 +83,10 @@ def through(
     options: EncoderOptions = FAST,
     strict: bool = False,
     container: str | None = None,
+    audio_codec: str = "auto",
 ) -> list[str]:
     """Decode a file and write it again, all streams included; give the plan's lines."""
-    plan = plan_streams(str(source), str(target), container, strict=strict)
+    plan = plan_streams(str(source), str(target), container, strict=strict, audio_codec=audio_codec)
     opened = open_source(str(source))
     try:
         pix_fmt = output_pix_fmt(opened.info, options, target, container)
