@@ -144,6 +144,10 @@ class StreamInfo:
     """Of an image file: what its R'G'B' or gray values mean, whatever `color` says."""
     exif: bytes | None = field(default=None, repr=False)
     """Of an image file, from its TIFF header on."""
+    stereo: str | None = None
+    """Where two views lie in a frame: ``left_right``, ``right_left``, ``top_bottom``, …"""
+    view_boxes: bytes = b""
+    """How it is shown on a sphere, or to two eyes: boxes of an MP4's sample entry."""
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
@@ -180,6 +184,8 @@ class Picture:
     alpha: Tensor | None = None
     """(H, W), dtype as the planes, always full range; there exactly if the format has alpha."""
     interlaced: bool = False
+    t35: tuple[bytes, ...] = ()
+    """ITU-T T.35 messages coded with it: captions (ATSC A/53), HDR10+, …"""
 
     def __post_init__(self) -> None:
         form = PixelFormat.parse(self.pix_fmt)
@@ -238,6 +244,8 @@ class Frame:
     """A scene, or a time line, begins with this frame: look at nothing before it."""
     duplicate: bool = False
     """Exactly the pixels of the frame before it in the same stream of frames."""
+    t35: tuple[bytes, ...] = ()
+    """As of the :class:`Picture`."""
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 3 or self.pixels.shape[0] != 3:
@@ -262,6 +270,18 @@ class Frame:
     def __repr__(self) -> str:
         flags = "".join(f", {name}" for name in ("cut", "duplicate") if getattr(self, name))
         return f"Frame({self.width}x{self.height}, pts={self.pts}*{self.time_base}{flags})"
+
+
+CAPTIONS = b"\xb5\x00\x31GA94\x03"
+"""How the T.35 message begins that carries captions: USA, ATSC, cc_data. Source: ATSC A/53, 6.2."""
+
+
+def lasting(t35: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Return the T.35 messages of a frame that hold until the next one: all but captions.
+
+    What describes a frame describes its in-betweens too; captions repeated would be shown twice.
+    """
+    return tuple(message for message in t35 if not message.startswith(CAPTIONS))
 
 
 class Filter(Protocol):

@@ -5,6 +5,7 @@ Only heads are read: no packet, neither PyAV nor torch.
 
 from __future__ import annotations
 
+import os
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -65,6 +66,33 @@ def sample_entries(index: bytes) -> list[str]:
     Source: ISO/IEC 14496-12, 8.5.2.
     """
     return [found[1].decode("latin-1") for found in _SAMPLE_ENTRY.finditer(index)]
+
+
+def append_to_video_entry(path: Path, boxes: bytes) -> None:
+    """Append boxes to the sample entry of the first track of an MP4 whose index is its last box.
+
+    In another order the places of its frames would change: then it is left as it is.
+    """
+    index = bytearray(mp4_index(path))
+    if mp4_boxes(path)[-1][0] != "moov" or _length(index, 0) != len(index):
+        return
+    around, at = list[int](), 0
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b""):
+        while not index.startswith(name, at + 4):
+            at += _length(index, at)
+        around.append(at)
+        at += 16 if name == b"stsd" else 8
+    end = around[-1] + _length(index, around[-1])
+    for start in around:
+        index[start : start + 4] = (_length(index, start) + len(boxes)).to_bytes(4)
+    index[end:end] = boxes
+    with path.open("r+b") as file:
+        file.seek(len(boxes) - len(index), os.SEEK_END)
+        file.write(index)
+
+
+def _length(index: bytearray, at: int) -> int:
+    return int.from_bytes(index[at : at + 4])
 
 
 def whole_fragments(path: Path) -> int:

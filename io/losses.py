@@ -23,8 +23,10 @@ from av.video.frame import VideoFrame
 
 from ..filters.frame import PixelFormat
 from .decode.demuxer import Target, best_video, codec_of, kind_of, open_container
+from .decode.dolby_vision import dolby_vision_traits
 from .errors import SinkRefused, UnsupportedMedia, VerificationFailed
 from .extent import mp4_index, sample_entries
+from .pictures.metadata import view_traits
 from .pictures.pixels import pix_fmt_of, planar_pix_fmt
 from .pictures.profiles import embedded_traits
 from .redaction import excerpt
@@ -56,6 +58,8 @@ def contents_of(target: Target) -> tuple[Trait, ...]:
         found += timecode_traits(opened)
         found += alpha_traits(opened)
         found += embedded_traits(target.embedded)
+        found += view_traits(opened)
+        found += dolby_vision_traits(opened)
         known = {trait.kind for trait in found}
         # MPEG-2 repeats its container's time code
         found += side_data_traits(
@@ -294,7 +298,7 @@ def _is_transparent(frame: VideoFrame, *, is_palette: bool) -> bool:
 # What :func:`upframe.io.pictures.metadata.tags_of` reads, or that tells of the encoder's work only.
 _CHECKED_ELSEWHERE = {
     "DISPLAYMATRIX", "MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL", "MOTION_VECTORS",
-    "VIDEO_ENC_PARAMS", "VIDEO_HINT", "REGIONS_OF_INTEREST",
+    "VIDEO_ENC_PARAMS", "VIDEO_HINT", "REGIONS_OF_INTEREST", "SPHERICAL", "STEREO3D",
 }  # fmt: skip
 _SIDE_DATA = {
     "A53_CC": ("a53 captions", "closed captions (A53)"),
@@ -303,8 +307,6 @@ _SIDE_DATA = {
     "DOVI_RPU_BUFFER": ("dolby vision", "Dolby Vision"),
     "DOVI_METADATA": ("dolby vision", "Dolby Vision"),
     "ICC_PROFILE": ("icc", "ICC profile"),
-    "SPHERICAL": ("spherical", "spherical projection"),
-    "STEREO3D": ("stereo3d", "stereoscopic"),
     "AFD": ("afd", "active format description"),
     "PANSCAN": ("panscan", "pan and scan"),
     "GOP_TIMECODE": ("gop timecode", "time codes of MPEG-2's groups"),

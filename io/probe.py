@@ -136,7 +136,7 @@ def _verdicts(source: ContainerSource) -> Verdicts:
         is_interlaced=source.is_interlaced,
         rotation=_rotation(info),
         color=_color(info),
-        hdr=_hdr(info),
+        hdr=_hdr(source),
         chroma=info.color.chroma_location or "siting not given",
         pixels=_pixels(info),
     )
@@ -168,19 +168,21 @@ def _color(info: StreamInfo) -> str:
     return f"{info.pix_fmt}, {info.bit_depth} bits, {said}"
 
 
-def _hdr(info: StreamInfo) -> str:
+def _hdr(source: ContainerSource) -> str:
+    info = source.info
     kind = _HDR_TRANSFERS.get(info.color.trc or "")
-    if kind is None:
-        return "no"
-    parts = [kind]
-    if info.mastering_display is not None:
+    parts = [] if kind is None else [kind]
+    if kind is not None and info.mastering_display is not None:
         display = info.mastering_display
         low, high = float(display.min_luminance), float(display.max_luminance)
         parts.append(f"mastered for {low:g} to {high:g} cd/m²")
-    if info.content_light is not None:
+    if kind is not None and info.content_light is not None:
         light = info.content_light
         parts.append(f"MaxCLL {light.max_cll}, MaxFALL {light.max_fall} cd/m²")
-    return ", ".join(parts)
+    if (dolby_vision := source.dolby_vision) is not None:
+        plain = dolby_vision.is_plain
+        parts.append(f"{dolby_vision}: {'its base layer' if plain else 'cannot be converted'}")
+    return ", ".join(parts) or "no"
 
 
 def _pixels(info: StreamInfo) -> str:

@@ -28,6 +28,7 @@ from .encode.containers import Container, container_of
 from .encode.encoder import EncoderOptions, codec_choice, open_encoder
 from .encode.packets import EncoderTimeline, encoded_video, fix_dts, mux
 from .errors import SinkFull, SinkRefused, reason_of
+from .extent import append_to_video_entry
 from .files import OutputFile, Owner, check_target, write_error
 from .images import ImageSink, check_images, still_losses
 from .losses import LossLedger, contents_of, losses
@@ -35,6 +36,7 @@ from .pictures.metadata import Tags, tags_of
 from .pictures.pixels import black_frame, frame_of
 from .pictures.png import delayed
 from .pictures.profiles import srgb_conversion
+from .pictures.t35 import CARRIED_KINDS, MessageWriter
 from .root import by_descriptor
 from .streams.plan import StreamPlan
 from .streams.tracks import open_copy
@@ -153,6 +155,7 @@ class FileSink:
         self._open_things.callback(_close_quietly, output)
         self._encoder = open_encoder(output, info, encoder, choice, container)
         self._timeline = EncoderTimeline(self._encoder.timing, info.time_base)
+        self._messages = MessageWriter(self._encoder.stream.codec_context)
         self._copy, source = open_copy(plan, output, self._encoder.stream)
         if source is not None:
             self._open_things.callback(source.close)
@@ -174,6 +177,7 @@ class FileSink:
             self._encoder.stream.time_base = self._timeline.begin(picture, origin)
         frame = frame_of(picture if self._to_srgb is None else self._to_srgb(picture))
         frame.pts, frame.duration = self._timeline.enter(picture)
+        self._messages.enter(frame.pts, picture.t35)
         frame.time_base = self._encoder.timing.time_base
         if closing and self._container.holds_edit_lists:
             # MP4 keeps no durations but the distances of dts: only a frame that is decoded last
@@ -183,7 +187,7 @@ class FileSink:
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         with self._errors_named("encode into"):
-            packets = encoded_video(self._encoder.stream, frame)
+            packets = list(map(self._messages, encoded_video(self._encoder.stream, frame)))
             closes = frame is None and self._container.holds_edit_lists
             for left, packet in zip(range(len(packets), 0, -1), packets, strict=True):
                 due_seconds = self._timeline.leave(packet, closes_mp4=closes and left == 1)
@@ -238,6 +242,9 @@ class FileSink:
         with self._errors_named("complete"):
             self._copy.mux_until(None)
             self._output.close()
+            if self._container.holds_edit_lists and self._info.view_boxes:
+                self._file.stream.flush()
+                append_to_video_entry(self._written, self._info.view_boxes)
         self._file.close()
 
     def _expected(self) -> ExpectedOutput:
@@ -261,6 +268,7 @@ class FileSink:
             color=self._held.color,
             sample_aspect_ratio=self._held.sample_aspect_ratio,
             rotation=self._held.rotation,
+            messages=self._messages.num_written,
             sound=sound.after(timeline.start_seconds) if sound else None,
             tolerance_seconds=max(TOLERANCE_SECONDS, self._container.tick or Fraction(0))
             + timeline.num_pictures * self._container.drift,
@@ -390,7 +398,7 @@ def try_output(
             f"{choice.coded_pix_fmt}: {reason_of(error)}"
         ) from error
     said = f"{container.name} with {choice.codec} does not carry"
-    promised = promised_kinds(choice, container)
+    promised = promised_kinds(info, choice, container)
     return Trial(
         tags,
         tuple(f"{said} {tag}" for tag in lost_tags(info, tags)),
@@ -402,13 +410,16 @@ def try_output(
     )
 
 
-def promised_kinds(choice: CodecChoice, container: Container) -> frozenset[str]:
+def promised_kinds(info: StreamInfo, choice: CodecChoice, container: Container) -> frozenset[str]:
     """Return the kinds of traits that come with the real pictures, so that no trial shows them.
 
     Whether they came is found when the output is verified.
     """
-    del container
-    return frozenset({"alpha"} if PixelFormat.parse(choice.pix_fmt).has_alpha else ())
+    boxes = info.view_boxes if container.holds_edit_lists else b""
+    kinds = {"stereo3d"} if b"st3d" in boxes else set[str]()
+    kinds |= {"spherical"} if b"sv3d" in boxes else set()
+    kinds |= {"alpha"} if PixelFormat.parse(choice.pix_fmt).has_alpha else set()
+    return frozenset(kinds | CARRIED_KINDS.get(av.Codec(choice.codec, "w").canonical_name, set()))
 
 
 def _try_streams(plan: StreamPlan | None, output: OutputContainer, video: VideoStream) -> set[str]:

@@ -17,7 +17,7 @@ from typing import BinaryIO, Literal
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
-from ..filters.frame import Picture, StreamInfo
+from ..filters.frame import Picture, StreamInfo, lasting
 from .decode.decoder import Decoded, VideoDecoder
 from .decode.deinterlace import (
     INTERLACED,
@@ -28,6 +28,7 @@ from .decode.deinterlace import (
     flags_frames,
 )
 from .decode.demuxer import Target, best_video, find_target, open_container
+from .decode.dolby_vision import DolbyVision, dolby_vision_of
 from .decode.hardware import Hardware, log_decoder, open_for_card
 from .decode.survey import describe, ends_inside_frame, missing_end, survey, whole_end
 from .errors import TruncatedMedia, UnsupportedMedia, reason_of
@@ -53,6 +54,7 @@ def open_source(
     framerate: Fraction | None = None,
     timeout_seconds: float | None = 10.0,
     hardware: Hardware | None = None,
+    to_inspect: bool = False,
 ) -> ContainerSource:
     """Open a path, URL, ``frame_%05d.png``, ``*.png`` or binary stream.
 
@@ -63,16 +65,26 @@ def open_source(
         framerate: Of images and raw streams, which have no timestamps; 25 if None.
         timeout_seconds: Longest wait for a URL to open, and for each read.
         hardware: What may decode besides software.
+        to_inspect: Whether it may be video whose pictures are not what they seem.
 
     Raises:
         SourceMissing: if it does not exist, or may not be read.
-        UnsupportedMedia: if it holds no video that can be decoded.
+        UnsupportedMedia: if it holds no video that can be decoded, or only Dolby's player knows
+            its colours.
         TruncatedMedia: if it ends before its first frame, or is an MP4 without its index.
     """
     found = find_target(target, format_name=format, framerate=framerate)
-    return ContainerSource(
+    source = ContainerSource(
         found, deinterlace=deinterlace, timeout_seconds=timeout_seconds, hardware=hardware
     )
+    dolby_vision = source.dolby_vision
+    if dolby_vision is not None and not dolby_vision.is_plain and not to_inspect:
+        source.close()
+        raise UnsupportedMedia(
+            f"{found.name}: {dolby_vision} has no base layer that can be shown without Dolby's "
+            "player: its colours would be green and violet; wanted a profile with one, such as 8.1"
+        )
+    return source
 
 
 class ContainerSource:
@@ -95,6 +107,7 @@ class ContainerSource:
         self._num_changed = 0
         self.is_interlaced = False
         """By its header or its first frame, whether or not it was deinterlaced."""
+        self.dolby_vision: DolbyVision | None = None
         self._survey = survey(target)
         self.container = open_container(target, timeout_seconds)
         """To inspect its other streams."""
@@ -189,11 +202,15 @@ class ContainerSource:
         return judge_rate(seen, self._time_base, candidates=claimed)
 
     def _run(self) -> Generator[Picture]:
+        before = None
         for timed in self._timeline.run(self._frames()):
             assert self._info is not None
-            yield picture_of(
+            picture = picture_of(
                 timed.item, self._info.color, timed.pts, timed.duration, self._time_base
             )
+            # a frame in place of a damaged one has the captions of none
+            repeats, before = timed.item is before, timed.item
+            yield replace(picture, t35=lasting(picture.t35)) if repeats else picture
             self._end = timed.pts + timed.duration
         self._check_end()
 
@@ -241,6 +258,7 @@ class ContainerSource:
         log_decoder(self._target.name, self.stream, first)
         embedded = self._target.embedded
         self._notes += [] if embedded is None else embedded.notes
+        self.dolby_vision = dolby_vision_of(self._target.path, first)
         self._info = describe(
             self.container,
             self.stream,

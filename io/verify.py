@@ -17,6 +17,7 @@ from .decode.survey import end_of_stream
 from .encode.packets import AnyPacket, is_priming
 from .errors import MediaError, VerificationFailed
 from .pictures.metadata import Tags, tags_of
+from .pictures.t35 import NalSyntax
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -52,6 +53,8 @@ class VideoTimes:
     first_heard_seconds: Fraction | None = None
     last_sound_seconds: Fraction | None = None
     end_of_sound_seconds: Fraction = Fraction(0)
+    num_messages: int = 0
+    """T.35 messages in the packets of the video, where these are of H.264 or HEVC."""
 
     @property
     def sound(self) -> SoundTimes | None:
@@ -136,6 +139,7 @@ def main_video(opened: InputContainer) -> VideoStream:
 def read_times(opened: InputContainer, video: VideoStream) -> VideoTimes:
     """Demux a file to its end and record when its frames and its first audio stream are."""
     times = VideoTimes(time_base=video.time_base or Fraction(1))
+    syntax = NalSyntax.of(video.codec_context)
     sound = opened.streams.audio[:1]
     for packet in opened.demux([video, *sound]):
         if packet.size == 0:
@@ -146,6 +150,7 @@ def read_times(opened: InputContainer, video: VideoStream) -> VideoTimes:
             times.num_hidden += 1
         else:
             _note_frame(times, packet)
+            times.num_messages += len(syntax.messages(bytes(packet))) if syntax else 0
     end = end_of_stream(opened, video)
     if end is not None and times.pts and end > max(times.pts):
         # with reordered frames of variable duration, a packet's is that of its decoding order
@@ -220,6 +225,8 @@ class ExpectedOutput:
     """A tag that is None is not checked."""
     sample_aspect_ratio: Fraction | None = None
     rotation: int | None = None
+    messages: int = 0
+    """T.35 messages, at least: captions, HDR10+. An encoder may write some of its own."""
     sound: SoundTimes | None = None
     """Of the first audio stream, relative to the start of the first frame."""
     tolerance_seconds: Fraction = TOLERANCE_SECONDS
@@ -272,6 +279,11 @@ def raise_failed(findings: list[Comparison]) -> None:
 def check(got: Inspection, expected: ExpectedOutput) -> list[Comparison]:
     """Compare a file with what is expected."""
     findings = _check_times(got.times, expected)
+    if expected.messages:
+        found, wanted = got.times.num_messages, expected.messages
+        findings.append(
+            Comparison("T.35 messages", f"at least {wanted}", str(found), found >= wanted)
+        )
     findings += [
         _check_streams(got.num_streams[kind], kind, count, expected.empty_streams.get(kind, 0))
         for kind, count in expected.streams.items()

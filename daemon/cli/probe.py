@@ -82,7 +82,7 @@ def command(arguments: argparse.Namespace) -> int:
     options = filter_options_of(arguments) if asked else None
     plan, lost = None, None
     rate = arguments.framerate and Fraction(arguments.framerate)
-    with closing(open_source(arguments.input, framerate=rate)) as source:
+    with closing(open_source(arguments.input, framerate=rate, to_inspect=True)) as source:
         found = probe_source(source)
         if arguments.output is not None:
             sound = specified(arguments, SoundOptions)

@@ -124,6 +124,7 @@ class ToFrame:
             alpha=alpha,
             cut=cut,
             duplicate=duplicate,
+            t35=picture.t35,
         )
         return self._last
 
@@ -250,6 +251,7 @@ class ToPicture:
             frame.duration,
             frame.time_base,
             alpha=planes[count] if planes[count:] else None,
+            t35=frame.t35,
         )
 
     def statistics(self) -> Mapping[str, int]:

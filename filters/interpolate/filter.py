@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..device import Runtime
 from ..errors import CheckpointRejected, FilterError
-from ..frame import Counts, Deferred, Frame, Pending, PlannedFilter, StreamInfo
+from ..frame import Counts, Deferred, Frame, Pending, PlannedFilter, StreamInfo, lasting
 from ..guard import is_damaged
 from ..options import InterpolateOptions
 from ..weights import RIFE, Weights, load_state_dict, resolve_weights
@@ -199,7 +199,7 @@ class Interpolate(PlannedFilter):
         if reason is None:
             return [first, *self._inserted(left, right, step)]
         self._counts.add(reason, self._factor - 1)
-        repeat = replace(frame, cut=False, duplicate=True)
+        repeat = replace(frame, cut=False, duplicate=True, t35=lasting(frame.t35))
         moments = range(1, self._factor)
         return [first, *(Pending.of(self._timed(repeat, k * step, step)) for k in moments)]
 
@@ -219,6 +219,7 @@ class Interpolate(PlannedFilter):
             alpha=None if alpha is None else image[3:],
             cut=False,
             duplicate=False,
+            t35=lasting(left.t35),
         )
         self._counts.add("inserted")
         return self._timed(between, index * step, step)

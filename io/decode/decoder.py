@@ -23,6 +23,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ..errors import TruncatedMedia, UnsupportedMedia, reason_of
+from ..pictures.t35 import MessageReader
 from ..timestamps import settled
 from .survey import becomes_frame, has_no_pts
 
@@ -60,6 +61,7 @@ class VideoDecoder:
         """Ticks that a frame lasts; set by the source if the rate is constant."""
         self._packets = container.demux(stream)
         self._in_order = has_no_pts(container)
+        self._messages = MessageReader(stream.codec_context)
         self._peeked: deque[Packet[VideoStream]] = deque()
         self._waiting: list[int] = []  # pts of packets sent whose frame has not come, a heap
         self._unexplained = 0  # errors for which no missing frame has been found yet
@@ -150,6 +152,7 @@ class VideoDecoder:
         shown = self._shown(packet)
         if becomes_frame(packet) and shown is not None:
             heapq.heappush(self._waiting, shown)
+        self._messages.send(packet)
         try:
             return packet.decode()
         except _NO_MEMORY as error:
@@ -174,6 +177,7 @@ class VideoDecoder:
 
     def _take(self, frames: list[VideoFrame]) -> Iterator[Decoded]:
         for frame in frames:
+            self._messages.receive(frame)
             pts = None if self._in_order else frame.pts
             if pts is None and self._unexplained and self._previous is not None:
                 yield from self._repeat(self._next_waiting())  # at the place of the error

@@ -256,6 +256,8 @@ def describe(
         content_light=tags.content_light,
         icc_profile=None if embedded is None else embedded.icc_profile,
         exif=None if embedded is None or num_images else embedded.exif,  # each has its own
+        stereo=tags.stereo,
+        view_boxes=tags.view_boxes,
     )
 
 

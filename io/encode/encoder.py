@@ -194,6 +194,8 @@ def open_encoder(
         # PyAV mirrors after turning, a StreamInfo before: mirrored, the angle changes its sign
         angle = -info.rotation if info.hflip else info.rotation
         stream.set_display_rotation(angle, hflip=info.hflip)
+    if info.stereo and container.name in ("matroska", "webm"):
+        stream.metadata["stereo_mode"] = info.stereo  # which the muxer makes an element of
     codec = stream.codec_context
     _describe(codec, info, choice)
     if container.name in ("mp4", "mov") and choice.codec == "libx265":

@@ -28,6 +28,7 @@ from ..decode.deinterlace import (
     flags_frames,
     is_interlaced,
 )
+from ..pictures.t35 import MessageReader
 from .values import DecodedFrame, SoundPacket
 
 _REGULAR_INTERVALS = 8
@@ -176,6 +177,7 @@ class LiveDecoder:
         self._gate = KeyframeGate()
         self._gaps = GapDetector() if lossy else None
         self._sent: deque[_Sent] = deque(maxlen=_MOST_SENT)
+        self._messages = MessageReader(video.codec_context)
         self._number = 0
         self._first_pts = FirstPtsFixer()
         self._deinterlacer: LiveDeinterlacer | None = None
@@ -222,6 +224,7 @@ class LiveDecoder:
     def _decoded(self, packet: Packet[Stream], arrived: float) -> list[VideoFrame]:
         if packet.size:
             self._sent.append(_Sent(self._number, packet.pts, arrived))
+            self._messages.send(packet)
         try:
             frames = packet.decode()
         except NoMemory as error:
@@ -246,6 +249,7 @@ class LiveDecoder:
         if not self._gate.passes(sent.number, is_keyframe=frame.key_frame):
             return
         self.errors_in_a_row = 0
+        self._messages.receive(frame)
         decoded = DecodedFrame(
             frame,
             None if frame.pts is None else frame.pts * self._time_base,

@@ -26,7 +26,7 @@ from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 
-from ...filters.frame import Picture, StreamInfo
+from ...filters.frame import Picture, StreamInfo, lasting
 from ..capabilities import lacks_device
 from ..decode.demuxer import codec_of
 from ..encode.codecs import (
@@ -50,6 +50,7 @@ from ..encode.packets import (
 )
 from ..errors import SinkFull, SinkRefused
 from ..pictures.pixels import frame_of, set_color
+from ..pictures.t35 import MessageWriter
 from ..streams.converter import mux_trial
 from .slate import blank
 from .target import CARRIED
@@ -287,6 +288,7 @@ class LiveEncoder:
         self.primer = self._settings.try_all(sound)
         """The streams' headers, as a NUT file in memory."""
         self._codec = self._settings.opened()
+        self._messages = MessageWriter(self._codec)
         # parameter sets to repeat before keyframes, for receivers that join later: if they have
         # start codes, as the bitstream; AV1 and VP9 repeat their headers by themselves
         extradata = self._codec.extradata or b""
@@ -313,10 +315,12 @@ class LiveEncoder:
         if index <= self._last_index:
             raise ValueError(f"indices must rise, got {index} after {self._last_index}")
         self._last_index = index
+        repeats = self._last is not None and self._last[0] is picture
         frame = self._frame(picture)
         frame.pts = nearest(index * self._tick / self._settings.tick)
         frame.time_base = self._settings.tick
         frame.pict_type = PictureType.I if keyframe else PictureType.NONE
+        self._messages.enter(frame.pts, lasting(picture.t35) if repeats else picture.t35)
         return self._encoded(frame)
 
     def flush(self) -> list[Encoded]:
@@ -362,7 +366,7 @@ class LiveEncoder:
         return [self._described(packet) for packet in packets]
 
     def _described(self, packet: AnyPacket) -> Encoded:
-        data = bytes(packet)
+        data = bytes(self._messages(packet))
         if packet.is_keyframe and self._headers not in data[: len(self._headers) + _LOOK_BYTES]:
             data = self._headers + data
         pts = self._slot(packet.pts)

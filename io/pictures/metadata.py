@@ -1,4 +1,4 @@
-"""What a file declares about its pictures: HDR10 metadata, rotation, chroma siting, all tags.
+"""What a file declares about its pictures: HDR10 metadata, rotation, projection, siting, all tags.
 
 PyAV 18 does not show the chroma siting, which is in the codec parameters; but libavformat's
 Matroska muxer writes it into the track header. So it is read from the header of an empty Matroska
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from io import BytesIO
@@ -27,6 +27,7 @@ from av.video.stream import VideoStream
 
 from ...filters.frame import Color, ContentLight, MasteringDisplay
 from ..rawvideo.matroska import chroma_siting
+from ..traits import OpenedFile, Trait
 from .image_files import Embedded
 from .pixels import color_of_stream
 
@@ -37,6 +38,15 @@ if TYPE_CHECKING:
 _MASTERING = struct.Struct("<20i2i")  # AVMasteringDisplayMetadata: 10 rationals, 2 flags
 _LIGHT = struct.Struct("<2I")  # AVContentLightMetadata: MaxCLL, MaxFALL
 _MATRIX = struct.Struct("<9i")  # display matrix: 16.16 fixed point, last column 2.30
+_SPHERICAL = struct.Struct("<4i5I")  # AVSphericalMapping: projection, angles, bounds, padding
+_STEREO = struct.Struct("<2i")  # the beginning of AVStereo3D: type, flags
+_PROJECTIONS = (
+    "equirectangular", "cubemap", "tiled equirectangular", "half equirectangular", "rectilinear",
+    "fisheye", "parametric immersive",
+)  # fmt: skip
+_LAYOUTS = {
+    (1, 0): "left_right", (1, 1): "right_left", (2, 0): "top_bottom", (2, 1): "bottom_top",
+}  # fmt: skip
 
 
 def chroma_location(stream: VideoStream) -> str | None:
@@ -86,6 +96,51 @@ def content_light(data: dict[str, bytes]) -> ContentLight | None:
     return light if light.max_cll or light.max_fall else None
 
 
+def stereo(data: dict[str, bytes]) -> str | None:
+    """Parse AVStereo3D; None where it is absent, or views are not halves of a frame.
+
+    Views that alternate by rows, columns or frames do not outlast enlarging and interpolation.
+    """
+    raw = data.get("STEREO3D", b"")
+    return _LAYOUTS.get(_STEREO.unpack_from(raw)) if len(raw) >= _STEREO.size else None
+
+
+def view_traits(opened: OpenedFile) -> Iterator[Trait]:
+    """Yield the projection and the layout of the two views, by the first frame."""
+    data = next((side_data(frame) for frame in opened.frames), None) or {}
+    if raw := data.get("SPHERICAL"):
+        projection = dict(enumerate(_PROJECTIONS)).get(raw[0], f"projection {raw[0]}")
+        yield Trait("video", "spherical", f"spherical ({projection})", projection)
+    if data.get("STEREO3D", bytes(4))[:4] != bytes(4):  # not one view
+        layout = stereo(data) or "interleaved"
+        yield Trait("video", "stereo3d", f"stereoscopic ({layout})", layout)
+
+
+def view_boxes(data: dict[str, bytes]) -> bytes:
+    """Return what AVStereo3D and AVSphericalMapping say as boxes of an MP4's sample entry.
+
+    Nothing for what has no box, or is measured in pixels.
+
+    Source: Spherical Video V2 RFC, MP4, boxes st3d and sv3d.
+    """
+    mode, raw = {"top_bottom": 1, "left_right": 2}.get(stereo(data) or ""), data.get("SPHERICAL")
+    boxes = _box(b"st3d", bytes([0, 0, 0, 0, mode])) if mode else b""
+    if raw is None or len(raw) < _SPHERICAL.size:
+        return boxes
+    number, yaw, pitch, roll, left, top, right, bottom, padding = _SPHERICAL.unpack_from(raw)
+    if number > 2 or padding:
+        return boxes
+    bounds = (top, bottom, left, right) if number == 2 else (0, 0, 0, 0)
+    cube, sphere = _box(b"cbmp", bytes(12)), _box(b"equi", struct.pack(">5I", 0, *bounds))
+    pose = _box(b"prhd", struct.pack(">I3i", 0, yaw, pitch, roll))
+    head = _box(b"svhd", bytes(4) + b"upframe\0")
+    return boxes + _box(b"sv3d", head + _box(b"proj", pose + (cube if number == 1 else sphere)))
+
+
+def _box(name: bytes, content: bytes) -> bytes:
+    return (8 + len(content)).to_bytes(4) + name + content
+
+
 def rotation_of(frame: VideoFrame) -> tuple[int, bool, float]:
     """Return how a frame must be rotated for display.
 
@@ -115,6 +170,8 @@ class Tags:
     hflip: bool = False
     mastering_display: MasteringDisplay | None = None
     content_light: ContentLight | None = None
+    stereo: str | None = None
+    view_boxes: bytes = b""
 
 
 def tags_of(opened: InputContainer, stream: VideoStream) -> Tags:
@@ -145,4 +202,6 @@ def tags_of_frame(stream: VideoStream, first: VideoFrame, embedded: Embedded | N
         hflip=hflip,
         mastering_display=mastering_display(data),
         content_light=content_light(data),
+        stereo=stereo(data),
+        view_boxes=view_boxes(data),
     )

@@ -301,7 +301,8 @@ def picture_of(
     """Copy a decoded frame into planes of :func:`planar_pix_fmt`.
 
     Args:
-        frame: any frame; not kept. The planes of one on a card lie on the card.
+        frame: any frame; not kept. The planes of one on a card lie on the card. Its `opaque` is a
+            list of its T.35 messages, if it has some.
         color: the picture's tags; a ``yuvj`` format makes an unspecified range full.
         pts: in ticks of `time_base`.
         duration: in ticks of `time_base`; 0 if unknown.
@@ -327,6 +328,7 @@ def picture_of(
         time_base,
         alpha=alpha,
         interlaced=frame.interlaced_frame,
+        t35=tuple(cast("list[bytes]", frame.opaque or [])),
     )
 
 
@@ -340,7 +342,7 @@ def black_frame(width: int, height: int, pix_fmt: str) -> av.VideoFrame:
 
 
 def frame_of(picture: Picture) -> av.VideoFrame:
-    """Copy a picture into a new frame, with its tags, pts, duration and time base.
+    """Copy a picture into a new frame, with its tags, T.35 messages, pts, duration and time base.
 
     Raises:
         UnsupportedMedia: if FFmpeg has no such pixel format.
@@ -358,6 +360,8 @@ def frame_of(picture: Picture) -> av.VideoFrame:
     frame.pts = picture.pts
     frame.duration = picture.duration
     frame.time_base = picture.time_base
+    if picture.t35:
+        frame.opaque = list(picture.t35)  # a list of its own: PyAV counts no references to it
     return frame
 
 

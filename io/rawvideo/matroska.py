@@ -4,7 +4,7 @@ libavformat's muxer reads the sample aspect ratio, chroma siting and HDR10 data 
 cannot write them. The header is small and made of nested elements, so it is taken apart, completed
 and put together before it is sent.
 
-Sources: RFC 8794 (EBML); RFC 9559 (Matroska), sections 5.1.4.1.28 to .31.
+Sources: RFC 8794 (EBML); RFC 9559 (Matroska), sections 5.1.4.1.17 and .28 to .31.
 """
 
 from __future__ import annotations
@@ -121,6 +121,7 @@ _SEEK_HEAD, _VOID = 0x114D9B74, 0xEC
 _TRACKS, _TRACK_ENTRY, _VIDEO, _COLOUR = 0x1654AE6B, 0xAE, 0xE0, 0x55B0
 _DISPLAY_WIDTH, _DISPLAY_HEIGHT, _DISPLAY_UNIT = 0x54B0, 0x54BA, 0x54B2
 _SITING_ACROSS, _SITING_DOWN = 0x55B7, 0x55B8
+_ADDITION_MAPPING, _ADDITION_TYPE, _ADDITION_DATA = 0x41E4, 0x41E7, 0x41ED
 _MAX_CLL, _MAX_FALL, _MASTERING, _FIRST_MASTERING = 0x55BC, 0x55BD, 0x55D0, 0x55D1
 _SITINGS = {"topleft": (1, 1), "left": (1, 2), "top": (2, 1), "center": (2, 2)}
 _UNKNOWN_SIZE = b"\x01" + 7 * b"\xff"
@@ -203,9 +204,7 @@ def chroma_siting(header: bytes) -> str | None:
         header: whole elements from the first byte on, the tracks among them.
     """
     try:
-        segment = next((rest for ident, _, rest in _top_elements(header) if ident == _SEGMENT), b"")
-        children = elements_of(_first(segment, _TRACKS))
-        tracks = [track for ident, track in children if ident == _TRACK_ENTRY]
+        tracks = _tracks_of(header)
         colours = [dict(elements_of(_first(_first(track, _VIDEO), _COLOUR))) for track in tracks]
     except IndexError:  # an element ends inside its head
         return None
@@ -214,6 +213,26 @@ def chroma_siting(header: bytes) -> str | None:
         tuple(int.from_bytes(colour.get(key, b""), "big") for key in keys) for colour in colours
     ]
     return next((name for name, way in _SITINGS.items() if way in found), None)
+
+
+def block_additions(header: bytes) -> dict[bytes, bytes]:
+    """Return the configurations of the tracks' block additions, by type: ``b"dvcC"``, …."""
+    try:
+        mappings = [
+            dict(elements_of(content))
+            for track in _tracks_of(header)
+            for ident, content in elements_of(track)
+            if ident == _ADDITION_MAPPING
+        ]
+    except IndexError:
+        return {}
+    return {each.get(_ADDITION_TYPE, b""): each.get(_ADDITION_DATA, b"") for each in mappings}
+
+
+def _tracks_of(header: bytes) -> list[bytes]:
+    segment = next((rest for ident, _, rest in _top_elements(header) if ident == _SEGMENT), b"")
+    children = elements_of(_first(segment, _TRACKS))
+    return [track for ident, track in children if ident == _TRACK_ENTRY]
 
 
 def display_size(width: int, height: int, sample_aspect_ratio: Fraction) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import torch
 from av.stream import Stream
 from av.video.frame import VideoFrame
 from support.live.sound import aac_stream
+from support.media.messages import captions, hdr10_plus
 
 from upframe.filters.frame import Color, Picture, StreamInfo
 from upframe.io.encode.options import EncoderOptions
 from upframe.io.errors import SinkRefused
 from upframe.io.live.live_encoder import LiveEncoder, live_choices, live_pix_fmt
 from upframe.io.live.values import Encoded
+from upframe.io.pictures.t35 import NalSyntax
 
 RATE = Fraction(30)
 
@@ -260,3 +263,16 @@ def test_falls_back_to_x264_where_nvenc_does_not_open() -> None:
     names = [choice.codec for choice in live_choices(info_of(), EncoderOptions(), "rtsp")]
     assert names == ["h264_nvenc", "libx264"]
     assert LiveEncoder(info_of(), EncoderOptions()).codec in names
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_captions_are_sent_once_and_hdr10_plus_with_every_repeat(codec: str) -> None:
+    info = info_of()
+    encoder = LiveEncoder(info, EncoderOptions(codec=codec))
+    syntax = NalSyntax(is_hevc=codec == "libx265")
+    picture = replace(picture_of(0, info), t35=(captions(1), hdr10_plus(1)))
+    packets = [encoder(picture, slot)[0] for slot in range(3)]
+    packets += encoder(picture_of(1, info), 3)
+    sent = [syntax.messages(packet.data) for packet in packets]
+    assert sent == [[captions(1), hdr10_plus(1)], [hdr10_plus(1)], [hdr10_plus(1)], []]
+    assert len(decoded(encoder.primer, packets)) == 4
