@@ -153,7 +153,8 @@ def _rotation(info: StreamInfo) -> str:
     if not info.rotation and not info.hflip:
         return "none"
     mirrored = "mirrored, then " if info.hflip else ""
-    return f"{mirrored}turned by {info.rotation} degrees counter-clockwise for display: kept as tag"
+    turned = f"{mirrored}turned by {info.rotation} degrees counter-clockwise for display"
+    return f"{turned}: kept as tag, done in images"
 
 
 def _color(info: StreamInfo) -> str:

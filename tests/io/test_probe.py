@@ -91,7 +91,8 @@ def test_colour_says_what_is_unspecified(tmp_path: Path) -> None:
 def test_rotation_and_pixel_shape(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", rotation=90, sample_aspect_ratio=Fraction(4, 3))
     verdicts = of(clip).verdicts
-    assert verdicts.rotation == "turned by 90 degrees counter-clockwise for display: kept as tag"
+    turned = "turned by 90 degrees counter-clockwise for display: kept as tag, done in images"
+    assert verdicts.rotation == turned
     assert verdicts.pixels == "4:3"
 
 

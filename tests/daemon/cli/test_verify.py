@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.media import clips as samples
 from support.media.sinks import constant, encode, through
+from support.media.stills import exif_data, with_segments
 
 from upframe.daemon.__main__ import main
 
@@ -26,6 +27,16 @@ def test_a_copy_agrees_with_its_source(tmp_path: Path) -> None:
     clip = samples.make_clip(tmp_path / "in.mp4", audio="aac", frames=12, tags=samples.BT709)
     through(clip, tmp_path / "out.mkv")
     assert main(["verify", str(tmp_path / "out.mkv"), "--against", str(clip)]) == 0
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tiff"])
+def test_a_photo_that_was_turned_agrees_with_its_source(tmp_path: Path, name: str) -> None:
+    photo = samples.make_still(tmp_path / "in.jpg", pix_fmt="yuvj420p")
+    with_segments(photo, (0xE1, b"Exif\0\0" + exif_data(6)))
+    target = tmp_path / name
+    asked = ["--upscale", "2", "--weights", "builtin", "--progress", "none"]
+    assert main(["run", str(photo), str(target), *asked]) == 0
+    assert main(["verify", str(target), "--against", str(photo)]) == 0
 
 
 def test_differences_from_the_source_end_with_70(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 from support.jobs.work import children_of, config_of, eventually, is_alive
 from support.media.clips import make_clip
+from support.media.stills import RED, flat, make_heif
 
 from upframe.daemon.workers.attempt import probe_file
 from upframe.daemon.workers.messages import ProbeVerdict
 from upframe.daemon.workers.prober import FileProber
+from upframe.io.root import Root
 
 
 def with_prober(
@@ -132,3 +135,21 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "in.mkv"
     path.write_bytes(b"RIFF" + bytes(range(256)) * 20)
     assert probe_file(str(path)).kind == "refused"
+
+
+@pytest.mark.parametrize("beneath", [False, True])
+def test_a_picture_of_tiles_is_whole_or_unfinished_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beneath: bool
+) -> None:
+    """A watched folder never takes a tile for the picture."""
+    root = Root(tmp_path) if beneath else None
+    tiled = make_heif(tmp_path / "in.heic", [flat(RED)] * 4, columns=2, shown=(120, 100))
+    assert probe_file(str(tiled), root) == ProbeVerdict(
+        kind="video", message=f"{tiled}: 120x100 gbrp"
+    )
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    verdict = probe_file(str(tiled), root)
+    assert verdict.kind == "refused"
+    assert "pip install 'upframe[heif]'" in verdict.message
+    tiled.write_bytes(tiled.read_bytes()[:-9])
+    assert probe_file(str(tiled), root).kind == "unfinished"
