@@ -6,6 +6,7 @@ as FFV1. The pixel format is kept if the encoder supports it, else the nearest l
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,8 +131,10 @@ def encoder_formats(codec: str) -> tuple[str, ...]:
 def _similar(codec: str) -> str:
     stem = codec.lower().lstrip("lib")[:3]
     usual = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "prores_ks", "mpeg4")
+    alike = difflib.get_close_matches(codec.lower(), av.codecs_available, n=3)
     near = sorted(name for name in av.codecs_available if stem and stem in name and name != codec)
-    return f"near it: {', '.join(near[:8]) or 'none'}; usual ones: {', '.join(usual)}"
+    named = ", ".join(list(dict.fromkeys([*alike, *near]))[:8])
+    return f"near it: {named or 'none'}; usual ones: {', '.join(usual)}"
 
 
 def _parse(name: str) -> PixelFormat:

@@ -171,6 +171,30 @@ def test_an_encoder_that_is_not_there(
     fails(capsys, tmp_path, 73, "libnothing", clip, tmp_path / "out.mp4", *words)
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("libx246", "libx265, libx264"),
+        ("libx625", "libx265"),
+        ("libsvtav", "libsvtav1"),
+        ("Prores", "prores"),
+    ],
+)
+def test_a_mistyped_encoder_is_answered_by_those_that_resemble_it(
+    typed: str, meant: str, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--upscale", 2, "--codec", typed]
+    fails(
+        capsys,
+        tmp_path,
+        73,
+        f"no encoder is called '{typed}'; near it: {meant}",
+        clip,
+        tmp_path / "out.mp4",
+        *words,
+    )
+
+
 def test_no_space(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A full disk shows at a write, at the trailer or at the flush: the same end for all."""
     if os.geteuid() != 0:
@@ -198,7 +222,12 @@ def test_no_space_by_limit(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        # no compiled module either: half of one would be found by the next process
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
     )
     assert process.returncode == 74, process.stderr
     assert "Traceback" not in process.stderr
