@@ -217,7 +217,10 @@ def losses(format: PipeFormat, info: StreamInfo) -> list[str]:  # noqa: A002
     lost = [name for name, value in tags.items() if value is not None]
     if not lost:
         return []
-    hint = "" if format == "matroska" else "; --format matroska keeps what is not rotation"
+    kept = "all but the rotation" if "rotation" in lost else "them"
+    hint = (
+        "" if format == "matroska" or lost == ["rotation"] else f"; --format matroska keeps {kept}"
+    )
     return [f"{format} cannot store {', '.join(lost)}{hint}"]
 
 

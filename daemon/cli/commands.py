@@ -437,7 +437,7 @@ def _bench(parser: Parser) -> None:
 
 _EPILOG_OF_COMPLETION = """\
 bash, in ~/.bashrc:           source <(upframe completion bash)
-zsh, in ~/.zshrc:             source <(upframe completion zsh)
+zsh, after compinit:          source <(upframe completion zsh)
 fish:                         upframe completion fish > ~/.config/fish/completions/upframe.fish
 """
 

@@ -171,6 +171,9 @@ def test_says_which_tags_a_format_loses(caplog: pytest.LogCaptureFixture) -> Non
     )
     assert "color range, chroma location" in losses("nut", info)[0]
     assert losses("matroska", info) == ["matroska cannot store rotation"]
+    assert losses("nut", info)[0].endswith("; --format matroska keeps all but the rotation")
+    assert losses("y4m", clip(color=TAGS)[0])[0].endswith("; --format matroska keeps them")
+    assert losses("nut", clip(rotation=90)[0]) == ["nut cannot store rotation"]
     assert losses("nut", stream_info()) == []
     with caplog.at_level(logging.WARNING):
         open_pipe_sink(Tap(), "nut", info)
