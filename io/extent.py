@@ -79,6 +79,8 @@ def append_to_video_entry(path: Path, boxes: bytes) -> None:
     around, at = list[int](), 0
     for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b""):
         while not index.startswith(name, at + 4):
+            if _length(index, at) < 8:
+                raise ValueError(f"the index must have a box {name!r}, got none")
             at += _length(index, at)
         around.append(at)
         at += 16 if name == b"stsd" else 8

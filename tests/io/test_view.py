@@ -12,6 +12,7 @@ from support.media.sinks import constant, decodes_without_errors, encode, ffprob
 
 from upframe.io.decode.demuxer import Target
 from upframe.io.encode.encoder import EncoderOptions
+from upframe.io.extent import append_to_video_entry
 from upframe.io.losses import contents_of, losses
 from upframe.io.rawvideo.matroska import element
 from upframe.io.source import open_source
@@ -113,3 +114,19 @@ def test_the_ledger_lists_what_a_container_has_no_place_for(tmp_path: Path) -> N
     ball = "video: spherical (equirectangular): not kept"
     views = "video: stereoscopic (left_right): not kept"
     assert lost == {"a.mp4": [], "a.mkv": [ball], "a.avi": [ball, views]}
+
+
+@pytest.mark.parametrize("index", [b"", box(b"trak", b""), box(b"free", bytes(9))])
+def test_an_index_without_a_track_is_an_error_and_not_changed(tmp_path: Path, index: bytes) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(data := box(b"ftyp", b"isom") + box(b"moov", index))
+    with pytest.raises(ValueError, match="must have a box"):
+        append_to_video_entry(path, ABOVE)
+    assert path.read_bytes() == data
+
+
+def test_an_mp4_whose_frames_follow_its_index_is_left_as_it_is(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a.mp4", frames=3, container_options={"movflags": "faststart"})
+    data = clip.read_bytes()
+    append_to_video_entry(clip, ABOVE)
+    assert clip.read_bytes() == data

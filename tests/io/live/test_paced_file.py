@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.media.clips import combed_frame, index_of, make_clip
+from support.media.messages import captions, hdr10_plus, make_clip_with_messages
 from support.servers.camera import DEADLINE_SECONDS
 from support.servers.hls import hls_server
 
@@ -169,3 +170,15 @@ def test_a_finished_playlist_on_a_server_is_read_like_a_file(tmp_path: Path) -> 
         ):
             paced.connect()
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_frames_come_with_their_captions_and_hdr10_plus(tmp_path: Path, codec: str) -> None:
+    clip = make_clip_with_messages(
+        tmp_path / "in.ts", codec, lambda index: [captions(index), hdr10_plus(index)]
+    )
+    with closing(PacedFile(clip, speed=10.0)) as paced:
+        paced.connect()
+        frames = [each.frame for each in frames_of(paced)]
+    pictures = [picture_of(frame, color_of(frame), 0, 0, Fraction(1, 25)) for frame in frames]
+    assert [picture.t35 for picture in pictures] == [(captions(i), hdr10_plus(i)) for i in range(8)]
