@@ -112,6 +112,19 @@ def _add_unlisted(output: OutputContainer, template: Stream) -> Stream | None:
     return None
 
 
+def tell_block_rate(target: Stream, packet: AnyPacket) -> None:
+    """Give copied sound of blocks, such as ADPCM, the bit rate by which AVI tells its times.
+
+    Many files state a wrong one. To be called before the header is written.
+    """
+    context = getattr(target, "codec_context", None)
+    if target.container.format.name != "avi" or target.type != "audio" or context is None:
+        return
+    seconds = (packet.duration or 0) * (packet.time_base or 0)
+    if seconds and not context.frame_size:
+        context.bit_rate = round(8 * packet.size / seconds)
+
+
 def encoded_video(
     encoder: VideoStream | VideoCodecContext, frame: VideoFrame | None
 ) -> list[AnyPacket]:

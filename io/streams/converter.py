@@ -32,6 +32,7 @@ from ..encode.packets import (
     encoded_subtitle,
     encoded_video,
     mux,
+    tell_block_rate,
 )
 from ..encode.sound import SoundCoding, SoundConverter, codings_for, is_misread
 from ..errors import reason_of
@@ -95,6 +96,8 @@ def mux_trial(
     def add(output: OutputContainer) -> tuple[Stream, list[AnyPacket]]:
         made = add_copied(output, stream)
         made.disposition = stream.disposition
+        if packets:
+            tell_block_rate(made, packets[0])
         return made, [copy_of(packet) for packet in packets]
 
     return run_trial(container, add, check, codec_of(stream))

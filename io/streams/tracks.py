@@ -27,6 +27,7 @@ from ..encode.packets import (
     is_priming,
     mux,
     shift_packet,
+    tell_block_rate,
 )
 from ..encode.sound import SoundConverter
 from ..errors import reason_of
@@ -111,6 +112,8 @@ class Track:
             self.clock(packet, lambda: self._count_samples(packet))
         if isinstance(self.convert, SoundConverter):
             heard = heard and not self.convert.is_priming(packet)
+        if self.convert is None and self.last_dts is None:
+            tell_block_rate(self.target, packet)
         shift_packet(packet, -origin)
         self.fix_times(packet)
         if self.first_seconds is None and heard:

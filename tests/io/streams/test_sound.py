@@ -136,15 +136,15 @@ def test_sound_is_copied_wherever_ffmpeg_copies_it(
     command = ["ffmpeg", "-v", "error", "-y", "-i", str(clip), "-c", "copy", str(reference)]
     done = subprocess.run(command, check=False, capture_output=True)
     kept = done.returncode == 0 and streams(reference, "audio")[0].get("codec_name") == codec
-    if kept and abs(lag_of(sound_of(reference), sound_of(clip))) > 1:
-        pytest.skip("ffmpeg writes it at a wrong rate")
     (line,) = through(clip, tmp_path / target)
     assert (line == f"audio #1 {codec}: copied") == kept, line
     (sound,) = streams(tmp_path / target, "audio")
     if kept:
         assert sound["codec_name"] == codec
-        assert decoded_sound(tmp_path / target) == decoded_sound(reference)
-    assert abs(lag_of(sound_of(tmp_path / target), sound_of(clip))) <= 1
+        assert decoded_sound(tmp_path / target) == decoded_sound(clip)
+    # AVI stores no offset, such as that of the picture behind the first block of WMA
+    limit = 50 if (codec, target) == ("wmav2", "out.avi") else 1
+    assert abs(lag_of(sound_of(tmp_path / target), sound_of(clip))) <= limit
 
 
 def test_wma_cannot_be_in_webm_whatever_the_trial_writes(tmp_path: Path) -> None:
