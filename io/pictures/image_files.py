@@ -21,7 +21,7 @@ from .png import SIGNATURE, chunk, chunks
 
 _EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0"
 _SEGMENT_BYTES = 65_533  # of JPEG, without its length
-_MAX_PROFILE_BYTES = 16 << 20  # as much as a JPEG holds
+_MAX_PROFILE_BYTES = 255 * 65_519  # as much as a JPEG holds
 HOLDERS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 """Image files that hold a profile and EXIF data."""
 _COLOURS_OF_PNG = (b"iCCP", b"sRGB", b"cICP", b"gAMA", b"cHRM")
@@ -210,8 +210,6 @@ def _jpeg_with(image: bytes, profile: bytes | None, exif: bytes | None) -> bytes
     if profile is not None:
         room = _SEGMENT_BYTES - len(_ICC) - 2
         cut = [profile[start : start + room] for start in range(0, len(profile), room)]
-        if len(cut) > 255:
-            raise ValueError(f"JPEG holds an ICC profile of 255 segments, got {len(cut)}")
         for number, part in enumerate(cut, 1):
             added += _segment(0xE2, _ICC + bytes([number, len(cut)]) + part)
     return image[:place] + added + image[place:]
