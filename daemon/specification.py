@@ -108,7 +108,8 @@ class MediaOptions(_Specification, SoundOptions, frozen=True, extra="forbid"):
     )
     deinterlace: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="Deinterlace always (on), never (off), or what is marked as interlaced (auto).",
+        description="Deinterlace always (on), never (off), or what is interlaced by its pixels, "
+        "or by its flags where they show nothing (auto).",
     )
     hwaccel: Literal["none", "auto", "cuda"] = Field(
         default="none",

@@ -10,7 +10,6 @@ from av.stream import AttachmentStream, Disposition, Stream
 from av.video.stream import VideoStream
 
 from ..filters.frame import StreamInfo
-from .decode.deinterlace import field_order_text
 from .decode.demuxer import is_cover
 from .decode.survey import AV_TIME_BASE
 from .redaction import excerpt
@@ -132,7 +131,7 @@ def _verdicts(source: ContainerSource) -> Verdicts:
     return Verdicts(
         rate=source.verdict.evidence,
         is_constant_rate=source.verdict.rate is not None,
-        interlaced=_fields(source),
+        interlaced=source.fields.text(is_interlaced=source.is_interlaced),
         is_interlaced=source.is_interlaced,
         rotation=_rotation(info),
         color=_color(info),
@@ -140,13 +139,6 @@ def _verdicts(source: ContainerSource) -> Verdicts:
         chroma=info.color.chroma_location or "siting not given",
         pixels=_pixels(info),
     )
-
-
-def _fields(source: ContainerSource) -> str:
-    if source.is_interlaced:
-        said = field_order_text(source.field_order)
-        return f"interlaced, {said}: deinterlaced to one frame per frame"
-    return "progressive" if source.field_order == "progressive" else "progressive, as it seems"
 
 
 def _rotation(info: StreamInfo) -> str:

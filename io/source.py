@@ -1,9 +1,9 @@
 """A container, image sequence, URL or byte stream as a source of pictures.
 
 The stages: open (`decode.demuxer`), read the timestamps ahead (`decode.survey`), decode
-(`decode.decoder`), convert to the first frame's format, deinterlace (`decode.deinterlace`), fix the
-timestamps (`timestamps`), copy the planes (`pictures.pixels`). The first picture is decoded on
-opening, because only it shows everything about a stream.
+(`decode.decoder`), convert to the first frame's form (`decode.conform`), deinterlace
+(`decode.deinterlace`), fix the timestamps (`timestamps`), copy the planes (`pictures.pixels`). The
+first picture is decoded on opening, because only it shows everything about a stream.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from ..filters.frame import Picture, StreamInfo, lasting
+from .decode.conform import Conformer
 from .decode.decoder import Decoded, VideoDecoder
 from .decode.deinterlace import (
     INTERLACED,
     Deinterlacer,
     FieldOrder,
+    FieldSample,
+    FieldVerdict,
     field_order_of,
     field_order_text,
     flags_frames,
@@ -30,12 +33,19 @@ from .decode.deinterlace import (
 from .decode.demuxer import Target, best_video, find_target, open_container
 from .decode.dolby_vision import DolbyVision, dolby_vision_of
 from .decode.hardware import Hardware, log_decoder, open_for_card
-from .decode.survey import describe, ends_inside_frame, missing_end, survey, whole_end
+from .decode.survey import (
+    describe,
+    ends_inside_frame,
+    may_have_fields,
+    missing_end,
+    survey,
+    whole_end,
+)
 from .errors import TruncatedMedia, UnsupportedMedia, reason_of
 from .pictures.metadata import rotation_of
-from .pictures.pixels import conversion_warning, matrix_of, on_cpu, picture_of, pix_fmt_of
+from .pictures.pixels import conversion_warning, on_cpu, picture_of, pix_fmt_of
 from .root import ConfinedFile
-from .timestamps import RateVerdict, TimestampFixer, header_rate, judge_rate
+from .timestamps import FilmFixer, RateVerdict, TimestampFixer, header_rate, judge_rate
 
 Deinterlace = Literal["auto", "on", "off"]
 
@@ -61,7 +71,8 @@ def open_source(
     Args:
         target: What to read.
         format: FFmpeg's name of the container, where the data do not show it.
-        deinterlace: ``auto`` where the stream or a frame is marked as interlaced.
+        deinterlace: ``auto`` where the pixels of a few frames show combs, else where the stream or
+            a frame is marked as interlaced.
         framerate: Of images and raw streams, which have no timestamps; 25 if None.
         timeout_seconds: Longest wait for a URL to open, and for each read.
         hardware: What may decode besides software.
@@ -102,13 +113,12 @@ class ContainerSource:
         self._deinterlace: Deinterlace = deinterlace
         self._deinterlacer: Deinterlacer[tuple[int | None, int]] | None = None
         self._info: StreamInfo | None = None
-        self._raw_first: VideoFrame | None = None
+        self._conformer: Conformer | None = None
         self._notes: list[str] = []
-        self._num_changed = 0
         self.is_interlaced = False
-        """By its header or its first frame, whether or not it was deinterlaced."""
+        """By its pixels, header or first frame, whether or not it was deinterlaced."""
         self.dolby_vision: DolbyVision | None = None
-        self._survey = survey(target)
+        self._survey = survey(target, fields=deinterlace != "off")
         self.container = open_container(target, timeout_seconds)
         """To inspect its other streams."""
         try:
@@ -131,10 +141,16 @@ class ContainerSource:
         container = self.container
         self._decoder = decoder = VideoDecoder(container, stream, self._target.name)
         self.verdict = self._judge()
+        self.fields = self._judge_fields()
         if self.verdict.rate is not None:
             self._decoder.step = 1 / (self.verdict.rate * self._time_base)
         if self.verdict.holes:
             self._notes.append(f"timestamps: {self.verdict.evidence}")
+        self._film = (
+            FilmFixer(self._time_base, self.verdict.field_rate, self.verdict.rate)
+            if self.verdict.field_rate is not None
+            else None
+        )
         self._timeline = TimestampFixer(
             self._time_base,
             self.verdict.rate,
@@ -179,16 +195,16 @@ class ContainerSource:
 
     def losses(self) -> list[str]:
         """Return what of the pictures was not kept as it was so far, for people."""
-        if not self._num_changed:
-            return []
-        return [f"{self._num_changed} frames of another size or pixel format: converted"]
+        return [
+            *([self._film.line] if self._film is not None else []),
+            *(self._conformer.lines() if self._conformer is not None else []),
+        ]
 
     def close(self) -> None:
         """Release the file and the decoder."""
         if hasattr(self, "_pictures"):
             self._pictures.close()
             self._decoder.close()
-        self._raw_first = None
         self.container.close()
 
     def _judge(self) -> RateVerdict:
@@ -199,11 +215,21 @@ class ContainerSource:
         seen = self._decoder.peek(PEEK_PACKETS, PEEK_BYTES)
         if len(seen) < 2:
             return header_rate(claimed)
-        return judge_rate(seen, self._time_base, candidates=claimed)
+        return judge_rate(seen, self._time_base, candidates=claimed).of_excerpt()
+
+    def _judge_fields(self) -> FieldVerdict:
+        """Judge by the frames that the survey has decoded, or by those read ahead."""
+        if self._survey is not None:
+            return self._survey.fields.judge(self.field_order)
+        sample = FieldSample()
+        if self._deinterlace != "off" and may_have_fields(self.stream):
+            sample.add(self.stream, self._decoder.peeked_frames())
+        return sample.judge(self.field_order)
 
     def _run(self) -> Generator[Picture]:
         before = None
-        for timed in self._timeline.run(self._frames()):
+        frames = self._frames() if self._film is None else self._film.run(self._frames())
+        for timed in self._timeline.run(frames):
             assert self._info is not None
             picture = picture_of(
                 timed.item, self._info.color, timed.pts, timed.duration, self._time_base
@@ -242,17 +268,15 @@ class ContainerSource:
             yield from _flat(self._deinterlacer.flush())
 
     def _alike(self, decoded: Decoded) -> Decoded:
-        """Convert a frame to the first one's size and format."""
+        """Convert a frame to the first one's form."""
         frame = decoded.frame
-        if self._raw_first is None:
-            self._raw_first = frame
-            self.is_interlaced = self._has_fields or frame.interlaced_frame
+        if self._conformer is None:
             self._describe(frame)
+            aspect = self.info.sample_aspect_ratio
+            self._conformer = Conformer(frame, self.container, self.stream, aspect)
             return decoded
-        if not differs(frame, self._raw_first):
-            return decoded
-        self._num_changed += 1
-        return replace(decoded, frame=conform(on_cpu(frame), on_cpu(self._raw_first)))
+        conformed = self._conformer(frame)
+        return decoded if conformed is frame else replace(decoded, frame=conformed)
 
     def _describe(self, first: VideoFrame) -> None:
         log_decoder(self._target.name, self.stream, first)
@@ -269,6 +293,12 @@ class ContainerSource:
             num_images=self._target.num_images,
             embedded=embedded,
         )
+        by_pixels = self.fields.kind if self._deinterlace == "auto" else "as flagged"
+        flagged = self._has_fields or first.interlaced_frame
+        self.is_interlaced = by_pixels == "interlaced" or (by_pixels != "progressive" and flagged)
+        if by_pixels == "progressive":
+            self._info = replace(self._info, field_order="progressive")
+            self._notes.append(self.fields.text(is_interlaced=False))
         if converted := conversion_warning(pix_fmt_of(first)):
             self._notes.append(converted)
         angle = rotation_of(first)[2]
@@ -286,23 +316,29 @@ class ContainerSource:
         yield from _flat(self._deinterlacer(on_cpu(frame), times))
 
     def _wants_deinterlacing(self, frame: VideoFrame) -> bool:
-        if self._deinterlace == "auto":
-            return self._has_fields or frame.interlaced_frame
-        return self._deinterlace == "on"
+        if self._deinterlace != "auto":
+            return self._deinterlace == "on"
+        if self.fields.kind != "as flagged":
+            return self.is_interlaced
+        return self._has_fields or frame.interlaced_frame
 
     def _start_deinterlacing(self, frame: VideoFrame) -> None:
         self._deinterlacer = Deinterlacer(
             frame,
             self._time_base,
-            field_order=self.field_order,
+            field_order=self.fields.order,
             every_frame=self._deinterlace == "on"
+            or self.fields.kind == "interlaced"
             or not (frame.interlaced_frame or flags_frames(self.stream.codec_context.name)),
+            is_order_measured=self.fields.measured is not None,
         )
         self._info = replace(self.info, field_order="progressive")
-        said = field_order_text(self.field_order)
+        said = field_order_text(self.fields.order)
         note = f"interlaced ({said}): deinterlaced to one frame per frame"
         if self._deinterlace == "on":
             note = f"deinterlaced to one frame per frame as asked ({said})"
+        elif self.fields.kind == "interlaced" or self.fields.is_telecined:
+            note = self.fields.text(is_interlaced=True)
         self._notes.append(note)
         logger.info("%s: %s", self._target.name, note)
 
@@ -311,29 +347,3 @@ def _flat(
     made: Iterator[tuple[VideoFrame, tuple[int | None, int]]],
 ) -> Iterator[tuple[VideoFrame, int | None, int]]:
     return ((frame, *times) for frame, times in made)
-
-
-def differs(frame: VideoFrame, first: VideoFrame) -> bool:
-    """Return whether a frame has another size or pixel format than the first."""
-    return (frame.width, frame.height, pix_fmt_of(frame)) != (
-        first.width,
-        first.height,
-        pix_fmt_of(first),
-    )
-
-
-def conform(frame: VideoFrame, first: VideoFrame) -> VideoFrame:
-    """Convert a frame to the size, pixel format and colour of the first."""
-    converted = frame.reformat(
-        first.width,
-        first.height,
-        first.format.name,
-        src_colorspace=matrix_of(frame),
-        dst_colorspace=matrix_of(first),
-        src_color_range=frame.color_range,
-        dst_color_range=first.color_range,
-        interpolation="BICUBIC",
-        threads=1,  # with more, swscale writes beyond its slice's end into packed formats
-    )
-    converted.pts = frame.pts
-    return converted

@@ -1,26 +1,45 @@
 """Timestamps: strictly rising pts, matching durations, and the frame rate they show.
 
 Plain arithmetic on integers and Fractions, independent of containers. The rate is derived from the
-timestamps themselves: a header's rate is only a candidate that they must confirm.
+timestamps themselves: a header's rate is only a candidate that they must confirm. Film that is
+shown for two and three fields in turn gets even times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import pairwise
+from itertools import count, islice, pairwise
 from statistics import median
 from typing import Generic, TypeVar
 
 JITTER = Fraction(1, 20)
-"""Of a frame's duration: how far capture devices deviate at a rate that is still constant."""
+"""Of a frame's duration: how far a step of an even rate deviates, where ticks are fine."""
 
 RESET_SECONDS = 1
 """A larger step back is a new time line, not a frame out of order."""
 
 _STANDARD_DENOMINATORS = (1, 1001)
 _MAX_RATE = 1000
+
+_FINE_TICKS = 8
+"""In a frame: with fewer, a missing frame looks like rounding."""
+_MANY_TICKS = 100
+"""In all frames: with fewer, and coarse ones, timestamps show no rate."""
+_TELLING_TICKS = 1000
+"""In all frames: with fewer, 24 frames a second look like 24000/1001."""
+
+_FILM_RATES = {
+    Fraction(60_000, 1001): (Fraction(24_000, 1001),),
+    Fraction(60): (Fraction(24),),
+    Fraction(50): (Fraction(24), Fraction(24_000, 1001)),
+}
+"""Frames of film that are shown at so many fields a second."""
+_FIELD_PARTS = 16
+"""A frame begins with a field if it is no further away than such a part of it."""
+_FEWEST_CHANGES = 6
+"""From two fields to three or back: with fewer it is no cadence."""
 
 T = TypeVar("T")
 
@@ -143,6 +162,68 @@ class TimestampFixer:
         return previous + max(1, int(self._advance() / 2))
 
 
+class FilmFixer:
+    """Moves frames that are shown for two and three fields in turn to even times.
+
+    Of a stream that is film throughout, each frame is moved to its place on the grid of the film's
+    rate, at most by a field. Of one that is so in part, a frame between steps of two and three
+    fields is moved by a quarter of a field, which makes such steps equal; all others stay.
+    """
+
+    def __init__(self, time_base: Fraction, field_rate: Fraction, rate: Fraction | None) -> None:
+        """Create it for one stream.
+
+        Args:
+            time_base: Seconds in a tick.
+            field_rate: Fields per second.
+            rate: Frames of film per second; None if the stream is film in part only.
+        """
+        self._field = 1 / (field_rate * time_base)  # ticks, exact
+        self._step = None if rate is None else 1 / (rate * time_base)
+        self._first: int | None = None
+        farthest = (1 if rate else Fraction(1, 4)) / field_rate * 1000
+        self.line = f"soft telecine: timestamps made even, by at most {float(farthest):.3g} ms"
+        """What is done, for people."""
+
+    def run(
+        self, items: Iterable[tuple[T, int | None, int]]
+    ) -> Iterator[tuple[T, int | None, int]]:
+        """Move `(item, pts or None, duration or 0)`, one item behind."""
+        before: int | None = None
+        held: tuple[T, int | None, int] | None = None
+        for entry in items:
+            if held is not None:
+                yield self._moved(held, before, entry[1])
+                before = held[1]
+            held = entry
+        if held is not None:
+            _, pts, duration = held
+            yield self._moved(
+                held, before, pts + duration if pts is not None and duration else None
+            )
+
+    def _moved(
+        self, entry: tuple[T, int | None, int], before: int | None, after: int | None
+    ) -> tuple[T, int | None, int]:
+        item, pts, duration = entry
+        if pts is None:
+            return entry
+        place = self._place(pts) if self._step is not None else self._between(before, pts, after)
+        return item, place, duration
+
+    def _place(self, pts: int) -> int:
+        assert self._step is not None
+        self._first = pts if self._first is None else self._first
+        place = self._first + round(round((pts - self._first) / self._step) * self._step)
+        return place if abs(place - pts) <= self._field + 1 else pts
+
+    def _between(self, before: int | None, pts: int, after: int | None) -> int:
+        if before is None or after is None:
+            return pts
+        shown = {round((pts - before) / self._field), round((after - pts) / self._field)}
+        return round(Fraction(before + 2 * pts + after, 4)) if shown == {2, 3} else pts
+
+
 @dataclass(frozen=True, slots=True)
 class RateVerdict:
     """The frame rate that the timestamps of a stream show."""
@@ -154,6 +235,12 @@ class RateVerdict:
     """One line for people."""
     holes: int = 0
     """Steps of two frames or more in an otherwise even rate."""
+    field_rate: Fraction | None = None
+    """Fields per second, where frames are shown for two or three: soft telecine."""
+
+    def of_excerpt(self) -> RateVerdict:
+        """Return what an excerpt proves: elsewhere, film may give way to video in all fields."""
+        return self if self.field_rate is None else replace(self, rate=None)
 
 
 def judge_rate(
@@ -165,8 +252,8 @@ def judge_rate(
 ) -> RateVerdict:
     """Decide from timestamps whether a stream's rate is constant, and which it is.
 
-    A rate r is confirmed if every pts lies on the grid p0 + i/r, up to rounding to the time base
-    (Matroska rounds to 1 ms) or a jitter of a twentieth of a frame.
+    A rate r is confirmed if every pts lies on the grid p0 + i/r, up to a tick (:func:`on_grid`). A
+    rate that no header claims must be the only usual one that is confirmed.
 
     Args:
         pts: In ticks, of consecutive frames, in any order.
@@ -179,27 +266,93 @@ def judge_rate(
     if len(ordered) < 2:
         rate = claimed[0] if claimed else None
         return RateVerdict(rate, rate, "one frame only: the header's rate, unconfirmed")
-    span = (ordered[-1] - ordered[0]) * time_base
-    measured = (len(ordered) - 1) / span
-    usual = (*claimed, *_near_standard(measured))
-    # a usual rate that fits exactly, else any that fits to two ticks, else a usual one with jitter
-    tries = [(rate, Fraction(0)) for rate in usual]
-    tries += [(rate, 2 * rate * time_base) for rate in _simplest(ordered, time_base)]
-    tries += [(rate, JITTER) for rate in usual]
-    for rate, jitter in tries:
-        if on_grid(ordered, time_base, rate, jitter):
-            text = f"{len(ordered)} timestamps lie on a grid of {rate} frames a second"
-            return RateVerdict(rate, rate, f"constant: {text}")
     steps = [after - before for before, after in pairwise(ordered)]
+    even = [1 / (steps[0] * time_base)] if min(steps) == max(steps) else []
+    found = next((rate for rate in (*claimed, *even) if on_grid(ordered, time_base, rate)), None)
+    ticks = ordered[-1] - ordered[0]
+    # ticks as coarse as fields make film look even
+    is_open = found is None or ticks < _FINE_TICKS * len(steps)
+    if is_open and (telecine := _soft_telecine(ordered, time_base, claimed)):
+        return telecine
+    average = len(steps) / (ticks * time_base)
+    guessed = _guessed(ordered, time_base, average) if found is None else []
+    if len(guessed) == 1 and ticks >= _TELLING_TICKS:
+        found = guessed[0]
+    if found is not None:
+        text = f"constant: {len(ordered)} timestamps lie on a grid of {found} frames a second"
+        return RateVerdict(found, found, text)
     if last_duration:
-        measured = len(ordered) / (span + last_duration * time_base)
+        average = len(ordered) / ((ticks + last_duration) * time_base)
+    average = average.limit_denominator(1_000_000)
+    if guessed:
+        fit = " or ".join(map(str, guessed))
+        text = f"unknown: {len(ordered)} timestamps are too few to tell {fit} frames a second"
+        return RateVerdict(None, average, text)
     text = (
         f"variable: {len(ordered)} frames last {float(min(steps) * time_base) * 1000:.3g} "
         f"to {float(max(steps) * time_base) * 1000:.3g} ms"
     )
     if holes := _holes(steps):
         text += f"; even but for {holes} holes, where frames may be missing"
-    return RateVerdict(None, measured.limit_denominator(1_000_000), text, holes)
+    return RateVerdict(None, average, text, holes)
+
+
+def _guessed(ordered: Sequence[int], time_base: Fraction, measured: Fraction) -> list[Fraction]:
+    """Return the usual rates near the measured one that fit, else the simplest that does."""
+    usual = [rate for rate in _near_standard(measured) if on_grid(ordered, time_base, rate)]
+    others = (rate for rate in _simplest(ordered, time_base) if on_grid(ordered, time_base, rate))
+    return usual or [*islice(others, 1)]
+
+
+def _soft_telecine(
+    ordered: Sequence[int], time_base: Fraction, claimed: Sequence[Fraction]
+) -> RateVerdict | None:
+    """Recognise film shown for two and three fields in turn, in all of a stream or in part.
+
+    Flags in MPEG-2 and H.264 ask for that; a demuxer rounds the film's times to whole fields.
+    """
+    found = {
+        fields: places
+        for fields in _FILM_RATES
+        if (places := _fields_of_cadence(ordered, 1 / (fields * time_base)))
+    }
+    # a few frames fit 60 fields as well as 60000/1001: then the header decides
+    told = [rate for rate in found if {rate, rate / 2, *_FILM_RATES[rate]} & set(claimed)]
+    if len(told or found) != 1:
+        return None
+    fields = (told or [*found])[0]
+    text = f"soft telecine: {len(ordered)} frames are shown for 2 or 3 of {fields} fields a second"
+    for film in _FILM_RATES[fields]:
+        behind, ahead = _deviation(found[fields], fields / film)
+        if ahead - behind <= 1:
+            text += f", made {film} frames a second"
+            return RateVerdict(film, film, text, field_rate=fields)
+    measured = (len(ordered) - 1) / ((ordered[-1] - ordered[0]) * time_base)
+    text += ", not always in turn: made even where they are"
+    return RateVerdict(None, measured.limit_denominator(1_000_000), text, field_rate=fields)
+
+
+def _fields_of_cadence(ordered: Sequence[int], field: Fraction) -> list[int] | None:
+    """Return with which field each frame begins, if all are shown for two or three, often in turn.
+
+    Args:
+        ordered: Rising pts.
+        field: Ticks that a field lasts.
+    """
+    size, parts = field.numerator, field.denominator
+    steps = [after - before for before, after in pairwise(ordered)]
+    # in integers, and no further than the first other step: most streams are no film
+    if not all(2 <= (2 * step * parts + size) // (2 * size) <= 3 for step in steps):
+        return None
+    places = [(2 * (pts - ordered[0]) * parts + size) // (2 * size) for pts in ordered]
+    shown = [after - before for before, after in pairwise(places)]
+    changes = sum(one != other for one, other in pairwise(shown))
+    if changes < max(_FEWEST_CHANGES, len(shown) / 20) or set(shown) != {2, 3}:
+        return None
+    low, high = _deviation(ordered, field, places)
+    # MPEG-PS gives times to some frames only; the demuxer rounds the durations between them
+    away = min(field / 4, max(1, field / _FIELD_PARTS))
+    return places if max(high, -low) <= away else None
 
 
 def _holes(steps: Sequence[int]) -> int:
@@ -244,19 +397,40 @@ def header_rate(claimed: Sequence[Fraction | None]) -> RateVerdict:
     return RateVerdict(exact, exact, f"constant: {exact} frames a second by the header alone")
 
 
-def on_grid(
-    ordered: Sequence[int], time_base: Fraction, rate: Fraction, jitter: Fraction = JITTER
-) -> bool:
-    """Return whether rising pts lie on a constant grid, up to rounding, or jitter (of a frame)."""
+def on_grid(ordered: Sequence[int], time_base: Fraction, rate: Fraction) -> bool:
+    """Return whether rising pts lie on the constant grid of the first, up to a tick.
+
+    A tick that is not small against a frame explains nearly any steps: 0, 2, 3 could be rounded
+    from 0, 1.5, 3. Then only many frames prove a grid, and none one of less than two ticks.
+    """
     step = 1 / (rate * time_base)
+    low, high = _deviation(ordered, step)
+    if low == high:
+        return True
+    if step < 2 or (step < _FINE_TICKS and ordered[-1] - ordered[0] < _MANY_TICKS):
+        return False
+    # rounding takes less than a tick, or just one where halves are rounded to even numbers
+    if high - low < 1 or (high - low == 1 and step.denominator % 2 == 0):
+        return True
+    return max(high, -low) <= 1 and step >= 2 * _FINE_TICKS
+
+
+def _deviation(
+    ordered: Sequence[int], step: Fraction, places: Iterable[int] | None = None
+) -> tuple[Fraction, Fraction]:
+    """Return how far rising numbers lie before and behind the grid of the first, at most.
+
+    Args:
+        ordered: The numbers.
+        step: Of the grid.
+        places: Of each number on the grid; 0, 1, 2, … if None.
+    """
     # in integers: this runs over every timestamp of a file
     away = [
-        (pts - ordered[0]) * step.denominator - index * step.numerator
-        for index, pts in enumerate(ordered)
+        (value - ordered[0]) * step.denominator - place * step.numerator
+        for value, place in zip(ordered, places or count(), strict=False)
     ]
-    spread = Fraction(max(away) - min(away), step.denominator)  # ticks
-    # rounding takes less than a tick, or just one where halves are rounded to even numbers
-    return spread < 1 or spread <= max(step * jitter, 1 if step >= 2 else 0)
+    return Fraction(min(away), step.denominator), Fraction(max(away), step.denominator)
 
 
 def usual_rate(rate: Fraction) -> Fraction:

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
+from av.codec import CodecContext
 from av.container import InputContainer
 from av.error import BlockingIOError as NoThreads
 from av.error import EOFError as EndOfFile
 from av.error import FFmpegError
 from av.error import MemoryError as NoMemory
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -89,6 +91,21 @@ class VideoDecoder:
         frames = [packet for packet in self._peeked if becomes_frame(packet)]
         stamps = [(self._shown(packet), packet.dts) for packet in frames]
         return settled([(pts, dts) for pts, dts in stamps if pts is not None])
+
+    def peeked_frames(self) -> Iterator[VideoFrame]:
+        """Decode what was read ahead with a decoder of its own, as far as there is no damage."""
+        own = self.stream.codec_context
+        decoder = CodecContext.create(own.name, "r")
+        assert isinstance(decoder, VideoCodecContext)
+        decoder.extradata = own.extradata
+        decoder.width, decoder.height = own.width, own.height
+        if own.pix_fmt is not None:
+            decoder.pix_fmt = own.pix_fmt
+        try:
+            for packet in (*self._peeked, None):
+                yield from decoder.decode(packet)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
+        except FFmpegError:
+            return
 
     def _read(self) -> Packet[VideoStream] | None:
         """Demux the next packet with data; None at the end."""

@@ -2,14 +2,16 @@
 
 Demuxing without decoding costs a read of the file and little else. Small files are surveyed whole;
 of large ones only the beginning and a few places further on, which is enough to distinguish a
-constant rate from a variable one.
+constant rate from a variable one. Then a few frames are decoded, to see whether they have combs.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 from av.container import InputContainer
@@ -25,7 +27,7 @@ from ..pictures.image_files import Embedded
 from ..pictures.metadata import tags_of_frame
 from ..pictures.pixels import pix_fmt_of, planar_pix_fmt
 from ..timestamps import RateVerdict, judge_rate, settled
-from .deinterlace import FieldOrder
+from .deinterlace import INTERLACED, FieldOrder, FieldSample, field_order_of
 from .demuxer import Target, best_video, open_container
 
 WHOLE_FILE_BYTES = 256 << 20
@@ -35,6 +37,14 @@ HEAD_PACKETS = 1000
 SPOT_PACKETS = 250
 SPOTS = (Fraction(1, 4), Fraction(1, 2), Fraction(3, 4))
 """Of the duration: where a large file is read, after its beginning."""
+
+FIELD_LOOKS = ((32, 4), (96, 8))
+"""Frames to decode, and at how many places; the second look only if the first one is not clear."""
+_MOST_LINES = 1088
+"""Of interlaced video; larger pictures are not looked at, unless their header says interlaced."""
+_MOST_RATE = 31
+"""Frames per second of interlaced video, likewise."""
+_NO_FIELDS = ("gif", "apng", "png", "webp", "tiff", "bmp")
 
 
 @dataclass(slots=True)
@@ -51,6 +61,10 @@ class Survey:
     """Packets of any kind, among those seen."""
     last_duration: int = 0
     """Ticks that the frame shown last lasts; 0 where its packet does not say."""
+    keys: list[int] = field(default_factory=list[int])
+    """The pts of all key frames; of a large file only of the first one at each place."""
+    fields: FieldSample = field(default_factory=FieldSample)
+    """What the pixels of a few frames show; empty where none were looked at."""
 
     @property
     def span(self) -> tuple[int, int] | None:
@@ -61,21 +75,30 @@ class Survey:
 
     def judge(self, time_base: Fraction, candidates: list[Fraction | None]) -> RateVerdict:
         """Decide between constant and variable; every place must agree on the rate."""
-        verdicts = [
-            judge_rate(run, time_base, candidates=candidates, last_duration=self.last_duration)
-            for run in self.runs
-            if len(run) > 1
-        ]
-        if not verdicts:
+        found: list[RateVerdict] = []
+        for run in (run for run in self.runs if len(run) > 1):
+            # a place of few frames may not prove a rate, but confirms that of the beginning
+            claimed = [*(verdict.rate for verdict in found[:1]), *candidates]
+            found.append(
+                judge_rate(run, time_base, candidates=claimed, last_duration=self.last_duration)
+            )
+        if not found:
             return judge_rate((), time_base, candidates=candidates)
-        for verdict in verdicts:
-            if verdict.rate is None or verdict.rate != verdicts[0].rate:
-                return RateVerdict(None, verdict.average_rate, verdict.evidence)
-        return verdicts[0]
+        film = next((verdict for verdict in found if verdict.field_rate is not None), None)
+        if film is not None and not self.complete:
+            return film.of_excerpt()
+        for verdict in found:
+            if verdict.rate is None or verdict.rate != found[0].rate:
+                return replace(verdict, rate=None)
+        return found[0]
 
 
-def survey(target: Target) -> Survey | None:
+def survey(target: Target, *, fields: bool = True) -> Survey | None:
     """Survey a local file's packets, through a container of its own.
+
+    Args:
+        target: What to read.
+        fields: Whether to decode a few frames too, and look for combs.
 
     Returns:
         None where that is impossible: a stream, a URL, an image sequence.
@@ -86,9 +109,44 @@ def survey(target: Target) -> Survey | None:
         with open_container(target) as container:
             stream = best_video(container, target.name)
             whole = target.path.stat().st_size <= WHOLE_FILE_BYTES
-            return look_through(container, stream, whole=whole)
+            seen = look_through(container, stream, whole=whole)
+            if fields and may_have_fields(stream):
+                look_at_fields(container, stream, seen)
+            return seen
     except (MediaError, FFmpegError, OSError):  # the real opening will report it
         return None
+
+
+def may_have_fields(stream: VideoStream) -> bool:
+    """Return whether frames may be interlaced: by the header, or by their size, rate and codec."""
+    context = stream.codec_context
+    if field_order_of(context.field_order) in INTERLACED:
+        return True
+    is_slow = (stream.average_rate or 0) <= _MOST_RATE
+    return is_slow and context.height <= _MOST_LINES and context.name not in _NO_FIELDS
+
+
+def look_at_fields(container: InputContainer, stream: VideoStream, seen: Survey) -> None:
+    """Decode a few frames here and there, and set the survey's `fields`."""
+    stream.thread_type = "AUTO"
+    keys = sorted(seen.keys)
+    for num_frames, num_places in FIELD_LOOKS if keys else ():
+        places = {keys[len(keys) * n // num_places] for n in range(num_places)}
+        seen.fields = FieldSample()
+        for place in sorted(places):
+            frames = _frames_from(container, stream, place)
+            seen.fields.add(stream, islice(frames, num_frames // len(places)))
+        if seen.fields.is_clear or (seen.complete and seen.fields.num_frames >= seen.num_packets):
+            break
+
+
+def _frames_from(container: InputContainer, stream: VideoStream, pts: int) -> Iterator[VideoFrame]:
+    """Decode from a key frame on, as far as there is no damage."""
+    try:
+        container.seek(pts, stream=stream)
+        yield from (frame for frame in container.decode(stream) if not frame.is_corrupt)
+    except (FFmpegError, OSError):
+        return
 
 
 def look_through(container: InputContainer, stream: VideoStream, *, whole: bool) -> Survey:
@@ -121,6 +179,8 @@ def _look(container: InputContainer, stream: VideoStream, seen: Survey, limit: i
             seen.num_packets += 1
             shown = packet.dts if in_order else packet.pts
             if shown is not None:
+                if packet.is_keyframe and (limit is None or not stamps):
+                    seen.keys.append(shown)
                 stamps.append((shown, packet.dts))
                 if shown == max(pts for pts, _ in stamps[-32:]):
                     # AVI counts slots, of which a frame may take several

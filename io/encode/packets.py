@@ -175,7 +175,7 @@ _MAX_TICKS = (1 << 31) - 1  # FFmpeg's rationals are pairs of int32
 _MAX_BY_CODEC = {"mpeg4": 65_535, "msmpeg4": 65_535, "msmpeg4v2": 65_535}
 # These codecs store one of a few frame rates in the bitstream, and no other time
 _RATE_ONLY = ("mpeg1video", "mpeg2video", "dnxhd")
-_JITTER = Fraction(1, 10)  # of a frame: twice what still counts as a constant rate
+_JITTER = Fraction(1, 10)  # of a frame, at most: what counts as a constant rate is less
 _UNKNOWN_RATE = Fraction(25)
 _FINE = 90_000  # ticks per second, where a time base must be rounded
 
@@ -217,9 +217,9 @@ class EncoderClock:
 
     def __init__(self, timing: VideoTiming, time_base: Fraction) -> None:
         self._scale = time_base / timing.time_base
-        # where frames are counted, jitter does not count as rounding
+        # where frames are counted, a tick of the container does not count as rounding
         whole_frames = timing.time_base * timing.rate == 1
-        self._jitter = _JITTER if whole_frames else Fraction(0)
+        self._jitter = min(_JITTER, self._scale) if whole_frames else Fraction(0)
         self._first: int | None = None
         self.last = -1
         """Ticks of the last picture."""

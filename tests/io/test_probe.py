@@ -62,14 +62,18 @@ def test_variable_rate_has_its_evidence(tmp_path: Path) -> None:
 def test_interlaced_and_what_is_done_about_it(tmp_path: Path) -> None:
     found = of(make_clip(tmp_path / "clip.mp4", interlaced=True))
     assert found.verdicts.is_interlaced
-    wanted = "interlaced, top field first: deinterlaced to one frame per frame"
+    wanted = (
+        "interlaced, top field first by the pixels of 12 frames (idet: tff 10, progressive 2): "
+        "deinterlaced to one frame per frame"
+    )
     assert found.verdicts.interlaced == wanted
     assert found.info.field_order == "progressive"
 
 
 def test_progressive(tmp_path: Path) -> None:
     found = of(make_clip(tmp_path / "clip.mp4"))
-    assert (found.verdicts.is_interlaced, found.verdicts.interlaced) == (False, "progressive")
+    wanted = "progressive by the pixels of 12 frames (idet: progressive 12)"
+    assert (found.verdicts.is_interlaced, found.verdicts.interlaced) == (False, wanted)
     assert found.warnings == ()
 
 

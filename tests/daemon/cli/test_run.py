@@ -15,6 +15,7 @@ import av
 import pytest
 from support.media.clips import make_clip, make_hdr10_clip, make_sequence, make_still, make_vfr_clip
 from support.media.fakes import moving_pictures, stream_info
+from support.media.fields import soft_telecine
 
 from upframe.daemon.__main__ import main
 from upframe.io.encode.encoder import EncoderOptions
@@ -134,6 +135,24 @@ def test_variable_rate_stays_variable_and_its_duration_within_a_millisecond(
         stream = container.streams.video[0]
         wanted = stream.duration and stream.duration * stream.time_base
     assert abs(video_duration(out) - (wanted or video_duration(clip))) <= Fraction(1, 1000)
+
+
+@pytest.mark.parametrize("exp", [1, 2])
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_soft_telecine_comes_out_even_and_as_long(tmp_path: Path, suffix: str, exp: int) -> None:
+    clip = soft_telecine(tmp_path / "in.vob", audio=True)
+    out, report = tmp_path / f"out.{suffix}", tmp_path / "report.json"
+    assert run(clip, out, "--interpolate", exp, "--report", report) == 0
+    rate, times = 2**exp * Fraction(24_000, 1001), frame_times(out)
+    assert len(times) == 23 * 2**exp + 1
+    tolerance = Fraction(1, 1000) if suffix == "mkv" else 0
+    for index, time in enumerate(times):
+        assert abs(time - times[0] - index / rate) <= tolerance
+    with av.open(str(out)) as container:
+        assert container.streams.video[0].codec_context.framerate == rate
+    assert abs(sound_offset(out) - sound_offset(clip)) <= Fraction(1, 1000)
+    assert abs(video_duration(out) - 24 * Fraction(1001, 24_000)) <= Fraction(1001, 60_000)
+    assert "soft telecine" in report.read_text()
 
 
 def test_hdr10_keeps_its_depth_tags_and_metadata(tmp_path: Path) -> None:

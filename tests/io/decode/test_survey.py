@@ -65,3 +65,19 @@ def test_places_that_disagree_on_the_rate_make_it_variable() -> None:
 
 def test_nothing_seen_leaves_the_rate_to_the_header() -> None:
     assert Survey(runs=[[]]).judge(MS, [Fraction(30)]).rate == 30
+
+
+def test_places_with_few_frames_confirm_the_rate_of_the_beginning() -> None:
+    """Eight timestamps alone do not tell 24000/1001 from 24."""
+    rate = Fraction(24_000, 1001)
+    pts = [round(index / rate / MS) for index in range(600)]
+    assert Survey(runs=[pts[:500], pts[592:]]).judge(MS, []).rate == rate
+
+
+def test_film_in_a_part_of_a_large_file_is_not_its_rate() -> None:
+    film = [
+        round(index / Fraction(60_000, 1001) / MS) for index in (0, 3, 5, 8, 10, 13, 15, 18, 20)
+    ]
+    video = [10_000 + round(index / Fraction(30_000, 1001) / MS) for index in range(50)]
+    verdict = Survey(runs=[film, video]).judge(MS, [Fraction(30_000, 1001)])
+    assert (verdict.rate, verdict.field_rate) == (None, Fraction(60_000, 1001))
