@@ -20,7 +20,7 @@ import av
 from av.error import FFmpegError
 from av.video.frame import PictureType
 
-from ..filters.frame import Picture, PixelFormat, StreamInfo
+from ..filters.frame import Color, Picture, PixelFormat, StreamInfo
 from .decode.demuxer import Target
 from .decode.survey import AV_TIME_BASE
 from .encode.codecs import CodecChoice, is_image, is_sequence
@@ -441,6 +441,7 @@ def planned_losses(
     target: str | Path,
     format: str | None,  # noqa: A002
     plan: StreamPlan,
+    color: Color,
 ) -> list[str]:
     """Return what an output will lose of its source, for people, without opening a sink.
 
@@ -450,6 +451,7 @@ def planned_losses(
         target: where the output shall be.
         format: container, if not by the name's extension.
         plan: what becomes of the source's other streams.
+        color: of the pictures to be written.
 
     Raises:
         SinkRefused: if the encoder or the container refuses the pictures, or if something is lost
@@ -461,7 +463,7 @@ def planned_losses(
         ledger.plan(still_losses(ledger.wanted, choice, info, Path(target)), choice.losses)
         return ledger.lines()
     width, height = _TRIAL_SIZE
-    small = replace(info, width=width, height=height, pix_fmt=choice.pix_fmt)
+    small = replace(info, width=width, height=height, pix_fmt=choice.pix_fmt, color=color)
     container = container_of(target, format)
     trial = try_output(small, options, choice, container, plan, ledger.wanted)
     ledger.plan(trial.losses, [*choice.losses, *trial.lost_tags])

@@ -16,6 +16,7 @@ from pydantic_core import to_jsonable_python
 
 from ...filters.chain import build_filters
 from ...filters.color.convert import output_size
+from ...filters.color.matrix import output_color
 from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
 from ...filters.options import FilterOptions
@@ -94,7 +95,7 @@ def command(arguments: argparse.Namespace) -> int:
             )
         pix_fmt = _pix_fmt(source.info, arguments)
         if plan is not None:
-            lost = [*source.losses(), *_planned_losses(source.info, arguments, plan)]
+            lost = [*source.losses(), *_planned_losses(source.info, arguments, plan, pix_fmt)]
         result = None if options is None else expect(source.info, options, pix_fmt)
         estimate = None
         if options is not None and not arguments.no_estimate:
@@ -106,9 +107,12 @@ def command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _planned_losses(info: StreamInfo, arguments: argparse.Namespace, plan: StreamPlan) -> list[str]:
+def _planned_losses(
+    info: StreamInfo, arguments: argparse.Namespace, plan: StreamPlan, pix_fmt: str
+) -> list[str]:
     encoder = EncoderOptions.model_validate({})
-    return planned_losses(info, encoder, arguments.output, arguments.container, plan)
+    color = output_color(info, info.width, info.height, pix_fmt)
+    return planned_losses(info, encoder, arguments.output, arguments.container, plan, color)
 
 
 def _pix_fmt(info: StreamInfo, arguments: argparse.Namespace) -> str:

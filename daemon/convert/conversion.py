@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...filters.chain import BuiltFilter, Chain, build_filters
+from ...filters.color.matrix import output_color
 from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
 from ...filters.options import FilterOptions
@@ -156,7 +157,7 @@ def _run(
     with closing(source):
         # before the weights are loaded: what cannot be encoded fails at once
         pix_fmt = output_pix_fmt(source.info, options.encoder, request.sink, options.container)
-        known = _known_losses(request, source, plan)
+        known = _known_losses(request, source, plan, pix_fmt)
         filters = build(options.filters, runtime)
         compute = compute_of(source.info, filters, options, runtime, pix_fmt)
 
@@ -206,7 +207,9 @@ def _plan(request: RunRequest, *, announce: bool, token: str | None) -> StreamPl
     return plan
 
 
-def _known_losses(request: RunRequest, source: ContainerSource, plan: StreamPlan) -> Sequence[str]:
+def _known_losses(
+    request: RunRequest, source: ContainerSource, plan: StreamPlan, pix_fmt: str
+) -> Sequence[str]:
     """Return what the choice of pixel format loses; log what the source has lost by now.
 
     Raises:
@@ -219,7 +222,9 @@ def _known_losses(request: RunRequest, source: ContainerSource, plan: StreamPlan
         raise SinkRefused(f"--strict-streams: {request.source}: {'; '.join(lost)}")
     target = request.sink, options.container
     if options.strict_streams:  # before the weights are loaded; else the sink says it
-        planned_losses(source.info, options.encoder, *target, plan)
+        info = source.info
+        color = output_color(info, info.width, info.height, pix_fmt)
+        planned_losses(info, options.encoder, *target, plan, color)
     return codec_choice(source.info, options.encoder, *target).losses
 
 

@@ -12,6 +12,7 @@ import pytest
 from support.media import clips as samples
 from support.media.sinks import FAST, constant, ffprobe, pictures, write
 
+from upframe.filters.frame import Color
 from upframe.io.decode.demuxer import Target, find_target
 from upframe.io.encode.encoder import EncoderOptions, output_pix_fmt
 from upframe.io.errors import SinkRefused, VerificationFailed
@@ -157,7 +158,8 @@ def test_losses_are_planned_said_and_found(
         "attachment #1 font.ttf: left out, mp4 holds no attachments",
     ]
     plan = plan_streams(str(clip), str(tmp_path / "out.mp4"))
-    assert planned_losses(constant(), FAST, str(tmp_path / "out.mp4"), None, plan) == wanted
+    target = str(tmp_path / "out.mp4")
+    assert planned_losses(constant(), FAST, target, None, plan, Color()) == wanted
     sink = open_file_sink(tmp_path / "out.mp4", constant(), FAST, plan=plan)
     assert sink.losses() == wanted
     assert "file: tag SHOT_BY 'me': not kept" in caplog.text

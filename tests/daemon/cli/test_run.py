@@ -13,7 +13,14 @@ from typing import Any
 
 import av
 import pytest
-from support.media.clips import make_clip, make_hdr10_clip, make_sequence, make_still, make_vfr_clip
+from support.media.clips import (
+    BT709,
+    make_clip,
+    make_hdr10_clip,
+    make_sequence,
+    make_still,
+    make_vfr_clip,
+)
 from support.media.fakes import moving_pictures, stream_info
 from support.media.fields import soft_telecine
 
@@ -351,6 +358,12 @@ def test_losses_are_in_the_report_and_refused_before_weights_are_loaded(
     assert run(clip, out, "--upscale", 2, *missing) == 73
     assert not out.exists()
     assert run(clip, tmp_path / "out.mkv", "--upscale", 2, "--strict-streams") == 0
+
+
+def test_the_matrix_that_rgb_does_not_need_is_no_loss(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mkv", frames=2, tags=BT709)
+    encoder = ["--codec", "ffv1", "--pix-fmt", "bgr0"]
+    assert run(clip, tmp_path / "out.mkv", "--upscale", 2, "--strict-streams", *encoder) == 0
 
 
 def pixels_of(path: Path) -> list[Any]:
