@@ -35,7 +35,6 @@ MAX_PAYLOAD_BYTES = 64 * 1024
 
 _SUPPORTED = re.compile(r"upframe\.job/1(\.\d+)?")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_BARE_ID = re.compile(_SAFE_ID.pattern.encode())
 _MAX_PROBLEMS = 5
 
 ErrorCode = Literal[
@@ -111,7 +110,7 @@ def parse(command: Command, payload: bytes) -> Request:
     if len(payload) > MAX_PAYLOAD_BYTES:
         text = f"at most {MAX_PAYLOAD_BYTES} bytes are accepted, got {len(payload)}"
         raise BadRequest("too_large", text)
-    if command != "submit" and _BARE_ID.fullmatch(payload):
+    if command != "submit" and _SAFE_ID.fullmatch(payload.decode(errors="replace")):
         payload = json_bytes({"id": payload.decode()})
     with _unreadable_is_invalid():
         given = _object_of(payload)

@@ -57,10 +57,10 @@ class NamePattern:
         plain = [part for part in pattern.parts if "%" not in part]
         depth = next(at for at, part in enumerate(pattern.parts) if "%" in part)
         self._base = Path(*plain[:depth])
+        self._folder = re.compile(f"{_exact(str(pattern.parent))}")
         stem, dot, extension = (_exact(part) for part in pattern.name.rpartition("."))
-        number = "(-[1-9][0-9]{0,3})?"
-        self._folder = re.compile(_exact(str(pattern.parent)))
-        self._exact = re.compile(f"{stem}{number}{dot}{extension}" if dot else extension + number)
+        before, after = (stem, dot + extension) if dot else (extension, "")
+        self._exact = re.compile(f"{before}(-[1-9][0-9]{{0,3}})?{after}")
 
     def check(self) -> None:
         """Refuse a pattern whose files could not be written.
