@@ -54,6 +54,7 @@ _PACKETS_PER_STREAM = 16
 _MAX_PACKETS = 2000  # bounded: sparse streams may have none near the start
 _MAX_BYTES = 32 << 20
 _VIDEO_SIZE = 64  # the smallest that every encoder supports
+_SAYS_NOTHING = ("Invalid argument", "Operation not permitted")  # of muxers, to people
 
 
 def sample_packets(source: InputContainer, streams: list[Stream]) -> dict[int, list[AnyPacket]]:
@@ -132,7 +133,8 @@ def run_trial(
             for packet in [*encoded_video(video, black), *encoded_video(video, None), *packets]:
                 mux(output, packet)
     except (FFmpegError, ValueError, RuntimeError) as error:
-        return f"{container.name} cannot hold it ({reason_of(error)})"
+        why = reason_of(error)
+        return f"{container.name} cannot hold it" + ("" if why in _SAYS_NOTHING else f" ({why})")
     reason = _read_back(written, name, container) if packets else None
     return reason or (check and check(written))
 
