@@ -69,19 +69,23 @@ def lacks_device(encoder: str) -> bool:
     return encoder.endswith("_nvenc") and not any(map(os.path.exists, shown))
 
 
-def why_encoder_fails(name: str) -> str | None:
+def why_encoder_fails(
+    name: str, pix_fmt: str = "yuv420p", options: Mapping[str, str] | None = None
+) -> str | None:
     """Open an encoder for a small picture; return None if that works, else FFmpeg's reason.
 
     Many builds have hardware encoders on machines without the hardware.
     """
     if lacks_device(name):
         return NO_NVIDIA
+    os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr otherwise
     try:
         context = cast("VideoCodecContext", av.CodecContext.create(name, "w"))
     except UnknownCodecError:
         return "not in this build"
     context.width, context.height = _PROBE_SIZE
-    context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
+    context.pix_fmt, context.time_base = pix_fmt, Fraction(1, 25)
+    context.options = dict(options or {})
     try:
         context.open()
     except (av.error.FFmpegError, OSError) as error:

@@ -21,13 +21,12 @@ from av.sidedata.sidedata import SideData
 from av.stream import Discard, Stream
 from av.video.frame import VideoFrame
 
-from ..filters.frame import PixelFormat
+from .decode.alpha import alpha_traits
 from .decode.demuxer import Target, best_video, codec_of, kind_of, open_container
 from .decode.dolby_vision import dolby_vision_traits
-from .errors import SinkRefused, UnsupportedMedia, VerificationFailed
+from .errors import SinkRefused, VerificationFailed
 from .extent import mp4_index, sample_entries
 from .pictures.metadata import view_traits
-from .pictures.pixels import pix_fmt_of, planar_pix_fmt
 from .pictures.profiles import embedded_traits
 from .redaction import excerpt
 from .timecode import is_timecode, timecode_traits
@@ -56,7 +55,7 @@ def contents_of(target: Target) -> tuple[Trait, ...]:
         found += stream_traits(opened, chapter_tracks)
         found += chapter_traits(opened)
         found += timecode_traits(opened)
-        found += alpha_traits(opened)
+        found += alpha_traits(target, opened)
         found += embedded_traits(target.embedded)
         found += view_traits(opened)
         found += dolby_vision_traits(opened)
@@ -274,25 +273,6 @@ def chapter_traits(opened: OpenedFile) -> Iterator[Trait]:
 
 
 # The pictures: transparency, and the side data of the first frames.
-
-
-def alpha_traits(opened: OpenedFile) -> Iterator[Trait]:
-    """Yield that pictures are transparent, or that the file says so of data not decoded here."""
-    says = opened.video.metadata.get("alpha_mode") == "1"
-    # every palette has alpha, most of them opaque
-    is_palette = codec_of(opened.video) == "gif"
-    if says or any(_is_transparent(frame, is_palette=is_palette) for frame in opened.frames):
-        yield Trait("video", "alpha", "alpha")
-
-
-def _is_transparent(frame: VideoFrame, *, is_palette: bool) -> bool:
-    try:
-        has_alpha = PixelFormat.parse(planar_pix_fmt(pix_fmt_of(frame))).has_alpha
-    except UnsupportedMedia:  # floats, Bayer data
-        return False
-    if has_alpha and (is_palette or frame.format.name == "pal8"):
-        return int(frame.to_ndarray(format="rgba")[..., 3].min()) < 255
-    return has_alpha
 
 
 # What :func:`upframe.io.pictures.metadata.tags_of` reads, or that tells of the encoder's work only.

@@ -18,6 +18,7 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from ..filters.frame import Picture, StreamInfo, lasting
+from .decode.alpha import is_opaque, may_be_opaque
 from .decode.conform import Conformer
 from .decode.decoder import Decoded, VideoDecoder
 from .decode.deinterlace import (
@@ -43,7 +44,15 @@ from .decode.survey import (
 )
 from .errors import TruncatedMedia, UnsupportedMedia, reason_of
 from .pictures.metadata import rotation_of
-from .pictures.pixels import conversion_warning, on_cpu, picture_of, pix_fmt_of
+from .pictures.pixels import (
+    conversion_warning,
+    on_cpu,
+    opaque_pix_fmt,
+    picture_of,
+    pix_fmt_of,
+    planar_pix_fmt,
+    without_alpha,
+)
 from .root import ConfinedFile
 from .timestamps import FilmFixer, RateVerdict, TimestampFixer, header_rate, judge_rate
 
@@ -115,6 +124,8 @@ class ContainerSource:
         self._info: StreamInfo | None = None
         self._conformer: Conformer | None = None
         self._notes: list[str] = []
+        self._drops_alpha = False
+        """Whether the decoder reports alpha though every pixel is opaque."""
         self.is_interlaced = False
         """By its pixels, header or first frame, whether or not it was deinterlaced."""
         self.dolby_vision: DolbyVision | None = None
@@ -236,7 +247,8 @@ class ContainerSource:
             )
             # a frame in place of a damaged one has the captions of none
             repeats, before = timed.item is before, timed.item
-            yield replace(picture, t35=lasting(picture.t35)) if repeats else picture
+            picture = replace(picture, t35=lasting(picture.t35)) if repeats else picture
+            yield without_alpha(picture) if self._drops_alpha else picture
             self._end = timed.pts + timed.duration
         self._check_end()
 
@@ -283,15 +295,21 @@ class ContainerSource:
         embedded = self._target.embedded
         self._notes += [] if embedded is None else embedded.notes
         self.dolby_vision = dolby_vision_of(self._target.path, first)
-        self._info = describe(
+        described = self._decoder.described or first
+        info = describe(
             self.container,
             self.stream,
-            first,
+            described,
             verdict=self.verdict,
             field_order=self.field_order,
             seen=self._survey,
             num_images=self._target.num_images,
             embedded=embedded,
+        )
+        pix_fmt = planar_pix_fmt(pix_fmt_of(first))
+        self._drops_alpha = may_be_opaque(self.stream, first) and is_opaque(self._target)
+        self._info = replace(
+            info, pix_fmt=opaque_pix_fmt(pix_fmt) if self._drops_alpha else pix_fmt
         )
         by_pixels = self.fields.kind if self._deinterlace == "auto" else "as flagged"
         flagged = self._has_fields or first.interlaced_frame
@@ -301,7 +319,7 @@ class ContainerSource:
             self._notes.append(self.fields.text(is_interlaced=False))
         if converted := conversion_warning(pix_fmt_of(first)):
             self._notes.append(converted)
-        angle = rotation_of(first)[2]
+        angle = rotation_of(described)[2]
         if angle % 90 > 1 and angle % 90 < 89:
             self._notes.append(f"turned by {angle:.1f} degrees: took {self._info.rotation}")
 

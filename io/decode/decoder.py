@@ -27,6 +27,7 @@ from av.video.stream import VideoStream
 from ..errors import TruncatedMedia, UnsupportedMedia, reason_of
 from ..pictures.t35 import MessageReader
 from ..timestamps import settled
+from .alpha import alpha_decoder
 from .survey import becomes_frame, has_no_pts
 
 MAX_DAMAGED_SHARE = Fraction(1, 10)
@@ -58,6 +59,9 @@ class VideoDecoder:
 
     def __init__(self, container: InputContainer, stream: VideoStream, name: str) -> None:
         self.stream = stream
+        self.described: VideoFrame | None = None
+        """The first frame without its alpha, but with what the container says about it."""
+        self._codec = stream.codec_context
         self._name = name
         self.step: Fraction | None = None
         """Ticks that a frame lasts; set by the source if the rate is constant."""
@@ -153,7 +157,7 @@ class VideoDecoder:
         """Release packets and frames, so that their memory is freed at once."""
         self._packets = iter(())
         self._peeked.clear()
-        self._previous = None
+        self._previous = self.described = None
 
     def lines(self) -> list[str]:
         """Return what was damaged, for people."""
@@ -164,6 +168,9 @@ class VideoDecoder:
         return [f"{count} {what}" for count, what in said if count]
 
     def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        if not self.num_packets and (with_alpha := alpha_decoder(self.stream, packet)):
+            self._codec, described = with_alpha
+            self.described = next(iter(described), None)
         self.num_packets += 1
         self.end_byte = (packet.pos or 0) + packet.size
         shown = self._shown(packet)
@@ -171,7 +178,7 @@ class VideoDecoder:
             heapq.heappush(self._waiting, shown)
         self._messages.send(packet)
         try:
-            return packet.decode()
+            return self._codec.decode(packet)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
         except _NO_MEMORY as error:
             raise MemoryError(f"{self._name}: no memory to decode a frame") from error
         except EndOfFile:
@@ -185,7 +192,7 @@ class VideoDecoder:
 
     def _drain(self) -> list[VideoFrame]:
         try:
-            return self.stream.decode(None)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
+            return self._codec.decode(None)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
         except _NO_MEMORY as error:
             raise MemoryError(f"{self._name}: no memory to decode a frame") from error
         except FFmpegError:  # it yields no more frames; the gaps are filled

@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 
 from ..errors import MediaError
 from ..pictures.pixels import is_on_card
+from .alpha import is_tagged
 from .deinterlace import field_order_of
 from .demuxer import Target, best_video, open_container
 
@@ -90,7 +91,10 @@ def _fault(container: InputContainer, target: Target, device: torch.device) -> s
         return f"frames are needed on {device}"
     if target.path is None or target.num_images is not None:
         return "it is not a file that can be opened twice"
-    context = best_video(container, target.name).codec_context
+    stream = best_video(container, target.name)
+    context = stream.codec_context
+    if is_tagged(stream):
+        return "it has alpha"
     if context.pix_fmt not in _CODED:
         return f"the pixel format is {context.pix_fmt}, not {' or '.join(_CODED)}"
     if field_order_of(context.field_order) not in (None, "progressive"):

@@ -2,14 +2,15 @@
 
 Defaults: 8 bit is encoded as H.264, 9 to 12 bit as HEVC (H.264 High 10 plays on few devices), more
 as FFV1. The pixel format is kept if the encoder supports it, else the nearest lossless one is used.
+RGB in a container for players becomes 4:2:0, since few of them show RGB or 4:4:4.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -20,8 +21,10 @@ from av.error import FFmpegError
 
 from ...filters.errors import UnsupportedPixels
 from ...filters.frame import MasteringDisplay, PixelFormat, StreamInfo
+from ..capabilities import has_codec, why_encoder_fails
 from ..errors import SinkRefused
 from .containers import Container
+from .options import ENCODERS
 
 # Encoders' pixel formats, and the planar format that holds the same values.
 _PLANAR = {
@@ -38,6 +41,10 @@ _ONE_CODEC = {
     "mxf": "mpeg2video",
 }  # fmt: skip
 _HOLDS_FFV1 = ("matroska", "nut", "avi", "mp4")
+_FOR_PLAYERS = ("mp4", "mov", "3gp", "webm", "flv", "mpegts")
+_VPX = ("libvpx", "libvpx-vp9")
+_TRIED_SIZE = (256, 144)
+_KEEP_ALPHA = "libvpx-vp9 (WebM, MKV), prores_ks, qtrle (MOV) and ffv1 (MKV) keep it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +77,56 @@ def choose_codec(
     Raises:
         SinkRefused: if there is no such encoder, or it does not support that pixel format.
     """
-    asked = _parse(pix_fmt) if pix_fmt else None
-    name = codec or default_codec(asked or source, container)
-    supported = encoder_formats(name)
+    name = None if codec is None else encoder_of(codec)
     if pix_fmt is not None:
-        coded = _asked_format(pix_fmt, name, supported)
-        planar = _PLANAR.get(coded, coded)
-    else:
-        planar = nearest_format(source, [_PLANAR.get(one, one) for one in supported], name)
-        coded = planar
-        if planar not in supported:
-            coded = next(one for one in supported if _PLANAR.get(one) == planar)
-    losses = () if pix_fmt else tuple(_losses(source, PixelFormat.parse(planar), name))
-    reason = _reason(name, asked or source) if codec is None else None
-    return CodecChoice(name, planar, coded, (reason,) if reason else (), losses)
+        asked = _parse(pix_fmt)
+        name = name or default_codec(asked, container)
+        coded = _asked_format(pix_fmt, name, encoder_formats(name))
+        notes = _reason(name, asked) if codec is None else ()
+        return CodecChoice(name, _PLANAR.get(coded, coded), coded, notes)
+    wanted = source
+    if source.family == "rgb" and container.name in _FOR_PLAYERS and _is_for_players(name):
+        wanted = _subsampled(source)
+    name = name or default_codec(wanted, container)
+    notes = _reason(name, wanted) if codec is None else ()
+    coded = _nearest_format(wanted, encoder_formats(name), name)
+    planar = _PLANAR.get(coded, coded)
+    if wanted is not source:
+        notes += (f"RGB: stored as {planar}, for all players; --pix-fmt yuv444p keeps more colour",)
+    lost = _losses(source, replace(wanted, bit_depth=source.bit_depth), planar, name)
+    return CodecChoice(name, planar, coded, notes, tuple(lost))
+
+
+def encoder_of(codec: str) -> str:
+    """Return FFmpeg's name of the encoder that a name stands for: libx265 for ``hevc``.
+
+    Raises:
+        SinkRefused: if there is no such video encoder.
+    """
+    usual = ENCODERS.get(codec, codec)
+    return _encoder(usual if has_codec(usual, "w") else codec).name
+
+
+def _is_for_players(codec: str | None) -> bool:
+    """Return whether an encoder, or the default one, is for files to watch, not to work on."""
+    if codec is None:
+        return True
+    found = _encoder(codec)
+    return found.lossy and not found.intra_only and "yuv420p" in encoder_formats(codec)
+
+
+def _subsampled(source: PixelFormat) -> PixelFormat:
+    """Return the format, of 8 or 10 bits, that players show."""
+    alpha, depth = "a" if source.has_alpha else "", "10le" if source.bit_depth > 8 else ""
+    return PixelFormat.parse(f"yuv{alpha}420p{depth}")
 
 
 def default_codec(source: PixelFormat, container: Container) -> str:
     """Return the default encoder for a pixel format and a container."""
     if one := _ONE_CODEC.get(container.name):
         return one
-    if container.name == "webm":  # libvpx-vp9 is built for 8 bits only
-        return "libvpx-vp9" if source.bit_depth == 8 else "libsvtav1"
+    if container.name == "webm":  # libvpx-vp9 is built for 8 bits only, but AV1 has no alpha
+        return "libvpx-vp9" if source.bit_depth == 8 or source.has_alpha else "libsvtav1"
     if source.bit_depth == 8:
         return "libx264"
     if container.name == "avi" or (source.bit_depth > 12 and container.name in _HOLDS_FFV1):
@@ -99,33 +134,43 @@ def default_codec(source: PixelFormat, container: Container) -> str:
     return "libx265"
 
 
-def _reason(codec: str, source: PixelFormat) -> str | None:
+def _reason(codec: str, source: PixelFormat) -> tuple[str, ...]:
+    bits = f"{source.bit_depth} bit: encoding"
     if codec == "libx265":
-        return f"{source.bit_depth} bit: encoding as HEVC (libx265), which keeps it"
+        return (f"{bits} as HEVC (libx265), which keeps it",)
     if codec == "ffv1":
-        return (
-            f"{source.bit_depth} bit: encoding losslessly as FFV1, which keeps it; files are large"
-        )
+        return (f"{bits} losslessly as FFV1, which keeps it; files are large",)
     if codec == "libsvtav1":
-        return f"{source.bit_depth} bit: encoding as AV1 (libsvtav1), which keeps 10"
-    return None
+        return (f"{bits} as AV1 (libsvtav1), which keeps 10",)
+    return ()
 
 
 @cache
 def encoder_formats(codec: str) -> tuple[str, ...]:
-    """List the pixel formats that an encoder supports, by FFmpeg's names.
+    """List the pixel formats that an encoder claims to support, by FFmpeg's names.
 
     Raises:
         SinkRefused: if there is no such video encoder.
     """
+    formats = tuple(form.name for form in _encoder(codec).video_formats or ())
+    return formats or ("yuv420p", "yuv422p", "yuv444p", "gray")
+
+
+def _encoder(codec: str) -> Codec:
     try:
         found = Codec(codec, "w")
     except (ValueError, FFmpegError) as error:
         raise SinkRefused(f"no encoder is called {codec!r}; {_similar(codec)}") from error
     if found.type != "video":
         raise SinkRefused(f"{codec} encodes {found.type}, wanted a video encoder")
-    formats = tuple(form.name for form in found.video_formats or ())
-    return formats or ("yuv420p", "yuv422p", "yuv444p", "gray")
+    return found
+
+
+@cache
+def _opens(codec: str, pix_fmt: str) -> bool:
+    """Return whether an encoder really accepts a format: some list formats that they refuse."""
+    info = StreamInfo(*_TRIED_SIZE, _PLANAR.get(pix_fmt, pix_fmt), Fraction(1, 25))
+    return why_encoder_fails(codec, pix_fmt, bitstream_options(codec, info)) is None
 
 
 def _similar(codec: str) -> str:
@@ -160,18 +205,21 @@ def _is_usable(name: str) -> bool:
     return True
 
 
-def nearest_format(source: PixelFormat, names: list[str], codec: str) -> str:
-    """Choose the format that loses least of `source`, and of those the smallest.
+def _nearest_format(source: PixelFormat, names: Iterable[str], codec: str) -> str:
+    """Choose the format that loses least of `source`, of those the smallest, which also opens.
+
+    If none opens, it is not for the format: the hardware may be missing.
 
     Raises:
         SinkRefused: if the encoder supports no format that we can produce.
     """
-    usable = [PixelFormat.parse(name) for name in dict.fromkeys(names) if _is_usable(name)]
+    usable = [name for name in names if _is_usable(name)]
     if not usable:
         raise SinkRefused(
             f"{codec} supports no planar pixel format; it supports {', '.join(names)}"
         )
-    return min(usable, key=lambda form: _distance(source, form)).name
+    ranked = sorted(usable, key=lambda name: (*_distance(source, _parse(name)), name in _PLANAR))
+    return next((name for name in ranked if _opens(codec, name)), ranked[0])
 
 
 def _distance(source: PixelFormat, other: PixelFormat) -> tuple[int, ...]:
@@ -191,24 +239,23 @@ def _distance(source: PixelFormat, other: PixelFormat) -> tuple[int, ...]:
     )
 
 
-def _losses(source: PixelFormat, other: PixelFormat, codec: str) -> list[str]:
-    lost: list[str] = []
-    if other.bit_depth < source.bit_depth:
-        lost.append(f"{source.bit_depth} bits are reduced to {other.bit_depth}")
-    if source.has_alpha and not other.has_alpha:
-        lost.append("alpha is dropped")
-    if source.family == "rgb" and other.family == "yuv":
+def _losses(source: PixelFormat, wanted: PixelFormat, planar: str, codec: str) -> Iterator[str]:
+    """Say what is lost of `wanted`, which is the source's format or made of it on purpose."""
+    other, lost = PixelFormat.parse(planar), list[str]()
+    if other.bit_depth < wanted.bit_depth:
+        lost.append(f"{wanted.bit_depth} bits are reduced to {other.bit_depth}")
+    if wanted.has_alpha and not other.has_alpha:
+        lost.append(f"alpha is dropped and shows what it hid ({_KEEP_ALPHA})")
+    if wanted.family == "rgb" and other.family == "yuv":
         lost.append("RGB is stored as YUV")
-    if source.family != "gray" and other.family == "gray":
+    if wanted.family != "gray" and other.family == "gray":
         lost.append("colour is dropped")
     shift = (other.chroma_shift_x, other.chroma_shift_y)
-    if source.family == "yuv" and shift > (source.chroma_shift_x, source.chroma_shift_y):
+    if wanted.family == "yuv" and shift > (wanted.chroma_shift_x, wanted.chroma_shift_y):
         lost.append(f"chroma is reduced from {source.name} to {other.name}")
-    if not lost:
-        return []
-    return [
-        f"{codec} does not support {source.name}, {other.name} is the nearest: {', '.join(lost)}"
-    ]
+    if lost:
+        named = f"{codec} does not support {source.name}, {other.name} is the nearest"
+        yield f"{named}: {', '.join(lost)}"
 
 
 # HDR10 mastering and light-level data are passed in the encoder's own parameters, since PyAV has no
@@ -235,6 +282,8 @@ _HDR10 = {
 def bitstream_options(codec: str, info: StreamInfo) -> dict[str, str]:
     """Return an encoder's options for chroma siting and HDR10 data."""
     options: dict[str, str] = {}
+    if codec in _VPX and info.format.has_alpha:
+        options["auto-alt-ref"] = "0"  # libvpx hides no frames where there is alpha
     if info.color.chroma_location and info.format.family == "yuv":
         options["chroma_sample_location"] = info.color.chroma_location
     if codec not in _HDR10:

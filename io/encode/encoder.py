@@ -25,7 +25,7 @@ from .codecs import (
     still_choice,
 )
 from .containers import Container, container_of
-from .options import EncoderOptions
+from .options import QUALITIES, QUANTISERS, EncoderOptions, presets, quality_range
 from .packets import VideoTiming, add_video, choose_timing
 
 if TYPE_CHECKING:
@@ -38,21 +38,20 @@ _WORST_CRF = 51
 
 _DEFAULTS: dict[str, dict[str, str]] = {
     # forced-idr: a key frame requested by the sink closes the group of pictures before it
-    "libx264": {"crf": "18", "forced-idr": "1"},
-    "libx265": {"crf": "18", "forced-idr": "1"},
-    "libvpx-vp9": {"crf": "20", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
-    "libsvtav1": {"crf": "20", "preset": "8"},
+    "libx264": {"forced-idr": "1"},
+    "libx265": {"forced-idr": "1"},
+    "libvpx-vp9": {"deadline": "good", "cpu-used": "4", "row-mt": "1"},
+    "libvpx": {"deadline": "good", "cpu-used": "4"},
+    "libsvtav1": {"preset": "8"},
+    "h264_nvenc": {"forced-idr": "1"},
+    "hevc_nvenc": {"forced-idr": "1"},
 }
-# Codecs without a crf have a quantiser, 1 (best) to 31.
-_QUANTISERS = {
-    "mpeg4": 3, "msmpeg4": 3, "msmpeg4v2": 3, "mpeg2video": 3, "mpeg1video": 3, "mjpeg": 3,
-    "flv": 3, "h263": 3, "h263p": 3, "wmv1": 3, "wmv2": 3,
-}  # fmt: skip
-_PRESETS = ("libx264", "libx264rgb", "libx265")
-_PRESET_NAMES = (
-    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
-    "placebo",
-)  # fmt: skip
+_HARDWARE = {
+    "_nvenc": ("cq", {"rc": "vbr", "b": "0"}),
+    "_qsv": ("global_quality", {"b": "0"}),
+    "_vaapi": ("global_quality", {"rc_mode": "CQP"}),
+}
+"""By the ends of hardware encoders' names: the option for constant quality, and what selects it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,23 @@ def codec_choice(
     if is_image(target, format):
         return still_choice(_upright_format(info), target, options.codec, options.pix_fmt)
     container = container_of(target, format)
-    return choose_codec(info.format, container, options.codec, options.pix_fmt)
+    choice = choose_codec(info.format, container, options.codec, options.pix_fmt)
+    check_range(choice.codec, options)
+    return choice
+
+
+def check_range(codec: str, options: EncoderOptions) -> None:
+    """Compare quality and preset with an encoder that was chosen for its container.
+
+    Raises:
+        SinkRefused: if it does not have them.
+    """
+    allowed, known = quality_range(codec), presets(codec)
+    if options.crf is not None and allowed and not allowed[0] <= options.crf <= allowed[1]:
+        low, high = allowed
+        raise SinkRefused(f"{codec} has no crf {options.crf:g}; it has {low} to {high}")
+    if options.preset is not None and known and options.preset not in known:
+        raise SinkRefused(f"{codec} has no preset {options.preset!r}; it has {', '.join(known)}")
 
 
 def _upright_format(info: StreamInfo) -> PixelFormat:
@@ -108,19 +123,12 @@ def _upright_format(info: StreamInfo) -> PixelFormat:
 def encoder_parameters(
     codec: str, info: StreamInfo, options: EncoderOptions, container: Container
 ) -> dict[str, str]:
-    """Return all options of an encoder as FFmpeg expects them.
-
-    Raises:
-        SinkRefused: for a preset that the encoder does not have.
-    """
-    ours = dict(_DEFAULTS.get(codec, {}))
+    """Return all options of an encoder as FFmpeg expects them."""
+    crf = QUALITIES.get(codec) if options.crf is None else options.crf
+    ours = quality_parameters(codec, crf) | _DEFAULTS.get(codec, {})
     if container.name in ("avi", "asf") and codec in ("libx264", "libx265"):
         ours["bf"] = "0"  # with one timestamp a frame, or none, B-frames would be out of order
-    ours |= quality_parameters(codec, options.crf)
     if options.preset is not None:
-        if codec in _PRESETS and options.preset not in _PRESET_NAMES:
-            known = ", ".join(_PRESET_NAMES)
-            raise SinkRefused(f"{codec} has no preset {options.preset!r}; it has {known}")
         ours["preset"] = options.preset
     return joined_options(ours | bitstream_options(codec, info), options.options)
 
@@ -144,10 +152,18 @@ def still_parameters(codec: str, options: EncoderOptions) -> dict[str, str]:
 
 
 def quality_parameters(codec: str, crf: float | None) -> dict[str, str]:
-    """Return an encoder's options for constant quality: a crf, or a quantiser of 1 to 31."""
-    if codec in _QUANTISERS:
-        return _quantiser(_QUANTISERS[codec] if crf is None else crf)
-    return {} if crf is None else {"crf": f"{crf:g}"}
+    """Return an encoder's options for constant quality; none for None.
+
+    It is a crf, or a quantiser of 1 to 31, or what hardware calls it.
+    """
+    if crf is None:
+        return {}
+    if codec in QUANTISERS:
+        return _quantiser(crf)
+    for end, (key, selected_by) in _HARDWARE.items():
+        if codec.endswith(end):
+            return selected_by | {key: f"{crf:g}"}
+    return {"crf": f"{crf:g}"}
 
 
 def _quantiser(value: float) -> dict[str, str]:

@@ -37,8 +37,8 @@ from ..encode.codecs import (
     joined_options,
 )
 from ..encode.containers import Container
-from ..encode.encoder import open_codec, quality_parameters
-from ..encode.options import EncoderOptions
+from ..encode.encoder import check_range, open_codec, quality_parameters
+from ..encode.options import QUALITIES, EncoderOptions
 from ..encode.packets import (
     AnyPacket,
     add_copied,
@@ -84,12 +84,11 @@ _TUNED: dict[str, dict[str, str]] = {
 }
 _TUNED_NVENC = {
     "preset": "p4", "tune": "ll", "forced-idr": "1", "delay": "0", "zerolatency": "1",
-    "rc": "vbr", "b": "0",  # the quality decides; else it would be 2 Mbit/s
 }  # fmt: skip
 _QUALITY = {
     "libx264": _CRF, "libx264rgb": _CRF, "libx265": 28.0, "libsvtav1": 35.0, "libvpx-vp9": 31.0,
     "libvpx": 10.0,
-}  # fmt: skip
+} | dict.fromkeys(_NVENC, _CRF)  # fmt: skip
 
 
 def live_pix_fmt(info: StreamInfo, options: EncoderOptions, format: str) -> str:  # noqa: A002
@@ -118,9 +117,12 @@ def live_choices(
     """
     container = Container(format)
     if options.codec is not None:
-        return [choose_codec(info.format, container, options.codec, options.pix_fmt)]
+        choice = choose_codec(info.format, container, options.codec, options.pix_fmt)
+        check_range(choice.codec, options)
+        return [choice]
     usual = StreamInfo(info.width, info.height, USUAL_PIX_FMT, info.time_base)
     last = default_codec(usual.format, container)
+    check_range(last, options)
     names = ("h264_nvenc", last) if last == "libx264" else (last,)
     pix_fmt = options.pix_fmt or USUAL_PIX_FMT
     choices: list[CodecChoice] = []
@@ -136,13 +138,9 @@ def live_choices(
 
 def live_parameters(codec: str, info: StreamInfo, options: EncoderOptions) -> dict[str, str]:
     """Return all options of a live encoder for FFmpeg; the user's override ours."""
-    ours = dict(_TUNED.get(codec, {}))
-    if codec in _NVENC:
-        ours = dict(_TUNED_NVENC)
-        ours["cq"] = f"{_CRF if options.crf is None else options.crf:g}"
-    else:
-        default = _QUALITY.get(codec)
-        ours |= quality_parameters(codec, default if options.crf is None else options.crf)
+    ours = dict(_TUNED_NVENC if codec in _NVENC else _TUNED.get(codec, {}))
+    default = _QUALITY.get(codec, QUALITIES.get(codec))
+    ours |= quality_parameters(codec, default if options.crf is None else options.crf)
     if options.preset is not None:
         ours["preset"] = options.preset
     ours["bf"] = "0"

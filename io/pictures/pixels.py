@@ -332,6 +332,33 @@ def picture_of(
     )
 
 
+def without_alpha(picture: Picture) -> Picture:
+    """Return the same picture in the format without alpha."""
+    return replace(picture, pix_fmt=opaque_pix_fmt(picture.pix_fmt), alpha=None)
+
+
+def opaque_pix_fmt(name: str) -> str:
+    """Return the planar format that differs only in that it has no alpha."""
+    return name.replace("yuva", "yuv", 1).replace("gbrap", "gbrp", 1)
+
+
+def is_transparent(frame: av.VideoFrame) -> bool:
+    """Return whether a pixel of a frame is not opaque."""
+    name = canonical_pix_fmt(pix_fmt_of(frame))
+    form = PixelFormat.parse(planar_pix_fmt(name))
+    if not form.has_alpha:
+        return False
+    if name == "pal8":
+        alpha = _colours_of_palette(frame)[3]
+    else:
+        layout = layout_of(name)
+        assert layout is not None  # else it would have no planar format
+        component = layout.components[-1]
+        rows = rows_of(frame, component.plane, layout.dtype)
+        alpha = _component(rows, component, (frame.width, frame.height), form.bit_depth)
+    return int(alpha.min()) < (1 << form.bit_depth) - 1
+
+
 def black_frame(width: int, height: int, pix_fmt: str) -> av.VideoFrame:
     """Make a frame whose code values are all 0, with pts 0."""
     frame = av.VideoFrame(width, height, pix_fmt)

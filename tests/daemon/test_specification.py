@@ -171,6 +171,46 @@ def test_a_command_says_why_an_option_is_refused(
     assert REFUSED[front_end][name] in text
 
 
+# What no encoder has is refused wherever options are read, with the range.
+
+WRONG = [
+    ({"codec": "h265"}, "codec", "did you mean hevc?"),
+    ({"codec": "hevc", "crf": 60}, "crf", "0 to 51 for hevc"),
+    ({"codec": "libsvtav1", "crf": 64}, "crf", "0 to 63 for libsvtav1"),
+    ({"codec": "mpeg4", "crf": 0.5}, "crf", "1 to 31 for mpeg4"),
+    ({"codec": "av1", "preset": "slow"}, "preset", "one of -1, 0, 1"),
+    ({"crf": 99}, "crf", "0 to 63"),
+]
+
+
+@pytest.mark.parametrize(("encoder", "name", "wanted"), WRONG)
+def test_a_value_that_the_encoder_does_not_have_is_refused_by_every_front_end(
+    encoder: dict[str, Any],
+    name: str,
+    wanted: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    payload = json.dumps(JOB | {"encoder": encoder}).encode()
+    with pytest.raises(BadRequest, match=rf"^encoder\.{name}: ") as refused:
+        parse("submit", payload)
+    assert wanted in str(refused.value)
+    path = tmp_path / "upframe.toml"
+    values = ", ".join(f"{key} = {json.dumps(value)}" for key, value in encoder.items())
+    for section, where in ((WATCH, "watch"), (LIVE, "live")):
+        path.write_text(f"{section}encoder = {{ {values} }}\n")
+        assert main(["serve", "--check", "--config", str(path)]) == 78
+        text = capsys.readouterr()
+        assert f"{where}[0].encoder.{name}: got " in text.out + text.err
+        assert wanted in text.out + text.err
+    flags = [text for key, value in encoder.items() for text in (f"--{key}", str(value))]
+    for command in (["run", "a.mkv", "b.mkv"], ["jobs", "submit", "a.mkv", "b.mkv"]):
+        assert main([*command, "--interpolate", "1", *flags]) == 64
+        text = capsys.readouterr().err
+        assert f"--{name}: " in text
+        assert wanted in text
+
+
 # container and format are two names of one option.
 
 

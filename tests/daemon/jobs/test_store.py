@@ -32,6 +32,9 @@ def test_keeps_a_job_as_it_was_given(tmp_path: Path) -> None:
         ("framerate", "0" * 20 + "25", None),
         ("framerate", "9" * 5000, None),
         ("encoder.crf", 5000, None),
+        ("encoder.crf", 99, None),
+        ("encoder.preset", "warp", None),
+        ("encoder.codec", "h265", None),
         ("filters.upscaling_tile", 1 << 40, 0),
     ],
 )

@@ -309,7 +309,7 @@ def test_a_camera_that_is_not_there_at_the_start_is_waited_for(tmp_path: Path) -
     ("wrong", "error"),
     [
         ({"encoder": EncoderOptions(codec="h265000")}, SinkRefused),
-        ({"encoder": EncoderOptions(preset="as fast as can be")}, SinkRefused),
+        ({"encoder": EncoderOptions(preset="13")}, SinkRefused),
         ({"encoder": EncoderOptions(options={"profile": "none"})}, SinkRefused),
         ({"filters": NO_WEIGHTS}, WeightsUnavailable),
     ],
