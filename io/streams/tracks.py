@@ -328,7 +328,8 @@ def open_copy(
         main = best_video(source, found.name)
         output.metadata.update(kept_metadata(source.metadata))
         describe(main, video)
-        video.metadata.pop("alpha_mode", None)  # the muxer writes that of the encoded video
+        for tag in ("alpha_mode", "ALPHA_MODE"):  # the muxer writes that of the encoded video
+            video.metadata.pop(tag, None)
         if plan.timecode is not None:
             video.metadata[TIMECODE] = str(
                 plan.timecode.at(video.average_rate or plan.timecode.rate)

@@ -108,14 +108,11 @@ def test_stale_and_technical_metadata_are_no_content() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pix_fmt", "codec", "transparent"),
-    [("rgba", "png", True), ("rgb24", "png", False), ("yuva444p10le", "prores_ks", True)],
+    ("pix_fmt", "codec"), [("rgba", "png"), ("rgb24", "png"), ("yuva444p10le", "prores_ks")]
 )
-def test_transparency_is_a_trait(
-    tmp_path: Path, pix_fmt: str, codec: str, transparent: bool
-) -> None:
+def test_alpha_that_hides_nothing_is_no_trait(tmp_path: Path, pix_fmt: str, codec: str) -> None:
     clip = samples.make_clip(tmp_path / "a.mov", codec=codec, pix_fmt=pix_fmt, frames=2)
-    assert kinds(clip) == (["alpha"] if transparent else [])
+    assert kinds(clip) == []
 
 
 def test_an_opaque_palette_is_not_transparent(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from upframe.filters.frame import Picture, PixelFormat, StreamInfo
 from upframe.io.decode.alpha import is_opaque
 from upframe.io.decode.demuxer import find_target
 from upframe.io.encode.encoder import EncoderOptions, output_pix_fmt
+from upframe.io.losses import contents_of
 from upframe.io.sink import open_file_sink
 from upframe.io.source import open_source
 from upframe.io.streams.plan import plan_streams
@@ -56,6 +57,13 @@ def clip(
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return path
+
+
+def alpha_mode(path: Path) -> str | None:
+    """The tag that says whether a video has alpha, in whatever spelling."""
+    (video,) = streams(path, "video")
+    tags = {key.lower(): value for key, value in video.get("tags", {}).items()}
+    return tags.get("alpha_mode")
 
 
 def read(path: Path | str) -> tuple[StreamInfo, list[Picture]]:
@@ -107,7 +115,7 @@ def test_alpha_that_no_tag_announces_is_decoded(tmp_path: Path, codec: str) -> N
             if packet.size:
                 packet.stream = stream
                 output.mux(packet)
-    assert "alpha_mode" not in streams(tmp_path / "b.mkv", "video")[0].get("tags", {})
+    assert alpha_mode(tmp_path / "b.mkv") is None
     assert read(tmp_path / "b.mkv")[0].pix_fmt == "yuva420p"
     assert alpha_off_by(tmp_path / "b.mkv") <= 6
 
@@ -140,7 +148,7 @@ def test_webm_keeps_the_alpha_of_every_source(
 ) -> None:
     convert(clip(tmp_path / name, codec, pix_fmt), tmp_path / "out.webm")
     (video,) = streams(tmp_path / "out.webm", "video")
-    assert (video["codec_name"], video["tags"].get("alpha_mode")) == ("vp9", "1")
+    assert (video["codec_name"], alpha_mode(tmp_path / "out.webm")) == ("vp9", "1")
     assert alpha_off_by(tmp_path / "out.webm") <= 10
 
 
@@ -165,8 +173,7 @@ def test_an_output_without_alpha_is_not_tagged_with_it(
 ) -> None:
     source = clip(tmp_path / "in.webm", "libvpx-vp9", "yuva420p")
     convert(source, tmp_path / name, EncoderOptions(codec=codec))
-    (video,) = streams(tmp_path / name, "video")
-    assert "alpha_mode" not in {key.lower() for key in video.get("tags", {})}
+    assert alpha_mode(tmp_path / name) is None
     assert "alpha is dropped" in caplog.text
 
 
@@ -224,7 +231,7 @@ def test_webm_from_gif_is_tagged_only_with_alpha_that_is_there(
 ) -> None:
     convert(gif(tmp_path / "a.gif", *colors), tmp_path / "a.webm")
     (video,) = streams(tmp_path / "a.webm", "video")
-    assert video.get("tags", {}).get("alpha_mode") == tag
+    assert alpha_mode(tmp_path / "a.webm") == tag
     assert video["pix_fmt"] == "yuv420p"  # of the colours; the alpha lies beside them
 
 
@@ -277,3 +284,55 @@ def test_opacity_is_seen_in_every_layout(tmp_path: Path, codec: str, pix_fmt: st
     part = clip(tmp_path / "part.mov", codec, pix_fmt)
     assert is_opaque(find_target(str(full)))
     assert not is_opaque(find_target(str(part)))
+
+
+# In the ledger: alpha that hides something, and that the output lacks.
+
+
+def kinds(path: Path) -> list[str]:
+    found = contents_of(find_target(str(path)))
+    return [trait.kind for trait in found if trait.kind == "alpha"]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        ("a.webm", "libvpx-vp9", "yuva420p"),
+        ("a.mkv", "libvpx", "yuva420p"),
+        ("a.mov", "qtrle", "argb"),
+        ("a.mov", "prores_ks", "yuva444p10le"),
+        ("a.mkv", "ffv1", "gbrap10le"),
+    ],
+)
+def test_alpha_is_a_trait_that_an_output_without_it_loses(
+    tmp_path: Path, name: str, codec: str, pix_fmt: str
+) -> None:
+    source = clip(tmp_path / name, codec, pix_fmt)
+    assert kinds(source) == ["alpha"]
+    convert(source, tmp_path / "kept.webm")
+    assert kinds(tmp_path / "kept.webm") == ["alpha"]
+    convert(source, tmp_path / "lost.mp4")
+    assert kinds(tmp_path / "lost.mp4") == []
+
+
+def test_a_tag_without_alpha_is_no_alpha(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a.webm", codec="libvpx-vp9")
+    with av.open(str(clip)) as source, av.open(str(tmp_path / "b.webm"), "w") as output:
+        stream = output.add_stream_from_template(source.streams.video[0], True)
+        stream.metadata["alpha_mode"] = "1"
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+    assert alpha_mode(tmp_path / "b.webm") == "1"
+    assert kinds(tmp_path / "b.webm") == []
+    assert read(tmp_path / "b.webm")[0].pix_fmt == "yuv420p"
+    convert(tmp_path / "b.webm", tmp_path / "c.webm")
+    assert alpha_mode(tmp_path / "c.webm") is None
+
+
+def test_gif_and_palette_are_in_the_ledger_where_they_are_transparent(tmp_path: Path) -> None:
+    assert kinds(gif(tmp_path / "a.gif", RED, GREEN)) == []
+    assert kinds(gif(tmp_path / "b.gif", CLEAR, RED)) == ["alpha"]
+    assert kinds(still(tmp_path / "a.png", palette_frame(RED, GREEN))) == []
+    assert kinds(still(tmp_path / "b.png", palette_frame(RED, CLEAR))) == ["alpha"]
