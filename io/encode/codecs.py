@@ -93,6 +93,8 @@ def choose_codec(
     planar = _PLANAR.get(coded, coded)
     if wanted is not source:
         notes += (f"RGB: stored as {planar}, for all players; --pix-fmt yuv444p keeps more colour",)
+    if source.has_alpha and not PixelFormat.parse(planar).has_alpha:  # the ledger: if it hides any
+        notes += (f"alpha is dropped, so that what it hid is seen; {_KEEP_ALPHA}",)
     lost = _losses(source, replace(wanted, bit_depth=source.bit_depth), planar, name)
     return CodecChoice(name, planar, coded, notes, tuple(lost))
 
@@ -244,8 +246,6 @@ def _losses(source: PixelFormat, wanted: PixelFormat, planar: str, codec: str) -
     other, lost = PixelFormat.parse(planar), list[str]()
     if other.bit_depth < wanted.bit_depth:
         lost.append(f"{wanted.bit_depth} bits are reduced to {other.bit_depth}")
-    if wanted.has_alpha and not other.has_alpha:
-        lost.append(f"alpha is dropped and shows what it hid ({_KEEP_ALPHA})")
     if wanted.family == "rgb" and other.family == "yuv":
         lost.append("RGB is stored as YUV")
     if wanted.family != "gray" and other.family == "gray":

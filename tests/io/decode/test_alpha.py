@@ -174,7 +174,7 @@ def test_an_output_without_alpha_is_not_tagged_with_it(
     source = clip(tmp_path / "in.webm", "libvpx-vp9", "yuva420p")
     convert(source, tmp_path / name, EncoderOptions(codec=codec))
     assert alpha_mode(tmp_path / name) is None
-    assert "alpha is dropped" in caplog.text
+    assert "video: alpha: not kept" in caplog.text
 
 
 # GIF and palettes: alpha where something is transparent.

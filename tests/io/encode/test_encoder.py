@@ -253,7 +253,7 @@ def test_a_codec_for_more_bits_is_announced(caplog: pytest.LogCaptureFixture) ->
     ("pix_fmt", "codec", "lost"),
     [
         ("yuv420p10le", "mpeg4", "10 bits are reduced to 8"),
-        ("yuva420p", "libx264", "alpha is dropped"),
+        ("yuva420p", "libx264", "alpha is dropped, so that what it hid is seen; libvpx-vp9"),
         ("gbrp", "libx264", "RGB is stored as YUV"),
         ("yuv444p", "mpeg4", "chroma is reduced from yuv444p to yuv420p"),
     ],
@@ -261,6 +261,7 @@ def test_a_codec_for_more_bits_is_announced(caplog: pytest.LogCaptureFixture) ->
 def test_what_is_lost_is_said(
     caplog: pytest.LogCaptureFixture, pix_fmt: str, codec: str, lost: str
 ) -> None:
+    caplog.set_level("INFO")
     output_pix_fmt(constant(pix_fmt=pix_fmt), EncoderOptions(codec=codec), "a.mkv")
     assert lost in caplog.text
 
