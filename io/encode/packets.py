@@ -72,18 +72,22 @@ def add_subtitles(output: OutputContainer, codec: str) -> SubtitleStream:
     return cast("SubtitleStream", _untyped(output).add_stream(codec))
 
 
-def add_copied(output: OutputContainer, template: Stream) -> Stream:
+def add_copied(output: OutputContainer, template: Stream, *, unlisted: bool = False) -> Stream:
     """Add a stream whose packets come from `template` as they are.
 
-    Whether the container can hold them shows when its header is written, or its first packet.
+    Args:
+        output: its header is not written yet.
+        template: the stream to copy.
+        unlisted: whether it may be of a codec that libavformat does not list for the container.
+            Whether the muxer takes it shows when the header is written, or the first packet.
 
     Raises:
-        ValueError: if the container holds nothing of that kind.
+        ValueError: if the container does not hold the codec.
     """
     try:
         return cast("Stream", _untyped(output).add_stream_from_template(template, True))
     except ValueError:
-        made = _add_unlisted(output, template)
+        made = _add_unlisted(output, template) if unlisted else None
         if made is None:
             raise
         return made

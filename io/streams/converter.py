@@ -95,7 +95,7 @@ def mux_trial(
     """
 
     def add(output: OutputContainer) -> tuple[Stream, list[AnyPacket]]:
-        made = add_copied(output, stream)
+        made = add_copied(output, stream, unlisted=True)
         made.disposition = stream.disposition
         if packets:
             tell_block_rate(made, packets[0])

@@ -371,7 +371,7 @@ def _add(
     if fate.conversion is not None:
         target, convert = fate.conversion.add(output, stream, container)
     else:
-        target = add_copied(output, stream)
+        target = add_copied(output, stream, unlisted=True)
     describe(stream, target)
     copied = convert is None
     clock = _clock_of(stream, container) if copied else None
