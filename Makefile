@@ -24,6 +24,10 @@ demo: $(VENV)/regular
 test: programs $(VENV)/editable
 	$(BIN)/pytest -n 2 -m "not slow" $(PYTEST_ARGS)
 
+# A tree of Debian that boots its own systemd, and the other shells that completion is for.
+test-slow: PROGRAMS += debootstrap git zsh fish
+test-slow: CONTAINER := systemd-container
+
 # One after the other: these watch whole daemons, cameras and the memory of processes.
 test-slow: programs $(VENV)/editable
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
@@ -47,7 +51,8 @@ programs:
 	  command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	command -v mosquitto_pub >/dev/null || missing="$$missing mosquitto-clients"; \
 	$(RTSP_PROBE) >/dev/null 2>&1 || missing="$$missing $(RTSP_PACKAGES)"; \
-	if [ -z "$$missing" ]; then exit 0; fi; \
+	command -v systemd-nspawn >/dev/null || missing="$$missing $(CONTAINER)"; \
+	if [ -z "$$(echo $$missing)" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update && apt-get install -y --no-install-recommends $$missing; \
 	else \

@@ -59,11 +59,7 @@ def contents_of(target: Target) -> tuple[Trait, ...]:
         found += embedded_traits(target.embedded)
         found += view_traits(opened)
         found += dolby_vision_traits(opened)
-        known = {trait.kind for trait in found}
-        # MPEG-2 repeats its container's time code
-        found += side_data_traits(
-            opened, known | ({"gop timecode"} if "timecode" in known else set())
-        )
+        found += side_data_traits(opened, {trait.kind for trait in found})
         return tuple(found)
 
 

@@ -306,13 +306,14 @@ def wrong(yard: Yard, clip: Path, chance: random.Random, kinds: Counter[str]) ->
 
 
 def _without(request: Good, chance: random.Random) -> Good:
-    key = chance.choice(("id", "source", "sink", "filters"))
+    key = chance.choice(("source", "sink", "filters"))  # one without an id is given one
     return {name: value for name, value in request.items() if name != key}
 
 
 def _wrong_type(request: Good, chance: random.Random) -> Good:
     key = chance.choice(("id", "source", "sink", "filters"))
-    return request | {key: chance.choice((None, 17, [], [[1]], True, {"a": {}}, -1.5))}
+    wrong: list[object] = [17, [], [[1]], True, {"a": {}}, -1.5]
+    return request | {key: chance.choice(wrong if key == "id" else [*wrong, None])}
 
 
 def _cut(request: Good, chance: random.Random) -> bytes:

@@ -145,7 +145,7 @@ def _frames_from(container: InputContainer, stream: VideoStream, pts: int) -> It
     try:
         container.seek(pts, stream=stream)
         yield from (frame for frame in container.decode(stream) if not frame.is_corrupt)
-    except (FFmpegError, OSError):
+    except (FFmpegError, OSError, IndexError):  # the last: FLV changes its streams on the way
         return
 
 

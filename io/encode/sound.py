@@ -95,10 +95,13 @@ def codings_for(
         container: of the output.
         asked: a codec of `SOUND_ENCODERS`, or ``auto`` for the least loss.
     """
+    context = stream.codec_context
+    if cast("object | None", context.format) is None or not context.sample_rate:
+        return  # its header is damaged: it cannot be decoded
     bits = _used_bits(stream, packets) if _is_lossless(stream) else 0
     codecs = (asked,)
     if asked == "auto":
-        kind = stream.codec_context.format.packed.name
+        kind = context.format.packed.name
         for encoder in (_BY_FLOAT.get(kind) or _BY_BITS[bits]) if bits else ():
             if not is_misread(encoder, container):
                 yield next(_codings_with(encoder, stream, bits))  # in no other layout

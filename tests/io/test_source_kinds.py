@@ -106,3 +106,17 @@ def test_variable_rate_is_seen_in_a_pipe(tmp_path: Path, name: str, codec: str) 
 def test_bytes_in_memory_work(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4")
     assert indices(read(BytesIO(clip.read_bytes()))[1]) == list(range(12))
+
+
+def test_streams_that_appear_on_the_way_disturb_no_frame(tmp_path: Path) -> None:
+    """Sound of FLV in a codec without a name: a stream for every packet, found while reading."""
+    path = tmp_path / "a.flv"
+    words = ["-f", "lavfi", "-i", "testsrc=s=64x48:r=10:d=1", "-f", "lavfi", "-i", "sine=d=1"]
+    subprocess.run(["ffmpeg", "-v", "error", *words, "-c:v", "flv1", "-y", path], check=True)
+    data, at = bytearray(path.read_bytes()), 13
+    while at < len(data):  # tags: kind, size, 7 bytes, content, 4 bytes
+        if data[at] == 8:
+            data[at + 11] = 0x9F
+        at += 15 + int.from_bytes(data[at + 1 : at + 4], "big")
+    path.write_bytes(data)
+    assert len(read(path)[1]) == 10
