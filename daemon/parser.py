@@ -131,7 +131,8 @@ class Parser(argparse.ArgumentParser):
             name, known = word.partition("=")[0], self._option_string_actions
             if word == "--" or (stops and not word.startswith("-")):
                 return None
-            if re.fullmatch(r"[^-].*|-?|-[\d.]+|.* .*", name, re.S) or name in known:
+            is_value = not name.startswith("-") or " " in name or re.fullmatch(r"-[\d.]*", name)
+            if is_value or name in known:
                 continue
             if not (name.startswith("--") and any(flag.startswith(name) for flag in known)):
                 return word

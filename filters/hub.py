@@ -129,7 +129,8 @@ def _fetch(repo_id: str, filename: str, most_bytes: int | None) -> Path:
         try:
             url = hf_hub_url(repo_id, filename)
             found = list[HfFileMetadata]()
-            _within(seconds, lambda: found.append(get_hf_file_metadata(url, timeout=seconds)))
+            longer = seconds + 1  # so that the end is ours, with our words
+            _within(seconds, lambda: found.append(get_hf_file_metadata(url, timeout=longer)))
             size = found[0].size or 0
             if most_bytes is not None and size > most_bytes:
                 raise _HubFailure(f"{filename} has {too_large(size, most_bytes)}")

@@ -458,7 +458,7 @@ def test_the_ledger_lists_profile_and_exif_data_where_they_are_lost(
     opened = open_source(str(before))
     info, (picture,) = opened.info, list(opened)
     opened.close()
-    planned = planned_losses(info, EncoderOptions(), str(target), None, plan)
+    planned = planned_losses(info, EncoderOptions(), str(target), None, plan, info.color)
     assert [line for line in planned if line.startswith("file")] == lost
     pix_fmt = output_pix_fmt(info, EncoderOptions(), target)
     form = PixelFormat.parse(pix_fmt)

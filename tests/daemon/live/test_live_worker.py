@@ -209,7 +209,7 @@ def test_what_cannot_work_is_told_with_its_exit_code(tmp_path: Path, mark: str) 
 
     async def main() -> None:
         out = str(tmp_path / "out.mp4")
-        refused = await ended(output=out, encoder={"preset": "none-of-x264"})
+        refused = await ended(output=out, encoder={"options": {"none-of-x264": "1"}})
         assert refused.exit_message is not None
         assert refused.exit_message.code == 73, refused.exit_message
         assert "none-of-x264" in refused.exit_message.message

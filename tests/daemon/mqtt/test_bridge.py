@@ -165,16 +165,17 @@ def test_a_request_without_an_id_gets_one_and_is_told(broker: Broker, tmp_path: 
     async def main() -> None:
         async with node_on(broker, tmp_path) as node, observer_of(broker) as client:
             await node.up()
-            document = json.loads(node.submission("x"))
-            del document["id"]
-            told = [(await ask(client, SUBMIT, json.dumps(document)))[0] for _ in range(2)]
+            documents = [json.loads(node.submission(name)) for name in "xyz"]
+            for document in documents:
+                del document["id"]
+            told = [(await ask(client, SUBMIT, json.dumps(one)))[0] for one in documents[:2]]
             ids = {one["id"] for one in told}
             assert len(ids) == 2  # each is a job of its own
             assert all(re.fullmatch("in-[0-9a-f]{8}", job_id) for job_id in ids)
             for job_id in ids:
                 state = json.loads((await client.on(f"{BASE}/job/{job_id}/state")).payload)
                 assert state["id"] == job_id
-            await client.say(SUBMIT, json.dumps(document))
+            await client.say(SUBMIT, json.dumps(documents[2]))
             await client.until(
                 lambda heard: [one for one in heard if one.topic.endswith("/reply")], "a reply"
             )
