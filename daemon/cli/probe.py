@@ -29,7 +29,7 @@ from ...io.sink import planned_losses
 from ...io.source import ContainerSource, open_source
 from ...io.streams.plan import StreamPlan, plan_streams
 from ..convert.compute import Compute
-from ..convert.conversion import compute_of
+from ..convert.conversion import compute_of, cropped_losses
 from ..specification import MediaOptions
 from .arguments import filter_options_of, given_options, runtime_of, specified
 
@@ -95,7 +95,9 @@ def command(arguments: argparse.Namespace) -> int:
             )
         pix_fmt = _pix_fmt(source.info, arguments)
         if plan is not None:
-            lost = [*source.losses(), *_planned_losses(source.info, arguments, plan, pix_fmt)]
+            asked_for = options or FilterOptions.model_validate({})
+            lost = [*source.losses(), *cropped_losses(source.info, asked_for, pix_fmt)]
+            lost += _planned_losses(source.info, arguments, plan, pix_fmt)
         result = None if options is None else expect(source.info, options, pix_fmt)
         estimate = None
         if options is not None and not arguments.no_estimate:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...filters.chain import BuiltFilter, Chain, build_filters
+from ...filters.color.convert import output_size
 from ...filters.color.matrix import output_color
 from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
 from ...filters.options import FilterOptions
+from ...filters.upscale.network import scaled_size
 from ...io.decode.hardware import Hardware
 from ...io.encode.encoder import codec_choice, output_pix_fmt
 from ...io.errors import MediaError, SinkRefused, VerificationFailed
@@ -215,7 +217,9 @@ def _known_losses(
     Raises:
         SinkRefused: if losses are errors, and one is known before the work.
     """
-    options, lost = request.options, source.losses()
+    options = request.options
+    cropped = cropped_losses(source.info, options.filters, pix_fmt)
+    lost = [*source.losses(), *cropped]
     for line in lost:
         log.warning("%s", line)
     if options.strict_streams and lost:
@@ -225,7 +229,18 @@ def _known_losses(
         info = source.info
         color = output_color(info, info.width, info.height, pix_fmt)
         planned_losses(info, options.encoder, *target, plan, color)
-    return codec_choice(source.info, options.encoder, *target).losses
+    return [*cropped, *codec_choice(source.info, options.encoder, *target).losses]
+
+
+def cropped_losses(info: StreamInfo, filters: FilterOptions, pix_fmt: str) -> list[str]:
+    """Return which pixels an output cannot have, since its chroma needs even sizes."""
+    width, height = info.width, info.height
+    if filters.enable_upscaling:
+        width, height = scaled_size(width, height, filters.upscaling_scale)
+    kept = output_size(width, height, pix_fmt)
+    if kept == (width, height):
+        return []
+    return [f"video: {width}x{height} pixels: cropped to {kept[0]}x{kept[1]} for {pix_fmt}"]
 
 
 def compute_of(

@@ -343,6 +343,28 @@ def test_strict_streams_refuses_what_would_be_lost(tmp_path: Path) -> None:
     assert files_in(tmp_path) == {"in.mkv"}
 
 
+@pytest.mark.parametrize(
+    ("size", "scale", "lost"),
+    [
+        ((65, 49), 1.5, ["video: 97x73 pixels: cropped to 96x72 for yuv420p"]),
+        ((65, 49), 2, []),
+        ((65, 48), 1, ["video: 65x48 pixels: cropped to 64x48 for yuv420p"]),
+        ((64, 48), 1, []),
+    ],
+)
+def test_a_column_or_row_that_chroma_does_not_allow_is_a_loss(
+    tmp_path: Path, size: tuple[int, int], scale: float, lost: list[str]
+) -> None:
+    report, out = tmp_path / "report.json", tmp_path / "out.mkv"
+    clip = tmp_path / "in.mkv"
+    words = ["-f", "lavfi", "-i", f"testsrc=s={size[0]}x{size[1]}:r=10:d=0.2", "-c:v", "ffv1"]
+    subprocess.run(["ffmpeg", "-v", "error", *words, "-pix_fmt", "yuv420p", clip], check=True)
+    more = ["--upscale", scale] if scale != 1 else ["--interpolate", 1]
+    assert run(clip, out, *more, "--report", report) == 0
+    assert json.loads(report.read_text())["losses"] == lost
+    assert run(clip, out, *more, "--overwrite", "--strict-streams") == (73 if lost else 0)
+
+
 def test_losses_are_in_the_report_and_refused_before_weights_are_loaded(
     tmp_path: Path,
 ) -> None:
