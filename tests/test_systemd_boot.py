@@ -57,7 +57,7 @@ another() { test "$(pid)" != "$1" && systemctl is-active -q upframe; }
 
 systemctl is-active upframe && said active
 grep -w "$(getent group render | cut -d: -f3)" /proc/$(pid)/status && said groups
-cp /root/clip.mp4 /srv/video/in/
+cp /opt/guide/clip.mp4 /srv/video/in/
 until_true test -s /srv/video/out/clip.mp4 && said job
 systemctl reload upframe
 reloaded() { journalctl -u upframe | grep -q "configuration read again"; }
@@ -74,7 +74,7 @@ WANTED = ("active", "groups", "job", "reload", "restarted", "watchdog", "stopped
 SCRIPT = """#!/bin/bash
 trap 'echo "EXIT $?"; systemctl poweroff --no-block' EXIT
 set -ex
-cd /root/upframe
+cd /opt/guide/upframe
 {commands}
 {checks}
 """
@@ -82,14 +82,14 @@ UNIT = """[Unit]
 After=network.target
 [Service]
 Type=oneshot
-ExecStart=/root/follow
-StandardOutput=file:/root/log
+ExecStart=/opt/guide/follow
+StandardOutput=file:/opt/guide/log
 StandardError=inherit
 {environment}
 [Install]
 WantedBy=multi-user.target
 """
-EDITOR = '#!/bin/sh\ncat /root/drop-in > "$1"\n'
+EDITOR = '#!/bin/sh\ncat /opt/guide/drop-in > "$1"\n'
 
 
 def run(*words: str | Path, seconds: float = 600.0) -> None:
@@ -101,17 +101,17 @@ def tree(tmp_path: Path) -> Path:
     """A minimal Debian 12 with a checkout and the script that follows the guide."""
     made = tmp_path / "tree"
     run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", made)
-    home = made / "root"
+    home = made / "opt/guide"
     run("git", "clone", "-q", ROOT, home / "upframe")
     config, drop_in = blocks("toml", 2)[0], blocks("ini", 3)[0]
     lines = commands()
     at = next(number for number, line in enumerate(lines) if line.startswith("cp systemd/"))
-    lines.insert(at, "cp /root/upframe.toml /etc/upframe/upframe.toml")
+    lines.insert(at, "cp /opt/guide/upframe.toml /etc/upframe/upframe.toml")
     wheels = ["pip", "download", "-q", "-d", home / "wheels", "-c", ROOT / "constraints.txt"]
     run(*wheels, ROOT, "setuptools>=77")  # with this machine's settings, which the tree has not
     environment = {
-        **{"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/root/wheels", "HOME": "/root"},
-        **{"SYSTEMD_EDITOR": "/root/editor", "LANG": "C.UTF-8"},
+        **{"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/opt/guide/wheels", "HOME": "/root"},
+        **{"SYSTEMD_EDITOR": "/opt/guide/editor", "LANG": "C.UTF-8"},
         **{"DEBIAN_FRONTEND": "noninteractive"},
     }
     (made / "etc/apt/apt.conf.d/yes").write_text('APT::Get::Assume-Yes "true";\n')
@@ -138,7 +138,7 @@ def tree(tmp_path: Path) -> Path:
 def test_the_guide_makes_a_service_that_runs_reloads_and_restarts(tree: Path) -> None:
     words = ["systemd-nspawn", "--register=no", "--keep-unit", "-b", "-D", str(tree), "-q"]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=1800)
-    log = tree / "root/log"
+    log = tree / "opt/guide/log"
     assert log.exists(), f"the tree did not boot: {ended.stdout[-3000:]}{ended.stderr[-3000:]}"
     text = log.read_text(errors="replace")
     assert re.findall(r"^CHECK (\w+)$", text, re.M) == list(WANTED), text[-6000:]
