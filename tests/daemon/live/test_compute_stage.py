@@ -226,9 +226,14 @@ def test_a_picture_shows_when_its_packet_came() -> None:
     stage.end()
 
 
-@pytest.mark.parametrize(("most_seconds", "at_once"), [(60.0, 2), (0.05, 1)])
-def test_warming_up_fills_every_lane_while_there_is_time(most_seconds: float, at_once: int) -> None:
-    """So that the memory of all lanes is taken before the first frame, and not at a later level."""
+@pytest.mark.parametrize(
+    ("threads", "most_seconds", "at_once"), [(2, 60.0, 2), (2, 0.05, 1), (16, 60.0, 4)]
+)
+def test_warming_up_fills_every_lane_while_there_is_time(
+    threads: int, most_seconds: float, at_once: int
+) -> None:
+    """So that the memory of all lanes, however many, is taken before the first frame."""
+    torch.set_num_threads(threads)
     worked = Worked(lambda _: time.sleep(0.05))
     compute = LiveCompute(
         INFO,
@@ -237,22 +242,6 @@ def test_warming_up_fills_every_lane_while_there_is_time(most_seconds: float, at
         levels=parse_levels(("full",), FilterOptions()),
         build=lambda *_: (BuiltFilter("worked", worked, None),),
     )
-    compute.warm_up(most_seconds=most_seconds)
+    assert set(compute.warm_up(most_seconds=most_seconds)) == {"full"}
     compute.close()
     assert worked.most == at_once
-
-
-def test_warming_up_ends_on_a_machine_of_many_cores() -> None:
-    """Its frames differ from each other, and stay in the range, however many lanes there are."""
-    torch.set_num_threads(16)
-    worked = Worked(lambda _: time.sleep(0.01))
-    compute = LiveCompute(
-        INFO,
-        FilterOptions(),
-        RUNTIME,
-        levels=parse_levels(("full",), FilterOptions()),
-        build=lambda *_: (BuiltFilter("worked", worked, None),),
-    )
-    assert set(compute.warm_up(most_seconds=60)) == {"full"}
-    compute.close()
-    assert worked.most == 4
