@@ -49,6 +49,15 @@ def _one_thread() -> Generator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def no_thread_left() -> Generator[None]:
+    """Hold that no thread is left that the test has started; one of a test before may end yet."""
+    before = set(threading.enumerate())
+    yield
+    started = set(threading.enumerate()) - before
+    assert not {thread.name for thread in started if thread.name.startswith("upframe-")}
+
+
 def request_of(
     source: str | Path, sink: Path, options: dict[str, Any] | None = None, **more: Any
 ) -> LiveRequest:
@@ -117,10 +126,7 @@ def assert_even(path: Path, rate: int) -> None:
     assert steps == {1.0}
 
 
-def threads_of_ours() -> set[str]:
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith("upframe-")}
-
-
+@pytest.mark.usefixtures("no_thread_left")
 def test_a_file_goes_through_at_its_pace_with_its_sound(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mkv", rate=Fraction(15), frames=15, audio="aac")
     out = tmp_path / "out.mkv"
@@ -135,7 +141,6 @@ def test_a_file_goes_through_at_its_pace_with_its_sound(tmp_path: Path) -> None:
         sound = [packet for packet in container.demux(audio=0) if packet.size]
     assert len(sound) > 40
     assert abs(float(sound[0].pts * sound[0].time_base)) < 0.04
-    assert not threads_of_ours()
 
 
 @pytest.mark.parametrize("ends", [True, False])
@@ -237,6 +242,7 @@ def test_it_says_that_it_is_there_while_a_long_recording_is_completed(tmp_path: 
     assert running.statuses[-1].message == ""
 
 
+@pytest.mark.usefixtures("no_thread_left")
 def test_a_camera_that_goes_and_returns_in_another_form_changes_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out.mkv"
     with Camera(size="64x48") as camera:
@@ -256,7 +262,6 @@ def test_a_camera_that_goes_and_returns_in_another_form_changes_nothing(tmp_path
     assert {"freeze", "slate"} <= {one.showing for one in running.statuses}
     assert sum(report.reconnects.values()) >= 1
     assert report.output["rate"] == "30"
-    assert not threads_of_ours()
 
 
 def test_without_input_it_stops_where_that_is_wanted(tmp_path: Path) -> None:
@@ -315,6 +320,7 @@ def test_a_camera_that_is_not_there_at_the_start_is_waited_for(tmp_path: Path) -
     ],
     ids=["codec", "preset", "option", "weights"],
 )
+@pytest.mark.usefixtures("no_thread_left")
 def test_what_no_camera_can_change_is_told_without_one(
     wrong: dict[str, Any], error: type[Exception], tmp_path: Path
 ) -> None:
@@ -322,7 +328,6 @@ def test_what_no_camera_can_change_is_told_without_one(
     with pytest.raises(error):
         Running(request_of(url, tmp_path / "out.mkv", wrong)).ended()
     assert list(tmp_path.iterdir()) == []
-    assert not threads_of_ours()
 
 
 def test_an_output_that_cannot_be_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
@@ -333,6 +338,7 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_opened(tmp_path:
     assert out.read_bytes() == b"mine"
 
 
+@pytest.mark.usefixtures("no_thread_left")
 def test_the_reason_why_a_file_cannot_go_on_ends_the_session(tmp_path: Path) -> None:
     """A recording that is gone for good cannot be gone on with."""
     folder = tmp_path / "folder"
@@ -344,7 +350,6 @@ def test_the_reason_why_a_file_cannot_go_on_ends_the_session(tmp_path: Path) -> 
         with pytest.raises(SinkRefused):
             running.stop()
     assert (folder / "out.mkv").read_bytes() == b"somebody else's"
-    assert not threads_of_ours()
 
 
 def test_a_connection_knows_which_transport_worked_for_the_one_before(tmp_path: Path) -> None:
