@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,11 +91,17 @@ class Broker:
         raise AssertionError("mosquitto does not listen")
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Let it save what it has, and end."""
+        """Let it save what it has, and end.
+
+        Mosquitto forgets a signal that comes between its first listening and its main loop.
+        """
         process, self._process = self._process, None
-        if process is not None:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while process is not None and process.poll() is None:
             process.send_signal(number)
-            process.wait(DEADLINE_SECONDS)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(2.0)
+            assert time.monotonic() < deadline, "mosquitto does not end"
 
     def pause(self) -> None:
         """Let it answer nothing, as behind a broken line."""
