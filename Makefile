@@ -21,8 +21,9 @@ RTSP_PROBE := /usr/bin/python3 tests/support/servers/rtsp.py --probe
 demo: $(VENV)/regular
 	$(BIN)/upframe demo $(DEMO)
 
+# Three processes on two cores: many tests wait for daemons, brokers and cameras.
 test: programs $(VENV)/editable
-	$(BIN)/pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/pytest -n 3 -m "not slow" $(PYTEST_ARGS)
 
 # A tree of Debian that boots its own systemd, and the other shells that completion is for.
 test-slow: PROGRAMS += debootstrap git zsh fish
