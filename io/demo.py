@@ -11,11 +11,14 @@ from itertools import islice
 from pathlib import Path
 
 import av
+import numpy as np
+import numpy.typing as npt
 import torch
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -81,8 +84,7 @@ def _add_video(container: OutputContainer, width: int, height: int, rate: Fracti
 
 def _coded(picture: Tensor, reformatter: VideoReformatter) -> av.VideoFrame:
     """Convert (3, H, W) in [0, 1] to 4:2:0 BT.709 in limited range."""
-    bytes_ = (picture * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
-    frame = av.VideoFrame.from_ndarray(bytes_.numpy(), format="rgb24")
+    frame = av.VideoFrame.from_ndarray(_bytes_of(picture), format="rgb24")
     return reformatter.reformat(
         frame,
         format="yuv420p",
@@ -90,6 +92,10 @@ def _coded(picture: Tensor, reformatter: VideoReformatter) -> av.VideoFrame:
         dst_colorspace=Colorspace.ITU709,
         dst_color_range=ColorRange.MPEG,
     )
+
+
+def _bytes_of(picture: Tensor) -> npt.NDArray[np.uint8]:
+    return (picture * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
 def _write_sound(container: OutputContainer, audio: AudioStream, seconds: float) -> None:
@@ -188,14 +194,8 @@ def write_png(path: Path, picture: Tensor) -> None:
     Raises:
         SinkRefused, SinkFull: if it cannot be written.
     """
-    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
-    frame = av.VideoFrame.from_ndarray(pixels.numpy(), format="rgb24")
     try:
-        with av.open(str(path), "w", format="image2", options={"update": "1"}) as container:
-            stream = container.add_stream("png", rate=1)
-            stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "rgb24"
-            container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
+        Image.fromarray(_bytes_of(picture.clamp(0, 1))).save(path, "PNG")
     except OSError as error:
         raise write_error(path, error) from error
 

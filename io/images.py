@@ -27,7 +27,7 @@ from ..filters.frame import Picture, PixelFormat, StreamInfo
 from .decode.demuxer import Target
 from .encode.codecs import CodecChoice, is_sequence, numbered
 from .encode.encoder import EncoderOptions, codec_choice, open_codec, still_parameters
-from .encode.packets import encoded_video
+from .encode.packets import encoded
 from .errors import SinkFull, SinkRefused, VerificationFailed
 from .files import (
     OutputFile,
@@ -80,7 +80,9 @@ class ImageSink:
     ) -> None:
         self._target = target
         self._ledger = ledger or LossLedger(target.name)
-        self._info = info
+        self.info = upright_info(info)
+        """What holds for the images."""
+        self._given = info
         self._options = encoder
         self._overwrite = overwrite
         self._owner = owner
@@ -124,10 +126,10 @@ class ImageSink:
         """
         if self._file is not None and self.num_images:
             raise _one_still(self._target, "more")
-        picture = upright(picture, self._info.rotation, hflip=self._info.hflip)
+        picture = upright(picture, self._given.rotation, hflip=self._given.hflip)
         if self._to_srgb is not None:
             picture = self._to_srgb(picture)
-        data = encode_image(picture, self._info, self._options, self._choice)
+        data = encode_image(picture, self._given, self._options, self._choice)
         data = self._embed(data, picture)
         _check_image(data, picture, self._choice.codec)
         if not self.num_images and self._ledger.wanted:
@@ -269,6 +271,12 @@ def _check_image(data: bytes, picture: Picture, codec: str) -> None:
         raise VerificationFailed(f"{codec} wrote no such image: wanted {wanted}, got {sizes}")
 
 
+def upright_info(info: StreamInfo) -> StreamInfo:
+    """Return what holds for pictures after :func:`upright`."""
+    size = (info.width, info.height) if info.rotation % 180 == 0 else (info.height, info.width)
+    return replace(info, width=size[0], height=size[1], rotation=0, hflip=False)
+
+
 def upright(picture: Picture, rotation: int, *, hflip: bool) -> Picture:
     """Rotate the pixels as a player would show them.
 
@@ -300,7 +308,7 @@ def encode_image(
     frame = _coded_frame(picture, choice)
     frame.pts = 0
     try:
-        packets = encoded_video(codec, frame) + encoded_video(codec, None)
+        packets = encoded(codec, frame) + encoded(codec, None)
     except FFmpegError as error:
         raise SinkFull(f"{choice.codec} cannot encode {picture}: {error}") from error
     return b"".join(bytes(packet) for packet in packets)

@@ -12,7 +12,6 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -26,7 +25,8 @@ from .decode.demuxer import Target, best_video, codec_of, kind_of, open_containe
 from .decode.dolby_vision import dolby_vision_traits
 from .errors import SinkRefused, VerificationFailed
 from .extent import mp4_index, sample_entries
-from .pictures.metadata import view_traits
+from .pictures.image_files import Embedded, embedded_in, read_embedded
+from .pictures.metadata import make_harmless, view_traits
 from .pictures.profiles import embedded_traits
 from .redaction import excerpt
 from .timecode import is_timecode, timecode_traits
@@ -49,28 +49,36 @@ def contents_of(target: Target) -> tuple[Trait, ...]:
     with open_container(target) as container:
         video = best_video(container, target.name)
         chapter_tracks = {stream.index for stream in container.streams if is_chapter_track(stream)}
-        frames = _first_frames(container, video, 1 if target.images else FIRST_FRAMES)
-        opened = OpenedFile(target.path, container, video, frames)
+        embedded, opened = _beginning(target, container, video)
         found: list[Trait] = []
         found += stream_traits(opened, chapter_tracks)
         found += chapter_traits(opened)
         found += timecode_traits(opened)
         found += alpha_traits(target, opened)
-        found += embedded_traits(target.embedded)
+        found += embedded_traits(embedded)
         found += view_traits(opened)
         found += dolby_vision_traits(opened)
         found += side_data_traits(opened, {trait.kind for trait in found})
         return tuple(found)
 
 
-def _first_frames(
-    container: InputContainer, video: VideoStream, count: int
-) -> tuple[VideoFrame, ...]:
-    frames: list[VideoFrame] = []
+def _beginning(
+    target: Target, container: InputContainer, video: VideoStream
+) -> tuple[Embedded | None, OpenedFile]:
+    embedded = None if target.still is None else target.still.embedded
+    first, frames, wanted = None, list[VideoFrame](), 1 if target.images else FIRST_FRAMES
     video.thread_type = "AUTO"
     with suppress(FFmpegError, MemoryError):  # who converts the file will say it
-        frames += islice(container.decode(video), count)
-    return tuple(frames)
+        for packet in container.demux(video):
+            if first is None:
+                first, embedded = packet, embedded or embedded_in(container, packet)
+                if embedded is None and video.codec_context.name == "png":  # of a film
+                    embedded = read_embedded(bytes(packet))
+            make_harmless(packet, video.codec_context)
+            frames += video.decode(packet)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
+            if len(frames) >= wanted:
+                break
+    return embedded, OpenedFile(target.path, container, video, tuple(frames[:wanted]), first)
 
 
 def losses(source: Iterable[Trait], output: Collection[Trait]) -> list[Loss]:

@@ -80,7 +80,7 @@ def probe_source(source: ContainerSource) -> Probe:
     """Describe a source that is open."""
     container = source.container
     return Probe(
-        container=container.format.name,
+        container=source.container_name,
         num_bytes=container.size if container.size > 0 else None,
         duration_seconds=source.info.duration_seconds
         if container.format.name == "image2"  # opened one image at a time

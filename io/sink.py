@@ -26,7 +26,7 @@ from .decode.survey import AV_TIME_BASE
 from .encode.codecs import CodecChoice, is_image, is_sequence
 from .encode.containers import Container, container_of
 from .encode.encoder import EncoderOptions, codec_choice, open_encoder
-from .encode.packets import EncoderTimeline, encoded_video, fix_dts, mux
+from .encode.packets import EncoderTimeline, encoded, fix_dts, mux
 from .errors import SinkFull, SinkRefused, reason_of
 from .extent import append_to_video_entry
 from .files import OutputFile, Owner, check_target, write_error
@@ -127,7 +127,8 @@ class FileSink:
         owner: Owner | None = None,
     ) -> None:
         self._container = container_of(target, format)
-        self._info = info
+        self.info = info
+        """What holds for the pictures of the output."""
         self._open_things = ExitStack()
         self._last: Picture | None = None
         self._ledger = ledger
@@ -140,7 +141,7 @@ class FileSink:
             raise
 
     def _open(self, encoder: EncoderOptions, plan: StreamPlan | None) -> None:
-        target, info, container = self._file.target, self._info, self._container
+        target, info, container = self._file.target, self.info, self._container
         if container.needs_seek and not self._file.stream.seekable():
             raise SinkRefused(f"{container.name} cannot be written to {target}, which cannot seek")
         choice = codec_choice(info, encoder, target, container.name)
@@ -173,7 +174,7 @@ class FileSink:
 
     def _encode(self, picture: Picture, *, closing: bool = False) -> None:
         if not self._timeline.num_pictures:
-            origin = self._copy.begin(picture.pts * self._info.time_base)
+            origin = self._copy.begin(picture.pts * self.info.time_base)
             self._encoder.stream.time_base = self._timeline.begin(picture, origin)
         frame = frame_of(picture if self._to_srgb is None else self._to_srgb(picture))
         frame.pts, frame.duration = self._timeline.enter(picture)
@@ -187,7 +188,7 @@ class FileSink:
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         with self._errors_named("encode into"):
-            packets = list(map(self._messages, encoded_video(self._encoder.stream, frame)))
+            packets = list(map(self._messages, encoded(self._encoder.stream, frame)))
             closes = frame is None and self._container.holds_edit_lists
             for left, packet in zip(range(len(packets), 0, -1), packets, strict=True):
                 due_seconds = self._timeline.leave(packet, closes_mp4=closes and left == 1)
@@ -242,9 +243,9 @@ class FileSink:
         with self._errors_named("complete"):
             self._copy.mux_until(None)
             self._output.close()
-            if self._container.holds_edit_lists and self._info.view_boxes:
+            if self._container.holds_edit_lists and self.info.view_boxes:
                 self._file.stream.flush()
-                append_to_video_entry(self._written, self._info.view_boxes)
+                append_to_video_entry(self._written, self.info.view_boxes)
         self._file.close()
 
     def _expected(self) -> ExpectedOutput:
@@ -259,8 +260,8 @@ class FileSink:
             frames=timeline.num_pictures,
             last_start_seconds=timeline.last_start_seconds,
             duration_seconds=timeline.duration_seconds if tells_end else None,
-            width=self._info.width,
-            height=self._info.height,
+            width=self.info.width,
+            height=self.info.height,
             streams={kind: self._copy.num_streams(kind) for kind in _COPIED_KINDS},
             empty_streams={
                 kind: self._copy.num_streams(kind, empty=True) for kind in _COPIED_KINDS
@@ -278,7 +279,7 @@ class FileSink:
         """Return whether the last frame lasts as long as all others, as a reader assumes."""
         fine = self._container.tick is None or self._container.tick < TOLERANCE_SECONDS
         lasts = self._timeline.duration_seconds - self._timeline.last_start_seconds
-        return fine and self._info.rate is not None and lasts * self._info.rate == 1
+        return fine and self.info.rate is not None and lasts * self.info.rate == 1
 
     def _report(self) -> None:
         if count := self._timeline.num_rounded:
@@ -383,7 +384,7 @@ def try_output(
             unseen = _try_streams(plan, output, encoder.stream)
             frame = black_frame(info.width, info.height, choice.coded_pix_fmt)
             for given in (frame, None):
-                for packet in encoded_video(encoder.stream, given):
+                for packet in encoded(encoder.stream, given):
                     fix_dts(packet, 0)
                     mux(output, packet)
         written.seek(0)

@@ -35,14 +35,16 @@ from .decode.demuxer import Target, best_video, find_target, open_container
 from .decode.dolby_vision import DolbyVision, dolby_vision_of
 from .decode.hardware import Hardware, log_decoder, open_for_card
 from .decode.survey import (
+    AV_TIME_BASE,
     describe,
-    ends_inside_frame,
+    end_of_stream,
     may_have_fields,
-    missing_end,
+    promised_seconds,
     survey,
     whole_end,
 )
 from .errors import TruncatedMedia, UnsupportedMedia, reason_of
+from .extent import segment_end
 from .pictures.metadata import rotation_of
 from .pictures.pixels import (
     conversion_warning,
@@ -61,6 +63,7 @@ Deinterlace = Literal["auto", "on", "off"]
 PEEK_PACKETS = 16
 """Read ahead from a pipe or URL to judge its rate: enough for that, and not a long wait."""
 PEEK_BYTES = 32 << 20
+_SLACK_FRAMES = 3  # Matroska and AVI round their durations
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +186,12 @@ class ContainerSource:
         assert self._info is not None  # the first frame has set it
         return self._info
 
+    @property
+    def container_name(self) -> str:
+        """FFmpeg's name of the container; of a picture that FFmpeg does not read, its format."""
+        still = self._target.still
+        return self.container.format.name if still is None else still.format
+
     def __iter__(self) -> Iterator[Picture]:
         """Yield every picture once.
 
@@ -254,16 +263,10 @@ class ContainerSource:
 
     def _check_end(self) -> None:
         self._decoder.check()
-        promised = missing_end(
-            self.container,
-            self.stream,
-            self._target.path,
-            num_packets=self._decoder.num_packets,
-            end_seconds=getattr(self, "_end", 0) * self._time_base,
-            frame_seconds=1 / (self.verdict.average_rate or Fraction(1)),
-        )
-        path, end_byte = self._target.path, self._decoder.end_byte
-        cut = self._decoder.cut_packet or ends_inside_frame(self.container, path, end_byte)
+        promised, path = self._missing_end(), self._target.path
+        cut = self._decoder.cut_packet
+        if path is not None and self.container.format.name == "yuv4mpegpipe":  # FFmpeg drops it
+            cut = cut or path.stat().st_size > self._decoder.end_byte
         if promised is None and not cut:
             return
         got = f"{self._target.name}: truncated: got {self._decoder.num_frames} whole frames"
@@ -272,6 +275,24 @@ class ContainerSource:
             if promised is not None
             else f"{got}, the input ends inside the next one"
         )
+
+    def _missing_end(self) -> str | None:
+        """Return what the header promised beyond what was read; None if nothing is missing.
+
+        Only exact promises count, so that no intact file is called truncated: the index of an MP4
+        (after its edit list), the size of a Matroska segment or its track's duration, the length of
+        an AVI. Formats without a promise (MPEG-TS, raw streams) can end anywhere.
+        """
+        path, stream = self._target.path, self.stream
+        if "mp4" in self.container.format.name.split(","):
+            promised = len(stream.index_entries)
+            return f"{promised} frames" if self._decoder.num_packets < promised else None
+        if path is not None and (size := segment_end(path)) and size > path.stat().st_size:
+            return f"a segment up to byte {size}"
+        got = getattr(self, "_end", 0) * self._time_base
+        slack = _SLACK_FRAMES / (self.verdict.average_rate or Fraction(1))
+        seconds = promised_seconds(self.container, stream)
+        return f"{float(seconds):.3f} seconds" if seconds and got < seconds - slack else None
 
     def _frames(self) -> Iterator[tuple[VideoFrame, int | None, int]]:
         for decoded in self._decoder:
@@ -292,24 +313,27 @@ class ContainerSource:
 
     def _describe(self, first: VideoFrame) -> None:
         log_decoder(self._target.name, self.stream, first)
-        embedded = self._target.embedded
+        still = self._target.still
+        embedded = self._decoder.embedded if still is None else still.embedded
         self._notes += [] if embedded is None else embedded.notes
         self.dolby_vision = dolby_vision_of(self._target.path, first)
         described = self._decoder.described or first
         info = describe(
-            self.container,
             self.stream,
             described,
             verdict=self.verdict,
             field_order=self.field_order,
-            seen=self._survey,
-            num_images=self._target.num_images,
             embedded=embedded,
         )
+        if self._target.num_images:
+            info = replace(info, exif=None)  # each has its own
         pix_fmt = planar_pix_fmt(pix_fmt_of(first))
         self._drops_alpha = may_be_opaque(self.stream, first) and is_opaque(self._target)
         self._info = replace(
-            info, pix_fmt=opaque_pix_fmt(pix_fmt) if self._drops_alpha else pix_fmt
+            info,
+            pix_fmt=opaque_pix_fmt(pix_fmt) if self._drops_alpha else pix_fmt,
+            num_frames=self._num_frames(),
+            duration_seconds=self._duration_seconds(),
         )
         by_pixels = self.fields.kind if self._deinterlace == "auto" else "as flagged"
         flagged = self._has_fields or first.interlaced_frame
@@ -322,6 +346,28 @@ class ContainerSource:
         angle = rotation_of(described)[2]
         if angle % 90 > 1 and angle % 90 < 89:
             self._notes.append(f"turned by {angle:.1f} degrees: took {self._info.rotation}")
+
+    def _num_frames(self) -> int | None:
+        seen = self._survey
+        if seen is not None and seen.complete and self.field_order in (None, "progressive"):
+            return seen.num_packets or None
+        # a packet of an interlaced stream may be one field only
+        return self._target.num_images or self.stream.frames or None
+
+    def _duration_seconds(self) -> Fraction | None:
+        seen, stream, rate = self._survey, self.stream, self.verdict.rate
+        if (count := self._target.num_images) and rate:
+            return count / rate
+        if seen is not None and (span := seen.span) is not None:
+            end = end_of_stream(self.container, stream)
+            if end is not None and end > span[1] and len(stream.index_entries) <= seen.num_all:
+                return (end - span[0]) * self._time_base
+            last = seen.last_duration * self._time_base or (1 / rate if rate else 0)
+            return (span[1] - span[0]) * self._time_base + last
+        if stream.duration:
+            return stream.duration * self._time_base
+        total = self.container.duration
+        return Fraction(total, AV_TIME_BASE) if total else None
 
     def _progressive(self, decoded: Decoded) -> Iterator[tuple[VideoFrame, int | None, int]]:
         frame = decoded.frame

@@ -104,11 +104,10 @@ class TimestampFixer:
         self._duration = 0
         self.fixes = TimestampFixes()
 
-    def run(self, items: Iterable[Timed[T] | tuple[T, int | None, int]]) -> Iterator[Timed[T]]:
+    def run(self, items: Iterable[tuple[T, int | None, int]]) -> Iterator[Timed[T]]:
         """Fix the times of `(item, pts or None, duration or 0)`, one item behind."""
         held: Timed[T] | None = None
-        for entry in items:
-            item, pts, duration = entry if isinstance(entry, tuple) else (entry.item, entry.pts, 0)
+        for item, pts, duration in items:
             placed = self._place(pts)
             if held is not None:
                 yield Timed(held.item, held.pts, placed - held.pts)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -58,3 +59,5 @@ class OpenedFile:
     video: VideoStream
     frames: tuple[VideoFrame, ...]
     """The first few of `video`; none if it cannot be decoded."""
+    packet: Packet[VideoStream] | None = None
+    """The first of `video`, if it is read."""

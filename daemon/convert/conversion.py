@@ -170,7 +170,7 @@ def _run(
                 flow=pipeline.flow,
                 counters=compute.statistics(),
                 incoming=source.info,
-                outgoing=compute.info,
+                outgoing=sink.info,
                 runtime=runtime,
                 filters=filters,
                 streams=plan.lines(),

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from ..errors import SourceMissing, UnsupportedMedia, reason_of
 from ..redaction import excerpt
-from ..root import Root, by_descriptor, open_file
-from .stills import still_in
+from ..root import Root, open_file
 
 NOTHING = {
     "protocol_whitelist": "none",
@@ -131,14 +130,7 @@ class LocalFiles:
             return BytesIO()  # marks the end for FFmpeg
         try:
             beneath = None if self._root is None else open_file(self._root, image)
-            file = _reader(os.open(image, _READ) if beneath is None else beneath)
-            still = (
-                None
-                if isinstance(file, BytesIO)
-                else still_in(by_descriptor(file.fileno()), str(image))
-            )
-            made = None if still is None or still.contents is None else still.contents()
-            return made if isinstance(made, BytesIO) else file
+            return _reader(os.open(image, _READ) if beneath is None else beneath)
         except OSError as error:
             raise SourceMissing(f"{image}: cannot be read: {reason_of(error)}") from error
 

@@ -100,20 +100,11 @@ def is_opaque(target: Target) -> bool:
 def alpha_traits(target: Target, opened: OpenedFile) -> Iterator[Trait]:
     """Yield that a file has alpha, unless all of it was seen to be opaque."""
     if opened.video.codec_context.name in _DECODERS:
-        has_alpha = _has_vpx_alpha(target, opened.video)
+        has_alpha = opened.packet is not None and _has_alpha(opened.packet)
     else:
         has_alpha = any(map(_holds_alpha, opened.frames[:1])) and not is_opaque(target)
     if has_alpha:
         yield Trait("video", "alpha", "alpha")
-
-
-def _has_vpx_alpha(target: Target, stream: VideoStream) -> bool:
-    """Look at the first packet, for which the file is opened again; where it cannot be, believe."""
-    if target.path is None:
-        return is_tagged(stream)
-    with open_container(target) as container:
-        packets = container.demux(best_video(container, target.name))
-        return any(map(_has_alpha, islice(packets, 1)))
 
 
 def _holds_alpha(frame: VideoFrame) -> bool:

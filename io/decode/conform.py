@@ -14,7 +14,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ..pictures.pixels import color_of, matrix_of, on_cpu, pix_fmt_of
+from ..pictures.pixels import color_of, form_of, matrix_of, on_cpu
 from .deinterlace import FilterChain
 
 _ALIKE = Fraction(3, 100)
@@ -53,7 +53,7 @@ class Conformer:
         if self._follows and frame.key_frame:
             # the decoder may be ahead of its frames, but a new shape begins with a key frame
             self._ratio = self._stream.codec_context.sample_aspect_ratio or self._ratio
-        is_other = differs(frame, self._first)
+        is_other = form_of(frame) != form_of(self._first)
         if _tags_of(frame) != self._tags:
             self._count_tags(frame, is_other)
         if not is_other and self._ratio == self._first_ratio:
@@ -90,15 +90,6 @@ def _tags_of(frame: VideoFrame) -> tuple[int, ...]:
     """Return what an output can say only once."""
     color = frame.color_range, frame.colorspace, frame.color_primaries, frame.color_trc
     return *color, frame.rotation
-
-
-def differs(frame: VideoFrame, first: VideoFrame) -> bool:
-    """Return whether a frame has another size or pixel format than the first."""
-    return (frame.width, frame.height, pix_fmt_of(frame)) != (
-        first.width,
-        first.height,
-        pix_fmt_of(first),
-    )
 
 
 def conform(

@@ -25,6 +25,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ..errors import TruncatedMedia, UnsupportedMedia, reason_of
+from ..pictures.image_files import Embedded, embedded_in
+from ..pictures.metadata import make_harmless
 from ..pictures.t35 import MessageReader
 from ..timestamps import settled
 from .alpha import alpha_decoder
@@ -61,6 +63,10 @@ class VideoDecoder:
         self.stream = stream
         self.described: VideoFrame | None = None
         """The first frame without its alpha, but with what the container says about it."""
+        self.embedded: Embedded | None = None
+        """What an image file says about its picture, once its packet is read."""
+        self._container = container
+        self._is_begun = False
         self._codec = stream.codec_context
         self._name = name
         self.step: Fraction | None = None
@@ -115,10 +121,15 @@ class VideoDecoder:
         """Demux the next packet with data; None at the end."""
         try:
             # an empty one is a repeat of the frame before, or PyAV's own mark of the end
-            return next((packet for packet in self._packets if packet.size), None)
+            packet = next((packet for packet in self._packets if packet.size), None)
         except (FFmpegError, OSError) as error:  # of FFmpeg, or of our own reads for it
             self._failure = error
             return None
+        if packet is not None:
+            if not self._is_begun:
+                self._is_begun, self.embedded = True, embedded_in(self._container, packet)
+            make_harmless(packet, self.stream.codec_context)
+        return packet
 
     def __iter__(self) -> Iterator[Decoded]:
         """Yield every frame, in presentation order.

@@ -29,7 +29,7 @@ from av.video.stream import VideoStream
 from ...filters.frame import Picture
 from ..errors import UnsupportedMedia
 from ..media import Source
-from ..pictures.pixels import frame_of, picture_of
+from ..pictures.pixels import form_of, frame_of, picture_of
 
 FieldOrder = Literal["progressive", "tt", "bb", "tb", "bt"]
 
@@ -241,7 +241,7 @@ class FilterChain:
             time_base: Of the frames' pts.
             filters: Name and arguments of each.
         """
-        self._form = _form(first)
+        self._form = form_of(first)
         graph = Graph()
         source = graph.add(
             "buffer",
@@ -255,7 +255,7 @@ class FilterChain:
 
     def accepts(self, frame: VideoFrame) -> bool:
         """Return whether a frame has the size and pixel format of the first one."""
-        return _form(frame) == self._form
+        return form_of(frame) == self._form
 
     def __call__(self, frame: VideoFrame | None) -> Iterator[VideoFrame]:
         """Accept a frame, or the end, and yield those that are ready."""
@@ -270,10 +270,6 @@ class FilterChain:
                 return
             assert isinstance(frame, VideoFrame)
             yield frame
-
-
-def _form(frame: VideoFrame) -> tuple[int, int, str]:
-    return frame.width, frame.height, frame.format.name
 
 
 class Deinterlacer(Generic[T]):

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -36,8 +35,6 @@ from ..errors import (
 )
 from ..extent import mp4_boxes
 from ..limits import limits
-from ..pictures.image_files import Embedded, embedded_in, read_embedded
-from ..pictures.png import without_profile
 from ..rawvideo.y4m import MAGIC, MAX_READ_BYTES, parse_header
 from ..redaction import redacted
 from ..root import ConfinedFile, Root, by_descriptor, opened_folder
@@ -70,17 +67,7 @@ class Target:
     images: tuple[Path, ...] = ()
     """Of a sequence: its files, in order."""
     still: Still | None = None
-    """If it is an image: what it holds besides what FFmpeg reads."""
-
-    @property
-    def embedded(self) -> Embedded | None:
-        """What an image file says about its picture, or the first of a sequence about its own."""
-        if self.still is not None:
-            return self.still.embedded
-        if isinstance(self.file, BytesIO):
-            return read_embedded(self.file.getvalue())
-        first = self.path or next(iter(self.images), None)
-        return None if first is None or (self.images and self.root) else embedded_in(first)
+    """If it is an image that FFmpeg does not read whole: what it holds."""
 
     @property
     def num_images(self) -> int | None:
@@ -259,8 +246,6 @@ def open_container(
     files, file, allowed = None, target.file, NOTHING
     if target.still is not None and target.still.contents is not None:
         file = CountedStream(target.still.contents())
-    elif isinstance(file, BytesIO):
-        file = CountedStream(BytesIO(without_profile(file.getvalue())))
     elif isinstance(file, Path):
         files = LocalFiles(file, root=target.root, opened=target.path, images=target.images)
         file = files.url

@@ -24,8 +24,8 @@ import numpy as np
 from ..errors import TruncatedMedia, UnsupportedMedia, reason_of
 from ..extent import mp4_boxes
 from ..limits import limits
-from ..pictures.image_files import Embedded, checked, embedded_in
-from ..pictures.png import END, SIGNATURE, Writer, without_profile
+from ..pictures.image_files import Embedded, checked, read_embedded
+from ..pictures.png import END, Writer
 
 if TYPE_CHECKING:
     from PIL.WebPImagePlugin import WebPImageFile
@@ -56,6 +56,8 @@ class Still:
     """What an image file holds besides what FFmpeg reads of it."""
 
     embedded: Embedded
+    format: str
+    """``webp``, ``heif`` or ``avif``."""
     contents: Contents | None = None
     """None where FFmpeg reads the file itself."""
 
@@ -76,16 +78,14 @@ def still_in(path: Path, name: str) -> Still | None:
         head = file.read(_HEAD_BYTES)
     if head[4:8] == b"ftyp" and any(brand in head[8:] for brand in _BRANDS):
         return _heif_in(path, name)
-    found = embedded_in(path)
-    if found is not None and head.startswith(SIGNATURE) and (found.icc_profile or found.notes):
-        return Still(found, lambda: BytesIO(without_profile(path.read_bytes())))
-    if found is None or head[12:16] != b"VP8X" or not head[20] & _ANIMATED:
-        return found and Still(found)
+    if head[:4] + head[8:16] != b"RIFFWEBPVP8X" or not int.from_bytes(head[20:21]) & _ANIMATED:
+        return None
     width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
     limits().check_size(width, height, name)
     if (promised := 8 + int.from_bytes(head[4:8], "little")) > (size := path.stat().st_size):
         raise TruncatedMedia(f"{name}: truncated: got {size} of {promised} bytes")
-    return Still(found, lambda: cast("BinaryIO", _Animation(path, name)))
+    found = read_embedded(path.read_bytes()) or Embedded()
+    return Still(found, "webp", lambda: cast("BinaryIO", _Animation(path, name)))
 
 
 class _Animation:
@@ -153,12 +153,12 @@ def _heif_in(path: Path, name: str) -> Still | None:
     # libheif turns the pixels; libavif only says how, by the orientation
     found = checked(image.info.get("icc_profile"), exif, turn=None if is_avif else (0, False))
     if is_avif and beyond is None:
-        return Still(found)
+        return Still(found, "avif")
     bits = meta[meta.find(b"pixi") + 9]
     if is_avif and bits > 8:
         found = replace(found, notes=(*found.notes, f"its {bits} bits are read as 8, by Pillow"))
     png = cache(lambda: _png(opened(path), name))  # opened again: libavif fails only once
-    return Still(found, lambda: BytesIO(png()))
+    return Still(found, "avif" if is_avif else "heif", lambda: BytesIO(png()))
 
 
 def _undecodable(name: str, error: Exception) -> UnsupportedMedia:

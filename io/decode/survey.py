@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
-from pathlib import Path
 
 from av.container import InputContainer
 from av.error import FFmpegError
@@ -22,7 +21,6 @@ from av.video.stream import VideoStream
 
 from ...filters.frame import PixelFormat, StreamInfo
 from ..errors import MediaError
-from ..extent import segment_end
 from ..pictures.image_files import Embedded
 from ..pictures.metadata import tags_of_frame
 from ..pictures.pixels import pix_fmt_of, planar_pix_fmt
@@ -208,60 +206,11 @@ def has_no_pts(container: InputContainer) -> bool:
     return container.format.name == "avi"
 
 
-# Whether the input ended where its header says.
-#
-# Only exact promises count, so that no intact file is called truncated: the index of an MP4 (after
-# its edit list), the size of a Matroska segment or its track's duration, the length of an AVI.
-# Formats without a promise (MPEG-TS, raw streams) can end anywhere.
-
 _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
-_SLACK_FRAMES = 3  # Matroska and AVI round their durations
 
 
-def missing_end(
-    container: InputContainer,
-    stream: VideoStream,
-    path: Path | None,
-    *,
-    num_packets: int,
-    end_seconds: Fraction,
-    frame_seconds: Fraction,
-) -> str | None:
-    """Return what the header promised beyond what was read; None if nothing is missing.
-
-    Args:
-        container: Read to its end.
-        stream: The video stream.
-        path: The file, if it is one.
-        num_packets: Those of the stream that were read.
-        end_seconds: Where the last frame ends, in the stream's own time.
-        frame_seconds: What one frame lasts, about.
-    """
-    if "mp4" in container.format.name.split(","):
-        promised = len(stream.index_entries)
-        return f"{promised} frames" if num_packets < promised else None
-    if path is not None and (size := segment_end(path)) and size > path.stat().st_size:
-        return f"a segment up to byte {size}"
-    promised_seconds = _promised_seconds(container, stream)
-    if promised_seconds and end_seconds < promised_seconds - _SLACK_FRAMES * frame_seconds:
-        return f"{float(promised_seconds):.3f} seconds"
-    return None
-
-
-def ends_inside_frame(container: InputContainer, path: Path | None, end_byte: int) -> bool:
-    """Return whether a YUV4MPEG2 file continues after its last whole frame: FFmpeg drops that.
-
-    Args:
-        container: Read to its end.
-        path: The file, if it is one.
-        end_byte: Where the last whole frame ends.
-    """
-    is_y4m = container.format.name == "yuv4mpegpipe"
-    return is_y4m and path is not None and path.stat().st_size > end_byte
-
-
-def _promised_seconds(container: InputContainer, stream: VideoStream) -> Fraction | None:
-    """Return what the header says about this stream, in seconds; None if nothing."""
+def promised_seconds(container: InputContainer, stream: VideoStream) -> Fraction | None:
+    """Return how long a stream of Matroska or AVI is by its header; None if that does not say."""
     kinds = container.format.name.split(",")
     if "avi" in kinds and stream.time_base:
         return stream.frames * stream.time_base
@@ -277,30 +226,26 @@ AV_TIME_BASE = 1_000_000
 
 
 def describe(
-    container: InputContainer,
     stream: VideoStream,
     first: VideoFrame,
     *,
     verdict: RateVerdict,
     field_order: FieldOrder | None,
-    seen: Survey | None,
-    num_images: int | None,
-    embedded: Embedded | None,
+    embedded: Embedded | None = None,
 ) -> StreamInfo:
-    """Combine what a container, a stream, its packets and its first frame say about the pictures.
+    """Combine what a stream, its packets and its first frame say about the pictures.
 
     Raises:
         UnsupportedMedia: if the pixel format has no planar equivalent.
     """
     pix_fmt = planar_pix_fmt(pix_fmt_of(first))
-    time_base = stream.time_base or Fraction(1, 90_000)
     tags = tags_of_frame(stream, first, embedded)
     sited = PixelFormat.parse(pix_fmt).chroma_shift_x > 0
     return StreamInfo(
         width=first.width,
         height=first.height,
         pix_fmt=pix_fmt,
-        time_base=time_base,
+        time_base=stream.time_base or Fraction(1, 90_000),
         rate=verdict.rate,
         average_rate=verdict.average_rate or stream.average_rate or None,
         color=tags.color if sited else replace(tags.color, chroma_location=None),
@@ -308,43 +253,13 @@ def describe(
         rotation=tags.rotation,
         hflip=tags.hflip,
         field_order=field_order,
-        num_frames=num_images or _num_frames(stream, seen, field_order),
-        duration_seconds=num_images / verdict.rate
-        if num_images and verdict.rate
-        else _duration(container, stream, seen, time_base, verdict.rate),
         mastering_display=tags.mastering_display,
         content_light=tags.content_light,
         icc_profile=None if embedded is None else embedded.icc_profile,
-        exif=None if embedded is None or num_images else embedded.exif,  # each has its own
+        exif=None if embedded is None else embedded.exif,
         stereo=tags.stereo,
         view_boxes=tags.view_boxes,
     )
-
-
-def _num_frames(
-    stream: VideoStream, seen: Survey | None, field_order: FieldOrder | None
-) -> int | None:
-    if seen is not None and seen.complete and field_order in (None, "progressive"):
-        return seen.num_packets or None
-    return stream.frames or None  # a packet of an interlaced stream may be one field only
-
-
-def _duration(
-    container: InputContainer,
-    stream: VideoStream,
-    seen: Survey | None,
-    time_base: Fraction,
-    rate: Fraction | None,
-) -> Fraction | None:
-    if seen is not None and (span := seen.span) is not None:
-        end = end_of_stream(container, stream)
-        if end is not None and end > span[1] and len(stream.index_entries) <= seen.num_all:
-            return (end - span[0]) * time_base
-        last = seen.last_duration * time_base or (1 / rate if rate else 0)
-        return (span[1] - span[0]) * time_base + last
-    if stream.duration:
-        return stream.duration * time_base
-    return Fraction(container.duration, AV_TIME_BASE) if container.duration else None
 
 
 def end_of_stream(container: InputContainer, stream: VideoStream) -> int | None:

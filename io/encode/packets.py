@@ -24,8 +24,6 @@ from av.bitstream import BitStreamFilterContext
 from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Stream
-from av.subtitles.stream import SubtitleStream
-from av.subtitles.subtitle import SubtitleSet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
 AnyPacket: TypeAlias = "Packet[Any]"
 
 
-def _untyped(value: object) -> Any:
+def untyped(value: object) -> Any:
     """Hide a value's type: PyAV's stubs leave `Packet` and keyword arguments partly unknown."""
     return value
 
@@ -50,26 +48,8 @@ def add_video(
     Raises:
         ValueError: if the container does not hold the codec.
     """
-    made = _untyped(output).add_stream(codec, rate=rate, width=width, height=height, time_base=tick)
+    made = untyped(output).add_stream(codec, rate=rate, width=width, height=height, time_base=tick)
     return cast("VideoStream", made)
-
-
-def add_audio(output: OutputContainer, codec: str, sample_rate: int) -> AudioStream:
-    """Add an audio stream to be encoded.
-
-    Raises:
-        ValueError: if the container does not hold the codec.
-    """
-    return cast("AudioStream", _untyped(output).add_stream(codec, sample_rate))
-
-
-def add_subtitles(output: OutputContainer, codec: str) -> SubtitleStream:
-    """Add a stream of subtitles to be encoded.
-
-    Raises:
-        ValueError: if the container does not hold the codec.
-    """
-    return cast("SubtitleStream", _untyped(output).add_stream(codec))
 
 
 def add_copied(output: OutputContainer, template: Stream, *, unlisted: bool = False) -> Stream:
@@ -85,7 +65,7 @@ def add_copied(output: OutputContainer, template: Stream, *, unlisted: bool = Fa
         ValueError: if the container does not hold the codec.
     """
     try:
-        return cast("Stream", _untyped(output).add_stream_from_template(template, True))
+        return cast("Stream", untyped(output).add_stream_from_template(template, True))
     except ValueError:
         made = _add_unlisted(output, template) if unlisted else None
         if made is None:
@@ -107,8 +87,8 @@ def _add_unlisted(output: OutputContainer, template: Stream) -> Stream | None:
     }
     for name in defaults.get(template.type, ()):
         with suppress(ValueError), av.open(BytesIO(), "w", format=output.format.name) as other:
-            listed = _untyped(other).add_stream(name)
-            made = _untyped(output).add_stream_from_template(listed, True)
+            listed = untyped(other).add_stream(name)
+            made = untyped(output).add_stream_from_template(listed, True)
             BitStreamFilterContext("null", template, made)
             made.codec_context.codec_tag = "\0\0\0\0"  # of the source's container
             made.time_base = template.time_base
@@ -129,31 +109,16 @@ def tell_block_rate(target: Stream, packet: AnyPacket) -> None:
         context.bit_rate = round(8 * packet.size / seconds)
 
 
-def encoded_video(
-    encoder: VideoStream | VideoCodecContext, frame: VideoFrame | None
+def encoded(
+    encoder: VideoStream | VideoCodecContext | AudioStream, frame: VideoFrame | AudioFrame | None
 ) -> list[AnyPacket]:
-    """Encode a frame, or drain the encoder with None."""
-    return cast("list[AnyPacket]", _untyped(encoder).encode(frame))
-
-
-def encoded_audio(encoder: AudioStream, frame: AudioFrame | None) -> list[AnyPacket]:
-    """Encode samples, or drain the encoder with None."""
-    return cast("list[AnyPacket]", _untyped(encoder).encode(frame))
-
-
-def encoded_subtitle(encoder: SubtitleStream, event: SubtitleSet) -> AnyPacket:
-    """Encode one subtitle event."""
-    return cast("AnyPacket", _untyped(encoder).codec_context.encode_subtitle(event))
-
-
-def decoded_subtitle(decoder: SubtitleStream, packet: AnyPacket) -> SubtitleSet | None:
-    """Decode one subtitle event; None where the packet shows nothing."""
-    return cast("SubtitleSet | None", _untyped(decoder).codec_context.decode2(packet))
+    """Encode a frame or samples, or drain the encoder with None."""
+    return cast("list[AnyPacket]", untyped(encoder).encode(frame))
 
 
 def decoded_audio(decoder: Stream, packet: AnyPacket | None) -> list[AudioFrame]:
     """Decode samples, or drain the decoder with None."""
-    return cast("list[AudioFrame]", _untyped(decoder).decode(packet))
+    return cast("list[AudioFrame]", untyped(decoder).decode(packet))
 
 
 def is_priming(packet: AnyPacket, stream: Stream) -> bool:
@@ -171,7 +136,7 @@ def is_priming(packet: AnyPacket, stream: Stream) -> bool:
 
 def mux(output: OutputContainer, packet: AnyPacket) -> None:
     """Pass a packet to the muxer, which interleaves it and changes its timestamps."""
-    _untyped(output).mux(packet)
+    untyped(output).mux(packet)
 
 
 _MAX_TICKS = (1 << 31) - 1  # FFmpeg's rationals are pairs of int32
@@ -209,42 +174,6 @@ def choose_timing(info: StreamInfo, codec: str, container: Container) -> VideoTi
     if max(tick.denominator, tick.numerator) <= limit:
         return VideoTiming(tick, rate)
     return VideoTiming(Fraction(1, min(limit, _FINE)), rate)
-
-
-class EncoderClock:
-    """Converts pictures' pts into the encoder's ticks, counted from the first picture.
-
-    Args:
-        pace: the encoder's time base.
-        time_base: of the pictures.
-    """
-
-    def __init__(self, timing: VideoTiming, time_base: Fraction) -> None:
-        self._scale = time_base / timing.time_base
-        # where frames are counted, a tick of the container does not count as rounding
-        whole_frames = timing.time_base * timing.rate == 1
-        self._jitter = min(_JITTER, self._scale) if whole_frames else Fraction(0)
-        self._first: int | None = None
-        self.last = -1
-        """Ticks of the last picture."""
-        self.end = 0
-        """Ticks at which the last picture ends."""
-        self.num_rounded = 0
-        """Timestamps that were not a whole number of ticks."""
-
-    def __call__(self, pts: int, duration: int) -> tuple[int, int]:
-        """Return pts and duration in ticks of the encoder; pts rise strictly.
-
-        A picture's end is rounded, not its duration, so that errors do not accumulate.
-        """
-        if self._first is None:
-            self._first = pts
-        exact = (pts - self._first) * self._scale
-        ticks = max(nearest(exact), self.last + 1)
-        self.num_rounded += abs(exact - ticks) > self._jitter
-        self.last = ticks
-        self.end = max(nearest((pts - self._first + duration) * self._scale), ticks + 1)
-        return ticks, self.end - ticks
 
 
 def fix_dts(packet: AnyPacket, last_ticks: int) -> None:
@@ -406,29 +335,51 @@ def nearest(ticks: Fraction) -> int:
 
 
 class EncoderTimeline:
-    """Keeps the pictures' times while they are in the encoder: ticks in, seconds out."""
+    """Keeps the pictures' times while they are in the encoder: ticks in, seconds out.
+
+    Ticks are counted from the first picture, and rise strictly.
+
+    Args:
+        timing: the encoder's time base, and its rate.
+        time_base: of the pictures.
+    """
 
     def __init__(self, timing: VideoTiming, time_base: Fraction) -> None:
-        self._timing = timing
+        self._tick = timing.time_base
         self._time_base = time_base
-        self._clock = EncoderClock(timing, time_base)
+        self._scale = time_base / timing.time_base
+        # where frames are counted, a tick of the container does not count as rounding
+        whole_frames = timing.time_base * timing.rate == 1
+        self._jitter = min(_JITTER, self._scale) if whole_frames else Fraction(0)
+        self._first: int | None = None
+        self._last, self._end = -1, 0  # ticks at which the last picture begins and ends
         self._durations: dict[int, int] = {}
         self._first_dts: int | None = None
         self.start_seconds = Fraction(0)
         """Of the first picture, on the output's time line."""
         self.num_pictures = 0
+        self.num_rounded = 0
+        """Timestamps that the encoder's ticks cannot represent exactly."""
 
     def begin(self, picture: Picture, origin_seconds: Fraction) -> Fraction:
         """Place the first picture on the output's time line; return the muxer's time base."""
         self.start_seconds = picture.pts * self._time_base - origin_seconds
-        return common_time_base(self._timing.time_base, self.start_seconds)
+        return common_time_base(self._tick, self.start_seconds)
 
     def enter(self, picture: Picture) -> tuple[int, int]:
-        """Return the next picture's pts and duration in ticks of the encoder."""
-        ticks, duration = self._clock(picture.pts, picture.duration)
-        self._durations[ticks] = duration
+        """Return the next picture's pts and duration in ticks of the encoder.
+
+        A picture's end is rounded, not its duration, so that errors do not accumulate.
+        """
+        self._first = picture.pts if self._first is None else self._first
+        since = picture.pts - self._first
+        exact = since * self._scale
+        self._last = ticks = max(nearest(exact), self._last + 1)
+        self._end = max(nearest((since + picture.duration) * self._scale), ticks + 1)
+        self._durations[ticks] = self._end - ticks
         self.num_pictures += 1
-        return ticks, duration
+        self.num_rounded += abs(exact - ticks) > self._jitter
+        return ticks, self._end - ticks
 
     def leave(self, packet: AnyPacket, *, closes_mp4: bool = False) -> Fraction:
         """Set an encoded packet's duration and times.
@@ -441,28 +392,23 @@ class EncoderTimeline:
         Returns:
             When it is due, in seconds on the output's time line.
         """
-        fix_dts(packet, self._clock.last)
+        fix_dts(packet, self._last)
         if self._first_dts is None:
             self._first_dts = packet.dts or 0
         if packet.pts is not None:
             packet.duration = self._durations.pop(packet.pts, packet.duration or 0)
             if closes_mp4 and packet.dts is not None:
-                packet.duration = self._clock.end - packet.pts
+                packet.duration = self._end - packet.pts
                 packet.dts = max(packet.dts, packet.pts + self._first_dts)
         shift_packet(packet, self.start_seconds)
-        return (packet.dts or 0) * (packet.time_base or self._timing.time_base)
+        return (packet.dts or 0) * (packet.time_base or self._tick)
 
     @property
     def last_start_seconds(self) -> Fraction:
         """From the start of the first picture to that of the last."""
-        return self._clock.last * self._timing.time_base
+        return self._last * self._tick
 
     @property
     def duration_seconds(self) -> Fraction:
         """From the start of the first picture to the end of the last."""
-        return self._clock.end * self._timing.time_base
-
-    @property
-    def num_rounded(self) -> int:
-        """Timestamps that the encoder's ticks cannot represent exactly."""
-        return self._clock.num_rounded
+        return self._end * self._tick

@@ -19,7 +19,7 @@ from av.codec import Codec
 from av.error import FFmpegError
 
 from .options import SOUND_ENCODERS
-from .packets import AnyPacket, decoded_audio, encoded_audio, nearest
+from .packets import AnyPacket, decoded_audio, encoded, nearest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -265,7 +265,7 @@ class SoundConverter:
         for frame in frames:
             if self._start_seconds is None and frame is not None and frame.pts is not None:
                 self._start_seconds = frame.pts * cast("Fraction", frame.time_base)
-            for packet in encoded_audio(self._target, frame):
+            for packet in encoded(self._target, frame):
                 if self._keeps_priming or not self.is_priming(packet):
                     yield packet
 

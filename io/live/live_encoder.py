@@ -44,14 +44,14 @@ from ..encode.packets import (
     add_copied,
     add_video,
     choose_timing,
-    encoded_video,
+    encoded,
     mux,
     nearest,
 )
 from ..errors import SinkFull, SinkRefused
 from ..pictures.pixels import frame_of, set_color
 from ..pictures.t35 import MessageWriter
-from ..streams.converter import mux_trial
+from ..streams.converter import Candidate
 from .slate import blank
 from .target import CARRIED
 from .values import Encoded
@@ -237,7 +237,7 @@ class EncoderSettings:
             frame = frame_of(blank(info))
             frame.pts, frame.time_base = 0, self.tick
             for given in (frame, None):
-                for packet in encoded_video(stream, given):
+                for packet in encoded(stream, given):
                     mux(output, packet)
         return buffer.getvalue()
 
@@ -358,7 +358,7 @@ class LiveEncoder:
 
     def _encoded(self, frame: VideoFrame | None) -> list[Encoded]:
         try:
-            packets = encoded_video(self._codec, frame)
+            packets = encoded(self._codec, frame)
         except FFmpegError as error:
             raise SinkFull(f"{self.codec} cannot encode: {error}") from error
         return [self._described(packet) for packet in packets]
@@ -444,7 +444,7 @@ class SoundTemplate:
         if format in ("rtsp", "whip"):
             known = _BY_RTP if format == "rtsp" else _BY_WHIP
             return None if self.codec in known else f"{format} does not carry {self.codec}"
-        return mux_trial(self.stream, [], Container(CARRIED.get(format, format)))
+        return Candidate(self.stream, [], Container(CARRIED.get(format, format))).why_not_held()
 
 
 def _likeness_of(stream: Stream) -> tuple[object, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -184,20 +183,12 @@ class ConnectedInput:
     def _form(self, first: DecodedFrame, rate: Fraction) -> LiveForm:
         assert self._connection is not None
         try:
-            info = describe(
-                self._connection.container,
-                self._video,
-                first.frame,
-                verdict=RateVerdict(rate, rate, "live"),
-                field_order="progressive",
-                seen=None,
-                num_images=None,
-                embedded=None,
-            )
+            verdict = RateVerdict(rate, rate, "live")
+            info = describe(self._video, first.frame, verdict=verdict, field_order="progressive")
         except UnsupportedMedia as error:
             raise InputLost("unsupported", f"{self._display}: {error}") from error
         return LiveForm(
-            info=replace(info, num_frames=None, duration_seconds=None),
+            info=info,
             codec=self._video.codec_context.name,
             gop_seconds=self.gop_seconds,
             sound=self._sound,

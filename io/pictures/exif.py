@@ -10,11 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from mmap import mmap
-from typing import NamedTuple, TypeAlias
-
-Bytes: TypeAlias = "bytes | mmap"
-"""A file's contents, in memory or mapped."""
+from typing import NamedTuple
 
 _UNITS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 1, 7: 1, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4}
 """Bytes in which the byte order counts, by type of value; rationals (5, 10) are two of them."""
@@ -42,11 +38,11 @@ class _Field(NamedTuple):
     place: int  # of its 12 bytes
 
 
-def _order(tiff: Bytes) -> str:
+def _order(tiff: bytes) -> str:
     return "<" if tiff[:1] == b"I" else ">"
 
 
-def fields_of(tiff: Bytes, offset: int | None = None) -> Iterator[_Field]:
+def fields_of(tiff: bytes, offset: int | None = None) -> Iterator[_Field]:
     """Yield the fields of a directory, by default of the first, except those of unknown types.
 
     Raises:
@@ -62,7 +58,7 @@ def fields_of(tiff: Bytes, offset: int | None = None) -> Iterator[_Field]:
             tag, kind, count, start = struct.unpack_from(f"{order}HHII", tiff, place)
             size = count * _UNITS.get(kind, 0) * (2 if kind in (5, 10) else 1)
             start = place + 8 if size <= 4 else start
-            value = bytes(tiff[start : start + size])
+            value = tiff[start : start + size]
             if len(value) < size:
                 raise ValueError(f"tag {tag} has {len(value)} of {size} bytes")
             if kind in _UNITS:
@@ -71,7 +67,7 @@ def fields_of(tiff: Bytes, offset: int | None = None) -> Iterator[_Field]:
         raise ValueError(f"the data end inside a directory: {error}") from error
 
 
-def _number(tiff: Bytes, field: _Field) -> int:
+def _number(tiff: bytes, field: _Field) -> int:
     return int.from_bytes(field.value[:4], "little" if _order(tiff) == "<" else "big")
 
 
@@ -111,7 +107,7 @@ def neutral(exif: bytes, width: int, height: int) -> bytes:
     return bytes(copy)
 
 
-def read_tiff(tiff: Bytes) -> tuple[bytes | None, bytes | None]:
+def read_tiff(tiff: bytes) -> tuple[bytes | None, bytes | None]:
     """Return the ICC profile of a TIFF file, and what it says of its picture as EXIF data.
 
     Raises:
@@ -141,7 +137,7 @@ def with_fields(tiff: bytes, icc_profile: bytes | None, exif: bytes | None) -> b
 
 
 def _copied(
-    source: Bytes, offset: int | None, target: bytearray, *, skip: set[int], depth: int = 0
+    source: bytes, offset: int | None, target: bytearray, *, skip: set[int], depth: int = 0
 ) -> dict[int, bytes]:
     """Add the values of a directory to `target`; return its entries there."""
     entries: dict[int, bytes] = {}

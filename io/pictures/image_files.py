@@ -13,11 +13,14 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from mmap import ACCESS_READ, mmap
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .exif import Bytes, neutral, read_tiff, turn_of, with_fields
+from .exif import neutral, read_tiff, turn_of, with_fields
 from .png import SIGNATURE, chunk, chunks
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
 
 _EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0"
 _SEGMENT_BYTES = 65_533  # of JPEG, without its length
@@ -42,16 +45,19 @@ class Embedded:
     """What is damaged, for people."""
 
 
-def embedded_in(path: Path) -> Embedded | None:
-    """Read profile, EXIF data and orientation of an image file; None for any other file."""
-    with path.open("rb") as file:
-        if not _kind_of(file.read(12)):
-            return None
-        with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-            return read_embedded(data)
+def embedded_in(container: InputContainer, packet: Packet[Any]) -> Embedded | None:
+    """Read profile, EXIF data and orientation from the first packet of an image; None if none is.
+
+    The packet is the whole file, but of an animated PNG its first picture.
+    """
+    name, data = container.format.name, bytes(packet)
+    if name == "apng":
+        data = SIGNATURE + (container.streams.video[0].codec_context.extradata or b"") + data
+    is_image = name.endswith("_pipe") or name in ("apng", "image2", "mjpeg")
+    return read_embedded(data) if is_image else None
 
 
-def read_embedded(data: Bytes) -> Embedded | None:
+def read_embedded(data: bytes) -> Embedded | None:
     """Read profile, EXIF data and orientation from the contents of an image file; None if none."""
     kind = _kind_of(data[:12])
     if kind is None:
@@ -106,11 +112,11 @@ def space_of(profile: bytes) -> str:
 _Found = tuple[bytes | None, bytes | None]
 
 
-def _of_png(data: Bytes) -> _Found:
+def _of_png(data: bytes) -> _Found:
     found: dict[bytes, bytes] = {}
     for name, start, end in chunks(data):
         if name in (b"iCCP", b"eXIf"):
-            found[name] = bytes(data[start:end])
+            found[name] = data[start:end]
     profile = None
     if (packed := found.get(b"iCCP")) is not None:
         name, _, packed = packed.partition(b"\0")
@@ -121,7 +127,7 @@ def _of_png(data: Bytes) -> _Found:
     return profile, found.get(b"eXIf")
 
 
-def _segments(data: Bytes) -> Iterator[tuple[int, int, int]]:
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield the marker of each segment before a JPEG's pixels, and where its data begin and end."""
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF:
@@ -132,10 +138,10 @@ def _segments(data: Bytes) -> Iterator[tuple[int, int, int]]:
         place += 2 + length
 
 
-def _of_jpeg(data: Bytes) -> _Found:
+def _of_jpeg(data: bytes) -> _Found:
     exif, parts = None, dict[int, bytes]()
     for marker, start, end in _segments(data):
-        segment = bytes(data[start:end])
+        segment = data[start:end]
         if marker == 0xE1 and segment.startswith(_EXIF) and exif is None:
             exif = segment[len(_EXIF) :]
         elif marker == 0xE2 and segment.startswith(_ICC) and len(segment) > 14:
@@ -143,20 +149,16 @@ def _of_jpeg(data: Bytes) -> _Found:
     return b"".join(parts[number] for number in sorted(parts)) or None, exif
 
 
-def _riff(data: Bytes) -> Iterator[tuple[bytes, int, int]]:
+def _riff(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     place = 12
     while place + 8 <= len(data):
         size = int.from_bytes(data[place + 4 : place + 8], "little")
-        yield bytes(data[place : place + 4]), place + 8, place + 8 + size
+        yield data[place : place + 4], place + 8, place + 8 + size
         place += 8 + size + size % 2
 
 
-def _of_webp(data: Bytes) -> _Found:
-    found = {
-        name: bytes(data[start:end])
-        for name, start, end in _riff(data)
-        if name in (b"ICCP", b"EXIF")
-    }
+def _of_webp(data: bytes) -> _Found:
+    found = {name: data[start:end] for name, start, end in _riff(data)}
     exif = found.get(b"EXIF")
     return found.get(b"ICCP"), exif and exif.removeprefix(_EXIF)
 

@@ -30,10 +30,12 @@ from ..rawvideo.matroska import chroma_siting
 from ..traits import OpenedFile, Trait
 from .image_files import Embedded
 from .pixels import color_of_stream
+from .png import with_hidden_profile
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-
+    from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
 
 _MASTERING = struct.Struct("<20i2i")  # AVMasteringDisplayMetadata: 10 rationals, 2 flags
 _LIGHT = struct.Struct("<2I")  # AVContentLightMetadata: MaxCLL, MaxFALL
@@ -72,6 +74,22 @@ def side_data(frame: Frame) -> dict[str, bytes] | None:
         return {entry.type.name: bytes(entry) for entry in entries}
     except ValueError:
         return None
+
+
+def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """Decode a stream; its packets are made harmless before."""
+    for packet in container.demux(stream):
+        make_harmless(packet, stream.codec_context)
+        yield from stream.decode(packet)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
+
+
+def make_harmless(packet: Packet[VideoStream], codec: VideoCodecContext) -> None:
+    """Hide the ICC profile in PNG that is to be decoded: see :func:`with_hidden_profile`."""
+    if codec.name in ("png", "apng") and packet.size:
+        packet.update(with_hidden_profile(bytes(packet)))
+        head = codec.extradata or b""  # of an animation
+        if (hidden := with_hidden_profile(head)) != head:
+            codec.extradata = hidden
 
 
 def mastering_display(data: dict[str, bytes]) -> MasteringDisplay | None:
@@ -181,7 +199,7 @@ def tags_of(opened: InputContainer, stream: VideoStream) -> Tags:
         IndexError: if no frame comes out of it.
         FFmpegError: if it cannot be decoded.
     """
-    first = next(iter(opened.decode(stream)), None)
+    first = next(decoded(opened, stream), None)
     if first is None:
         raise IndexError("no frame comes out of it")
     return tags_of_frame(stream, first)

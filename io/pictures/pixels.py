@@ -201,6 +201,11 @@ def pix_fmt_of(frame: VideoFrame) -> str:
     return frame.format.name if format_on_card is None else format_on_card.name
 
 
+def form_of(frame: VideoFrame) -> tuple[int, int, str]:
+    """Return width, height and pixel format of a frame, wherever it is."""
+    return frame.width, frame.height, pix_fmt_of(frame)
+
+
 def matrix_of(frame: VideoFrame) -> int | None:
     """Return the matrix of a frame for swscale; None where it names none (RGB, unspecified)."""
     return None if frame.colorspace in (0, UNSPECIFIED) else int(frame.colorspace)

@@ -13,8 +13,6 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from .exif import Bytes
-
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_DELAY = 65_535  # of numerator and denominator
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by number of components
@@ -25,26 +23,28 @@ def chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def chunks(png: Bytes, start: int = len(SIGNATURE)) -> Iterator[tuple[bytes, int, int]]:
+def chunks(png: bytes, start: int = len(SIGNATURE)) -> Iterator[tuple[bytes, int, int]]:
     """Yield the name of each whole chunk, and where its data begin and end."""
     while start + 12 <= len(png):
         (length,) = struct.unpack_from(">I", png, start)
         if start + 12 + length > len(png):
             return
-        yield bytes(png[start + 4 : start + 8]), start + 8, start + 8 + length
+        yield png[start + 4 : start + 8], start + 8, start + 8 + length
         start += 12 + length
 
 
-def without_profile(png: bytes) -> bytes:
-    """Return a PNG without its ICC profile, any other data as they are.
+def with_hidden_profile(png: bytes) -> bytes:
+    """Return a PNG, or chunks of one, of the same length, in which no reader finds its ICC profile.
 
     The profile has a name. Wherever PyAV 18 looks at the side data of a frame, it frees that name,
     which the frame frees again: a crash.
     """
-    if not png.startswith(SIGNATURE):
-        return png
-    hidden = next((span for name, *span in chunks(png) if name == b"iCCP"), None)
-    return png if hidden is None else png[: hidden[0] - 8] + png[hidden[1] + 4 :]
+    for name, start, end in chunks(png, len(SIGNATURE) if png.startswith(SIGNATURE) else 0):
+        if name == b"iCCP":
+            return png[: start - 8] + chunk(b"icCP", png[start:end]) + png[end + 4 :]
+        if name in (b"IDAT", b"fdAT"):  # which it precedes
+            break
+    return png
 
 
 class Writer:

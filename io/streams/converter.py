@@ -24,15 +24,12 @@ from ..encode.codecs import default_codec
 from ..encode.containers import Container
 from ..encode.packets import (
     AnyPacket,
-    add_audio,
     add_copied,
-    add_subtitles,
     add_video,
-    decoded_subtitle,
-    encoded_subtitle,
-    encoded_video,
+    encoded,
     mux,
     tell_block_rate,
+    untyped,
 )
 from ..encode.sound import SoundCoding, SoundConverter, codings_for, is_misread
 from ..errors import reason_of
@@ -47,8 +44,6 @@ if TYPE_CHECKING:
     from av.subtitles.stream import SubtitleStream
     from av.video.stream import VideoStream
 
-
-# Whether a container can hold a stream: its first packets are muxed in memory and read back.
 
 _PACKETS_PER_STREAM = 16
 _MAX_PACKETS = 2000  # bounded: sparse streams may have none near the start
@@ -77,66 +72,6 @@ def sample_packets(source: InputContainer, streams: list[Stream]) -> dict[int, l
     except FFmpegError:  # damaged further on: what was read must suffice
         pass
     return samples
-
-
-def mux_trial(
-    stream: Stream,
-    packets: list[AnyPacket],
-    container: Container,
-    check: Callable[[BytesIO], str | None] | None = None,
-) -> str | None:
-    """Try to copy a stream; return None if the container can hold it, else why not.
-
-    Args:
-        stream: of the source.
-        packets: its first ones.
-        container: the container to try.
-        check: returns what else is wrong with the file that was written, if anything is.
-    """
-
-    def add(output: OutputContainer) -> tuple[Stream, list[AnyPacket]]:
-        made = add_copied(output, stream, unlisted=True)
-        made.disposition = stream.disposition
-        if packets:
-            tell_block_rate(made, packets[0])
-        return made, [copy_of(packet) for packet in packets]
-
-    return run_trial(container, add, check, codec_of(stream))
-
-
-def run_trial(
-    container: Container,
-    add: Callable[[OutputContainer], tuple[Stream, list[AnyPacket]]],
-    check: Callable[[BytesIO], str | None] | None = None,
-    codec: str | None = None,
-) -> str | None:
-    """Mux one more stream beside a small video, and read both back.
-
-    Args:
-        container: the container to try.
-        add: adds the stream, and returns it with its packets.
-        check: returns what else is wrong with the file that was written, if anything is.
-        codec: what it must be when it is read back; None: what the stream says.
-
-    Returns:
-        None if it worked, else why not.
-    """
-    written = BytesIO()
-    try:
-        with av.open(written, "w", format=container.name) as output:
-            video = _small_video(output, container)
-            made, packets = add(output)
-            name = codec or codec_of(made)
-            black = black_frame(_VIDEO_SIZE, _VIDEO_SIZE, "yuv420p")
-            for packet in packets:
-                packet.stream = made
-            for packet in [*encoded_video(video, black), *encoded_video(video, None), *packets]:
-                mux(output, packet)
-    except (FFmpegError, ValueError, RuntimeError) as error:
-        why = reason_of(error)
-        return f"{container.name} cannot hold it" + ("" if why in _SAYS_NOTHING else f" ({why})")
-    reason = _read_back(written, name, container) if packets else None
-    return reason or (check and check(written))
 
 
 def _read_back(written: BytesIO, name: str, container: Container) -> str | None:
@@ -174,6 +109,8 @@ _STYLED = ("ass", "ssa")
 _TEXT_OF = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
 
 
+Check: TypeAlias = "Callable[[BytesIO], str | None]"
+"""Returns what else is wrong with the file of a trial, if anything is."""
 Converter: TypeAlias = "Callable[[AnyPacket | None], Iterator[AnyPacket]]"
 """Accepts the next packet of one codec, or None at the end, and yields those of another."""
 
@@ -198,74 +135,104 @@ class Conversion:
             ValueError, FFmpegError: if the container cannot hold the codec.
         """
         if self.coding is None:
-            made = add_subtitles(output, self.codec)
+            made = cast("SubtitleStream", untyped(output).add_stream(self.codec))
             return made, SubtitleConverter(cast("SubtitleStream", stream), made)
-        source = cast("AudioStream", stream)
-        sound = add_audio(output, self.codec, self.coding.sample_rate)
+        source, rate = cast("AudioStream", stream), self.coding.sample_rate
+        sound = cast("AudioStream", untyped(output).add_stream(self.codec, rate))
         return sound, SoundConverter(source, sound, self.coding, container)
 
-    def trial(self, stream: Stream, packets: list[AnyPacket], container: Container) -> str | None:
-        """Try it on a stream's first packets; None if it works, else why not."""
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A stream of the source that is to be brought into a container.
+
+    Whatever is tried is muxed in memory, beside a small video, and read back.
+    """
+
+    stream: Stream
+    packets: list[AnyPacket]
+    """Its first ones."""
+    container: Container
+    """Of the output."""
+    audio_codec: str = "auto"
+    """What to do with sound: ``auto``, ``copy`` or the codec to encode it with."""
+
+    def why_not_copied(self, check: Check | None = None) -> str | None:
+        """Return why the stream shall be converted; None if it can be copied."""
+        name = codec_of(self.stream)
+        if self.stream.type == "audio":
+            if self.audio_codec not in ("auto", "copy", name):
+                return f"as --audio-codec {self.audio_codec} asks"
+            if is_misread(name, self.container):
+                return f"in {self.container.name}, many players cannot play it"
+        return self.why_not_held(check)
+
+    def why_not_held(self, check: Check | None = None) -> str | None:
+        """Try to copy the stream; return None if the container can hold it, else why not."""
+
+        def add(output: OutputContainer) -> tuple[Stream, list[AnyPacket]]:
+            made = add_copied(output, self.stream, unlisted=True)
+            made.disposition = self.stream.disposition
+            if self.packets:
+                tell_block_rate(made, self.packets[0])
+            return made, list(map(copy_of, self.packets))
+
+        return self._trial(add, check, codec_of(self.stream))
+
+    def conversions(self) -> Iterator[Conversion]:
+        """Yield the ways to convert what cannot or shall not be copied, best first."""
+        stream, container = self.stream, self.container
+        if cast("object | None", stream.codec_context) is None:
+            return
+        name, target = codec_of(stream), _TEXT_OF.get(container.name)
+        if stream.type == "subtitle" and name in _TEXT and target is not None:
+            loses = f"the styling of {name} is lost, its text is kept" if name in _STYLED else None
+            yield Conversion(target, loses=loses)
+        elif stream.type == "audio" and self.audio_codec != "copy":
+            sound = cast("AudioStream", stream)
+            for coding in codings_for(sound, self.packets, container, self.audio_codec):
+                yield Conversion(coding.encoder, coding, coding.loses)
+
+    def why_not_converted(self, conversion: Conversion) -> str | None:
+        """Try a conversion; return None if it works, else why not."""
+        stream = self.stream
 
         def add(output: OutputContainer) -> tuple[Stream, list[AnyPacket]]:
             """Convert all the packets, as if the stream ended with them."""
             stream.codec_context.flush_buffers()  # an earlier trial has drained the decoder
-            made, convert = self.add(output, stream, container)
-            inputs = [*map(copy_of, packets), None]
+            made, convert = conversion.add(output, stream, self.container)
+            inputs = [*map(copy_of, self.packets), None]
             for packet in inputs:
                 if packet is not None:
                     packet.stream = stream
             return made, [done for packet in inputs for done in convert(packet)]
 
-        return run_trial(container, add)
+        return self._trial(add)
 
-
-def conversions_for(
-    stream: Stream, packets: list[AnyPacket], container: Container, audio_codec: str = "auto"
-) -> Iterator[Conversion]:
-    """Yield the conversions of a stream for a container, best first.
-
-    Args:
-        stream: what cannot or shall not be copied.
-        packets: its first ones.
-        container: of the output.
-        audio_codec: what to do with sound: ``auto``, ``copy`` or the codec to encode it with.
-    """
-    if cast("object | None", stream.codec_context) is None:
-        return
-    name, target = codec_of(stream), _TEXT_OF.get(container.name)
-    if stream.type == "subtitle" and name in _TEXT and target is not None:
-        loses = f"the styling of {name} is lost, its text is kept" if name in _STYLED else None
-        yield Conversion(target, loses=loses)
-    elif stream.type == "audio" and audio_codec != "copy":
-        sound = cast("AudioStream", stream)
-        for coding in codings_for(sound, packets, container, audio_codec):
-            yield Conversion(coding.encoder, coding, coding.loses)
-
-
-def why_not_copied(
-    stream: Stream,
-    packets: list[AnyPacket],
-    container: Container,
-    audio_codec: str = "auto",
-    check: Callable[[BytesIO], str | None] | None = None,
-) -> str | None:
-    """Return why a stream shall be converted; None if it can be copied.
-
-    Args:
-        stream: of the source.
-        packets: its first ones.
-        container: of the output.
-        audio_codec: what to do with sound.
-        check: returns what else is wrong with the file of the trial, if anything is.
-    """
-    name = codec_of(stream)
-    if stream.type == "audio":
-        if audio_codec not in ("auto", "copy", name):
-            return f"as --audio-codec {audio_codec} asks"
-        if is_misread(name, container):
-            return f"in {container.name}, many players cannot play it"
-    return mux_trial(stream, packets, container, check)
+    def _trial(
+        self,
+        add: Callable[[OutputContainer], tuple[Stream, list[AnyPacket]]],
+        check: Check | None = None,
+        codec: str | None = None,
+    ) -> str | None:
+        """Mux what `add` returns; it must be read back as `codec`, or as what the stream says."""
+        written, container = BytesIO(), self.container
+        try:
+            with av.open(written, "w", format=container.name) as output:
+                video = _small_video(output, container)
+                made, packets = add(output)
+                name = codec or codec_of(made)
+                black = black_frame(_VIDEO_SIZE, _VIDEO_SIZE, "yuv420p")
+                for packet in packets:
+                    packet.stream = made
+                for packet in [*encoded(video, black), *encoded(video, None), *packets]:
+                    mux(output, packet)
+        except (FFmpegError, ValueError, RuntimeError) as error:
+            why = reason_of(error)
+            said = "" if why in _SAYS_NOTHING else f" ({why})"
+            return f"{container.name} cannot hold it{said}"
+        reason = _read_back(written, name, container) if packets else None
+        return reason or (check and check(written))
 
 
 class SubtitleConverter:
@@ -287,16 +254,14 @@ class SubtitleConverter:
         """Yield one packet for each event; MP4's empty ones, which end an event, give none."""
         if packet is None:
             return
-        decoded = decoded_subtitle(self._source, packet)
-        if decoded is None or len(decoded) == 0:
-            return
+        decoded = cast("SubtitleSet | None", untyped(self._source).codec_context.decode2(packet))
         lasts = round((packet.duration or 0) * 1000 * (packet.time_base or 1))
-        for rect in decoded:
+        for rect in decoded or ():
             text = cast("bytes", getattr(rect, "ass", b""))
             if not text:
                 continue
             made = SubtitleSet.create(text, start=0, end=lasts, pts=0)
-            done = encoded_subtitle(self._target, made)
+            done = cast("AnyPacket", untyped(self._target).codec_context.encode_subtitle(made))
             done.pts = done.dts = packet.pts
             done.duration, done.time_base = packet.duration, packet.time_base
             done.stream = self._target

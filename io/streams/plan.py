@@ -6,7 +6,7 @@ target's container in memory, and read back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +18,6 @@ from av.stream import Discard
 from ..decode.demuxer import best_video, codec_of, find_target, kind_of, open_container
 from ..encode.codecs import is_image
 from ..encode.containers import Container, container_of
-from ..encode.packets import AnyPacket
 from ..errors import SinkRefused
 from ..extent import sample_entries
 from ..files import is_special
@@ -27,7 +26,7 @@ from ..redaction import excerpt
 from ..root import ConfinedFile
 from ..timecode import Timecode, is_timecode, timecode_of
 from ..traits import Loss, OpenedFile, Trait
-from .converter import Conversion, conversions_for, sample_packets, why_not_copied
+from .converter import Candidate, Check, Conversion, sample_packets
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -209,27 +208,26 @@ def _fates(
     samples = sample_packets(opened, streams)
     for stream in streams:
         name, packets = names[stream.index], samples.get(stream.index, [])
-        fate = _fate(stream, packets, container, name, audio_codec)
+        fate = _fate(Candidate(stream, packets, container, audio_codec), name)
         yield replace(fate, codec=excerpt(name))
 
 
-def _fate(
-    stream: Stream, packets: list[AnyPacket], container: Container, name: str, audio_codec: str
-) -> StreamFate:
-    kind = kind_of(stream)
+def _fate(candidate: Candidate, name: str) -> StreamFate:
+    stream, container = candidate.stream, candidate.container
+    kind, audio_codec = kind_of(stream), candidate.audio_codec
     if kind in ("attachment", "cover") and container.name in _HOLDS_ATTACHMENTS:
         return _made(stream, "attach")
     if kind == "attachment":
         return _dropped(stream, f"{container.name} holds no attachments")
     if kind == "audio" and audio_codec == "none":
         return _dropped(stream, "as --audio-codec none asks")
-    check = _data_check(stream, packets, container, name) if kind == "data" else None
-    reason = why_not_copied(stream, packets, container, audio_codec, check)
+    check = _data_check(candidate, name) if kind == "data" else None
+    reason = candidate.why_not_copied(check)
     if reason is None:
         return _made(stream, "copy")
     failed = ""
-    for conversion in conversions_for(stream, packets, container, audio_codec):
-        if (failed := conversion.trial(stream, packets, container)) is None:
+    for conversion in candidate.conversions():
+        if (failed := candidate.why_not_converted(conversion)) is None:
             loss = f"; {conversion.loses}" if conversion.loses else ", without loss"
             return _made(stream, "convert", conversion=conversion, reason=f"{reason}{loss}")
     if kind == "audio" and audio_codec not in ("auto", "copy"):
@@ -237,15 +235,13 @@ def _fate(
     return _dropped(stream, reason)
 
 
-def _data_check(
-    stream: Stream, packets: list[AnyPacket], container: Container, name: str
-) -> Callable[[BytesIO], str | None]:
+def _data_check(candidate: Candidate, name: str) -> Check:
     """Return a check of a trial file for what muxers do to data without complaint.
 
     They may write it under another name, by which no program finds it, or change its packets.
     """
-    payloads = [bytes(packet) for packet in packets]
-    renamed = name != codec_of(stream)
+    payloads, container = [bytes(packet) for packet in candidate.packets], candidate.container
+    renamed = name != codec_of(candidate.stream)
 
     def check(written: BytesIO) -> str | None:
         if renamed and name not in sample_entries(written.getvalue()):

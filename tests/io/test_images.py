@@ -5,8 +5,11 @@ from __future__ import annotations
 import struct
 import subprocess
 from dataclasses import replace
+from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -14,15 +17,17 @@ import torch
 from PIL import Image
 from support.media.clips import make_still
 from support.media.sinks import constant, pictures, write
-from support.media.stills import exif_data, icc_profile, with_segments
+from support.media.stills import embedded_of, exif_data, icc_profile, with_segments
 
 from upframe.filters.frame import Color, Picture, PixelFormat, StreamInfo
+from upframe.io.decode.demuxer import find_target
 from upframe.io.encode.encoder import EncoderOptions, output_pix_fmt
 from upframe.io.errors import SinkRefused, VerificationFailed
-from upframe.io.pictures.image_files import embedded_in
+from upframe.io.losses import contents_of
 from upframe.io.sink import open_file_sink, planned_losses
 from upframe.io.source import open_source
 from upframe.io.streams.plan import plan_streams
+from upframe.io.verify import inspect
 
 RGB = Color("pc", None, None, "gbr")
 
@@ -255,7 +260,7 @@ def test_profile_and_exif_data_are_carried_and_the_orientation_is_neutral(
 def test_what_is_carried_can_be_carried_again(tmp_path: Path, name: str) -> None:
     once = through(photo(tmp_path, profile=icc_profile()), tmp_path / name)
     again = through(once, tmp_path / f"again_{name}")
-    found, before = embedded_in(again), embedded_in(once)
+    found, before = embedded_of(again), embedded_of(once)
     assert found is not None
     assert before is not None
     assert (found.icc_profile, found.turn) == (icc_profile(), (0, False))
@@ -263,6 +268,43 @@ def test_what_is_carried_can_be_carried_again(tmp_path: Path, name: str) -> None
     assert b"ACM" in found.exif
     with Image.open(again) as image:
         assert image.size == (48, 64)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tiff"])
+def test_a_stream_of_bytes_has_the_profile_and_exif_data_of_its_image(
+    tmp_path: Path, name: str
+) -> None:
+    image = through(photo(tmp_path, profile=icc_profile()), tmp_path / name)
+    with image.open("rb") as file:
+        for stream in (file, BytesIO(image.read_bytes())):
+            source = open_source(stream)
+            assert (source.info.icc_profile, len(list(source))) == (icc_profile(), 1)
+            assert source.info.exif is not None
+            source.close()
+
+
+@pytest.mark.parametrize("name", ["a.apng", "a.mov", "a.nut"])
+def test_png_with_a_profile_is_decoded_in_every_container(tmp_path: Path, name: str) -> None:
+    """PyAV frees the name of the profile twice, if it sees it."""
+    with Image.open(photo(tmp_path, profile=None)) as opened:
+        opened.save(tmp_path / "a.png", icc_profile=icc_profile())
+        opened.save(
+            tmp_path / "a.apng", save_all=True, append_images=[opened.rotate(90)],
+            icc_profile=icc_profile(),
+        )  # fmt: skip
+    path = tmp_path / name
+    if path.suffix != ".apng":
+        png = av.Packet((tmp_path / "a.png").read_bytes())
+        png.pts, png.dts, png.time_base, png.duration = 0, 0, Fraction(1, 1000), 40
+        with av.open(str(path), "w") as output:
+            png.stream = output.add_stream("png", rate=25, width=64, height=48, pix_fmt="rgb24")
+            output.mux(png)
+    for _ in range(3):  # so that freed memory is used again
+        source = open_source(str(path))
+        assert len(list(source)) in (1, 2)
+        source.close()
+        assert "icc" in {trait.kind for trait in contents_of(find_target(str(path)))}
+        inspect(find_target(str(path)))
 
 
 def test_a_format_without_profiles_gets_srgb(
@@ -298,7 +340,7 @@ def test_a_profile_is_only_put_on_pictures_of_its_kind(
     target = write_still(
         tmp_path / name, noise(pix_fmt, 32, 16, color), icc_profile=profile, exif=exif_data(1)
     )
-    found = embedded_in(target)
+    found = embedded_of(target)
     assert found is not None
     assert found.icc_profile == (profile if kept else None)
     assert found.exif is not None
@@ -309,7 +351,7 @@ def test_a_cmyk_photo_is_read_and_its_profile_is_not_kept(tmp_path: Path) -> Non
     profile = icc_profile(space=b"CMYK")
     Image.new("CMYK", (32, 16), (0, 255, 255, 0)).save(path, icc_profile=profile, quality=98)
     target = through(path, tmp_path / "b.png")
-    found = embedded_in(target)
+    found = embedded_of(target)
     assert found is not None
     assert found.icc_profile is None
     assert np.abs(rgb_by_ffmpeg(target)[8, 8].astype(int) - (255, 0, 0)).max() < 12
@@ -321,7 +363,7 @@ def test_damaged_exif_data_are_left_out_and_the_picture_is_written(
     damaged = exif_data(6)[:110]  # whole as far as the orientation
     picture = noise("gbrp", 32, 16)
     target = write_still(tmp_path / "a.png", picture, exif=damaged, icc_profile=icc_profile())
-    found = embedded_in(target)
+    found = embedded_of(target)
     assert found is not None
     assert (found.exif, found.icc_profile) == (None, icc_profile())
     assert "EXIF data are left out" in caplog.text
@@ -335,7 +377,7 @@ def test_a_sequence_keeps_the_profile_and_leaves_each_pictures_exif_data(tmp_pat
     info = replace(source.info, pix_fmt="yuv420p")
     write(open_file_sink(tmp_path / "out_%d.jpg", info, EncoderOptions()), iter(list(source)))
     source.close()
-    found = embedded_in(tmp_path / "out_2.jpg")
+    found = embedded_of(tmp_path / "out_2.jpg")
     assert found is not None
     assert (found.icc_profile, found.exif) == (icc_profile(), None)
 

@@ -32,13 +32,16 @@ def test_a_copy_agrees_with_its_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tiff"])
-def test_a_photo_that_was_turned_agrees_with_its_source(tmp_path: Path, name: str) -> None:
+def test_a_photo_that_was_turned_agrees_with_its_source_and_its_report(
+    tmp_path: Path, name: str
+) -> None:
     photo = samples.make_still(tmp_path / "in.jpg", pix_fmt="yuvj420p")
     with_segments(photo, (0xE1, b"Exif\0\0" + exif_data(6)))
     target = tmp_path / name
-    asked = ["--upscale", "2", "--weights", "builtin", "--progress", "none"]
+    report = str(tmp_path / "report.json")
+    asked = ["--upscale", "2", "--weights", "builtin", "--progress", "none", "--report", report]
     assert main(["run", str(photo), str(target), *asked]) == 0
-    assert main(["verify", str(target), "--against", str(photo)]) == 0
+    assert main(["verify", str(target), "--against", str(photo), "--report", report]) == 0
 
 
 def test_a_long_apng_agrees_with_its_source(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ from fractions import Fraction
 
 import av
 import pytest
+import torch
 from support.media.sinks import constant
 
-from upframe.filters.frame import StreamInfo
+from upframe.filters.frame import Color, Picture, StreamInfo
 from upframe.io.encode.containers import container_of
 from upframe.io.encode.packets import (
     DecodingTimes,
-    EncoderClock,
+    EncoderTimeline,
     SampleClock,
     VideoTiming,
     choose_timing,
@@ -29,6 +30,12 @@ def packet(pts: int | None, dts: int | None, duration: int, time_base: Fraction)
     made = av.Packet(b"0")
     made.pts, made.dts, made.duration, made.time_base = pts, dts, duration, time_base
     return made
+
+
+def shown(pts: int, duration: int) -> Picture:
+    """A picture at a time in milliseconds."""
+    planes = (torch.zeros(1, 1, dtype=torch.uint8),)
+    return Picture(planes, "gray", Color(), pts, duration, Fraction(1, 1000))
 
 
 def variable(time_base: Fraction) -> StreamInfo:
@@ -56,23 +63,31 @@ def test_the_time_base_is_exact_where_it_can_be(
 
 def test_rounded_timestamps_of_a_constant_rate_come_back_to_their_places() -> None:
     """Matroska's milliseconds for 24000/1001, behind a start offset."""
-    clock = EncoderClock(VideoTiming(1 / NTSC, NTSC), Fraction(1, 1000))
+    clock = EncoderTimeline(VideoTiming(1 / NTSC, NTSC), Fraction(1, 1000))
     times = [round(500 + 1000 * index / NTSC) for index in range(2000)]
-    got = [clock(pts, 42) for pts in times]
+    got = [clock.enter(shown(pts, 42)) for pts in times]
     assert got == [(index, 1) for index in range(2000)]
     assert clock.num_rounded == 0
 
 
 def test_frames_off_the_grid_are_counted_and_keep_rising() -> None:
-    clock = EncoderClock(VideoTiming(Fraction(1, 25), Fraction(25)), Fraction(1, 1000))
-    assert [clock(pts, 40)[0] for pts in (0, 40, 60, 61, 62, 200)] == [0, 1, 2, 3, 4, 5]
+    clock = EncoderTimeline(VideoTiming(Fraction(1, 25), Fraction(25)), Fraction(1, 1000))
+    assert [clock.enter(shown(pts, 40))[0] for pts in (0, 40, 60, 61, 62, 200)] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
     assert clock.num_rounded == 3
 
 
 def test_a_longer_last_frame_keeps_its_length() -> None:
-    clock = EncoderClock(VideoTiming(Fraction(1, 25), Fraction(25)), Fraction(1, 1000))
-    assert [clock(pts, end - pts) for pts, end in ((0, 40), (40, 200))] == [(0, 1), (1, 4)]
-    assert clock.end == 5
+    clock = EncoderTimeline(VideoTiming(Fraction(1, 25), Fraction(25)), Fraction(1, 1000))
+    ends = (0, 40), (40, 200)
+    assert [clock.enter(shown(pts, end - pts)) for pts, end in ends] == [(0, 1), (1, 4)]
+    assert clock.duration_seconds == Fraction(5, 25)
 
 
 @pytest.mark.parametrize(

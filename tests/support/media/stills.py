@@ -11,6 +11,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from upframe.io.pictures.image_files import Embedded, read_embedded
+
 P3 = ((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407))
 SRGB = ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.7141))
 """Red, green and blue of XYZ, adapted to D50."""
@@ -113,6 +115,11 @@ def with_segments(jpeg: Path, *segments: tuple[int, bytes]) -> Path:
 # HEIF: boxes around pictures that an MP4 muxer has coded.
 
 RED, GREEN, BLUE, WHITE = (200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 220)
+
+
+def embedded_of(image: Path) -> Embedded | None:
+    """What an image file says about its picture."""
+    return read_embedded(image.read_bytes())
 
 
 def box(kind: bytes, data: bytes) -> bytes:
