@@ -51,7 +51,7 @@ from ..encode.packets import (
 from ..errors import SinkFull, SinkRefused
 from ..pictures.pixels import frame_of, set_color
 from ..pictures.t35 import MessageWriter
-from ..streams.converter import Candidate
+from ..streams.converter import StreamTrial
 from .slate import blank
 from .target import CARRIED
 from .values import Encoded
@@ -444,7 +444,7 @@ class SoundTemplate:
         if format in ("rtsp", "whip"):
             known = _BY_RTP if format == "rtsp" else _BY_WHIP
             return None if self.codec in known else f"{format} does not carry {self.codec}"
-        return Candidate(self.stream, [], Container(CARRIED.get(format, format))).why_not_held()
+        return StreamTrial(self.stream, [], Container(CARRIED.get(format, format))).why_not_held()
 
 
 def _likeness_of(stream: Stream) -> tuple[object, ...]:

@@ -143,7 +143,7 @@ class Conversion:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class StreamTrial:
     """A stream of the source that is to be brought into a container.
 
     Whatever is tried is muxed in memory, beside a small video, and read back.

@@ -26,7 +26,7 @@ from ..redaction import excerpt
 from ..root import ConfinedFile
 from ..timecode import Timecode, is_timecode, timecode_of
 from ..traits import Loss, OpenedFile, Trait
-from .converter import Candidate, Check, Conversion, sample_packets
+from .converter import Check, Conversion, StreamTrial, sample_packets
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -208,26 +208,26 @@ def _fates(
     samples = sample_packets(opened, streams)
     for stream in streams:
         name, packets = names[stream.index], samples.get(stream.index, [])
-        fate = _fate(Candidate(stream, packets, container, audio_codec), name)
+        fate = _fate(StreamTrial(stream, packets, container, audio_codec), name)
         yield replace(fate, codec=excerpt(name))
 
 
-def _fate(candidate: Candidate, name: str) -> StreamFate:
-    stream, container = candidate.stream, candidate.container
-    kind, audio_codec = kind_of(stream), candidate.audio_codec
+def _fate(trial: StreamTrial, name: str) -> StreamFate:
+    stream, container = trial.stream, trial.container
+    kind, audio_codec = kind_of(stream), trial.audio_codec
     if kind in ("attachment", "cover") and container.name in _HOLDS_ATTACHMENTS:
         return _made(stream, "attach")
     if kind == "attachment":
         return _dropped(stream, f"{container.name} holds no attachments")
     if kind == "audio" and audio_codec == "none":
         return _dropped(stream, "as --audio-codec none asks")
-    check = _data_check(candidate, name) if kind == "data" else None
-    reason = candidate.why_not_copied(check)
+    check = _data_check(trial, name) if kind == "data" else None
+    reason = trial.why_not_copied(check)
     if reason is None:
         return _made(stream, "copy")
     failed = ""
-    for conversion in candidate.conversions():
-        if (failed := candidate.why_not_converted(conversion)) is None:
+    for conversion in trial.conversions():
+        if (failed := trial.why_not_converted(conversion)) is None:
             loss = f"; {conversion.loses}" if conversion.loses else ", without loss"
             return _made(stream, "convert", conversion=conversion, reason=f"{reason}{loss}")
     if kind == "audio" and audio_codec not in ("auto", "copy"):
@@ -235,13 +235,13 @@ def _fate(candidate: Candidate, name: str) -> StreamFate:
     return _dropped(stream, reason)
 
 
-def _data_check(candidate: Candidate, name: str) -> Check:
+def _data_check(trial: StreamTrial, name: str) -> Check:
     """Return a check of a trial file for what muxers do to data without complaint.
 
     They may write it under another name, by which no program finds it, or change its packets.
     """
-    payloads, container = [bytes(packet) for packet in candidate.packets], candidate.container
-    renamed = name != codec_of(candidate.stream)
+    payloads, container = [bytes(packet) for packet in trial.packets], trial.container
+    renamed = name != codec_of(trial.stream)
 
     def check(written: BytesIO) -> str | None:
         if renamed and name not in sample_entries(written.getvalue()):
