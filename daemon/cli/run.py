@@ -60,11 +60,13 @@ def run_live(arguments: argparse.Namespace) -> LiveReport:
         MediaError, FilterError, Stopped: as `LiveSession.run`.
     """
     request = request_of_arguments(arguments)
-    display = LiveDisplay(cast("ProgressStyle", arguments.progress))
+    style = cast("ProgressStyle", arguments.progress)
+    display = None if style == "none" else LiveDisplay(style)
     session = LiveSession(request, on_status=display)
     with _signals(session):
         report = session.run()
-    display.end()
+    if display is not None:
+        display.end()
     return report
 
 
@@ -155,7 +157,7 @@ class LiveDisplay:
         """Show a status; called on changes and every second."""
         if self._style == "json":
             self._write(json_text(status.to_json(), None) + "\n")
-        elif self._style != "none":
+        else:
             self._show(status)
 
     def end(self) -> None:

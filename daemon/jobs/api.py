@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Collection, Generator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -44,12 +45,8 @@ def name_of(job: Job) -> str:
     return one_line(PurePath(redacted(job.source)).name or job.id)
 
 
-def _without_report(job: Job) -> dict[str, Any]:
-    return to_public_dict(job, report=False)
-
-
 PublicJob = Annotated[Job, PlainSerializer(to_public_dict)]
-BriefJob = Annotated[Job, PlainSerializer(_without_report)]
+BriefJob = Annotated[Job, PlainSerializer(partial(to_public_dict, report=False))]
 
 
 class NewJob(BaseModel, frozen=True, extra="forbid"):

@@ -50,6 +50,15 @@ class Confinement(BaseModel, frozen=True, extra="forbid"):
     sink: Root | None = Field(default=None, description="The root above the result.")
 
 
+class ProbeVerdict(BaseModel, frozen=True):
+    """What a file is, as far as a job can be made of it."""
+
+    kind: Literal["video", "unfinished", "refused"]
+    """`unfinished`: not video yet, it may still be arriving; `refused`: it never will be."""
+    message: str
+    """What was found, for people."""
+
+
 class JobProgress(BaseModel, frozen=True):
     """The progress of a job: kept in memory while it runs, stored when its state changes."""
 

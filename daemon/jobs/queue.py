@@ -10,13 +10,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Literal, Self, TypeVar
 
 from ..errors import IllegalChange, StoreBroken, UnknownJob
+from ..tasks import within
 from .model import Job, JobProgress, State
 from .store import JobStore, altered, job_of_row
 
@@ -372,9 +372,7 @@ class JobQueue:
         due = await self._threads.read(partial(self.store.next_due, now))
         if due is not None:
             timeout_seconds = min(timeout_seconds, (due - now).total_seconds())
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_seconds):
-                await self._work.wait()
+        await within(timeout_seconds, self._work.wait())
 
     async def cancel(self, id: str, timeout_seconds: float = CANCEL_SECONDS) -> Job:  # noqa: A002
         """Cancel a job: a queued one at once, a running one by what is attached to it.

@@ -20,6 +20,7 @@ from ...io.live.clock import LiveClock
 from ...io.live.live_encoder import SoundTemplate
 from ...io.live.live_input import ConnectedInput, StallRule
 from ...io.live.values import DecodedFrame, InputState, LiveForm, SoundPacket
+from ...io.redaction import redacted
 from ..backoff import Backoff
 from ..queues import DropOldestQueue
 from .compute_stage import QueuedFrame
@@ -187,7 +188,9 @@ class InputSupervisor:
     ) -> None:
         self.state: InputState = "connecting"
         self.reason: Reason | None = None
+        """Why it was lost the last time."""
         self.message = ""
+        """The same for people, without secrets."""
         self.form: LiveForm | None = None
         """Of the latest connection that was probed."""
         self.last_frame_at: float | None = None
@@ -336,7 +339,7 @@ class InputSupervisor:
         self, state: InputState, reason: Reason | None = None, message: str | None = None
     ) -> None:
         if reason is not None:
-            self.reason, self.message = reason, message or ""
+            self.reason, self.message = reason, redacted(message or "")
         if state == self.state and reason is None:
             return
         if state == "running" and self.state != "running":

@@ -270,6 +270,9 @@ def _rank(share: float, count: int) -> int:
     return min(count - 1, max(0, -int(-share * count // 1) - 1))
 
 
+PlacedSound = tuple[bytes, Fraction, Fraction]
+"""A packet's data, its time on the output's time line and its duration, in seconds."""
+
 Showing = Literal["input", "freeze", "slate", "nothing"]
 
 _LOOK_SECONDS = 0.25
@@ -289,13 +292,6 @@ class OutputTiming:
     """Repeats that are later than this are not encoded at all."""
     slate_seconds: float | None
     """From when on, after the last picture, the slate is shown; None: never."""
-
-
-@dataclass(slots=True)
-class _Sound:
-    data: bytes
-    seconds: Fraction
-    duration: Fraction
 
 
 class OutputStage:
@@ -349,8 +345,8 @@ class OutputStage:
         self._pictures: BlockingQueue[OutputFrame] = BlockingQueue(
             max(2, _BACKLOG_FRAMES * pictures_per_frame)
         )
-        self._sound: DropOldestQueue[_Sound] = DropOldestQueue(_MAX_SOUND_PACKETS)
-        self._early_sound: _Sound | None = None
+        self._sound: DropOldestQueue[PlacedSound] = DropOldestQueue(_MAX_SOUND_PACKETS)
+        self._early_sound: PlacedSound | None = None
         self._context, self._now = context, context.now
         self._counts: Counter[str] = Counter()
         self._last_time: Fraction | None = None
@@ -365,9 +361,9 @@ class OutputStage:
         with suppress(QueueCancelled):
             self._pictures.put(picture)
 
-    def put_sound(self, data: bytes, seconds: Fraction, duration: Fraction) -> None:
+    def put_sound(self, *packet: *PlacedSound) -> None:
         """Accept a packet of sound for a time on the output's time line. Thread-safe."""
-        self._sound.put(_Sound(data, seconds, duration))
+        self._sound.put(packet)
 
     def end(self) -> None:
         """Write what has come, and end."""
@@ -484,9 +480,8 @@ class OutputStage:
             return
         until = self._scheduler.next_time
         while (sound := self._early_sound or self._sound.take(0)) is not None:
-            if sound.seconds >= until:
+            if sound[1] >= until:
                 self._early_sound = sound
                 return
             self._early_sound = None
-            packet = self._encoder.sound_packet(sound.data, sound.seconds, sound.duration)
-            self._publisher.give(packet)
+            self._publisher.give(self._encoder.sound_packet(*sound))

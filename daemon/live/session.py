@@ -32,7 +32,6 @@ from ...io.live.address import (
     LiveAddress,
     find_address,
     is_live,
-    read_credentials,
     with_credentials,
 )
 from ...io.live.live_input import ConnectedInput, LiveInput, PacedFile
@@ -106,7 +105,7 @@ def _input_url(request: LiveRequest) -> str:
     spec = request.spec
     if spec.credentials_file is None or "://" not in spec.input:
         return spec.input
-    return with_credentials(spec.input, read_credentials(spec.credentials_file))
+    return with_credentials(spec.input, spec.credentials_file)
 
 
 def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: bool) -> MakeSource:
@@ -188,10 +187,6 @@ _HOPELESS = ("not-found", "unauthorised", "untrusted", "unsupported")
 """Reasons for which a first connection may end the session."""
 
 
-def _ignore(_: LiveStatus) -> None:
-    pass
-
-
 class LiveSession:
     """Runs one live stream: `run` in one thread; all else is thread-safe.
 
@@ -209,10 +204,12 @@ class LiveSession:
         *,
         now: Callable[[], float] = time.monotonic,
         speed: float = 1.0,
-        on_status: Callable[[LiveStatus], None] = _ignore,
+        on_status: Callable[[LiveStatus], None] | None = None,
         make_input: MakeSource | None = None,
     ) -> None:
         self._request = request
+        self._input_url = redacted(request.spec.input)
+        self._output_url = redacted_target(request.spec.output)
         self._now = now
         self._speed = speed
         self._on_status = on_status
@@ -279,17 +276,17 @@ class LiveSession:
 
     def status(self) -> LiveStatus:
         """Return the state of the stream."""
-        spec, source = self._request.spec, self._input
+        source = self._input
         counts = Counter(source.counts())
         counts.update(self._ingest.counts())
         status = LiveStatus(
-            name=spec.name,
+            name=self._request.spec.name,
             state=source.state,
             since=self._since,
             reason=source.reason,
-            message=_COMPLETING if self._is_completing else redacted(source.message),
-            input={"url": redacted(spec.input), **_description_of(source.form)},
-            output={"url": redacted_target(spec.output)},
+            message=_COMPLETING if self._is_completing else source.message,
+            input={"url": self._input_url, **_description_of(source.form)},
+            output={"url": self._output_url},
             showing="nothing",
             counts=dict(counts),
             reconnects=dict(source.reconnects),
@@ -408,7 +405,8 @@ class LiveSession:
             self._has_warned = True
             log.warning("%s", status.warning)
         self._reported, self._reported_at = status, now
-        self._on_status(status)
+        if self._on_status is not None:
+            self._on_status(status)
 
     def _complete(self) -> LiveReport:
         """Write everything that has come, complete the output, and report."""

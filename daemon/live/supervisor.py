@@ -6,13 +6,11 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...filters.options import Policy
 from ...io.errors import Reason
 from ...io.live.values import InputState
 from ...io.redaction import redacted, redacted_target
@@ -20,6 +18,7 @@ from ..backoff import Backoff
 from ..exits import Exit
 from ..fence import Fence
 from ..specification import StreamSpec, part_of
+from ..tasks import within
 from ..workers.messages import Event, ExitMessage, RunStream, StreamReported
 from ..workers.process import WorkerChild, worker_command
 from .levels import parse_levels
@@ -127,26 +126,6 @@ _LASTING = (
 """Ends that need an operator: retrying soon is useless."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamLimits:
-    """Limits and settings of the workers of live streams."""
-
-    state_dir: Path
-    weights: Policy
-    finish_seconds: float
-    """To complete the output."""
-    most_mebibytes: int
-    """Resident memory at which a worker is replaced."""
-    loading_seconds: float
-    """From a worker's start to its first status."""
-    silent_seconds: float
-    """From one status to the next."""
-    still_seconds: float
-    """While frames come in, and no new picture goes out."""
-    threads: int | None = None
-    """For computing on the CPU."""
-
-
 class StreamSupervisor:
     """Keeps a worker running for one `[[live]]` entry: `run`, and calls to change it meanwhile.
 
@@ -154,14 +133,27 @@ class StreamSupervisor:
     and the next one starts after a pause of the back-off.
 
     Args:
-        name: of the stream.
+        entry: of the stream.
+        config: of the daemon.
         board: receives its status.
         command: returns the command line of a worker.
         backoff: of the pauses between workers.
+        silent_seconds: from one status to the next, at most.
+        still_seconds: at most, while frames come in and no new picture goes out.
     """
 
-    def __init__(self, name: str, board: LiveBoard, command: Command, backoff: Backoff) -> None:
-        self.name = name
+    def __init__(
+        self,
+        entry: LiveConfig,
+        config: Config,
+        board: LiveBoard,
+        *,
+        command: Command,
+        backoff: Backoff,
+        silent_seconds: float,
+        still_seconds: float,
+    ) -> None:
+        self.name = name = entry.name
         self.num_restarts = 0
         """Workers that had to be replaced."""
         self.pid: int | None = None
@@ -170,8 +162,11 @@ class StreamSupervisor:
         self._board = board
         self._command = command
         self._backoff = backoff
-        self._entry: LiveConfig | None = None
-        self._limits: StreamLimits | None = None
+        self._silent_seconds, self._still_seconds = silent_seconds, still_seconds
+        self._entry: LiveConfig | None = entry
+        self._config = config
+        self._finish_seconds = config.jobs.drain_seconds
+        """For a worker to complete its output."""
         self._is_ending = False
         self._news = asyncio.Event()
         self._past: LiveStatus | None = None
@@ -179,18 +174,17 @@ class StreamSupervisor:
         self._detector = StallDetector()
         self._stalled_seconds = 0.0
 
-    def configure(self, entry: LiveConfig | None, limits: StreamLimits) -> None:
-        """Set the entry of the stream; None ends it."""
+    def configure(self, entry: LiveConfig | None, config: Config) -> None:
+        """Change the entry of the stream; None ends it."""
         if entry != self._entry:
             self._backoff.held(_STEADY_SECONDS)  # the new entry may have fixed the error
             self._entry = entry  # an equal one stays the same object, by which it is known below
             self._news.set()
-        self._limits = limits
+        self._config, self._finish_seconds = config, config.jobs.drain_seconds
 
     def end(self, finish_seconds: float) -> None:
         """Let the worker complete its output; then `run` returns."""
-        if self._limits is not None:
-            self._limits = replace(self._limits, finish_seconds=finish_seconds)
+        self._finish_seconds = finish_seconds
         self._is_ending = True
         self._news.set()
 
@@ -204,9 +198,7 @@ class StreamSupervisor:
                 continue
             pause = await self._run_worker(entry)
             if self._is_wanted(entry):
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._changed(entry)
+                await within(pause, self._changed(entry))
         if self._entry is None:
             self._board.forget(self.name)
         else:
@@ -227,10 +219,10 @@ class StreamSupervisor:
         return self._pause(entry, "its supervisor failed", lasting=True)
 
     async def _once(self, entry: LiveConfig) -> float:
-        limits = self._current_limits
+        config = self._config
         clock = asyncio.get_running_loop().time
         began = clock()
-        command = self._command(self.name, limits.state_dir)
+        command = self._command(self.name, config.state_dir)
         process = StreamWorker(self.name, command, self._receive, self._news)
         self._latest, self._detector, self._stalled_seconds = None, StallDetector(), 0.0
         self._publish(entry, "connecting", "its worker starts")
@@ -239,8 +231,8 @@ class StreamSupervisor:
                 process.spawn()
             except OSError as error:
                 return self._pause(entry, f"no worker can be started: {error}", lasting=True)
-            spec = part_of(entry, StreamSpec)
-            process.send(RunStream(spec=spec, weights=limits.weights, threads=limits.threads))
+            spec, threads = part_of(entry, StreamSpec), _threads(config)
+            process.send(RunStream(spec=spec, weights=config.weights, threads=threads))
             self.pid = process.pid
             again_at_once = await self._watch(process, entry)
         finally:
@@ -259,15 +251,12 @@ class StreamSupervisor:
         silent, num_statuses = 0.0, 0
         while not process.has_ended:
             if not self._is_wanted(entry) or self._is_too_large():
-                seconds = self._current_limits.finish_seconds
+                seconds = self._finish_seconds
                 process.close_stdin()
                 await process.end_within(seconds, f"it did not end within {seconds:g} s")
                 return True
             self._news.clear()
-            try:
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await self._news.wait()
-            except TimeoutError:
+            if not await within(_LOOK_SECONDS, self._news.wait()):
                 silent += _LOOK_SECONDS  # not what passed: we may have been stopped
             if process.num_statuses != num_statuses:
                 silent, num_statuses = 0.0, process.num_statuses
@@ -278,18 +267,18 @@ class StreamSupervisor:
 
     def _hangs(self, silent_seconds: float, *, is_loading: bool) -> str | None:
         """Return why a worker counts as hung; None if it does not."""
-        limits = self._current_limits
-        patience = limits.loading_seconds if is_loading else limits.silent_seconds
+        loading = self._config.jobs.stage_seconds["loading"]
+        patience = loading if is_loading else self._silent_seconds
         if silent_seconds >= patience:
             return f"it said nothing for {patience:g} s"
-        patience = limits.still_seconds if self._detector.began else limits.loading_seconds
+        patience = self._still_seconds if self._detector.began else loading
         if self._stalled_seconds >= patience:
             return f"it made nothing of the frames that came for {patience:g} s"
         return None
 
     def _is_too_large(self) -> bool:
         size = 0 if self._latest is None else self._latest.rss_bytes
-        if size < self._current_limits.most_mebibytes * _MEBI:
+        if size < self._config.jobs.recycle_mebibytes * _MEBI:
             return False
         mebibytes = size // _MEBI
         log.warning("its worker has %d MiB, and is replaced", mebibytes, extra=self._about)
@@ -340,20 +329,9 @@ class StreamSupervisor:
         )
         self._board.update(accumulate_counters(self._past, status))
 
-    @property
-    def _current_limits(self) -> StreamLimits:
-        assert self._limits is not None  # `configure` comes first
-        return self._limits
-
 
 SILENT_SECONDS, STILL_SECONDS = 30.0, 60.0
 _REAP_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Stream:
-    supervisor: StreamSupervisor
-    task: asyncio.Task[None]
 
 
 class LiveSupervisor:
@@ -380,45 +358,49 @@ class LiveSupervisor:
         self._backoff = backoff
         self._silent_seconds = silent_seconds
         self._still_seconds = still_seconds
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, StreamSupervisor] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._levels: dict[str, tuple[str, ...]] = {}
 
     def configure(self, config: Config) -> None:
         """Start, change or end streams as configured; unchanged entries run on."""
-        limits = self._limits(config)
         entries = {entry.name: entry for entry in config.live}
         self._levels = {
             entry.name: tuple(level.name for level in parse_levels(entry.levels, entry.filters))
             for entry in config.live
         }
-        self._streams = {name: one for name, one in self._streams.items() if not one.task.done()}
-        for name in dict.fromkeys([*entries, *self._streams]):
-            if (stream := self._streams.get(name)) is not None:
-                stream.supervisor.configure(entries.get(name), limits)
-                continue
-            supervisor = StreamSupervisor(name, self.board, self._command, self._backoff())
-            supervisor.configure(entries.get(name), limits)
-            task = asyncio.create_task(supervisor.run(), name=f"live {name}")
-            self._streams[name] = _Stream(supervisor, task)
+        self._tasks = {name: task for name, task in self._tasks.items() if not task.done()}
+        self._streams = {name: self._streams[name] for name in self._tasks}
+        for name, stream in self._streams.items():
+            stream.configure(entries.get(name), config)
+        for name in [each for each in entries if each not in self._streams]:
+            self._streams[name] = stream = StreamSupervisor(
+                entries[name],
+                config,
+                self.board,
+                command=self._command,
+                backoff=self._backoff(),
+                silent_seconds=self._silent_seconds,
+                still_seconds=self._still_seconds,
+            )
+            self._tasks[name] = asyncio.create_task(stream.run(), name=f"live {name}")
 
     async def drain(self, seconds: float) -> None:
         """Let every stream complete its output within a time; kill the rest."""
         for stream in self._streams.values():
-            stream.supervisor.end(seconds)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds + _REAP_SECONDS):
-                await self._all_ended()
+            stream.end(seconds)
+        await within(seconds + _REAP_SECONDS, self._all_ended())
         await self.end()
 
     async def end(self) -> None:
         """Kill all workers and wait for them. May be called twice."""
-        for stream in self._streams.values():
-            stream.task.cancel()
+        for task in self._tasks.values():
+            task.cancel()
         await self._all_ended()
 
     def public_statuses(self) -> list[dict[str, Any]]:
         """Return every stream as `/status` shows it."""
-        pids = {name: stream.supervisor.pid for name, stream in self._streams.items()}
+        pids = {name: stream.pid for name, stream in self._streams.items()}
         return [
             {**status.to_json(), "pid": pids.get(name), "restarts": self.num_restarts(name)}
             for name, status in self.board.statuses.items()
@@ -427,34 +409,20 @@ class LiveSupervisor:
     def num_restarts(self, name: str) -> int:
         """Return how many workers of a stream had to be replaced."""
         stream = self._streams.get(name)
-        return 0 if stream is None else stream.supervisor.num_restarts
+        return 0 if stream is None else stream.num_restarts
 
     def levels(self, name: str) -> Sequence[str]:
         """Return the names of a stream's levels, in the order in which they are entered."""
         return self._levels.get(name, ())
 
     async def _all_ended(self) -> None:
-        tasks = {stream.task for stream in self._streams.values()}
-        if tasks:
-            await asyncio.wait(tasks)
-
-    def _limits(self, config: Config) -> StreamLimits:
-        jobs = config.jobs
-        running = sum(entry.enabled for entry in config.live)
-        return StreamLimits(
-            state_dir=config.state_dir,
-            weights=config.weights,
-            finish_seconds=jobs.drain_seconds,
-            most_mebibytes=jobs.recycle_mebibytes,
-            loading_seconds=jobs.stage_seconds["loading"],
-            silent_seconds=self._silent_seconds,
-            still_seconds=self._still_seconds,
-            threads=_threads(running),
-        )
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
 
 
-def _threads(num_streams: int) -> int | None:
+def _threads(config: Config) -> int | None:
     """Share the cores among several streams; a single one gets all."""
+    num_streams = sum(entry.enabled for entry in config.live)
     if num_streams < 2 or "OMP_NUM_THREADS" in os.environ:
         return None
     return max(1, len(os.sched_getaffinity(0)) // num_streams)

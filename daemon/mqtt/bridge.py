@@ -27,6 +27,7 @@ from ..jobs.model import Job, State
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
 from ..live.status import LiveBoard
+from ..tasks import within
 from .broker import Session, SubscriptionRefused, address_of
 from .connection import BrokerConnection, Outbox, connection_backoff
 from .handler import Answers, Journal, RequestHandler
@@ -151,9 +152,7 @@ class MqttBridge:
         if self._running is None:
             self._journal.close()
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_STOP_SECONDS):
-                await self._running.wait()
+        await within(_STOP_SECONDS, self._running.wait())
 
     def health(self) -> dict[str, Any]:
         """Return how the connection is, and what was counted since the start."""
@@ -246,9 +245,8 @@ class MqttBridge:
             self._active.clear()
             self._outbox.retain(self.topics.activity, self._render_activity)
             await asyncio.sleep(_ACTIVITY_SECONDS)
-            with suppress(TimeoutError):  # other troubles than those of jobs and streams
-                async with asyncio.timeout(_TROUBLE_SECONDS):
-                    await self._active.wait()
+            # at last for other troubles than those of jobs and streams
+            await within(_TROUBLE_SECONDS, self._active.wait())
 
     async def _announce_device(self) -> None:
         await self._looked.wait()  # else it would replace the message that names what is gone

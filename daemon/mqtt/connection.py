@@ -16,6 +16,7 @@ from ..backoff import Backoff
 from ..config import MqttConfig
 from ..errors import StoreBroken
 from ..fence import Fence
+from ..tasks import within
 from .broker import (
     ConnectionLost,
     LoginRefused,
@@ -341,9 +342,7 @@ class BrokerConnection:
                     publisher = self._send(session)
                     tasks.append(group.create_task(publisher, name=f"mqtt publisher {number}"))
                 await stop.wait()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_DRAIN_SECONDS):
-                        await self.outbox.drained()
+                await within(_DRAIN_SECONDS, self.outbox.drained())
                 await self._publish_stopped(session)
                 for task in tasks:
                     task.cancel()
@@ -375,9 +374,8 @@ class BrokerConnection:
 
     async def _publish_stopped(self, session: Session) -> None:
         self.status = "stopped"
-        with suppress(ConnectionLost, TimeoutError):
-            async with asyncio.timeout(_STATUS_SECONDS):
-                await session.publish(await self._render_status())
+        with suppress(ConnectionLost):
+            await within(_STATUS_SECONDS, session.publish(await self._render_status()))
 
     async def _render_status(self) -> OutgoingMessage:
         return OutgoingMessage(self.topics.status, self.status.encode(), retain=True)

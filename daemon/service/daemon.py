@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Coroutine, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +24,7 @@ from ..jobs.queue import JobQueue, forget_regularly
 from ..jobs.store import JobStore
 from ..live.status import LiveBoard
 from ..live.supervisor import LiveSupervisor
+from ..tasks import finished_before, within
 from ..watch.inspection import Probe
 from ..watch.watcher import Watches
 from ..workers.outcomes import recover
@@ -32,7 +33,7 @@ from ..workers.process import WorkerLost
 from ..workers.scheduler import Scheduler
 from .checks import examine_at_start
 from .http import control_socket, serve_tcp
-from .lifecycle import Signals, SupervisedTask, finished_before
+from .lifecycle import Signals, SupervisedTask
 from .logs import Logs
 from .metrics import LiveMetrics, Metrics
 from .routes import JobRoutes, application, status_routes
@@ -121,7 +122,8 @@ class Frontends:
         self._folders = dict[str, str]()
         """Names of the folders that metrics have, by their index."""
         self._tasks = {
-            name: SupervisedTask(name, metrics.count_failure) for name in ("watch", "mqtt", "http")
+            name: SupervisedTask(name, lambda part: metrics.count("part_restarts", part=part))
+            for name in ("watch", "mqtt", "http")
         }
         status.collect.append(self._collect)
 
@@ -138,9 +140,7 @@ class Frontends:
         self._start_mqtt(config)
         await asyncio.sleep(0)  # the watch starts
         if self._watches is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_FIRST_SCAN_SECONDS):
-                    await self._watches.looked()
+            await within(_FIRST_SCAN_SECONDS, self._watches.looked())
 
     async def change(self, config: Config, parts: Collection[str]) -> None:
         """Restart some parts with another configuration."""
@@ -156,9 +156,7 @@ class Frontends:
     async def draining(self) -> None:
         """Report to the broker that no job is started any more."""
         if self._bridge is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LONGEST_FAREWELL_SECONDS):
-                    await self._bridge.draining()
+            await within(_LONGEST_FAREWELL_SECONDS, self._bridge.draining())
 
     async def stop(self, seconds: float = _LONGEST_FAREWELL_SECONDS) -> None:
         """Stop all parts; within a time, report to the broker that it is on purpose."""
@@ -169,9 +167,7 @@ class Frontends:
 
     async def _report_stopped(self, seconds: float) -> None:
         if self._bridge is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._bridge.stopped()
+            await within(seconds, self._bridge.stopped())
 
     def _start_watch(self, config: Config) -> None:
         # also without any folder: inputs of earlier jobs may have to be moved
@@ -225,26 +221,20 @@ class Frontends:
             files = {state: watch[state] for state in ("waiting", "taken")}
             files["skipped"] = sum(watch["skipped"].values())
             for state, number in files.items():
-                text = "Files of a watched folder by what became of them."
-                metrics.set_gauge("watch_files", text, number, state=state, **labels)
-            seconds = watch["last_scan_seconds"]
-            if seconds is not None:
-                text = "Duration of the last scan."
-                metrics.set_gauge("watch_scan_seconds", text, seconds, **labels)
-            paused = float(watch["paused"] is not None)
-            metrics.set_gauge("watch_paused", "Whether a folder is missing.", paused, **labels)
+                metrics.set_gauge("watch_files", number, state=state, **labels)
+            if (seconds := watch["last_scan_seconds"]) is not None:
+                metrics.set_gauge("watch_scan_seconds", seconds, **labels)
+            metrics.set_gauge("watch_paused", watch["paused"] is not None, **labels)
         if self._bridge is not None:
             _collect_mqtt(self._bridge.health(), metrics)
 
 
 def _collect_mqtt(health: Mapping[str, Any], metrics: Metrics) -> None:
-    connected = bool(health["connected"])
-    metrics.set_gauge("mqtt_connected", "Whether the broker is connected.", connected)
+    metrics.set_gauge("mqtt_connected", bool(health["connected"]))
     counts: list[tuple[str, str, int]] = [("in", *each) for each in health["requests"].items()]
     counts += [("out", "sent", health["published"]), ("out", "dropped", health["dropped"])]
     for direction, result, number in counts:
-        text = "Messages by direction and what became of them."
-        metrics.set_total("mqtt_messages", text, number, dir=direction, result=result)
+        metrics.set_total("mqtt_messages", number, dir=direction, result=result)
 
 
 class Daemon:
@@ -286,16 +276,8 @@ class Daemon:
             Stopped: if a second signal came.
         """
         async with Signals() as signals:
-            life = asyncio.create_task(self._live(signals), name="daemon")
-            at_once = asyncio.create_task(signals.at_once.wait(), name="second signal")
-            await asyncio.wait({life, at_once}, return_when=asyncio.FIRST_COMPLETED)
-            in_order = life.done()
-            for task in (life, at_once):
-                task.cancel()
-            await asyncio.wait({life, at_once})
-            if not in_order:
+            if not await finished_before(signals.at_once, self._live(signals)):
                 raise Stopped(signals.number)
-            life.result()
         log.info("stopped")
         return 0
 
@@ -372,10 +354,9 @@ class Daemon:
 
     def _collect(self, metrics: Metrics) -> None:
         for worker in self._scheduler.workers():
-            text = "Memory of a worker process."
-            metrics.set_gauge("worker_resident_bytes", text, worker.rss_bytes, slot=worker.slot)
+            metrics.set_gauge("worker_resident_bytes", worker.rss_bytes, slot=worker.slot)
         for name, number in self._scheduler.statistics().items():
-            metrics.set_total("work_events", "What happened to attempts.", number, event=name)
+            metrics.set_total("work_events", number, event=name)
 
     async def _serve(self, signals: Signals) -> None:
         """Serve, and reload on SIGHUP, until the daemon is asked to stop."""
@@ -411,7 +392,7 @@ class Daemon:
         try:
             new = await asyncio.to_thread(self._read_again)
         except ConfigError as error:
-            self._metrics.count_reload("refused")
+            self._metrics.count("config_reloads", result="refused")
             log.error("configuration not changed, the new file is wrong: %s", error)
         else:
             reload = reload_of(self._config, new)
@@ -423,7 +404,7 @@ class Daemon:
             if reload.parts & {"jobs", "live"}:
                 self._streams.configure(reload.config)
             await self._frontends.change(reload.config, reload.parts)
-            self._metrics.count_reload("changed")
+            self._metrics.count("config_reloads", result="changed")
             log.log(logging.WARNING if reload.waiting else logging.INFO, "%s", reload)
         self._notifier.ready(self._last_line)
 

@@ -8,10 +8,10 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from ..backoff import Backoff
 from ..errors import AlreadyRunning
@@ -58,29 +58,6 @@ class Signals:
             self.at_once.set()
         else:
             self.drain.set()
-
-
-async def finished_before(event: asyncio.Event, work: Coroutine[Any, Any, Any]) -> bool:
-    """Run some work until it is done or an event is set, which cancels it.
-
-    Returns:
-        Whether the work is done and the event is not set.
-
-    Raises:
-        Exception: as the work does.
-    """
-    working = asyncio.create_task(work, name="until stopped")
-    waiting = asyncio.create_task(event.wait(), name="stop")
-    try:
-        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiting.cancel()
-        working.cancel()
-        await asyncio.wait({working, waiting})
-    if working.cancelled():
-        return False
-    working.result()
-    return not event.is_set()
 
 
 def leave_within(seconds: float, code: int) -> None:

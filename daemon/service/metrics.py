@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Any, cast, get_args
 
@@ -30,7 +31,42 @@ from ..live.supervisor import LiveSupervisor
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-_FRAMES = "Frames of jobs and live streams."
+_TEXTS = {
+    "build_info": "Versions.",
+    "config_reloads": "Reloads.",
+    "degradation_level": "1 for the level of degradation under load.",
+    "end_to_end_latency_seconds": (
+        "From a packet's arrival until its frame is written, over the last minute."
+    ),
+    "frames": "Frames of jobs and live streams.",
+    "frames_dropped": "Frames of live streams that were not written, by reason.",
+    "internal_errors": (
+        "Units of foreign work that an internal error ended, by where they came in."
+    ),
+    "jobs": "Jobs in each state.",
+    "level_changes": "Changes of the level of degradation under load.",
+    "mqtt_connected": "Whether the broker is connected.",
+    "mqtt_messages": "Messages by direction and what became of them.",
+    "part_restarts": "Parts of the daemon that failed and were restarted.",
+    "queue_depth": "Frames waiting for a stage.",
+    "sink_connected": "Whether the output is connected.",
+    "sink_connections": "Connections made to a live output.",
+    "source_last_frame_timestamp_seconds": "When the last frame was decoded.",
+    "source_reconnects": "Connections to a live input that were lost, by reason.",
+    "source_stalls": "Times that a live input was connected but sent no frames.",
+    "stream_resident_bytes": "Memory of the processes of a live stream.",
+    "stream_restarts": "Workers of a live stream that had to be restarted.",
+    "stream_state": "1 for the state of a live stream.",
+    "timestamp_discontinuities": "Jumps of a live input's timestamps, by kind.",
+    "up": "1 once the models are warm.",
+    "watch_files": "Files of a watched folder by what became of them.",
+    "watch_paused": "Whether a folder is missing.",
+    "watch_scan_seconds": "Duration of the last scan.",
+    "work_events": "What happened to attempts.",
+    "worker_resident_bytes": "Memory of a worker process.",
+}
+_ENDED_TEXT = "Jobs that ended."
+"""Of the counter `jobs_total`, beside the gauge `jobs`."""
 _LATENESS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _STAGE_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600)
 
@@ -64,7 +100,7 @@ class Metrics:
         self._used: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
         self._frames_seen: dict[str, int] = {}
         versions = {"version": version("upframe"), "python": platform.python_version()}
-        self.set_gauge("build_info", "Versions.", 1, **versions)
+        self.set_gauge("build_info", 1, **versions)
 
     def follow(self, job: Job) -> None:
         """Count what a change of a job's state or progress means."""
@@ -72,47 +108,39 @@ class Metrics:
         if not job.ended_for_good:
             return
         self._frames_seen.pop(job.id, None)
-        self.count("jobs", "Jobs that ended.", source=job.origin, result=job.state)
+        self.count("jobs", source=job.origin, result=job.state)
         if job.state == "done" and job.report is not None:
             self._count_report(job, job.report)
-
-    def count_failure(self, part: str) -> None:
-        """Count that a part failed and is restarted."""
-        text = "Parts of the daemon that failed and were restarted."
-        self.count("part_restarts", text, part=part)
-
-    def count_reload(self, result: str) -> None:
-        """Count a reload: `changed` or `refused`."""
-        self.count("config_reloads", "Reloads.", result=result)
 
     def set_jobs(self, counts: Mapping[str, int]) -> None:
         """Set how many jobs are in each state."""
         for state in STATES:
-            self.set_gauge("jobs", "Jobs in each state.", counts.get(state, 0), state=state)
+            self.set_gauge("jobs", counts.get(state, 0), state=state)
 
-    def set_gauge(self, name: str, text: str, value: float, **labels: str) -> None:
+    def set_gauge(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge; made on its first use."""
         gauge = self._gauge_of.get(name)
         if gauge is None:
-            gauge = Gauge(f"upframe_{name}", text, sorted(labels), registry=self._gauges)
+            full, text = f"upframe_{name}", _TEXTS[name]
+            gauge = Gauge(full, text, sorted(labels), registry=self._gauges)
             self._gauge_of[name] = gauge
         (gauge.labels(**labels) if labels else gauge).set(value)
         self._used.add((name, tuple(sorted(labels.items()))))
 
-    def count(self, name: str, text: str, number: float = 1, **labels: str) -> None:
+    def count(self, name: str, number: float = 1, **labels: str) -> None:
         """Raise a counter by a number; made on its first use."""
         counter = self._counter_of.get(name)
         if counter is None:
-            full = f"upframe_{name}_total"
+            full, text = f"upframe_{name}_total", _ENDED_TEXT if name == "jobs" else _TEXTS[name]
             counter = Counter(full, text, sorted(labels), registry=self._counters)
             self._counter_of[name] = counter
         (counter.labels(**labels) if labels else counter).inc(number)
 
-    def set_total(self, name: str, text: str, value: float, **labels: str) -> None:
+    def set_total(self, name: str, value: float, **labels: str) -> None:
         """Raise a counter to the total of another part; the total of a restarted part is added."""
         key = (name, *(labels[label] for label in sorted(labels)))
         before = self._totals.get(key, 0.0)
-        self.count(name, text, value - before if value >= before else value, **labels)
+        self.count(name, value - before if value >= before else value, **labels)
         self._totals[key] = value
 
     def forget(self, **labels: str) -> None:
@@ -145,7 +173,7 @@ class Metrics:
             total = int(job.report.get("frames_out", total))
         gained = total - self._frames_seen.get(job.id, 0)
         if gained > 0:
-            self.count("frames", _FRAMES, gained, source=job.origin, stage="encoded")
+            self.count("frames", gained, source=job.origin, stage="encoded")
             self._frames_seen[job.id] = total
 
     def _count_report(self, job: Job, report: Mapping[str, Any]) -> None:
@@ -156,7 +184,7 @@ class Metrics:
         if job.filters.enable_upscaling:
             counted["upscaled"] = left
         for stage, frames in counted.items():
-            self.count("frames", _FRAMES, frames, source=job.origin, stage=stage)
+            self.count("frames", frames, source=job.origin, stage=stage)
         stages = cast("Mapping[str, Mapping[str, float]]", report.get("stages", {}))
         for stage, times in stages.items():
             self._stage_seconds.labels(stage).observe(times["worked_seconds"])
@@ -183,17 +211,6 @@ _DROPS = {
 _QUANTILES = {"p50": "0.5", "p99": "0.99", "max": "1"}
 _JUMPS = "discontinuities_"
 
-_TEXTS = {
-    "frames": _FRAMES,
-    "frames_dropped": "Frames of live streams that were not written, by reason.",
-    "source_reconnects": "Connections to a live input that were lost, by reason.",
-    "source_stalls": "Times that a live input was connected but sent no frames.",
-    "timestamp_discontinuities": "Jumps of a live input's timestamps, by kind.",
-    "level_changes": "Changes of the level of degradation under load.",
-    "sink_connections": "Connections made to a live output.",
-    "stream_restarts": "Workers of a live stream that had to be restarted.",
-}
-
 Counted = tuple[str, float, dict[str, str]]
 """A counter without prefix and suffix, its value, and its labels beside the source."""
 
@@ -215,29 +232,22 @@ class LiveMetrics:
             self._set_gauges(metrics, name, status)
             restarts = self._supervisor.num_restarts(name)
             for total, value, labels in (*_counted(status), ("stream_restarts", restarts, {})):
-                metrics.set_total(total, _TEXTS[total], value, source=name, **labels)
+                metrics.set_total(total, value, source=name, **labels)
 
     def _set_gauges(self, metrics: Metrics, name: str, status: LiveStatus) -> None:
-        def gauge(metric: str, text: str, value: float, **labels: str) -> None:
-            metrics.set_gauge(metric, text, value, source=name, **labels)
-
+        gauge = partial(metrics.set_gauge, source=name)
         for state in get_args(InputState):
-            text = "1 for the state of a live stream."
-            gauge("stream_state", text, status.state == state, state=state)
+            gauge("stream_state", status.state == state, state=state)
         for level in (*self._supervisor.levels(name), status.level):
-            text = "1 for the level of degradation under load."
-            gauge("degradation_level", text, status.level == level, level=level)
-        gauge("sink_connected", "Whether the output is connected.", status.output_state.connected)
-        gauge("queue_depth", "Frames waiting for a stage.", status.waiting_frames, stage="compute")
-        text = "Memory of the processes of a live stream."
-        gauge("stream_resident_bytes", text, status.rss_bytes)
+            gauge("degradation_level", status.level == level, level=level)
+        gauge("sink_connected", status.output_state.connected)
+        gauge("queue_depth", status.waiting_frames, stage="compute")
+        gauge("stream_resident_bytes", status.rss_bytes)
         for key, quantile in _QUANTILES.items():
             if key in status.delay_seconds:
-                text = "From a packet's arrival until its frame is written, over the last minute."
-                delay = status.delay_seconds[key]
-                gauge("end_to_end_latency_seconds", text, delay, quantile=quantile)
+                gauge("end_to_end_latency_seconds", status.delay_seconds[key], quantile=quantile)
         if (last := self._supervisor.board.last_frame(name)) is not None:
-            gauge("source_last_frame_timestamp_seconds", "When the last frame was decoded.", last)
+            gauge("source_last_frame_timestamp_seconds", last)
 
 
 def _counted(status: LiveStatus) -> Iterator[Counted]:

@@ -249,12 +249,11 @@ class Status:
         return None
 
     def _collect(self) -> None:
-        self._metrics.set_gauge("up", "1 once the models are warm.", self.phase == "ready")
+        self._metrics.set_gauge("up", self.phase == "ready")
         self._metrics.set_jobs(self.counts)
         for boundary in get_args(Boundary):
-            text = "Units of foreign work that an internal error ended, by where they came in."
             number = internal_errors[boundary]
-            self._metrics.set_total("internal_errors", text, number, boundary=boundary)
+            self._metrics.set_total("internal_errors", number, boundary=boundary)
         for collect in self.collect:
             collect(self._metrics)
 

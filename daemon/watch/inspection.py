@@ -16,14 +16,14 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from threading import Event
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple
 
 from ...io.root import Identity, Root, keeps_inodes, open_folder
 from ..config import WatchConfig
 from ..errors import Conflict, IllegalChange, StoreBroken, UnknownJob
 from ..exits import Exit
 from ..fence import Fence
-from ..jobs.model import Confinement, Job, JobError, job_of
+from ..jobs.model import Confinement, Job, JobError, ProbeVerdict, job_of
 from ..jobs.queue import JobQueue
 from ..logfields import about_job
 from ..specification import ConversionSpec, MediaOptions, part_of
@@ -377,21 +377,7 @@ _SET_ASIDE = timedelta(seconds=60)
 """Delay that keeps the scheduler from starting a job which is recorded only to fail."""
 
 
-class Verdict(Protocol):
-    """Result of probing a file."""
-
-    @property
-    def kind(self) -> Literal["video", "unfinished", "refused"]:
-        """``video`` can be processed, ``unfinished`` perhaps later, ``refused`` never."""
-        ...
-
-    @property
-    def message(self) -> str:
-        """The reason."""
-        ...
-
-
-Probe = Callable[[Path, Root], Awaitable[Verdict]]
+Probe = Callable[[Path, Root], Awaitable[ProbeVerdict]]
 """Probe a file by its path, opened beneath a root."""
 
 

@@ -27,6 +27,7 @@ from ..fence import Fence
 from ..jobs.model import Job
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
+from ..tasks import within
 from .changes import ChangeListener
 from .inspection import Candidate, FileAdmission, FolderInspection, Inspector, Probe
 from .outcome import InputDisposer, bring_back
@@ -104,9 +105,7 @@ class Watcher:
             while True:
                 delay = await self._survive_round()
                 self.looked.set()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(max(delay, _BREATH_SECONDS)):
-                        await self._wake.wait()
+                await within(max(delay, _BREATH_SECONDS), self._wake.wait())
                 self._wake.clear()
                 await asyncio.sleep(_BREATH_SECONDS)
         finally:

@@ -210,29 +210,25 @@ class JobAdmission:
 
     Args:
         queue: of the jobs.
-        space: on their targets, of which a claimed job gets what it needs.
+        space: on their targets; what a claimed job needs is reserved until it is released.
     """
 
     def __init__(self, queue: JobQueue, space: DiskSpace) -> None:
         self._queue = queue
-        self._space = space
+        self.space = space
         self._claiming = asyncio.Lock()
 
     async def claim(self) -> Job | None:
         """Begin an attempt of the first job that is due and has space; None if there is none."""
         async with self._claiming:
             for job in await self._due():
-                if (reason := await self._space.reserve(job)) is not None:
+                if (reason := await self.space.reserve(job)) is not None:
                     await self._put_off(job, reason)
                 elif (claimed := await self._queue.claim(limit_ids=[job.id])) is not None:
                     return claimed
                 else:  # cancelled meanwhile
-                    self._space.release(job.id)
+                    self.space.release(job.id)
             return await self._claim_any()
-
-    def release(self, job: Job) -> None:
-        """Free the space of an attempt that has ended."""
-        self._space.release(job.id)
 
     async def _due(self) -> list[Job]:
         if self._queue.paused:
@@ -243,7 +239,7 @@ class JobAdmission:
 
     async def _claim_any(self) -> Job | None:
         job = await self._queue.claim()
-        if job is None or (reason := await self._space.reserve(job)) is None:
+        if job is None or (reason := await self.space.reserve(job)) is None:
             return job
         uncounted = job.attempts - 1
         await self._queue.change(
@@ -256,4 +252,4 @@ class JobAdmission:
             await self._queue.update(job.id, waits_for=reason, not_before=self._later())
 
     def _later(self) -> datetime:
-        return datetime.now(UTC) + timedelta(seconds=self._space.look_seconds)
+        return datetime.now(UTC) + timedelta(seconds=self.space.look_seconds)

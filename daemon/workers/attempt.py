@@ -28,7 +28,7 @@ from ...io.web import NetworkRules, network_rules
 from ..convert.conversion import Ledger, RunRequest, run
 from ..convert.progress import Snapshot
 from ..convert.report import Report, device_name, kept_warnings
-from ..jobs.model import Confinement, partial_token
+from ..jobs.model import Confinement, ProbeVerdict, partial_token
 from ..specification import ConversionSpec, Stage
 from .channel import WorkerChannel
 from .ledger import Result, Results
@@ -37,7 +37,6 @@ from .messages import (
     JobDone,
     Probed,
     ProbeFile,
-    ProbeVerdict,
     Progressed,
     Request,
     RunJob,

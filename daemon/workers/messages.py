@@ -20,7 +20,7 @@ from ...io.errors import UnsupportedMedia
 from ...io.redaction import excerpt, one_line
 from ...io.root import Root
 from ..exits import Exit, exit_code_of, is_expected, text_of
-from ..jobs.model import Confinement, JobError
+from ..jobs.model import Confinement, JobError, ProbeVerdict
 from ..specification import ConversionSpec, Stage, StreamSpec
 
 _RETRYABLE = frozenset({Exit.UNAVAILABLE, Exit.IO, Exit.TRY_LATER})
@@ -148,15 +148,6 @@ class JobStopped(Message, frozen=True):
     """The job was stopped as requested; nothing was published."""
 
     kind: Literal["stopped"] = "stopped"
-
-
-class ProbeVerdict(BaseModel, frozen=True):
-    """What a file is, as far as a job can be made of it."""
-
-    kind: Literal["video", "unfinished", "refused"]
-    """`unfinished`: not video yet, it may still be arriving; `refused`: it never will be."""
-    message: str
-    """What was found, for people."""
 
 
 class Probed(Message, frozen=True):

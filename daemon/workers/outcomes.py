@@ -48,7 +48,7 @@ from ..fence import Fence
 from ..jobs.model import Job, JobError, State, partial_token
 from ..jobs.queue import JobQueue
 from . import ledger, worker_lock
-from .ledger import PublishedFile, Result, Results
+from .ledger import Result, Results
 from .messages import JobDone, RequestFailed
 from .process import AttemptOutcome, WorkerDied
 
@@ -153,12 +153,8 @@ def _publish(job: Job, result: Result, *, complete: bool) -> bool:
 def _take_back(result: Result) -> None:
     for file in result.files:
         if file.is_published:
-            _remove(file)
-
-
-def _remove(file: PublishedFile) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(file.final)
+            with suppress(FileNotFoundError):
+                os.unlink(file.final)
 
 
 # The end of an attempt in the store: done, failed, queued again, cancelled or given back.

@@ -11,7 +11,7 @@ from typing import Literal
 from ...io.root import Root
 from ..config import Config
 from ..exits import Exit
-from .messages import ProbeVerdict
+from ..jobs.model import ProbeVerdict
 from .process import WorkerLost, WorkerProcess, WorkerSettings
 
 log = logging.getLogger("upframe.work")

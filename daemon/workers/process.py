@@ -19,8 +19,9 @@ from ...io.redaction import one_line
 from ...io.root import Root
 from ..exits import Exit
 from ..fence import Fence
-from ..jobs.model import Confinement, JobError
+from ..jobs.model import Confinement, JobError, ProbeVerdict
 from ..specification import ConversionSpec
+from ..tasks import within
 from . import ledger, worker_lock
 from .messages import (
     AccessLimits,
@@ -32,7 +33,6 @@ from .messages import (
     Logged,
     Probed,
     ProbeFile,
-    ProbeVerdict,
     Progressed,
     Ready,
     Request,
@@ -160,17 +160,12 @@ class WorkerChild:
     async def kill(self, why: str = "it is no longer needed") -> None:
         """End it now, and wait until nothing of it is left. Safe to call twice."""
         self.kill_now(why)
-        try:
-            async with asyncio.timeout(_REAP_SECONDS):
-                await self.ended()
-        except TimeoutError:  # in a system call that nothing interrupts
+        if not await within(_REAP_SECONDS, self.ended()):  # in a system call
             log.error("%s, process %s, does not end by SIGKILL", self.name, self.pid)
 
     async def end_within(self, seconds: float, why: str) -> None:
         """Wait for its end, and kill it if it goes on."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.ended()
+        await within(seconds, self.ended())
         await self.kill(why)
 
     def _turn(self, child: Child, loop: asyncio.AbstractEventLoop) -> None:
@@ -403,9 +398,7 @@ class WorkerProcess(WorkerChild):
         """
         if self._job_id is not None:
             self.send(CancelJob(id=self._job_id))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._idle.wait()
+            await within(seconds, self._idle.wait())
         if not self._idle.is_set():
             self.kill_now(f"it did not stop within {seconds:g} s")
             await self._idle.wait()
@@ -414,9 +407,7 @@ class WorkerProcess(WorkerChild):
         """End it in order while it is idle; kill it if it goes on."""
         if self.alive:
             self.close_stdin()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_STOP_SECONDS):
-                    await self.ended()
+            await within(_STOP_SECONDS, self.ended())
         await self.kill()
 
     async def _ask(

@@ -7,9 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from ...filters.options import FilterOptions
 from ..backoff import STORE_STEPS, Backoff
@@ -20,6 +18,7 @@ from ..fence import Fence
 from ..jobs.model import Job, JobError, JobProgress
 from ..jobs.queue import JobQueue
 from ..logfields import about_job
+from ..tasks import finished_before, within
 from . import ledger
 from .admission import DiskSpace, JobAdmission
 from .ledger import Results
@@ -100,9 +99,7 @@ class WorkerSlot:
                     self._backoff.reset()
                 except StoreBroken as error:  # its disk may be full: that passes
                     log.error("cannot take jobs now: %s", error)
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(self._backoff.next_seconds()):
-                            await self._leaving.wait()
+                    await within(self._backoff.next_seconds(), self._leaving.wait())
             await self.worker.stop()
         finally:
             await self.worker.kill()
@@ -131,7 +128,7 @@ class WorkerSlot:
     async def _next(self) -> None:
         job = await self._admission.claim()
         if job is None:
-            await self._wait()
+            await finished_before(self._leaving, self._queue.wait_for_work(_LOOK_SECONDS))
             return
         with about_job(job.id):
             with Fence("job", job.id, let=(StoreBroken,)) as fenced:
@@ -139,23 +136,6 @@ class WorkerSlot:
             if fenced.error is not None:  # what its worker does is unknown
                 await self.worker.kill()
                 await self._recorder.give_up(job, fenced.error)
-
-    async def _wait(self) -> None:
-        """Wait until there may be work, or until `leave`."""
-        name = f"slot-{self.settings.name}"
-        work = self._queue.wait_for_work(_LOOK_SECONDS)
-        waits: list[asyncio.Task[Any]] = [
-            asyncio.create_task(work, name=f"{name}-work"),
-            asyncio.create_task(self._leaving.wait(), name=f"{name}-leaving"),
-        ]
-        try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
-        for wait in done:
-            wait.result()
 
     async def _take(self, job: Job) -> None:
         self.job, self._stop_reason = job, None
@@ -166,7 +146,7 @@ class WorkerSlot:
                 await self._recorder.record(job, outcome, self._stop_reason)
         finally:
             self._queue.detach(job.id)
-            self._admission.release(job)
+            self._admission.space.release(job.id)
             self.job = self._stop_reason = None
         await self._retire(outcome)
 
@@ -302,10 +282,7 @@ class Scheduler:
         self._queue.paused = True
         for slot in self._slots:
             slot.leave()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._ended.wait()
-        except TimeoutError:
+        if not await within(seconds, self._ended.wait()):
             await self._give_back(seconds)
 
     async def _give_back(self, seconds: float) -> None:

@@ -73,11 +73,6 @@ def flags_frames(codec: str) -> bool:
     return codec in _FLAGS_FRAMES
 
 
-def is_interlaced(field_order: FieldOrder | None, frame: VideoFrame) -> bool:
-    """Return whether a stream needs deinterlacing, by its header or by a frame's flag."""
-    return field_order in INTERLACED or frame.interlaced_frame
-
-
 @dataclass(frozen=True, slots=True)
 class FieldVerdict:
     """Whether a stream is interlaced, by its flags and its pixels."""
@@ -305,6 +300,10 @@ class Deinterlacer(Generic[T]):
         deint = "all" if every_frame else "interlaced"
         arguments = f"mode=send_frame:parity={parity}:deint={deint}"
         self._chain = FilterChain(first, time_base, ("bwdif", arguments))
+
+    def accepts(self, frame: VideoFrame) -> bool:
+        """Return whether a frame has the size and pixel format of the first one."""
+        return self._chain.accepts(frame)
 
     def __call__(self, frame: VideoFrame, item: T) -> Iterator[tuple[VideoFrame, T]]:
         """Accept the next frame and yield those that are ready."""

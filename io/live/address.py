@@ -99,16 +99,8 @@ _KEPT_BY_RTMP = "!$&'()*+,;=:@[]%"
 _WITH_USER = ("rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "rtmpts", "http", "https")
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """User and password for the other end."""
-
-    user: str
-    password: str = field(repr=False)
-
-
-def read_credentials(path: Path) -> Credentials:
-    """Read a file of one line ``USER:PASSWORD``; the password may be any text of one line.
+def read_credentials(path: Path) -> tuple[str, str]:
+    """Read user and password, one line ``USER:PASSWORD``; the password may be any text.
 
     Raises:
         SourceMissing: if it cannot be read, others may read it, or it is of another form.
@@ -128,28 +120,30 @@ def read_credentials(path: Path) -> Credentials:
     if rest.strip() or not colon or not user or len(content) > _CREDENTIALS_MAX_BYTES:
         got = f"{len(content)} bytes in {text.count(chr(10)) + 1} lines"
         raise SourceMissing(f"{path}: wanted one line USER:PASSWORD, got {got}")
-    return Credentials(user, password)
+    return user, password
 
 
-def with_credentials(url: str, credentials: Credentials) -> str:
-    """Put credentials into a URL, in place of any that it has, in FFmpeg's form.
+def with_credentials(url: str, path: Path) -> str:
+    """Put the credentials of a file into a URL, in place of any that it has, in FFmpeg's form.
 
     SRT has no users: its URL gets the password as passphrase.
 
     Raises:
+        SourceMissing: as :func:`read_credentials` does.
         UnsupportedMedia: if the protocol has no credentials.
     """
+    user, password = read_credentials(path)
     scheme, _, rest = url.partition("://")
     protocol = scheme.lower()
     if protocol == "srt":
         joint = "&" if "?" in rest else "?"
-        return f"{url}{joint}passphrase={quote(credentials.password, safe='')}"
+        return f"{url}{joint}passphrase={quote(password, safe='')}"
     if protocol not in _WITH_USER:
         raise UnsupportedMedia(f"{protocol}: has no user and password; remove the credentials file")
     safe = _KEPT_BY_RTMP if protocol.startswith("rtmp") else ""
-    pair = (quote(part, safe=safe) for part in (credentials.user, credentials.password))
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}://{':'.join(pair)}@{authority.rpartition('@')[2]}{slash}{path}"
+    pair = f"{quote(user, safe=safe)}:{quote(password, safe=safe)}"
+    authority, slash, place = rest.partition("/")
+    return f"{scheme}://{pair}@{authority.rpartition('@')[2]}{slash}{place}"
 
 
 Transport = Literal["tcp", "udp", "auto"]
@@ -253,7 +247,7 @@ def find_address(
     protocol = _protocol_of(text)
     url = _url_of(text, protocol)
     if credentials_file is not None:
-        url = with_credentials(url, read_credentials(credentials_file))
+        url = with_credentials(url, credentials_file)
     hls = is_playlist(text)
     seconds = read_seconds or (HLS_READ_SECONDS if hls else READ_SECONDS)
     return LiveAddress(

@@ -12,7 +12,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -117,17 +117,17 @@ class NamePattern:
 
 def _globbed(text: str) -> str:
     """Convert a pattern of strftime to one of glob."""
-    parts = _FIELD.split(text)  # text, field, text, field, …
-    plain = (glob.escape(part) for part in parts[::2])
-    fields = ("%" if field == "%" else "*" for field in [*parts[1::2], ""])
-    return "".join(a + b for a, b in zip(plain, fields, strict=True)).removesuffix("*")
+    return _converted(text, glob.escape, lambda field: "%" if field == "%" else "*")
 
 
 def _exact(text: str) -> str:
     """Convert a pattern of strftime to a regular expression of the names that it makes."""
-    parts = _FIELD.split(text)
-    fields = (_EXACT.get(field, "") for field in [*parts[1::2], ""])
-    return "".join(re.escape(a) + b for a, b in zip(parts[::2], fields, strict=True))
+    return _converted(text, re.escape, lambda field: _EXACT.get(field, ""))
+
+
+def _converted(text: str, plain: Callable[[str], str], field: Callable[[str], str]) -> str:
+    parts = _FIELD.split(text)  # text, field, text, field, …
+    return "".join(field(one) if at % 2 else plain(one) for at, one in enumerate(parts))
 
 
 def numbered(path: Path) -> Iterator[Path]:

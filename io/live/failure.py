@@ -86,16 +86,33 @@ def reason_of_words(text: str) -> Reason:
     return "failed"
 
 
-def not_connected(
-    error: Exception, *, display: str, url: str, elapsed_seconds: float, limit_seconds: float
+def lost_by(
+    error: Exception,
+    *,
+    display: str,
+    elapsed_seconds: float,
+    limit_seconds: float,
+    url: str | None = None,
 ) -> InputLost:
-    """Make the error of an address that could not be opened; may ask the resolver."""
+    """Make the error of a call that failed.
+
+    Args:
+        error: what PyAV or the system raised.
+        display: the address, without secrets.
+        elapsed_seconds: duration of the call.
+        limit_seconds: its timeout.
+        url: of an address that could not be opened, whose host may be asked; None: the connection
+            was open.
+    """
     reason = reason_of(error, elapsed_seconds=elapsed_seconds, limit_seconds=limit_seconds)
     what = str(getattr(error, "strerror", None) or error)
     if reason == "timed-out":
-        what = f"no answer within {elapsed_seconds:.1f} s"
-    reason, what = looked_into(reason, what, url)
-    return InputLost(reason, redacted(f"{display}: not connected: {what}"))
+        waited = "nothing came for" if url is None else "no answer within"
+        what = f"{waited} {elapsed_seconds:.1f} s"
+    if url is not None:
+        reason, what = looked_into(reason, what, url)
+    how = "connection lost" if url is None else "not connected"
+    return InputLost(reason, redacted(f"{display}: {how}: {what}"))
 
 
 def looked_into(reason: Reason, what: str, url: str) -> tuple[Reason, str]:
@@ -105,15 +122,6 @@ def looked_into(reason: Reason, what: str, url: str) -> tuple[Reason, str]:
     if fault := why_untrusted(url):
         return "untrusted", fault
     return (reason, what) if resolves(url) else ("unreachable", "no such host")
-
-
-def cut_off(error: Exception, *, display: str, elapsed_seconds: float, limit: float) -> InputLost:
-    """Make the error of an open connection that failed."""
-    reason = reason_of(error, elapsed_seconds=elapsed_seconds, limit_seconds=limit)
-    what = str(getattr(error, "strerror", None) or error)
-    if reason == "timed-out":
-        what = f"nothing came for {elapsed_seconds:.1f} s"
-    return InputLost(reason, redacted(f"{display}: connection lost: {what}"))
 
 
 def resolves(url: str) -> bool:

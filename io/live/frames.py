@@ -7,9 +7,10 @@ on with what it has, and its errors would move over the screen until then.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from statistics import median
 
 from av.audio.stream import AudioStream
@@ -22,11 +23,11 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ..decode.deinterlace import (
+    INTERLACED,
     Deinterlacer,
     FieldOrder,
     field_order_of,
     flags_frames,
-    is_interlaced,
 )
 from ..pictures.t35 import MessageReader
 from .values import DecodedFrame, SoundPacket
@@ -180,7 +181,7 @@ class LiveDecoder:
         self._messages = MessageReader(video.codec_context)
         self._number = 0
         self._first_pts = FirstPtsFixer()
-        self._deinterlacer: LiveDeinterlacer | None = None
+        self._deinterlacer: Deinterlacer[DecodedFrame] | None = None
         self._last_keyframe: tuple[Fraction, float] | None = None  # its time, its arrival
         self.gop_seconds: Fraction | None = None
         """From keyframe to keyframe, the last time."""
@@ -198,9 +199,8 @@ class LiveDecoder:
                 self._check(packet)
             for frame in self._decoded(packet, arrived):
                 yield from self._shown(frame, arrived)
-            if not packet.size and self._deinterlacer is not None:  # the end: all that is held
-                yield from self._deinterlacer.flush()
-                self._deinterlacer = None
+            if not packet.size:  # the end: all that is held
+                yield from self._flushed()
 
     def _check(self, packet: Packet[Stream]) -> None:
         if packet.is_corrupt:
@@ -274,51 +274,35 @@ class LiveDecoder:
             self._sent.remove(found)
         return found
 
+    @cached_property
+    def _order(self) -> FieldOrder | None:
+        """By the stream's header, as the decoder has it at the first frame."""
+        return field_order_of(self._video.codec_context.field_order)
+
     def _progressive(self, decoded: DecodedFrame) -> Iterator[DecodedFrame]:
-        frame = decoded.frame
-        if self._deinterlacer is not None and not self._deinterlacer.takes(frame):
-            yield from self._deinterlacer.flush()
-            self._deinterlacer = None
-        order = field_order_of(self._video.codec_context.field_order)
-        if self._deinterlacer is None and is_interlaced(order, frame):
+        frame, order = decoded.frame, self._order
+        if self._deinterlacer is not None and not self._deinterlacer.accepts(frame):
+            yield from self._flushed()
+        if self._deinterlacer is None and (frame.interlaced_frame or order in INTERLACED):
             codec = self._video.codec_context.name
-            self._deinterlacer = LiveDeinterlacer(frame, self._time_base, order, codec)
+            every_frame = not (frame.interlaced_frame or flags_frames(codec))
+            self._deinterlacer = Deinterlacer[DecodedFrame](
+                frame, self._time_base, field_order=order, every_frame=every_frame
+            )
         if self._deinterlacer is None:
             yield decoded
         else:
-            yield from self._deinterlacer(decoded)
+            yield from _with_frames(self._deinterlacer(frame, decoded))
+
+    def _flushed(self) -> Iterator[DecodedFrame]:
+        """Yield the frame that the deinterlacer holds, and deinterlace no more."""
+        deinterlacer, self._deinterlacer = self._deinterlacer, None
+        if deinterlacer is not None:
+            yield from _with_frames(deinterlacer.flush())
 
 
-class LiveDeinterlacer:
-    """Makes frames progressive, one out for one in; the first one comes out one later."""
-
-    def __init__(
-        self, first: VideoFrame, time_base: Fraction, order: FieldOrder | None, codec: str
-    ) -> None:
-        every_frame = not (first.interlaced_frame or flags_frames(codec))
-        self._filter = Deinterlacer[DecodedFrame](
-            first, time_base, field_order=order, every_frame=every_frame
-        )
-        self._form = _form(first)
-
-    def takes(self, frame: VideoFrame) -> bool:
-        """Return whether a frame has the size and format of those before it."""
-        return _form(frame) == self._form
-
-    def __call__(self, decoded: DecodedFrame) -> Iterator[DecodedFrame]:
-        """Accept a frame; return those that are ready."""
-        return self._ready(self._filter(decoded.frame, decoded))
-
-    def flush(self) -> Iterator[DecodedFrame]:
-        """Return the last frame."""
-        return self._ready(self._filter.flush())
-
-    def _ready(self, made: Iterator[tuple[VideoFrame, DecodedFrame]]) -> Iterator[DecodedFrame]:
-        return (replace(decoded, frame=frame) for frame, decoded in made)
-
-
-def _form(frame: VideoFrame) -> tuple[int, int, str]:
-    return frame.width, frame.height, frame.format.name
+def _with_frames(made: Iterable[tuple[VideoFrame, DecodedFrame]]) -> Iterator[DecodedFrame]:
+    return (replace(decoded, frame=frame) for frame, decoded in made)
 
 
 def _sound_packet(packet: Packet[Stream], arrived: float) -> SoundPacket:

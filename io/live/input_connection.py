@@ -31,7 +31,7 @@ from ..errors import InputLost, Reason, UnsupportedMedia
 from ..limits import limits
 from ..web import RemoteFiles
 from .address import HLS_READ_SECONDS, LiveAddress
-from .failure import cut_off, not_connected, reason_of_words
+from .failure import lost_by, reason_of_words
 
 _UDP_SECONDS = 5.0
 """For a first answer over UDP, when TCP can be tried too."""
@@ -73,11 +73,11 @@ class UrlConnection:
             try:
                 packet = next(demuxed, None)
             except (FFmpegError, OSError, UnsupportedMedia) as error:
-                raise cut_off(
+                raise lost_by(
                     error,
                     display=self._address.display,
                     elapsed_seconds=time.monotonic() - began,
-                    limit=self._address.read_seconds,
+                    limit_seconds=self._address.read_seconds,
                 ) from error
             if packet is None or packet.size == 0:  # PyAV ends with an empty one
                 raise self._ended(time.monotonic() - began)
@@ -139,7 +139,7 @@ class UrlConnection:
                 io_open=files or RemoteFiles.of(address.url, address.read_seconds),
             )
         except (FFmpegError, OSError, ValueError, UnsupportedMedia) as error:
-            raise not_connected(
+            raise lost_by(
                 error,
                 display=address.display,
                 url=address.url,

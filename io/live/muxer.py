@@ -206,6 +206,13 @@ def _escaped(text: str) -> str:
 _WRITE = 2
 """In FFmpeg's flags of opening: AVIO_FLAG_WRITE."""
 _MAX_ANSWER_BYTES = 1 << 20
+_REASONS: tuple[tuple[type[Exception], Reason], ...] = (
+    (ssl.SSLCertVerificationError, "untrusted"),
+    (ConnectionRefusedError, "refused"),
+    (TimeoutError, "timed-out"),
+    (ConnectionError, "failed"),
+    (OSError, "unreachable"),
+)
 
 
 class HlsUploader:
@@ -313,15 +320,10 @@ class HlsUploader:
         return response.status, answer
 
     def _lost(self, error: Exception) -> OutputLost:
-        reason: Reason = "failed"
+        kinds = (reason for kind, reason in _REASONS if isinstance(error, kind))
+        reason: Reason = next(kinds, "failed")
         if isinstance(error, ssl.SSLCertVerificationError):
-            reason, error = "untrusted", Untrusted(error)
-        elif isinstance(error, ConnectionRefusedError):
-            reason = "refused"
-        elif isinstance(error, TimeoutError):
-            reason = "timed-out"
-        elif isinstance(error, OSError) and not isinstance(error, ConnectionError):
-            reason = "unreachable"
+            error = Untrusted(error)
         text = getattr(error, "strerror", None) or error
         return OutputLost(
             reason, redacted(f"{self._display}: not connected: {text}", published=True)

@@ -299,7 +299,8 @@ def publish(header: Header, packets: BinaryIO, report: Callable[[Event], None]) 
     Raises:
         MediaError: if it cannot be written or completed; what could be saved of a file has been.
     """
-    output = open_output(header, report)
+    kinds: dict[str, type[Output]] = {"file": SingleRecorder, "rolling": RollingRecorder}
+    output = kinds.get(header.target.kind, NetworkOutput)(header.target, header.primer, report)
     report(Connected())
     held = _WriteReporter(report, lag=int(output.has_sound))
     try:
@@ -313,20 +314,6 @@ def publish(header: Header, packets: BinaryIO, report: Callable[[Event], None]) 
         output.abandon()
         raise
     held.release()
-
-
-def open_output(header: Header, report: Callable[[Event], None]) -> Output:
-    """Connect, or open a file.
-
-    Raises:
-        MediaError: if that does not work.
-    """
-    target, primer = header.target, header.primer
-    if target.kind == "file":
-        return SingleRecorder(target, primer, report)
-    if target.kind == "rolling":
-        return RollingRecorder(target, primer, report)
-    return NetworkOutput(target, primer, report)
 
 
 class _WriteReporter:

@@ -19,7 +19,7 @@ from ..errors import SinkRefused, UnsupportedMedia
 from ..files import check_target, is_special
 from ..redaction import redacted_target
 from ..web import UNVERIFIED, is_insecure
-from .address import read_credentials, with_credentials
+from .address import with_credentials
 from .archive import NamePattern, free_path, is_name_pattern
 
 Kind = Literal["url", "hls", "file", "rolling"]
@@ -126,7 +126,7 @@ def find_live_target(
     if credentials_file is None:
         return target
     try:
-        return replace(target, url=with_credentials(target.url, read_credentials(credentials_file)))
+        return replace(target, url=with_credentials(target.url, credentials_file))
     except UnsupportedMedia as error:
         raise SinkRefused(str(error)) from error
 

@@ -83,7 +83,7 @@ def test_a_stream_is_told_by_the_names_that_prometheus_knows() -> None:
 
 def test_frames_of_jobs_and_streams_are_one_metric() -> None:
     supervisor, metrics = LiveSupervisor(), Metrics()
-    metrics.count("frames", "Frames.", 7, source="watch", stage="encoded")
+    metrics.count("frames", 7, source="watch", stage="encoded")
     supervisor.board.update(GATE)
     collect = LiveMetrics(supervisor)
     collect(metrics)

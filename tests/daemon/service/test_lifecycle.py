@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from upframe.daemon.service.lifecycle import Signals, SupervisedTask, finished_before
+from upframe.daemon.service.lifecycle import Signals, SupervisedTask
+from upframe.daemon.tasks import finished_before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -83,8 +83,8 @@ def test_every_state_has_a_value_also_zero() -> None:
 
 def test_other_parts_can_add_gauges() -> None:
     metrics = Metrics()
-    metrics.set_gauge("watch_files", "Files.", 3, watch="0", state="waiting")
-    metrics.set_gauge("watch_files", "Files.", 2, watch="0", state="waiting")
+    metrics.set_gauge("watch_files", 3, watch="0", state="waiting")
+    metrics.set_gauge("watch_files", 2, watch="0", state="waiting")
     assert samples(metrics)["upframe_watch_files{state=waiting,watch=0}"] == 2
 
 

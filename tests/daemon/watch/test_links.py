@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from support.jobs.watching import House, Yard, eventually, watching
 
-from upframe.daemon.jobs.model import Confinement
+from upframe.daemon.jobs.model import Confinement, ProbeVerdict
 from upframe.daemon.watch.scan import LOCKS_FOLDER, SIDECAR_SUFFIX
-from upframe.daemon.workers.messages import ProbeVerdict
 from upframe.io.root import Root
 
 

@@ -21,11 +21,10 @@ from support.jobs.watching import (
 )
 
 from upframe.daemon.fence import internal_errors
-from upframe.daemon.jobs.model import job_of
+from upframe.daemon.jobs.model import ProbeVerdict, job_of
 from upframe.daemon.jobs.store import JobStore
 from upframe.daemon.specification import ConversionSpec
 from upframe.daemon.watch.records import Records
-from upframe.daemon.workers.messages import ProbeVerdict
 from upframe.io.root import Root
 
 

@@ -15,8 +15,8 @@ from support.jobs.work import children_of, config_of, eventually, is_alive
 from support.media.clips import make_clip
 from support.media.stills import RED, flat, make_heif
 
+from upframe.daemon.jobs.model import ProbeVerdict
 from upframe.daemon.workers.attempt import probe_file
-from upframe.daemon.workers.messages import ProbeVerdict
 from upframe.daemon.workers.prober import FileProber
 from upframe.io.root import Root
 

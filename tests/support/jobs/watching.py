@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from upframe.daemon.config import Config
-from upframe.daemon.jobs.model import Job, JobError
+from upframe.daemon.jobs.model import Job, JobError, ProbeVerdict
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import JobStore
 from upframe.daemon.watch.watcher import Watches
-from upframe.daemon.workers.messages import ProbeVerdict
 from upframe.io.root import Root
 
 DOUBLE = {"enable_frame_interpolation": True, "frame_interpolation_exp": 1}
