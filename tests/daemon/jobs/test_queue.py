@@ -214,7 +214,9 @@ def test_the_loop_stays_free_while_the_store_is_busy(tmp_path: Path) -> None:
     async def use(queue: JobQueue) -> None:
         fill(queue.store.path, (a_job(f"job{number}") for number in range(5000)))
         async with Turns() as turns:
-            assert len(await queue.jobs()) == 5000
-        assert turns.num > 10
+            while turns.num <= 10:  # a busy machine may take so many turns away from us
+                before = turns.num
+                assert len(await queue.jobs()) == 5000
+                assert turns.num > before + 1  # it had none, or one, if the list was read by it
 
     with_queue(tmp_path, use)

@@ -134,6 +134,6 @@ def is_alive(pid: int) -> bool:
     """Whether a process is there and no zombie."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter if it ends while it is read
         return False
     return status.rpartition(")")[2].split()[0] not in "ZX"
