@@ -13,9 +13,10 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,6 +66,13 @@ def discard_partials(target: Path, token: str) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """Yield a path, then the same with ``-1``, ``-2`` and so on before the extension."""
+    yield path
+    for number in count(1):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def is_special(target: Path) -> bool:

@@ -20,6 +20,7 @@ from capacity import DOUBLED
 from clapper import make_clapper, offsets_in
 from figures import Outcome, at_most, equal, run_as_script, timed
 from stream import family_of, growth_bytes, resident_bytes
+from support.live.looped import LoopedFile
 
 from upframe.daemon.live.live_pipeline import LiveRequest
 from upframe.daemon.live.session import LiveSession
@@ -27,7 +28,6 @@ from upframe.daemon.live.status import LiveStatus
 from upframe.daemon.specification import StreamSpec
 from upframe.filters.device import Runtime, resolve_device, resolve_precision
 from upframe.filters.options import FilterOptions
-from upframe.io.live.live_input import PacedFile
 
 SIZE, RATE = "64x48", 10
 SHORT = {"seconds": 20.0, "speed": 8.0, "warm_seconds": 10.0}
@@ -60,7 +60,7 @@ def measure(
         now=fast,
         speed=speed,
         on_status=on_status,
-        make_input=lambda _: PacedFile(film, loop=True, speed=speed, now=fast),
+        make_input=lambda _: LoopedFile(film, speed=speed, now=fast),
     )
     report = session.run()
     offsets = offsets_in(result)

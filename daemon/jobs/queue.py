@@ -157,24 +157,14 @@ class JobQueue:
         """Called before a job of a watched folder is queued again; may raise IllegalChange."""
         self._work = asyncio.Event()
         self._changed = asyncio.Event()
-        self._paused = False
+        self.paused = False
+        """Whether no job is started any more, as while draining."""
 
     async def close(self) -> None:
         """Finish what is being written, end all subscriptions."""
         await self._threads.close()
         for subscription in tuple(self._subscriptions):
             subscription.close()
-
-    @property
-    def paused(self) -> bool:
-        """Whether no job is started, as while draining."""
-        return self._paused
-
-    @paused.setter
-    def paused(self, paused: bool) -> None:
-        self._paused = paused
-        if not paused:
-            self._work.set()
 
     def subscribe(self) -> Subscription:
         """Follow all changes from now on, until the subscription is closed."""
@@ -331,7 +321,7 @@ class JobQueue:
         """
         if limit_ids is None:
             self._work.clear()  # set again by whatever comes after the look at the store
-        if self._paused:
+        if self.paused:
             return None
         claiming = self._threads.begin(self._claim(now or datetime.now(UTC), limit_ids), "claim")
         try:
@@ -348,7 +338,7 @@ class JobQueue:
 
         call = partial(self.store.claim, now, limit_ids=limit_ids)
         job = await self._threads.write(call, publish)
-        if job is not None and self._paused:
+        if job is not None and self.paused:
             await self._give_back(job)
             return None
         return job
@@ -363,7 +353,7 @@ class JobQueue:
         return await self.change(job.id, "queued", attempts=job.attempts - 1)
 
     async def wait_for_work(self, timeout_seconds: float) -> None:
-        """Wait until a claim may find something: a job came or became due, or the pause ended.
+        """Wait until a claim may find something: a job came or became due.
 
         Call it after a claim that returned None; after another there may be more jobs, and this
         returns at once.

@@ -181,16 +181,6 @@ _BATCH_BYTES = 1 << 16  # what a pipe holds
 _SHOWN_LINES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionTimeouts:
-    """How long a child may go without a sign of life."""
-
-    connect_seconds: float
-    """From its start to its being connected."""
-    stall_seconds: float
-    """With a packet to write, and none written."""
-
-
 @dataclass(slots=True)
 class StopOrder:
     """How a connection is to end, set by another thread."""
@@ -229,7 +219,8 @@ class PublisherConnection:
         packets: PacketBuffer,
         waker: Waker,
         order: StopOrder,
-        timeouts: ConnectionTimeouts,
+        connect_seconds: float,
+        stall_seconds: float,
         on_event: Callable[[Event, Encoded | None], None],
     ) -> None:
         """Set up the connection; `run` begins it.
@@ -239,7 +230,8 @@ class PublisherConnection:
             packets: to write.
             waker: woken when there are packets, or the order has changed.
             order: checked at least four times a second.
-            timeouts: after which the child is killed.
+            connect_seconds: after which a child that is not connected is killed.
+            stall_seconds: the same with a packet to write, and none written.
             on_event: called with each event of the child, and the packet that it is about.
         """
         self._header = header
@@ -247,7 +239,7 @@ class PublisherConnection:
         self._packets = packets
         self._waker = waker
         self._order = order
-        self._timeouts = timeouts
+        self._connect_seconds, self._stall_seconds = connect_seconds, stall_seconds
         self._on_event = on_event
         self._underway: deque[tuple[int, Encoded, float]] = deque()
         self._number = 0
@@ -330,7 +322,8 @@ class PublisherConnection:
         raise ValueError(f"packet {number} was never sent")
 
     def _why_kill(self) -> OutputLost | None:
-        now, order, timeouts = time.monotonic(), self._order, self._timeouts
+        now, order = time.monotonic(), self._order
+        connecting, stall = self._connect_seconds, self._stall_seconds
         waits = now - max(self._last_written, self._underway[0][2]) if self._underway else 0.0
         if order.kill:
             return self._lost("failed", "stopped at once")
@@ -338,10 +331,10 @@ class PublisherConnection:
             return self._lost("timed-out", "not completed in time")
         if order.finish_by is not None and not self._connected and not self._header.target.is_file:
             return self._lost("failed", "stopped before it was connected")
-        if not self._connected and now - self._started > timeouts.connect_seconds:
-            return self._lost("timed-out", f"not connected within {timeouts.connect_seconds:g} s")
-        if waits > timeouts.stall_seconds:
-            return self._lost("stalled", f"has taken nothing for {timeouts.stall_seconds:g} s")
+        if not self._connected and now - self._started > connecting:
+            return self._lost("timed-out", f"not connected within {connecting:g} s")
+        if waits > stall:
+            return self._lost("stalled", f"has taken nothing for {stall:g} s")
         return None
 
     def _lost(self, reason: Reason, text: str) -> OutputLost:
@@ -398,7 +391,7 @@ class Publisher:
         self._header = Header(target, primer)
         self._now = now
         connect = OPEN_SECONDS if target.is_file else CONNECT_SECONDS
-        self._timeouts = ConnectionTimeouts(connect_seconds or connect, stall_seconds)
+        self._seconds = (connect_seconds or connect, stall_seconds)
         self._backoff = backoff or Backoff()
         self._on_change = on_change
         self._on_written = on_written
@@ -504,7 +497,7 @@ class Publisher:
 
     def _connection(self) -> PublisherConnection:
         return PublisherConnection(
-            self._header, self._packets, self._waker, self._order, self._timeouts, self._handle
+            self._header, self._packets, self._waker, self._order, *self._seconds, self._handle
         )
 
     def _handle(self, event: Event, packet: Encoded | None) -> None:

@@ -69,52 +69,6 @@ def command_of(name: str, state_dir: Path) -> list[str]:
     return worker_command("upframe.daemon.live.worker", state_dir, f"live-{name}")
 
 
-class StreamWorker(WorkerChild):
-    """One worker process of one stream.
-
-    Args:
-        stream: its name.
-        command: its command line.
-        on_status: called with each status that it sends.
-        news: set by each status, and at the end of its events.
-    """
-
-    def __init__(
-        self,
-        stream: str,
-        command: Sequence[str],
-        on_status: Callable[[LiveStatus], None],
-        news: asyncio.Event,
-    ) -> None:
-        super().__init__(f"live {stream}", command, self._receive_event, self._note_end)
-        self.subject = {"source": stream}
-        self.num_statuses = 0
-        """Received so far."""
-        self.has_ended = False
-        """Whether there will be no more events."""
-        self.exit_message: ExitMessage | None = None
-        """Why it ended; None for one that died."""
-        self._on_status = on_status
-        self._news = news
-
-    def _receive_event(self, event: Event) -> None:
-        match event:
-            case StreamReported():
-                status = status_of(event.status)
-                with Fence("live", f"status of {self.name}"):
-                    self._on_status(status)
-                self.num_statuses += 1
-                self._news.set()
-            case ExitMessage():
-                self.exit_message = event
-            case _:
-                raise ValueError(f"got {event.kind!r}, wanted status, log or exit")
-
-    def _note_end(self) -> None:
-        self.has_ended = True
-        self._news.set()
-
-
 _LOOK_SECONDS = 1.0
 _STEADY_SECONDS = 60.0
 """Life of a worker after which its end counts as a first failure again."""
@@ -162,7 +116,7 @@ class StreamSupervisor:
         self._board = board
         self._command = command
         self._backoff = backoff
-        self._silent_seconds, self._still_seconds = silent_seconds, still_seconds
+        self._most_silent_seconds, self._most_still_seconds = silent_seconds, still_seconds
         self._entry: LiveConfig | None = entry
         self._config = config
         self._finish_seconds = config.jobs.drain_seconds
@@ -172,7 +126,10 @@ class StreamSupervisor:
         self._past: LiveStatus | None = None
         self._latest: LiveStatus | None = None
         self._detector = StallDetector()
-        self._stalled_seconds = 0.0
+        self._exit_message: ExitMessage | None = None
+        """Why the worker ended; None for one that died."""
+        self._silent_seconds = self._still_seconds = 0.0
+        """Since the worker's last status, and of its present stall."""
 
     def configure(self, entry: LiveConfig | None, config: Config) -> None:
         """Change the entry of the stream; None ends it."""
@@ -223,8 +180,10 @@ class StreamSupervisor:
         clock = asyncio.get_running_loop().time
         began = clock()
         command = self._command(self.name, config.state_dir)
-        process = StreamWorker(self.name, command, self._receive, self._news)
-        self._latest, self._detector, self._stalled_seconds = None, StallDetector(), 0.0
+        process = WorkerChild(f"live {self.name}", command, self._receive, self._news.set)
+        process.subject = self._about
+        self._latest, self._exit_message, self._detector = None, None, StallDetector()
+        self._silent_seconds = self._still_seconds = 0.0
         self._publish(entry, "connecting", "its worker starts")
         try:
             try:
@@ -246,9 +205,8 @@ class StreamSupervisor:
             self._backoff.held(clock() - began)
         return self._judge(process, entry)
 
-    async def _watch(self, process: StreamWorker, entry: LiveConfig) -> bool:
+    async def _watch(self, process: WorkerChild, entry: LiveConfig) -> bool:
         """Follow a worker to its end; return whether the next one is to start at once."""
-        silent, num_statuses = 0.0, 0
         while not process.has_ended:
             if not self._is_wanted(entry) or self._is_too_large():
                 seconds = self._finish_seconds
@@ -257,22 +215,20 @@ class StreamSupervisor:
                 return True
             self._news.clear()
             if not await within(_LOOK_SECONDS, self._news.wait()):
-                silent += _LOOK_SECONDS  # not what passed: we may have been stopped
-            if process.num_statuses != num_statuses:
-                silent, num_statuses = 0.0, process.num_statuses
-            if (why := self._hangs(silent, is_loading=num_statuses == 0)) is not None:
+                self._silent_seconds += _LOOK_SECONDS  # not what passed: we may have been stopped
+            if (why := self._hangs()) is not None:
                 await process.kill(why)
         await process.end_within(_REAP_SECONDS, "it closed its pipe and went on")
         return False
 
-    def _hangs(self, silent_seconds: float, *, is_loading: bool) -> str | None:
+    def _hangs(self) -> str | None:
         """Return why a worker counts as hung; None if it does not."""
         loading = self._config.jobs.stage_seconds["loading"]
-        patience = loading if is_loading else self._silent_seconds
-        if silent_seconds >= patience:
+        patience = loading if self._latest is None else self._most_silent_seconds
+        if self._silent_seconds >= patience:
             return f"it said nothing for {patience:g} s"
-        patience = self._still_seconds if self._detector.began else loading
-        if self._stalled_seconds >= patience:
+        patience = self._most_still_seconds if self._detector.began else loading
+        if self._still_seconds >= patience:
             return f"it made nothing of the frames that came for {patience:g} s"
         return None
 
@@ -285,9 +241,9 @@ class StreamSupervisor:
         self.num_restarts += 1
         return True
 
-    def _judge(self, process: StreamWorker, entry: LiveConfig) -> float:
+    def _judge(self, process: WorkerChild, entry: LiveConfig) -> float:
         """Report why a worker ended by itself; return the pause."""
-        if (message := process.exit_message) is None:
+        if (message := self._exit_message) is None:
             text, lasting = f"its worker {process.end}", False
             if process.tail.text is not None:
                 lines = " | ".join(process.tail.text.splitlines())
@@ -307,10 +263,23 @@ class StreamSupervisor:
         self._publish(entry, "reconnecting", text, "failed")
         return seconds
 
-    def _receive(self, status: LiveStatus) -> None:
+    def _receive(self, event: Event) -> None:
+        match event:
+            case StreamReported():
+                status = status_of(event.status)
+                with Fence("live", f"status of live {self.name}"):
+                    self._note(status)
+                self._silent_seconds = 0.0
+                self._news.set()
+            case ExitMessage():
+                self._exit_message = event
+            case _:
+                raise ValueError(f"got {event.kind!r}, wanted status, log or exit")
+
+    def _note(self, status: LiveStatus) -> None:
         self._latest = replace(status, name=self.name)
         now = asyncio.get_running_loop().time()
-        self._stalled_seconds = self._detector.seconds(status, now)
+        self._still_seconds = self._detector.seconds(status, now)
         self._board.update(accumulate_counters(self._past, self._latest))
 
     def _publish(

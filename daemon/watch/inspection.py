@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
+from ...io.files import numbered
 from ...io.root import Identity, Root, keeps_inodes, open_folder
 from ..config import WatchConfig
 from ..errors import Conflict, IllegalChange, StoreBroken, UnknownJob
@@ -55,13 +55,6 @@ class OutputPlacement(NamedTuple):
 def mirrored(source: Path, root: Path, target: Path) -> Path:
     """Map a path below one folder to the same place below another."""
     return target / source.relative_to(root)
-
-
-def numbered(path: Path) -> Iterator[Path]:
-    """Yield a path, then the same with ``-1``, ``-2`` and so on before the extension."""
-    yield path
-    for number in count(1):
-        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 @dataclass(frozen=True, slots=True)

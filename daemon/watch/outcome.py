@@ -26,7 +26,14 @@ from typing import Any
 from pydantic_core import from_json
 
 from ...io.errors import MediaError
-from ...io.files import CANNOT_LINK, partial_path, rename_without_replacing, sync_folder
+from ...io.files import (
+    CANNOT_LINK,
+    NAME_MAX_BYTES,
+    numbered,
+    partial_path,
+    rename_without_replacing,
+    sync_folder,
+)
 from ...io.root import Root, by_descriptor, opened_folder, opened_place, read_entry
 from ..config import WatchConfig
 from ..errors import StoreBroken, UnknownJob
@@ -35,7 +42,7 @@ from ..jobs.model import Job, partial_token
 from ..jobs.queue import JobQueue, Subscription
 from ..jobs.store import ENDED, JobStore
 from ..logfields import about_job
-from .inspection import is_same_file, mirrored, numbered
+from .inspection import is_same_file, mirrored
 from .records import Records, Roots, key_fits
 from .scan import MEDIA_EXTENSIONS, SIDECAR_SUFFIX, NameRules, Signature, printable_path
 
@@ -139,8 +146,6 @@ def _copy(source: Path, name: Path, token: str | None = None) -> None:
     finally:
         partial.unlink(missing_ok=True)
 
-
-_NAME_MAX_BYTES = 255  # of one path component on all common file systems
 
 SIDECAR_SCHEMA = "upframe.error/1"
 _MOST_MOVED = 100
@@ -268,7 +273,7 @@ def is_unchanged(job: Job, source: Path) -> bool:
 
 def sidecar_of(path: Path) -> Path:
     """Return the path of the file with the reason why `path` failed."""
-    room = _NAME_MAX_BYTES - len(SIDECAR_SUFFIX)
+    room = NAME_MAX_BYTES - len(SIDECAR_SUFFIX)
     name = os.fsencode(path.name)[:room].decode(errors="ignore")
     return path.with_name(f"{name}{SIDECAR_SUFFIX}")
 

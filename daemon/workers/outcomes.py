@@ -196,16 +196,16 @@ class OutcomeRecorder:
     """Cleans up after attempts, and then records how they ended, in this order."""
 
     def __init__(
-        self, queue: JobQueue, config: JobsConfig, results: Results, counts: Counter[str]
+        self,
+        queue: JobQueue,
+        config: Callable[[], JobsConfig],
+        results: Results,
+        counts: Counter[str],
     ) -> None:
         self._queue = queue
         self._config = config
         self._results = results
         self._counts = counts
-
-    def configure(self, config: JobsConfig) -> None:
-        """Use another number of attempts and other delays from now on."""
-        self._config = config
 
     async def record(self, job: Job, outcome: AttemptOutcome, reason: StopReason | None) -> None:
         """Record the outcome of an attempt. A job that is done is done, even if it was cancelled.
@@ -245,12 +245,13 @@ class OutcomeRecorder:
             return None
 
     async def _fail(self, job: Job, error: JobError) -> None:
-        due = next_attempt(error, job.attempts, self._config, datetime.now(UTC))
+        config = self._config()
+        due = next_attempt(error, job.attempts, config, datetime.now(UTC))
         if due is None:
             log.error("failed after %d attempts: %s", job.attempts, error.message)
             await self._end(job, "failed", error=error)
             return
-        text = f"attempt {job.attempts + 1} of {self._config.attempts}"
+        text = f"attempt {job.attempts + 1} of {config.attempts}"
         seconds = (due - datetime.now(UTC)).total_seconds()
         log.warning("%s; %s in %.0f s", error.message, text, seconds)
         self._counts["retries"] += 1

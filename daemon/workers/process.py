@@ -87,7 +87,8 @@ class WorkerChild:
         self._on_end = on_end
         self._child: Child | None = None
         self._reaped = asyncio.Event()
-        self._has_ended = False
+        self.has_ended = False
+        """Whether there will be no more events."""
         self._why_killed: str | None = None
 
     @property
@@ -176,8 +177,8 @@ class WorkerChild:
             loop.remove_reader(child.fileno())
             child.close()
             self._reaped.set()
-        if child.stdout_ended and not self._has_ended:
-            self._has_ended = True
+        if child.stdout_ended and not self.has_ended:
+            self.has_ended = True
             self._on_end()
 
     def _receive(self, line: bytes) -> None:

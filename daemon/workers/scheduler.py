@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ...filters.options import FilterOptions
 from ..backoff import STORE_STEPS, Backoff
@@ -49,6 +50,9 @@ _LOOK_SECONDS = 60.0
 """After which an idle slot checks for work that it was not woken for."""
 GIVE_BACK_SECONDS = 2.0
 """For a job to stop in order when the daemon ends, before its worker is killed."""
+_STOP_SECONDS: Mapping[StopReason, float] = {
+    "cancel": CANCEL_SECONDS, "give back": GIVE_BACK_SECONDS,
+}  # fmt: skip
 _TIRED_CODES = (70, 75)
 """Of errors after which a worker is replaced: unknown ones, and memory that ran out."""
 
@@ -60,7 +64,7 @@ class WorkerSlot:
         self,
         settings: WorkerSettings,
         queue: JobQueue,
-        config: JobsConfig,
+        config: Callable[[], JobsConfig],
         results: Results,
         admission: JobAdmission,
         counts: Counter[str],
@@ -83,12 +87,7 @@ class WorkerSlot:
     @property
     def budgets(self) -> Mapping[Stage, float]:
         """Seconds that each stage may go without progress."""
-        return self._config.stage_seconds
-
-    def configure(self, config: JobsConfig) -> None:
-        """Use other limits from the next job on; workers keep the settings they started with."""
-        self._config = config
-        self._recorder.configure(config)
+        return self._config().stage_seconds
 
     async def run(self) -> None:
         """Run jobs until `leave`. If cancelled, the running job is left to the next start."""
@@ -108,9 +107,11 @@ class WorkerSlot:
         """Begin no further job."""
         self._leaving.set()
 
-    async def give_back(self) -> None:
-        """Stop the running job; it is queued again, and this attempt does not count."""
-        await self._stop("give back", GIVE_BACK_SECONDS)
+    async def stop(self, reason: StopReason) -> None:
+        """Stop the running job; one that is given back is queued again, and does not count."""
+        if self.job is not None:
+            self._stop_reason = self._stop_reason or reason
+            await self.worker.cancel(_STOP_SECONDS[reason])
 
     async def warm(self, filters: FilterOptions) -> float:
         """Start the worker if it does not run, and have it load some models.
@@ -139,7 +140,7 @@ class WorkerSlot:
 
     async def _take(self, job: Job) -> None:
         self.job, self._stop_reason = job, None
-        self._queue.attach(job.id, self._cancel)
+        self._queue.attach(job.id, partial(self.stop, "cancel"))
         try:
             async with self._busy:
                 outcome = await self._attempt(job)
@@ -167,7 +168,8 @@ class WorkerSlot:
             return JobStopped()
         limits = None
         if job.origin == "mqtt":
-            hosts, most = self._config.allowed_hosts, self._config.model_mebibytes
+            config = self._config()
+            hosts, most = config.allowed_hosts, config.model_mebibytes
             limits = AccessLimits(hosts=hosts, model_mebibytes=most)
 
         def record(event: Event) -> None:
@@ -178,14 +180,6 @@ class WorkerSlot:
 
         work, confined = job.work, job.confined
         return await self.worker.run_job(job.id, work, self.budgets, record, confined, limits)
-
-    async def _cancel(self) -> None:
-        await self._stop("cancel", CANCEL_SECONDS)
-
-    async def _stop(self, reason: StopReason, seconds: float) -> None:
-        if self.job is not None:
-            self._stop_reason = self._stop_reason or reason
-            await self.worker.cancel(seconds)
 
     async def _start_worker(self) -> None:
         """Make sure that the worker runs, unless the job was cancelled meanwhile."""
@@ -209,11 +203,11 @@ class WorkerSlot:
             await self.worker.stop()
 
     def _reason_to_retire(self, outcome: AttemptOutcome) -> str | None:
-        worker, most = self.worker, self._config.recycle_mebibytes
+        worker, config = self.worker, self._config()
         mebibytes = worker.rss_bytes >> 20
-        if worker.num_jobs >= self._config.recycle_jobs:
+        if worker.num_jobs >= config.recycle_jobs:
             return f"it has run {worker.num_jobs} jobs"
-        if mebibytes >= most:
+        if mebibytes >= (most := config.recycle_mebibytes):
             return f"it holds {mebibytes} MiB of memory, wanted less than {most}"
         if isinstance(outcome, RequestFailed) and outcome.error.code in _TIRED_CODES:
             return f"its last job failed with code {outcome.error.code}"
@@ -253,20 +247,19 @@ class Scheduler:
 
     def __init__(self, queue: JobQueue, config: Config, *, space: DiskSpace | None = None) -> None:
         self._queue = queue
-        self._config = config
+        self._config, self._jobs = config, config.jobs
         self._counts: Counter[str] = Counter()
         results = Results(config.state_dir / ledger.FOLDER)
         admission = JobAdmission(queue, space or DiskSpace())
         self._slots = [
-            WorkerSlot(settings, queue, config.jobs, results, admission, self._counts)
+            WorkerSlot(settings, queue, lambda: self._jobs, results, admission, self._counts)
             for settings in worker_settings(config)
         ]
         self._ended = asyncio.Event()
 
     def configure(self, config: JobsConfig) -> None:
         """Use other limits from the next job on; slots, devices and precision stay."""
-        for slot in self._slots:
-            slot.configure(config)
+        self._jobs = config
 
     async def run(self) -> None:
         """Run jobs until drained. If cancelled, kill the workers and leave jobs to recovery."""
@@ -291,7 +284,9 @@ class Scheduler:
         try:
             async with asyncio.timeout(_FORCE_SECONDS), asyncio.TaskGroup() as group:
                 for slot in self._slots:
-                    group.create_task(slot.give_back(), name=f"give-back-{slot.settings.name}")
+                    group.create_task(
+                        slot.stop("give back"), name=f"give-back-{slot.settings.name}"
+                    )
                 await self._ended.wait()
         except TimeoutError:  # the store cannot be written, or a process hangs in the kernel
             log.error("jobs could not be given back; the next start finds them")

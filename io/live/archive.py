@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -23,7 +24,7 @@ from av.error import FFmpegError
 
 from ..errors import SinkFull, SinkRefused, VerificationFailed
 from ..extent import whole_fragments, whole_tags
-from ..files import NAME_MAX_BYTES, check_target, rename
+from ..files import NAME_MAX_BYTES, check_target, numbered, rename
 from ..root import Root, opened_folder, opened_place
 
 _FIELDS = "YmdHMSjyFTs"
@@ -130,23 +131,16 @@ def _converted(text: str, plain: Callable[[str], str], field: Callable[[str], st
     return "".join(field(one) if at % 2 else plain(one) for at, one in enumerate(parts))
 
 
-def numbered(path: Path) -> Iterator[Path]:
-    """Yield a path, then the same with -1, -2, … before its extension."""
-    yield path
-    for number in range(1, _MOST_OF_ONE_NAME):
-        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
-
-
 def free_path(path: Path) -> Path:
     """Return a path, or the first numbered one that is not taken.
 
     Raises:
         SinkRefused: if thousands of that name exist.
     """
-    found = next((one for one in numbered(path) if not os.path.lexists(one)), None)
-    if found is None:
-        raise SinkRefused(f"{_MOST_OF_ONE_NAME} files of that name are there: {path}")
-    return found
+    for one in islice(numbered(path), _MOST_OF_ONE_NAME):
+        if not os.path.lexists(one):
+            return one
+    raise SinkRefused(f"{_MOST_OF_ONE_NAME} files of that name are there: {path}")
 
 
 def rename_beside(partial: Path, target: Path) -> Path:
@@ -156,7 +150,7 @@ def rename_beside(partial: Path, target: Path) -> Path:
         SinkFull: if the rename fails.
         SinkRefused: if thousands of that name exist.
     """
-    for path in numbered(target):
+    for path in islice(numbered(target), _MOST_OF_ONE_NAME):
         try:
             rename(partial, path, overwrite=False)
         except SinkRefused:

@@ -163,7 +163,6 @@ class FileConnection:
 
     Args:
         source: a path or a URL.
-        loop: whether it restarts at its end, its time line going on.
         speed: seconds of the file in a real second.
         now: monotonic seconds, for the arrival of packets.
 
@@ -175,10 +174,10 @@ class FileConnection:
 
     is_lossy = False
 
-    def __init__(self, source: str, *, loop: bool, speed: float, now: Callable[[], float]) -> None:
+    def __init__(self, source: str, *, speed: float, now: Callable[[], float]) -> None:
         if speed <= 0:
             raise ValueError(f"speed must be above 0, got {speed}")
-        self._loop, self._speed, self._now = loop, speed, now
+        self._speed, self._now = speed, now
         self._stopped = threading.Event()
         target = find_target(source)
         self._display = target.name
@@ -190,19 +189,16 @@ class FileConnection:
         Raises:
             InputLost: at the end of the file ("ended"), or when it is stopped.
         """
-        began, rounds = time.monotonic(), _Rounds(streams[0].index)
-        while True:
-            for packet in self._demuxed(streams):
-                due = rounds.take(packet)
-                if due is not None:
-                    late = self._wait_until(began + float(due) / self._speed)
-                    if late > _AWAY_SECONDS and packet.stream_index == streams[0].index:
-                        began += late
-                yield packet, self._now()
-            if not self._loop:
-                raise InputLost("ended", f"{self._display}: at its end")
-            rounds.restart(self._display)
-            self.container.seek(0)
+        began, first = time.monotonic(), None
+        for packet in self._demuxed(streams):
+            stamp = _decoding_time(packet)
+            if stamp is not None:  # as PyAV's empty packet at the end has none
+                first = stamp if first is None else first
+                late = self._wait_until(began + float(stamp - first) / self._speed)
+                if late > _AWAY_SECONDS and packet.stream_index == streams[0].index:
+                    began += late
+            yield packet, self._now()
+        raise InputLost("ended", f"{self._display}: at its end")
 
     def stop(self) -> None:
         """End the reading at once. Thread-safe."""
@@ -227,43 +223,6 @@ class FileConnection:
         if self._stopped.is_set():
             raise InputLost("ended", f"{self._display}: stopped")
         return late
-
-
-class _Rounds:
-    """The time line of a file that is played repeatedly, each round as long as its video."""
-
-    def __init__(self, video_index: int) -> None:
-        self._video_index = video_index
-        self._first: Fraction | None = None
-        self._extent: tuple[Fraction, Fraction] | None = None  # of the video, start and end
-        self._offset = Fraction(0)
-
-    def take(self, packet: Packet[Stream]) -> Fraction | None:
-        """Move a packet to its round; return when it is due, in seconds after the very first one.
-
-        None if it has no timestamp.
-        """
-        base, stamp = packet.time_base, packet.dts if packet.dts is not None else packet.pts
-        if stamp is None:  # as PyAV's empty packet at the end
-            return None
-        if self._first is None:
-            self._first = stamp * base
-        if packet.stream_index == self._video_index:
-            start = (stamp if packet.pts is None else packet.pts) * base
-            end = start + (packet.duration or 0) * base
-            before = self._extent or (start, end)
-            self._extent = min(before[0], start), max(before[1], end)
-        due = stamp * base - self._first + self._offset
-        shift = round(self._offset / base)
-        packet.pts = None if packet.pts is None else packet.pts + shift
-        packet.dts = None if packet.dts is None else packet.dts + shift
-        return due
-
-    def restart(self, display: str) -> None:
-        """Begin the next round where this one ends."""
-        if self._extent is None or self._extent[0] >= self._extent[1]:
-            raise UnsupportedMedia(f"{display}: has no timestamps, wanted some to repeat it by")
-        self._offset += self._extent[1] - self._extent[0]
 
 
 _LATE_SECONDS = 0.5

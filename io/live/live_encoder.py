@@ -148,6 +148,9 @@ def live_parameters(codec: str, info: StreamInfo, options: EncoderOptions) -> di
     return joined_options(ours, options.options)
 
 
+KEYFRAME_SECONDS = 2
+"""From keyframe to keyframe at most."""
+
 _MAX_SLICES = 4
 _CARDS = ("/dev/nvidiactl", "/dev/dxg")
 
@@ -165,13 +168,12 @@ class EncoderSettings:
         info: StreamInfo,
         rate: Fraction,
         options: EncoderOptions,
-        keyframe_seconds: float,
         format: str,  # noqa: A002
     ) -> None:
         self._info = info
         self._rate = rate
         self._options = options
-        self._gop = max(1, round(rate * Fraction(keyframe_seconds)))
+        self._gop = max(1, round(rate * KEYFRAME_SECONDS))
         self._container = Container(format)
         self._choices = live_choices(info, options, format)
         self._take(self._choices[0])
@@ -242,9 +244,6 @@ class EncoderSettings:
         return buffer.getvalue()
 
 
-KEYFRAME_SECONDS = 2.0
-"""From keyframe to keyframe, by default."""
-
 _TRIED_SIZE, _TRIED_RATE = (640, 360), Fraction(25)
 _TRIED_PIX_FMTS = ("yuv420p", "yuv420p10le")
 """Pixel formats of inputs for which an encoder's options may be meant."""
@@ -262,7 +261,6 @@ class LiveEncoder:
         options: EncoderOptions,
         *,
         sound: Stream | None = None,
-        keyframe_seconds: float = KEYFRAME_SECONDS,
         format: str = "nut",  # noqa: A002
     ) -> None:
         """Choose an encoder, and open it.
@@ -271,7 +269,6 @@ class LiveEncoder:
             info: of the pictures: `rate` is known, `pix_fmt` that of :func:`live_pix_fmt`.
             options: the user's.
             sound: of the packets that will be copied.
-            keyframe_seconds: from keyframe to keyframe at most.
             format: the muxer that the packets are for, as for :func:`live_pix_fmt`.
 
         Raises:
@@ -281,7 +278,7 @@ class LiveEncoder:
             raise ValueError("a live output has a constant rate, got None")
         self._info = info
         self._tick = 1 / info.rate
-        self._settings = EncoderSettings(info, info.rate, options, keyframe_seconds, format)
+        self._settings = EncoderSettings(info, info.rate, options, format)
         self._sound_tick = None if sound is None else _tick_of(sound)
         self.primer = self._settings.try_all(sound)
         """The streams' headers, as a NUT file in memory."""
@@ -390,7 +387,7 @@ def check_encoder(options: EncoderOptions, format: str) -> None:  # noqa: A002
         info = StreamInfo(*_TRIED_SIZE, pix_fmt, Fraction(1, 90_000), rate=_TRIED_RATE)
         try:
             info = replace(info, pix_fmt=live_pix_fmt(info, options, format))
-            EncoderSettings(info, _TRIED_RATE, options, KEYFRAME_SECONDS, format).try_all(None)
+            EncoderSettings(info, _TRIED_RATE, options, format).try_all(None)
         except SinkRefused as error:
             refused = refused or error
         else:

@@ -225,7 +225,6 @@ class PacedFile(ConnectedInput):
 
     Args:
         source: a path or a URL.
-        loop: whether it restarts at its end, its time line going on.
         speed: seconds of the file in a real second.
         now: for the arrival of packets; to run a whole stream faster, it runs as much faster.
         sound: whether the packets of the sound are yielded too.
@@ -235,13 +234,12 @@ class PacedFile(ConnectedInput):
         self,
         source: str | Path,
         *,
-        loop: bool = False,
         speed: float = 1.0,
         now: Callable[[], float] = time.monotonic,
         sound: bool = True,
     ) -> None:
         def connect(_: deque[str]) -> InputConnection:
-            return FileConnection(str(source), loop=loop, speed=speed, now=now)
+            return FileConnection(str(source), speed=speed, now=now)
 
         super().__init__(redacted(str(source)), connect, sound=sound)
 

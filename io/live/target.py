@@ -91,7 +91,6 @@ def find_live_target(
     text: str,
     *,
     format: str | None = None,  # noqa: A002
-    transport: str = "tcp",
     segment_seconds: float = 600.0,
     credentials_file: Path | None = None,
     overwrite: bool = False,
@@ -102,7 +101,6 @@ def find_live_target(
     Args:
         text: a URL, an ``.m3u8``, a file name, or one with fields of strftime.
         format: container, if the name does not imply it, or that of udp, tcp and srt.
-        transport: of RTSP, ``tcp`` or ``udp``; ``auto`` means tcp.
         segment_seconds: length of rolling files.
         credentials_file: holds one line USER:PASSWORD, which go into the URL.
         overwrite: whether an existing file may be replaced.
@@ -122,7 +120,7 @@ def find_live_target(
     if name not in _SCHEMES:
         known = ", ".join(f"{one}://" for one in _SCHEMES)
         raise SinkRefused(f"cannot publish to {redacted_target(text)}: wanted {known} or a file")
-    target = _published(text, name, format, transport)
+    target = _published(text, name, format)
     if credentials_file is None:
         return target
     try:
@@ -131,7 +129,7 @@ def find_live_target(
         raise SinkRefused(str(error)) from error
 
 
-def _published(text: str, scheme: str, asked: str | None, transport: str) -> LiveTarget:
+def _published(text: str, scheme: str, asked: str | None) -> LiveTarget:
     try:
         parts = urlsplit(text)
         has_host = bool(parts.hostname) and (parts.port is None or True)
@@ -152,7 +150,7 @@ def _published(text: str, scheme: str, asked: str | None, transport: str) -> Liv
         url=_url(text, scheme),
         display=redacted_target(text),
         format=muxer,
-        options=_options(scheme, muxer, transport),
+        options=_options(scheme, muxer),
         needs_ffmpeg=needs_ffmpeg,
         tls_insecure=is_insecure(),
     )
@@ -194,9 +192,9 @@ def _with_query(url: str, name: str, value: str) -> str:
     return f"{url}{'&' if query else '?'}{name}={value}"
 
 
-def _options(scheme: str, muxer: str, transport: str) -> dict[str, str]:
+def _options(scheme: str, muxer: str) -> dict[str, str]:
     if muxer == "rtsp":
-        return {"rtsp_transport": "udp" if transport == "udp" else "tcp"}
+        return {"rtsp_transport": "tcp"}
     if muxer == "flv" and scheme in ("rtmp", "rtmps"):
         return {"flvflags": "no_duration_filesize"}
     if muxer == "hls":

@@ -20,9 +20,10 @@ from support.live.supervision import config_with, entry
 from support.servers.camera import Camera, camera_of, free_port
 from support.servers.mqtt import Broker, broker, retained_of
 
-from upframe.daemon.live.supervisor import StreamWorker, command_of
+from upframe.daemon.live.supervisor import command_of
 from upframe.daemon.specification import StreamSpec, part_of
-from upframe.daemon.workers.messages import RunStream
+from upframe.daemon.workers.messages import Event, ExitMessage, RunStream
+from upframe.daemon.workers.process import WorkerChild
 from upframe.daemon.workers.worker_lock import hold
 
 __all__ = ["broker"]
@@ -194,10 +195,10 @@ def test_the_daemon_shows_changes_and_ends_its_streams(
 
 
 def test_what_cannot_work_is_told_with_its_exit_code(tmp_path: Path, mark: str) -> None:
-    async def ended(**fields: Any) -> StreamWorker:
+    async def ended(**fields: Any) -> ExitMessage:
         (made,) = config_with(tmp_path, entry("gate", **fields)).live
-        words = command_of("gate", tmp_path)
-        process = StreamWorker("gate", words, lambda _: None, asyncio.Event())
+        words, events = command_of("gate", tmp_path), list[Event]()
+        process = WorkerChild("live gate", words, events.append, lambda: None)
         try:
             process.spawn()
             process.send(RunStream(spec=part_of(made, StreamSpec), weights="builtin"))
@@ -205,14 +206,14 @@ def test_what_cannot_work_is_told_with_its_exit_code(tmp_path: Path, mark: str) 
                 await process.ended()
         finally:
             await process.kill("the test is over")
-        return process
+        assert isinstance(events[-1], ExitMessage)
+        return events[-1]
 
     async def main() -> None:
         out = str(tmp_path / "out.mp4")
         refused = await ended(output=out, encoder={"options": {"none-of-x264": "1"}})
-        assert refused.exit_message is not None
-        assert refused.exit_message.code == 73, refused.exit_message
-        assert "none-of-x264" in refused.exit_message.message
+        assert refused.code == 73, refused
+        assert "none-of-x264" in refused.message
 
     asyncio.run(main())
     assert not marked(mark)

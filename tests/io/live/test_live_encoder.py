@@ -101,7 +101,7 @@ def test_there_is_a_keyframe_every_two_seconds_and_where_one_is_asked_for() -> N
 
 def test_a_receiver_can_join_at_any_keyframe() -> None:
     info = info_of()
-    encoder = LiveEncoder(info, EncoderOptions(), keyframe_seconds=0.2)
+    encoder = LiveEncoder(info, EncoderOptions(options={"g": "6"}))
     packets = encoded(encoder, info)
     joined = packets[6:]
     assert joined[0].is_keyframe

@@ -11,20 +11,21 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from support.live.looped import LoopedFile
 from support.media.clips import combed_frame, index_of, make_clip
 from support.media.messages import captions, hdr10_plus, make_clip_with_messages
 from support.servers.camera import DEADLINE_SECONDS
 from support.servers.hls import hls_server
 
 from upframe.io.errors import InputLost, SourceMissing
-from upframe.io.live.live_input import PacedFile
+from upframe.io.live.live_input import ConnectedInput, PacedFile
 from upframe.io.live.values import DecodedFrame, SoundPacket
 from upframe.io.pictures.pixels import color_of, picture_of
 
 NO_B_FRAMES = {"tune": "zerolatency", "g": "6"}
 
 
-def events_of(paced: PacedFile, count: int | None = None) -> list[DecodedFrame | SoundPacket]:
+def events_of(paced: ConnectedInput, count: int | None = None) -> list[DecodedFrame | SoundPacket]:
     """The next frames, with the sound between them; all of them to the end where None."""
     found: list[DecodedFrame | SoundPacket] = []
     events = iter(paced)
@@ -38,7 +39,7 @@ def events_of(paced: PacedFile, count: int | None = None) -> list[DecodedFrame |
     return found
 
 
-def frames_of(paced: PacedFile, count: int | None = None) -> list[DecodedFrame]:
+def frames_of(paced: ConnectedInput, count: int | None = None) -> list[DecodedFrame]:
     return [event for event in events_of(paced, count) if isinstance(event, DecodedFrame)]
 
 
@@ -87,7 +88,7 @@ def test_they_are_stamped_by_the_clock_that_was_given(tmp_path: Path) -> None:
 
 def test_a_loop_goes_on_in_time_with_its_sound(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", options={"bf": "2", "g": "6"}, audio="aac")
-    with closing(PacedFile(clip, loop=True, speed=20)) as paced:
+    with closing(LoopedFile(clip, speed=20)) as paced:
         paced.connect()
         paced.probe()
         events = events_of(paced, 40)

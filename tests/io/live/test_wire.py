@@ -32,7 +32,7 @@ from upframe.io.live.publisher_protocol import (
 from upframe.io.live.target import find_live_target
 from upframe.io.live.values import Encoded
 
-TARGET = find_live_target("rtsp://user:secret@camera/out", transport="udp")
+TARGET = find_live_target("rtsp://user:secret@camera/out")
 PACKET = Encoded("video", b"\x00\x01data", -3, -7, 2, Fraction(1001, 30_000), True)
 
 
