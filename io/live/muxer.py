@@ -320,8 +320,8 @@ class HlsUploader:
         return response.status, answer
 
     def _lost(self, error: Exception) -> OutputLost:
-        kinds = (reason for kind, reason in _REASONS if isinstance(error, kind))
-        reason: Reason = next(kinds, "failed")
+        fitting = [reason for kind, reason in _REASONS if isinstance(error, kind)]
+        reason = fitting[0] if fitting else "failed"
         if isinstance(error, ssl.SSLCertVerificationError):
             error = Untrusted(error)
         text = getattr(error, "strerror", None) or error
