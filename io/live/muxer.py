@@ -206,13 +206,14 @@ def _escaped(text: str) -> str:
 _WRITE = 2
 """In FFmpeg's flags of opening: AVIO_FLAG_WRITE."""
 _MAX_ANSWER_BYTES = 1 << 20
-_REASONS: tuple[tuple[type[Exception], Reason], ...] = (
-    (ssl.SSLCertVerificationError, "untrusted"),
-    (ConnectionRefusedError, "refused"),
-    (TimeoutError, "timed-out"),
-    (ConnectionError, "failed"),
-    (OSError, "unreachable"),
-)
+_REASONS: dict[type[Exception], Reason] = {
+    ssl.SSLCertVerificationError: "untrusted",
+    ConnectionRefusedError: "refused",
+    TimeoutError: "timed-out",
+    ConnectionError: "failed",
+    OSError: "unreachable",
+}
+"""The first kind that fits counts."""
 
 
 class HlsUploader:
@@ -320,14 +321,13 @@ class HlsUploader:
         return response.status, answer
 
     def _lost(self, error: Exception) -> OutputLost:
-        fitting = [reason for kind, reason in _REASONS if isinstance(error, kind)]
-        reason = fitting[0] if fitting else "failed"
+        kind = next((each for each in _REASONS if isinstance(error, each)), None)
+        reason = _REASONS[kind] if kind else "failed"
         if isinstance(error, ssl.SSLCertVerificationError):
             error = Untrusted(error)
         text = getattr(error, "strerror", None) or error
-        return OutputLost(
-            reason, redacted(f"{self._display}: not connected: {text}", published=True)
-        )
+        text = redacted(f"{self._display}: not connected: {text}", published=True)
+        return OutputLost(reason, text)
 
 
 class _Upload(io.BytesIO):
