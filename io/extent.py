@@ -13,8 +13,10 @@ from pathlib import Path
 _MP4_BEGINS = (b"ftyp", b"moov", b"wide", b"free", b"skip", b"mdat")
 _SAMPLE_ENTRY = re.compile(rb"stsd.{12}(.{4})", re.DOTALL)  # the first of each track
 _LARGEST_INDEX = 64 << 20  # bytes: that of a day of film
-_EBML = b"\x1a\x45\xdf\xa3"
-_SEGMENT = b"\x18\x53\x80\x67"
+EBML = b"\x1a\x45\xdf\xa3"
+"""With which Matroska and WebM begin."""
+SEGMENT = 0x18538067
+"""The id of the element that holds the rest."""
 
 
 def promised_bytes(path: Path) -> int | None:
@@ -136,20 +138,27 @@ def segment_end(path: Path) -> int | None:
     """
     with path.open("rb") as file:
         head = file.read(4096)
-    if not head.startswith(_EBML):
+    if not head.startswith(EBML):
         return None
-    length, offset = _ebml_size(head, len(_EBML))
-    offset += length or 0
-    if head[offset : offset + len(_SEGMENT)] != _SEGMENT:
+    try:
+        _, length, offset = ebml_head(head, 0)
+        ident, length, offset = ebml_head(head, offset + (length or 0))
+    except IndexError:
         return None
-    length, offset = _ebml_size(head, offset + len(_SEGMENT))
-    return None if length is None else offset + length
+    return None if ident != SEGMENT or length is None else offset + length
 
 
-def _ebml_size(data: bytes, offset: int) -> tuple[int | None, int]:
-    """Read an EBML data size: its value (None if unknown) and the offset behind it."""
-    if offset >= len(data) or not data[offset]:
-        return None, offset
+def ebml_head(data: bytes, offset: int) -> tuple[int, int | None, int]:
+    """Read the head of an EBML element: its id, its size, and the offset of its content.
+
+    The size is None where its writer did not know it.
+
+    Raises:
+        IndexError: if the data end inside it.
+    """
     width = 9 - data[offset].bit_length()
-    value = int.from_bytes(data[offset : offset + width]) & ((1 << 7 * width) - 1)
-    return (None if value == (1 << 7 * width) - 1 else value), offset + width
+    ident = int.from_bytes(data[offset : offset + width])
+    offset += width
+    width = 9 - data[offset].bit_length()
+    size = int.from_bytes(data[offset : offset + width]) & (most := (1 << 7 * width) - 1)
+    return ident, None if size == most else size, offset + width

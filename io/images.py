@@ -54,32 +54,20 @@ _BT601, _FULL_RANGE = 5, 2  # FFmpeg's numbers; JFIF knows no other YCbCr (ITU-T
 
 
 class ImageSink:
-    """Writes each picture as an image file.
-
-    Args:
-        target: the file, or a pattern such as ``frame_%05d.png``.
-        info: what holds for all pictures.
-        encoder: the user's options.
-        ledger: notes what the first image loses of the source; None if there is none.
-        overwrite: whether existing images may be replaced.
-        owner: marks the temporary files, and is notified before they are renamed.
-
-    Raises:
-        SinkRefused: if the target cannot be written, or the encoder refuses the pictures.
-    """
+    """Writes each picture as an image file; see :func:`~upframe.io.sink.open_file_sink`."""
 
     def __init__(
         self,
         target: Path,
         info: StreamInfo,
         encoder: EncoderOptions,
+        ledger: LossLedger,
         *,
         overwrite: bool,
-        ledger: LossLedger | None = None,
-        owner: Owner | None = None,
+        owner: Owner | None,
     ) -> None:
         self._target = target
-        self._ledger = ledger or LossLedger(target.name)
+        self._ledger = ledger
         self.info = upright_info(info)
         """What holds for the images."""
         self._given = info
@@ -98,9 +86,7 @@ class ImageSink:
         if not is_sequence(target) and (info.num_frames or 1) > 1:
             raise _one_still(target, str(info.num_frames))
         _open_image_codec(info.width, info.height, info, encoder, self._choice)
-        for line in self._ledger.plan(
-            still_losses(self._ledger.wanted, self._choice, info, target)
-        ):
+        for line in ledger.plan(still_losses(ledger.wanted, self._choice, info, target)):
             log.warning("%s", line)
         self._open()
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -113,32 +114,21 @@ def _is_stream(trait: Trait) -> bool:
     return trait.kind.startswith("stream ")
 
 
+@dataclass(slots=True)
 class LossLedger:
-    """What one output loses: as planned before the work, then as found after it.
+    """What one output loses: as planned before the work, then as found after it."""
 
-    Args:
-        name: of the output, for people.
-        wanted: the traits of the source.
-        said: losses that no trait shows, and of which people were told.
-        describe: describes a loss for people; only those that it leaves as they are, are not told.
-        strict: whether a loss is an error.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        wanted: Iterable[Trait] = (),
-        *,
-        said: Iterable[str] = (),
-        describe: Callable[[Loss], str] = str,
-        strict: bool = False,
-    ) -> None:
-        self._name = name
-        self.wanted = tuple(wanted)
-        self._said = list(said)
-        self._describe = describe
-        self._strict = strict
-        self._losses: list[Loss] = []
+    name: str
+    """Of the output, for people."""
+    wanted: Sequence[Trait] = ()
+    """The traits of the source."""
+    said: Sequence[str] = ()
+    """Losses that no trait shows, and of which people were told."""
+    describe: Callable[[Loss], str] = str
+    """Describes a loss for people; only those that it leaves as they are, are not told."""
+    strict: bool = False
+    """Whether a loss is an error."""
+    _losses: Sequence[Loss] = ()
 
     def plan(self, planned: Iterable[Loss], said: Collection[str] = ()) -> list[str]:
         """Note what will be lost; return what of it people are still to be told.
@@ -151,10 +141,10 @@ class LossLedger:
             SinkRefused: if anything is lost that must not be.
         """
         self._losses = list(planned)
-        new = [*said, *(str(loss) for loss in self._losses if self._describe(loss) == str(loss))]
-        self._said += said
-        if self._strict and (lines := self.lines()):
-            raise SinkRefused(f"--strict-streams: {self._name}: {'; '.join(lines)}")
+        new = [*said, *(str(loss) for loss in self._losses if self.describe(loss) == str(loss))]
+        self.said = [*self.said, *said]
+        if self.strict and (lines := self.lines()):
+            raise SinkRefused(f"--strict-streams: {self.name}: {'; '.join(lines)}")
         return new
 
     def check(self, output: Collection[Trait], empty: Collection[str] = ()) -> list[str]:
@@ -170,14 +160,14 @@ class LossLedger:
         planned = {loss.trait for loss in self._losses}
         found = losses(self.wanted, output)
         self._losses = [loss for loss in found if loss.trait.subject not in empty]
-        lost = [self._describe(loss) for loss in self._losses if loss.trait not in planned]
-        if lost and self._strict:
-            raise VerificationFailed(f"--strict-streams: {self._name}: {'; '.join(lost)}")
+        lost = [self.describe(loss) for loss in self._losses if loss.trait not in planned]
+        if lost and self.strict:
+            raise VerificationFailed(f"--strict-streams: {self.name}: {'; '.join(lost)}")
         return lost
 
     def lines(self) -> list[str]:
         """Return all losses known so far, for people."""
-        return [*self._said, *map(self._describe, self._losses)]
+        return [*self.said, *map(self.describe, self._losses)]
 
 
 # Streams, and the tags of the file and of each stream.

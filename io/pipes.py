@@ -26,6 +26,7 @@ from ..filters.frame import Color, Picture, StreamInfo
 from .decode.deinterlace import INTERLACED, DeinterlacedSource
 from .encode.options import PipeFormat
 from .errors import MediaError, ReaderGone, SinkFull, TruncatedMedia, UnsupportedMedia, reason_of
+from .extent import EBML
 from .media import Source
 from .pictures.pixels import canonical_pix_fmt, frame_of, set_color
 from .rawvideo.bytestream import ByteReader, ByteWriter, RawStream, WholeUnits, gone_after
@@ -43,7 +44,7 @@ FORMATS: tuple[PipeFormat, ...] = get_args(PipeFormat)
 _MAGICS: dict[PipeFormat, bytes] = {
     "y4m": Y4M_MAGIC,
     "nut": NUT_MAGIC,
-    "matroska": b"\x1a\x45\xdf\xa3",
+    "matroska": EBML,
 }
 _OTHERS = (  # (offset, bytes, name): formats piped by mistake
     (4, b"ftyp", "MP4"),

@@ -10,7 +10,7 @@ from av.stream import AttachmentStream, Disposition, Stream
 from av.video.stream import VideoStream
 
 from ..filters.frame import StreamInfo
-from .decode.demuxer import is_cover
+from .decode.demuxer import kind_of
 from .decode.survey import AV_TIME_BASE
 from .redaction import excerpt
 from .source import ContainerSource
@@ -95,10 +95,9 @@ def probe_source(source: ContainerSource) -> Probe:
 
 def _summary(stream: Stream) -> StreamSummary:
     start = stream.start_time
-    is_picture = isinstance(stream, VideoStream) and is_cover(stream)
     return StreamSummary(
         index=stream.index,
-        type="cover" if is_picture else str(stream.type),
+        type=kind_of(stream),
         codec=_codec(stream),
         details=_details(stream),
         language=stream.language and excerpt(stream.language),
@@ -150,14 +149,9 @@ def _rotation(info: StreamInfo) -> str:
 
 
 def _color(info: StreamInfo) -> str:
-    color = info.color
-    tags = {
-        "range": color.range,
-        "primaries": color.primaries,
-        "transfer": color.trc,
-        "matrix": color.matrix,
-    }
-    said = ", ".join(f"{name} {value or 'unspecified'}" for name, value in tags.items())
+    tags = {"range": "range", "primaries": "primaries", "transfer": "trc", "matrix": "matrix"}
+    named = {name: getattr(info.color, tag) or "unspecified" for name, tag in tags.items()}
+    said = ", ".join(f"{name} {value}" for name, value in named.items())
     return f"{info.pix_fmt}, {info.bit_depth} bits, {said}"
 
 

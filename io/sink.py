@@ -20,12 +20,12 @@ import av
 from av.error import FFmpegError
 from av.video.frame import PictureType
 
-from ..filters.frame import Color, Picture, PixelFormat, StreamInfo
+from ..filters.frame import Color, Picture, StreamInfo
 from .decode.demuxer import Target
 from .decode.survey import AV_TIME_BASE
-from .encode.codecs import CodecChoice, is_image, is_sequence
+from .encode.codecs import is_image, is_sequence
 from .encode.containers import Container, container_of
-from .encode.encoder import EncoderOptions, codec_choice, open_encoder
+from .encode.encoder import EncoderOptions, Encoding, codec_choice, open_encoder
 from .encode.packets import EncoderTimeline, encoded, fix_dts, mux
 from .errors import SinkFull, SinkRefused, reason_of
 from .extent import append_to_video_entry
@@ -80,17 +80,10 @@ def open_file_sink(
     """
     ledger = LossLedger(target.name) if plan is None else plan.ledger(target.name)
     if is_image(target, format):
-        return ImageSink(target, info, encoder, ledger=ledger, overwrite=overwrite, owner=owner)
-    return FileSink(
-        target,
-        info,
-        encoder,
-        plan=plan,
-        ledger=ledger,
-        overwrite=overwrite,
-        format=format,
-        owner=owner,
-    )
+        return ImageSink(target, info, encoder, ledger, overwrite=overwrite, owner=owner)
+    container = container_of(target, format)
+    file = OutputFile(target, overwrite=overwrite, owner=owner)
+    return FileSink(file, container, info, encoder, plan, ledger)
 
 
 def check_output(
@@ -116,25 +109,22 @@ class FileSink:
 
     def __init__(
         self,
-        target: Path,
+        file: OutputFile,
+        container: Container,
         info: StreamInfo,
         encoder: EncoderOptions,
-        *,
         plan: StreamPlan | None,
         ledger: LossLedger,
-        overwrite: bool = False,
-        format: str | None = None,  # noqa: A002
-        owner: Owner | None = None,
     ) -> None:
-        self._container = container_of(target, format)
+        self._container = container
         self.info = info
         """What holds for the pictures of the output."""
         self._open_things = ExitStack()
         self._last: Picture | None = None
         self._ledger = ledger
-        self._to_srgb = srgb_conversion(info.icc_profile, self._container.name)
-        self._file = OutputFile(target, overwrite=overwrite, owner=owner)
+        self._file = file
         try:
+            self._to_srgb = srgb_conversion(info.icc_profile, container.name)
             self._open(encoder, plan)
         except BaseException:
             self.abort()
@@ -145,7 +135,8 @@ class FileSink:
         if container.needs_seek and not self._file.stream.seekable():
             raise SinkRefused(f"{container.name} cannot be written to {target}, which cannot seek")
         choice = codec_choice(info, encoder, target, container.name)
-        trial = try_output(info, encoder, choice, container, plan, self._ledger.wanted)
+        encoding = Encoding(info, encoder, choice, container)
+        trial = try_output(encoding, plan, self._ledger.wanted)
         self._held = trial.tags
         for line in self._ledger.plan(trial.losses, trial.lost_tags):
             log.warning("%s", line)
@@ -154,7 +145,7 @@ class FileSink:
         self._open_things.callback(os.close, int(self._written.name))
         self._output = output = open_output(self._file, container, self._ledger.wanted)
         self._open_things.callback(_close_quietly, output)
-        self._encoder = open_encoder(output, info, encoder, choice, container)
+        self._encoder = open_encoder(output, encoding)
         self._timeline = EncoderTimeline(self._encoder.timing, info.time_base)
         self._messages = MessageWriter(self._encoder.stream.codec_context)
         self._copy, source = open_copy(plan, output, self._encoder.stream)
@@ -338,6 +329,7 @@ def _close_quietly(output: OutputContainer) -> None:
 
 _TRIAL_SECONDS = Fraction(1)
 _TRIAL_SIZE = (64, 48)
+_BOXES = {"stereo3d": b"st3d", "spherical": b"sv3d"}  # of MP4, by what they hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,21 +344,11 @@ class Trial:
     """Traits that the source has and it has not."""
 
 
-def try_output(
-    info: StreamInfo,
-    options: EncoderOptions,
-    choice: CodecChoice,
-    container: Container,
-    plan: StreamPlan | None = None,
-    wanted: Sequence[Trait] = (),
-) -> Trial:
+def try_output(encoding: Encoding, plan: StreamPlan | None, wanted: Sequence[Trait]) -> Trial:
     """Write a small file with the real settings, and read it back.
 
     Args:
-        info: of the pictures.
-        options: of the encoder.
-        choice: encoder and pixel formats.
-        container: of the output.
+        encoding: of the pictures.
         plan: what becomes of the source's other streams; None for none.
         wanted: what the output shall hold.
 
@@ -374,13 +356,11 @@ def try_output(
         SinkRefused: if the encoder or the container refuses it.
         SourceMissing: if the source has disappeared.
     """
-    written, lost = BytesIO(), list[Loss]()
+    info, choice, container = encoding.info, encoding.choice, encoding.container
+    written, lost, settings = BytesIO(), list[Loss](), muxer_options(container, wanted)
     try:
-        given_options = muxer_options(container, wanted)
-        with av.open(
-            written, "w", format=container.name, container_options=given_options
-        ) as output:
-            encoder = open_encoder(output, info, options, choice, container)
+        with av.open(written, "w", format=container.name, container_options=settings) as output:
+            encoder = open_encoder(output, encoding)
             unseen = _try_streams(plan, output, encoder.stream)
             frame = black_frame(info.width, info.height, choice.coded_pix_fmt)
             for given in (frame, None):
@@ -399,28 +379,24 @@ def try_output(
             f"{choice.coded_pix_fmt}: {reason_of(error)}"
         ) from error
     said = f"{container.name} with {choice.codec} does not carry"
-    promised = promised_kinds(info, choice, container)
+    promised = promised_kinds(encoding)
+    shown = [loss for loss in lost if loss.trait.subject not in unseen]
     return Trial(
         tags,
         tuple(f"{said} {tag}" for tag in lost_tags(info, tags)),
-        tuple(
-            loss
-            for loss in lost
-            if loss.trait.subject not in unseen and loss.trait.kind not in promised
-        ),
+        tuple(loss for loss in shown if loss.trait.kind not in promised),
     )
 
 
-def promised_kinds(info: StreamInfo, choice: CodecChoice, container: Container) -> frozenset[str]:
+def promised_kinds(encoding: Encoding) -> set[str]:
     """Return the kinds of traits that come with the real pictures, so that no trial shows them.
 
     Whether they came is found when the output is verified.
     """
-    boxes = info.view_boxes if container.holds_edit_lists else b""
-    kinds = {"stereo3d"} if b"st3d" in boxes else set[str]()
-    kinds |= {"spherical"} if b"sv3d" in boxes else set()
-    kinds |= {"alpha"} if PixelFormat.parse(choice.pix_fmt).has_alpha else set()
-    return frozenset(kinds | CARRIED_KINDS.get(av.Codec(choice.codec, "w").canonical_name, set()))
+    boxes = encoding.info.view_boxes if encoding.container.holds_edit_lists else b""
+    kinds = {kind for kind, name in _BOXES.items() if name in boxes}
+    kinds |= {"alpha"} if encoding.has_alpha else set()
+    return kinds | CARRIED_KINDS.get(av.Codec(encoding.choice.codec, "w").canonical_name, set())
 
 
 def _try_streams(plan: StreamPlan | None, output: OutputContainer, video: VideoStream) -> set[str]:
@@ -466,7 +442,7 @@ def planned_losses(
     width, height = _TRIAL_SIZE
     small = replace(info, width=width, height=height, pix_fmt=choice.pix_fmt, color=color)
     container = container_of(target, format)
-    trial = try_output(small, options, choice, container, plan, ledger.wanted)
+    trial = try_output(Encoding(small, options, choice, container), plan, ledger.wanted)
     ledger.plan(trial.losses, [*choice.losses, *trial.lost_tags])
     return ledger.lines()
 

@@ -249,16 +249,13 @@ class ContainerSource:
     def _run(self) -> Generator[Picture]:
         before = None
         frames = self._frames() if self._film is None else self._film.run(self._frames())
-        for timed in self._timeline.run(frames):
-            assert self._info is not None
-            picture = picture_of(
-                timed.item, self._info.color, timed.pts, timed.duration, self._time_base
-            )
+        for frame, pts, duration in self._timeline.run(frames):
+            picture = picture_of(frame, self.info.color, pts, duration, self._time_base)
             # a frame in place of a damaged one has the captions of none
-            repeats, before = timed.item is before, timed.item
+            repeats, before = frame is before, frame
             picture = replace(picture, t35=lasting(picture.t35)) if repeats else picture
             yield without_alpha(picture) if self._drops_alpha else picture
-            self._end = timed.pts + timed.duration
+            self._end = pts + duration
         self._check_end()
 
     def _check_end(self) -> None:

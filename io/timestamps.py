@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import count, islice, pairwise
 from statistics import median
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 JITTER = Fraction(1, 20)
 """Of a frame's duration: how far a step of an even rate deviates, where ticks are fine."""
@@ -68,15 +68,6 @@ class TimestampFixes:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Timed(Generic[T]):
-    """An item with its pts and duration, in ticks."""
-
-    item: T
-    pts: int
-    duration: int
-
-
 class TimestampFixer:
     """Fixes times: every pts is after the one before, every duration ends at the next pts."""
 
@@ -104,29 +95,29 @@ class TimestampFixer:
         self._duration = 0
         self.fixes = TimestampFixes()
 
-    def run(self, items: Iterable[tuple[T, int | None, int]]) -> Iterator[Timed[T]]:
+    def run(self, items: Iterable[tuple[T, int | None, int]]) -> Iterator[tuple[T, int, int]]:
         """Fix the times of `(item, pts or None, duration or 0)`, one item behind."""
-        held: Timed[T] | None = None
+        held: tuple[T, int, int] | None = None
         for item, pts, duration in items:
             placed = self._place(pts)
             if held is not None:
-                yield Timed(held.item, held.pts, placed - held.pts)
-                self._duration = placed - held.pts
-            held = Timed(item, placed, duration)
+                self._duration = placed - held[1]
+                yield held[0], held[1], self._duration
+            held = item, placed, duration
         if held is not None:
-            yield Timed(held.item, held.pts, self._last_duration(held))
+            yield held[0], held[1], self._last_duration(*held[1:])
 
-    def _last_duration(self, last: Timed[T]) -> int:
+    def _last_duration(self, pts: int, duration: int) -> int:
         """Return the last frame's duration by the container, else by the frame, else a guess.
 
         With reordered frames of variable duration a packet's duration is that of its place in
         decoding order, so the container's end of the stream is better.
         """
         end = self._end_of_stream() if not self._offset else None
-        if end is not None and end > last.pts:
-            return end - last.pts
-        if last.duration:
-            return last.duration
+        if end is not None and end > pts:
+            return end - pts
+        if duration:
+            return duration
         return max(1, round(self._step)) if self._step is not None else max(1, self._duration)
 
     def _advance(self) -> Fraction:

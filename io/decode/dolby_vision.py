@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..extent import mp4_index
+from ..extent import EBML, mp4_index
 from ..pictures.metadata import side_data
 from ..rawvideo.matroska import block_additions
 from ..traits import OpenedFile, Trait
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 _BOX = re.compile(rb"\0\0\0\x20dv[cvw]C(.{24})", re.DOTALL)  # dvcC, dvvC and dvwC
-_EBML = b"\x1a\x45\xdf\xa3"
 _HEAD_BYTES = 1 << 20  # of Matroska: the tracks come before the frames
 _ALWAYS_PLAIN = (4, 7, 9)
 """Profiles with a plain base layer, whose older records have 0 in place of its kind."""
@@ -68,7 +67,7 @@ def dolby_vision_of(path: Path | None, frame: VideoFrame | None = None) -> Dolby
 def _record_of(path: Path) -> bytes:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
-    if head.startswith(_EBML):
+    if head.startswith(EBML):
         added = block_additions(head)
         return next((added[name] for name in (b"dvcC", b"dvvC", b"dvwC") if name in added), b"")
     box = _BOX.search(mp4_index(path))

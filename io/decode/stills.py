@@ -26,6 +26,7 @@ from ..extent import mp4_boxes
 from ..limits import limits
 from ..pictures.image_files import Embedded, checked, read_embedded
 from ..pictures.png import END, Writer
+from ..rawvideo.bytestream import PieceReader
 
 if TYPE_CHECKING:
     from PIL.WebPImagePlugin import WebPImageFile
@@ -85,45 +86,36 @@ def still_in(path: Path, name: str) -> Still | None:
     if (promised := 8 + int.from_bytes(head[4:8], "little")) > (size := path.stat().st_size):
         raise TruncatedMedia(f"{name}: truncated: got {size} of {promised} bytes")
     found = read_embedded(path.read_bytes()) or Embedded()
-    return Still(found, "webp", lambda: cast("BinaryIO", _Animation(path, name)))
+    return Still(found, "webp", lambda: _animation(path, name))
 
 
-class _Animation:
-    """An animated WebP as an animated PNG, of which no more is in memory than one frame."""
+def _animation(path: Path, name: str) -> BinaryIO:
+    """Open an animated WebP as an animated PNG, of which no more is in memory than one frame."""
+    from PIL.WebPImagePlugin import WebPImageFile  # here, since few inputs need it
 
-    def __init__(self, path: Path, name: str) -> None:
-        from PIL.WebPImagePlugin import WebPImageFile  # here, since few inputs need it
+    try:
+        image = WebPImageFile(path)
+    except _BROKEN as error:
+        raise _undecodable(name, error) from error
+    return cast("BinaryIO", PieceReader(_animated_png(image), name))
 
-        self.name = name
-        try:
-            self._chunks = self._made(WebPImageFile(path))
-        except _BROKEN as error:
-            raise _undecodable(name, error) from error
-        self._rest = memoryview(b"")
 
-    def read(self, size: int) -> bytes:
-        """Return up to `size` bytes; none at the end."""
-        if not self._rest:
-            self._rest = memoryview(next(self._chunks, b""))
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(data)
-
-    def _made(self, image: WebPImageFile) -> Iterator[bytes]:
-        count, writer = 0, None
-        try:
-            for count in range(image.n_frames):
-                image.seek(count)
-                image.load()
-                pixels = np.asarray(image)
-                if writer is None:
-                    writer = Writer(pixels, image.n_frames)
-                    yield writer.head
-                shown = cast("int", image.info["duration"])
-                seconds = Fraction(shown, 1000) if shown >= _SHORTEST else _DEFAULT_SECONDS
-                yield writer.frame(pixels, seconds)
-        except _BROKEN as error:
-            raise OSError(errno.EIO, f"frame {count} is damaged: {reason_of(error)}") from error
-        yield END
+def _animated_png(image: WebPImageFile) -> Iterator[bytes]:
+    count, writer = 0, None
+    try:
+        for count in range(image.n_frames):
+            image.seek(count)
+            image.load()
+            pixels = np.asarray(image)
+            if writer is None:
+                writer = Writer(pixels, image.n_frames)
+                yield writer.head
+            shown = cast("int", image.info["duration"])
+            seconds = Fraction(shown, 1000) if shown >= _SHORTEST else _DEFAULT_SECONDS
+            yield writer.frame(pixels, seconds)
+    except _BROKEN as error:
+        raise OSError(errno.EIO, f"frame {count} is damaged: {reason_of(error)}") from error
+    yield END
 
 
 def _heif_in(path: Path, name: str) -> Still | None:
@@ -137,16 +129,14 @@ def _heif_in(path: Path, name: str) -> Still | None:
         raise UnsupportedMedia(f"{name}: an AVIF picture that is cropped (clap), wanted it whole")
     try:
         image = opened(path)
-    except ImportError as error:
-        if beyond is None:
-            return None
-        raise UnsupportedMedia(
-            f"{name}: a HEIC picture {beyond} is read by pillow-heif, which is not installed: "
-            "pip install 'upframe[heif]'"
-        ) from error
-    except _BROKEN as error:
+    except (ImportError, *_BROKEN) as error:
         if beyond is None:  # FFmpeg may be less strict
             return None
+        if isinstance(error, ImportError):
+            raise UnsupportedMedia(
+                f"{name}: a HEIC picture {beyond} is read by pillow-heif, which is not installed: "
+                "pip install 'upframe[heif]'"
+            ) from error
         raise _undecodable(name, error) from error
     limits().check_size(image.size[0], image.size[1], name)
     exif = (image.info.get("exif") or b"").removeprefix(b"Exif\0\0") or None

@@ -55,6 +55,23 @@ _HARDWARE = {
 
 
 @dataclass(frozen=True, slots=True)
+class Encoding:
+    """How the video of an output is to be encoded."""
+
+    info: StreamInfo
+    """Of the pictures; its `pix_fmt` is that of `choice`."""
+    options: EncoderOptions
+    """The user's."""
+    choice: CodecChoice
+    container: Container
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the pictures have alpha when they are encoded."""
+        return PixelFormat.parse(self.choice.pix_fmt).has_alpha
+
+
+@dataclass(frozen=True, slots=True)
 class OpenEncoder:
     """The video stream of an output, its encoder open."""
 
@@ -172,26 +189,14 @@ def _quantiser(value: float) -> dict[str, str]:
     return {"flags": "+qscale", "qmin": whole, "qmax": whole}
 
 
-def open_encoder(
-    output: OutputContainer,
-    info: StreamInfo,
-    options: EncoderOptions,
-    choice: CodecChoice,
-    container: Container,
-) -> OpenEncoder:
-    """Add the video stream to a container and open its encoder.
-
-    Args:
-        output: open for writing, nothing written yet.
-        info: of the pictures; `pix_fmt` is that of `choice`.
-        options: the user's.
-        choice: encoder and pixel formats.
-        container: what `output` is.
+def open_encoder(output: OutputContainer, encoding: Encoding) -> OpenEncoder:
+    """Add the video stream to a container, in which nothing is written yet, and open its encoder.
 
     Raises:
         SinkRefused: if the container cannot hold the codec, or the encoder refuses the size, the
             rate or an option.
     """
+    info, choice, container = encoding.info, encoding.choice, encoding.container
     if info.pix_fmt != choice.pix_fmt:
         raise ValueError(f"pictures must be {choice.pix_fmt}, got {info.pix_fmt}")
     timing = choose_timing(info, choice.codec, container)
@@ -205,7 +210,12 @@ def open_encoder(
             f"{container.name} holds only constant frame rates, the input's is variable; "
             "wanted mp4, mov, mkv or webm"
         )
-    stream = _add_stream(output, choice.codec, info, timing)
+    size = {"width": info.width, "height": info.height}
+    try:
+        stream = add_video(output, choice.codec, **size, rate=timing.rate, tick=timing.time_base)
+    except (ValueError, FFmpegError) as error:
+        name = output.format.name
+        raise SinkRefused(f"{name} cannot hold {choice.codec} video: {error}") from error
     if info.rotation or info.hflip:
         # PyAV mirrors after turning, a StreamInfo before: mirrored, the angle changes its sign
         angle = -info.rotation if info.hflip else info.rotation
@@ -213,37 +223,17 @@ def open_encoder(
     if info.stereo and container.name in ("matroska", "webm"):
         stream.metadata["stereo_mode"] = info.stereo  # which the muxer makes an element of
     codec = stream.codec_context
-    _describe(codec, info, choice)
-    if container.name in ("mp4", "mov") and choice.codec == "libx265":
-        codec.codec_tag = "hvc1"  # the tag without which Apple's players show nothing
-    codec.options = encoder_parameters(choice.codec, info, options, container)
-    open_codec(codec, options)
-    return OpenEncoder(stream, timing)
-
-
-def _add_stream(
-    output: OutputContainer, codec: str, info: StreamInfo, timing: VideoTiming
-) -> VideoStream:
-    try:
-        return add_video(
-            output,
-            codec,
-            width=info.width,
-            height=info.height,
-            rate=timing.rate,
-            tick=timing.time_base,
-        )
-    except (ValueError, FFmpegError) as error:
-        raise SinkRefused(f"{output.format.name} cannot hold {codec} video: {error}") from error
-
-
-def _describe(codec: VideoCodecContext, info: StreamInfo, choice: CodecChoice) -> None:
     codec.pix_fmt = choice.coded_pix_fmt
     # PyAV sets slice threads, with which x264 cuts every frame into slices
     codec.thread_type = "AUTO"
     if info.sample_aspect_ratio:
         codec.sample_aspect_ratio = info.sample_aspect_ratio
     set_color(codec, info.color)
+    if container.name in ("mp4", "mov") and choice.codec == "libx265":
+        codec.codec_tag = "hvc1"  # the tag without which Apple's players show nothing
+    codec.options = encoder_parameters(choice.codec, info, encoding.options, container)
+    open_codec(codec, encoding.options)
+    return OpenEncoder(stream, timing)
 
 
 def open_codec(codec: VideoCodecContext, options: EncoderOptions) -> None:

@@ -271,35 +271,39 @@ def unit_of(data: bytes) -> UnitReader:
 Units = Callable[[UnitReader], Iterator[bytes]]
 
 
-class WholeUnits:
-    """A file object for a demuxer: the stream always ends between units."""
+class PieceReader:
+    """A file object for a demuxer, of pieces that are made when they are read."""
+
+    def __init__(self, pieces: Iterator[bytes], name: str) -> None:
+        self.name = name
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def read(self, size: int = -1) -> bytes:
+        """Return at most `size` bytes; ``b""`` at the end."""
+        while not self._rest and (piece := next(self._pieces, None)) is not None:
+            self._rest = memoryview(piece)
+        size = len(self._rest) if size < 0 else size
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(data)
+
+
+class WholeUnits(PieceReader):
+    """The same, of a stream that always ends between units."""
 
     def __init__(self, reader: ByteReader, units: Units) -> None:
-        self.name = "the input"
-        self._units = units(UnitReader(reader))
-        self._unit = memoryview(b"")
+        super().__init__(self._whole(units(UnitReader(reader))), "the input")
         self.truncation: TruncatedMedia | None = None
         """Set when the stream has ended too early."""
         self.head = b""
         """The first units: the header, which has data that PyAV does not show."""
-        self._in_head = True
 
-    def read(self, size: int = -1) -> bytes:
-        """Return at most `size` bytes; ``b""`` at the end."""
-        while not self._unit:
-            try:
-                self._unit = memoryview(self._kept(next(self._units)))
-            except StopIteration:
-                return b""
-            except TruncatedMedia as error:
-                self.truncation = error
-                return b""
-        size = len(self._unit) if size < 0 else size
-        piece, self._unit = self._unit[:size], self._unit[size:]
-        return bytes(piece)
-
-    def _kept(self, unit: bytes) -> bytes:
-        self._in_head = self._in_head and len(self.head) + len(unit) <= _HEAD_BYTES
-        if self._in_head:
-            self.head += unit
-        return unit
+    def _whole(self, units: Iterator[bytes]) -> Iterator[bytes]:
+        in_head = True
+        try:
+            for unit in units:
+                in_head = in_head and len(self.head) + len(unit) <= _HEAD_BYTES
+                self.head += unit if in_head else b""
+                yield unit
+        except TruncatedMedia as error:
+            self.truncation = error

@@ -17,12 +17,12 @@ from fractions import Fraction
 
 from ...filters.frame import StreamInfo
 from ..errors import TruncatedMedia
+from ..extent import SEGMENT, ebml_head
 from .bytestream import TornUnit, UnitReader, UnknownStructure
 
-_SEGMENT = 0x18538067
 _CLUSTER = 0x1F43B675
 _BLOCKS = (0xA3, 0xA0)  # SimpleBlock, BlockGroup
-_TOP_LEVEL = (0x1A45DFA3, _SEGMENT)
+_TOP_LEVEL = (0x1A45DFA3, SEGMENT)
 # SeekHead, Info, Tracks, Cues, Attachments, Chapters, Tags: what ends a cluster of unknown size
 _BESIDE_CLUSTERS = (
     *(0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367),
@@ -53,11 +53,11 @@ def matroska_units(unit: UnitReader) -> Iterator[bytes]:
             ident, size = _element_id(unit), _element_size(unit)
             _leave_masters(masters, ident)
             blocks += ident in _BLOCKS
-            if ident in (_SEGMENT, _CLUSTER):
+            if ident in (SEGMENT, _CLUSTER):
                 _count(masters, unit.size)
                 if len(masters) == 2:  # deeper nesting would take ever longer to count
                     raise UnknownStructure("a segment or cluster inside of a cluster")
-                masters.append(_Master("segment" if ident == _SEGMENT else "cluster", size))
+                masters.append(_Master("segment" if ident == SEGMENT else "cluster", size))
             elif size is None:
                 raise UnknownStructure(f"element {ident:X} of unknown size")
             else:
@@ -136,7 +136,7 @@ def describe_matroska(header: bytes, info: StreamInfo) -> bytes:
     """
     done = b""
     for ident, body, rest in _top_elements(header):
-        if ident == _SEGMENT:
+        if ident == SEGMENT:
             parts = (_segment_child(child, content, info) for child, content in elements_of(rest))
             return done + _id_bytes(ident) + _UNKNOWN_SIZE + b"".join(parts)
         done += element(ident, body)
@@ -147,8 +147,8 @@ def _top_elements(header: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     """Yield id, content and everything after the head, of elements up to the segment."""
     offset = 0
     while offset < len(header):
-        ident, size, start = _head(header, offset)
-        offset = len(header) if ident == _SEGMENT else start + size
+        ident, size, start = ebml_head(header, offset)
+        offset = len(header) if ident == SEGMENT or size is None else start + size
         yield ident, header[start:offset], header[start:]
 
 
@@ -230,7 +230,7 @@ def block_additions(header: bytes) -> dict[bytes, bytes]:
 
 
 def _tracks_of(header: bytes) -> list[bytes]:
-    segment = next((rest for ident, _, rest in _top_elements(header) if ident == _SEGMENT), b"")
+    segment = next((rest for ident, _, rest in _top_elements(header) if ident == SEGMENT), b"")
     children = elements_of(_first(segment, _TRACKS))
     return [track for ident, track in children if ident == _TRACK_ENTRY]
 
@@ -253,8 +253,8 @@ def elements_of(content: bytes) -> Elements:
 def _children(content: bytes) -> Iterator[tuple[int, bytes]]:
     offset = 0
     while offset < len(content):
-        ident, size, start = _head(content, offset)
-        offset = start + size
+        ident, size, start = ebml_head(content, offset)
+        offset = len(content) if size is None else start + size
         yield ident, content[start:offset]
 
 
@@ -272,16 +272,6 @@ def element(ident: int, content: bytes) -> bytes:
 
 def _joined(children: Elements) -> bytes:
     return b"".join(element(ident, content) for ident, content in children)
-
-
-def _head(data: bytes, offset: int) -> tuple[int, int, int]:
-    """Read the id and size of an element, and the offset of its content."""
-    length = 9 - data[offset].bit_length()
-    ident = int.from_bytes(data[offset : offset + length], "big")
-    offset += length
-    length = 9 - data[offset].bit_length()
-    size = int.from_bytes(data[offset : offset + length], "big") & ((1 << 7 * length) - 1)
-    return ident, size, offset + length
 
 
 def _id_bytes(ident: int) -> bytes:

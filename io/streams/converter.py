@@ -36,7 +36,7 @@ from ..errors import reason_of
 from ..pictures.pixels import black_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from av.audio.stream import AudioStream
     from av.container import InputContainer, OutputContainer
@@ -111,8 +111,8 @@ _TEXT_OF = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": 
 
 Check: TypeAlias = "Callable[[BytesIO], str | None]"
 """Returns what else is wrong with the file of a trial, if anything is."""
-Converter: TypeAlias = "Callable[[AnyPacket | None], Iterator[AnyPacket]]"
-"""Accepts the next packet of one codec, or None at the end, and yields those of another."""
+Converter: TypeAlias = "Callable[[AnyPacket | None], Iterable[AnyPacket]]"
+"""Accepts the next packet, or None at the end, and yields those that are ready."""
 
 
 @dataclass(frozen=True, slots=True)

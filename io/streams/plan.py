@@ -7,7 +7,7 @@ target's container in memory, and read back.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -82,14 +82,17 @@ class StreamPlan:
     fates: tuple[StreamFate, ...] = ()
     num_chapters: int = 0
     notes: tuple[str, ...] = ()
-    warnings: list[str] = field(default_factory=list[str])
-    """What is lost, for people."""
     contents: tuple[Trait, ...] = ()
     """What the source holds besides plain pixels and packets."""
     timecode: Timecode | None = None
     """Of the first frame."""
     strict: bool = False
     """Whether losing anything is an error."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is lost, for people."""
+        return [fate.line() for fate in self.fates if fate.loses]
 
     def lines(self) -> list[str]:
         """Describe what will be done, for people, one line per stream."""
@@ -108,12 +111,12 @@ class StreamPlan:
         converted = {fate.subject for fate in self.fates if fate.conversion}
         return LossLedger(
             name,
-            (
+            [
                 trait
                 for trait in self.contents
                 if trait.subject not in converted or not trait.kind.startswith("stream ")
-            ),
-            said=(fate.line() for fate in self.fates if fate.conversion and fate.loses),
+            ],
+            said=[fate.line() for fate in self.fates if fate.conversion and fate.loses],
             describe=self._describe,
             strict=self.strict,
         )
@@ -171,7 +174,6 @@ def plan_streams(
         timecode=timecode,
         strict=strict,
     )
-    plan.warnings.extend(fate.line() for fate in fates if fate.loses)
     if strict and plan.warnings:
         raise SinkRefused(f"--strict-streams: {Path(target).name}: {'; '.join(plan.warnings)}")
     return plan

@@ -68,8 +68,6 @@ class Track:
     convert: Converter | None = None
     clock: SampleClock | None = None
     """Of copied audio."""
-    order: DecodingTimes | None = None
-    """Of copied video."""
     last_dts: int | None = None
     last_duration: int = 0
     is_drained: bool = False
@@ -103,8 +101,6 @@ class Track:
     def _converted(self, packet: AnyPacket | None) -> Iterable[AnyPacket]:
         if self.convert is not None:
             return self.convert(packet)
-        if self.order is not None:
-            return self.order(packet)
         return () if packet is None else (packet,)
 
     def _placed(self, packet: AnyPacket, origin: Fraction, *, heard: bool) -> AnyPacket:
@@ -112,7 +108,7 @@ class Track:
             self.clock(packet, lambda: self._count_samples(packet))
         if isinstance(self.convert, SoundConverter):
             heard = heard and not self.convert.is_priming(packet)
-        if self.convert is None and self.last_dts is None:
+        if self.fate.conversion is None and self.last_dts is None:
             tell_block_rate(self.target, packet)
         shift_packet(packet, -origin)
         self.fix_times(packet)
@@ -245,7 +241,7 @@ class StreamCopy:
             if track is None or packet.size == 0:
                 continue
             # a decoder needs its priming, and leaves its samples out
-            priming = track.convert is None and is_priming(packet, track.source)
+            priming = track.fate.conversion is None and is_priming(packet, track.source)
             if priming and not (self._keeps_priming and track.first_seconds is None):
                 continue
             self._waiting.extend(
@@ -368,15 +364,15 @@ def _add(
 ) -> Track:
     stream = source.streams[fate.index]
     convert: Converter | None = None
+    clock = None
     if fate.conversion is not None:
         target, convert = fate.conversion.add(output, stream, container)
     else:
-        target = add_copied(output, stream, unlisted=True)
+        target, clock = add_copied(output, stream, unlisted=True), _clock_of(stream, container)
+        if fate.kind == "video":
+            convert = DecodingTimes(_frame_ticks(stream))
     describe(stream, target)
-    copied = convert is None
-    clock = _clock_of(stream, container) if copied else None
-    order = DecodingTimes(_frame_ticks(stream)) if copied and fate.kind == "video" else None
-    return Track(fate, stream, target, convert, clock, order)
+    return Track(fate, stream, target, convert, clock)
 
 
 def _frame_ticks(stream: Stream) -> int:

@@ -29,8 +29,8 @@ def times(
 ) -> tuple[list[tuple[int, int]], TimestampFixer]:
     timeline = TimestampFixer(MS, rate, end_of_stream=lambda: end)
     timed = list(timeline.run((index, value, duration) for index, value in enumerate(pts)))
-    assert [entry.item for entry in timed] == list(range(len(pts)))
-    return [(entry.pts, entry.duration) for entry in timed], timeline
+    assert [item for item, _, _ in timed] == list(range(len(pts)))
+    return [(time, lasts) for _, time, lasts in timed], timeline
 
 
 def test_duration_reaches_to_the_next_pts() -> None:
