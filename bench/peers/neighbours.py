@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+MOST_OTHERS = 0.05
+"""Share of other processes above which times are not reliable."""
 _IDLE_COLUMNS = (3, 4)
 """Of the first line of /proc/stat, after its name: idle, and idle while waiting for a disk."""
 

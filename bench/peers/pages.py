@@ -37,6 +37,8 @@ def markdown(document: Mapping[str, Any]) -> Iterator[str]:
     yield f"{machine['processor']}; {document['threads']} threads; torch {machine['torch']};"
     others = document["share_of_other_processes"]
     yield f"frames of {document['clip']}; share of other processes {others:.2f}."
+    if not document.get("counts", True):
+        yield "**The machine was not idle: this does not count.**"
     if document["note"]:
         yield f"**{document['note']}**"
     for result in document["contests"]:

@@ -104,6 +104,7 @@ def test_a_results_page_has_every_contest_program_and_figure() -> None:
                 "threads": 2,
                 "clip": "clip.mp4",
                 "share_of_other_processes": 0.5,
+                "counts": False,
                 "note": "busy",
                 "contests": [{"contest": "c", "reference": "x", "entrants": []}],
                 "programs": [
@@ -121,6 +122,7 @@ def test_a_results_page_has_every_contest_program_and_figure() -> None:
         )
     )
     assert "**busy**" in page
+    assert "this does not count" in page
     assert "#### c\n" in page
     assert "| ours | 3.0 | 2.0 to 4.0 | 5 | exact |" in page
     assert "| theirs | failed | | | not there |" in page
@@ -136,6 +138,20 @@ def test_names_in_a_contest_differ_and_the_reference_takes_part(kind: str) -> No
         names = [entry.name for entry in lineup.entries(contest, kind)]
         assert len(set(names)) == len(names)
         assert lineup.REFERENCE in names
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_what_is_compiled_can_be_left_out_and_the_reference_stays(kind: str) -> None:
+    for contest in contests.CONTESTS[kind]:
+        everyone = lineup.entries(contest, kind)
+        quick = lineup.chosen(everyone, [""], compiled=False)
+        left_out = [entry.name for entry in everyone if entry not in quick]
+        assert left_out
+        assert all(name.startswith("torch compiled") for name in left_out)
+        few = lineup.chosen(everyone, ["upframe"], compiled=True)
+        assert {entry.peer for entry in few} >= {"upframe"}
+        assert lineup.REFERENCE in {entry.name for entry in few}
+        assert len(few) < len(everyone)
 
 
 def test_psnr_is_to_true_fp32_where_that_takes_part() -> None:
