@@ -1,14 +1,14 @@
 """Compile every Triton kernel of upframe as its launchers call it, for cards that are not here.
 
-    triton_aot.py [--arch 80,86,89,90,120] [--dtype fp16,bf16] [--size 1920x1080] [--json FILE]
+    triton_aot.py [--arch 80,86,89,90,120] [--only rife] [--out bench/results/triton-aot.json]
 
 The launchers themselves run, on `meta` tensors (shapes without memory), so that signatures,
-constants and specialisations (divisible by 16, equal to 1) are those of a real frame. Instead of a
-launch each kernel is compiled to a cubin by the ptxas that Triton brings. No driver, no device.
+constants and specialisations (divisible by 16, equal to 1) are those of a frame of 1920x1080.
+Instead of a launch each kernel is compiled to a cubin by the ptxas that Triton brings: no driver,
+no device. With --out the rows are written as JSON, and a table beside it as Markdown.
 
-Exits with 1 where a kernel does not compile, or wants more shared memory than a block of that card
-may have. Prints per kernel: launches a frame, programs, warps, stages, registers, spilled bytes,
-shared memory, matrix instructions, widths of global loads and stores.
+Exits with 1 where `faults_of` finds something that `KNOWN` does not excuse, or where a kernel was
+not started by any launcher.
 """
 
 from __future__ import annotations
@@ -22,21 +22,25 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 os.environ.pop("TRITON_INTERPRET", None)
 
-from fractions import Fraction
-
 import torch
 import triton
-from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
 
-from upframe.filters.color import cuda, cuda_kernels
+from upframe.filters.color import cuda as color_launchers
+from upframe.filters.color import cuda_kernels as color_kernels
 from upframe.filters.frame import Color, Picture, PixelFormat
 from upframe.filters.interpolate import cuda as on_cuda
 from upframe.filters.interpolate import cuda_kernels as glue_kernels
@@ -48,23 +52,99 @@ from upframe.filters.kernels.cuda import Card
 from upframe.filters.upscale.cuda import FusedRRDB, FusedSRVGG
 from upframe.filters.upscale.network import RRDBNet, SRVGGNetCompact
 
+sys.path.append(str(Path(__file__).parents[1]))
+from machine import describe
+
 META = torch.device("meta")
-CARDS = {  # processors, bytes of shared memory a block may opt in to
-    80: Card(108, 166_912),
-    86: Card(84, 101_376),
-    89: Card(128, 101_376),
-    90: Card(132, 232_448),
-    100: Card(148, 232_448),
-    120: Card(170, 101_376),
-}
+WIDTH, HEIGHT = 1920, 1080
+MODULES = (convolution_kernels, glue_kernels, color_kernels)
 BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+KNOWN: dict[tuple[str, str], str] = {
+    ("following", "slow to compile"): "the four taps of a cell are unrolled over 64-bit shifts",
+    ("resident", "serialized wgmma"): "accumulators of three rows are moved from row to row",
+    ("resident", "spills in loops"): "of the layout as squares by 4, which has most addresses",
+    ("streamed", "serialized wgmma"): "as in resident, and parts of the channels in a loop",
+}
+"""By kernel and kind of fault, why it is tolerated."""
+MOST_SECONDS = {"following": 2.0}
+"""Of the processor, to compile a kernel once: the first frame after an update waits for it."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What of a card limits the blocks on a multiprocessor."""
+
+    card: Card
+    shared_of_processor: int
+    """Bytes of shared memory of a multiprocessor, of which each block takes 1024 for itself."""
+    most_warps: int
+
+
+ARCHITECTURES = {
+    80: Architecture(Card(108, 166_912), 167_936, 64),  # A100
+    86: Architecture(Card(84, 101_376), 102_400, 48),  # RTX 3090
+    89: Architecture(Card(128, 101_376), 102_400, 48),  # RTX 4090
+    90: Architecture(Card(132, 232_448), 233_472, 64),  # H100, H200
+    100: Architecture(Card(148, 232_448), 233_472, 64),  # B200
+    120: Architecture(Card(170, 101_376), 102_400, 48),  # RTX 5090
+}
+STRICT = 90
+"""Where neither spills in loops nor serialised products of matrices are tolerated."""
+
+
+@dataclass
+class Row:
+    """A kernel with its constants and the types and divisibilities of its arguments."""
+
+    kernel: str
+    constants: str
+    signature: str
+    arch: int
+    cases: dict[str, int] = field(default_factory=dict)
+    """Launches of each case."""
+    programs: int = 0
+    """Of its largest launch."""
+    warps: int = 0
+    stages: int = 0
+    registers: int = 0
+    spills: int = 0
+    """Instructions that store to or load from a thread's own memory."""
+    spills_in_loops: int = 0
+    shared: int = 0
+    shared_limit: int = 0
+    blocks_per_processor: int = 0
+    instructions: dict[str, int] = field(default_factory=dict)
+    """All of them, those that multiply matrices, and widths of accesses to memory."""
+    serialized: bool = False
+    """Whether ptxas waits for each wgmma (C7510 to C7519): half the speed or less."""
+    compile_seconds: float = 0.0
+    """Of the processor."""
+    error: str = ""
+
+
+def faults_of(row: Row) -> Iterator[tuple[str, str]]:
+    """Give the kind of each fault of a compiled kernel, and its figures."""
+    if row.error:
+        yield "does not compile", row.error
+    if row.shared > row.shared_limit:
+        yield "shared memory", f"{row.shared} bytes of {row.shared_limit}"
+    if row.arch == STRICT and row.spills_in_loops:
+        yield "spills in loops", f"{row.spills_in_loops} instructions"
+    if row.arch == STRICT and row.serialized:
+        yield "serialized wgmma", "ptxas says so"
+    most = MOST_SECONDS.get(row.kernel, float("inf"))
+    if row.compile_seconds > most:
+        yield "slow to compile", f"{row.compile_seconds:.1f} s of {most:.1f}"
+
+
+# ------------------------------------------------------------------------------- compiling
 
 
 class NoDriver:
     """Stands for a CUDA card of a compute capability; everything but launching works."""
 
-    def __init__(self) -> None:
-        self.arch = 90
+    arch = 90
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", self.arch, 32)
@@ -82,283 +162,141 @@ class NoDriver:
         raise AttributeError(f"no driver: {name}")
 
 
-@dataclass
-class Row:
-    case: str
-    kernel: str
-    arch: int
-    constants: str
-    launches: int = 0
-    programs: list[int] = field(default_factory=list)
-    warps: int = 0
-    stages: int = 0
-    registers: int = 0
-    spill_store: int = 0
-    spill_load: int = 0
-    stack: int = 0
-    shared: int = 0
-    shared_limit: int = 0
-    blocks_per_sm: float = 0
-    sass: dict[str, int] = field(default_factory=dict)
-    compile_s: float = 0.0
-    serialized: int = 0
-    """How many wgmma ptxas waits for (C7510 to C7519): half the speed or less."""
-    error: str = ""
-
-
 class Recorder:
     """Compiles where something is launched."""
 
-    def __init__(self, stub: NoDriver, work: Path) -> None:
-        self.stub, self.work = stub, work
+    def __init__(self, arch: int, work: Path) -> None:
+        self.arch, self.work = arch, work
         self.case = ""
-        self.rows: dict[tuple[str, ...], Row] = {}
-        self.num_launches = Counter[str]()
+        self.rows: dict[tuple[str, str, str], Row] = {}
 
-    def wrap(self, module: Any, names: list[str]) -> Any:
+    def kernels(self, module: ModuleType) -> Any:
+        """Stand for the kernels of a module."""
         recorder = self
 
-        class Launcher:
-            def __init__(self, name: str) -> None:
-                self.name, self.function = name, getattr(module, name)
+        class Kernels:
+            def __getattr__(self, name: str) -> Any:
+                kernel = getattr(module, name)
+                return type("Started", (), {"__getitem__": lambda _, grid: start(kernel, grid)})()
 
-            def __getitem__(self, grid: tuple[int, ...]) -> Any:
-                return lambda *args, **kw: recorder.launch(self, grid, args, kw)
+        def start(kernel: JITFunction[Any], grid: tuple[int, ...]) -> Callable[..., None]:
+            return lambda *args, **kw: recorder.launch(kernel, grid, args, kw)
 
-        return type("Kernels", (), {name: Launcher(name) for name in names})
+        return Kernels()
 
-    def launch(self, launcher: Any, grid: tuple[int, ...], args: Any, kw: Any) -> None:
-        self.num_launches[self.case] += 1
-        shown = " ".join(f"{k}={v}" for k, v in kw.items() if k not in ("num_warps", "num_stages"))
-        ints = ",".join(str(a) for a in args if isinstance(a, int) and not isinstance(a, bool))
-        key = (self.case, launcher.name, shown, self._specialised(args))
+    def launch(self, kernel: Any, grid: tuple[int, ...], args: Any, kw: dict[str, Any]) -> None:
+        name = kernel.fn.__name__
+        constants = " ".join(f"{k}={v}" for k, v in kw.items() if not k.startswith("num_"))
+        key = (name, constants, ",".join(map(kind_of, args)))
         row = self.rows.get(key)
-        programs = 1
-        for n in grid:
-            programs *= n
         if row is None:
-            row = self.rows[key] = Row(self.case, launcher.name, self.stub.arch, shown)
-            row.shared_limit = CARDS[self.stub.arch].shared_bytes
+            limit = ARCHITECTURES[self.arch].card.shared_bytes
+            row = self.rows[key] = Row(*key, self.arch, shared_limit=limit)
             try:
-                began = time.perf_counter()
-                compiled = launcher.function.warmup(*args, grid=grid, **kw)
-                row.compile_s = time.perf_counter() - began
+                began = cpu_seconds()
+                compiled = kernel.warmup(*args, grid=grid, **kw)
+                row.compile_seconds = round(cpu_seconds() - began, 2)
                 self.inspect(compiled, row)
             except Exception as error:
-                row.error = f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200]}"
-        row.launches += 1
-        row.programs.append(programs)
-        del ints
-
-    @staticmethod
-    def _specialised(args: Any) -> str:
-        kinds = []
-        for a in args:
-            if isinstance(a, torch.Tensor):
-                kinds.append(f"{a.dtype}")
-            elif isinstance(a, int):
-                kinds.append("1" if a == 1 else "16" if a % 16 == 0 else "i")
-            else:
-                kinds.append("f")
-        return ",".join(kinds)
+                lines = str(error).strip().splitlines() or [""]
+                row.error = f"{type(error).__name__}: {lines[-1][:200]}"
+        row.cases[self.case] = row.cases.get(self.case, 0) + 1
+        row.programs = max(row.programs, torch.Size(grid).numel())
 
     def inspect(self, compiled: Any, row: Row) -> None:
-        meta = compiled.metadata
+        meta, asm = compiled.metadata, compiled.asm
         row.warps, row.stages, row.shared = meta.num_warps, meta.num_stages, meta.shared
-        cubin, ptx = compiled.asm["cubin"], compiled.asm["ptx"]
-        stem = self.work / f"k{len(self.rows)}"
-        stem.with_suffix(".cubin").write_bytes(cubin)
-        stem.with_suffix(".ptx").write_text(ptx if isinstance(ptx, str) else ptx.decode())
-        if row.arch in (90, 100):
-            said = subprocess.run(
-                [
-                    BIN / "ptxas",
-                    "-v",
-                    "--gpu-name",
-                    f"sm_{row.arch}a",
-                    stem.with_suffix(".ptx"),
-                    "-o",
-                    os.devnull,
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-            ).stderr
-            row.serialized = int("are serialized" in said)
-        usage = subprocess.run(
-            [BIN / "cuobjdump", "-res-usage", stem.with_suffix(".cubin")],
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout
-        if found := re.search(r"REG:(\d+) STACK:(\d+)", usage):
-            row.registers, row.stack = int(found[1]), int(found[2])
-        sass = subprocess.run(
-            [BIN / "cuobjdump", "-sass", stem.with_suffix(".cubin")],
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout
-        counts = Counter[str]()
-        for line in sass.splitlines():
-            got = re.search(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", line)
-            if not got:
-                continue
-            op = got[1]
-            counts["instructions"] += 1
-            head = op.split(".")[0]
-            if head in (
-                "HGMMA",
-                "HMMA",
-                "QGMMA",
-                "IMMA",
-                "LDSM",
-                "LDGSTS",
-                "UTMALDG",
-                "BAR",
-                "WARPGROUP",
-                "FFMA",
-                "MUFU",
-                "ATOMG",
-                "REDG",
-                "RED",
-                "SHFL",
-            ):
-                counts[head] += 1
-            if head in ("LDG", "STG", "LDS", "STS", "LDGSTS", "LDL", "STL"):
-                bits = re.search(r"\.(U?8|S8|U?16|S16|64|128)(?:\.|$)", op)
-                counts[f"{head}.{bits[1] if bits else '32'}"] += 1
-        row.sass = dict(counts)
-        row.spill_store = sum(v for k, v in counts.items() if k.startswith("STL"))
-        row.spill_load = sum(v for k, v in counts.items() if k.startswith("LDL"))
-        regs = max(row.registers, 1)
-        regs = -(-regs // 8) * 8
-        by_regs = 65536 // (regs * 32 * row.warps)
-        sm_shared = {
-            80: 167_936,
-            86: 102_400,
-            89: 102_400,
-            90: 233_472,
-            100: 233_472,
-            120: 102_400,
-        }[row.arch]
-        by_shared = sm_shared // (row.shared + 1024) if row.shared else 32
-        threads = {80: 64, 86: 48, 89: 48, 90: 64, 100: 64, 120: 48}[row.arch]
-        row.blocks_per_sm = min(by_regs, by_shared, threads // row.warps, 32)
+        stem = self.work / f"{os.getpid()}-{row.arch}-{len(self.rows)}"
+        cubin, ptx = stem.with_suffix(".cubin"), stem.with_suffix(".ptx")
+        cubin.write_bytes(asm["cubin"])
+        if "wgmma" in asm["ptx"]:
+            ptx.write_text(asm["ptx"])
+            target = f"--gpu-name=sm_{row.arch}a"
+            row.serialized = "are serialized" in said("ptxas", "-v", target, ptx, "-o", os.devnull)
+        if found := re.search(r"REG:(\d+)", said("cuobjdump", "-res-usage", cubin)):
+            row.registers = int(found[1])
+        code = list(instructions(said("cuobjdump", "-sass", cubin)))
+        row.instructions = counted(code)
+        spills = [at for at, name, _ in code if name.startswith(("LDL", "STL"))]
+        row.spills = len(spills)
+        loops = [(to, at) for at, _, to in code if to is not None and to < at]
+        row.spills_in_loops = sum(any(a <= at <= b for a, b in loops) for at in spills)
+        row.blocks_per_processor = blocks(row)
 
 
-def install(recorder: Recorder, card: Card) -> None:
-    convolution.kernels = lambda: conv_launchers  # type: ignore[assignment]
-    conv_launchers = recorder.wrap(convolution_kernels, ["resident", "streamed", "first_of_three"])
-    glue = ["pack", "begin", "following", "blend", "convolve", "convolve_colors"]
-    glue_launchers = recorder.wrap(glue_kernels, glue)
-    cuda_layers.glue_kernels = lambda: glue_launchers  # type: ignore[assignment]
-    color_launchers = recorder.wrap(cuda_kernels, ["along", "decoded", "coded"])
-    cuda._kernels = lambda: color_launchers  # type: ignore[assignment]
+def kind_of(argument: Any) -> str:
+    """Name what of an argument Triton compiles for."""
+    if isinstance(argument, torch.Tensor):
+        return str(argument.dtype).removeprefix("torch.")
+    if isinstance(argument, int):
+        return "1" if argument == 1 else "16" if argument % 16 == 0 else "i"
+    return "f"
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it has waited for, such as ptxas."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def said(program: str, *words: str | Path) -> str:
+    done = subprocess.run([BIN / program, *words], capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def instructions(sass: str) -> Iterator[tuple[int, str, int | None]]:
+    """Give address, name and, of a branch, target of each instruction of a disassembly."""
+    line = r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*)"
+    for at, name, words in re.findall(line, sass):
+        to = re.search(r"0x([0-9a-f]+)\s*$", words) if name.startswith("BRA") else None
+        yield int(at, 16), name, int(to[1], 16) if to else None
+
+
+def counted(code: list[tuple[int, str, int | None]]) -> dict[str, int]:
+    """Count all instructions, those of the tensor cores, and accesses by their width in bits."""
+    counts = Counter({"all": len(code)})
+    for _, name, _ in code:
+        head = name.partition(".")[0]
+        if head in ("HGMMA", "HMMA", "LDSM"):
+            counts[head] += 1
+        elif head in ("LDG", "STG", "LDGSTS"):
+            bits = re.search(r"\.(?:U|S)?(8|16|64|128)(?:\.|$)", name)
+            counts[f"{head}.{bits[1] if bits else 32}"] += 1
+    return dict(sorted(counts.items()))
+
+
+def blocks(row: Row) -> int:
+    """Return how many blocks a multiprocessor holds at once."""
+    of = ARCHITECTURES[row.arch]
+    registers = max(8, -(-row.registers // 8) * 8)
+    by_shared = of.shared_of_processor // (row.shared + 1024)
+    return min(65536 // (registers * 32 * row.warps), by_shared, of.most_warps // row.warps, 32)
+
+
+# ------------------------------------------------------------------------------- the launchers
+
+
+def install(recorder: Recorder) -> None:
+    """Put the recorder in place of the card and of the kernels of all launchers."""
+    kernels = {module: recorder.kernels(module) for module in MODULES}
+    convolution.kernels = lambda: kernels[convolution_kernels]  # type: ignore[assignment]
+    cuda_layers.glue_kernels = lambda: kernels[glue_kernels]  # type: ignore[assignment]
+    color_launchers._kernels = lambda: kernels[color_kernels]  # type: ignore[assignment]
+    card = ARCHITECTURES[recorder.arch].card
     for module in (convolution, cuda_layers, launching):
         module.card_of = lambda device: card  # type: ignore[attr-defined]
+    module, cpu = color_launchers, torch.device("cpu")
+    band_of, identity = module.band_of, module.identity
+    module.band_of = lambda f, size, device: moved(band_of(f, size, cpu))
+    module.identity = lambda size, device: moved(identity(size, cpu))
+    module._table = lambda m, c, device: torch.empty(3, 4, device=META)  # type: ignore[assignment]
     cuda_layers._INTERPRETED_TILE = cuda_layers._TILE
+    cuda_layers.FastestLayer.__call__ = lambda self, x: self.kernel(x)  # type: ignore[method-assign]
 
 
 def on_meta(network: torch.nn.Module, dtype: torch.dtype) -> Any:
     network = network.to(META, dtype).requires_grad_(False).eval()
     return network.to(memory_format=torch.channels_last)  # as Enlarger and load_ifnet do
-
-
-ONLY = ""
-BRIEF = False
-NO_KERNEL = {
-    "view",
-    "_unsafe_view",
-    "permute",
-    "slice",
-    "select",
-    "unsqueeze",
-    "squeeze",
-    "expand",
-    "t",
-    "as_strided",
-    "empty",
-    "unbind",
-    "detach",
-    "alias",
-    "new_empty",
-    "empty_strided",
-    "transpose",
-    "reshape",
-    "_reshape_alias",
-    "empty_like",
-    "narrow",
-    "split",
-    "chunk",
-    "flatten",
-    "movedim",
-}
-
-
-class Ops(TorchDispatchMode):
-    """Counts what torch itself would start on a card: views and allocations are no kernels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts = Counter[str]()
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        name = function._schema.name.removeprefix("aten::")
-        if name not in NO_KERNEL:
-            self.counts[name] += 1
-        return function(*args, **(kwargs or {}))
-
-
-def case(recorder: Recorder, name: str, work: Any) -> None:
-    if ONLY not in name:
-        return
-    recorder.case = name
-    ops = Ops()
-    try:
-        work()  # weights are made in here, too
-        if not BRIEF:
-            recorder.case = f"{name} again"
-            with ops:
-                work()
-            print(f"torch's own kernels, with those of building: {name}: {dict(ops.counts)}")
-    except Exception as error:
-        import traceback
-
-        traceback.print_exc()
-        row = Row(name, "(launcher)", recorder.stub.arch, "")
-        row.error = f"{type(error).__name__}: {error}"
-        recorder.rows[(name, "launcher")] = row
-
-
-def run_cases(recorder: Recorder, dtype: torch.dtype, width: int, height: int) -> None:
-    name = {torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
-    x = torch.empty(1, 3, height, width, device=META)
-    with torch.inference_mode(), torch.device("meta"):
-        for feat, convs, scale in ((64, 16, 4), (64, 16, 2), (32, 8, 4))[: 1 if BRIEF else None]:
-            case(
-                recorder,
-                f"srvgg {feat}f{convs}c x{scale} {name}",
-                lambda: FusedSRVGG(on_meta(SRVGGNetCompact(feat, convs, scale), dtype))(x),
-            )
-        for blocks, scale in ((23, 4), (23, 2))[: 1 if BRIEF else None]:
-            case(
-                recorder,
-                f"rrdb {blocks}b x{scale} {name}",
-                lambda: FusedRRDB(as_cudnn(on_meta(RRDBNet(64, blocks, 32, scale), dtype)))(x),
-            )
-        if dtype == torch.float16:
-            for count in (1,) if BRIEF else (1, 4):
-                for scale in (1.0,) if BRIEF else (1.0, 0.5):
-                    case(
-                        recorder,
-                        f"rife b{count} s{scale}",
-                        lambda: rife(recorder, width, height, count, scale),
-                    )
-            for pix_fmt in ("yuv420p", "yuv420p10le", "yuv444p")[: 1 if BRIEF else None]:
-                case(recorder, f"colours {pix_fmt}", lambda: colours(width, height, pix_fmt))
 
 
 def as_cudnn(network: Any) -> Any:
@@ -370,117 +308,215 @@ def as_cudnn(network: Any) -> Any:
     return network
 
 
-def rife(recorder: Recorder, width: int, height: int, count: int, scale: float) -> None:
-    network = on_meta(IFNet(), torch.float16)
+def srvgg(dtype: torch.dtype, feat: int, convs: int, scale: int) -> None:
+    x = torch.empty(1, 3, HEIGHT, WIDTH)
+    FusedSRVGG(on_meta(SRVGGNetCompact(feat, convs, scale), dtype))(x)
+
+
+def rrdb(dtype: torch.dtype, num_blocks: int, scale: int) -> None:
+    x = torch.empty(1, 3, HEIGHT, WIDTH)
+    FusedRRDB(as_cudnn(on_meta(RRDBNet(64, num_blocks, 32, scale), dtype)))(x)
+
+
+def rife(dtype: torch.dtype, count: int, scale: float) -> None:
+    network = on_meta(IFNet(), dtype)
     multiple = round(32 / min(scale, 1.0))
-    width, height = width + -width % multiple, height + -height % multiple
+    width, height = WIDTH + -WIDTH % multiple, HEIGHT + -HEIGHT % multiple
     engine = on_cuda.KernelEngine(network)
     engine._has_graphs = False
-    kept = cuda_layers.FastestLayer.__call__
-    cuda_layers.FastestLayer.__call__ = lambda self, x: self.kernel(x)  # type: ignore[method-assign]
-    try:
-        name = recorder.case
-        recorder.case = f"{name} sources"
-        engine.sources(torch.empty(count, 3, height, width, device=META))
-        recorder.case = f"{name} middles"
-        table = torch.empty(count, 4, dtype=torch.int64, device=META)
-        engine._compute(height, width, 3, scale, table)
-    finally:
-        cuda_layers.FastestLayer.__call__ = kept  # type: ignore[method-assign]
+    engine.sources(torch.empty(count, 3, height, width))
+    engine._compute(height, width, 3, scale, torch.empty(count, 4, dtype=torch.int64))
 
 
-def colours(width: int, height: int, pix_fmt: str) -> None:
+def colours(pix_fmt: str) -> None:
     form = PixelFormat.parse(pix_fmt)
     code = torch.uint8 if form.bit_depth == 8 else torch.uint16
-    sizes = [form.plane_size(width, height, index)[::-1] for index in range(3)]
-    with torch.device("cpu"):  # tables are tiny and real; band_of needs numbers
+    sizes = [form.plane_size(WIDTH, HEIGHT, index)[::-1] for index in range(3)]
+    planes = tuple(torch.empty(size, dtype=code) for size in sizes)
+    with torch.device("cpu"):  # bands are read off numbers
         color = Color(range="tv", matrix="bt709", chroma_location="left")
-    planes = tuple(torch.empty(size, dtype=code, device=META) for size in sizes)
-    picture = Picture(planes, pix_fmt, color, 0, 1, Fraction(1, 25))
-    band_of, identity, table = cuda.band_of, cuda.identity, cuda._table
-    cuda.band_of = lambda f, size, device: _moved(band_of(f, size, torch.device("cpu")))
-    cuda.identity = lambda size, device: _moved(identity(size, torch.device("cpu")))
-    cuda._table = lambda m, c, device: torch.empty(3, 4, device=META)  # type: ignore[assignment]
-    try:
-        with torch.device("cpu"):
-            cuda.YuvDecoder()._made(picture, form)
-            cuda.YuvEncoder()._made(
-                torch.empty(3, height, width, device=META),
-                form,
-                color,
-                torch.empty(1, dtype=torch.int64, device=META),
-            )
-    finally:
-        cuda.band_of, cuda.identity, cuda._table = band_of, identity, table
+        picture = Picture(planes, pix_fmt, color, 0, 1, Fraction(1, 25))
+        color_launchers.YuvDecoder()._made(picture, form)
+        pixels = torch.empty(3, HEIGHT, WIDTH, device=META)
+        counts = torch.empty(1, dtype=torch.int64, device=META)
+        color_launchers.YuvEncoder()._made(pixels, form, color, counts)
 
 
-def _moved(band: Any) -> Any:
+def moved(band: Any) -> Any:
     return type(band)(band.starts.to(META), band.weights.to(META))
 
 
-def show(rows: list[Row]) -> None:
-    print(
-        f"{'case':30} {'kernel':15} {'n':>4} {'progs':>7} {'w':>2}/{'s':<2} {'reg':>4} "
-        f"{'spillS/L':>9} {'shared':>7} {'blk':>3}  what"
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+GROUPS: dict[str, dict[str, Callable[[], None]]] = {
+    "rife": {
+        f"RIFE, batch {count}, scale {scale}": lambda c=count, s=scale: rife(torch.float16, c, s)
+        for count in (1, 4)
+        for scale in (1.0, 0.5)
+    },
+    **{
+        f"upscale-{name}": {
+            f"SRVGG 64f16c x4, {name}": lambda d=dtype: srvgg(d, 64, 16, 4),
+            f"SRVGG 64f16c x2, {name}": lambda d=dtype: srvgg(d, 64, 16, 2),
+            f"SRVGG 32f8c x4, {name}": lambda d=dtype: srvgg(d, 32, 8, 4),
+            f"RRDB 23b x4, {name}": lambda d=dtype: rrdb(d, 23, 4),
+            f"RRDB 23b x2, {name}": lambda d=dtype: rrdb(d, 23, 2),
+        }
+        for name, dtype in HALVES.items()
+    },
+    "colours": {
+        f"colours, {pix_fmt}": lambda p=pix_fmt: colours(p)
+        for pix_fmt in ("yuv420p", "yuv420p10le", "yuv444p")
+    },
+}
+"""What is compiled in one process, so that what several cases start is compiled once."""
+
+
+def compiled(arch: int, group: str, folder: Path) -> list[Row]:
+    """Compile what a group of cases starts for an architecture; in a process of its own."""
+    stub = NoDriver()
+    stub.arch = arch
+    driver.set_active(stub)  # type: ignore[arg-type]
+    recorder = Recorder(arch, folder)
+    install(recorder)
+    for recorder.case, work in GROUPS[group].items():
+        with torch.inference_mode(), META:
+            work()
+    return list(recorder.rows.values())
+
+
+# ------------------------------------------------------------------------------- the results
+
+
+def all_rows(archs: Sequence[int], groups: Sequence[str]) -> list[Row]:
+    """Compile everything, as many groups at a time as there are cores."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        os.environ["TRITON_CACHE_DIR"] = name + "/cache"  # times of compiling are wanted
+        cores = len(os.sched_getaffinity(0))
+        with ProcessPoolExecutor(
+            cores, mp_context=get_context("spawn"), max_tasks_per_child=1
+        ) as pool:
+            jobs = {
+                pool.submit(compiled, arch, group, Path(name)): (arch, group)
+                for group in groups
+                for arch in archs
+            }
+            for job in as_completed(jobs):
+                arch, group = jobs[job]
+                rows += job.result()
+                print(f"sm_{arch} {group}: {len(job.result())} kernels", flush=True)
+    return sorted(rows, key=lambda row: (row.kernel, row.constants, row.signature, row.arch))
+
+
+def never_started(rows: Sequence[Row]) -> list[str]:
+    """List kernels, which store something, unlike functions of kernels, that nothing started."""
+    kernels = {
+        name
+        for module in MODULES
+        for name, value in vars(module).items()
+        if isinstance(value, JITFunction)
+        and value.__module__ == module.__name__
+        and re.search(r"\btl\.(store|atomic_\w+)\(", value.src)
+        and not name.startswith("_")
+    }
+    return sorted(kernels - {row.kernel for row in rows})
+
+
+def table(rows: Sequence[Row], archs: Sequence[int]) -> Iterator[str]:
+    """Give the lines of a table: a line for each kernel, a column for each architecture."""
+    yield (
+        "| kernel | launches a frame | warps, stages | "
+        + " | ".join(f"sm_{arch}" for arch in archs)
+        + " | tensor cores, loads on sm_90 | constants |"
     )
+    yield "|---" * (len(archs) + 5) + "|"
+    forms: dict[tuple[str, str, str], dict[int, Row]] = {}
     for row in rows:
-        if row.error:
-            print(f"{row.case:30} {row.kernel:15} sm_{row.arch} {row.constants}  ERROR {row.error}")
-            continue
-        over = " TOO MUCH SHARED" if row.shared > row.shared_limit else ""
-        mma = f"i{row.sass.get('instructions', 0)} ser{row.serialized} " + " ".join(
-            f"{k}:{row.sass[k]}" for k in ("HGMMA", "HMMA", "LDGSTS", "LDSM") if k in row.sass
-        )
-        mem = " ".join(
-            f"{k}:{v}"
-            for k, v in sorted(row.sass.items())
-            if k[:4] in ("LDG.", "STG.", "ATOM", "REDG", "RED")
-        )
-        print(
-            f"{row.case:30} {row.kernel:15} {row.launches:>4} {max(row.programs):>7} "
-            f"{row.warps:>2}/{row.stages:<2} {row.registers:>4} "
-            f"{row.spill_store:>4}/{row.spill_load:<4} "
-            f"{row.shared:>7} {row.blocks_per_sm:>3g} {row.compile_s:>4.1f}s  "
-            f"{mma} | {mem} | {row.constants}{over}"
-        )
+        forms.setdefault((row.kernel, row.constants, row.signature), {})[row.arch] = row
+    for (kernel, constants, _), by_arch in forms.items():
+        one = by_arch.get(STRICT) or next(iter(by_arch.values()))
+        launches = ", ".join(sorted({str(count) for count in one.cases.values()}))
+        wide = " ".join(f"{n} {count}" for n, count in one.instructions.items() if n[:2] != "ST")
+        cells = " | ".join(cell(by_arch.get(arch)) for arch in archs)
+        first = f"| {kernel} | {launches} | {one.warps}, {one.stages} "
+        yield f"{first}| {cells} | {wide} | {constants} |"
+
+
+def cell(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    if row.error:
+        return "**does not compile**"
+    spills = f", {row.spills} spills ({row.spills_in_loops} in loops)" if row.spills else ""
+    serialized = ", **serialized**" if row.serialized else ""
+    first = f"{row.registers} r, {row.shared / 1024:.0f} K, {row.blocks_per_processor} b"
+    return first + spills + serialized
+
+
+def page(rows: Sequence[Row], archs: Sequence[int], machine: dict[str, Any]) -> Iterator[str]:
+    """Give the lines of the page that is published: what, where, the table."""
+    yield "# Triton kernels, compiled ahead of time"
+    yield ""
+    yield "Made by `python bench/cuda/triton_aot.py --out bench/results/triton-aot.json` with"
+    yield f"Triton {machine['triton']}, torch {machine['torch']} and Python {machine['python']} on"
+    yield f"{machine['processor']}, without a card: nothing of it was run."
+    yield f"Frames of {WIDTH}x{HEIGHT}."
+    yield ""
+    yield "Of each architecture: registers (r) of a thread, KiB (K) of shared memory of a block,"
+    yield "blocks (b) on a multiprocessor at once, instructions that spill registers, and whether"
+    yield "ptxas serialises the products of matrices. A row is a kernel with its constants and one"
+    yield "set of types and divisibilities of its arguments."
+    slowest: dict[str, float] = {}
+    for row in rows:
+        slowest[row.kernel] = max(slowest.get(row.kernel, 0), row.compile_seconds)
+    yield ""
+    yield (
+        "Longest time to compile, of one core: "
+        + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in slowest.items())
+        + "."
+    )
+    yield ""
+    yield from table(rows, archs)
+
+
+def judged(rows: Sequence[Row]) -> list[str]:
+    """Print all faults; return those that are not known."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        for kind, figures in faults_of(row):
+            where = f"sm_{row.arch}: {figures}; {row.constants}"
+            found.setdefault((row.kernel, kind), {})[where] = None
+    for key, places in found.items():
+        print(f"{key[0]}, {key[1]}: {KNOWN.get(key, 'A FAULT')}")
+        print(*(f"  {place}" for place in places), sep="\n")
+    for kernel, kind in KNOWN.keys() - found.keys():
+        print(f"{kernel}, {kind}: no longer so; remove it from KNOWN")
+    new = [f"{kernel}: {kind}" for kernel, kind in found if (kernel, kind) not in KNOWN]
+    return new + [f"{name}: no launcher has started it" for name in never_started(rows)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arch", default="90")
-    parser.add_argument("--dtype", default="fp16")
-    parser.add_argument("--size", default="1920x1080")
-    parser.add_argument("--only", default="", help="cases whose names contain this")
-    parser.add_argument("--brief", action="store_true", help="one case of each network")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--keep", type=Path, help="folder for PTX and cubins")
+    parser.add_argument("--arch", default="80,86,89,90,120")
+    parser.add_argument("--only", default="", help=f"one of {', '.join(GROUPS)}")
+    parser.add_argument("--out", type=Path, help="JSON; a table is written beside it")
     asked = parser.parse_args()
-    global ONLY, BRIEF
-    ONLY, BRIEF = asked.only, asked.brief
-    width, height = map(int, asked.size.split("x"))
-    stub = NoDriver()
-    driver.set_active(stub)
-    rows: list[Row] = []
-    for arch in map(int, asked.arch.split(",")):
-        stub.arch = arch
-        for name in asked.dtype.split(","):
-            dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[name]
-            work = (asked.keep or Path(tempfile.mkdtemp())) / f"sm{arch}-{name}"
-            work.mkdir(parents=True, exist_ok=True)
-            recorder = Recorder(stub, work)
-            install(recorder, CARDS[arch])
-            run_cases(recorder, dtype, width, height)
-            print(
-                f"\n== sm_{arch} {name} {width}x{height}, Triton {triton.__version__}", flush=True
-            )
-            show(list(recorder.rows.values()))
-            print("launches:", dict(recorder.num_launches), flush=True)
-            rows += recorder.rows.values()
-    if asked.json:
-        asked.json.write_text(json.dumps([asdict(row) for row in rows]))
-    bad = [row for row in rows if row.error or row.shared > row.shared_limit]
-    print(f"\n{len(rows)} kernels, {len(bad)} bad")
-    return bool(bad)
+    archs = [int(arch) for arch in asked.arch.split(",")]
+    groups = [name for name in GROUPS if name.startswith(asked.only)]
+    began = time.monotonic()
+    rows = all_rows(archs, groups)
+    print(*table(rows, archs), sep="\n")
+    new = judged(rows)
+    seconds = round(time.monotonic() - began)
+    machine = describe() | {"triton": triton.__version__}
+    if asked.out:
+        facts = {"machine": machine, "size": [WIDTH, HEIGHT], "seconds": seconds}
+        facts |= {"known": [" ".join(key) for key in KNOWN], "kernels": [asdict(r) for r in rows]}
+        asked.out.write_text(json.dumps(facts, indent=1) + "\n")
+        asked.out.with_suffix(".md").write_text("\n".join(page(rows, archs, machine)) + "\n")
+    print(f"{len(rows)} kernels, {len(new)} faults, {seconds} s, Triton {triton.__version__}")
+    print(*new, sep="\n")
+    return bool(new)
 
 
 if __name__ == "__main__":

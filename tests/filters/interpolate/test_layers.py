@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from importlib.util import find_spec
+import sys
 
 import pytest
 import torch
@@ -61,10 +61,14 @@ def test_pairs_are_told_by_where_they_lie() -> None:
     assert same[:, 0].tolist() == [sources.data_ptr()] * 2
 
 
-@pytest.mark.skipif(find_spec("triton") is not None, reason="with Triton they work")
-def test_kernels_that_do_not_work_are_left_alone_with_one_warning(
-    network: IFNet, caplog: pytest.LogCaptureFixture
+def test_without_triton_the_kernels_are_left_alone_with_one_warning(
+    network: IFNet, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    name = f"{cuda_layers.__package__}.cuda_kernels"  # other tests may have imported it
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delattr(name, raising=False)
+    cuda_layers.glue_kernels.cache_clear()
     half = copy.deepcopy(network).half()
     images = torch.stack(moving(2, 32, 64))
     with torch.inference_mode(), caplog.at_level(logging.WARNING):
