@@ -1,4 +1,4 @@
-/* Arguments of `winograd.c`; the same structures are in winograd.py. */
+/* Arguments of `winograd.c` and `amx.c`; the same structures are in winograd.py. */
 
 #include <stdint.h>
 
@@ -14,16 +14,20 @@ struct residual {               /* result * gain + to */
 
 struct convolution {
     struct pixels input;
-    const void *weights;        /* transformed, of the dtype, in panels: winograd.py */
+    const void *weights;        /* of the dtype, as winograd.py or amx.py lays them out */
     const float *bias;          /* (out,) */
     const float *slopes;        /* (out,), of PReLU, or null */
     struct pixels output;       /* values: or null, where there is */
     float *picture;             /* (images, 3, height, width), or null */
     struct residual near, far;  /* one after the other */
-    int present;                /* channels of the input, a multiple of 16 */
+    int present;                /* channels of the input; for winograd.c a multiple of 16 */
     int images;
     int height, width, in, out; /* of the output; in: present, for bf16 up to a multiple of 32 */
     int panel;                  /* channels of the output whose weights are adjacent */
     int doubled;                /* whether an input pixel stands for two by two */
     int narrow;                 /* whether to use AVX2 even with AVX-512 */
+    /* only for amx.c, where in is a multiple of 32; height and width are those of a grid there */
+    int made;                   /* channels of the output that are stored; out: up to one of 16 */
+    int in_height, in_width;    /* of the input as it lies there */
+    int stride, transposed;     /* 1 or 2; whether 4x4 of stride 2, transposed, with stride 1 here */
 };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from ctypes import c_float, c_int64, c_void_p
 from functools import lru_cache
 from typing import ClassVar
@@ -153,7 +154,9 @@ class _Residual(ctypes.Structure):
     _fields_: ClassVar = [("to", _Pixels), ("gain", c_float)]
 
 
-class _Convolution(ctypes.Structure):
+class ConvolutionJob(ctypes.Structure):
+    """The structure of `convolution.h`."""
+
     _fields_: ClassVar = [
         ("input", _Pixels),
         *pointers("weights", "bias", "slopes"),
@@ -163,6 +166,7 @@ class _Convolution(ctypes.Structure):
         ("far", _Residual),
         *ints("present", "images", "height", "width"),
         *ints("in_channels", "out_channels", "panel", "doubled", "narrow"),
+        *ints("made", "in_height", "in_width", "stride", "transposed"),
     ]
 
 
@@ -176,7 +180,7 @@ def is_fast(dtype: torch.dtype) -> bool:
     is_bf16 = dtype == torch.bfloat16
     if kernels() is None or dtype not in _FEWEST_CHANNELS or (is_bf16 and cpu_has("amx_bf16")):
         return False
-    job = _Convolution(in_channels=LANES, out_channels=LANES)
+    job = ConvolutionJob(in_channels=LANES, out_channels=LANES)
     return run("convolve", job, is_bf16=is_bf16) == 0
 
 
@@ -201,38 +205,47 @@ def _is_plain(layer: nn.Conv2d, channels: int) -> bool:
     return plain and channels >= _FEWEST_CHANNELS[dtype]
 
 
-class WinogradConv:
-    """A convolution and its activation, where `can_convolve` or `supports_rgb_output` is true.
+class CompiledConv(ABC):
+    """A convolution and its activation by a compiled kernel.
 
     Args:
-        layer: 3x3 in fp32 or bf16; so are its inputs and outputs.
+        layer: in fp32 or bf16; so are its inputs and outputs.
         slopes: of PReLU, (out,); None for no activation.
-        narrow: fp32 with AVX2 even where there is AVX-512, to compare both.
+        weights: as the kernel reads them.
     """
 
     def __init__(
-        self, layer: nn.Conv2d, slopes: Tensor | None = None, *, narrow: bool = False
+        self, layer: nn.Conv2d | nn.ConvTranspose2d, slopes: Tensor | None, weights: Tensor
     ) -> None:
         self.num_in, self.num_out = layer.in_channels, layer.out_channels
         self.dtype = layer.weight.dtype
-        self._narrow = narrow
-        self._weights = transform_weights(layer.weight.detach())
+        self._weights = weights
         self._bias = torch.zeros(padded_channels(self.num_out))
         if layer.bias is not None:
             self._bias[: self.num_out] = layer.bias.detach()
-        self._slopes = None if slopes is None else slopes.detach().float().contiguous()
+        self._slopes = None
+        if slopes is not None:
+            self._slopes = torch.zeros_like(self._bias)
+            self._slopes[: self.num_out] = slopes.detach()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Turn (N, in, H, W), channels_last, into (N, out, H, W) of the same kind.
+        """Turn (N, in, H, W), channels_last, into (N, out, H', W') of the same kind.
 
         Raises:
             MemoryError: if there is none for a few tiles.
         """
-        num, _, height, width = x.shape
-        result = torch.empty(
-            (num, self.num_out, height, width), dtype=self.dtype, memory_format=torch.channels_last
+        x = x.contiguous(memory_format=torch.channels_last)
+        return self.into(x, self.empty_result(x))
+
+    def empty_result(self, x: Tensor) -> Tensor:
+        """Allocate what the convolution of x fills: `result_shape`, channels_last."""
+        return torch.empty(
+            self.result_shape(x), dtype=self.dtype, memory_format=torch.channels_last
         )
-        return self.into(x.contiguous(memory_format=torch.channels_last), result)
+
+    def result_shape(self, x: Tensor) -> tuple[int, int, int, int]:
+        """Return (N, out, H', W')."""
+        return len(x), self.num_out, x.shape[2], x.shape[3]
 
     def into(
         self,
@@ -258,12 +271,12 @@ class WinogradConv:
         Raises:
             MemoryError: if there is none for a few tiles.
         """
-        job = self._job(x, out.shape[2:], doubled=doubled)
-        job.output = self._pixels(out)
+        job = self.job(x, doubled=doubled)
+        job.output = self.pixels(out)
         if near is not None:
-            job.near = _Residual(self._pixels(near.to), near.gain)
+            job.near = _Residual(self.pixels(near.to), near.gain)
         if far is not None:
-            job.far = _Residual(self._pixels(far.to), far.gain)
+            job.far = _Residual(self.pixels(far.to), far.gain)
         self._run(job)
         return out
 
@@ -274,30 +287,30 @@ class WinogradConv:
             MemoryError: if there is none for a few tiles.
         """
         result = torch.empty(len(x), _PLANES, *x.shape[2:])
-        job = self._job(x, x.shape[2:])
+        job = self.job(x)
         job.picture = result.data_ptr()
         self._run(job)
         return result
 
-    def _job(self, x: Tensor, size: torch.Size, *, doubled: bool = False) -> _Convolution:
-        num_out = len(self._bias)
-        return _Convolution(
-            input=self._pixels(x),
+    def job(self, x: Tensor, *, doubled: bool = False) -> ConvolutionJob:
+        """Describe a call that lacks an output; x must outlive it."""
+        return ConvolutionJob(
+            input=self.pixels(x),
             weights=self._weights.data_ptr(),
             bias=self._bias.data_ptr(),
             slopes=None if self._slopes is None else self._slopes.data_ptr(),
             present=self.num_in,
             images=len(x),
-            height=size[0],
-            width=size[1],
-            in_channels=self._weights.shape[1] // num_out,
-            out_channels=num_out,
-            panel=panel_of(num_out),
+            height=x.shape[2] << doubled,
+            width=x.shape[3] << doubled,
+            out_channels=len(self._bias),
             doubled=doubled,
-            narrow=self._narrow,
         )
 
-    def _pixels(self, x: Tensor) -> _Pixels:
+    @abstractmethod
+    def _run(self, job: ConvolutionJob) -> None: ...
+
+    def pixels(self, x: Tensor) -> _Pixels:
         """Return addresses and strides of (N, C, H, W), whose rows are adjacent."""
         num, channels, height, width = x.shape
         assert x.dtype == self.dtype
@@ -307,6 +320,25 @@ class WinogradConv:
         assert num == 1 or x.stride(0) == height * width * step
         return _Pixels(x.data_ptr(), step)
 
-    def _run(self, job: _Convolution) -> None:
+
+class WinogradConv(CompiledConv):
+    """A :class:`CompiledConv` where `can_convolve` or `supports_rgb_output` is true.
+
+    Args:
+        layer: 3x3 in fp32 or bf16.
+        slopes: see :class:`CompiledConv`.
+        narrow: fp32 with AVX2 even where there is AVX-512, to compare both.
+    """
+
+    def __init__(
+        self, layer: nn.Conv2d, slopes: Tensor | None = None, *, narrow: bool = False
+    ) -> None:
+        super().__init__(layer, slopes, transform_weights(layer.weight.detach()))
+        self._narrow = narrow
+
+    def _run(self, job: ConvolutionJob) -> None:
+        job.in_channels = self._weights.shape[1] // job.out_channels
+        job.panel = panel_of(job.out_channels)
+        job.narrow = self._narrow
         if run("convolve", job, is_bf16=self.dtype == torch.bfloat16):
             raise MemoryError(f"no memory is left to convolve {job.width}x{job.height}")

@@ -13,10 +13,10 @@ from typing import cast
 from torch import Tensor, nn
 
 from ..kernels.convolution import Convolution, Residual, empty_channels_last
-from ..kernels.winograd import WinogradConv
+from ..kernels.winograd import CompiledConv
 from .network import RESIDUAL, SLOPE, DenseBlock, ResidualBlock, RRDBNet
 
-Layer = Convolution | WinogradConv
+Layer = Convolution | CompiledConv
 """A convolution by a kernel."""
 
 
