@@ -236,13 +236,8 @@ class DelayStatistics:
             while self._recent and self._recent[0][0] < now - WINDOW_SECONDS:
                 self._recent.popleft()
             delays = sorted(delay for _, delay in self._recent)
-        if not delays:
-            return {}
-        return {
-            "p50": round(delays[_rank(0.50, len(delays))], 4),
-            "p99": round(delays[_rank(0.99, len(delays))], 4),
-            "max": round(delays[-1], 4),
-        }
+        shares = {"p50": 0.50, "p99": 0.99, "max": 1.0} if delays else {}
+        return {key: round(delays[_rank(each, len(delays))], 4) for key, each in shares.items()}
 
     def overall(self) -> dict[str, float]:
         """Return p50, p99 and max of the whole run in seconds; quantiles rounded up to 5 ms."""

@@ -93,20 +93,13 @@ class OutputPlacer:
         if present is None:
             return OutputPlacement(sink, overwrite=False)
         maker = self.records.maker(sink)
-        if maker is not None and maker.source == str(source) and maker.made_it(present):
+        is_ours = maker is not None and maker.source == str(source) and maker.made_it(present)
+        asked, mine = self.watch.on_existing, _signature(source)
+        is_newer = mine is not None and mine.mtime_ns > present.mtime_ns
+        if is_ours or asked == "overwrite" or (asked == "if-newer" and is_newer):
             return OutputPlacement(sink, overwrite=True)
-        if self.watch.on_existing == "overwrite":
-            return OutputPlacement(sink, overwrite=True)
-        if self.watch.on_existing == "if-newer":
-            return self._if_newer(source, sink, present)
-        return Skip(source, "exists", f"{printable_path(sink)} exists already (on_existing = skip)")
-
-    def _if_newer(self, source: Path, sink: Path, present: Signature) -> OutputPlacement | Skip:
-        mine = _signature(source)
-        if mine is not None and mine.mtime_ns > present.mtime_ns:
-            return OutputPlacement(sink, overwrite=True)
-        detail = f"{printable_path(sink)} is not older (on_existing = if-newer)"
-        return Skip(source, "exists", detail)
+        what = "is not older" if asked == "if-newer" else "exists already"
+        return Skip(source, "exists", f"{printable_path(sink)} {what} (on_existing = {asked})")
 
     def _other_source(self, sink: Path, source: Path) -> Path | None:
         """Return another existing input with the same output: a.avi next to a.mov."""

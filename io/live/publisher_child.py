@@ -302,41 +302,26 @@ def publish(header: Header, packets: BinaryIO, report: Callable[[Event], None]) 
     kinds: dict[str, type[Output]] = {"file": SingleRecorder, "rolling": RollingRecorder}
     output = kinds.get(header.target.kind, NetworkOutput)(header.target, header.primer, report)
     report(Connected())
-    held = _WriteReporter(report, lag=int(output.has_sound))
+    held: deque[int] = deque()  # numbers of packets that the muxer may hold back
+
+    def report_written(most_held: int) -> None:
+        while len(held) > most_held:
+            report(Written(held.popleft(), time.monotonic()))
+
     try:
         while (item := read_packet(packets)) is not None:
             number, packet = item
             written = output.write(packet)
-            if packet.kind == "video":
-                held.add(number, written=written)
+            if packet.kind == "video" and written:
+                held.append(number)
+                report_written(int(output.has_sound))
+            elif packet.kind == "video":
+                report(Skipped(number))
         output.close()
     except MediaError:
         output.abandon()
         raise
-    held.release()
-
-
-class _WriteReporter:
-    """Reports which packets are written, not before they are."""
-
-    def __init__(self, report: Callable[[Event], None], lag: int) -> None:
-        self._report, self._lag = report, lag
-        self._numbers: deque[int] = deque()
-
-    def add(self, number: int, *, written: bool) -> None:
-        """Note a packet that was passed to the muxer, or that had no place."""
-        if not written:
-            self._report(Skipped(number))
-            return
-        self._numbers.append(number)
-        while len(self._numbers) > self._lag:
-            self._report(Written(self._numbers.popleft(), time.monotonic()))
-
-    def release(self) -> None:
-        """Report all packets: the muxer holds none back any more."""
-        self._lag = 0
-        while self._numbers:
-            self._report(Written(self._numbers.popleft(), time.monotonic()))
+    report_written(0)
 
 
 def failure_of(error: MediaError) -> PublishFailed:
