@@ -132,7 +132,7 @@ def test_states_that_changed_while_the_broker_was_away_are_right_after(
     broker: Broker, tmp_path: Path
 ) -> None:
     async def main() -> None:
-        async with node_on(broker, tmp_path, state_keep_seconds=1.5) as node:
+        async with node_on(broker, tmp_path, state_keep_seconds=1.0) as node:
             await node.up()
             for job_id in ("stays", "ends", "over", "gone"):
                 await node.add(job_id)
@@ -141,7 +141,7 @@ def test_states_that_changed_while_the_broker_was_away_are_right_after(
             await node.until(lambda: not node.bridge.health()["connected"], "away")
             await node.end("over")
             await node.end("gone")
-            await asyncio.sleep(1.6)  # their time to live
+            await asyncio.sleep(1.1)  # their time to live
             await node.queue.forget(datetime.now(UTC) + timedelta(days=1))
             await node.end("ends", "failed")
             await asyncio.to_thread(broker.start)
@@ -446,8 +446,8 @@ def test_two_nodes_of_one_name_are_told_apart_in_the_log(
         (tmp_path / "other").mkdir()
         backoff = [fast_backoff() for _ in range(2)]
         async with (
-            node_on(broker, tmp_path, backoff=backoff[0]) as node,
-            node_on(broker, tmp_path / "other", backoff=backoff[1]),
+            node_on(broker, tmp_path, backoff=backoff[0], stop=False) as node,
+            node_on(broker, tmp_path / "other", backoff=backoff[1], stop=False),
         ):
             await node.until(lambda: "is there another client" in caplog.text, "a hint")
 

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from support.jobs.daemon import HEAVY, SMALL, RunningDaemon, a_clip, daemon_in, until, verified
 from support.servers.mqtt import Broker, broker, observer_of
 
@@ -112,18 +111,17 @@ def test_what_is_bent_while_a_job_waits_is_neither_read_nor_written(
     assert not [path for path in tmp_path.rglob("*.partial") if not path.is_symlink()]
 
 
-@pytest.mark.parametrize("way", ["command", "socket"])
-def test_jobs_of_the_user_follow_his_links(tmp_path: Path, way: str) -> None:
+def test_jobs_of_the_user_follow_his_links_by_socket_and_by_command(tmp_path: Path) -> None:
     clip = a_clip(tmp_path / "elsewhere" / "clip.mp4")
     (tmp_path / "link.mp4").symlink_to(clip)
     (tmp_path / "folder").symlink_to(tmp_path / "elsewhere")
-    source, sink = tmp_path / "link.mp4", tmp_path / "folder" / "out.mp4"
+    source, sinks = tmp_path / "link.mp4", tmp_path / "folder"
     with daemon_in(tmp_path) as daemon:
-        if way == "socket":
-            daemon.submit(source, sink, SMALL, "mine")
-        else:
-            said = daemon.command("submit", str(source), str(sink), "--upscale", "2", "--id=mine")
-            assert said.returncode == 0, said.stderr
-        daemon.until_state("mine", "done")
+        daemon.submit(source, sinks / "a.mp4", SMALL, "socket")
+        words = ("submit", str(source), str(sinks / "b.mp4"), "--upscale", "2", "--id=command")
+        said = daemon.command(*words)
+        assert said.returncode == 0, said.stderr
+        for name in ("socket", "command"):
+            daemon.until_state(name, "done")
         assert daemon.stop() == 0
-    assert verified(tmp_path / "elsewhere" / "out.mp4") == 3
+    assert [verified(clip.with_name(name)) for name in ("a.mp4", "b.mp4")] == [3, 3]
