@@ -294,7 +294,7 @@ class BrokerConnection:
     async def _attempt(self, stop: asyncio.Event) -> None:
         credentials = await asyncio.to_thread(read_credentials, self.config)
         async with Session(self.config, self.topics, credentials, self.on_message) as session:
-            await self._subscribe(session)
+            await _unless_lost(session, self._subscribe(session))
             began = time.monotonic()
             self._note_connected(session)
             try:
@@ -384,3 +384,14 @@ class BrokerConnection:
         if phase != self._phase:
             self._since = time.time()
         self._phase, self._reason = phase, reason
+
+
+async def _unless_lost(session: Session, work: Coroutine[Any, Any, None]) -> None:
+    """Do some work; the end of the connection ends it, which the library would not notice."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            reader = group.create_task(session.lost(), name="mqtt reader")
+            await work
+            reader.cancel()
+    except ExceptionGroup as ends:
+        raise ends.exceptions[0] from ends
