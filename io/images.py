@@ -26,7 +26,8 @@ from av.video.frame import VideoFrame
 from ..filters.frame import Picture, PixelFormat, StreamInfo
 from .decode.demuxer import Target
 from .encode.codecs import CodecChoice, is_sequence, numbered
-from .encode.encoder import EncoderOptions, codec_choice, open_codec, still_parameters
+from .encode.containers import Container
+from .encode.encoder import EncoderOptions, Encoding, codec_choice, open_codec, still_parameters
 from .encode.packets import encoded
 from .errors import SinkFull, SinkRefused, VerificationFailed
 from .files import (
@@ -70,23 +71,22 @@ class ImageSink:
         self._ledger = ledger
         self.info = upright_info(info)
         """What holds for the images."""
-        self._given = info
-        self._options = encoder
         self._overwrite = overwrite
         self._owner = owner
-        self._choice = codec_choice(info, encoder, target, "image2")
+        choice = codec_choice(info, encoder, target, "image2")
+        self._encoding = Encoding(info, encoder, choice, Container("image2"))
         self._folder: Path | None = None
         self._held = -1
         """The folder's descriptor: its name may lead elsewhere later."""
         self._file: OutputFile | None = None
         self._published: list[Path] = []
         self.num_images = 0
-        self._profile, self._exif = _kept_profile(info, self._choice, target), info.exif
+        self._profile, self._exif = _kept_profile(self._encoding, target), info.exif
         self._to_srgb = None if self._profile else srgb_conversion(info.icc_profile, target.suffix)
         if not is_sequence(target) and (info.num_frames or 1) > 1:
             raise _one_still(target, str(info.num_frames))
-        _open_image_codec(info.width, info.height, info, encoder, self._choice)
-        for line in ledger.plan(still_losses(ledger.wanted, self._choice, info, target)):
+        _open_image_codec(info.width, info.height, self._encoding)
+        for line in ledger.plan(still_losses(ledger.wanted, self._encoding, target)):
             log.warning("%s", line)
         self._open()
 
@@ -112,12 +112,12 @@ class ImageSink:
         """
         if self._file is not None and self.num_images:
             raise _one_still(self._target, "more")
-        picture = upright(picture, self._given.rotation, hflip=self._given.hflip)
+        given = self._encoding.info
+        picture = upright(picture, given.rotation, hflip=given.hflip)
         if self._to_srgb is not None:
             picture = self._to_srgb(picture)
-        data = encode_image(picture, self._given, self._options, self._choice)
-        data = self._embed(data, picture)
-        _check_image(data, picture, self._choice.codec)
+        data = self._embed(encode_image(picture, self._encoding), picture)
+        _check_image(data, picture, self._encoding.choice.codec)
         if not self.num_images and self._ledger.wanted:
             for line in self._ledger.check(contents_of(Target(self._target.name, BytesIO(data)))):
                 log.warning("lost, though it was to be kept: %s", line)
@@ -202,20 +202,19 @@ class ImageSink:
         self._forget()
 
 
-def still_losses(
-    wanted: Sequence[Trait], choice: CodecChoice, info: StreamInfo, target: Path
-) -> list[Loss]:
+def still_losses(wanted: Sequence[Trait], encoding: Encoding, target: Path) -> list[Loss]:
     """Return what of a source's traits an image file does not hold."""
-    kept = {"alpha"} if PixelFormat.parse(choice.pix_fmt).has_alpha else set[str]()
-    kept |= {"icc"} if _kept_profile(info, choice, target) is not None else set()
-    kept |= {"exif"} if info.exif is not None and target.suffix.lower() in HOLDERS else set()
+    has_exif = encoding.info.exif is not None and target.suffix.lower() in HOLDERS
+    kept = {"alpha"} if encoding.has_alpha else set[str]()
+    kept |= {"icc"} if _kept_profile(encoding, target) is not None else set()
+    kept |= {"exif"} if has_exif else set()
     return [loss for loss in losses(wanted, ()) if loss.trait.kind not in kept]
 
 
-def _kept_profile(info: StreamInfo, choice: CodecChoice, target: Path) -> bytes | None:
-    gray = PixelFormat.parse(choice.pix_fmt).family == "gray"
-    fits = info.icc_profile and holds_profile(target.suffix, info.icc_profile, gray=gray)
-    return info.icc_profile if fits else None
+def _kept_profile(encoding: Encoding, target: Path) -> bytes | None:
+    gray = PixelFormat.parse(encoding.choice.pix_fmt).family == "gray"
+    profile = encoding.info.icc_profile
+    return profile if profile and holds_profile(target.suffix, profile, gray=gray) else None
 
 
 def _one_still(target: Path, got: str) -> SinkRefused:
@@ -282,15 +281,13 @@ def upright(picture: Picture, rotation: int, *, hflip: bool) -> Picture:
     return replace(picture, planes=tuple(map(turn, picture.planes)), alpha=alpha)
 
 
-def encode_image(
-    picture: Picture, info: StreamInfo, options: EncoderOptions, choice: CodecChoice
-) -> bytes:
+def encode_image(picture: Picture, encoding: Encoding) -> bytes:
     """Encode one picture as an image file; return its bytes.
 
     Raises:
         SinkFull: if the encoder fails.
     """
-    codec = _open_image_codec(picture.width, picture.height, info, options, choice)
+    codec, choice = _open_image_codec(picture.width, picture.height, encoding), encoding.choice
     frame = _coded_frame(picture, choice)
     frame.pts = 0
     try:
@@ -314,9 +311,8 @@ def _coded_frame(picture: Picture, choice: CodecChoice) -> VideoFrame:
     )
 
 
-def _open_image_codec(
-    width: int, height: int, info: StreamInfo, options: EncoderOptions, choice: CodecChoice
-) -> VideoCodecContext:
+def _open_image_codec(width: int, height: int, encoding: Encoding) -> VideoCodecContext:
+    info, choice = encoding.info, encoding.choice
     codec = cast("VideoCodecContext", VideoCodecContext.create(choice.codec, "w"))
     codec.width, codec.height = width, height
     codec.pix_fmt = choice.coded_pix_fmt
@@ -327,6 +323,6 @@ def _open_image_codec(
         codec.color_range = _FULL_RANGE
     if info.sample_aspect_ratio:
         codec.sample_aspect_ratio = info.sample_aspect_ratio
-    codec.options = codec.options | still_parameters(choice.codec, options)
-    open_codec(codec, options)
+    codec.options = codec.options | still_parameters(choice.codec, encoding.options)
+    open_codec(codec, encoding.options)
     return codec

@@ -437,7 +437,8 @@ def planned_losses(
     choice = codec_choice(info, options, target, format)
     ledger = plan.ledger(Path(target).name)
     if is_image(target, format):
-        ledger.plan(still_losses(ledger.wanted, choice, info, Path(target)), choice.losses)
+        encoding = Encoding(info, options, choice, Container("image2"))
+        ledger.plan(still_losses(ledger.wanted, encoding, Path(target)), choice.losses)
         return ledger.lines()
     width, height = _TRIAL_SIZE
     small = replace(info, width=width, height=height, pix_fmt=choice.pix_fmt, color=color)

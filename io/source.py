@@ -41,7 +41,6 @@ from .decode.survey import (
     may_have_fields,
     promised_seconds,
     survey,
-    whole_end,
 )
 from .errors import TruncatedMedia, UnsupportedMedia, reason_of
 from .extent import segment_end
@@ -169,7 +168,11 @@ class ContainerSource:
             self._time_base,
             self.verdict.rate,
             # without `self`: a cycle would keep the frames until the garbage collector runs
-            end_of_stream=lambda: whole_end(container, stream, decoder.num_packets),
+            end_of_stream=lambda: (
+                end_of_stream(container, stream)
+                if len(stream.index_entries) <= decoder.num_packets  # all was read
+                else None
+            ),
         )
         self._pictures = self._run()
         self._first = next(self._pictures, None)

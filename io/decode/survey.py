@@ -267,10 +267,3 @@ def end_of_stream(container: InputContainer, stream: VideoStream) -> int | None:
     if "mp4" not in container.format.name.split(",") or not stream.duration:
         return None
     return (stream.start_time or 0) + stream.duration
-
-
-def whole_end(container: InputContainer, stream: VideoStream, num_packets: int) -> int | None:
-    """Return the tick at which a stream ends, if the container stores it and all was read."""
-    if len(stream.index_entries) > num_packets:
-        return None
-    return end_of_stream(container, stream)

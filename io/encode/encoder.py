@@ -59,7 +59,7 @@ class Encoding:
     """How the video of an output is to be encoded."""
 
     info: StreamInfo
-    """Of the pictures; its `pix_fmt` is that of `choice`."""
+    """Of the pictures."""
     options: EncoderOptions
     """The user's."""
     choice: CodecChoice
@@ -199,7 +199,7 @@ def open_encoder(output: OutputContainer, encoding: Encoding) -> OpenEncoder:
     info, choice, container = encoding.info, encoding.choice, encoding.container
     if info.pix_fmt != choice.pix_fmt:
         raise ValueError(f"pictures must be {choice.pix_fmt}, got {info.pix_fmt}")
-    timing = choose_timing(info, choice.codec, container)
+    timing = choose_timing(info, choice.codec)
     if container.tick is not None and info.rate is not None and info.rate * container.tick > 1:
         raise SinkRefused(
             f"{container.name} counts time in {container.tick} s, too coarse for {info.rate} "

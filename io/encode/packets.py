@@ -30,7 +30,6 @@ from av.video.stream import VideoStream
 
 if TYPE_CHECKING:
     from ...filters.frame import Picture, StreamInfo
-    from .containers import Container
 
 AnyPacket: TypeAlias = "Packet[Any]"
 
@@ -159,7 +158,7 @@ class VideoTiming:
     """Frames per second: exact where constant, else the average."""
 
 
-def choose_timing(info: StreamInfo, codec: str, container: Container) -> VideoTiming:
+def choose_timing(info: StreamInfo, codec: str) -> VideoTiming:
     """Choose the time base of an encoder.
 
     A constant rate is counted in frames, which restores timestamps that a container rounded

@@ -180,7 +180,7 @@ class EncoderSettings:
 
     def _take(self, choice: CodecChoice) -> None:
         self.choice = choice
-        self.tick = choose_timing(self._info, choice.codec, self._container).time_base
+        self.tick = choose_timing(self._info, choice.codec).time_base
 
     def try_all(self, sound: Stream | None) -> bytes:
         """Choose the first encoder that can make a primer; return that primer.

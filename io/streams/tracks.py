@@ -73,12 +73,8 @@ class Track:
     is_drained: bool = False
     num_fixed: int = 0
     num_refused: int = 0
-    first_seconds: Fraction | None = None
-    """When its first audible packet begins, on the output's time line."""
-    last_seconds: Fraction | None = None
-    """When its last packet begins."""
-    end_seconds: Fraction | None = None
-    """When its last packet ends."""
+    times: SoundTimes | None = None
+    """From its first audible packet on, on the output's time line."""
 
     def prepare(
         self, packet: AnyPacket, origin: Fraction, *, heard: bool = True
@@ -112,11 +108,11 @@ class Track:
             tell_block_rate(self.target, packet)
         shift_packet(packet, -origin)
         self.fix_times(packet)
-        if self.first_seconds is None and heard:
-            self.first_seconds = (packet.pts or 0) * (packet.time_base or Fraction(1))
-        tick = packet.time_base or Fraction(1)
-        self.last_seconds = (packet.pts or 0) * tick
-        self.end_seconds = self.last_seconds + (packet.duration or 0) * tick
+        if heard or self.times is not None:
+            tick = packet.time_base or Fraction(1)
+            start = (packet.pts or 0) * tick
+            first = start if self.times is None else self.times.first
+            self.times = SoundTimes(first, start, start + (packet.duration or 0) * tick)
         packet.stream = self.target
         return packet
 
@@ -242,7 +238,7 @@ class StreamCopy:
                 continue
             # a decoder needs its priming, and leaves its samples out
             priming = track.fate.conversion is None and is_priming(packet, track.source)
-            if priming and not (self._keeps_priming and track.first_seconds is None):
+            if priming and not (self._keeps_priming and track.times is None):
                 continue
             self._waiting.extend(
                 (track, made) for made in track.prepare(packet, self._origin, heard=not priming)
@@ -263,25 +259,20 @@ class StreamCopy:
 
     def sound_times(self) -> SoundTimes | None:
         """Return when the first audio stream begins and ends, on the output's time line."""
-        for track in self._tracks.values():
-            first, last, end = track.first_seconds, track.last_seconds, track.end_seconds
-            if track.fate.kind != "audio":
-                continue
-            if first is not None and last is not None and end is not None:
-                return SoundTimes(first, last, end)
-        return None
+        sound = [track.times for track in self._tracks.values() if track.fate.kind == "audio"]
+        return next((times for times in sound if times is not None), None)
 
     def num_streams(self, kind: str, *, empty: bool = False) -> int:
         """Count the streams of a kind that have packets, or those without any."""
         return sum(
-            track.fate.kind == kind and (track.first_seconds is None) == empty
+            track.fate.kind == kind and (track.times is None) == empty
             for track in self._tracks.values()
         )
 
     def without_packets(self) -> set[str]:
         """Return the streams without a packet so far, as a trait's subject names them."""
         tracks = self._tracks.values()
-        return {track.fate.subject for track in tracks if track.first_seconds is None}
+        return {track.fate.subject for track in tracks if track.times is None}
 
     def warnings(self) -> list[str]:
         """Return what was corrected, for people."""
