@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     debug = False
+    if "_ARGCOMPLETE" in os.environ:
+        importlib.import_module(".cli.completion", __package__).offer()
     try:
         words = sys.argv[1:] if argv is None else list(argv)
         asked = [name for name in words if not name.startswith("-") or name == "-"][:1]

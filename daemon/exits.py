@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Mapping
 from enum import IntEnum
 
 from ..filters.errors import (
@@ -57,36 +58,23 @@ class Exit(IntEnum):
     READER_GONE = 141
 
 
-# The first class that matches decides, so subclasses stand before their bases.
-_CODES: tuple[tuple[type[BaseException], Exit], ...] = (
-    (UsageError, Exit.USAGE),
-    (ConfigError, Exit.CONFIG),
-    (AlreadyRunning, Exit.TRY_LATER),
-    (Conflict, Exit.USAGE),
-    (IllegalChange, Exit.USAGE),
-    (UnknownJob, Exit.NO_INPUT),
-    (DaemonAbsent, Exit.UNAVAILABLE),
-    (StoreBroken, Exit.IO),
-    (CheckpointRejected, Exit.DATA),
-    (WeightsUnavailable, Exit.UNAVAILABLE),
-    (DeviceUnavailable, Exit.UNAVAILABLE),
-    (UnsupportedPixels, Exit.DATA),
-    (TooLarge, Exit.TRY_LATER),
-    (TooLargeMedia, Exit.TRY_LATER),
-    (SourceMissing, Exit.NO_INPUT),
-    (TruncatedMedia, Exit.DATA),
-    (UnsupportedMedia, Exit.DATA),
-    (SameFile, Exit.USAGE),
-    (SinkRefused, Exit.CANNOT_CREATE),
-    (SinkFull, Exit.IO),
-    (ReaderGone, Exit.READER_GONE),
-    (BrokenPipeError, Exit.READER_GONE),
-    (VerificationFailed, Exit.INTERNAL),
-    (WrongLimits, Exit.CONFIG),
-    (FilterError, Exit.INTERNAL),
-    (MediaError, Exit.IO),
-    (OSError, Exit.IO),
-)
+_CODES: Mapping[type[BaseException], Exit] = {
+    kind: code
+    for code, kinds in {
+        Exit.USAGE: (UsageError, Conflict, IllegalChange, SameFile),
+        Exit.DATA: (CheckpointRejected, UnsupportedPixels, TruncatedMedia, UnsupportedMedia),
+        Exit.NO_INPUT: (UnknownJob, SourceMissing),
+        Exit.UNAVAILABLE: (DaemonAbsent, WeightsUnavailable, DeviceUnavailable),
+        Exit.INTERNAL: (VerificationFailed, FilterError),
+        Exit.CANNOT_CREATE: (SinkRefused,),
+        Exit.IO: (StoreBroken, SinkFull, MediaError, OSError),
+        Exit.TRY_LATER: (AlreadyRunning, TooLarge, TooLargeMedia),
+        Exit.CONFIG: (ConfigError, WrongLimits),
+        Exit.READER_GONE: (ReaderGone, BrokenPipeError),
+    }.items()
+    for kind in kinds
+}
+"""By class; of an error, its nearest base decides."""
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -99,17 +87,14 @@ def exit_code_of(error: BaseException) -> int:
         return 130
     if is_out_of_memory(error):
         return Exit.TRY_LATER
-    for kind, code in _CODES:
-        if isinstance(error, kind):
-            return code
-    return Exit.INTERNAL
+    return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), Exit.INTERNAL)
 
 
 def is_expected(error: BaseException) -> bool:
     """Return whether the message of an error suffices without a traceback."""
     if isinstance(error, Stopped | StartFailed | KeyboardInterrupt) or is_out_of_memory(error):
         return True
-    return any(isinstance(error, kind) for kind, _ in _CODES)
+    return isinstance(error, tuple(_CODES))
 
 
 def text_of(error: BaseException) -> str:

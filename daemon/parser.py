@@ -14,7 +14,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from .errors import UsageError
 
@@ -59,9 +59,9 @@ class Parser(argparse.ArgumentParser):
 
     def show_often(self, *names: str) -> None:
         """Let `--help` show only the options that fill these fields, and add `--help-all`."""
-        self._often = (*names, "help")
+        self._often = (*names, "help_all")
         text = "Show all options and exit."
-        self.add_argument("--help-all", dest="help", action=_WholeHelp, nargs=0, help=text)
+        self.add_argument("--help-all", action=_WholeHelp, nargs=0, help=text)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting, so that one place decides what is printed."""
@@ -84,44 +84,16 @@ class Parser(argparse.ArgumentParser):
         """Return the help, of the options that are used most if `show_often` was called."""
         if not self._often:
             return super().format_help()
-        formatter = self._get_formatter()
-        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
-        formatter.add_text(self.description)
-        often = [
-            _brief(action)
-            for name in self._often
-            for action in self._actions
-            if action.dest == name
-        ]
-        for title, actions in (("arguments", self._get_positional_actions()), ("options", often)):
-            formatter.start_section(title)
-            formatter.add_arguments(actions)
-            formatter.end_section()
-        formatter.add_text(self.epilog)
-        return formatter.format_help()
+        brief = Parser(prog=self.prog, usage=self.usage, epilog=self.epilog)
+        brief.description = self.description
+        often = (each for name in self._often for each in self._actions if each.dest == name)
+        for action in (*self._get_positional_actions(), *often):
+            brief._add_action(_brief(action))
+        return brief.format_help()
 
     def whole_help(self) -> str:
         """Return the help of all options."""
         return super().format_help()
-
-    def options(self) -> list[argparse.Action]:
-        """Return the options that the help shows."""
-        shown = self._get_optional_actions()
-        return [action for action in shown if action.help is not argparse.SUPPRESS]
-
-    def arguments(self) -> list[argparse.Action]:
-        """Return the arguments that the help shows, without that which is a subcommand."""
-        shown = self._get_positional_actions()
-        unnamed = (argparse.PARSER, argparse.REMAINDER)
-        return [action for action in shown if action.nargs not in unnamed]
-
-    def subcommands(self) -> dict[str, Parser]:
-        """Return the parsers below this one, by name."""
-        found: dict[str, Parser] = {}
-        for action in self._get_positional_actions():
-            if action.nargs == argparse.PARSER:
-                found |= cast("dict[str, Parser]", action.choices)
-        return found
 
     def _unknown_option(self, words: Sequence[str]) -> str | None:
         """Find a mistyped option before argparse takes its value for an argument."""
@@ -142,7 +114,8 @@ class Parser(argparse.ArgumentParser):
         name = word.partition("=")[0]
         if name in _OF_FFMPEG:
             return f"; {_OF_FFMPEG[name]}"
-        flags = [flag for action in self.options() for flag in action.option_strings]
+        shown = (each for each in self._actions if each.help is not argparse.SUPPRESS)
+        flags = [flag for action in shown for flag in action.option_strings]
         return near("--" + name.lstrip(_DASHES).replace("_", "-").lower(), flags)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from ..filters.options import FilterOptions, Policy
-from ..io.encode.options import EncoderOptions, SoundOptions
+from ..io.encode.options import EncoderOptions, PipeFormat, SoundOptions
 from ..io.redaction import LOCATION_MAX_BYTES
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -152,6 +152,29 @@ class ConversionSpec(ConversionOptions, frozen=True, extra="forbid"):
                 del values[name]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+class PipeOptions(MediaOptions, frozen=True, extra="forbid"):
+    """How to convert a stream between two programs."""
+
+    container: PipeFormat | None = Field(
+        default=None,
+        validation_alias=AliasChoices("container", "format"),
+        description="Container of the output. Without it, that of the input.",
+    )
+    input_format: Literal["auto", PipeFormat] = Field(
+        default="auto", description="Container of the input."
+    )
+    expect_frames: int | None = Field(
+        default=None,
+        ge=1,
+        description="Fail with code 65 where the input has fewer frames. Those it has are written.",
+    )
+    allow_early_close: bool = Field(
+        default=False,
+        description="End with code 0, not 141, where the reader closes stdout early, as '| head' "
+        "does.",
+    )
 
 
 class DeviceOptions(BaseModel, frozen=True, extra="forbid"):

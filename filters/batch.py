@@ -7,7 +7,6 @@ or R'G'B' with alpha. Results are of the same kind, dtype and device.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +16,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from PIL.Image import Image as PILImage
+from PIL.Image import fromarray
 from torch import Tensor
 
 from .device import Precision, resolve_device, resolve_precision
@@ -205,7 +206,7 @@ class _Image:
         Raises:
             ValueError: if it is no picture, or its values are none that we know.
         """
-        is_pil, is_tensor = _is_pil(given), isinstance(given, Tensor)
+        is_pil, is_tensor = isinstance(given, PILImage), isinstance(given, Tensor)
         kind = "tensor" if is_tensor else f"PIL image of mode {given.mode}" if is_pil else "array"
         seen = np.asarray(given) if is_pil else given
         shape: tuple[int, ...] = tuple(getattr(seen, "shape", ()))
@@ -250,14 +251,9 @@ class _Image:
         if isinstance(self.given, Tensor):
             return (values[0] if plain else values).to(self.given.device, self.given.dtype)
         array = (values[0] if plain else values.permute(1, 2, 0)).contiguous().cpu().numpy()
-        if _is_pil(self.given):
-            return sys.modules["PIL.Image"].fromarray(array)
+        if isinstance(self.given, PILImage):
+            return fromarray(array)
         return array.astype(self.given.dtype, copy=False)
-
-
-def _is_pil(given: object) -> bool:
-    """Return whether it is an image of Pillow, which is not needed for anything else."""
-    return "PIL.Image" in sys.modules and isinstance(given, sys.modules["PIL.Image"].Image)
 
 
 def _images(frames: Any) -> list[_Image]:

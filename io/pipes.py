@@ -311,11 +311,6 @@ class ContainerPipeSink:
         """Frames that the reader, or the kernel for it, has accepted."""
         return max(0, self._num_muxed - (0 if self._ended else self._num_held))
 
-    @property
-    def reader_gone(self) -> bool:
-        """Whether the reader has closed its end."""
-        return isinstance(self._writer.failure, ReaderGone)
-
     def write(self, picture: Picture) -> None:
         """Encode and write one frame; blocks while the reader is slow.
 

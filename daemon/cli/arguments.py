@@ -58,16 +58,6 @@ def add_filter_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(group, FilterOptions)
 
 
-def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the choice of device, precision and where weights come from."""
-    add_options(parser.add_argument_group("device and weights"), RuntimeOptions)
-
-
-def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the encoder."""
-    add_options(parser.add_argument_group("encoder"), EncoderOptions)
-
-
 def add_progress_arguments(parser: argparse.ArgumentParser) -> None:
     """Offer how to watch the work and what to keep of it."""
     group = parser.add_argument_group("watching")
@@ -184,8 +174,9 @@ def _argument_of(name: str, info: FieldInfo) -> dict[str, Any]:
         return {"type": _words, "metavar": f"{metavar[:-1]},…", "help": text}
     if info.default is not None and not info.is_required():
         text += f" Default: {info.default}."
-    if origin is Literal:
-        metavar = "{" + ",".join(str(choice) for choice in get_args(info.annotation)) + "}"
+    for kind in (info.annotation, *get_args(info.annotation)):
+        if get_origin(kind) is Literal:
+            metavar = "{" + ",".join(get_args(kind)) + "}"
     return {"metavar": metavar, "help": text} | ({"type": rate} if name == "framerate" else {})
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from ...io.encode.options import PipeFormat
+from ...io.encode.options import EncoderOptions
 from ..jobs.api import NewJob
 from ..jobs.model import State
 from ..parser import Parser
@@ -19,15 +19,14 @@ from ..specification import (
     ConversionOptions,
     ConversionSpec,
     DeviceOptions,
-    MediaOptions,
+    PipeOptions,
+    RuntimeOptions,
     StreamSpec,
 )
 from .arguments import (
-    add_encoder_arguments,
     add_filter_arguments,
     add_options,
     add_progress_arguments,
-    add_runtime_arguments,
     location,
     refuse_options,
 )
@@ -35,6 +34,13 @@ from .arguments import (
 _OFTEN = ("interpolate", "upscale", "codec", "crf", "preset", "overwrite", "device")
 """Fields of the options that people use; the others are shown by --help-all."""
 _WATCHING = ("progress", "report")
+
+_SHARED = ("input", "output", "container", "tls_insecure", *DeviceOptions.model_fields)
+"""Options of live streams that files have too."""
+OF_STREAMS = tuple(
+    name for name in StreamSpec.model_fields if name not in (*ConversionSpec.model_fields, *_SHARED)
+)
+"""Fields of the options that only live streams have."""
 
 _EPILOG_OF_RUN = """\
 examples:
@@ -68,24 +74,10 @@ def _run(parser: Parser) -> None:
         help="The output: a file, a numbered sequence, or an address to publish to.",
     )
     add_filter_arguments(parser)
-    add_encoder_arguments(parser)
+    add_options(parser.add_argument_group("encoder"), EncoderOptions)
     group = parser.add_argument_group("input and output")
     add_options(group, ConversionOptions)
     add_options(group, StreamSpec, "tls_insecure")
-    _add_live_arguments(parser)
-    add_runtime_arguments(parser)
-    add_progress_arguments(parser)
-
-
-_SHARED = ("input", "output", "container", "tls_insecure", *DeviceOptions.model_fields)
-"""Options of live streams that files have too."""
-OF_STREAMS = tuple(
-    name for name in StreamSpec.model_fields if name not in (*ConversionSpec.model_fields, *_SHARED)
-)
-"""Fields of the options that only live streams have."""
-
-
-def _add_live_arguments(parser: Parser) -> None:
     group = parser.add_argument_group(
         "live streams",
         "An input or output such as rtsp://… makes it one: in real time, until stopped.",
@@ -105,6 +97,8 @@ def _add_live_arguments(parser: Parser) -> None:
         help="End the stream well after so many seconds of output. Without it, it runs until it "
         "is stopped.",
     )
+    add_options(parser.add_argument_group("device and weights"), RuntimeOptions)
+    add_progress_arguments(parser)
 
 
 _EPILOG_OF_PIPE = """\
@@ -134,31 +128,8 @@ def _pipe(parser: Parser) -> None:
     parser.show_often("interpolate", "upscale", "container", "device", "weights", *_WATCHING)
     add_filter_arguments(parser)
     group = parser.add_argument_group("input and output")
-    group.add_argument(
-        "--container",
-        "--format",
-        choices=get_args(PipeFormat),
-        help="Container of the output. Without it, that of the input.",
-    )
-    group.add_argument(
-        "--input-format",
-        default="auto",
-        choices=("auto", *get_args(PipeFormat)),
-        help="Container of the input. Default: auto.",
-    )
-    group.add_argument(
-        "--expect-frames",
-        type=int,
-        metavar="N",
-        help="Fail with code 65 where the input has fewer frames. Those it has are written.",
-    )
-    group.add_argument(
-        "--allow-early-close",
-        action="store_true",
-        help="End with code 0, not 141, where the reader closes stdout early, as '| head' does.",
-    )
-    add_options(group, MediaOptions, "deinterlace")
-    add_runtime_arguments(parser)
+    add_options(group, PipeOptions, *PipeOptions.__annotations__, "deinterlace")
+    add_options(parser.add_argument_group("device and weights"), RuntimeOptions)
     add_progress_arguments(parser)
     refuse_options(parser, "pipe")
 
@@ -191,7 +162,7 @@ def _probe(parser: Parser) -> None:
     add_options(parser, ConversionOptions, "container", "audio_codec", "framerate")
     add_options(parser, StreamSpec, "tls_insecure")
     add_filter_arguments(parser)
-    add_runtime_arguments(parser)
+    add_options(parser.add_argument_group("device and weights"), RuntimeOptions)
 
 
 _EPILOG_OF_VERIFY = """\
@@ -358,7 +329,7 @@ def _add_submit(parser: Parser) -> None:
         parser.add_argument(name, help=ConversionSpec.model_fields[name].description)
     add_options(parser, NewJob, "id", "priority")
     add_filter_arguments(parser)
-    add_encoder_arguments(parser)
+    add_options(parser.add_argument_group("encoder"), EncoderOptions)
     add_options(parser.add_argument_group("input and output"), ConversionOptions)
     refuse_options(parser, "job")
 
@@ -432,7 +403,7 @@ def _bench(parser: Parser) -> None:
         help="Time for each row, except that three frames are always measured (%(default)g).",
     )
     add_filter_arguments(parser)
-    add_runtime_arguments(parser)
+    add_options(parser.add_argument_group("device and weights"), RuntimeOptions)
 
 
 _EPILOG_OF_COMPLETION = """\

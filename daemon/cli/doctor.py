@@ -230,20 +230,18 @@ def _card_kernels() -> Finding:
 def _threads() -> Finding:
     usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     threads = torch.get_num_threads()
-    text = f"{threads} for computing, {usable} CPUs usable of {os.cpu_count()}"
-    if threads < usable:
-        return warn("threads", f"{text}; see OMP_NUM_THREADS", threads=threads, usable=usable)
-    return ok("threads", text, threads=threads, usable=usable)
+    hint = "; see OMP_NUM_THREADS" if threads < usable else ""
+    text = f"{threads} for computing, {usable} CPUs usable of {os.cpu_count()}{hint}"
+    return (warn if hint else ok)("threads", text, threads=threads, usable=usable)
 
 
 def _memory() -> Finding:
     free = available_bytes(torch.device("cpu"))
     if free is None:
         return warn("memory", "this system does not say how much is free")
-    text = f"{free / _GIB:.1f} GiB available"
-    if free < _LOW_MEMORY_BYTES:
-        return warn("memory", f"{text}: large frames may not fit", available_bytes=free)
-    return ok("memory", text, available_bytes=free)
+    low = ": large frames may not fit" if free < _LOW_MEMORY_BYTES else ""
+    text = f"{free / _GIB:.1f} GiB available{low}"
+    return (warn if low else ok)("memory", text, available_bytes=free)
 
 
 def _temporary_folder() -> Finding:
@@ -254,10 +252,10 @@ def _temporary_folder() -> Finding:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         return fail("disk", f"cannot write to {folder}: {error.strerror}", folder=folder)
-    text = f"{free / _GIB:.1f} GiB free at {folder}"
-    if free < _LOW_DISK_BYTES:
-        return warn("disk", text, folder=folder, free_bytes=free)
-    return ok("disk", text, folder=folder, free_bytes=free)
+    verdict = warn if free < _LOW_DISK_BYTES else ok
+    return verdict(
+        "disk", f"{free / _GIB:.1f} GiB free at {folder}", folder=folder, free_bytes=free
+    )
 
 
 def cpu_name() -> str:

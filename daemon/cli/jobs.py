@@ -9,10 +9,9 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Self, cast
+from typing import Any, cast
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -127,7 +126,7 @@ def _list(arguments: argparse.Namespace) -> int:
         limit = None
     jobs, counts = _listed(arguments, limit)
     if arguments.json:
-        _print_json_list(jobs)
+        _print_json(jobs)
         return Exit.OK
     out = console()
     if jobs:
@@ -271,7 +270,7 @@ def _store_without_daemon(place: Place, absent: DaemonAbsent) -> JobStore:
 
 def _print_states(jobs: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     if arguments.json:
-        _print_json_list(jobs)
+        _print_json(jobs)
         return
     for job in jobs:
         sys.stdout.write(f"{job['id']}: {job['state']}\n")
@@ -279,15 +278,6 @@ def _print_states(jobs: list[dict[str, Any]], arguments: argparse.Namespace) -> 
 
 def _print_json(value: object) -> None:
     sys.stdout.write(json_text(value) + "\n")
-
-
-def _print_json_list(jobs: Iterable[Any]) -> None:
-    """Write an array, an element a line."""
-    separator = "["
-    for job in jobs:
-        sys.stdout.write(f"{separator}\n{json_text(job, None)}")
-        separator = ","
-    sys.stdout.write("[]\n" if separator == "[" else "\n]\n")
 
 
 def _place(arguments: argparse.Namespace) -> Place:
@@ -456,29 +446,24 @@ def _clock(moment: str) -> str:
     return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-class Bars:
+class Bars(Progress):
     """Shows changes: a bar for each running job and lines; only lines without a terminal."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        self._bars: dict[str, TaskID] = {}
+        self._printed: dict[str, str] = {}
+        self._counts = ""
         columns = (
             TextColumn("{task.fields[id]}", markup=False),
             BarColumn(),
             TextColumn("{task.description}", markup=False),
         )
-        self._progress = Progress(*columns)
-        self._tasks: dict[str, TaskID] = {}
-        self._printed: dict[str, str] = {}
-        self._counts = ""
-        self._live = Live(get_renderable=self._render, console=console)
+        super().__init__(*columns, console=console, disable=not console.is_terminal)
 
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Yield what is shown below the lines: the bars, and how many jobs there are."""
+        yield from super().get_renderables()
+        yield Text(self._counts, "dim")
 
     def show(self, change: JobJson) -> None:
         """Show one change."""
@@ -487,29 +472,26 @@ class Bars:
             self._print(job)
         if job["state"] == "running":
             self._move(job)
-        elif job["id"] in self._tasks:
-            self._progress.remove_task(self._tasks.pop(job["id"]))
+        elif job["id"] in self._bars:
+            self.remove_task(self._bars.pop(job["id"]))
         if "counts" in change:
             self._counts = counts_text(change["counts"])
-
-    def _render(self) -> Group:
-        return Group(self._progress.get_renderable(), Text(self._counts, "dim"))
 
     def _print(self, job: JobJson) -> None:
         note = note_of(job)
         line = f"{job['id']}: {job['state']}{f', {note}' if note else ''}"
         if self._printed.get(job["id"]) != line:
-            self._console.print(Text(one_line(line), STYLES[job["state"]]), soft_wrap=True)
+            self.console.print(Text(one_line(line), STYLES[job["state"]]), soft_wrap=True)
         self._printed[job["id"]] = line
         if job["state"] in ("done", "cancelled"):
             del self._printed[job["id"]]
 
     def _move(self, job: JobJson) -> None:
         progress = job["progress"]
-        if job["id"] not in self._tasks:
-            self._tasks[job["id"]] = self._progress.add_task("", id=job["id"], total=None)
-        self._progress.update(
-            self._tasks[job["id"]],
+        if job["id"] not in self._bars:
+            self._bars[job["id"]] = self.add_task("", id=job["id"], total=None)
+        self.update(
+            self._bars[job["id"]],
             total=progress["total"],
             completed=progress["frames"],
             description=progress_text(job),

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 from ...filters.chain import build_filters
 from ...filters.device import Runtime
@@ -28,10 +28,10 @@ from ...io.rawvideo.bytestream import RawStream
 from ...io.redaction import one_line
 from ..convert.conversion import compute_of, execute
 from ..convert.pipeline import Pipeline
-from ..convert.progress import Display, LineDisplay, Snapshot, display_for
+from ..convert.progress import Display, display_for
 from ..convert.report import Report, check_report_path, kept_warnings, make_report
 from ..errors import Stopped, UsageError
-from ..specification import MediaOptions
+from ..specification import PipeOptions
 from .arguments import runtime_of, specified
 
 log = logging.getLogger("upframe.pipe")
@@ -75,18 +75,6 @@ def _send_prints_to_stderr() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class PipeRequest:
-    """How to convert one stream to another."""
-
-    options: MediaOptions
-    runtime: Runtime
-    input_format: PipeFormat | Literal["auto"] = "auto"
-    format: PipeFormat | None = None
-    """Of the output; None: the input's."""
-    expected_frames: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class PipeResult:
     """What a run of the pipe has done."""
 
@@ -99,12 +87,12 @@ def command(arguments: argparse.Namespace) -> int:
     """Do what the command line asks, and return the exit code."""
     if arguments.report is not None:
         check_report_path(arguments.report)
-    request = _request_of(arguments)
+    options, runtime = specified(arguments, PipeOptions), runtime_of(arguments)
     with standard_streams() as (stdin, stdout):
-        result = pipe(request, stdin, stdout, display_for(arguments.progress))
+        result = pipe(options, runtime, stdin, stdout, display_for(arguments.progress))
     if arguments.report is not None:
         result.report.write(cast("Path", arguments.report))
-    if isinstance(result.ended_by, ReaderGone) and arguments.allow_early_close:
+    if isinstance(result.ended_by, ReaderGone) and options.allow_early_close:
         sys.stderr.write(f"upframe: {one_line(result.ended_by)}\n")
         return 0
     if result.ended_by is not None:
@@ -113,20 +101,9 @@ def command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _request_of(arguments: argparse.Namespace) -> PipeRequest:
-    expected = cast("int | None", arguments.expect_frames)
-    if expected is not None and expected < 1:
-        raise UsageError(f"--expect-frames must be at least 1, got {expected}")
-    return PipeRequest(
-        options=specified(arguments, MediaOptions),
-        runtime=runtime_of(arguments),
-        input_format=arguments.input_format,
-        format=arguments.container,
-        expected_frames=expected,
-    )
-
-
-def pipe(request: PipeRequest, stdin: RawStream, stdout: RawStream, display: Display) -> PipeResult:
+def pipe(
+    options: PipeOptions, runtime: Runtime, stdin: RawStream, stdout: RawStream, display: Display
+) -> PipeResult:
     """Filter a stream: read its header, load the weights, write the header, then the frames.
 
     Raises:
@@ -138,17 +115,15 @@ def pipe(request: PipeRequest, stdin: RawStream, stdout: RawStream, display: Dis
     with kept_warnings() as warned, ExitStack() as stack:
         source = open_pipe_source(
             stdin,
-            request.input_format,
-            deinterlace=request.options.deinterlace,
-            expected_frames=request.expected_frames,
+            options.input_format,
+            deinterlace=options.deinterlace,
+            expected_frames=options.expect_frames,
         )
         stack.callback(source.close)
-        format_name = request.format or source.format
+        format_name = options.container or source.format
         check_pipe_sink(format_name, source.info)
-        filters = build_filters(request.options.filters, request.runtime)
-        compute = compute_of(
-            source.info, filters, request.options, request.runtime, source.info.pix_fmt
-        )
+        filters = build_filters(options.filters, runtime)
+        compute = compute_of(source.info, filters, options, runtime, source.info.pix_fmt)
         sink = _open_sink(stdout, format_name, compute.info)
         stack.pop_all()  # from here on the thread that reads the source closes it
         pipeline = Pipeline(source, compute, sink, keep_partial=True, interrupt=source.interrupt)
@@ -162,7 +137,7 @@ def pipe(request: PipeRequest, stdin: RawStream, stdout: RawStream, display: Dis
             counters=compute.statistics(),
             incoming=source.info,
             outgoing=compute.info,
-            runtime=request.runtime,
+            runtime=runtime,
             filters=filters,
             warnings=[*warned.messages, *([] if ended_by is None else [str(ended_by)])],
         )
@@ -181,7 +156,7 @@ def _execute(
 ) -> MediaError | Stopped | None:
     """Run, and return what ended it early after whole frames were written."""
     try:
-        execute(pipeline, total, _UntilReaderGone(display, sink))
+        execute(pipeline, total, display)
     except ReaderGone:
         return _reader_gone(sink.num_written, total)
     except (TruncatedMedia, Stopped) as error:
@@ -192,17 +167,3 @@ def _execute(
 def _reader_gone(num_written: int, total: int | None) -> ReaderGone:
     due = " frames, more were due" if total is None else f" of {total} frames"
     return ReaderGone(f"the reader closed stdout after {num_written}{due}")
-
-
-class _UntilReaderGone:
-    """Shows progress, but no last line where the error says that the reader is gone."""
-
-    def __init__(self, display: Display, sink: PipeSink) -> None:
-        self._display = display
-        self._sink = sink
-        self.interval_seconds = display.interval_seconds
-
-    def show(self, snapshot: Snapshot, *, ended: bool) -> None:
-        """Show a snapshot."""
-        if not (ended and self._sink.reader_gone and isinstance(self._display, LineDisplay)):
-            self._display.show(snapshot, ended=ended)

@@ -27,7 +27,7 @@ from ...io.probe import Probe, probe_source
 from ...io.redaction import one_line
 from ...io.sink import planned_losses
 from ...io.source import ContainerSource, open_source
-from ...io.streams.plan import StreamPlan, plan_streams
+from ...io.streams.plan import plan_streams
 from ..convert.compute import Compute
 from ..convert.conversion import compute_of, cropped_losses
 from ..specification import MediaOptions
@@ -81,24 +81,20 @@ def command(arguments: argparse.Namespace) -> int:
     short = arguments.interpolate is not None or arguments.upscale is not None
     asked = short or given_options(arguments, FilterOptions)
     options = filter_options_of(arguments) if asked else None
+    encoder, target = EncoderOptions.model_validate({}), (arguments.output, arguments.container)
     plan, lost = None, None
     rate = arguments.framerate and Fraction(arguments.framerate)
     with closing(open_source(arguments.input, framerate=rate, to_inspect=True)) as source:
-        found = probe_source(source)
+        found, info, pix_fmt = probe_source(source), source.info, source.info.pix_fmt
         if arguments.output is not None:
             sound = specified(arguments, SoundOptions)
-            plan = plan_streams(
-                arguments.input,
-                arguments.output,
-                arguments.container,
-                audio_codec=sound.audio_codec,
-            )
-        pix_fmt = _pix_fmt(source.info, arguments)
-        if plan is not None:
+            plan = plan_streams(arguments.input, *target, audio_codec=sound.audio_codec)
+            pix_fmt = output_pix_fmt(info, encoder, *target)
             asked_for = options or FilterOptions.model_validate({})
-            lost = [*source.losses(), *cropped_losses(source.info, asked_for, pix_fmt)]
-            lost += _planned_losses(source.info, arguments, plan, pix_fmt)
-        result = None if options is None else expect(source.info, options, pix_fmt)
+            lost = [*source.losses(), *cropped_losses(info, asked_for, pix_fmt)]
+            color = output_color(info, info.width, info.height, pix_fmt)
+            lost += planned_losses(info, encoder, *target, plan, color)
+        result = None if options is None else expect(info, options, pix_fmt)
         estimate = None
         if options is not None and not arguments.no_estimate:
             estimate = measure(source, options, runtime_of(arguments), pix_fmt)
@@ -107,21 +103,6 @@ def command(arguments: argparse.Namespace) -> int:
     text = as_json(answer) if arguments.json else "\n".join(map(one_line, describe(answer)))
     sys.stdout.write(text + "\n")
     return 0
-
-
-def _planned_losses(
-    info: StreamInfo, arguments: argparse.Namespace, plan: StreamPlan, pix_fmt: str
-) -> list[str]:
-    encoder = EncoderOptions.model_validate({})
-    color = output_color(info, info.width, info.height, pix_fmt)
-    return planned_losses(info, encoder, arguments.output, arguments.container, plan, color)
-
-
-def _pix_fmt(info: StreamInfo, arguments: argparse.Namespace) -> str:
-    if arguments.output is None:
-        return info.pix_fmt
-    encoder = EncoderOptions.model_validate({})
-    return output_pix_fmt(info, encoder, arguments.output, arguments.container)
 
 
 def expect(info: StreamInfo, options: FilterOptions, pix_fmt: str) -> FilteredVideo:

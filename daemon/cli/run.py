@@ -8,8 +8,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO, cast
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from ...io.live.address import is_live
 from ...io.live.target import is_live_target
 from ...io.redaction import json_text, one_line, redacted
-from ..convert.conversion import RunRequest, run
+from ..convert.conversion import RunRequest, run, stoppable
 from ..convert.progress import display_for
 from ..convert.report import check_report_path
 from ..errors import UsageError
@@ -57,37 +57,28 @@ def run_live(arguments: argparse.Namespace) -> LiveReport:
 
     Raises:
         UsageError: for a wrong option.
-        MediaError, FilterError, Stopped: as `LiveSession.run`.
-    """
-    request = request_of_arguments(arguments)
-    style = cast("ProgressStyle", arguments.progress)
-    display = None if style == "none" else LiveDisplay(style)
-    session = LiveSession(request, on_status=display)
-    with _signals(session):
-        report = session.run()
-    if display is not None:
-        display.end()
-    return report
-
-
-def request_of_arguments(arguments: argparse.Namespace) -> LiveRequest:
-    """Make the request of a live stream.
-
-    Raises:
-        UsageError: for a wrong option.
         DeviceUnavailable: if the device is not there.
+        MediaError, FilterError, Stopped: as `LiveSession.run`.
     """
     duration = cast("float | None", arguments.duration)
     if duration is not None and not 0 < duration < float("inf"):
         raise UsageError(f"--duration must be above 0, got {duration:g}")
     name = cast("str | None", arguments.name) or name_of(arguments.input)
-    return LiveRequest(
+    request = LiveRequest(
         specified(arguments, StreamSpec, name=name),
         runtime_of(arguments),
         overwrite=bool(arguments.overwrite),
         duration_seconds=duration,
         give_up=True,
     )
+    style = cast("ProgressStyle", arguments.progress)
+    display = None if style == "none" else LiveDisplay(style)
+    session = LiveSession(request, on_status=display)
+    with stoppable(session.stop, _kill_children):
+        report = session.run()
+    if display is not None:
+        display.end()
+    return report
 
 
 def name_of(text: str) -> str:
@@ -101,29 +92,10 @@ def name_of(text: str) -> str:
     return "-".join([word for word in plain if word][-3:])[:_NAME_CHARACTERS] or "live"
 
 
-@contextmanager
-def _signals(session: LiveSession) -> Generator[None]:
-    """Stop the stream by a first SIGINT or SIGTERM, and kill it by a second."""
-    seen: Iterator[bool] = iter((True,))
-
-    def on_signal(number: int, _: object) -> None:
-        """Stop, or exit with all children."""
-        if next(seen, False):
-            session.stop(number)
-            return
-        for child in children_of(os.getpid()):
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        os._exit(128 + number)  # threads may hang in a codec
-
-    before = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _kill_children() -> None:
+    for child in children_of(os.getpid()):
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 _LINE_SECONDS = 5.0

@@ -43,7 +43,10 @@ def command(arguments: argparse.Namespace) -> int:
         report=_read_report(arguments.report) if arguments.report else None,
         decode=arguments.decode,
     )
-    lost = _losses(arguments.output, arguments.against) if arguments.against else []
+    lost: list[str] = []
+    if arguments.against:
+        pair = (contents_of(find_target(name)) for name in (arguments.against, arguments.output))
+        lost = [str(loss) for loss in losses(*pair)]
     if arguments.json:
         answer = {
             "schema": SCHEMA,
@@ -60,12 +63,6 @@ def command(arguments: argparse.Namespace) -> int:
         sys.stdout.writelines(f"lost {one_line(one)}\n" for one in lost)
     raise_failed(findings)
     return 0
-
-
-def _losses(output: str, against: str) -> list[str]:
-    """List what the source holds and the output does not, or has otherwise."""
-    source, made = (contents_of(find_target(name)) for name in (against, output))
-    return [str(loss) for loss in losses(source, made)]
 
 
 def verify(

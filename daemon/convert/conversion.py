@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +22,9 @@ from ...io.decode.hardware import Hardware
 from ...io.encode.encoder import codec_choice, output_pix_fmt
 from ...io.errors import MediaError, SinkRefused, VerificationFailed
 from ...io.files import Owner, refuse_same_file
-from ...io.images import ImageSink
 from ...io.media import Sink
 from ...io.root import ConfinedFile, by_descriptor
-from ...io.sink import FileSink, check_output, open_file_sink, planned_losses
+from ...io.sink import check_output, open_file_sink, planned_losses
 from ...io.source import ContainerSource, open_source
 from ...io.streams.plan import StreamPlan, plan_streams
 from ..specification import ConversionOptions, MediaOptions, Stage
@@ -49,26 +48,35 @@ def execute(pipeline: Pipeline, total: int | None, display: Display) -> Flow:
 
 async def _execute(pipeline: Pipeline, total: int | None, display: Display) -> Flow:
     loop = asyncio.get_running_loop()
+    progress = asyncio.create_task(show_progress(pipeline.flow, total, display), name="progress")
+    with stoppable(lambda number: loop.call_soon_threadsafe(pipeline.stop, number)):
+        try:
+            return await pipeline.run()
+        finally:
+            progress.cancel()
+            await asyncio.gather(progress, return_exceptions=True)
+
+
+@contextmanager
+def stoppable(
+    stop: Callable[[int], object], kill: Callable[[], object] = lambda: None
+) -> Generator[None]:
+    """Have a first SIGINT or SIGTERM call `stop`, and a second one exit at once, after `kill`."""
     seen: list[int] = []
 
-    def on_signal(number: int) -> None:
+    def on_signal(number: int, _: object) -> None:
         if seen:  # threads may hang in a codec or in a read
+            kill()
             os._exit(128 + number)
         seen.append(number)
-        pipeline.stop(number)
+        stop(number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        loop.add_signal_handler(number, on_signal, int(number))
-    progress = asyncio.create_task(show_progress(pipeline.flow, total, display), name="progress")
+    before = {each: signal.signal(each, on_signal) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return await pipeline.run()
+        yield
     finally:
-        progress.cancel()
-        await asyncio.gather(progress, return_exceptions=True)
         for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)  # the loop leaves the default, not what it found
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +186,20 @@ def _run(
                 warnings=[*warned.messages, *source.warnings()],
             )
 
-        sink = _open_sink(request, compute.info, plan, ledger, report)
+        owner = ledger and Owner(
+            ledger.token,
+            lambda renames: ledger.record(report(), renames),
+            follows_links=request.place is None,
+        )
+        sink = open_file_sink(
+            request.where,
+            compute.info,
+            options.encoder,
+            plan=plan,
+            overwrite=options.overwrite,
+            format=options.container,
+            owner=owner,
+        )
         staged = _StagedSink(sink, on_stage, source.losses if options.strict_streams else list)
         pipeline = Pipeline(source, compute, staged)
         on_stage("streaming")
@@ -257,31 +278,6 @@ def compute_of(
         pix_fmt=pix_fmt,
         device=runtime.device,
         detect_cuts=options.filters.detects_cuts,
-    )
-
-
-def _open_sink(
-    request: RunRequest,
-    info: StreamInfo,
-    plan: StreamPlan,
-    ledger: Ledger | None,
-    report: Callable[[], Report],
-) -> FileSink | ImageSink:
-    owner = None
-    if ledger is not None:
-        owner = Owner(
-            ledger.token,
-            lambda renames: ledger.record(report(), renames),
-            follows_links=request.place is None,
-        )
-    return open_file_sink(
-        request.where,
-        info,
-        request.options.encoder,
-        plan=plan,
-        overwrite=request.options.overwrite,
-        format=request.options.container,
-        owner=owner,
     )
 
 

@@ -78,7 +78,7 @@ class Display(Protocol):
 
 
 class LineDisplay:
-    """Writes a line every few seconds: text for logs, or JSON."""
+    """Writes a line every few seconds: text for logs, which a summary follows, or JSON."""
 
     def __init__(self, stream: TextIO, *, as_json: bool = False) -> None:
         self.interval_seconds = 1.0 if as_json else 5.0
@@ -86,7 +86,9 @@ class LineDisplay:
         self._as_json = as_json
 
     def show(self, snapshot: Snapshot, *, ended: bool) -> None:
-        """Write one line."""
+        """Write one line; as text none at the end."""
+        if ended and not self._as_json:
+            return
         text = snapshot.to_json(ended=ended) if self._as_json else f"upframe: {snapshot.text}"
         self._stream.write(f"{text}\n")
         self._stream.flush()

@@ -311,11 +311,6 @@ class Y4MSink:
             raise gone_after(self.num_written) from error
         self.num_written += 1
 
-    @property
-    def reader_gone(self) -> bool:
-        """Whether the reader has closed its end."""
-        return isinstance(self._writer.failure, ReaderGone)
-
     def finish(self) -> None:
         """Do nothing: no frame is held back, and the format has no end mark."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 import pytest
+from support.parsers import shown, subcommands
 
 from upframe.daemon.__main__ import main
 from upframe.daemon.parser import COMMANDS, Parser, make_parser
@@ -127,7 +128,7 @@ def test_words_after_two_dashes_and_beginnings_of_options_are_taken() -> None:
 def subparser(*words: str) -> Parser:
     parser = make_parser(words[:1])
     for word in words:
-        parser = parser.subcommands()[word]
+        parser = subcommands(parser)[word]
     return parser
 
 
@@ -135,17 +136,17 @@ def test_help_of_run_fits_a_screen_and_help_all_has_every_option(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    shown: dict[str, str] = {}
+    pages: dict[str, str] = {}
     for option in ("--help", "--help-all"):
         with pytest.raises(SystemExit) as end:
             main(["run", option])
         assert end.value.code == 0
-        shown[option] = capsys.readouterr().out
-    short, whole = shown["--help"], shown["--help-all"]
+        pages[option] = capsys.readouterr().out
+    short, whole = pages["--help"], pages["--help-all"]
     assert len(short.splitlines()) < 40
     for name in ("--interpolate", "--upscale", "--codec", "--crf", "--overwrite", "--help-all"):
         assert f"\n  {name}" in short
-    flags = [flag for action in subparser("run").options() for flag in action.option_strings]
+    flags = [flag for action in shown(subparser("run")) for flag in action.option_strings]
     assert all(flag in whole for flag in flags)
     assert "--latency" not in short
 
@@ -153,9 +154,8 @@ def test_help_of_run_fits_a_screen_and_help_all_has_every_option(
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_of_whole_sentences_and_shows_no_none(command: str) -> None:
     parser = subparser(command)
-    below = list(parser.subcommands().values())
-    for each in (parser, *below):
-        for action in (*each.options(), *each.arguments()):
+    for each in (parser, *subcommands(parser).values()):
+        for action in shown(each):
             text = (action.help or "") % {"default": 1, "prog": ""}
             assert text[:1].isupper(), (action.dest, text)
             assert text.endswith("."), (action.dest, text)

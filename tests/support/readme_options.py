@@ -27,7 +27,8 @@ def options_of(command: str) -> dict[str, argparse.Action]:
     return {
         _spelling(action): action
         for action in actions
-        if action.dest != "help" and action.help != argparse.SUPPRESS  # it is refused
+        if action.dest not in ("help", "help_all")
+        and action.help != argparse.SUPPRESS  # it is refused
     }
 
 

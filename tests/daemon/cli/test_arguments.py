@@ -5,15 +5,15 @@ import argparse
 import pytest
 
 from upframe.daemon.cli.arguments import (
-    add_encoder_arguments,
     add_filter_arguments,
-    add_runtime_arguments,
+    add_options,
     filter_options_of,
     flag_of,
     runtime_of,
     specified,
 )
 from upframe.daemon.errors import UsageError
+from upframe.daemon.specification import RuntimeOptions
 from upframe.filters.errors import DeviceUnavailable
 from upframe.filters.options import FilterOptions
 from upframe.io.encode.options import EncoderOptions
@@ -22,8 +22,8 @@ from upframe.io.encode.options import EncoderOptions
 def parse(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_filter_arguments(parser)
-    add_encoder_arguments(parser)
-    add_runtime_arguments(parser)
+    add_options(parser, EncoderOptions)
+    add_options(parser, RuntimeOptions)
     return parser.parse_args(words)
 
 

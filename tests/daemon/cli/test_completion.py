@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.parsers import shown, subcommands
 
 from upframe.daemon.__main__ import main
 from upframe.daemon.parser import COMMANDS, Parser, make_parser
@@ -33,26 +34,42 @@ def bash(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Path:
     return path
 
 
+def said_by(*words: str, folder: Path) -> str:
+    """What a shell writes that finds `upframe`."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    ran = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+    )
+    assert ran.stderr == ""
+    return ran.stdout
+
+
 def offered(path: Path, line: str) -> list[str]:
     """What bash offers for the last word of a line, as readline divides it into words."""
     words = shlex.split(line.replace("=", " = ")) + ([""] if line.endswith((" ", "=")) else [])
     array = " ".join(map(shlex.quote, words))
     program = f"""
-set -eu
 source {shlex.quote(str(path))}
 COMP_WORDS=({array})
 COMP_CWORD={len(words) - 1}
-_upframe upframe "${{COMP_WORDS[COMP_CWORD]}}" "${{COMP_WORDS[COMP_CWORD-1]}}" || true
-printf '%s\\n' "${{COMPREPLY[@]}}"
+COMP_LINE={shlex.quote(line)}
+COMP_POINT={len(line)}
+COMP_TYPE=9
+_python_argcomplete upframe "${{COMP_WORDS[COMP_CWORD]}}" "${{COMP_WORDS[COMP_CWORD-1]}}"
+printf '%s\\n' "${{COMPREPLY[@]}}" end
 """
-    ran = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
-    assert ran.stderr == ""
-    return ran.stdout.split()
+    said = said_by("bash", "-c", program, folder=path.parent)
+    return [word.rstrip() for word in said.splitlines()[:-1]]
 
 
 def parsers(parser: Parser, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], Parser]:
     found = {words: parser}
-    for name, each in parser.subcommands().items():
+    for name, each in subcommands(parser).items():
         found |= parsers(each, (*words, name))
     return found
 
@@ -65,7 +82,7 @@ def test_bash_offers_all_commands_and_those_that_begin_as_typed(bash: Path) -> N
 
 def test_bash_offers_every_option_of_every_command(bash: Path) -> None:
     for words, parser in parsers(make_parser()).items():
-        flags = {flag for action in parser.options() for flag in action.option_strings}
+        flags = {flag for action in shown(parser) for flag in action.option_strings}
         assert set(offered(bash, " ".join(("upframe", *words, "-")))) == flags, words
 
 
@@ -96,23 +113,21 @@ def test_bash_offers_subcommands_and_choices(line: str, wanted: list[str], bash:
     "line",
     [
         "upframe run ",
-        "upframe run fi",
+        "upframe run my",
         "upframe run in.mp4 --report ",
-        "upframe run in.mp4 --crf ",
         "upframe run pipe ",
-        "upframe serve --config ",
-        "upframe jobs submit fi",
+        "upframe serve --config=",
+        "upframe jobs submit m",
     ],
 )
-def test_bash_leaves_names_of_files_to_the_shell(line: str, bash: Path) -> None:
+def test_bash_offers_names_of_files_where_one_may_be(line: str, bash: Path) -> None:
+    (bash.parent / "my film.mkv").touch()
+    assert "my\\ film.mkv" in offered(bash, line)
+
+
+@pytest.mark.parametrize("line", ["upframe run in.mp4 --crf ", "upframe jobs show ", "upframe mo/"])
+def test_bash_offers_nothing_where_only_the_user_knows(line: str, bash: Path) -> None:
     assert offered(bash, line) == []
-
-
-def test_bash_completes_a_file_where_the_script_offers_nothing(bash: Path, tmp_path: Path) -> None:
-    (tmp_path / "my film.mkv").touch()
-    program = f"source {shlex.quote(str(bash))}; complete -p upframe"
-    ran = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
-    assert "-o default" in ran.stdout
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -148,10 +163,8 @@ def test_fish_offers_commands_options_and_choices(
     path = tmp_path / "upframe.fish"
     path.write_text(script("fish", capsys))
     program = f"source {path}; complete -C {shlex.quote(line)}"
-    ran = subprocess.run(
-        ["fish", "--no-config", "-c", program], capture_output=True, text=True, check=True
-    )
-    found = {each.split("\t")[0] for each in ran.stdout.splitlines()}
+    said = said_by("fish", "--no-config", "-c", program, folder=tmp_path)
+    found = {each.split("\t")[0] for each in said.splitlines()}
     assert wanted <= found
     assert not not_wanted & found
 
@@ -162,7 +175,8 @@ class Zsh:
     def __init__(self, setup: str, folder: Path) -> None:
         self._pid, self._terminal = pty.fork()
         if self._pid == 0:
-            os.environ.update(TERM="dumb", ZDOTDIR="/nonexistent")
+            path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+            os.environ.update(TERM="dumb", ZDOTDIR="/nonexistent", PATH=path)
             os.chdir(folder)
             os.execvp("zsh", ["zsh", "-f", "-i"])
         self.types(f"{setup}; PS1='rea''dy '\n", until="ready ")
@@ -200,18 +214,18 @@ def test_zsh_completes_on_a_terminal(capsys: pytest.CaptureFixture[str], tmp_pat
         zsh.close()
 
 
-def test_a_script_is_printed_without_loading_what_commands_need() -> None:
-    program = (
-        "import sys; from upframe.daemon.__main__ import main; main(['completion', 'bash']); "
-        "print(sorted({'torch', 'av', 'numpy', 'rich'} & sys.modules.keys()), file=sys.stderr)"
-    )
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (ran.returncode, ran.stderr) == (0, "[]\n")
+LINE = {"COMP_LINE": "upframe run --", "COMP_POINT": "14", "COMP_TYPE": "9", "_ARGCOMPLETE": "1"}
 
 
-def test_a_script_takes_less_than_a_second_of_the_processor() -> None:
+@pytest.mark.parametrize("environment", [{}, LINE])
+def test_a_script_and_an_answer_come_without_loading_what_commands_need(
+    environment: dict[str, str],
+) -> None:
+    words = [sys.executable, "-X", "importtime", "-m", "upframe.daemon", "completion", "bash"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    words = [sys.executable, "-m", "upframe.daemon", "completion", "bash"]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    ran = subprocess.run(words, capture_output=True, text=True, env=os.environ | environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime - before.ru_utime < 1  # 0.3 s on two idle cores
+    loaded = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines()}
+    assert "argcomplete" in loaded
+    assert not {"torch", "av", "numpy", "rich"} & loaded
+    assert after.ru_utime - before.ru_utime < 1  # 0.2 s on two idle cores

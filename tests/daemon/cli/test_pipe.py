@@ -18,10 +18,10 @@ import torch
 from support.media.fakes import moving_pictures, stream_info
 from support.media.pipes import RATE, Slot, Tap, clip, read, write
 
-from upframe.daemon.cli.pipe import PipeRequest, PipeResult, pipe, standard_streams
+from upframe.daemon.cli.pipe import PipeResult, pipe, standard_streams
 from upframe.daemon.convert.progress import LineDisplay, Silent
 from upframe.daemon.errors import UsageError
-from upframe.daemon.specification import MediaOptions
+from upframe.daemon.specification import PipeOptions
 from upframe.filters.device import Runtime
 from upframe.filters.options import FilterOptions
 from upframe.io.errors import ReaderGone, TruncatedMedia, UnsupportedMedia
@@ -36,9 +36,7 @@ RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
 def run(
     stdin: RawStream, stdout: RawStream, filters: FilterOptions = DOUBLED, **options: Any
 ) -> PipeResult:
-    return pipe(
-        PipeRequest(MediaOptions(filters=filters), RUNTIME, **options), stdin, stdout, Silent()
-    )
+    return pipe(PipeOptions(filters=filters, **options), RUNTIME, stdin, stdout, Silent())
 
 
 def piped(data: bytes, filters: FilterOptions = DOUBLED, **options: Any) -> bytes:
@@ -195,7 +193,7 @@ def test_a_torn_input_gives_all_whole_frames_and_says_so(format_name: PipeFormat
 
 
 def test_too_few_frames_give_what_there_is_and_say_so() -> None:
-    outcome = run(Slot(write(*clip(num=3), "nut")), tap := Tap(), expected_frames=4)
+    outcome = run(Slot(write(*clip(num=3), "nut")), tap := Tap(), expect_frames=4)
     assert str(outcome.ended_by) == "truncated: got 3 of 4 expected frames"
     assert len(read(bytes(tap.data))) == 5
 
@@ -203,7 +201,7 @@ def test_too_few_frames_give_what_there_is_and_say_so() -> None:
 @pytest.mark.parametrize(("expected", "due"), [(6, " of 11 frames"), (None, " frames, more were")])
 def test_a_reader_that_leaves_ends_the_work(expected: int | None, due: str) -> None:
     data = write(*clip(num=6), "y4m")
-    outcome = run(Slot(data), Tap(limit=10_000), expected_frames=expected)
+    outcome = run(Slot(data), Tap(limit=10_000), expect_frames=expected)
     assert isinstance(outcome.ended_by, ReaderGone)
     assert str(outcome.ended_by).startswith(f"the reader closed stdout after 3{due}")
     assert outcome.report.frames_out == 3
@@ -223,7 +221,7 @@ def test_a_reader_that_leaves_does_not_wait_for_a_silent_writer(
 
 def test_a_reader_that_is_gone_from_the_start_gets_the_same_error() -> None:
     with pytest.raises(ReaderGone, match="after 0 of 11 frames"):
-        run(Slot(write(*clip(num=6), "y4m")), Tap(limit=0), expected_frames=6)
+        run(Slot(write(*clip(num=6), "y4m")), Tap(limit=0), expect_frames=6)
 
 
 def test_variable_rate_to_y4m_is_refused_before_anything_is_written() -> None:
@@ -240,15 +238,25 @@ def test_variable_rate_to_y4m_is_refused_before_anything_is_written() -> None:
     ]
 
 
-def test_progress_lines_do_not_follow_a_reader_that_is_gone(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("limit", [10_000, None])
+def test_progress_as_text_leaves_the_last_word_to_the_summary_or_the_error(
+    limit: int | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-
-    request = PipeRequest(MediaOptions(filters=DOUBLED), RUNTIME)
-    pipe(request, Slot(write(*clip(num=6), "y4m")), Tap(limit=10_000), LineDisplay(sys.stderr))
+    options, tap = PipeOptions(filters=DOUBLED), Tap(limit=limit)
+    pipe(options, RUNTIME, Slot(write(*clip(num=6), "y4m")), tap, LineDisplay(sys.stderr))
     assert capsys.readouterr().err == ""
-    pipe(request, Slot(write(*clip(num=6), "y4m")), Tap(), LineDisplay(sys.stderr))
-    assert "frame 11" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", [10_000, None])
+def test_progress_as_json_ends_with_an_event_however_it_ends(
+    limit: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, tap = PipeOptions(filters=DOUBLED), Tap(limit=limit)
+    display = LineDisplay(sys.stderr, as_json=True)
+    pipe(options, RUNTIME, Slot(write(*clip(num=6), "y4m")), tap, display)
+    event = json.loads(capsys.readouterr().err.splitlines()[-1])
+    assert event["progress"] == "end"
+    assert (event["frame"] == 11) == (limit is None)
 
 
 def test_what_libraries_print_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ def test_a_stream_that_is_no_terminal_gets_lines() -> None:
     stream = StringIO()
     display = display_for("auto", stream)
     display.show(SNAPSHOT, ended=False)
+    display.show(SNAPSHOT, ended=True)  # a summary follows
     assert isinstance(display, LineDisplay)
     expected = "upframe: frame 19/100, 2.00 fps, 0:40 left, slowest step: filters\n"
     assert stream.getvalue() == expected
