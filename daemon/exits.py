@@ -27,6 +27,7 @@ from ..io.errors import (
     UnsupportedMedia,
     VerificationFailed,
     WrongLimits,
+    WrongOption,
 )
 from .errors import (
     AlreadyRunning,
@@ -61,7 +62,7 @@ class Exit(IntEnum):
 _CODES: Mapping[type[BaseException], Exit] = {
     kind: code
     for code, kinds in {
-        Exit.USAGE: (UsageError, Conflict, IllegalChange, SameFile),
+        Exit.USAGE: (UsageError, Conflict, IllegalChange, SameFile, WrongOption),
         Exit.DATA: (CheckpointRejected, UnsupportedPixels, TruncatedMedia, UnsupportedMedia),
         Exit.NO_INPUT: (UnknownJob, SourceMissing),
         Exit.UNAVAILABLE: (DaemonAbsent, WeightsUnavailable, DeviceUnavailable),

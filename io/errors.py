@@ -6,7 +6,8 @@ MediaError                  base: never a bug of ours; PyAV's errors are transla
 │  └─ TooLargeMedia         pictures above the limits: exit 75, do not retry
 ├─ TruncatedMedia           ends too early; whole frames were yielded: exit 65
 ├─ SinkRefused              output exists, folder not writable, format unknown: exit 73
-│  └─ SameFile              the output is the input: exit 64
+│  ├─ SameFile              the output is the input: exit 64
+│  └─ WrongOption           the encoder has no such quality, preset or option: exit 64
 ├─ SinkFull                 no space, I/O error while writing: exit 74, try again later
 ├─ ReaderGone               the reader of our stdout closed it: exit 141
 ├─ WrongLimits              UPFRAME_LIMITS is invalid: exit 78
@@ -61,6 +62,10 @@ class SinkRefused(MediaError):
 
 class SameFile(SinkRefused):
     """The output would overwrite the input, under whatever name."""
+
+
+class WrongOption(SinkRefused):
+    """The encoder does not have such a quality, preset or option."""
 
 
 class SinkFull(MediaError):

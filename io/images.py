@@ -324,5 +324,5 @@ def _open_image_codec(width: int, height: int, encoding: Encoding) -> VideoCodec
     if info.sample_aspect_ratio:
         codec.sample_aspect_ratio = info.sample_aspect_ratio
     codec.options = codec.options | still_parameters(choice.codec, encoding.options)
-    open_codec(codec, encoding.options)
+    open_codec(codec)
     return codec

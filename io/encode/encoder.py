@@ -5,16 +5,18 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from av.codec.context import CodecContext
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 
 from ...filters.frame import PixelFormat, StreamInfo
 from ..capabilities import NO_NVIDIA, lacks_device
-from ..errors import SinkRefused, reason_of
+from ..errors import SinkRefused, WrongOption, reason_of
 from ..pictures.pixels import set_color
 from .codecs import (
     CodecChoice,
@@ -108,7 +110,9 @@ def codec_choice(
 ) -> CodecChoice:
     """Choose encoder and pixel format of an output; see :func:`output_pix_fmt`."""
     if is_image(target, format):
-        return still_choice(_upright_format(info), target, options.codec, options.pix_fmt)
+        choice = still_choice(_upright_format(info), target, options.codec, options.pix_fmt)
+        check_known(choice.codec, still_parameters(choice.codec, options))
+        return choice
     container = container_of(target, format)
     choice = choose_codec(info.format, container, options.codec, options.pix_fmt)
     check_range(choice.codec, options)
@@ -116,17 +120,33 @@ def codec_choice(
 
 
 def check_range(codec: str, options: EncoderOptions) -> None:
-    """Compare quality and preset with an encoder that was chosen for its container.
+    """Compare the user's options with an encoder that was chosen for its container.
 
     Raises:
-        SinkRefused: if it does not have them.
+        WrongOption: if it does not have such a quality, preset or option.
     """
     allowed, known = quality_range(codec), presets(codec)
     if options.crf is not None and allowed and not allowed[0] <= options.crf <= allowed[1]:
         low, high = allowed
-        raise SinkRefused(f"{codec} has no crf {options.crf:g}; it has {low} to {high}")
+        raise WrongOption(f"{codec} has no crf {options.crf:g}; it has {low} to {high}")
     if options.preset is not None and known and options.preset not in known:
-        raise SinkRefused(f"{codec} has no preset {options.preset!r}; it has {', '.join(known)}")
+        raise WrongOption(f"{codec} has no preset {options.preset!r}; it has {', '.join(known)}")
+    preset = () if options.preset is None else ("preset",)
+    check_known(codec, (*quality_parameters(codec, options.crf), *preset, *options.options))
+
+
+def check_known(codec: str, names: Iterable[str]) -> None:
+    """Refuse options that an encoder does not have; opened with them, it would ignore them.
+
+    Raises:
+        WrongOption: names the first one, and those that resemble it.
+    """
+    supported = CodecContext.create(codec, "w").supported_options
+    known = [option.name for option in supported.private]
+    for key in sorted({*names}.difference(known, (option.name for option in supported.generic))):
+        near = difflib.get_close_matches(key, known, n=3)
+        hint = f"near it: {', '.join(near)}" if near else f"it has {', '.join(known[:20])}"
+        raise WrongOption(f"{codec} knows no option {key!r}; {hint}")
 
 
 def _upright_format(info: StreamInfo) -> PixelFormat:
@@ -232,22 +252,19 @@ def open_encoder(output: OutputContainer, encoding: Encoding) -> OpenEncoder:
     if container.name in ("mp4", "mov") and choice.codec == "libx265":
         codec.codec_tag = "hvc1"  # the tag without which Apple's players show nothing
     codec.options = encoder_parameters(choice.codec, info, encoding.options, container)
-    open_codec(codec, encoding.options)
+    open_codec(codec)
     return OpenEncoder(stream, timing)
 
 
-def open_codec(codec: VideoCodecContext, options: EncoderOptions) -> None:
-    """Open an encoder whose `options` are set.
-
-    Args:
-        codec: fully configured.
-        options: the user's; one that the encoder does not know is an error.
+def open_codec(codec: VideoCodecContext) -> None:
+    """Open an encoder that is fully configured.
 
     Raises:
         SinkRefused: if it refuses the size, the pixel format or an option.
     """
     os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr otherwise
     asked, size = dict(codec.options), f"{codec.width}x{codec.height}"
+    check_known(codec.name, asked)
     try:
         codec.open()
     except (FFmpegError, ValueError, OverflowError) as error:
@@ -257,15 +274,3 @@ def open_codec(codec: VideoCodecContext, options: EncoderOptions) -> None:
         raise SinkRefused(
             f"{codec.name} refuses {size} {codec.pix_fmt} with {given}: {reason_of(error)}"
         ) from error
-    _check_used(codec, options)
-
-
-def _check_used(codec: VideoCodecContext, options: EncoderOptions) -> None:
-    """Refuse options that the encoder did not use, so does not know."""
-    asked = set(options.options) | {"crf"} & {"crf" if options.crf is not None else ""}
-    asked |= {"preset"} if options.preset is not None else set()
-    for key in sorted(asked & set(codec.options)):
-        known = [option.name for option in codec.supported_options.private]
-        near = difflib.get_close_matches(key, known, n=3)
-        hint = f"near it: {', '.join(near)}" if near else f"it has {', '.join(known[:20])}"
-        raise SinkRefused(f"{codec.name} knows no option {key!r}; {hint}")

@@ -224,7 +224,7 @@ class EncoderSettings:
             codec.sample_aspect_ratio = info.sample_aspect_ratio
         set_color(codec, info.color)
         codec.options = live_parameters(self.choice.codec, info, self._options)
-        open_codec(codec, self._options)
+        open_codec(codec)
         return codec
 
     def _primer(self, sound: Stream | None) -> bytes:

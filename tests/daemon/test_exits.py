@@ -43,6 +43,7 @@ CODES = {
     "OutputLost": 74,
     "VerificationFailed": 70,
     "WrongLimits": 78,
+    "WrongOption": 64,
 }
 
 

@@ -172,6 +172,29 @@ def test_an_encoder_that_is_not_there(
 
 
 @pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("o.mp4", ["--crf", 60], "libx264 has no crf 60; it has 0 to 51"),
+        ("o.webm", ["--preset", "slow"], "libvpx-vp9 knows no option 'preset'"),
+        ("o.webm", ["--codec", "vp8", "--preset", 5], "libvpx knows no option 'preset'"),
+        ("o.mov", ["--codec", "prores_ks", "--crf", 3], "prores_ks knows no option 'crf'"),
+        ("o.mkv", ["--codec", "ffv1", "--crf", 3], "ffv1 knows no option 'crf'"),
+        ("o.mkv", ["--encoder-option", "tun=film"], "libx264 knows no option 'tun'; near it: tune"),
+    ],
+)
+def test_what_the_encoder_does_not_have_is_refused_before_weights_are_loaded(
+    name: str,
+    words: list[object],
+    said: str,
+    clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    no_weights = ["--upscale", 2, "--upscaling-model-path", tmp_path / "none.pth"]
+    fails(capsys, tmp_path, 64, said, clip, tmp_path / name, *no_weights, *words)
+
+
+@pytest.mark.parametrize(
     ("typed", "meant"),
     [
         ("libx246", "libx265, libx264"),

@@ -18,7 +18,7 @@ from upframe.io.encode.encoder import (
     output_pix_fmt,
 )
 from upframe.io.encode.options import presets, quality_range
-from upframe.io.errors import SinkRefused
+from upframe.io.errors import SinkRefused, WrongOption
 from upframe.io.sink import open_file_sink
 
 
@@ -222,12 +222,21 @@ def test_the_ends_of_an_encoders_range_are_accepted_by_it(tmp_path: Path, codec:
         ("a.mpg", "yuv420p", {"crf": 40}, "mpeg2video has no crf 40; it has 1 to 31"),
         ("a.mp4", "yuv420p", {"preset": "5"}, "libx264 has no preset '5'; it has ultrafast"),
         ("a.webm", "yuv420p10le", {"preset": "slow"}, "libsvtav1 has no preset 'slow'; it has -1"),
+        ("a.webm", "yuv420p", {"preset": "slow"}, "libvpx-vp9 knows no option 'preset'"),
+        ("a.webm", "yuv420p", {"codec": "vp8", "preset": "5"}, "libvpx knows no option 'preset'"),
+        ("a.mkv", "gbrp16le", {"crf": 20}, "ffv1 knows no option 'crf'"),
+        ("a.mkv", "yuv420p", {"codec": "ffv1", "crf": 20}, "ffv1 knows no option 'crf'"),
+        ("a.mov", "yuv420p", {"codec": "prores_ks", "crf": 3}, "prores_ks knows no option 'crf'"),
+        ("a.gif", "yuv420p", {"crf": 3}, "gif knows no option 'crf'"),
+        ("a.mp4", "yuv420p", {"options": {"crff": "3"}}, "libx264 .* 'crff'; near it: crf"),
+        ("a.png", "gbrp", {"preset": "photo"}, "png knows no option 'preset'"),
+        ("a.jpg", "yuv420p", {"options": {"lossless": "1"}}, "mjpeg knows no option 'lossless'"),
     ],
 )
-def test_the_range_of_an_encoder_that_is_chosen_later_is_checked_then(
+def test_what_an_encoder_that_is_chosen_later_does_not_have_is_refused_then(
     name: str, pix_fmt: str, options: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(SinkRefused, match=message):
+    with pytest.raises(WrongOption, match=message):
         output_pix_fmt(constant(pix_fmt=pix_fmt), EncoderOptions.model_validate(options), name)
 
 
