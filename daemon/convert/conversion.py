@@ -105,6 +105,10 @@ class Ledger:
     record: Callable[[Report, Sequence[tuple[Path, Path]]], None]
     """Called with the report so far and the renames to come; see there."""
 
+    def owner(self, report: Callable[[], Report], *, follows_links: bool) -> Owner:
+        """Return what the sink asks, which knows no report."""
+        return Owner(self.token, lambda renames: self.record(report(), renames), follows_links)
+
 
 BuildFilters = Callable[[FilterOptions, Runtime], tuple[BuiltFilter, ...]]
 
@@ -186,11 +190,6 @@ def _run(
                 warnings=[*warned.messages, *source.warnings()],
             )
 
-        owner = ledger and Owner(
-            ledger.token,
-            lambda renames: ledger.record(report(), renames),
-            follows_links=request.place is None,
-        )
         sink = open_file_sink(
             request.where,
             compute.info,
@@ -198,7 +197,7 @@ def _run(
             plan=plan,
             overwrite=options.overwrite,
             format=options.container,
-            owner=owner,
+            owner=ledger and ledger.owner(report, follows_links=request.place is None),
         )
         staged = _StagedSink(sink, on_stage, source.losses if options.strict_streams else list)
         pipeline = Pipeline(source, compute, staged)
