@@ -1,8 +1,7 @@
 """Triton kernels of colours: coded planes to R'G'B' and back, each value read and written once.
 
 What is done along an axis (chroma made larger or smaller) is a band: every result is a weighted sum
-of neighbours from `start` on, with weights of its own. Untested on CUDA hardware; see
-:mod:`upframe.filters.kernels.convolution_kernels`.
+of neighbours from `start` on, with weights of its own.
 """
 # Triton's language has no types
 # pyright: reportMissingImports=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -32,6 +31,12 @@ def _rounded(value, top):
 def _outside(value, tolerance, mask):
     far = ((value < -tolerance) | (value > 1.0 + tolerance)) & mask
     return tl.sum(tl.sum(far.to(tl.int32), 1), 0)
+
+
+@triton.jit
+def _add(counter, count):
+    """Add to a counter that all programs share, and not where that changes nothing."""
+    tl.atomic_add(counter, count.to(tl.int64), mask=count > 0)
 
 
 @triton.jit
@@ -85,7 +90,7 @@ def decoded(
     for channel in tl.static_range(3):
         value = tl.load(table + 4 * channel) * y + tl.load(table + 4 * channel + 1) * u
         value += tl.load(table + 4 * channel + 2) * v + tl.load(table + 4 * channel + 3)
-        tl.atomic_add(outside, _outside(value, tolerance, mask).to(tl.int64))
+        _add(outside, _outside(value, tolerance, mask))
         place = out + channel * height * width + row * width + column
         tl.store(place, tl.minimum(tl.maximum(value, 0.0), 1.0), mask=mask)
 
@@ -105,7 +110,7 @@ def coded(
     g = tl.load(place + in_plane, mask=mask, other=0.0).to(tl.float32)
     b = tl.load(place + 2 * in_plane, mask=mask, other=0.0).to(tl.float32)
     count = _outside(r, 0.0, mask) + _outside(g, 0.0, mask) + _outside(b, 0.0, mask)
-    tl.atomic_add(outside, count.to(tl.int64))
+    _add(outside, count)
     r = tl.minimum(tl.maximum(r, 0.0), 1.0)
     g = tl.minimum(tl.maximum(g, 0.0), 1.0)
     b = tl.minimum(tl.maximum(b, 0.0), 1.0)

@@ -5,8 +5,8 @@ two by two pixels, one after the other, each square in reading order: what a blo
 gives lies so by itself, and the four neighbours that a sample mixes are often one piece of memory.
 Coordinates and sums are fp32; borders repeat.
 
-This file is only imported on CUDA, since Triton may be missing. Untested on CUDA hardware: on a CPU
-the kernels run in Triton's interpreter, and they compile for sm_80 and sm_90.
+This file is only imported on CUDA, since Triton may be missing. Without a card its kernels run in
+Triton's interpreter, and are compiled for cards that are not there.
 """
 
 # Triton's language has no types
@@ -17,6 +17,8 @@ the kernels run in Triton's interpreter, and they compile for sm_80 and sm_90.
 import triton
 import triton.language as tl
 
+SIZES = ["height", "width"]
+"""One binary for all of them, so that what is compared at one size is what runs at another."""
 STEPS = tl.constexpr(65535.0)
 """From black to white."""
 MIDDLE = tl.constexpr(32768.0)
@@ -77,12 +79,19 @@ def between(position, length):
 
 
 @triton.jit
+def word(group, place: tl.constexpr):
+    """Take one of the four values of 16 bits out of a group."""
+    pair = (group >> 32).to(tl.int32) if place >= 2 else group.to(tl.int32)
+    return (pair >> 16).to(tl.int16) if place % 2 else pair.to(tl.int16)
+
+
+@triton.jit
 def halves(g, right, down, place: tl.constexpr):
     """Mix one value of four groups: halves."""
-    a = (g[0] >> (16 * place)).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-    b = (g[1] >> (16 * place)).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-    c = (g[2] >> (16 * place)).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-    d = (g[3] >> (16 * place)).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+    a = word(g[0], place).to(tl.float16, bitcast=True).to(tl.float32)
+    b = word(g[1], place).to(tl.float16, bitcast=True).to(tl.float32)
+    c = word(g[2], place).to(tl.float16, bitcast=True).to(tl.float32)
+    d = word(g[3], place).to(tl.float16, bitcast=True).to(tl.float32)
     top = a + (b - a) * right
     return top + (c + (d - c) * right - top) * down
 
@@ -90,10 +99,10 @@ def halves(g, right, down, place: tl.constexpr):
 @triton.jit
 def levels(g, right, down, place: tl.constexpr):
     """Mix one value of four groups: steps from black to white."""
-    a = (g[0] >> (16 * place)).to(tl.int16).to(tl.float32)
-    b = (g[1] >> (16 * place)).to(tl.int16).to(tl.float32)
-    c = (g[2] >> (16 * place)).to(tl.int16).to(tl.float32)
-    d = (g[3] >> (16 * place)).to(tl.int16).to(tl.float32)
+    a = word(g[0], place).to(tl.float32)
+    b = word(g[1], place).to(tl.float32)
+    c = word(g[2], place).to(tl.float32)
+    d = word(g[3], place).to(tl.float32)
     top = a + (b - a) * right
     return (top + (c + (d - c) * right - top) * down + MIDDLE) * (1.0 / STEPS)
 
@@ -203,7 +212,7 @@ def _moment(table, n):
     return tl.load(table + n * TABLE_COLUMNS + 3).to(tl.int32).to(tl.float32, bitcast=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def pack(
     image, out, height, width, num_planes,
     CHANNELS: tl.constexpr, TILE_X: tl.constexpr, TILE_Y: tl.constexpr,
@@ -222,7 +231,7 @@ def pack(
     tl.store(out + place(y, x, width), group, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def begin(
     table, out, height, width,
     CELL: tl.constexpr, TILE_X: tl.constexpr, TILE_Y: tl.constexpr,
@@ -254,7 +263,7 @@ def _sum(a, b):
     return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def following(
     table, first, second, third, out, height, width,
     CELL: tl.constexpr, BLOCKS: tl.constexpr, TILE_X: tl.constexpr, TILE_Y: tl.constexpr,
@@ -277,7 +286,7 @@ def following(
     none = tl.zeros((PIXELS,), tl.float32)
     flow = (none, none, none, none)
     near, near_colors, far, far_colors = flow, flow, flow, flow
-    for tap in tl.static_range(EDGE * EDGE):
+    for tap in range(EDGE * EDGE):
         py = y * CELL + (START + tap // EDGE)
         px = x * CELL + (START + tap % EDGE)
         moved = sum_flow(
@@ -310,7 +319,7 @@ def following(
     tl.store(out + places, tl.reshape(tl.join(even, odd), (PIXELS, 8)), mask=mask[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def blend(
     table, first, second, third, last, height, width, CELL: tl.constexpr, CHANNELS: tl.constexpr,
     TILE_X: tl.constexpr, TILE_Y: tl.constexpr,
@@ -345,7 +354,7 @@ SLOPE = tl.constexpr(0.2)
 """Of negative results."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*SIZES, "out_height", "out_width", "num_pixels"])
 def convolve(
     x, w, bias, out, height, width, out_height, out_width, num_pixels, num_in, num_out, stride,
     BLOCK: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
@@ -390,7 +399,7 @@ def convolve(
     tl.store(out + place, acc.to(out.dtype.element_ty), mask=(pixel < num_pixels)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*SIZES, "num_pixels"])
 def convolve_colors(
     image, w, bias, out, planes, height, width, num_pixels,
     CHANNELS: tl.constexpr, PIXELS: tl.constexpr,

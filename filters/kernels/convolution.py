@@ -99,7 +99,7 @@ class Convolution:
             x: (1, C, H, W), channels_last.
             base: (1, 3, H, W), float32, of any strides.
             out: (1, 3, H * scale, W * scale), float32, contiguous.
-            scale: edge of the squares; the convolution has 3 * scale² output channels.
+            scale: edge of the squares, a power of two; there are 3 * scale² output channels.
         """
         none = Residual(out, 1.0)
         self._run(
@@ -134,7 +134,8 @@ class Convolution:
             residuals[0].gain, residuals[1].gain,
             IN=self.num_in, OUT=self.num_out, PADDED=self._padded, COLUMNS=how.columns,
             BLOCK=how.block, SCALE=scale, RESIDUALS=num_residuals, UP=up,
-            num_warps=how.num_warps, num_stages=how.num_stages,
+            # laying out details takes registers, and the memory that a second stage would take
+            num_warps=how.num_warps, num_stages=1 if scale and how.is_resident else how.num_stages,
         )  # fmt: skip
 
 
@@ -229,23 +230,23 @@ def band_of(function: Callable[[Tensor], Tensor], size: int, device: torch.devic
     Args:
         function: (N, size), float32 → (N, results).
         size: samples.
-        device: where it is run and the band will lie.
+        device: where the band will lie. The function runs on the CPU: its matrix is larger than a
+            picture, which a small card has no memory for.
     """
     columns: list[Tensor] = []
     for first in range(0, size, _IMPULSES):
         last = min(first + _IMPULSES, size)
-        impulses = torch.zeros(last - first, size, device=device)
+        impulses = torch.zeros(last - first, size)
         impulses.diagonal(first).fill_(1)
         columns.append(function(impulses))
     matrix = torch.cat(columns)  # (size, results)
-    there = matrix != 0
-    index = torch.arange(size, device=device)[:, None]
-    starts = torch.where(there, index, size).amin(0)
-    ends = torch.where(there, index + 1, 0).amax(0)
+    there = (matrix != 0).to(torch.uint8)
+    starts, ends = there.argmax(0), size - there.flip(0).argmax(0)  # first and last one of each
     num_taps = int((ends - starts).amax())
     starts = starts.clamp(max=size - num_taps)
-    taps = starts + torch.arange(num_taps, device=device)[:, None]
-    return Band(starts.int(), matrix.gather(0, taps).T.contiguous())
+    taps = starts + torch.arange(num_taps)[:, None]
+    weights = matrix.gather(0, taps).T.contiguous()
+    return Band(starts.int().to(device), weights.to(device))
 
 
 def identity(size: int, device: torch.device) -> Band:

@@ -5,8 +5,8 @@ that see it, so that a pixel is read three times (for the three columns that see
 nine. In ``resident`` all nine weights stay in shared memory: 64 channels to at most 64. In
 ``streamed`` they are read again for every row, so any number of channels does.
 
-This file is only imported on CUDA, since Triton may be missing. Untested on CUDA hardware: on a CPU
-the kernels run in Triton's interpreter, and they compile for sm_80 and sm_90.
+This file is only imported on CUDA, since Triton may be missing. Without a card its kernels run in
+Triton's interpreter, and are compiled for cards that are not there.
 """
 # Triton's language has no types
 # pyright: reportMissingImports=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -36,43 +36,49 @@ def _residual(pointer, row, columns, width, stride, mask, size: tl.constexpr):
 
 @triton.jit
 def _finish(
-    acc, row, columns, wanted, width, height, bias, slope, out, out_stride,
-    near, near_stride, far, far_stride, gain, far_gain,
-    base, base_channel, base_row, base_column,
+    acc, row, columns, rows, size, to, COLUMNS: tl.constexpr,
     OUT: tl.constexpr, PADDED: tl.constexpr, SCALE: tl.constexpr, RESIDUALS: tl.constexpr,
 ):  # fmt: skip
     """Store a row of the result: as it is, plus residuals, or laid out as squares on a picture."""
+    first, last = rows
+    width, height = size
+    bias, slope, out, out_stride, near, near_stride, far, far_stride, gain, far_gain = to[:10]
     y = _activated(acc, bias, slope, PADDED)
-    n = tl.arange(0, PADDED)
-    mask = (columns < tl.where(wanted, width, 0))[:, None] & (n < OUT)[None, :]
+    end = tl.where((row >= first) & (row < last), width, 0)
     if SCALE > 0:
-        channel = n // (SCALE * SCALE)
-        down = n % (SCALE * SCALE) // SCALE
-        across = n % SCALE
+        base, base_channel, base_row, base_column = to[10:]
+        CHANNELS: tl.constexpr = PADDED // (SCALE * SCALE)
+        channel = tl.arange(0, CHANNELS)[:, None]
+        mask = (columns < end)[None, :] & (channel < 3)
         place = base + row.to(tl.int64) * base_row
-        offsets = columns[:, None] * base_column + channel[None, :] * base_channel
-        y += tl.load(place + offsets, mask=mask, other=0.0).to(tl.float32)
-        out_width = width * SCALE
-        plane = channel * (height * SCALE) * out_width
-        to = out + row.to(tl.int64) * SCALE * out_width
-        offsets = (plane + down * out_width + across)[None, :] + (columns * SCALE)[:, None]
-        tl.store(to + offsets, y, mask=mask)
+        color = tl.load(place + channel * base_channel + columns[None, :] * base_column, mask=mask)
+        # lines of the enlarged picture, which are stored whole
+        y = tl.permute(tl.reshape(y, (COLUMNS, CHANNELS, SCALE, SCALE)), (1, 2, 0, 3))
+        y = tl.reshape(y + color[:, None, :, None], (CHANNELS * SCALE, COLUMNS * SCALE))
+        line = tl.arange(0, CHANNELS * SCALE)[:, None]
+        x = tl.program_id(0) * (COLUMNS * SCALE) + tl.arange(0, COLUMNS * SCALE)[None, :]
+        out += row.to(tl.int64) * SCALE * (width * SCALE)
+        line_at = (line // SCALE * (height * SCALE) + line % SCALE) * (width * SCALE)
+        tl.store(out + (line_at + x), y, mask=(x < end * SCALE) & (line < 3 * SCALE))
     else:
+        n = tl.arange(0, PADDED)
+        mask = (columns < end)[:, None] & (n < OUT)[None, :]
         if RESIDUALS > 0:
             y = y * gain + _residual(near, row, columns, width, near_stride, mask, PADDED)
         if RESIDUALS > 1:
             y = y * far_gain + _residual(far, row, columns, width, far_stride, mask, PADDED)
-        to = out + row.to(tl.int64) * width * out_stride
+        out += row.to(tl.int64) * width * out_stride
         offsets = columns[:, None] * out_stride + n[None, :]
-        tl.store(to + offsets, y.to(out.dtype.element_ty), mask=mask)
+        tl.store(out + offsets, y.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _pixels(x, row, columns, first, width, height, stride, BLOCK: tl.constexpr, UP: tl.constexpr):
+def _pixels(x, row, columns, first, size, stride, BLOCK: tl.constexpr, UP: tl.constexpr):
     """Load channels `first`, … of some pixels of a row; zeros beyond the edges: (columns, BLOCK).
 
     With UP 1 every pixel of x stands for a square of two by two.
     """
+    width, height = size
     end = tl.where((row >= 0) & (row < height), width, 0)
     inside = (columns >= 0) & (columns < end)
     k = first + tl.arange(0, BLOCK)
@@ -89,6 +95,38 @@ def _weights(w, index, first, IN: tl.constexpr, BLOCK: tl.constexpr, OUT: tl.con
 
 
 @triton.jit
+def _resident_row(
+    above, here, x, w, row, columns, size, stride, BLOCK: tl.constexpr, UP: tl.constexpr
+):
+    """Add what a row gives to the three rows of the result that see it, and return these."""
+    left = _pixels(x, row, columns - 1, 0, size, stride, BLOCK, UP)
+    middle = _pixels(x, row, columns, 0, size, stride, BLOCK, UP)
+    right = _pixels(x, row, columns + 1, 0, size, stride, BLOCK, UP)
+    above = tl.dot(right, w[8], tl.dot(middle, w[7], tl.dot(left, w[6], above)))
+    here = tl.dot(right, w[5], tl.dot(middle, w[4], tl.dot(left, w[3], here)))
+    below = tl.dot(right, w[2], tl.dot(middle, w[1], tl.dot(left, w[0])))
+    return above, here, below
+
+
+@triton.jit
+def _streamed_row(
+    above, here, x, w, row, columns, size, stride,
+    IN: tl.constexpr, BLOCK: tl.constexpr, PADDED: tl.constexpr, UP: tl.constexpr,
+):  # fmt: skip
+    """Do so in parts: BLOCK channels, with the weights for them, of one of the three neighbours."""
+    PARTS: tl.constexpr = IN // BLOCK
+    below = tl.zeros(here.shape, tl.float32)
+    for part in range(3 * PARTS):
+        across = part // PARTS
+        first = part % PARTS * BLOCK
+        v = _pixels(x, row, columns + (across - 1), first, size, stride, BLOCK, UP)
+        above = tl.dot(v, _weights(w, 6 + across, first, IN, BLOCK, PADDED), above)
+        here = tl.dot(v, _weights(w, 3 + across, first, IN, BLOCK, PADDED), here)
+        below = tl.dot(v, _weights(w, across, first, IN, BLOCK, PADDED), below)
+    return above, here, below
+
+
+@triton.jit(do_not_specialize=["width", "height", "rows"])
 def resident(
     x, w, bias, slope, out, near, far, base, width, height, rows,
     x_stride, out_stride, near_stride, far_stride, base_channel, base_row, base_column,
@@ -96,45 +134,39 @@ def resident(
     IN: tl.constexpr, OUT: tl.constexpr, PADDED: tl.constexpr, COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr, SCALE: tl.constexpr, RESIDUALS: tl.constexpr, UP: tl.constexpr,
 ):  # fmt: skip
-    """Convolve, with all weights at hand: IN == BLOCK. See `convolution.Convolution`."""
+    """Convolve, with all weights at hand: IN == BLOCK. See `convolution.Convolution`.
+
+    A turn computes three rows, after which each sum is what it was before: where sums are moved, a
+    card has to wait for the products that it computes asynchronously.
+    """
+    size = (width, height)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     first = tl.program_id(1) * rows
-    w00 = _weights(w, 0, 0, IN, BLOCK, PADDED)
-    w01 = _weights(w, 1, 0, IN, BLOCK, PADDED)
-    w02 = _weights(w, 2, 0, IN, BLOCK, PADDED)
-    w10 = _weights(w, 3, 0, IN, BLOCK, PADDED)
-    w11 = _weights(w, 4, 0, IN, BLOCK, PADDED)
-    w12 = _weights(w, 5, 0, IN, BLOCK, PADDED)
-    w20 = _weights(w, 6, 0, IN, BLOCK, PADDED)
-    w21 = _weights(w, 7, 0, IN, BLOCK, PADDED)
-    w22 = _weights(w, 8, 0, IN, BLOCK, PADDED)
-    above = tl.zeros((COLUMNS, PADDED), tl.float32)
-    here = tl.zeros((COLUMNS, PADDED), tl.float32)
-    for step in range(rows + 2):
-        row = first + (step - 1)
-        below = tl.zeros((COLUMNS, PADDED), tl.float32)
-        v = _pixels(x, row, columns - 1, 0, width, height, x_stride, BLOCK, UP)
-        above = tl.dot(v, w20, above)
-        here = tl.dot(v, w10, here)
-        below = tl.dot(v, w00, below)
-        v = _pixels(x, row, columns, 0, width, height, x_stride, BLOCK, UP)
-        above = tl.dot(v, w21, above)
-        here = tl.dot(v, w11, here)
-        below = tl.dot(v, w01, below)
-        v = _pixels(x, row, columns + 1, 0, width, height, x_stride, BLOCK, UP)
-        above = tl.dot(v, w22, above)
-        here = tl.dot(v, w12, here)
-        below = tl.dot(v, w02, below)
-        _finish(
-            above, row - 1, columns, (row > first) & (row <= height), width, height,
-            bias, slope, out, out_stride, near, near_stride, far, far_stride, gain, far_gain,
-            base, base_channel, base_row, base_column, OUT, PADDED, SCALE, RESIDUALS,
-        )  # fmt: skip
-        above = here
-        here = below
+    wanted = (first, tl.minimum(height, first + rows))
+    to = (
+        bias, slope, out, out_stride, near, near_stride, far, far_stride, gain, far_gain,
+        base, base_channel, base_row, base_column,
+    )  # fmt: skip
+    w = (
+        _weights(w, 0, 0, IN, BLOCK, PADDED), _weights(w, 1, 0, IN, BLOCK, PADDED),
+        _weights(w, 2, 0, IN, BLOCK, PADDED), _weights(w, 3, 0, IN, BLOCK, PADDED),
+        _weights(w, 4, 0, IN, BLOCK, PADDED), _weights(w, 5, 0, IN, BLOCK, PADDED),
+        _weights(w, 6, 0, IN, BLOCK, PADDED), _weights(w, 7, 0, IN, BLOCK, PADDED),
+        _weights(w, 8, 0, IN, BLOCK, PADDED),
+    )  # fmt: skip
+    a = tl.zeros((COLUMNS, PADDED), tl.float32)
+    b = tl.zeros((COLUMNS, PADDED), tl.float32)
+    for turn in range((rows + 4) // 3):
+        row = first + (3 * turn - 1)
+        a, b, c = _resident_row(a, b, x, w, row, columns, size, x_stride, BLOCK, UP)
+        _finish(a, row - 1, columns, wanted, size, to, COLUMNS, OUT, PADDED, SCALE, RESIDUALS)
+        b, c, a = _resident_row(b, c, x, w, row + 1, columns, size, x_stride, BLOCK, UP)
+        _finish(b, row, columns, wanted, size, to, COLUMNS, OUT, PADDED, SCALE, RESIDUALS)
+        c, a, b = _resident_row(c, a, x, w, row + 2, columns, size, x_stride, BLOCK, UP)
+        _finish(c, row + 1, columns, wanted, size, to, COLUMNS, OUT, PADDED, SCALE, RESIDUALS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width", "height", "rows"])
 def streamed(
     x, w, bias, slope, out, near, far, base, width, height, rows,
     x_stride, out_stride, near_stride, far_stride, base_channel, base_row, base_column,
@@ -143,31 +175,27 @@ def streamed(
     BLOCK: tl.constexpr, SCALE: tl.constexpr, RESIDUALS: tl.constexpr, UP: tl.constexpr,
 ):  # fmt: skip
     """Convolve, the weights read again for every row. See `convolution.Convolution`."""
+    size = (width, height)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     first = tl.program_id(1) * rows
-    above = tl.zeros((COLUMNS, PADDED), tl.float32)
-    here = tl.zeros((COLUMNS, PADDED), tl.float32)
-    PARTS: tl.constexpr = IN // BLOCK
-    for step in range(rows + 2):
-        row = first + (step - 1)
-        below = tl.zeros((COLUMNS, PADDED), tl.float32)
-        for part in range(3 * PARTS):
-            across = part // PARTS
-            channel = part % PARTS * BLOCK
-            v = _pixels(x, row, columns + (across - 1), channel, width, height, x_stride, BLOCK, UP)
-            above = tl.dot(v, _weights(w, 6 + across, channel, IN, BLOCK, PADDED), above)
-            here = tl.dot(v, _weights(w, 3 + across, channel, IN, BLOCK, PADDED), here)
-            below = tl.dot(v, _weights(w, across, channel, IN, BLOCK, PADDED), below)
-        _finish(
-            above, row - 1, columns, (row > first) & (row <= height), width, height,
-            bias, slope, out, out_stride, near, near_stride, far, far_stride, gain, far_gain,
-            base, base_channel, base_row, base_column, OUT, PADDED, SCALE, RESIDUALS,
-        )  # fmt: skip
-        above = here
-        here = below
+    wanted = (first, tl.minimum(height, first + rows))
+    to = (
+        bias, slope, out, out_stride, near, near_stride, far, far_stride, gain, far_gain,
+        base, base_channel, base_row, base_column,
+    )  # fmt: skip
+    a = tl.zeros((COLUMNS, PADDED), tl.float32)
+    b = tl.zeros((COLUMNS, PADDED), tl.float32)
+    for turn in range((rows + 4) // 3):
+        row = first + (3 * turn - 1)
+        a, b, c = _streamed_row(a, b, x, w, row, columns, size, x_stride, IN, BLOCK, PADDED, UP)
+        _finish(a, row - 1, columns, wanted, size, to, COLUMNS, OUT, PADDED, SCALE, RESIDUALS)
+        b, c, a = _streamed_row(b, c, x, w, row + 1, columns, size, x_stride, IN, BLOCK, PADDED, UP)
+        _finish(b, row, columns, wanted, size, to, COLUMNS, OUT, PADDED, SCALE, RESIDUALS)
+        c, a, b = _streamed_row(c, a, x, w, row + 2, columns, size, x_stride, IN, BLOCK, PADDED, UP)
+        _finish(c, row + 1, columns, wanted, size, to, COLUMNS, OUT, PADDED, SCALE, RESIDUALS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width", "num_pixels", "height"])
 def first_of_three(
     x, w, bias, slope, out, width, num_pixels, channel_stride, row_stride, column_stride,
     height, PADDED: tl.constexpr, PIXELS: tl.constexpr,

@@ -51,6 +51,17 @@ def test_a_convolution_with_its_activation(num_in: int, num_out: int) -> None:
     assert_close(result, F.prelu(plain(layer, x), slope))
 
 
+@pytest.mark.parametrize("height", [1, 2, 3, 7, 10])
+@pytest.mark.parametrize("channels", [32, 64])
+def test_any_number_of_rows_is_done_in_turns_of_three(channels: int, height: int) -> None:
+    device = kernel_device()
+    layer, x = layer_of(channels, 16, device), random_image(channels, height, 5, device)
+    out = empty_channels_last(16, height + 1, 5, x).fill_(7)
+    Convolution(layer, 0.2).into(x, out[:, :, :height])
+    assert_close(out[:, :, :height], F.leaky_relu(plain(layer, x), 0.2))
+    assert (out[:, :, height:] == 7).all()
+
+
 def test_slices_of_one_tensor_are_read_and_written_and_residuals_added() -> None:
     device = kernel_device()
     layer = layer_of(32, 32, device)
@@ -78,7 +89,7 @@ def test_every_pixel_may_stand_for_a_square() -> None:
     assert_close(out, F.leaky_relu(plain(layer, F.interpolate(x, scale_factor=2.0)), 0.2))
 
 
-@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("scale", [1, 2, 4])
 def test_details_are_laid_out_on_the_picture(scale: int) -> None:
     device = kernel_device()
     layer, x = layer_of(32, 3 * scale**2, device), random_image(32, 4, 9, device)
