@@ -286,17 +286,22 @@ def _interpolated(
 ) -> Iterator[Frame]:
     height, width = images[0].planes().shape[1:]
     built.open(StreamInfo(width, height, "gbrp", _ONE, rate=_ONE, average_rate=_ONE))
-    for pts, image in enumerate(images):
-        yield from built(image.frame(image.planes().to(device), pts))
+    for frame in _frames(images, device):
+        yield from built(frame)
     yield from built.flush()
 
 
 def _enlarged(upscale: Upscale, images: Sequence[_Image], device: torch.device) -> Iterator[Frame]:
+    for frame in _frames(images, device):
+        yield from upscale(frame)
+
+
+def _frames(images: Sequence[_Image], device: torch.device) -> Iterator[Frame]:
     before: Tensor | None = None
     for pts, image in enumerate(images):
         planes = image.planes().to(device)
         same = before is not None and before.dtype == planes.dtype and torch.equal(before, planes)
-        yield from upscale(image.frame(planes, pts, duplicate=same))
+        yield image.frame(planes, pts, duplicate=same)
         before = planes
 
 

@@ -319,6 +319,7 @@ class Filter(Protocol):
 # so that independent frames are computed concurrently.
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Deferred(Generic[T]):
@@ -328,24 +329,53 @@ class Deferred(Generic[T]):
 
     Args:
         compute: returns the value.
+        check: returns what replaces the value in the end, mostly itself: a card tells only later
+            whether a result is damaged.
     """
 
-    def __init__(self, compute: Callable[[], T]) -> None:
+    def __init__(self, compute: Callable[[], T], check: Callable[[T], T] | None = None) -> None:
         self._compute: Callable[[], T] | None = compute
+        self._check = check
         self._values: list[T] = []
         self._lock = threading.Lock()
 
     def __call__(self) -> T:
-        """Return the value; raises what computing it raises."""
+        """Return the checked value; raises what computing or checking it raises."""
         with self._lock:
-            if self._compute is not None:
-                self._values.append(self._compute())
-                self._compute = None
-            return self._values[0]
+            value = self._begun()
+            if self._check is not None:
+                self._values[0] = value = self._check(value)
+                self._check = None
+            return value
+
+    def begun(self) -> T:
+        """Return the value without waiting for its check; raises what computing it raises."""
+        with self._lock:
+            return self._begun()
+
+    def then(self, make: Callable[[T], U]) -> Deferred[U]:
+        """Derive a value from this one, and again where the check replaces this one."""
+        used: list[T] = []
+
+        def compute() -> U:
+            used[:] = (self.begun(),)
+            return make(used[0])
+
+        def check(made: U) -> U:
+            value = self()
+            return made if value is used[0] else make(value)
+
+        return Deferred(compute, check)
 
     def peek(self) -> T | None:
-        """Return the value, or None while it is not computed."""
+        """Return the value, checked or not, or None while it is not computed."""
         return self._values[0] if self._values else None
+
+    def _begun(self) -> T:
+        if self._compute is not None:
+            self._values.append(self._compute())
+            self._compute = None
+        return self._values[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,10 +7,12 @@ it clamps (clamping turns Inf into a harmless looking white) and redoes a damage
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from .color.staging import Download
 from .kernels.cuda import remembering_faults
 
 _BLACK = 1 / 255
@@ -19,29 +21,60 @@ _NOT_BLACK = 8 / 255
 """A picture with a value above this is not; a network may smooth fainter noise away."""
 
 
-@remembering_faults()
-def is_damaged(result: Tensor, *sources: Tensor) -> bool:
-    """Return whether a network's result must be redone: NaN, Inf, or black though no source is.
+class Verdict:
+    """Whether one of a network's results must be redone: NaN, Inf, or black though no source is.
 
-    Reads the result once; on CUDA this waits for it. The sources are only read if it is black.
+    On a CUDA card the results are only queued to be read; asking waits for them. On a CPU they are
+    read at once, and the sources only if a result is black.
 
     Args:
-        result: any shape, float, nominally [0, 1], not clamped yet.
-        sources: the frames it was made from, any shape, float, [0, 1]. A result between a black
+        results: any shape, float, nominally [0, 1], not clamped yet.
+        sources: the frames they were made from, any shape, float, [0, 1]. A result between a black
             and a bright frame may rightly be black.
 
     Raises:
         ValueError: if no source is given.
     """
-    if not sources:
-        raise ValueError("is_damaged wants at least one source, got none")
-    low, high = _extremes(result)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return True
-    return high <= _BLACK and all(_extremes(source)[1] > _NOT_BLACK for source in sources)
+
+    @remembering_faults()
+    def __init__(self, results: Sequence[Tensor], *sources: Tensor) -> None:
+        if not sources:
+            raise ValueError("a verdict wants at least one source, got none")
+        self._num_results = len(results)
+        self._unread = () if results[0].device.type == "cuda" else sources
+        read = [*results, *sources] if not self._unread else results
+        self._extremes = Download()([torch.stack([_extremes(picture) for picture in read])])
+
+    def __call__(self) -> bool:
+        """Return whether the results are damaged."""
+        if not self.is_finite:
+            return True
+        if all(high > _BLACK for _, high in self._rows[: self._num_results]):
+            return False
+        sources = self._rows[self._num_results :] or [_values(_extremes(x)) for x in self._unread]
+        return all(high > _NOT_BLACK for _, high in sources)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no value of the results is NaN or Inf."""
+        results = self._rows[: self._num_results]
+        return all(math.isfinite(low) and math.isfinite(high) for low, high in results)
+
+    @property
+    def _rows(self) -> list[tuple[float, float]]:
+        """Smallest and largest value of each picture that was read; NaN where one value is."""
+        return [_values(row) for row in self._extremes.wait()[0]]
 
 
-def _extremes(picture: Tensor) -> tuple[float, float]:
-    """Find the smallest and largest value in one pass; both are NaN where one value is."""
-    both = torch.stack(torch.aminmax(picture)).cpu()  # one synchronisation
-    return float(both[0]), float(both[1])
+def is_damaged(result: Tensor, *sources: Tensor) -> bool:
+    """Return the verdict on one result at once; see :class:`Verdict`."""
+    return Verdict([result], *sources)()
+
+
+def _extremes(picture: Tensor) -> Tensor:
+    """Find the smallest and largest value in one pass: (2,), float32."""
+    return torch.stack(torch.aminmax(picture)).float()
+
+
+def _values(row: Tensor) -> tuple[float, float]:
+    return float(row[0]), float(row[1])

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .frame import Picture, PixelFormat
+from .kernels.cuda import on_stream
 
 _THUMBNAIL = (36, 64)
 """Height and width."""
@@ -79,10 +80,12 @@ class Scenes:
     def __call__(self, picture: Picture) -> Marks:
         """Compare a picture with those before it. Planes are only read."""
         before, self._before = self._before, picture
-        duplicate = before is not None and _is_same(before, picture)
-        if duplicate:
-            self._flat_pictures += self._flat_pictures > 0
-        cut = self._detect_cuts and not duplicate and self._is_cut(picture)
+        # planes on a card are complete: reading them waits for nothing that is computed there
+        with on_stream("scenes", picture.planes[0].device):
+            duplicate = before is not None and _is_same(before, picture)
+            if duplicate:
+                self._flat_pictures += self._flat_pictures > 0
+            cut = self._detect_cuts and not duplicate and self._is_cut(picture)
         self._counts["duplicates"] += duplicate
         self._counts["cuts"] += cut
         return Marks(cut, duplicate)

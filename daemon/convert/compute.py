@@ -22,6 +22,7 @@ from ...filters.color.convert import ToFrame, ToPicture, output_size
 from ...filters.color.matrix import matrix_warning, output_color
 from ...filters.device import available_bytes
 from ...filters.frame import Pending, Picture, StreamInfo
+from ...filters.kernels.cuda import on_stream, stream_for
 from ...filters.scenes import Scenes
 
 log = logging.getLogger("upframe.compute")
@@ -290,6 +291,8 @@ class Compute:
             log.warning("%s", warning)
         self._downloads: deque[Callable[[], Picture]] = deque()
         self._most_downloads = _DOWNLOADS if device.type == "cuda" else 0
+        if device.type == "cuda":  # weights were loaded on the stream of who calls
+            stream_for("compute", device).wait_stream(torch.cuda.current_stream(device))
         self._clock = SharedClock(now)
         self._lanes: Lanes[Picture] | None = lanes_for(
             self._chain, device, _coded_bytes(info, out), self._clock
@@ -426,7 +429,7 @@ class Compute:
         with self._working():
             pending = next(planned, None)
             if pending is not None:
-                self._downloads.append(self._to_picture.begin(pending.frame()))
+                self._downloads.append(self._to_picture.begin(pending))
         return pending is not None
 
     def _next_download(self) -> Picture:
@@ -446,7 +449,8 @@ class Compute:
     def _working(self) -> Generator[None]:
         started = self._clock.start()
         try:
-            with torch.inference_mode():
+            # on a stream of their own: a card that decodes waits for the default one
+            with torch.inference_mode(), on_stream("compute", self._device):
                 yield
         finally:
             self._spent += self._clock.stop(started)

@@ -32,6 +32,8 @@ class OutsideGamut:
     def __init__(self) -> None:
         self._count: Tensor | int = 0
         self._outside: Tensor | None = None
+        self._stream: torch.cuda.Stream | None = None
+        """On which a card counts."""
         self._lock = threading.Lock()
 
     def must_clip(self, values: Tensor, tolerance: float) -> bool:
@@ -40,6 +42,8 @@ class OutsideGamut:
             low, high = (float(value) for value in values.aminmax())
             if low >= 0 and high <= 1:
                 return False
+        elif values.is_cuda:
+            self._stream = torch.cuda.current_stream(values.device)
         outside = (values < -tolerance).count_nonzero() + (values > 1 + tolerance).count_nonzero()
         with self._lock:
             self._count = self._count + outside
@@ -50,11 +54,14 @@ class OutsideGamut:
         with self._lock:
             if self._outside is None:
                 self._outside = torch.zeros(1, dtype=torch.int64, device=device)
+                if device.type == "cuda":
+                    self._stream = torch.cuda.current_stream(device)
             return self._outside
 
     def count(self) -> int:
         """Return the sum so far."""
-        return int(self._count) + (0 if self._outside is None else int(self._outside))
+        with torch.cuda.stream(self._stream):  # without one this changes nothing
+            return int(self._count) + (0 if self._outside is None else int(self._outside))
 
 
 _MOST_STAGED = 16
@@ -192,32 +199,32 @@ class ToPicture:
 
     def __call__(self, frame: Frame) -> Picture:
         """Convert one frame of any float dtype on any device."""
-        return self.begin(frame)()
+        return self.plan(Pending.of(frame))()
 
-    def begin(self, frame: Frame) -> Callable[[], Picture]:
-        """Convert one frame; its planes are copied to the CPU while the device continues.
+    def begin(self, pending: Pending) -> Callable[[], Picture]:
+        """Compute and convert the next frame; the device goes on while its planes are copied.
 
         Returns:
-            A function that waits for the copy and returns the picture.
+            A function that waits for the copy and returns the picture. A frame whose check
+            replaces it is converted again by that.
         """
-        pending = Pending.of(frame)
-        transfer = self._plan_codes(pending)().transfer
-        return partial(self._picture, transfer, frame)
+        coded, finish = self._planned(pending)
+        coded.begun()
+        return finish
 
     def plan(self, pending: Pending) -> Callable[[], Picture]:
         """Take the next frame, in order, and leave the work to who calls what is returned."""
-        coded = self._plan_codes(pending)
-        return lambda: self._picture(coded().transfer, pending.frame())
+        return self._planned(pending)[1]
 
-    def _plan_codes(self, pending: Pending) -> Deferred[_Coded]:
+    def _planned(self, pending: Pending) -> tuple[Deferred[_Coded], Callable[[], Picture]]:
         before = self._last if pending.duplicate else None
-        self._last = Deferred(lambda: self._coded(pending.frame(), before))
-        return self._last
+        coded = self._last = pending.frame.then(lambda frame: self._coded(frame, before))
+        return coded, lambda: self._picture(coded().transfer, pending.frame())
 
     def _coded(self, frame: Frame, before: Deferred[_Coded] | None) -> _Coded:
         """Start to copy a frame's planes to the CPU, or reuse those of the frame it repeats."""
         size = output_size(frame.width, frame.height, self._form.name)
-        if before is not None and (last := before()).size == size:
+        if before is not None and (last := before.begun()).size == size:
             return last
         return _Coded(self._download(self._codes(frame, *size)), size)
 

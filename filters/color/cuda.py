@@ -1,13 +1,12 @@
 """Colours by kernels on a CUDA card: a picture is read once, and what goes out is written once.
 
-The first picture of a stream is also computed by plain torch and compared. Untested on CUDA
-hardware.
+The first picture of a stream is also computed by plain torch and compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -80,7 +79,7 @@ class YuvDecoder:
             band = self._band(chroma.shape[2], width, across, luma.device)
         else:
             band = self._band(width, width, "first", luma.device)
-        table = _table(*rgb_of_codes(form, picture.color, width, height), luma.device)
+        table = _decoding_table(form, picture.color, width, height, luma.device)
         out = torch.empty(3, height, width, device=luma.device)
         if outside is None:
             outside = torch.zeros(1, dtype=torch.int64, device=luma.device)
@@ -145,7 +144,7 @@ class YuvEncoder:
         luma = torch.empty(height, width, dtype=codes, device=pixels.device)
         is_whole = not form.chroma_shift_x
         chroma = luma.new_empty(2, height, width, dtype=codes if is_whole else torch.float32)
-        table = _table(*codes_of_rgb(form, color, width, height), pixels.device)
+        table = _encoding_table(form, color, width, height, pixels.device)
         _kernels().coded[_grid(width, height)](
             pixels, luma, chroma, table, outside, pixels.stride(1), pixels.stride(0),
             width, height, top, CODES=is_whole, ROWS=_ROWS, COLUMNS=_COLUMNS,
@@ -195,6 +194,23 @@ def _along(
 
 def _grid(width: int, height: int) -> tuple[int, int]:
     return -(-width // _COLUMNS), -(-height // _ROWS)
+
+
+# A copy for each frame would wait for the device.
+
+
+@lru_cache(maxsize=64)
+def _decoding_table(
+    form: PixelFormat, color: Color, width: int, height: int, device: torch.device
+) -> Tensor:
+    return _table(*rgb_of_codes(form, color, width, height), device)
+
+
+@lru_cache(maxsize=64)
+def _encoding_table(
+    form: PixelFormat, color: Color, width: int, height: int, device: torch.device
+) -> Tensor:
+    return _table(*codes_of_rgb(form, color, width, height), device)
 
 
 def _table(matrix: Tensor, constants: Tensor, device: torch.device) -> Tensor:

@@ -3,7 +3,7 @@
 Each direction has one stream in the process, so that copies wait only for what they need.
 Pinned memory is pooled by torch: a block returns to the pool when its last tensor is freed and its
 copy has ended, so the pool is as large as the pipeline's queues. If memory cannot be pinned, and on
-a CPU, the same calls make plain copies. Untested on CUDA hardware.
+a CPU, the same calls make plain copies.
 """
 
 from __future__ import annotations
@@ -56,8 +56,11 @@ class Upload:
 
     def __call__(self, tensors: Sequence[Tensor]) -> Transfer:
         """Begin to copy tensors, which may be freed or overwritten at once."""
-        if self._stream is None or any(tensor.is_cuda for tensor in tensors):
+        if self._stream is None:
             return Transfer(tuple(tensor.to(self._device) for tensor in tensors))
+        if any(tensor.is_cuda for tensor in tensors):  # another stream's, which keeps them no more
+            copies = tuple(tensor.to(self._device) for tensor in tensors)
+            return Transfer(copies, _recorded(torch.cuda.current_stream(self._device)))
         staged = [self._pinned.like(tensor).copy_(tensor) for tensor in tensors]
         with torch.cuda.stream(self._stream):
             copies = tuple(one.to(self._device, non_blocking=True) for one in staged)

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..device import Runtime
 from ..errors import CheckpointRejected, FilterError
 from ..frame import Counts, Deferred, Frame, Pending, PlannedFilter, StreamInfo, lasting
-from ..guard import is_damaged
+from ..guard import Verdict
 from ..options import InterpolateOptions
 from ..weights import RIFE, Weights, load_state_dict, resolve_weights
 from .checkpoint import load_ifnet
@@ -53,7 +53,9 @@ def reason_to_repeat(left: Frame, right: Frame, longest: Fraction) -> Reason | N
     step = right.pts - left.pts
     if step <= 0 or step * right.time_base > longest:
         return "repeated_at_gaps"
-    return "repeated_at_duplicates" if right.duplicate or _same_pixels(left, right) else None
+    # frames on a card were compared when they were read: to compare them here waits for the card
+    same = right.duplicate or (not right.pixels.is_cuda and _same_pixels(left, right))
+    return "repeated_at_duplicates" if same else None
 
 
 def ticks_between(left: Frame, right: Frame) -> int:
@@ -97,6 +99,14 @@ class _Held:
 
     frame: Frame
     source: Deferred[Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Between:
+    """The in-betweens of a gap, (3 or 4, H, W), and whether they are damaged."""
+
+    images: list[Tensor]
+    verdict: Verdict
 
 
 class Interpolate(PlannedFilter):
@@ -204,15 +214,17 @@ class Interpolate(PlannedFilter):
         return [first, *(Pending.of(self._timed(repeat, k * step, step)) for k in moments)]
 
     def _inserted(self, left: _Held, right: _Held, step: int) -> list[Pending]:
-        images = Deferred(lambda: self._between(left, right))
+        between = Deferred(
+            lambda: self._between(left, right), lambda found: self._checked(found, left, right)
+        )
         moments = range(1, self._factor)
-        made = (partial(self._made, left.frame, images, index, step) for index in moments)
-        return [Pending(Deferred(compute), duplicate=False) for compute in made]
+        made = (between.then(partial(self._made, left.frame, index, step)) for index in moments)
+        return [Pending(frame, duplicate=False) for frame in made]
 
-    def _made(self, left: Frame, images: Deferred[list[Tensor]], index: int, step: int) -> Frame:
+    def _made(self, left: Frame, index: int, step: int, found: _Between) -> Frame:
         pixels, alpha = left.pixels, left.alpha
         # sampling may leave the range by a rounding error
-        image = images()[index - 1].clamp(0, 1).to(pixels.device, pixels.dtype)
+        image = found.images[index - 1].clamp(0, 1).to(pixels.device, pixels.dtype)
         between = replace(
             left,
             pixels=image[:3],
@@ -221,24 +233,28 @@ class Interpolate(PlannedFilter):
             duplicate=False,
             t35=lasting(left.t35),
         )
-        self._counts.add("inserted")
         return self._timed(between, index * step, step)
 
-    def _between(self, left: _Held, right: _Held) -> list[Tensor]:
-        """Compute the in-betweens, (3 or 4, H, W). A frame is encoded once, for both its gaps."""
-        size = left.frame.height, left.frame.width
-        images = self._fill(left.source(), right.source(), *size)
+    def _between(self, left: _Held, right: _Held) -> _Between:
+        """Compute the in-betweens. A frame is encoded once, for both its gaps."""
+        images = self._fill(left.source(), right.source(), left.frame.height, left.frame.width)
+        self._counts.add("inserted", len(images))
         pixels = left.frame.pixels, right.frame.pixels
-        if not any(is_damaged(image[:3], *pixels) for image in images):
-            return images
+        return _Between(images, Verdict([image[:3] for image in images], *pixels))
+
+    def _checked(self, found: _Between, left: _Held, right: _Held) -> _Between:
+        """Compute damaged in-betweens again in fp32."""
+        if not found.verdict():
+            return found
         if self._fill_exactly is not None:
-            self._counts.add("redone_in_fp32", len(images))
+            self._counts.add("redone_in_fp32", len(found.images))
             exact = [self._fill_exactly.source(_image(held.frame)) for held in (left, right)]
-            images = self._fill_exactly(exact[0], exact[1], *size)
+            size = left.frame.height, left.frame.width
+            found = replace(found, images=self._fill_exactly(exact[0], exact[1], *size))
         # black in fp32 is what the network means; NaN and Inf are no picture
-        if not all(torch.isfinite(image).all() for image in images):
+        if not all(torch.isfinite(image).all() for image in found.images):
             raise FilterError(f"the network gave NaN or Inf after {left.frame!r}, in fp32 too")
-        return images
+        return found
 
     def _timed(self, frame: Frame, ticks: int, duration: int) -> Frame:
         """Move a frame into the finer time base, `ticks` of which it comes later."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import threading
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from math import isqrt
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from ..device import GIB, available_bytes, exact_convolutions, unless_out_of_memory
 from ..errors import FilterError, TooLarge, is_out_of_memory
-from ..guard import is_damaged
+from ..frame import Deferred
+from ..guard import Verdict
 from ..kernels.cuda import on_device
 from .cpu import on_cpu
 from .network import ReducedSRVGG, SRVGGNetCompact, Upscaler, can_reduce, cut, resize, scaled_size
@@ -206,35 +208,62 @@ class Enlarger:
             TooLarge: if it does not fit in memory, not even in the smallest tiles.
             FilterError: if the network returns NaN or Inf, in float32 too.
         """
-        _, height, width = pixels.shape
+        return self.deferred(pixels, scale)()
+
+    def deferred(self, pixels: Tensor, scale: float) -> Deferred[Tensor]:
+        """Enlarge a picture when it is asked for; its check waits for the device. See `__call__`.
+
+        What is `begun` may be damaged: NaN, or black.
+        """
+        verdicts: list[Verdict] = []
+
+        def compute() -> Tensor:
+            source = self._source(pixels)
+            result = self._ready(self._precision, scale)(source)
+            verdicts.append(Verdict([result], source))
+            return _sized(result, pixels, scale)
+
+        def check(enlarged: Tensor) -> Tensor:
+            return self._checked(enlarged, verdicts[-1], pixels, scale)
+
+        return Deferred(
+            lambda: self._run(compute, pixels),
+            lambda enlarged: self._run(partial(check, enlarged), pixels),
+        )
+
+    def _run(self, work: Callable[[], Tensor], pixels: Tensor) -> Tensor:
         try:
             with torch.inference_mode(), exact_convolutions(self.device), on_device(self.device):
-                source = pixels[None].to(self.device, torch.float32)
-                enlarged = resize(self._checked(source, scale), *scaled_size(width, height, scale))
-                return enlarged.clamp_(0, 1)[0]
+                return work()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            _, height, width = pixels.shape
             raise TooLarge(
                 f"no memory is left on {self.device} for the enlarged {width}x{height} frame"
             ) from error
 
-    def _checked(self, source: Tensor, scale: float) -> Tensor:
-        """Run the network; again in float32 where the result is damaged."""
-        result = self._ready(self._precision, scale)(source)
-        if not is_damaged(result, source):
-            return result
+    def _checked(self, enlarged: Tensor, verdict: Verdict, pixels: Tensor, scale: float) -> Tensor:
+        """Run the network again in float32 where its result is damaged."""
+        if not verdict():
+            return enlarged
+        is_finite = verdict.is_finite
         if self._precision != torch.float32:
             with self._lock:
                 self.num_redone_in_fp32 += 1
-            result = self._ready(torch.float32, scale)(source)
+            result = self._ready(torch.float32, scale)(self._source(pixels))
+            is_finite = bool(torch.isfinite(result).all())
+            enlarged = _sized(result, pixels, scale)
         # black in float32 is what the network means; NaN and Inf are no picture
-        if not torch.isfinite(result).all():
+        if not is_finite:
             raise FilterError(
                 "the upscaling network returned NaN or Inf in fp32 too, for a frame of "
-                f"{source.shape[3]}x{source.shape[2]}: its weights or the frame are damaged"
+                f"{pixels.shape[2]}x{pixels.shape[1]}: its weights or the frame are damaged"
             )
-        return result
+        return enlarged
+
+    def _source(self, pixels: Tensor) -> Tensor:
+        return pixels[None].to(self.device, torch.float32)
 
     def _ready(self, precision: torch.dtype, scale: float) -> Tiles:
         """Return the network in a precision, by which it enlarges by `scale` or by its own."""
@@ -265,3 +294,9 @@ class Enlarger:
         wanted = scaled_size(width, height, scale)
         num = own[0] * own[1] + (1 if own == wanted else 2) * wanted[0] * wanted[1]
         return num * 3 * torch.float32.itemsize
+
+
+def _sized(result: Tensor, pixels: Tensor, scale: float) -> Tensor:
+    """Bring the network's result for a picture to the size that is wanted, and into [0, 1]."""
+    _, height, width = pixels.shape
+    return resize(result, *scaled_size(width, height, scale)).clamp_(0, 1)[0]

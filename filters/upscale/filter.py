@@ -56,6 +56,10 @@ class _Enlarged:
 
     source: Frame
     result: Frame
+    pixels: Deferred[Tensor]
+    """Of the result; its check may replace them."""
+    is_reused: bool
+    """Whether they are those of the frame before."""
 
 
 class Upscale(PlannedFilter):
@@ -97,9 +101,11 @@ class Upscale(PlannedFilter):
             FilterError: likewise, if the network gives NaN or Inf, in float32 too.
         """
         before = self._last
-        made = Deferred(lambda: self._made(pending, before))
+        made = Deferred(
+            lambda: self._begun(pending, before), lambda made: self._checked(made, pending, before)
+        )
         self._last = made
-        return (Pending(Deferred(lambda: made().result), pending.duplicate),)
+        return (Pending(made.then(lambda made: made.result), pending.duplicate),)
 
     def flush(self) -> tuple[()]:
         """Drop the last frame; nothing is held back."""
@@ -120,19 +126,33 @@ class Upscale(PlannedFilter):
             "tiles_halved": self._enlarger.num_halved,
         }
 
-    def _made(self, pending: Pending, before: Deferred[_Enlarged] | None) -> _Enlarged:
-        frame, last = pending.frame(), None
+    def _begun(self, pending: Pending, before: Deferred[_Enlarged] | None) -> _Enlarged:
+        frame, last = pending.frame.begun(), None
         if before is not None:  # only a duplicate is worth waiting for what another thread makes
-            last = before() if frame.duplicate else before.peek()
-        result = replace(frame, pixels=self._pixels(frame, last), alpha=self._alpha(frame, last))
-        return _Enlarged(frame, result)
+            last = before.begun() if frame.duplicate else before.peek()
+        made = self._made(frame, last)
+        self._counts.add("reused" if made.is_reused else "upscaled")
+        return made
 
-    def _pixels(self, frame: Frame, last: _Enlarged | None) -> Tensor:
+    def _checked(
+        self, made: _Enlarged, pending: Pending, before: Deferred[_Enlarged] | None
+    ) -> _Enlarged:
+        """Enlarge again what was made of a damaged frame, or is damaged itself."""
+        frame = pending.frame()
+        last = before() if before is not None and made.is_reused else None
+        if frame is not made.source or (last is not None and last.pixels is not made.pixels):
+            made = self._made(frame, last)
+        pixels = made.pixels()
+        if pixels is made.result.pixels:
+            return made
+        return replace(made, result=replace(made.result, pixels=pixels))
+
+    def _made(self, frame: Frame, last: _Enlarged | None) -> _Enlarged:
+        pixels, is_reused = self._enlarger.deferred(frame.pixels, self._scale), False
         if frame.duplicate and last and last.source.pixels.shape == frame.pixels.shape:
-            self._counts.add("reused")
-            return last.result.pixels
-        self._counts.add("upscaled")
-        return self._enlarger(frame.pixels, self._scale)
+            pixels, is_reused = last.pixels, True
+        result = replace(frame, pixels=pixels.begun(), alpha=self._alpha(frame, last))
+        return _Enlarged(frame, result, pixels, is_reused)
 
     def _alpha(self, frame: Frame, last: _Enlarged | None) -> Tensor | None:
         """Enlarge alpha as a gray picture, so that its edges agree with those of the pixels."""

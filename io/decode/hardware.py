@@ -1,7 +1,7 @@
 """Decoding by an NVIDIA card, whose frames stay there: no pixel crosses to the CPU and back.
 
 Only for formats with the same result either way: progressive 4:2:0 of 8 or 10 bits. Anything else,
-and whatever the card refuses, is decoded in software, which is logged. Untested on CUDA hardware.
+and whatever the card refuses, is decoded in software, which is logged.
 """
 
 from __future__ import annotations

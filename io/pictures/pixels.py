@@ -184,7 +184,7 @@ def _planar(name: str, order: str) -> PixelLayout | None:
     )
 
 
-# Decoded frames on an NVIDIA card (`decode.hardware`). Untested on CUDA hardware.
+# Decoded frames on an NVIDIA card (`decode.hardware`).
 
 _SHIFT = {"nv12": 0, "p010le": 6}
 """Bits below the value."""
@@ -232,7 +232,8 @@ def planes_on_card(frame: VideoFrame) -> list[Tensor]:
         for plane in frame.planes[:2]
     )
     planes = [_values(part, shift) for part in (luma, chroma[..., 0], chroma[..., 1])]
-    # FFmpeg decodes on the default stream, so the copies on it come after that
+    # FFmpeg decodes on the default stream, so the copies on it come after that; filters compute on
+    # another one, for which this does not wait
     if luma.is_cuda:
         torch.cuda.current_stream(luma.device).synchronize()
     return planes

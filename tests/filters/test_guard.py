@@ -1,7 +1,14 @@
+"""What is damage, and when a card is waited for to find out."""
+
+from __future__ import annotations
+
 import pytest
 import torch
+from support.kernels.card import Card, OnCard, card
 
-from upframe.filters.guard import is_damaged
+from upframe.filters.guard import Verdict, is_damaged
+
+__all__ = ["card"]
 
 BRIGHT = torch.full((3, 4, 5), 0.5)
 BLACK = torch.zeros(3, 4, 5)
@@ -60,3 +67,26 @@ def test_channels_last_results_are_looked_at_whole() -> None:
 def test_a_result_without_a_source_is_a_bug() -> None:
     with pytest.raises(ValueError, match="at least one source, got none"):
         is_damaged(BRIGHT)
+
+
+@pytest.mark.filterwarnings("ignore")  # of memory that no card pins
+@pytest.mark.parametrize(
+    ("value", "source", "damaged"),
+    [(0.5, BRIGHT, False), (float("nan"), BRIGHT, True), (0.0, BRIGHT, True), (0.0, BLACK, False)],
+)
+def test_a_card_is_waited_for_where_the_verdict_is_asked_for(
+    card: Card, value: float, source: torch.Tensor, damaged: bool
+) -> None:
+    results = [torch.full((3, 4, 5), given).as_subclass(OnCard) for given in (0.5, value)]
+    verdict = Verdict(results, source.as_subclass(OnCard))
+    assert card.num_waits == 0
+    results[1].fill_(0.5)  # as clamping does: what counts is how it was
+    assert verdict() == damaged
+    assert verdict.is_finite == (value == value)
+    assert card.num_waits == 1
+
+
+def test_one_damaged_result_of_several_is_damage() -> None:
+    assert not Verdict([BRIGHT, BRIGHT], BRIGHT)()
+    assert Verdict([BRIGHT, BLACK], BRIGHT)()
+    assert Verdict([BRIGHT / 0, BRIGHT], BRIGHT)()

@@ -86,6 +86,43 @@ def test_a_deferred_value_is_computed_once_and_lets_go_of_its_sources() -> None:
     assert (value(), value(), value.peek(), asked) == (7, 7, 7, [1])
 
 
+def test_a_value_is_checked_once_by_who_wants_it_checked() -> None:
+    checked: list[int] = []
+
+    def check(value: int) -> int:
+        checked.append(value)
+        return value + 1
+
+    value = Deferred(lambda: 7, check)
+    assert (value.begun(), value.begun(), checked) == (7, 7, [])
+    assert (value(), value(), value.begun(), checked) == (8, 8, 8, [7])
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_was_made_of_a_value_is_made_again_only_where_the_check_replaces_that(
+    replaced: bool,
+) -> None:
+    made: list[str] = []
+
+    def make(value: str) -> str:
+        made.append(value)
+        return value.upper()
+
+    source = Deferred(lambda: "bad", lambda value: "good" if replaced else value)
+    last = source.then(make).then(lambda value: value + "!")
+    assert last.begun() == "BAD!"
+    assert last() == ("GOOD!" if replaced else "BAD!")
+    assert made == ["bad", "good"][: 1 + replaced]
+
+
+def test_a_check_that_fails_is_made_again() -> None:
+    results = iter([0, 2])
+    value = Deferred(lambda: 4, lambda value: value // next(results))
+    with pytest.raises(ZeroDivisionError):
+        value()
+    assert value() == 2
+
+
 def test_who_asks_while_a_value_is_computed_gets_that_value() -> None:
     inside, go_on = threading.Event(), threading.Event()
 

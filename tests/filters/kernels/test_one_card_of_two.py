@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,9 +22,12 @@ from torch import Tensor
 import upframe.filters.kernels
 from upframe.filters.color import cuda as color
 from upframe.filters.color.staging import Download, Upload
+from upframe.filters.frame import Color, Picture, PixelFormat
 from upframe.filters.interpolate import cuda_layers
 from upframe.filters.kernels import convolution
+from upframe.filters.kernels.cuda import stream_for
 from upframe.filters.kernels.graphs import CudaRecording, Graphs
+from upframe.filters.scenes import Scenes
 from upframe.filters.upscale.cuda import FusedBody, FusedRRDB
 from upframe.filters.upscale.enlarger import Enlarger
 from upframe.filters.upscale.network import Upscaler
@@ -128,6 +133,43 @@ def test_a_process_that_lives_long_records_on_no_stream_of_a_copy(card: Card) ->
     assert len(card.copied_on) == 2
     assert len(card.captured_on) == 1
     assert card.captured_on.isdisjoint(card.copied_on)
+
+
+def test_what_a_card_has_decoded_stays_while_another_stream_reads_it(card: Card) -> None:
+    """The decoder's next frame is copied to where the last one lay as soon as that is free."""
+    planes = [torch.zeros(2).as_subclass(OnCard) for _ in range(2)]
+    staged = Upload(CARD_1)(planes)
+    reading: Any = card.Stream(CARD_1)
+    with card.stream(reading):
+        taken = staged.follow()
+    assert reading.num_events == 1
+    assert [plane.kept_for for plane in taken] == [reading] * 2  # type: ignore[attr-defined]
+
+
+def test_scenes_wait_for_no_filter_on_a_card_that_decodes(
+    card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams, equal = list[Any](), torch.equal
+
+    def noting(a: Tensor, b: Tensor) -> bool:
+        streams.append(card.current_stream())
+        return equal(a, b)
+
+    monkeypatch.setattr(torch, "equal", noting)
+    scenes = Scenes(detect_cuts=False)
+    for pts in range(3):
+        planes = (torch.zeros(2, 2, dtype=torch.uint8).as_subclass(OnCard),)
+        scenes(Picture(planes, "gray", Color(), pts, 1, Fraction(1, 25)))
+    assert scenes.statistics()["duplicates"] == 2
+    assert set(streams) == {stream_for("scenes", CARD_1)}
+
+
+def test_constants_of_colours_are_copied_to_a_card_once() -> None:
+    form, tags = PixelFormat.parse("yuv420p"), Color(range="tv", matrix="bt709")
+    for table in (color._decoding_table, color._encoding_table):
+        first = table(form, tags, 64, 48, torch.device("meta"))
+        assert table(form, replace(tags), 64, 48, torch.device("meta")) is first
+        assert table(form, replace(tags, range="pc"), 64, 48, torch.device("meta")) is not first
 
 
 def test_threads_record_one_after_the_other(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,13 @@ class Stream:
     def __init__(self, number: int) -> None:
         self.number = number
         self.waited_for: list[Stream] = []
+        self.num_events = 0
 
     def wait_stream(self, other: Stream) -> None:
         self.waited_for.append(other)
+
+    def wait_event(self, event: Event) -> None:
+        self.num_events += 1
 
 
 class Card:
@@ -31,6 +35,8 @@ class Card:
         self.current = 0
         self.copied_on: set[Stream] = set()
         self.captured_on: set[Stream] = set()
+        self.num_waits = 0
+        """How often a thread has waited for a copy."""
         self._pool = [Stream(number) for number in range(32)]
         self._num_given = 0
         self._default = Stream(-1)
@@ -80,6 +86,9 @@ class Event:
     def record(self, stream: Stream) -> None:
         self._card.copied_on.add(stream)
 
+    def synchronize(self) -> None:
+        self._card.num_waits += 1
+
 
 class Graph:
     def replay(self) -> None:
@@ -92,8 +101,11 @@ class OnCard(torch.Tensor):
     is_cuda = True
     device = property(lambda self: CARD_1)
 
+    def to(self, device: torch.device) -> OnCard:  # type: ignore[override]
+        return self
+
     def record_stream(self, stream: Any) -> None:
-        pass
+        self.kept_for = stream
 
 
 @pytest.fixture
