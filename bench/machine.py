@@ -33,7 +33,7 @@ def describe() -> dict[str, Any]:
 
 
 def _cuda() -> dict[str, Any]:
-    """The CUDA device that is used by default; untested on CUDA hardware."""
+    """The CUDA device that is used by default."""
     if not torch.cuda.is_available():
         return {"cuda_device": None}
     # torch leaves its type open

@@ -52,7 +52,6 @@ CONTESTS: dict[str, tuple[Contest, ...]] = {
         Contest("srvgg", 640, 360, most_rounds=5, calls=1),
         Contest("rrdb", 320, 180, most_rounds=3, calls=1),
     ),
-    # Untested on CUDA hardware.
     "cuda": (
         Contest("srvgg", 1920, 1080, calls=20),
         Contest("rife", 1920, 1080, calls=40),

@@ -4,7 +4,7 @@
 
 FOLDER is bench/peers/.venv, which git ignores. With --cuda it sees the packages of the Python that
 runs this, so that its torch, built for the card, is used, and only the peers that run there are
-installed; untested on CUDA hardware. With --wheels no index is asked: all comes from files in
+installed. With --wheels no index is asked: all comes from files in
 that folder.
 
 A peer that cannot be installed does not stop the others; its error is written into FOLDER and comes

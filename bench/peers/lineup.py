@@ -91,7 +91,6 @@ def _cpu(contest: Contest) -> tuple[Entry, ...]:
 
 
 def _cuda(contest: Contest) -> tuple[Entry, ...]:
-    """Untested on CUDA hardware."""
     half = Way(torch.float16)
     last = Way(torch.float16, channels_last=True)
     graphs = Way(torch.float16, channels_last=True, compiled="reduce-overhead")

@@ -30,7 +30,7 @@ GOALS: tuple[Goal, ...] = (
     Goal("srvgg-640x360", "best peer", 1.15),
     Goal("rife-640x352", "reference", 3.5),
     Goal("rife-640x360", "reference", 3.5),
-    # Of one H100; untested on CUDA hardware.
+    # Of one H100.
     Goal("rife-1920x1080", "reference", 8.0),
     Goal("rife-1920x1080", "best peer", 2.5),
     Goal("srvgg-1920x1080", "best peer", 1.5),

@@ -201,7 +201,7 @@ def _reset_cuda_peak(device: torch.device) -> None:
 
 
 def _cuda_peak_mib(device: torch.device) -> float | None:
-    """What torch had allocated at most on the card (untested on CUDA hardware); None on a CPU."""
+    """What torch had allocated at most on the card; None on a CPU."""
     return torch.cuda.max_memory_allocated(device) / _MIB if device.type == "cuda" else None
 
 

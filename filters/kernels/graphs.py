@@ -2,7 +2,7 @@
 
 A graph reads from and writes into memory of its own. Its result is therefore overwritten by the
 next call with the same size: it must be read by work on the calling stream, and a thread that
-shares it with others holds its `turn` until that work has been started. Untested on CUDA hardware.
+shares it with others holds its `turn` until that work has been started.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..device import note_recorded
 from ..errors import is_out_of_memory
-from .cuda import KernelSelfTest, mismatch, stream_for
+from .cuda import KernelSelfTest, disagrees, stream_for
 
 MOST_GRAPHS = 4
 MOST_BYTES = 3 << 29
@@ -38,6 +38,7 @@ class Graphs:
         record: records it for inputs of the same size.
         most: recordings.
         most_bytes: of device memory, of all of them.
+        needed_bytes: estimates that of one, from its input; more than `most_bytes` is not recorded.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class Graphs:
         *,
         most: int = MOST_GRAPHS,
         most_bytes: int = MOST_BYTES,
+        needed_bytes: Callable[[Tensor], int] | None = None,
     ) -> None:
         self._function = function
         self._record = record or CudaRecording
         self._most = most
         self._most_bytes = most_bytes
+        self._needed_bytes = needed_bytes
         self._held: OrderedDict[_Size, CudaRecording] = OrderedDict()
         self._seen: OrderedDict[_Size, int] = OrderedDict()
         self._too_large: set[_Size] = set()
@@ -93,6 +96,9 @@ class Graphs:
     def _new(self, size: _Size, x: Tensor) -> CudaRecording | None:
         if self._is_off or size in self._too_large or not self._comes_again(size):
             return None
+        if self._needed_bytes is not None and self._needed_bytes(x) > self._most_bytes:
+            self._too_large.add(size)
+            return None
         try:
             return self._recorded(size, x)
         except RuntimeError as error:
@@ -114,8 +120,7 @@ class Graphs:
 
         def trial() -> str | None:
             made.append(self._record(self._function, x))
-            wanted = self._function(x)
-            return mismatch(made[0](x), wanted, wanted)
+            return disagrees(made[0](x), self._function(x))
 
         self._is_off = not KernelSelfTest("frames are computed without CUDA graphs").passed(trial)
         if self._is_off:

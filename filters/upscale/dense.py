@@ -37,6 +37,11 @@ class DenseTrunk:
         self._after = make(network.conv_body, None)
         self._up = [make(layer, SLOPE) for layer in (network.conv_up1, network.conv_up2)]
 
+    @property
+    def num_values(self) -> int:
+        """Values for each pixel that `features` allocates."""
+        return 3 * self._blocks[0][0].width + self._after.num_out
+
     def features(self, first: Tensor) -> Tensor:
         """Run all blocks on (1, num_feat, h, w), channels_last; the same shape."""
         num_feat, height, width = first.shape[1:]

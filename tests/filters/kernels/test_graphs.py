@@ -83,6 +83,27 @@ def test_memory_is_bounded() -> None:
     assert recorder.sizes == [6, 8, 100]
 
 
+def test_what_will_be_too_large_is_not_recorded_to_find_out() -> None:
+    recorder = Recorder()
+    graphs = Graphs(doubled, recorder, most_bytes=40, needed_bytes=lambda x: 2 * x.nbytes)
+    run(graphs, 5, 6)
+    run(graphs, 6, 6)
+    assert recorder.sizes == [5]
+
+
+def test_a_recording_may_round_values_of_any_size_otherwise() -> None:
+    def far(x: Tensor) -> Tensor:
+        return x + 100
+
+    def record(function: Callable[[Tensor], Tensor], x: Tensor) -> Kept:
+        return Kept(lambda x: function(x) + 0.06, x)  # a step of fp16 at 100
+
+    graphs = Graphs(far, record)
+    for _ in range(4):
+        graphs(torch.ones(3))
+    assert graphs.num_bytes > 0
+
+
 def test_where_there_is_no_memory_to_record_it_runs_plainly() -> None:
     def record(function: Callable[[Tensor], Tensor], x: Tensor) -> Kept:
         raise torch.OutOfMemoryError("tried to allocate a graph")
