@@ -61,7 +61,7 @@ MODULES = (convolution_kernels, glue_kernels, color_kernels)
 BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 KNOWN: dict[tuple[str, str], str] = {
-    ("resident", "spills in loops"): "a few of the layout as squares by 4, which has most addresses",
+    ("resident", "spills in loops"): "a few of the squares by 4, which have most addresses",
     ("streamed", "spills in loops"): "a few of 192 to 64 channels with two residuals",
 }
 """By kernel and kind of fault, why it is tolerated."""
