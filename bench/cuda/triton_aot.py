@@ -1,11 +1,11 @@
 """Compile every Triton kernel of upframe as its launchers call it, for cards that are not here.
 
-    triton_aot.py [--arch 80,86,89,90,120] [--only rife] [--out bench/results/triton-aot.json]
+    triton_aot.py [--arch 80,86,89,90,120] [--only rife] [--out bench/results/triton-aot.md]
 
 The launchers themselves run, on `meta` tensors (shapes without memory), so that signatures,
 constants and specialisations (divisible by 16, equal to 1) are those of a frame of 1920x1080.
 Instead of a launch each kernel is compiled to a cubin by the ptxas that Triton brings: no driver,
-no device. With --out the rows are written as JSON, and a table beside it as Markdown.
+no device. With --out the table is written with all that it depends on.
 
 Exits with 1 where `faults_of` finds something that `KNOWN` does not excuse, or where a kernel was
 not started by any launcher.
@@ -14,7 +14,6 @@ not started by any launcher.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -24,20 +23,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-os.environ.pop("TRITON_INTERPRET", None)
+if __name__ != "triton_aot":  # as in its own processes; tests may have set it for their kernels
+    os.environ.pop("TRITON_INTERPRET", None)
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
-from triton.runtime.jit import JITFunction
 
 from upframe.filters.color import cuda as color_launchers
 from upframe.filters.color import cuda_kernels as color_kernels
@@ -58,6 +57,7 @@ from machine import describe
 META = torch.device("meta")
 WIDTH, HEIGHT = 1920, 1080
 MODULES = (convolution_kernels, glue_kernels, color_kernels)
+LAUNCHERS = (convolution, cuda_layers, color_launchers)
 BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 KNOWN: dict[tuple[str, str], str] = {
@@ -87,6 +87,8 @@ ARCHITECTURES = {
     100: Architecture(Card(148, 232_448), 233_472, 64),  # B200
     120: Architecture(Card(170, 101_376), 102_400, 48),  # RTX 5090
 }
+Instruction = tuple[int, str, int | None]
+"""Address, name and, of a branch, target."""
 STRICT = 90
 """Where neither spills in loops nor serialised products of matrices are tolerated."""
 
@@ -177,7 +179,7 @@ class Recorder:
                 kernel = getattr(module, name)
                 return type("Started", (), {"__getitem__": lambda _, grid: start(kernel, grid)})()
 
-        def start(kernel: JITFunction[Any], grid: tuple[int, ...]) -> Callable[..., None]:
+        def start(kernel: Any, grid: tuple[int, ...]) -> Callable[..., None]:
             return lambda *args, **kw: recorder.launch(kernel, grid, args, kw)
 
         return Kernels()
@@ -215,10 +217,7 @@ class Recorder:
             row.registers = int(found[1])
         code = list(instructions(said("cuobjdump", "-sass", cubin)))
         row.instructions = counted(code)
-        spills = [at for at, name, _ in code if name.startswith(("LDL", "STL"))]
-        row.spills = len(spills)
-        loops = [(to, at) for at, _, to in code if to is not None and to < at]
-        row.spills_in_loops = sum(any(a <= at <= b for a, b in loops) for at in spills)
+        row.spills, row.spills_in_loops = spills_of(code)
         row.blocks_per_processor = blocks(row)
 
 
@@ -242,7 +241,7 @@ def said(program: str, *words: str | Path) -> str:
     return done.stdout + done.stderr
 
 
-def instructions(sass: str) -> Iterator[tuple[int, str, int | None]]:
+def instructions(sass: str) -> Iterator[Instruction]:
     """Give address, name and, of a branch, target of each instruction of a disassembly."""
     line = r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*)"
     for at, name, words in re.findall(line, sass):
@@ -250,7 +249,14 @@ def instructions(sass: str) -> Iterator[tuple[int, str, int | None]]:
         yield int(at, 16), name, int(to[1], 16) if to else None
 
 
-def counted(code: list[tuple[int, str, int | None]]) -> dict[str, int]:
+def spills_of(code: list[Instruction]) -> tuple[int, int]:
+    """Count accesses to a thread's own memory, and those of them in a loop."""
+    spills = [at for at, name, _ in code if name.startswith(("LDL", "STL"))]
+    loops = [(to, at) for at, _, to in code if to is not None and to < at]
+    return len(spills), sum(any(start <= at <= end for start, end in loops) for at in spills)
+
+
+def counted(code: list[Instruction]) -> dict[str, int]:
     """Count all instructions, those of the tensor cores, and accesses by their width in bits."""
     counts = Counter({"all": len(code)})
     for _, name, _ in code:
@@ -407,37 +413,29 @@ def all_rows(archs: Sequence[int], groups: Sequence[str]) -> list[Row]:
 
 
 def never_started(rows: Sequence[Row]) -> list[str]:
-    """List kernels, which store something, unlike functions of kernels, that nothing started."""
-    kernels = {
-        name
-        for module in MODULES
-        for name, value in vars(module).items()
-        if isinstance(value, JITFunction)
-        and value.__module__ == module.__name__
-        and re.search(r"\btl\.(store|atomic_\w+)\(", value.src)
-        and not name.startswith("_")
-    }
-    return sorted(kernels - {row.kernel for row in rows})
+    """List the kernels that the launchers name, and that no case has started."""
+    texts = [Path(str(module.__file__)).read_text() for module in LAUNCHERS]
+    named = {name for text in texts for name in re.findall(r"kernels\(\)\.(\w+)", text)}
+    return sorted(named - {row.kernel for row in rows})
 
 
 def table(rows: Sequence[Row], archs: Sequence[int]) -> Iterator[str]:
-    """Give the lines of a table: a line for each kernel, a column for each architecture."""
-    yield (
-        "| kernel | launches a frame | warps, stages | "
-        + " | ".join(f"sm_{arch}" for arch in archs)
-        + " | tensor cores, loads on sm_90 | constants |"
-    )
+    """Give the lines of a table: one for each kernel and result, a column per architecture."""
+    columns = " | ".join(f"sm_{arch}" for arch in archs)
+    yield f"| kernel | constants | most launches | warps, stages | {columns} | loads, products |"
     yield "|---" * (len(archs) + 5) + "|"
     forms: dict[tuple[str, str, str], dict[int, Row]] = {}
     for row in rows:
         forms.setdefault((row.kernel, row.constants, row.signature), {})[row.arch] = row
+    lines: dict[tuple[str, str], int] = {}
     for (kernel, constants, _), by_arch in forms.items():
         one = by_arch.get(STRICT) or next(iter(by_arch.values()))
-        launches = ", ".join(sorted({str(count) for count in one.cases.values()}))
-        wide = " ".join(f"{n} {count}" for n, count in one.instructions.items() if n[:2] != "ST")
+        reads = " ".join(f"{n} {count}" for n, count in one.instructions.items() if n != "all")
         cells = " | ".join(cell(by_arch.get(arch)) for arch in archs)
-        first = f"| {kernel} | {launches} | {one.warps}, {one.stages} "
-        yield f"{first}| {cells} | {wide} | {constants} |"
+        ends = f"| {kernel} | {constants} |", f"| {one.warps}, {one.stages} | {cells} | {reads} |"
+        lines[ends] = max(lines.get(ends, 0), *one.cases.values())
+    for (start, end), launches in lines.items():
+        yield f"{start} {launches} {end}"
 
 
 def cell(row: Row | None) -> str:
@@ -451,19 +449,20 @@ def cell(row: Row | None) -> str:
     return first + spills + serialized
 
 
-def page(rows: Sequence[Row], archs: Sequence[int], machine: dict[str, Any]) -> Iterator[str]:
+def page(rows: Sequence[Row], archs: Sequence[int]) -> Iterator[str]:
     """Give the lines of the page that is published: what, where, the table."""
+    machine = describe()
     yield "# Triton kernels, compiled ahead of time"
     yield ""
-    yield "Made by `python bench/cuda/triton_aot.py --out bench/results/triton-aot.json` with"
-    yield f"Triton {machine['triton']}, torch {machine['torch']} and Python {machine['python']} on"
+    yield "Made by `python bench/cuda/triton_aot.py --out bench/results/triton-aot.md` with"
+    yield f"Triton {triton.__version__}, torch {machine['torch']} and Python {machine['python']} on"
     yield f"{machine['processor']}, without a card: nothing of it was run."
     yield f"Frames of {WIDTH}x{HEIGHT}."
     yield ""
     yield "Of each architecture: registers (r) of a thread, KiB (K) of shared memory of a block,"
     yield "blocks (b) on a multiprocessor at once, instructions that spill registers, and whether"
-    yield "ptxas serialises the products of matrices. A row is a kernel with its constants and one"
-    yield "set of types and divisibilities of its arguments."
+    yield "ptxas serialises the products of matrices. Launches are those of a frame; loads, stores"
+    yield "and products, by their width in bits, are instructions on sm_90."
     slowest: dict[str, float] = {}
     for row in rows:
         slowest[row.kernel] = max(slowest.get(row.kernel, 0), row.compile_seconds)
@@ -473,6 +472,9 @@ def page(rows: Sequence[Row], archs: Sequence[int], machine: dict[str, Any]) -> 
         + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in slowest.items())
         + "."
     )
+    yield ""
+    for (kernel, kind), why in KNOWN.items():
+        yield f"- Known: `{kernel}`, {kind}: {why}."
     yield ""
     yield from table(rows, archs)
 
@@ -490,14 +492,14 @@ def judged(rows: Sequence[Row]) -> list[str]:
     for kernel, kind in KNOWN.keys() - found.keys():
         print(f"{kernel}, {kind}: no longer so; remove it from KNOWN")
     new = [f"{kernel}: {kind}" for kernel, kind in found if (kernel, kind) not in KNOWN]
-    return new + [f"{name}: no launcher has started it" for name in never_started(rows)]
+    return new
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", default="80,86,89,90,120")
     parser.add_argument("--only", default="", help=f"one of {', '.join(GROUPS)}")
-    parser.add_argument("--out", type=Path, help="JSON; a table is written beside it")
+    parser.add_argument("--out", type=Path, help="Markdown")
     asked = parser.parse_args()
     archs = [int(arch) for arch in asked.arch.split(",")]
     groups = [name for name in GROUPS if name.startswith(asked.only)]
@@ -505,13 +507,11 @@ def main() -> int:
     rows = all_rows(archs, groups)
     print(*table(rows, archs), sep="\n")
     new = judged(rows)
+    if groups == list(GROUPS):
+        new += [f"{name}: no launcher has started it" for name in never_started(rows)]
     seconds = round(time.monotonic() - began)
-    machine = describe() | {"triton": triton.__version__}
     if asked.out:
-        facts = {"machine": machine, "size": [WIDTH, HEIGHT], "seconds": seconds}
-        facts |= {"known": [" ".join(key) for key in KNOWN], "kernels": [asdict(r) for r in rows]}
-        asked.out.write_text(json.dumps(facts, indent=1) + "\n")
-        asked.out.with_suffix(".md").write_text("\n".join(page(rows, archs, machine)) + "\n")
+        asked.out.write_text("\n".join(page(rows, archs)) + "\n")
     print(f"{len(rows)} kernels, {len(new)} faults, {seconds} s, Triton {triton.__version__}")
     print(*new, sep="\n")
     return bool(new)
