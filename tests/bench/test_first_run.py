@@ -32,7 +32,7 @@ def test_only_the_parts_asked_for_are_run_in_their_order(tmp_path: Path) -> None
     assert first_run(tmp_path, "rrdb", "info")[:2] == (0, ["rrdb", "info"])
     everything = first_run(tmp_path)[1]
     assert everything[:3] == ["nvidia-smi", "info", "tests"]
-    assert len(everything) == 10
+    assert len(everything) == 11
 
 
 def test_a_part_that_there_is_not_is_refused_before_any_is_run(tmp_path: Path) -> None:
