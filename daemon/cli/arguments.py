@@ -106,10 +106,24 @@ def filter_options_of(arguments: argparse.Namespace) -> FilterOptions:
         given |= {"frame_interpolation_exp": arguments.interpolate}
     if arguments.upscale is not None:
         given |= {"enable_upscaling": True, "upscaling_scale": arguments.upscale}
-    options = validated(FilterOptions, given)
+    try:
+        options = validated(FilterOptions, given)
+    except UsageError as error:
+        raise UsageError(_as_typed(str(error), arguments)) from error
     if not options.any_enabled:
         raise UsageError("no filter asked for: give --interpolate EXP, --upscale SCALE or both")
     return options
+
+
+def _as_typed(text: str, arguments: argparse.Namespace) -> str:
+    """Name the short forms in an error where they were given."""
+    for short, field in (
+        ("interpolate", "frame_interpolation_exp"),
+        ("upscale", "upscaling_scale"),
+    ):
+        if getattr(arguments, short) is not None:
+            text = text.replace(f"{flag_of(field)}:", f"{flag_of(short)}:")
+    return text
 
 
 def specified(arguments: argparse.Namespace, model: type[Model], **given: object) -> Model:

@@ -185,6 +185,8 @@ def _job(client: DaemonClient, given: str) -> dict[str, Any]:
 
 def _whole_id(given: str, ids: Iterable[str]) -> str:
     """Return the id that is meant by itself or by its beginning; raises as `_job` does."""
+    if not given:  # which every id begins with: of a single job, too
+        raise UsageError("the id of a job must not be empty")
     found = sorted(each for each in ids if each.startswith(given))
     if not found:
         raise UnknownJob(f"no job has the id {given!r}")
@@ -204,7 +206,7 @@ def _retry(arguments: argparse.Namespace) -> int:
     if (arguments.id is None) != arguments.failed:
         raise UsageError("give the ID of a job or --failed, one of them")
     client = _client(arguments)
-    id = arguments.id and _job(client, arguments.id)["id"]  # noqa: A001
+    id = None if arguments.id is None else _job(client, arguments.id)["id"]  # noqa: A001
     _print_states(client.retry(id)["jobs"], arguments)
     return Exit.OK
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
-from ..errors import TruncatedMedia, UnsupportedMedia, reason_of
+from ..errors import TooLargeMedia, TruncatedMedia, UnsupportedMedia, reason_of
 from ..extent import mp4_boxes
 from ..limits import limits
 from ..pictures.image_files import Embedded, checked, read_embedded
@@ -91,10 +91,13 @@ def still_in(path: Path, name: str) -> Still | None:
 
 def _animation(path: Path, name: str) -> BinaryIO:
     """Open an animated WebP as an animated PNG, of which no more is in memory than one frame."""
-    from PIL.WebPImagePlugin import WebPImageFile  # here, since few inputs need it
+    from PIL.Image import DecompressionBombError  # here, since few inputs need them
+    from PIL.WebPImagePlugin import WebPImageFile
 
     try:
         image = WebPImageFile(path)
+    except DecompressionBombError as error:  # Pillow's own limit may be the lower one
+        raise TooLargeMedia(f"{name}: too large for memory: {error}") from error
     except _BROKEN as error:
         raise _undecodable(name, error) from error
     return cast("BinaryIO", PieceReader(_animated_png(image), name))

@@ -46,9 +46,10 @@ def fields_of(tiff: bytes, offset: int | None = None) -> Iterator[_Field]:
     """Yield the fields of a directory, by default of the first, except those of unknown types.
 
     Raises:
-        ValueError: if the data end inside it.
+        ValueError: if the data end inside it, or its values overlap: a small file could so
+            have copies made of it without end.
     """
-    order = _order(tiff)
+    order, left = _order(tiff), len(tiff)
     try:
         if tiff[:4] not in (b"II*\0", b"MM\0*"):
             raise ValueError(f"wanted a TIFF header, got {tiff[:4]!r}")
@@ -61,6 +62,8 @@ def fields_of(tiff: bytes, offset: int | None = None) -> Iterator[_Field]:
             value = tiff[start : start + size]
             if len(value) < size:
                 raise ValueError(f"tag {tag} has {len(value)} of {size} bytes")
+            if (left := left - size) < 0:
+                raise ValueError(f"more values than the {len(tiff)} bytes that there are")
             if kind in _UNITS:
                 yield _Field(tag, kind, count, value, place)
     except struct.error as error:
@@ -92,7 +95,7 @@ def neutral(exif: bytes, width: int, height: int) -> bytes:
     """
     copy, order = bytearray(exif), _order(exif)
     found = list(fields_of(exif))
-    for field in [one for one in found if one.tag == _EXIF]:
+    for field in [one for one in found if one.tag == _EXIF][:1]:
         found += fields_of(exif, _number(exif, field))
     for field in found:
         if field.tag == _ORIENTATION:

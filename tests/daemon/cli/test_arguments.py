@@ -64,9 +64,9 @@ def test_long_forms_do_the_same() -> None:
             "--upscale 2 --frame-interpolation-exp 2",
             "frame_interpolation_exp: given, but enable_frame_interpolation is not",
         ),
-        ("--interpolate 7", "--frame-interpolation-exp: input should be less than .* 6, got 7"),
-        ("--interpolate 0", "--frame-interpolation-exp: input should be greater than .* 1, got 0"),
-        ("--upscale 9", "--upscaling-scale: input should be less than or equal to 8, got 9.0"),
+        ("--interpolate 7", "--interpolate: input should be less than .* 6, got 7"),
+        ("--interpolate 0", "--interpolate: input should be greater than .* 1, got 0"),
+        ("--upscale 9", "--upscale: input should be less than or equal to 8, got 9.0"),
         (
             "--interpolate 1 --frame-interpolation-scale 3",
             "--frame-interpolation-scale: must be 0.25, 0.5, 1, 2 or 4, got '3'",

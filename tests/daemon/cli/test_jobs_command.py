@@ -71,7 +71,7 @@ def test_a_source_by_url_stays_as_it_is_and_no_answer_tells_its_password(
     ("words", "text"),
     [
         (("/a", "/b"), "no filter asked for"),
-        (("/a", "/b", "--upscale", "9"), "--upscaling-scale"),
+        (("/a", "/b", "--upscale", "9"), "--upscale: "),
         (("-", "/b", "--upscale", "2"), "a job has no stdin and stdout"),
         (("/a", "/b", "--upscale", "2", "--id", "a/b"), "--id: string should match pattern"),
         (("/a", "/b", "--upscale", "2", "--priority", "5000"), "--priority: input should be less"),
@@ -154,6 +154,15 @@ def test_the_beginning_of_an_id_is_enough_where_no_other_begins_so(
     served.stop()
     assert "film-3f9a" in jobs("show", "film-3")[1]  # without a daemon, of its records
     assert jobs("show", "film")[0] == 64
+
+
+def test_an_empty_id_means_no_job_even_where_there_is_one_only(
+    served: ServedQueue, jobs: Command
+) -> None:
+    served.store.add(a_job("film"))
+    for action in ("show", "cancel", "retry", "watch"):
+        assert jobs(action, "") == (64, "", "upframe: the id of a job must not be empty\n")
+    assert served.store.get("film").state == "queued"
 
 
 def test_of_many_ids_that_begin_alike_some_are_shown(served: ServedQueue, jobs: Command) -> None:

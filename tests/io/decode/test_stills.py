@@ -327,6 +327,14 @@ def test_a_frame_of_no_time_is_shown_as_browsers_show_it(tmp_path: Path) -> None
     assert pictures[0].duration * pictures[0].time_base == Fraction(1, 10)
 
 
+def test_an_animated_webp_above_the_limit_of_pillow_is_too_large(tmp_path: Path) -> None:
+    data = bytearray(animation(tmp_path / "a.webp").read_bytes())
+    data[24:30] = (15_999).to_bytes(3, "little") + (11_999).to_bytes(3, "little")
+    (tmp_path / "a.webp").write_bytes(data)
+    with pytest.raises(TooLargeMedia, match=r"a\.webp: too large for memory: .*pixels"):
+        read(tmp_path / "a.webp")
+
+
 def test_an_animated_webp_that_ends_early_is_truncated(tmp_path: Path) -> None:
     path = animation(tmp_path / "a.webp")
     whole = path.read_bytes()

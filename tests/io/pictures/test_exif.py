@@ -102,3 +102,17 @@ def test_damaged_data_are_an_error_and_no_endless_work() -> None:
     _, again = read_tiff(loop)
     assert again is not None
     assert len(again) < 200
+
+
+def test_values_that_overlap_are_refused_before_they_are_copied() -> None:
+    fields = b"".join(struct.pack("<HHII", tag, 7, 60_000, 8) for tag in range(40_000, 45_000))
+    hostile = struct.pack("<4sIH", b"II*\0", 8, 5000) + fields + bytes(4)
+    for read in (turn_of, read_tiff, lambda exif: neutral(exif, 1, 1)):
+        with pytest.raises(ValueError, match="more values than the 60014 bytes that there are"):
+            read(hostile)
+
+
+def test_only_one_of_many_exif_directories_is_followed() -> None:
+    fields = struct.pack("<HHII", 0x8769, 4, 1, 8) * 20_000
+    hostile = struct.pack("<4sIH", b"II*\0", 8, 20_000) + fields + bytes(4)
+    assert len(neutral(hostile, 1, 1)) == len(hostile)  # a square of it would take minutes
