@@ -9,7 +9,7 @@ from itertools import chain
 
 from .device import Runtime, keep_freed_memory
 from .frame import Filter, Frame, Pending, PlannedFilter, StreamInfo
-from .options import FilterOptions
+from .options import FilterOptions, Way
 from .weights import Weights, warn_of_builtin
 
 
@@ -20,6 +20,8 @@ class BuiltFilter:
     name: str
     filter: Filter
     weights: Weights | None
+    way: Way | None = None
+    """How its network is computed on a CPU."""
 
 
 def _interpolate(options: FilterOptions, runtime: Runtime) -> BuiltFilter | None:
@@ -28,7 +30,7 @@ def _interpolate(options: FilterOptions, runtime: Runtime) -> BuiltFilter | None
     from .interpolate.filter import build_interpolate
 
     built, weights = build_interpolate(options, runtime)
-    return BuiltFilter("interpolate", built, weights)
+    return BuiltFilter("interpolate", built, weights, built.way)
 
 
 def _upscale(options: FilterOptions, runtime: Runtime) -> BuiltFilter | None:
@@ -37,7 +39,7 @@ def _upscale(options: FilterOptions, runtime: Runtime) -> BuiltFilter | None:
     from .upscale.filter import build_upscale
 
     built, weights = build_upscale(options, runtime)
-    return BuiltFilter("upscale", built, weights)
+    return BuiltFilter("upscale", built, weights, built.way)
 
 
 # In the order in which frames pass them: interpolating before enlarging is the cheaper order.
@@ -53,6 +55,7 @@ def build_filters(options: FilterOptions, runtime: Runtime) -> tuple[BuiltFilter
     From here on the process computes frames: see :mod:`upframe.filters.device`.
 
     Raises:
+        DeviceUnavailable: if a network cannot be computed here by the way that is given for it.
         CheckpointRejected: if a file is not a checkpoint of its filter.
         WeightsUnavailable: if weights are not available.
     """

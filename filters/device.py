@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .errors import DeviceUnavailable, is_out_of_memory
-from .options import Policy
+from .options import Policy, Way
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -71,6 +72,20 @@ def cpu_has(*flags: str) -> bool:
     return any(bool(capabilities.get(flag)) for flag in flags)
 
 
+def cpu_name() -> str:
+    """Return the processor's model name, if the system reports it."""
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cache_folder() -> Path:
+    """Folder for what was found out about this machine; it may not exist yet."""
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(folder) / "upframe"
+
+
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """Find the dtype of convolutions.
 
@@ -103,6 +118,8 @@ class Runtime:
     """Where weights may come from; see :mod:`upframe.filters.weights`."""
     most_bytes: int | None = field(default=None, compare=False)
     """Of a file of weights that is not loaded yet; None: any number."""
+    ways: Mapping[str, Way] = field(default_factory=dict[str, Way], hash=False)
+    """By name of a filter, how its network is computed on a CPU; what is missing is measured."""
 
 
 # How much memory a device still has, so that what cannot fit is refused before work starts.

@@ -17,6 +17,9 @@ from pydantic import (
 Policy = Literal["auto", "hub", "builtin"]
 """Of weights that no option names: from the hub, or else built in; from the hub, or an error; built
 in, without a connection."""
+Way = Literal["torch", "compiled", "winograd", "tiles"]
+"""How a network is computed on a CPU: by torch alone; by torch's convolutions with compiled code
+between; by convolutions with fewer multiplications; by the CPU's matrix unit (AMX)."""
 RIFE_ID, REAL_ESRGAN_ID = "elfgum/RIFE-4.22.lite", "ai-forever/Real-ESRGAN"
 """Repositories of the hub with the default weights."""
 

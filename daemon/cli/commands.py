@@ -355,6 +355,11 @@ def _doctor(parser: Parser) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="Check this configuration for risks, too."
     )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="Measure again which way of computing a network is the fastest on this CPU.",
+    )
 
 
 def _demo(parser: Parser) -> None:

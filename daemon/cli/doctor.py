@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from fractions import Fraction
 from functools import partial
 from importlib.metadata import version
@@ -22,11 +23,23 @@ from typing import Any, Literal, cast
 
 import torch
 
-from ...filters.device import available_bytes, cpu_has_bf16, resolve_device, resolve_precision
+from ...filters.chain import build_filters
+from ...filters.device import (
+    Runtime,
+    available_bytes,
+    cpu_has_bf16,
+    cpu_name,
+    resolve_device,
+    resolve_precision,
+)
 from ...filters.errors import FilterError, WeightsUnavailable
 from ...filters.hub import find_cached
+from ...filters.kernels import ways
 from ...filters.kernels.cuda import SWITCH, fault_file, faulted
 from ...filters.kernels.native import kernels
+from ...filters.options import FilterOptions, Way
+from ...filters.upscale.cpu import on_cpu
+from ...filters.upscale.network import RRDBNet
 from ...filters.weights import BUILTIN, REAL_ESRGAN, RIFE, DefaultWeights, resolve_weights
 from ...io.capabilities import (
     has_codec,
@@ -218,6 +231,61 @@ def _kernels() -> Finding:
     return warn("kernels", f"{text}then upframe again", compiled=False)
 
 
+def describe_ways(*, renew: bool = False) -> Iterator[Finding]:
+    """Report how networks are computed on the CPU, with the readings that decided it.
+
+    Args:
+        renew: Measure again what was measured before.
+    """
+    if kernels() is None:
+        yield ok("ways", "torch alone: there are no compiled kernels to compare it with")
+        return
+    if asked := os.environ.get(ways.SWITCH):
+        yield ok("ways", f"{asked}, by {ways.SWITCH}: nothing is measured", asked=asked)
+        return
+    try:
+        if renew:
+            ways.forget()
+        chosen = _choose_ways()
+    except (FilterError, OSError) as error:
+        yield warn("ways", f"not measured: {error}")
+        return
+    text = ", ".join(f"{name} by {way}" for name, way in chosen.items())
+    yield ok("ways", f"{text}; measured once, see {ways.ways_file()}", **chosen)
+    for found in ways.measurements():
+        yield _way(found)
+
+
+def _choose_ways() -> dict[str, Way | None]:
+    """Choose the ways of the built-in networks, and of the enlarging one that the hub has."""
+    cpu = torch.device("cpu")
+    both = {"enable_frame_interpolation": True, "enable_upscaling": True}
+    runtime = Runtime(cpu, resolve_precision("auto", cpu), "builtin")
+    built = build_filters(FilterOptions.model_validate(both), runtime)
+    published = RRDBNet(num_feat=64, num_block=1, num_grow=32, scale=4)
+    # torch's stub of `to` forgets this argument
+    published.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    largest = on_cpu(published.to(runtime.precision))
+    return {**{one.name: one.way for one in built}, "published upscale": largest.way}
+
+
+def _way(found: ways.Measurement) -> Finding:
+    readings = {
+        way: " ".join(f"{one:.2f}" for one in own) or "failed"
+        for way, own in found.milliseconds.items()
+    }
+    taken = datetime.fromtimestamp(found.taken).astimezone().isoformat(" ", "minutes")
+    text = ", ".join(f"{way} {own}" for way, own in readings.items())
+    return ok(
+        "way",
+        f"{found.way} for {found.network}; ms at {found.edge}x{found.edge}: {text} ({taken})",
+        network=found.network,
+        way=found.way,
+        taken=taken,
+        **{f"{way}_ms": own for way, own in readings.items()},
+    )
+
+
 def _card_kernels() -> Finding:
     if os.environ.get(SWITCH) == "0":
         return warn("cuda kernels", f"switched off by {SWITCH}=0", on=False)
@@ -256,17 +324,6 @@ def _temporary_folder() -> Finding:
     return verdict(
         "disk", f"{free / _GIB:.1f} GiB free at {folder}", folder=folder, free_bytes=free
     )
-
-
-def cpu_name() -> str:
-    """Return the processor's model name, if the system reports it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
-    return platform.processor() or platform.machine()
 
 
 _DECODERS = ("h264", "hevc", "av1", "vp9", "mpeg2video", "prores", "png", "mjpeg")
@@ -416,7 +473,7 @@ _MARKS = {"ok": "OK", "warn": "warn", "fail": "FAIL"}
 
 def command(arguments: argparse.Namespace) -> int:
     """Do what the command line asks, and return the exit code."""
-    findings = examine(online=bool(arguments.online))
+    findings = examine(online=bool(arguments.online), renew=bool(arguments.measure))
     if arguments.config is not None:
         config = load_config(cast("Path", arguments.config))
         findings += [warn("config", text) for text in cautions(config)]
@@ -424,9 +481,10 @@ def command(arguments: argparse.Namespace) -> int:
     return Exit.OK if main_job_runs(findings) else Exit.UNAVAILABLE
 
 
-def examine(*, online: bool = False) -> list[Finding]:
-    """Run all checks; without `online`, none uses the network."""
-    checks = (describe_machine, describe_media, describe_live, describe_weights)
+def examine(*, online: bool = False, renew: bool = False) -> list[Finding]:
+    """Run all checks; without `online`, none uses the network, see `describe_ways` for `renew`."""
+    of_ways = partial(describe_ways, renew=renew)
+    checks = (describe_machine, describe_media, describe_live, describe_weights, of_ways)
     hub = (describe_hub,) if online else ()
     return [finding for check in (*checks, *hub, _try_main_job) for finding in check()]
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from ...filters.chain import BuiltFilter
 from ...filters.device import Runtime
 from ...filters.frame import StreamInfo
+from ...filters.options import Way
 from ...io.errors import SameFile, SinkRefused
 from ...io.files import is_special
 from ...io.redaction import json_text, one_line
@@ -80,6 +81,11 @@ class WeightsReport(BaseModel, frozen=True):
     name: str
     sha256: str
     origin: str = Field(description="local, hub or builtin.")
+    way: Way | None = Field(
+        None,
+        description="How the network is computed on a CPU: torch, compiled, winograd or tiles; "
+        "null on a card.",
+    )
 
 
 class VideoReport(BaseModel, frozen=True):
@@ -196,7 +202,13 @@ def device_name(device: torch.device) -> str:
 def weights_of(filters: Iterable[BuiltFilter]) -> list[WeightsReport]:
     """Describe the weights of the filters that have some."""
     return [
-        WeightsReport(filter=built.name, name=used.name, sha256=used.sha256, origin=used.origin)
+        WeightsReport(
+            filter=built.name,
+            name=used.name,
+            sha256=used.sha256,
+            origin=used.origin,
+            way=built.way,
+        )
         for built in filters
         if (used := built.weights) is not None
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -16,44 +17,121 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.native import Adding, Blending, Detail, Joining, PackedSources, kernels, run
-from ..kernels.winograd import WinogradConv, can_convolve
+from ..kernels.ways import CONVOLUTIONS, Convolutions, Trial, asked, fastest
+from ..options import Way
 from .network import (
     BLOCK_CELLS,
+    BLOCK_CHANNELS,
     FIRST_CHANNELS,
     FLOW_CHANNELS,
     NEXT_CHANNELS,
     NUM_FEATURES,
     SLOPE,
+    Engine,
     FlowBlock,
     IFNet,
+    PlainEngine,
     Sources,
     as_convolution,
+    padding_multiple,
     shape_of_all,
 )
 
 _PACKED = 8
 """Values of a source's pixel: features, R, G, B, alpha."""
 _DTYPES = (torch.float32, torch.bfloat16)
+_SMALLEST, _SMALLEST_OF_LAYERS = 96, 256
+"""Pixels of a picture to measure with: below that nearly all time goes into starting the work."""
 
 
-def can_fuse(network: IFNet, scale: float) -> bool:
-    """Return whether the compiled kernels are there, and do what is asked."""
+def engine_on_cpu(network: IFNet, scale: float, given: Way | None = None) -> Engine:
+    """Make the fastest engine for a network on the CPU, or the one of a given way.
+
+    Raises:
+        DeviceUnavailable: if the network cannot be computed here by the given way.
+    """
+    name = f"RIFE 4.22.lite at scale {scale:g} in {str(network.dtype).removeprefix('torch.')}"
+    fused = fused_ways(network, scale)
+    way = asked(name, ("torch", *fused), given) or _fastest(network, scale, name, fused)
+    return _engine(network, way)
+
+
+def _engine(network: IFNet, way: Way) -> Engine:
+    return PlainEngine(network) if way == "torch" else FusedIFNet(network, way)
+
+
+def _fastest(network: IFNet, scale: float, name: str, fused: Sequence[Way]) -> Way:
+    """Measure convolutions and what lies between them, each at a size that says something.
+
+    Where a whole picture is small enough to be measured, its coarse blocks have few pixels.
+    """
+    if not fused:
+        return "torch"
+    ways: tuple[Way, ...] = ("torch", "compiled")
+    rest: dict[Way, Trial] = {way: partial(_trial, network, scale, way) for way in ways}
+    if fastest(f"rest of {name}", rest, smallest=_SMALLEST) == "torch":
+        return "torch"
+    own: list[Way] = ["torch", *(way for way in fused if way in CONVOLUTIONS)]
+    layers: dict[Way, Trial] = {way: partial(_trial_of_layers, network, way) for way in own}
+    best = fastest(f"convolutions of {name}", layers, smallest=_SMALLEST_OF_LAYERS)
+    return "compiled" if best == "torch" else best
+
+
+def _trial(network: IFNet, scale: float, way: Way, edge: int) -> Callable[[], object]:
+    """Make what computes one in-between of two frames."""
+    multiple, engine = padding_multiple(scale), _engine(network, way)
+    images = _moving(-(-edge // multiple) * multiple)
+    left = engine.sources(images[:1])[0]
+    return lambda: engine.middles([left], [engine.sources(images[1:])[0]], [0.5], scale)
+
+
+def _trial_of_layers(network: IFNet, way: Way, edge: int) -> Callable[[], object]:
+    """Make what computes one convolution of each block."""
+    work: list[Callable[[], Tensor]] = []
+    for block, channels, cell in zip(network.blocks, BLOCK_CHANNELS, BLOCK_CELLS, strict=True):
+        layer = cast("FlowBlock", block).convblock[0]
+        x = _channels_last((1, channels, edge // cell // 4, edge // cell // 4), network.dtype)
+        work.append(partial(_layer(layer, CONVOLUTIONS.get(way)), x.fill_(0.5)))
+    return lambda: [one() for one in work]
+
+
+def fused_ways(network: IFNet, scale: float) -> tuple[Way, ...]:
+    """Return the ways that have compiled kernels, as far as these do what is asked."""
     ours = network.device.type == "cpu" and network.dtype in _DTYPES and scale <= 1
-    return ours and kernels() is not None
+    if not ours or kernels() is None:
+        return ()
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    others: list[Way] = [way for way, own in CONVOLUTIONS.items() if any(map(own.fits, layers))]
+    return ("compiled", *others)
+
+
+def _moving(edge: int) -> Tensor:
+    """Draw two frames, (2, 3, edge, edge), of waves that move by four pixels."""
+    x = torch.arange(edge) + torch.tensor([[0.0], [4.0]])
+    waves = torch.sin(x / 8)[:, None, None, :] * torch.sin(x / 13)[:, None, :, None]
+    return (waves / 2 + 0.5).repeat(1, 3, 1, 1)
 
 
 class FusedIFNet:
-    """`IFNet` for frames on the CPU at a scale of at most 1; see :class:`.engine.Engine`."""
+    """`IFNet` for frames on the CPU at a scale of at most 1; see :class:`.network.Engine`.
 
-    def __init__(self, network: IFNet) -> None:
+    Args:
+        network: shares its other layers with this one.
+        way: whose convolutions stand for the layers that they fit.
+    """
+
+    def __init__(self, network: IFNet, way: Way = "winograd") -> None:
+        self.way: Way = way
+        own = CONVOLUTIONS.get(way)
         self._blocks = [cast("FlowBlock", block) for block in network.blocks]
         self._is_bf16 = network.dtype == torch.bfloat16
         self._dtype = network.dtype
         encode = network.encode
-        self._encode = [_layer(conv) for conv in (encode.cnn0, encode.cnn1, encode.cnn2)]
-        self._features = _bare(_as_convolution(encode.cnn3))
+        self._encode = [_layer(conv, own) for conv in (encode.cnn0, encode.cnn1, encode.cnn2)]
+        self._features = _bare(_as_convolution(encode.cnn3), own)
         self._layers = [
-            [_layer(conv) for conv in (*block.conv0, *block.convblock)] for block in self._blocks
+            [_layer(conv, own) for conv in (*block.conv0, *block.convblock)]
+            for block in self._blocks
         ]
         self._lasts = [_pixel_by_pixel(block.lastconv) for block in self._blocks]
 
@@ -127,11 +205,7 @@ class FusedIFNet:
 
     def _empty_input(self, pairs: _Pairs, count: int, channels: int, cell: int) -> Tensor:
         _, height, width, _ = pairs.flow.shape
-        return torch.empty(
-            (count, channels, height // cell, width // cell),
-            dtype=self._dtype,
-            memory_format=torch.channels_last,
-        )
+        return _channels_last((count, channels, height // cell, width // cell), self._dtype)
 
     def _add(self, pairs: _Pairs, detail: Tensor, cell: int, *, begins: bool) -> None:
         count, height, width, _ = pairs.flow.shape
@@ -163,16 +237,16 @@ class FusedIFNet:
         run(name, job, is_bf16=self._is_bf16)
 
 
-def _layer(conv: nn.Module) -> Callable[[Tensor], Tensor]:
+def _layer(conv: nn.Module, own: Convolutions | None) -> Callable[[Tensor], Tensor]:
     """Make a convolution with its leaky ReLU."""
-    if isinstance(conv, nn.Conv2d) and can_convolve(conv):
-        return WinogradConv(conv, torch.full((conv.out_channels,), SLOPE))
+    if isinstance(conv, nn.Conv2d) and own and own.fits(conv):
+        return own.make(conv, torch.full((conv.out_channels,), SLOPE))
     return lambda x: F.leaky_relu_(conv(x), SLOPE)
 
 
-def _bare(conv: nn.Conv2d) -> Callable[[Tensor], Tensor]:
+def _bare(conv: nn.Conv2d, own: Convolutions | None) -> Callable[[Tensor], Tensor]:
     """Make a convolution with nothing behind it."""
-    return WinogradConv(conv) if can_convolve(conv) else conv
+    return own.make(conv, None) if own and own.fits(conv) else conv
 
 
 class _Pairs(NamedTuple):
@@ -196,6 +270,10 @@ class _Pairs(NamedTuple):
             self.times[index],
             x.data_ptr(),
         )
+
+
+def _channels_last(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
 
 
 def _packed(count: int, height: int, width: int) -> Tensor:

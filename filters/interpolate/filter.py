@@ -22,7 +22,7 @@ from ..device import Runtime
 from ..errors import CheckpointRejected, FilterError
 from ..frame import Counts, Deferred, Frame, Pending, PlannedFilter, StreamInfo, lasting
 from ..guard import Verdict
-from ..options import InterpolateOptions
+from ..options import InterpolateOptions, Way
 from ..weights import RIFE, Weights, load_state_dict, resolve_weights
 from .checkpoint import load_ifnet
 from .gap import GapFiller, Method
@@ -120,6 +120,7 @@ class Interpolate(PlannedFilter):
         exp: int = 1,
         scale: float = 1.0,
         method: Method = "recursive",
+        way: Way | None = None,
     ) -> None:
         """Configure the filter.
 
@@ -129,13 +130,23 @@ class Interpolate(PlannedFilter):
             exp: 2^exp - 1 frames are inserted into every gap.
             scale: 0.25, 0.5, 1, 2 or 4; size at which motion is sought.
             method: see :mod:`upframe.filters.interpolate.gap`.
+            way: how `network` is computed on a CPU; None lets measuring decide. `exact` is left
+                to torch: it is hardly ever needed.
+
+        Raises:
+            DeviceUnavailable: if the network cannot be computed here by that way.
         """
         self._factor = 2**exp
-        self._fill = GapFiller(network, exp, scale, method)
-        self._fill_exactly = None if exact is None else GapFiller(exact, exp, scale, method)
+        self._fill = GapFiller(network, exp, scale, method, way)
+        self._fill_exactly = exact and GapFiller(exact, exp, scale, method, "torch")
         self._longest_step = longest_step(None)
         self._held: _Held | None = None
         self._counts = Counts(COUNTERS)
+
+    @property
+    def way(self) -> Way | None:
+        """How the network is computed on a CPU."""
+        return self._fill.way
 
     def with_exp(self, exp: int) -> Interpolate:
         """Copy the filter for another exponent. Both share the network, nothing else."""
@@ -271,6 +282,7 @@ def build_interpolate(options: InterpolateOptions, runtime: Runtime) -> tuple[In
 
     Raises:
         CheckpointRejected: if they are not a RIFE 4.22.lite checkpoint.
+        DeviceUnavailable: if the network cannot be computed here by the way that is given.
         WeightsUnavailable: if they are not available.
     """
     weights = resolve_weights(
@@ -283,6 +295,7 @@ def build_interpolate(options: InterpolateOptions, runtime: Runtime) -> tuple[In
         exp=options.frame_interpolation_exp,
         scale=options.frame_interpolation_scale,
         method=options.frame_interpolation_method,
+        way=runtime.ways.get("interpolate"),
     )
     return built, weights
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..device import GIB, available_bytes, exact_convolutions, unless_out_of_memory
 from ..errors import TooLarge
-from .cpu import FusedIFNet, can_fuse
+from ..options import Way
+from .cpu import FusedIFNet, engine_on_cpu
 from .network import Engine, IFNet, PlainEngine, pad, padding_multiple
 
 Method = Literal["recursive", "direct"]
@@ -33,14 +34,23 @@ from 0.5 to 4, where 335, 557, 1591 and 4818 were needed; half precision needs a
 class GapFiller:
     """Computes all in-betweens of a gap with one network, in that network's precision."""
 
-    def __init__(self, network: IFNet, exp: int, scale: float, method: Method) -> None:
+    def __init__(
+        self, network: IFNet, exp: int, scale: float, method: Method, way: Way | None = None
+    ) -> None:
         self._device = network.device
-        self._engine = engine_for(network, scale)
+        self._engine = engine_for(network, scale, way)
         self._exp = exp
         self._scale = scale
         self._method = method
         pixels = _BATCH_PIXELS.get(network.device.type, _BATCH_PIXELS["cuda"])
         self._batch_pixels = int(pixels / max(1, scale) ** 2)
+
+    @property
+    def way(self) -> Way | None:
+        """How the network is computed on a CPU."""
+        if self._device.type != "cpu":
+            return None
+        return self._engine.way if isinstance(self._engine, FusedIFNet) else "torch"
 
     def with_exp(self, exp: int) -> GapFiller:
         """Return the same for another exponent; both share the engine and so its weights."""
@@ -167,10 +177,19 @@ def _alternate(outer: list[Tensor], inner: list[Tensor]) -> list[Tensor]:
     return merged
 
 
-def engine_for(network: IFNet, scale: float) -> Engine:
-    """Choose the fastest engine for a network, where it is, in its precision."""
-    if can_fuse(network, scale):
-        return FusedIFNet(network)
+def engine_for(network: IFNet, scale: float, way: Way | None = None) -> Engine:
+    """Choose the fastest engine for a network, where it is, in its precision.
+
+    Args:
+        network: on its device.
+        scale: at which motion is sought.
+        way: on a CPU, take this one.
+
+    Raises:
+        DeviceUnavailable: if the network cannot be computed here by the given way.
+    """
+    if network.device.type == "cpu":
+        return engine_on_cpu(network, scale, way)
     if network.device.type == "cuda":
         from .cuda import ProvenEngine, can_use_kernels
 

@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..device import cache_folder
 from ..errors import is_out_of_memory
 
 _logger = logging.getLogger("upframe.filters.cuda.self_test")
@@ -100,8 +101,7 @@ def fault_file() -> Path:
 
     What it lists is not tried again until one of them changes or the file is deleted.
     """
-    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(folder) / "upframe" / "faulted-kernels"
+    return cache_folder() / "faulted-kernels"
 
 
 def faulted() -> list[str]:

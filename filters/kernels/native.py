@@ -103,7 +103,7 @@ class DetailShuffle(ctypes.Structure):
 SWITCH = "UPFRAME_NATIVE"
 """Environment variable: ``0`` computes without the kernels."""
 _NAME = "_kernels"
-_VERSION = 6
+VERSION = 6
 """Of `version.c`: after an update of the sources, the old library stays until reinstallation."""
 _FUNCTIONS = (
     "pack",
@@ -149,12 +149,12 @@ def opened(path: Path) -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(path))
         found = library.upframe_version()
-        if found != _VERSION:
+        if found != VERSION:
             logger.warning(
                 "the compiled kernels are of version %s, not %s: install again; "
                 "computing without them, more slowly",
                 found,
-                _VERSION,
+                VERSION,
             )
             return None
         for name in _FUNCTIONS:

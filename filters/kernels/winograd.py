@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..device import cpu_has
 from .convolution import Residual
 from .native import ints, kernels, pointers, run
 
@@ -171,34 +170,29 @@ class ConvolutionJob(ctypes.Structure):
 
 
 @lru_cache
-def is_fast(dtype: torch.dtype) -> bool:
-    """Return whether the kernel is there and this CPU has what it needs.
-
-    A CPU that multiplies whole matrices of bf16 (AMX) is left to torch: it wins there without
-    savings.
-    """
-    is_bf16 = dtype == torch.bfloat16
-    if kernels() is None or dtype not in _FEWEST_CHANNELS or (is_bf16 and cpu_has("amx_bf16")):
+def is_available(dtype: torch.dtype) -> bool:
+    """Return whether the kernel is there and this CPU has what it needs."""
+    if kernels() is None or dtype not in _FEWEST_CHANNELS:
         return False
     job = ConvolutionJob(in_channels=LANES, out_channels=LANES)
-    return run("convolve", job, is_bf16=is_bf16) == 0
+    return run("convolve", job, is_bf16=dtype == torch.bfloat16) == 0
 
 
 def can_convolve(layer: nn.Conv2d) -> bool:
-    """Return whether the kernel does what a layer does, and faster."""
+    """Return whether the kernel does what a layer does, on enough channels to be worth a try."""
     channels = layer.in_channels, layer.out_channels
     return not any(count % LANES for count in channels) and _is_plain(layer, min(channels))
 
 
 def supports_rgb_output(layer: nn.Conv2d) -> bool:
-    """Return whether `WinogradConv.to_rgb` does what a layer does, and faster."""
+    """Return whether `WinogradConv.to_rgb` does what a layer does."""
     fits = layer.in_channels % LANES == 0 and layer.out_channels == _PLANES
     return fits and _is_plain(layer, layer.in_channels)
 
 
 def _is_plain(layer: nn.Conv2d, channels: int) -> bool:
     dtype = layer.weight.dtype
-    if layer.weight.device.type != "cpu" or not is_fast(dtype):
+    if layer.weight.device.type != "cpu" or not is_available(dtype):
         return False
     plain = (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (1, 1), (1, 1))
     plain = plain and (layer.dilation, layer.groups, layer.padding_mode) == ((1, 1), 1, "zeros")

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from ctypes import c_float
+from functools import cache, partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..kernels.native import Activation, DetailShuffle, kernels, run
-from ..kernels.winograd import WinogradConv, can_convolve, supports_rgb_output
+from ..kernels.ways import CONVOLUTIONS, Convolutions, Trial, asked, fastest
+from ..kernels.winograd import CompiledConv
+from ..options import Way
 from .dense import DenseTrunk
 from .network import SLOPE, ReducedSRVGG, RRDBNet, SRVGGNetCompact, Upscaler, enlarged_in_bands
 
 
-def can_write_in_place(network: RRDBNet) -> bool:
-    """Return whether the kernel can stand for the layers of a network, all but the first."""
-    own = (network.conv_body, network.conv_up1, network.conv_up2, network.conv_hr)
+def can_write_in_place(network: RRDBNet, own: Convolutions) -> bool:
+    """Return whether kernels can stand for the layers of a network, all but the first."""
+    outer = (network.conv_body, network.conv_up1, network.conv_up2, network.conv_hr)
     inner = [layer for layer in network.body.modules() if isinstance(layer, nn.Conv2d)]
-    return all(can_convolve(layer) for layer in (*own, *inner)) and supports_rgb_output(
-        network.conv_last
-    )
+    return all(map(own.fits, (*outer, *inner))) and own.fits_rgb(network.conv_last)
 
 
 class DenseOnCpu(Upscaler):
@@ -29,15 +32,22 @@ class DenseOnCpu(Upscaler):
 
     Args:
         plain: its attributes and first layer are shared.
+        way: whose convolutions are used.
     """
 
-    def __init__(self, plain: RRDBNet) -> None:
+    def __init__(self, plain: RRDBNet, way: Way) -> None:
         super().__init__()
         self.take_form_of(plain)
+        self.way = way
+        make = CONVOLUTIONS[way].make
+
+        def kernel(layer: nn.Conv2d, slope: float | None) -> CompiledConv:
+            return make(layer, None if slope is None else torch.full((layer.out_channels,), slope))
+
         self._first = plain.conv_first
-        self._trunk = DenseTrunk(plain, _kernel)
-        self._smooth = _kernel(plain.conv_hr, SLOPE)
-        self._last = WinogradConv(plain.conv_last)
+        self._trunk = DenseTrunk(plain, kernel)
+        self._smooth = kernel(plain.conv_hr, SLOPE)
+        self._last = make(plain.conv_last, None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
@@ -51,30 +61,73 @@ class DenseOnCpu(Upscaler):
         return self._last.to_rgb(self._smooth(self._trunk.doubled_twice(x)))
 
 
-def _kernel(layer: nn.Conv2d, slope: float | None) -> WinogradConv:
-    slopes = None if slope is None else torch.full((layer.out_channels,), slope)
-    return WinogradConv(layer, slopes)
-
-
 _LANES = 8
 """Channels that the kernel processes at once."""
 _NO_WEIGHTS = (0.0,) * 12
 
 
-def on_cpu(network: Upscaler) -> Upscaler:
-    """Make a network fast on the CPU, where the kernels are there and do what it wants.
+def on_cpu(network: Upscaler, given: Way | None = None) -> Upscaler:
+    """Make a network as fast as it can be on this CPU, or compute it by a given way.
+
+    A network with fewer layers of the same widths is measured.
 
     Args:
         network: in its dtype, channels_last; it stays as it is.
+        given: the way to take.
+
+    Raises:
+        DeviceUnavailable: if the network cannot be computed here by the given way.
     """
-    known = network.weight.dtype in (torch.float32, torch.bfloat16) and kernels() is not None
-    if isinstance(network, SRVGGNetCompact | ReducedSRVGG) and known:
+    ways = ways_of(network)
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    widths = "-".join(dict.fromkeys(str(layer.out_channels) for layer in layers))
+    dtype = str(network.weight.dtype).removeprefix("torch.")
+    name = f"{type(network).__name__} {widths} by {network.scale} in {dtype}"
+    trials: dict[Way, Trial] = {
+        way: partial(_trial, cache(partial(_shortened, network, way))) for way in ways
+    }
+    return ways[asked(name, ways, given) or fastest(name, trials)]()
+
+
+def ways_of(network: Upscaler) -> dict[Way, Callable[[], Upscaler]]:
+    """Return every way in which a network can be computed on this machine, and what makes it so."""
+    ways: dict[Way, Callable[[], Upscaler]] = {"torch": lambda: network}
+    if network.weight.dtype not in (torch.float32, torch.bfloat16) or kernels() is None:
+        return ways
+    if isinstance(network, SRVGGNetCompact | ReducedSRVGG):
         activations = [layer for layer in network.body if isinstance(layer, nn.PReLU)]
         if all(layer.num_parameters % _LANES == 0 for layer in activations):
-            return CompactOnCpu(network)
-    if isinstance(network, RRDBNet) and can_write_in_place(network):
-        return DenseOnCpu(network)
-    return network
+            layers = [layer for layer in network.body if isinstance(layer, nn.Conv2d)]
+            ways["compiled"] = partial(CompactOnCpu, network, "compiled")
+            for way, own in CONVOLUTIONS.items():
+                if any(map(own.fits, layers)):
+                    ways[way] = partial(CompactOnCpu, network, way)
+    if isinstance(network, RRDBNet):
+        for way, own in CONVOLUTIONS.items():
+            if can_write_in_place(network, own):
+                ways[way] = partial(DenseOnCpu, network, way)
+    return ways
+
+
+_LAYERS_MEASURED = 10
+"""Of a compact network: five convolutions with their activations."""
+
+
+def _shortened(network: Upscaler, way: Way) -> Upscaler:
+    """Make the network with fewer layers, by a way; layers are shared."""
+    layers = list(cast("nn.Sequential", network.body))
+    if isinstance(network, RRDBNet):
+        kept = layers[:1]
+    else:
+        kept = [*layers[: min(_LAYERS_MEASURED, len(layers) - 1)], layers[-1]]
+    short = copy.copy(network)
+    short._modules = {**network._modules, "body": nn.Sequential(*kept)}  # pyright: ignore[reportPrivateUsage]
+    return ways_of(short)[way]()
+
+
+def _trial(made: Callable[[], Upscaler], edge: int) -> Callable[[], object]:
+    network, row = made(), torch.linspace(0, 1, edge)
+    return partial(network, (row * row[:, None]).repeat(1, 3, 1, 1))
 
 
 class CompactOnCpu(Upscaler):
@@ -82,20 +135,24 @@ class CompactOnCpu(Upscaler):
 
     Args:
         plain: shares its layers with this one.
+        way: whose convolutions stand for the layers that they fit.
     """
 
-    def __init__(self, plain: SRVGGNetCompact | ReducedSRVGG) -> None:
+    def __init__(self, plain: SRVGGNetCompact | ReducedSRVGG, way: Way) -> None:
         super().__init__()
         self.plain = plain
+        self.way = way
+        own = CONVOLUTIONS.get(way)
         self.take_form_of(plain)
         layers = plain.body
         convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
         slopes = (layer.weight for layer in layers if isinstance(layer, nn.PReLU))
         self._layers = [
-            _layer(conv, slope.detach().float()) for conv, slope in zip(convs, slopes, strict=False)
+            _layer(conv, slope.detach().float(), own)
+            for conv, slope in zip(convs, slopes, strict=False)
         ]
         last = convs[-1]
-        self._last = WinogradConv(last) if can_convolve(last) else last
+        self._last = own.make(last, None) if own and own.fits(last) else last
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
@@ -114,17 +171,17 @@ class CompactOnCpu(Upscaler):
         y = x.to(self.weight.dtype, memory_format=torch.channels_last)
         spare = y  # its three channels are no layer's result: it is not written on
         for layer in self._layers:
-            if isinstance(layer, WinogradConv) and spare.shape[1] == layer.num_out:
+            if isinstance(layer, CompiledConv) and spare.shape[1] == layer.num_out:
                 y, spare = layer.into(y, spare), y
             else:
                 y, spare = layer(y), y
         return y
 
 
-def _layer(conv: nn.Conv2d, slopes: Tensor) -> Callable[[Tensor], Tensor]:
+def _layer(conv: nn.Conv2d, slopes: Tensor, own: Convolutions | None) -> Callable[[Tensor], Tensor]:
     """Make a convolution with its PReLU."""
-    if can_convolve(conv):
-        return WinogradConv(conv, slopes)
+    if own and own.fits(conv):
+        return own.make(conv, slopes)
 
     def activated(x: Tensor) -> Tensor:
         y = conv(x)

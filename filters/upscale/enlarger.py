@@ -18,6 +18,7 @@ from ..errors import FilterError, TooLarge, is_out_of_memory
 from ..frame import Deferred
 from ..guard import Verdict
 from ..kernels.cuda import on_device
+from ..options import Way
 from .cpu import on_cpu
 from .network import ReducedSRVGG, SRVGGNetCompact, Upscaler, can_reduce, cut, resize, scaled_size
 
@@ -149,6 +150,7 @@ class Enlarger:
         device: where to compute, and where the results lie.
         precision: dtype of the convolutions; sums and resizing are in float32.
         tile: the most pixels of a tile's edge; 0 lets memory decide.
+        way: how the network is computed on a CPU; None lets measuring decide.
     """
 
     def __init__(
@@ -158,6 +160,7 @@ class Enlarger:
         precision: torch.dtype = torch.float32,
         *,
         tile: int = 0,
+        way: Way | None = None,
     ) -> None:
         self.device = device
         self.num_redone_in_fp32 = 0
@@ -165,12 +168,23 @@ class Enlarger:
         self._network = network
         self._precision = precision
         self._tile = tile
+        self._way: Way | None = way
         self._tiles: dict[tuple[torch.dtype, float], Tiles] = {}  # made when they are needed
 
     @property
     def num_halved(self) -> int:
         """How often tiles were halved because memory did not suffice."""
         return sum(tiles.num_halved for tiles in tuple(self._tiles.values()))
+
+    def way_at(self, scale: float) -> Way | None:
+        """Return how the network is computed on a CPU where it enlarges by `scale`.
+
+        Raises:
+            DeviceUnavailable: if it cannot be computed here by the given way.
+        """
+        if self.device.type != "cpu":
+            return None
+        return self._ready(self._precision, scale).network.way
 
     def check_size(self, width: int, height: int, scale: float) -> None:
         """Make sure that the result alone can fit in memory, before any work.
@@ -285,7 +299,8 @@ class Enlarger:
             from .cuda import on_cuda
 
             return on_cuda(network)
-        return on_cpu(network)
+        # what is done again in float32 is too seldom to measure it
+        return on_cpu(network, self._way if precision == self._precision else "torch")
 
     def _result_bytes(self, width: int, height: int, scale: float) -> int:
         """Sum up a frame's results in float32: the network's, resized where needed, clamped."""

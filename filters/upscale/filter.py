@@ -11,7 +11,7 @@ from torch import Tensor
 from ..device import Runtime
 from ..errors import CheckpointRejected
 from ..frame import Counts, Deferred, Frame, Pending, PlannedFilter, StreamInfo
-from ..options import UpscaleOptions
+from ..options import UpscaleOptions, Way
 from ..weights import REAL_ESRGAN, Weights, load_state_dict, resolve_weights
 from .checkpoint import load_upscaler
 from .enlarger import Enlarger
@@ -25,13 +25,18 @@ def build_upscale(options: UpscaleOptions, runtime: Runtime) -> tuple[Upscale, W
 
     Raises:
         CheckpointRejected: if the file is not an SRVGGNetCompact or RRDBNet.
+        DeviceUnavailable: if the network cannot be computed here by the way that is given.
         WeightsUnavailable: if it is not available.
     """
     weights = resolve_weights(
         options.upscaling_model_path, REAL_ESRGAN, runtime.policy, most_bytes=runtime.most_bytes
     )
     enlarger = Enlarger(
-        load_network(weights), runtime.device, runtime.precision, tile=options.upscaling_tile
+        load_network(weights),
+        runtime.device,
+        runtime.precision,
+        tile=options.upscaling_tile,
+        way=runtime.ways.get("upscale"),
     )
     return Upscale(enlarger, options.upscaling_scale), weights
 
@@ -78,6 +83,11 @@ class Upscale(PlannedFilter):
         self._last: Deferred[_Enlarged] | None = None
         self._counts = Counts(COUNTERS)
         self._before = self._counted()
+
+    @property
+    def way(self) -> Way | None:
+        """How the network is computed on a CPU."""
+        return self._enlarger.way_at(self._scale)
 
     def open(self, info: StreamInfo) -> StreamInfo:
         """Begin a stream; the last frame and the counters of the one before are dropped.

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..options import Way
+
 
 class Upscaler(nn.Module):
     """Base of the networks: R'G'B' in, R'G'B' `scale` times as large out.
@@ -29,6 +31,8 @@ class Upscaler(nn.Module):
     """Tiles must begin at a multiple of this."""
     values_per_pixel: int
     """The most activation values that are alive at once, for each pixel of the input."""
+    way: Way = "torch"
+    """How it is computed on a CPU."""
 
     def take_form_of(self, other: Upscaler) -> None:
         """Set the attributes to those of the network that this one stands for."""

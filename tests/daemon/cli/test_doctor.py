@@ -22,12 +22,15 @@ from upframe.daemon.cli.doctor import (
     describe_live,
     describe_machine,
     describe_media,
+    describe_ways,
     describe_weights,
     fail,
     main_job_runs,
     ok,
     warn,
 )
+from upframe.filters.kernels import ways
+from upframe.filters.kernels.native import kernels
 from upframe.io.capabilities import has_protocol
 
 
@@ -200,3 +203,29 @@ def test_says_which_variable_of_the_hub_is_malformed() -> None:
     assert "ok weights upscale" in done.stdout
     assert "warn cache the hub's client cannot be used: " in done.stdout
     assert "'soon'" in done.stdout
+
+
+def test_shows_the_way_of_each_network_with_its_readings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernels() is None:
+        pytest.skip("the kernels were not compiled")
+    monkeypatch.delenv(ways.SWITCH)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first, *readings = describe_ways()
+    assert first.facts.keys() == {"interpolate", "upscale", "published upscale"}
+    assert f"interpolate by {first.facts['interpolate']}, " in first.text
+    for found in readings:
+        assert found.text.startswith(f"{found.facts['way']} for {found.facts['network']}; ms at ")
+        assert len(str(found.facts["torch_ms"]).split()) == 5
+    taken = {found.network: found.taken for found in ways.measurements()}
+    assert len(readings) >= len(taken)
+    list(describe_ways(renew=True))
+    assert all(found.taken > taken.get(found.network, 0) for found in ways.measurements())
+
+
+def test_measures_nothing_where_the_way_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ways.SWITCH, "torch")
+    (found,) = describe_ways()
+    if kernels() is not None:
+        assert found.text == "torch, by UPFRAME_WAY: nothing is measured"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from upframe.filters.kernels.winograd import is_fast
+from upframe.filters.kernels.winograd import is_available
 from upframe.filters.upscale.cpu import DenseOnCpu, on_cpu
 from upframe.filters.upscale.network import RRDBNet
 
@@ -19,7 +19,7 @@ SIZES = [(1, 1), (1, 7), (5, 1), (13, 22), (33, 47)]
 
 @pytest.fixture(params=[torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    if not is_fast(request.param):
+    if not is_available(request.param):
         pytest.skip("no kernels, or not for this CPU")
     return request.param
 
