@@ -28,8 +28,7 @@ from ..tasks import finished_before, within
 from ..watch.inspection import Probe
 from ..watch.watcher import Watches
 from ..workers.outcomes import recover
-from ..workers.prober import FileProber
-from ..workers.process import WorkerLost
+from ..workers.process import FileProber, WorkerLost
 from ..workers.scheduler import Scheduler
 from .checks import examine_at_start
 from .http import control_socket, serve_tcp

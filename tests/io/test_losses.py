@@ -126,9 +126,8 @@ def converted(source: Path, target: Path, *, strict: bool = False):
     """Write a source's pictures again; give the sink, to ask what was lost."""
     plan = plan_streams(str(source), str(target), strict=strict)
     opened = open_source(str(source))
-    pix_fmt = output_pix_fmt(opened.info, FAST, target)
-    info = replace(opened.info, pix_fmt=pix_fmt)
     options = FAST if target.suffix in (".mp4", ".mkv", ".mov") else EncoderOptions()
+    info = replace(opened.info, pix_fmt=output_pix_fmt(opened.info, options, target))
     sink = open_file_sink(target, info, options, plan=plan)
     write(sink, iter(opened))
     opened.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from support.jobs.watching import Yard, eventually, watching
 
-from upframe.daemon.workers.prober import FileProber
+from upframe.daemon.workers.process import FileProber
 
 
 def test_real_prober_tells_whole_half_and_damaged_files_apart(tmp_path: Path, clip: Path) -> None:

@@ -17,8 +17,7 @@ from support.jobs.work import config_of, work_of
 from support.media.clips import make_clip
 
 from upframe.daemon.workers.messages import JobDone, RequestFailed
-from upframe.daemon.workers.prober import FileProber
-from upframe.daemon.workers.process import WorkerDied, WorkerProcess, WorkerSettings
+from upframe.daemon.workers.process import FileProber, WorkerDied, WorkerProcess, WorkerSettings
 from upframe.daemon.workers.scheduler import worker_settings
 from upframe.io.limits import VARIABLE
 

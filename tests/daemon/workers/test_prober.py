@@ -17,7 +17,7 @@ from support.media.stills import RED, flat, make_heif
 
 from upframe.daemon.jobs.model import ProbeVerdict
 from upframe.daemon.workers.attempt import probe_file
-from upframe.daemon.workers.prober import FileProber
+from upframe.daemon.workers.process import FileProber
 from upframe.io.root import Root
 
 
