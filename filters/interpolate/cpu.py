@@ -10,14 +10,16 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.amx import in_a_row
 from ..kernels.native import Adding, Blending, Detail, Joining, PackedSources, kernels, run
 from ..kernels.ways import CONVOLUTIONS, Convolutions, Trial, asked, fastest
+from ..kernels.winograd import Layer
 from ..options import Way
 from .network import (
     BLOCK_CELLS,
@@ -40,6 +42,7 @@ from .network import (
 _PACKED = 8
 """Values of a source's pixel: features, R, G, B, alpha."""
 _DTYPES = (torch.float32, torch.bfloat16)
+_Conv = TypeVar("_Conv", nn.Conv2d, nn.ConvTranspose2d)
 _SMALLEST, _SMALLEST_OF_LAYERS = 96, 256
 """Pixels of a picture to measure with: below that nearly all time goes into starting the work."""
 
@@ -127,13 +130,16 @@ class FusedIFNet:
         self._is_bf16 = network.dtype == torch.bfloat16
         self._dtype = network.dtype
         encode = network.encode
-        self._encode = [_layer(conv, own) for conv in (encode.cnn0, encode.cnn1, encode.cnn2)]
-        self._features = _bare(_as_convolution(encode.cnn3), own)
+        layers = [_layer(conv, own) for conv in (encode.cnn0, encode.cnn1, encode.cnn2)]
+        self._features = in_a_row([*layers, _bare(_as_convolution(encode.cnn3), own)])
         self._layers = [
-            [_layer(conv, own) for conv in (*block.conv0, *block.convblock)]
+            [
+                *(_layer(conv, own) for conv in (*block.conv0, *block.convblock)),
+                _bare(_pixel_by_pixel(block.lastconv), own),
+            ]
             for block in self._blocks
         ]
-        self._lasts = [_pixel_by_pixel(block.lastconv) for block in self._blocks]
+        self._others = [in_a_row(layers[1:]) for layers in self._layers]
 
     def sources(self, images: Tensor) -> Tensor:
         """Put features and pixels of padded frames side by side.
@@ -147,8 +153,6 @@ class FusedIFNet:
         images = images.contiguous()
         count, channels, height, width = images.shape
         x = images[:, :3].to(self._dtype, memory_format=torch.channels_last)
-        for layer in self._encode:
-            x = layer(x)
         features = self._features(x)
         packed = _packed(count, height, width)
         for index in range(count):
@@ -178,12 +182,10 @@ class FusedIFNet:
 
     def _detail(self, index: int, inputs: Iterable[Tensor]) -> Tensor:
         """Run a block on its input, which comes in parts: (n, C, h, w), of several pairs or one."""
-        first, *others = self._layers[index]
+        first = self._layers[index][0]
         made = [first(x) for x in inputs]
         x = made[0] if len(made) == 1 else torch.cat(made)
-        for layer in others:
-            x = layer(x)
-        return F.conv_transpose2d(x, *self._lasts[index], stride=2, padding=1)
+        return self._others[index](x)
 
     def _first_input(self, pairs: _Pairs, cell: int) -> Tensor:
         x = self._empty_input(pairs, len(pairs.lefts), FIRST_CHANNELS, cell)
@@ -244,7 +246,7 @@ def _layer(conv: nn.Module, own: Convolutions | None) -> Callable[[Tensor], Tens
     return lambda x: F.leaky_relu_(conv(x), SLOPE)
 
 
-def _bare(conv: nn.Conv2d, own: Convolutions | None) -> Callable[[Tensor], Tensor]:
+def _bare(conv: Layer, own: Convolutions | None) -> Callable[[Tensor], Tensor]:
     """Make a convolution with nothing behind it."""
     return own.make(conv, None) if own and own.fits(conv) else conv
 
@@ -287,18 +289,23 @@ def _detail(found: Tensor, channels: int) -> Detail:
     return Detail(found.data_ptr(), 2 * height, 2 * width, channels)
 
 
-def _pixel_by_pixel(last: torch.nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
+def _pixel_by_pixel(last: nn.ConvTranspose2d) -> nn.ConvTranspose2d:
     """Order outputs, four pixels of each channel, so that a pixel's channels lie together."""
     inputs, outputs = last.weight.shape[:2]
     weight = last.weight.view(inputs, outputs // 4, 4, 4, 4).transpose(1, 2).flatten(1, 2)
     assert last.bias is not None
     bias = last.bias.view(-1, 4).T.flatten()
-    return weight.contiguous(memory_format=torch.channels_last), bias
+    made = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, device="meta")
+    return _filled(made, weight, bias)
 
 
 def _as_convolution(last: nn.ConvTranspose2d) -> nn.Conv2d:
     weight, bias = as_convolution(last)
-    made = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, device="meta")
+    made = nn.Conv2d(weight.shape[1], weight.shape[0], 3, 1, 1, device="meta")
+    return _filled(made, weight, bias)
+
+
+def _filled(made: _Conv, weight: Tensor, bias: Tensor) -> _Conv:
     kernel = weight.contiguous(memory_format=torch.channels_last)
     made.weight = nn.Parameter(kernel, requires_grad=False)
     made.bias = nn.Parameter(bias, requires_grad=False)

@@ -1,7 +1,7 @@
 /* Direct convolutions in bf16 by AMX: 3x3 of stride 1 and 2, and transposed 4x4 of stride 2.
  *
  * Winograd's way is not worth it there: its sums take longer than the multiplications that it saves.
- * Several layers are one call: a thread that is done with its part of one waits for the others.
+ * Several layers are one call: threads wait for each other between them.
  *
  * A transposed convolution of stride 2 makes four grids of pixels, interleaved; each of them is a
  * convolution with 2x2 of the weights.
@@ -21,8 +21,8 @@ struct layers {
     int count, emulated;
 };
 
-#define HAS_TILES (HAS_AVX2 && defined(__linux__) && __GNUC__ >= 11)
-#if HAS_TILES
+#if HAS_AVX2 && defined(__linux__) && __GNUC__ >= 11
+#define HAS_TILES 1
 #include <cpuid.h>
 #include <immintrin.h>
 #include <sys/syscall.h>
@@ -47,31 +47,21 @@ struct area {
 
 static inline int taps_of(const struct convolution *job) { return job->transposed ? 4 : 9; }
 
-/* Rows and columns of the input that an area sees: blocks are whole, even where it is not. */
-static inline int rows_of(const struct convolution *job, int rows)
+/* Rows or columns of the input that so many of an area see: blocks are whole, even where it is not. */
+static inline int seen(const struct convolution *job, int count, int block)
 {
-    return ((rows + 1) / 2 * 2 - 1) * job->stride + 3;
-}
-
-static inline int columns_of(const struct convolution *job, int columns)
-{
-    return ((columns + 15) / 16 * 16 - 1) * job->stride + 3;
+    return ((count + block - 1) / block * block - 1) * job->stride + 3;
 }
 
 /* Areas of which the input stays in the second cache, but enough for all threads. */
 static struct cut cut_of(const struct convolution *job, int threads)
 {
     struct cut cut = { MOST_ROWS, MOST_COLUMNS, 0, 0 };
-    for (;;) {
+    for (;; *(cut.rows > 2 ? &cut.rows : &cut.columns) /= 2) {
         cut.down = (job->height + cut.rows - 1) / cut.rows;
         cut.across = (job->width + cut.columns - 1) / cut.columns;
-        if (threads == 1 || (long long)job->images * cut.down * cut.across >= ITEMS_EACH * threads)
-            return cut;
-        if (cut.rows > 2)
-            cut.rows /= 2;
-        else if (cut.columns > 16)
-            cut.columns /= 2;
-        else
+        long long items = (long long)job->images * cut.down * cut.across;
+        if (threads == 1 || items >= ITEMS_EACH * threads || cut.columns == 16)
             return cut;
     }
 }
@@ -117,37 +107,29 @@ static int may_use_tiles(void)
     return known;
 }
 
-static int is_supported(int emulated)
-{
-    if (!__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")
-        || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512bf16"))
-        return 0;
-    return emulated || may_use_tiles();
-}
-
 /* Memory for the largest area of all layers: freed by its `sums`. */
-static struct work work_for(const struct layers *layers, int threads)
+static struct work work_for(const struct layers *layers)
 {
     size_t most = 0;
     for (int layer = 0; layer < layers->count; layer++) {
         const struct convolution *job = &layers->jobs[layer];
-        struct cut cut = cut_of(job, threads);
-        size_t size = (size_t)rows_of(job, cut.rows) * columns_of(job, cut.columns) * job->in;
+        size_t size = (size_t)seen(job, MOST_ROWS, 2) * seen(job, MOST_COLUMNS, 16) * job->in;
         most = size > most ? size : most;
     }
     void *memory;
-    size_t sums = SUMS * sizeof(float);
-    if (posix_memalign(&memory, 64, sums + most * sizeof(uint16_t)))
+    if (posix_memalign(&memory, 64, SUMS * sizeof(float) + most * sizeof(uint16_t)))
         return (struct work){ NULL, NULL };
-    return (struct work){ memory, (uint16_t *)((char *)memory + sums) };
+    return (struct work){ memory, (uint16_t *)((float *)memory + SUMS) };
 }
 #endif
 
 /* Returns 0, -1 without memory, -2 on an unsupported CPU; no layers test this. */
 EXPORT int upframe_tiles(const struct layers *layers, int is_bf16, int threads)
 {
-#if HAS_TILES
-    if (!is_bf16 || !is_supported(layers->emulated))
+#ifdef HAS_TILES
+    if (!__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")
+        || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512bf16")
+        || !is_bf16 || !(layers->emulated || may_use_tiles()))
         return -2;
     struct part *parts = malloc(((size_t)layers->count * threads + 1) * sizeof *parts);
     if (!parts)
@@ -160,22 +142,17 @@ EXPORT int upframe_tiles(const struct layers *layers, int is_bf16, int threads)
     int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
-        struct work work = work_for(layers, threads);
+        struct work work = work_for(layers);
         if (!work.pixels)
 #pragma omp atomic write
             failed = 1;
-        if (layers->emulated)
-            layers_emulated(layers, &work, parts, threads);
-        else
-            layers_amx(layers, &work, parts, threads);
+        (layers->emulated ? layers_emulated : layers_amx)(layers, &work, parts, threads);
         free(work.sums);
     }
     free(parts);
     return -failed;
 #else
-    (void)layers;
-    (void)is_bf16;
-    (void)threads;
+    (void)layers, (void)is_bf16, (void)threads;
     return -2;
 #endif
 }

@@ -1,11 +1,8 @@
 /* The tiles of a CPU: eight registers of 16 rows of 64 bytes, and the product of two of them.
  *
  * Included once per implementation, TILED(name) gives each its own names: by AMX, or where EMULATED
- * is 1 by AVX512-BF16, in memory, which is slow and only there to test what uses it. GCC's
- * intrinsics of loads do not say that they read memory: what they read is written before a FENCE.
+ * is 1 by AVX512-BF16, in memory, which is slow and only there to test what uses it.
  */
-
-#define FENCE() __asm__ volatile("" ::: "memory")
 
 #if EMULATED
 static _Thread_local __m512i TILED(tiles)[8][16];
@@ -14,12 +11,6 @@ static inline void TILED(load)(__m512i *tile, const void *from, size_t stride)
 {
     for (int row = 0; row < 16; row++)
         tile[row] = _mm512_loadu_si512((const char *)from + row * stride);
-}
-
-static inline void TILED(put)(void *to, const __m512i *tile)
-{
-    for (int row = 0; row < 16; row++)
-        _mm512_storeu_si512((char *)to + row * 64, tile[row]);
 }
 
 /* Row m of `sums` += over all k: pair k of row m of `left` times row k of `right`. */
@@ -39,7 +30,7 @@ static inline void TILED(dot)(__m512i *sums, const __m512i *left, const __m512i 
 #define TILES_END() ((void)0)
 #define TILE_ZERO(tile) memset(TILED(tiles)[tile], 0, sizeof TILED(tiles)[tile])
 #define TILE_LOAD(tile, from, stride) TILED(load)(TILED(tiles)[tile], from, stride)
-#define TILE_PUT(tile, to) TILED(put)(to, TILED(tiles)[tile])
+#define TILE_PUT(tile, to) memcpy(to, TILED(tiles)[tile], sizeof TILED(tiles)[tile])
 #define TILE_DOT(sums, left, right) \
     TILED(dot)(TILED(tiles)[sums], TILED(tiles)[left], TILED(tiles)[right])
 #else

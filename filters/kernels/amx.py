@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, reduce
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .native import ints, kernels, pointers, run
-from .winograd import CompiledConv, ConvolutionJob, padded_channels
+from .winograd import PLANES, CompiledConv, ConvolutionJob, Layer, padded_channels
 
 SWITCH = "UPFRAME_TILES"
 _PAIRS = 16
 """Of input channels in a tile, each with as many outputs."""
 _DEPTH = 2 * _PAIRS
-_PANEL = 2 * 16
-"""Outputs that are computed at once."""
-_PLANES = 3
 
 
 class Layers(ctypes.Structure):
@@ -49,7 +46,7 @@ def _works(emulated: bool) -> bool:
     return run("tiles", Layers(emulated=emulated), is_bf16=True) == 0
 
 
-def can_convolve(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+def can_convolve(layer: Layer) -> bool:
     """Return whether `TileConv` does what a layer does: of any number of channels."""
     own = (layer.kernel_size, layer.stride, layer.padding)
     if isinstance(layer, nn.ConvTranspose2d):
@@ -60,12 +57,12 @@ def can_convolve(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
     return plain and layer.weight.device.type == "cpu" and is_available(layer.weight.dtype)
 
 
-def supports_rgb_output(layer: nn.Conv2d) -> bool:
+def supports_rgb_output(layer: Layer) -> bool:
     """Return whether `TileConv.to_rgb` does what a layer does."""
-    return can_convolve(layer) and layer.stride == (1, 1) and layer.out_channels == _PLANES
+    return can_convolve(layer) and layer.stride == (1, 1) and layer.out_channels == PLANES
 
 
-def packed_weights(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
+def packed_weights(layer: Layer) -> Tensor:
     """Lay out weights in the order in which the kernel reads them.
 
     Returns:
@@ -85,7 +82,7 @@ def packed_weights(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
     padded = kernels.new_zeros(wide)
     padded[:, :, :num_in, :num_out] = kernels
     tiles = padded.view(*wide[:2], -1, _PAIRS, 2, wide[3] // 16, 16).permute(0, 1, 2, 5, 3, 6, 4)
-    panels = torch.split(tiles, _PANEL // 16, 3)
+    panels = torch.split(tiles, 2, 3)
     return torch.cat([panel.flatten(1) for panel in panels], 1).flatten()
 
 
@@ -97,7 +94,7 @@ class TileConv(CompiledConv):
         slopes: see :class:`~.winograd.CompiledConv`.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, slopes: Tensor | None = None) -> None:
+    def __init__(self, layer: Layer, slopes: Tensor | None = None) -> None:
         super().__init__(layer, slopes, packed_weights(layer))
         self._transposed = isinstance(layer, nn.ConvTranspose2d)
         self._stride = 1 if self._transposed else layer.stride[0]
@@ -123,11 +120,7 @@ class TileConv(CompiledConv):
 
 
 class TileStack:
-    """Layers one after the other in one call, whose results alternate between two tensors.
-
-    Args:
-        layers: at least one.
-    """
+    """Layers one after the other in one call, whose results alternate between two tensors."""
 
     def __init__(self, layers: Sequence[TileConv]) -> None:
         self._layers = layers
@@ -149,6 +142,14 @@ class TileStack:
             x = out
         _run_all(jobs)
         return x
+
+
+def in_a_row(layers: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+    """Chain layers, in one call where all are :class:`TileConv`."""
+    tiles = [layer for layer in layers if isinstance(layer, TileConv)]
+    if len(tiles) == len(layers):
+        return TileStack(tiles)
+    return lambda x: reduce(lambda y, layer: layer(y), layers, x)
 
 
 def _run_all(jobs: Sequence[ConvolutionJob]) -> None:

@@ -10,26 +10,27 @@
 struct TILED(block) {
     const float *sums;
     size_t first[2];            /* pixel of the output where each row begins */
-    int apart, rows, columns, start, next;
+    int apart, rows, columns, start;
+    __mmask16 kept[2];          /* of each 16 channels: what is stored */
+    unsigned next;
 };
 
 /* Copy pixels of the input, 32 channels at a time; beyond the edges are zeros. */
 static void TILED(gather)(const struct convolution *job, const struct area *area, uint16_t *to)
 {
     int shift = job->doubled, width = job->in_width << shift, height = job->in_height << shift;
-    int wide = columns_of(job, area->columns), high = rows_of(job, area->rows);
+    int wide = seen(job, area->columns, 16), high = seen(job, area->rows, 2);
     for (int row = 0; row < high; row++) {
         int y = area->top * job->stride - 1 + row, inside = y >= 0 && y < height;
         size_t line = ((size_t)area->image * job->in_height + (inside ? y >> shift : 0))
             * job->in_width;
         for (int column = 0; column < wide; column++, to += job->in) {
             int x = area->left * job->stride - 1 + column;
-            const uint16_t *from = (const uint16_t *)job->input.values;
-            int seen = inside && x >= 0 && x < width ? job->present : 0;
-            if (seen)
-                from += (line + (x >> shift)) * job->input.step;
-            for (int channel = 0; channel < job->in; channel += 32, seen -= 32) {
-                __mmask32 mask = seen >= 32 ? ~0u : seen > 0 ? (1u << seen) - 1 : 0;
+            int left = inside && x >= 0 && x < width ? job->present : 0;
+            const uint16_t *from = (const uint16_t *)job->input.values
+                + (left ? (line + (x >> shift)) * job->input.step : 0);
+            for (int channel = 0; channel < job->in; channel += 32, left -= 32) {
+                __mmask32 mask = left >= 32 ? ~0u : left > 0 ? (1u << left) - 1 : 0;
                 _mm512_storeu_si512(to + channel, _mm512_maskz_loadu_epi16(mask, from + channel));
             }
         }
@@ -46,10 +47,8 @@ static inline __m512 TILED(with)(const struct residual *residual, size_t pixel, 
 
 /* 16 channels of a pixel from `channel` on: bias, PReLU where there are slopes, residuals. */
 static inline void TILED(finish_part)(const struct convolution *job, size_t pixel, int channel,
-                                      const float *sums)
+                                      __mmask16 mask, const float *sums)
 {
-    int count = job->made - channel;
-    __mmask16 mask = count >= 16 ? 0xffff : (1u << count) - 1;
     __m512 value = _mm512_load_ps(sums) + _mm512_loadu_ps(job->bias + channel);
     if (job->slopes) {
         __mmask16 below = _mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_LT_OQ);
@@ -76,21 +75,21 @@ static inline void TILED(finish)(const struct convolution *job, struct TILED(blo
                                  int count)
 {
     for (; count && block->next < 32; count--, block->next++) {
-        int row = block->next / 16, column = block->next % 16;
+        int row = (int)(block->next / 16), column = (int)(block->next % 16);
         if (row >= block->rows || column >= block->columns)
             continue;
         size_t pixel = block->first[row] + (size_t)column * block->apart;
         const float *sums = block->sums + row * 512 + column * 16;
-        TILED(finish_part)(job, pixel, block->start, sums);
-        if (job->made - block->start > 16)
-            TILED(finish_part)(job, pixel, block->start + 16, sums + 256);
+        TILED(finish_part)(job, pixel, block->start, block->kept[0], sums);
+        if (block->kept[1])
+            TILED(finish_part)(job, pixel, block->start + 16, block->kept[1], sums + 256);
     }
 }
 
 /* Sum up a block of which the upper left pixel's window begins at `pixels`. */
-static inline __attribute__((always_inline)) void TILED(multiply)(
-    const struct convolution *job, const size_t *taps, const uint16_t *pixels, size_t down,
-    const uint16_t *weights, int wide, float *sums, struct TILED(block) *before)
+static inline void TILED(multiply)(const struct convolution *job, const size_t *taps,
+                                   const uint16_t *pixels, size_t down, const uint16_t *weights,
+                                   int wide, float *sums, struct TILED(block) *before)
 {
     size_t across = sizeof *pixels * job->stride * job->in;
     int count = taps_of(job), share = (31 + count * job->in / 32) / (count * job->in / 32);
@@ -116,11 +115,9 @@ static inline __attribute__((always_inline)) void TILED(multiply)(
         }
     }
     TILE_PUT(0, sums);
+    TILE_PUT(1, sums + 256);
     TILE_PUT(2, sums + 512);
-    if (wide) {
-        TILE_PUT(1, sums + 256);
-        TILE_PUT(3, sums + 768);
-    }
+    TILE_PUT(3, sums + 768);
 }
 
 /* 32 or 16 channels of the output from `start` on, for one of its `side` x `side` interleaved grids. */
@@ -128,7 +125,7 @@ static void TILED(panel)(const struct convolution *job, const struct work *work,
                          const struct area *area, int grid, int start, struct TILED(block) *before)
 {
     int side = job->transposed ? 2 : 1, wide = job->out - start > 16, count = taps_of(job);
-    size_t pitch = (size_t)columns_of(job, area->columns) * job->in, taps[9];
+    size_t pitch = (size_t)seen(job, area->columns, 16) * job->in, taps[9];
     const uint16_t *weights = (const uint16_t *)job->weights
         + ((size_t)grid * job->out + start) * count * job->in;
     for (int tap = 0; tap < count; tap++)
@@ -139,18 +136,16 @@ static void TILED(panel)(const struct convolution *job, const struct work *work,
             float *sums = work->sums + (before->sums == work->sums ? 1024 : 0);
             const uint16_t *pixels = work->pixels
                 + (size_t)job->stride * (y * pitch + (size_t)x * job->in);
-            struct TILED(block) block = { .sums = sums, .apart = side, .start = start };
-            block.rows = area->rows - y;
-            block.columns = area->columns - x;
+            struct TILED(block) block = { .sums = sums, .apart = side, .start = start,
+                                          .rows = area->rows - y, .columns = area->columns - x };
+            for (int half = 0, left = job->made - start; half < 2; half++, left -= 16)
+                block.kept[half] = left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
             for (int row = 0; row < 2; row++) {
                 size_t at = (size_t)area->image * job->height + area->top + y + row;
                 block.first[row] = (at * side + grid / 2) * job->width * side
                     + (size_t)(area->left + x) * side + grid % 2;
             }
-            if (wide)
-                TILED(multiply)(job, taps, pixels, job->stride * pitch, weights, 1, sums, before);
-            else
-                TILED(multiply)(job, taps, pixels, job->stride * pitch, weights, 0, sums, before);
+            TILED(multiply)(job, taps, pixels, job->stride * pitch, weights, wide, sums, before);
             *before = block;
         }
 }
@@ -160,7 +155,7 @@ static void TILED(convolve)(const struct convolution *job, const struct work *wo
 {
     struct TILED(block) before = { .next = 32 };
     TILED(gather)(job, area, work->pixels);
-    FENCE();
+    __asm__ volatile("" ::: "memory");  /* GCC's loads of tiles do not say that they read memory */
     for (int grid = 0; grid < (job->transposed ? 4 : 1); grid++)
         for (int start = 0; start < job->out; start += 32)
             TILED(panel)(job, work, area, grid, start, &before);
@@ -171,8 +166,7 @@ static void TILED(convolve)(const struct convolution *job, const struct work *wo
 static void TILED(layers)(const struct layers *layers, const struct work *work, struct part *parts,
                           int threads)
 {
-    if (work->pixels)
-        TILES_BEGIN();
+    TILES_BEGIN();
     for (int layer = 0; layer < layers->count; layer++) {
         const struct convolution *job = &layers->jobs[layer];
         struct cut cut = cut_of(job, threads);
@@ -182,11 +176,9 @@ static void TILED(layers)(const struct layers *layers, const struct work *work, 
         }
 #pragma omp barrier
     }
-    if (work->pixels)
-        TILES_END();
+    TILES_END();
 }
 
-#undef FENCE
 #undef TILES_BEGIN
 #undef TILES_END
 #undef TILE_ZERO

@@ -24,7 +24,7 @@ from typing import NamedTuple, get_args
 
 import torch
 from pydantic import BaseModel, FiniteFloat, TypeAdapter
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..device import cache_folder, cpu_name
 from ..errors import DeviceUnavailable
@@ -40,13 +40,13 @@ and nothing is measured."""
 
 
 class Convolutions(NamedTuple):
-    """What a way computes 3x3 convolutions with."""
+    """What a way computes convolutions with."""
 
-    fits: Callable[[nn.Conv2d], bool]
+    fits: Callable[[winograd.Layer], bool]
     """Whether it can compute a layer on this machine."""
-    fits_rgb: Callable[[nn.Conv2d], bool]
+    fits_rgb: Callable[[winograd.Layer], bool]
     """Whether it can compute a layer that ends in a picture."""
-    make: Callable[[nn.Conv2d, Tensor | None], winograd.CompiledConv]
+    make: Callable[[winograd.Layer, Tensor | None], winograd.CompiledConv]
     """Of a layer, and the slopes of the PReLU behind it."""
 
 

@@ -142,7 +142,8 @@ def _product(roots: list[float] | tuple[float, ...]) -> list[float]:
 
 _FEWEST_CHANNELS = {torch.float32: 16, torch.bfloat16: 32}
 """With fewer, turning costs what multiplying saves."""
-_PLANES = 3
+PLANES = 3
+Layer = nn.Conv2d | nn.ConvTranspose2d
 
 
 class _Pixels(ctypes.Structure):
@@ -178,19 +179,19 @@ def is_available(dtype: torch.dtype) -> bool:
     return run("convolve", job, is_bf16=dtype == torch.bfloat16) == 0
 
 
-def can_convolve(layer: nn.Conv2d) -> bool:
+def can_convolve(layer: Layer) -> bool:
     """Return whether the kernel does what a layer does, on enough channels to be worth a try."""
     channels = layer.in_channels, layer.out_channels
     return not any(count % LANES for count in channels) and _is_plain(layer, min(channels))
 
 
-def supports_rgb_output(layer: nn.Conv2d) -> bool:
+def supports_rgb_output(layer: Layer) -> bool:
     """Return whether `WinogradConv.to_rgb` does what a layer does."""
-    fits = layer.in_channels % LANES == 0 and layer.out_channels == _PLANES
+    fits = layer.in_channels % LANES == 0 and layer.out_channels == PLANES
     return fits and _is_plain(layer, layer.in_channels)
 
 
-def _is_plain(layer: nn.Conv2d, channels: int) -> bool:
+def _is_plain(layer: Layer, channels: int) -> bool:
     dtype = layer.weight.dtype
     if layer.weight.device.type != "cpu" or not is_available(dtype):
         return False
@@ -208,9 +209,7 @@ class CompiledConv(ABC):
         weights: as the kernel reads them.
     """
 
-    def __init__(
-        self, layer: nn.Conv2d | nn.ConvTranspose2d, slopes: Tensor | None, weights: Tensor
-    ) -> None:
+    def __init__(self, layer: Layer, slopes: Tensor | None, weights: Tensor) -> None:
         self.num_in, self.num_out = layer.in_channels, layer.out_channels
         self.dtype = layer.weight.dtype
         self._weights = weights
@@ -280,7 +279,7 @@ class CompiledConv(ABC):
         Raises:
             MemoryError: if there is none for a few tiles.
         """
-        result = torch.empty(len(x), _PLANES, *x.shape[2:])
+        result = torch.empty(len(x), PLANES, *x.shape[2:])
         job = self.job(x)
         job.picture = result.data_ptr()
         self._run(job)
@@ -324,9 +323,7 @@ class WinogradConv(CompiledConv):
         narrow: fp32 with AVX2 even where there is AVX-512, to compare both.
     """
 
-    def __init__(
-        self, layer: nn.Conv2d, slopes: Tensor | None = None, *, narrow: bool = False
-    ) -> None:
+    def __init__(self, layer: Layer, slopes: Tensor | None = None, *, narrow: bool = False) -> None:
         super().__init__(layer, slopes, transform_weights(layer.weight.detach()))
         self._narrow = narrow
 

@@ -1,4 +1,4 @@
-"""Convolutions by tiles give what plain ones give, rounded once; here the tiles are emulated."""
+"""Convolutions by tiles give what plain ones give, rounded once. Without AMX they are emulated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upframe.filters.device import cpu_has
-from upframe.filters.kernels import native
 from upframe.filters.kernels.amx import (
     SWITCH,
     Layers,
@@ -33,13 +32,15 @@ Layer = nn.Conv2d | nn.ConvTranspose2d
 BF16 = torch.bfloat16
 SIZES = [(1, 1), (1, 7), (5, 1), (3, 17), (20, 130), (33, 47)]
 CHANNELS = [(1, 1), (3, 64), (15, 96), (28, 33), (64, 48), (96, 52), (192, 192)]
+SOURCES = Path(__file__).parents[3] / "filters" / "kernels"
 TRAPS = Path(__file__).parents[2] / "support" / "kernels" / "amx_traps.c"
 KINDS = ["stride 1", "stride 2", "transposed"]
 
 
 @pytest.fixture(autouse=True)
-def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SWITCH, "emulate")
+def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not cpu_has("amx_bf16"):
+        monkeypatch.setenv(SWITCH, "emulate")
     if kernels() is None or not cpu_has("avx512_bf16"):
         assert os.environ.get("UPFRAME_REQUIRE_NATIVE") != "1" or kernels() is not None
         pytest.skip("no kernels, or a CPU without AVX512-BF16")
@@ -196,10 +197,21 @@ def test_other_convolutions_are_left_to_torch(conv: Layer) -> None:
     assert not can_convolve(conv)
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiles_give_what_emulated_ones_give(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not cpu_has("amx_bf16"):
+        pytest.skip("no AMX")
+    conv, x = TileConv(layer(kind, 64, 80)), pixels(1, 64, (33, 47))
+    found = conv(x)
+    monkeypatch.setenv(SWITCH, "emulate")
+    torch.testing.assert_close(found, conv(x), rtol=2**-7, atol=1e-5)
+
+
 def test_without_amx_and_emulation_it_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(SWITCH)
     if cpu_has("amx_bf16"):
         pytest.skip("this CPU has AMX")
+    monkeypatch.delenv(SWITCH)
     assert not is_available(BF16)
     assert not can_convolve(layer("stride 1", 64, 64))
 
@@ -219,9 +231,8 @@ def test_what_is_compiled_for_amx_gives_what_is_emulated(tmp_path: Path, threads
     for one, near, out in zip(layers, [x, *found], found, strict=False):
         jobs.append(one.job(near))
         jobs[-1].output = one.pixels(out)
-    sources = Path(native.__file__).parent
     made = tmp_path / "traps.so"
-    flags = ["-O3", "-shared", "-fPIC", "-fopenmp", "-Wno-psabi", f"-I{sources}"]
+    flags = ["-O3", "-shared", "-fPIC", "-fopenmp", "-Wno-psabi", f"-I{SOURCES}"]
     subprocess.run([compiler, *flags, str(TRAPS), "-o", str(made)], check=True)
     array = (ConvolutionJob * len(jobs))(*jobs)
     library = ctypes.CDLL(str(made))
