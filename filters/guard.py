@@ -51,8 +51,9 @@ class Verdict:
             return True
         if all(high > _BLACK for _, high in self._rows[: self._num_results]):
             return False
-        sources = self._rows[self._num_results :] or [_values(_extremes(x)) for x in self._unread]
-        return all(high > _NOT_BLACK for _, high in sources)
+        highest = [high for _, high in self._rows[self._num_results :]]
+        highest += [float(_extremes(source)[1]) for source in self._unread]
+        return all(high > _NOT_BLACK for high in highest)
 
     @property
     def is_finite(self) -> bool:
@@ -63,18 +64,9 @@ class Verdict:
     @property
     def _rows(self) -> list[tuple[float, float]]:
         """Smallest and largest value of each picture that was read; NaN where one value is."""
-        return [_values(row) for row in self._extremes.wait()[0]]
-
-
-def is_damaged(result: Tensor, *sources: Tensor) -> bool:
-    """Return the verdict on one result at once; see :class:`Verdict`."""
-    return Verdict([result], *sources)()
+        return [(float(low), float(high)) for low, high in self._extremes.wait()[0]]
 
 
 def _extremes(picture: Tensor) -> Tensor:
     """Find the smallest and largest value in one pass: (2,), float32."""
     return torch.stack(torch.aminmax(picture)).float()
-
-
-def _values(row: Tensor) -> tuple[float, float]:
-    return float(row[0]), float(row[1])

@@ -20,7 +20,7 @@ import torch
 from ...filters.chain import Chain
 from ...filters.color.convert import ToFrame, ToPicture, output_size
 from ...filters.color.matrix import matrix_warning, output_color
-from ...filters.device import available_bytes
+from ...filters.device import GIB, available_bytes
 from ...filters.frame import Pending, Picture, StreamInfo
 from ...filters.kernels.cuda import on_stream, stream_for
 from ...filters.scenes import Scenes
@@ -38,8 +38,8 @@ _WAITING = 1
 """Groups that wait for a lane, or are done while one before them is not, so that none is idle."""
 _MEMORY_SHARE = 8
 """All lanes together may use this fraction of the free memory: one part in so many."""
-_DOWNLOADS = 2
-"""Pictures that are copied from a CUDA device while it computes the next ones."""
+_FRAMES_IN_FLIGHT = 2
+"""Whose pictures a CUDA device computes or copies while the next frame is begun."""
 _COSTS_KEPT = 64
 _LOOK_SECONDS = 0.004
 """How often to look for other work while a result is awaited: far less than any frame takes."""
@@ -290,7 +290,10 @@ class Compute:
         if warning := matrix_warning(info, color):
             log.warning("%s", warning)
         self._downloads: deque[Callable[[], Picture]] = deque()
-        self._most_downloads = _DOWNLOADS if device.type == "cuda" else 0
+        self._num_pictures = _num_pictures(info, out)
+        most = max(_FRAMES_IN_FLIGHT, GIB // (12 * out.width * out.height))  # in fp32
+        most = min(_FRAMES_IN_FLIGHT * self._num_pictures, most)
+        self._most_downloads = most if device.type == "cuda" else 0
         if device.type == "cuda":  # weights were loaded on the stream of who calls
             stream_for("compute", device).wait_stream(torch.cuda.current_stream(device))
         self._clock = SharedClock(now)
@@ -354,8 +357,10 @@ class Compute:
 
     @property
     def num_in_flight(self) -> int:
-        """Pictures that are being computed and that `settle` would wait for."""
-        return len(self._downloads) if self._lanes is None else len(self._lanes)
+        """Incoming pictures that are being computed and that `settle` would wait for."""
+        if self._lanes is None:
+            return -(-len(self._downloads) // self._num_pictures)
+        return len(self._lanes)
 
     @property
     def max_in_flight(self) -> int:
@@ -458,5 +463,9 @@ class Compute:
 
 def _coded_bytes(incoming: StreamInfo, outgoing: StreamInfo) -> int:
     """Estimate the memory of all pictures that one becomes, at most."""
-    pictures = int(incoming.time_base / outgoing.time_base)
+    pictures = _num_pictures(incoming, outgoing)
     return pictures * outgoing.width * outgoing.height * 3 * torch.uint16.itemsize
+
+
+def _num_pictures(incoming: StreamInfo, outgoing: StreamInfo) -> int:
+    return max(1, int(incoming.time_base / outgoing.time_base))

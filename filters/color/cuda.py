@@ -79,7 +79,7 @@ class YuvDecoder:
             band = self._band(chroma.shape[2], width, across, luma.device)
         else:
             band = self._band(width, width, "first", luma.device)
-        table = _decoding_table(form, picture.color, width, height, luma.device)
+        table = _table(rgb_of_codes, form, picture.color, width, height, luma.device)
         out = torch.empty(3, height, width, device=luma.device)
         if outside is None:
             outside = torch.zeros(1, dtype=torch.int64, device=luma.device)
@@ -144,7 +144,7 @@ class YuvEncoder:
         luma = torch.empty(height, width, dtype=codes, device=pixels.device)
         is_whole = not form.chroma_shift_x
         chroma = luma.new_empty(2, height, width, dtype=codes if is_whole else torch.float32)
-        table = _encoding_table(form, color, width, height, pixels.device)
+        table = _table(codes_of_rgb, form, color, width, height, pixels.device)
         _kernels().coded[_grid(width, height)](
             pixels, luma, chroma, table, outside, pixels.stride(1), pixels.stride(0),
             width, height, top, CODES=is_whole, ROWS=_ROWS, COLUMNS=_COLUMNS,
@@ -196,25 +196,17 @@ def _grid(width: int, height: int) -> tuple[int, int]:
     return -(-width // _COLUMNS), -(-height // _ROWS)
 
 
-# A copy for each frame would wait for the device.
-
-
-@lru_cache(maxsize=64)
-def _decoding_table(
-    form: PixelFormat, color: Color, width: int, height: int, device: torch.device
+@lru_cache(maxsize=64)  # a copy for each frame would wait for the device
+def _table(
+    constants_of: Callable[[PixelFormat, Color, int, int], tuple[Tensor, Tensor]],
+    form: PixelFormat,
+    color: Color,
+    width: int,
+    height: int,
+    device: torch.device,
 ) -> Tensor:
-    return _table(*rgb_of_codes(form, color, width, height), device)
-
-
-@lru_cache(maxsize=64)
-def _encoding_table(
-    form: PixelFormat, color: Color, width: int, height: int, device: torch.device
-) -> Tensor:
-    return _table(*codes_of_rgb(form, color, width, height), device)
-
-
-def _table(matrix: Tensor, constants: Tensor, device: torch.device) -> Tensor:
     """Put a matrix (3, 3) and what is added to its rows side by side: (3, 4), float32."""
+    matrix, constants = constants_of(form, color, width, height)
     return torch.cat((matrix, constants[:, None]), 1).float().to(device)
 
 

@@ -18,27 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..kernels.cuda import KernelSelfTest, disagrees, mismatch, on_device, slower
+from ..kernels.cuda import OF_PICTURES, KernelSelfTest, disagrees, mismatch, on_device, slower
 from ..kernels.graphs import Graphs
-from . import cuda_layers
+from . import cuda_layers, network
 from .cuda_layers import BlockLayers, EncoderLayers
-from .network import (
-    BLOCK_CELLS,
-    NUM_FEATURES,
-    Engine,
-    FlowBlock,
-    IFNet,
-    PlainEngine,
-    Sources,
-    shape_of_all,
-)
+from .network import BLOCK_CELLS, Engine, FlowBlock, IFNet, PlainEngine, Sources, shape_of_all
 
 _COMPARED = 128, 128
 """Rows and columns that are compared: multiples of what any scale wants."""
 _TIMED = 640, 1152
-"""The most that is timed, and compared as roughly as two ways in half precision allow."""
-_MOST_OFF = 1e-3
-"""Mean square of the difference there, as a share: one program in 250 that fails makes more."""
+"""The most that is timed, and compared with plain torch in the same precision."""
 _SHIFT = 2, 5
 """Motion of the pictures that are compared, in pixels, down and right."""
 _BLOB = 8
@@ -97,7 +86,7 @@ class ProvenEngine:
         if source.dtype == cuda_layers.SOURCE_DTYPE:
             return source
         assert self._kernels is not None
-        return self._kernels.sources(source[None, NUM_FEATURES:])[0]
+        return self._kernels.sources(source[None, network.NUM_FEATURES :])[0]
 
     def _trial(self, height: int, width: int) -> str | None:
         """Compute a pair both ways and return why the kernels cannot be used, or None."""
@@ -109,7 +98,7 @@ class ProvenEngine:
         if fault is None and self._network.device.type == "cuda":
             images = _two_pictures(*_timed(height, width), images.device)
             fast, plain = (partial(self._middle, e, images) for e in (kernels, self._plain))
-            fault = disagrees(fast(), plain(), _MOST_OFF) or slower(fast, plain)
+            fault = disagrees(fast(), plain(), *OF_PICTURES) or slower(fast, plain)
         if fault is None:
             self._kernels, kernels.is_recorded = kernels, True
         return fault

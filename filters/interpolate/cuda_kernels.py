@@ -263,15 +263,16 @@ def _sum(a, b):
     return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=[*SIZES, "taps"])
 def following(
-    table, first, second, third, out, height, width,
+    table, first, second, third, out, height, width, taps,
     CELL: tl.constexpr, BLOCKS: tl.constexpr, TILE_X: tl.constexpr, TILE_Y: tl.constexpr,
 ):  # fmt: skip
     """Write the input of the block after BLOCKS others, eight groups a pixel.
 
     That is both frames moved by the flow, the newest state at twice its size, the moment, the flow:
-    see `glue.NEXT_ORDER`. Of a cell only the four pixels in its middle count.
+    see `glue.NEXT_ORDER`. Of a cell only the four pixels in its middle count: `taps`, no constant,
+    since unrolled they take many times as long to compile.
     """
     EDGE: tl.constexpr = 1 if CELL == 1 else 2
     START: tl.constexpr = 0 if CELL == 1 else CELL // 2 - 1
@@ -286,7 +287,7 @@ def following(
     none = tl.zeros((PIXELS,), tl.float32)
     flow = (none, none, none, none)
     near, near_colors, far, far_colors = flow, flow, flow, flow
-    for tap in range(EDGE * EDGE):
+    for tap in range(taps):
         py = y * CELL + (START + tap // EDGE)
         px = x * CELL + (START + tap % EDGE)
         moved = sum_flow(

@@ -183,8 +183,9 @@ def following(
     """
     out = _empty(table, height // cell, width // cell, len(NEXT_ORDER))
     grid, tile = _tiled(height // cell, width // cell, len(table), table.device)
+    taps = 1 if cell == 1 else 4
     glue_kernels().following[grid](
-        table, *_three(details), out, height, width, CELL=cell, BLOCKS=len(details), **tile
+        table, *_three(details), out, height, width, taps, CELL=cell, BLOCKS=len(details), **tile
     )
     return _as_channels(out)
 

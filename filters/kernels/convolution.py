@@ -125,15 +125,13 @@ class Convolution:
         card = card_of(x.device)
         how = self.launch or launch_of(self.num_in, self._padded, card)
         rows = rows_each(width, height, how.columns, card.num_processors)
-        kernel = kernels().resident if how.is_resident else kernels().streamed
-        grid = (-(-width // how.columns), -(-height // rows))
-        kernel[grid](
+        kernels().convolve_rows[-(-width // how.columns), -(-height // rows)](
             x, self.weight, self.bias, self.slope, out, residuals[0].to, residuals[1].to, base,
             width, height, rows, _stride(x), *strides,
             base.stride(1), base.stride(2), base.stride(3),
             residuals[0].gain, residuals[1].gain,
             IN=self.num_in, OUT=self.num_out, PADDED=self._padded, COLUMNS=how.columns,
-            BLOCK=how.block, SCALE=scale, RESIDUALS=num_residuals, UP=up,
+            BLOCK=how.block, SCALE=scale, RESIDUALS=num_residuals, UP=up, RESIDENT=how.is_resident,
             # laying out details takes registers, and the memory that a second stage would take
             num_warps=how.num_warps, num_stages=1 if scale and how.is_resident else how.num_stages,
         )  # fmt: skip
@@ -236,7 +234,7 @@ def band_of(function: Callable[[Tensor], Tensor], size: int, device: torch.devic
     columns: list[Tensor] = []
     for first in range(0, size, _IMPULSES):
         last = min(first + _IMPULSES, size)
-        impulses = torch.zeros(last - first, size)
+        impulses = torch.zeros(last - first, size, device="cpu")
         impulses.diagonal(first).fill_(1)
         columns.append(function(impulses))
     matrix = torch.cat(columns)  # (size, results)
@@ -244,7 +242,7 @@ def band_of(function: Callable[[Tensor], Tensor], size: int, device: torch.devic
     starts, ends = there.argmax(0), size - there.flip(0).argmax(0)  # first and last one of each
     num_taps = int((ends - starts).amax())
     starts = starts.clamp(max=size - num_taps)
-    taps = starts + torch.arange(num_taps)[:, None]
+    taps = starts + torch.arange(num_taps, device="cpu")[:, None]
     weights = matrix.gather(0, taps).T.contiguous()
     return Band(starts.int().to(device), weights.to(device))
 

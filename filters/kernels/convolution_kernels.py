@@ -2,8 +2,8 @@
 
 A program walks down a strip of columns. Each row that it reads serves the three rows of the result
 that see it, so that a pixel is read three times (for the three columns that see it) instead of
-nine. In ``resident`` all nine weights stay in shared memory: 64 channels to at most 64. In
-``streamed`` they are read again for every row, so any number of channels does.
+nine. Where weights are resident, all nine stay in shared memory: 64 channels to at most 64. Else
+they are read again for every row, so any number of channels does.
 
 This file is only imported on CUDA, since Triton may be missing. Without a card its kernels run in
 Triton's interpreter, and are compiled for cards that are not there.
@@ -95,46 +95,41 @@ def _weights(w, index, first, IN: tl.constexpr, BLOCK: tl.constexpr, OUT: tl.con
 
 
 @triton.jit
-def _resident_row(
-    above, here, x, w, row, columns, size, stride, BLOCK: tl.constexpr, UP: tl.constexpr
-):
-    """Add what a row gives to the three rows of the result that see it, and return these."""
-    left = _pixels(x, row, columns - 1, 0, size, stride, BLOCK, UP)
-    middle = _pixels(x, row, columns, 0, size, stride, BLOCK, UP)
-    right = _pixels(x, row, columns + 1, 0, size, stride, BLOCK, UP)
-    above = tl.dot(right, w[8], tl.dot(middle, w[7], tl.dot(left, w[6], above)))
-    here = tl.dot(right, w[5], tl.dot(middle, w[4], tl.dot(left, w[3], here)))
-    below = tl.dot(right, w[2], tl.dot(middle, w[1], tl.dot(left, w[0])))
-    return above, here, below
-
-
-@triton.jit
-def _streamed_row(
-    above, here, x, w, row, columns, size, stride,
-    IN: tl.constexpr, BLOCK: tl.constexpr, PADDED: tl.constexpr, UP: tl.constexpr,
+def _row(
+    above, here, x, w, row, columns, size, stride, IN: tl.constexpr, PADDED: tl.constexpr,
+    BLOCK: tl.constexpr, UP: tl.constexpr, RESIDENT: tl.constexpr,
 ):  # fmt: skip
-    """Do so in parts: BLOCK channels, with the weights for them, of one of the three neighbours."""
+    """Add what a row gives to the three rows of the result that see it, and return these."""
     PARTS: tl.constexpr = IN // BLOCK
     below = tl.zeros(here.shape, tl.float32)
-    for part in range(3 * PARTS):
-        across = part // PARTS
-        first = part % PARTS * BLOCK
-        v = _pixels(x, row, columns + (across - 1), first, size, stride, BLOCK, UP)
-        above = tl.dot(v, _weights(w, 6 + across, first, IN, BLOCK, PADDED), above)
-        here = tl.dot(v, _weights(w, 3 + across, first, IN, BLOCK, PADDED), here)
-        below = tl.dot(v, _weights(w, across, first, IN, BLOCK, PADDED), below)
+    if RESIDENT:
+        left = _pixels(x, row, columns - 1, 0, size, stride, BLOCK, UP)
+        middle = _pixels(x, row, columns, 0, size, stride, BLOCK, UP)
+        right = _pixels(x, row, columns + 1, 0, size, stride, BLOCK, UP)
+        above = tl.dot(right, w[8], tl.dot(middle, w[7], tl.dot(left, w[6], above)))
+        here = tl.dot(right, w[5], tl.dot(middle, w[4], tl.dot(left, w[3], here)))
+        below = tl.dot(right, w[2], tl.dot(middle, w[1], tl.dot(left, w[0], below)))
+    else:
+        for part in range(3 * PARTS):
+            across = part // PARTS
+            first = part % PARTS * BLOCK
+            v = _pixels(x, row, columns + (across - 1), first, size, stride, BLOCK, UP)
+            above = tl.dot(v, _weights(w, 6 + across, first, IN, BLOCK, PADDED), above)
+            here = tl.dot(v, _weights(w, 3 + across, first, IN, BLOCK, PADDED), here)
+            below = tl.dot(v, _weights(w, across, first, IN, BLOCK, PADDED), below)
     return above, here, below
 
 
 @triton.jit(do_not_specialize=["width", "height", "rows"])
-def resident(
+def convolve_rows(
     x, w, bias, slope, out, near, far, base, width, height, rows,
     x_stride, out_stride, near_stride, far_stride, base_channel, base_row, base_column,
     gain, far_gain,
     IN: tl.constexpr, OUT: tl.constexpr, PADDED: tl.constexpr, COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr, SCALE: tl.constexpr, RESIDUALS: tl.constexpr, UP: tl.constexpr,
+    RESIDENT: tl.constexpr,
 ):  # fmt: skip
-    """Convolve, with all weights at hand: IN == BLOCK. See `convolution.Convolution`.
+    """Convolve, with all weights at hand where RESIDENT. See `convolution.Convolution`.
 
     A turn computes three rows, after which each sum is what it was before: where sums are moved, a
     card has to wait for the products that it computes asynchronously.
@@ -147,52 +142,26 @@ def resident(
         bias, slope, out, out_stride, near, near_stride, far, far_stride, gain, far_gain,
         base, base_channel, base_row, base_column,
     )  # fmt: skip
-    w = (
-        _weights(w, 0, 0, IN, BLOCK, PADDED), _weights(w, 1, 0, IN, BLOCK, PADDED),
-        _weights(w, 2, 0, IN, BLOCK, PADDED), _weights(w, 3, 0, IN, BLOCK, PADDED),
-        _weights(w, 4, 0, IN, BLOCK, PADDED), _weights(w, 5, 0, IN, BLOCK, PADDED),
-        _weights(w, 6, 0, IN, BLOCK, PADDED), _weights(w, 7, 0, IN, BLOCK, PADDED),
-        _weights(w, 8, 0, IN, BLOCK, PADDED),
-    )  # fmt: skip
+    if RESIDENT:
+        w = (
+            _weights(w, 0, 0, IN, BLOCK, PADDED), _weights(w, 1, 0, IN, BLOCK, PADDED),
+            _weights(w, 2, 0, IN, BLOCK, PADDED), _weights(w, 3, 0, IN, BLOCK, PADDED),
+            _weights(w, 4, 0, IN, BLOCK, PADDED), _weights(w, 5, 0, IN, BLOCK, PADDED),
+            _weights(w, 6, 0, IN, BLOCK, PADDED), _weights(w, 7, 0, IN, BLOCK, PADDED),
+            _weights(w, 8, 0, IN, BLOCK, PADDED),
+        )  # fmt: skip
     a = tl.zeros((COLUMNS, PADDED), tl.float32)
     b = tl.zeros((COLUMNS, PADDED), tl.float32)
     for turn in range((rows + 4) // 3):
         row = first + (3 * turn - 1)
-        a, b, c = _resident_row(a, b, x, w, row, columns, size, x_stride, BLOCK, UP)
+        a, b, c = _row(a, b, x, w, row, columns, size, x_stride, IN, PADDED, BLOCK, UP, RESIDENT)
         _finish(a, row - 1, columns, wanted, size, to, COLUMNS, OUT, PADDED, SCALE, RESIDUALS)
-        b, c, a = _resident_row(b, c, x, w, row + 1, columns, size, x_stride, BLOCK, UP)
-        _finish(b, row, columns, wanted, size, to, COLUMNS, OUT, PADDED, SCALE, RESIDUALS)
-        c, a, b = _resident_row(c, a, x, w, row + 2, columns, size, x_stride, BLOCK, UP)
-        _finish(c, row + 1, columns, wanted, size, to, COLUMNS, OUT, PADDED, SCALE, RESIDUALS)
-
-
-@triton.jit(do_not_specialize=["width", "height", "rows"])
-def streamed(
-    x, w, bias, slope, out, near, far, base, width, height, rows,
-    x_stride, out_stride, near_stride, far_stride, base_channel, base_row, base_column,
-    gain, far_gain,
-    IN: tl.constexpr, OUT: tl.constexpr, PADDED: tl.constexpr, COLUMNS: tl.constexpr,
-    BLOCK: tl.constexpr, SCALE: tl.constexpr, RESIDUALS: tl.constexpr, UP: tl.constexpr,
-):  # fmt: skip
-    """Convolve, the weights read again for every row. See `convolution.Convolution`."""
-    size = (width, height)
-    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    first = tl.program_id(1) * rows
-    wanted = (first, tl.minimum(height, first + rows))
-    to = (
-        bias, slope, out, out_stride, near, near_stride, far, far_stride, gain, far_gain,
-        base, base_channel, base_row, base_column,
-    )  # fmt: skip
-    a = tl.zeros((COLUMNS, PADDED), tl.float32)
-    b = tl.zeros((COLUMNS, PADDED), tl.float32)
-    for turn in range((rows + 4) // 3):
-        row = first + (3 * turn - 1)
-        a, b, c = _streamed_row(a, b, x, w, row, columns, size, x_stride, IN, BLOCK, PADDED, UP)
-        _finish(a, row - 1, columns, wanted, size, to, COLUMNS, OUT, PADDED, SCALE, RESIDUALS)
-        b, c, a = _streamed_row(b, c, x, w, row + 1, columns, size, x_stride, IN, BLOCK, PADDED, UP)
-        _finish(b, row, columns, wanted, size, to, COLUMNS, OUT, PADDED, SCALE, RESIDUALS)
-        c, a, b = _streamed_row(c, a, x, w, row + 2, columns, size, x_stride, IN, BLOCK, PADDED, UP)
-        _finish(c, row + 1, columns, wanted, size, to, COLUMNS, OUT, PADDED, SCALE, RESIDUALS)
+        row += 1
+        b, c, a = _row(b, c, x, w, row, columns, size, x_stride, IN, PADDED, BLOCK, UP, RESIDENT)
+        _finish(b, row - 1, columns, wanted, size, to, COLUMNS, OUT, PADDED, SCALE, RESIDUALS)
+        row += 1
+        c, a, b = _row(c, a, x, w, row, columns, size, x_stride, IN, PADDED, BLOCK, UP, RESIDENT)
+        _finish(c, row - 1, columns, wanted, size, to, COLUMNS, OUT, PADDED, SCALE, RESIDUALS)
 
 
 @triton.jit(do_not_specialize=["width", "num_pixels", "height"])

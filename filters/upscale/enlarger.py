@@ -237,12 +237,11 @@ class Enlarger:
             verdicts.append(Verdict([result], source))
             return _sized(result, pixels, scale)
 
-        def check(enlarged: Tensor) -> Tensor:
-            return self._checked(enlarged, verdicts[-1], pixels, scale)
-
         return Deferred(
             lambda: self._run(compute, pixels),
-            lambda enlarged: self._run(partial(check, enlarged), pixels),
+            lambda made: self._run(
+                lambda: self._checked(made, verdicts[-1], pixels, scale), pixels
+            ),
         )
 
     def _run(self, work: Callable[[], Tensor], pixels: Tensor) -> Tensor:

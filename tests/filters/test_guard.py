@@ -6,12 +6,18 @@ import pytest
 import torch
 from support.kernels.card import Card, OnCard, card
 
-from upframe.filters.guard import Verdict, is_damaged
+from upframe.filters.guard import Verdict
 
 __all__ = ["card"]
 
 BRIGHT = torch.full((3, 4, 5), 0.5)
 BLACK = torch.zeros(3, 4, 5)
+
+
+def is_damaged(result: torch.Tensor, *sources: torch.Tensor) -> bool:
+    return Verdict([result], *sources)()
+
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from itertools import count
 from typing import Any
@@ -150,6 +151,37 @@ def test_a_picture_is_judged_when_it_goes_out_with_two_after_it_in_flight(
         assert all(map(torch.equal, ours.planes, theirs.planes))
     assert asked[0] == 3
     assert asked == sorted(asked)
+
+
+@pytest.mark.parametrize(
+    ("exp", "width", "height", "most"),
+    [(0, 640, 360, 2), (1, 1920, 1080, 4), (3, 1920, 1080, 16), (3, 7680, 4320, 2)],
+)
+def test_a_card_has_the_pictures_of_two_frames_in_flight_or_as_many_as_take_a_gib(
+    card: Card, exp: int, width: int, height: int, most: int
+) -> None:
+    info = StreamInfo(width, height, "gbrp", Fraction(1, 25))
+    made = Compute(info, {"full": Chain([Finer(2**exp)])}, pix_fmt="gbrp", device=CARD_1)
+    assert made._most_downloads == most
+
+
+class Finer:
+    """A filter that gives so many frames for each."""
+
+    def __init__(self, factor: int) -> None:
+        self._factor = factor
+
+    def open(self, info: StreamInfo) -> StreamInfo:
+        return replace(info, time_base=info.time_base / self._factor)
+
+    def __call__(self, frame: Frame) -> Iterator[Frame]:
+        yield from [frame] * self._factor
+
+    def flush(self) -> tuple[()]:
+        return ()
+
+    def statistics(self) -> dict[str, int]:
+        return {}
 
 
 def test_a_card_computes_on_a_stream_of_its_own_once_its_weights_are_there(card: Card) -> None:

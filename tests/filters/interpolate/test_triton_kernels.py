@@ -110,6 +110,19 @@ def test_kernels_that_agree_are_taken(half: IFNet) -> None:
         assert ProvenEngine(half, 1).sources(pictures()).dtype == cuda_layers.SOURCE_DTYPE
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_kernels_that_are_found_best_between_two_frames_take_the_first_one_over(
+    half: IFNet, channels: int
+) -> None:
+    images = pictures(channels)
+    engine = ProvenEngine(half, 1)
+    with torch.inference_mode():
+        left, right = PlainEngine(half).sources(images[:1]), engine.sources(images[1:])
+        assert left.dtype != right.dtype == cuda_layers.SOURCE_DTYPE
+        found = engine.middles([left[0]], [right[0]], (0.5,), 1)
+    assert torch.equal(found, middles(KernelEngine(half), images))
+
+
 def test_frames_of_two_sizes_are_refused(half: IFNet) -> None:
     engine = KernelEngine(half)
     with torch.inference_mode():

@@ -12,7 +12,7 @@ import torch
 
 from upframe.daemon.cli.doctor import describe_machine
 from upframe.filters.color.staging import Transfer
-from upframe.filters.guard import is_damaged
+from upframe.filters.guard import Verdict
 from upframe.filters.kernels.cuda import KernelSelfTest
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be"
@@ -128,7 +128,7 @@ def test_a_fault_that_shows_later_is_remembered_too(broken: None) -> None:
 
 def test_a_fault_that_the_guard_sees_is_remembered_too(broken: None) -> None:
     with pytest.raises(RuntimeError, match="illegal memory"):
-        is_damaged(Breaking(), torch.zeros(1))  # type: ignore[arg-type]
+        Verdict([Breaking()], torch.zeros(1))  # type: ignore[list-item]
     assert not KernelSelfTest("frames are enlarged by plain torch").passed(lambda: None)
 
 

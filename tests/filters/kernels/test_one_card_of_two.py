@@ -21,6 +21,7 @@ from torch import Tensor
 
 import upframe.filters.kernels
 from upframe.filters.color import cuda as color
+from upframe.filters.color.planes import codes_of_rgb, rgb_of_codes
 from upframe.filters.color.staging import Download, Upload
 from upframe.filters.frame import Color, Picture, PixelFormat
 from upframe.filters.interpolate import cuda_layers
@@ -166,10 +167,11 @@ def test_scenes_wait_for_no_filter_on_a_card_that_decodes(
 
 def test_constants_of_colours_are_copied_to_a_card_once() -> None:
     form, tags = PixelFormat.parse("yuv420p"), Color(range="tv", matrix="bt709")
-    for table in (color._decoding_table, color._encoding_table):
-        first = table(form, tags, 64, 48, torch.device("meta"))
-        assert table(form, replace(tags), 64, 48, torch.device("meta")) is first
-        assert table(form, replace(tags, range="pc"), 64, 48, torch.device("meta")) is not first
+    for way in (rgb_of_codes, codes_of_rgb):
+        first = color._table(way, form, tags, 64, 48, torch.device("meta"))
+        assert color._table(way, form, replace(tags), 64, 48, torch.device("meta")) is first
+        other = color._table(way, form, replace(tags, range="pc"), 64, 48, torch.device("meta"))
+        assert other is not first
 
 
 def test_threads_record_one_after_the_other(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:

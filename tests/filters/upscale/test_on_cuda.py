@@ -109,6 +109,7 @@ def test_what_no_kernel_knows_stays_as_it_is() -> None:
     for network in (
         small_srvgg(32, 1, 2),  # fp32 is exact as it is
         small_srvgg(8, 1, 2).half(),
+        small_srvgg(32, 1, 3).half(),  # lines of three pixels
         small_rrdb(8).half(),
     ):
         assert on_cuda(network) is network
