@@ -26,7 +26,7 @@ OUT = Path(os.environ.get("OUT", "/tmp/out"))
 ROOT = Path(__file__).resolve().parent
 while not (ROOT / "pyproject.toml").exists() and ROOT.parent != ROOT:
     ROOT = ROOT.parent
-DATA = Path(os.environ.get("UPFRAME_TEST_DATA", ROOT / "shared"))
+DATA = Path(os.environ.get("UPFRAME_TEST_DATA", ROOT.parent / "shared"))
 HERE = torch.cuda.is_available()
 DEV = torch.device("cuda", 0) if HERE else torch.device("cpu")
 H, W = (1080, 1920) if HERE else (36, 64)  # without a card: only to see that it runs
@@ -428,7 +428,7 @@ def pipeline() -> None:
             "-c",
             (
                 "from pathlib import Path; from upframe.io.demo import write_demo_clip as w;"
-                f"import sys; sys.path.append({str(ROOT.parent / 'speed')!r});"
+                f"import sys; sys.path.append({str(ROOT / 'bench' / 'speed')!r});"
                 "from clips import write_excerpt as e;"
                 "from fractions import Fraction as F;"
                 f"w(Path('{OUT.parent}/s.mp4'), width=480, height=270, rate=F(25), num_frames=60);"
