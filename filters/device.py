@@ -72,6 +72,7 @@ def cpu_has(*flags: str) -> bool:
     return any(bool(capabilities.get(flag)) for flag in flags)
 
 
+@lru_cache(maxsize=1)
 def cpu_name() -> str:
     """Return the processor's model name, if the system reports it."""
     for line in _read(Path("/proc/cpuinfo")).splitlines():

@@ -37,9 +37,7 @@ from ...filters.hub import find_cached
 from ...filters.kernels import ways
 from ...filters.kernels.cuda import SWITCH, fault_file, faulted
 from ...filters.kernels.native import kernels
-from ...filters.options import FilterOptions, Way
-from ...filters.upscale.cpu import on_cpu
-from ...filters.upscale.network import RRDBNet
+from ...filters.options import FilterOptions
 from ...filters.weights import BUILTIN, REAL_ESRGAN, RIFE, DefaultWeights, resolve_weights
 from ...io.capabilities import (
     has_codec,
@@ -232,58 +230,33 @@ def _kernels() -> Finding:
 
 
 def describe_ways(*, renew: bool = False) -> Iterator[Finding]:
-    """Report how networks are computed on the CPU, with the readings that decided it.
+    """Report how networks are computed on the CPU, and the readings that decided it.
 
     Args:
         renew: Measure again what was measured before.
     """
-    if kernels() is None:
-        yield ok("ways", "torch alone: there are no compiled kernels to compare it with")
-        return
-    if asked := os.environ.get(ways.SWITCH):
-        yield ok("ways", f"{asked}, by {ways.SWITCH}: nothing is measured", asked=asked)
-        return
+    both = {"enable_frame_interpolation": True, "enable_upscaling": True}
+    cpu = torch.device("cpu")
+    runtime = Runtime(cpu, resolve_precision("auto", cpu), "builtin")
     try:
         if renew:
             ways.forget()
-        chosen = _choose_ways()
+        built = build_filters(FilterOptions.model_validate(both), runtime)
     except (FilterError, OSError) as error:
         yield warn("ways", f"not measured: {error}")
         return
+    chosen = {one.name: one.way for one in built}
     text = ", ".join(f"{name} by {way}" for name, way in chosen.items())
-    yield ok("ways", f"{text}; measured once, see {ways.ways_file()}", **chosen)
+    yield ok("ways", f"{text}; what was measured is in {ways.ways_file()}", **chosen)
     for found in ways.measurements():
-        yield _way(found)
-
-
-def _choose_ways() -> dict[str, Way | None]:
-    """Choose the ways of the built-in networks, and of the enlarging one that the hub has."""
-    cpu = torch.device("cpu")
-    both = {"enable_frame_interpolation": True, "enable_upscaling": True}
-    runtime = Runtime(cpu, resolve_precision("auto", cpu), "builtin")
-    built = build_filters(FilterOptions.model_validate(both), runtime)
-    published = RRDBNet(num_feat=64, num_block=1, num_grow=32, scale=4)
-    # torch's stub of `to` forgets this argument
-    published.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    largest = on_cpu(published.to(runtime.precision))
-    return {**{one.name: one.way for one in built}, "published upscale": largest.way}
-
-
-def _way(found: ways.Measurement) -> Finding:
-    readings = {
-        way: " ".join(f"{one:.2f}" for one in own) or "failed"
-        for way, own in found.milliseconds.items()
-    }
-    taken = datetime.fromtimestamp(found.taken).astimezone().isoformat(" ", "minutes")
-    text = ", ".join(f"{way} {own}" for way, own in readings.items())
-    return ok(
-        "way",
-        f"{found.way} for {found.network}; ms at {found.edge}x{found.edge}: {text} ({taken})",
-        network=found.network,
-        way=found.way,
-        taken=taken,
-        **{f"{way}_ms": own for way, own in readings.items()},
-    )
+        own = {
+            way: " ".join(f"{ms:.2f}" for ms in each) for way, each in found.milliseconds.items()
+        }
+        taken = datetime.fromtimestamp(found.taken).astimezone().isoformat(" ", "minutes")
+        text = f"{found.way} for {found.network}, ms at {found.edge}x{found.edge} on {taken}: "
+        text += ", ".join(f"{way} {each}" for way, each in own.items())
+        facts = {f"{way}_ms": each for way, each in own.items()}
+        yield ok("way", text, network=found.network, way=found.way, taken=taken, **facts)
 
 
 def _card_kernels() -> Finding:

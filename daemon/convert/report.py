@@ -81,11 +81,7 @@ class WeightsReport(BaseModel, frozen=True):
     name: str
     sha256: str
     origin: str = Field(description="local, hub or builtin.")
-    way: Way | None = Field(
-        None,
-        description="How the network is computed on a CPU: torch, compiled, winograd or tiles; "
-        "null on a card.",
-    )
+    way: Way | None = Field(None, description="How its network was computed on a CPU.")
 
 
 class VideoReport(BaseModel, frozen=True):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..kernels.amx import in_a_row
 from ..kernels.native import Adding, Blending, Detail, Joining, PackedSources, kernels, run
-from ..kernels.ways import CONVOLUTIONS, Convolutions, Trial, asked, fastest
+from ..kernels.ways import CONVOLUTIONS, Convolutions, Trial, choose
 from ..kernels.winograd import Layer
 from ..options import Way
 from .network import (
@@ -28,6 +28,7 @@ from .network import (
     FLOW_CHANNELS,
     NEXT_CHANNELS,
     NUM_FEATURES,
+    NUM_RESIDUALS,
     SLOPE,
     Engine,
     FlowBlock,
@@ -43,76 +44,49 @@ _PACKED = 8
 """Values of a source's pixel: features, R, G, B, alpha."""
 _DTYPES = (torch.float32, torch.bfloat16)
 _Conv = TypeVar("_Conv", nn.Conv2d, nn.ConvTranspose2d)
-_SMALLEST, _SMALLEST_OF_LAYERS = 96, 256
-"""Pixels of a picture to measure with: below that nearly all time goes into starting the work."""
+_SMALLEST = 96
+"""Pixels to measure with: below that nearly all time goes into starting the work."""
 
 
 def engine_on_cpu(network: IFNet, scale: float, given: Way | None = None) -> Engine:
-    """Make the fastest engine for a network on the CPU, or the one of a given way.
-
-    Raises:
-        DeviceUnavailable: if the network cannot be computed here by the given way.
-    """
+    """Make the fastest engine for a network on the CPU, or the one of a given way."""
+    ways: list[Way] = ["torch"]
+    if network.dtype in _DTYPES and scale <= 1 and kernels() is not None:
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+        ways.append("compiled")
+        for way, own in CONVOLUTIONS.items():
+            if any(map(own.fits, layers)):
+                ways.append(way)
     name = f"RIFE 4.22.lite at scale {scale:g} in {str(network.dtype).removeprefix('torch.')}"
-    fused = fused_ways(network, scale)
-    way = asked(name, ("torch", *fused), given) or _fastest(network, scale, name, fused)
-    return _engine(network, way)
-
-
-def _engine(network: IFNet, way: Way) -> Engine:
+    trials: dict[Way, Trial] = {way: partial(_trial, network, scale, way) for way in ways}
+    way = choose(name, trials, given, smallest=_SMALLEST)
     return PlainEngine(network) if way == "torch" else FusedIFNet(network, way)
 
 
-def _fastest(network: IFNet, scale: float, name: str, fused: Sequence[Way]) -> Way:
-    """Measure convolutions and what lies between them, each at a size that says something.
-
-    Where a whole picture is small enough to be measured, its coarse blocks have few pixels.
-    """
-    if not fused:
-        return "torch"
-    ways: tuple[Way, ...] = ("torch", "compiled")
-    rest: dict[Way, Trial] = {way: partial(_trial, network, scale, way) for way in ways}
-    if fastest(f"rest of {name}", rest, smallest=_SMALLEST) == "torch":
-        return "torch"
-    own: list[Way] = ["torch", *(way for way in fused if way in CONVOLUTIONS)]
-    layers: dict[Way, Trial] = {way: partial(_trial_of_layers, network, way) for way in own}
-    best = fastest(f"convolutions of {name}", layers, smallest=_SMALLEST_OF_LAYERS)
-    return "compiled" if best == "torch" else best
-
-
 def _trial(network: IFNet, scale: float, way: Way, edge: int) -> Callable[[], object]:
-    """Make what computes one in-between of two frames."""
-    multiple, engine = padding_multiple(scale), _engine(network, way)
-    images = _moving(-(-edge // multiple) * multiple)
-    left = engine.sources(images[:1])[0]
-    return lambda: engine.middles([left], [engine.sources(images[1:])[0]], [0.5], scale)
+    """Make what computes an in-between, and then a convolution of each block on larger maps.
 
-
-def _trial_of_layers(network: IFNet, way: Way, edge: int) -> Callable[[], object]:
-    """Make what computes one convolution of each block."""
-    work: list[Callable[[], Tensor]] = []
+    On a picture that is small enough, coarse blocks have too few pixels to tell what their
+    convolutions cost: so all have torch's, and one of eight is computed for eight times the area.
+    """
+    engine = PlainEngine(network) if way == "torch" else FusedIFNet(network, "compiled")
+    multiple, work = padding_multiple(scale), list[Callable[[], Tensor]]()
     for block, channels, cell in zip(network.blocks, BLOCK_CHANNELS, BLOCK_CELLS, strict=True):
         layer = cast("FlowBlock", block).convblock[0]
-        x = _channels_last((1, channels, edge // cell // 4, edge // cell // 4), network.dtype)
-        work.append(partial(_layer(layer, CONVOLUTIONS.get(way)), x.fill_(0.5)))
-    return lambda: [one() for one in work]
+        side = round(edge * NUM_RESIDUALS**0.5 / cell / 4)
+        x = torch.full((1, channels, side, side), 0.5, dtype=network.dtype)
+        x = x.to(memory_format=torch.channels_last)
+        work.append(partial(_layer(layer, CONVOLUTIONS.get(way)), x))
+    side = -(-edge // multiple) * multiple
+    image = torch.linspace(0, 1, side).expand(1, 3, side, side)
+    left = engine.sources(image)[0]
 
+    def run() -> None:
+        engine.middles([left], [engine.sources(image)[0]], [0.5], scale)
+        for layer in work:
+            layer()
 
-def fused_ways(network: IFNet, scale: float) -> tuple[Way, ...]:
-    """Return the ways that have compiled kernels, as far as these do what is asked."""
-    ours = network.device.type == "cpu" and network.dtype in _DTYPES and scale <= 1
-    if not ours or kernels() is None:
-        return ()
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
-    others: list[Way] = [way for way, own in CONVOLUTIONS.items() if any(map(own.fits, layers))]
-    return ("compiled", *others)
-
-
-def _moving(edge: int) -> Tensor:
-    """Draw two frames, (2, 3, edge, edge), of waves that move by four pixels."""
-    x = torch.arange(edge) + torch.tensor([[0.0], [4.0]])
-    waves = torch.sin(x / 8)[:, None, None, :] * torch.sin(x / 13)[:, None, :, None]
-    return (waves / 2 + 0.5).repeat(1, 3, 1, 1)
+    return run
 
 
 class FusedIFNet:
@@ -207,7 +181,11 @@ class FusedIFNet:
 
     def _empty_input(self, pairs: _Pairs, count: int, channels: int, cell: int) -> Tensor:
         _, height, width, _ = pairs.flow.shape
-        return _channels_last((count, channels, height // cell, width // cell), self._dtype)
+        return torch.empty(
+            (count, channels, height // cell, width // cell),
+            dtype=self._dtype,
+            memory_format=torch.channels_last,
+        )
 
     def _add(self, pairs: _Pairs, detail: Tensor, cell: int, *, begins: bool) -> None:
         count, height, width, _ = pairs.flow.shape
@@ -272,10 +250,6 @@ class _Pairs(NamedTuple):
             self.times[index],
             x.data_ptr(),
         )
-
-
-def _channels_last(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
 
 
 def _packed(count: int, height: int, width: int) -> Tensor:

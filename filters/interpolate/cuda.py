@@ -53,6 +53,8 @@ class ProvenEngine:
         scale: at which it will be used.
     """
 
+    way = None
+
     def __init__(self, network: IFNet, scale: float) -> None:
         self._network = network
         self._scale = scale
@@ -119,6 +121,8 @@ class KernelEngine:
 
     is_recorded = True
     """Whether what comes again is started as a CUDA graph, where there are any."""
+
+    way = None
 
     def __init__(self, network: IFNet) -> None:
         self._has_graphs = network.device.type == "cuda"

@@ -130,23 +130,18 @@ class Interpolate(PlannedFilter):
             exp: 2^exp - 1 frames are inserted into every gap.
             scale: 0.25, 0.5, 1, 2 or 4; size at which motion is sought.
             method: see :mod:`upframe.filters.interpolate.gap`.
-            way: how `network` is computed on a CPU; None lets measuring decide. `exact` is left
-                to torch: it is hardly ever needed.
+            way: how `network` is computed on a CPU, the fastest if None; `exact` is left to torch.
 
         Raises:
-            DeviceUnavailable: if the network cannot be computed here by that way.
+            DeviceUnavailable: if this CPU does not have that way.
         """
         self._factor = 2**exp
         self._fill = GapFiller(network, exp, scale, method, way)
         self._fill_exactly = exact and GapFiller(exact, exp, scale, method, "torch")
+        self.way: Way | None = self._fill.way
         self._longest_step = longest_step(None)
         self._held: _Held | None = None
         self._counts = Counts(COUNTERS)
-
-    @property
-    def way(self) -> Way | None:
-        """How the network is computed on a CPU."""
-        return self._fill.way
 
     def with_exp(self, exp: int) -> Interpolate:
         """Copy the filter for another exponent. Both share the network, nothing else."""
@@ -282,7 +277,6 @@ def build_interpolate(options: InterpolateOptions, runtime: Runtime) -> tuple[In
 
     Raises:
         CheckpointRejected: if they are not a RIFE 4.22.lite checkpoint.
-        DeviceUnavailable: if the network cannot be computed here by the way that is given.
         WeightsUnavailable: if they are not available.
     """
     weights = resolve_weights(

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..device import GIB, available_bytes, exact_convolutions, unless_out_of_memory
 from ..errors import TooLarge
 from ..options import Way
-from .cpu import FusedIFNet, engine_on_cpu
+from .cpu import engine_on_cpu
 from .network import Engine, IFNet, PlainEngine, pad, padding_multiple
 
 Method = Literal["recursive", "direct"]
@@ -39,18 +39,12 @@ class GapFiller:
     ) -> None:
         self._device = network.device
         self._engine = engine_for(network, scale, way)
+        self.way: Way | None = self._engine.way
         self._exp = exp
         self._scale = scale
         self._method = method
         pixels = _BATCH_PIXELS.get(network.device.type, _BATCH_PIXELS["cuda"])
         self._batch_pixels = int(pixels / max(1, scale) ** 2)
-
-    @property
-    def way(self) -> Way | None:
-        """How the network is computed on a CPU."""
-        if self._device.type != "cpu":
-            return None
-        return self._engine.way if isinstance(self._engine, FusedIFNet) else "torch"
 
     def with_exp(self, exp: int) -> GapFiller:
         """Return the same for another exponent; both share the engine and so its weights."""
@@ -178,15 +172,10 @@ def _alternate(outer: list[Tensor], inner: list[Tensor]) -> list[Tensor]:
 
 
 def engine_for(network: IFNet, scale: float, way: Way | None = None) -> Engine:
-    """Choose the fastest engine for a network, where it is, in its precision.
-
-    Args:
-        network: on its device.
-        scale: at which motion is sought.
-        way: on a CPU, take this one.
+    """Choose the fastest engine for a network, where it is, in its precision; or that of a way.
 
     Raises:
-        DeviceUnavailable: if the network cannot be computed here by the given way.
+        DeviceUnavailable: if a CPU does not have the way.
     """
     if network.device.type == "cpu":
         return engine_on_cpu(network, scale, way)

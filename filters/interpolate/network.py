@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..options import Way
+
 # Geometry of the interpolation network: padding, resizing between block sizes, warping.
 #
 # Everything here runs in fp32, whatever the convolutions use: a flow of some hundred pixels in
@@ -340,6 +342,11 @@ Sources = Sequence[Tensor]
 class Engine(Protocol):
     """Computes in-betweens in the fastest way of a device. Its sources are only for itself."""
 
+    @property
+    def way(self) -> Way | None:
+        """On a CPU."""
+        ...
+
     def sources(self, images: Tensor) -> Tensor:
         """Compute what is kept of frames for both their gaps.
 
@@ -372,6 +379,8 @@ class Engine(Protocol):
 
 class PlainEngine:
     """Torch alone, on any device."""
+
+    way: Way = "torch"
 
     def __init__(self, network: IFNet) -> None:
         self._network = network

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from ctypes import c_float
-from functools import cache, partial
+from functools import partial
 from typing import cast
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..kernels.amx import TileStack, in_a_row
 from ..kernels.native import Activation, DetailShuffle, kernels, run
-from ..kernels.ways import CONVOLUTIONS, Convolutions, Trial, asked, fastest
+from ..kernels.ways import CONVOLUTIONS, Convolutions, Trial, choose
 from ..kernels.winograd import CompiledConv
 from ..options import Way
 from .dense import DenseTrunk
@@ -70,8 +70,6 @@ _NO_WEIGHTS = (0.0,) * 12
 def on_cpu(network: Upscaler, given: Way | None = None) -> Upscaler:
     """Make a network as fast as it can be on this CPU, or compute it by a given way.
 
-    A network with fewer layers of the same widths is measured.
-
     Args:
         network: in its dtype, channels_last; it stays as it is.
         given: the way to take.
@@ -84,10 +82,8 @@ def on_cpu(network: Upscaler, given: Way | None = None) -> Upscaler:
     widths = "-".join(dict.fromkeys(str(layer.out_channels) for layer in layers))
     dtype = str(network.weight.dtype).removeprefix("torch.")
     name = f"{type(network).__name__} {widths} by {network.scale} in {dtype}"
-    trials: dict[Way, Trial] = {
-        way: partial(_trial, cache(partial(_shortened, network, way))) for way in ways
-    }
-    return ways[asked(name, ways, given) or fastest(name, trials)]()
+    trials: dict[Way, Trial] = {way: partial(_trial, network, way) for way in ways}
+    return ways[choose(name, trials, given)]()
 
 
 def ways_of(network: Upscaler) -> dict[Way, Callable[[], Upscaler]]:
@@ -95,6 +91,10 @@ def ways_of(network: Upscaler) -> dict[Way, Callable[[], Upscaler]]:
     ways: dict[Way, Callable[[], Upscaler]] = {"torch": lambda: network}
     if network.weight.dtype not in (torch.float32, torch.bfloat16) or kernels() is None:
         return ways
+    if isinstance(network, RRDBNet):
+        for way, own in CONVOLUTIONS.items():
+            if can_write_in_place(network, own):
+                ways[way] = partial(DenseOnCpu, network, way)
     if isinstance(network, SRVGGNetCompact | ReducedSRVGG):
         activations = [layer for layer in network.body if isinstance(layer, nn.PReLU)]
         if all(layer.num_parameters % _LANES == 0 for layer in activations):
@@ -103,32 +103,21 @@ def ways_of(network: Upscaler) -> dict[Way, Callable[[], Upscaler]]:
             for way, own in CONVOLUTIONS.items():
                 if any(map(own.fits, layers)):
                     ways[way] = partial(CompactOnCpu, network, way)
-    if isinstance(network, RRDBNet):
-        for way, own in CONVOLUTIONS.items():
-            if can_write_in_place(network, own):
-                ways[way] = partial(DenseOnCpu, network, way)
     return ways
 
 
-_LAYERS_MEASURED = 10
-"""Of a compact network: five convolutions with their activations."""
+_MEASURED = 10
+"""Layers of a compact network: five convolutions with their activations."""
 
 
-def _shortened(network: Upscaler, way: Way) -> Upscaler:
-    """Make the network with fewer layers, by a way; layers are shared."""
+def _trial(network: Upscaler, way: Way, edge: int) -> Callable[[], object]:
+    """Make what computes a picture by some of the layers, as the others have the same widths."""
     layers = list(cast("nn.Sequential", network.body))
-    if isinstance(network, RRDBNet):
-        kept = layers[:1]
-    else:
-        kept = [*layers[: min(_LAYERS_MEASURED, len(layers) - 1)], layers[-1]]
-    short = copy.copy(network)
+    is_dense = isinstance(network, RRDBNet)
+    kept = layers[:1] if is_dense else [*layers[:-1][:_MEASURED], layers[-1]]
+    short, row = copy.copy(network), torch.linspace(0, 1, edge)
     short._modules = {**network._modules, "body": nn.Sequential(*kept)}  # pyright: ignore[reportPrivateUsage]
-    return ways_of(short)[way]()
-
-
-def _trial(made: Callable[[], Upscaler], edge: int) -> Callable[[], object]:
-    network, row = made(), torch.linspace(0, 1, edge)
-    return partial(network, (row * row[:, None]).repeat(1, 3, 1, 1))
+    return partial(ways_of(short)[way](), (row * row[:, None]).expand(1, 3, edge, edge))
 
 
 class CompactOnCpu(Upscaler):

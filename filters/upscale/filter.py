@@ -25,7 +25,6 @@ def build_upscale(options: UpscaleOptions, runtime: Runtime) -> tuple[Upscale, W
 
     Raises:
         CheckpointRejected: if the file is not an SRVGGNetCompact or RRDBNet.
-        DeviceUnavailable: if the network cannot be computed here by the way that is given.
         WeightsUnavailable: if it is not available.
     """
     weights = resolve_weights(
@@ -83,11 +82,7 @@ class Upscale(PlannedFilter):
         self._last: Deferred[_Enlarged] | None = None
         self._counts = Counts(COUNTERS)
         self._before = self._counted()
-
-    @property
-    def way(self) -> Way | None:
-        """How the network is computed on a CPU."""
-        return self._enlarger.way_at(self._scale)
+        self.way: Way | None = enlarger.way_at(scale)
 
     def open(self, info: StreamInfo) -> StreamInfo:
         """Begin a stream; the last frame and the counters of the one before are dropped.

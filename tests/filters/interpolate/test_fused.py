@@ -10,7 +10,7 @@ import torch
 from support.kernels.interpolation import moving
 from torch import Tensor
 
-from upframe.filters.interpolate.cpu import FusedIFNet, fused_ways
+from upframe.filters.interpolate.cpu import FusedIFNet
 from upframe.filters.interpolate.gap import engine_for
 from upframe.filters.interpolate.network import Engine, IFNet, PlainEngine
 from upframe.filters.kernels.native import kernels
@@ -92,6 +92,5 @@ def test_frames_of_two_sizes_are_refused(network: IFNet) -> None:
 
 
 def test_larger_scales_are_left_to_torch(network: IFNet) -> None:
-    assert fused_ways(network, 2) == ()
     assert isinstance(engine_for(network, 2), PlainEngine)
     assert isinstance(engine_for(network, 1), FusedIFNet)
