@@ -51,8 +51,9 @@ def test_accesses_are_counted_by_their_width(aot: Any) -> None:
         ({"arch": 80, "spills_in_loops": 1}, []),
         ({"arch": 90, "spills": 1}, []),
         ({"arch": 90, "serialized": True}, ["serialized wgmma"]),
-        ({"kernel": "following", "compile_seconds": 2.1}, ["slow to compile"]),
-        ({"kernel": "blend", "compile_seconds": 2.1}, []),
+        ({"kernel": "following", "compile_seconds": 3.1}, ["slow to compile"]),
+        ({"kernel": "following", "compile_seconds": 2.9}, []),
+        ({"kernel": "blend", "compile_seconds": 3.1}, []),
     ],
 )
 def test_what_a_fault_is(aot: Any, facts: dict[str, Any], kinds: list[str]) -> None:
@@ -70,6 +71,6 @@ def test_a_fault_that_is_not_known_is_returned(
 
 
 def test_every_kernel_must_be_started_by_some_launcher(aot: Any) -> None:
-    names = {"along", "begin", "blend", "following", "pack", "resident", "streamed"}
+    names = {"along", "begin", "blend", "following", "pack"}
     assert set(aot.never_started([])) >= names
     assert "pack" not in aot.never_started([aot.Row("pack", "", "", 90)])
