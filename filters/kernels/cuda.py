@@ -334,7 +334,8 @@ def launch_of(num_in: int, num_padded: int, card: Card) -> Launch:
         return Launch(True, columns=64, block=num_in, num_warps=4, num_stages=2)
     block = 64 if num_in % 64 == 0 else 32
     stages = 3 if card.shared_bytes >= _SHARED_FOR_RESIDENT else 2
-    is_wide = num_padded <= 32 and card.shared_bytes >= _SHARED_FOR_WIDE
+    # the nine parts of 96 channels are unrolled, which spills hundreds of values on wide strips
+    is_wide = num_padded <= 32 and num_in != 96 and card.shared_bytes >= _SHARED_FOR_WIDE
     columns = 256 if is_wide else 128
     return Launch(False, columns=columns, block=block, num_warps=8, num_stages=stages)
 
