@@ -126,12 +126,12 @@ class ConversionOptions(MediaOptions, frozen=True, extra="forbid"):
     framerate: str | None = Field(
         default=None,
         pattern=_RATE,
-        description="Frame rate of an image sequence, such as 24 or 24000/1001.",
+        description="Frame rate of images and raw streams, such as 24 or 24000/1001.",
     )
 
     @property
     def rate(self) -> Fraction | None:
-        """The frame rate of an image sequence, as a number."""
+        """The frame rate of images and raw streams, as a number."""
         return None if self.framerate is None else Fraction(self.framerate)
 
 

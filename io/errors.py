@@ -7,7 +7,7 @@ MediaError                  base: never a bug of ours; PyAV's errors are transla
 ├─ TruncatedMedia           ends too early; whole frames were yielded: exit 65
 ├─ SinkRefused              output exists, folder not writable, format unknown: exit 73
 │  ├─ SameFile              the output is the input: exit 64
-│  └─ WrongOption           the encoder has no such quality, preset or option: exit 64
+│  └─ WrongOption           the encoder or the input's format has no such option: exit 64
 ├─ SinkFull                 no space, I/O error while writing: exit 74, try again later
 ├─ ReaderGone               the reader of our stdout closed it: exit 141
 ├─ WrongLimits              UPFRAME_LIMITS is invalid: exit 78
@@ -65,7 +65,7 @@ class SameFile(SinkRefused):
 
 
 class WrongOption(SinkRefused):
-    """The encoder does not have such a quality, preset or option."""
+    """The encoder does not have such a quality, preset or option, or the input's format."""
 
 
 class SinkFull(MediaError):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 _MP4_BEGINS = (b"ftyp", b"moov", b"wide", b"free", b"skip", b"mdat")
 _SAMPLE_ENTRY = re.compile(rb"stsd.{12}(.{4})", re.DOTALL)  # the first of each track
@@ -17,6 +18,25 @@ EBML = b"\x1a\x45\xdf\xa3"
 """With which Matroska and WebM begin."""
 SEGMENT = 0x18538067
 """The id of the element that holds the rest."""
+
+
+_LONGEST_RUN, _NEXT_TO_NOTHING = 1000, 16
+
+_Element = TypeVar("_Element", bound=tuple[object, int, int])
+
+
+def bounded(elements: Iterable[_Element]) -> Iterator[_Element]:
+    """End a walk over the elements of a file at a run of 1000 of at most 16 bytes each.
+
+    No program writes such a run, and a small file of them would take minutes. Each element is a
+    name, and where it begins and ends.
+    """
+    run = 0
+    for element in elements:
+        run = 0 if element[2] - element[1] > _NEXT_TO_NOTHING else run + 1
+        if run > _LONGEST_RUN:
+            return
+        yield element
 
 
 def promised_bytes(path: Path) -> int | None:
@@ -31,10 +51,16 @@ def mp4_boxes(path: Path) -> list[tuple[str, int]]:
 
     Returns:
         The name of each box, and the offset of its end in bytes, which may lie beyond the file.
+    """
+    return [(name, end) for name, _, end in bounded(_boxes(path))]
+
+
+def _boxes(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield the name of each top-level box, and where it begins and ends.
 
     Source: ISO/IEC 14496-12, 4.2.
     """
-    boxes, size = list[tuple[str, int]](), path.stat().st_size
+    size = path.stat().st_size
     with path.open("rb") as file:
         offset = 0
         while offset + 8 <= size:
@@ -43,18 +69,16 @@ def mp4_boxes(path: Path) -> list[tuple[str, int]]:
             length, name = int.from_bytes(head[:4]), head[4:8]
             if length == 1:
                 length = int.from_bytes(head[8:16])
-            if not boxes and name not in _MP4_BEGINS:
-                return []
-            if not name.isalnum() or 0 < length < 8:
-                break
-            offset = offset + length if length else size
-            boxes.append((name.decode("latin-1"), offset))
-    return boxes
+            if not (name.isalnum() if offset else name in _MP4_BEGINS) or 0 < length < 8:
+                return
+            end = offset + length if length else size
+            yield name.decode("latin-1"), offset, end
+            offset = end
 
 
 def mp4_index(path: Path) -> bytes:
     """Return the index (``moov``) of an MP4 or MOV; empty for any other file."""
-    for (_, start), (name, end) in pairwise([("", 0), *mp4_boxes(path)]):
+    for name, start, end in bounded(_boxes(path)):
         if name == "moov":
             with path.open("rb") as file:
                 file.seek(start)

@@ -137,6 +137,7 @@ class FileSink:
         choice = codec_choice(info, encoder, target, container.name)
         encoding = Encoding(info, encoder, choice, container)
         trial = try_output(encoding, plan, self._ledger.wanted)
+        plan = trial.plan
         self._held = trial.tags
         for line in self._ledger.plan(trial.losses, trial.lost_tags):
             log.warning("%s", line)
@@ -338,6 +339,8 @@ class Trial:
 
     tags: Tags
     """Of its video."""
+    plan: StreamPlan | None = None
+    """What became of the other streams: without a time code that the container does not hold."""
     lost_tags: tuple[str, ...] = ()
     """Tags of the pictures that it does not have, for people."""
     losses: tuple[Loss, ...] = ()
@@ -374,6 +377,8 @@ def try_output(encoding: Encoding, plan: StreamPlan | None, wanted: Sequence[Tra
             written.seek(0)
             lost = losses(wanted, contents_of(Target("the trial", written)))
     except (FFmpegError, IndexError, MemoryError) as error:
+        if plan is not None and plan.timecode is not None:  # such as of 256 frames a second in MP4
+            return try_output(encoding, replace(plan, timecode=None), wanted)
         raise SinkRefused(
             f"{choice.codec} in {container.name} cannot be written at {info.width}x{info.height} "
             f"{choice.coded_pix_fmt}: {reason_of(error)}"
@@ -383,6 +388,7 @@ def try_output(encoding: Encoding, plan: StreamPlan | None, wanted: Sequence[Tra
     shown = [loss for loss in lost if loss.trait.subject not in unseen]
     return Trial(
         tags,
+        plan,
         tuple(f"{said} {tag}" for tag in lost_tags(info, tags)),
         tuple(loss for loss in shown if loss.trait.kind not in promised),
     )

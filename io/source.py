@@ -42,7 +42,7 @@ from .decode.survey import (
     promised_seconds,
     survey,
 )
-from .errors import TruncatedMedia, UnsupportedMedia, reason_of
+from .errors import TruncatedMedia, UnsupportedMedia, WrongOption, reason_of
 from .extent import segment_end
 from .pictures.metadata import rotation_of
 from .pictures.pixels import (
@@ -93,12 +93,17 @@ def open_source(
         SourceMissing: if it does not exist, or may not be read.
         UnsupportedMedia: if it holds no video that can be decoded, or only Dolby's player knows
             its colours.
+        WrongOption: if a frame rate is given, and the input has its own.
         TruncatedMedia: if it ends before its first frame, or is an MP4 without its index.
     """
     found = find_target(target, format_name=format, framerate=framerate)
     source = ContainerSource(
         found, deinterlace=deinterlace, timeout_seconds=timeout_seconds, hardware=hardware
     )
+    rates = source.stream.average_rate, source.stream.base_rate
+    if framerate is not None and framerate not in rates:
+        source.close()
+        raise WrongOption(f"{found.name} has its own rate; one is given for images, raw streams")
     dolby_vision = source.dolby_vision
     if dolby_vision is not None and not dolby_vision.is_plain and not to_inspect:
         source.close()

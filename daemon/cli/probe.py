@@ -29,7 +29,7 @@ from ...io.sink import planned_losses
 from ...io.source import ContainerSource, open_source
 from ...io.streams.plan import plan_streams
 from ..convert.compute import Compute
-from ..convert.conversion import compute_of, cropped_losses
+from ..convert.conversion import compute_of, cropped_losses, interpolated
 from ..specification import MediaOptions
 from .arguments import filter_options_of, given_options, runtime_of, specified
 
@@ -89,11 +89,12 @@ def command(arguments: argparse.Namespace) -> int:
         if arguments.output is not None:
             sound = specified(arguments, SoundOptions)
             plan = plan_streams(arguments.input, *target, audio_codec=sound.audio_codec)
-            pix_fmt = output_pix_fmt(info, encoder, *target)
             asked_for = options or FilterOptions.model_validate({})
+            made = interpolated(info, asked_for)
+            pix_fmt = output_pix_fmt(made, encoder, *target)
             lost = [*source.losses(), *cropped_losses(info, asked_for, pix_fmt)]
             color = output_color(info, info.width, info.height, pix_fmt)
-            lost += planned_losses(info, encoder, *target, plan, color)
+            lost += planned_losses(made, encoder, *target, plan, color)
         result = None if options is None else expect(info, options, pix_fmt)
         estimate = None
         if options is not None and not arguments.no_estimate:
@@ -107,13 +108,12 @@ def command(arguments: argparse.Namespace) -> int:
 
 def expect(info: StreamInfo, options: FilterOptions, pix_fmt: str) -> FilteredVideo:
     """Compute number, size and rate of the output frames, without loading anything."""
-    width, height, frames, rate = info.width, info.height, info.num_frames, info.rate
+    width, height, frames = info.width, info.height, info.num_frames
     if options.enable_frame_interpolation:
-        factor = 2**options.frame_interpolation_exp
-        frames = frames and (frames - 1) * factor + 1
-        rate = rate and rate * factor
+        frames = frames and (frames - 1) * 2**options.frame_interpolation_exp + 1
     if options.enable_upscaling:
         width, height = scaled_size(width, height, options.upscaling_scale)
+    rate = interpolated(info, options).rate
     return FilteredVideo(frames, *output_size(width, height, pix_fmt), pix_fmt, rate)
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...filters.chain import BuiltFilter, Chain, build_filters
@@ -170,7 +170,8 @@ def _run(
     )
     with closing(source):
         # before the weights are loaded: what cannot be encoded fails at once
-        pix_fmt = output_pix_fmt(source.info, options.encoder, request.sink, options.container)
+        info = interpolated(source.info, options.filters)
+        pix_fmt = output_pix_fmt(info, options.encoder, request.sink, options.container)
         known = _known_losses(request, source, plan, pix_fmt)
         filters = build(options.filters, runtime)
         compute = compute_of(source.info, filters, options, runtime, pix_fmt)
@@ -222,10 +223,10 @@ def _plan(request: RunRequest, *, announce: bool, token: str | None) -> StreamPl
         audio_codec=options.audio_codec,
     )
     check_output(request.where, overwrite=options.overwrite, format=options.container, token=token)
-    for line in plan.lines() if announce else ():
-        log.info("%s", line)
-    for line in plan.warnings:
-        log.warning("%s", line)
+    lost = plan.warnings
+    for line in plan.lines():
+        if announce or line in lost:
+            log.log(logging.WARNING if line in lost else logging.INFO, "%s", line)
     return plan
 
 
@@ -244,12 +245,18 @@ def _known_losses(
         log.warning("%s", line)
     if options.strict_streams and lost:
         raise SinkRefused(f"--strict-streams: {request.source}: {'; '.join(lost)}")
-    target = request.sink, options.container
+    info, target = interpolated(source.info, options.filters), (request.sink, options.container)
     if options.strict_streams:  # before the weights are loaded; else the sink says it
-        info = source.info
         color = output_color(info, info.width, info.height, pix_fmt)
         planned_losses(info, options.encoder, *target, plan, color)
-    return [*cropped, *codec_choice(source.info, options.encoder, *target).losses]
+    return [*cropped, *codec_choice(info, options.encoder, *target).losses]
+
+
+def interpolated(info: StreamInfo, filters: FilterOptions) -> StreamInfo:
+    """Return a source's properties at the rate of its output, as the filter will."""
+    factor = 2**filters.frame_interpolation_exp if filters.enable_frame_interpolation else 1
+    average = info.average_rate and info.average_rate * factor
+    return replace(info, rate=info.rate and info.rate * factor, average_rate=average)
 
 
 def cropped_losses(info: StreamInfo, filters: FilterOptions, pix_fmt: str) -> list[str]:

@@ -36,7 +36,7 @@ def examine(config: Config) -> Iterator[Fault]:
     yield from _devices(config)
     yield from _weights(config)
     for index, watch in enumerate(config.watch):
-        yield from _codec(f"watch[{index}]", watch.encoder)
+        yield from _codec(f"watch[{index}]", watch.encoder, watch.container)
     for index, live in enumerate(config.live):
         yield from _stream(f"live[{index}]", live)
     if config.mqtt is not None:
@@ -147,13 +147,21 @@ def _weights_of(config: Config, filters: FilterOptions, where: str) -> Iterator[
             yield Fault(named, got, "weights that are on this machine")
 
 
-def _codec(where: str, encoder: EncoderOptions) -> Iterator[Fault]:
-    from ...io.capabilities import has_codec
+def _codec(where: str, encoder: EncoderOptions, container: str | None) -> Iterator[Fault]:
+    """Check the encoder that is named, or a container's default for 8 bits, and its options."""
+    from ...filters.frame import PixelFormat
+    from ...io.encode.codecs import default_codec, encoder_of
+    from ...io.encode.containers import container_of
+    from ...io.encode.encoder import check_range
 
-    codec = encoder.codec
-    if codec is not None and not has_codec(codec, "w"):
-        text = "the name of an encoder that FFmpeg has here, such as libx264"
-        yield Fault(f"{where}.encoder.codec", f'"{codec}"', text)
+    if encoder.codec is None and container is None:
+        return
+    usual, key = PixelFormat.parse("yuv420p"), f"{where}.encoder{'.codec' if encoder.codec else ''}"
+    try:
+        name = encoder.codec or default_codec(usual, container_of("", container))
+        check_range(encoder_of(name), encoder)
+    except SinkRefused as error:
+        yield Fault(key, str(error), "an encoder that FFmpeg has here, and options that it has")
 
 
 def _stream(where: str, live: LiveConfig) -> Iterator[Fault]:
@@ -161,7 +169,6 @@ def _stream(where: str, live: LiveConfig) -> Iterator[Fault]:
     from ...io.live.address import read_credentials
     from ...io.live.target import find_live_target
 
-    yield from _codec(where, live.encoder)
     for key in ("credentials_file", "output_credentials_file"):
         path: Path | None = getattr(live, key)
         try:
@@ -173,9 +180,10 @@ def _stream(where: str, live: LiveConfig) -> Iterator[Fault]:
     with network_rules(NetworkRules(tls_insecure=live.tls_insecure)):
         yield from _live_input(f"{where}.input", live)
         try:
-            find_live_target(
+            target = find_live_target(
                 live.output, format=live.container, segment_seconds=length, numbered=True
             )
+            yield from _codec(where, live.encoder, target.format)
         except SinkRefused as error:
             yield Fault(f"{where}.output", str(error), "an output that can be written here")
 

@@ -29,6 +29,7 @@ from ..logfields import about_job
 from ..specification import ConversionSpec, MediaOptions, part_of
 from .records import Records, file_key, job_id, settings_digest
 from .scan import (
+    COMPANIONS,
     AllowedFiles,
     NameRules,
     Reason,
@@ -38,6 +39,7 @@ from .scan import (
     SkipLog,
     Stability,
     Tree,
+    is_companion,
     opened_status,
     printable_path,
 )
@@ -189,6 +191,8 @@ class Inspector:
         self.skips = SkipLog()
         self.placer = OutputPlacer(watch, records)
         rules = NameRules(watch.include, watch.exclude)
+        self._brought = NameRules(("*",), watch.exclude)
+        self._videos: set[Path] = set()  # without their extensions
         self._tree = Tree(allowed, rules, recursive=watch.recursive, reserved=reserved, stop=stop)
         self._records = records
         self._allowed = allowed
@@ -207,6 +211,7 @@ class Inspector:
             OSError: if the folder cannot be read; no record is dropped then.
         """
         scan = self._tree.scan()
+        self._videos.clear()
         inspection = self._sort(scan, now)
         present = scan.found.keys() | {skip.path for skip in scan.skipped}
         self.stability.keep(present)
@@ -228,9 +233,13 @@ class Inspector:
         return self._sort(scan, now)
 
     def _sort(self, scan: Scan, now: float) -> FolderInspection:
+        self._videos.update(path.with_suffix("") for path in scan.found)
         for skip in scan.skipped:
             self.stability.forget(skip.path)
-            self.skips.log(skip)
+            if self._goes_along(skip.path):
+                self.skips.clear(skip.path)
+            else:
+                self.skips.log(skip)
         inspection = FolderInspection(num_folders=scan.num_folders)
         for path, signature in scan.found.items():
             if self._decided.get(path) == signature:
@@ -244,6 +253,15 @@ class Inspector:
                 self._decided[path] = signature
         inspection.ready.sort(key=lambda candidate: candidate.signature.mtime_ns)
         return inspection
+
+    def _goes_along(self, path: Path) -> bool:
+        """Return whether a file goes with a video's output, or has gone before the video went."""
+        watch, is_one = self.placer.watch, path.suffix.lower() in COMPANIONS
+        relative = path.relative_to(watch.input)
+        if not (watch.sidecars and is_one) or self._brought.against_file(relative):
+            return False
+        copy = watch.output / relative
+        return is_companion(path, self._videos) or (copy != path and os.path.lexists(copy))
 
     def _consider(
         self, path: Path, signature: Signature, now: float, inspection: FolderInspection

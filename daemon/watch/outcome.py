@@ -14,13 +14,13 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
 from itertools import islice
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json
@@ -44,7 +44,7 @@ from ..jobs.store import ENDED, JobStore
 from ..logfields import about_job
 from .inspection import is_same_file, mirrored
 from .records import Records, Roots, key_fits
-from .scan import MEDIA_EXTENSIONS, SIDECAR_SUFFIX, NameRules, Signature, printable_path
+from .scan import SIDECAR_SUFFIX, NameRules, Signature, companions, printable_path
 
 log = logging.getLogger("upframe.watch")
 
@@ -332,34 +332,8 @@ def _time(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat(timespec="seconds")
 
 
-# Companions of an input: subtitles, descriptions and posters of its name, which go with its output
-# where `sidecars` asks for it. To copy them again, as after a kill, changes nothing.
-
-_TEXTS = {
-    *(".srt", ".ass", ".ssa", ".vtt", ".sub", ".idx", ".sup", ".smi", ".ttml", ".lrc", ".nfo"),
-}
-_POSTERS = {".jpg", ".jpeg", ".png", ".webp", ".tbn"}
-
-
-def companions(name: str, names: Collection[str]) -> list[str]:
-    """Return which files of a folder belong to a video in it.
-
-    Those of ``film.mkv`` are ``film.srt``, ``film.en.srt``, ``film.nfo``, ``film-poster.jpg`` and
-    the like; what fits a video of a longer name too, such as ``film.en.mkv``, belongs to that one.
-    """
-    stem = PurePath(name).stem
-    paths = map(PurePath, names)
-    videos = {path.stem for path in paths if path.suffix.lower() in MEDIA_EXTENSIONS}
-    longer = [video for video in videos if len(video) > len(stem)]
-    return sorted(
-        one for one in names if _fits(one, stem) and not any(_fits(one, video) for video in longer)
-    )
-
-
-def _fits(name: str, stem: str) -> bool:
-    kind, rest = PurePath(name).suffix.lower(), name.removeprefix(stem)
-    is_poster = kind in _POSTERS and rest[:1] == "-"
-    return rest != name and (is_poster or (rest[:1] == "." and kind in _TEXTS | _POSTERS))
+# Companions of an input go with its output where `sidecars` asks for it. To copy them again, as
+# after a kill, changes nothing.
 
 
 def bring_companions(job: Job, watch: WatchConfig, state_dir: Path | None = None) -> None:

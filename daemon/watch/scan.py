@@ -139,6 +139,43 @@ def _matched(relative: PurePath, patterns: Iterable[str]) -> str | None:
     return None
 
 
+# Companions of a video: subtitles, descriptions and posters of its name.
+
+_POSTERS = {".jpg", ".jpeg", ".png", ".webp", ".tbn"}
+COMPANIONS = _POSTERS | {
+    *(".srt", ".ass", ".ssa", ".vtt", ".sub", ".idx", ".sup", ".smi", ".ttml", ".lrc", ".nfo"),
+}
+"""Their extensions."""
+
+
+def companions(name: str, names: Collection[str]) -> list[str]:
+    """Return which files of a folder belong to a video in it.
+
+    Those of ``film.mkv`` are ``film.srt``, ``film.en.srt``, ``film.nfo``, ``film-poster.jpg`` and
+    the like; what fits a video of a longer name too, such as ``film.en.mkv``, belongs to that one.
+    """
+    stem = PurePath(name).stem
+    paths = map(PurePath, names)
+    videos = {path.stem for path in paths if path.suffix.lower() in MEDIA_EXTENSIONS}
+    longer = [video for video in videos if len(video) > len(stem)]
+    return sorted(
+        one for one in names if _fits(one, stem) and not any(_fits(one, video) for video in longer)
+    )
+
+
+def is_companion(path: Path, videos: Collection[Path]) -> bool:
+    """Return whether a file belongs to one of some videos, given without their extensions."""
+    name = path.name
+    places = (at for at in range(1, len(name)) if name[at] in ".-")
+    return any(_fits(name, name[:at]) and path.with_name(name[:at]) in videos for at in places)
+
+
+def _fits(name: str, stem: str) -> bool:
+    kind, rest = PurePath(name).suffix.lower(), name.removeprefix(stem)
+    is_poster = kind in _POSTERS and rest[:1] == "-"
+    return rest != name and (is_poster or (rest[:1] == "." and kind in COMPANIONS))
+
+
 # A file is stable if its size, modification time and inode have not changed for long enough.
 #
 # Time is measured with a local monotonic clock between samples, so a wrong clock of a server and

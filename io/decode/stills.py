@@ -25,13 +25,13 @@ from ..errors import TooLargeMedia, TruncatedMedia, UnsupportedMedia, reason_of
 from ..extent import mp4_boxes
 from ..limits import limits
 from ..pictures.image_files import Embedded, checked, read_embedded
-from ..pictures.png import END, Writer
+from ..pictures.png import END, SIGNATURE, Writer, chunks
 from ..rawvideo.bytestream import PieceReader
 
 if TYPE_CHECKING:
     from PIL.WebPImagePlugin import WebPImageFile
 
-_HEAD_BYTES = 32
+_HEAD_BYTES, _MOST_BYTES = 1 << 16, 1 << 26
 _ANIMATED = 0x02  # a flag of WebP
 _SHORTEST = 11  # ms: less is shown for 100 ms by browsers, as in GIF
 _DEFAULT_SECONDS = Fraction(1, 10)
@@ -77,8 +77,11 @@ def still_in(path: Path, name: str) -> Still | None:
     """
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
-    if head[4:8] == b"ftyp" and any(brand in head[8:] for brand in _BRANDS):
+    if head[4:8] == b"ftyp" and any(brand in head[8:32] for brand in _BRANDS):
         return _heif_in(path, name)
+    is_animated = head.startswith(SIGNATURE) and any(one == b"acTL" for one, _, _ in chunks(head))
+    if is_animated and path.stat().st_size < _MOST_BYTES:  # EXIF data may follow the frames
+        return Still(read_embedded(path.read_bytes()) or Embedded(), "apng")
     if head[:4] + head[8:16] != b"RIFFWEBPVP8X" or not int.from_bytes(head[20:21]) & _ANIMATED:
         return None
     width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27))

@@ -7,9 +7,11 @@ import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import av
 from av.codec.context import CodecContext
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
@@ -116,6 +118,8 @@ def codec_choice(
     container = container_of(target, format)
     choice = choose_codec(info.format, container, options.codec, options.pix_fmt)
     check_range(choice.codec, options)
+    with av.open(BytesIO(), "w", format=container.name) as output:
+        _add_video(output, choice.codec, info, container)
     return choice
 
 
@@ -219,23 +223,8 @@ def open_encoder(output: OutputContainer, encoding: Encoding) -> OpenEncoder:
     info, choice, container = encoding.info, encoding.choice, encoding.container
     if info.pix_fmt != choice.pix_fmt:
         raise ValueError(f"pictures must be {choice.pix_fmt}, got {info.pix_fmt}")
-    timing = choose_timing(info, choice.codec)
-    if container.tick is not None and info.rate is not None and info.rate * container.tick > 1:
-        raise SinkRefused(
-            f"{container.name} counts time in {container.tick} s, too coarse for {info.rate} "
-            "frames a second; wanted mp4 or mov"
-        )
-    if container.constant_rate_only and info.rate is None:
-        raise SinkRefused(
-            f"{container.name} holds only constant frame rates, the input's is variable; "
-            "wanted mp4, mov, mkv or webm"
-        )
-    size = {"width": info.width, "height": info.height}
-    try:
-        stream = add_video(output, choice.codec, **size, rate=timing.rate, tick=timing.time_base)
-    except (ValueError, FFmpegError) as error:
-        name = output.format.name
-        raise SinkRefused(f"{name} cannot hold {choice.codec} video: {error}") from error
+    made = _add_video(output, choice.codec, info, container)
+    stream = made.stream
     if info.rotation or info.hflip:
         # PyAV mirrors after turning, a StreamInfo before: mirrored, the angle changes its sign
         angle = -info.rotation if info.hflip else info.rotation
@@ -253,6 +242,28 @@ def open_encoder(output: OutputContainer, encoding: Encoding) -> OpenEncoder:
         codec.codec_tag = "hvc1"  # the tag without which Apple's players show nothing
     codec.options = encoder_parameters(choice.codec, info, encoding.options, container)
     open_codec(codec)
+    return made
+
+
+def _add_video(
+    output: OutputContainer, codec: str, info: StreamInfo, container: Container
+) -> OpenEncoder:
+    timing = choose_timing(info, codec)
+    if container.tick is not None and info.rate is not None and info.rate * container.tick > 1:
+        raise SinkRefused(
+            f"{container.name} counts time in {container.tick} s, too coarse for {info.rate} "
+            "frames a second; wanted mp4 or mov"
+        )
+    if container.constant_rate_only and info.rate is None:
+        raise SinkRefused(
+            f"{container.name} holds only constant frame rates, the input's is variable; "
+            "wanted mp4, mov, mkv or webm"
+        )
+    size = {"width": info.width, "height": info.height}
+    try:
+        stream = add_video(output, codec, **size, rate=timing.rate, tick=timing.time_base)
+    except (ValueError, FFmpegError) as error:
+        raise SinkRefused(f"{output.format.name} cannot hold {codec} video: {error}") from error
     return OpenEncoder(stream, timing)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ..extent import bounded
 from .exif import neutral, read_tiff, turn_of, with_fields
 from .png import SIGNATURE, chunk, chunks
 
@@ -114,7 +115,7 @@ _Found = tuple[bytes | None, bytes | None]
 
 def _of_png(data: bytes) -> _Found:
     found: dict[bytes, bytes] = {}
-    for name, start, end in chunks(data):
+    for name, start, end in bounded(chunks(data)):
         if name in (b"iCCP", b"eXIf"):
             found[name] = data[start:end]
     profile = None
@@ -140,7 +141,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 def _of_jpeg(data: bytes) -> _Found:
     exif, parts = None, dict[int, bytes]()
-    for marker, start, end in _segments(data):
+    for marker, start, end in bounded(_segments(data)):
         segment = data[start:end]
         if marker == 0xE1 and segment.startswith(_EXIF) and exif is None:
             exif = segment[len(_EXIF) :]
@@ -158,7 +159,7 @@ def _riff(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _of_webp(data: bytes) -> _Found:
-    found = {name: data[start:end] for name, start, end in _riff(data)}
+    found = {name: data[start:end] for name, start, end in bounded(_riff(data))}
     exif = found.get(b"EXIF")
     return found.get(b"ICCP"), exif and exif.removeprefix(_EXIF)
 

@@ -30,7 +30,7 @@ from ..rawvideo.matroska import chroma_siting
 from ..traits import OpenedFile, Trait
 from .image_files import Embedded
 from .pixels import color_of_stream
-from .png import with_hidden_profile
+from .png import with_hidden_data
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -84,11 +84,11 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
 
 
 def make_harmless(packet: Packet[VideoStream], codec: VideoCodecContext) -> None:
-    """Hide the ICC profile in PNG that is to be decoded: see :func:`with_hidden_profile`."""
+    """Hide ICC and EXIF data in PNG that is to be decoded: see :func:`with_hidden_data`."""
     if codec.name in ("png", "apng") and packet.size:
-        packet.update(with_hidden_profile(bytes(packet)))
+        packet.update(with_hidden_data(bytes(packet)))
         head = codec.extradata or b""  # of an animation
-        if (hidden := with_hidden_profile(head)) != head:
+        if (hidden := with_hidden_data(head)) != head:
             codec.extradata = hidden
 
 

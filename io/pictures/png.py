@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_DELAY = 65_535  # of numerator and denominator
+_HIDDEN = {b"iCCP": b"icCP", b"eXIf": b"exIf"}  # ancillary names that nobody knows
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by number of components
 
 
@@ -33,18 +34,19 @@ def chunks(png: bytes, start: int = len(SIGNATURE)) -> Iterator[tuple[bytes, int
         start += 12 + length
 
 
-def with_hidden_profile(png: bytes) -> bytes:
-    """Return a PNG, or chunks of one, of the same length, in which no reader finds its ICC profile.
+def with_hidden_data(png: bytes) -> bytes:
+    """Return a PNG, or chunks of one, of the same length, in which no reader finds ICC or EXIF.
 
     The profile has a name. Wherever PyAV 18 looks at the side data of a frame, it frees that name,
-    which the frame frees again: a crash.
+    which the frame frees again: a crash. Where EXIF data are damaged, FFmpeg 8 refuses the picture.
     """
+    if not any(name in png for name in _HIDDEN):
+        return png
+    made = bytearray(png)
     for name, start, end in chunks(png, len(SIGNATURE) if png.startswith(SIGNATURE) else 0):
-        if name == b"iCCP":
-            return png[: start - 8] + chunk(b"icCP", png[start:end]) + png[end + 4 :]
-        if name in (b"IDAT", b"fdAT"):  # which it precedes
-            break
-    return png
+        if name in _HIDDEN:
+            made[start - 8 : end + 4] = chunk(_HIDDEN[name], png[start:end])
+    return bytes(made)
 
 
 class Writer:

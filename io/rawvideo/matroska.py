@@ -230,8 +230,11 @@ def block_additions(header: bytes) -> dict[bytes, bytes]:
 
 
 def _tracks_of(header: bytes) -> list[bytes]:
-    segment = next((rest for ident, _, rest in _top_elements(header) if ident == SEGMENT), b"")
-    children = elements_of(_first(segment, _TRACKS))
+    ident, start, end = 0, 0, 0
+    while ident != SEGMENT and end < len(header):
+        ident, size, start = ebml_head(header, end)
+        end = len(header) if size is None else start + size
+    children = elements_of(_first(header[start:] if ident == SEGMENT else b"", _TRACKS))
     return [track for ident, track in children if ident == _TRACK_ENTRY]
 
 

@@ -17,6 +17,7 @@ from support.media.clips import (
 )
 
 from upframe.filters.frame import Picture, StreamInfo
+from upframe.io.errors import WrongOption
 from upframe.io.source import open_source
 
 NTSC_FILM = Fraction(24_000, 1001)
@@ -57,6 +58,25 @@ def test_still_is_one_picture(tmp_path: Path, name: str) -> None:
     assert indices(pictures) == [3]
     assert info.num_frames == 1
     assert warnings == []
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.avi", "a.gif", "a.y4m"])
+def test_a_rate_for_what_has_its_own_is_refused(tmp_path: Path, name: str) -> None:
+    clip = tmp_path / name
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.2"]
+    subprocess.run([*command, "-pix_fmt", "yuv420p", str(clip)], check=True)
+    with pytest.raises(WrongOption, match=f"{name} has its own rate"):
+        read(clip, framerate=NTSC_FILM)
+    assert read(clip)[0].rate == 25
+
+
+@pytest.mark.parametrize("name", ["a.h264", "a.png", "a.mjpeg"])
+def test_a_rate_for_what_has_none_is_taken(tmp_path: Path, name: str) -> None:
+    clip = tmp_path / name
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.2"]
+    frames = ["-frames:v", "1"] if name == "a.png" else []
+    subprocess.run([*command, *frames, str(clip)], check=True)
+    assert read(clip, framerate=NTSC_FILM)[0].rate in (NTSC_FILM, None)
 
 
 def test_still_keeps_its_alpha(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from support.media.sinks import FAST, constant, ffprobe, pictures, through, write
 
+from upframe.filters.frame import Color
 from upframe.io.encode.encoder import EncoderOptions
-from upframe.io.sink import open_file_sink
+from upframe.io.sink import open_file_sink, planned_losses
 from upframe.io.streams.plan import plan_streams
 from upframe.io.timecode import Timecode
 
@@ -139,3 +140,27 @@ def test_a_time_code_that_the_container_cannot_hold_is_in_the_ledger(
     assert "video: time code 01:02:03:04: not kept" in sink.losses()
     write(sink, pictures(constant(25), 25))
     assert "video: time code 01:02:03:04: not kept" in sink.losses()
+
+
+@pytest.mark.parametrize("target", ["out.mov", "out.mp4", "out.mkv", "out.nut"])
+@pytest.mark.parametrize(
+    "rate", [Fraction(1, 3), Fraction(240), Fraction(255), Fraction(256), Fraction(480)], ids=str
+)
+def test_a_time_code_that_a_container_cannot_count_is_a_loss_that_is_known_before(
+    tmp_path: Path, rate: Fraction, target: str
+) -> None:
+    """MP4 and MOV count its frames in 8 bits, at least one a second."""
+    clip = with_timecode(tmp_path / "in.mkv", "01:00:00:00", "24", "libx264")
+    info = constant(rate)
+    plan = plan_streams(str(clip), str(tmp_path / target))
+    planned = planned_losses(info, EncoderOptions(), tmp_path / target, None, plan, Color())
+    sink = open_file_sink(tmp_path / target, info, EncoderOptions(), plan=plan)
+    before = sink.losses()
+    assert planned == before
+    write(sink, pictures(info, 4))
+    assert sink.losses() == before
+    holds = target in ("out.mkv", "out.nut") or 1 <= rate <= 255
+    assert bool(timecodes(tmp_path / target)) == holds
+    assert [line for line in before if "time code" in line] == (
+        [] if holds else ["video: time code 01:00:00:00: not kept"]
+    )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from upframe.daemon.specification import ConversionOptions, Stage
 from upframe.filters.device import Runtime
 from upframe.filters.options import FilterOptions
 from upframe.io.encode.encoder import EncoderOptions
-from upframe.io.errors import SinkFull
+from upframe.io.errors import SinkFull, SinkRefused
 
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
 
@@ -73,10 +76,70 @@ def test_a_ledger_that_cannot_be_written_stops_the_publication(tmp_path: Path, o
     assert names_in(out) == set()
 
 
-def test_what_cannot_be_encoded_fails_before_weights_are_loaded(tmp_path: Path, out: Path) -> None:
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no such container": ({"container": "nonsense"}, "nonsense"),
+    **{
+        f"{codec} in {name}": (
+            {"container": name, "encoder": EncoderOptions(codec=codec)},
+            f"{name} cannot hold {codec}",
+        )
+        for name, codec in [
+            ("mp4", "prores"), ("mp4", "gif"), ("mp4", "libwebp"), ("webm", "libx264"),
+            ("gif", "libx264"), ("3gp", "libsvtav1"),
+        ]
+    },
+    "a rate that the ticks do not hold": (
+        {"container": "gif", "encoder": EncoderOptions(), "filters": FilterOptions(
+            enable_frame_interpolation=True, frame_interpolation_exp=3
+        )},
+        "gif counts time in 1/100 s, too coarse for 200 frames",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_encoded_fails_before_weights_are_loaded(
+    tmp_path: Path, out: Path, case: str
+) -> None:
     def build(options: FilterOptions, runtime: Runtime) -> Any:
         raise AssertionError("the weights were loaded")
 
-    request = request_of(tmp_path, container="nonsense")
-    with pytest.raises(Exception, match="nonsense"):
-        run(request, filters=build)
+    options, wanted = REFUSED[case]
+    request = request_of(tmp_path)
+    refused = request.options.model_copy(update=options)
+    with pytest.raises(SinkRefused, match=wanted):
+        run(replace(request, options=refused), filters=build)
+
+
+@pytest.mark.parametrize("announce", [False, True])
+def test_a_stream_that_is_left_out_is_said_once(
+    tmp_path: Path, out: Path, announce: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "upframe")
+    make_clip(tmp_path / "in.mp4", frames=4, audio="aac")
+    request = request_of(tmp_path, audio_codec="none")
+    make_clip(tmp_path / "in.mp4", frames=4, audio="aac")
+    report = run(request, announce=announce)
+    said = [(one.levelname, one.getMessage()) for one in caplog.records if "audio" in one.message]
+    line = "audio #1 aac: left out, as --audio-codec none asks"
+    assert said == [("WARNING", line)]
+    assert (report.streams, report.losses, report.warnings.count(line)) == ([line], [line], 1)
+
+
+def test_a_time_code_is_refused_or_lost_by_the_rate_of_the_output(
+    tmp_path: Path, out: Path
+) -> None:
+    """An MP4 counts 240 frames a second of a time code, but not twice as many."""
+    request = request_of(tmp_path)
+    command = ["ffmpeg", "-v", "error", "-y", "-f", "lavfi", "-i", "testsrc2=s=64x48:r=240"]
+    command += ["-frames:v", "4", "-timecode", "01:00:00:00", request.source]
+    subprocess.run([str(word) for word in command], check=True)
+    lost = "video: time code 01:00:00:00: not kept"
+    assert run(request).losses == [lost]
+    strict = request.options.model_copy(update={"strict_streams": True, "overwrite": True})
+
+    def build(options: FilterOptions, runtime: Runtime) -> Any:
+        raise AssertionError("the weights were loaded")
+
+    with pytest.raises(SinkRefused, match=lost):
+        run(replace(request, options=strict), filters=build)

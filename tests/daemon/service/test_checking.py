@@ -73,6 +73,39 @@ def test_what_would_not_work_is_named(
     assert f"{key}: got " in found[key]
 
 
+@pytest.mark.parametrize(
+    ("container", "encoder", "fault"),
+    [
+        ("mp4", {"crf": 60}, "libx264 has no crf 60; it has 0 to 51"),
+        ("mkv", {"crf": 52}, "libx264 has no crf 52; it has 0 to 51"),
+        ("vob", {"crf": 40}, "mpeg2video has no crf 40; it has 1 to 31"),
+        ("webm", {"crf": 60}, None),
+        ("webm", {"crf": 60, "codec": "av1"}, None),
+        ("mp4", {"preset": "8"}, "libx264 has no preset '8'"),
+        ("mp4", {"codec": "hevc", "options": {"nonsense": "1"}}, "knows no option 'nonsense'"),
+        ("nonsense", {"crf": 18}, "unknown output format 'nonsense'"),
+        (None, {"crf": 60}, None),
+    ],
+)
+def test_options_without_a_codec_are_those_of_the_containers_own(
+    tmp_path: Path, container: str | None, encoder: dict[str, Any], fault: str | None
+) -> None:
+    found = faults(config_of(tmp_path, watch={"container": container, "encoder": encoder}))
+    key = "watch[0].encoder.codec" if "codec" in encoder else "watch[0].encoder"
+    assert list(found) == ([] if fault is None else [key])
+    assert fault is None or fault in found[key]
+
+
+def test_options_of_a_live_stream_are_those_of_its_output(tmp_path: Path) -> None:
+    live = {"name": "a", "input": "rtsp://127.0.0.1/a", "filters": UPSCALE, "encoder": {"crf": 60}}
+    outputs = (f"{tmp_path}/%H.mp4", f"{tmp_path}/%H.webm", "rtmp://127.0.0.1/a")
+    config = config_of(
+        tmp_path,
+        live=[live | {"name": f"a{i}", "output": output} for i, output in enumerate(outputs)],
+    )
+    assert list(faults(config)) == ["live[0].encoder", "live[2].encoder"]
+
+
 def test_weights_that_nobody_fetched_are_missed_without_asking_the_hub(tmp_path: Path) -> None:
     program = (
         "import sys\n"

@@ -12,7 +12,7 @@ import pytest
 from support.jobs.watching import House, Yard, eventually, watching
 
 from upframe.daemon.jobs.model import partial_token
-from upframe.daemon.watch.outcome import companions
+from upframe.daemon.watch.scan import companions
 from upframe.io.files import partial_path
 
 BESIDE = (
@@ -200,3 +200,59 @@ def test_what_cannot_be_copied_is_tried_again_and_the_input_stays(yard: Yard) ->
 
     asyncio.run(run())
     assert files_in(yard.output)["film.srt"] == "words"
+
+
+async def _skipped(house: House) -> set[str]:
+    (files,) = await house.watches.files()
+    names = {Path(one["path"]).name for one in files if one["state"] == "skipped"}
+    assert sum(house.watches.status()[0]["skipped"].values()) >= len(names)
+    return names - {"film.mkv"}  # which is done
+
+
+@pytest.mark.parametrize("on_done", ["keep", "move", "delete"])
+def test_what_goes_along_is_not_listed_as_skipped(
+    yard: Yard, on_done: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "upframe")
+    for name in ("film.mkv", "film.srt", "film.en.srt", "film-poster.jpg", "film.txt", "a.srt"):
+        yard.put(name, name)
+    yard.put("film.nfo", "excluded by the user")
+    more = {"on_done": on_done, "done_dir": yard.root / "done", "exclude": ["*.nfo"]}
+
+    async def run() -> None:
+        async with watching(yard, yard.watch(sidecars=True, **more)) as house:
+            await house.job()
+            assert await _skipped(house) == {"film.txt", "a.srt", "film.nfo"}
+            await house.settled(await house.work())
+            await house.scans(3)
+            assert await _skipped(house) == {"film.txt", "a.srt", "film.nfo"}
+
+    asyncio.run(run())
+    assert not [line for line in caplog.messages if "film.srt: skipped" in line]
+
+
+def test_without_sidecars_it_is_skipped(yard: Yard) -> None:
+    yard.put("film.mkv")
+    yard.put("film.srt")
+
+    async def run() -> None:
+        async with watching(yard) as house:
+            await done(house)
+            assert await _skipped(house) == {"film.srt"}
+
+    asyncio.run(run())
+
+
+def test_what_was_skipped_before_its_video_came_is_not_any_more(yard: Yard) -> None:
+    yard.put("film.srt")
+
+    async def run() -> None:
+        async with watching(yard, yard.watch(sidecars=True)) as house:
+            await house.scans()
+            assert await _skipped(house) == {"film.srt"}
+            yard.put("film.mkv")
+            await house.job()
+            await house.scans()
+            assert await _skipped(house) == set()
+
+    asyncio.run(run())

@@ -7,11 +7,14 @@ import zlib
 from pathlib import Path
 
 import pytest
-from support.media.clips import make_clip, make_still
+from support.media.clips import index_of, make_clip, make_still
 from support.media.stills import embedded_of, exif_data, icc_profile, with_segments
 
+from upframe.io.decode.demuxer import find_target
+from upframe.io.losses import contents_of
 from upframe.io.pictures.image_files import Embedded, read_embedded, with_embedded
 from upframe.io.pictures.png import chunk, chunks
+from upframe.io.source import open_source
 
 NAMES = ["a.png", "a.jpg", "a.webp", "a.tiff"]
 PIX_FMTS = {".jpg": "yuvj420p", ".webp": "yuv420p"}
@@ -122,3 +125,56 @@ def test_more_exif_data_than_a_jpeg_holds_is_an_error(tmp_path: Path) -> None:
     data = still(tmp_path / "a.jpg").read_bytes()
     with pytest.raises(ValueError, match="JPEG holds 65533 bytes of EXIF data, got 7"):
         with_embedded(data, None, exif_data(1) + bytes(70_000), 64, 48)
+
+
+DAMAGE = {
+    "cut": lambda data: data[: len(data) // 2],
+    "nonsense": lambda data: bytes(byte ^ 0x5A for byte in data),
+    "zeros": lambda data: bytes(len(data)),
+    "an end that is none": lambda data: data[:8] + b"\xff\xff" + data[10:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("kind", ["exif", "icc"])
+@pytest.mark.parametrize("name", NAMES[:3])
+def test_pixels_are_read_beside_damaged_data(
+    tmp_path: Path, name: str, kind: str, damage: str
+) -> None:
+    path, bad = still(tmp_path / name), DAMAGE[damage]
+    plain, marked = path.read_bytes(), exif_data(1) if kind == "exif" else icc_profile()
+    data = plain
+    if path.suffix == ".png":
+        content = bad(marked) if kind == "exif" else b"x\0\0" + bad(zlib.compress(marked))
+        data = plain[:33] + chunk(b"eXIf" if kind == "exif" else b"iCCP", content) + plain[33:]
+    elif path.suffix == ".jpg":
+        head = b"Exif\0\0" if kind == "exif" else b"ICC_PROFILE\0\1\1"
+        path = with_segments(path, (0xE1 if kind == "exif" else 0xE2, head + bad(marked)))
+        data = path.read_bytes()
+    else:
+        whole = {"exif": None, "icc": None} | {kind: marked}
+        data = with_embedded(plain, whole["icc"], whole["exif"], 64, 48)
+        start = data.rfind(b"EXIF" if kind == "exif" else b"ICCP") + 8
+        size = int.from_bytes(data[start - 4 : start], "little")
+        data = data[:start] + bad(data[start : start + size]).ljust(size) + data[start + size :]
+    path.write_bytes(data)
+    source = open_source(str(path))
+    assert [index_of(picture) for picture in source] == [0]
+    is_seen = damage in ("nonsense", "zeros")  # others may change what nobody reads
+    assert "damaged" in " ".join(source.warnings()) or not is_seen
+    source.close()
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_exif_data_of_an_animation_are_read_before_and_behind_its_frames(
+    tmp_path: Path, behind: bool
+) -> None:
+    path = make_clip(tmp_path / "a.apng", codec="apng", format="apng", pix_fmt="rgb24", frames=3)
+    data = path.read_bytes()
+    at = data.rfind(b"IEND") - 4 if behind else 33
+    path.write_bytes(data[:at] + chunk(b"eXIf", exif_data(1)) + data[at:])
+    assert "exif" in {trait.kind for trait in contents_of(find_target(str(path)))}
+    source = open_source(str(path))
+    assert (source.container_name, source.info.exif) == ("apng", exif_data(1))
+    assert len(list(source)) == 3
+    source.close()
