@@ -7,8 +7,7 @@ constants and specialisations (divisible by 16, equal to 1) are those of a frame
 Instead of a launch each kernel is compiled to a cubin by the ptxas that Triton brings: no driver,
 no device. With --out the table is written with all that it depends on.
 
-Exits with 1 where `faults_of` finds something that `KNOWN` does not excuse, or where a kernel was
-not started by any launcher.
+Exits with 1 where `faults_of` finds something, or where no launcher has started a kernel.
 """
 
 from __future__ import annotations
@@ -60,13 +59,9 @@ MODULES = (convolution_kernels, glue_kernels, color_kernels)
 LAUNCHERS = (convolution, cuda_layers, color_launchers)
 BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
-KNOWN: dict[tuple[str, str], str] = {
-    ("convolve_rows", "spills in loops"): (
-        "up to 7 instructions of squares by 4, of 64 and of 192 channels to 64; 49 of 64 to 64 "
-        "with a residual and 290 of 96 to 32, which cost time and are to be mended"
-    ),
-}
-"""By kernel and kind of fault, why it is tolerated."""
+KNOWN_SPILLS = {("convolve_rows", "RESIDUALS=1"): 55, ("convolve_rows", ""): 8}
+"""By kernel and what its constants contain: instructions in loops that spill on `STRICT`. With a
+residual, 64 channels to 64 are one launch of a frame; of the others none needs more than 7."""
 MOST_SECONDS = {"following": 2.0}
 """Of a core alone, to compile a kernel once: the first frame after an update waits for it."""
 BUSY = 1.5
@@ -127,13 +122,21 @@ class Row:
     error: str = ""
 
 
+def known_spills(row: Row) -> int:
+    """Return how many instructions in its loops may spill."""
+    fits = ((name, part) for name, part in KNOWN_SPILLS if name == row.kernel)
+    return max(
+        (KNOWN_SPILLS[name, part] for name, part in fits if part in row.constants), default=0
+    )
+
+
 def faults_of(row: Row) -> Iterator[tuple[str, str]]:
     """Give the kind of each fault of a compiled kernel, and its figures."""
     if row.error:
         yield "does not compile", row.error
     if row.shared > row.shared_limit:
         yield "shared memory", f"{row.shared} bytes of {row.shared_limit}"
-    if row.arch == STRICT and row.spills_in_loops:
+    if row.arch == STRICT and row.spills_in_loops > known_spills(row):
         yield "spills in loops", f"{row.spills_in_loops} instructions"
     if row.arch == STRICT and row.serialized:
         yield "serialized wgmma", "ptxas says so"
@@ -468,26 +471,20 @@ def page(rows: Sequence[Row], archs: Sequence[int]) -> Iterator[str]:
         + "."
     )
     yield ""
-    for (kernel, kind), why in KNOWN.items():
-        yield f"- Known: `{kernel}`, {kind}: {why}."
-    yield ""
     yield from table(rows, archs)
 
 
 def judged(rows: Sequence[Row]) -> list[str]:
-    """Print all faults; return those that are not known."""
+    """Print all faults; return each kind of each kernel once."""
     found: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:
         for kind, figures in faults_of(row):
             where = f"sm_{row.arch}: {figures}; {row.constants}"
             found.setdefault((row.kernel, kind), {})[where] = None
     for key, places in found.items():
-        print(f"{key[0]}, {key[1]}: {KNOWN.get(key, 'A FAULT')}")
+        print(f"{key[0]}, {key[1]}:")
         print(*(f"  {place}" for place in places), sep="\n")
-    for kernel, kind in KNOWN.keys() - found.keys():
-        print(f"{kernel}, {kind}: no longer so; remove it from KNOWN")
-    new = [f"{kernel}: {kind}" for kernel, kind in found if (kernel, kind) not in KNOWN]
-    return new
+    return [f"{kernel}: {kind}" for kernel, kind in found]
 
 
 def main() -> int:

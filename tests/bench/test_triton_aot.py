@@ -48,6 +48,8 @@ def test_accesses_are_counted_by_their_width(aot: Any) -> None:
         ({"error": "no"}, ["does not compile"]),
         ({"shared": 101, "shared_limit": 100}, ["shared memory"]),
         ({"arch": 90, "spills_in_loops": 1}, ["spills in loops"]),
+        ({"arch": 90, "spills_in_loops": 8, "kernel": "convolve_rows"}, []),
+        ({"arch": 90, "spills_in_loops": 9, "kernel": "convolve_rows"}, ["spills in loops"]),
         ({"arch": 80, "spills_in_loops": 1}, []),
         ({"arch": 90, "spills": 1}, []),
         ({"arch": 90, "serialized": True}, ["serialized wgmma"]),
@@ -61,13 +63,14 @@ def test_what_a_fault_is(aot: Any, facts: dict[str, Any], kinds: list[str]) -> N
     assert [kind for kind, _ in aot.faults_of(row)] == kinds
 
 
-def test_a_fault_that_is_not_known_is_returned(
-    aot: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_each_kind_of_fault_of_a_kernel_is_returned_once(
+    aot: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(aot, "KNOWN", {("pack", "does not compile"): "a reason"})
-    rows = [aot.Row(name, "", "", 90, error="no") for name in ("pack", "blend")]
-    assert aot.judged(rows) == ["blend: does not compile"]
-    assert "pack, does not compile: a reason" in capsys.readouterr().out
+    rows = [aot.Row("pack", "", "", arch, error="no") for arch in (80, 90)]
+    assert aot.judged(rows) == ["pack: does not compile"]
+    said = capsys.readouterr().out
+    assert "sm_80: no" in said
+    assert "sm_90: no" in said
 
 
 def test_every_kernel_must_be_started_by_some_launcher(aot: Any) -> None:
