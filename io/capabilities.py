@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from fractions import Fraction
 from typing import Literal, cast
 
@@ -11,6 +13,7 @@ import av
 import av.error
 from av import library_versions as av_versions
 from av.codec.codec import UnknownCodecError
+from av.codec.context import CodecContext
 from av.video.codeccontext import VideoCodecContext
 
 _PROBE_SIZE = (256, 144)
@@ -78,7 +81,6 @@ def why_encoder_fails(
     """
     if lacks_device(name):
         return NO_NVIDIA
-    os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr otherwise
     try:
         context = cast("VideoCodecContext", av.CodecContext.create(name, "w"))
     except UnknownCodecError:
@@ -87,7 +89,34 @@ def why_encoder_fails(
     context.pix_fmt, context.time_base = pix_fmt, Fraction(1, 25)
     context.options = dict(options or {})
     try:
-        context.open()
+        open_context(context)
     except (av.error.FFmpegError, OSError) as error:
         return error.strerror or str(error)
     return None
+
+
+def open_context(context: CodecContext) -> None:
+    """Open an encoder, so that it neither writes to stderr nor changes how threads are scheduled.
+
+    As root, SVT-AV1 makes the calling thread a real-time one, and so all threads and processes that
+    this one starts. On two cores two of them that spin never let a third one run.
+
+    Raises:
+        FFmpegError, ValueError, OverflowError: as FFmpeg and PyAV refuse it.
+    """
+    os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr otherwise
+    before = _scheduling(0)
+    try:
+        context.open()
+    finally:
+        if before and _scheduling(0) != before:
+            for thread in map(int, os.listdir("/proc/self/task")):
+                with suppress(OSError):  # it has ended
+                    os.sched_setscheduler(thread, *before)
+
+
+def _scheduling(thread: int) -> tuple[int, os.sched_param] | None:
+    """Return policy and priority of a thread, 0 for this one; None where it is not Linux."""
+    if sys.platform != "linux":
+        return None
+    return os.sched_getscheduler(thread), os.sched_getparam(thread)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,7 +16,7 @@ from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 
 from ...filters.frame import PixelFormat, StreamInfo
-from ..capabilities import NO_NVIDIA, lacks_device
+from ..capabilities import NO_NVIDIA, lacks_device, open_context
 from ..errors import SinkRefused, WrongOption, reason_of
 from ..pictures.pixels import set_color
 from .codecs import (
@@ -273,11 +272,10 @@ def open_codec(codec: VideoCodecContext) -> None:
     Raises:
         SinkRefused: if it refuses the size, the pixel format or an option.
     """
-    os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr otherwise
     asked, size = dict(codec.options), f"{codec.width}x{codec.height}"
     check_known(codec.name, asked)
     try:
-        codec.open()
+        open_context(codec)
     except (FFmpegError, ValueError, OverflowError) as error:
         if lacks_device(codec.name):
             raise SinkRefused(f"{codec.name} cannot be used: {NO_NVIDIA}") from error

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from contextlib import closing
+from pathlib import Path
 
 import pytest
+from support.media.clips import make_clip
 
 from upframe.io.capabilities import (
     has_codec,
@@ -13,6 +17,9 @@ from upframe.io.capabilities import (
     library_versions,
     why_encoder_fails,
 )
+from upframe.io.encode.options import EncoderOptions
+from upframe.io.sink import open_file_sink
+from upframe.io.source import open_source
 
 
 def test_tells_encoders_from_decoders() -> None:
@@ -50,3 +57,25 @@ def test_names_every_library() -> None:
     versions = library_versions()
     assert {"av", "ffmpeg", "libavcodec", "libavformat", "libswscale"} <= versions.keys()
     assert all(number[0].isdigit() for number in versions.values())
+
+
+def policies() -> set[int]:
+    """How the threads of this process are scheduled."""
+    return {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+
+
+@pytest.mark.parametrize("codec", ["libsvtav1", "libvpx-vp9", "libx264", "libx265"])
+def test_no_encoder_makes_threads_real_time_ones(codec: str, tmp_path: Path) -> None:
+    """SVT-AV1 does so as root: conversions on two cores then waited for each other without end."""
+    assert policies() == {os.SCHED_OTHER}
+    assert why_encoder_fails(codec) is None
+    assert policies() == {os.SCHED_OTHER}
+    clip = make_clip(tmp_path / "in.mp4", frames=12)
+    with closing(open_source(str(clip))) as source:
+        options = EncoderOptions(codec=codec)
+        sink = open_file_sink(tmp_path / "out.mkv", source.info, options)
+        for picture in source:
+            sink.write(picture)
+            assert policies() == {os.SCHED_OTHER}
+        sink.finish()
+    assert policies() == {os.SCHED_OTHER}

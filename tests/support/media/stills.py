@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from upframe.io.capabilities import open_context
 from upframe.io.pictures.image_files import Embedded, read_embedded
 
 P3 = ((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407))
@@ -142,6 +143,7 @@ def _coded(rgb: np.ndarray, codec: str, pix_fmt: str) -> tuple[bytes, bytes]:
         stream.pix_fmt = pix_fmt
         if codec == "libx265":
             stream.codec_context.codec_tag = "hvc1"
+        open_context(stream.codec_context)
         frame = av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(format=pix_fmt)
         frame.pts, frame.time_base = 0, Fraction(1)
         for packet in (*stream.encode(frame), *stream.encode(None)):
