@@ -9,14 +9,21 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Sequence
-from functools import lru_cache, reduce
+from functools import lru_cache, partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .native import ints, kernels, pointers, run
-from .winograd import PLANES, CompiledConv, ConvolutionJob, Layer, padded_channels
+from .winograd import (
+    PLANES,
+    CompiledConv,
+    ConvolutionJob,
+    Layer,
+    padded_channels,
+    pass_through,
+)
 
 SWITCH = "UPFRAME_TILES"
 _PAIRS = 16
@@ -149,7 +156,7 @@ def in_a_row(layers: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor],
     tiles = [layer for layer in layers if isinstance(layer, TileConv)]
     if len(tiles) == len(layers):
         return TileStack(tiles)
-    return lambda x: reduce(lambda y, layer: layer(y), layers, x)
+    return partial(pass_through, layers)
 
 
 def _run_all(jobs: Sequence[ConvolutionJob]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from ctypes import c_float, c_int64, c_void_p
 from functools import lru_cache
 from typing import ClassVar
@@ -333,3 +334,10 @@ class WinogradConv(CompiledConv):
         job.narrow = self._narrow
         if run("convolve", job, is_bf16=self.dtype == torch.bfloat16):
             raise MemoryError(f"no memory is left to convolve {job.width}x{job.height}")
+
+
+def pass_through(layers: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
+    """Run layers one after the other."""
+    for layer in layers:
+        x = layer(x)
+    return x
