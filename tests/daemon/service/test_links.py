@@ -99,7 +99,11 @@ def test_what_is_bent_while_a_job_waits_is_neither_read_nor_written(
         daemon.submit(heavy, root / "heavy-out.mp4", HEAVY, "heavy")
         daemon.until_state("heavy", "running")
         asyncio.run(ask(daemon, broker, cases))
-        until(lambda: all(daemon.jobs()[c.name].ended_for_good for c in cases), "all have ended")
+        until(
+            lambda: all(daemon.jobs()[c.name].ended_for_good for c in cases),
+            "all have ended",
+            seconds=240,  # there are many, and other tests run beside them
+        )
         jobs = daemon.jobs()
         assert daemon.stop() == 0
     assert seen(outside) == before
