@@ -2,7 +2,8 @@
 
 Names of instruction sets do not tell what is faster: that depends on caches, memory and threads,
 too. So all ways take turns on a small picture, and one is taken instead of plain torch only if it
-is ahead in four of five readings. No other module of the filters reads a clock.
+is ahead in four of five readings, or where other work disturbed them in the shortest one. No other
+module of the filters reads a clock.
 """
 
 from __future__ import annotations
