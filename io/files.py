@@ -1,7 +1,8 @@
 """Regular files as outputs: written under a hidden temporary name, synced, renamed in one step.
 
 The temporary file is in the target's folder, so that the rename stays on one file system, with a
-suffix that no media library indexes. A FIFO or a device is written directly.
+suffix that no media library indexes. It is locked while it is written, so that nothing else begins
+to write the same output. A FIFO or a device is written directly.
 
 An `Owner` marks the temporary names, to find them after a crash, and is notified before a rename.
 """
@@ -9,6 +10,7 @@ An `Owner` marks the temporary names, to find them after a crash, and is notifie
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -128,6 +130,59 @@ def check_target(target: Path, *, overwrite: bool, token: str | None = None) -> 
         raise SinkRefused(f"output folder is not writable: {folder}: {error.strerror}") from error
 
 
+def hold(descriptor: int) -> None:
+    """Lock a temporary file or folder until it is closed, where the file system has locks."""
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def refuse_writer(target: Path, token: str | None = None) -> None:
+    """Refuse a target that another process is writing: its temporary file is there, and locked.
+
+    Args:
+        target: the file or the numbered sequence.
+        token: of the owner, whose own temporary file may be there.
+
+    Raises:
+        SinkRefused: names the process.
+    """
+    try:
+        names = os.listdir(target.parent)
+    except OSError:  # a folder that may be written, but not read
+        return
+    for name in names:
+        mark = name.removesuffix(".partial").rpartition(".")[2]
+        if mark != token and name == partial_path(target, mark).name:
+            _refuse_held(target, target.parent / name)
+
+
+def _refuse_held(target: Path, partial: Path) -> None:
+    try:
+        descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # it is gone by now, or belongs to another user
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        who = _holder(os.fstat(descriptor).st_ino)
+        text = f"{who} is writing {target} (its temporary file is {partial.name}); wait for it, "
+        raise SinkRefused(f"{text}end it, or choose another name") from error
+    except OSError:  # a file system without locks
+        return
+    finally:
+        os.close(descriptor)
+
+
+def _holder(inode: int) -> str:
+    """Name the process that holds an flock, as far as this one may know."""
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
+                return f"process {words[4]}"
+    return "another process"
+
+
 def _trial_path(folder: Path, token: str | None) -> Path:
     return partial_path(folder / "upframe", token)
 
@@ -164,13 +219,14 @@ class OutputFile:
         self._overwrite = overwrite
         self._done = False
         self.stream: BinaryIO = self._open()
+        if not self.direct:
+            hold(self.stream.fileno())
         self._written = os.fstat(self.stream.fileno())
 
     def _open(self) -> BinaryIO:
         try:
             # "+": some muxers read back what they wrote
-            mode = "wb" if self.direct else "x+b"
-            return open(self.path, mode, buffering=_BUFFER_BYTES)
+            return open(self.path, "wb" if self.direct else "x+b", buffering=_BUFFER_BYTES)
         except OSError as error:
             reason = f"cannot create {self.target}: {error.strerror}"
             raise SinkRefused(reason) from error

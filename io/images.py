@@ -29,12 +29,13 @@ from .encode.codecs import CodecChoice, is_sequence, numbered
 from .encode.containers import Container
 from .encode.encoder import EncoderOptions, Encoding, codec_choice, open_codec, still_parameters
 from .encode.packets import encoded
-from .errors import SinkFull, SinkRefused, VerificationFailed
+from .errors import SinkFull, SinkRefused, VerificationFailed, reason_of
 from .files import (
     OutputFile,
     Owner,
     announce,
     check_target,
+    hold,
     partial_path,
     rename,
     sync_file,
@@ -43,7 +44,7 @@ from .files import (
 )
 from .losses import LossLedger, contents_of, losses
 from .pictures.image_files import HOLDERS, holds_profile, with_embedded
-from .pictures.pixels import frame_of, matrix_of, set_color
+from .pictures.pixels import black_frame, frame_of, matrix_of, set_color
 from .pictures.profiles import srgb_conversion
 from .root import by_descriptor
 from .traits import Loss, Trait
@@ -83,8 +84,7 @@ class ImageSink:
         self.num_images = 0
         self._profile, self._exif = _kept_profile(self._encoding, target), info.exif
         self._to_srgb = None if self._profile else srgb_conversion(info.icc_profile, target.suffix)
-        if not is_sequence(target) and (info.num_frames or 1) > 1:
-            raise _one_still(target, str(info.num_frames))
+        _refuse_several(target, info)
         _open_image_codec(info.width, info.height, self._encoding)
         for line in ledger.plan(still_losses(ledger.wanted, self._encoding, target)):
             log.warning("%s", line)
@@ -100,6 +100,7 @@ class ImageSink:
         try:
             self._folder.mkdir()
             self._held = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            hold(self._held)
         except OSError as error:
             raise write_error(self._target, error) from error
 
@@ -200,6 +201,29 @@ class ImageSink:
                 for image in self._published:
                     image.unlink(missing_ok=True)
         self._forget()
+
+
+def try_image(target: Path, encoding: Encoding) -> None:
+    """Encode a black picture as an image, before any work.
+
+    Raises:
+        SinkRefused: if a still would hold several pictures, or the encoder refuses them.
+    """
+    info, choice = upright_info(encoding.info), encoding.choice
+    _refuse_several(target, info)
+    codec = _open_image_codec(info.width, info.height, encoding)
+    try:
+        encoded(codec, black_frame(info.width, info.height, choice.coded_pix_fmt))
+        encoded(codec, None)
+    except (FFmpegError, MemoryError) as error:
+        raise SinkRefused(
+            f"{choice.codec} cannot encode {info.width}x{info.height}: {reason_of(error)}"
+        ) from error
+
+
+def _refuse_several(target: Path, info: StreamInfo) -> None:
+    if not is_sequence(target) and (info.num_frames or 1) > 1:
+        raise _one_still(target, str(info.num_frames))
 
 
 def still_losses(wanted: Sequence[Trait], encoding: Encoding, target: Path) -> list[Loss]:

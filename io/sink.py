@@ -29,8 +29,8 @@ from .encode.encoder import EncoderOptions, Encoding, codec_choice, open_encoder
 from .encode.packets import EncoderTimeline, encoded, fix_dts, mux
 from .errors import SinkFull, SinkRefused, reason_of
 from .extent import append_to_video_entry
-from .files import OutputFile, Owner, check_target, write_error
-from .images import ImageSink, check_images, still_losses
+from .files import OutputFile, Owner, check_target, refuse_writer, write_error
+from .images import ImageSink, check_images, still_losses, try_image
 from .losses import LossLedger, contents_of, losses
 from .pictures.metadata import Tags, tags_of
 from .pictures.pixels import black_frame, frame_of
@@ -62,6 +62,7 @@ def open_file_sink(
     overwrite: bool = False,
     format: str | None = None,  # noqa: A002
     owner: Owner | None = None,
+    trial: Trial | None = None,
 ) -> FileSink | ImageSink:
     """Open a sink for a media file, a still image or a numbered sequence, by the target's name.
 
@@ -73,6 +74,7 @@ def open_file_sink(
         overwrite: whether an existing output may be replaced.
         format: container, if not by the name's extension.
         owner: marks the temporary files, and is notified before they are renamed.
+        trial: of the same settings, with losses that were logged; None: it is made here.
 
     Raises:
         SinkRefused: if the target, container, encoder or one of its options is unsuitable, or if
@@ -83,7 +85,7 @@ def open_file_sink(
         return ImageSink(target, info, encoder, ledger, overwrite=overwrite, owner=owner)
     container = container_of(target, format)
     file = OutputFile(target, overwrite=overwrite, owner=owner)
-    return FileSink(file, container, info, encoder, plan, ledger)
+    return FileSink(file, container, info, encoder, plan, ledger, trial)
 
 
 def check_output(
@@ -96,8 +98,10 @@ def check_output(
     """Refuse a target that could not be written, as :func:`open_file_sink` does, before any work.
 
     Raises:
-        SinkRefused: if it exists, is a folder, or its folder is missing or not writable.
+        SinkRefused: if it exists, is a folder, or its folder is missing or not writable, or if
+            another process is writing it.
     """
+    refuse_writer(target, token)
     if is_image(target, format) and is_sequence(target):
         check_images(target, overwrite=overwrite, token=token)
     else:
@@ -115,6 +119,7 @@ class FileSink:
         encoder: EncoderOptions,
         plan: StreamPlan | None,
         ledger: LossLedger,
+        trial: Trial | None = None,
     ) -> None:
         self._container = container
         self.info = info
@@ -125,22 +130,23 @@ class FileSink:
         self._file = file
         try:
             self._to_srgb = srgb_conversion(info.icc_profile, container.name)
-            self._open(encoder, plan)
+            self._open(encoder, plan, trial)
         except BaseException:
             self.abort()
             raise
 
-    def _open(self, encoder: EncoderOptions, plan: StreamPlan | None) -> None:
+    def _open(self, encoder: EncoderOptions, plan: StreamPlan | None, tried: Trial | None) -> None:
         target, info, container = self._file.target, self.info, self._container
         if container.needs_seek and not self._file.stream.seekable():
             raise SinkRefused(f"{container.name} cannot be written to {target}, which cannot seek")
         choice = codec_choice(info, encoder, target, container.name)
         encoding = Encoding(info, encoder, choice, container)
-        trial = try_output(encoding, plan, self._ledger.wanted)
+        trial = tried or try_output(encoding, plan, self._ledger.wanted)
         plan = trial.plan
         self._held = trial.tags
         for line in self._ledger.plan(trial.losses, trial.lost_tags):
-            log.warning("%s", line)
+            if tried is None:
+                log.warning("%s", line)
         # by its descriptor: its name may lead elsewhere by the time it is verified
         self._written = by_descriptor(os.dup(self._file.stream.fileno()))
         self._open_things.callback(os.close, int(self._written.name))
@@ -329,7 +335,9 @@ def _close_quietly(output: OutputContainer) -> None:
 # before the work starts. What would fail after hours fails at once, and what is lost is known.
 
 _TRIAL_SECONDS = Fraction(1)
-_TRIAL_SIZE = (64, 48)
+_TRIAL_PIXELS = 1 << 26
+"""Of the largest picture that is tried before the work: 8192x8192. With it, FFmpeg's encoders take
+1 to 2 GiB; of larger ones a part is tried, and the whole when the sink is opened."""
 _BOXES = {"stereo3d": b"st3d", "spherical": b"sv3d"}  # of MP4, by what they hold
 
 
@@ -418,6 +426,18 @@ def _try_streams(plan: StreamPlan | None, output: OutputContainer, video: VideoS
     return copy.without_packets()
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedOutput:
+    """What is known of an output before the work."""
+
+    losses: list[str]
+    """What it will lose of its source, for people."""
+    unsaid: list[str]
+    """Those that neither the stream plan nor the choice of the encoder says, nor a sink will."""
+    trial: Trial | None
+    """For `open_file_sink`; None where it has to make its own: of images, and huge pictures."""
+
+
 def planned_losses(
     info: StreamInfo,
     options: EncoderOptions,
@@ -429,12 +449,36 @@ def planned_losses(
     """Return what an output will lose of its source, for people, without opening a sink.
 
     Args:
-        info: of the source.
+        info: of the pictures, but for pixel format and colour.
         options: of the encoder.
         target: where the output shall be.
         format: container, if not by the name's extension.
         plan: what becomes of the source's other streams.
         color: of the pictures to be written.
+
+    Raises:
+        SinkRefused: as `plan_output`.
+    """
+    choice = codec_choice(info, options, target, format)
+    made = replace(info, pix_fmt=choice.pix_fmt, color=color)
+    return plan_output(made, options, target, format, plan).losses
+
+
+def plan_output(
+    info: StreamInfo,
+    options: EncoderOptions,
+    target: str | Path,
+    format: str | None,  # noqa: A002
+    plan: StreamPlan,
+) -> PlannedOutput:
+    """Find what an output will lose, and try it with a black picture, without opening a sink.
+
+    Args:
+        info: of the pictures; its pix_fmt is that of `output_pix_fmt`.
+        options: of the encoder.
+        target: where the output shall be.
+        format: container, if not by the name's extension.
+        plan: what becomes of the source's other streams.
 
     Raises:
         SinkRefused: if the encoder or the container refuses the pictures, or if something is lost
@@ -444,14 +488,17 @@ def planned_losses(
     ledger = plan.ledger(Path(target).name)
     if is_image(target, format):
         encoding = Encoding(info, options, choice, Container("image2"))
+        if info.width * info.height <= _TRIAL_PIXELS:
+            try_image(Path(target), encoding)
         ledger.plan(still_losses(ledger.wanted, encoding, Path(target)), choice.losses)
-        return ledger.lines()
-    width, height = _TRIAL_SIZE
-    small = replace(info, width=width, height=height, pix_fmt=choice.pix_fmt, color=color)
-    container = container_of(target, format)
-    trial = try_output(Encoding(small, options, choice, container), plan, ledger.wanted)
-    ledger.plan(trial.losses, [*choice.losses, *trial.lost_tags])
-    return ledger.lines()
+        return PlannedOutput(ledger.lines(), [], None)
+    tried, container = info, container_of(target, format)
+    while tried.width * tried.height > _TRIAL_PIXELS:
+        tried = replace(tried, width=tried.width // 4 * 2, height=tried.height // 4 * 2)
+    trial = try_output(Encoding(tried, options, choice, container), plan, ledger.wanted)
+    new = ledger.plan(trial.losses, [*choice.losses, *trial.lost_tags])
+    unsaid = [line for line in new if line not in choice.losses] if tried == info else []
+    return PlannedOutput(ledger.lines(), unsaid, trial if tried == info else None)
 
 
 def lost_tags(wanted: StreamInfo, got: Tags) -> list[str]:

@@ -159,9 +159,10 @@ def _probe(parser: Parser) -> None:
     parser.add_argument(
         "--no-estimate", action="store_true", help="Load no weights and run no filter."
     )
-    add_options(parser, ConversionOptions, "container", "audio_codec", "framerate")
+    add_options(parser, ConversionOptions, "container", "audio_codec", "framerate", "overwrite")
     add_options(parser, StreamSpec, "tls_insecure")
     add_filter_arguments(parser)
+    add_options(parser.add_argument_group("encoder of the output"), EncoderOptions)
     add_options(parser.add_argument_group("device and weights"), RuntimeOptions)
 
 

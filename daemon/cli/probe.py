@@ -11,27 +11,33 @@ from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice
+from pathlib import Path
 
 from pydantic_core import to_jsonable_python
 
 from ...filters.chain import build_filters
-from ...filters.color.convert import output_size
-from ...filters.color.matrix import output_color
 from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
 from ...filters.options import FilterOptions
-from ...filters.upscale.network import scaled_size
-from ...io.encode.encoder import EncoderOptions, output_pix_fmt
-from ...io.encode.options import SoundOptions
+from ...io.encode.options import EncoderOptions
+from ...io.errors import MediaError
 from ...io.probe import Probe, probe_source
 from ...io.redaction import one_line
-from ...io.sink import planned_losses
 from ...io.source import ContainerSource, open_source
-from ...io.streams.plan import plan_streams
 from ..convert.compute import Compute
-from ..convert.conversion import compute_of, cropped_losses, interpolated
-from ..specification import MediaOptions
-from .arguments import filter_options_of, given_options, runtime_of, specified
+from ..convert.conversion import compute_of
+from ..convert.preflight import (
+    Asked,
+    Preflight,
+    check_paths,
+    check_space,
+    examined,
+    filtered_info,
+    outgoing_info,
+    planned,
+)
+from ..specification import ConversionOptions, MediaOptions
+from .arguments import filter_options_of, given_options, runtime_of, validated
 
 SCHEMA = "upframe.probe/1"
 ESTIMATE_PICTURES = 5
@@ -72,6 +78,8 @@ class ProbeAnswer:
     streams_plan: list[str] | None
     losses: list[str] | None
     """What the output would lose; None without an output."""
+    obstacles: list[str] | None
+    """Why a run would be refused, or may not have enough space; None without an output."""
     result: FilteredVideo | None
     estimate: Estimate | None
 
@@ -81,40 +89,54 @@ def command(arguments: argparse.Namespace) -> int:
     short = arguments.interpolate is not None or arguments.upscale is not None
     asked = short or given_options(arguments, FilterOptions)
     options = filter_options_of(arguments) if asked else None
-    encoder, target = EncoderOptions.model_validate({}), (arguments.output, arguments.container)
-    plan, lost = None, None
+    plan, found_output, obstacles = None, None, None
     rate = arguments.framerate and Fraction(arguments.framerate)
     with closing(open_source(arguments.input, framerate=rate, to_inspect=True)) as source:
         found, info, pix_fmt = probe_source(source), source.info, source.info.pix_fmt
         if arguments.output is not None:
-            sound = specified(arguments, SoundOptions)
-            plan = plan_streams(arguments.input, *target, audio_codec=sound.audio_codec)
-            asked_for = options or FilterOptions.model_validate({})
-            made = interpolated(info, asked_for)
-            pix_fmt = output_pix_fmt(made, encoder, *target)
-            lost = [*source.losses(), *cropped_losses(info, asked_for, pix_fmt)]
-            color = output_color(info, info.width, info.height, pix_fmt)
-            lost += planned_losses(made, encoder, *target, plan, color)
+            wanted = _wanted(arguments, options)
+            plan = planned(wanted)
+            found_output = examined(wanted, source, plan)
+            pix_fmt = found_output.info.pix_fmt
+            obstacles = list(_obstacles(wanted, found_output))
         result = None if options is None else expect(info, options, pix_fmt)
         estimate = None
         if options is not None and not arguments.no_estimate:
             estimate = measure(source, options, runtime_of(arguments), pix_fmt)
     lines = None if plan is None else plan.lines()
-    answer = ProbeAnswer(arguments.input, found, lines, lost, result, estimate)
+    lost = None if found_output is None else list(found_output.planned)
+    answer = ProbeAnswer(arguments.input, found, lines, lost, obstacles, result, estimate)
     text = as_json(answer) if arguments.json else "\n".join(map(one_line, describe(answer)))
     sys.stdout.write(text + "\n")
     return 0
 
 
+def _wanted(arguments: argparse.Namespace, filters: FilterOptions | None) -> Asked:
+    """Return what a run would do; without filters it is none that could run."""
+    any_filter = FilterOptions.model_validate({"enable_upscaling": True, "upscaling_scale": 1})
+    given = given_options(arguments, ConversionOptions) | {"filters": filters or any_filter}
+    encoder = validated(EncoderOptions, given_options(arguments, EncoderOptions))
+    options = validated(ConversionOptions, given | {"encoder": encoder})
+    if filters is None:
+        options = options.model_copy(update={"filters": FilterOptions.model_validate({})})
+    return Asked(arguments.input, arguments.output, Path(arguments.output), options)
+
+
+def _obstacles(wanted: Asked, found: Preflight) -> Iterator[str]:
+    """Yield why a run would be refused though all streams are fine."""
+    try:
+        check_paths(wanted)
+        text = check_space(wanted.where, found.size)
+    except MediaError as error:
+        text = str(error)
+    if text is not None:
+        yield text
+
+
 def expect(info: StreamInfo, options: FilterOptions, pix_fmt: str) -> FilteredVideo:
     """Compute number, size and rate of the output frames, without loading anything."""
-    width, height, frames = info.width, info.height, info.num_frames
-    if options.enable_frame_interpolation:
-        frames = frames and (frames - 1) * 2**options.frame_interpolation_exp + 1
-    if options.enable_upscaling:
-        width, height = scaled_size(width, height, options.upscaling_scale)
-    rate = interpolated(info, options).rate
-    return FilteredVideo(frames, *output_size(width, height, pix_fmt), pix_fmt, rate)
+    made = outgoing_info(info, filtered_info(info, options), pix_fmt)
+    return FilteredVideo(made.num_frames, made.width, made.height, pix_fmt, made.rate)
 
 
 def measure(
@@ -174,6 +196,8 @@ def describe(answer: ProbeAnswer) -> Iterator[str]:
     if answer.losses is not None:
         yield "losses:"
         yield from (f"  {line}" for line in answer.losses or ["none is known before the work"])
+    for obstacle in answer.obstacles or ():
+        yield f"obstacle: {obstacle}"
     if answer.result is not None:
         yield f"result: {_result(answer.result)}"
     if answer.estimate is not None:

@@ -7,29 +7,23 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...filters.chain import BuiltFilter, Chain, build_filters
-from ...filters.color.convert import output_size
-from ...filters.color.matrix import output_color
 from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
 from ...filters.options import FilterOptions
-from ...filters.upscale.network import scaled_size
-from ...io.decode.hardware import Hardware
-from ...io.encode.encoder import codec_choice, output_pix_fmt
-from ...io.errors import MediaError, SinkRefused, VerificationFailed
-from ...io.files import Owner, refuse_same_file
+from ...io.errors import MediaError, VerificationFailed
+from ...io.files import Owner, refuse_writer
 from ...io.media import Sink
-from ...io.root import ConfinedFile, by_descriptor
-from ...io.sink import check_output, open_file_sink, planned_losses
-from ...io.source import ContainerSource, open_source
-from ...io.streams.plan import StreamPlan, plan_streams
+from ...io.root import ConfinedFile
+from ...io.sink import open_file_sink
 from ..specification import ConversionOptions, MediaOptions, Stage
 from .compute import Compute
 from .pipeline import Flow, Pipeline
+from .preflight import Asked, preflight
 from .progress import Display, Silent, show_progress
 from .report import Report, WarningLog, kept_warnings, make_report
 
@@ -161,20 +155,12 @@ def _run(
 ) -> Report:
     options, runtime = request.options, request.runtime
     on_stage("loading")
-    plan = _plan(request, announce=announce, token=None if ledger is None else ledger.token)
-    source = open_source(
-        request.source,
-        deinterlace=options.deinterlace,
-        framerate=options.rate,
-        hardware=Hardware(options.hwaccel, runtime.device),
-    )
-    with closing(source):
-        # before the weights are loaded: what cannot be encoded fails at once
-        info = interpolated(source.info, options.filters)
-        pix_fmt = output_pix_fmt(info, options.encoder, request.sink, options.container)
-        known = _known_losses(request, source, plan, pix_fmt)
+    token = None if ledger is None else ledger.token
+    asked = Asked(request.source, request.sink, request.where, options, token)
+    with preflight(asked, runtime.device, announce=announce) as checked:
+        source, plan, known = checked.source, checked.plan, checked.losses
         filters = build(options.filters, runtime)
-        compute = compute_of(source.info, filters, options, runtime, pix_fmt)
+        compute = compute_of(source.info, filters, options, runtime, checked.info.pix_fmt)
 
         def report() -> Report:
             return make_report(
@@ -191,6 +177,7 @@ def _run(
                 warnings=[*warned.messages, *source.warnings()],
             )
 
+        refuse_writer(request.where, token)  # which may have begun meanwhile
         sink = open_file_sink(
             request.where,
             compute.info,
@@ -199,6 +186,7 @@ def _run(
             overwrite=options.overwrite,
             format=options.container,
             owner=ledger and ledger.owner(report, follows_links=request.place is None),
+            trial=checked.trial if compute.info == checked.info else None,
         )
         staged = _StagedSink(sink, on_stage, source.losses if options.strict_streams else list)
         pipeline = Pipeline(source, compute, staged)
@@ -208,66 +196,6 @@ def _run(
             if message not in warned.messages:
                 log.warning("%s", message)
         return report()
-
-
-def _plan(request: RunRequest, *, announce: bool, token: str | None) -> StreamPlan:
-    """Plan what becomes of each stream, check that the output can be written, and log the plan."""
-    source, options = request.source, request.options
-    held = source.descriptor if isinstance(source, ConfinedFile) else None
-    refuse_same_file(str(source) if held is None else by_descriptor(held), request.where)
-    plan = plan_streams(
-        source,
-        request.sink,
-        options.container,
-        strict=options.strict_streams,
-        audio_codec=options.audio_codec,
-    )
-    check_output(request.where, overwrite=options.overwrite, format=options.container, token=token)
-    lost = plan.warnings
-    for line in plan.lines():
-        if announce or line in lost:
-            log.log(logging.WARNING if line in lost else logging.INFO, "%s", line)
-    return plan
-
-
-def _known_losses(
-    request: RunRequest, source: ContainerSource, plan: StreamPlan, pix_fmt: str
-) -> Sequence[str]:
-    """Return what the choice of pixel format loses; log what the source has lost by now.
-
-    Raises:
-        SinkRefused: if losses are errors, and one is known before the work.
-    """
-    options = request.options
-    cropped = cropped_losses(source.info, options.filters, pix_fmt)
-    lost = [*source.losses(), *cropped]
-    for line in lost:
-        log.warning("%s", line)
-    if options.strict_streams and lost:
-        raise SinkRefused(f"--strict-streams: {request.source}: {'; '.join(lost)}")
-    info, target = interpolated(source.info, options.filters), (request.sink, options.container)
-    if options.strict_streams:  # before the weights are loaded; else the sink says it
-        color = output_color(info, info.width, info.height, pix_fmt)
-        planned_losses(info, options.encoder, *target, plan, color)
-    return [*cropped, *codec_choice(info, options.encoder, *target).losses]
-
-
-def interpolated(info: StreamInfo, filters: FilterOptions) -> StreamInfo:
-    """Return a source's properties at the rate of its output, as the filter will."""
-    factor = 2**filters.frame_interpolation_exp if filters.enable_frame_interpolation else 1
-    average = info.average_rate and info.average_rate * factor
-    return replace(info, rate=info.rate and info.rate * factor, average_rate=average)
-
-
-def cropped_losses(info: StreamInfo, filters: FilterOptions, pix_fmt: str) -> list[str]:
-    """Return which pixels an output cannot have, since its chroma needs even sizes."""
-    width, height = info.width, info.height
-    if filters.enable_upscaling:
-        width, height = scaled_size(width, height, filters.upscaling_scale)
-    kept = output_size(width, height, pix_fmt)
-    if kept == (width, height):
-        return []
-    return [f"video: {width}x{height} pixels: cropped to {kept[0]}x{kept[1]} for {pix_fmt}"]
 
 
 def compute_of(

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ...filters.options import FilterOptions
 from ...io.files import partial_path
 from ...io.redaction import redacted
+from ..convert.space import free_bytes, growth, size_text, source_bytes
 from ..errors import UnknownJob
 from ..fence import Fence
 from ..jobs.model import Job, partial_token
@@ -25,10 +23,6 @@ log = logging.getLogger("upframe.work")
 
 
 _MARGIN_BYTES = 64 << 20
-_PIXELS_POWER = 0.75
-"""Bit rate at equal quality grows with the 0.75th power of the pixels in a frame."""
-_RATE_POWER = 0.5
-"""And about with the root of the frame rate: in-betweens are cheap to predict."""
 
 
 def expected_bytes(work: ConversionSpec) -> int:
@@ -37,40 +31,6 @@ def expected_bytes(work: ConversionSpec) -> int:
     A source of unknown size counts as nothing.
     """
     return round(source_bytes(work.source) * growth(work.filters)) + _MARGIN_BYTES
-
-
-def growth(filters: FilterOptions) -> float:
-    """Estimate how many times larger a file becomes."""
-    factor = 1.0
-    if filters.enable_upscaling:
-        factor *= (filters.upscaling_scale**2) ** _PIXELS_POWER
-    if filters.enable_frame_interpolation:
-        factor *= (2**filters.frame_interpolation_exp) ** _RATE_POWER
-    return factor
-
-
-def source_bytes(source: str) -> int:
-    """Return the size of a file, or of a numbered sequence; 0 for anything else. Blocks."""
-    path = Path(source)
-    try:
-        if path.is_file():
-            return path.stat().st_size
-        start, percent, _ = path.name.partition("%")
-        if not percent or "://" in source:
-            return 0
-        with os.scandir(path.parent) as entries:
-            alike = (entry for entry in entries if entry.name.startswith(start))
-            return sum(entry.stat().st_size for entry in alike if entry.name.endswith(path.suffix))
-    except OSError:  # the job itself will report what is wrong with its source
-        return 0
-
-
-def free_bytes(folder: Path) -> int | None:
-    """Return the free bytes of a folder's file system, None if unknown. Blocks."""
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return None
 
 
 _REASONS = ("an answer", "room")
@@ -172,8 +132,8 @@ class _SpaceCheck:
         return self.left_bytes is None or self.wanted.num_bytes <= self.left_bytes
 
     def __str__(self) -> str:
-        free = _size(max(0, self.left_bytes or 0))
-        return f"about {_size(self.wanted.num_bytes)} are wanted, {free} are free"
+        free = size_text(max(0, self.left_bytes or 0))
+        return f"about {size_text(self.wanted.num_bytes)} are wanted, {free} are free"
 
 
 def _check_space(
@@ -189,14 +149,6 @@ def _check_space(
     if left is not None:
         left -= sum(other.missing_bytes for other in others if other.device == device)
     return _SpaceCheck(wanted, left)
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.3g} TiB"
 
 
 _LOOK_AT = 16

@@ -1,0 +1,265 @@
+"""What can be known before weights are loaded, checked in one place: for runs, jobs and `probe`.
+
+What would fail after hours fails here, with what to change: paths, another writer of the same
+output, the stream plan, encoder and muxer with a picture of the real size, losses that are errors,
+disk space. Only what can change meanwhile is checked again when the output is opened.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from ...filters.color.convert import output_size
+from ...filters.color.matrix import output_color
+from ...filters.frame import PixelFormat, StreamInfo
+from ...filters.options import FilterOptions
+from ...filters.upscale.network import scaled_size
+from ...io.decode.hardware import Hardware
+from ...io.encode.encoder import codec_choice, output_pix_fmt
+from ...io.errors import SinkFull, SinkRefused
+from ...io.files import is_special, refuse_same_file
+from ...io.root import ConfinedFile, by_descriptor
+from ...io.sink import Trial, check_output, plan_output
+from ...io.source import ContainerSource, open_source
+from ...io.streams.plan import StreamPlan, plan_streams
+from ..specification import ConversionOptions
+from .space import ExpectedSize, expected_size, free_bytes, growth, size_text
+
+log = logging.getLogger("upframe.run")
+
+_UNKNOWN_SOUND = 0.1
+"""Of the input's bytes, where it does not say how many a copied stream has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be converted into what, with the names by which this machine reaches both."""
+
+    source: str | ConfinedFile
+    sink: str
+    where: Path
+    """The path by which to write the sink."""
+    options: ConversionOptions
+    token: str | None = None
+    """Of the owner of the output, see :class:`~upframe.io.files.Owner`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What was found: the conversion can begin."""
+
+    source: ContainerSource
+    """Open."""
+    plan: StreamPlan
+    info: StreamInfo
+    """Of the pictures to be written."""
+    losses: Sequence[str]
+    """What the choice of pixel format loses, for people."""
+    planned: Sequence[str]
+    """All that the output will lose, for people."""
+    unsaid: Sequence[str]
+    """What of it neither the stream plan nor the choice of the encoder says."""
+    size: ExpectedSize
+    trial: Trial | None
+    """Of encoder and muxer with such pictures."""
+
+
+@contextmanager
+def preflight(
+    asked: Asked,
+    device: torch.device | None = None,
+    *,
+    announce: bool = True,
+    free: Callable[[Path], int | None] = free_bytes,
+) -> Generator[Preflight]:
+    """Check all that can be known of a conversion before weights are loaded, and open its source.
+
+    Args:
+        asked: the conversion.
+        device: of the filters, for hardware decoders; None: decode by software.
+        announce: whether to log what becomes of each stream of the input, and not only the losses.
+        free: returns the free bytes of a folder's file system.
+
+    Raises:
+        SourceMissing, UnsupportedMedia: if the input cannot be read.
+        SinkRefused: if the output cannot be written so: its path, encoder, options or container, or
+            what is lost though losses are errors.
+        SinkFull: if there is certainly not enough space.
+    """
+    options = asked.options
+    plan = planned(asked)
+    hardware = Hardware("none" if device is None else options.hwaccel, device or _CPU)
+    check_paths(asked)
+    lost = plan.warnings
+    for line in plan.lines():
+        if announce or line in lost:
+            log.log(logging.WARNING if line in lost else logging.INFO, "%s", line)
+    source = open_source(
+        asked.source, deinterlace=options.deinterlace, framerate=options.rate, hardware=hardware
+    )
+    with closing(source):
+        found = examined(asked, source, plan)
+        for line in found.unsaid:
+            log.warning("%s", line)
+        if (warning := check_space(asked.where, found.size, free)) is not None:
+            log.warning("%s", warning)
+        yield found
+
+
+_CPU = torch.device("cpu")
+
+
+def planned(asked: Asked) -> StreamPlan:
+    """Plan what becomes of each stream of a source, which the output must not be.
+
+    Raises:
+        SameFile: if it is.
+        SourceMissing, UnsupportedMedia, SinkRefused: as `plan_streams`.
+    """
+    source, options = asked.source, asked.options
+    held = source.descriptor if isinstance(source, ConfinedFile) else None
+    refuse_same_file(str(source) if held is None else by_descriptor(held), asked.where)
+    return plan_streams(
+        source,
+        asked.sink,
+        options.container,
+        strict=options.strict_streams,
+        audio_codec=options.audio_codec,
+    )
+
+
+def check_paths(asked: Asked) -> None:
+    """Refuse an output that exists, cannot be written, or is being written.
+
+    Raises:
+        SinkRefused: says which.
+    """
+    options = asked.options
+    check_output(
+        asked.where, overwrite=options.overwrite, format=options.container, token=asked.token
+    )
+
+
+def examined(asked: Asked, source: ContainerSource, plan: StreamPlan) -> Preflight:
+    """Try encoder and muxer with a picture of the real size, and find what will be lost.
+
+    Raises:
+        SinkRefused: as `preflight`.
+    """
+    options, target = asked.options, (asked.sink, asked.options.container)
+    made = filtered_info(source.info, options.filters)
+    pix_fmt = output_pix_fmt(made, options.encoder, *target)
+    info = outgoing_info(source.info, made, pix_fmt)
+    cropped = cropped_losses(made, pix_fmt)
+    lost = [*source.losses(), *cropped]
+    if options.strict_streams and lost:
+        raise SinkRefused(f"--strict-streams: {asked.source}: {'; '.join(lost)}")
+    output = plan_output(info, options.encoder, *target, plan)
+    choice = codec_choice(info, options.encoder, *target)
+    return Preflight(
+        source,
+        plan,
+        info,
+        losses=[*cropped, *choice.losses],
+        planned=[*lost, *output.losses],
+        unsaid=[*lost, *output.unsaid],
+        size=_expected(asked, source, plan, info, choice.codec),
+        trial=output.trial,
+    )
+
+
+def filtered_info(info: StreamInfo, filters: FilterOptions) -> StreamInfo:
+    """Return what the filters make of a source's properties, without loading them."""
+    if filters.enable_frame_interpolation:
+        factor = 2**filters.frame_interpolation_exp
+        info = replace(
+            info,
+            rate=info.rate and info.rate * factor,
+            average_rate=info.average_rate and info.average_rate * factor,
+            time_base=info.time_base / factor,
+            num_frames=info.num_frames and (info.num_frames - 1) * factor + 1,
+        )
+    if filters.enable_upscaling:
+        width, height = scaled_size(info.width, info.height, filters.upscaling_scale)
+        info = replace(info, width=width, height=height)
+    return info
+
+
+def outgoing_info(incoming: StreamInfo, filtered: StreamInfo, pix_fmt: str) -> StreamInfo:
+    """Return the properties of the pictures to be written, as `Compute` will make them."""
+    width, height = output_size(filtered.width, filtered.height, pix_fmt)
+    color = output_color(incoming, width, height, pix_fmt)
+    return replace(filtered, width=width, height=height, pix_fmt=pix_fmt, color=color)
+
+
+def cropped_losses(filtered: StreamInfo, pix_fmt: str) -> list[str]:
+    """Return which pixels an output cannot have, since its chroma needs even sizes."""
+    size = (filtered.width, filtered.height)
+    kept = output_size(*size, pix_fmt)
+    if kept == size:
+        return []
+    return [f"video: {size[0]}x{size[1]} pixels: cropped to {kept[0]}x{kept[1]} for {pix_fmt}"]
+
+
+def _expected(
+    asked: Asked, source: ContainerSource, plan: StreamPlan, info: StreamInfo, codec: str
+) -> ExpectedSize:
+    total = max(source.container.size, 0)
+    copied = min(_copied_bytes(source, plan, total), total)
+    return expected_size(
+        codec,
+        asked.options.encoder,
+        info.width * info.height * (info.num_frames or 0),
+        _plain_bits(info.format),
+        (total - copied) * growth(asked.options.filters),
+        copied,
+    )
+
+
+def _copied_bytes(source: ContainerSource, plan: StreamPlan, total: int) -> int:
+    """Estimate the bytes of the streams that the output will have."""
+    seconds = float(source.info.duration_seconds or 0)
+    num_bytes = 0.0
+    for fate in plan.kept():
+        if fate.kind == "audio":
+            context = source.container.streams[fate.index].codec_context
+            rate = cast("int | None", getattr(context, "bit_rate", None))
+            num_bytes += rate * seconds / 8 if rate and seconds else total * _UNKNOWN_SOUND
+    return round(num_bytes)
+
+
+def _plain_bits(form: PixelFormat) -> float:
+    """Return the bits for a pixel that is not compressed."""
+    chroma = 0 if form.family == "gray" else 2 / (1 << form.chroma_shift_x + form.chroma_shift_y)
+    return (8 if form.bit_depth == 8 else 16) * (1 + chroma + form.has_alpha)
+
+
+def check_space(
+    target: Path, size: ExpectedSize, free: Callable[[Path], int | None] = free_bytes
+) -> str | None:
+    """Refuse an output that certainly does not fit.
+
+    Returns:
+        A warning if there may be too little space.
+
+    Raises:
+        SinkFull: says how much is wanted, and how much is free.
+    """
+    left = None if is_special(target) else free(target.parent)
+    if left is None or left >= size.expected:
+        return None
+    text = (
+        f"got {size_text(left)} free in {target.parent}, wanted about {size_text(size.expected)} "
+        "for the output and its temporary files"
+    )
+    advice = "free some, or choose another folder or a smaller output"
+    if left < size.least:
+        raise SinkFull(f"{text}, at the very least {size_text(size.least)}: {advice}")
+    return f"{text}: it may not be enough; {advice}"
