@@ -10,6 +10,7 @@ Conflict        the id belongs to other work: the client must choose another
 IllegalChange   the job's state does not allow it, such as cancelling a done job: reported
 StoreBroken     the file is no store, or a newer version's: the daemon does not start
 DaemonAbsent    no daemon listens on the control socket: the user must start it
+BrokerAbsent    no MQTT broker answers at the configured address: exit 69
 """
 
 from __future__ import annotations
@@ -65,3 +66,7 @@ class StoreBroken(Exception):
 
 class DaemonAbsent(Exception):
     """No daemon answers where one was expected."""
+
+
+class BrokerAbsent(Exception):
+    """No MQTT broker answers where the configuration names one."""

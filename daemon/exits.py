@@ -31,6 +31,7 @@ from ..io.errors import (
 )
 from .errors import (
     AlreadyRunning,
+    BrokerAbsent,
     ConfigError,
     Conflict,
     DaemonAbsent,
@@ -65,7 +66,7 @@ _CODES: Mapping[type[BaseException], Exit] = {
         Exit.USAGE: (UsageError, Conflict, IllegalChange, SameFile, WrongOption),
         Exit.DATA: (CheckpointRejected, UnsupportedPixels, TruncatedMedia, UnsupportedMedia),
         Exit.NO_INPUT: (UnknownJob, SourceMissing),
-        Exit.UNAVAILABLE: (DaemonAbsent, WeightsUnavailable, DeviceUnavailable),
+        Exit.UNAVAILABLE: (DaemonAbsent, BrokerAbsent, WeightsUnavailable, DeviceUnavailable),
         Exit.INTERNAL: (VerificationFailed, FilterError),
         Exit.CANNOT_CREATE: (SinkRefused,),
         Exit.IO: (StoreBroken, SinkFull, MediaError, OSError),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import BytesIO
@@ -400,6 +400,31 @@ def try_output(encoding: Encoding, plan: StreamPlan | None, wanted: Sequence[Tra
         tuple(f"{said} {tag}" for tag in lost_tags(info, tags)),
         tuple(loss for loss in shown if loss.trait.kind not in promised),
     )
+
+
+def try_encoder(
+    options: EncoderOptions,
+    format: str,  # noqa: A002
+    sizes: Sequence[tuple[int, int]],
+) -> None:
+    """Write a picture of 8 bits with an encoder into a container, in memory.
+
+    Args:
+        options: of the encoder.
+        format: the container.
+        sizes: of the picture; one that works is enough.
+
+    Raises:
+        SinkRefused: why the last one does not work.
+    """
+    container = container_of("", format)
+    for size in sizes:
+        info = StreamInfo(*size, "yuv420p", Fraction(1, 25), rate=Fraction(25))
+        choice = codec_choice(info, options, "", format)
+        with suppress(SinkRefused) if size != sizes[-1] else nullcontext():
+            made = replace(info, pix_fmt=choice.pix_fmt)
+            try_output(Encoding(made, options, choice, container), None, ())
+            return
 
 
 def promised_kinds(encoding: Encoding) -> set[str]:

@@ -234,8 +234,9 @@ signals: SIGTERM and SIGINT drain: what runs gets [jobs] drain_seconds to end, t
 queued, and live streams complete their files; a second one stops at once, and no job is lost
 either way. SIGHUP reads the file again.
 
-exit codes: 0 drained · 69 weights or device unavailable · 73 the state directory cannot be created
-75 another daemon has the state directory · 78 configuration · 130/143 stopped at once
+exit codes: 0 drained · 69 weights or device unavailable, with --check also the broker
+73 the state directory cannot be created · 75 another daemon has the state directory
+78 configuration · 130/143 stopped at once
 """
 
 
@@ -255,7 +256,7 @@ def _serve(parser: Parser) -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="Only check file, folders, streams, devices and weights.",
+        help="Only check file, folders, streams, encoders, devices, weights and broker.",
     )
 
 

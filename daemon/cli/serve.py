@@ -18,7 +18,7 @@ from ..config import Config, load_config, refusal
 from ..exits import exit_code_of
 from ..jobs.client import place_in
 from ..jobs.store import JobStore
-from ..service.checks import cautions, examine, examine_at_start
+from ..service.checks import broker_faults, cautions, examine, examine_at_start
 from ..service.daemon import Daemon
 from ..service.lifecycle import leave_within, state_lock
 from ..service.logs import Logs
@@ -40,12 +40,15 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def check(config: Config, path: Path) -> int:
-    """Check a configuration against this machine.
+    """Check a configuration against this machine, and log in to its broker.
 
     Raises:
         ConfigError: names every key that would not work.
+        BrokerAbsent: if nothing is wrong but that there is no broker.
     """
     faults = list(examine(config))
+    if not faults and config.mqtt is not None:
+        faults = list(broker_faults(config.mqtt))
     if faults:
         raise refusal(path, faults)
     for text in cautions(config):

@@ -11,6 +11,8 @@ from pathlib import Path
 from ...filters.options import FilterOptions
 from ...io.encode.options import QUALITIES, EncoderOptions, quality_range
 
+MARGIN_BYTES = 64 << 20
+"""Free on a file system in any case, before anything is written to it."""
 _PIXELS_POWER = 0.75
 """Bit rate at equal quality grows with the 0.75th power of the pixels in a frame."""
 _RATE_POWER = 0.5

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import re
+import secrets
 import socket
 import ssl
 import stat
@@ -232,6 +233,7 @@ class Session:
         topics: of the node, whose retained status becomes `offline` if we die.
         credentials: as just read.
         on_message: called with every message that arrives, from the very first on.
+        trial: connect beside the node's own session, and leave nothing behind.
 
     Raises:
         LoginRefused: on entering, if the broker refuses us.
@@ -244,9 +246,11 @@ class Session:
         topics: Topics,
         credentials: BrokerCredentials,
         on_message: OnMessage,
+        *,
+        trial: bool = False,
     ) -> None:
         properties = Properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = config.session_expiry
+        properties.SessionExpiryInterval = 0 if trial else config.session_expiry
         properties.ReceiveMaximum = _RECEIVE_MAXIMUM
         properties.MaximumPacketSize = _PACKET_MAX_BYTES
         self._client = aiomqtt.Client(
@@ -255,12 +259,12 @@ class Session:
             username=config.username,
             password=credentials.password,
             logger=logging.getLogger("upframe.mqtt.paho"),
-            identifier=f"{topics.prefix}-{topics.node_id}",
+            identifier=f"{topics.prefix}-{topics.node_id}" + f"-{secrets.token_hex(4)}" * trial,
             protocol=aiomqtt.ProtocolVersion.V5,
-            will=aiomqtt.Will(topics.status, b"offline", 1, True),
+            will=None if trial else aiomqtt.Will(topics.status, b"offline", 1, True),
             timeout=math.inf,  # see `_answered`
             keepalive=_KEEPALIVE_SECONDS,
-            clean_start=False,
+            clean_start=trial,
             properties=properties,
             tls_context=credentials.tls,
             # else each acknowledgement might wait 40 ms for the kernel's of what went before
@@ -397,6 +401,49 @@ class Session:
             self._on_message(_incoming(message), acknowledge)
         if fenced.error is not None:  # else it would come again at every connection
             acknowledge()
+
+
+async def try_login(config: MqttConfig, seconds: float = 5.0) -> None:
+    """Connect to the broker as configured and leave, beside a node that may be connected.
+
+    Raises:
+        LoginRefused: if password, user or certificates are wrong.
+        ConnectionLost: if there is no broker.
+    """
+    address, credentials = address_of(config), read_credentials(config)
+    topics = Topics.of(config)
+    try:
+        async with (
+            asyncio.timeout(seconds),
+            Session(config, topics, credentials, _ignore, trial=True),
+        ):
+            pass
+    except TimeoutError as error:
+        raise ConnectionLost(f"no answer from {address} within {seconds:g} s") from error
+    except LoginRefused as error:
+        text = f"{address}: {error}; see mqtt.username and mqtt.password_file"
+        raise LoginRefused(text) from error
+    except ConnectionLost as error:
+        raise _explained(error, config) from error
+
+
+def _ignore(message: IncomingMessage, acknowledge: Callable[[], None]) -> None:
+    """Accept no message: nothing is subscribed."""
+
+
+def _explained(error: Exception, config: MqttConfig) -> Exception:
+    """Say what is wrong with a connection, by the error of the system below it."""
+    address, cause = address_of(config), error.__cause__
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        reason = cause.verify_message
+        return LoginRefused(f"{address}: its certificate is not trusted: {reason}; see mqtt.tls_ca")
+    if isinstance(cause, socket.gaierror):
+        return ConnectionLost(f"{config.host}: no such host is known ({cause.strerror}): mqtt.host")
+    if isinstance(cause, ConnectionRefusedError):
+        return ConnectionLost(f"{address}: nothing listens there: is the broker running?")
+    return ConnectionLost(f"{address}: {error}")
 
 
 def _incoming(message: MQTTMessage) -> IncomingMessage:

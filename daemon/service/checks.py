@@ -6,6 +6,7 @@ cannot change by itself: a folder that does not exist may be mounted later.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -14,6 +15,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
 from ...filters.errors import DeviceUnavailable, WeightsUnavailable
@@ -22,6 +24,8 @@ from ...io.encode.options import EncoderOptions
 from ...io.errors import MediaError, SinkRefused, SourceMissing
 from ...io.web import INSECURE, NetworkRules, network_rules
 from ..config import Config, Fault, LiveConfig, MqttConfig
+from ..convert.space import MARGIN_BYTES, free_bytes, size_text
+from ..errors import BrokerAbsent
 
 log = logging.getLogger("upframe.service.checking")
 
@@ -30,9 +34,10 @@ _PATIENCE_SECONDS = 5.0
 _BOTH = {"enable_frame_interpolation": True, "enable_upscaling": True}
 
 
-def examine(config: Config) -> Iterator[Fault]:
+def examine(config: Config, free: Callable[[Path], int | None] = free_bytes) -> Iterator[Fault]:
     """Find everything that would not work; loads torch and codecs, uses no network."""
-    yield from _folders(config, may_come_later=False)
+    unusable = list(_folders(config, may_come_later=False))
+    yield from unusable or _full(config, free)
     yield from _devices(config)
     yield from _weights(config)
     for index, watch in enumerate(config.watch):
@@ -41,6 +46,22 @@ def examine(config: Config) -> Iterator[Fault]:
         yield from _stream(f"live[{index}]", live)
     if config.mqtt is not None:
         yield from _secrets(config.mqtt)
+
+
+def broker_faults(mqtt: MqttConfig) -> Iterator[Fault]:
+    """Log in to the broker once, beside a daemon that may be running.
+
+    Raises:
+        BrokerAbsent: if there is none.
+    """
+    from ..mqtt.broker import ConnectionLost, LoginRefused, try_login
+
+    try:
+        asyncio.run(try_login(mqtt))
+    except LoginRefused as error:
+        yield Fault("mqtt", str(error), "what the broker accepts")
+    except ConnectionLost as error:
+        raise BrokerAbsent(f"mqtt: {error}") from error
 
 
 def faults_at_start(config: Config) -> Iterator[Fault]:
@@ -97,6 +118,16 @@ def _unwritable(key: str, folder: Path) -> Iterator[Fault]:
         yield Fault(key, got, wanted)
 
 
+def _full(config: Config, free: Callable[[Path], int | None]) -> Iterator[Fault]:
+    """Find folders to be written whose file system has no space for any job."""
+    written = {f"watch[{index}].output": each.output for index, each in enumerate(config.watch)}
+    for key, folder in ({"state_dir": config.state_dir} | written).items():
+        left = free(next(path for path in (folder, *folder.parents) if path.exists()))
+        if left is not None and left < MARGIN_BYTES:
+            got = f'"{folder}" with {size_text(left)} free'
+            yield Fault(key, got, f"at least {size_text(MARGIN_BYTES)}, or its jobs wait")
+
+
 def _unreadable(key: str, folder: Path, *, may_come_later: bool) -> Iterator[Fault]:
     try:
         os.listdir(folder)
@@ -147,12 +178,18 @@ def _weights_of(config: Config, filters: FilterOptions, where: str) -> Iterator[
             yield Fault(named, got, "weights that are on this machine")
 
 
+_TICK = Fraction(1, 25)
+_USUAL_SIZES = ((1920, 1080), (352, 288))
+"""Of pictures to try an encoder with; some take only small ones."""
+
+
 def _codec(where: str, encoder: EncoderOptions, container: str | None) -> Iterator[Fault]:
-    """Check the encoder that is named, or a container's default for 8 bits, and its options."""
+    """Encode a picture of 8 bits with the encoder that is named, or a container's default."""
     from ...filters.frame import PixelFormat
     from ...io.encode.codecs import default_codec, encoder_of
     from ...io.encode.containers import container_of
     from ...io.encode.encoder import check_range
+    from ...io.sink import try_encoder
 
     if encoder.codec is None and container is None:
         return
@@ -160,6 +197,21 @@ def _codec(where: str, encoder: EncoderOptions, container: str | None) -> Iterat
     try:
         name = encoder.codec or default_codec(usual, container_of("", container))
         check_range(encoder_of(name), encoder)
+        try_encoder(encoder, container or "nut", _USUAL_SIZES)  # which holds all codecs
+    except SinkRefused as error:
+        yield Fault(key, str(error), "an encoder that FFmpeg has here, and options that it has")
+
+
+def _live_codec(where: str, encoder: EncoderOptions, container: str) -> Iterator[Fault]:
+    """Encode a picture as the live stream's encoder will."""
+    from ...filters.frame import StreamInfo
+    from ...io.live.live_encoder import EncoderSettings
+
+    key = f"{where}.encoder{'.codec' if encoder.codec else ''}"
+    info = StreamInfo(*_USUAL_SIZES[0], "yuv420p", _TICK, rate=1 / _TICK)
+    try:
+        settings = EncoderSettings(info, 1 / _TICK, encoder, container)
+        settings.try_all(None)
     except SinkRefused as error:
         yield Fault(key, str(error), "an encoder that FFmpeg has here, and options that it has")
 
@@ -183,7 +235,7 @@ def _stream(where: str, live: LiveConfig) -> Iterator[Fault]:
             target = find_live_target(
                 live.output, format=live.container, segment_seconds=length, numbered=True
             )
-            yield from _codec(where, live.encoder, target.format)
+            yield from _live_codec(where, live.encoder, target.format)
         except SinkRefused as error:
             yield Fault(f"{where}.output", str(error), "an output that can be written here")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...io.files import partial_path
 from ...io.redaction import redacted
-from ..convert.space import free_bytes, growth, size_text, source_bytes
+from ..convert.space import MARGIN_BYTES, free_bytes, growth, size_text, source_bytes
 from ..errors import UnknownJob
 from ..fence import Fence
 from ..jobs.model import Job, partial_token
@@ -22,15 +22,12 @@ from ..specification import ConversionSpec
 log = logging.getLogger("upframe.work")
 
 
-_MARGIN_BYTES = 64 << 20
-
-
 def expected_bytes(work: ConversionSpec) -> int:
     """Estimate the bytes that a job will write, from the size of its source. Blocks.
 
     A source of unknown size counts as nothing.
     """
-    return round(source_bytes(work.source) * growth(work.filters)) + _MARGIN_BYTES
+    return round(source_bytes(work.source) * growth(work.filters)) + MARGIN_BYTES
 
 
 _REASONS = ("an answer", "room")

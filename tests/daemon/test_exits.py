@@ -23,6 +23,7 @@ CODES = {
     "IllegalChange": 64,
     "UnknownJob": 66,
     "DaemonAbsent": 69,
+    "BrokerAbsent": 69,
     "StoreBroken": 74,
     "FilterError": 70,
     "CheckpointRejected": 65,

@@ -170,3 +170,26 @@ def test_a_share_that_hangs_does_not_hold_up_the_start(
     assert examine_at_start(config_of(tmp_path), 0.01, look) == []
     answers.set()
     assert "do not answer within 0.01 s" in caplog.text
+
+
+def test_an_encoder_is_tried_with_a_picture_as_files_and_streams_have_them(tmp_path: Path) -> None:
+    wrong = {"codec": "libx265", "options": {"x265-params": "level-idc=1:high-tier=0:nonsense=1"}}
+    level = {"codec": "h264", "options": {"profile": "baseline"}, "pix_fmt": "yuv444p"}
+    live = {"input": "rtsp://127.0.0.1/a", "filters": UPSCALE, "output": f"{tmp_path}/%H.mp4"}
+    config = config_of(
+        tmp_path,
+        watch={"encoder": level},
+        live=[live | {"name": "a", "encoder": level}, live | {"name": "b", "encoder": {"crf": 20}}],
+    )
+    assert list(faults(config)) == ["watch[0].encoder.codec", "live[0].encoder.codec"]
+    small = config_of(tmp_path, watch={"encoder": {"codec": "h263"}})  # takes CIF alone
+    assert faults(small) == {}
+    assert faults(config_of(tmp_path, watch={"encoder": wrong | {"options": {}}})) == {}
+
+
+def test_a_file_system_without_space_for_any_job_is_named(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    found = [str(fault) for fault in examine(config, lambda _: 1 << 20)]
+    assert [text.partition(":")[0] for text in found] == ["state_dir", "watch[0].output"]
+    assert all("with 1 MiB free, wanted at least 64 MiB" in text for text in found)
+    assert list(examine(config, lambda _: None)) == []  # nobody knows
