@@ -5,27 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from fractions import Fraction
-from itertools import chain, islice
 from pathlib import Path
 
 from pydantic_core import to_jsonable_python
 
 from ...filters.chain import build_filters
 from ...filters.device import Runtime
-from ...filters.frame import Picture, StreamInfo
+from ...filters.errors import WeightsUnavailable
+from ...filters.frame import StreamInfo
 from ...filters.options import FilterOptions
+from ...filters.weights import REAL_ESRGAN, RIFE, resolve_weights
 from ...io.encode.options import EncoderOptions
 from ...io.errors import MediaError
 from ...io.probe import Probe, probe_source
 from ...io.redaction import one_line
 from ...io.source import ContainerSource, open_source
-from ..convert.compute import Compute
 from ..convert.conversion import compute_of
+from ..convert.estimate import Estimate, Film, Limits, estimate
+from ..convert.memory import Memory, memory_of
 from ..convert.preflight import (
     Asked,
     Preflight,
@@ -40,12 +42,8 @@ from ..specification import ConversionOptions, MediaOptions
 from .arguments import filter_options_of, given_options, runtime_of, validated
 
 SCHEMA = "upframe.probe/1"
-ESTIMATE_PICTURES = 5
-"""Filtered for the estimate."""
-WARM_UP_PICTURES = 2
-"""Of these, not measured: the first closes no gap, the second is each network's first run."""
-ESTIMATE_SECONDS = 30.0
-"""After this time no further picture is started: enough for a slow machine."""
+_LIMITS = Limits(least_seconds=0.0, share=1e9)
+"""However short the work is, its estimate was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +57,11 @@ class FilteredVideo:
     rate: Fraction | None
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What was measured, and what follows from it. Encoding is not included."""
+class ProbeEstimate(Estimate, frozen=True):
+    """The estimate, also for each frame of the input."""
 
-    num_pictures: int
     seconds_per_input_frame: float
-    total_seconds: float | None
-    """None if the number of frames is unknown."""
+    total_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +76,10 @@ class ProbeAnswer:
     obstacles: list[str] | None
     """Why a run would be refused, or may not have enough space; None without an output."""
     result: FilteredVideo | None
-    estimate: Estimate | None
+    estimate: ProbeEstimate | None
+    no_estimate: str | None
+    """Why there is none, if filters were asked for."""
+    memory: Memory | None
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -89,7 +87,7 @@ def command(arguments: argparse.Namespace) -> int:
     short = arguments.interpolate is not None or arguments.upscale is not None
     asked = short or given_options(arguments, FilterOptions)
     options = filter_options_of(arguments) if asked else None
-    plan, found_output, obstacles = None, None, None
+    wanted, plan, found_output, obstacles = None, None, None, None
     rate = arguments.framerate and Fraction(arguments.framerate)
     with closing(open_source(arguments.input, framerate=rate, to_inspect=True)) as source:
         found, info, pix_fmt = probe_source(source), source.info, source.info.pix_fmt
@@ -100,12 +98,19 @@ def command(arguments: argparse.Namespace) -> int:
             pix_fmt = found_output.info.pix_fmt
             obstacles = list(_obstacles(wanted, found_output))
         result = None if options is None else expect(info, options, pix_fmt)
-        estimate = None
+        memory, made, missing = None, None, None
         if options is not None and not arguments.no_estimate:
-            estimate = measure(source, options, runtime_of(arguments), pix_fmt)
+            media = MediaOptions(filters=options) if wanted is None else wanted.options
+            film, runtime = (arguments.input, arguments.output), runtime_of(arguments)
+            missing = "wanted a file of several frames that can seek"
+            try:
+                memory, made = measure(source, film, media, runtime, pix_fmt)
+            except WeightsUnavailable as error:
+                missing = str(error)
     lines = None if plan is None else plan.lines()
     lost = None if found_output is None else list(found_output.planned)
-    answer = ProbeAnswer(arguments.input, found, lines, lost, obstacles, result, estimate)
+    costs = made, missing if made is None else None, memory
+    answer = ProbeAnswer(arguments.input, found, lines, lost, obstacles, result, *costs)
     text = as_json(answer) if arguments.json else "\n".join(map(one_line, describe(answer)))
     sys.stdout.write(text + "\n")
     return 0
@@ -140,39 +145,53 @@ def expect(info: StreamInfo, options: FilterOptions, pix_fmt: str) -> FilteredVi
 
 
 def measure(
-    source: ContainerSource, options: FilterOptions, runtime: Runtime, pix_fmt: str
-) -> Estimate | None:
-    """Filter the first few pictures and measure the time.
+    source: ContainerSource,
+    film: tuple[str, str | None],
+    media: MediaOptions,
+    runtime: Runtime,
+    pix_fmt: str,
+) -> tuple[Memory, ProbeEstimate | None]:
+    """Measure what a conversion would take, with weights that are on this machine.
 
-    Returns:
-        None if there is only one picture, which warms up the filters.
+    Args:
+        source: open.
+        film: names of input and output; None leaves encoding out.
+        media: how to convert.
+        runtime: of the filters.
+        pix_fmt: of the output.
 
     Raises:
         CheckpointRejected, WeightsUnavailable: if there are no weights to estimate with.
         TooLarge: if a frame does not fit in memory.
     """
-    filters = build_filters(options, runtime)
-    compute = compute_of(source.info, filters, MediaOptions(filters=options), runtime, pix_fmt)
-    with closing(compute):
-        taken = list(_timed(compute, islice(source, ESTIMATE_PICTURES)))
-    seconds = taken[WARM_UP_PICTURES:] or taken[1:]
-    if not seconds:
-        return None
-    each = sum(seconds) / len(seconds)
-    frames = source.info.num_frames
-    return Estimate(len(seconds), each, None if frames is None else each * frames)
+    filters = build_filters(_of_files(media.filters, runtime), runtime)
+    with closing(compute_of(source.info, filters, media, runtime, pix_fmt)) as compute:
+        about = source.info, filters, compute, runtime.device
+        memory = memory_of(*about)
+        made = estimate(Film(*film, *about, media), _LIMITS)
+    if made is None:
+        return memory, None
+    each = made.seconds / (source.info.num_frames or made.frames)
+    more = {"seconds_per_input_frame": each, "total_seconds": made.seconds}
+    return memory, ProbeEstimate.model_validate(made.model_dump() | more)
 
 
-def _timed(compute: Compute, pictures: Iterator[Picture]) -> Iterator[float]:
-    """Yield the seconds for each picture; planes on the CPU mean that the device is done."""
-    begun = time.monotonic()
-    for picture in pictures:
-        start = time.monotonic()
-        for _ in chain(compute(picture), compute.settle()):
-            pass
-        yield time.monotonic() - start
-        if time.monotonic() - begun > ESTIMATE_SECONDS:
-            return
+def _of_files(options: FilterOptions, runtime: Runtime) -> FilterOptions:
+    """Name the files of weights that are here, so that none is fetched.
+
+    Built-in weights do not tell what those take in whose place they are.
+    """
+    policy = "hub" if runtime.policy == "auto" else runtime.policy
+    enabled = {
+        "frame_interpolation_model_path": (options.enable_frame_interpolation, RIFE),
+        "upscaling_model_path": (options.enable_upscaling, REAL_ESRGAN),
+    }
+    paths = {
+        name: str(resolve_weights(getattr(options, name), default, policy, offline=True).path)
+        for name, (is_enabled, default) in enabled.items()
+        if is_enabled
+    }
+    return options.model_copy(update=paths)
 
 
 def describe(answer: ProbeAnswer) -> Iterator[str]:
@@ -200,8 +219,12 @@ def describe(answer: ProbeAnswer) -> Iterator[str]:
         yield f"obstacle: {obstacle}"
     if answer.result is not None:
         yield f"result: {_result(answer.result)}"
+    if answer.memory is not None:
+        yield f"memory: {answer.memory.text}"
     if answer.estimate is not None:
         yield f"time: {_cost(answer.estimate)}"
+    if answer.no_estimate is not None:
+        yield f"time: no estimate: {answer.no_estimate}"
 
 
 def _size(found: Probe) -> str:
@@ -228,13 +251,9 @@ def _result(result: FilteredVideo) -> str:
     return f"{frames} of {size}, {_rate_text(result.rate, None)}"
 
 
-def _cost(estimate: Estimate) -> str:
-    each = f"{estimate.seconds_per_input_frame:.3g} s for each frame of the input"
-    measured = f"measured on {estimate.num_pictures}, without encoding"
-    if estimate.total_seconds is None:
-        return f"{each} ({measured})"
-    minutes, seconds = divmod(round(estimate.total_seconds), 60)
-    return f"about {minutes // 60}:{minutes % 60:02}:{seconds:02} in all, {each} ({measured})"
+def _cost(made: ProbeEstimate) -> str:
+    each = f"{made.seconds_per_input_frame:.3g} s for each frame of the input"
+    return f"{made.text(datetime.now().astimezone())}, {each} (measured on {made.measured})"
 
 
 def as_json(answer: ProbeAnswer) -> str:

@@ -8,7 +8,8 @@ import os
 import signal
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from ...filters.chain import BuiltFilter, Chain, build_filters
@@ -22,6 +23,8 @@ from ...io.root import ConfinedFile
 from ...io.sink import open_file_sink
 from ..specification import ConversionOptions, MediaOptions, Stage
 from .compute import Compute
+from .estimate import Estimate, Film, Limits, estimate
+from .memory import Memory, memory_of
 from .pipeline import Flow, Pipeline
 from .preflight import Asked, preflight
 from .progress import Display, Silent, show_progress
@@ -30,19 +33,25 @@ from .report import Report, WarningLog, kept_warnings, make_report
 log = logging.getLogger("upframe.run")
 
 
-def execute(pipeline: Pipeline, total: int | None, display: Display) -> Flow:
+def execute(
+    pipeline: Pipeline, total: int | None, display: Display, estimate: Estimate | None = None
+) -> Flow:
     """Run a pipeline in this process. A first SIGINT or SIGTERM stops it, a second kills it.
 
     Raises:
         Stopped: after a first signal.
         MediaError, FilterError: whatever ended the work early.
     """
-    return asyncio.run(_execute(pipeline, total, display))
+    seconds = None if estimate is None else estimate.seconds
+    return asyncio.run(_execute(pipeline, total, display, seconds))
 
 
-async def _execute(pipeline: Pipeline, total: int | None, display: Display) -> Flow:
+async def _execute(
+    pipeline: Pipeline, total: int | None, display: Display, estimate: float | None
+) -> Flow:
     loop = asyncio.get_running_loop()
-    progress = asyncio.create_task(show_progress(pipeline.flow, total, display), name="progress")
+    shown = show_progress(pipeline.flow, total, display, estimate)
+    progress = asyncio.create_task(shown, name="progress")
     with stoppable(lambda number: loop.call_soon_threadsafe(pipeline.stop, number)):
         try:
             return await pipeline.run()
@@ -83,6 +92,8 @@ class RunRequest:
     runtime: Runtime
     place: Path | None = None
     """Path to the sink, as from `opened_place`; None: its name."""
+    estimates: Limits = field(default_factory=Limits)
+    """For which work the time is estimated before."""
 
     @property
     def where(self) -> Path:
@@ -161,6 +172,10 @@ def _run(
         source, plan, known = checked.source, checked.plan, checked.losses
         filters = build(options.filters, runtime)
         compute = compute_of(source.info, filters, options, runtime, checked.info.pix_fmt)
+        about = source.info, filters, compute, runtime.device
+        memory = memory_of(*about)
+        film = Film(request.source, request.sink, *about, options)
+        estimated = _estimate(film, request.estimates, memory, announce=announce)
 
         def report() -> Report:
             return make_report(
@@ -172,6 +187,8 @@ def _run(
                 outgoing=sink.info,
                 runtime=runtime,
                 filters=filters,
+                estimate=estimated,
+                memory=memory,
                 streams=plan.lines(),
                 losses=[*known, *sink.losses(), *source.losses()],
                 warnings=[*warned.messages, *source.warnings()],
@@ -191,11 +208,21 @@ def _run(
         staged = _StagedSink(sink, on_stage, source.losses if options.strict_streams else list)
         pipeline = Pipeline(source, compute, staged)
         on_stage("streaming")
-        execute(pipeline, compute.info.num_frames, display or Silent())
+        execute(pipeline, compute.info.num_frames, display or Silent(), estimated)
         for message in source.warnings():
             if message not in warned.messages:
                 log.warning("%s", message)
         return report()
+
+
+def _estimate(film: Film, limits: Limits, memory: Memory, *, announce: bool) -> Estimate | None:
+    """Estimate a long work, and log that and the memory."""
+    made = estimate(film, limits)
+    if made is not None and announce:
+        log.info("%s; %s", made.text(datetime.now().astimezone()), memory.text)
+    elif memory.tile is not None and announce:
+        log.info("%s", memory.text)
+    return made
 
 
 def compute_of(

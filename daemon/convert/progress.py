@@ -30,6 +30,8 @@ class Snapshot:
     """Frames out per second, since the first one."""
     eta_seconds: float | None
     limiting_stage: str
+    estimate_seconds: float | None = None
+    """For all of it, as estimated before the work."""
 
     @property
     def text(self) -> str:
@@ -50,21 +52,25 @@ class Snapshot:
             "fps": round(self.fps, 3),
             "elapsed_seconds": round(self.elapsed_seconds, 3),
             "eta_seconds": None if self.eta_seconds is None else round(self.eta_seconds, 1),
+            "estimate_seconds": self.estimate_seconds,
             "limiting_stage": self.limiting_stage,
             "progress": "end" if ended else "continue",
         }
         return json.dumps(event)
 
 
-def snapshot_of(flow: Flow, total: int | None) -> Snapshot:
-    """Read the state of a running pipeline."""
+def snapshot_of(flow: Flow, total: int | None, estimate: float | None = None) -> Snapshot:
+    """Read the state of a running pipeline, whose work was estimated to take so many seconds."""
     elapsed = flow.elapsed_seconds
     since_first = elapsed - (flow.first_frame_seconds or 0.0)
     done = flow.frames_out - 1  # the first frame came at the time from which we count
     fps = done / since_first if done > 0 and since_first > 0 else 0.0
     settled = fps > 0 and since_first >= _SETTLED_SECONDS
-    eta = max(0, total - flow.frames_out) / fps if total is not None and settled else None
-    return Snapshot(flow.frames_in, flow.frames_out, total, elapsed, fps, eta, flow.limiting_stage)
+    eta = None if estimate is None else max(0.0, estimate - elapsed)
+    if total is not None and settled:
+        eta = max(0, total - flow.frames_out) / fps
+    counts = flow.frames_in, flow.frames_out, total
+    return Snapshot(*counts, elapsed, fps, eta, flow.limiting_stage, estimate)
 
 
 class Display(Protocol):
@@ -133,14 +139,16 @@ def display_for(style: ProgressStyle, stream: TextIO | None = None) -> Display:
     return Silent() if style == "none" else LineDisplay(out, as_json=style == "json")
 
 
-async def show_progress(flow: Flow, total: int | None, display: Display) -> None:
+async def show_progress(
+    flow: Flow, total: int | None, display: Display, estimate: float | None = None
+) -> None:
     """Show the flow until cancelled, and a last time then."""
     try:
         while True:
             await asyncio.sleep(display.interval_seconds)
-            display.show(snapshot_of(flow, total), ended=False)
+            display.show(snapshot_of(flow, total, estimate), ended=False)
     finally:
-        display.show(snapshot_of(flow, total), ended=True)
+        display.show(snapshot_of(flow, total, estimate), ended=True)
 
 
 def _clock(seconds: float) -> str:

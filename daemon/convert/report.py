@@ -21,6 +21,8 @@ from ...filters.options import Way
 from ...io.errors import SameFile, SinkRefused
 from ...io.files import is_special
 from ...io.redaction import json_text, one_line
+from .estimate import Estimate
+from .memory import Memory
 from .pipeline import STEPS, Flow
 
 
@@ -107,6 +109,8 @@ class Report(WrittenReport, frozen=True):
     input: VideoReport
     output: VideoReport
     seconds: float
+    estimate: Estimate | None = Field(None, description="Made before a long work.")
+    memory: Memory | None = Field(None, description="What the work was judged to need.")
     first_frame_seconds: float | None
     stages: dict[str, StageReport]
     limiting_stage: str
@@ -162,6 +166,8 @@ def make_report(
     outgoing: StreamInfo,
     runtime: Runtime,
     filters: Sequence[BuiltFilter],
+    estimate: Estimate | None = None,
+    memory: Memory | None = None,
     streams: Iterable[str] = (),
     losses: Iterable[str] = (),
     warnings: Iterable[str] = (),
@@ -178,6 +184,8 @@ def make_report(
         input=_video_of(incoming),
         output=_video_of(outgoing),
         seconds=round(flow.elapsed_seconds, 3),
+        estimate=estimate,
+        memory=memory,
         first_frame_seconds=flow.first_frame_seconds,
         stages={name: StageReport(**asdict(clock)) for name, clock in flow.stages.items()},
         limiting_stage=flow.limiting_stage,

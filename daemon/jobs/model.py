@@ -67,6 +67,9 @@ class JobProgress(BaseModel, frozen=True):
     total: int | None = None
     fps: float = 0.0
     eta_seconds: float | None = None
+    estimate_seconds: float | None = Field(
+        default=None, description="For all of it, as estimated before the work."
+    )
 
 
 class JobError(BaseModel, frozen=True):

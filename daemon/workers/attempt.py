@@ -229,6 +229,7 @@ class ProgressReporter:
             total=snapshot.total,
             fps=round(snapshot.fps, 3),
             eta_seconds=snapshot.eta_seconds,
+            estimate_seconds=snapshot.estimate_seconds,
         )
         self._channel.send(self._last)
 

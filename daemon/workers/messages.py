@@ -105,6 +105,7 @@ class Progressed(Message, frozen=True):
     total: int | None = None
     fps: float = 0.0
     eta_seconds: float | None = None
+    estimate_seconds: float | None = None
 
 
 class StreamReported(Message, frozen=True):

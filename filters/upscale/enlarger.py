@@ -100,11 +100,13 @@ class Tiles:
     def _edge(self, height: int, width: int) -> int:
         """Find the edge for a size of frame, once: it stays while memory comes and goes."""
         if (height, width) not in self._edges:
-            longest = max(height, width)
-            fits = self._most or self._fitting_edge(height, width)
-            self._edges[height, width] = min(fits, longest)
+            self._edges[height, width] = self.edge_now(height, width)
         edge = self._edges[height, width]
         return min(edge, self._most) if self._most else edge
+
+    def edge_now(self, height: int, width: int) -> int:
+        """Find the edge that tiles of such a frame would have by the memory that is free now."""
+        return min(self._most or self._fitting_edge(height, width), max(height, width))
 
     def _fitting_edge(self, height: int, width: int) -> int:
         area = self._fitting_area()
@@ -200,6 +202,11 @@ class Enlarger:
                 f"{needed / GIB:.1f} GiB of memory for a single frame, but {self.device} has "
                 f"{free / GIB:.1f} GiB free; ask for a smaller scale"
             )
+
+    def tile_edge(self, width: int, height: int, scale: float) -> int | None:
+        """Return the edge of the tiles as memory is now; None where a picture stays whole."""
+        edge = self._ready(self._precision, scale).edge_now(height, width)
+        return None if edge >= max(width, height) else edge
 
     def needed_bytes(self, width: int, height: int, scale: float) -> int:
         """Estimate the memory that one picture takes at most: its results and activations."""

@@ -98,6 +98,10 @@ class Upscale(PlannedFilter):
         width, height = scaled_size(info.width, info.height, self._scale)
         return replace(info, width=width, height=height)
 
+    def tile_edge(self, width: int, height: int) -> int | None:
+        """Return the edge in pixels of the tiles of a frame; None where it stays whole."""
+        return self._enlarger.tile_edge(width, height, self._scale)
+
     def plan(self, pending: Pending) -> tuple[Pending]:
         """Return the frame enlarged; a duplicate gets the result of the frame before it.
 

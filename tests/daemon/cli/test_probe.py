@@ -72,6 +72,20 @@ def test_filters_show_what_comes_out_without_loading_weights(
         "rate": "100",
     }
     assert found["estimate"] is None
+    assert found["no_estimate"] is None
+
+
+def test_weights_are_not_fetched_for_an_estimate(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
+    clip = make_clip(tmp_path / "clip.mp4", frames=6)
+    model = ["--frame-interpolation-model-path", "nobody/here:nothing.pkl", "--device", "cpu"]
+    found = told(capsys, clip, "--interpolate", 1, *model)
+    assert (found["estimate"], found["memory"]) == (None, None)
+    assert "nothing.pkl is not in the hub's cache" in found["no_estimate"]
+    out = said(capsys, clip, "--interpolate", 1, *model)
+    assert "time: no estimate: nobody/here: nothing.pkl is not" in out
 
 
 @pytest.mark.parametrize(
@@ -100,7 +114,11 @@ def test_estimate_runs_the_real_filters_on_real_frames(tmp_path: Path, capsys: C
     clip = make_clip(tmp_path / "clip.mp4", frames=6)
     found = told(capsys, clip, "--interpolate", 1, "--weights", "builtin", "--device", "cpu")
     estimate = found["estimate"]
-    assert estimate["num_pictures"] == 3
+    assert estimate["num_pictures"] > 1
+    assert estimate["frames"] == 11
+    assert estimate["seconds"] == estimate["total_seconds"]
+    assert found["no_estimate"] is None
+    assert found["memory"]["needed_bytes"] > 0
     each = estimate["seconds_per_input_frame"]
     assert each > 0
     assert estimate["total_seconds"] == pytest.approx(6 * each)
@@ -111,6 +129,7 @@ def test_single_picture_gives_no_estimate(tmp_path: Path, capsys: Captured) -> N
     found = told(capsys, still, "--upscale", 2, "--weights", "builtin", "--device", "cpu")
     assert found["result"]["num_frames"] == 1
     assert found["estimate"] is None
+    assert found["no_estimate"] == "wanted a file of several frames that can seek"
 
 
 def test_variable_rate_is_said_with_its_average(tmp_path: Path, capsys: Captured) -> None:
