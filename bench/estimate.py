@@ -1,6 +1,6 @@
 """Compare what `upframe probe` estimates with what `upframe run` takes, on one clip.
 
-    python bench/estimate.py [--clip FILE] [OPTIONS of upframe, such as --interpolate 1]
+python bench/estimate.py [--clip FILE] [OPTIONS of upframe, such as --interpolate 1]
 """
 
 from __future__ import annotations
