@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import BinaryIO, Literal
 
@@ -18,6 +18,7 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from ..filters.frame import Picture, StreamInfo, lasting
+from .cuts import Cuts, Segment, packets_of, plan_cuts
 from .decode.alpha import is_opaque, may_be_opaque
 from .decode.conform import Conformer
 from .decode.decoder import Decoded, VideoDecoder
@@ -67,6 +68,16 @@ _SLACK_FRAMES = 3  # Matroska and AVI round their durations
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look at all of a film has shown, which its segments need too."""
+
+    verdict: RateVerdict
+    fields: FieldVerdict
+    num_frames: int | None
+    duration_seconds: Fraction | None
+
+
 def open_source(
     target: str | BinaryIO | ConfinedFile,
     *,
@@ -76,6 +87,8 @@ def open_source(
     timeout_seconds: float | None = 10.0,
     hardware: Hardware | None = None,
     to_inspect: bool = False,
+    segment: Segment | None = None,
+    seen: Seen | None = None,
 ) -> ContainerSource:
     """Open a path, URL, ``frame_%05d.png``, ``*.png`` or binary stream.
 
@@ -88,6 +101,9 @@ def open_source(
         timeout_seconds: Longest wait for a URL to open, and for each read.
         hardware: What may decode besides software.
         to_inspect: Whether it may be video whose pictures are not what they seem.
+        segment: Yield its pictures only and, if it is not the last one, one past its end: as a
+            source of the whole film yields them.
+        seen: `ContainerSource.seen` of the whole film, so that it is not looked at again.
 
     Raises:
         SourceMissing: if it does not exist, or may not be read.
@@ -98,7 +114,12 @@ def open_source(
     """
     found = find_target(target, format_name=format, framerate=framerate)
     source = ContainerSource(
-        found, deinterlace=deinterlace, timeout_seconds=timeout_seconds, hardware=hardware
+        found,
+        deinterlace=deinterlace,
+        timeout_seconds=timeout_seconds,
+        hardware=hardware,
+        segment=segment,
+        seen=seen,
     )
     rates = source.stream.average_rate, source.stream.base_rate
     if framerate is not None and framerate not in rates:
@@ -124,8 +145,12 @@ class ContainerSource:
         deinterlace: Deinterlace = "auto",
         timeout_seconds: float | None = None,
         hardware: Hardware | None = None,
+        segment: Segment | None = None,
+        seen: Seen | None = None,
     ) -> None:
         self._target = target
+        self._segment = None if segment is None or segment.number else segment
+        self._seen = seen
         self._deinterlace: Deinterlace = deinterlace
         self._deinterlacer: Deinterlacer[tuple[int | None, int]] | None = None
         self._info: StreamInfo | None = None
@@ -136,13 +161,15 @@ class ContainerSource:
         self.is_interlaced = False
         """By its pixels, header or first frame, whether or not it was deinterlaced."""
         self.dolby_vision: DolbyVision | None = None
-        self._survey = survey(target, fields=deinterlace != "off")
+        self._survey = None if seen else survey(target, fields=deinterlace != "off")
         self.container = open_container(target, timeout_seconds)
         """To inspect its other streams."""
         try:
             if hardware is not None and deinterlace != "on":  # which runs on the CPU
                 self.container = open_for_card(self.container, target, hardware)
             self._open()
+            if segment is not None and segment.number:
+                self._go_to(segment)
         except FFmpegError as error:
             self.close()
             raise UnsupportedMedia(f"{target.name}: {reason_of(error)}") from error
@@ -156,37 +183,81 @@ class ContainerSource:
         self._time_base = stream.time_base or Fraction(1, 90_000)
         self.field_order: FieldOrder | None = field_order_of(stream.codec_context.field_order)
         self._has_fields = self.field_order in INTERLACED
-        container = self.container
-        self._decoder = decoder = VideoDecoder(container, stream, self._target.name)
-        self.verdict = self._judge()
-        self.fields = self._judge_fields()
-        if self.verdict.rate is not None:
-            self._decoder.step = 1 / (self.verdict.rate * self._time_base)
+        self._decoder = VideoDecoder(self.container, stream, self._target.name)
+        seen = self._seen
+        self.verdict = self._judge() if seen is None else seen.verdict
+        self.fields = self._judge_fields() if seen is None else seen.fields
         if self.verdict.holes:
             self._notes.append(f"timestamps: {self.verdict.evidence}")
-        self._film = (
-            FilmFixer(self._time_base, self.verdict.field_rate, self.verdict.rate)
-            if self.verdict.field_rate is not None
-            else None
-        )
-        self._timeline = TimestampFixer(
-            self._time_base,
-            self.verdict.rate,
-            # without `self`: a cycle would keep the frames until the garbage collector runs
-            end_of_stream=lambda: (
-                end_of_stream(container, stream)
-                if len(stream.index_entries) <= decoder.num_packets  # all was read
-                else None
-            ),
-        )
-        self._pictures = self._run()
+        self._begin(None)
         self._first = next(self._pictures, None)
+        self._first_pts = None if self._first is None else self._first.pts
         if self._first is None:
             codec = stream.codec_context.name
             packets = self._decoder.num_packets
             raise UnsupportedMedia(
                 f"{self._target.name}: no frame could be decoded from {packets} packets of {codec}"
             )
+
+    def _begin(self, first_pts: int | None) -> None:
+        """Set up what comes behind the decoder.
+
+        Args:
+            first_pts: of the film's first frame, where the decoder begins later.
+        """
+        container, stream, decoder = self.container, self.stream, self._decoder
+        rate, field_rate = self.verdict.rate, self.verdict.field_rate
+        if rate is not None:
+            decoder.step = 1 / (rate * self._time_base)
+        self._film = None
+        if field_rate is not None:
+            self._film = FilmFixer(self._time_base, field_rate, rate, first_pts)
+        self._timeline = TimestampFixer(
+            self._time_base,
+            rate,
+            # without `self`: a cycle would keep the frames until the garbage collector runs
+            end_of_stream=lambda: (
+                end_of_stream(container, stream)
+                if len(stream.index_entries) <= decoder.num_skipped + decoder.num_packets
+                else None  # not all was read
+            ),
+        )
+        self._pictures = self._run()
+
+    def _go_to(self, segment: Segment) -> None:
+        """Begin again before a segment, with the form of the film's first frame."""
+        self._pictures.close()
+        self._decoder.close()
+        self._deinterlacer, self._segment = None, segment
+        self._decoder = VideoDecoder(
+            self.container,
+            self.stream,
+            self._target.name,
+            packets=packets_of(self.container, self.stream, segment),
+            num_skipped=segment.num_skipped,
+        )
+        self._begin(self._first_pts)
+        self._first = next(self._pictures, None)
+        if self._first is None:
+            raise UnsupportedMedia(
+                f"{self._target.name}: got no frame from {segment.first_pts} ticks on, wanted "
+                f"{segment.num_frames}"
+            )
+
+    @property
+    def seen(self) -> Seen:
+        """What the look at the film has shown, for sources of its segments."""
+        return Seen(self.verdict, self.fields, self.info.num_frames, self.info.duration_seconds)
+
+    def cuts(self, segment_frames: int | None = None) -> Cuts:
+        """Divide the film into segments; reads all of its packets.
+
+        Args:
+            segment_frames: at least in each; by the frames' size if None.
+        """
+        if self._timeline.fixes.missing or self._first_pts is None:
+            return Cuts(why_whole="some of its frames have no time")
+        return plan_cuts(self._target, self._first_pts, segment_frames)
 
     @property
     def info(self) -> StreamInfo:
@@ -256,14 +327,20 @@ class ContainerSource:
 
     def _run(self) -> Generator[Picture]:
         before = None
-        frames = self._frames() if self._film is None else self._film.run(self._frames())
-        for frame, pts, duration in self._timeline.run(frames):
+        frames = (((frame, pts), pts, duration) for frame, pts, duration in self._frames())
+        fixed = self._timeline.run(frames if self._film is None else self._film.run(frames))
+        segment = self._segment
+        for (frame, shown), pts, duration in fixed:
+            if segment is not None and (shown or 0) < segment.first_pts:
+                continue
             picture = picture_of(frame, self.info.color, pts, duration, self._time_base)
             # a frame in place of a damaged one has the captions of none
             repeats, before = frame is before, frame
             picture = replace(picture, t35=lasting(picture.t35)) if repeats else picture
             yield without_alpha(picture) if self._drops_alpha else picture
             self._end = pts + duration
+            if segment is not None and not segment.is_last and (shown or 0) > segment.last_pts:
+                return  # what follows belongs to another source
         self._check_end()
 
     def _check_end(self) -> None:
@@ -291,7 +368,8 @@ class ContainerSource:
         path, stream = self._target.path, self.stream
         if "mp4" in self.container.format.name.split(","):
             promised = len(stream.index_entries)
-            return f"{promised} frames" if self._decoder.num_packets < promised else None
+            read = self._decoder.num_skipped + self._decoder.num_packets
+            return f"{promised} frames" if read < promised else None
         if path is not None and (size := segment_end(path)) and size > path.stat().st_size:
             return f"a segment up to byte {size}"
         got = getattr(self, "_end", 0) * self._time_base
@@ -353,6 +431,8 @@ class ContainerSource:
             self._notes.append(f"turned by {angle:.1f} degrees: took {self._info.rotation}")
 
     def _num_frames(self) -> int | None:
+        if self._seen is not None:
+            return self._seen.num_frames
         seen = self._survey
         if seen is not None and seen.complete and self.field_order in (None, "progressive"):
             return seen.num_packets or None
@@ -360,6 +440,8 @@ class ContainerSource:
         return self._target.num_images or self.stream.frames or None
 
     def _duration_seconds(self) -> Fraction | None:
+        if self._seen is not None:
+            return self._seen.duration_seconds
         seen, stream, rate = self._survey, self.stream, self.verdict.rate
         if (count := self._target.num_images) and rate:
             return count / rate

@@ -160,17 +160,24 @@ class FilmFixer:
     fields is moved by a quarter of a field, which makes such steps equal; all others stay.
     """
 
-    def __init__(self, time_base: Fraction, field_rate: Fraction, rate: Fraction | None) -> None:
+    def __init__(
+        self,
+        time_base: Fraction,
+        field_rate: Fraction,
+        rate: Fraction | None,
+        first: int | None = None,
+    ) -> None:
         """Create it for one stream.
 
         Args:
             time_base: Seconds in a tick.
             field_rate: Fields per second.
             rate: Frames of film per second; None if the stream is film in part only.
+            first: Pts of the stream's first frame, where items begin later.
         """
         self._field = 1 / (field_rate * time_base)  # ticks, exact
         self._step = None if rate is None else 1 / (rate * time_base)
-        self._first: int | None = None
+        self._first = first
         farthest = (1 if rate else Fraction(1, 4)) / field_rate * 1000
         self.line = f"soft telecine: timestamps made even, by at most {float(farthest):.3g} ms"
         """What is done, for people."""

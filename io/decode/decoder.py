@@ -59,7 +59,24 @@ class Decoded:
 class VideoDecoder:
     """Decodes one video stream to its end."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream, name: str) -> None:
+    def __init__(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        name: str,
+        *,
+        packets: Iterator[Packet[VideoStream]] | None = None,
+        num_skipped: int = 0,
+    ) -> None:
+        """Decode a stream.
+
+        Args:
+            container: Whose stream it is.
+            stream: What to decode.
+            name: Of the container, for people.
+            packets: To decode; all if None.
+            num_skipped: Packets before them.
+        """
         self.stream = stream
         self.described: VideoFrame | None = None
         """The first frame without its alpha, but with what the container says about it."""
@@ -71,7 +88,7 @@ class VideoDecoder:
         self._name = name
         self.step: Fraction | None = None
         """Ticks that a frame lasts; set by the source if the rate is constant."""
-        self._packets = container.demux(stream)
+        self._packets = container.demux(stream) if packets is None else packets
         self._in_order = has_no_pts(container)
         self._messages = MessageReader(stream.codec_context)
         self._peeked: deque[Packet[VideoStream]] = deque()
@@ -80,6 +97,7 @@ class VideoDecoder:
         self._previous: Decoded | None = None
         self._run = 0
         self.num_packets = 0
+        self.num_skipped = num_skipped
         self.num_frames = 0
         self.num_damaged = 0
         self.num_leading = 0
