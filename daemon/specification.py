@@ -19,12 +19,14 @@ from pydantic import (
     AfterValidator,
     AliasChoices,
     BaseModel,
+    BeforeValidator,
     Field,
     model_validator,
 )
 
 from ..filters.options import FilterOptions, Policy
 from ..io.encode.options import EncoderOptions, PipeFormat, SoundOptions
+from ..io.part import Part, parse_time
 from ..io.redaction import LOCATION_MAX_BYTES
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -42,7 +44,7 @@ DEFAULT_LEVELS = ("full", "exp", "no-interpolation", "bicubic", "half-rate", "pa
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LEVEL = re.compile(r"full|exp(-[1-9][0-9]*)?|no-interpolation|bicubic|half-rate|pass")
 _RATE = r"^0{0,8}[1-9][0-9]{0,8}(/0{0,8}[1-9][0-9]{0,8})?$"
-_LATER = ("hwaccel", "audio_codec")
+_LATER = ("hwaccel", "audio_codec", "start", "end", "duration")
 """Options that are newer than the digests in stores; at their default they are left out of them."""
 
 
@@ -71,10 +73,23 @@ def _check_level(name: str) -> str:
     return name
 
 
+def _exact_time(value: object) -> object:
+    """Return a time as its seconds, so that equal times are equal texts."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"must be a time such as 90 or 00:01:30.5, got {value!r}")
+    seconds = parse_time(str(value))
+    if seconds < 0:
+        raise ValueError(f"must be 0 or more, got {value}")
+    whole, nanoseconds = divmod(round(seconds * 10**9), 10**9)
+    return f"{whole}.{nanoseconds:09}".rstrip("0").rstrip(".")
+
+
 Priority = Annotated[
     int,
     Field(ge=-1000, le=1000, description="Priority, -1000 to 1000. The highest runs first."),
 ]
+Time = Annotated[str, BeforeValidator(_exact_time)]
+"""Seconds from the start of the film, or of the part."""
 Location = Annotated[str, AfterValidator(check_length)]
 StreamName = Annotated[str, AfterValidator(_check_name)]
 LevelName = Annotated[str, AfterValidator(_check_level)]
@@ -119,7 +134,42 @@ class MediaOptions(_Specification, SoundOptions, frozen=True, extra="forbid"):
     )
 
 
-class ConversionOptions(MediaOptions, frozen=True, extra="forbid"):
+class PartOptions(BaseModel, frozen=True, extra="forbid"):
+    """Which part of a film to take."""
+
+    start: Time | None = Field(
+        default=None,
+        description="Take the film from this time on, such as 90, 1:30 or 00:01:30.5, counted from "
+        "its start. The part has exactly the frames from start to end.",
+    )
+    end: Time | None = Field(default=None, description="Take the film up to this time.")
+    duration: Time | None = Field(
+        default=None,
+        description="Take so much of the film. A live stream ends well after so much output; "
+        "without it, it runs until it is stopped.",
+    )
+
+    @model_validator(mode="after")
+    def _check_part(self) -> Self:
+        if self.end is not None and self.duration is not None:
+            raise ValueError("end and duration exclude each other: give one of them")
+        if self.duration is not None and not Fraction(self.duration):
+            raise ValueError("duration must be above 0: it is 0")
+        if self.end is not None and Fraction(self.end) <= Fraction(self.start or 0):
+            raise ValueError(f"end must be after start: {self.end} is not after {self.start or 0}")
+        return self
+
+    @property
+    def part(self) -> Part | None:
+        """The part; None for the whole film."""
+        start = Fraction(self.start or 0)
+        end = None if self.end is None else Fraction(self.end)
+        if self.duration is not None:
+            end = start + Fraction(self.duration)
+        return Part(start, end) if start or end is not None else None
+
+
+class ConversionOptions(MediaOptions, PartOptions, frozen=True, extra="forbid"):
     """How to convert a file that the user names."""
 
     overwrite: bool = Field(default=False, description="Replace an existing output.")
@@ -288,6 +338,7 @@ def part_of(value: BaseModel, model: type[Model]) -> Model:
     return model.model_validate({name: getattr(value, name) for name in model.model_fields})
 
 
+_NO_PART = "a part of every film makes no sense"
 _TOP = "the key at the top of the file holds for all"
 _OF_FILES = "a live stream is decoded as it comes, by software, and its sound is all that is copied"
 
@@ -303,6 +354,7 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
         "sink": "output names the folder of the results",
         "overwrite": 'on_existing = "overwrite" replaces results',
         "framerate": "files are taken one by one, never as an image sequence",
+        **dict.fromkeys(("start", "end", "duration"), _NO_PART),
         "device": "[jobs] devices decides",
         "precision": "[jobs] precision decides",
         "weights": _TOP,
@@ -311,15 +363,19 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
         "overwrite": "a file whose name is taken gets a number",
         "weights": _TOP,
     },
-    "stream": dict.fromkeys(
-        ("strict_streams", "audio_codec", "deinterlace", "framerate", "hwaccel"), _OF_FILES
-    ),
+    "stream": {
+        **dict.fromkeys(
+            ("strict_streams", "audio_codec", "deinterlace", "framerate", "hwaccel"), _OF_FILES
+        ),
+        **dict.fromkeys(("start", "end"), "a live stream begins when it is connected to"),
+    },
     "pipe": {
         "encoder": "stdout carries uncompressed video",
         "strict_streams": "a pipe carries video alone",
         "audio_codec": "a pipe carries video alone",
         "overwrite": "stdout has no name",
         "framerate": "the input states its rate",
+        **dict.fromkeys(("start", "end", "duration"), "the program before it cuts, as ffmpeg -ss"),
         "hwaccel": "the input is uncompressed video",
     },
 }

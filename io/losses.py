@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -26,6 +27,7 @@ from .decode.demuxer import Target, best_video, codec_of, kind_of, open_containe
 from .decode.dolby_vision import dolby_vision_traits
 from .errors import SinkRefused, VerificationFailed
 from .extent import mp4_index, sample_entries
+from .part import Window
 from .pictures.image_files import Embedded, embedded_in, read_embedded
 from .pictures.metadata import make_harmless, view_traits
 from .pictures.profiles import embedded_traits
@@ -41,8 +43,8 @@ FIRST_FRAMES = 8
 """Of the video, searched for side data: captions begin a few frames after the film."""
 
 
-def contents_of(target: Target) -> tuple[Trait, ...]:
-    """List everything that a file holds besides plain pixels and packets.
+def contents_of(target: Target, window: Window | None = None) -> tuple[Trait, ...]:
+    """List everything that a file, or a part of it, holds besides plain pixels and packets.
 
     Raises:
         SourceMissing, UnsupportedMedia: if it cannot be opened, or holds no video.
@@ -50,11 +52,11 @@ def contents_of(target: Target) -> tuple[Trait, ...]:
     with open_container(target) as container:
         video = best_video(container, target.name)
         chapter_tracks = {stream.index for stream in container.streams if is_chapter_track(stream)}
-        embedded, opened = _beginning(target, container, video)
+        embedded, opened = _beginning(target, container, video, window)
         found: list[Trait] = []
         found += stream_traits(opened, chapter_tracks)
-        found += chapter_traits(opened)
-        found += timecode_traits(opened)
+        found += chapter_traits(opened, window)
+        found += timecode_traits(opened, window)
         found += alpha_traits(target, opened)
         found += embedded_traits(embedded)
         found += view_traits(opened)
@@ -64,11 +66,15 @@ def contents_of(target: Target) -> tuple[Trait, ...]:
 
 
 def _beginning(
-    target: Target, container: InputContainer, video: VideoStream
+    target: Target, container: InputContainer, video: VideoStream, window: Window | None
 ) -> tuple[Embedded | None, OpenedFile]:
     embedded = None if target.still is None else target.still.embedded
     first, frames, wanted = None, list[VideoFrame](), 1 if target.images else FIRST_FRAMES
     video.thread_type = "AUTO"
+    start = None if window is None else window.ticks(video.time_base or Fraction(1))[0]
+    if start is not None and not target.images:
+        with suppress(FFmpegError, OSError):  # it cannot seek: what it begins with must suffice
+            container.seek(start, stream=video)
     with suppress(FFmpegError, MemoryError):  # who converts the file will say it
         for packet in container.demux(video):
             if first is None:
@@ -76,7 +82,8 @@ def _beginning(
                 if embedded is None and video.codec_context.name == "png":  # of a film
                     embedded = read_embedded(bytes(packet))
             make_harmless(packet, video.codec_context)
-            frames += video.decode(packet)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
+            decoded = video.decode(packet)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
+            frames += [one for one in decoded if start is None or (one.pts or start) >= start]
             if len(frames) >= wanted:
                 break
     return embedded, OpenedFile(target.path, container, video, tuple(frames[:wanted]), first)
@@ -258,9 +265,11 @@ def _tags(
         yield Trait(subject, f"{prefix}tag {excerpt(name, 60)}", text, value)
 
 
-def chapter_traits(opened: OpenedFile) -> Iterator[Trait]:
+def chapter_traits(opened: OpenedFile, window: Window | None = None) -> Iterator[Trait]:
     """Yield the chapters, if there are any: their number and titles."""
-    titles = [one["metadata"].get("title", "") for one in opened.container.chapters()]
+    chapters = opened.container.chapters()
+    chapters = chapters if window is None else window.chapters(chapters)
+    titles = [one["metadata"].get("title", "") for one in chapters]
     if titles:
         named = f" ({excerpt(', '.join(filter(None, titles)), 80)})" if any(titles) else ""
         yield Trait("file", "chapters", f"{len(titles)} chapters{named}", "\n".join(titles))

@@ -440,7 +440,7 @@ def promised_kinds(encoding: Encoding) -> set[str]:
 
 def _try_streams(plan: StreamPlan | None, output: OutputContainer, video: VideoStream) -> set[str]:
     """Mux the beginning of the other streams; return which of them have no packet there."""
-    copy, source = open_copy(plan, output, video)
+    copy, source = open_copy(plan, output, video, on_trial=True)
     if source is None:
         return set()
     try:

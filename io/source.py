@@ -9,10 +9,11 @@ first picture is decoded on opening, because only it shows everything about a st
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, TypeVar
 
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
@@ -45,6 +46,7 @@ from .decode.survey import (
 )
 from .errors import TruncatedMedia, UnsupportedMedia, WrongOption, reason_of
 from .extent import segment_end
+from .part import Part
 from .pictures.metadata import rotation_of
 from .pictures.pixels import (
     conversion_warning,
@@ -58,6 +60,7 @@ from .pictures.pixels import (
 from .root import ConfinedFile
 from .timestamps import FilmFixer, RateVerdict, TimestampFixer, header_rate, judge_rate
 
+T = TypeVar("T")
 Deinterlace = Literal["auto", "on", "off"]
 
 PEEK_PACKETS = 16
@@ -86,6 +89,7 @@ def open_source(
     framerate: Fraction | None = None,
     timeout_seconds: float | None = 10.0,
     hardware: Hardware | None = None,
+    part: Part | None = None,
     to_inspect: bool = False,
     segment: Segment | None = None,
     seen: Seen | None = None,
@@ -100,6 +104,7 @@ def open_source(
         framerate: Of images and raw streams, which have no timestamps; 25 if None.
         timeout_seconds: Longest wait for a URL to open, and for each read.
         hardware: What may decode besides software.
+        part: Which pictures to yield; None for all.
         to_inspect: Whether it may be video whose pictures are not what they seem.
         segment: Yield its pictures only and, if it is not the last one, one past its end: as a
             source of the whole film yields them.
@@ -109,7 +114,8 @@ def open_source(
         SourceMissing: if it does not exist, or may not be read.
         UnsupportedMedia: if it holds no video that can be decoded, or only Dolby's player knows
             its colours.
-        WrongOption: if a frame rate is given, and the input has its own.
+        WrongOption: if a frame rate is given, and the input has its own; or if the part holds no
+            frame.
         TruncatedMedia: if it ends before its first frame, or is an MP4 without its index.
     """
     found = find_target(target, format_name=format, framerate=framerate)
@@ -120,6 +126,7 @@ def open_source(
         hardware=hardware,
         segment=segment,
         seen=seen,
+        part=part,
     )
     rates = source.stream.average_rate, source.stream.base_rate
     if framerate is not None and framerate not in rates:
@@ -147,10 +154,13 @@ class ContainerSource:
         hardware: Hardware | None = None,
         segment: Segment | None = None,
         seen: Seen | None = None,
+        part: Part | None = None,
     ) -> None:
         self._target = target
         self._segment = None if segment is None or segment.number else segment
         self._seen = seen
+        self._part = part
+        self._ended_early = False
         self._deinterlace: Deinterlace = deinterlace
         self._deinterlacer: Deinterlacer[tuple[int | None, int]] | None = None
         self._info: StreamInfo | None = None
@@ -184,14 +194,19 @@ class ContainerSource:
         self.field_order: FieldOrder | None = field_order_of(stream.codec_context.field_order)
         self._has_fields = self.field_order in INTERLACED
         self._decoder = VideoDecoder(self.container, stream, self._target.name)
+        self._window = None if self._part is None else self._part.on(self.container)
         seen = self._seen
         self.verdict = self._judge() if seen is None else seen.verdict
         self.fields = self._judge_fields() if seen is None else seen.fields
         if self.verdict.holes:
             self._notes.append(f"timestamps: {self.verdict.evidence}")
+        if self._part is not None and self._part_frames() == 0:
+            raise self._no_frame(self._part)
         self._begin(None)
         self._first = next(self._pictures, None)
         self._first_pts = None if self._first is None else self._first.pts
+        if self._part is not None and self._first is None and self._decoder.num_frames:
+            raise self._no_frame(self._part)
         if self._first is None:
             codec = stream.codec_context.name
             packets = self._decoder.num_packets
@@ -255,6 +270,8 @@ class ContainerSource:
         Args:
             segment_frames: at least in each; by the frames' size if None.
         """
+        if self._part is not None:
+            return Cuts(why_whole="only a part of the film is taken")
         if self._timeline.fixes.missing or self._first_pts is None:
             return Cuts(why_whole="some of its frames have no time")
         return plan_cuts(self._target, self._first_pts, segment_frames)
@@ -330,7 +347,7 @@ class ContainerSource:
         frames = (((frame, pts), pts, duration) for frame, pts, duration in self._frames())
         fixed = self._timeline.run(frames if self._film is None else self._film.run(frames))
         segment = self._segment
-        for (frame, shown), pts, duration in fixed:
+        for (frame, shown), pts, duration in self._chosen(fixed):
             if segment is not None and (shown or 0) < segment.first_pts:
                 continue
             picture = picture_of(frame, self.info.color, pts, duration, self._time_base)
@@ -338,10 +355,21 @@ class ContainerSource:
             repeats, before = frame is before, frame
             picture = replace(picture, t35=lasting(picture.t35)) if repeats else picture
             yield without_alpha(picture) if self._drops_alpha else picture
-            self._end = pts + duration
             if segment is not None and not segment.is_last and (shown or 0) > segment.last_pts:
                 return  # what follows belongs to another source
-        self._check_end()
+        if not self._ended_early:
+            self._check_end()
+
+    def _chosen(self, frames: Iterator[tuple[T, int, int]]) -> Iterator[tuple[T, int, int]]:
+        """Yield the frames of the part; its last one lasts no longer than the part."""
+        start, end = (None, None) if self._window is None else self._window.ticks(self._time_base)
+        for frame, pts, duration in frames:
+            self._end = pts + duration
+            if end is not None and pts >= end:
+                self._ended_early = True
+                return
+            if start is None or pts >= start:
+                yield frame, pts, duration if end is None else min(duration, end - pts)
 
     def _check_end(self) -> None:
         self._decoder.check()
@@ -412,11 +440,12 @@ class ContainerSource:
             info = replace(info, exif=None)  # each has its own
         pix_fmt = planar_pix_fmt(pix_fmt_of(first))
         self._drops_alpha = may_be_opaque(self.stream, first) and is_opaque(self._target)
+        window = self._window
         self._info = replace(
             info,
             pix_fmt=opaque_pix_fmt(pix_fmt) if self._drops_alpha else pix_fmt,
-            num_frames=self._num_frames(),
-            duration_seconds=self._duration_seconds(),
+            num_frames=self._num_frames() if window is None else self._part_frames(),
+            duration_seconds=self._duration_seconds() if window is None else self._part_seconds(),
         )
         by_pixels = self.fields.kind if self._deinterlace == "auto" else "as flagged"
         flagged = self._has_fields or first.interlaced_frame
@@ -438,6 +467,54 @@ class ContainerSource:
             return seen.num_packets or None
         # a packet of an interlaced stream may be one field only
         return self._target.num_images or self.stream.frames or None
+
+    def _part_times(self) -> list[int] | None:
+        """Return the pts of the part's frames; None if it is unknown which there are."""
+        seen = self._survey
+        if seen is None or seen.span is None or self._window is None:
+            return None
+        times = sorted(seen.runs[0])
+        if self.verdict.field_rate is not None:
+            film = FilmFixer(self._time_base, self.verdict.field_rate, self.verdict.rate)
+            times = [pts or 0 for _, pts, _ in film.run((None, pts, 0) for pts in times)]
+        start, end = self._window.ticks(self._time_base)
+        return [
+            pts for pts in times if (start is None or pts >= start) and (end is None or pts < end)
+        ]
+
+    def _part_frames(self) -> int | None:
+        """Return the number of the part's frames; None if unknown."""
+        times, rate, total = self._part_times(), self.verdict.rate, self._num_frames()
+        if times is not None and (not times or self.field_order in (None, "progressive")):
+            return len(times)
+        if rate is None or total is None or self._window is None:
+            return None
+        first, step = self.stream.start_time or 0, 1 / (rate * self._time_base)
+        start, end = (
+            None if edge is None else math.ceil((edge - first - Fraction(1, 2)) / step)
+            for edge in self._window.ticks(self._time_base)
+        )
+        return max(0, min(total, total if end is None else end) - max(0, start or 0))
+
+    def _part_seconds(self) -> Fraction | None:
+        """Return how long the part's pictures last; None if unknown."""
+        window, whole = self._window, self._duration_seconds()
+        times, first = self._part_times(), (self.stream.start_time or 0) * self._time_base
+        if window is None or whole is None:
+            return None
+        start = first if window.start is None else max(first, window.start)
+        if times:
+            start = times[0] * self._time_base
+        return max(Fraction(0), min(first + whole, window.end or first + whole) - start)
+
+    def _no_frame(self, part: Part) -> WrongOption:
+        count = self._num_frames() or self._decoder.num_frames
+        seconds = self._duration_seconds()
+        lasts = "" if seconds is None else f" and lasts {float(seconds):.3f} s"
+        frames = "1 frame" if count == 1 else f"{count} frames"
+        return WrongOption(
+            f"{self._target.name}: the part {part} holds no frame: the film has {frames}{lasts}"
+        )
 
     def _duration_seconds(self) -> Fraction | None:
         if self._seen is not None:

@@ -7,6 +7,7 @@ first two (or four) of every minute except every tenth. Source: SMPTE ST 12-1:20
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from av.stream import Stream
 
 from .extent import mp4_index
+from .part import Window
 from .traits import OpenedFile, Trait
 
 KEY = "timecode"
@@ -27,6 +29,7 @@ _TEXT = re.compile(r"(\d\d):(\d\d):(\d\d)([:;.,])(\d{2,3})$")
 _TMCD = re.compile(rb"stsd.{12}tmcd.{16}(.{4})(.{4})", re.DOTALL)
 _DROPPING = (Fraction(30_000, 1001), Fraction(60_000, 1001))
 _SAME_RATE = Fraction(1, 100)
+_TIME_TOLERANCE = Fraction(1, 1_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +74,49 @@ class Timecode:
             frames = max(frames, count // 15)  # the smaller numbers do not exist
         return Timecode(self.hours, self.minutes, self.seconds, frames, drops, rate)
 
+    def later(self, num_frames: int) -> Timecode:
+        """Return the code of a frame further on; after 24 hours it begins again."""
+        whole = _whole(self.rate)
+        dropped = whole // 15 if self.is_drop else 0
+        minutes = self.hours * 60 + self.minutes
+        count = (minutes * 60 + self.seconds) * whole + self.frames + num_frames
+        count -= dropped * (minutes - minutes // 10)
+        a_minute, ten_minutes = 60 * whole - dropped, 600 * whole - 9 * dropped
+        count %= 144 * ten_minutes
+        tens, rest = divmod(count, ten_minutes)
+        if rest >= dropped:
+            count += dropped * (9 * tens + (rest - dropped) // a_minute)
+        else:
+            count += dropped * 9 * tens
+        seconds, frames = divmod(count, whole)
+        minutes, seconds = divmod(seconds, 60)
+        return Timecode(*divmod(minutes, 60), seconds, frames, self.is_drop, self.rate)
+
 
 def _whole(rate: Fraction) -> int:
     return max(round(rate), 1)
 
 
-def timecode_of(opened: OpenedFile) -> Timecode | None:
-    """Return a file's time code: that of its video, else of the file, else of a track for it."""
+def timecode_of(opened: OpenedFile, window: Window | None = None) -> Timecode | None:
+    """Return a file's time code: that of its video, else of the file, else of a track for it.
+
+    Args:
+        opened: the file.
+        window: a part of it, for the time code of its first frame.
+    """
     places = [opened.video, opened.container, *opened.container.streams.data]
     text = next((text for place in places if (text := _told(place.metadata))), None)
     if text is None:
         return None
     rate = None if opened.path is None else _counted_rate(opened.path)
     video = opened.video
-    return Timecode.parse(text, rate or video.average_rate or video.guessed_rate or Fraction(25))
+    shown = video.average_rate or video.guessed_rate or Fraction(25)
+    code = Timecode.parse(text, rate or shown)
+    if code is None or window is None or window.start is None:
+        return code
+    begins = (video.start_time or 0) * (video.time_base or Fraction(1))
+    counted = shown if _whole(shown) == _whole(code.rate) else code.rate
+    return code.later(max(0, math.ceil((window.start - begins - _TIME_TOLERANCE) * counted)))
 
 
 def is_timecode(stream: Stream, name: str) -> bool:
@@ -111,8 +143,8 @@ def _counted_rate(path: Path) -> Fraction | None:
     return Fraction(scale, lasts) if scale and lasts else None
 
 
-def timecode_traits(opened: OpenedFile) -> Iterator[Trait]:
+def timecode_traits(opened: OpenedFile, window: Window | None = None) -> Iterator[Trait]:
     """Yield the time code, if there is one."""
-    code = timecode_of(opened)
+    code = timecode_of(opened, window)
     if code is not None:
         yield Trait("video", "timecode", f"time code {code}", code.second)

@@ -16,7 +16,7 @@ from ...io.encode.options import EncoderOptions
 from ...io.redaction import excerpt
 from ..errors import UsageError
 from ..parser import PIPE_EXAMPLE
-from ..specification import REFUSED, ProgressStyle, RuntimeOptions, check_length
+from ..specification import REFUSED, PartOptions, ProgressStyle, RuntimeOptions, check_length
 
 if TYPE_CHECKING:
     from ...filters.device import Runtime
@@ -180,6 +180,7 @@ def _argument_of(name: str, info: FieldInfo) -> dict[str, Any]:
         action = argparse.BooleanOptionalAction if info.default is True else "store_true"
         return {"action": action, "help": text}
     origin, metavar = get_origin(info.annotation), name.rsplit("_", 1)[-1].upper()
+    metavar = "TIME" if name in PartOptions.model_fields else metavar
     if origin is dict:
         text += " May be given several times."
         return {"action": "append", "type": _pair, "metavar": "KEY=VALUE", "help": text}

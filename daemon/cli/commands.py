@@ -19,6 +19,7 @@ from ..specification import (
     ConversionOptions,
     ConversionSpec,
     DeviceOptions,
+    PartOptions,
     PipeOptions,
     RuntimeOptions,
     StreamSpec,
@@ -48,6 +49,7 @@ examples:
   upframe run film.mkv large.mkv --interpolate 1 --upscale 2 --codec libx265 --crf 20
   upframe run photo.png large.png --upscale 4
   upframe run 'frames_%05d.png' film.mp4 --framerate 24 --upscale 2
+  upframe run film.mkv scene.mp4 --start 1:30 --duration 20 --interpolate 1
   upframe run rtsp://camera/stream rtsp://server/smooth --interpolate 1
 
 The output gets its name only when it is complete and verified. A live stream
@@ -90,13 +92,6 @@ def _run(parser: Parser) -> None:
         "addresses say.",
     )
     add_options(group, StreamSpec, *OF_STREAMS)
-    group.add_argument(
-        "--duration",
-        type=float,
-        metavar="SECONDS",
-        help="End the stream well after so many seconds of output. Without it, it runs until it "
-        "is stopped.",
-    )
     add_options(parser.add_argument_group("device and weights"), RuntimeOptions)
     add_progress_arguments(parser)
 
@@ -160,6 +155,7 @@ def _probe(parser: Parser) -> None:
         "--no-estimate", action="store_true", help="Load no weights and run no filter."
     )
     add_options(parser, ConversionOptions, "container", "audio_codec", "framerate", "overwrite")
+    add_options(parser, PartOptions)
     add_options(parser, StreamSpec, "tls_insecure")
     add_filter_arguments(parser)
     add_options(parser.add_argument_group("encoder of the output"), EncoderOptions)

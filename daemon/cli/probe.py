@@ -38,8 +38,8 @@ from ..convert.preflight import (
     outgoing_info,
     planned,
 )
-from ..specification import ConversionOptions, MediaOptions
-from .arguments import filter_options_of, given_options, runtime_of, validated
+from ..specification import ConversionOptions, MediaOptions, PartOptions
+from .arguments import filter_options_of, given_options, runtime_of, specified, validated
 
 SCHEMA = "upframe.probe/1"
 _LIMITS = Limits(least_seconds=0.0, share=1e9)
@@ -80,6 +80,8 @@ class ProbeAnswer:
     no_estimate: str | None
     """Why there is none, if filters were asked for."""
     memory: Memory | None
+    part: str | None = None
+    """The part that is taken, of which all that follows tells; None for all."""
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -89,7 +91,9 @@ def command(arguments: argparse.Namespace) -> int:
     options = filter_options_of(arguments) if asked else None
     wanted, plan, found_output, obstacles = None, None, None, None
     rate = arguments.framerate and Fraction(arguments.framerate)
-    with closing(open_source(arguments.input, framerate=rate, to_inspect=True)) as source:
+    part = specified(arguments, PartOptions).part
+    opened = open_source(arguments.input, framerate=rate, part=part, to_inspect=True)
+    with closing(opened) as source:
         found, info, pix_fmt = probe_source(source), source.info, source.info.pix_fmt
         if arguments.output is not None:
             wanted = _wanted(arguments, options)
@@ -110,7 +114,8 @@ def command(arguments: argparse.Namespace) -> int:
     lines = None if plan is None else plan.lines()
     lost = None if found_output is None else list(found_output.planned)
     costs = made, missing if made is None else None, memory
-    answer = ProbeAnswer(arguments.input, found, lines, lost, obstacles, result, *costs)
+    taken = None if part is None else str(part)
+    answer = ProbeAnswer(arguments.input, found, lines, lost, obstacles, result, *costs, taken)
     text = as_json(answer) if arguments.json else "\n".join(map(one_line, describe(answer)))
     sys.stdout.write(text + "\n")
     return 0
@@ -204,6 +209,8 @@ def describe(answer: ProbeAnswer) -> Iterator[str]:
         yield f"  #{stream.index} {' '.join(word for word in words if word)}"
     if found.num_chapters:
         yield f"  {found.num_chapters} chapters"
+    if answer.part is not None:
+        yield f"part: {answer.part}"
     yield f"video: {_video(found.info)}"
     for title, text in found.verdicts.lines():
         yield f"  {title:<9}{text}"

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from ...io.live.address import is_live
 from ...io.live.target import is_live_target
+from ...io.part import parse_time
 from ...io.redaction import json_text, one_line, redacted
 from ..convert.conversion import RunRequest, run, stoppable
 from ..convert.progress import display_for
@@ -45,7 +46,7 @@ def is_live_run(arguments: argparse.Namespace) -> bool:
         wrong = {name: f"is no option of live streams: {reason}" for name, reason in refused}
     else:
         text = "is an option of live streams, and neither input nor output is one (see --live)"
-        wrong = dict.fromkeys((*OF_STREAMS, "duration"), text)
+        wrong = dict.fromkeys(OF_STREAMS, text)
     for name, text in wrong.items():
         if getattr(arguments, name) is not None:
             raise UsageError(f"{flag_of(name)} {text}")
@@ -60,9 +61,7 @@ def run_live(arguments: argparse.Namespace) -> LiveReport:
         DeviceUnavailable: if the device is not there.
         MediaError, FilterError, Stopped: as `LiveSession.run`.
     """
-    duration = cast("float | None", arguments.duration)
-    if duration is not None and not 0 < duration < float("inf"):
-        raise UsageError(f"--duration must be above 0, got {duration:g}")
+    duration = _seconds_of(cast("str | None", arguments.duration))
     name = cast("str | None", arguments.name) or name_of(arguments.input)
     request = LiveRequest(
         specified(arguments, StreamSpec, name=name),
@@ -79,6 +78,21 @@ def run_live(arguments: argparse.Namespace) -> LiveReport:
     if display is not None:
         display.end()
     return report
+
+
+def _seconds_of(duration: str | None) -> float | None:
+    if duration is None:
+        return None
+    try:
+        seconds = float(duration)  # also such as 1e3
+    except ValueError:
+        try:
+            seconds = float(parse_time(duration))
+        except ValueError as error:
+            raise UsageError(f"--duration {error}") from error
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--duration must be above 0, got {duration}")
+    return seconds
 
 
 def name_of(text: str) -> str:

@@ -22,6 +22,7 @@ from ...filters.frame import PixelFormat, StreamInfo
 from ...filters.options import FilterOptions
 from ...filters.upscale.network import scaled_size
 from ...io.decode.hardware import Hardware
+from ...io.decode.survey import AV_TIME_BASE
 from ...io.encode.encoder import codec_choice, output_pix_fmt
 from ...io.errors import SinkFull, SinkRefused
 from ...io.files import is_special, refuse_same_file
@@ -102,7 +103,11 @@ def preflight(
         if announce or line in lost:
             log.log(logging.WARNING if line in lost else logging.INFO, "%s", line)
     source = open_source(
-        asked.source, deinterlace=options.deinterlace, framerate=options.rate, hardware=hardware
+        asked.source,
+        deinterlace=options.deinterlace,
+        framerate=options.rate,
+        hardware=hardware,
+        part=options.part,
     )
     with closing(source):
         found = examined(asked, source, plan)
@@ -132,6 +137,7 @@ def planned(asked: Asked) -> StreamPlan:
         options.container,
         strict=options.strict_streams,
         audio_codec=options.audio_codec,
+        part=options.part,
     )
 
 
@@ -212,6 +218,9 @@ def _expected(
     asked: Asked, source: ContainerSource, plan: StreamPlan, info: StreamInfo, codec: str
 ) -> ExpectedSize:
     total = max(source.container.size, 0)
+    whole, taken = (source.container.duration or 0) / AV_TIME_BASE, source.info.duration_seconds
+    if asked.options.part is not None and whole and taken:
+        total = round(total * min(1.0, float(taken) / whole))
     copied = min(_copied_bytes(source, plan, total), total)
     return expected_size(
         codec,

@@ -6,6 +6,7 @@ rates follow the number of channels; layout and sample rate are kept where the e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -218,6 +219,8 @@ class SoundConverter:
         self._keeps_priming = container.holds_edit_lists or container.name in ("matroska", "webm")
         self._start_seconds: Fraction | None = None
         self._end_seconds = Fraction(0)  # of what is decoded
+        self.begins_seconds: Fraction | None = None
+        """Samples before this time are decoded and left out; None: there are none."""
         self.num_narrowed = 0
         """Samples that have more than the 24 bits that are kept."""
         context = target.codec_context
@@ -245,15 +248,35 @@ class SoundConverter:
         for frame in decoded_audio(self._source, packet):
             if self._coding.keeps_24_bits:
                 self.num_narrowed += _num_wide(frame)
-            yield from self._encoded(self._resampled(frame))
+            if (kept := self._kept(frame)) is not None:
+                yield from self._encoded(self._resampled(kept))
         if packet is None:
             yield from self._encoded([*self._resampler.resample(None), None])
 
-    def _resampled(self, frame: AudioFrame) -> list[AudioFrame]:
+    def _kept(self, frame: AudioFrame) -> AudioFrame | None:
+        """Give a frame its time; return what of it is not before the beginning."""
         tick = frame.time_base or self._source.time_base or Fraction(1, frame.sample_rate)
         if frame.pts is None:  # a later one of a packet, as of WMA
             frame.pts, frame.time_base = nearest(self._end_seconds / tick), tick
-        self._end_seconds = frame.pts * tick + Fraction(frame.samples, frame.sample_rate)
+        begins, rate = frame.pts * tick, frame.sample_rate
+        self._end_seconds = begins + Fraction(frame.samples, rate)
+        if self.begins_seconds is None or begins >= self.begins_seconds:
+            return frame
+        pts = math.ceil(self.begins_seconds / tick)  # its time is exact there
+        count = nearest((pts * tick - begins) * rate)
+        if count >= frame.samples:
+            return None
+        channels = 1 if frame.format.is_planar else frame.layout.nb_channels
+        samples = np.ascontiguousarray(frame.to_ndarray()[:, count * channels :])
+        kept = av.AudioFrame.from_ndarray(
+            samples,  # pyright: ignore[reportArgumentType]  # typed by one kind of sample only
+            frame.format.name,
+            frame.layout.name,
+        )
+        kept.sample_rate, kept.pts, kept.time_base = rate, pts, tick
+        return kept
+
+    def _resampled(self, frame: AudioFrame) -> list[AudioFrame]:
         try:
             return self._resampler.resample(frame)
         except ValueError:  # its layout or rate has changed

@@ -22,6 +22,7 @@ from ..errors import SinkRefused
 from ..extent import sample_entries
 from ..files import is_special
 from ..losses import LossLedger, contents_of, is_chapter_track, name_of
+from ..part import Part, Window
 from ..redaction import excerpt
 from ..root import ConfinedFile
 from ..timecode import Timecode, is_timecode, timecode_of
@@ -86,6 +87,8 @@ class StreamPlan:
     """What the source holds besides plain pixels and packets."""
     timecode: Timecode | None = None
     """Of the first frame."""
+    window: Window | None = None
+    """The part of the source that is taken; None for all."""
     strict: bool = False
     """Whether losing anything is an error."""
 
@@ -138,6 +141,7 @@ def plan_streams(
     *,
     strict: bool = False,
     audio_codec: str = "auto",
+    part: Part | None = None,
 ) -> StreamPlan:
     """Decide what becomes of every stream except the video, by trying it.
 
@@ -147,6 +151,7 @@ def plan_streams(
         format: container of the output, if not by extension.
         strict: whether losing anything is an error.
         audio_codec: what to do with sound; see `SoundOptions`.
+        part: of the source that is taken; None for all.
 
     Raises:
         SourceMissing: if the source does not exist.
@@ -161,17 +166,21 @@ def plan_streams(
     found = find_target(source)
     with open_container(found) as opened:
         main = best_video(opened, found.name)
+        window = None if part is None else part.on(opened)
         others = [stream for stream in opened.streams if stream.index != main.index]
         fates = tuple(_fates(opened, others, container, found.path, audio_codec))
-        num_chapters = len(opened.chapters())
-        timecode = timecode_of(OpenedFile(found.path, opened, main, ()))
+        chapters = opened.chapters() if window is None else window.chapters(opened.chapters())
+        timecode = timecode_of(OpenedFile(found.path, opened, main, ()), window)
+    num_chapters, notes = _chapters(len(chapters), container)
     plan = StreamPlan(
         source,
         container,
         fates,
-        *_chapters(num_chapters, container),
-        contents=contents_of(found),
+        num_chapters,
+        notes if part is None else (*notes, f"only the part {part}"),
+        contents=contents_of(found, window),
         timecode=timecode,
+        window=window,
         strict=strict,
     )
     if strict and plan.warnings:

@@ -7,10 +7,12 @@ nothing accumulates and players can stream.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 from av.error import ArgumentError, FFmpegError, InvalidDataError, PatchWelcomeError
@@ -32,6 +34,7 @@ from ..encode.packets import (
 from ..encode.sound import SoundConverter
 from ..errors import reason_of
 from ..losses import kept_metadata
+from ..part import Window
 from ..root import ConfinedFile
 from ..timecode import KEY as TIMECODE
 from ..verify import SoundTimes
@@ -176,6 +179,8 @@ class StreamCopy:
         chapters: of the source, on the source's time line.
         start_seconds: when the source's first kept stream begins.
         keeps_priming: whether the output can store packets that are decoded but not played.
+        window: the part of the source that `packets` are of; None for all.
+        hides_start: whether the output can hide what sound there is before the part.
     """
 
     def __init__(
@@ -187,7 +192,11 @@ class StreamCopy:
         chapters: list[Chapter] | None = None,
         start_seconds: Fraction | None = None,
         keeps_priming: bool = False,
+        window: Window | None = None,
+        hides_start: bool = False,
     ) -> None:
+        self._window = window
+        self._hides_start = hides_start
         self._tracks = {track.fate.index: track for track in tracks}
         self._packets = packets
         self._output = output
@@ -208,12 +217,31 @@ class StreamCopy:
             What to subtract from all of the source's times, so that the output begins at 0.
         """
         starts = [video_start_seconds]
-        if self._start_seconds is not None:
+        if self._window is not None and self._window.start is not None:
+            starts += self._sound_starts(self._window.start)
+        elif self._start_seconds is not None:
             starts.append(self._start_seconds)
         self._origin = min(starts)
         if self._chapters:
             self._output.set_chapters([_shifted(one, self._origin) for one in self._chapters])
         return self._origin
+
+    def _sound_starts(self, start: Fraction) -> list[Fraction]:
+        """Read ahead for the first packet of each sound; return when each begins to be heard."""
+        wanted = {key: track for key, track in self._tracks.items() if track.fate.kind == "audio"}
+        ahead, starts = list[AnyPacket](), list[Fraction]()
+        while wanted and (packet := self._read()) is not None:
+            ahead.append(packet)
+            seconds = _seconds_of(packet)
+            if seconds is None:
+                continue
+            if (track := wanted.pop(packet.stream_index, None)) is not None:
+                cut = self._hides_start or track.fate.conversion is not None
+                starts.append(max(seconds, start) if cut else seconds)
+            elif seconds > start + _LOOK_SECONDS:
+                break
+        self._packets = chain(ahead, self._packets)
+        return starts
 
     def mux_until(self, seconds: Fraction | None) -> None:
         """Mux all packets that are due up to a time on the output's time line; None: all."""
@@ -236,6 +264,8 @@ class StreamCopy:
             # an empty packet marks the end of a stream
             if track is None or packet.size == 0:
                 continue
+            if self._window is not None and track.fate.kind in ("subtitle", "cover"):
+                _clip(packet, self._window, self._origin)
             # a decoder needs its priming, and leaves its samples out
             priming = track.fate.conversion is None and is_priming(packet, track.source)
             if priming and not (self._keeps_priming and track.times is None):
@@ -288,11 +318,101 @@ class StreamCopy:
         return found
 
 
+_LOOK_SECONDS = 1
+"""Into a part, for the beginning of its sound."""
+_LEAD_SECONDS = Fraction(1, 10)
+"""Of sound that is decoded before a part: some codecs need the packets before."""
+
+
+def _seconds_of(packet: AnyPacket) -> Fraction | None:
+    pts = packet.dts if packet.pts is None else packet.pts
+    return None if pts is None or not packet.time_base else pts * packet.time_base
+
+
+def _clip(packet: AnyPacket, window: Window, origin: Fraction) -> None:
+    """Clip a subtitle's times to a part; a cover picture is shown from its beginning on."""
+    if packet.pts is None or not packet.time_base:
+        return
+    tick, start = packet.time_base, max(origin, window.start or origin)
+    ends = packet.pts + packet.duration if packet.duration else None
+    packet.pts = packet.dts = max(packet.pts, math.ceil(start / tick))
+    if ends is not None:
+        last = ends if window.end is None else min(ends, math.floor(window.end / tick))
+        packet.duration = max(1, last - packet.pts)
+
+
+class _Excerpt:
+    """The packets of a part: those that overlap its start, up to the last that begins in it.
+
+    Of a further video, from its first key frame in the part on; of sound that is converted, a
+    little more before it.
+
+    Args:
+        window: the part.
+        tracks: the streams, by their index in the source.
+    """
+
+    def __init__(self, window: Window, tracks: Iterable[Track]) -> None:
+        self._window = window
+        self._tracks = {track.fate.index: track for track in tracks}
+        self._held: dict[int, AnyPacket] = {}  # how long they last is not known yet
+        self._keys: dict[int, Fraction] = {}  # of videos, when their first key frame is shown
+        self._sounds = {key for key, one in self._tracks.items() if one.fate.kind == "audio"}
+
+    def __call__(self, packets: Iterable[AnyPacket]) -> Iterator[AnyPacket]:
+        """Yield the packets of the part, and read no further than where all its sound ends."""
+        unfinished = set(self._sounds)
+        for packet in packets:
+            index, seconds = packet.stream_index, _seconds_of(packet)
+            if seconds is None or index not in self._tracks:
+                continue
+            held = self._held.pop(index, None)
+            if held is not None and not self._window.begins_after(seconds):
+                if seconds != self._window.start:
+                    yield held
+                held = None
+            if self._window.ends_by(self._due(packet, seconds)):
+                unfinished.discard(index)
+                if self._sounds and not unfinished:
+                    break
+            elif self._overlaps(packet, seconds):
+                yield packet
+        yield from self._held.values()
+
+    def _due(self, packet: AnyPacket, seconds: Fraction) -> Fraction:
+        """Return when a packet is needed: of reordered pictures, when it is decoded."""
+        kind = self._tracks[packet.stream_index].fate.kind
+        if kind == "cover":
+            return self._window.start or Fraction(0)
+        if kind == "video" and packet.dts is not None and packet.time_base:
+            return packet.dts * packet.time_base
+        return seconds
+
+    def _overlaps(self, packet: AnyPacket, seconds: Fraction) -> bool:
+        window, index = self._window, packet.stream_index
+        track, start = self._tracks[index], window.start
+        if start is None or track.fate.kind == "cover":
+            return True
+        if track.fate.kind == "video":
+            if index not in self._keys and packet.is_keyframe and not window.begins_after(seconds):
+                self._keys[index] = seconds
+            return index in self._keys and seconds >= self._keys[index]
+        if not window.begins_after(seconds):
+            return True
+        if not packet.duration or not packet.time_base:
+            self._held[index] = packet
+            return False
+        ends = seconds + packet.duration * packet.time_base
+        if isinstance(track.convert, SoundConverter):
+            ends += _LEAD_SECONDS
+        return ends > start
+
+
 _PICTURES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 
 
 def open_copy(
-    plan: StreamPlan | None, output: OutputContainer, video: Stream
+    plan: StreamPlan | None, output: OutputContainer, video: Stream, *, on_trial: bool = False
 ) -> tuple[StreamCopy, InputContainer | None]:
     """Open the plan's source again and add its streams to an output.
 
@@ -300,6 +420,7 @@ def open_copy(
         plan: what to do; None for nothing.
         output: open, its header not written yet.
         video: the encoded video in it.
+        on_trial: whether packets of the source's beginning will do, where a part is taken.
 
     Returns:
         The copy, and the container to close after it.
@@ -322,7 +443,7 @@ def open_copy(
                 plan.timecode.at(video.average_rate or plan.timecode.rate)
             )
         tracks = [
-            _add(fate, source, output, plan.container)
+            _add(fate, source, output, plan.container, plan.window)
             for fate in plan.kept()
             if fate.action != "attach"
         ]
@@ -333,13 +454,21 @@ def open_copy(
     copied = [track.source for track in tracks]
     for stream in source.streams:
         stream.discard = Discard.default if stream in copied else Discard.all
+    packets: Iterator[AnyPacket] = source.demux(copied) if copied else iter(())
+    chapters = source.chapters() if plan.num_chapters else []
+    window = plan.window
+    if window is not None:
+        chapters = window.chapters(chapters)
+        packets = packets if on_trial else _Excerpt(window, tracks)(packets)
     copy = StreamCopy(
         tracks,
-        source.demux(copied) if copied else iter(()),
+        packets,
         output,
-        chapters=source.chapters() if plan.num_chapters else [],
+        chapters=chapters,
         start_seconds=_start_of(copied),
         keeps_priming=_keeps_priming(source, plan.container),
+        window=None if on_trial else window,
+        hides_start=plan.container.holds_edit_lists,
     )
     return copy, source
 
@@ -351,13 +480,19 @@ def describe(source: Stream, target: Stream) -> None:
 
 
 def _add(
-    fate: StreamFate, source: InputContainer, output: OutputContainer, container: Container
+    fate: StreamFate,
+    source: InputContainer,
+    output: OutputContainer,
+    container: Container,
+    window: Window | None,
 ) -> Track:
     stream = source.streams[fate.index]
     convert: Converter | None = None
     clock = None
     if fate.conversion is not None:
         target, convert = fate.conversion.add(output, stream, container)
+        if isinstance(convert, SoundConverter) and window is not None:
+            convert.begins_seconds = window.start
     else:
         target, clock = add_copied(output, stream, unlisted=True), _clock_of(stream, container)
         if fate.kind == "video":

@@ -17,6 +17,7 @@ import torch
 from upframe.filters.frame import Color, Picture, PixelFormat, StreamInfo
 from upframe.io.encode.encoder import EncoderOptions, output_pix_fmt
 from upframe.io.media import Sink
+from upframe.io.part import Part
 from upframe.io.sink import open_file_sink
 from upframe.io.source import open_source
 from upframe.io.streams.plan import plan_streams
@@ -84,10 +85,13 @@ def through(
     strict: bool = False,
     container: str | None = None,
     audio_codec: str = "auto",
+    part: Part | None = None,
 ) -> list[str]:
-    """Decode a file and write it again, all streams included; give the plan's lines."""
-    plan = plan_streams(str(source), str(target), container, strict=strict, audio_codec=audio_codec)
-    opened = open_source(str(source))
+    """Decode a file or a part and write it again, all streams included; give the plan's lines."""
+    plan = plan_streams(
+        str(source), str(target), container, strict=strict, audio_codec=audio_codec, part=part
+    )
+    opened = open_source(str(source), part=part)
     try:
         pix_fmt = output_pix_fmt(opened.info, options, target, container)
         info = replace(opened.info, pix_fmt=pix_fmt)
