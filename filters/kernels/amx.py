@@ -23,6 +23,7 @@ from .winograd import (
     Layer,
     padded_channels,
     pass_through,
+    stacked,
 )
 
 SWITCH = "UPFRAME_TILES"
@@ -152,11 +153,11 @@ class TileStack:
 
 
 def in_a_row(layers: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
-    """Chain layers, in one call where all are :class:`TileConv`."""
+    """Chain layers, in one call where all are :class:`TileConv`; see also `stacked`."""
     tiles = [layer for layer in layers if isinstance(layer, TileConv)]
     if len(tiles) == len(layers):
         return TileStack(tiles)
-    return partial(pass_through, layers)
+    return partial(pass_through, stacked(layers))
 
 
 def _run_all(jobs: Sequence[ConvolutionJob]) -> None:

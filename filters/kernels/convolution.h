@@ -26,6 +26,8 @@ struct convolution {
     int panel;                  /* channels of the output whose weights are adjacent */
     int doubled;                /* whether an input pixel stands for two by two */
     int narrow;                 /* whether to use AVX2 even with AVX-512 */
+    /* only inside winograd.c: addresses of each row, if they are not adjacent; one image then */
+    void *const *input_rows, *const *output_rows;
     /* only for amx.c, where in is a multiple of 32; height and width are those of a grid there */
     int made;                   /* channels of the output that are stored; out: up to one of 16 */
     int in_height, in_width;    /* of the input as it lies there */

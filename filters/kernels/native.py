@@ -103,7 +103,7 @@ class DetailShuffle(ctypes.Structure):
 SWITCH = "UPFRAME_NATIVE"
 """Environment variable: ``0`` computes without the kernels."""
 _NAME = "_kernels"
-VERSION = 6
+VERSION = 7
 """Of `version.c`: after an update of the sources, the old library stays until reinstallation."""
 _FUNCTIONS = (
     "pack",
@@ -116,6 +116,7 @@ _FUNCTIONS = (
     "lay",
     "shrink",
     "convolve",
+    "stack",
 )
 
 

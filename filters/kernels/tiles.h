@@ -3,19 +3,33 @@
  * Included once per kind of tiles, behind lanes.h and toomcook.h.
  */
 
-/* Column `x` of the window of a tile that begins at `top`, in sums. */
-static inline void TILES_OF(column_of)(const struct convolution *job, const VALUE *image,
-                                       int channel, int top, int x, WIDE to[PARTS][WINDOW])
+/* The rows that tiles see from `top` on; null outside the image. */
+static inline void TILES_OF(rows_of)(const struct convolution *job, int image, int top,
+                                     const VALUE *rows[WINDOW])
 {
-    WIDE pixels[PARTS][WINDOW];
-    int shift = job->doubled, inside = x >= 0 && x < job->width;
+    int shift = job->doubled, height = job->height >> shift;
     size_t line = (size_t)(job->width >> shift) * job->input.step;
-    const VALUE *from = image + channel + (inside ? x >> shift : 0) * job->input.step;
     for (int row = 0; row < WINDOW; row++) {
         int y = top + row;
+        rows[row] = NULL;
+        if (y >= 0 && y < job->height)
+            rows[row] = job->input_rows ? (const VALUE *)job->input_rows[y]
+                : (const VALUE *)job->input.values + ((size_t)image * height + (y >> shift)) * line;
+    }
+}
+
+/* Column `x` of the window of a tile in these rows, in sums. */
+static inline void TILES_OF(column_of)(const struct convolution *job,
+                                       const VALUE *const rows[WINDOW], int channel, int x,
+                                       WIDE to[PARTS][WINDOW])
+{
+    WIDE pixels[PARTS][WINDOW];
+    int inside = x >= 0 && x < job->width;
+    size_t from = channel + (inside ? x >> job->doubled : 0) * job->input.step;
+    for (int row = 0; row < WINDOW; row++) {
         WIDE of[PARTS] = { 0 };
-        if (inside && y >= 0 && y < job->height)
-            TILES_OF(load)(from + (y >> shift) * line, job->present - channel, of);
+        if (inside && rows[row])
+            TILES_OF(load)(rows[row] + from, job->present - channel, of);
         for (int part = 0; part < PARTS; part++)
             pixels[part][row] = of[part];
     }
@@ -44,23 +58,22 @@ static inline void TILES_OF(store_sums)(const WIDE columns[WINDOW][PARTS][WINDOW
 static void TILES_OF(sum_up)(const struct convolution *job, const struct work *work, int first,
                              int count)
 {
-    size_t of_image = (size_t)(job->height >> job->doubled) * (job->width >> job->doubled);
     for (int channel = 0; channel < job->in; channel += PARTS * LANES) {
         WIDE columns[WINDOW][PARTS][WINDOW];
         struct place at = place_of(job, first);
+        const VALUE *rows[WINDOW];
         int known = 0;
         for (int tile = 0; tile < count; tile++, at = behind(job, at)) {
-            const VALUE *image = (const VALUE *)job->input.values
-                + at.image * of_image * job->input.step;
             if (!at.left)
                 known = 0;
+            if (!known)
+                TILES_OF(rows_of)(job, at.image, at.top - 1, rows);
             for (int column = 0; column < known; column++)
                 for (int part = 0; part < PARTS; part++)
                     for (int row = 0; row < WINDOW; row++)
                         columns[column][part][row] = columns[column + EDGE][part][row];
             for (int column = known; column < WINDOW; column++)
-                TILES_OF(column_of)(job, image, channel, at.top - 1, at.left - 1 + column,
-                                    columns[column]);
+                TILES_OF(column_of)(job, rows, channel, at.left - 1 + column, columns[column]);
             known = WINDOW - EDGE;
             TILES_OF(store_sums)(columns, (VALUE *)work->sums + (size_t)tile * job->in + channel,
                                  work->sums_step);
@@ -140,8 +153,8 @@ static inline WIDE TILES_OF(with)(const struct residual *residual, size_t pixel,
 }
 
 /* LANES channels of a pixel from `channel` on: bias, PReLU where there are slopes, residuals. */
-static inline void TILES_OF(finish_pixel)(const struct convolution *job, size_t pixel, int channel,
-                                          WIDE value)
+static inline void TILES_OF(finish_pixel)(const struct convolution *job, size_t pixel, VALUE *to,
+                                          int channel, WIDE value)
 {
     value += TILES_OF(floats)(job->bias + channel);
     if (job->slopes)
@@ -151,7 +164,7 @@ static inline void TILES_OF(finish_pixel)(const struct convolution *job, size_t 
     if (job->far.to.values)
         value = TILES_OF(with)(&job->far, pixel, channel, value);
     if (!job->picture) {
-        TILES_OF(put)((VALUE *)job->output.values + pixel * job->output.step + channel, value);
+        TILES_OF(put)(to + channel, value);
     } else if (!channel) {
         float values[LANES];
         TILES_OF(put_floats)(values, value);
@@ -180,10 +193,12 @@ static void TILES_OF(finish)(const struct convolution *job, const struct work *w
             for (int row = 0; row < EDGE && at.top + row < job->height; row++) {
                 WIDE values[EDGE];
                 TILES_OF(values_of)(rows[row], values, 1);
-                size_t pixel = ((size_t)at.image * job->height + at.top + row) * job->width
-                    + at.left;
-                for (int column = 0; column < EDGE && at.left + column < job->width; column++)
-                    TILES_OF(finish_pixel)(job, pixel + column, channel, values[column]);
+                size_t line = ((size_t)at.image * job->height + at.top + row) * job->width;
+                VALUE *to = job->output_rows ? (VALUE *)job->output_rows[at.top + row]
+                    : (VALUE *)job->output.values + line * job->output.step;
+                for (int x = at.left; x < at.left + EDGE && x < job->width; x++)
+                    TILES_OF(finish_pixel)(job, line + x, to + x * job->output.step, channel,
+                                           values[x - at.left]);
             }
         }
 }

@@ -2,4 +2,4 @@
 
 #include "instructions.h"
 
-EXPORT int upframe_version(void) { return 6; }
+EXPORT int upframe_version(void) { return 7; }

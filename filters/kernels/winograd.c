@@ -26,6 +26,15 @@
 
 enum { EDGE = 4, WINDOW = 6, SUMS = WINDOW * WINDOW, TILES = 24, GAP = 128 };
 
+/* A stack of layers runs in strips of about so many bytes, but of no fewer rows. */
+enum { STRIP_BYTES = 2000000, FEWEST_ROWS = 4 * EDGE };
+
+/* Layers one after the other, at the same size: those between have no addresses of input and output. */
+struct stack {
+    const struct convolution *jobs;
+    int count;
+};
+
 struct work {
     void *sums;                 /* (36, 24, in), with a gap behind each of the 36 */
     float *products;            /* (36, 24, out), the same */
@@ -121,9 +130,9 @@ static blocks chosen(const struct convolution *job, int is_bf16)
     return is_wide && __builtin_cpu_supports("avx512bf16") ? block_avx512_bf16 : NULL;
 }
 
-static struct cut cut_of(const struct convolution *job, int threads)
+static struct cut cut_of(const struct convolution *job, int tiles, int threads)
 {
-    struct cut cut = { job->images * tiles_down(job) * tiles_across(job), TILES, 0, 1 };
+    struct cut cut = { tiles, TILES, 0, 1 };
     int panels = (job->out + job->panel - 1) / job->panel;
     if (threads > 1 && cut.tiles < 2 * TILES * threads)
         cut.panels = panels;
@@ -156,6 +165,134 @@ static struct work prepared(const struct convolution *job, size_t value)
         work.products = (float *)((char *)work.sums + sums);
     return work;
 }
+
+/* Work space for all threads, for jobs no wider than this one; returns -1 on failure. */
+static int prepare_all(struct work *works, const struct convolution *job, size_t value, int threads)
+{
+    int failed = 0;
+    for (int thread = 0; thread < threads; thread++) {
+        works[thread] = prepared(job, value);
+        failed |= !works[thread].sums;
+    }
+    return -failed;
+}
+
+static void free_all(struct work *works, int threads)
+{
+    for (int thread = 0; thread < threads; thread++)
+        free(works[thread].sums);
+}
+
+/* The lines of tiles from `first` to `end`, counted through all images. */
+static void convolve_lines(const struct convolution *job, blocks block, const struct work *works,
+                           int threads, int first, int end)
+{
+    struct cut cut = cut_of(job, (end - first) * tiles_across(job), threads);
+    struct part parts[threads];
+    share_out(parts, threads, cut.count * cut.panels);
+#pragma omp parallel num_threads(threads)
+    for (int index; (index = next_item(parts, threads)) >= 0;) {
+        struct block of = block_of(job, &cut, index);
+        of.first += first * tiles_across(job);
+        block(job, &works[omp_get_thread_num()], &of);
+    }
+}
+
+/* Rows that lie anywhere: `at` has the address of each row of each layer's output, `spare` those of
+ * rows that hold nothing now. The last one returned is taken first, since it is in a cache. */
+struct rows {
+    void **at, **spare;
+    int num_spare;
+    char *memory;
+};
+
+/* Strips of `strip` rows, in which every layer lags behind the one before by a line of tiles: that
+ * has made what it needs, and no row is computed twice. A single strip has no lag. */
+struct course {
+    int strip, lag;
+};
+
+/* Rows of all layers that hold something at once: what a layer has made of a strip, and the one
+ * behind it; and of each the last line of tiles and a row above that are still needed. */
+static int most_rows(const struct stack *stack, const struct course *course)
+{
+    return 2 * course->strip + (course->lag ? (EDGE + 1) * stack->count : 0);
+}
+
+static int prepare_rows(struct rows *rows, const struct stack *stack, const struct course *course,
+                        size_t value)
+{
+    const struct convolution *first = stack->jobs;
+    int most = most_rows(stack, course), widest = 0;
+    for (int layer = 0; layer + 1 < stack->count; layer++)
+        if (stack->jobs[layer].out > widest)
+            widest = stack->jobs[layer].out;
+    size_t bytes = (size_t)first->width * widest * value, layers = stack->count;
+    rows->at = calloc(layers * first->height + most, sizeof *rows->at);
+    void *memory = NULL;
+    if (!rows->at || posix_memalign(&memory, 64, bytes * most)) {
+        free(rows->at);
+        return -1;
+    }
+    rows->spare = rows->at + layers * first->height;
+    rows->memory = memory;
+    for (rows->num_spare = 0; rows->num_spare < most; rows->num_spare++)
+        rows->spare[rows->num_spare] = rows->memory + bytes * rows->num_spare;
+    return 0;
+}
+
+static inline int clamped(int row, int height)
+{
+    return row < 0 ? 0 : row < height ? row : height;
+}
+
+/* One layer's rows from `start` to `end`; rows of its input that no other row needs become spare. */
+static void convolve_rows(const struct stack *stack, int layer, struct rows *rows, blocks block,
+                          const struct work *works, int threads, int start, int end)
+{
+    struct convolution job = stack->jobs[layer];
+    void **from = rows->at + (size_t)(layer - 1) * job.height, **to = from + job.height;
+    if (layer)
+        job.input_rows = from;
+    if (layer + 1 < stack->count) {
+        job.output_rows = to;
+        for (int row = start; row < end; row++)
+            to[row] = rows->spare[--rows->num_spare];
+    }
+    convolve_lines(&job, block, works, threads, start / EDGE, (end + EDGE - 1) / EDGE);
+    if (!layer)
+        return;
+    int done = end < job.height ? end - 1 : end;
+    for (int row = start ? start - 1 : 0; row < done; row++)
+        rows->spare[rows->num_spare++] = from[row];
+}
+
+static void convolve_strips(const struct stack *stack, const struct course *course,
+                            struct rows *rows, blocks block, const struct work *works, int threads)
+{
+    int height = stack->jobs[0].height, last = (stack->count - 1) * course->lag;
+    for (int top = 0; top - last < height; top += course->strip)
+        for (int layer = 0; layer < stack->count; layer++) {
+            int begin = top - layer * course->lag;
+            int start = clamped(begin, height), end = clamped(begin + course->strip, height);
+            if (start < end)
+                convolve_rows(stack, layer, rows, block, works, threads, start, end);
+        }
+}
+
+/* Strips whose rows stay in the caches from a layer to the next. It is only one if all rows do, and for
+ * several threads: they would wait for each other after every layer of every strip, and on a
+ * machine with other work, which takes a core from one of them, that costs more than it saves. */
+static struct course course_of(const struct stack *stack, size_t value, int threads)
+{
+    const struct convolution *job = stack->jobs;
+    size_t bytes = (size_t)job->width * job->out * value;
+    int strip = (int)(STRIP_BYTES / (bytes * EDGE)) * EDGE, whole = tiles_down(job) * EDGE;
+    strip = strip < FEWEST_ROWS ? FEWEST_ROWS : strip;
+    if (threads > 1 || strip * 2 >= whole)
+        return (struct course){ whole, 0 };
+    return (struct course){ strip, EDGE };
+}
 #endif
 
 /* Returns 0, -1 without memory, -2 on an unsupported CPU; a job without pixels tests this. */
@@ -167,25 +304,49 @@ EXPORT int upframe_convolve(const struct convolution *job, int is_bf16, int thre
         return -2;
     if (!tiles_down(job) || !tiles_across(job))
         return 0;
-    int failed = 0;
-    struct cut cut = cut_of(job, threads);
-    struct part parts[threads];
-    share_out(parts, threads, cut.count * cut.panels);
-#pragma omp parallel num_threads(threads)
-    {
-        struct work work = prepared(job, is_bf16 ? sizeof(uint16_t) : sizeof(float));
-        if (!work.sums)
-#pragma omp atomic write
-            failed = 1;
-        for (int index; work.sums && (index = next_item(parts, threads)) >= 0;) {
-            struct block of = block_of(job, &cut, index);
-            block(job, &work, &of);
-        }
-        free(work.sums);
-    }
-    return -failed;
+    struct work works[threads];
+    int failed = prepare_all(works, job, is_bf16 ? sizeof(uint16_t) : sizeof(float), threads);
+    if (!failed)
+        convolve_lines(job, block, works, threads, 0, job->images * tiles_down(job));
+    free_all(works, threads);
+    return failed;
 #else
     (void)job;
+    (void)is_bf16;
+    (void)threads;
+    return -2;
+#endif
+}
+
+/* Layers one after the other, in strips; the results are those of `upframe_convolve`. */
+EXPORT int upframe_stack(const struct stack *stack, int is_bf16, int threads)
+{
+#if HAS_AVX2
+    const struct convolution *job = stack->jobs;
+    blocks block = chosen(job, is_bf16);
+    if (!block)
+        return -2;
+    if (!tiles_down(job) || !tiles_across(job))
+        return 0;
+    size_t value = is_bf16 ? sizeof(uint16_t) : sizeof(float);
+    struct convolution widest = *job;
+    for (int layer = 1; layer < stack->count; layer++) {
+        widest.in = job[layer].in > widest.in ? job[layer].in : widest.in;
+        widest.out = job[layer].out > widest.out ? job[layer].out : widest.out;
+    }
+    struct work works[threads];
+    struct course course = course_of(stack, value, threads);
+    struct rows rows;
+    int failed = prepare_all(works, &widest, value, threads);
+    if (!failed && !(failed = prepare_rows(&rows, stack, &course, value))) {
+        convolve_strips(stack, &course, &rows, block, works, threads);
+        free(rows.at);
+        free(rows.memory);
+    }
+    free_all(works, threads);
+    return failed;
+#else
+    (void)stack;
     (void)is_bf16;
     (void)threads;
     return -2;

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from ctypes import c_float, c_int64, c_void_p
 from functools import lru_cache
-from typing import ClassVar
+from itertools import groupby
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -167,6 +168,7 @@ class ConvolutionJob(ctypes.Structure):
         ("far", _Residual),
         *ints("present", "images", "height", "width"),
         *ints("in_channels", "out_channels", "panel", "doubled", "narrow"),
+        *pointers("input_rows", "output_rows"),
         *ints("made", "in_height", "in_width", "stride", "transposed"),
     ]
 
@@ -328,12 +330,64 @@ class WinogradConv(CompiledConv):
         super().__init__(layer, slopes, transform_weights(layer.weight.detach()))
         self._narrow = narrow
 
-    def _run(self, job: ConvolutionJob) -> None:
+    def job(self, x: Tensor, *, doubled: bool = False) -> ConvolutionJob:
+        """See :class:`CompiledConv`."""
+        job = super().job(x, doubled=doubled)
         job.in_channels = self._weights.shape[1] // job.out_channels
         job.panel = panel_of(job.out_channels)
         job.narrow = self._narrow
+        return job
+
+    def _run(self, job: ConvolutionJob) -> None:
         if run("convolve", job, is_bf16=self.dtype == torch.bfloat16):
             raise MemoryError(f"no memory is left to convolve {job.width}x{job.height}")
+
+
+class _Stack(ctypes.Structure):
+    """The structure of `winograd.c`."""
+
+    _fields_: ClassVar = [*pointers("jobs"), *ints("count")]
+
+
+class WinogradStack:
+    """Layers one after the other in one call, whose results in between stay in the caches.
+
+    It computes strip after strip through all layers, and the same as layer after layer.
+    """
+
+    def __init__(self, layers: Sequence[WinogradConv]) -> None:
+        self._layers = layers
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run all on (N, C, H, W), channels_last, which stays as it is.
+
+        Raises:
+            MemoryError: if there is none for the strips.
+        """
+        x = x.contiguous(memory_format=torch.channels_last)
+        last = self._layers[-1]
+        result = last.empty_result(x)
+        for one, out in zip(torch.split(x, 1), torch.split(result, 1), strict=True):
+            jobs = [layer.job(one[:, :1]) for layer in self._layers]
+            for job, layer in zip(jobs, self._layers, strict=True):
+                job.input = _Pixels(None, layer.num_in)
+                job.output = _Pixels(None, layer.num_out)
+            jobs[0].input, jobs[-1].output = self._layers[0].pixels(one), last.pixels(out)
+            array = (ConvolutionJob * len(jobs))(*jobs)
+            stack = _Stack(ctypes.addressof(array), len(jobs))
+            if run("stack", stack, is_bf16=last.dtype == torch.bfloat16):
+                raise MemoryError(f"no memory is left to convolve {x.shape[3]}x{x.shape[2]}")
+        return result
+
+
+def stacked(layers: Iterable[Callable[[Tensor], Tensor]]) -> list[Callable[[Tensor], Tensor]]:
+    """Replace each run of several :class:`WinogradConv` by a :class:`WinogradStack`."""
+    found: list[Callable[[Tensor], Tensor]] = []
+    for is_own, group in groupby(layers, lambda layer: isinstance(layer, WinogradConv)):
+        own = list(group)
+        joined = is_own and len(own) > 1
+        found += [WinogradStack(cast("list[WinogradConv]", own))] if joined else own
+    return found
 
 
 def pass_through(layers: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..kernels.amx import TileStack, in_a_row
+from ..kernels.amx import in_a_row
 from ..kernels.native import Activation, DetailShuffle, kernels, run
 from ..kernels.ways import CONVOLUTIONS, Convolutions, Trial, choose
 from ..kernels.winograd import CompiledConv
@@ -137,36 +137,21 @@ class CompactOnCpu(Upscaler):
         layers = plain.body
         convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
         slopes = (layer.weight for layer in layers if isinstance(layer, nn.PReLU))
-        self._layers = [
+        inner = [
             _layer(conv, slope.detach().float(), own)
             for conv, slope in zip(convs, slopes, strict=False)
         ]
         last = convs[-1]
-        self._last = own.make(last, None) if own and own.fits(last) else last
-        self._chained = in_a_row([*self._layers, self._last])
+        outer = own.make(last, None) if own and own.fits(last) else last
+        self._chained = in_a_row([*inner, outer])
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
-        body = self._chained if isinstance(self._chained, TileStack) else self._one_by_one
-        detail = body(x.to(self.weight.dtype, memory_format=torch.channels_last))
+        detail = self._chained(x.to(self.weight.dtype, memory_format=torch.channels_last))
         if isinstance(self.plain, ReducedSRVGG):
             detail = F.conv2d(detail, self.plain.of_detail, padding=1)
             return _laid("shrink", x, detail, self.scale, self.plain.of_pixels)
         return _laid("lay", x, detail, self.scale, None)
-
-    def _one_by_one(self, y: Tensor) -> Tensor:
-        """Run all convolutions, alternating between two tensors where possible.
-
-        From 400x300 pixels on, 64 channels in fp32 are more than the allocator keeps: each new
-        tensor would be pages that the system has to clear.
-        """
-        spare = y  # its three channels are no layer's result: it is not written on
-        for layer in self._layers:
-            if isinstance(layer, CompiledConv) and spare.shape[1] == layer.num_out:
-                y, spare = layer.into(y, spare), y
-            else:
-                y, spare = layer(y), y
-        return self._last(y)
 
 
 def _layer(conv: nn.Conv2d, slopes: Tensor, own: Convolutions | None) -> Callable[[Tensor], Tensor]:

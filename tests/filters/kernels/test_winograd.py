@@ -15,6 +15,7 @@ from upframe.filters.kernels.native import kernels
 from upframe.filters.kernels.winograd import (
     Residual,
     WinogradConv,
+    WinogradStack,
     can_convolve,
     is_available,
     supports_rgb_output,
@@ -127,6 +128,28 @@ def test_a_frame_is_the_same_alone_and_in_a_batch_in_any_number_of_threads(
         )
     finally:
         torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("num_layers", [2, 9, 30])
+@pytest.mark.parametrize("size", [(1, 1), (37, 51), (101, 643), (96, 640)])
+def test_layers_in_strips_give_what_they_give_one_by_one(
+    kind: Kind, threads: int, num_layers: int, size: tuple[int, int]
+) -> None:
+    slopes, before = torch.linspace(-0.5, 1.5, 32), torch.get_num_threads()
+    layers = [kind(kind.layer(32, 32), slopes) for _ in range(num_layers - 1)]
+    layers.append(kind(kind.layer(32, 48)))
+    x = kind.pixels(2, 32, size)
+    expected = kept = x.clone(memory_format=torch.preserve_format)
+    for layer in layers:
+        expected = layer(expected)
+    try:
+        torch.set_num_threads(threads)
+        assert WinogradStack(layers)(x).equal(expected)
+    finally:
+        torch.set_num_threads(before)
+    assert x.equal(kept)
 
 
 @torch.inference_mode()
