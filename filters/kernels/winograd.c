@@ -280,16 +280,14 @@ static void convolve_strips(const struct stack *stack, const struct course *cour
         }
 }
 
-/* Strips whose rows stay in the caches from a layer to the next. It is only one if all rows do, and for
- * several threads: they would wait for each other after every layer of every strip, and on a
- * machine with other work, which takes a core from one of them, that costs more than it saves. */
-static struct course course_of(const struct stack *stack, size_t value, int threads)
+/* Strips whose rows stay in the caches from a layer to the next; one if all rows do. */
+static struct course course_of(const struct stack *stack, size_t value)
 {
     const struct convolution *job = stack->jobs;
     size_t bytes = (size_t)job->width * job->out * value;
     int strip = (int)(STRIP_BYTES / (bytes * EDGE)) * EDGE, whole = tiles_down(job) * EDGE;
     strip = strip < FEWEST_ROWS ? FEWEST_ROWS : strip;
-    if (threads > 1 || strip * 2 >= whole)
+    if (strip * 2 >= whole)
         return (struct course){ whole, 0 };
     return (struct course){ strip, EDGE };
 }
@@ -335,7 +333,7 @@ EXPORT int upframe_stack(const struct stack *stack, int is_bf16, int threads)
         widest.out = job[layer].out > widest.out ? job[layer].out : widest.out;
     }
     struct work works[threads];
-    struct course course = course_of(stack, value, threads);
+    struct course course = course_of(stack, value);
     struct rows rows;
     int failed = prepare_all(works, &widest, value, threads);
     if (!failed && !(failed = prepare_rows(&rows, stack, &course, value))) {

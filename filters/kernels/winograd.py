@@ -350,9 +350,11 @@ class _Stack(ctypes.Structure):
 
 
 class WinogradStack:
-    """Layers one after the other in one call, whose results in between stay in the caches.
+    """Layers one after the other, the same as layer after layer.
 
-    It computes strip after strip through all layers, and the same as layer after layer.
+    A single thread computes strip after strip through all layers, so that results in between stay
+    in the caches. Several would wait for each other after every layer of every strip, which costs
+    more than it saves where other work takes a core from one of them: they compute whole layers.
     """
 
     def __init__(self, layers: Sequence[WinogradConv]) -> None:
@@ -365,6 +367,22 @@ class WinogradStack:
             MemoryError: if there is none for the strips.
         """
         x = x.contiguous(memory_format=torch.channels_last)
+        return self._whole(x) if torch.get_num_threads() > 1 else self._in_strips(x)
+
+    def _whole(self, x: Tensor) -> Tensor:
+        """Run layer after layer, alternating between two tensors where possible.
+
+        From 400x300 pixels on, 64 channels in fp32 are more than the allocator keeps: each new
+        tensor would be pages that the system has to clear.
+        """
+        held = [x]
+        for layer in self._layers:
+            fits = len(held) > 2 and held[-2].shape == layer.result_shape(x)
+            x = layer.into(x, held[-2] if fits else layer.empty_result(x))
+            held = [*held[-2:], x]
+        return x
+
+    def _in_strips(self, x: Tensor) -> Tensor:
         last = self._layers[-1]
         result = last.empty_result(x)
         for one, out in zip(torch.split(x, 1), torch.split(result, 1), strict=True):
