@@ -23,7 +23,7 @@ from ...filters.chain import BuiltFilter
 from ...filters.errors import FilterError, TooLarge
 from ...filters.frame import Picture, StreamInfo
 from ...io.errors import MediaError
-from ...io.excerpt import excerpts, part_of, trial_encoder
+from ...io.probe import excerpts, part_of, trial_encoder
 from ...io.root import ConfinedFile
 from ..specification import MediaOptions
 from .compute import Compute

@@ -37,7 +37,7 @@ from upframe.filters.errors import TooLarge
 from upframe.filters.frame import Picture
 from upframe.filters.options import FilterOptions
 from upframe.io.encode.encoder import EncoderOptions
-from upframe.io.excerpt import excerpts, part_of, trial_encoder
+from upframe.io.probe import excerpts, part_of, trial_encoder
 from upframe.io.source import open_source
 
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
