@@ -26,7 +26,7 @@ from support.servers.receivers import Receiver
 BUDGET_SECONDS = 2.0
 SETTLED_SECONDS = 10.0
 RATE = 15
-SHORT: dict[str, Any] = {"seconds": 5.0, "size": "480x270", "device": "cpu"}
+SHORT: dict[str, Any] = {"seconds": 5.0, "size": "640x360", "device": "cpu"}
 """A size that is too much for any two cores; to find it by measuring takes its time."""
 _HOLDS_SECONDS = 4.0
 """A level that is kept for this long has been settled at: the first try upwards comes after 5 s."""
@@ -55,7 +55,7 @@ def measure(
     settled = settled_at(samples)
     document = json.loads(report.read_text())
     checks, shown = judged([receiver.file], doubled(size), 2 * RATE)
-    warm_from = begun.at + min(SETTLED_SECONDS, seconds / 3)
+    warm_from = begun.at + min(SETTLED_SECONDS, seconds / 2)
     grown = growth_bytes([each.resident_bytes for each in samples if each.at >= warm_from])
     changes = last.count("level_changes") - settled.count("level_changes")
     checks = [
