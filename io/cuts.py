@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from .decode.demuxer import Target, best_video, open_container
@@ -84,7 +85,12 @@ def cut_indices(num_frames: int, keys: Sequence[int], least: int) -> list[int]:
         num_frames: of the film.
         keys: indices of the key frames, rising.
         least: frames in a segment; the last one may have half of that.
+
+    Raises:
+        ValueError: if that is none.
     """
+    if least < 1:
+        raise ValueError(f"a segment must have 1 frame at least, got {least}")
     cuts: list[int] = []
     last = 0
     while True:
@@ -138,8 +144,6 @@ def _why_whole(container: InputContainer, stream: VideoStream) -> str | None:
         return f"{container.format.name} stores no times of its frames"
     if codec in _NO_CUTS:
         return f"{codec} has packets that are not one frame each"
-    if stream.metadata.get("alpha_mode") or stream.metadata.get("ALPHA_MODE"):
-        return "its alpha is a stream of its own"
     # FFmpeg's AVFieldOrder: 0 unknown, 1 progressive
     if codec in _BY_FIELDS and stream.codec_context.field_order > 1:
         return f"interlaced {codec} may have a packet for each field"
@@ -150,10 +154,14 @@ def _index(container: InputContainer, stream: VideoStream, first_pts: int) -> Fr
     """Read all packets; a text says why frames cannot be counted by them."""
     shown: list[int] = []
     keys: list[tuple[int, int]] = []
-    num_packets = 0
+    num_packets, decoded = 0, None
     for packet in container.demux(stream):
         if not packet.size:
             continue
+        if packet.dts is not None:
+            if decoded is not None and packet.dts < decoded:
+                return "its times jump back"
+            decoded = packet.dts
         if becomes_frame(packet):
             if packet.pts is None:
                 return "some of its frames have no time"
@@ -216,3 +224,44 @@ def packets_of(
                 if packet.pts > segment.seek_pts:
                     break
     raise UnsupportedMedia(f"no key frame at {segment.seek_pts} ticks: wanted the planned film")
+
+
+Shown = tuple[VideoFrame, int | None]
+"""A frame, and when it is shown by its packet."""
+
+
+def frames_of(
+    name: str, frames: Iterator[tuple[Shown, int, int]], segment: Segment
+) -> Iterator[tuple[Shown, int, int]]:
+    """Yield the frames of a segment, and one past its end if there is one.
+
+    Args:
+        name: of the film, for people.
+        frames: with pts and duration, from before the segment on.
+        segment: whose frames are wanted.
+
+    Raises:
+        UnsupportedMedia: if they are not as many as the packets promised.
+    """
+    num_frames, past = 0, None
+    for entry in frames:
+        shown = entry[0][1] or 0
+        if shown < segment.first_pts:
+            continue
+        if shown > segment.last_pts:
+            past = entry
+            break
+        num_frames += 1
+        yield entry
+    if num_frames != segment.num_frames or (past is None) != segment.is_last:
+        raise not_as_planned(name, segment, num_frames)
+    if past is not None:
+        yield past
+
+
+def not_as_planned(name: str, segment: Segment, num_frames: int) -> UnsupportedMedia:
+    """Return the error for a segment that is not what the packets promised."""
+    return UnsupportedMedia(
+        f"{name}: got {num_frames} frames from {segment.first_pts} to {segment.last_pts} ticks, "
+        f"wanted {segment.num_frames}"
+    )

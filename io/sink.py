@@ -20,7 +20,7 @@ import av
 from av.error import FFmpegError
 from av.video.frame import PictureType
 
-from ..filters.frame import Color, Picture, StreamInfo
+from ..filters.frame import Picture, StreamInfo
 from .decode.demuxer import Target
 from .decode.survey import AV_TIME_BASE
 from .encode.codecs import is_image, is_sequence
@@ -461,32 +461,6 @@ class PlannedOutput:
     """Those that neither the stream plan nor the choice of the encoder says, nor a sink will."""
     trial: Trial | None
     """For `open_file_sink`; None where it has to make its own: of images, and huge pictures."""
-
-
-def planned_losses(
-    info: StreamInfo,
-    options: EncoderOptions,
-    target: str | Path,
-    format: str | None,  # noqa: A002
-    plan: StreamPlan,
-    color: Color,
-) -> list[str]:
-    """Return what an output will lose of its source, for people, without opening a sink.
-
-    Args:
-        info: of the pictures, but for pixel format and colour.
-        options: of the encoder.
-        target: where the output shall be.
-        format: container, if not by the name's extension.
-        plan: what becomes of the source's other streams.
-        color: of the pictures to be written.
-
-    Raises:
-        SinkRefused: as `plan_output`.
-    """
-    choice = codec_choice(info, options, target, format)
-    made = replace(info, pix_fmt=choice.pix_fmt, color=color)
-    return plan_output(made, options, target, format, plan).losses
 
 
 def plan_output(

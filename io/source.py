@@ -19,7 +19,7 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from ..filters.frame import Picture, StreamInfo, lasting
-from .cuts import Cuts, Segment, packets_of, plan_cuts
+from .cuts import Cuts, Segment, frames_of, not_as_planned, packets_of, plan_cuts
 from .decode.alpha import is_opaque, may_be_opaque
 from .decode.conform import Conformer
 from .decode.decoder import Decoded, VideoDecoder
@@ -254,10 +254,7 @@ class ContainerSource:
         self._begin(self._first_pts)
         self._first = next(self._pictures, None)
         if self._first is None:
-            raise UnsupportedMedia(
-                f"{self._target.name}: got no frame from {segment.first_pts} ticks on, wanted "
-                f"{segment.num_frames}"
-            )
+            raise not_as_planned(self._target.name, segment, 0)
 
     @property
     def seen(self) -> Seen:
@@ -272,6 +269,8 @@ class ContainerSource:
         """
         if self._part is not None:
             return Cuts(why_whole="only a part of the film is taken")
+        if self._decoder.described is not None:
+            return Cuts(why_whole="its alpha is a stream of its own")
         if self._timeline.fixes.missing or self._first_pts is None:
             return Cuts(why_whole="some of its frames have no time")
         return plan_cuts(self._target, self._first_pts, segment_frames)
@@ -346,17 +345,16 @@ class ContainerSource:
         before = None
         frames = (((frame, pts), pts, duration) for frame, pts, duration in self._frames())
         fixed = self._timeline.run(frames if self._film is None else self._film.run(frames))
-        segment = self._segment
-        for (frame, shown), pts, duration in self._chosen(fixed):
-            if segment is not None and (shown or 0) < segment.first_pts:
-                continue
+        chosen = self._chosen(fixed)
+        if self._segment is not None:
+            self._ended_early = not self._segment.is_last  # what follows is for another source
+            chosen = frames_of(self._target.name, chosen, self._segment)
+        for (frame, _), pts, duration in chosen:
             picture = picture_of(frame, self.info.color, pts, duration, self._time_base)
             # a frame in place of a damaged one has the captions of none
             repeats, before = frame is before, frame
             picture = replace(picture, t35=lasting(picture.t35)) if repeats else picture
             yield without_alpha(picture) if self._drops_alpha else picture
-            if segment is not None and not segment.is_last and (shown or 0) > segment.last_pts:
-                return  # what follows belongs to another source
         if not self._ended_early:
             self._check_end()
 
@@ -567,8 +565,9 @@ class ContainerSource:
             note = f"deinterlaced to one frame per frame as asked ({said})"
         elif self.fields.kind == "interlaced" or self.fields.is_telecined:
             note = self.fields.text(is_interlaced=True)
-        self._notes.append(note)
-        logger.info("%s: %s", self._target.name, note)
+        if note not in self._notes:  # a segment begins again
+            self._notes.append(note)
+            logger.info("%s: %s", self._target.name, note)
 
 
 def _flat(

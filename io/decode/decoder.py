@@ -253,7 +253,7 @@ class VideoDecoder:
             if missing == pts:
                 continue
             if self._previous is None:
-                self.num_leading += 1
+                self.num_leading += not self.num_skipped
             elif self._was_frame(self._previous.pts, missing, pts):
                 yield from self._repeat(missing)
 

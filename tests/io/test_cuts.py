@@ -38,6 +38,7 @@ CLIPS = {
 
 
 def film(folder: Path, name: str) -> Path:
+    folder.mkdir(exist_ok=True)
     path = folder / name
     settings = CLIPS[name].split()
     pixels = [] if "-pix_fmt" in settings else ["-pix_fmt", "yuv420p"]
@@ -153,6 +154,47 @@ def test_a_short_film_is_not_cut_and_needs_no_reason(tmp_path: Path) -> None:
     with closing(open_source(str(make_clip(tmp_path / "a.mp4", frames=40)))) as source:
         cuts = source.cuts()
     assert (cuts.segments, cuts.why_whole) == ((), None)
+
+
+def test_a_segment_has_a_frame_at_least() -> None:
+    with pytest.raises(ValueError, match="1 frame at least, got 0"):
+        cut_indices(10, [0], 0)
+
+
+def test_times_that_jump_back_are_not_cut(tmp_path: Path) -> None:
+    """A recording whose clock began anew: the frames behind lie before the first one."""
+    clips = [film(tmp_path / folder, "interlaced.mpg") for folder in ("a", "b")]
+    joined = tmp_path / "joined.mpg"
+    joined.write_bytes(b"".join(clip.read_bytes() for clip in clips))
+    with closing(open_source(str(joined))) as source:
+        cuts = source.cuts(16)
+    assert (cuts.segments, cuts.why_whole) == ((), "its times jump back")
+
+
+@pytest.mark.parametrize("number", [0, 1, -1])
+def test_a_segment_with_more_or_fewer_frames_than_planned_is_refused(
+    tmp_path: Path, number: int
+) -> None:
+    path = film(tmp_path, "b-frames.mp4")
+    with closing(open_source(str(path))) as source:
+        segment = source.cuts(16).segments[number]
+    for other in (segment.last - 1, segment.last + 1):
+        wrong = replace(segment, last=other)
+        with (
+            closing(open_source(str(path), segment=wrong)) as source,
+            pytest.raises(UnsupportedMedia, match=f"wanted {wrong.num_frames}"),
+        ):
+            list(source)
+
+
+def test_a_segment_says_no_more_than_the_film(tmp_path: Path) -> None:
+    path = film(tmp_path, "interlaced.mpg")
+    with closing(open_source(str(path))) as source:
+        segments, said = source.cuts(16).segments, source.warnings()
+    assert said
+    with closing(open_source(str(path), segment=segments[1])) as source:
+        list(source)
+        assert source.warnings() == said
 
 
 def test_a_segment_of_another_film_is_refused(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from upframe.io.decode.demuxer import find_target
 from upframe.io.encode.encoder import EncoderOptions, output_pix_fmt
 from upframe.io.errors import SinkRefused, VerificationFailed
 from upframe.io.losses import contents_of
-from upframe.io.sink import open_file_sink, planned_losses
+from upframe.io.sink import open_file_sink, plan_output
 from upframe.io.source import open_source
 from upframe.io.streams.plan import plan_streams
 from upframe.io.verify import inspect
@@ -500,9 +500,10 @@ def test_the_ledger_lists_profile_and_exif_data_where_they_are_lost(
     opened = open_source(str(before))
     info, (picture,) = opened.info, list(opened)
     opened.close()
-    planned = planned_losses(info, EncoderOptions(), str(target), None, plan, info.color)
-    assert [line for line in planned if line.startswith("file")] == lost
     pix_fmt = output_pix_fmt(info, EncoderOptions(), target)
+    made = replace(info, pix_fmt=pix_fmt)
+    planned = plan_output(made, EncoderOptions(), str(target), None, plan).losses
+    assert [line for line in planned if line.startswith("file")] == lost
     form = PixelFormat.parse(pix_fmt)
     if form.name != picture.pix_fmt:
         planes = tuple(torch.zeros((48, 64), dtype=torch.uint8) for _ in range(form.num_planes))

@@ -12,12 +12,11 @@ import pytest
 from support.media import clips as samples
 from support.media.sinks import FAST, constant, ffprobe, pictures, write
 
-from upframe.filters.frame import Color
 from upframe.io.decode.demuxer import Target, find_target
 from upframe.io.encode.encoder import EncoderOptions, output_pix_fmt
 from upframe.io.errors import SinkRefused, VerificationFailed
 from upframe.io.losses import LossLedger, contents_of, kept_metadata, losses
-from upframe.io.sink import open_file_sink, planned_losses
+from upframe.io.sink import open_file_sink, plan_output
 from upframe.io.source import open_source
 from upframe.io.streams.plan import plan_streams
 from upframe.io.traits import Trait
@@ -155,7 +154,7 @@ def test_losses_are_planned_said_and_found(
     ]
     plan = plan_streams(str(clip), str(tmp_path / "out.mp4"))
     target = str(tmp_path / "out.mp4")
-    assert planned_losses(constant(), FAST, target, None, plan, Color()) == wanted
+    assert plan_output(constant(), FAST, target, None, plan).losses == wanted
     sink = open_file_sink(tmp_path / "out.mp4", constant(), FAST, plan=plan)
     assert sink.losses() == wanted
     assert "file: tag SHOT_BY 'me': not kept" in caplog.text

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from support.media.sinks import FAST, constant, ffprobe, pictures, through, write
 
-from upframe.filters.frame import Color
 from upframe.io.encode.encoder import EncoderOptions
-from upframe.io.sink import open_file_sink, planned_losses
+from upframe.io.sink import open_file_sink, plan_output
 from upframe.io.streams.plan import plan_streams
 from upframe.io.timecode import Timecode
 
@@ -153,7 +152,7 @@ def test_a_time_code_that_a_container_cannot_count_is_a_loss_that_is_known_befor
     clip = with_timecode(tmp_path / "in.mkv", "01:00:00:00", "24", "libx264")
     info = constant(rate)
     plan = plan_streams(str(clip), str(tmp_path / target))
-    planned = planned_losses(info, EncoderOptions(), tmp_path / target, None, plan, Color())
+    planned = plan_output(info, EncoderOptions(), tmp_path / target, None, plan).losses
     sink = open_file_sink(tmp_path / target, info, EncoderOptions(), plan=plan)
     before = sink.losses()
     assert planned == before
