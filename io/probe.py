@@ -278,7 +278,7 @@ def trial_encoder(
         with closing(output):
             for picture in pictures:
                 frame = frame_of(picture)
-                frame.pts, frame.duration = timeline.enter(picture)
+                frame.pts, frame.duration = timeline.enter(picture.pts, picture.duration)
                 frame.time_base = encoder.timing.time_base
                 encoded(encoder.stream, frame)
             encoded(encoder.stream, None)

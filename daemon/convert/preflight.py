@@ -27,9 +27,10 @@ from ...io.encode.encoder import codec_choice, output_pix_fmt
 from ...io.errors import SinkFull, SinkRefused
 from ...io.files import is_special, refuse_same_file
 from ...io.root import ConfinedFile, by_descriptor
-from ...io.sink import Trial, check_output, plan_output
+from ...io.sink import check_output, plan_output
 from ...io.source import ContainerSource, open_source
 from ...io.streams.plan import StreamPlan, plan_streams
+from ...io.writer import Trial
 from ..specification import ConversionOptions
 from .space import ExpectedSize, expected_size, free_bytes, growth, size_text
 

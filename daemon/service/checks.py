@@ -189,7 +189,7 @@ def _codec(where: str, encoder: EncoderOptions, container: str | None) -> Iterat
     from ...io.encode.codecs import default_codec, encoder_of
     from ...io.encode.containers import container_of
     from ...io.encode.encoder import check_range
-    from ...io.sink import try_encoder
+    from ...io.writer import try_encoder
 
     if encoder.codec is None and container is None:
         return

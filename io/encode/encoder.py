@@ -228,7 +228,7 @@ def open_encoder(output: OutputContainer, encoding: Encoding) -> OpenEncoder:
         # PyAV mirrors after turning, a StreamInfo before: mirrored, the angle changes its sign
         angle = -info.rotation if info.hflip else info.rotation
         stream.set_display_rotation(angle, hflip=info.hflip)
-    if info.stereo and container.name in ("matroska", "webm"):
+    if info.stereo and output.format.name in ("matroska", "webm"):
         stream.metadata["stereo_mode"] = info.stereo  # which the muxer makes an element of
     codec = stream.codec_context
     codec.pix_fmt = choice.coded_pix_fmt
@@ -237,7 +237,7 @@ def open_encoder(output: OutputContainer, encoding: Encoding) -> OpenEncoder:
     if info.sample_aspect_ratio:
         codec.sample_aspect_ratio = info.sample_aspect_ratio
     set_color(codec, info.color)
-    if container.name in ("mp4", "mov") and choice.codec == "libx265":
+    if output.format.name in ("mp4", "mov") and choice.codec == "libx265":
         codec.codec_tag = "hvc1"  # the tag without which Apple's players show nothing
     codec.options = encoder_parameters(choice.codec, info, encoding.options, container)
     open_codec(codec)

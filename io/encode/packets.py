@@ -29,7 +29,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 if TYPE_CHECKING:
-    from ...filters.frame import Picture, StreamInfo
+    from ...filters.frame import StreamInfo
 
 AnyPacket: TypeAlias = "Packet[Any]"
 
@@ -118,6 +118,11 @@ def encoded(
 def decoded_audio(decoder: Stream, packet: AnyPacket | None) -> list[AudioFrame]:
     """Decode samples, or drain the decoder with None."""
     return cast("list[AudioFrame]", untyped(decoder).decode(packet))
+
+
+def decoded_video(decoder: VideoStream, packet: AnyPacket | None) -> list[VideoFrame]:
+    """Decode pictures, or drain the decoder with None."""
+    return cast("list[VideoFrame]", untyped(decoder).decode(packet))
 
 
 def is_priming(packet: AnyPacket, stream: Stream) -> bool:
@@ -360,21 +365,21 @@ class EncoderTimeline:
         self.num_rounded = 0
         """Timestamps that the encoder's ticks cannot represent exactly."""
 
-    def begin(self, picture: Picture, origin_seconds: Fraction) -> Fraction:
+    def begin(self, pts: int, origin_seconds: Fraction) -> Fraction:
         """Place the first picture on the output's time line; return the muxer's time base."""
-        self.start_seconds = picture.pts * self._time_base - origin_seconds
+        self.start_seconds = pts * self._time_base - origin_seconds
         return common_time_base(self._tick, self.start_seconds)
 
-    def enter(self, picture: Picture) -> tuple[int, int]:
+    def enter(self, pts: int, duration: int) -> tuple[int, int]:
         """Return the next picture's pts and duration in ticks of the encoder.
 
         A picture's end is rounded, not its duration, so that errors do not accumulate.
         """
-        self._first = picture.pts if self._first is None else self._first
-        since = picture.pts - self._first
+        self._first = pts if self._first is None else self._first
+        since = pts - self._first
         exact = since * self._scale
         self._last = ticks = max(nearest(exact), self._last + 1)
-        self._end = max(nearest((since + picture.duration) * self._scale), ticks + 1)
+        self._end = max(nearest((since + duration) * self._scale), ticks + 1)
         self._durations[ticks] = self._end - ticks
         self.num_pictures += 1
         self.num_rounded += abs(exact - ticks) > self._jitter

@@ -177,7 +177,7 @@ def test_a_loss_that_nobody_planned_is_found(
     clip = samples.make_clip(tmp_path / "in.mkv", metadata={"title": "A film"})
     plan = plan_streams(str(clip), str(tmp_path / "out.mp4"), strict=strict)
     sink = open_file_sink(tmp_path / "out.mp4", constant(), FAST, plan=plan)
-    sink._output.metadata.clear()  # as a muxer would that behaves otherwise than in the trial
+    sink._media._output.metadata.clear()  # as a muxer would that is otherwise than in the trial
     lost = "file: tag title 'A film': not kept"
     if strict:
         with pytest.raises(VerificationFailed, match=lost):

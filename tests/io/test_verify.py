@@ -121,7 +121,7 @@ def test_nothing_is_renamed_when_the_proof_fails(tmp_path: Path) -> None:
     """The bytes are spoilt under the sink's hands before it checks them."""
     sink, partial = unfinished(tmp_path)
     with partial.open("r+b") as spoilt:
-        sink._file.stream.flush()
+        sink._media._file.stream.flush()
         spoilt.write(b"not what was written")
     with pytest.raises(VerificationFailed, match="no good"):
         sink.finish()

@@ -6,10 +6,9 @@ from fractions import Fraction
 
 import av
 import pytest
-import torch
 from support.media.sinks import constant
 
-from upframe.filters.frame import Color, Picture, StreamInfo
+from upframe.filters.frame import StreamInfo
 from upframe.io.encode.packets import (
     DecodingTimes,
     EncoderTimeline,
@@ -29,12 +28,6 @@ def packet(pts: int | None, dts: int | None, duration: int, time_base: Fraction)
     made = av.Packet(b"0")
     made.pts, made.dts, made.duration, made.time_base = pts, dts, duration, time_base
     return made
-
-
-def shown(pts: int, duration: int) -> Picture:
-    """A picture at a time in milliseconds."""
-    planes = (torch.zeros(1, 1, dtype=torch.uint8),)
-    return Picture(planes, "gray", Color(), pts, duration, Fraction(1, 1000))
 
 
 def variable(time_base: Fraction) -> StreamInfo:
@@ -64,14 +57,14 @@ def test_rounded_timestamps_of_a_constant_rate_come_back_to_their_places() -> No
     """Matroska's milliseconds for 24000/1001, behind a start offset."""
     clock = EncoderTimeline(VideoTiming(1 / NTSC, NTSC), Fraction(1, 1000))
     times = [round(500 + 1000 * index / NTSC) for index in range(2000)]
-    got = [clock.enter(shown(pts, 42)) for pts in times]
+    got = [clock.enter(pts, 42) for pts in times]
     assert got == [(index, 1) for index in range(2000)]
     assert clock.num_rounded == 0
 
 
 def test_frames_off_the_grid_are_counted_and_keep_rising() -> None:
     clock = EncoderTimeline(VideoTiming(Fraction(1, 25), Fraction(25)), Fraction(1, 1000))
-    assert [clock.enter(shown(pts, 40))[0] for pts in (0, 40, 60, 61, 62, 200)] == [
+    assert [clock.enter(pts, 40)[0] for pts in (0, 40, 60, 61, 62, 200)] == [
         0,
         1,
         2,
@@ -85,7 +78,7 @@ def test_frames_off_the_grid_are_counted_and_keep_rising() -> None:
 def test_a_longer_last_frame_keeps_its_length() -> None:
     clock = EncoderTimeline(VideoTiming(Fraction(1, 25), Fraction(25)), Fraction(1, 1000))
     ends = (0, 40), (40, 200)
-    assert [clock.enter(shown(pts, end - pts)) for pts, end in ends] == [(0, 1), (1, 4)]
+    assert [clock.enter(pts, end - pts) for pts, end in ends] == [(0, 1), (1, 4)]
     assert clock.duration_seconds == Fraction(5, 25)
 
 
