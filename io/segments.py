@@ -320,7 +320,8 @@ def _check_last_key_frame(path: Path, name: str) -> None:
     try:
         with av.open(str(path)) as opened:
             stream = opened.streams.video[0]
-            *_, last = (each for each in opened.demux(stream) if each.is_keyframe and each.size)
+            keys = (each for each in opened.demux(stream) if each.is_keyframe and each.size)
+            (last,) = deque(keys, maxlen=1)
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
             frames = [*decoded_video(stream, last), *decoded_video(stream, None)]
     except FFmpegError as error:

@@ -15,8 +15,8 @@ from av.video.frame import PictureType
 from ..filters.frame import Picture, StreamInfo
 from .encode.codecs import is_image, is_sequence
 from .encode.containers import Container, container_of
-from .encode.encoder import EncoderOptions, Encoding, OpenEncoder, codec_choice
-from .encode.packets import AnyPacket, EncoderTimeline, encoded
+from .encode.encoder import EncoderOptions, Encoding, codec_choice
+from .encode.packets import encoded
 from .files import OutputFile, Owner, check_target, refuse_writer
 from .images import ImageSink, check_images, still_losses, try_image
 from .losses import LossLedger
@@ -106,7 +106,8 @@ class FileSink:
         self._last: Picture | None = None
         self._lengthens_last = lengthens_last
         try:
-            self._encode = PictureEncoder(media.encoder, media.timeline, encoding)
+            self._to_srgb = srgb_conversion(self.info.icc_profile, encoding.container.name)
+            self._messages = MessageWriter(media.encoder.stream.codec_context)
         except BaseException:
             self.abort()
             raise
@@ -119,16 +120,26 @@ class FileSink:
             ReaderGone: if the target is a FIFO, and its reader has closed it.
         """
         if self._last is not None:
-            self._mux(self._last)
+            self._encode(self._last)
         self._last = picture
 
-    def _mux(self, picture: Picture | None, *, is_intra: bool = False) -> None:
-        if picture is not None and not self._media.timeline.num_pictures:
-            self._media.begin(picture.pts)
+    def _encode(self, picture: Picture, *, is_intra: bool = False) -> None:
+        media = self._media
+        if not media.timeline.num_pictures:
+            media.begin(picture.pts)
+        frame = frame_of(picture if self._to_srgb is None else self._to_srgb(picture))
+        frame.pts, frame.duration = media.timeline.enter(picture.pts, picture.duration)
+        self._messages.enter(frame.pts, picture.t35)
+        frame.time_base = media.encoder.timing.time_base
+        if is_intra:
+            frame.pict_type = PictureType.I
+        self._mux(frame)
+
+    def _mux(self, frame: av.VideoFrame | None) -> None:
         with self._media.errors_named("encode into"):
-            packets = self._encode(picture, is_intra=is_intra)
+            packets = list(map(self._messages, encoded(self._media.encoder.stream, frame)))
             for left, packet in zip(range(len(packets), 0, -1), packets, strict=True):
-                self._media.mux(packet, is_last=picture is None and left == 1)
+                self._media.mux(packet, is_last=frame is None and left == 1)
 
     def finish(self) -> None:
         """Drain the encoder, complete and verify the file, and rename it.
@@ -141,9 +152,9 @@ class FileSink:
         """
         try:
             if self._last is not None:
-                self._mux(self._last, is_intra=self._lengthens_last)
+                self._encode(self._last, is_intra=self._lengthens_last)
             self._mux(None)
-            self._media.finish(self._encode.num_messages)
+            self._media.finish(self._messages.num_written)
         finally:
             self.abort()
 
@@ -154,41 +165,6 @@ class FileSink:
     def abort(self) -> None:
         """Stop and remove what was written. Safe to call twice, and after `finish`."""
         self._media.abort()
-
-
-class PictureEncoder:
-    """Turns pictures into packets, with their T.35 messages; times are those of the encoder.
-
-    Args:
-        encoder: open.
-        timeline: counts the pictures in.
-        encoding: of the output.
-    """
-
-    def __init__(self, encoder: OpenEncoder, timeline: EncoderTimeline, encoding: Encoding) -> None:
-        self._encoder = encoder
-        self._timeline = timeline
-        self._to_srgb = srgb_conversion(encoding.info.icc_profile, encoding.container.name)
-        self._messages = MessageWriter(encoder.stream.codec_context)
-
-    def __call__(self, picture: Picture | None, *, is_intra: bool = False) -> list[AnyPacket]:
-        """Encode the next picture, as a key frame if `is_intra`, or drain the encoder with None."""
-        frame = None if picture is None else self._frame(picture)
-        if frame is not None and is_intra:
-            frame.pict_type = PictureType.I
-        return list(map(self._messages, encoded(self._encoder.stream, frame)))
-
-    def _frame(self, picture: Picture) -> av.VideoFrame:
-        frame = frame_of(picture if self._to_srgb is None else self._to_srgb(picture))
-        frame.pts, frame.duration = self._timeline.enter(picture.pts, picture.duration)
-        self._messages.enter(frame.pts, picture.t35)
-        frame.time_base = self._encoder.timing.time_base
-        return frame
-
-    @property
-    def num_messages(self) -> int:
-        """T.35 messages that packets got."""
-        return self._messages.num_written
 
 
 @dataclass(frozen=True, slots=True)
