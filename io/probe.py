@@ -27,13 +27,17 @@ from .encode.containers import container_of
 from .encode.encoder import EncoderOptions, Encoding, codec_choice, open_encoder
 from .encode.packets import EncoderTimeline, encoded
 from .errors import UnsupportedMedia, reason_of
-from .pictures.pixels import frame_of, picture_of, without_alpha
+from .part import Part
+from .pictures.pixels import black_frame, frame_of, picture_of, without_alpha
 from .redaction import excerpt
 from .root import ConfinedFile
 from .source import ContainerSource
 
 _MOST_PACKETS = 200
 """Decoded at one place, so that a damaged film takes no longer."""
+
+_MOST_HELD = 500
+_SMALL = (64, 64)
 
 _HDR_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
@@ -200,15 +204,20 @@ def _pixels(info: StreamInfo) -> str:
 
 
 def excerpts(
-    target: str | ConfinedFile, info: StreamInfo, shares: Sequence[float], num_pictures: int
+    target: str | ConfinedFile,
+    info: StreamInfo,
+    shares: Sequence[float],
+    num_pictures: int,
+    part: Part | None = None,
 ) -> Iterator[list[Picture]]:
     """Yield the first pictures from a key frame on, for each place; none of what cannot seek.
 
     Args:
         target: file as for `open_source`; it is opened once more.
-        info: of its pictures; places with others are left out.
-        shares: the places, as parts of its duration.
+        info: of the pictures of the film or of its part; places with others are left out.
+        shares: the places, as shares of that duration.
         num_pictures: of each place.
+        part: in which the places are; None for the whole film.
 
     Raises:
         MediaError: if it cannot be read any more.
@@ -220,9 +229,12 @@ def excerpts(
         with open_container(found) as container:
             stream = best_video(container, found.name)
             stream.thread_type = "AUTO"
+            tick = float(stream.time_base or 1)
+            begins = None if part is None else part.on(container).start
+            first = int(begins / tick) if begins is not None else stream.start_time or 0
             for share in shares:
-                ticks = float(info.duration_seconds) * share / float(stream.time_base or 1)
-                container.seek((stream.start_time or 0) + int(ticks), stream=stream)
+                ticks = int(float(info.duration_seconds) * share / tick)
+                container.seek(first + ticks, stream=stream)
                 packets = islice(container.demux(stream), _MOST_PACKETS)
                 frames = chain.from_iterable(packet.decode() for packet in packets)
                 made = [
@@ -284,3 +296,25 @@ def trial_encoder(
             encoded(encoder.stream, None)
 
     return encode
+
+
+def held_pictures(
+    info: StreamInfo,
+    options: EncoderOptions,
+    target: str,
+    format: str | None,  # noqa: A002
+) -> int:
+    """Count the pictures that an output's encoder takes before it gives a packet, on small ones.
+
+    Arguments and errors are those of `trial_encoder`.
+    """
+    container, choice = container_of(target, format), codec_choice(info, options, target, format)
+    small = replace(info, width=_SMALL[0], height=_SMALL[1])
+    with av.open(BytesIO(), "w", format=container.name) as output:
+        encoder = open_encoder(output, Encoding(small, options, choice, container))
+        frame = black_frame(*_SMALL, choice.coded_pix_fmt)
+        frame.pts, frame.time_base = 0, encoder.timing.time_base
+        while not encoded(encoder.stream, frame) and frame.pts < _MOST_HELD:
+            frame.pts += 1
+        encoded(encoder.stream, None)
+    return frame.pts

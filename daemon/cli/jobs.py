@@ -422,6 +422,10 @@ def _facts(job: JobJson) -> Iterator[tuple[str, str]]:
             yield name.replace("_", " "), _clock(job[name])
     if progress_text(job):
         yield "progress", progress_text(job)
+    if (seconds := job["progress"]["estimate_seconds"]) is not None:
+        yield "estimate", f"about {duration(seconds)} for all of it"
+    if memory := job["progress"]["memory"]:
+        yield "memory", str(memory)
     if job["waits_for"]:
         yield "waits for", str(job["waits_for"])
     yield from _outcome(job)

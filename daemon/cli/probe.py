@@ -22,6 +22,7 @@ from ...filters.options import FilterOptions
 from ...filters.weights import REAL_ESRGAN, RIFE, resolve_weights
 from ...io.encode.options import EncoderOptions
 from ...io.errors import MediaError
+from ...io.part import Part
 from ...io.probe import Probe, probe_source
 from ...io.redaction import one_line
 from ...io.source import ContainerSource, open_source
@@ -108,7 +109,7 @@ def command(arguments: argparse.Namespace) -> int:
             film, runtime = (arguments.input, arguments.output), runtime_of(arguments)
             missing = "wanted a file of several frames that can seek"
             try:
-                memory, made = measure(source, film, media, runtime, pix_fmt)
+                memory, made = measure(source, film, media, runtime, pix_fmt, part)
             except WeightsUnavailable as error:
                 missing = str(error)
     lines = None if plan is None else plan.lines()
@@ -155,6 +156,7 @@ def measure(
     media: MediaOptions,
     runtime: Runtime,
     pix_fmt: str,
+    part: Part | None = None,
 ) -> tuple[Memory, ProbeEstimate | None]:
     """Measure what a conversion would take, with weights that are on this machine.
 
@@ -164,6 +166,7 @@ def measure(
         media: how to convert.
         runtime: of the filters.
         pix_fmt: of the output.
+        part: of the film that is taken; None for all.
 
     Raises:
         CheckpointRejected, WeightsUnavailable: if there are no weights to estimate with.
@@ -172,8 +175,8 @@ def measure(
     filters = build_filters(_of_files(media.filters, runtime), runtime)
     with closing(compute_of(source.info, filters, media, runtime, pix_fmt)) as compute:
         about = source.info, filters, compute, runtime.device
-        memory = memory_of(*about)
-        made = estimate(Film(*film, *about, media), _LIMITS)
+        judged = Film(*film, *about, media, part)
+        memory, made = memory_of(judged), estimate(judged, _LIMITS)
     if made is None:
         return memory, None
     each = made.seconds / (source.info.num_frames or made.frames)

@@ -126,6 +126,7 @@ def run(
     ledger: Ledger | None = None,
     filters: BuildFilters = build_filters,
     on_stage: Callable[[Stage], None] = lambda _: None,
+    on_memory: Callable[[Memory], None] = lambda _: None,
 ) -> Report:
     """Run a conversion: plan, load, stream, verify, rename.
 
@@ -136,6 +137,7 @@ def run(
         ledger: Records what will be published, if given.
         filters: Builds the filters, or returns those of an earlier run.
         on_stage: Called at the start of each stage, from any thread.
+        on_memory: Called with the memory that it needs, before the output is opened.
 
     Raises:
         MediaError: if the input cannot be read or the output cannot be written.
@@ -144,7 +146,8 @@ def run(
     """
     with kept_warnings() as warned:
         try:
-            return _run(request, display, announce, ledger, filters, on_stage, warned)
+            stages = on_stage, on_memory
+            return _run(request, display, announce, ledger, filters, *stages, warned)
         except (MediaError, OSError) as error:
             # users know the sink by its name
             places = (str(request.where.parent), str(Path(request.sink).parent))
@@ -162,6 +165,7 @@ def _run(
     ledger: Ledger | None,
     build: BuildFilters,
     on_stage: Callable[[Stage], None],
+    on_memory: Callable[[Memory], None],
     warned: WarningLog,
 ) -> Report:
     options, runtime = request.options, request.runtime
@@ -173,8 +177,9 @@ def _run(
         filters = build(options.filters, runtime)
         compute = compute_of(source.info, filters, options, runtime, checked.info.pix_fmt)
         about = source.info, filters, compute, runtime.device
-        memory = memory_of(*about)
-        film = Film(request.source, request.sink, *about, options)
+        film = Film(request.source, request.sink, *about, options, options.part)
+        memory = memory_of(film)
+        on_memory(memory)
         estimated = _estimate(film, request.estimates, memory, announce=announce)
 
         def report() -> Report:

@@ -23,6 +23,7 @@ from ...filters.chain import BuiltFilter
 from ...filters.errors import FilterError, TooLarge
 from ...filters.frame import Picture, StreamInfo
 from ...io.errors import MediaError
+from ...io.part import Part
 from ...io.probe import excerpts, part_of, trial_encoder
 from ...io.root import ConfinedFile
 from ..specification import MediaOptions
@@ -85,6 +86,8 @@ class Film:
     compute: Compute
     device: torch.device
     options: MediaOptions
+    part: Part | None = None
+    """Which part of the source it is; None for all."""
 
     @property
     def num_frames(self) -> int:
@@ -147,7 +150,7 @@ def _measured(
     share = most / film.bound_seconds * film.num_frames / passes
     size = part_size(info.width, info.height, share)
     spent, num_places, made, kept = 0.0, 0, 0, list[Picture]()
-    places = excerpts(film.source, info, _PLACES, num)
+    places = excerpts(film.source, info, _PLACES, num, film.part)
     first = next(places, None)
     if first is None:
         return None

@@ -70,6 +70,7 @@ class JobProgress(BaseModel, frozen=True):
     estimate_seconds: float | None = Field(
         default=None, description="For all of it, as estimated before the work."
     )
+    memory: str | None = Field(default=None, description="What it needs of memory, for people.")
 
 
 class JobError(BaseModel, frozen=True):

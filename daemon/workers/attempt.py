@@ -26,6 +26,7 @@ from ...io.root import Root, by_descriptor, opened_place, opened_source
 from ...io.source import open_source
 from ...io.web import NetworkRules, network_rules
 from ..convert.conversion import Ledger, RunRequest, run
+from ..convert.memory import Memory
 from ..convert.progress import Snapshot
 from ..convert.report import Report, device_name, kept_warnings
 from ..jobs.model import Confinement, ProbeVerdict, partial_token
@@ -203,6 +204,7 @@ class JobRunner:
                 ledger=Ledger(partial_token(job_id), record),
                 filters=self._filters,
                 on_stage=progress.begin,
+                on_memory=progress.keep_memory,
             )
 
 
@@ -220,17 +222,15 @@ class ProgressReporter:
         self._last = self._last.model_copy(update={"stage": stage})
         self._channel.send(self._last)
 
+    def keep_memory(self, memory: Memory) -> None:
+        """Send what the job needs of memory with the next message, and all after it."""
+        self._last = self._last.model_copy(update={"memory": memory.text})
+
     def show(self, snapshot: Snapshot, *, ended: bool) -> None:
         """Send one snapshot."""
-        self._last = Progressed(
-            stage=self._last.stage,
-            frames_in=snapshot.frames_in,
-            frames_out=snapshot.frames_out,
-            total=snapshot.total,
-            fps=round(snapshot.fps, 3),
-            eta_seconds=snapshot.eta_seconds,
-            estimate_seconds=snapshot.estimate_seconds,
-        )
+        names = ("frames_in", "frames_out", "total", "eta_seconds", "estimate_seconds")
+        values = {name: getattr(snapshot, name) for name in names}
+        self._last = self._last.model_copy(update=values | {"fps": round(snapshot.fps, 3)})
         self._channel.send(self._last)
 
 

@@ -106,6 +106,7 @@ class Progressed(Message, frozen=True):
     fps: float = 0.0
     eta_seconds: float | None = None
     estimate_seconds: float | None = None
+    memory: str | None = None
 
 
 class StreamReported(Message, frozen=True):

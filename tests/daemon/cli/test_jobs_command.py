@@ -236,6 +236,19 @@ def test_machines_get_json(served: ServedQueue, jobs: Command) -> None:
     assert json.loads(out)["jobs"]["queued"] == 59
 
 
+def test_shows_what_a_running_job_was_estimated_to_take(served: ServedQueue, jobs: Command) -> None:
+    served.store.add(a_job("film"))
+    served.run(served.queue.claim())
+    assert "estimate" not in jobs("show", "film")[1]
+    memory = "up to 1.2 GiB of memory of 9.0 free, about 0.4 for the encoder"
+    progress = JobProgress(stage="streaming", frames=1, estimate_seconds=7300, memory=memory)
+    served.run(report(served, "film", progress))
+    _, out, _ = jobs("show", "film")
+    facts = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert facts["estimate"] == "about 2 h for all of it"
+    assert facts["memory"] == memory
+
+
 def test_shows_all_that_is_known_of_a_job(served: ServedQueue, jobs: Command) -> None:
     report = {"frames_in": 10, "frames_out": 19, "warnings": ["a [bold]first[/bold]", "second"]}
     served.store.add(a_job("film", source=SECRET, encoder={"crf": 18}, overwrite=True))

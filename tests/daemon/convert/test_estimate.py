@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from upframe.daemon.convert.estimate import (
     overlapped,
     part_size,
 )
-from upframe.daemon.convert.memory import memory_of, picture_bytes
+from upframe.daemon.convert.memory import Memory, memory_of, picture_bytes
 from upframe.daemon.convert.pipeline import Flow
 from upframe.daemon.convert.progress import snapshot_of
 from upframe.daemon.exits import exit_code_of
@@ -37,7 +38,8 @@ from upframe.filters.errors import TooLarge
 from upframe.filters.frame import Picture
 from upframe.filters.options import FilterOptions
 from upframe.io.encode.encoder import EncoderOptions
-from upframe.io.probe import excerpts, part_of, trial_encoder
+from upframe.io.part import Part
+from upframe.io.probe import excerpts, held_pictures, part_of, trial_encoder
 from upframe.io.source import open_source
 
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
@@ -122,6 +124,36 @@ def test_pictures_come_from_all_over_the_film(tmp_path: Path) -> None:
     found = list(excerpts(str(clip), info, (0.1, 0.5, 0.9), 2))
     places = [[_index(picture, pictures) for picture in place] for place in found]
     assert places == [[4, 5], [20, 21], [36, 37]]
+
+
+@pytest.mark.parametrize("begins", [0, 250])
+@pytest.mark.parametrize(
+    ("part", "wanted"),
+    [
+        (Part(Fraction(12, 25), Fraction(28, 25)), [[12, 13], [20, 21], [24, 25]]),
+        (Part(Fraction(0), Fraction(16, 25)), [[0, 1], [8, 9], [12, 13]]),
+    ],
+)
+def test_pictures_of_a_part_come_from_all_over_the_part(
+    tmp_path: Path, begins: int, part: Part, wanted: list[list[int]]
+) -> None:
+    pts, options = range(begins, begins + 40), {"g": "4", "bf": "0"}
+    clip = str(make_clip(tmp_path / "a.mkv", frames=40, pts=pts, options=options))
+    with closing(open_source(clip)) as source:
+        pictures = list(source)
+    with closing(open_source(clip, part=part)) as source:
+        found = list(excerpts(clip, source.info, (0.1, 0.5, 0.8), 2, part))
+    assert [[_index(picture, pictures) for picture in place] for place in found] == wanted
+
+
+def test_a_run_of_a_part_is_estimated_on_the_part(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a.mkv", frames=40, options={"g": "4"})
+    part = {"start": "0.48", "end": "1.12"}
+    options = ConversionOptions.model_validate({"filters": INTERPOLATE, **part})
+    request = RunRequest(str(clip), str(tmp_path / "b.mkv"), options, RUNTIME)
+    report = run(replace(request, estimates=ALWAYS))
+    assert report.estimate is not None
+    assert report.estimate.frames == report.frames_out == 31
 
 
 def _index(picture: Picture, among: list[Picture]) -> int:
@@ -214,23 +246,59 @@ def test_what_does_not_fit_is_refused_with_what_to_change(
     options: FilterOptions, tmp_path: Path
 ) -> None:
     with film_of(str(make_clip(tmp_path / "a.mp4")), options) as film:
-        fits = memory_of(film.info, film.filters, film.compute, film.device, lambda _: 8 * GIB)
+        fits = memory_of(film, lambda _: 8 * GIB)
         assert fits.needed_bytes > picture_bytes(film.info)
         assert fits.tile is None
         assert "of 8.0 free" in fits.text
-        unknown = memory_of(film.info, film.filters, film.compute, film.device, lambda _: None)
+        unknown = memory_of(film, lambda _: None)
         assert unknown.free_bytes is None
         with pytest.raises(TooLarge, match=r"needs at least .* ask for a smaller --") as refused:
-            memory_of(film.info, film.filters, film.compute, film.device, lambda _: 10_000)
+            memory_of(film, lambda _: 10_000)
     assert exit_code_of(refused.value) == 75
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "least", "most"),
+    [
+        ("a.mkv", {"preset": "veryslow"}, 60, 90),
+        ("a.mkv", {"options": {"rc-lookahead": "10"}}, 10, 30),
+        ("a.mp4", {"codec": "hevc"}, 20, 40),
+        ("a.mkv", {"codec": "ffv1"}, 0, 0),
+    ],
+)
+def test_the_pictures_that_an_encoder_holds_are_counted_with_its_options(
+    name: str, encoder: dict[str, Any], least: int, most: int
+) -> None:
+    options = EncoderOptions.model_validate(encoder)
+    assert least <= held_pictures(stream_info(1920, 1080), options, name, None) <= most
+
+
+def test_the_encoders_memory_is_added_and_grows_with_its_pictures(tmp_path: Path) -> None:
+    def judged(sink: str | None, options: FilterOptions = UPSCALE, **encoder: Any) -> Memory:
+        with film_of(clip, options) as film:
+            media = MediaOptions(filters=options, encoder=EncoderOptions(**encoder))
+            return memory_of(replace(film, sink=sink, options=media))
+
+    clip = str(make_clip(tmp_path / "a.mp4", width=640, height=480))
+    fast, slow = judged("a.mp4", preset="ultrafast"), judged("a.mp4", preset="veryslow")
+    assert 0 < 2 * fast.encoder_bytes < slow.encoder_bytes
+    larger = UPSCALE.model_copy(update={"upscaling_scale": 4})
+    assert judged("a.mp4", larger, preset="veryslow").encoder_bytes == 4 * slow.encoder_bytes
+    assert f", about {slow.encoder_bytes / GIB:.1f} for the encoder" in slow.text
+    for name in ("a_%d.png", None):  # an image's encoder holds nothing
+        none = judged(name)
+        assert none.encoder_bytes == 0
+        assert "encoder" not in none.text
+    refused = judged("a.avi", codec="h261")  # of small pictures: what every encoder holds
+    assert 0 < refused.encoder_bytes < slow.encoder_bytes
 
 
 def test_the_tile_that_is_said_is_the_one_that_is_used(tmp_path: Path) -> None:
     options = UPSCALE.model_copy(update={"upscaling_tile": 40})
     with film_of(str(make_clip(tmp_path / "a.mp4")), options) as film:
-        found = memory_of(film.info, film.filters, film.compute, film.device)
+        found = memory_of(film)
     assert found.tile == 40
-    assert found.text.endswith(", tiles of 40 pixels")
+    assert found.text.endswith(" for the encoder, tiles of 40 pixels")
 
 
 def test_too_little_memory_is_found_before_the_output_is_opened(

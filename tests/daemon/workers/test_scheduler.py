@@ -81,6 +81,7 @@ def test_priority_goes_before_age_and_one_worker_does_all(
             assert started == sorted(started)
             assert jobs[0].report is not None
             assert jobs[0].report["frames_out"] == jobs[0].progress.frames == 7
+            assert "for the encoder" in str(jobs[0].progress.memory)
             counts = at_work.scheduler.statistics()
             assert counts == {"worker_starts": 1, "done": 4}
             # A job's end is told before its slot is free again.
