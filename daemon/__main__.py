@@ -16,6 +16,7 @@ from ..io.redaction import one_line
 from ..io.web import INSECURE, NetworkRules, network_rules
 from .errors import ConfigError, UsageError
 from .exits import Exit, exit_code_of, is_expected, text_of
+from .hang import HangWatch, say_on_stderr
 from .logfields import record_text
 from .parser import COMMANDS, make_parser, no_command
 from .startup import collector_resting, share_cores
@@ -61,7 +62,8 @@ def _run(argv: Sequence[str] | None) -> int:
         insecure = bool(getattr(arguments, "tls_insecure", None))
         if insecure:
             logging.getLogger("upframe.tls").warning("--tls-insecure: %s", INSECURE)
-        with network_rules(NetworkRules(tls_insecure=insecure)):
+        watch = HangWatch(say_on_stderr) if argv is None else nullcontext()
+        with network_rules(NetworkRules(tls_insecure=insecure)), watch:
             return int(module.command(arguments))
     except (Exception, KeyboardInterrupt) as error:
         _explain(error, debug or "UPFRAME_DEBUG" in os.environ)

@@ -27,6 +27,8 @@ from .root import filesystem_type, keeps_inodes
 
 NAME_MAX_BYTES = 255  # of one path component on every file system in common use
 _BUFFER_BYTES = 1 << 20
+unpublished: set[Path] = set()
+"""The temporary names under which this process writes."""
 CANNOT_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -64,10 +66,24 @@ def discard_partials(target: Path, token: str) -> None:
     """
     for path in (partial_path(target, token), _trial_path(target.parent, token)):
         with suppress(FileNotFoundError, NotADirectoryError):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            _remove(path)
+
+
+def discard_unpublished() -> None:
+    """Remove all that this process has under temporary names, as far as that is possible.
+
+    For a process that ends by force, while other threads may still use the files.
+    """
+    for path in unpublished.copy():
+        with suppress(OSError):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def numbered(path: Path) -> Iterator[Path]:
@@ -220,6 +236,7 @@ class OutputFile:
         self._done = False
         self.stream: BinaryIO = self._open()
         if not self.direct:
+            unpublished.add(self.path)
             hold(self.stream.fileno())
         self._written = os.fstat(self.stream.fileno())
 
@@ -265,7 +282,7 @@ class OutputFile:
             rename(self.path, self.target, overwrite=self._overwrite)
             sync_folder(self.target.parent)
             self._refuse_another(self.target)
-        self._done = True
+        self._set_done()
 
     def _refuse_another(self, path: Path) -> None:
         """Refuse a file other than the one that was written and verified.
@@ -281,11 +298,15 @@ class OutputFile:
         path.unlink(missing_ok=True)
         raise SinkRefused(f"output was exchanged for another file meanwhile: {self.target}")
 
+    def _set_done(self) -> None:
+        self._done = True
+        unpublished.discard(self.path)
+
     def discard(self) -> None:
         """Remove what was written. Safe to call twice, and after `publish`."""
         if not self._done and not self.direct:
             self.path.unlink(missing_ok=True)
-        self._done = True
+        self._set_done()
         with suppress(OSError):  # its buffer cannot be written, and is not needed
             self.stream.close()
 

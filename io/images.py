@@ -40,6 +40,7 @@ from .files import (
     rename,
     sync_file,
     sync_folder,
+    unpublished,
     write_error,
 )
 from .losses import LossLedger, contents_of, losses
@@ -99,6 +100,7 @@ class ImageSink:
         self._folder = partial_path(self._target, token)
         try:
             self._folder.mkdir()
+            unpublished.add(self._folder)
             self._held = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             hold(self._held)
         except OSError as error:
@@ -186,6 +188,8 @@ class ImageSink:
         self._forget()
 
     def _forget(self) -> None:
+        if self._folder is not None:
+            unpublished.discard(self._folder)
         self._folder, self._published = None, []
         if self._held >= 0:
             os.close(self._held)

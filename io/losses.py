@@ -22,6 +22,7 @@ from av.sidedata.sidedata import SideData
 from av.stream import Discard, Stream
 from av.video.frame import VideoFrame
 
+from .calls import frames_of
 from .decode.alpha import alpha_traits
 from .decode.demuxer import Target, best_video, codec_of, kind_of, open_container
 from .decode.dolby_vision import dolby_vision_traits
@@ -82,7 +83,7 @@ def _beginning(
                 if embedded is None and video.codec_context.name == "png":  # of a film
                     embedded = read_embedded(bytes(packet))
             make_harmless(packet, video.codec_context)
-            decoded = video.decode(packet)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
+            decoded = frames_of(video.codec_context, packet)
             frames += [one for one in decoded if start is None or (one.pts or start) >= start]
             if len(frames) >= wanted:
                 break

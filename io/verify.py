@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from av.error import FFmpegError
 
 from ..filters.frame import Color
+from .calls import frames_of
 from .decode.demuxer import Target, is_cover, open_container
 from .decode.survey import end_of_stream
 from .encode.packets import AnyPacket, is_priming
@@ -193,7 +195,8 @@ def count_decoded(target: Target) -> int:
             video = main_video(opened)
             video.thread_type = "AUTO"
             video.codec_context.options = {"err_detect": "crccheck+explode"}
-            for frame in opened.decode(video):
+            frames = (frames_of(video.codec_context, packet) for packet in opened.demux(video))
+            for frame in chain.from_iterable(frames):
                 if frame.is_corrupt:
                     raise VerificationFailed(f"{target.name}: frame {count} is damaged")
                 count += 1

@@ -24,6 +24,7 @@ from ...filters.device import GIB, available_bytes
 from ...filters.frame import Pending, Picture, StreamInfo
 from ...filters.kernels.cuda import on_stream, stream_for
 from ...filters.scenes import Scenes
+from ...io.calls import calling
 
 log = logging.getLogger("upframe.compute")
 
@@ -92,7 +93,8 @@ class _Group(Generic[T]):
             work, future = self._works.pop(0)
             started = clock.start()
             try:
-                result = work()
+                with calling("compute: a frame on cpu"):
+                    result = work()
             except BaseException as error:  # raised again in the thread that waits for the result
                 future.set_exception(error)
                 return
@@ -452,10 +454,11 @@ class Compute:
 
     @contextmanager
     def _working(self) -> Generator[None]:
-        started = self._clock.start()
+        started, device = self._clock.start(), self._device
+        call = calling(f"compute: a frame on {device}", on_card=device.type == "cuda")
         try:
             # on a stream of their own: a card that decodes waits for the default one
-            with torch.inference_mode(), on_stream("compute", self._device):
+            with call, torch.inference_mode(), on_stream("compute", device):
                 yield
         finally:
             self._spent += self._clock.stop(started)

@@ -17,7 +17,7 @@ from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
 from ...filters.options import FilterOptions
 from ...io.errors import MediaError, VerificationFailed
-from ...io.files import Owner, refuse_writer
+from ...io.files import Owner, discard_unpublished, refuse_writer
 from ...io.media import Sink
 from ...io.root import ConfinedFile
 from ...io.sink import open_file_sink
@@ -62,7 +62,7 @@ async def _execute(
 
 @contextmanager
 def stoppable(
-    stop: Callable[[int], object], kill: Callable[[], object] = lambda: None
+    stop: Callable[[int], object], kill: Callable[[], object] = discard_unpublished
 ) -> Generator[None]:
     """Have a first SIGINT or SIGTERM call `stop`, and a second one exit at once, after `kill`."""
     seen: list[int] = []

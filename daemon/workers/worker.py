@@ -24,6 +24,8 @@ from ...filters.errors import FilterError
 from ...io.limits import limits
 from ..errors import Stopped
 from ..exits import Exit, exit_code_of
+from ..hang import HangLimits, HangWatch, say_on_stderr
+from ..jobs.model import JobError
 from ..startup import collector_resting
 from .channel import WorkerChannel, run_worker
 from .messages import (
@@ -98,6 +100,13 @@ class JobChannel(WorkerChannel):
         """Ignore cancellations of the job from now on: they come too late."""
         self._job = None
 
+    def give_up(self, why: str) -> None:
+        """Report that a call hangs: the next attempt may succeed, in another process."""
+        say_on_stderr(why)
+        if self._job is not None:
+            error = JobError(code=int(Exit.INTERNAL), message=why, retryable=True)
+            self.send(RequestFailed(error=error))
+
     def was_cancelled(self, job_id: str) -> bool:
         """Whether a job was to be cancelled."""
         return self._cancelled == job_id
@@ -135,12 +144,24 @@ class JobChannel(WorkerChannel):
         os._exit(128 + number)
 
 
-def serve(channel: JobChannel, answer: Callable[[Request], Event]) -> int:
+def serve(
+    channel: JobChannel, answer: Callable[[Request], Event], limits: HangLimits | None = None
+) -> int:
     """Answer requests until there are no more.
+
+    Args:
+        channel: to the daemon.
+        answer: does what a request asks.
+        limits: when a call into a codec or a filter counts as hung.
 
     Returns:
         The exit status of the process.
     """
+    with HangWatch(channel.give_up, limits):
+        return _answer_all(channel, answer)
+
+
+def _answer_all(channel: JobChannel, answer: Callable[[Request], Event]) -> int:
     while (request := channel.next_request()) is not None:
         try:
             event = answer(request)

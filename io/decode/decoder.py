@@ -24,6 +24,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from ..calls import frames_of
 from ..errors import TruncatedMedia, UnsupportedMedia, reason_of
 from ..pictures.image_files import Embedded, embedded_in
 from ..pictures.metadata import make_harmless
@@ -131,7 +132,7 @@ class VideoDecoder:
             decoder.pix_fmt = own.pix_fmt
         try:
             for packet in (*self._peeked, None):
-                yield from decoder.decode(packet)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
+                yield from frames_of(decoder, packet)
         except FFmpegError:
             return
 
@@ -207,7 +208,7 @@ class VideoDecoder:
             heapq.heappush(self._waiting, shown)
         self._messages.send(packet)
         try:
-            return self._codec.decode(packet)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
+            return frames_of(self._codec, packet)
         except _NO_MEMORY as error:
             raise MemoryError(f"{self._name}: no memory to decode a frame") from error
         except EndOfFile:
@@ -221,7 +222,7 @@ class VideoDecoder:
 
     def _drain(self) -> list[VideoFrame]:
         try:
-            return self._codec.decode(None)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
+            return frames_of(self._codec, None)
         except _NO_MEMORY as error:
             raise MemoryError(f"{self._name}: no memory to decode a frame") from error
         except FFmpegError:  # it yields no more frames; the gaps are filled

@@ -27,6 +27,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ...filters.frame import Picture
+from ..calls import calling
 from ..errors import UnsupportedMedia
 from ..media import Source
 from ..pictures.pixels import form_of, frame_of, picture_of
@@ -254,13 +255,15 @@ class FilterChain:
 
     def __call__(self, frame: VideoFrame | None) -> Iterator[VideoFrame]:
         """Accept a frame, or the end, and yield those that are ready."""
-        self._source.push(frame)
+        with calling("decode: libavfilter"):
+            self._source.push(frame)
         return self._ready()
 
     def _ready(self) -> Iterator[VideoFrame]:
         while True:
             try:
-                frame = self._sink.pull()
+                with calling("decode: libavfilter"):
+                    frame = self._sink.pull()
             except (NotYet, EndOfFile):
                 return
             assert isinstance(frame, VideoFrame)

@@ -28,6 +28,8 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from ..calls import calling
+
 if TYPE_CHECKING:
     from ...filters.frame import StreamInfo
 
@@ -112,12 +114,16 @@ def encoded(
     encoder: VideoStream | VideoCodecContext | AudioStream, frame: VideoFrame | AudioFrame | None
 ) -> list[AnyPacket]:
     """Encode a frame or samples, or drain the encoder with None."""
-    return cast("list[AnyPacket]", untyped(encoder).encode(frame))
+    codec = encoder if isinstance(encoder, VideoCodecContext) else encoder.codec_context
+    name = codec.name
+    with calling(f"encode: {name}", on_card=name.endswith("_nvenc")):
+        return cast("list[AnyPacket]", untyped(encoder).encode(frame))
 
 
 def decoded_audio(decoder: Stream, packet: AnyPacket | None) -> list[AudioFrame]:
     """Decode samples, or drain the decoder with None."""
-    return cast("list[AudioFrame]", untyped(decoder).decode(packet))
+    with calling(f"decode: {untyped(decoder).codec_context.name}"):
+        return cast("list[AudioFrame]", untyped(decoder).decode(packet))
 
 
 def decoded_video(decoder: VideoStream, packet: AnyPacket | None) -> list[VideoFrame]:

@@ -26,6 +26,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ...filters.frame import Color, ContentLight, MasteringDisplay
+from ..calls import frames_of
 from ..rawvideo.matroska import chroma_siting
 from ..traits import OpenedFile, Trait
 from .image_files import Embedded
@@ -80,7 +81,7 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
     """Decode a stream; its packets are made harmless before."""
     for packet in container.demux(stream):
         make_harmless(packet, stream.codec_context)
-        yield from stream.decode(packet)  # pyright: ignore[reportUnknownMemberType]  # bare Packet
+        yield from frames_of(stream.codec_context, packet)
 
 
 def make_harmless(packet: Packet[VideoStream], codec: VideoCodecContext) -> None:
