@@ -4,6 +4,7 @@ UsageError      the command line asks for something impossible: exit 64
 ConfigError     a configuration file is wrong: exit 78
 AlreadyRunning  another daemon holds the state directory: exit 75
 StartFailed     the daemon cannot start: exit with the code of its cause
+Hung            a call into a codec or a driver does not return: exit 70
 Stopped         a signal ended the work: exit 128 + its number
 UnknownJob      there is no job of that id: reported to the client
 Conflict        the id belongs to other work: the client must choose another
@@ -38,6 +39,10 @@ class StartFailed(Exception):
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
         self.code = code
+
+
+class Hung(Exception):
+    """A call into a codec or a driver does not return; only the end of the process ends it."""
 
 
 class Stopped(Exception):

@@ -24,7 +24,7 @@ from ..convert.report import check_report_path
 from ..errors import UsageError
 from ..live.live_pipeline import LiveRequest
 from ..live.session import LiveReport, LiveSession, children_of
-from ..live.status import LiveStatus
+from ..live.status import STILL_SECONDS, LiveStatus
 from ..specification import REFUSED, ConversionOptions, ProgressStyle, StreamSpec
 from .arguments import flag_of, runtime_of, specified
 from .commands import OF_STREAMS
@@ -72,7 +72,7 @@ def run_live(arguments: argparse.Namespace) -> LiveReport:
     )
     style = cast("ProgressStyle", arguments.progress)
     display = None if style == "none" else LiveDisplay(style)
-    session = LiveSession(request, on_status=display)
+    session = LiveSession(request, on_status=display, still_seconds=STILL_SECONDS)
     with stoppable(session.stop, _kill_children):
         report = session.run()
     if display is not None:

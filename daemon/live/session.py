@@ -46,12 +46,12 @@ from ..convert.report import (
     kept_warnings,
     weights_of,
 )
-from ..errors import Stopped
+from ..errors import Hung, Stopped
 from .compute_stage import SessionContext
 from .governor import shortfall
 from .input import CONNECT_SECONDS, FrameIngest, InputSupervisor, MakeSource
 from .live_pipeline import LivePipeline, LiveRequest, prepare
-from .status import LiveStatus
+from .status import LiveStatus, StallDetector
 
 log = logging.getLogger("upframe.live")
 
@@ -196,6 +196,8 @@ class LiveSession:
         speed: how many of them pass in a real second.
         on_status: called by the thread of `run` on each change and every second.
         make_input: makes the source of each connection; None: by the request's address.
+        still_seconds: without a new picture, while frames come in, after which the session ends;
+            ten times as long before the first one. None: a supervisor watches over that.
     """
 
     def __init__(
@@ -206,7 +208,12 @@ class LiveSession:
         speed: float = 1.0,
         on_status: Callable[[LiveStatus], None] | None = None,
         make_input: MakeSource | None = None,
+        still_seconds: float | None = None,
     ) -> None:
+        self._still_seconds = still_seconds
+        self._detector, self._watched_seconds = StallDetector(), 0.0
+        self._hung = ""
+        """How the work stands still; empty while it does not."""
         self._request = request
         self._input_url = redacted(request.spec.input)
         self._output_url = redacted_target(request.spec.output)
@@ -246,6 +253,7 @@ class LiveSession:
             FilterError: if weights or the device are not available, or memory is too small.
             UsageError: for an unknown level.
             Stopped: if a signal came before anything could be written.
+            Hung: if no new picture goes out; what was written before is complete.
         """
         with kept_warnings() as self._warned:
             try:
@@ -404,9 +412,24 @@ class LiveSession:
         if status.warning and not self._has_warned:
             self._has_warned = True
             log.warning("%s", status.warning)
+        if self._still_seconds is not None and self._ended_by is None:
+            # not what passed: the process may have been stopped
+            self._watched_seconds += min(now - self._reported_at, 2 * STATUS_SECONDS)
+            self._check_progress(status, self._still_seconds)
         self._reported, self._reported_at = status, now
         if self._on_status is not None:
             self._on_status(status)
+
+    def _check_progress(self, status: LiveStatus, most_seconds: float) -> None:
+        seconds = self._detector.seconds(status, self._watched_seconds)
+        if seconds >= most_seconds * (1 if self._detector.began else 10):
+            self._hung = f"no new picture has gone out for {seconds:.0f} s, though frames came in"
+            self._ended_by = self._hung
+
+    @property
+    def _drain_seconds(self) -> float:
+        """For a thread to pass on what it has; one that hangs never will."""
+        return 0.0 if self._hung else _DRAIN_SECONDS
 
     def _complete(self) -> LiveReport:
         """Write everything that has come, complete the output, and report."""
@@ -417,6 +440,8 @@ class LiveSession:
         if (pipeline := self._pipeline) is not None:
             self._finish(pipeline)
         self._report_status()
+        if self._hung:
+            raise Hung(self._hung)
         if pipeline is not None:
             level = pipeline.governor.level.name
             if text := shortfall(pipeline.as_asked, level, "of the whole run"):
@@ -431,7 +456,7 @@ class LiveSession:
         self._is_completing = True
         for stage in (pipeline.compute_stage, pipeline.output):
             stage.end()
-            ends = time.monotonic() + _DRAIN_SECONDS
+            ends = time.monotonic() + self._drain_seconds
             while not stage.join(STATUS_SECONDS) and time.monotonic() < ends:
                 self._report_status()
         self._check_output()
@@ -474,8 +499,8 @@ class LiveSession:
             loader.join(seconds)
         if (pipeline := self._pipeline) is not None:
             pipeline.kill()
-            pipeline.compute_stage.join(_DRAIN_SECONDS)
-            pipeline.output.join(_DRAIN_SECONDS)
+            pipeline.compute_stage.join(self._drain_seconds)
+            pipeline.output.join(self._drain_seconds)
 
 
 def _result_of(future: Future[T] | None) -> T | None:

@@ -80,6 +80,40 @@ def status_of(document: dict[str, Any]) -> LiveStatus:
         raise ValueError(f"got no status: {error}") from error
 
 
+STILL_SECONDS = 60.0
+"""Without a new picture, while frames come in, after which a stream counts as hung."""
+
+
+class StallDetector:
+    """Measures for how long frames have come in without a new picture going out.
+
+    A driver may never return from a call. Then statuses and frames still come, and the output
+    repeats its last picture. A plain value, without a clock.
+    """
+
+    def __init__(self) -> None:
+        self._pictures = 0
+        self._since: float | None = None
+        self._arrived = 0
+
+    @property
+    def began(self) -> bool:
+        """Whether a first picture has gone out."""
+        return self._pictures > 0
+
+    def seconds(self, status: LiveStatus, now: float) -> float:
+        """Note a status; return the seconds without progress, 0 if there is nothing to do."""
+        counts = status.counts
+        arrived = counts.get("frames_decoded", 0)
+        pictures = counts.get("frames_encoded", 0) - counts.get("frames_repeated", 0)
+        pictures += counts.get("frames_left_out", 0)  # counted as repeats, and never encoded
+        idle = status.state != "running" or arrived == self._arrived
+        if self._since is None or pictures != self._pictures or idle:
+            self._since, self._pictures = now, pictures
+        self._arrived = arrived
+        return now - self._since
+
+
 K = TypeVar("K", bound=str)
 
 _MOST_FILES = 10

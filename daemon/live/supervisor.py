@@ -22,42 +22,19 @@ from ..tasks import within
 from ..workers.messages import Event, ExitMessage, RunStream, StreamReported
 from ..workers.process import WorkerChild, worker_command
 from .levels import parse_levels
-from .status import LiveBoard, LiveStatus, accumulate_counters, status_of
+from .status import (
+    STILL_SECONDS,
+    LiveBoard,
+    LiveStatus,
+    StallDetector,
+    accumulate_counters,
+    status_of,
+)
 
 if TYPE_CHECKING:
     from ..config import Config, LiveConfig
 
 log = logging.getLogger("upframe.live")
-
-
-class StallDetector:
-    """Measures for how long frames have come in without a new picture going out.
-
-    A driver may never return from a call. Then statuses and frames still come, and the output
-    repeats its last picture. A plain value, without a clock.
-    """
-
-    def __init__(self) -> None:
-        self._pictures = 0
-        self._since: float | None = None
-        self._arrived = 0
-
-    @property
-    def began(self) -> bool:
-        """Whether a first picture has gone out."""
-        return self._pictures > 0
-
-    def seconds(self, status: LiveStatus, now: float) -> float:
-        """Note a status; return the seconds without progress, 0 if there is nothing to do."""
-        counts = status.counts
-        arrived = counts.get("frames_decoded", 0)
-        pictures = counts.get("frames_encoded", 0) - counts.get("frames_repeated", 0)
-        pictures += counts.get("frames_left_out", 0)  # counted as repeats, and never encoded
-        idle = status.state != "running" or arrived == self._arrived
-        if self._since is None or pictures != self._pictures or idle:
-            self._since, self._pictures = now, pictures
-        self._arrived = arrived
-        return now - self._since
 
 
 Command = Callable[[str, Path], Sequence[str]]
@@ -299,7 +276,7 @@ class StreamSupervisor:
         self._board.update(accumulate_counters(self._past, status))
 
 
-SILENT_SECONDS, STILL_SECONDS = 30.0, 60.0
+SILENT_SECONDS = 30.0
 _REAP_SECONDS = 2.0
 
 

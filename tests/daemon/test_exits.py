@@ -25,6 +25,7 @@ CODES = {
     "DaemonAbsent": 69,
     "BrokerAbsent": 69,
     "StoreBroken": 74,
+    "Hung": 70,
     "FilterError": 70,
     "CheckpointRejected": 65,
     "WeightsUnavailable": 69,

@@ -21,17 +21,22 @@ from support.media.clips import make_clip
 from support.servers.camera import Camera, free_port
 from support.servers.hls import hls_server
 
-from upframe.daemon.errors import Stopped
+from upframe.daemon.errors import Hung, Stopped
+from upframe.daemon.exits import exit_code_of
+from upframe.daemon.live import live_pipeline
 from upframe.daemon.live.live_pipeline import LiveRequest
 from upframe.daemon.live.session import LiveReport, LiveSession, children_of
 from upframe.daemon.live.status import LiveStatus
 from upframe.daemon.specification import StreamSpec
 from upframe.filters.device import Runtime
 from upframe.filters.errors import WeightsUnavailable
+from upframe.filters.frame import Picture
 from upframe.filters.options import FilterOptions
 from upframe.io.encode.options import EncoderOptions
 from upframe.io.errors import InputLost, SinkRefused, SourceMissing, UnsupportedMedia
+from upframe.io.live.live_encoder import LiveEncoder
 from upframe.io.live.live_input import PacedFile
+from upframe.io.live.values import Encoded
 
 DEADLINE_SECONDS = 30.0
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
@@ -220,6 +225,32 @@ def test_a_machine_that_is_too_slow_says_so_once_and_again_at_the_end(
     assert shown[-1].to_json()["warning"].startswith("this machine is too slow")
     assert shown[-1].as_asked is not None
     assert shown[-1].as_asked < 0.5
+
+
+class HangingEncoder(LiveEncoder):
+    """Never returns from the call for a picture in mid-stream, until the test is over."""
+
+    over = threading.Event()
+
+    def __call__(self, picture: Picture, index: int, *, keyframe: bool = False) -> list[Encoded]:
+        if index == 20:
+            self.over.wait(DEADLINE_SECONDS)
+        return super().__call__(picture, index, keyframe=keyframe)
+
+
+def test_an_encoder_that_never_returns_ends_the_session_and_the_recording_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_pipeline, "LiveEncoder", HangingEncoder)
+    clip, out = make_clip(tmp_path / "in.mkv", rate=Fraction(15), frames=600), tmp_path / "out.mkv"
+    session = LiveSession(request_of(clip, out, PATIENT), still_seconds=3.0)
+    try:
+        with pytest.raises(Hung, match=r"^no new picture has gone out for \d s, though"):
+            session.run()
+    finally:
+        HangingEncoder.over.set()
+    assert len(slots_of(out, 30)) == 20
+    assert exit_code_of(Hung()) == 70
 
 
 def test_the_duration_is_that_of_the_output(tmp_path: Path) -> None:

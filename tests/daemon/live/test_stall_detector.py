@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from upframe.daemon.live.status import LiveStatus
-from upframe.daemon.live.supervisor import StallDetector
+from upframe.daemon.live.status import LiveStatus, StallDetector
 from upframe.io.live.values import InputState
 
 
