@@ -9,8 +9,9 @@ groups of pictures), deinterlacing and telecine have what they need.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from av.container import InputContainer
 from av.error import FFmpegError
@@ -20,7 +21,7 @@ from av.video.stream import VideoStream
 
 from .decode.demuxer import Target, best_video, open_container
 from .decode.survey import becomes_frame, has_no_pts
-from .errors import MediaError, UnsupportedMedia
+from .errors import MediaError, NotAsPlanned, UnsupportedMedia
 
 _SEGMENT_PIXELS = 1 << 27
 _FEWEST_FRAMES, _MOST_FRAMES = 32, 1024
@@ -30,16 +31,35 @@ _LEAD_IN = 4
 """Frames before a segment's first that are decoded too, at least."""
 _SEEK_BACK_SECONDS = (0, 3)
 """Before the key frame that is sought: demuxers may land behind it."""
+_SAME_PLACE = 1 << 20
+"""Bytes: a key frame further away is one of another recording in the file, with equal times."""
 
-_NO_CUTS = ("gif", "apng", "webp", "vp8")
-"""Codecs whose packets are no whole frames of their own, or hidden ones."""
+_WHOLE_ONLY = {
+    **dict.fromkeys(("gif", "apng", "webp", "vp8"), "has packets that are not one frame each"),
+    "dirac": "has a decoder that keeps something of all frames before",
+}
+"""Codecs that are not divided. FFmpeg's decoder of Dirac and VC-2 leaves coefficients of earlier
+frames beyond the edges of a plane, where its size is no multiple of the wavelet's."""
 _BY_FIELDS = ("h264", "hevc", "vc1")
 """Codecs with a packet for each field, maybe, if interlaced."""
 
 
+class KeyFrame(NamedTuple):
+    """A packet at which decoding may begin."""
+
+    pts: int
+    num_before: int
+    """Packets before it."""
+    pos: int
+    """Its byte in the file; 0 if unknown."""
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive frames of a film, counted from 0 as decoded, before deinterlacing."""
+    """Consecutive frames of a film or of a part, counted from 0 as decoded, before deinterlacing.
+
+    It may be made of JSON, with lists for tuples.
+    """
 
     number: int
     first: int
@@ -47,11 +67,12 @@ class Segment:
     first_pts: int
     """In ticks of the stream, as its packets say."""
     last_pts: int
-    seek_pts: int
-    """Of the key frame at which decoding begins."""
-    num_skipped: int
-    """Packets before that one."""
+    leads: tuple[KeyFrame, ...]
+    """Where decoding begins: at the first one that is not damaged; none: at the film's start."""
     is_last: bool
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "leads", tuple(KeyFrame(*lead) for lead in self.leads))
 
     @property
     def num_frames(self) -> int:
@@ -68,14 +89,29 @@ class Cuts:
     """Why it cannot be divided, for people; None if it is short."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class FrameIndex:
     """The packets of a film that become frames, in the order in which they are shown."""
 
-    pts: list[int] = field(default_factory=list[int])
+    pts: list[int]
     """Rising."""
-    keys: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
-    """Of the key frames, in order: index of the frame, pts, number of packets before it."""
+    least: int
+    """Frames in a segment, by their size."""
+    places: list[int]
+    """Of the key frames: their index among the frames, rising."""
+    keys: list[KeyFrame]
+    """At these places."""
+
+    def leads(self, first: int) -> tuple[KeyFrame, ...]:
+        """Return where decoding may begin for a frame: nearest first, then in doubled steps.
+
+        A key frame that is damaged is concealed by the frames before it, as in the whole film, if
+        decoding begins earlier. None if there is just the film's first.
+        """
+        usable = self.keys[: bisect_right(self.places, first - _LEAD_IN)]
+        steps = [1 << power for power in range(len(usable).bit_length())]
+        found = [usable[-back] for back in steps if back < len(usable)]
+        return (*found, usable[0]) if found else ()
 
 
 def cut_indices(num_frames: int, keys: Sequence[int], least: int) -> list[int]:
@@ -110,50 +146,45 @@ def least_frames(width: int, height: int) -> int:
     return min(max(_SEGMENT_PIXELS // max(1, width * height), _FEWEST_FRAMES), _MOST_FRAMES)
 
 
-def plan_cuts(target: Target, first_pts: int, segment_frames: int | None = None) -> Cuts:
-    """Divide a film; reads all of its packets.
+def index_of(target: Target, first_pts: int, end: int | None = None) -> FrameIndex | str:
+    """Read a film's packets; a text says why frames cannot be counted by them, for people.
 
     Args:
         target: the film.
         first_pts: of the first frame that a decoder gave, in ticks of the stream.
-        segment_frames: at least in a segment; by the frames' size if None.
+        end: packets from this tick on are not wanted.
     """
     if target.path is None or target.images or target.still is not None:
-        return Cuts(why_whole="the input cannot be read from its middle: wanted a film's file")
+        return "the input cannot be read from its middle: wanted a film's file"
     try:
         with open_container(target) as container:
             stream = best_video(container, target.name)
-            context = stream.codec_context
-            if why := _why_whole(container, stream):
-                return Cuts(why_whole=why)
-            least = segment_frames or least_frames(context.width, context.height)
-            index = _index(container, stream, first_pts)
-            if isinstance(index, str):
-                return Cuts(why_whole=index)
-            segments = _segments(index, least)
-            for one in segments[1 : len(segments) : max(1, len(segments) - 2)]:
-                next(packets_of(container, stream, one))
+            return _why_whole(container, stream) or _index(container, stream, first_pts, end)
     except (MediaError, FFmpegError, OSError) as error:
-        return Cuts(why_whole=f"its packets cannot be read one by one: {error}")
-    return Cuts(segments)
+        return _not_sought(error)
+
+
+def _not_sought(error: Exception) -> str:
+    return f"its packets cannot be read one by one: {error}"
 
 
 def _why_whole(container: InputContainer, stream: VideoStream) -> str | None:
-    codec = stream.codec_context.name
+    codec = stream.codec_context.codec.canonical_name
     if has_no_pts(container):
         return f"{container.format.name} stores no times of its frames"
-    if codec in _NO_CUTS:
-        return f"{codec} has packets that are not one frame each"
+    if codec in _WHOLE_ONLY:
+        return f"{codec} {_WHOLE_ONLY[codec]}"
     # FFmpeg's AVFieldOrder: 0 unknown, 1 progressive
     if codec in _BY_FIELDS and stream.codec_context.field_order > 1:
         return f"interlaced {codec} may have a packet for each field"
     return None
 
 
-def _index(container: InputContainer, stream: VideoStream, first_pts: int) -> FrameIndex | str:
-    """Read all packets; a text says why frames cannot be counted by them."""
+def _index(
+    container: InputContainer, stream: VideoStream, first_pts: int, end: int | None
+) -> FrameIndex | str:
     shown: list[int] = []
-    keys: list[tuple[int, int]] = []
+    keys: list[KeyFrame] = []
     num_packets, decoded = 0, None
     for packet in container.demux(stream):
         if not packet.size:
@@ -162,6 +193,8 @@ def _index(container: InputContainer, stream: VideoStream, first_pts: int) -> Fr
             if decoded is not None and packet.dts < decoded:
                 return "its times jump back"
             decoded = packet.dts
+            if end is not None and decoded >= end:
+                break
         if becomes_frame(packet):
             if packet.pts is None:
                 return "some of its frames have no time"
@@ -170,36 +203,59 @@ def _index(container: InputContainer, stream: VideoStream, first_pts: int) -> Fr
             if packet.pts >= first_pts:  # others precede the first that can be decoded
                 shown.append(packet.pts)
                 if packet.is_keyframe:
-                    keys.append((packet.pts, num_packets))
+                    keys.append(KeyFrame(packet.pts, num_packets, packet.pos or 0))
         num_packets += 1
     ordered = sorted(shown)
     if len(set(ordered)) < len(ordered):
         return "some of its frames have the same time"
     if not ordered or ordered[0] != first_pts:
         return "its first frame has another time than its packet"
-    places = {pts: at for at, pts in enumerate(ordered)}
-    return FrameIndex(ordered, sorted((places[pts], pts, before) for pts, before in keys))
+    keys.sort()
+    places = [bisect_right(ordered, key.pts) - 1 for key in keys]
+    context = stream.codec_context
+    return FrameIndex(ordered, least_frames(context.width, context.height), places, keys)
 
 
-def _segments(index: FrameIndex, least: int) -> tuple[Segment, ...]:
-    indices = [at for at, _, _ in index.keys]
-    starts = [0, *cut_indices(len(index.pts), indices, least)]
-    made: list[Segment] = []
-    for number, first in enumerate(starts):
-        is_last = number == len(starts) - 1
-        last = (len(index.pts) if is_last else starts[number + 1]) - 1
-        lead = bisect_right(indices, max(0, first - _LEAD_IN)) - 1
-        _, pts, skipped = index.keys[lead] if lead >= 0 else (0, index.pts[0], 0)
-        made.append(
-            Segment(number, first, last, index.pts[first], index.pts[last], pts, skipped, is_last)
+def cuts_of(
+    target: Target, index: FrameIndex, least: int, begin: int = 0, end: int | None = None
+) -> Cuts:
+    """Divide a film, or the part that has its frames ``begin`` to ``end`` - 1.
+
+    Args:
+        target: the film.
+        index: of its frames.
+        least: frames in a segment.
+        begin: the first frame.
+        end: the one behind the last; None: all.
+    """
+    segments = _segments(index, least, begin, end)
+    try:
+        with open_container(target) as container:
+            for segment in segments[1 : len(segments) : max(1, len(segments) - 2)]:
+                for lead in segment.leads[:1]:
+                    next(packets_of(container, best_video(container, target.name), lead))
+    except (MediaError, FFmpegError, OSError) as error:
+        return Cuts(why_whole=_not_sought(error))
+    return Cuts(segments if len(segments) > 1 else ())
+
+
+def _segments(index: FrameIndex, least: int, begin: int, end: int | None) -> tuple[Segment, ...]:
+    pts = index.pts[begin:end]
+    inside = [place - begin for place in index.places if place > begin]
+    starts = [0, *cut_indices(len(pts), inside, least)]
+    return tuple(
+        Segment(
+            number, first, past - 1, pts[first], pts[past - 1], index.leads(begin + first),
+            is_last=past == len(pts),
         )
-    return tuple(made) if len(made) > 1 else ()
+        for number, (first, past) in enumerate(zip(starts, [*starts[1:], len(pts)], strict=True))
+    )  # fmt: skip
 
 
 def packets_of(
-    container: InputContainer, stream: VideoStream, segment: Segment
+    container: InputContainer, stream: VideoStream, lead: KeyFrame
 ) -> Iterator[Packet[VideoStream]]:
-    """Yield the packets from the key frame on at which a segment's decoding begins.
+    """Yield the packets from a key frame on.
 
     Demuxers seek by indices of different kinds, some to other places than asked for. So packets are
     read up to the very key frame, at worst from the beginning.
@@ -208,7 +264,7 @@ def packets_of(
         UnsupportedMedia: if it is not there any more.
     """
     second = 0 if stream.time_base is None else round(1 / stream.time_base)
-    places = [segment.seek_pts - seconds * second for seconds in _SEEK_BACK_SECONDS]
+    places = [lead.pts - seconds * second for seconds in _SEEK_BACK_SECONDS]
     for place in (*places, (stream.start_time or 0) - 3600 * second):
         try:
             container.seek(place, stream=stream)
@@ -217,17 +273,38 @@ def packets_of(
         packets = container.demux(stream)
         for packet in packets:
             if packet.is_keyframe and packet.size and packet.pts is not None:
-                if packet.pts == segment.seek_pts:
+                if packet.pts == lead.pts and _is_at(packet.pos, lead.pos):
                     yield packet
                     yield from packets
                     return
-                if packet.pts > segment.seek_pts:
+                if packet.pts > lead.pts:
                     break
-    raise UnsupportedMedia(f"no key frame at {segment.seek_pts} ticks: wanted the planned film")
+    raise UnsupportedMedia(f"no key frame at {lead.pts} ticks: wanted the planned film")
 
 
-Shown = tuple[VideoFrame, int | None]
-"""A frame, and when it is shown by its packet."""
+def _is_at(one: int | None, other: int) -> bool:
+    return not one or not other or abs(one - other) <= _SAME_PLACE
+
+
+def film_lines(lines: Iterable[str]) -> list[str]:
+    """Return what is to be said of a film by what was said of its segments.
+
+    Args:
+        lines: warnings or losses, of all segments in turn. Those that count begin with the number.
+
+    Returns:
+        Each line once; numbers of the same are added up.
+    """
+    totals: dict[str, int] = {}
+    for line in lines:
+        number, _, counted = line.partition(" ")
+        what, more = (counted, int(number)) if number.isdecimal() else (line, 0)
+        totals[what] = totals.get(what, 0) + more
+    return [f"{total} {what}" if total else what for what, total in totals.items()]
+
+
+Shown = tuple[VideoFrame, int | None, bool]
+"""A frame, when it is shown by its packet, and whether it repeats the one before."""
 
 
 def frames_of(
@@ -241,7 +318,7 @@ def frames_of(
         segment: whose frames are wanted.
 
     Raises:
-        UnsupportedMedia: if they are not as many as the packets promised.
+        NotAsPlanned: if they are not as many as the packets promised.
     """
     num_frames, past = 0, None
     for entry in frames:
@@ -254,14 +331,9 @@ def frames_of(
         num_frames += 1
         yield entry
     if num_frames != segment.num_frames or (past is None) != segment.is_last:
-        raise not_as_planned(name, segment, num_frames)
+        raise NotAsPlanned(
+            f"{name}: got {num_frames} frames from {segment.first_pts} to {segment.last_pts} "
+            f"ticks, wanted {segment.num_frames}"
+        )
     if past is not None:
         yield past
-
-
-def not_as_planned(name: str, segment: Segment, num_frames: int) -> UnsupportedMedia:
-    """Return the error for a segment that is not what the packets promised."""
-    return UnsupportedMedia(
-        f"{name}: got {num_frames} frames from {segment.first_pts} to {segment.last_pts} ticks, "
-        f"wanted {segment.num_frames}"
-    )

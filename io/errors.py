@@ -3,7 +3,8 @@
 MediaError                  base: never a bug of ours; PyAV's errors are translated to these
 ├─ SourceMissing            no such input, or not readable: exit 66
 ├─ UnsupportedMedia         undecodable, empty, no video, no way to write it: exit 65, do not retry
-│  └─ TooLargeMedia         pictures above the limits: exit 75, do not retry
+│  ├─ TooLargeMedia         pictures above the limits: exit 75, do not retry
+│  └─ NotAsPlanned          other frames than its packets promised: read it without segments
 ├─ TruncatedMedia           ends too early; whole frames were yielded: exit 65
 ├─ SinkRefused              output exists, folder not writable, format unknown: exit 73
 │  ├─ SameFile              the output is the input: exit 64
@@ -50,6 +51,10 @@ class UnsupportedMedia(MediaError):
 
 class TooLargeMedia(UnsupportedMedia):
     """The input's pictures are larger than this process may accept."""
+
+
+class NotAsPlanned(UnsupportedMedia):
+    """A segment's frames are not those that the packets promised: damage made more or fewer."""
 
 
 class TruncatedMedia(MediaError):

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from .errors import WrongOption
+
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.container.core import Chapter
@@ -65,6 +67,12 @@ class Part:
         begins = film_start(container)
         start = begins + self.start if self.start else None
         return Window(start, None if self.end is None else begins + self.end)
+
+    def refused(self, name: str, num_frames: int, seconds: Fraction | None) -> WrongOption:
+        """Return the error for a part without a frame of a film, by what the film has."""
+        lasts = "" if seconds is None else f" and lasts {float(seconds):.3f} s"
+        frames = "1 frame" if num_frames == 1 else f"{num_frames} frames"
+        return WrongOption(f"{name}: the part {self} holds no frame: the film has {frames}{lasts}")
 
 
 def _decimal(seconds: Fraction) -> str:

@@ -10,16 +10,28 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 from typing import BinaryIO, Literal, TypeVar
 
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from ..filters.frame import Picture, StreamInfo, lasting
-from .cuts import Cuts, Segment, frames_of, not_as_planned, packets_of, plan_cuts
+from .cuts import (
+    Cuts,
+    FrameIndex,
+    KeyFrame,
+    Segment,
+    Shown,
+    cuts_of,
+    frames_of,
+    index_of,
+    packets_of,
+)
 from .decode.alpha import is_opaque, may_be_opaque
 from .decode.conform import Conformer
 from .decode.decoder import Decoded, VideoDecoder
@@ -41,11 +53,10 @@ from .decode.survey import (
     describe,
     end_of_stream,
     may_have_fields,
-    promised_seconds,
+    missing_end,
     survey,
 )
 from .errors import TruncatedMedia, UnsupportedMedia, WrongOption, reason_of
-from .extent import segment_end
 from .part import Part
 from .pictures.metadata import rotation_of
 from .pictures.pixels import (
@@ -157,7 +168,7 @@ class ContainerSource:
         part: Part | None = None,
     ) -> None:
         self._target = target
-        self._segment = None if segment is None or segment.number else segment
+        self._segment = segment
         self._seen = seen
         self._part = part
         self._ended_early = False
@@ -178,8 +189,9 @@ class ContainerSource:
             if hardware is not None and deinterlace != "on":  # which runs on the CPU
                 self.container = open_for_card(self.container, target, hardware)
             self._open()
-            if segment is not None and segment.number:
+            if segment is not None:
                 self._go_to(segment)
+            self._begin()
         except FFmpegError as error:
             self.close()
             raise UnsupportedMedia(f"{target.name}: {reason_of(error)}") from error
@@ -193,40 +205,63 @@ class ContainerSource:
         self._time_base = stream.time_base or Fraction(1, 90_000)
         self.field_order: FieldOrder | None = field_order_of(stream.codec_context.field_order)
         self._has_fields = self.field_order in INTERLACED
-        self._decoder = VideoDecoder(self.container, stream, self._target.name)
+        self._decoder = self._decoder_from(None)
         self._window = None if self._part is None else self._part.on(self.container)
         seen = self._seen
         self.verdict = self._judge() if seen is None else seen.verdict
         self.fields = self._judge_fields() if seen is None else seen.fields
         if self.verdict.holes:
             self._notes.append(f"timestamps: {self.verdict.evidence}")
-        if self._part is not None and self._part_frames() == 0:
+        if self._part is not None and seen is None and self._part_frames() == 0:
             raise self._no_frame(self._part)
-        self._begin(None)
-        self._first = next(self._pictures, None)
-        self._first_pts = None if self._first is None else self._first.pts
-        if self._part is not None and self._first is None and self._decoder.num_frames:
-            raise self._no_frame(self._part)
-        if self._first is None:
-            codec = stream.codec_context.name
-            packets = self._decoder.num_packets
-            raise UnsupportedMedia(
-                f"{self._target.name}: no frame could be decoded from {packets} packets of {codec}"
-            )
+        self._decoder.step = self._step()
+        self._decoded = self._frames()
+        first = next(self._decoded, None)
+        if first is None:
+            packets = f"{self._decoder.num_packets} packets of {stream.codec_context.name}"
+            raise UnsupportedMedia(f"{self._target.name}: no frame could be decoded from {packets}")
+        self._first_pts = first[1]
+        self._decoded = chain([first], self._decoded)
 
-    def _begin(self, first_pts: int | None) -> None:
-        """Set up what comes behind the decoder.
+    def _decoder_from(self, lead: KeyFrame | None) -> VideoDecoder:
+        """Make a decoder that begins at a key frame, or with the film."""
+        segment, counted = self._segment, None
+        if segment is not None:
+            # what is missing before the film's first frame counts as well
+            begins = segment.first_pts if segment.number or lead else -sys.maxsize
+            counted = range(begins, segment.last_pts + 1)
+        return VideoDecoder(
+            self.container,
+            self.stream,
+            self._target.name,
+            packets=lead and packets_of(self.container, self.stream, lead),
+            num_skipped=lead.num_before if lead else 0,
+            counted=counted,
+            judges=segment is None,
+        )
 
-        Args:
-            first_pts: of the film's first frame, where the decoder begins later.
-        """
+    def _step(self) -> Fraction | None:
+        """Return how many ticks a frame lasts, if the rate is constant."""
+        rate = self.verdict.rate
+        return None if rate is None else 1 / (rate * self._time_base)
+
+    def _go_to(self, segment: Segment) -> None:
+        """Decode again from before a segment, with the form of the film's first frame."""
+        for lead in segment.leads:
+            self._decoder.close()
+            self._decoder = self._decoder_from(lead)
+            self._decoder.step = self._step()
+            self._deinterlacer, self._decoded = None, self._frames()
+            if self._decoder.begins_whole(lead.pts, segment.first_pts):
+                break
+
+    def _begin(self) -> None:
+        """Set up what comes behind the decoder, and make the first picture."""
         container, stream, decoder = self.container, self.stream, self._decoder
         rate, field_rate = self.verdict.rate, self.verdict.field_rate
-        if rate is not None:
-            decoder.step = 1 / (rate * self._time_base)
         self._film = None
         if field_rate is not None:
-            self._film = FilmFixer(self._time_base, field_rate, rate, first_pts)
+            self._film = FilmFixer(self._time_base, field_rate, rate, self._first_pts)
         self._timeline = TimestampFixer(
             self._time_base,
             rate,
@@ -238,23 +273,9 @@ class ContainerSource:
             ),
         )
         self._pictures = self._run()
-
-    def _go_to(self, segment: Segment) -> None:
-        """Begin again before a segment, with the form of the film's first frame."""
-        self._pictures.close()
-        self._decoder.close()
-        self._deinterlacer, self._segment = None, segment
-        self._decoder = VideoDecoder(
-            self.container,
-            self.stream,
-            self._target.name,
-            packets=packets_of(self.container, self.stream, segment),
-            num_skipped=segment.num_skipped,
-        )
-        self._begin(self._first_pts)
         self._first = next(self._pictures, None)
-        if self._first is None:
-            raise not_as_planned(self._target.name, segment, 0)
+        if self._first is None and self._part is not None:
+            raise self._no_frame(self._part)
 
     @property
     def seen(self) -> Seen:
@@ -269,11 +290,23 @@ class ContainerSource:
         """
         if self._part is not None:
             return Cuts(why_whole="only a part of the film is taken")
+        index = self._indexed()
+        if isinstance(index, str):
+            return Cuts(why_whole=index)
+        return cuts_of(self._target, index, segment_frames or index.least)
+
+    def _indexed(self) -> FrameIndex | str:
+        """Return the film's frames by its packets, or why they cannot be counted."""
         if self._decoder.described is not None:
-            return Cuts(why_whole="its alpha is a stream of its own")
-        if self._timeline.fixes.missing or self._first_pts is None:
-            return Cuts(why_whole="some of its frames have no time")
-        return plan_cuts(self._target, self._first_pts, segment_frames)
+            return "its alpha is a stream of its own"
+        if self._first_pts is None:
+            return "some of its frames have no time"
+        return index_of(self._target, self._first_pts)
+
+    @property
+    def num_damaged(self) -> int:
+        """How many frames were damaged so far, of the segment or of the film."""
+        return self._decoder.num_damaged
 
     @property
     def info(self) -> StreamInfo:
@@ -319,7 +352,9 @@ class ContainerSource:
         """Release the file and the decoder."""
         if hasattr(self, "_pictures"):
             self._pictures.close()
+        if hasattr(self, "_decoder"):
             self._decoder.close()
+            self._decoded = iter(())  # a cycle
         self.container.close()
 
     def _judge(self) -> RateVerdict:
@@ -342,21 +377,24 @@ class ContainerSource:
         return sample.judge(self.field_order)
 
     def _run(self) -> Generator[Picture]:
-        before = None
-        frames = (((frame, pts), pts, duration) for frame, pts, duration in self._frames())
+        frames = self._shown()
         fixed = self._timeline.run(frames if self._film is None else self._film.run(frames))
         chosen = self._chosen(fixed)
         if self._segment is not None:
-            self._ended_early = not self._segment.is_last  # what follows is for another source
             chosen = frames_of(self._target.name, chosen, self._segment)
-        for (frame, _), pts, duration in chosen:
+        for (frame, _, repeats), pts, duration in chosen:
             picture = picture_of(frame, self.info.color, pts, duration, self._time_base)
             # a frame in place of a damaged one has the captions of none
-            repeats, before = frame is before, frame
             picture = replace(picture, t35=lasting(picture.t35)) if repeats else picture
             yield without_alpha(picture) if self._drops_alpha else picture
-        if not self._ended_early:
+        if self._segment is None and not self._ended_early:
             self._check_end()
+
+    def _shown(self) -> Iterator[tuple[Shown, int | None, int]]:
+        before = None
+        for frame, pts, duration in self._decoded:
+            yield (frame, pts, frame is before), pts, duration
+            before = frame
 
     def _chosen(self, frames: Iterator[tuple[T, int, int]]) -> Iterator[tuple[T, int, int]]:
         """Yield the frames of the part; its last one lasts no longer than the part."""
@@ -368,40 +406,31 @@ class ContainerSource:
                 return
             if start is None or pts >= start:
                 yield frame, pts, duration if end is None else min(duration, end - pts)
+        if self._segment is not None:
+            self._check_end()  # rather than that frames are missing
 
     def _check_end(self) -> None:
         self._decoder.check()
-        promised, path = self._missing_end(), self._target.path
-        cut = self._decoder.cut_packet
+        path, cut = self._target.path, self._decoder.cut_packet
+        promised = missing_end(
+            path,
+            self.container,
+            self.stream,
+            num_packets=self._decoder.num_skipped + self._decoder.num_packets,
+            until=getattr(self, "_end", 0) * self._time_base,
+            slack=_SLACK_FRAMES / (self.verdict.average_rate or Fraction(1)),
+        )
         if path is not None and self.container.format.name == "yuv4mpegpipe":  # FFmpeg drops it
             cut = cut or path.stat().st_size > self._decoder.end_byte
         if promised is None and not cut:
             return
-        got = f"{self._target.name}: truncated: got {self._decoder.num_frames} whole frames"
+        num_frames = self._decoder.num_skipped + self._decoder.num_frames
+        got = f"{self._target.name}: truncated: got {num_frames} whole frames"
         raise TruncatedMedia(
             f"{got}, the header promised {promised}"
             if promised is not None
             else f"{got}, the input ends inside the next one"
         )
-
-    def _missing_end(self) -> str | None:
-        """Return what the header promised beyond what was read; None if nothing is missing.
-
-        Only exact promises count, so that no intact file is called truncated: the index of an MP4
-        (after its edit list), the size of a Matroska segment or its track's duration, the length of
-        an AVI. Formats without a promise (MPEG-TS, raw streams) can end anywhere.
-        """
-        path, stream = self._target.path, self.stream
-        if "mp4" in self.container.format.name.split(","):
-            promised = len(stream.index_entries)
-            read = self._decoder.num_skipped + self._decoder.num_packets
-            return f"{promised} frames" if read < promised else None
-        if path is not None and (size := segment_end(path)) and size > path.stat().st_size:
-            return f"a segment up to byte {size}"
-        got = getattr(self, "_end", 0) * self._time_base
-        slack = _SLACK_FRAMES / (self.verdict.average_rate or Fraction(1))
-        seconds = promised_seconds(self.container, stream)
-        return f"{float(seconds):.3f} seconds" if seconds and got < seconds - slack else None
 
     def _frames(self) -> Iterator[tuple[VideoFrame, int | None, int]]:
         for decoded in self._decoder:
@@ -417,7 +446,7 @@ class ContainerSource:
             aspect = self.info.sample_aspect_ratio
             self._conformer = Conformer(frame, self.container, self.stream, aspect)
             return decoded
-        conformed = self._conformer(frame)
+        conformed = self._conformer(frame, counts=self._decoder.counts(decoded.pts))
         return decoded if conformed is frame else replace(decoded, frame=conformed)
 
     def _describe(self, first: VideoFrame) -> None:
@@ -438,12 +467,17 @@ class ContainerSource:
             info = replace(info, exif=None)  # each has its own
         pix_fmt = planar_pix_fmt(pix_fmt_of(first))
         self._drops_alpha = may_be_opaque(self.stream, first) and is_opaque(self._target)
-        window = self._window
+        if (known := self._seen) is not None:
+            extent = known.num_frames, known.duration_seconds
+        elif self._window is not None:
+            extent = self._part_frames(), self._part_seconds()
+        else:
+            extent = self._num_frames(), self._duration_seconds()
         self._info = replace(
             info,
             pix_fmt=opaque_pix_fmt(pix_fmt) if self._drops_alpha else pix_fmt,
-            num_frames=self._num_frames() if window is None else self._part_frames(),
-            duration_seconds=self._duration_seconds() if window is None else self._part_seconds(),
+            num_frames=extent[0],
+            duration_seconds=extent[1],
         )
         by_pixels = self.fields.kind if self._deinterlace == "auto" else "as flagged"
         flagged = self._has_fields or first.interlaced_frame
@@ -458,8 +492,6 @@ class ContainerSource:
             self._notes.append(f"turned by {angle:.1f} degrees: took {self._info.rotation}")
 
     def _num_frames(self) -> int | None:
-        if self._seen is not None:
-            return self._seen.num_frames
         seen = self._survey
         if seen is not None and seen.complete and self.field_order in (None, "progressive"):
             return seen.num_packets or None
@@ -507,25 +539,14 @@ class ContainerSource:
 
     def _no_frame(self, part: Part) -> WrongOption:
         count = self._num_frames() or self._decoder.num_frames
-        seconds = self._duration_seconds()
-        lasts = "" if seconds is None else f" and lasts {float(seconds):.3f} s"
-        frames = "1 frame" if count == 1 else f"{count} frames"
-        return WrongOption(
-            f"{self._target.name}: the part {part} holds no frame: the film has {frames}{lasts}"
-        )
+        return part.refused(self._target.name, count, self._duration_seconds())
 
     def _duration_seconds(self) -> Fraction | None:
-        if self._seen is not None:
-            return self._seen.duration_seconds
         seen, stream, rate = self._survey, self.stream, self.verdict.rate
         if (count := self._target.num_images) and rate:
             return count / rate
-        if seen is not None and (span := seen.span) is not None:
-            end = end_of_stream(self.container, stream)
-            if end is not None and end > span[1] and len(stream.index_entries) <= seen.num_all:
-                return (end - span[0]) * self._time_base
-            last = seen.last_duration * self._time_base or (1 / rate if rate else 0)
-            return (span[1] - span[0]) * self._time_base + last
+        if seen is not None and seen.span is not None:
+            return seen.seconds(self.container, stream, rate)
         if stream.duration:
             return stream.duration * self._time_base
         total = self.container.duration

@@ -48,14 +48,19 @@ class Conformer:
         self._tags = _tags_of(first)
         self._counts: Counter[str] = Counter()
 
-    def __call__(self, frame: VideoFrame) -> VideoFrame:
-        """Return the frame itself if it is like the first one, else what it becomes."""
+    def __call__(self, frame: VideoFrame, *, counts: bool = True) -> VideoFrame:
+        """Return the frame itself if it is like the first one, else what it becomes.
+
+        Args:
+            frame: The next one.
+            counts: Whether it is counted.
+        """
         if self._follows and frame.key_frame:
             # the decoder may be ahead of its frames, but a new shape begins with a key frame
             self._ratio = self._stream.codec_context.sample_aspect_ratio or self._ratio
         is_other = form_of(frame) != form_of(self._first)
         if _tags_of(frame) != self._tags:
-            self._count_tags(frame, is_other)
+            self._count_tags(frame, is_other, counts)
         if not is_other and self._ratio == self._first_ratio:
             return frame
         size = Fraction(frame.width * self._first.height, frame.height * self._first.width)
@@ -63,18 +68,18 @@ class Conformer:
         if abs(times_wider - 1) <= _ALIKE:
             times_wider = Fraction(1)
         else:
-            self._counts["of another shape: shown between black bars"] += 1
+            self._counts["of another shape: shown between black bars"] += counts
         if is_other:
-            self._counts["of another size or pixel format: converted"] += 1
+            self._counts["of another size or pixel format: converted"] += counts
         elif times_wider == 1:
             return frame
         return conform(on_cpu(frame), on_cpu(self._first), times_wider)
 
     def lines(self) -> list[str]:
         """Return how many frames were not like the first one, for people."""
-        return [f"{count} frames {what}" for what, count in self._counts.items()]
+        return [f"{count} frames {what}" for what, count in self._counts.items() if count]
 
-    def _count_tags(self, frame: VideoFrame, is_converted: bool) -> None:
+    def _count_tags(self, frame: VideoFrame, is_converted: bool, counts: bool) -> None:
         has, had = color_of(frame), color_of(self._first)
         changed = [("primaries", has.primaries, had.primaries), ("transfer", has.trc, had.trc)]
         if not is_converted:
@@ -83,7 +88,9 @@ class Conformer:
             changed += [("rotation", str(frame.rotation), str(self._first.rotation))]
         for name, new, old in changed:
             if new is not None and new != old:
-                self._counts[f"of {name} {new}: tagged {old or 'unspecified'}, as the first"] += 1
+                self._counts[f"of {name} {new}: tagged {old or 'unspecified'}, as the first"] += (
+                    counts
+                )
 
 
 def _tags_of(frame: VideoFrame) -> tuple[int, ...]:

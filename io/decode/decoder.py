@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 
 from av.codec import CodecContext
 from av.container import InputContainer
@@ -68,6 +69,8 @@ class VideoDecoder:
         *,
         packets: Iterator[Packet[VideoStream]] | None = None,
         num_skipped: int = 0,
+        counted: range | None = None,
+        judges: bool = True,
     ) -> None:
         """Decode a stream.
 
@@ -77,6 +80,8 @@ class VideoDecoder:
             name: Of the container, for people.
             packets: To decode; all if None.
             num_skipped: Packets before them.
+            counted: Pts of the frames whose damage counts; of all if None.
+            judges: Whether a share of damage is too much; else only many frames in a row are.
         """
         self.stream = stream
         self.described: VideoFrame | None = None
@@ -90,17 +95,21 @@ class VideoDecoder:
         self.step: Fraction | None = None
         """Ticks that a frame lasts; set by the source if the rate is constant."""
         self._packets = container.demux(stream) if packets is None else packets
+        self._counted = counted
+        self._judges = judges
+        self._decoded: Iterator[Decoded] | None = None
         self._in_order = has_no_pts(container)
         self._messages = MessageReader(stream.codec_context)
         self._peeked: deque[Packet[VideoStream]] = deque()
         self._waiting: list[int] = []  # pts of packets sent whose frame has not come, a heap
         self._unexplained = 0  # errors for which no missing frame has been found yet
         self._previous: Decoded | None = None
-        self._run = 0
+        self._damaged_run = 0
         self.num_packets = 0
         self.num_skipped = num_skipped
         self.num_frames = 0
         self.num_damaged = 0
+        self._num_counted = 0
         self.num_leading = 0
         self._failure: FFmpegError | OSError | None = None
         self.end_byte = 0
@@ -150,12 +159,38 @@ class VideoDecoder:
             make_harmless(packet, self.stream.codec_context)
         return packet
 
+    def begins_whole(self, key_pts: int, needed_pts: int) -> bool:
+        """Decode up to a key frame, which is the first packet; return whether it is not damaged.
+
+        Args:
+            key_pts: of the key frame.
+            needed_pts: of the frame from which on all are needed.
+        """
+        ahead: list[Decoded] = []
+        for decoded in (whole := iter(self)):
+            ahead.append(decoded)
+            if decoded.pts is not None and decoded.pts >= key_pts:
+                break
+        self._decoded = chain(ahead, whole)
+        found = ahead[-1] if ahead else None
+        if found is None or found.pts is None or found.frame.is_corrupt:
+            return False
+        # where pictures are refreshed bit by bit, the first that is whole comes later
+        return found.pts == key_pts or (not self._unexplained and found.pts <= needed_pts)
+
     def __iter__(self) -> Iterator[Decoded]:
         """Yield every frame, in presentation order.
 
         Raises:
             UnsupportedMedia: if too much of it is damaged.
         """
+        return self._run_through() if self._decoded is None else self._decoded
+
+    def counts(self, pts: int | None) -> bool:
+        """Return whether a frame's damage counts."""
+        return pts is None or self._counted is None or pts in self._counted
+
+    def _run_through(self) -> Iterator[Decoded]:
         held: Packet[VideoStream] | None = None
         while True:
             packet = self._peeked.popleft() if self._peeked else self._read()
@@ -176,7 +211,8 @@ class VideoDecoder:
             UnsupportedMedia: if too much of it was damaged.
             TruncatedMedia: if reading failed, so that there may be more.
         """
-        self._check_damage(at_end=True)
+        if self._judges:
+            check_damage(self._name, self.num_damaged, self._num_counted)
         if self._failure is not None:
             raise TruncatedMedia(
                 f"{self._name}: reading failed after {self.num_frames} frames: "
@@ -185,7 +221,7 @@ class VideoDecoder:
 
     def close(self) -> None:
         """Release packets and frames, so that their memory is freed at once."""
-        self._packets = iter(())
+        self._packets = self._decoded = iter(())
         self._peeked.clear()
         self._previous = self.described = None
 
@@ -241,7 +277,7 @@ class VideoDecoder:
                 yield from self._fill_up_to(pts)
             duration = 0 if self._in_order else frame.duration  # AVI counts slots, not frames
             self._previous = Decoded(frame, pts, duration)
-            self._count(damaged=frame.is_corrupt)
+            self._count(pts, damaged=frame.is_corrupt)
             yield self._previous
 
     def _next_waiting(self) -> int | None:
@@ -254,7 +290,7 @@ class VideoDecoder:
             if missing == pts:
                 continue
             if self._previous is None:
-                self.num_leading += not self.num_skipped
+                self.num_leading += self.counts(missing)
             elif self._was_frame(self._previous.pts, missing, pts):
                 yield from self._repeat(missing)
 
@@ -277,19 +313,32 @@ class VideoDecoder:
         assert self._previous is not None
         self._unexplained = max(0, self._unexplained - 1)
         self._previous = Decoded(self._previous.frame, pts, 0)
-        self._count(damaged=True)
+        self._count(pts, damaged=True)
         yield self._previous
 
-    def _count(self, *, damaged: bool) -> None:
+    def _count(self, pts: int | None, *, damaged: bool) -> None:
         self.num_frames += 1
+        if not self.counts(pts):
+            return
+        self._num_counted += 1
         self.num_damaged += damaged
-        self._run = self._run + 1 if damaged else 0
-        self._check_damage(at_end=False)
+        self._damaged_run = self._damaged_run + 1 if damaged else 0
+        is_judged = self._judges and self._num_counted >= _JUDGED_FROM
+        if is_judged or self._damaged_run >= MAX_DAMAGED_RUN:
+            check_damage(self._name, self.num_damaged, self._num_counted, self._damaged_run)
 
-    def _check_damage(self, *, at_end: bool) -> None:
-        share = Fraction(self.num_damaged, max(1, self.num_frames))
-        judged = at_end or self.num_frames >= _JUDGED_FROM
-        if self._run >= MAX_DAMAGED_RUN or (judged and share > MAX_DAMAGED_SHARE):
-            raise UnsupportedMedia(
-                f"{self._name}: too much is damaged: {self.num_damaged} of {self.num_frames} frames"
-            )
+
+def check_damage(name: str, num_damaged: int, num_frames: int, run: int = 0) -> None:
+    """Judge the damage of a film, or of all of its segments together.
+
+    Args:
+        name: of the film, for people.
+        num_damaged: of its frames.
+        num_frames: all.
+        run: the last ones that are damaged.
+
+    Raises:
+        UnsupportedMedia: if it is too much.
+    """
+    if run >= MAX_DAMAGED_RUN or num_damaged > MAX_DAMAGED_SHARE * num_frames:
+        raise UnsupportedMedia(f"{name}: too much is damaged: {num_damaged} of {num_frames} frames")

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
+from pathlib import Path
 
 from av.container import InputContainer
 from av.error import FFmpegError
@@ -21,6 +22,7 @@ from av.video.stream import VideoStream
 
 from ...filters.frame import PixelFormat, StreamInfo
 from ..errors import MediaError
+from ..extent import segment_end
 from ..pictures.image_files import Embedded
 from ..pictures.metadata import tags_of_frame
 from ..pictures.pixels import pix_fmt_of, planar_pix_fmt
@@ -70,6 +72,19 @@ class Survey:
         if not self.complete or not self.runs or not self.runs[0]:
             return None
         return min(self.runs[0]), max(self.runs[0])
+
+    def seconds(
+        self, container: InputContainer, stream: VideoStream, rate: Fraction | None
+    ) -> Fraction:
+        """Return how long the stream is, by a survey that has a span."""
+        assert self.span is not None
+        time_base, (first, last) = stream.time_base or Fraction(1, 90_000), self.span
+        end = end_of_stream(container, stream)
+        if end is not None and end > last and len(stream.index_entries) <= self.num_all:
+            return (end - first) * time_base
+        return (last - first) * time_base + (
+            self.last_duration * time_base or (1 / rate if rate else 0)
+        )
 
     def judge(self, time_base: Fraction, candidates: list[Fraction | None]) -> RateVerdict:
         """Decide between constant and variable; every place must agree on the rate."""
@@ -219,6 +234,38 @@ def promised_seconds(container: InputContainer, stream: VideoStream) -> Fraction
         hours, minutes, seconds = clock.groups()
         return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
     return None
+
+
+def missing_end(
+    path: Path | None,
+    container: InputContainer,
+    stream: VideoStream,
+    *,
+    num_packets: int,
+    until: Fraction,
+    slack: Fraction,
+) -> str | None:
+    """Return what the header promised beyond what was read; None if nothing is missing.
+
+    Only exact promises count, so that no intact file is called truncated: the index of an MP4
+    (after its edit list), the size of a Matroska segment or its track's duration, the length of an
+    AVI. Formats without a promise (MPEG-TS, raw streams) can end anywhere.
+
+    Args:
+        path: Of the file; None if it is none.
+        container: Read to its end.
+        stream: Of it.
+        num_packets: Its packets.
+        until: When the last frame ends, in seconds.
+        slack: Seconds that may be missing.
+    """
+    if "mp4" in container.format.name.split(","):
+        promised = len(stream.index_entries)
+        return f"{promised} frames" if num_packets < promised else None
+    if path is not None and (size := segment_end(path)) and size > path.stat().st_size:
+        return f"a segment up to byte {size}"
+    seconds = promised_seconds(container, stream)
+    return f"{float(seconds):.3f} seconds" if seconds and until < seconds - slack else None
 
 
 AV_TIME_BASE = 1_000_000

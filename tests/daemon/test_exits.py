@@ -36,6 +36,7 @@ CODES = {
     "SourceMissing": 66,
     "UnsupportedMedia": 65,
     "TooLargeMedia": 75,
+    "NotAsPlanned": 65,
     "TruncatedMedia": 65,
     "SameFile": 64,
     "SinkRefused": 73,
