@@ -5,6 +5,7 @@ ConfigError     a configuration file is wrong: exit 78
 AlreadyRunning  another daemon holds the state directory: exit 75
 StartFailed     the daemon cannot start: exit with the code of its cause
 Hung            a call into a codec or a driver does not return: exit 70
+JobRefused      a job can only fail: exit with the code that `upframe run` has
 Stopped         a signal ended the work: exit 128 + its number
 UnknownJob      there is no job of that id: reported to the client
 Conflict        the id belongs to other work: the client must choose another
@@ -43,6 +44,10 @@ class StartFailed(Exception):
 
 class Hung(Exception):
     """A call into a codec or a driver does not return; only the end of the process ends it."""
+
+
+class JobRefused(StartFailed):
+    """A job was not accepted, since it can only fail."""
 
 
 class Stopped(Exception):

@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console, RenderableType
@@ -18,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...io.errors import SinkRefused, SourceMissing
-from ...io.files import refuse_same_file, refuse_writer
+from ...io.files import refuse_same_file
 from ...io.redaction import json_text, one_line, printable
 from ..config import with_absolute_weights
 from ..errors import DaemonAbsent, UnknownJob, UsageError
@@ -71,6 +70,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     client, new = _client(arguments), specified(arguments, NewJob, id=id, work=work)
     if arguments.id is None or not _is_known(client, id):
         _check_files(work)
+        client.check(new)
     submitted = client.submit(new)
     job = submitted["job"]
     if submitted["note"]:
@@ -106,8 +106,6 @@ def _check_files(work: ConversionSpec) -> None:
     folder = os.path.dirname(work.sink)
     if "://" not in work.sink and _is_missing(folder):
         raise SinkRefused(f"output folder does not exist: {folder}")
-    if "://" not in work.sink:
-        refuse_writer(Path(work.sink))
     if not work.overwrite and os.path.lexists(work.sink):
         raise SinkRefused(f"output exists: {work.sink} (use --overwrite)")
 

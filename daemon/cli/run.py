@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TextIO, cast
 from urllib.parse import urlsplit
 
+from ...io.errors import SinkRefused
 from ...io.live.address import is_live
 from ...io.live.target import is_live_target
 from ...io.part import parse_time
@@ -22,12 +24,15 @@ from ..convert.conversion import RunRequest, run, stoppable
 from ..convert.progress import display_for
 from ..convert.report import check_report_path
 from ..errors import UsageError
+from ..jobs.client import writer_here
 from ..live.live_pipeline import LiveRequest
 from ..live.session import LiveReport, LiveSession, children_of
 from ..live.status import STILL_SECONDS, LiveStatus
 from ..specification import REFUSED, ConversionOptions, ProgressStyle, StreamSpec
 from .arguments import flag_of, runtime_of, specified
 from .commands import OF_STREAMS
+
+log = logging.getLogger("upframe.run")
 
 _NAME_CHARACTERS = 64
 
@@ -200,9 +205,24 @@ def command(arguments: argparse.Namespace) -> int:
         report = run_live(arguments)
     else:
         options = specified(arguments, ConversionOptions)
+        _refuse_output_of_a_job(arguments.output, options)
         request = RunRequest(arguments.input, arguments.output, options, runtime_of(arguments))
         report = run(request, display_for(arguments.progress))
     if arguments.report is not None:
         report.write(cast("Path", arguments.report))
     sys.stderr.write(f"upframe: {one_line(report.summary)}\n")
     return 0
+
+
+def _refuse_output_of_a_job(output: str, options: ConversionOptions) -> None:
+    """Refuse an output that a daemon's job will write; with --overwrite, only warn.
+
+    Raises:
+        SinkRefused: names the job.
+    """
+    if (job := None if "://" in output else writer_here(output)) is None:
+        return
+    text = f"job {job!r} of the daemon, which has not ended, writes the same output: {output}"
+    if not options.overwrite:
+        raise SinkRefused(f"{text}; wait for it, cancel it, or choose another name")
+    log.warning("%s", text)

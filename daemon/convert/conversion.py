@@ -100,6 +100,10 @@ class RunRequest:
         """The path by which to write the sink."""
         return self.place or Path(self.sink)
 
+    def asked(self, token: str | None) -> Asked:
+        """Return what preflight asks, with the mark of the output's owner."""
+        return Asked(self.source, self.sink, self.where, self.options, token)
+
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
@@ -144,18 +148,34 @@ def run(
         FilterError: if weights or the device are unavailable, or a frame is too large.
         Stopped: if a signal ended it. In every case nothing is left under the output's name.
     """
-    with kept_warnings() as warned:
-        try:
-            stages = on_stage, on_memory
-            return _run(request, display, announce, ledger, filters, *stages, warned)
-        except (MediaError, OSError) as error:
-            # users know the sink by its name
-            places = (str(request.where.parent), str(Path(request.sink).parent))
-            if isinstance(error, OSError):
-                error.filename = error.filename and str(error.filename).replace(*places)
-            else:
-                error.args = tuple(str(text).replace(*places) for text in error.args)
-            raise
+    with kept_warnings() as warned, _named_for_users(request):
+        stages = on_stage, on_memory
+        return _run(request, display, announce, ledger, filters, *stages, warned)
+
+
+def check(request: RunRequest, token: str) -> None:
+    """Check what can be known of a conversion before its turn; raises what `run` would.
+
+    Args:
+        request: What to convert, by a device that is not asked yet.
+        token: As that of the ledger.
+    """
+    with _named_for_users(request), preflight(request.asked(token), announce=False):
+        pass
+
+
+@contextmanager
+def _named_for_users(request: RunRequest) -> Generator[None]:
+    """Name the sink in errors as users know it."""
+    try:
+        yield
+    except (MediaError, OSError) as error:
+        places = (str(request.where.parent), str(Path(request.sink).parent))
+        if isinstance(error, OSError):
+            error.filename = error.filename and str(error.filename).replace(*places)
+        else:
+            error.args = tuple(str(text).replace(*places) for text in error.args)
+        raise
 
 
 def _run(
@@ -171,8 +191,7 @@ def _run(
     options, runtime = request.options, request.runtime
     on_stage("loading")
     token = None if ledger is None else ledger.token
-    asked = Asked(request.source, request.sink, request.where, options, token)
-    with preflight(asked, runtime.device, announce=announce) as checked:
+    with preflight(request.asked(token), runtime.device, announce=announce) as checked:
         source, plan, known = checked.source, checked.plan, checked.losses
         filters = build(options.filters, runtime)
         compute = compute_of(source.info, filters, options, runtime, checked.info.pix_fmt)

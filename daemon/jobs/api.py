@@ -9,7 +9,7 @@ nor a web framework.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Collection, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, PlainSerializer, ValidationError
 from ...io.redaction import excerpt, one_line, redacted, redacted_values
 from ..errors import Conflict, DaemonAbsent, IllegalChange, StoreBroken, UnknownJob, UsageError
 from ..specification import ConversionSpec, Origin, Priority
-from .model import Confinement, Job, JobId, State, job_of
+from .model import Confinement, Job, JobError, JobId, State, job_of
 
 if TYPE_CHECKING:
     from .queue import JobQueue, Subscription
@@ -45,6 +45,8 @@ def name_of(job: Job) -> str:
     return one_line(PurePath(redacted(job.source)).name or job.id)
 
 
+Check = Callable[[Job], Awaitable[JobError | None]]
+
 PublicJob = Annotated[Job, PlainSerializer(to_public_dict)]
 BriefJob = Annotated[Job, PlainSerializer(partial(to_public_dict, report=False))]
 
@@ -64,6 +66,12 @@ class JobQuery(BaseModel, frozen=True, extra="forbid"):
     limit: int | None = Field(default=None, ge=0, lt=1 << 31)
 
 
+class WriterQuery(BaseModel, frozen=True, extra="forbid"):
+    """Which output's job to find."""
+
+    sink: str
+
+
 class FollowRequest(BaseModel, frozen=True, extra="forbid"):
     """Which jobs to follow until they have ended; None: all, without end."""
 
@@ -76,6 +84,12 @@ class Submitted(BaseModel, frozen=True):
     job: PublicJob
     new: bool
     note: str | None = None
+
+
+class CheckResult(BaseModel, frozen=True):
+    """Why a job can only fail; None if that is not known."""
+
+    error: JobError | None
 
 
 class JobEvent(BaseModel, frozen=True):
@@ -96,13 +110,39 @@ async def submit(
             same output, which this one may not replace.
     """
     job = job_of(new.work, id=new.id, origin=origin, confined=confined, priority=new.priority)
-    note, other = None, await queue.writer_of(job)
-    if other is not None:
-        note = f"job {other!r}, which has not ended, writes the same output: {excerpt(job.sink)}"
-        if not job.overwrite:
-            raise Conflict(note)
+    note = await _other_writer(queue, job)
     stored, is_new = await queue.submit(job)
     return Submitted(job=stored, new=is_new, note=note)
+
+
+async def _other_writer(queue: JobQueue, job: Job) -> str | None:
+    other = await queue.writer_of(job.sink, job.id)
+    if other is None:
+        return None
+    note = f"job {other!r}, which has not ended, writes the same output: {excerpt(job.sink)}"
+    if not job.overwrite:
+        raise Conflict(note)
+    return note
+
+
+async def unchecked(_: Job) -> JobError | None:
+    """Know nothing that speaks against a job."""
+
+
+async def check(queue: JobQueue, new: NewJob, look: Check) -> CheckResult:
+    """Check a job that is not submitted yet.
+
+    Args:
+        queue: of the jobs.
+        new: the job.
+        look: returns why it can only fail.
+
+    Raises:
+        Conflict: as `submit`.
+    """
+    job = job_of(new.work, id=new.id, origin="cli")
+    await _other_writer(queue, job)
+    return CheckResult(error=await look(job))
 
 
 async def retry(queue: JobQueue, id: str | None = None) -> list[Job]:  # noqa: A002

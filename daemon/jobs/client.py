@@ -16,13 +16,14 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from ..config import Config
-from ..errors import ConfigError, DaemonAbsent, UsageError
+from ..errors import ConfigError, DaemonAbsent, JobRefused, UsageError
 from .api import FollowRequest, NewJob, error_of
 from .store import STORE_NAME
 
 SOCKET_NAME = "upframe.sock"
 """Of the control socket in the state directory."""
 
+_ANSWER_SECONDS = 1.0
 _LISTENS = "00010000"  # SO_ACCEPTCON
 _ADDRESS_BYTES = 107  # of a path in sockaddr_un, without its last zero
 
@@ -47,12 +48,13 @@ def address_of(path: Path) -> Generator[str]:
 class _UnixConnection(HTTPConnection):
     """HTTP over a Unix socket."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost")
+    def __init__(self, path: Path, seconds: float | None) -> None:
+        super().__init__("localhost", timeout=seconds)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
         with address_of(self._path) as address:
             self.sock.connect(address)
 
@@ -60,18 +62,37 @@ class _UnixConnection(HTTPConnection):
 class DaemonClient:
     """Asks the daemon that listens on a socket. Answers are JSON values, as `jobs.api` writes them.
 
+    Args:
+        path: of the socket.
+        seconds: to wait for anything from it; None: any time.
+
     Raises:
         DaemonAbsent: from every method, if no daemon listens, or it goes away.
         UnknownJob, Conflict, IllegalChange, UsageError, StoreBroken, TimeoutError: from every
             method, as the daemon refused.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seconds: float | None = None) -> None:
         self._path = path
+        self._seconds = seconds
 
     def submit(self, new: NewJob) -> dict[str, Any]:
         """Submit a job; return it as `job`, and whether it is `new`."""
         return self._ask("POST", "/jobs", new.model_dump_json().encode())
+
+    def check(self, new: NewJob) -> None:
+        """Refuse a job that can only fail, as far as the daemon knows.
+
+        Raises:
+            JobRefused: with the exit code that `upframe run` has.
+        """
+        error = self._ask("POST", "/jobs/check", new.model_dump_json().encode())["error"]
+        if error is not None:
+            raise JobRefused(error["message"], error["code"])
+
+    def writer_of(self, sink: str) -> str | None:
+        """Return the id of a queued or running job with an output; None without one."""
+        return self._ask("POST", "/jobs/writer", json.dumps({"sink": sink}).encode())["id"]
 
     def jobs(self, states: Collection[str] | None, limit: int | None) -> dict[str, Any]:
         """Return some `jobs`, and the `counts` of all."""
@@ -127,7 +148,7 @@ class DaemonClient:
             connection.close()
 
     def _connected(self) -> HTTPConnection:
-        connection = _UnixConnection(self._path)
+        connection = _UnixConnection(self._path, self._seconds)
         try:
             connection.connect()
         except OSError as error:
@@ -195,6 +216,17 @@ def listening_daemons(sockets: Path = Path("/proc/net/unix")) -> list[Path]:
     # a socket is bound under its first name, and renamed then
     folders = {path.parent for path in bound if path.name == fresh_name(SOCKET_NAME)}
     return sorted(folder for folder in folders if _is_trusted(folder / SOCKET_NAME))
+
+
+def writer_here(sink: str) -> str | None:
+    """Ask the daemons of this machine for a job with an output; one that fails knows none."""
+    for folder in {Config().state_dir, *listening_daemons()}:
+        client = DaemonClient(place_in(folder).socket, _ANSWER_SECONDS)
+        for name in {os.path.abspath(sink), os.path.realpath(sink)}:
+            with suppress(Exception):
+                if (found := client.writer_of(name)) is not None:
+                    return found
+    return None
 
 
 def fresh_name(name: str) -> str:

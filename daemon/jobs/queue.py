@@ -219,9 +219,9 @@ class JobQueue:
         job, new = await self._threads.write(partial(self.store.add, job), publish)
         return self._with_progress(job), new
 
-    async def writer_of(self, job: Job) -> str | None:
+    async def writer_of(self, sink: str, new_id: str = "") -> str | None:
         """Find another job with the same output, as :meth:`JobStore.writer_of` does."""
-        return await self._threads.read(partial(self.store.writer_of, job))
+        return await self._threads.read(partial(self.store.writer_of, sink, new_id))
 
     async def change(
         self,

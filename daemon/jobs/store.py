@@ -422,13 +422,13 @@ class JobStore:
         """
         return bool(self._database.read(query, (plain, plain)))
 
-    def writer_of(self, job: Job) -> str | None:
-        """Return the id of a queued or running job whose output is that of a new job, if any."""
+    def writer_of(self, sink: str, new_id: str = "") -> str | None:
+        """Return the id of a queued or running job with an output; None if the new job is known."""
         query = """
             SELECT id FROM jobs WHERE sink = ? AND state IN ('queued', 'running')
             AND NOT EXISTS (SELECT 1 FROM jobs WHERE id = ?) LIMIT 1
         """
-        rows = self._database.read(query, (plain_path(job.sink), job.id))
+        rows = self._database.read(query, (plain_path(sink), new_id))
         return str(rows[0][0]) if rows else None
 
     def journal(self, topic: str, payload: bytes, properties: bytes) -> int:

@@ -27,6 +27,7 @@ from ..live.supervisor import LiveSupervisor
 from ..tasks import finished_before, within
 from ..watch.inspection import Probe
 from ..watch.watcher import Watches
+from ..workers.admission import EarlyChecks
 from ..workers.outcomes import recover
 from ..workers.process import FileProber, WorkerLost
 from ..workers.scheduler import Scheduler
@@ -257,6 +258,7 @@ class Daemon:
         self._status = Status(self._queue, self._metrics, self._lag)
         self._scheduler = Scheduler(self._queue, config)
         self._prober = FileProber(config)
+        self._checks = EarlyChecks(self._queue, self._prober.check, lambda: self._config.jobs)
         self._streams = LiveSupervisor()
         self._frontends = Frontends(
             self._queue, store, self._prober.probe, self._status, self._metrics, self._streams.board
@@ -310,24 +312,25 @@ class Daemon:
         state_dir = self._config.state_dir
         if not await finished_before(signals.drain, recover(self._queue, state_dir)):
             return
-        jobs = JobRoutes(self._queue)
+        jobs = JobRoutes(self._queue, self._prober.check)
         app = application([*jobs.routes(), *status_routes(self._status)], "control")
         control = control_socket(place_in(state_dir).socket, app, jobs.end_streams)
         async with aclosing(self._prober), control:
             self._frontends.start_http(self._config)
-            scheduling: asyncio.Task[None] | None = None
+            working = list[asyncio.Task[None]]()
             try:
                 if await finished_before(signals.drain, self._warm_up()):
-                    scheduling = tasks.create_task(self._scheduler.run(), name="scheduler")
+                    parts = {"scheduler": self._scheduler.run(), "early checks": self._checks.run()}
+                    working = [tasks.create_task(work, name=name) for name, work in parts.items()]
                     self._streams.configure(self._config)
                     starting = self._frontends.start_work(self._config)
                     if await finished_before(signals.drain, starting):
                         await self._serve(signals)
                     await self._drain()
             finally:
-                if scheduling is not None:
-                    scheduling.cancel()  # after a drain it has ended; otherwise workers are killed
-                    await asyncio.wait({scheduling})
+                for task in working:
+                    task.cancel()  # after a drain the scheduler has ended; else workers are killed
+                await asyncio.gather(*working, return_exceptions=True)
                 await self._streams.end()
                 self._enter("stopped", "stopping")
                 await self._frontends.stop(self._farewell_seconds())

@@ -163,8 +163,9 @@ def _is_address(name: str) -> bool:
 class JobRoutes:
     """The routes of the control socket beside those of the status."""
 
-    def __init__(self, queue: JobQueue) -> None:
+    def __init__(self, queue: JobQueue, check: api.Check = api.unchecked) -> None:
         self._queue = queue
+        self._look = check
         self._following: set[Subscription] = set()
 
     def routes(self) -> list[BaseRoute]:
@@ -172,6 +173,8 @@ class JobRoutes:
         return [
             Route("/jobs", self._list),
             Route("/jobs", self._submit, methods=["POST"]),
+            Route("/jobs/check", self._check, methods=["POST"]),
+            Route("/jobs/writer", self._writer, methods=["POST"]),
             Route("/jobs/follow", self._follow, methods=["POST"]),
             Route("/jobs/retry", self._retry, methods=["POST"]),
             Route("/jobs/{id:path}/cancel", self._cancel, methods=["POST"]),
@@ -187,6 +190,14 @@ class JobRoutes:
     async def _submit(self, request: Request) -> Response:
         submitted = await api.submit(self._queue, await _body(request, api.NewJob), origin="cli")
         return _json_response(submitted, HTTPStatus.CREATED if submitted.new else HTTPStatus.OK)
+
+    async def _check(self, request: Request) -> Response:
+        new = await _body(request, api.NewJob)
+        return _json_response(await api.check(self._queue, new, self._look))
+
+    async def _writer(self, request: Request) -> Response:
+        query = await _body(request, api.WriterQuery)
+        return _json_response({"id": await self._queue.writer_of(query.sink)})
 
     async def _list(self, request: Request) -> Response:
         query = {

@@ -406,7 +406,10 @@ class FileAdmission:
             self.put_off(candidate, placement)
             return None
         job = self._job(candidate, placement.sink, overwrite=placement.overwrite)
-        if (against := self._reserve(job)) is not None:
+        other = self.records.store.writer_of(job.sink, job.id)
+        text = f"job {other}, which has not ended, writes the same output"
+        against = self._reserve(job) if other is None else Skip(candidate.path, "locked", text)
+        if against is not None:
             self.put_off(candidate, against)
             return None
         return job

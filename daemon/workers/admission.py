@@ -1,10 +1,13 @@
-"""Which job is next: a job begins only if its output fits on the target's file system."""
+"""Which job is next: a job begins only if its output fits on the target's file system.
+
+And which can only fail: that is said before its turn, which may be hours away.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,12 +15,15 @@ from pathlib import Path
 
 from ...io.files import partial_path
 from ...io.redaction import redacted
+from ..config import JobsConfig
 from ..convert.space import MARGIN_BYTES, free_bytes, growth, size_text, source_bytes
-from ..errors import UnknownJob
+from ..errors import IllegalChange, StoreBroken, UnknownJob
 from ..fence import Fence
-from ..jobs.model import Job, partial_token
+from ..jobs.model import Job, JobError, partial_token
 from ..jobs.queue import JobQueue
+from ..logfields import about_job
 from ..specification import ConversionSpec
+from .messages import AccessLimits
 
 log = logging.getLogger("upframe.work")
 
@@ -202,3 +208,51 @@ class JobAdmission:
 
     def _later(self) -> datetime:
         return datetime.now(UTC) + timedelta(seconds=self.space.look_seconds)
+
+
+_SETTLE_SECONDS = 0.3
+"""For an idle worker to take a new job: then its attempt checks it at once."""
+
+Check = Callable[[Job, AccessLimits | None], Awaitable[JobError | None]]
+
+
+class EarlyChecks:
+    """Checks jobs of MQTT and watched folders as they are queued; what can only fail fails at once.
+
+    What cannot be checked now is checked by its attempt. Jobs of `upframe jobs submit` are checked
+    before they are accepted.
+
+    Args:
+        queue: of the jobs.
+        check: returns why a job can only fail.
+        config: returns the present limits.
+    """
+
+    def __init__(self, queue: JobQueue, check: Check, config: Callable[[], JobsConfig]) -> None:
+        self._queue = queue
+        self._check = check
+        self._config = config
+
+    async def run(self) -> None:
+        """Check what is queued from now on, until cancelled."""
+        with self._queue.subscribe() as changes:
+            async for change in changes:
+                if change.kind == "state" and _waits_unchecked(change.job):
+                    await asyncio.sleep(_SETTLE_SECONDS)
+                    with Fence("job", change.job.id), about_job(change.job.id):
+                        await self._look_at(change.job.id)
+
+    async def _look_at(self, job_id: str) -> None:
+        with suppress(IllegalChange, UnknownJob, StoreBroken):  # its attempt checks it again
+            job = await self._queue.get(job_id)
+            if self._queue.paused or not _waits_unchecked(job):
+                return
+            error = await self._check(job, AccessLimits.of(job, self._config()))
+            if error is not None:
+                await self._queue.change(job_id, "failed", expected=("queued",), error=error)
+                log.error("failed before its turn: %s", error.message)
+
+
+def _waits_unchecked(job: Job) -> bool:
+    begun = job.attempts or job.not_before or job.waits_for
+    return job.state == "queued" and job.origin != "cli" and not begun

@@ -25,7 +25,7 @@ from ...io.redaction import redacted_values
 from ...io.root import Root, by_descriptor, opened_place, opened_source
 from ...io.source import open_source
 from ...io.web import NetworkRules, network_rules
-from ..convert.conversion import Ledger, RunRequest, run
+from ..convert.conversion import Ledger, RunRequest, check, run
 from ..convert.memory import Memory
 from ..convert.progress import Snapshot
 from ..convert.report import Report, device_name, kept_warnings
@@ -34,6 +34,8 @@ from ..specification import ConversionSpec, Stage
 from .channel import WorkerChannel
 from .ledger import Result, Results
 from .messages import (
+    Checked,
+    CheckJob,
     Event,
     JobDone,
     Probed,
@@ -261,6 +263,8 @@ def _public(report: Report) -> dict[str, Any]:
 # that cannot be decoded will never be video.
 
 _HEAD_BYTES = 4096
+_ANYWHERE = Runtime(torch.device("cpu"), torch.float32)
+"""Of a check, which computes nothing."""
 
 
 def answer_probe(request: Request) -> Event:
@@ -269,9 +273,40 @@ def answer_probe(request: Request) -> Event:
     Raises:
         TypeError: for any other request.
     """
+    if isinstance(request, CheckJob):
+        check_job(request)
+        return Checked()
     if not isinstance(request, ProbeFile):
         raise TypeError(f"this worker only probes, got {request.kind!r}")
     return Probed(verdict=probe_file(request.path, request.root))
+
+
+def check_job(job: CheckJob) -> None:
+    """Check a job before its turn as its attempt will, which then logs what is to be said.
+
+    Raises:
+        Exception: what would end its attempt, unless its source may still come.
+    """
+    hosts = None if job.limits is None else job.limits.hosts
+    run = RunRequest(job.work.source, job.work.sink, job.work, _ANYWHERE)
+    logging.disable(logging.WARNING)
+    try:
+        with ExitStack() as opened, network_rules(NetworkRules(hosts=hosts)):
+            if job.confined is not None:
+                run = confined_request(run, job.confined, opened)
+            check(run, partial_token(job.id))
+    except (SourceMissing, TruncatedMedia, UnsupportedMedia) as error:
+        if not (job.may_come and (isinstance(error, SourceMissing) or _is_unfinished(job))):
+            raise
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _is_unfinished(job: CheckJob) -> bool:
+    path, root = job.work.source, None
+    if job.confined is not None:
+        path, root = str(job.confined.path or path), job.confined.source
+    return "://" not in path and probe_file(path, root).kind == "unfinished"
 
 
 def probe_file(path: str, root: Root | None = None) -> ProbeVerdict:
@@ -286,21 +321,24 @@ def probe_file(path: str, root: Root | None = None) -> ProbeVerdict:
                 if next(islice(looked_at, 1), None) is None:
                     raise UnsupportedMedia(f"{path}: holds no frame")
                 info = looked_at.info
-            return _if_whole(path, held, f"{path}: {info.width}x{info.height} {info.pix_fmt}")
+            found = ProbeVerdict(
+                kind="video", message=f"{path}: {info.width}x{info.height} {info.pix_fmt}"
+            )
         except (TruncatedMedia, SourceMissing) as error:
             return ProbeVerdict(kind="unfinished", message=str(error))
         except MediaError as error:
             ended_early = isinstance(error.__cause__, EOFError)  # too short to distinguish
             kind = "unfinished" if ended_early or _is_blank(held) else "refused"
-            return ProbeVerdict(kind=kind, message=str(error))
+            found = ProbeVerdict(kind=kind, message=str(error))
+        return found if found.kind == "unfinished" else _if_whole(path, held, found)
 
 
-def _if_whole(path: str, held: Path, found: str) -> ProbeVerdict:
+def _if_whole(path: str, held: Path, found: ProbeVerdict) -> ProbeVerdict:
     size, announced = held.stat().st_size, promised_bytes(held)
     if announced is not None and announced > size:
         text = f"{path}: {size} bytes are there, wanted {announced}"
         return ProbeVerdict(kind="unfinished", message=text)
-    return ProbeVerdict(kind="video", message=found)
+    return found
 
 
 def _is_blank(path: Path) -> bool:

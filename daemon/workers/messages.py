@@ -11,7 +11,7 @@ one `RunStream` and sends `StreamReported` events, with `ExitMessage` as its las
 from __future__ import annotations
 
 import traceback
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, TypeAdapter
 
@@ -19,8 +19,9 @@ from ...filters.options import FilterOptions, Policy
 from ...io.errors import UnsupportedMedia
 from ...io.redaction import excerpt, one_line
 from ...io.root import Root
+from ..config import JobsConfig
 from ..exits import Exit, exit_code_of, is_expected, text_of
-from ..jobs.model import Confinement, JobError, ProbeVerdict
+from ..jobs.model import Confinement, Job, JobError, ProbeVerdict
 from ..specification import ConversionSpec, Stage, StreamSpec
 
 _RETRYABLE = frozenset({Exit.UNAVAILABLE, Exit.IO, Exit.TRY_LATER})
@@ -49,16 +50,33 @@ class AccessLimits(BaseModel, frozen=True, extra="forbid"):
     hosts: tuple[str, ...]
     model_mebibytes: int
 
+    @classmethod
+    def of(cls, job: Job, config: JobsConfig) -> Self | None:
+        """Return those of an MQTT request; None: the user's own job, without limits."""
+        if job.origin != "mqtt":
+            return None
+        return cls(hosts=config.allowed_hosts, model_mebibytes=config.model_mebibytes)
 
-class RunJob(Message, frozen=True):
-    """Run a job. Answered by `JobDone`, `RequestFailed` or `JobStopped`."""
 
-    kind: Literal["job"] = "job"
+class _OfJob(Message, frozen=True):
     id: str
     work: ConversionSpec
     confined: Confinement | None = None
     limits: AccessLimits | None = None
-    """Of an MQTT request; None: the user's own job, without limits."""
+
+
+class RunJob(_OfJob, frozen=True):
+    """Run a job. Answered by `JobDone`, `RequestFailed` or `JobStopped`."""
+
+    kind: Literal["job"] = "job"
+
+
+class CheckJob(_OfJob, frozen=True):
+    """Check whether a job can only fail. Answered by `Checked` or `RequestFailed`."""
+
+    kind: Literal["check"] = "check"
+    may_come: bool
+    """Whether its source need not be there, or be complete, before its turn."""
 
 
 class ProbeFile(Message, frozen=True):
@@ -159,6 +177,12 @@ class Probed(Message, frozen=True):
     verdict: ProbeVerdict
 
 
+class Checked(Message, frozen=True):
+    """Nothing is known that speaks against the job."""
+
+    kind: Literal["checked"] = "checked"
+
+
 class ExitMessage(Message, frozen=True):
     """How a live stream ended; the process ends too."""
 
@@ -168,8 +192,8 @@ class ExitMessage(Message, frozen=True):
     message: str
 
 
-Request = Warm | RunJob | ProbeFile | CancelJob | RunStream
-Answer = Ready | Warmed | JobDone | RequestFailed | JobStopped | Probed
+Request = Warm | RunJob | CheckJob | ProbeFile | CancelJob | RunStream
+Answer = Ready | Warmed | JobDone | RequestFailed | JobStopped | Probed | Checked
 Event = Answer | Progressed | StreamReported | Logged | ExitMessage
 
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])

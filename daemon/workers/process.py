@@ -10,8 +10,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,7 @@ from ...io.root import Root
 from ..config import Config
 from ..exits import Exit
 from ..fence import Fence
-from ..jobs.model import Confinement, JobError, ProbeVerdict
+from ..jobs.model import Confinement, Job, JobError, ProbeVerdict
 from ..specification import ConversionSpec
 from ..tasks import within
 from . import ledger, worker_lock
@@ -32,6 +32,8 @@ from .messages import (
     AccessLimits,
     Answer,
     CancelJob,
+    Checked,
+    CheckJob,
     Event,
     JobDone,
     JobStopped,
@@ -365,6 +367,19 @@ class WorkerProcess(WorkerChild):
             raise WorkerLost(_error_of(answer))
         return answer.verdict
 
+    async def check(self, request: CheckJob, timeout_seconds: float) -> JobError | None:
+        """Return what speaks against a job before its turn.
+
+        Raises:
+            WorkerLost: as `probe`.
+        """
+        answer = await self._ask(request, {"loading": timeout_seconds})
+        if isinstance(answer, RequestFailed):
+            return answer.error
+        if not isinstance(answer, Checked):
+            raise WorkerLost(_error_of(answer))
+        return None
+
     async def run_job(
         self,
         job_id: str,
@@ -461,11 +476,11 @@ class WorkerProcess(WorkerChild):
 
 
 class FileProber:
-    """Probes one file after the other. `aclose` ends its process.
+    """Probes one file, or checks one job, after the other. `aclose` ends its process.
 
     Args:
         config: of the daemon.
-        timeout_seconds: for one file.
+        timeout_seconds: for one of them.
         idle_seconds: without a file, after which the process is stopped until the next one.
     """
 
@@ -486,10 +501,33 @@ class FileProber:
 
     async def probe(self, path: Path, root: Root | None = None) -> ProbeVerdict:
         """Probe a file, below a root. Never raises for what the file does to the process."""
+        async with self._awake():
+            return await self._probe(path, root)
+
+    async def check(self, job: Job, limits: AccessLimits | None = None) -> JobError | None:
+        """Check a job before its turn.
+
+        Returns:
+            Why it can only fail; None if that is not known, since it is busy or was lost over it.
+        """
+        given = {name: getattr(job, name) for name in ("id", "work", "confined")}
+        request = CheckJob(**given, limits=limits, may_come=job.origin != "cli")
+        try:
+            async with asyncio.timeout(self._timeout_seconds), self._awake():
+                if not self._worker.alive:
+                    await self._start()
+                error = await self._worker.check(request, self._timeout_seconds)
+            return None if error is None or error.retryable else error
+        except (TimeoutError, WorkerLost) as lost:
+            log.info("not checked before its turn: %s", lost or "no time", extra={"job_id": job.id})
+            return None
+
+    @asynccontextmanager
+    async def _awake(self) -> AsyncGenerator[None]:
         async with self._lock:
             await self._wake()
             try:
-                return await self._probe(path, root)
+                yield
             except BaseException:  # its answer would be taken for that of the next file
                 await self._worker.kill()
                 raise

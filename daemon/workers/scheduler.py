@@ -166,11 +166,7 @@ class WorkerSlot:
             return WorkerDied(lost.error)
         if self._stop_reason is not None:
             return JobStopped()
-        limits = None
-        if job.origin == "mqtt":
-            config = self._config()
-            hosts, most = config.allowed_hosts, config.model_mebibytes
-            limits = AccessLimits(hosts=hosts, model_mebibytes=most)
+        limits = AccessLimits.of(job, self._config())
 
         def record(event: Event) -> None:
             if isinstance(event, Progressed):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from upframe.daemon import errors as daemon_errors
-from upframe.daemon.errors import StartFailed, Stopped, UsageError
+from upframe.daemon.errors import JobRefused, StartFailed, Stopped, UsageError
 from upframe.daemon.exits import exit_code_of, is_expected, text_of
 from upframe.daemon.workers.messages import error_of
 from upframe.filters import errors as filter_errors
@@ -58,7 +58,7 @@ def all_errors() -> dict[str, type[BaseException]]:
         for name, value in vars(module).items()
         if isinstance(value, type)
         and issubclass(value, Exception)
-        and value not in (Stopped, StartFailed)
+        and value not in (Stopped, StartFailed, JobRefused)
         and not name.startswith("_")
     }
 
@@ -80,9 +80,12 @@ def test_a_signal_ends_as_in_the_shell(error: Stopped, code: int) -> None:
     assert exit_code_of(error) == code
 
 
-def test_a_failed_start_has_the_code_of_its_cause() -> None:
-    assert exit_code_of(StartFailed("no weights", 69)) == 69
-    assert is_expected(StartFailed("no weights", 69))
+@pytest.mark.parametrize("kind", [StartFailed, JobRefused])
+def test_a_failed_start_and_a_refused_job_have_the_code_of_their_cause(
+    kind: type[StartFailed],
+) -> None:
+    assert exit_code_of(kind("no weights", 69)) == 69
+    assert is_expected(kind("no weights", 69))
 
 
 def test_an_unknown_error_is_ours() -> None:

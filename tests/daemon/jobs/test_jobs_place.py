@@ -8,15 +8,17 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from support.jobs.queues import SECRET, ServedQueue, a_job, fill, opened
 
 from upframe.daemon.__main__ import main
-from upframe.daemon.jobs.client import listening_daemons
+from upframe.daemon.jobs.client import listening_daemons, writer_here
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -118,6 +120,48 @@ def test_a_running_daemon_is_found_without_being_named(served: ServedQueue) -> N
     assert served.socket.parent in listening_daemons()
     served.stop()
     assert served.socket.parent not in listening_daemons()
+
+
+def test_the_job_of_an_output_is_found_by_every_name_of_it(
+    served: ServedQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    served.store.add(a_job("film", sink=str(tmp_path / "out.mkv")))
+    for name in ("out.mkv", "sub/../out.mkv", "link/out.mkv", str(tmp_path / "out.mkv")):
+        assert writer_here(name) == "film"
+    assert writer_here("other.mkv") is None
+    served.run(served.queue.cancel("film"))
+    assert writer_here("out.mkv") is None
+
+
+@pytest.mark.parametrize("answer", [None, b"", b"no HTTP", b"HTTP/1.1 404 No\r\n\r\n{}"])
+def test_a_daemon_that_cannot_answer_holds_up_nobody(tmp_path: Path, answer: bytes | None) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / ".upframe.sock.new"))
+        listening.listen()
+        (tmp_path / ".upframe.sock.new").rename(tmp_path / "upframe.sock")
+        assert tmp_path in listening_daemons()
+
+        def reply() -> None:
+            with suppress(OSError):  # at the end
+                while True:
+                    speaking, _ = listening.accept()
+                    if answer is None:
+                        kept.append(speaking)
+                        continue
+                    with speaking:
+                        speaking.recv(1 << 16)
+                        speaking.sendall(answer)
+
+        kept = list[socket.socket]()
+        threading.Thread(target=reply, daemon=True).start()
+        began = time.monotonic()
+        assert writer_here(str(tmp_path / "out.mkv")) is None
+        assert time.monotonic() - began < 8
+        listening.shutdown(socket.SHUT_RDWR)
+    for speaking in kept:
+        speaking.close()
 
 
 def test_of_several_daemons_one_has_to_be_chosen(

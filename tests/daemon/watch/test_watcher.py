@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.jobs.watching import (
+    DOUBLE,
     SCAN_SECONDS,
     House,
     Judging,
@@ -156,6 +157,24 @@ def test_a_file_that_stays_half_for_long_has_failed(yard: Yard) -> None:
             path.write_text("whole")
             again = await house.job(count=2)
             assert again.state == "queued"
+
+    asyncio.run(run())
+
+
+def test_a_file_waits_for_another_job_with_its_output(
+    yard: Yard, caplog: pytest.LogCaptureFixture
+) -> None:
+    film = yard.put("film.mkv")
+    work = {"source": "/other.mkv", "sink": str(yard.output / "film.mkv"), "filters": DOUBLE}
+    other = job_of(ConversionSpec.model_validate(work), id="other", origin="cli")
+
+    async def run() -> None:
+        async with watching(yard) as house:
+            await house.queue.submit(other)
+            await eventually(lambda: said(caplog, "film.mkv", "reason=locked", "job other, which"))
+            assert [job.id for job in await house.jobs()] == ["other"]
+            await house.queue.cancel("other")
+            assert (await house.job(count=2)).source == str(film)
 
     asyncio.run(run())
 

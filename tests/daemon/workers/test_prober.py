@@ -92,7 +92,7 @@ def test_no_file_takes_the_prober_from_the_next_one(tmp_path: Path, fifo: Path) 
     with_prober(tmp_path, use, timeout_seconds=3)
 
 
-@pytest.mark.parametrize("part", [0.3, 0.9])
+@pytest.mark.parametrize("part", [0.3, 0.7, 0.8, 0.9, 0.95])
 @pytest.mark.parametrize(
     ("name", "options"),
     [("in.mp4", {}), ("in.mp4", {"movflags": "faststart"}), ("in.mkv", {})],
