@@ -34,6 +34,7 @@ from ..convert.preflight import (
     Preflight,
     check_paths,
     check_space,
+    check_whole,
     examined,
     filtered_info,
     outgoing_info,
@@ -137,6 +138,7 @@ def _obstacles(wanted: Asked, found: Preflight) -> Iterator[str]:
     """Yield why a run would be refused though all streams are fine."""
     try:
         check_paths(wanted)
+        check_whole(wanted, found.source)
         text = check_space(wanted.where, found.size)
     except MediaError as error:
         text = str(error)

@@ -18,13 +18,14 @@ import torch
 
 from ...filters.color.convert import output_size
 from ...filters.color.matrix import output_color
-from ...filters.frame import PixelFormat, StreamInfo
+from ...filters.frame import StreamInfo
 from ...filters.options import FilterOptions
 from ...filters.upscale.network import scaled_size
 from ...io.decode.hardware import Hardware
 from ...io.decode.survey import AV_TIME_BASE
 from ...io.encode.encoder import codec_choice, output_pix_fmt
-from ...io.errors import SinkFull, SinkRefused
+from ...io.errors import SinkFull, SinkRefused, TruncatedMedia
+from ...io.extent import segment_end
 from ...io.files import is_special, refuse_same_file
 from ...io.root import ConfinedFile, by_descriptor
 from ...io.sink import check_output, plan_output
@@ -32,6 +33,7 @@ from ...io.source import ContainerSource, open_source
 from ...io.streams.plan import StreamPlan, plan_streams
 from ...io.writer import Trial
 from ..specification import ConversionOptions
+from .memory import picture_bytes
 from .space import ExpectedSize, expected_size, free_bytes, growth, size_text
 
 log = logging.getLogger("upframe.run")
@@ -91,6 +93,7 @@ def preflight(
 
     Raises:
         SourceMissing, UnsupportedMedia: if the input cannot be read.
+        TruncatedMedia: if its end is missing.
         SinkRefused: if the output cannot be written so: its path, encoder, options or container, or
             what is lost though losses are errors.
         SinkFull: if there is certainly not enough space.
@@ -111,6 +114,7 @@ def preflight(
         part=options.part,
     )
     with closing(source):
+        check_whole(asked, source)
         found = examined(asked, source, plan)
         for line in found.unsaid:
             log.warning("%s", line)
@@ -129,17 +133,38 @@ def planned(asked: Asked) -> StreamPlan:
         SameFile: if it is.
         SourceMissing, UnsupportedMedia, SinkRefused: as `plan_streams`.
     """
-    source, options = asked.source, asked.options
-    held = source.descriptor if isinstance(source, ConfinedFile) else None
-    refuse_same_file(str(source) if held is None else by_descriptor(held), asked.where)
+    options = asked.options
+    refuse_same_file(_held(asked), asked.where)
     return plan_streams(
-        source,
+        asked.source,
         asked.sink,
         options.container,
         strict=options.strict_streams,
         audio_codec=options.audio_codec,
         part=options.part,
     )
+
+
+def _held(asked: Asked) -> Path:
+    source = asked.source
+    held = source.descriptor if isinstance(source, ConfinedFile) else None
+    return Path(str(source)) if held is None else by_descriptor(held)
+
+
+def check_whole(asked: Asked, source: ContainerSource) -> None:
+    """Refuse a file whose last frames are missing, if they are asked for.
+
+    Raises:
+        TruncatedMedia: where the index of an MP4 or the size of a Matroska segment says so.
+    """
+    part, size, end, path = asked.options.part, source.container.size, None, _held(asked)
+    if "mp4" in source.container_name.split(",") and source.stream.index_entries:
+        last = source.stream.index_entries[-1]
+        end = last.pos + last.size
+    elif "matroska" in source.container_name and path.is_file():
+        end = segment_end(path)
+    if end is not None and 0 < size < end and (part is None or part.end is None):
+        raise TruncatedMedia(f"{asked.source}: truncated: got {size} bytes, wanted at least {end}")
 
 
 def check_paths(asked: Asked) -> None:
@@ -227,7 +252,7 @@ def _expected(
         codec,
         asked.options.encoder,
         info.width * info.height * (info.num_frames or 0),
-        _plain_bits(info.format),
+        picture_bytes(info) * 8 / (info.width * info.height),
         (total - copied) * growth(asked.options.filters),
         copied,
     )
@@ -243,12 +268,6 @@ def _copied_bytes(source: ContainerSource, plan: StreamPlan, total: int) -> int:
             rate = cast("int | None", getattr(context, "bit_rate", None))
             num_bytes += rate * seconds / 8 if rate and seconds else total * _UNKNOWN_SOUND
     return round(num_bytes)
-
-
-def _plain_bits(form: PixelFormat) -> float:
-    """Return the bits for a pixel that is not compressed."""
-    chroma = 0 if form.family == "gray" else 2 / (1 << form.chroma_shift_x + form.chroma_shift_y)
-    return (8 if form.bit_depth == 8 else 16) * (1 + chroma + form.has_alpha)
 
 
 def check_space(

@@ -296,7 +296,8 @@ def check_job(job: CheckJob) -> None:
                 run = confined_request(run, job.confined, opened)
             check(run, partial_token(job.id))
     except (SourceMissing, TruncatedMedia, UnsupportedMedia) as error:
-        if not (job.may_come and (isinstance(error, SourceMissing) or _is_unfinished(job))):
+        incomplete = isinstance(error, SourceMissing | TruncatedMedia) or _is_unfinished(job)
+        if not (job.may_come and incomplete):
             raise
     finally:
         logging.disable(logging.NOTSET)

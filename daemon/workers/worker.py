@@ -30,6 +30,7 @@ from ..startup import collector_resting
 from .channel import WorkerChannel, run_worker
 from .messages import (
     CancelJob,
+    CheckJob,
     Event,
     JobStopped,
     Ready,
@@ -62,9 +63,14 @@ def _serve(arguments: argparse.Namespace) -> int:
         from .attempt import AttemptSettings, JobRunner, answer_probe
 
     if arguments.results is None:
-        allow_memory(limits().memory_mebibytes, share=4)  # for a few frames
+
+        def answer(request: Request) -> Event:
+            share = 1 if isinstance(request, CheckJob) else 4  # for an encoder, or a few frames
+            allow_memory(limits().memory_mebibytes, share=share)
+            return answer_probe(request)
+
         channel.send(Ready())
-        return serve(channel, answer_probe)
+        return serve(channel, answer)
     chosen = {name: getattr(arguments, name) for name in AttemptSettings.__slots__}
     try:
         runner = JobRunner(channel, AttemptSettings(**chosen))

@@ -22,7 +22,7 @@ from upframe.filters.chain import build_filters
 from upframe.filters.device import Runtime
 from upframe.filters.options import FilterOptions
 from upframe.io.encode.options import EncoderOptions
-from upframe.io.errors import SinkFull, SinkRefused
+from upframe.io.errors import SinkFull, SinkRefused, TruncatedMedia
 from upframe.io.files import OutputFile, hold, partial_path
 
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
@@ -103,6 +103,42 @@ def test_who_begins_while_weights_are_loaded_is_noticed(tmp_path: Path, clip: Pa
     with pytest.raises(SinkRefused, match="is writing"):
         run(request, filters=build)
     other[0].discard()
+
+
+FASTSTART, FRAGMENTS = {"movflags": "faststart"}, {"movflags": "frag_keyframe+empty_moov"}
+
+
+@pytest.mark.parametrize(
+    ("name", "container"),
+    [("in.mp4", FASTSTART), ("in.mov", FASTSTART), ("in.mp4", FRAGMENTS), ("in.mkv", {})],
+)
+def test_a_missing_end_is_found_before_the_first_frame(
+    tmp_path: Path, name: str, container: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_clip(tmp_path / name, frames=48, audio="aac", container_options=container)
+    target, whole = tmp_path / "out.mkv", path.read_bytes()
+    with preflight(asked_of(path, target, options_of())):
+        pass
+    path.write_bytes(whole[: len(whole) * 7 // 10])
+    with (
+        pytest.raises(TruncatedMedia, match=rf"{name}: truncated: got {len(whole) * 7 // 10} byte"),
+        preflight(asked_of(path, target, options_of())),
+    ):
+        pass
+    begins = ConversionOptions.model_validate({"filters": TWICE, "end": "0.5"})
+    with preflight(asked_of(path, target, begins)):
+        pass  # nothing of what is missing is asked for
+    assert main(["probe", str(path), str(target), "--interpolate", "1", "--no-estimate"]) == 0
+    assert f"obstacle: {path}: truncated: got" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["in.ts", "in.avi", "in.y4m"])
+def test_what_does_not_tell_its_end_is_read_to_it(tmp_path: Path, name: str) -> None:
+    codec = {"in.avi": "mpeg4", "in.y4m": "wrapped_avframe"}.get(name, "libx264")
+    path = make_clip(tmp_path / name, frames=48, codec=codec)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 7 // 10])
+    with preflight(asked_of(path, tmp_path / "out.mkv", options_of())):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,12 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 def test_jobs_submit_ends_as_the_run_would(tmp_path: Path, daemon: RunningDaemon) -> None:
     (tmp_path / "text.mkv").write_text("no film at all" * 100)
     clip, out, twice = a_clip(tmp_path / "in.mp4"), tmp_path / "out.mkv", ("--upscale", "2")
+    half = tmp_path / "half.mp4"
+    half.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
     (tmp_path / "there.mkv").touch()
     for code, *words in (
         (65, tmp_path / "text.mkv", out),
+        (65, half, out),
         (64, clip, out, "--preset", "picture"),
         (73, clip, tmp_path / "there.mkv"),
     ):

@@ -16,6 +16,7 @@ from support.jobs.daemon import SMALL, daemon_in
 from support.jobs.work import config_of, work_of
 from support.media.clips import make_clip
 
+from upframe.daemon.jobs.model import job_of
 from upframe.daemon.workers.messages import JobDone, RequestFailed
 from upframe.daemon.workers.process import FileProber, WorkerDied, WorkerProcess, WorkerSettings
 from upframe.daemon.workers.scheduler import worker_settings
@@ -86,6 +87,25 @@ def test_file_that_needs_more_than_a_prober_may_take_is_refused(tmp_path: Path) 
             assert verdict.kind == "refused"
             assert "too large for memory" in verdict.message
             assert prober.pid == pid
+
+    asyncio.run(main())
+
+
+def test_a_job_is_checked_with_the_memory_of_its_attempt(tmp_path: Path) -> None:
+    """Not with that of a probe, in which encoders fail without saying that it is the memory."""
+    clip = make_clip(tmp_path / "in.mkv", frames=2, width=960, height=540)
+    good, wrong = (
+        job_of(work_of(clip, tmp_path / "out.mkv", filters=LARGER, encoder=encoder), **more)
+        for encoder, more in (
+            ({}, {"id": "good", "origin": "mqtt"}),
+            ({"preset": "picture"}, {"id": "wrong", "origin": "mqtt"}),
+        )
+    )
+
+    async def main() -> None:
+        async with aclosing(FileProber(config_of(tmp_path / "state"))) as prober:
+            assert await prober.check(good) is None
+            assert await prober.check(wrong) is not None  # it was not lost over the first
 
     asyncio.run(main())
 
