@@ -129,4 +129,5 @@ def others_sleep() -> bool:
 
 def say_on_stderr(text: str) -> None:
     """Write the reason for an end on a line of its own, past every lock and buffer."""
-    os.write(2, f"\nupframe: {text}\n".encode())
+    bar_ends = "\n" if os.isatty(2) else ""
+    os.write(2, f"{bar_ends}upframe: {text}\n".encode())
