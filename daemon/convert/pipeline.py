@@ -62,6 +62,8 @@ class Flow:
     """Seconds on the monotonic clock."""
     first_frame_seconds: float | None = None
     """From `began` until the first picture was written."""
+    frames_before: int = 0
+    """Of `frames_out`, those that earlier runs have written."""
     stages: dict[str, StageTime] = field(
         default_factory=lambda: {name: StageTime() for name in STEPS}
     )
@@ -85,6 +87,7 @@ class Pipeline:
             pictures read so far, as a pipe must; otherwise the output is aborted. Either way
             `run` raises `TruncatedMedia` or `Stopped`.
         interrupt: ends a read of the source that waits, from any thread.
+        flow: of the pipelines before, which this one continues.
     """
 
     def __init__(
@@ -95,8 +98,10 @@ class Pipeline:
         *,
         keep_partial: bool = False,
         interrupt: Callable[[], None] | None = None,
+        flow: Flow | None = None,
     ) -> None:
-        self.flow = Flow()
+        self.flow = Flow() if flow is None else flow
+        self._continues = flow is not None
         self._source = source
         self._transform = transform
         self._sink = sink
@@ -116,7 +121,8 @@ class Pipeline:
             Stopped: if `stop` was called.
             MediaError, FilterError: whatever the first stage that failed raised.
         """
-        self.flow.began = time.monotonic()
+        if not self._continues:
+            self.flow.began = time.monotonic()
         encode = self._start("encode", self._encode)
         compute = self._start("compute", self._compute)
         decode = self._start("decode", self._decode)

@@ -1,0 +1,407 @@
+"""A film in segments: what is missing of its plan is made, one segment after the other, and joined.
+
+A segment is a conversion by itself: it reads its own frames and one past its end, which only closes
+the last gap, and encodes them into a file of its own. So a run without a break, a resumed one and
+several workers make the same files. A finished segment is looked at again before it is used.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from ...filters.chain import BuiltFilter, Chain
+from ...filters.device import Runtime
+from ...filters.frame import Picture, StreamInfo
+from ...io.cuts import Segment
+from ...io.decode.hardware import Hardware
+from ...io.errors import MediaError, VerificationFailed
+from ...io.media import Sink, Source
+from ...io.root import ConfinedFile
+from ...io.source import Seen, open_source
+from ..errors import Stopped
+from ..specification import ConversionOptions
+from .compute import Compute
+from .pipeline import Flow, Pipeline, StageTime
+from .plan import Entry, Plan
+
+log = logging.getLogger("upframe.run")
+
+
+class SegmentResult(BaseModel, frozen=True):
+    """What came of a segment, for the report of the film."""
+
+    frames_in: int
+    """Without the one past its end, which the next segment counts."""
+    frames_out: int
+    counters: dict[str, int]
+    seconds: float
+    stages: dict[str, tuple[float, float]]
+    """By stage, seconds worked and waited."""
+    warnings: list[str] = []
+    losses: list[str] = []
+
+
+class Resumed(BaseModel, frozen=True):
+    """How a film was made of segments."""
+
+    segments: int
+    found: int
+    """Finished by an earlier run, and whole."""
+    repeated: int
+    """Begun before and made again: they were in flight when a run died, or damaged since."""
+
+
+class FileFacts(Protocol):
+    """What a look at the file of a segment shows."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Of the whole file."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFiles:
+    """How files of segments are written and read."""
+
+    open_sink: Callable[[Path, bool], Sink]
+    """Opens the sink of a segment; the flag tells the last one. Its file has its name once the
+    sink is finished, verified and on the disk."""
+    look_at: Callable[[Path], FileFacts]
+    """Verifies a file again. Raises MediaError or OSError if it is not whole."""
+
+
+class JoinedSink(Protocol):
+    """Joins the files of segments, in order, into the output."""
+
+    def append(self, path: Path) -> None:
+        """Add the next segment."""
+        ...
+
+    def finish(self) -> None:
+        """Complete, verify and publish the output."""
+        ...
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentWork:
+    """One segment as plain data, for any process that can reach the source."""
+
+    source: str | ConfinedFile
+    segment: Segment
+    seen: Seen
+    """Of the whole film."""
+    options: ConversionOptions
+    pix_fmt: str
+    """Of the output."""
+
+
+Execute = Callable[[Pipeline], object]
+"""Runs a pipeline to its end, as `execute` does."""
+
+
+def run_segment(
+    work: SegmentWork,
+    sink: Sink,
+    filters: Sequence[BuiltFilter],
+    runtime: Runtime,
+    execute: Execute,
+    flow: Flow | None = None,
+) -> SegmentResult:
+    """Convert one segment.
+
+    Args:
+        work: what to convert.
+        sink: takes the pictures; it is finished, or aborted if anything fails.
+        filters: built, and free: their counters begin anew.
+        runtime: of the filters.
+        execute: runs the pipeline.
+        flow: of the film so far, which is continued.
+
+    Raises:
+        MediaError, FilterError, Stopped: whatever ended it early.
+    """
+    flow = flow or Flow()
+    before = replace(flow, stages={name: replace(one) for name, one in flow.stages.items()})
+    began = time.monotonic()
+    try:
+        source = open_source(
+            work.source,
+            deinterlace=work.options.deinterlace,
+            framerate=work.options.rate,
+            hardware=Hardware(work.options.hwaccel, runtime.device),
+            segment=work.segment,
+            seen=work.seen,
+        )
+        with closing(source):
+            held = _HeldSource(source, is_last=work.segment.is_last)
+            compute = _SegmentCompute(held, filters, work, runtime)
+            guarded = _StrictSink(sink, source.losses if work.options.strict_streams else list)
+            execute(Pipeline(held, compute, guarded, flow=flow))
+            counters = dict(compute.statistics())
+            warnings, losses = source.warnings(), source.losses()
+    except BaseException:
+        sink.abort()
+        raise
+    flow.frames_in -= held.past is not None
+    return SegmentResult(
+        frames_in=flow.frames_in - before.frames_in,
+        frames_out=flow.frames_out - before.frames_out,
+        counters=counters,
+        seconds=time.monotonic() - began,
+        stages={name: _spent(one, before.stages[name]) for name, one in flow.stages.items()},
+        warnings=warnings,
+        losses=losses,
+    )
+
+
+def _spent(now: StageTime, before: StageTime) -> tuple[float, float]:
+    return (
+        now.worked_seconds - before.worked_seconds,
+        now.waited_seconds - before.waited_seconds,
+    )
+
+
+class _HeldSource:
+    """A segment's source that knows its last picture: held back until no other follows."""
+
+    def __init__(self, source: Source, *, is_last: bool) -> None:
+        self._source = source
+        self._is_last = is_last
+        self.past: Picture | None = None
+        """The picture past the end, once it was yielded."""
+
+    @property
+    def info(self) -> StreamInfo:
+        return self._source.info
+
+    def __iter__(self) -> Iterator[Picture]:
+        held: Picture | None = None
+        for picture in self._source:
+            if held is not None:
+                yield held
+            held = picture
+        if held is not None:
+            self.past = None if self._is_last else held
+            yield held
+
+    def warnings(self) -> list[str]:
+        return self._source.warnings()
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class _SegmentCompute(Compute):
+    """Computes a segment; the picture past its end closes the last gap and is not a result."""
+
+    def __init__(
+        self,
+        source: _HeldSource,
+        filters: Sequence[BuiltFilter],
+        work: SegmentWork,
+        runtime: Runtime,
+    ) -> None:
+        super().__init__(
+            source.info,
+            {"full": Chain(built.filter for built in filters)},
+            pix_fmt=work.pix_fmt,
+            device=runtime.device,
+            detect_cuts=work.options.filters.detects_cuts,
+        )
+        self._source = source
+        self._has_gaps = work.options.filters.enable_frame_interpolation
+        self._is_closed = False
+
+    def __call__(self, picture: Picture, *, breaks: bool = False) -> Iterator[Picture]:
+        if picture is not self._source.past:
+            yield from super().__call__(picture, breaks=breaks)
+            return
+        self._is_closed = True
+        if self._has_gaps:  # it stays in the filters, and what came before comes out
+            before = Counter(self._to_frame.statistics())
+            yield from super().__call__(picture, breaks=breaks)
+            before.subtract(self._to_frame.statistics())
+            self._counts.update(before)  # the next segment counts its pixels
+
+    def flush(self) -> Iterator[Picture]:
+        """Yield what is held, but for the picture past the end."""
+        yield from self.settle() if self._is_closed else super().flush()
+
+
+class _StrictSink:
+    """A sink that is not finished if something was lost that must not be."""
+
+    def __init__(self, sink: Sink, losses: Callable[[], list[str]]) -> None:
+        self._sink = sink
+        self._losses = losses
+
+    def write(self, picture: Picture) -> None:
+        self._sink.write(picture)
+
+    def finish(self) -> None:
+        if lost := self._losses():
+            raise VerificationFailed(f"--strict-streams: {'; '.join(lost)}")
+        self._sink.finish()
+
+    def abort(self) -> None:
+        self._sink.abort()
+
+
+# --------------------------------------------------------------------------------------- the film
+
+
+class FilmRun:
+    """The run of a film in segments: what is done is looked at, the rest is made, all is joined.
+
+    Args:
+        plan: of the film, its folder held.
+        work: of any segment; the journal has the others' bounds.
+        files: writes and reads the files of segments.
+        source: path to look at the source again, before each segment and before the end.
+
+    Raises:
+        SinkFull: if the journal cannot be written.
+    """
+
+    def __init__(self, plan: Plan, work: SegmentWork, files: SegmentFiles, source: Path) -> None:
+        self._plan = plan
+        self._work = work
+        self._files = files
+        self._source = source
+        entries = plan.entries()
+        self._results = {
+            entry.number: SegmentResult.model_validate(entry.result)
+            for entry in entries
+            if entry.state == "done" and self._is_whole(entry)
+        }
+        begun = [entry for entry in entries if entry.attempts]
+        self.resumed = Resumed(
+            segments=len(entries),
+            found=len(self._results),
+            repeated=len(begun) - len(self._results),
+        )
+        self.flow = self._flow_so_far()
+
+    def __call__(
+        self,
+        joined: JoinedSink,
+        filters: Sequence[BuiltFilter],
+        runtime: Runtime,
+        execute: Execute,
+        on_complete: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make what is missing, and join all.
+
+        Args:
+            joined: takes the files; it is finished, or aborted if anything fails.
+            filters: as for `run_segment`.
+            runtime: of the filters.
+            execute: runs a pipeline.
+            on_complete: called when all segments are joined, before the output is completed.
+
+        Raises:
+            MediaError, FilterError, Stopped: whatever ended it early; what is done stays.
+        """
+        try:
+            for entry in self._plan.entries():
+                self._plan.facts.source.check(self._source)
+                if entry.number not in self._results:
+                    self._make(entry, filters, runtime, execute)
+                joined.append(self._plan.path_of(entry))
+            self._plan.facts.source.check(self._source)
+            on_complete()
+            joined.finish()
+        except (MediaError, Stopped):
+            joined.abort()
+            done, total = len(self._results), self.resumed.segments
+            log.info("%d of %d segments are done, in %s", done, total, self._plan.folder)
+            raise
+        except BaseException:
+            joined.abort()
+            raise
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """All counters of the film so far."""
+        total = Counter[str]()
+        for result in self._results.values():
+            total.update(result.counters)
+        return dict(total)
+
+    def lines(self, name: str) -> list[str]:
+        """Return the `warnings` or `losses` of all segments, each once."""
+        found = [getattr(self._results[number], name) for number in sorted(self._results)]
+        return list(dict.fromkeys(line for lines in found for line in lines))
+
+    def _make(
+        self,
+        entry: Entry,
+        filters: Sequence[BuiltFilter],
+        runtime: Runtime,
+        execute: Execute,
+    ) -> None:
+        path = self._plan.path_of(entry)
+        work = replace(self._work, segment=segment_of(entry))
+        self._plan.start(entry.number)
+        path.unlink(missing_ok=True)  # finished, but not recorded
+        sink = self._files.open_sink(path, work.segment.is_last)
+        result = run_segment(work, sink, filters, runtime, execute, self.flow)
+        found = self._files.look_at(path)
+        self._plan.finish(entry.number, found.size, found.sha256, result.model_dump())
+        self._results[entry.number] = result
+
+    def _is_whole(self, entry: Entry) -> bool:
+        """Look at a finished segment again; one that is not as recorded is made again."""
+        path = self._plan.path_of(entry)
+        try:
+            found = self._files.look_at(path)
+            if (found.size, found.sha256) == (entry.size, entry.sha256):
+                return True
+            reason = f"got {found.size} bytes, wanted {entry.size} of another SHA-256"
+        except (MediaError, OSError) as error:
+            reason = str(error)
+        log.warning("segment %d is made again: %s: %s", entry.number, path.name, reason)
+        self._plan.discard(entry)
+        return False
+
+    def _flow_so_far(self) -> Flow:
+        flow = Flow()
+        for result in self._results.values():
+            flow.frames_in += result.frames_in
+            flow.frames_out += result.frames_out
+            flow.began -= result.seconds
+            for name, (worked, waited) in result.stages.items():
+                flow.stages[name].worked_seconds += worked
+                flow.stages[name].waited_seconds += waited
+        flow.frames_before = flow.frames_out
+        return flow
+
+
+def entries_of(segments: Sequence[Segment]) -> list[Entry]:
+    """Return the entries of a new plan."""
+    return [Entry(one.number, one.first, one.last, asdict(one)) for one in segments]
+
+
+def segment_of(entry: Entry) -> Segment:
+    """Return the segment of an entry, as `entries_of` was given it."""
+    bounds: dict[str, Any] = entry.bounds
+    return Segment(**bounds)
