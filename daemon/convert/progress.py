@@ -63,7 +63,8 @@ def snapshot_of(flow: Flow, total: int | None, estimate: float | None = None) ->
     """Read the state of a running pipeline, whose work was estimated to take so many seconds."""
     elapsed = flow.elapsed_seconds
     since_first = elapsed - (flow.first_frame_seconds or 0.0)
-    done = flow.frames_out - flow.frames_before - 1  # the first frame came at the time from which we count
+    # the first frame came at the time from which we count
+    done = flow.frames_out - flow.frames_before - 1
     fps = done / since_first if done > 0 and since_first > 0 else 0.0
     settled = fps > 0 and since_first >= _SETTLED_SECONDS
     eta = None if estimate is None else max(0.0, estimate - elapsed)
