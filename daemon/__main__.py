@@ -56,6 +56,7 @@ def _run(argv: Sequence[str] | None) -> int:
         # with `argv`, the caller continues, and its objects must stay collectable
         with collector_resting() if argv is None else nullcontext():
             arguments = make_parser(asked).parse_args(words)
+            arguments.words = words
             debug = cast("bool", arguments.debug)
             _log_to_stderr(debug)
             module = importlib.import_module(f".cli.{arguments.command}", __package__)

@@ -44,7 +44,7 @@ DEFAULT_LEVELS = ("full", "exp", "no-interpolation", "bicubic", "half-rate", "pa
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LEVEL = re.compile(r"full|exp(-[1-9][0-9]*)?|no-interpolation|bicubic|half-rate|pass")
 _RATE = r"^0{0,8}[1-9][0-9]{0,8}(/0{0,8}[1-9][0-9]{0,8})?$"
-_LATER = ("hwaccel", "audio_codec", "start", "end", "duration")
+_LATER = ("hwaccel", "audio_codec", "start", "end", "duration", "segment_frames")
 """Options that are newer than the digests in stores; at their default they are left out of them."""
 
 
@@ -131,6 +131,13 @@ class MediaOptions(_Specification, SoundOptions, frozen=True, extra="forbid"):
         description="Let an NVIDIA card decode, whose frames then stay on it: where the filters "
         "run on it (auto), or wherever it can (cuda). What it cannot decode, software does, which "
         "is logged.",
+    )
+    segment_frames: int | None = Field(
+        default=None,
+        ge=1,
+        description="Cut the film before a key frame after so many frames at least, and encode "
+        "each segment by itself, so that a run that is broken off can be continued. Without it, "
+        "32 to 1024 by their size.",
     )
 
 
@@ -367,6 +374,7 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(
             ("strict_streams", "audio_codec", "deinterlace", "framerate", "hwaccel"), _OF_FILES
         ),
+        "segment_frames": "a live stream is not continued from where it was",
         **dict.fromkeys(("start", "end"), "a live stream begins when it is connected to"),
     },
     "pipe": {
@@ -377,6 +385,7 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
         "framerate": "the input states its rate",
         **dict.fromkeys(("start", "end", "duration"), "the program before it cuts, as ffmpeg -ss"),
         "hwaccel": "the input is uncompressed video",
+        "segment_frames": "a pipe is not continued from where it was",
     },
 }
 """By front end, the options that it does not have, and why: jobs by MQTT, the control API and

@@ -80,6 +80,11 @@ def _run(parser: Parser) -> None:
     group = parser.add_argument_group("input and output")
     add_options(group, ConversionOptions)
     add_options(group, StreamSpec, "tls_insecure")
+    group.add_argument(
+        "--no-resume",
+        action="store_true",
+        help="Begin anew what an earlier run was broken off, and keep nothing if this one is.",
+    )
     group = parser.add_argument_group(
         "live streams",
         "An input or output such as rtsp://… makes it one: in real time, until stopped.",

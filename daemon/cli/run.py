@@ -23,6 +23,7 @@ from ...io.redaction import json_text, one_line, redacted
 from ..convert.conversion import RunRequest, run, stoppable
 from ..convert.progress import display_for
 from ..convert.report import check_report_path
+from ..convert.resume import Keep
 from ..errors import UsageError
 from ..jobs.client import writer_here
 from ..live.live_pipeline import LiveRequest
@@ -197,6 +198,16 @@ def status_text(status: LiveStatus, fps: float) -> str:
     return one_line(", ".join(parts))
 
 
+def _keep(arguments: argparse.Namespace) -> Keep:
+    given = (arguments.device, arguments.precision, os.environ.get("OMP_NUM_THREADS"))
+    names = zip(("device", "precision", "threads"), given, strict=True)
+    return Keep(
+        resume=not arguments.no_resume,
+        arguments={"words": arguments.words, "folder": os.getcwd()},
+        asked=frozenset(name for name, value in names if value not in (None, "auto")),
+    )
+
+
 def command(arguments: argparse.Namespace) -> int:
     """Do what the command line asks, and return the exit code."""
     if arguments.report is not None:
@@ -204,9 +215,11 @@ def command(arguments: argparse.Namespace) -> int:
     if is_live_run(arguments):
         report = run_live(arguments)
     else:
-        options = specified(arguments, ConversionOptions)
+        options, runtime = specified(arguments, ConversionOptions), runtime_of(arguments)
         _refuse_output_of_a_job(arguments.output, options)
-        request = RunRequest(arguments.input, arguments.output, options, runtime_of(arguments))
+        request = RunRequest(
+            arguments.input, arguments.output, options, runtime, keep=_keep(arguments)
+        )
         report = run(request, display_for(arguments.progress))
     if arguments.report is not None:
         report.write(cast("Path", arguments.report))

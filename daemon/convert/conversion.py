@@ -6,29 +6,40 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import TypedDict
+
+import torch
 
 from ...filters.chain import BuiltFilter, Chain, build_filters
 from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
 from ...filters.options import FilterOptions
+from ...io.encode.options import EncoderOptions
 from ...io.errors import MediaError, VerificationFailed
 from ...io.files import Owner, discard_unpublished, refuse_writer
+from ...io.images import ImageSink
 from ...io.media import Sink
 from ...io.root import ConfinedFile
-from ...io.sink import open_file_sink
+from ...io.segments import JoinedSink, open_joined_sink, open_segment_sink, segment_facts
+from ...io.sink import FileSink, open_file_sink
+from ...io.streams.plan import StreamPlan
+from ...io.writer import Trial
+from ..errors import Stopped
 from ..specification import ConversionOptions, MediaOptions, Stage
 from .compute import Compute
 from .estimate import Estimate, Film, Limits, estimate
 from .memory import Memory, memory_of
 from .pipeline import Flow, Pipeline
-from .preflight import Asked, preflight
+from .preflight import Asked, Preflight, preflight
 from .progress import Display, Silent, show_progress
 from .report import Report, WarningLog, kept_warnings, make_report
+from .resume import Division, Keep, divided
+from .segments import Execute, FilmRun, Resumed, SegmentFiles, SegmentWork
 
 log = logging.getLogger("upframe.run")
 
@@ -42,19 +53,66 @@ def execute(
         Stopped: after a first signal.
         MediaError, FilterError: whatever ended the work early.
     """
+    execute_all(lambda run: run(pipeline), pipeline.flow, total, display, estimate)
+    return pipeline.flow
+
+
+def execute_all(
+    work: Callable[[Execute], None],
+    flow: Flow,
+    total: int | None,
+    display: Display,
+    estimate: Estimate | None = None,
+) -> None:
+    """Run pipelines one after the other, as `execute` does one.
+
+    Args:
+        work: gets what runs a pipeline; it is called in a thread of its own.
+        flow: of all of them.
+        total: frames of the whole output, if known.
+        display: shows the progress.
+        estimate: made before the work.
+
+    Raises:
+        Stopped: after a first signal, by the pipeline that runs or is to be run next.
+        MediaError, FilterError: whatever ended the work early.
+    """
     seconds = None if estimate is None else estimate.seconds
-    return asyncio.run(_execute(pipeline, total, display, seconds))
+    asyncio.run(_execute_all(work, flow, total, display, seconds))
 
 
-async def _execute(
-    pipeline: Pipeline, total: int | None, display: Display, estimate: float | None
-) -> Flow:
+async def _execute_all(
+    work: Callable[[Execute], None],
+    flow: Flow,
+    total: int | None,
+    display: Display,
+    estimate: float | None,
+) -> None:
     loop = asyncio.get_running_loop()
-    shown = show_progress(pipeline.flow, total, display, estimate)
-    progress = asyncio.create_task(shown, name="progress")
-    with stoppable(lambda number: loop.call_soon_threadsafe(pipeline.stop, number)):
+    running: list[Pipeline] = []
+    stopped_by: list[int] = []
+
+    async def run_one(pipeline: Pipeline) -> None:
+        if stopped_by:
+            raise Stopped(stopped_by[0])
+        running.append(pipeline)
         try:
-            return await pipeline.run()
+            await pipeline.run()
+        finally:
+            running.remove(pipeline)
+
+    def run(pipeline: Pipeline) -> None:
+        asyncio.run_coroutine_threadsafe(run_one(pipeline), loop).result()
+
+    def stop(number: int) -> None:
+        stopped_by.append(number)
+        for pipeline in running:
+            pipeline.stop(number)
+
+    progress = asyncio.create_task(show_progress(flow, total, display, estimate), name="progress")
+    with stoppable(lambda number: loop.call_soon_threadsafe(stop, number)):
+        try:
+            await asyncio.to_thread(work, run)
         finally:
             progress.cancel()
             await asyncio.gather(progress, return_exceptions=True)
@@ -94,6 +152,8 @@ class RunRequest:
     """Path to the sink, as from `opened_place`; None: its name."""
     estimates: Limits = field(default_factory=Limits)
     """For which work the time is estimated before."""
+    keep: Keep = field(default_factory=Keep)
+    """What is kept if the work is broken off."""
 
     @property
     def where(self) -> Path:
@@ -149,8 +209,8 @@ def run(
         Stopped: if a signal ended it. In every case nothing is left under the output's name.
     """
     with kept_warnings() as warned, _named_for_users(request):
-        stages = on_stage, on_memory
-        return _run(request, display, announce, ledger, filters, *stages, warned)
+        told = on_stage, on_memory, warned
+        return _Conversion(request, display or Silent(), announce, ledger, *told)(filters)
 
 
 def check(request: RunRequest, token: str) -> None:
@@ -178,65 +238,188 @@ def _named_for_users(request: RunRequest) -> Generator[None]:
         raise
 
 
-def _run(
-    request: RunRequest,
-    display: Display | None,
-    announce: bool,
-    ledger: Ledger | None,
-    build: BuildFilters,
-    on_stage: Callable[[Stage], None],
-    on_memory: Callable[[Memory], None],
-    warned: WarningLog,
-) -> Report:
-    options, runtime = request.options, request.runtime
-    on_stage("loading")
-    token = None if ledger is None else ledger.token
-    with preflight(request.asked(token), runtime.device, announce=announce) as checked:
-        source, plan, known = checked.source, checked.plan, checked.losses
-        filters = build(options.filters, runtime)
+@dataclass(frozen=True, slots=True)
+class _Conversion:
+    """One run: its request, and who is told of it."""
+
+    request: RunRequest
+    display: Display
+    announce: bool
+    ledger: Ledger | None
+    on_stage: Callable[[Stage], None]
+    on_memory: Callable[[Memory], None]
+    warned: WarningLog
+
+    def __call__(self, build: BuildFilters) -> Report:
+        request, runtime = self.request, self.request.runtime
+        options, announce = request.options, self.announce
+        self.on_stage("loading")
+        asked = request.asked(self._token)
+        with (
+            preflight(asked, runtime.device, announce=announce) as checked,
+            divided(asked, checked, runtime, request.keep, announce=announce) as division,
+        ):
+            if division is None:
+                filters = build(options.filters, runtime)
+                return self._whole(self._prepared(checked, filters, runtime))
+            with _threads(division.threads):
+                filters = division.build(lambda runtime: build(options.filters, runtime))
+                prepared = self._prepared(checked, filters, division.runtime)
+                return self._in_segments(prepared, division)
+
+    @property
+    def _token(self) -> str | None:
+        return None if self.ledger is None else self.ledger.token
+
+    def _prepared(
+        self, checked: Preflight, filters: Sequence[BuiltFilter], runtime: Runtime
+    ) -> _Prepared:
+        request, options, source = self.request, self.request.options, checked.source
         compute = compute_of(source.info, filters, options, runtime, checked.info.pix_fmt)
         about = source.info, filters, compute, runtime.device
         film = Film(request.source, request.sink, *about, options, options.part)
         memory = memory_of(film)
-        on_memory(memory)
-        estimated = _estimate(film, request.estimates, memory, announce=announce)
+        self.on_memory(memory)
+        estimated = _estimate(film, request.estimates, memory, announce=self.announce)
+        refuse_writer(request.where, self._token)  # which may have begun meanwhile
+        return _Prepared(checked, filters, runtime, compute, memory, estimated)
+
+    def _whole(self, prepared: _Prepared) -> Report:
+        """Convert the film in one piece, straight into the output."""
+        source, compute, display = prepared.checked.source, prepared.compute, self.display
 
         def report() -> Report:
-            return make_report(
-                source=str(request.source),
-                sink=request.sink,
-                flow=pipeline.flow,
-                counters=compute.statistics(),
-                incoming=source.info,
-                outgoing=sink.info,
-                runtime=runtime,
-                filters=filters,
-                estimate=estimated,
-                memory=memory,
-                streams=plan.lines(),
-                losses=[*known, *sink.losses(), *source.losses()],
-                warnings=[*warned.messages, *source.warnings()],
-            )
+            counters, losses = compute.statistics(), source.losses()
+            return self._report(prepared, sink, pipeline.flow, counters, losses, source.warnings())
 
-        refuse_writer(request.where, token)  # which may have begun meanwhile
-        sink = open_file_sink(
-            request.where,
-            compute.info,
-            options.encoder,
-            plan=plan,
-            overwrite=options.overwrite,
-            format=options.container,
-            owner=ledger and ledger.owner(report, follows_links=request.place is None),
-            trial=checked.trial if compute.info == checked.info else None,
-        )
-        staged = _StagedSink(sink, on_stage, source.losses if options.strict_streams else list)
+        sink = open_file_sink(*self._output(prepared), **self._output_options(prepared, report))
+        strict = self.request.options.strict_streams
+        staged = _StagedSink(sink, self.on_stage, source.losses if strict else list)
         pipeline = Pipeline(source, compute, staged)
-        on_stage("streaming")
-        execute(pipeline, compute.info.num_frames, display or Silent(), estimated)
+        self.on_stage("streaming")
+        execute(pipeline, compute.info.num_frames, display, prepared.estimate)
         for message in source.warnings():
-            if message not in warned.messages:
+            if message not in self.warned.messages:
                 log.warning("%s", message)
         return report()
+
+    def _in_segments(self, prepared: _Prepared, division: Division) -> Report:
+        """Convert the film in segments, of which an earlier run may have made some."""
+        request, compute = self.request, prepared.compute
+        target, info, encoder = self._output(prepared)
+        compute.close()
+
+        def open_segment(path: Path, final: bool) -> FileSink:
+            name = Path(request.sink)
+            form = request.options.container
+            return open_segment_sink(path, info, encoder, target=name, format=form, final=final)
+
+        def report() -> Report:
+            lines = film.lines("losses"), film.lines("warnings")
+            return self._report(prepared, sink, film.flow, film.counters, *lines, film.resumed)
+
+        with closing(division.plan(prepared.filters)) as plan:
+            work = SegmentWork(
+                request.source,
+                division.segments[0],
+                prepared.checked.source.seen,
+                request.options,
+                info.pix_fmt,
+            )
+            files = SegmentFiles(open_segment, segment_facts)
+            film = FilmRun(plan, work, files, division.source)
+            if self.announce:
+                log.info("%s", film.resumed.text)
+            sink = open_joined_sink(target, info, encoder, **self._output_options(prepared, report))
+            self.on_stage("streaming")
+            execute_all(
+                lambda run: film(
+                    sink,
+                    prepared.filters,
+                    prepared.runtime,
+                    run,
+                    lambda: self.on_stage("publishing"),
+                ),
+                film.flow,
+                info.num_frames,
+                self.display,
+                prepared.estimate,
+            )
+        division.remove()
+        return report()
+
+    def _output(self, prepared: _Prepared) -> tuple[Path, StreamInfo, EncoderOptions]:
+        return self.request.where, prepared.compute.info, self.request.options.encoder
+
+    def _output_options(self, prepared: _Prepared, report: Callable[[], Report]) -> _OutputOptions:
+        request, checked = self.request, prepared.checked
+        follows = request.place is None
+        return {
+            "plan": checked.plan,
+            "overwrite": request.options.overwrite,
+            "format": request.options.container,
+            "owner": self.ledger and self.ledger.owner(report, follows_links=follows),
+            "trial": checked.trial if prepared.compute.info == checked.info else None,
+        }
+
+    def _report(
+        self,
+        prepared: _Prepared,
+        sink: FileSink | ImageSink | JoinedSink,
+        flow: Flow,
+        counters: Mapping[str, int],
+        losses: Sequence[str],
+        warnings: Sequence[str],
+        resumed: Resumed | None = None,
+    ) -> Report:
+        checked = prepared.checked
+        return make_report(
+            source=str(self.request.source),
+            sink=self.request.sink,
+            flow=flow,
+            counters=counters,
+            incoming=checked.source.info,
+            outgoing=sink.info,
+            runtime=prepared.runtime,
+            filters=prepared.filters,
+            estimate=prepared.estimate,
+            memory=prepared.memory,
+            resumed=resumed,
+            streams=checked.plan.lines(),
+            losses=[*checked.losses, *sink.losses(), *losses],
+            warnings=[*self.warned.messages, *warnings],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A conversion whose filters are built."""
+
+    checked: Preflight
+    filters: Sequence[BuiltFilter]
+    runtime: Runtime
+    compute: Compute
+    memory: Memory
+    estimate: Estimate | None
+
+
+class _OutputOptions(TypedDict):
+    plan: StreamPlan
+    overwrite: bool
+    format: str | None
+    owner: Owner | None
+    trial: Trial | None
+
+
+@contextmanager
+def _threads(number: int) -> Generator[None]:
+    """Compute with so many threads on the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _estimate(film: Film, limits: Limits, memory: Memory, *, announce: bool) -> Estimate | None:

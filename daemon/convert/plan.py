@@ -7,12 +7,14 @@ plan is the same, by the hash of all facts: source, settings, weights, versions 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
 import sqlite3
+import stat
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -229,7 +231,9 @@ class Plan:
         with _writing(folder):
             _remove_all(folder, keep=(_LOCK_NAME,))
             path = folder / PLAN_NAME
-            connection = sqlite3.connect(path, isolation_level=None, timeout=_HELD_SECONDS)
+            connection = sqlite3.connect(
+                path, isolation_level=None, timeout=_HELD_SECONDS, check_same_thread=False
+            )
             connection.execute(_DURABLE)
             connection.executescript(
                 "BEGIN; CREATE TABLE plan (facts TEXT NOT NULL, arguments TEXT NOT NULL);"
@@ -256,7 +260,9 @@ class Plan:
         path = folder / PLAN_NAME
         if not path.is_file():
             return None
-        connection = sqlite3.connect(path, isolation_level=None, timeout=_HELD_SECONDS)
+        connection = sqlite3.connect(
+            path, isolation_level=None, timeout=_HELD_SECONDS, check_same_thread=False
+        )
         try:
             connection.execute(_DURABLE)
             connection.execute("SELECT result FROM segment LIMIT 1")
@@ -356,7 +362,8 @@ def held(folder: Path, target: Path) -> Generator[None]:
         target: the output, for messages.
 
     Raises:
-        SinkRefused: if another process holds it, or it cannot be made.
+        SinkRefused: if another process holds it, it cannot be made, or it is another user's, who
+            decides what is in it.
     """
     try:
         lock = _take(folder)
@@ -371,6 +378,9 @@ def held(folder: Path, target: Path) -> Generator[None]:
 def _take(folder: Path) -> BinaryIO:
     while True:
         folder.mkdir(mode=0o700, exist_ok=True)  # sources may be named by URLs with passwords
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "wanted a folder of this user; remove it")
         lock = (folder / _LOCK_NAME).open("ab")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -24,6 +24,7 @@ from ...io.redaction import json_text, one_line
 from .estimate import Estimate
 from .memory import Memory
 from .pipeline import STEPS, Flow
+from .segments import Resumed
 
 
 class WrittenReport(BaseModel, frozen=True):
@@ -111,6 +112,7 @@ class Report(WrittenReport, frozen=True):
     seconds: float
     estimate: Estimate | None = Field(None, description="Made before a long work.")
     memory: Memory | None = Field(None, description="What the work was judged to need.")
+    resumed: Resumed | None = Field(None, description="Of a film that was made in segments.")
     first_frame_seconds: float | None
     stages: dict[str, StageReport]
     limiting_stage: str
@@ -168,6 +170,7 @@ def make_report(
     filters: Sequence[BuiltFilter],
     estimate: Estimate | None = None,
     memory: Memory | None = None,
+    resumed: Resumed | None = None,
     streams: Iterable[str] = (),
     losses: Iterable[str] = (),
     warnings: Iterable[str] = (),
@@ -186,6 +189,7 @@ def make_report(
         seconds=round(flow.elapsed_seconds, 3),
         estimate=estimate,
         memory=memory,
+        resumed=resumed,
         first_frame_seconds=flow.first_frame_seconds,
         stages={name: StageReport(**asdict(clock)) for name, clock in flow.stages.items()},
         limiting_stage=flow.limiting_stage,

@@ -59,6 +59,15 @@ class Resumed(BaseModel, frozen=True):
     repeated: int
     """Begun before and made again: they were in flight when a run died, or damaged since."""
 
+    @property
+    def text(self) -> str:
+        """The same for people."""
+        text = f"{self.segments} segments"
+        if self.found or self.repeated:
+            text += f", of which an earlier run has made {self.found}"
+            text += f"; {self.repeated} it had begun are made again" if self.repeated else ""
+        return text
+
 
 class FileFacts(Protocol):
     """What a look at the file of a segment shows."""
@@ -114,7 +123,7 @@ class SegmentWork:
     """Of the output."""
 
 
-Execute = Callable[[Pipeline], object]
+Execute = Callable[[Pipeline], None]
 """Runs a pipeline to its end, as `execute` does."""
 
 

@@ -1,0 +1,214 @@
+"""What a run keeps of a film in segments, and how a later run continues it.
+
+Whether and where a film is divided is decided here, and whether a plan that was kept is the same.
+What it fixes (device, precision, threads, ways) is used again, unless the user asks for other
+values or this machine cannot use them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from ...filters.chain import BuiltFilter
+from ...filters.device import Runtime
+from ...filters.errors import DeviceUnavailable
+from ...io.cuts import Cuts, Segment
+from ...io.encode.encoder import codec_choice
+from ...io.files import is_special
+from ...io.root import by_descriptor
+from ...io.segments import why_not_cut
+from .plan import (
+    PLAN_NAME,
+    Facts,
+    Plan,
+    SourceFacts,
+    held,
+    plan_folder,
+    remove_folder,
+    settings_of,
+    versions_of,
+)
+from .preflight import Asked, Preflight
+from .report import device_name
+from .segments import entries_of, segment_of
+
+log = logging.getLogger("upframe.run")
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What is kept of a film for a run that is broken off."""
+
+    folder: Path | None = None
+    """None: beside the output."""
+    resume: bool = True
+    """Whether an earlier run is continued; if not, nothing is left behind either."""
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the user asked for, for `upframe resume`."""
+    asked: frozenset[str] = frozenset()
+    """Which of "device", "precision" and "threads" the user gave: a plan does not decide them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """A film in segments, whose folder is held."""
+
+    source: Path
+    """To look at it again."""
+    segments: Sequence[Segment]
+    runtime: Runtime
+    """As the user asked, or as the plan that is continued has fixed it."""
+    threads: int
+    _folder: Path
+    _facts: Facts
+    """But for what is known once filters are built."""
+    _kept: Plan | None
+    _arguments: Mapping[str, Any]
+
+    def build(self, build: Callable[[Runtime], Sequence[BuiltFilter]]) -> Sequence[BuiltFilter]:
+        """Build the filters, by the ways of the plan that is continued.
+
+        Raises:
+            CheckpointRejected, WeightsUnavailable, DeviceUnavailable: as building does.
+        """
+        try:
+            return build(self.runtime)
+        except DeviceUnavailable as error:
+            if not self.runtime.ways:
+                raise
+            log.warning("the plan cannot be continued here: %s", error)
+        return build(replace(self.runtime, ways={}))
+
+    def plan(self, filters: Sequence[BuiltFilter]) -> Plan:
+        """Return the plan: the one that was kept if it is the same, else a new one.
+
+        Raises:
+            SinkFull: if it cannot be written.
+        """
+        facts, kept = self._facts.with_filters(filters), self._kept
+        if kept is not None and kept.hash == facts.hash:
+            return kept
+        if kept is not None:
+            changes = "; ".join(kept.facts.changes(facts))
+            log.warning("what an earlier run has kept is of another plan: begun anew (%s)", changes)
+            kept.close()
+        entries = entries_of(self.segments)
+        return Plan.begun(self._folder, facts, self._arguments, entries)
+
+    def remove(self) -> None:
+        """Remove all that was kept."""
+        with suppress(OSError):
+            remove_folder(self._folder)
+
+
+@contextmanager
+def divided(
+    asked: Asked, checked: Preflight, runtime: Runtime, keep: Keep, *, announce: bool = True
+) -> Generator[Division | None]:
+    """Divide a film into segments; None where it is short, or cannot be.
+
+    Args:
+        asked: the conversion.
+        checked: what was found of it.
+        runtime: as the user asked for it.
+        keep: what is kept for a later run.
+        announce: whether to log why a film is not divided.
+
+    Raises:
+        SinkRefused: if another process works on the same output.
+        SourceMissing: if the source has disappeared.
+    """
+    folder = keep.folder or plan_folder(asked.where)
+    cuts = None if (folder / PLAN_NAME).is_file() else _cuts(asked, checked)
+    if cuts is not None and not cuts.segments:
+        if cuts.why_whole is not None and announce:
+            log.info("if it is broken off, it begins anew: %s", cuts.why_whole)
+        yield None
+        return
+    with held(folder, asked.where):
+        try:
+            yield _division(asked, checked, runtime, keep, folder, cuts)
+        finally:
+            if not (keep.resume and (folder / PLAN_NAME).is_file()):
+                with suppress(OSError):
+                    remove_folder(folder)
+
+
+def _cuts(asked: Asked, checked: Preflight) -> Cuts:
+    options = asked.options
+    if is_special(asked.where):
+        return Cuts()
+    why = why_not_cut(options.encoder, checked.info, asked.sink, options.container)
+    return checked.source.cuts(options.segment_frames) if why is None else Cuts(why_whole=why)
+
+
+def _division(
+    asked: Asked,
+    checked: Preflight,
+    runtime: Runtime,
+    keep: Keep,
+    folder: Path,
+    cuts: Cuts | None,
+) -> Division | None:
+    name = asked.source
+    descriptor = None if isinstance(name, str) else name.descriptor
+    source = Path(str(name)) if descriptor is None else by_descriptor(descriptor)
+    kept = Plan.opened(folder) if keep.resume else None
+    threads = torch.get_num_threads()
+    if kept is not None:
+        runtime, threads = _as_kept(kept.facts, runtime, threads, keep.asked)
+    facts = _facts(asked, checked, source, runtime, threads)
+    if kept is not None and _same_cuts(kept.facts, facts):
+        segments: Sequence[Segment] = [segment_of(entry) for entry in kept.entries()]
+    else:
+        segments = (cuts or _cuts(asked, checked)).segments
+    if not segments:  # the film was another one
+        remove_folder(folder)
+        return None
+    return Division(source, segments, runtime, threads, folder, facts, kept, keep.arguments)
+
+
+def _as_kept(
+    facts: Facts, runtime: Runtime, threads: int, asked: frozenset[str]
+) -> tuple[Runtime, int]:
+    """Return device, precision, ways and threads as a plan has fixed them, where it may."""
+    if "device" not in asked and facts.device == "cpu":
+        runtime = replace(runtime, device=torch.device("cpu"))
+    if device_name(runtime.device) != facts.device:
+        return runtime, threads  # another plan
+    if "precision" not in asked:
+        fixed = cast("torch.dtype", getattr(torch, facts.precision))
+        runtime = replace(runtime, precision=fixed)
+    return replace(runtime, ways=facts.ways), threads if "threads" in asked else facts.threads
+
+
+def _same_cuts(kept: Facts, now: Facts) -> bool:
+    return (kept.source, kept.settings, kept.versions) == (now.source, now.settings, now.versions)
+
+
+def _facts(asked: Asked, checked: Preflight, source: Path, runtime: Runtime, threads: int) -> Facts:
+    options, info = asked.options, checked.info
+    choice = codec_choice(info, options.encoder, asked.sink, options.container)
+    settings = settings_of(
+        options,
+        codec=choice.codec,
+        pix_fmt=info.pix_fmt,
+        output=Path(asked.sink).suffix.lower(),
+        cores=len(os.sched_getaffinity(0)),  # by which encoders choose their threads
+    )
+    return Facts(
+        source=SourceFacts.of(source),
+        settings=settings,
+        versions=versions_of(choice.codec),
+        device=device_name(runtime.device),
+        precision=str(runtime.precision).removeprefix("torch."),
+        threads=threads,
+    )
