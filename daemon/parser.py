@@ -176,6 +176,7 @@ def no_command(words: Sequence[str], first: str, commands: Iterable[str]) -> str
 
 COMMANDS: Mapping[str, str] = {
     "run": "Convert a file, an image, an image sequence or a live stream.",
+    "resume": "Continue a run that was broken off.",
     "pipe": "Convert video from stdin to stdout: y4m, nut or matroska.",
     "probe": "Show what an input is, what would be done with it, and what that costs.",
     "verify": "Check a result: its frames, duration, streams, tags and sound offset.",

@@ -101,6 +101,23 @@ def _run(parser: Parser) -> None:
     add_progress_arguments(parser)
 
 
+_EPILOG_OF_RESUME = """\
+examples:
+  upframe resume large.mkv
+
+A run that was broken off has left its finished segments in a folder beside the output, such as
+.large.mkv.upframe. The same command line resumes it, too. `upframe doctor` lists what was left
+behind, `upframe jobs clean` removes it.
+"""
+
+
+def _resume(parser: Parser) -> None:
+    parser.description = "Continue a run that was broken off, with the options it was given."
+    parser.epilog = _EPILOG_OF_RESUME
+    parser.add_argument("output", type=location, help="The output of that run.")
+    add_progress_arguments(parser, report=False)
+
+
 _EPILOG_OF_PIPE = """\
 examples (set -o pipefail, so that a failure anywhere is seen; sound comes from the original file,
 and raw streams such as .hevc and .ivf hold none):
@@ -272,6 +289,7 @@ examples:
   upframe jobs watch
   upframe jobs show film-3f9a1c
   upframe jobs retry --failed
+  upframe jobs clean ~/films
 
 The beginning of an id is enough where no other id begins so. The daemon is found by --config or
 --socket, else in /var/lib/upframe, else wherever one listens on this machine. If none is running,
@@ -313,6 +331,17 @@ def _jobs(parser: Parser) -> None:
         "List the files of watched folders that wait, failed or were skipped, with the reason.",
     )
     _daemon_action(actions, "status", "Show the status of the daemon as JSON.")
+    text = "Remove what runs that were broken off have kept to be resumed, and say so."
+    clean = _action(actions, "clean", text)
+    clean.add_argument(
+        "folders",
+        nargs="*",
+        type=Path,
+        default=[Path()],
+        metavar="FOLDER",
+        help="A folder of outputs. Default: the current one.",
+    )
+    clean.add_argument("--json", action="store_true", help="Print JSON.")
 
 
 def _daemon_action(actions: Any, name: str, text: str) -> Parser:
@@ -429,6 +458,7 @@ def _completion(parser: Parser) -> None:
 
 ARGUMENTS: Mapping[str, Callable[[Parser], None]] = {
     "run": _run,
+    "resume": _resume,
     "pipe": _pipe,
     "probe": _probe,
     "verify": _verify,
