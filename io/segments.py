@@ -24,6 +24,7 @@ import av
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 
+from ..filters.device import cpu_has
 from ..filters.frame import PixelFormat, StreamInfo
 from .encode.codecs import is_image, joined_options
 from .encode.containers import Container, container_of
@@ -137,10 +138,15 @@ def _encoding(
     """
     if why := why_not_cut(encoder, info, target, format):
         raise SinkRefused(f"{target.name} cannot be made of segments: {why}")
-    choice, options = codec_choice(info, encoder, target, format), encoder
+    choice = codec_choice(info, encoder, target, format)
+    ours: dict[str, str] = {}
     if choice.codec == "libx265":
-        closed = joined_options({"x265-params": "open-gop=0"}, encoder.options)
-        options = encoder.model_copy(update={"options": closed})
+        ours = {"x265-params": "open-gop=0"}
+    elif choice.codec.startswith("libx264") and cpu_has("avx512_bw"):
+        # where a row of macroblocks is no multiple of 8, mbtree's AVX-512 reads beyond it, what
+        # memory held before; with MALLOC_PERTURB_ x264 (core 165) gives other packets at 320x180
+        ours = {"x264-params": "asm=AVX2"} if info.width % 128 else {}
+    options = encoder.model_copy(update={"options": joined_options(ours, encoder.options)})
     return Encoding(info, options, choice, container_of(target, format))
 
 

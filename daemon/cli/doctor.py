@@ -52,6 +52,7 @@ from ...io.redaction import json_text, one_line
 from ...io.web import authorities
 from ..config import load_config
 from ..convert.conversion import run
+from ..convert.plan import abandoned_plans
 from ..exits import Exit
 from ..service.checks import cautions
 from .demo import demo_request
@@ -457,7 +458,8 @@ def command(arguments: argparse.Namespace) -> int:
 def examine(*, online: bool = False, renew: bool = False) -> list[Finding]:
     """Run all checks; without `online`, none uses the network, see `describe_ways` for `renew`."""
     of_ways = partial(describe_ways, renew=renew)
-    checks = (describe_machine, describe_media, describe_live, describe_weights, of_ways)
+    media = (describe_media, describe_live, describe_weights)
+    checks = (describe_machine, *media, of_ways, describe_kept)
     hub = (describe_hub,) if online else ()
     return [finding for check in (*checks, *hub, _try_main_job) for finding in check()]
 
@@ -485,6 +487,17 @@ def as_json(findings: list[Finding]) -> str:
         "findings": [asdict(finding) for finding in findings],
     }
     return json_text(document) + "\n"
+
+
+def describe_kept(folder: Path = Path()) -> Iterator[Finding]:
+    """Report what runs that were broken off have left beside outputs in a folder."""
+    kept = [plan for plan, _ in abandoned_plans(folder)]
+    for plan in kept:
+        facts = {"bytes": plan.num_bytes, "age_seconds": round(plan.age_seconds)}
+        text = f"{plan.text}; `upframe jobs clean` removes it"
+        yield ok("kept runs", text, folder=str(plan.folder), **facts)
+    if not kept:
+        yield ok("kept runs", "none in this folder")
 
 
 def _try_main_job() -> Iterator[Finding]:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -21,7 +21,6 @@ from ...io.errors import SinkRefused, SourceMissing
 from ...io.files import refuse_same_file
 from ...io.redaction import json_text, one_line, printable
 from ..config import with_absolute_weights
-from ..convert.space import size_text
 from ..errors import DaemonAbsent, UnknownJob, UsageError
 from ..exits import Exit
 from ..jobs.api import NewJob, to_public_dict, to_public_json
@@ -31,9 +30,6 @@ from ..jobs.store import STATES, JobStore
 from ..specification import ConversionOptions, ConversionSpec
 from .arguments import specified
 from .commands import ROWS
-
-if TYPE_CHECKING:
-    from ..convert.plan import Abandoned
 
 JobJson = Mapping[str, Any]
 """A job as :func:`upframe.daemon.jobs.api.to_public_dict` returns it."""
@@ -268,18 +264,12 @@ def _clean(arguments: argparse.Namespace) -> int:
             facts = {"folder": str(plan.folder), "bytes": plan.num_bytes}
             removed.append({**facts, "age_seconds": round(plan.age_seconds), "segments": plan.done})
             if not arguments.json:
-                sys.stdout.write(one_line(f"removed {abandoned_text(plan)}") + "\n")
+                sys.stdout.write(one_line(f"removed {plan.text}") + "\n")
     if arguments.json:
         _print_json(removed)
     elif not removed:
         sys.stdout.write("nothing to remove\n")
     return Exit.OK
-
-
-def abandoned_text(plan: Abandoned) -> str:
-    """Describe what a run that was broken off has kept."""
-    age, size = duration(plan.age_seconds), size_text(plan.num_bytes)
-    return f"{plan.folder}: {plan.done} of {plan.total} segments, {size}, {age} old"
 
 
 _ACTIONS: Mapping[str, Callable[[argparse.Namespace], int]] = {

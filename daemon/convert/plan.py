@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self, cast
@@ -33,6 +34,7 @@ from ...io.capabilities import library_versions
 from ...io.errors import SinkFull, SinkRefused, SourceMissing
 from ...io.files import NAME_MAX_BYTES, sync_folder
 from ..specification import ConversionOptions
+from .space import size_text
 
 PLAN_NAME = "plan.sqlite"
 _LOCK_NAME = "lock"
@@ -421,6 +423,13 @@ class Abandoned:
     done: int
     total: int
     """Segments."""
+
+    @property
+    def text(self) -> str:
+        """The same in one line."""
+        age = timedelta(seconds=round(self.age_seconds))
+        size = size_text(self.num_bytes)
+        return f"{self.folder}: {self.done} of {self.total} segments, {size}, {age} old"
 
 
 def abandoned_plans(

@@ -94,7 +94,7 @@ class SegmentFiles:
     """Verifies a file again. Raises MediaError or OSError if it is not whole."""
 
 
-class JoinedSink(Protocol):
+class SegmentJoin(Protocol):
     """Joins the files of segments, in order, into the output."""
 
     def append(self, path: Path) -> None:
@@ -312,7 +312,7 @@ class FilmRun:
 
     def __call__(
         self,
-        joined: JoinedSink,
+        joined: SegmentJoin,
         filters: Sequence[BuiltFilter],
         runtime: Runtime,
         execute: Execute,

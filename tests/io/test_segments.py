@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -36,6 +38,7 @@ STEPS = (1501, 3003, 6006, 3000, 9001)
 CUTS = ((0, 13), (13, 27), (27, 40))
 SHORT = ((0, 1), (1, 3), (3, 40))
 """Segments of fewer pictures than an encoder reorders."""
+TESTS = Path(__file__).parents[1]
 FAST = EncoderOptions(codec="libx264", preset="veryfast")
 
 
@@ -397,3 +400,38 @@ def test_references_that_the_user_asks_for_end_with_their_segment(
     join(target, NTSC, asked, paths)
     assert decoded(target) == [picture for path in paths for picture in decoded(path)]
     assert complaints(target) == ""
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1"])
+@pytest.mark.parametrize("size", [(96, 80), (320, 180)])
+def test_a_segment_does_not_depend_on_what_memory_held_before(
+    tmp_path: Path, codec: str, size: tuple[int, int]
+) -> None:
+    made = {memory_dependent(tmp_path / byte, codec, size, byte) for byte in ("0", "1", "85")}
+    assert len(made) == 1
+
+
+def memory_dependent(folder: Path, codec: str, size: tuple[int, int], byte: str) -> str:
+    """The digest of a segment of noise, made by a process whose fresh memory has a byte."""
+    folder.mkdir()
+    program = f"""
+from dataclasses import replace
+from pathlib import Path
+import torch
+from support.media.sinks import constant, pictures, write
+from upframe.io.encode.encoder import EncoderOptions
+from upframe.io.segments import open_segment_sink, segment_facts
+info = replace(constant(), width={size[0]}, height={size[1]})
+path = Path({str(folder / "one.mkv")!r})
+noise = torch.randint(60, 200, {size[::-1]},
+                      generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+shown = [replace(one, planes=(noise.roll((n, 2 * n), (0, 1)).contiguous(), *one.planes[1:]))
+         for n, one in enumerate(pictures(info, 24))]
+write(open_segment_sink(path, info, EncoderOptions(codec={codec!r}), target=Path("a.mkv")), iter(shown))
+print(segment_facts(path).sha256)
+"""
+    environment = os.environ | {"MALLOC_PERTURB_": byte, "PYTHONPATH": str(TESTS)}
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout

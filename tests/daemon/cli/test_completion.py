@@ -97,7 +97,7 @@ def test_bash_offers_every_option_of_every_command(bash: Path) -> None:
         ("upframe --debug run in.mp4 --on-loss s", ["slate", "stop"]),
         (
             "upframe jobs ",
-            ["submit", "list", "show", "cancel", "retry", "watch", "folders", "status"],
+            ["submit", "list", "show", "cancel", "retry", "watch", "folders", "status", "clean"],
         ),
         ("upframe jobs list --state f", ["failed"]),
         ("upframe models c", ["check"]),
