@@ -402,36 +402,35 @@ def test_references_that_the_user_asks_for_end_with_their_segment(
     assert complaints(target) == ""
 
 
-@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1"])
 @pytest.mark.parametrize("size", [(96, 80), (320, 180)])
 def test_a_segment_does_not_depend_on_what_memory_held_before(
-    tmp_path: Path, codec: str, size: tuple[int, int]
+    tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    made = {memory_dependent(tmp_path / byte, codec, size, byte) for byte in ("0", "1", "85")}
-    assert len(made) == 1
+    """Where the CPU has AVX-512, x264 by itself gives other packets at these sizes."""
+    made = [packets_of_noise(tmp_path / f"{byte}.mkv", size, byte) for byte in ("1", "85")]
+    assert made[0] == made[1]
 
 
-def memory_dependent(folder: Path, codec: str, size: tuple[int, int], byte: str) -> str:
-    """The digest of a segment of noise, made by a process whose fresh memory has a byte."""
-    folder.mkdir()
+def packets_of_noise(path: Path, size: tuple[int, int], byte: str) -> list[bytes]:
+    """The packets of a segment of noise, made by a process whose fresh memory has a byte."""
     program = f"""
 from dataclasses import replace
 from pathlib import Path
 import torch
 from support.media.sinks import constant, pictures, write
 from upframe.io.encode.encoder import EncoderOptions
-from upframe.io.segments import open_segment_sink, segment_facts
+from upframe.io.segments import open_segment_sink
 info = replace(constant(), width={size[0]}, height={size[1]})
-path = Path({str(folder / "one.mkv")!r})
-noise = torch.randint(60, 200, {size[::-1]},
-                      generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+seed = torch.Generator().manual_seed(1)
+noise = torch.randint(60, 200, {size[::-1]}, generator=seed, dtype=torch.uint8)
 shown = [replace(one, planes=(noise.roll((n, 2 * n), (0, 1)).contiguous(), *one.planes[1:]))
          for n, one in enumerate(pictures(info, 24))]
-write(open_segment_sink(path, info, EncoderOptions(codec={codec!r}), target=Path("a.mkv")), iter(shown))
-print(segment_facts(path).sha256)
+sink = open_segment_sink(Path({str(path)!r}), info, EncoderOptions(), target=Path("a.mkv"))
+write(sink, iter(shown))
 """
     environment = os.environ | {"MALLOC_PERTURB_": byte, "PYTHONPATH": str(TESTS)}
     command = [sys.executable, "-c", program]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+    with av.open(str(path)) as opened:
+        return [bytes(packet) for packet in opened.demux(video=0)]
