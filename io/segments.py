@@ -18,13 +18,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import av
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 
-from ..filters.device import cpu_has
 from ..filters.frame import PixelFormat, StreamInfo
 from .encode.codecs import is_image, joined_options
 from .encode.containers import Container, container_of
@@ -142,12 +142,21 @@ def _encoding(
     ours: dict[str, str] = {}
     if choice.codec == "libx265":
         ours = {"x265-params": "open-gop=0"}
-    elif choice.codec.startswith("libx264") and cpu_has("avx512_bw"):
+    elif choice.codec.startswith("libx264") and _has_avx512():
         # where a row of macroblocks is no multiple of 8, mbtree's AVX-512 reads beyond it, what
         # memory held before; with MALLOC_PERTURB_ x264 (core 165) gives other packets at 320x180
         ours = {"x264-params": "asm=AVX2"} if info.width % 128 else {}
     options = encoder.model_copy(update={"options": joined_options(ours, encoder.options)})
     return Encoding(info, options, choice, container_of(target, format))
+
+
+@lru_cache(maxsize=1)
+def _has_avx512() -> bool:
+    """Return whether x264 uses AVX-512 here, as far as the system says."""
+    try:
+        return "avx512bw" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 # ------------------------------------------------------------------------------------- the files
