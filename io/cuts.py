@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from .decode.demuxer import Target, best_video, open_container
-from .decode.survey import becomes_frame, has_no_pts
+from .decode.survey import WHOLE_FILE_BYTES, becomes_frame, has_no_pts
 from .errors import MediaError, NotAsPlanned, UnsupportedMedia
 
 _SEGMENT_PIXELS = 1 << 27
@@ -40,6 +40,7 @@ _WHOLE_ONLY = {
 }
 """Codecs that are not divided. FFmpeg's decoder of Dirac and VC-2 leaves coefficients of earlier
 frames beyond the edges of a plane, where its size is no multiple of the wavelet's."""
+_NO_TIME = "some of its frames have no time"
 _BY_FIELDS = ("h264", "hevc", "vc1")
 """Codecs with a packet for each field, maybe, if interlaced."""
 
@@ -146,20 +147,26 @@ def least_frames(width: int, height: int) -> int:
     return min(max(_SEGMENT_PIXELS // max(1, width * height), _FEWEST_FRAMES), _MOST_FRAMES)
 
 
-def index_of(target: Target, first_pts: int, end: int | None = None) -> FrameIndex | str:
+def index_of(target: Target, first_pts: int | None, until: int | None = None) -> FrameIndex | str:
     """Read a film's packets; a text says why frames cannot be counted by them, for people.
 
     Args:
         target: the film.
         first_pts: of the first frame that a decoder gave, in ticks of the stream.
-        end: packets from this tick on are not wanted.
+        until: of a large file, frames from this pts on are not wanted; None: all are.
     """
+    if first_pts is None:
+        return _NO_TIME
     if target.path is None or target.images or target.still is not None:
         return "the input cannot be read from its middle: wanted a film's file"
     try:
         with open_container(target) as container:
             stream = best_video(container, target.name)
-            return _why_whole(container, stream) or _index(container, stream, first_pts, end)
+            if until is not None and stream.time_base:
+                is_large = target.path.stat().st_size > WHOLE_FILE_BYTES
+                # frames of film are moved by a field
+                until = until + round(1 / stream.time_base) if is_large else None
+            return _why_whole(container, stream) or _index(container, stream, first_pts, until)
     except (MediaError, FFmpegError, OSError) as error:
         return _not_sought(error)
 
@@ -181,7 +188,7 @@ def _why_whole(container: InputContainer, stream: VideoStream) -> str | None:
 
 
 def _index(
-    container: InputContainer, stream: VideoStream, first_pts: int, end: int | None
+    container: InputContainer, stream: VideoStream, first_pts: int, until: int | None
 ) -> FrameIndex | str:
     shown: list[int] = []
     keys: list[KeyFrame] = []
@@ -193,11 +200,11 @@ def _index(
             if decoded is not None and packet.dts < decoded:
                 return "its times jump back"
             decoded = packet.dts
-            if end is not None and decoded >= end:
+            if until is not None and decoded >= until:
                 break
         if becomes_frame(packet):
             if packet.pts is None:
-                return "some of its frames have no time"
+                return _NO_TIME
             if packet.is_corrupt:
                 return "it is damaged"
             if packet.pts >= first_pts:  # others precede the first that can be decoded
@@ -229,14 +236,24 @@ def cuts_of(
         end: the one behind the last; None: all.
     """
     segments = _segments(index, least, begin, end)
+    if len(segments) == 1:
+        return Cuts()
+    leads = [lead for one in (segments[1], segments[-1]) for lead in one.leads[:1]]
+    why = why_not_sought(target, leads)
+    return Cuts(why_whole=why) if why else Cuts(segments)
+
+
+def why_not_sought(target: Target, leads: Sequence[KeyFrame]) -> str | None:
+    """Return why key frames of a film are not found again, for people; None if they are."""
+    if not leads:
+        return None
     try:
         with open_container(target) as container:
-            for segment in segments[1 : len(segments) : max(1, len(segments) - 2)]:
-                for lead in segment.leads[:1]:
-                    next(packets_of(container, best_video(container, target.name), lead))
+            for lead in leads:
+                next(packets_of(container, best_video(container, target.name), lead))
     except (MediaError, FFmpegError, OSError) as error:
-        return Cuts(why_whole=_not_sought(error))
-    return Cuts(segments if len(segments) > 1 else ())
+        return _not_sought(error)
+    return None
 
 
 def _segments(index: FrameIndex, least: int, begin: int, end: int | None) -> tuple[Segment, ...]:

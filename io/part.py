@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -68,11 +69,12 @@ class Part:
         start = begins + self.start if self.start else None
         return Window(start, None if self.end is None else begins + self.end)
 
-    def refused(self, name: str, num_frames: int, seconds: Fraction | None) -> WrongOption:
-        """Return the error for a part without a frame of a film, by what the film has."""
-        lasts = "" if seconds is None else f" and lasts {float(seconds):.3f} s"
-        frames = "1 frame" if num_frames == 1 else f"{num_frames} frames"
-        return WrongOption(f"{name}: the part {self} holds no frame: the film has {frames}{lasts}")
+    def refused(self, name: str, num_frames: int | None, seconds: Fraction | None) -> WrongOption:
+        """Return the error for a part without a frame of a film, by what is known of the film."""
+        known = [f"has {num_frames} frame{'s' * (num_frames != 1)}"] if num_frames else []
+        known += [] if seconds is None else [f"lasts {float(seconds):.3f} s"]
+        film = f": the film {' and '.join(known)}" if known else ""
+        return WrongOption(f"{name}: the part {self} holds no frame{film}")
 
 
 def _decimal(seconds: Fraction) -> str:
@@ -115,6 +117,39 @@ class Window:
             for edge in (self.start, self.end)
         )
         return start, end
+
+    def bounds(self, times: Sequence[int], time_base: Fraction) -> tuple[int, int]:
+        """Return which of rising pts lie in the part: the first, and the one behind the last."""
+        start, end = self.ticks(time_base)
+        begin = 0 if start is None else bisect_left(times, start)
+        return begin, len(times) if end is None else bisect_left(times, end)
+
+    def count(self, first: int, step: Fraction, total: int, time_base: Fraction) -> int:
+        """Return how many of a film's frames lie in the part, if the rate is constant.
+
+        Args:
+            first: pts of the film's first frame.
+            step: ticks that a frame lasts.
+            total: frames of the film.
+            time_base: seconds in a tick.
+        """
+        start, end = (
+            None if edge is None else math.ceil((edge - first - _HALF) / step)
+            for edge in self.ticks(time_base)
+        )
+        return max(0, min(total, total if end is None else end) - max(0, start or 0))
+
+    def seconds(self, begins: Fraction, ends: Fraction, shown: Fraction | None) -> Fraction:
+        """Return how long the part's pictures last.
+
+        Args:
+            begins: when the film's first picture is shown.
+            ends: when its last one ends.
+            shown: when the part's first picture is shown; None if unknown.
+        """
+        start = begins if self.start is None else max(begins, self.start)
+        end = ends if self.end is None else min(ends, self.end)
+        return max(Fraction(0), end - (start if shown is None else shown))
 
     def chapters(self, chapters: Sequence[Chapter]) -> list[Chapter]:
         """Return the chapters that overlap the part, their times clipped to it."""

@@ -9,9 +9,7 @@ first picture is decoded on opening, because only it shows everything about a st
 from __future__ import annotations
 
 import logging
-import math
-import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
@@ -31,6 +29,7 @@ from .cuts import (
     frames_of,
     index_of,
     packets_of,
+    why_not_sought,
 )
 from .decode.alpha import is_opaque, may_be_opaque
 from .decode.conform import Conformer
@@ -57,7 +56,7 @@ from .decode.survey import (
     survey,
 )
 from .errors import TruncatedMedia, UnsupportedMedia, WrongOption, reason_of
-from .part import Part
+from .part import Part, Window
 from .pictures.metadata import rotation_of
 from .pictures.pixels import (
     conversion_warning,
@@ -118,8 +117,8 @@ def open_source(
         part: Which pictures to yield; None for all.
         to_inspect: Whether it may be video whose pictures are not what they seem.
         segment: Yield its pictures only and, if it is not the last one, one past its end: as a
-            source of the whole film yields them.
-        seen: `ContainerSource.seen` of the whole film, so that it is not looked at again.
+            source of the whole film, or of the part, yields them.
+        seen: `ContainerSource.seen` of that source, so that the film is not looked at again.
 
     Raises:
         SourceMissing: if it does not exist, or may not be read.
@@ -189,8 +188,7 @@ class ContainerSource:
             if hardware is not None and deinterlace != "on":  # which runs on the CPU
                 self.container = open_for_card(self.container, target, hardware)
             self._open()
-            if segment is not None:
-                self._go_to(segment)
+            self._go_to(*self._wanted())
             self._begin()
         except FFmpegError as error:
             self.close()
@@ -205,15 +203,17 @@ class ContainerSource:
         self._time_base = stream.time_base or Fraction(1, 90_000)
         self.field_order: FieldOrder | None = field_order_of(stream.codec_context.field_order)
         self._has_fields = self.field_order in INTERLACED
+        part = self._part
+        self._window = Window(None, None) if part is None else part.on(self.container)
+        self._limits = self._window.ticks(self._time_base)
         self._decoder = self._decoder_from(None)
-        self._window = None if self._part is None else self._part.on(self.container)
         seen = self._seen
         self.verdict = self._judge() if seen is None else seen.verdict
         self.fields = self._judge_fields() if seen is None else seen.fields
         if self.verdict.holes:
             self._notes.append(f"timestamps: {self.verdict.evidence}")
-        if self._part is not None and seen is None and self._part_frames() == 0:
-            raise self._no_frame(self._part)
+        if part is not None and seen is None and self._part_frames() == 0:
+            raise self._no_frame(part)
         self._decoder.step = self._step()
         self._decoded = self._frames()
         first = next(self._decoded, None)
@@ -225,18 +225,18 @@ class ContainerSource:
 
     def _decoder_from(self, lead: KeyFrame | None) -> VideoDecoder:
         """Make a decoder that begins at a key frame, or with the film."""
-        segment, counted = self._segment, None
+        segment, (start, end) = self._segment, self._limits
         if segment is not None:
             # what is missing before the film's first frame counts as well
-            begins = segment.first_pts if segment.number or lead else -sys.maxsize
-            counted = range(begins, segment.last_pts + 1)
+            start = segment.first_pts if segment.number or lead else start
+            end = segment.last_pts + 1
         return VideoDecoder(
             self.container,
             self.stream,
             self._target.name,
             packets=lead and packets_of(self.container, self.stream, lead),
             num_skipped=lead.num_before if lead else 0,
-            counted=counted,
+            counted=(start, end),
             judges=segment is None,
         )
 
@@ -245,14 +245,25 @@ class ContainerSource:
         rate = self.verdict.rate
         return None if rate is None else 1 / (rate * self._time_base)
 
-    def _go_to(self, segment: Segment) -> None:
-        """Decode again from before a segment, with the form of the film's first frame."""
-        for lead in segment.leads:
+    def _wanted(self) -> tuple[Sequence[KeyFrame], int]:
+        """Return where decoding may begin, and from which pts on frames are needed."""
+        if self._segment is not None:
+            return self._segment.leads, self._segment.first_pts
+        start, first = self._limits[0], self._first_pts
+        if start is None or first is None or start <= first:
+            return (), 0
+        index = self._indexed(start)
+        leads = () if isinstance(index, str) else index.leads(self._bounds(index.pts)[0])
+        return (() if why_not_sought(self._target, leads[:1]) else leads), start
+
+    def _go_to(self, leads: Sequence[KeyFrame], needed_pts: int) -> None:
+        """Decode again from before a frame, with the form of the film's first frame."""
+        for lead in leads:
             self._decoder.close()
             self._decoder = self._decoder_from(lead)
             self._decoder.step = self._step()
             self._deinterlacer, self._decoded = None, self._frames()
-            if self._decoder.begins_whole(lead.pts, segment.first_pts):
+            if self._decoder.begins_whole(lead.pts, needed_pts):
                 break
 
     def _begin(self) -> None:
@@ -288,20 +299,21 @@ class ContainerSource:
         Args:
             segment_frames: at least in each; by the frames' size if None.
         """
-        if self._part is not None:
-            return Cuts(why_whole="only a part of the film is taken")
-        index = self._indexed()
+        index = self._indexed(self._limits[1])
         if isinstance(index, str):
             return Cuts(why_whole=index)
-        return cuts_of(self._target, index, segment_frames or index.least)
+        begin, end = self._bounds(index.pts)
+        return cuts_of(self._target, index, segment_frames or index.least, begin, end)
 
-    def _indexed(self) -> FrameIndex | str:
-        """Return the film's frames by its packets, or why they cannot be counted."""
+    def _indexed(self, until: int | None) -> FrameIndex | str:
+        """Read which frames there are, at least up to a pts, or why they cannot be counted."""
         if self._decoder.described is not None:
             return "its alpha is a stream of its own"
-        if self._first_pts is None:
-            return "some of its frames have no time"
-        return index_of(self._target, self._first_pts)
+        return index_of(self._target, self._first_pts, until)
+
+    def _bounds(self, times: list[int]) -> tuple[int, int]:
+        """Return which frames the part has: the first one, and the one behind the last."""
+        return self._window.bounds(self.verdict.evened(times, self._time_base), self._time_base)
 
     @property
     def num_damaged(self) -> int:
@@ -398,7 +410,7 @@ class ContainerSource:
 
     def _chosen(self, frames: Iterator[tuple[T, int, int]]) -> Iterator[tuple[T, int, int]]:
         """Yield the frames of the part; its last one lasts no longer than the part."""
-        start, end = (None, None) if self._window is None else self._window.ticks(self._time_base)
+        start, end = self._limits
         for frame, pts, duration in frames:
             self._end = pts + duration
             if end is not None and pts >= end:
@@ -469,7 +481,7 @@ class ContainerSource:
         self._drops_alpha = may_be_opaque(self.stream, first) and is_opaque(self._target)
         if (known := self._seen) is not None:
             extent = known.num_frames, known.duration_seconds
-        elif self._window is not None:
+        elif self._part is not None:
             extent = self._part_frames(), self._part_seconds()
         else:
             extent = self._num_frames(), self._duration_seconds()
@@ -501,41 +513,27 @@ class ContainerSource:
     def _part_times(self) -> list[int] | None:
         """Return the pts of the part's frames; None if it is unknown which there are."""
         seen = self._survey
-        if seen is None or seen.span is None or self._window is None:
+        if seen is None or seen.span is None:
             return None
-        times = sorted(seen.runs[0])
-        if self.verdict.field_rate is not None:
-            film = FilmFixer(self._time_base, self.verdict.field_rate, self.verdict.rate)
-            times = [pts or 0 for _, pts, _ in film.run((None, pts, 0) for pts in times)]
-        start, end = self._window.ticks(self._time_base)
-        return [
-            pts for pts in times if (start is None or pts >= start) and (end is None or pts < end)
-        ]
+        times = self.verdict.evened(sorted(seen.runs[0]), self._time_base)
+        begin, end = self._window.bounds(times, self._time_base)
+        return times[begin:end]
 
     def _part_frames(self) -> int | None:
         """Return the number of the part's frames; None if unknown."""
-        times, rate, total = self._part_times(), self.verdict.rate, self._num_frames()
+        times, step, total = self._part_times(), self._step(), self._num_frames()
         if times is not None and (not times or self.field_order in (None, "progressive")):
             return len(times)
-        if rate is None or total is None or self._window is None:
+        if step is None or total is None:
             return None
-        first, step = self.stream.start_time or 0, 1 / (rate * self._time_base)
-        start, end = (
-            None if edge is None else math.ceil((edge - first - Fraction(1, 2)) / step)
-            for edge in self._window.ticks(self._time_base)
-        )
-        return max(0, min(total, total if end is None else end) - max(0, start or 0))
+        return self._window.count(self.stream.start_time or 0, step, total, self._time_base)
 
     def _part_seconds(self) -> Fraction | None:
         """Return how long the part's pictures last; None if unknown."""
-        window, whole = self._window, self._duration_seconds()
-        times, first = self._part_times(), (self.stream.start_time or 0) * self._time_base
-        if window is None or whole is None:
-            return None
-        start = first if window.start is None else max(first, window.start)
-        if times:
-            start = times[0] * self._time_base
-        return max(Fraction(0), min(first + whole, window.end or first + whole) - start)
+        times, whole = self._part_times(), self._duration_seconds()
+        begins = (self.stream.start_time or 0) * self._time_base
+        shown = times[0] * self._time_base if times else None
+        return None if whole is None else self._window.seconds(begins, begins + whole, shown)
 
     def _no_frame(self, part: Part) -> WrongOption:
         count = self._num_frames() or self._decoder.num_frames

@@ -235,6 +235,13 @@ class RateVerdict:
     field_rate: Fraction | None = None
     """Fields per second, where frames are shown for two or three: soft telecine."""
 
+    def evened(self, pts: Sequence[int], time_base: Fraction) -> list[int]:
+        """Return when a stream's frames are shown, by their rising pts: as `FilmFixer` does."""
+        if self.field_rate is None:
+            return list(pts)
+        film = FilmFixer(time_base, self.field_rate, self.rate)
+        return [shown or 0 for _, shown, _ in film.run((None, one, 0) for one in pts)]
+
     def of_excerpt(self) -> RateVerdict:
         """Return what an excerpt proves: elsewhere, film may give way to video in all fields."""
         return self if self.field_rate is None else replace(self, rate=None)

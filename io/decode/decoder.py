@@ -69,7 +69,7 @@ class VideoDecoder:
         *,
         packets: Iterator[Packet[VideoStream]] | None = None,
         num_skipped: int = 0,
-        counted: range | None = None,
+        counted: tuple[int | None, int | None] = (None, None),
         judges: bool = True,
     ) -> None:
         """Decode a stream.
@@ -80,7 +80,8 @@ class VideoDecoder:
             name: Of the container, for people.
             packets: To decode; all if None.
             num_skipped: Packets before them.
-            counted: Pts of the frames whose damage counts; of all if None.
+            counted: Pts of the first frame whose damage counts, and of the one behind the last;
+                None: from the beginning, to the end.
             judges: Whether a share of damage is too much; else only many frames in a row are.
         """
         self.stream = stream
@@ -188,7 +189,8 @@ class VideoDecoder:
 
     def counts(self, pts: int | None) -> bool:
         """Return whether a frame's damage counts."""
-        return pts is None or self._counted is None or pts in self._counted
+        start, end = self._counted
+        return pts is None or ((start is None or pts >= start) and (end is None or pts < end))
 
     def _run_through(self) -> Iterator[Decoded]:
         held: Packet[VideoStream] | None = None

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict, replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,7 +23,9 @@ from support.media.messages import captions, make_clip_with_messages
 from upframe.filters.frame import Picture
 from upframe.io.cuts import Segment, cut_indices, film_lines, least_frames
 from upframe.io.decode.decoder import check_damage
+from upframe.io.decode.survey import WHOLE_FILE_BYTES
 from upframe.io.errors import MediaError, NotAsPlanned, TruncatedMedia, UnsupportedMedia
+from upframe.io.part import Part
 from upframe.io.source import Deinterlace, open_source
 
 SOURCE = "testsrc2=size=96x64:rate=24:duration=7"
@@ -75,8 +78,8 @@ def facts(picture: Picture) -> tuple[object, ...]:
     return planes, picture.pts, picture.duration, picture.t35
 
 
-def segments_of(path: Path, segment_frames: int) -> tuple[Segment, ...]:
-    with closing(open_source(str(path))) as source:
+def segments_of(path: Path, segment_frames: int, part: Part | None = None) -> tuple[Segment, ...]:
+    with closing(open_source(str(path), part=part)) as source:
         cuts = source.cuts(segment_frames)
     assert cuts.why_whole is None
     return cuts.segments
@@ -86,19 +89,25 @@ def through_json(segment: Segment) -> Segment:
     return Segment(**json.loads(json.dumps(asdict(segment))))
 
 
-def check_segments(path: Path, segment_frames: int = 16, deinterlace: Deinterlace = "auto") -> int:
-    """Compare the segments with the whole film; returns how many there are."""
-    with closing(open_source(str(path), deinterlace=deinterlace)) as source:
+def check_segments(
+    path: Path,
+    segment_frames: int = 16,
+    deinterlace: Deinterlace = "auto",
+    part: Part | None = None,
+) -> int:
+    """Compare the segments with the whole film, or its part; returns how many there are."""
+    with closing(open_source(str(path), deinterlace=deinterlace, part=part)) as source:
         whole = [facts(picture) for picture in source]
         info, seen, said, damaged = source.info, source.seen, source.warnings(), source.num_damaged
-    segments = segments_of(path, segment_frames)
+    segments = segments_of(path, segment_frames, part)
+    assert segments[-1].last == len(whole) - 1
     found: list[tuple[object, ...]] = []
     warnings: list[str] = []
     for planned in segments:
         segment = through_json(planned)  # as it goes to another process
         assert segment == planned
         with closing(
-            open_source(str(path), segment=segment, deinterlace=deinterlace, seen=seen)
+            open_source(str(path), segment=segment, deinterlace=deinterlace, part=part, seen=seen)
         ) as source:
             assert source.info == info
             read = [facts(picture) for picture in source]
@@ -120,13 +129,53 @@ def test_segments_are_the_film_frame_by_frame(tmp_path: Path, name: str) -> None
     assert check_segments(film(tmp_path, name), 16) >= 2
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["b-frames.mp4", "variable.mkv", "offset.ts", "open.mkv", "interlaced.mpg", "hidden.webm"],
+)
+@pytest.mark.parametrize(("start", "end"), [("2.3", None), ("1.1", "5.02"), (None, "4")])
+def test_segments_of_a_part_are_the_part(
+    tmp_path: Path, name: str, start: str | None, end: str | None
+) -> None:
+    part = Part(Fraction(start or 0), None if end is None else Fraction(end))
+    assert check_segments(film(tmp_path, name), 8, part=part) >= 3
+
+
+@pytest.mark.parametrize("part", [None, Part(Fraction(2), Fraction(4)), Part(Fraction(5))])
+def test_a_large_film_is_divided_and_read_as_a_small_one(tmp_path: Path, part: Part | None) -> None:
+    small, large = film(tmp_path, "b-frames.mp4"), tmp_path / "large.mp4"
+    large.write_bytes(small.read_bytes() + struct.pack(">I4s", 0, b"free"))  # up to the end
+    with large.open("r+b") as file:
+        file.truncate(WHOLE_FILE_BYTES + 1)
+    segments = segments_of(large, 8, part)
+    assert segments == segments_of(small, 8, part)
+    pictures: list[list[tuple[object, ...]]] = []
+    for path in (small, large):
+        with closing(open_source(str(path), part=part)) as source:
+            pictures.append([facts(picture) for picture in source])
+    assert pictures[0] == pictures[1]
+    with closing(open_source(str(large), part=part, segment=segments[1])) as source:
+        read = [facts(picture) for picture in source]
+    assert read == pictures[0][segments[1].first : segments[1].last + 2]
+
+
+def test_a_key_frame_far_away_is_another_one_at_the_same_time(tmp_path: Path) -> None:
+    path = film(tmp_path, "mpeg2.ts")
+    segment = segments_of(path, 16)[-1]
+    leads = [lead._replace(pos=lead.pos + (2 << 20)) for lead in segment.leads]
+    with pytest.raises(UnsupportedMedia, match="no key frame at"):
+        open_source(str(path), segment=replace(segment, leads=leads))
+
+
 @pytest.mark.parametrize("suffix", ["ts", "mkv"])
 @pytest.mark.parametrize("video_from", [None, 60])
 def test_segments_of_film_shown_in_fields_have_its_even_times(
     tmp_path: Path, suffix: str, video_from: int | None
 ) -> None:
     mixed = {} if video_from is None else {"video_from": video_from}
-    assert check_segments(soft_telecine(tmp_path / f"a.{suffix}", frames=120, **mixed), 20) >= 3
+    path = soft_telecine(tmp_path / f"a.{suffix}", frames=120, **mixed)
+    assert check_segments(path, 20) >= 3
+    assert check_segments(path, 10, part=Part(Fraction(1), Fraction("3.4"))) >= 3
 
 
 def test_segments_begin_behind_what_an_edit_list_hides(tmp_path: Path) -> None:

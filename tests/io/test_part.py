@@ -140,6 +140,29 @@ def test_a_part_has_exactly_the_frames_of_the_whole_from_start_to_end(
             assert count == len(wanted)
 
 
+@pytest.mark.parametrize("name", ["b-frames.mp4", "uneven.mkv", "late.mov"])
+def test_a_part_is_decoded_from_just_before_it(name: str, tmp_path: Path) -> None:
+    """So a film whose beginning cannot be decoded has a part that can."""
+    clip = FILMS[name](tmp_path / name)
+    begins = "1.8"
+    wanted = shown(clip, part=part(begins))
+    data = bytearray(clip.read_bytes())
+    with av.open(str(clip)) as container:
+        found = [packet for packet in container.demux(video=0) if packet.size]
+    for packet in found[2:16]:
+        for at in range(packet.pos + 40, packet.pos + min(packet.size, 180)):
+            data[at] ^= 0xAA
+    clip.write_bytes(data)
+    with closing(open_source(str(clip))) as source:
+        for _ in source:
+            pass
+        assert source.num_damaged > 0
+    assert shown(clip, part=part(begins)) == wanted
+    with closing(open_source(str(clip), part=part(begins))) as source:
+        list(source)
+        assert (source.num_damaged, source.warnings()) == (0, [])
+
+
 def _probed(path: Path) -> bytes:
     command = ["ffprobe", "-v", "error", "-of", "json", "-show_format", str(path)]
     return subprocess.run(command, capture_output=True, check=True).stdout
@@ -211,6 +234,13 @@ def test_a_part_without_a_frame_is_refused_with_what_the_film_has(
     assert str(caught.value).endswith(
         f"{part(start, end)} holds no frame: the film has 75 frames and lasts 3.000 s"
     )
+
+
+def test_a_film_of_unknown_length_is_not_said_to_have_no_frames() -> None:
+    chosen, ends = part("9"), "the part from 9 s to the end holds no frame"
+    assert str(chosen.refused("a.ts", None, None)) == f"a.ts: {ends}"
+    assert str(chosen.refused("a.ts", 1, None)) == f"a.ts: {ends}: the film has 1 frame"
+    assert str(chosen.refused("a.ts", 0, Fraction(2))) == f"a.ts: {ends}: the film lasts 2.000 s"
 
 
 # Sound.
