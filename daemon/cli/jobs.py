@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os.path
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,8 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from ...io.errors import SinkRefused, SourceMissing
-from ...io.files import refuse_same_file
+from ...io.errors import SourceMissing
 from ...io.redaction import json_text, one_line, printable
 from ..config import with_absolute_weights
 from ..errors import DaemonAbsent, UnknownJob, UsageError
@@ -50,7 +48,6 @@ _OTHERS = 60  # columns for the rest of a table
 _FITTED_ROWS = 1000  # fitting more takes seconds
 _WIDE = 100_000  # columns without a terminal: nothing is cut
 _CANDIDATES = 10  # shown of the ids that begin alike
-_PATTERN = re.compile(r"%\d*d|[*?\[]")  # of an image sequence
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -69,7 +66,6 @@ def _submit(arguments: argparse.Namespace) -> int:
     id = arguments.id or new_id(work.source)  # noqa: A001
     client, new = _client(arguments), specified(arguments, NewJob, id=id, work=work)
     if arguments.id is None or not _is_known(client, id):
-        _check_files(work)
         client.check(new)
     submitted = client.submit(new)
     job = submitted["job"]
@@ -90,35 +86,6 @@ def _is_known(client: DaemonClient, id: str) -> bool:  # noqa: A002
     except UnknownJob:
         return False
     return True
-
-
-def _check_files(work: ConversionSpec) -> None:
-    """Refuse what can only fail: an input that is not there, an output that is, or cannot be.
-
-    Raises:
-        SourceMissing, SinkRefused, SameFile: as the job would.
-    """
-    is_file = "://" not in work.source
-    if is_file and _is_missing(work.source) and not _PATTERN.search(work.source):
-        raise SourceMissing(f"there is no file {work.source}")
-    if is_file:
-        refuse_same_file(work.source, work.sink)
-    folder = os.path.dirname(work.sink)
-    if "://" not in work.sink and _is_missing(folder):
-        raise SinkRefused(f"output folder does not exist: {folder}")
-    if not work.overwrite and os.path.lexists(work.sink):
-        raise SinkRefused(f"output exists: {work.sink} (use --overwrite)")
-
-
-def _is_missing(path: str) -> bool:
-    """Return whether a path surely leads nowhere, also where this user may not look."""
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:  # the daemon may be allowed to look there
-        return False
-    return False
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -40,6 +40,7 @@ from ..convert.preflight import (
     outgoing_info,
     planned,
 )
+from ..jobs.client import writer_here
 from ..specification import ConversionOptions, MediaOptions, PartOptions
 from .arguments import filter_options_of, given_options, runtime_of, specified, validated
 
@@ -136,6 +137,8 @@ def _wanted(arguments: argparse.Namespace, filters: FilterOptions | None) -> Ask
 
 def _obstacles(wanted: Asked, found: Preflight) -> Iterator[str]:
     """Yield why a run would be refused though all streams are fine."""
+    if not wanted.options.overwrite and (text := writer_here(wanted.sink)) is not None:
+        yield text
     try:
         check_paths(wanted)
         check_whole(wanted, found.source)

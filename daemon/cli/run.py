@@ -233,9 +233,8 @@ def _refuse_output_of_a_job(output: str, options: ConversionOptions) -> None:
     Raises:
         SinkRefused: names the job.
     """
-    if (job := None if "://" in output else writer_here(output)) is None:
+    if (text := None if "://" in output else writer_here(output)) is None:
         return
-    text = f"job {job!r} of the daemon, which has not ended, writes the same output: {output}"
     if not options.overwrite:
         raise SinkRefused(f"{text}; wait for it, cancel it, or choose another name")
     log.warning("%s", text)

@@ -86,12 +86,6 @@ class Submitted(BaseModel, frozen=True):
     note: str | None = None
 
 
-class CheckResult(BaseModel, frozen=True):
-    """Why a job can only fail; None if that is not known."""
-
-    error: JobError | None
-
-
 class JobEvent(BaseModel, frozen=True):
     """A change of a job; one of state also has the number of jobs in each state."""
 
@@ -129,20 +123,15 @@ async def unchecked(_: Job) -> JobError | None:
     """Know nothing that speaks against a job."""
 
 
-async def check(queue: JobQueue, new: NewJob, look: Check) -> CheckResult:
-    """Check a job that is not submitted yet.
-
-    Args:
-        queue: of the jobs.
-        new: the job.
-        look: returns why it can only fail.
+async def check(queue: JobQueue, new: NewJob, look: Check) -> JobError | None:
+    """Look at a job that is not submitted yet; return why it can only fail.
 
     Raises:
         Conflict: as `submit`.
     """
     job = job_of(new.work, id=new.id, origin="cli")
     await _other_writer(queue, job)
-    return CheckResult(error=await look(job))
+    return await look(job)
 
 
 async def retry(queue: JobQueue, id: str | None = None) -> list[Job]:  # noqa: A002

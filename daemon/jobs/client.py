@@ -219,13 +219,14 @@ def listening_daemons(sockets: Path = Path("/proc/net/unix")) -> list[Path]:
 
 
 def writer_here(sink: str) -> str | None:
-    """Ask the daemons of this machine for a job with an output; one that fails knows none."""
+    """Say which job of a daemon on this machine has an output; a daemon that fails knows none."""
     for folder in {Config().state_dir, *listening_daemons()}:
         client = DaemonClient(place_in(folder).socket, _ANSWER_SECONDS)
         for name in {os.path.abspath(sink), os.path.realpath(sink)}:
             with suppress(Exception):
-                if (found := client.writer_of(name)) is not None:
-                    return found
+                if (job := client.writer_of(name)) is not None:
+                    text = f"job {job!r} of the daemon, which has not ended, writes the same output"
+                    return f"{text}: {sink}"
     return None
 
 

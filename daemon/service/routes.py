@@ -192,8 +192,8 @@ class JobRoutes:
         return _json_response(submitted, HTTPStatus.CREATED if submitted.new else HTTPStatus.OK)
 
     async def _check(self, request: Request) -> Response:
-        new = await _body(request, api.NewJob)
-        return _json_response(await api.check(self._queue, new, self._look))
+        error = await api.check(self._queue, await _body(request, api.NewJob), self._look)
+        return _json_response({"error": error and error.model_dump()})
 
     async def _writer(self, request: Request) -> Response:
         query = await _body(request, api.WriterQuery)

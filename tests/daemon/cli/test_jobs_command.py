@@ -91,28 +91,6 @@ def submission(tmp_path: Path, *words: str) -> tuple[str, ...]:
     return ("submit", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4"), "--upscale", "2", *words)
 
 
-@pytest.mark.parametrize(
-    ("source", "sink", "code", "text"),
-    [
-        ("none.mp4", "out.mp4", 66, "there is no file {0}/none.mp4"),
-        ("in.mp4/deep.mp4", "out.mp4", 66, "there is no file {0}/in.mp4/deep.mp4"),
-        ("in.mp4", "none/out.mp4", 73, "output folder does not exist: {0}/none"),
-        ("in.mp4", "there.mp4", 73, "output exists: {0}/there.mp4 (use --overwrite)"),
-        ("in.mp4", "in.mp4", 64, "input and output are the same file: {0}/in.mp4"),
-        ("link.mp4", "in.mp4", 64, "input and output are the same file: {0}/in.mp4"),
-    ],
-)
-def test_what_can_only_fail_is_refused_before_the_daemon_hears_of_it(
-    source: str, sink: str, code: int, text: str, served: ServedQueue, jobs: Command, tmp_path: Path
-) -> None:
-    for name in ("in.mp4", "there.mp4"):
-        (tmp_path / name).touch()
-    (tmp_path / "link.mp4").symlink_to(tmp_path / "in.mp4")
-    words = ("submit", str(tmp_path / source), str(tmp_path / sink), "--upscale", "2")
-    assert jobs(*words) == (code, "", f"upframe: {text.format(tmp_path)}\n")
-    assert served.store.counts()["queued"] == 0
-
-
 @pytest.mark.parametrize("source", ["frames/%05d.png", "frames/*.png", "rtsp://camera/1"])
 def test_sequences_and_addresses_are_for_the_daemon_to_open(
     source: str, served: ServedQueue, jobs: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -80,6 +80,9 @@ def test_an_output_of_another_job_is_refused_with_its_name(
         assert f"job {job!r} of the daemon, which has not ended, writes the same" in ran.stderr
     ran = run(str(clip), str(tmp_path / "heavy.out.mp4"), *twice)
     assert (ran.returncode, "job 'heavy' of the daemon" in ran.stderr) == (73, True)
+    probe = [*UPFRAME, "probe", str(clip), str(out), *twice, "--no-estimate"]
+    probed = subprocess.run(probe, capture_output=True, text=True, timeout=60)
+    assert f"obstacle: job {job!r} of the daemon, which has not" in probed.stdout
     ran = run(str(clip), str(out), *twice, "--overwrite")  # which then says what it does
     assert (ran.returncode, f"job {job!r} of the daemon" in ran.stderr) == (0, True)
     assert run(str(clip), str(tmp_path / "other.mkv"), *twice).returncode == 0

@@ -21,9 +21,11 @@ from upframe.daemon.jobs.model import Confinement, Job, JobError, job_of
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.specification import Origin
 from upframe.daemon.workers.admission import EarlyChecks
-from upframe.daemon.workers.messages import AccessLimits, error_of
+from upframe.daemon.workers.attempt import check_job
+from upframe.daemon.workers.messages import AccessLimits, CheckJob, error_of
 from upframe.daemon.workers.process import FileProber
 from upframe.filters.device import Runtime
+from upframe.io.errors import MediaError
 from upframe.io.root import Root
 
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
@@ -96,6 +98,33 @@ def test_what_can_only_fail_fails_as_its_run_would(tmp_path: Path, origin: Origi
                 assert failed.error.code == code
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("source", "sink", "code", "text"),
+    [
+        ("none.mp4", "out.mp4", 66, "{0}/none.mp4: no such file"),
+        ("in.mp4/deep.mp4", "out.mp4", 66, "{0}/in.mp4/deep.mp4"),
+        ("in.mp4", "none/out.mp4", 73, "output folder does not exist: {0}/none"),
+        ("in.mp4", "there.mp4", 73, "output exists: {0}/there.mp4 (use --overwrite)"),
+        ("in.mp4", "in.mp4", 64, "input and output are the same file: {0}/in.mp4"),
+        ("link.mp4", "in.mp4", 64, "input and output are the same file: {0}/in.mp4"),
+        ("half.mp4", "out.mp4", 65, "{0}/half.mp4: truncated: "),
+    ],
+)
+def test_the_users_own_job_needs_its_source_now(
+    source: str, sink: str, code: int, text: str, tmp_path: Path
+) -> None:
+    whole = make_clip(tmp_path / "in.mp4").read_bytes()
+    (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "there.mp4").touch()
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "in.mp4")
+    work = work_of(tmp_path / source, tmp_path / sink)
+    with pytest.raises(MediaError) as refused:
+        check_job(CheckJob(id="film", work=work, may_come=False))
+    error = error_of(refused.value)
+    assert (error.code, error.retryable) == (code, False)
+    assert text.format(tmp_path) in error.message
 
 
 def waits(folder: Path, name: str, origin: Origin = "mqtt") -> Job:
