@@ -162,7 +162,7 @@ class RunRequest:
 
     def asked(self, token: str | None) -> Asked:
         """Return what preflight asks, with the mark of the output's owner."""
-        return Asked(self.source, self.sink, self.where, self.options, token)
+        return Asked(self.source, self.sink, self.where, self.options, token, self.keep.folder)
 
 
 @dataclass(frozen=True, slots=True)

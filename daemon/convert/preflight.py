@@ -53,6 +53,8 @@ class Asked:
     options: ConversionOptions
     token: str | None = None
     """Of the owner of the output, see :class:`~upframe.io.files.Owner`."""
+    kept: Path | None = None
+    """The folder of segments; None: beside the output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ def preflight(
         found = examined(asked, source, plan)
         for line in found.unsaid:
             log.warning("%s", line)
-        if (warning := check_space(asked.where, found.size, free)) is not None:
+        if (warning := check_space(asked.where, found.size, free, asked.kept)) is not None:
             log.warning("%s", warning)
         yield found
 
@@ -271,9 +273,12 @@ def _copied_bytes(source: ContainerSource, plan: StreamPlan, total: int) -> int:
 
 
 def check_space(
-    target: Path, size: ExpectedSize, free: Callable[[Path], int | None] = free_bytes
+    target: Path,
+    size: ExpectedSize,
+    free: Callable[[Path], int | None] = free_bytes,
+    kept: Path | None = None,
 ) -> str | None:
-    """Refuse an output that certainly does not fit.
+    """Refuse an output that certainly does not fit, or its segments.
 
     Returns:
         A warning if there may be too little space.
@@ -281,14 +286,30 @@ def check_space(
     Raises:
         SinkFull: says how much is wanted, and how much is free.
     """
-    left = None if is_special(target) else free(target.parent)
-    if left is None or left >= size.expected:
+    if is_special(target):
         return None
-    text = (
-        f"got {size_text(left)} free in {target.parent}, wanted about {size_text(size.expected)} "
-        "for the output and its temporary files"
-    )
-    advice = "free some, or choose another folder or a smaller output"
-    if left < size.least:
-        raise SinkFull(f"{text}, at the very least {size_text(size.least)}: {advice}")
-    return f"{text}: it may not be enough; {advice}"
+    folder, warning = target.parent, None
+    wanted = [(folder, size.expected, size.least, "the output and its temporary files")]
+    if kept is not None and _device_of(kept.parent) != _device_of(folder):
+        video, least = size.video, size.least_video
+        wanted = [
+            (folder, video + size.copied, least + size.copied, "the output"),
+            (kept.parent, video, least, "its segments"),
+        ]
+    for where, expected, least, what in wanted:
+        left = free(where)
+        if left is None or left >= expected:
+            continue
+        text = f"got {size_text(left)} free in {where}, wanted about {size_text(expected)} for "
+        text, advice = f"{text}{what}", "free some, or choose another folder or a smaller output"
+        if left < least:
+            raise SinkFull(f"{text}, at the very least {size_text(least)}: {advice}")
+        warning = warning or f"{text}: it may not be enough; {advice}"
+    return warning
+
+
+def _device_of(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_dev
+    except OSError:
+        return None

@@ -29,6 +29,7 @@ from ..convert.conversion import Ledger, RunRequest, check, run
 from ..convert.memory import Memory
 from ..convert.progress import Snapshot
 from ..convert.report import Report, device_name, kept_warnings
+from ..convert.resume import Keep
 from ..jobs.model import Confinement, ProbeVerdict, partial_token
 from ..specification import ConversionSpec, Stage
 from .channel import WorkerChannel
@@ -161,6 +162,8 @@ class JobRunner:
         self._channel = channel
         self._filters = WarmFilters()
         self._results = Results(settings.results)
+        given = {"device": settings.device, "precision": settings.precision}
+        self._asked = frozenset(name for name, value in given.items() if value != "auto")
 
     @property
     def device_name(self) -> str:
@@ -196,7 +199,8 @@ class JobRunner:
 
         progress = ProgressReporter(self._channel)
         with ExitStack() as opened:
-            request = RunRequest(work.source, work.sink, work, runtime)
+            keep = Keep(self._results.segments_of(job_id), asked=self._asked)
+            request = RunRequest(work.source, work.sink, work, runtime, keep=keep)
             if confined is not None:
                 request = confined_request(request, confined, opened)
             return run(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,6 +23,8 @@ log = logging.getLogger("upframe.work")
 
 FOLDER = "results"
 """Below the state directory."""
+_SEGMENTS = "segments"
+"""Beside it."""
 
 _MTIME_SLACK_NS = 2_000_000_000  # FAT counts in steps of 2 s
 
@@ -115,7 +119,9 @@ class Result(BaseModel, frozen=True):
 
 
 class Results:
-    """The entries of all jobs that are being published, one file each. Every method blocks.
+    """The entries of all jobs that are being published, one file each, and their segments.
+
+    Every method blocks.
 
     Args:
         folder: created if it is missing.
@@ -125,9 +131,10 @@ class Results:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        self._folder, self._segments = folder, folder.with_name(_SEGMENTS)
+        for one in (folder, self._segments):
+            one.mkdir(mode=0o700, parents=True, exist_ok=True)
+            one.chmod(0o700)
 
     def write(self, result: Result) -> None:
         """Write an entry; once this returns, it survives a power cut."""
@@ -152,17 +159,26 @@ class Results:
             log.warning("%s is no entry of the ledger: %s", self._path(job_id), error)
             return None
 
-    def forget(self, job_id: str) -> None:
-        """Remove an entry, if there is one."""
+    def segments_of(self, job_id: str) -> Path:
+        """Return the folder where attempts of a job keep its film's segments."""
+        return self._segments / job_id
+
+    def forget(self, job_id: str, *, keep_segments: bool = False) -> None:
+        """Remove what there is of a job: its entry and, unless they are to be kept, segments."""
         self._path(job_id).unlink(missing_ok=True)
+        if not keep_segments:
+            with suppress(FileNotFoundError):
+                shutil.rmtree(self.segments_of(job_id))
 
     def job_ids(self) -> Iterator[str]:
-        """Return the jobs with an entry, and remove entries that a crash left half written."""
-        for path in sorted(self._folder.iterdir()):
+        """Return the jobs of which there is something; remove what a crash left half written."""
+        found = {path.name for path in self._segments.iterdir()}
+        for path in self._folder.iterdir():
             if path.name.endswith(".new"):
                 path.unlink(missing_ok=True)
             elif path.suffix == ".json":
-                yield path.name.removesuffix(".json")
+                found.add(path.name.removesuffix(".json"))
+        yield from sorted(found)
 
     def _path(self, job_id: str) -> Path:
         return self._folder / f"{job_id}.json"

@@ -77,8 +77,10 @@ async def recover(queue: JobQueue, state_dir: Path) -> None:
     for job in await queue.jobs(states={"running"}):
         await _recover(queue, job, entries)
     for job_id in await asyncio.to_thread(lambda: list(entries.job_ids())):
-        if await _has_ended(queue, job_id):
-            await asyncio.to_thread(entries.forget, job_id)
+        state = await _state_of(queue, job_id)
+        if state in (None, "done", "failed", "cancelled"):
+            kept = state == "failed"  # `jobs retry` continues it
+            await asyncio.to_thread(entries.forget, job_id, keep_segments=kept)
 
 
 async def _recover(queue: JobQueue, job: Job, entries: Results) -> None:
@@ -96,11 +98,11 @@ async def _recover(queue: JobQueue, job: Job, entries: Results) -> None:
         await queue.change(job.id, "queued", attempts=max(0, job.attempts - 1))
 
 
-async def _has_ended(queue: JobQueue, job_id: str) -> bool:
+async def _state_of(queue: JobQueue, job_id: str) -> State | None:
     try:
-        return (await queue.get(job_id)).ended_for_good
+        return (await queue.get(job_id)).state
     except UnknownJob:
-        return True
+        return None
 
 
 def settle(job: Job, entries: Results, *, complete: bool = True) -> dict[str, Any] | None:
@@ -262,8 +264,10 @@ class OutcomeRecorder:
     async def _end(self, job: Job, state: State, **fields: object) -> None:
         await self._change(job, state, **fields)
         self._counts[state] += 1
+        error = fields.get("error")
+        kept = isinstance(error, JobError) and error.retryable  # `jobs retry` continues it
         try:
-            await asyncio.to_thread(self._results.forget, job.id)
+            await asyncio.to_thread(self._results.forget, job.id, keep_segments=kept)
         except OSError as error:  # the next start removes it
             log.warning("cannot remove the ledger's entry of a job that has ended: %s", error)
 

@@ -146,6 +146,47 @@ def test_a_worker_that_is_lost_costs_one_attempt_of_one_job(
     assert names_in(out) == {"a.mp4", "b.mp4"}
 
 
+@pytest.mark.parametrize("ends", ["done", "cancelled", "failed", "failed, may be mended"])
+def test_a_lost_worker_costs_the_segment_at_hand_and_no_end_leaves_segments(
+    tmp_path: Path, out: Path, ends: str
+) -> None:
+    """But those of a job that failed and may succeed when it is tried again."""
+    clip = make_clip(tmp_path / "cut.mkv", frames=LONG, options={"g": "8", "bf": "2"})
+    segments = tmp_path / "state" / "segments"
+    job = new_job("a", clip, out / "a.mkv", segment_frames=8)
+
+    async def main() -> None:
+        config = config_of(tmp_path / "state", attempts=2, retry_delays=(1.0,))
+        async with running(config) as at_work:
+            await at_work.queue.submit(job)
+            await at_work.streaming("a", 40)
+            assert names_in(segments) == {"a"}
+            if ends == "cancelled":
+                await at_work.queue.cancel("a")
+            elif ends == "failed":
+                with clip.open("ab") as file:
+                    file.write(b"more")
+            else:
+                os.kill(at_work.pid, signal.SIGKILL)
+            if "mended" in ends:
+                await until(at_work.queue, "a", lambda job: job.attempts == 2)
+                await at_work.streaming("a", 41)
+                os.kill(at_work.pid, signal.SIGKILL)
+            ended = await at_work.ended("a")
+            assert ended.state == ends.partition(",")[0]
+            if ends == "done":
+                assert ended.report is not None
+                resumed = ended.report["resumed"]
+                assert resumed["segments"] == LONG // 8
+                assert resumed["found"] >= 2
+                assert resumed["repeated"] <= 1
+            await eventually(lambda: names_in(segments) == ({"a"} if "mended" in ends else set()))
+
+    asyncio.run(main())
+    if ends == "done":
+        assert frames_in(out / "a.mkv") == 2 * LONG - 1
+
+
 def test_cancelling_leaves_nothing_and_the_next_job_runs(
     tmp_path: Path, out: Path, clip: Path, long_clip: Path
 ) -> None:
