@@ -210,9 +210,6 @@ class JobAdmission:
         return datetime.now(UTC) + timedelta(seconds=self.space.look_seconds)
 
 
-_SETTLE_SECONDS = 0.3
-"""For an idle worker to take a new job: then its attempt checks it at once."""
-
 Check = Callable[[Job, AccessLimits | None], Awaitable[JobError | None]]
 
 
@@ -226,9 +223,19 @@ class EarlyChecks:
         queue: of the jobs.
         check: returns why a job can only fail.
         config: returns the present limits.
+        pause_seconds: before each check. An idle worker takes the job meanwhile, and its attempt
+            checks it; and where many short jobs come, checks take little from the workers.
     """
 
-    def __init__(self, queue: JobQueue, check: Check, config: Callable[[], JobsConfig]) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        check: Check,
+        config: Callable[[], JobsConfig],
+        *,
+        pause_seconds: float = 1.0,
+    ) -> None:
+        self._pause_seconds = pause_seconds
         self._queue = queue
         self._check = check
         self._config = config
@@ -238,7 +245,7 @@ class EarlyChecks:
         with self._queue.subscribe() as changes:
             async for change in changes:
                 if change.kind == "state" and _waits_unchecked(change.job):
-                    await asyncio.sleep(_SETTLE_SECONDS)
+                    await asyncio.sleep(self._pause_seconds)
                     with Fence("job", change.job.id), about_job(change.job.id):
                         await self._look_at(change.job.id)
 

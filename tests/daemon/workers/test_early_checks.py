@@ -46,7 +46,8 @@ async def checked(folder: Path, check: Any = None, **seconds: float) -> AsyncIte
         opened_queue(config.state_dir) as queue,
         aclosing(FileProber(config, **seconds)) as prober,
     ):
-        checks = EarlyChecks(queue, check or prober.check, lambda: config.jobs)
+        use = check or prober.check
+        checks = EarlyChecks(queue, use, lambda: config.jobs, pause_seconds=0.1)
         task = asyncio.create_task(checks.run())
         await asyncio.sleep(0)
         yield queue
