@@ -248,6 +248,19 @@ class DeviceOptions(BaseModel, frozen=True, extra="forbid"):
 class RuntimeOptions(DeviceOptions, frozen=True, extra="forbid"):
     """On what to compute, and with which weights."""
 
+    device: str = Field(
+        default="auto",
+        description="Device: auto, cpu, cuda or cuda:N. `upframe run` makes a film that is a file "
+        "on several of one kind, each by a process of its own: cuda:0,cuda:1, every card (all), or "
+        "the CPU twice (cpu*2).",
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Threads of each process for computing on the CPU. Without it, they share all "
+        "cores.",
+    )
     weights: Policy = Field(
         default="auto",
         description="Where weights come from that are not named: auto takes the published ones, "
@@ -346,6 +359,7 @@ def part_of(value: BaseModel, model: type[Model]) -> Model:
 
 
 _NO_PART = "a part of every film makes no sense"
+_SHARED = "what the daemon runs at the same time shares the cores"
 _TOP = "the key at the top of the file holds for all"
 _OF_FILES = "a live stream is decoded as it comes, by software, and its sound is all that is copied"
 
@@ -354,6 +368,7 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
         "device": "the daemon's [jobs] devices decides",
         "precision": "the daemon's [jobs] precision decides",
         "weights": "the daemon's weights decides",
+        "threads": _SHARED,
         "tls_insecure": "a job verifies certificates",
     },
     "watch": {
@@ -365,10 +380,12 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
         "device": "[jobs] devices decides",
         "precision": "[jobs] precision decides",
         "weights": _TOP,
+        "threads": _SHARED,
     },
     "live": {
         "overwrite": "a file whose name is taken gets a number",
         "weights": _TOP,
+        "threads": _SHARED,
     },
     "stream": {
         **dict.fromkeys(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,10 @@ _DTYPES: dict[str, torch.dtype] = {
 }
 
 
+_SEVERAL = re.compile(r"[,*]|^all$")
+_MOST_WORKERS = 64
+
+
 def resolve_device(name: str = "auto") -> torch.device:
     """Find the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` means.
 
@@ -39,13 +44,42 @@ def resolve_device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (kind == "cpu" and index) or (index and not index.isdigit()):
-        raise DeviceUnavailable(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+        several = "; several are for a film from file to file" if _SEVERAL.search(name) else ""
+        raise DeviceUnavailable(f"device must be auto, cpu, cuda or cuda:N, got {name!r}{several}")
     if kind == "cpu":
         return torch.device("cpu")
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(index or 0) >= found:
         raise DeviceUnavailable(f"{name} was asked for, but {_cuda_devices(found)}")
     return torch.device("cuda", int(index or 0))
+
+
+def resolve_devices(names: str = "auto") -> tuple[torch.device, ...]:
+    """Find the devices of a list such as ``cuda:0,cuda:1``, on which the parts of a film are made.
+
+    ``all`` means every card, or the CPU where there is none; ``NAME*K`` means NAME, K times.
+
+    Raises:
+        DeviceUnavailable: as `resolve_device`, or if they are of two kinds, whose results differ.
+    """
+    found: list[torch.device] = []
+    for part in names.split(","):
+        name, star, times = part.strip().partition("*")
+        count = int(times) if times.isdigit() and times.isascii() else 0
+        if star and not 1 <= count <= _MOST_WORKERS:
+            wanted = f"NAME*K with K from 1 to {_MOST_WORKERS}, such as cpu*2"
+            raise DeviceUnavailable(f"device must be {wanted}, got {part.strip()!r}")
+        cards = torch.cuda.device_count() if name == "all" and torch.cuda.is_available() else 0
+        each = [f"cuda:{index}" for index in range(cards)] or ["cpu" if name == "all" else name]
+        found += [resolve_device(one) for one in each] * (count if star else 1)
+    kinds = {
+        str(one): torch.cuda.get_device_name(one) if one.type == "cuda" else "the CPU"
+        for one in found
+    }
+    if len(set(kinds.values())) > 1:
+        listed = ", ".join(f"{one} ({kind})" for one, kind in kinds.items())
+        raise DeviceUnavailable(f"one film needs devices of one kind, got {listed}")
+    return tuple(found)
 
 
 def _cuda_devices(found: int) -> str:
@@ -121,6 +155,32 @@ class Runtime:
     """Of a file of weights that is not loaded yet; None: any number."""
     ways: Mapping[str, Way] = field(default_factory=dict[str, Way], hash=False)
     """By name of a filter, how its network is computed on a CPU; what is missing is measured."""
+    workers: tuple[torch.device, ...] = field(default=(), compare=False)
+    """Where the parts of a film are made, by a process each; empty: all is done by this process."""
+
+
+def resolve_runtime(
+    names: str, precision: str, policy: Policy, threads: int | None = None
+) -> Runtime:
+    """Find the devices of a film, and give each of its workers its threads.
+
+    Args:
+        names: as for `resolve_devices`.
+        precision: as for `resolve_precision`.
+        policy: where weights may come from.
+        threads: of torch, for each worker on a CPU; None: workers share those that torch has.
+
+    Raises:
+        DeviceUnavailable: as `resolve_devices`.
+        ValueError: as `resolve_precision`.
+    """
+    devices = resolve_devices(names)
+    if threads is None and devices[0].type == "cpu" and len(devices) > 1:
+        threads = max(1, torch.get_num_threads() // len(devices))
+    if threads is not None:
+        torch.set_num_threads(threads)
+    dtype = resolve_precision(precision, devices[0])
+    return Runtime(devices[0], dtype, policy, workers=devices if len(devices) > 1 else ())
 
 
 # How much memory a device still has, so that what cannot fit is refused before work starts.

@@ -141,19 +141,24 @@ def specified(arguments: argparse.Namespace, model: type[Model], **given: object
     return validated(model, values | given)
 
 
-def runtime_of(arguments: argparse.Namespace) -> Runtime:
-    """Find device and precision.
+def runtime_of(arguments: argparse.Namespace, *, several: bool = False) -> Runtime:
+    """Find device and precision, and set the number of threads.
+
+    Args:
+        arguments: the parsed command line.
+        several: whether there may be several devices.
 
     Raises:
         UsageError: for a wrong value.
         DeviceUnavailable: if the device is not there.
     """
     # loads torch, which takes seconds; commands that only talk to the daemon need none of it
-    from ...filters.device import Runtime, resolve_device, resolve_precision
+    from ...filters.device import resolve_device, resolve_runtime
 
     options = specified(arguments, RuntimeOptions)
-    device = resolve_device(options.device)
-    return Runtime(device, resolve_precision(options.precision, device), options.weights)
+    if not several:
+        resolve_device(options.device)  # refuses a list
+    return resolve_runtime(options.device, options.precision, options.weights, options.threads)
 
 
 def location(text: str) -> str:

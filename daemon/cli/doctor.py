@@ -30,9 +30,10 @@ from ...filters.device import (
     cpu_has_bf16,
     cpu_name,
     resolve_device,
+    resolve_devices,
     resolve_precision,
 )
-from ...filters.errors import FilterError, WeightsUnavailable
+from ...filters.errors import DeviceUnavailable, FilterError, WeightsUnavailable
 from ...filters.hub import find_cached
 from ...filters.kernels import ways
 from ...filters.kernels.cuda import SWITCH, fault_file, faulted
@@ -212,6 +213,12 @@ def _devices() -> Iterator[Finding]:
         free, total = torch.cuda.mem_get_info(index)
         text = f"{name}, {free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
         yield ok(f"cuda:{index}", text, model=name, free_bytes=free, total_bytes=total)
+    if torch.cuda.device_count() > 1:
+        try:
+            found = ", ".join(map(str, resolve_devices("all")))
+            yield ok("all cards", f"--device all makes one film on {found}")
+        except DeviceUnavailable as error:
+            yield warn("all cards", f"--device all: {error}")
 
 
 def _precision() -> Finding:

@@ -108,7 +108,7 @@ def command(arguments: argparse.Namespace) -> int:
         memory, made, missing = None, None, None
         if options is not None and not arguments.no_estimate:
             media = MediaOptions(filters=options) if wanted is None else wanted.options
-            film, runtime = (arguments.input, arguments.output), runtime_of(arguments)
+            film, runtime = (arguments.input, arguments.output), runtime_of(arguments, several=True)
             missing = "wanted a file of several frames that can seek"
             try:
                 memory, made = measure(source, film, media, runtime, pix_fmt, part)

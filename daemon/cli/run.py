@@ -199,7 +199,8 @@ def status_text(status: LiveStatus, fps: float) -> str:
 
 
 def _keep(arguments: argparse.Namespace) -> Keep:
-    given = (arguments.device, arguments.precision, os.environ.get("OMP_NUM_THREADS"))
+    threads = arguments.threads or os.environ.get("OMP_NUM_THREADS")
+    given = (arguments.device, arguments.precision, threads)
     names = zip(("device", "precision", "threads"), given, strict=True)
     return Keep(
         resume=not arguments.no_resume,
@@ -215,7 +216,8 @@ def command(arguments: argparse.Namespace) -> int:
     if is_live_run(arguments):
         report = run_live(arguments)
     else:
-        options, runtime = specified(arguments, ConversionOptions), runtime_of(arguments)
+        options = specified(arguments, ConversionOptions)
+        runtime = runtime_of(arguments, several=True)
         _refuse_output_of_a_job(arguments.output, options)
         request = RunRequest(
             arguments.input, arguments.output, options, runtime, keep=_keep(arguments)

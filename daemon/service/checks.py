@@ -139,13 +139,13 @@ def _unreadable(key: str, folder: Path, *, may_come_later: bool) -> Iterator[Fau
 
 
 def _devices(config: Config) -> Iterator[Fault]:
-    from ...filters.device import resolve_device
+    from ...filters.device import resolve_device, resolve_devices
 
     named = {f"jobs.devices[{index}]": name for index, name in enumerate(config.jobs.devices)}
-    named |= {f"live[{index}].device": live.device for index, live in enumerate(config.live)}
-    for key, name in named.items():
+    lives = {f"live[{index}].device": live.device for index, live in enumerate(config.live)}
+    for key, name in (named | lives).items():
         try:
-            resolve_device(name)
+            resolve_devices(name) if key in named else resolve_device(name)
         except DeviceUnavailable as error:
             yield Fault(key, f'"{name}": {error}', "a device of this machine")
 
@@ -301,11 +301,11 @@ def hidden_gpu(
     the CPU, and everything takes a hundred times as long.
 
     Args:
-        devices: as configured; without `auto` or `cuda` among them no GPU is expected.
+        devices: as configured; without `auto`, `all` or `cuda` among them no GPU is expected.
         proc: with the state of the driver.
         dev: with its devices.
     """
-    if not any(name == "auto" or name.startswith("cuda") for name in devices):
+    if not any(word in name for name in devices for word in ("auto", "all", "cuda")):
         return None
     cards = proc / "driver" / "nvidia" / "gpus"
     if not cards.is_dir() or not any(cards.iterdir()):

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 
 from ...filters.chain import BuiltFilter, Chain, build_filters
-from ...filters.device import Runtime, resolve_device, resolve_precision
+from ...filters.device import Runtime, resolve_runtime
 from ...filters.frame import Frame, StreamInfo
 from ...filters.options import FilterOptions, Policy
 from ...io.errors import MediaError, SinkRefused, SourceMissing, TruncatedMedia, UnsupportedMedia
@@ -156,9 +156,7 @@ class JobRunner:
     def __init__(self, channel: WorkerChannel, settings: AttemptSettings) -> None:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        device = resolve_device(settings.device)
-        precision = resolve_precision(settings.precision, device)
-        self.runtime = Runtime(device, precision, settings.weights)
+        self.runtime = resolve_runtime(settings.device, settings.precision, settings.weights)
         self._channel = channel
         self._filters = WarmFilters()
         self._results = Results(settings.results)

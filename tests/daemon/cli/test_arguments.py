@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 
 import pytest
+import torch
 
 from upframe.daemon.cli.arguments import (
     add_filter_arguments,
@@ -96,6 +97,13 @@ def test_an_encoder_option_without_a_value_is_refused() -> None:
 def test_a_cuda_device_that_is_not_there_is_said_in_plain_words() -> None:
     with pytest.raises(DeviceUnavailable, match=r"cuda:99 was asked for, but this (PyT|mach)"):
         runtime_of(parse("--device", "cuda:99"))
+
+
+def test_several_devices_are_for_commands_that_can_use_them() -> None:
+    arguments = parse("--device", "cpu*2", "--threads", str(torch.get_num_threads()))
+    assert len(runtime_of(arguments, several=True).workers) == 2
+    with pytest.raises(DeviceUnavailable, match="several are for a film from file to file"):
+        runtime_of(arguments)
 
 
 def test_an_unknown_device_is_refused() -> None:
