@@ -6,6 +6,7 @@ AlreadyRunning  another daemon holds the state directory: exit 75
 StartFailed     the daemon cannot start: exit with the code of its cause
 Hung            a call into a codec or a driver does not return: exit 70
 JobRefused      a job can only fail: exit with the code that `upframe run` has
+WorkersLost     the processes that make a film died: exit 70
 Stopped         a signal ended the work: exit 128 + its number
 UnknownJob      there is no job of that id: reported to the client
 Conflict        the id belongs to other work: the client must choose another
@@ -56,6 +57,10 @@ class Stopped(Exception):
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by signal {signal_number}")
         self.signal_number = signal_number
+
+
+class WorkersLost(Exception):
+    """The processes that make a film died over it, or cannot be started."""
 
 
 class UnknownJob(Exception):

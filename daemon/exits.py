@@ -42,6 +42,7 @@ from .errors import (
     StoreBroken,
     UnknownJob,
     UsageError,
+    WorkersLost,
 )
 
 
@@ -68,7 +69,7 @@ _CODES: Mapping[type[BaseException], Exit] = {
         Exit.DATA: (CheckpointRejected, UnsupportedPixels, TruncatedMedia, UnsupportedMedia),
         Exit.NO_INPUT: (UnknownJob, SourceMissing),
         Exit.UNAVAILABLE: (DaemonAbsent, BrokerAbsent, WeightsUnavailable, DeviceUnavailable),
-        Exit.INTERNAL: (VerificationFailed, FilterError, Hung),
+        Exit.INTERNAL: (VerificationFailed, FilterError, Hung, WorkersLost),
         Exit.CANNOT_CREATE: (SinkRefused,),
         Exit.IO: (StoreBroken, SinkFull, MediaError, OSError),
         Exit.TRY_LATER: (AlreadyRunning, TooLarge, TooLargeMedia),

@@ -224,6 +224,7 @@ class Child:
         environment: of the process; None: ours.
         new_session: False leaves it in our process group, so that a kill of ours takes it along.
         text: False leaves its stdout as bytes, for :meth:`read` instead of :meth:`lines`.
+        pass_fds: descriptors that it has as well, by the same numbers.
 
     Raises:
         OSError: if the process cannot be started.
@@ -237,6 +238,7 @@ class Child:
         environment: Mapping[str, str] | None = None,
         new_session: bool = True,
         text: bool = True,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
@@ -247,6 +249,7 @@ class Child:
             stderr=pipe,
             env=environment,
             start_new_session=new_session,
+            pass_fds=pass_fds,
         )
         self.tail = Tail()
         """Of its stderr."""

@@ -48,6 +48,11 @@ class NetworkRules:
 _rules = NetworkRules()
 
 
+def current_rules() -> NetworkRules:
+    """Return the rules that apply at present."""
+    return _rules
+
+
 @contextmanager
 def network_rules(rules: NetworkRules) -> Generator[None]:
     """Apply rules in all threads of this process while the block runs."""

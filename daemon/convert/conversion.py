@@ -8,8 +8,9 @@ import os
 import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -28,10 +29,12 @@ from ...io.root import ConfinedFile
 from ...io.segments import JoinedSink, open_joined_sink, open_segment_sink, segment_facts
 from ...io.sink import FileSink, open_file_sink
 from ...io.streams.plan import StreamPlan
+from ...io.web import current_rules
 from ...io.writer import Trial
 from ..errors import Stopped
 from ..specification import ConversionOptions, MediaOptions, Stage
 from .compute import Compute
+from .crew import Crew, Setup
 from .estimate import Estimate, Film, Limits, estimate
 from .memory import Memory, memory_of
 from .pipeline import Flow, Pipeline
@@ -39,7 +42,7 @@ from .preflight import Asked, Preflight, preflight
 from .progress import Display, Silent, show_progress
 from .report import Report, WarningLog, kept_warnings, make_report
 from .resume import Division, Keep, divided
-from .segments import Execute, FilmRun, Resumed, SegmentFiles, SegmentWork
+from .segments import Execute, FilmRun, Resumed, SegmentFiles, SegmentWork, one_process
 
 log = logging.getLogger("upframe.run")
 
@@ -63,6 +66,7 @@ def execute_all(
     total: int | None,
     display: Display,
     estimate: Estimate | None = None,
+    on_stop: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Run pipelines one after the other, as `execute` does one.
 
@@ -72,13 +76,14 @@ def execute_all(
         total: frames of the whole output, if known.
         display: shows the progress.
         estimate: made before the work.
+        on_stop: called with the number of a first signal.
 
     Raises:
         Stopped: after a first signal, by the pipeline that runs or is to be run next.
         MediaError, FilterError: whatever ended the work early.
     """
     seconds = None if estimate is None else estimate.seconds
-    asyncio.run(_execute_all(work, flow, total, display, seconds))
+    asyncio.run(_execute_all(work, flow, total, display, seconds, on_stop))
 
 
 async def _execute_all(
@@ -87,6 +92,7 @@ async def _execute_all(
     total: int | None,
     display: Display,
     estimate: float | None,
+    on_stop: Callable[[int], None],
 ) -> None:
     loop = asyncio.get_running_loop()
     running: list[Pipeline] = []
@@ -106,6 +112,7 @@ async def _execute_all(
 
     def stop(number: int) -> None:
         stopped_by.append(number)
+        on_stop(number)
         for pipeline in running:
             pipeline.stop(number)
 
@@ -309,11 +316,6 @@ class _Conversion:
         target, info, encoder = self._output(prepared)
         compute.close()
 
-        def open_segment(path: Path, final: bool) -> FileSink:
-            name = Path(request.sink)
-            form = request.options.container
-            return open_segment_sink(path, info, encoder, target=name, format=form, final=final)
-
         def report() -> Report:
             lines = film.lines("losses"), film.lines("warnings")
             return self._report(prepared, sink, film.flow, film.counters, *lines, film.resumed)
@@ -326,25 +328,21 @@ class _Conversion:
                 request.options,
                 info.pix_fmt,
             )
-            files = SegmentFiles(open_segment, segment_facts)
+            about = info, encoder, Path(request.sink), request.options.container
+            files = SegmentFiles(partial(_open_segment, *about), segment_facts)
             film = FilmRun(plan, work, files, division.source)
             if self.announce:
                 log.info("%s", film.resumed.text)
             sink = open_joined_sink(target, info, encoder, **self._output_options(prepared, report))
             self.on_stage("streaming")
-            execute_all(
-                lambda run: film(
-                    sink,
-                    prepared.filters,
-                    prepared.runtime,
-                    run,
-                    lambda: self.on_stage("publishing"),
-                ),
-                film.flow,
-                info.num_frames,
-                self.display,
-                prepared.estimate,
-            )
+            crew = _crew(work, files, prepared, division.threads)
+
+            def make_all(run: Execute) -> None:
+                here = one_process(files, prepared.filters, prepared.runtime, run)
+                film(sink, crew or here, lambda: self.on_stage("publishing"))
+
+            about = film.flow, info.num_frames, self.display, prepared.estimate
+            execute_all(make_all, *about, *([] if crew is None else [crew.stop]))
         division.remove()
         return report()
 
@@ -401,6 +399,31 @@ class _Prepared:
     compute: Compute
     memory: Memory
     estimate: Estimate | None
+
+
+def _open_segment(
+    info: StreamInfo,
+    encoder: EncoderOptions,
+    target: Path,
+    container: str | None,
+    path: Path,
+    final: bool,
+) -> FileSink:
+    return open_segment_sink(path, info, encoder, target=target, format=container, final=final)
+
+
+def _crew(work: SegmentWork, files: SegmentFiles, prepared: _Prepared, threads: int) -> Crew | None:
+    """Return what makes a film on several devices; None for one."""
+    runtime = prepared.runtime
+    if not runtime.workers:
+        return None
+    ways = {each.name: each.way for each in prepared.filters if each.way is not None}
+    weights = {each.name: each.weights.sha256 for each in prepared.filters if each.weights}
+    setup = Setup(
+        work, files, replace(runtime, ways=ways), threads, current_rules(), weights,
+        memory_share=len(runtime.workers),
+    )  # fmt: skip
+    return Crew(setup, runtime.workers)
 
 
 class _OutputOptions(TypedDict):

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sqlite3
 import stat
 import sys
@@ -39,6 +40,7 @@ from .space import size_text
 PLAN_NAME = "plan.sqlite"
 _LOCK_NAME = "lock"
 _SUFFIX = ".upframe"
+_WORKER = "worker-"
 _OURS = re.compile(r"plan\.sqlite(-journal)?|lock|\.?[0-9a-f]{32}\.mkv(\.[\w-]+\.partial)?")
 """All names in the folder of a plan."""
 _VERSION = 1
@@ -406,7 +408,14 @@ def remove_folder(folder: Path) -> None:
         folder.rmdir()
 
 
+def worker_folder(folder: Path, slot: int) -> Path:
+    """Return where a worker writes segments, of which only finished ones get into the plan's."""
+    return folder / f"{_WORKER}{slot}"
+
+
 def _remove_all(folder: Path, keep: Sequence[str] = ()) -> None:
+    for path in folder.glob(f"{_WORKER}[0-9]*"):
+        shutil.rmtree(path)
     for path in folder.iterdir():
         if path.name not in keep and _OURS.fullmatch(path.name) and not path.is_dir():
             path.unlink(missing_ok=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,11 +27,12 @@ from ...io.errors import MediaError, VerificationFailed
 from ...io.media import Sink, Source
 from ...io.root import ConfinedFile
 from ...io.source import Seen, open_source
-from ..errors import Stopped
+from ..errors import Stopped, WorkersLost
 from ..specification import ConversionOptions
 from .compute import Compute
 from .pipeline import Flow, Pipeline, StageTime
 from .plan import Entry, Plan
+from .schedule import Schedule
 
 log = logging.getLogger("upframe.run")
 
@@ -278,6 +279,42 @@ class _StrictSink:
 # --------------------------------------------------------------------------------------- the film
 
 
+class MadeSegment(BaseModel, frozen=True):
+    """A segment whose file is complete, verified and on the disk."""
+
+    number: int
+    size: int
+    """Bytes."""
+    sha256: str
+    result: SegmentResult
+
+
+Executor = Callable[["FilmRun", Schedule], Generator[MadeSegment]]
+"""Makes the missing segments of a film, in any order."""
+
+
+def one_process(
+    files: SegmentFiles, filters: Sequence[BuiltFilter], runtime: Runtime, execute: Execute
+) -> Executor:
+    """Make segments in this process, one after the other; arguments as for `run_segment`."""
+
+    def make(film: FilmRun, schedule: Schedule) -> Generator[MadeSegment]:
+        while unit := schedule.take("this", time.monotonic()):
+            for number in unit:
+                film.begin(number)
+                work, path = film.work(number), film.path(number)
+                path.unlink(missing_ok=True)  # finished, but not recorded
+                sink = files.open_sink(path, work.segment.is_last)
+                result = run_segment(work, sink, filters, runtime, execute, film.flow)
+                found = files.look_at(path)
+                schedule.finish("this", number, time.monotonic())
+                yield MadeSegment(
+                    number=number, size=found.size, sha256=found.sha256, result=result
+                )
+
+    return make
+
+
 class FilmRun:
     """The run of a film in segments: what is done is looked at, the rest is made, all is joined.
 
@@ -297,6 +334,7 @@ class FilmRun:
         self._files = files
         self._source = source
         entries = plan.entries()
+        self._entries = {entry.number: entry for entry in entries}
         self._results = {
             entry.number: SegmentResult.model_validate(entry.result)
             for entry in entries
@@ -313,33 +351,34 @@ class FilmRun:
     def __call__(
         self,
         joined: SegmentJoin,
-        filters: Sequence[BuiltFilter],
-        runtime: Runtime,
-        execute: Execute,
+        make: Executor,
         on_complete: Callable[[], None] = lambda: None,
     ) -> None:
         """Make what is missing, and join all.
 
         Args:
             joined: takes the files; it is finished, or aborted if anything fails.
-            filters: as for `run_segment`.
-            runtime: of the filters.
-            execute: runs a pipeline.
+            make: makes segments.
             on_complete: called when all segments are joined, before the output is completed.
 
         Raises:
             MediaError, FilterError, Stopped: whatever ended it early; what is done stays.
         """
+        frames = {each.number: each.last - each.first + 1 for each in self._entries.values()}
+        schedule = Schedule({each: frames[each] for each in frames.keys() - self._results.keys()})
+        left = deque(self._entries)
         try:
-            for entry in self._plan.entries():
-                self._plan.facts.source.check(self._source)
-                if entry.number not in self._results:
-                    self._make(entry, filters, runtime, execute)
-                joined.append(self._plan.path_of(entry))
+            self._join(left, joined)
+            with closing(make(self, schedule)) as segments:
+                for made in segments:
+                    result = made.result.model_dump()
+                    self._plan.finish(made.number, made.size, made.sha256, result)
+                    self._results[made.number] = made.result
+                    self._join(left, joined)
             self._plan.facts.source.check(self._source)
             on_complete()
             joined.finish()
-        except (MediaError, Stopped):
+        except (MediaError, Stopped, WorkersLost):
             joined.abort()
             done, total = len(self._results), self.resumed.segments
             log.info("%d of %d segments are done, in %s", done, total, self._plan.folder)
@@ -361,22 +400,32 @@ class FilmRun:
         found = [getattr(self._results[number], name) for number in sorted(self._results)]
         return list(dict.fromkeys(line for lines in found for line in lines))
 
-    def _make(
-        self,
-        entry: Entry,
-        filters: Sequence[BuiltFilter],
-        runtime: Runtime,
-        execute: Execute,
-    ) -> None:
-        path = self._plan.path_of(entry)
-        work = replace(self._work, segment=segment_of(entry))
-        self._plan.start(entry.number)
-        path.unlink(missing_ok=True)  # finished, but not recorded
-        sink = self._files.open_sink(path, work.segment.is_last)
-        result = run_segment(work, sink, filters, runtime, execute, self.flow)
-        found = self._files.look_at(path)
-        self._plan.finish(entry.number, found.size, found.sha256, result.model_dump())
-        self._results[entry.number] = result
+    @property
+    def folder(self) -> Path:
+        """Of the plan."""
+        return self._plan.folder
+
+    def work(self, number: int) -> SegmentWork:
+        """Return the work of a segment."""
+        return replace(self._work, segment=segment_of(self._entries[number]))
+
+    def path(self, number: int) -> Path:
+        """Return the file of a segment; it has its name only once it is complete."""
+        return self._plan.path_of(self._entries[number])
+
+    def begin(self, number: int) -> None:
+        """Look at the source again, and record that work on a segment begins, once more.
+
+        Raises:
+            SourceMissing: if the source has changed.
+            SinkFull: if it cannot be recorded.
+        """
+        self._plan.facts.source.check(self._source)
+        self._plan.start(number)
+
+    def _join(self, left: deque[int], joined: SegmentJoin) -> None:
+        while left and left[0] in self._results:
+            joined.append(self.path(left.popleft()))
 
     def _is_whole(self, entry: Entry) -> bool:
         """Look at a finished segment again; one that is not as recorded is made again."""

@@ -23,6 +23,7 @@ from upframe.daemon.convert.segments import (
     SegmentFiles,
     SegmentWork,
     entries_of,
+    one_process,
     segment_of,
 )
 from upframe.daemon.specification import ConversionOptions
@@ -145,11 +146,13 @@ class Film:
         segment = segment_of(plan.entries()[0])
         pix_fmt = self.info.pix_fmt
         work = SegmentWork(str(self.source), segment, self.seen, self.options, pix_fmt)
-        return FilmRun(plan, work, SegmentFiles(open_sink, look_at), self.source)
+        self.files = SegmentFiles(open_sink, look_at)
+        return FilmRun(plan, work, self.files, self.source)
 
     def run(self, fails_at: tuple[int, int] | None = None) -> FilmRun:
         prepared = self.prepared(fails_at)
-        prepared(self.joined, self.built, RUNTIME, lambda one: execute(one, None, Silent()))
+        run = one_process(self.files, self.built, RUNTIME, lambda one: execute(one, None, Silent()))
+        prepared(self.joined, run)
         return prepared
 
 

@@ -1,0 +1,115 @@
+"""A process that makes segments of one film on one device, as :mod:`.crew` orders them.
+
+It keeps its filters, and dies with the thread that has started it. What only this process may have
+met, such as a card that fails, ends it; what every other one would meet as well is sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import os
+import pickle
+import sys
+import traceback
+from contextlib import suppress
+from dataclasses import replace
+from typing import NoReturn, cast
+
+import torch
+
+from ...filters.chain import BuiltFilter, build_filters
+from ...filters.device import allow_memory
+from ...filters.errors import FilterError, WeightsUnavailable, is_out_of_memory
+from ...io.child import ParentPipes, kill_on_parent_death
+from ...io.cuts import Segment
+from ...io.errors import MediaError
+from ...io.limits import limits
+from ...io.web import network_rules
+from ..exits import Exit
+from .crew import Event, Order, SegmentDone, SegmentProgress, Setup, WorkerReady, WorkFailed
+from .pipeline import Flow, Pipeline
+from .segments import run_segment
+
+_SHOW_SECONDS = 0.5
+
+
+def main() -> NoReturn:
+    """Make segments until no more are ordered."""
+    parser = argparse.ArgumentParser(prog="upframe-segments")
+    parser.add_argument("--parent", type=int, required=True)
+    status = Exit.UNAVAILABLE
+    if kill_on_parent_death(parser.parse_args().parent):
+        try:
+            status = _Segments(ParentPipes()).serve()
+        except BaseException as error:
+            traceback.print_exc()
+            status = Exit.TRY_LATER if is_out_of_memory(error) else Exit.INTERNAL
+    sys.stderr.flush()
+    os._exit(status)  # a thread of a library may hang, or free tensors too late
+
+
+class _Segments:
+    def __init__(self, pipes: ParentPipes) -> None:
+        self._pipes = pipes
+
+    def serve(self) -> Exit:
+        """Answer orders; the first line is the setup."""
+        setup = cast("Setup", pickle.loads(base64.b64decode(self._pipes.stdin.readline())))
+        if setup.runtime.device.type == "cpu":
+            allow_memory(limits().memory_mebibytes, share=setup.memory_share)
+        torch.set_num_threads(setup.threads)
+        try:
+            with network_rules(setup.rules):
+                filters = build_filters(setup.work.options.filters, setup.runtime)
+                for one in filters:
+                    if one.weights and one.weights.sha256 != setup.weights[one.name]:
+                        raise WeightsUnavailable(f"the weights of {one.name} have changed")
+                self._send(WorkerReady())
+                for line in self._pipes.stdin:
+                    self._send(self._made(setup, filters, Order.model_validate_json(line)))
+        except (MediaError, FilterError) as error:
+            if is_out_of_memory(error.__cause__):
+                raise
+            self._send(WorkFailed(error=type(error).__name__, message=str(error)))
+        return Exit.OK
+
+    def _made(self, setup: Setup, filters: tuple[BuiltFilter, ...], order: Order) -> SegmentDone:
+        segment, flow = Segment(**order.segment), Flow()
+        work = replace(setup.work, segment=segment)
+        order.path.parent.mkdir(mode=0o700, exist_ok=True)
+        sink = setup.files.open_sink(order.path, segment.is_last)
+
+        def execute(pipeline: Pipeline) -> None:
+            asyncio.run(self._run(pipeline, segment.number))
+
+        result = run_segment(work, sink, filters, setup.runtime, execute, flow)
+        found = setup.files.look_at(order.path)
+        number, size, sha256 = segment.number, found.size, found.sha256
+        return SegmentDone(number=number, size=size, sha256=sha256, result=result)
+
+    async def _run(self, pipeline: Pipeline, number: int) -> None:
+        async def show() -> None:
+            while True:
+                flow = pipeline.flow
+                frames_in, frames_out = flow.frames_in, flow.frames_out
+                self._send(
+                    SegmentProgress(number=number, frames_in=frames_in, frames_out=frames_out)
+                )
+                await asyncio.sleep(_SHOW_SECONDS)
+
+        shown = asyncio.create_task(show())
+        try:
+            await pipeline.run()
+        finally:
+            shown.cancel()
+            with suppress(asyncio.CancelledError):
+                await shown
+
+    def _send(self, event: Event) -> None:
+        self._pipes.write(event.model_dump_json().encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
