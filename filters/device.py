@@ -174,13 +174,13 @@ def resolve_runtime(
         DeviceUnavailable: as `resolve_devices`.
         ValueError: as `resolve_precision`.
     """
-    devices = resolve_devices(names)
-    if threads is None and devices[0].type == "cpu" and len(devices) > 1:
+    first, *others = devices = resolve_devices(names)
+    if threads is None and first.type == "cpu" and others:
         threads = max(1, torch.get_num_threads() // len(devices))
     if threads is not None:
         torch.set_num_threads(threads)
-    dtype = resolve_precision(precision, devices[0])
-    return Runtime(devices[0], dtype, policy, workers=devices if len(devices) > 1 else ())
+    dtype = resolve_precision(precision, first)
+    return Runtime(first, dtype, policy, workers=devices if others else ())
 
 
 # How much memory a device still has, so that what cannot fit is refused before work starts.

@@ -267,6 +267,8 @@ class _Conversion:
             divided(asked, checked, runtime, request.keep, announce=announce) as division,
         ):
             if division is None:
+                if runtime.workers:
+                    log.warning("%s alone makes the film, which is one segment", runtime.device)
                 filters = build(options.filters, runtime)
                 return self._whole(self._prepared(checked, filters, runtime))
             with _threads(division.threads):
@@ -417,6 +419,8 @@ def _crew(work: SegmentWork, files: SegmentFiles, prepared: _Prepared, threads: 
     runtime = prepared.runtime
     if not runtime.workers:
         return None
+    if runtime.device.type == "cuda":
+        torch.cuda.empty_cache()  # of the estimate
     ways = {each.name: each.way for each in prepared.filters if each.way is not None}
     weights = {each.name: each.weights.sha256 for each in prepared.filters if each.weights}
     setup = Setup(

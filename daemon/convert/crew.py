@@ -123,6 +123,8 @@ class _Worker:
     child: Child
     folder: Path
     unit: deque[int] = field(default_factory=deque[int])
+    begun: int | None = None
+    """The last segment that it has begun."""
     is_ready: bool = False
     deaths: int = 0
     """Since its last result."""
@@ -222,7 +224,8 @@ class Crew:
                 case WorkerReady():
                     worker.is_ready = True
                 case SegmentProgress():
-                    if (event.frames_in, event.frames_out) == (0, 0):
+                    if event.number != worker.begun:
+                        worker.begun = event.number
                         film.begin(event.number)
                     self._count(worker, film, event.frames_in, event.frames_out)
                 case SegmentDone():

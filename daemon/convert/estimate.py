@@ -88,6 +88,8 @@ class Film:
     options: MediaOptions
     part: Part | None = None
     """Which part of the source it is; None for all."""
+    num_workers: int = 1
+    """Which make it at the same time."""
 
     @property
     def num_frames(self) -> int:
@@ -166,7 +168,11 @@ def _measured(
     whole = info.width * info.height / (size[0] * size[1])
     cores = len(os.sched_getaffinity(0))
     threads = torch.get_num_threads() if film.device.type == "cpu" else 1
-    seconds = film.num_frames * whole * overlapped(spent / made, *encode, threads, cores)
+    seconds = (
+        film.num_frames
+        * whole
+        * overlapped(spent / made, *encode, threads, cores, film.num_workers)
+    )
     part = "" if whole == 1 else f", parts of {size[0]}x{size[1]} pixels"
     coding = "" if any(encode) else ", without encoding"
     return Estimate(
@@ -203,12 +209,15 @@ def _encoding(
     return (wall() - started) / len(pictures), (cpu() - used) / len(pictures)
 
 
-def overlapped(compute: float, encode: float, encode_cpu: float, threads: int, cores: int) -> float:
-    """Return the seconds of a frame in a pipeline, from those of each stage alone.
+def overlapped(
+    compute: float, encode: float, encode_cpu: float, threads: int, cores: int, workers: int = 1
+) -> float:
+    """Return the seconds of a frame in pipelines, from those of each stage alone.
 
     The slowest stage holds up the others, or the cores do, for which they compete.
     """
-    return max(compute, encode, (compute * min(threads, cores) + encode_cpu) / cores)
+    slowest = max(compute, encode) / workers
+    return max(slowest, (compute * min(threads, cores) + encode_cpu) / cores)
 
 
 def part_size(width: int, height: int, share: float) -> tuple[int, int]:

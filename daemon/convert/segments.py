@@ -414,14 +414,15 @@ class FilmRun:
         return self._plan.path_of(self._entries[number])
 
     def begin(self, number: int) -> None:
-        """Look at the source again, and record that work on a segment begins, once more.
+        """Look at the source again, and record that work on a segment begins, if it is not done.
 
         Raises:
             SourceMissing: if the source has changed.
             SinkFull: if it cannot be recorded.
         """
         self._plan.facts.source.check(self._source)
-        self._plan.start(number)
+        if number not in self._results:
+            self._plan.start(number)
 
     def _join(self, left: deque[int], joined: SegmentJoin) -> None:
         while left and left[0] in self._results:

@@ -6,8 +6,11 @@ As a program it runs the film of a folder, for tests that kill it.
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
+import signal
 import sys
+import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +66,19 @@ class PlainSink:
 
     def abort(self) -> None:
         pass
+
+
+def failing_sink(name: str, how: str, path: Path, _: bool) -> PlainSink:
+    """The sink of a segment in a worker, which fails, crashes or hangs over one of them."""
+    if path.name != name:
+        return PlainSink(path)
+    if how == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    hung = path.parent.parent.with_name("hung")
+    if how == "hang once" and not hung.exists():
+        hung.touch()
+        time.sleep(3600)
+    return PlainSink(path, 2 if how == "full" else None)
 
 
 @dataclass
@@ -132,6 +148,10 @@ class Film:
         assert plan is not None
         return plan
 
+    def work(self) -> SegmentWork:
+        segment = segment_of(self.plan().entries()[0])
+        return SegmentWork(str(self.source), segment, self.seen, self.options, self.info.pix_fmt)
+
     def prepared(self, fails_at: tuple[int, int] | None = None) -> FilmRun:
         """The next run; it fails at a picture of a segment, if told."""
         plan = self.plan()
@@ -143,11 +163,8 @@ class Film:
             fails = fails_at is not None and number == fails_at[0]
             return PlainSink(path, fails_at[1] if fails and fails_at else None)
 
-        segment = segment_of(plan.entries()[0])
-        pix_fmt = self.info.pix_fmt
-        work = SegmentWork(str(self.source), segment, self.seen, self.options, pix_fmt)
         self.files = SegmentFiles(open_sink, look_at)
-        return FilmRun(plan, work, self.files, self.source)
+        return FilmRun(plan, self.work(), self.files, self.source)
 
     def run(self, fails_at: tuple[int, int] | None = None) -> FilmRun:
         prepared = self.prepared(fails_at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Iterator
@@ -156,6 +157,15 @@ def sync(path: Path, *, end: bool = False) -> float:
                 more = (packet.duration or 0) if end and packet.stream.type == "audio" else 0
                 times[packet.stream.type].append((packet.pts + more) * packet.time_base)
     return float(max(times["audio"]) - min(times["video"]))
+
+
+def decoded_frames(path: Path) -> list[tuple[int, bytes]]:
+    """The pts and the hash of each frame of the video, decoded."""
+    with av.open(str(path)) as opened:
+        return [
+            (frame.pts or 0, hashlib.sha256(frame.to_ndarray().tobytes()).digest())
+            for frame in opened.decode(video=0)
+        ]
 
 
 def decoded_sound(path: Path) -> list[bytes]:
