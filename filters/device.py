@@ -158,6 +158,12 @@ class Runtime:
     workers: tuple[torch.device, ...] = field(default=(), compare=False)
     """Where the parts of a film are made, by a process each; empty: all is done by this process."""
 
+    @property
+    def num_at_once(self) -> int:
+        """How many parts of a film are computed at the same time: one on a card."""
+        workers = self.workers if self.device.type == "cpu" else set(self.workers)
+        return max(1, len(workers))
+
 
 def resolve_runtime(
     names: str, precision: str, policy: Policy, threads: int | None = None

@@ -180,7 +180,7 @@ def measure(
     filters = build_filters(_of_files(media.filters, runtime), runtime)
     with closing(compute_of(source.info, filters, media, runtime, pix_fmt)) as compute:
         about = source.info, filters, compute, runtime.device
-        judged = Film(*film, *about, media, part)
+        judged = Film(*film, *about, media, part, runtime.num_at_once)
         memory, made = memory_of(judged), estimate(judged, _LIMITS)
     if made is None:
         return memory, None

@@ -269,6 +269,7 @@ class _Conversion:
             if division is None:
                 if runtime.workers:
                     log.warning("%s alone makes the film, which is one segment", runtime.device)
+                runtime = replace(runtime, workers=())
                 filters = build(options.filters, runtime)
                 return self._whole(self._prepared(checked, filters, runtime))
             with _threads(division.threads):
@@ -286,7 +287,9 @@ class _Conversion:
         request, options, source = self.request, self.request.options, checked.source
         compute = compute_of(source.info, filters, options, runtime, checked.info.pix_fmt)
         about = source.info, filters, compute, runtime.device
-        film = Film(request.source, request.sink, *about, options, options.part)
+        film = Film(
+            request.source, request.sink, *about, options, options.part, runtime.num_at_once
+        )
         memory = memory_of(film)
         self.on_memory(memory)
         estimated = _estimate(film, request.estimates, memory, announce=self.announce)

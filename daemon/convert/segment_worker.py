@@ -28,6 +28,7 @@ from ...io.errors import MediaError
 from ...io.limits import limits
 from ...io.web import network_rules
 from ..exits import Exit
+from ..hang import HangWatch, say_on_stderr
 from .crew import Event, Order, SegmentDone, SegmentProgress, Setup, WorkerReady, WorkFailed
 from .pipeline import Flow, Pipeline
 from .segments import run_segment
@@ -42,7 +43,8 @@ def main() -> NoReturn:
     status = Exit.UNAVAILABLE
     if kill_on_parent_death(parser.parse_args().parent):
         try:
-            status = _Segments(ParentPipes()).serve()
+            with HangWatch(say_on_stderr):
+                status = _Segments(ParentPipes()).serve()
         except BaseException as error:
             traceback.print_exc()
             status = Exit.TRY_LATER if is_out_of_memory(error) else Exit.INTERNAL
