@@ -10,6 +10,7 @@ import base64
 import logging
 import os
 import pickle
+import re
 import selectors
 import shutil
 import sys
@@ -42,6 +43,7 @@ _LOOK_SECONDS = 1.0
 """After which free workers ask again, since another one may be late by then."""
 _MOST_DEATHS = 3
 """Of a worker in a row, before the others go on without it."""
+_BY_DESCRIPTOR = re.compile(r"/proc/self/fd/(\d+)/")
 _MODULE = "upframe.daemon.convert.segment_worker"
 
 
@@ -197,14 +199,24 @@ class Crew:
 
     def _spawn(self, film: FilmRun, slot: int, device: torch.device, deaths: int = 0) -> None:
         command = [sys.executable, "-P", "-m", _MODULE, "--parent", str(os.getpid())]
-        source = self._setup.work.source
-        kept = source.descriptor if isinstance(source, ConfinedFile) else None
-        child = Child(command, pass_fds=() if kept is None else (kept,))
         folder = worker_folder(film.folder, slot)
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            child = Child(command, pass_fds=self._descriptors(film.folder))
+        except OSError as error:
+            raise media_errors.SinkFull(f"cannot start {_MODULE} in {folder}: {error}") from error
         worker = self._workers[slot] = _Worker(slot, device, child, folder, deaths=deaths)
         self._selector.register(child, selectors.EVENT_READ, worker)
         runtime = replace(self._setup.runtime, device=device, workers=())
         child.send(replace(self._setup, runtime=runtime).line)
+
+    def _descriptors(self, folder: Path) -> tuple[int, ...]:
+        """Those by which source and folder are reached, where they are confined."""
+        source = self._setup.work.source
+        kept = source.descriptor if isinstance(source, ConfinedFile) else None
+        place = _BY_DESCRIPTOR.match(f"{folder}/")
+        found = [*([] if kept is None else [kept]), *([int(place[1])] if place else [])]
+        return tuple(found)
 
     def _feed(self, film: FilmRun, schedule: Schedule) -> None:
         for worker in self._workers.values():

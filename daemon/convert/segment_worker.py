@@ -80,7 +80,6 @@ class _Segments:
     def _made(self, setup: Setup, filters: tuple[BuiltFilter, ...], order: Order) -> SegmentDone:
         segment, flow = Segment(**order.segment), Flow()
         work = replace(setup.work, segment=segment)
-        order.path.parent.mkdir(mode=0o700, exist_ok=True)
         sink = setup.files.open_sink(order.path, segment.is_last)
 
         def execute(pipeline: Pipeline) -> None:

@@ -90,6 +90,16 @@ def test_stages_are_combined_as_they_overlap(
 
 
 @pytest.mark.parametrize(
+    ("workers", "threads", "cores", "seconds"),
+    [(2, 1, 2, 0.55), (2, 1, 8, 0.5), (4, 2, 2, 1.05), (3, 1, 64, 1 / 3)],
+)
+def test_workers_share_the_frames_as_far_as_there_are_cores(
+    workers: int, threads: int, cores: int, seconds: float
+) -> None:
+    assert overlapped(1.0, 0.2, 0.1, threads, cores, workers) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
     ("size", "share", "part"),
     [
         ((1920, 1080), 1.5, (1920, 1080)),
