@@ -26,6 +26,7 @@ CODES = {
     "BrokerAbsent": 69,
     "StoreBroken": 74,
     "Hung": 70,
+    "WorkersLost": 70,
     "FilterError": 70,
     "CheckpointRejected": 65,
     "WeightsUnavailable": 69,
