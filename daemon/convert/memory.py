@@ -27,7 +27,7 @@ _RGB_BYTES = 3 * torch.float32.itemsize
 _CODED_PICTURES = 8
 """In an encoder beside those that it takes before its first packet: references, and of threads."""
 _CODED_SIZE = 4
-"""Of a picture in an encoder, times its planes: measured were 3 to 6, of four encoders."""
+"""Of a picture in an encoder, times its planes: 2.5 to 5.6 in x264, x265, SVT-AV1 and libvpx."""
 
 
 class Memory(BaseModel, frozen=True):
