@@ -20,6 +20,7 @@ from ...filters.errors import WeightsUnavailable
 from ...filters.frame import StreamInfo
 from ...filters.options import FilterOptions
 from ...filters.weights import REAL_ESRGAN, RIFE, resolve_weights
+from ...io.cuts import Cuts
 from ...io.encode.options import EncoderOptions
 from ...io.errors import MediaError
 from ...io.part import Part
@@ -40,6 +41,7 @@ from ..convert.preflight import (
     outgoing_info,
     planned,
 )
+from ..convert.resume import film_cuts
 from ..jobs.client import writer_here
 from ..specification import ConversionOptions, MediaOptions, PartOptions
 from .arguments import filter_options_of, given_options, runtime_of, specified, validated
@@ -78,6 +80,8 @@ class ProbeAnswer:
     """What the output would lose; None without an output."""
     obstacles: list[str] | None
     """Why a run would be refused, or may not have enough space; None without an output."""
+    resume: str | None
+    """From where a run that is broken off is continued; None without an output."""
     result: FilteredVideo | None
     estimate: ProbeEstimate | None
     no_estimate: str | None
@@ -92,7 +96,7 @@ def command(arguments: argparse.Namespace) -> int:
     short = arguments.interpolate is not None or arguments.upscale is not None
     asked = short or given_options(arguments, FilterOptions)
     options = filter_options_of(arguments) if asked else None
-    wanted, plan, found_output, obstacles = None, None, None, None
+    wanted, plan, found_output, obstacles, resume = None, None, None, None, None
     rate = arguments.framerate and Fraction(arguments.framerate)
     part = specified(arguments, PartOptions).part
     opened = open_source(arguments.input, framerate=rate, part=part, to_inspect=True)
@@ -104,6 +108,7 @@ def command(arguments: argparse.Namespace) -> int:
             found_output = examined(wanted, source, plan)
             pix_fmt = found_output.info.pix_fmt
             obstacles = list(_obstacles(wanted, found_output))
+            resume = _resume(film_cuts(wanted, found_output))
         result = None if options is None else expect(info, options, pix_fmt)
         memory, made, missing = None, None, None
         if options is not None and not arguments.no_estimate:
@@ -118,7 +123,8 @@ def command(arguments: argparse.Namespace) -> int:
     lost = None if found_output is None else list(found_output.planned)
     costs = made, missing if made is None else None, memory
     taken = None if part is None else str(part)
-    answer = ProbeAnswer(arguments.input, found, lines, lost, obstacles, result, *costs, taken)
+    output = lost, obstacles, resume
+    answer = ProbeAnswer(arguments.input, found, lines, *output, result, *costs, taken)
     text = as_json(answer) if arguments.json else "\n".join(map(one_line, describe(answer)))
     sys.stdout.write(text + "\n")
     return 0
@@ -147,6 +153,12 @@ def _obstacles(wanted: Asked, found: Preflight) -> Iterator[str]:
         text = str(error)
     if text is not None:
         yield text
+
+
+def _resume(cuts: Cuts) -> str:
+    if number := len(cuts.segments):
+        return f"in {number} segments; a run that is broken off repeats the one at hand"
+    return f"in one piece, which begins anew if it is broken off: {cuts.why_whole or 'it is short'}"
 
 
 def expect(info: StreamInfo, options: FilterOptions, pix_fmt: str) -> FilteredVideo:
@@ -232,6 +244,8 @@ def describe(answer: ProbeAnswer) -> Iterator[str]:
         yield from (f"  {line}" for line in answer.losses or ["none is known before the work"])
     for obstacle in answer.obstacles or ():
         yield f"obstacle: {obstacle}"
+    if answer.resume is not None:
+        yield f"made: {answer.resume}"
     if answer.result is not None:
         yield f"result: {_result(answer.result)}"
     if answer.memory is not None:

@@ -127,7 +127,8 @@ def divided(
         SourceMissing: if the source has disappeared.
     """
     folder = keep.folder or plan_folder(asked.where)
-    cuts = None if (folder / PLAN_NAME).is_file() else _cuts(asked, checked)
+    has_plan = (folder / PLAN_NAME).is_file() and _place_of(asked).is_file()
+    cuts = None if has_plan else film_cuts(asked, checked)
     if cuts is not None and not cuts.segments:
         if cuts.why_whole is not None and announce:
             log.info("if it is broken off, it begins anew: %s", cuts.why_whole)
@@ -142,12 +143,24 @@ def divided(
                     remove_folder(folder)
 
 
-def _cuts(asked: Asked, checked: Preflight) -> Cuts:
+def film_cuts(asked: Asked, checked: Preflight) -> Cuts:
+    """Divide a film into segments; reads all of its packets.
+
+    Raises:
+        SinkRefused: for an unknown encoder, pixel format or container.
+    """
     options = asked.options
     if is_special(asked.where):
-        return Cuts()
+        return Cuts(why_whole="the output is no file")
     why = why_not_cut(options.encoder, checked.info, asked.sink, options.container)
     return checked.source.cuts(options.segment_frames) if why is None else Cuts(why_whole=why)
+
+
+def _place_of(asked: Asked) -> Path:
+    """Return by which path to look at the source; URLs and image sequences have none."""
+    name = asked.source
+    descriptor = None if isinstance(name, str) else name.descriptor
+    return Path(str(name)) if descriptor is None else by_descriptor(descriptor)
 
 
 def _division(
@@ -158,9 +171,7 @@ def _division(
     folder: Path,
     cuts: Cuts | None,
 ) -> Division | None:
-    name = asked.source
-    descriptor = None if isinstance(name, str) else name.descriptor
-    source = Path(str(name)) if descriptor is None else by_descriptor(descriptor)
+    source = _place_of(asked)
     kept = Plan.opened(folder) if keep.resume else None
     threads = torch.get_num_threads()
     if kept is not None:
@@ -169,7 +180,7 @@ def _division(
     if kept is not None and _same_cuts(kept.facts, facts):
         segments: Sequence[Segment] = [segment_of(entry) for entry in kept.entries()]
     else:
-        segments = (cuts or _cuts(asked, checked)).segments
+        segments = (cuts or film_cuts(asked, checked)).segments
     if not segments:  # the film was another one
         remove_folder(folder)
         return None
