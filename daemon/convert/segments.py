@@ -21,7 +21,8 @@ from pydantic import BaseModel
 from ...filters.chain import BuiltFilter, Chain
 from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
-from ...io.cuts import Segment
+from ...io.cuts import Segment, film_lines
+from ...io.decode.decoder import check_damage
 from ...io.decode.hardware import Hardware
 from ...io.errors import MediaError, VerificationFailed
 from ...io.media import Sink, Source
@@ -43,6 +44,8 @@ class SegmentResult(BaseModel, frozen=True):
     frames_in: int
     """Without the one past its end, which the next segment counts."""
     frames_out: int
+    damaged: int = 0
+    """Of the frames read."""
     counters: dict[str, int]
     seconds: float
     stages: dict[str, tuple[float, float]]
@@ -158,6 +161,7 @@ def run_segment(
             deinterlace=work.options.deinterlace,
             framerate=work.options.rate,
             hardware=Hardware(work.options.hwaccel, runtime.device),
+            part=work.options.part,
             segment=work.segment,
             seen=work.seen,
         )
@@ -168,6 +172,7 @@ def run_segment(
             execute(Pipeline(held, compute, guarded, flow=flow))
             counters = dict(compute.statistics())
             warnings, losses = source.warnings(), source.losses()
+            damaged = source.num_damaged
     except BaseException:
         sink.abort()
         raise
@@ -175,6 +180,7 @@ def run_segment(
     return SegmentResult(
         frames_in=flow.frames_in - before.frames_in,
         frames_out=flow.frames_out - before.frames_out,
+        damaged=damaged,
         counters=counters,
         seconds=time.monotonic() - began,
         stages={name: _spent(one, before.stages[name]) for name, one in flow.stages.items()},
@@ -376,6 +382,7 @@ class FilmRun:
                     self._results[made.number] = made.result
                     self._join(left, joined)
             self._plan.facts.source.check(self._source)
+            self._check_damage()
             on_complete()
             joined.finish()
         except (MediaError, Stopped, WorkersLost):
@@ -396,9 +403,15 @@ class FilmRun:
         return dict(total)
 
     def lines(self, name: str) -> list[str]:
-        """Return the `warnings` or `losses` of all segments, each once."""
+        """Return the `warnings` or `losses` of the film, by those of all segments."""
         found = [getattr(self._results[number], name) for number in sorted(self._results)]
-        return list(dict.fromkeys(line for lines in found for line in lines))
+        return film_lines(line for lines in found for line in lines)
+
+    def _check_damage(self) -> None:
+        """Judge the damage of all segments together, as that of a film in one piece."""
+        damaged = sum(result.damaged for result in self._results.values())
+        total = sum(result.frames_in for result in self._results.values())
+        check_damage(str(self._work.source), damaged, total)
 
     @property
     def folder(self) -> Path:

@@ -271,3 +271,12 @@ def test_what_cannot_be_cut_says_so_and_is_made_in_one_piece(
     assert main(words(source, sink, "--encoder-option", "b=500k")) == 0
     assert "if it is broken off, it begins anew: the encoder's option b" in capfd.readouterr().err
     assert not plan_folder(sink).exists()
+
+
+def test_a_part_in_segments_has_the_pictures_of_the_part_in_one(source: Path, sink: Path) -> None:
+    asked = ["--start", "0.5", "--end", "3.01", "--codec", "ffv1"]
+    assert main(words(source, sink, *asked, "--report", sink.with_suffix(".json"))) == 0
+    assert resumed_of(sink.with_suffix(".json"))["segments"] == 8
+    whole = sink.with_name("whole.mkv")
+    assert main(words(source, whole, *asked, "--segment-frames", 1000)) == 0
+    assert decoded(sink) == decoded(whole)
