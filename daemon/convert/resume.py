@@ -173,6 +173,8 @@ def _division(
 ) -> Division | None:
     source = _place_of(asked)
     kept = Plan.opened(folder) if keep.resume else None
+    if keep.resume and kept is None and (folder / PLAN_NAME).is_file():
+        log.warning("the plan in %s is damaged or of another version: begun anew", folder)
     threads = torch.get_num_threads()
     if kept is not None:
         runtime, threads = _as_kept(kept.facts, runtime, threads, keep.asked)

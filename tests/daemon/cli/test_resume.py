@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -229,6 +230,22 @@ def test_a_segment_that_was_damaged_is_made_again(
     assert main(words(source, sink)) == 0
     assert f"is made again: {path.name}" in capfd.readouterr().err
     assert decoded(sink) == wanted
+
+
+@pytest.mark.parametrize("plan", ["of another version", "damaged"])
+def test_a_plan_that_cannot_be_read_is_begun_anew_and_said(
+    source: Path, sink: Path, plan: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = plan_folder(sink)
+    folder.mkdir()
+    connection = sqlite3.connect(folder / "plan.sqlite")
+    connection.execute("CREATE TABLE plan (other TEXT)")
+    connection.close()
+    if plan == "damaged":
+        (folder / "plan.sqlite").write_bytes(b"not a database" * 99)
+    assert main(words(source, sink)) == 0
+    assert "is damaged or of another version: begun anew" in capfd.readouterr().err
+    assert not folder.exists()
 
 
 def test_what_another_user_or_a_link_has_put_there_is_not_used(
