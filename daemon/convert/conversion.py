@@ -310,9 +310,7 @@ class _Conversion:
         pipeline = Pipeline(source, compute, staged)
         self.on_stage("streaming")
         execute(pipeline, compute.info.num_frames, display, prepared.estimate)
-        for message in source.warnings():
-            if message not in self.warned.messages:
-                log.warning("%s", message)
+        self._warn(source.warnings())
         return report()
 
     def _in_segments(self, prepared: _Prepared, division: Division) -> Report:
@@ -349,7 +347,14 @@ class _Conversion:
             about = film.flow, info.num_frames, self.display, prepared.estimate
             execute_all(make_all, *about, *([] if crew is None else [crew.stop]))
         division.remove()
+        self._warn(film.lines("warnings"))
         return report()
+
+    def _warn(self, lines: Sequence[str]) -> None:
+        """Log what was noticed of the source, but for what was logged before."""
+        for message in lines:
+            if message not in self.warned.messages:
+                log.warning("%s", message)
 
     def _output(self, prepared: _Prepared) -> tuple[Path, StreamInfo, EncoderOptions]:
         return self.request.where, prepared.compute.info, self.request.options.encoder

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 from support.media.clips import make_clip
 
@@ -297,3 +298,22 @@ def test_a_part_in_segments_has_the_pictures_of_the_part_in_one(source: Path, si
     whole = sink.with_name("whole.mkv")
     assert main(words(source, whole, *asked, "--segment-frames", 1000)) == 0
     assert decoded(sink) == decoded(whole)
+
+
+def test_damage_is_said_once_with_the_number_of_all_segments(
+    source: Path, sink: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    damaged = sink.with_name("damaged.mkv")
+    data = bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        found = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    for packet in (found[20], found[70]):
+        place = data.index(packet)
+        data[place : place + len(packet)] = bytes(len(packet))
+    damaged.write_bytes(data)
+    said: list[str] = []
+    for path, more in ((sink, LEAST), (sink.with_name("whole.mkv"), 1000)):
+        assert main(words(damaged, path, "--segment-frames", more)) == 0
+        said += [line for line in capfd.readouterr().err.splitlines() if "damaged frames" in line]
+    assert len(said) == 2
+    assert said[0] == said[1]
