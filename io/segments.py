@@ -26,18 +26,11 @@ from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 
 from ..filters.frame import PixelFormat, StreamInfo
+from .calls import frames_of
 from .encode.codecs import is_image, joined_options
 from .encode.containers import Container, container_of
 from .encode.encoder import EncoderOptions, Encoding, codec_choice
-from .encode.packets import (
-    AnyPacket,
-    EncoderTimeline,
-    VideoTiming,
-    decoded_video,
-    fix_dts,
-    mux,
-    untyped,
-)
+from .encode.packets import AnyPacket, EncoderTimeline, VideoTiming, fix_dts, mux, untyped
 from .errors import SinkRefused, VerificationFailed, reason_of
 from .extent import segment_end
 from .files import OutputFile, Owner, discard_partials
@@ -337,8 +330,9 @@ def _check_last_key_frame(path: Path, name: str) -> None:
             stream = opened.streams.video[0]
             keys = (each for each in opened.demux(stream) if each.is_keyframe and each.size)
             (last,) = deque(keys, maxlen=1)
-            stream.codec_context.options = {"err_detect": "crccheck+explode"}
-            frames = [*decoded_video(stream, last), *decoded_video(stream, None)]
+            decoder = stream.codec_context
+            decoder.options = {"err_detect": "crccheck+explode"}
+            frames = [*frames_of(decoder, last), *frames_of(decoder, None)]
     except FFmpegError as error:
         raise VerificationFailed(f"{name}: a key frame does not decode: {error}") from error
     if len(frames) != 1 or frames[0].is_corrupt:

@@ -126,11 +126,6 @@ def decoded_audio(decoder: Stream, packet: AnyPacket | None) -> list[AudioFrame]
         return cast("list[AudioFrame]", untyped(decoder).decode(packet))
 
 
-def decoded_video(decoder: VideoStream, packet: AnyPacket | None) -> list[VideoFrame]:
-    """Decode pictures, or drain the decoder with None."""
-    return cast("list[VideoFrame]", untyped(decoder).decode(packet))
-
-
 def is_priming(packet: AnyPacket, stream: Stream) -> bool:
     """Return whether a packet is decoded but not played: it ends before its stream starts.
 

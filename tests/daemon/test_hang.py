@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.jobs.hung import LIMITS, convert
+from support.jobs.hung import FRAMES, LIMITS, convert
 from support.jobs.work import config_of, frames_in, names_in, new_job, running
 from support.media.clips import make_clip
 
@@ -25,7 +25,7 @@ from upframe.daemon.hang import CallAges, HangLimits, others_sleep
 from upframe.daemon.workers.process import WorkerSettings, worker_command
 from upframe.io.calls import Call, calls_at_work
 
-FRAMES, WIDTH, HEIGHT = 12, 320, 240
+WIDTH, HEIGHT = 320, 240
 HUNG = re.compile(
     r"compute: a frame on cpu has not returned for \d+ s, "
     r"and the process used no CPU time meanwhile"
@@ -157,11 +157,23 @@ def test_so_does_it_for_a_sequence_of_images(clip: Path, out: Path) -> None:
     assert names_in(out) == set()
 
 
+def test_of_a_film_in_segments_the_finished_ones_are_kept(tmp_path: Path, out: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4", frames=3 * FRAMES, options={"g": str(FRAMES)})
+    with converting("pause", clip, out / "a.mp4", str(2 * FRAMES)) as process:
+        assert ended(process)[0] == 70
+    kept = names_in(out / ".a.mp4.upframe")
+    assert {Path(name).suffix for name in kept} == {".sqlite", "", ".mkv"}
+    with converting("go", clip, out / "a.mp4") as process:
+        assert ended(process)[0] == 0
+    assert names_in(out) == {"a.mp4"}
+    assert frames_in(out / "a.mp4") == 6 * FRAMES - 1
+
+
 @pytest.mark.parametrize("kind", ["work", "rest"])
 def test_a_call_that_is_only_slow_ends_well(clip: Path, out: Path, kind: str) -> None:
     with converting(kind, clip, out / "a.mp4") as process:
         assert ended(process)[0] == 0
-    assert frames_in(out / "a.mp4") == FRAMES
+    assert frames_in(out / "a.mp4") == 2 * FRAMES - 1
 
 
 def test_the_time_in_which_the_process_is_stopped_does_not_count(clip: Path, out: Path) -> None:
@@ -170,7 +182,7 @@ def test_the_time_in_which_the_process_is_stopped_does_not_count(clip: Path, out
         time.sleep(2 * LIMITS.asleep)
         process.send_signal(signal.SIGCONT)
         assert ended(process)[0] == 0
-    assert frames_in(out / "a.mp4") == FRAMES
+    assert frames_in(out / "a.mp4") == 2 * FRAMES - 1
 
 
 def test_between_two_programs_that_pause_for_long_it_waits() -> None:

@@ -1,6 +1,7 @@
 """Processes whose filter never returns, or takes its time, under a watch with short limits.
 
-python -m support.jobs.hung KIND SOURCE SINK         as `upframe run` would end
+python -m support.jobs.hung KIND SOURCE SINK [AT]    as `upframe run` would end
+python -m support.jobs.hung pipe OPTION …            as `upframe pipe`
 python -m support.jobs.hung --parent PID --lock F    as a worker whose jobs all hang
 """
 
@@ -24,16 +25,20 @@ from upframe.daemon.specification import ConversionOptions
 from upframe.daemon.workers.channel import run_worker
 from upframe.daemon.workers.messages import Event, Ready, Request, RunJob
 from upframe.daemon.workers.worker import JobChannel, serve
-from upframe.filters.chain import BuiltFilter
+from upframe.filters.chain import BuiltFilter, build_filters
 from upframe.filters.device import Runtime
 from upframe.filters.frame import Frame, StreamInfo
 from upframe.filters.options import FilterOptions
 
+FRAMES = 12
+"""In a segment."""
 LIMITS = HangLimits(asleep=2.0, tick=0.1)
 LONG_SECONDS = 5.0
 """Of the calls that do return."""
 RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
-OPTIONS = ConversionOptions(filters=FilterOptions(enable_frame_interpolation=True))
+OPTIONS = ConversionOptions(
+    filters=FilterOptions(enable_frame_interpolation=True), segment_frames=FRAMES
+)
 
 
 def pause() -> None:
@@ -63,10 +68,10 @@ KINDS: Mapping[str, Callable[[], object]] = {
 
 
 class Slow:
-    """A filter that does something else before its third frame."""
+    """A filter that does something else before one of its frames, counted from 1."""
 
-    def __init__(self, something: Callable[[], object]) -> None:
-        self._something = something
+    def __init__(self, something: Callable[[], object], at: int) -> None:
+        self._something, self._at = something, at
         self._num_frames = 0
 
     def open(self, info: StreamInfo) -> StreamInfo:
@@ -74,7 +79,7 @@ class Slow:
 
     def __call__(self, frame: Frame) -> Iterable[Frame]:
         self._num_frames += 1
-        if self._num_frames == 3:
+        if self._num_frames == self._at:
             os.write(2, b"begins\n")
             self._something()
         return [frame]
@@ -86,9 +91,12 @@ class Slow:
         return {}
 
 
-def convert(kind: str, source: str, sink: str, **more: Any) -> None:
-    filters = (BuiltFilter("slow", Slow(KINDS[kind]), None),)
-    run(RunRequest(source, sink, OPTIONS, RUNTIME), filters=lambda *_: filters, **more)
+def convert(kind: str, source: str, sink: str, at: str = "3", **more: Any) -> None:
+    def build(options: FilterOptions, runtime: Runtime) -> tuple[BuiltFilter, ...]:
+        slow = BuiltFilter("slow", Slow(KINDS[kind], int(at)), None)
+        return slow, *build_filters(options, runtime)
+
+    run(RunRequest(source, sink, OPTIONS, RUNTIME), filters=build, **more)
 
 
 def serve_hung(_: argparse.Namespace) -> int:
