@@ -21,7 +21,7 @@ from ...filters.device import Runtime
 from ...filters.frame import Picture, StreamInfo
 from ...filters.options import FilterOptions
 from ...io.encode.options import EncoderOptions
-from ...io.errors import MediaError, VerificationFailed
+from ...io.errors import MediaError, NotAsPlanned, VerificationFailed
 from ...io.files import Owner, discard_unpublished, refuse_writer
 from ...io.images import ImageSink
 from ...io.media import Sink
@@ -275,7 +275,14 @@ class _Conversion:
             with _threads(division.threads):
                 filters = division.build(lambda runtime: build(options.filters, runtime))
                 prepared = self._prepared(checked, filters, division.runtime)
-                return self._in_segments(prepared, division)
+                try:
+                    return self._in_segments(prepared, division)
+                except NotAsPlanned as error:
+                    log.warning("%s; the film is made anew in one piece", error)
+                    division.remove()
+                    about = checked.source.info, filters, options, division.runtime
+                    compute = compute_of(*about, checked.info.pix_fmt)
+                    return self._whole(replace(prepared, compute=compute))
 
     @property
     def _token(self) -> str | None:

@@ -233,6 +233,23 @@ def test_a_segment_that_was_damaged_is_made_again(
     assert decoded(sink) == wanted
 
 
+def test_a_film_that_has_other_frames_than_planned_is_made_in_one_piece(
+    source: Path, sink: Path, wanted: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    break_off(source, sink, 1)
+    connection = sqlite3.connect(plan_folder(sink) / "plan.sqlite", isolation_level=None)
+    text = "json_set(bounds, '$.last_pts', json_extract(bounds, '$.last_pts') + 40)"
+    last = "(SELECT max(number) - 1 FROM segment)"
+    connection.execute(f"UPDATE segment SET bounds = {text} WHERE number = {last}")
+    connection.close()
+    report = sink.with_name("report.json")
+    assert main(words(source, sink, "--report", report)) == 0
+    assert "the film is made anew in one piece" in capfd.readouterr().err
+    assert resumed_of(report) is None
+    assert [line.split(",")[2] for line in decoded(sink)] == [line.split(",")[2] for line in wanted]
+    assert not plan_folder(sink).exists()
+
+
 @pytest.mark.parametrize("plan", ["of another version", "damaged"])
 def test_a_plan_that_cannot_be_read_is_begun_anew_and_said(
     source: Path, sink: Path, plan: str, capfd: pytest.CaptureFixture[str]
