@@ -11,7 +11,7 @@ none.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -36,6 +36,9 @@ _CUT = 0.2
 _STANDS_OUT = 1.6
 """A cut changes this many times more than the pictures before it, in the median."""
 _RECENT = 3
+HISTORY = 12
+"""Pictures back to which a picture is judged by those before it, so that any part of a stream can
+be judged as in the whole."""
 _FLAT_CUT = 0.12
 """Where one picture is flat: a mean difference above this is a cut."""
 _FLASH = 0.1
@@ -74,11 +77,22 @@ class Scenes:
         self._scene: _Thumbnail | None = None
         """The last one with something to recognise."""
         self._flat_pictures = 0
-        self._recent: deque[float] = deque(maxlen=_RECENT)
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
+        """Number of a picture, and its change."""
+        self._number = 0
+        self._is_first = True
         self._counts = {"cuts": 0, "duplicates": 0}
+
+    def look_back(self, pictures: Iterable[Picture]) -> None:
+        """Take note of pictures before the first one, which is not compared with them itself."""
+        for picture in pictures:
+            self._is_first = True
+            self(picture)
+        self._is_first = True
 
     def __call__(self, picture: Picture) -> Marks:
         """Compare a picture with those before it. Planes are only read."""
+        self._number += 1
         before, self._before = self._before, picture
         # planes on a card are complete: reading them waits for nothing that is computed there
         with on_stream("scenes", picture.planes[0].device):
@@ -86,6 +100,9 @@ class Scenes:
             if duplicate:
                 self._flat_pictures += self._flat_pictures > 0
             cut = self._detect_cuts and not duplicate and self._is_cut(picture)
+        if self._is_first:
+            self._is_first = False
+            return Marks(cut=False, duplicate=False)
         self._counts["duplicates"] += duplicate
         self._counts["cuts"] += cut
         return Marks(cut, duplicate)
@@ -115,8 +132,10 @@ class Scenes:
         return not (back and self._flat_pictures <= _FLASH_PICTURES)
 
     def _stands_out(self, change: float) -> bool:
-        usual = median(self._recent) if self._recent else 0.0
-        self._recent.append(change)
+        while self._recent and self._recent[0][0] <= self._number - HISTORY:
+            self._recent.popleft()
+        usual = median(each for _, each in self._recent) if self._recent else 0.0
+        self._recent.append((self._number, change))
         return change > max(_CUT, _STANDS_OUT * usual)
 
 

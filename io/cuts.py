@@ -9,7 +9,7 @@ groups of pictures), deinterlacing and telecine have what they need.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +29,8 @@ _KEY_WAIT = 4
 """Times the least length: where no key frame comes within that, a cut needs none."""
 _LEAD_IN = 4
 """Frames before a segment's first that are decoded too, at least."""
+PICTURES_BEFORE = 12
+"""Whole ones before a segment's first, for what looks back, as the detection of cuts does."""
 _SEEK_BACK_SECONDS = (0, 3)
 """Before the key frame that is sought: demuxers may land behind it."""
 _SAME_PLACE = 1 << 20
@@ -71,6 +73,8 @@ class Segment:
     leads: tuple[KeyFrame, ...]
     """Where decoding begins: at the first one that is not damaged; none: at the film's start."""
     is_last: bool
+    before_pts: int | None = None
+    """From here on its source yields pictures as those before it; None: from its first on."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "leads", tuple(KeyFrame(*lead) for lead in self.leads))
@@ -262,8 +266,10 @@ def _segments(index: FrameIndex, least: int, begin: int, end: int | None) -> tup
     starts = [0, *cut_indices(len(pts), inside, least)]
     return tuple(
         Segment(
-            number, first, past - 1, pts[first], pts[past - 1], index.leads(begin + first),
+            number, first, past - 1, pts[first], pts[past - 1],
+            index.leads(begin + first - PICTURES_BEFORE),
             is_last=past == len(pts),
+            before_pts=pts[max(0, first - PICTURES_BEFORE)],
         )
         for number, (first, past) in enumerate(zip(starts, [*starts[1:], len(pts)], strict=True))
     )  # fmt: skip
@@ -325,7 +331,10 @@ Shown = tuple[VideoFrame, int | None, bool]
 
 
 def frames_of(
-    name: str, frames: Iterator[tuple[Shown, int, int]], segment: Segment
+    name: str,
+    frames: Iterator[tuple[Shown, int, int]],
+    segment: Segment,
+    on_before: Callable[[tuple[Shown, int, int]], None] = lambda _: None,
 ) -> Iterator[tuple[Shown, int, int]]:
     """Yield the frames of a segment, and one past its end if there is one.
 
@@ -333,6 +342,7 @@ def frames_of(
         name: of the film, for people.
         frames: with pts and duration, from before the segment on.
         segment: whose frames are wanted.
+        on_before: gets those from its `before_pts` on.
 
     Raises:
         NotAsPlanned: if they are not as many as the packets promised.
@@ -341,6 +351,8 @@ def frames_of(
     for entry in frames:
         shown = entry[0][1] or 0
         if shown < segment.first_pts:
+            if segment.before_pts is not None and shown >= segment.before_pts:
+                on_before(entry)
             continue
         if shown > segment.last_pts:
             past = entry

@@ -168,6 +168,8 @@ class ContainerSource:
     ) -> None:
         self._target = target
         self._segment = segment
+        self.before: list[Picture] = []
+        """Of a segment, the pictures before it, in order."""
         self._seen = seen
         self._part = part
         self._ended_early = False
@@ -393,14 +395,25 @@ class ContainerSource:
         fixed = self._timeline.run(frames if self._film is None else self._film.run(frames))
         chosen = self._chosen(fixed)
         if self._segment is not None:
-            chosen = frames_of(self._target.name, chosen, self._segment)
-        for (frame, _, repeats), pts, duration in chosen:
-            picture = picture_of(frame, self.info.color, pts, duration, self._time_base)
-            # a frame in place of a damaged one has the captions of none
-            picture = replace(picture, t35=lasting(picture.t35)) if repeats else picture
-            yield without_alpha(picture) if self._drops_alpha else picture
+            chosen = frames_of(
+                self._target.name,
+                chosen,
+                self._segment,
+                lambda entry: self.before.append(self._picture(*entry)),
+            )
+        for entry in chosen:
+            yield self._picture(*entry)
         if self._segment is None and not self._ended_early:
             self._check_end()
+
+    def _picture(
+        self, entry: tuple[VideoFrame, int | None, bool], pts: int, duration: int
+    ) -> Picture:
+        frame, _, repeats = entry
+        picture = picture_of(frame, self.info.color, pts, duration, self._time_base)
+        # a frame in place of a damaged one has the captions of none
+        picture = replace(picture, t35=lasting(picture.t35)) if repeats else picture
+        return without_alpha(picture) if self._drops_alpha else picture
 
     def _shown(self) -> Iterator[tuple[Shown, int | None, int]]:
         before = None

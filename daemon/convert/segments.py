@@ -25,9 +25,9 @@ from ...io.cuts import Segment, film_lines
 from ...io.decode.decoder import check_damage
 from ...io.decode.hardware import Hardware
 from ...io.errors import MediaError, VerificationFailed
-from ...io.media import Sink, Source
+from ...io.media import Sink
 from ...io.root import ConfinedFile
-from ...io.source import Seen, open_source
+from ...io.source import ContainerSource, Seen, open_source
 from ..errors import Stopped, WorkersLost
 from ..specification import ConversionOptions
 from .compute import Compute
@@ -199,11 +199,16 @@ def _spent(now: StageTime, before: StageTime) -> tuple[float, float]:
 class _HeldSource:
     """A segment's source that knows its last picture: held back until no other follows."""
 
-    def __init__(self, source: Source, *, is_last: bool) -> None:
+    def __init__(self, source: ContainerSource, *, is_last: bool) -> None:
         self._source = source
         self._is_last = is_last
         self.past: Picture | None = None
         """The picture past the end, once it was yielded."""
+
+    @property
+    def before(self) -> list[Picture]:
+        """The pictures before the segment."""
+        return self._source.before
 
     @property
     def info(self) -> StreamInfo:
@@ -243,6 +248,8 @@ class _SegmentCompute(Compute):
             device=runtime.device,
             detect_cuts=work.options.filters.detects_cuts,
         )
+        self._scenes.look_back(source.before)
+        source.before.clear()
         self._source = source
         self._has_gaps = work.options.filters.enable_frame_interpolation
         self._is_closed = False

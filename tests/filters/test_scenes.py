@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from upframe.filters.frame import Color, Picture, PixelFormat
-from upframe.filters.scenes import Marks, Scenes
+from upframe.filters.scenes import HISTORY, Marks, Scenes
+from upframe.io.cuts import PICTURES_BEFORE
 
 HEIGHT, WIDTH = 90, 160
 LENGTH = 10
@@ -218,3 +220,34 @@ def test_works_at_any_size(size: tuple[int, int]) -> None:
     scenes = Scenes()
     assert not scenes(picture(torch.zeros(size), "gray")).cut
     assert scenes(picture(torch.ones(size) * 0.5, "gray")).cut
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_part_is_judged_as_in_the_whole_if_it_may_look_back(seed: int) -> None:
+    """Among scenes, chaos, repeated, black and overexposed pictures, wherever the part begins."""
+    chance = random.Random(seed)
+    lumas: list[Tensor] = []
+    while len(lumas) < 90:
+        kind = chance.choice(["shot", "chaos", "repeat", "long repeat", "black", "white"])
+        number, last = chance.randrange(1000), lumas[-1] if lumas else scenery(seed)
+        lumas += {
+            "shot": lambda number=number: shot(number, chance.randint(1, 5)),
+            "chaos": lambda number=number: [scenery(number + i) for i in range(5)],
+            "repeat": lambda last=last: [last] * chance.randint(1, 3),
+            "long repeat": lambda last=last: [last] * 2 * HISTORY,
+            "black": lambda: [torch.full((HEIGHT, WIDTH), 0.06)] * chance.randint(1, 9),
+            "white": lambda: [torch.full((HEIGHT, WIDTH), 0.97)] * chance.randint(1, 9),
+        }[kind]()
+    pictures = [picture(luma) for luma in lumas]
+    whole = [*map(Scenes(), pictures)]
+    for first in range(1, len(pictures)):
+        part = Scenes()
+        part.look_back(pictures[max(0, first - HISTORY) : first])
+        found = [*map(part, pictures[first:])]
+        assert found[0] == Marks(cut=False, duplicate=False)
+        assert found[1:] == whole[first + 1 :]
+        assert part.statistics()["cuts"] == sum(marks.cut for marks in found)
+
+
+def test_sources_give_as_many_pictures_before_a_segment_as_are_looked_back_on() -> None:
+    assert PICTURES_BEFORE >= HISTORY

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,9 +50,16 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_clip(path, frames=FRAMES, options={"g": "8", "bf": "2"}, audio="aac")
 
 
-def made(source: Path, target: Path, workers: int, act: Callable[[Snapshot], None]) -> Report:
+def made(
+    source: Path,
+    target: Path,
+    workers: int,
+    act: Callable[[Snapshot], None] = lambda _: None,
+    **more: Any,
+) -> Report:
     """Convert a film on so many workers of one thread; `act` sees the progress."""
-    options = ConversionOptions(filters=INTERPOLATED, encoder=LOSSLESS, segment_frames=LEAST)
+    given = {"filters": INTERPOLATED, "encoder": LOSSLESS, "segment_frames": LEAST}
+    options = ConversionOptions(**given | more)
     devices = (CPU,) * workers if workers > 1 else ()
     runtime = Runtime(CPU, torch.float32, "builtin", workers=devices)
     before = torch.get_num_threads()
@@ -98,7 +106,7 @@ class Killer:
 def whole(source: Path) -> tuple[list[tuple[int, bytes]], Report]:
     """By one process."""
     target = source.with_name("one.mkv")
-    report = made(source, target, 1, lambda _: None)
+    report = made(source, target, 1)
     return decoded_frames(target), report
 
 
@@ -107,7 +115,7 @@ def test_several_workers_give_the_frames_and_the_report_of_one_process(
     source: Path, whole: tuple[list[tuple[int, bytes]], Report], workers: int
 ) -> None:
     target = source.with_name(f"{workers}.mkv")
-    report = made(source, target, workers, lambda _: None)
+    report = made(source, target, workers)
     frames, one = whole
     assert len(frames) == 2 * FRAMES - 1
     assert decoded_frames(target) == frames
@@ -115,6 +123,20 @@ def test_several_workers_give_the_frames_and_the_report_of_one_process(
         assert getattr(report, name) == getattr(one, name), name
     assert workers_of(os.getpid()) == []
     assert not plan_folder(target).exists()
+
+
+@pytest.mark.parametrize("part", [{}, {"start": 0.5, "end": 3.3}])
+def test_segments_on_two_workers_give_the_frames_of_a_single_pass(
+    source: Path, part: dict[str, float]
+) -> None:
+    """Also where everything moves, in which a cut is only seen beside what was before."""
+    once, divided = source.with_name("once.mkv"), source.with_name("divided.mkv")
+    report = made(source, once, 1, segment_frames=FRAMES, overwrite=True, **part)
+    assert report.resumed is None
+    parts = made(source, divided, 2, overwrite=True, **part)
+    assert parts.resumed is not None
+    assert parts.counters == report.counters
+    assert decoded_frames(divided) == decoded_frames(once)
 
 
 def test_a_worker_that_is_killed_loses_nothing_but_its_segment(
