@@ -4,6 +4,7 @@ The stages: open (`decode.demuxer`), read the timestamps ahead (`decode.survey`)
 (`decode.decoder`), convert to the first frame's form (`decode.conform`), deinterlace
 (`decode.deinterlace`), fix the timestamps (`timestamps`), copy the planes (`pictures.pixels`). The
 first picture is decoded on opening, because only it shows everything about a stream.
+Long, because a film, a part of it and a segment go this one way.
 """
 
 from __future__ import annotations
@@ -396,20 +397,15 @@ class ContainerSource:
         chosen = self._chosen(fixed)
         if self._segment is not None:
             chosen = frames_of(
-                self._target.name,
-                chosen,
-                self._segment,
-                lambda entry: self.before.append(self._picture(*entry)),
-            )
-        for entry in chosen:
-            yield self._picture(*entry)
+                self._target.name, chosen, self._segment,
+                lambda one: self.before.append(self._picture(one)),
+            )  # fmt: skip
+        yield from map(self._picture, chosen)
         if self._segment is None and not self._ended_early:
             self._check_end()
 
-    def _picture(
-        self, entry: tuple[VideoFrame, int | None, bool], pts: int, duration: int
-    ) -> Picture:
-        frame, _, repeats = entry
+    def _picture(self, entry: tuple[tuple[VideoFrame, int | None, bool], int, int]) -> Picture:
+        (frame, _, repeats), pts, duration = entry
         picture = picture_of(frame, self.info.color, pts, duration, self._time_base)
         # a frame in place of a damaged one has the captions of none
         picture = replace(picture, t35=lasting(picture.t35)) if repeats else picture
