@@ -119,22 +119,39 @@ def run_as_script(
         folder = (arguments.folder or Path(made)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         outcome = measure(folder, **given)
+    show(name, outcome)
+    if arguments.out:
+        full_size = sizes | {"seed": given["seed"]} == given
+        seconds = time.monotonic() - began
+        write_result(
+            arguments.out, name, outcome, options=given, full_size=full_size, seconds=seconds
+        )
+    sys.exit(0 if outcome.ok else 1)
+
+
+def write_result(
+    path: Path,
+    name: str,
+    outcome: Outcome,
+    *,
+    options: Mapping[str, Any],
+    full_size: bool,
+    seconds: float,
+) -> None:
+    """Write what a run has shown, with what machine and commit it was made by."""
     result = {
         "run": name,
-        "options": given,
-        "full_size": sizes | {"seed": given["seed"]} == given,
+        "options": options,
+        "full_size": full_size,
         "ok": outcome.ok,
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(seconds, 1),
         "checks": [asdict(check) for check in outcome.checks],
         "details": outcome.details,
         "commit": _commit(),
         "machine": describe() | {"load_average": os.getloadavg()},
     }
-    show(name, outcome)
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(result, indent=2, default=str) + "\n")
-    sys.exit(0 if outcome.ok else 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2, default=str) + "\n")
 
 
 def _commit() -> str | None:

@@ -34,18 +34,23 @@ def taken(clip: Path, device: str) -> tuple[float, str]:
     return json.loads(report.read_text())["seconds"], hashlib.sha256(hashes).hexdigest()
 
 
+def compared(folder: Path, seconds: float) -> tuple[float, float, bool]:
+    """Return the seconds of one worker and of two, and whether the frames are equal."""
+    clip = folder / "clip.mkv"
+    subprocess.run(["ffmpeg", "-v", "error", *CLIP, "-t", str(seconds), str(clip)], check=True)
+    (one, frames), (two, others) = taken(clip, "cpu"), taken(clip, "cpu*2")
+    return one, two, frames == others
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=120.0, help="Of the clip. Default: 120.")
     seconds = parser.parse_args().seconds
     with tempfile.TemporaryDirectory() as folder:
-        clip = Path(folder, "clip.mkv")
-        make = ["ffmpeg", "-v", "error", *CLIP, "-t", str(seconds), str(clip)]
-        subprocess.run(make, check=True)
-        (one, frames), (two, others) = taken(clip, "cpu"), taken(clip, "cpu*2")
+        one, two, equal = compared(Path(folder), seconds)
     print(f"one worker {one:.1f} s, two {two:.1f} s: {one / two:.2f} times as fast, wanted {GOAL}")
-    print(f"frames {'equal' if frames == others else 'NOT EQUAL'}")
-    return int(one / two < GOAL or frames != others)
+    print(f"frames {'equal' if equal else 'NOT EQUAL'}")
+    return int(one / two < GOAL or not equal)
 
 
 if __name__ == "__main__":
