@@ -124,8 +124,8 @@ class Fault:
 FAULTS = (
     Fault("disk full", _fill, 74, "o space left", lambda s: (s.volume / "filler").unlink(),
           volume=True),
-    Fault("volume renamed", _go, 74, "", _come_back),
-    Fault("volume unmounted", _unmount, 74, "", keeps=False, volume=True),
+    Fault("volume renamed", _go, 73, "folder does not exist", _come_back),
+    Fault("volume unmounted", _unmount, 73, "folder does not exist", keeps=False, volume=True),
     Fault("source grows", _append, 66, "was changed during the work",
           then_said="source.size was", keeps=False),
     Fault("source replaced", _replace, 66, "was changed during the work",
