@@ -22,6 +22,7 @@ from upframe.daemon.convert.plan import PLAN_NAME, plan_folder
 
 _STOPS_SECONDS = 120.0
 _VOLUME_MIB = 160
+NOT_MOUNTED = "no file system can be mounted here"
 WORDS = ("--interpolate", 1, "--codec", "ffv1", "--segment-frames", 8)
 
 
@@ -147,7 +148,7 @@ def rows(folder: Path, faults: Sequence[Fault] = FAULTS) -> list[Check]:
         place.mkdir()
         scene = _scene(place, film, fault)
         if fault.volume and not scene.is_mounted:
-            checks.append(Check(fault.name, "no file system can be mounted here", "", False))
+            checks.append(Check(fault.name, NOT_MOUNTED, "struck", False))
             continue
         try:
             checks += _struck(scene, fault)

@@ -176,10 +176,10 @@ def _division(
     if keep.resume and kept is None and (folder / PLAN_NAME).is_file():
         log.warning("the plan in %s is damaged or of another version: begun anew", folder)
     threads = torch.get_num_threads()
-    if kept is not None:
-        runtime, threads = _as_kept(kept.facts, runtime, threads, keep.asked)
     facts = _facts(asked, checked, source, runtime, threads)
     if kept is not None and _same_cuts(kept.facts, facts):
+        runtime, threads = _as_kept(kept.facts, runtime, threads, keep.asked)
+        facts = _facts(asked, checked, source, runtime, threads)
         segments: Sequence[Segment] = [segment_of(entry) for entry in kept.entries()]
     else:
         segments = (cuts or film_cuts(asked, checked)).segments

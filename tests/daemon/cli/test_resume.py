@@ -157,6 +157,19 @@ def test_a_plan_decides_precision_and_threads_unless_they_are_asked_for(
     assert "begun anew (precision was float32, is bfloat16" in capfd.readouterr().err
 
 
+def test_a_plan_of_other_settings_decides_nothing(
+    source: Path, sink: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setenv("OMP_NUM_THREADS", "1")
+        break_off(source, sink, 1, "--precision", "fp32")
+    report = sink.with_name("report.json")
+    assert main(words(source, sink, "--crf", 30, "--precision", "auto", "--report", report)) == 0
+    said = capfd.readouterr().err
+    assert "settings.encoder.crf was not set, is 30.0; threads was 1, is " in said
+    assert resumed_of(report)["found"] == 0
+
+
 def test_no_resume_begins_anew_and_leaves_nothing(source: Path, sink: Path) -> None:
     break_off(source, sink, 2)
     report = sink.with_name("report.json")
