@@ -66,7 +66,7 @@ _WHY = {
         r"strict_cbr|ratetol|target_bitrate|(under|over)shoot_pct|buf_.*|crf_max|avcintra_class"
     ),
     "depends on another pass over the film": re.compile(
-        r"pass|passes|stats|passlogfile|multi_pass.*|(slow|fast)_?firstpass|.*analysis_.*|fpf"
+        r"pass|passes|stats|passlogfile|multi_pass.*|(slow|fast)_?firstpass|(refine_)?analysis_.*|fpf"
     ),
     "counts frames from the beginning of the film": re.compile(
         r"qpfile|zones?|zonefile|dhdr10_info|dolby_vision_rpu|chunk_(start|end)|frames|seek|"
