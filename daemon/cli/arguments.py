@@ -58,8 +58,8 @@ def add_filter_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(group, FilterOptions)
 
 
-def add_progress_arguments(parser: argparse.ArgumentParser, *, report: bool = True) -> None:
-    """Offer how to watch the work and, with `report`, what to keep of it."""
+def add_progress_arguments(parser: argparse.ArgumentParser) -> None:
+    """Offer how to watch the work and what to keep of it."""
     group = parser.add_argument_group("watching")
     group.add_argument(
         "--progress",
@@ -67,8 +67,6 @@ def add_progress_arguments(parser: argparse.ArgumentParser, *, report: bool = Tr
         choices=get_args(ProgressStyle),
         help="How to show the progress on stderr. Default: auto.",
     )
-    if not report:
-        return
     group.add_argument(
         "--report", type=Path, metavar="FILE", help="Write what was done to this file, as JSON."
     )

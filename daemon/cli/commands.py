@@ -83,7 +83,7 @@ def _run(parser: Parser) -> None:
     group.add_argument(
         "--no-resume",
         action="store_true",
-        help="Begin anew what an earlier run was broken off, and keep nothing if this one is.",
+        help="Begin anew even if an earlier run was broken off, and keep nothing if this one is.",
     )
     group = parser.add_argument_group(
         "live streams",
@@ -106,7 +106,8 @@ examples:
   upframe resume large.mkv
 
 A run that was broken off has left its finished segments in a folder beside the output, such as
-.large.mkv.upframe. The same command line resumes it, too. `upframe doctor` lists what was left
+.large.mkv.upframe. The same command line resumes it, too. --overwrite and --report are not
+remembered: give them again. `upframe doctor` lists what was left
 behind, `upframe jobs clean` removes it.
 """
 
@@ -115,7 +116,8 @@ def _resume(parser: Parser) -> None:
     parser.description = "Continue a run that was broken off, with the options it was given."
     parser.epilog = _EPILOG_OF_RESUME
     parser.add_argument("output", type=location, help="The output of that run.")
-    add_progress_arguments(parser, report=False)
+    add_options(parser, ConversionOptions, "overwrite")
+    add_progress_arguments(parser)
 
 
 _EPILOG_OF_PIPE = """\

@@ -48,7 +48,7 @@ from ...io.capabilities import (
     why_encoder_fails,
 )
 from ...io.demo import write_demo_clip
-from ...io.errors import MediaError, SourceMissing
+from ...io.errors import MediaError, SinkRefused, SourceMissing
 from ...io.redaction import json_text, one_line
 from ...io.web import authorities
 from ..config import load_config
@@ -500,6 +500,9 @@ def describe_kept(folder: Path = Path()) -> Iterator[Finding]:
     """Report what runs that were broken off have left beside outputs in a folder."""
     kept = [plan for plan, _ in abandoned_plans(folder)]
     for plan in kept:
+        if isinstance(plan, SinkRefused):
+            yield warn("kept runs", str(plan))
+            continue
         facts = {"bytes": plan.num_bytes, "age_seconds": round(plan.age_seconds)}
         text = f"{plan.text}; `upframe jobs clean` removes it"
         yield ok("kept runs", text, folder=str(plan.folder), **facts)

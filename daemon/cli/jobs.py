@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from ...io.errors import SourceMissing
+from ...io.errors import SinkRefused, SourceMissing
 from ...io.redaction import json_text, one_line, printable
 from ..config import with_absolute_weights
 from ..errors import DaemonAbsent, UnknownJob, UsageError
@@ -222,19 +222,26 @@ def _clean(arguments: argparse.Namespace) -> int:
     from ..convert.plan import abandoned_plans  # loads torch, which no other action needs
 
     removed: list[dict[str, Any]] = []
+    refused: list[str] = []
     for folder in arguments.folders:
         if not folder.is_dir():
             raise SourceMissing(f"there is no folder {folder}")
         for plan, remove in abandoned_plans(folder):
-            remove()
+            if isinstance(plan, SinkRefused):
+                refused.append(str(plan))
+                continue
+            left = remove()
             facts = {"folder": str(plan.folder), "bytes": plan.num_bytes}
             removed.append({**facts, "age_seconds": round(plan.age_seconds), "segments": plan.done})
+            kept = f"; {left} files in it are not upframe's, and stay" if left else ""
             if not arguments.json:
-                sys.stdout.write(one_line(f"removed {plan.text}") + "\n")
+                sys.stdout.write(one_line(f"removed {plan.text}{kept}") + "\n")
     if arguments.json:
         _print_json(removed)
-    elif not removed:
+    elif not removed and not refused:
         sys.stdout.write("nothing to remove\n")
+    if refused:
+        raise SinkRefused("; ".join(refused))
     return Exit.OK
 
 

@@ -127,9 +127,18 @@ class Lanes(Generic[T]):
         threads: of torch, for all lanes together. While only one group is in flight it has them
             all, so that a slow source does not wait longer than it must.
         clock: measures what each group takes.
+        is_steady: whether each group has as many threads as the others at any time, since another
+            number rounds some pixels otherwise.
     """
 
-    def __init__(self, count: int, threads: int, clock: SharedClock | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        threads: int,
+        clock: SharedClock | None = None,
+        *,
+        is_steady: bool = False,
+    ) -> None:
         self.max_in_flight = count + _WAITING
         """Groups; `__call__` waits while there are more."""
         self.costs: deque[float] = deque(maxlen=_COSTS_KEPT)
@@ -138,6 +147,7 @@ class Lanes(Generic[T]):
         """Whether `close` was called."""
         self._count = count
         self._threads = threads
+        self._is_steady = is_steady
         self._clock = clock or SharedClock()
         self._in_flight: deque[_Group[T]] = deque()
         self._executor = ThreadPoolExecutor(count, "upframe-lane")
@@ -202,7 +212,8 @@ class Lanes(Generic[T]):
     def _take_threads(self) -> None:
         """Set this lane's share of the threads; torch remembers it for each thread."""
         with self._lock:
-            share = max(1, self._threads // min(self._num_undone, self._count))
+            busy = self._count if self._is_steady else min(self._num_undone, self._count)
+        share = max(1, self._threads // busy)
         if torch.get_num_threads() != share:
             torch.set_num_threads(share)
 
@@ -228,7 +239,12 @@ def num_lanes(threads: int, frame_bytes: int) -> int:
 
 
 def lanes_for(
-    chain: Chain, device: torch.device, results_bytes: int = 0, clock: SharedClock | None = None
+    chain: Chain,
+    device: torch.device,
+    results_bytes: int = 0,
+    clock: SharedClock | None = None,
+    *,
+    is_steady: bool = False,
 ) -> Lanes[Any] | None:
     """Make lanes for an open chain; None where all threads should work on one frame.
 
@@ -237,12 +253,13 @@ def lanes_for(
         device: of the chain. A CUDA device is busy with one frame.
         results_bytes: memory for the results of one frame, in addition to the chain's.
         clock: of the lanes.
+        is_steady: as for `Lanes`.
     """
     if device.type != "cpu" or not chain.has_plans:
         return None
     threads = torch.get_num_threads()
     count = num_lanes(threads, chain.frame_bytes + results_bytes)
-    return Lanes(count, threads, clock) if count > 1 else None
+    return Lanes(count, threads, clock, is_steady=is_steady) if count > 1 else None
 
 
 class Compute:
@@ -260,6 +277,8 @@ class Compute:
         pix_fmt: of the outgoing pictures.
         device: of the filters.
         detect_cuts: whether to detect scene cuts.
+        is_steady: whether pictures are the same to the last bit at each run, as they must be where
+            a film is made in several.
         now: clock of the costs, in seconds.
 
     Raises:
@@ -274,6 +293,7 @@ class Compute:
         pix_fmt: str,
         device: torch.device,
         detect_cuts: bool = True,
+        is_steady: bool = False,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._incoming = info
@@ -300,7 +320,7 @@ class Compute:
             stream_for("compute", device).wait_stream(torch.cuda.current_stream(device))
         self._clock = SharedClock(now)
         self._lanes: Lanes[Picture] | None = lanes_for(
-            self._chain, device, _coded_bytes(info, out), self._clock
+            self._chain, device, _coded_bytes(info, out), self._clock, is_steady=is_steady
         )
         self._costs = deque[float]() if self._lanes is None else self._lanes.costs
         self._begin()

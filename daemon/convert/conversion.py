@@ -22,7 +22,7 @@ from ...filters.frame import Picture, StreamInfo
 from ...filters.options import FilterOptions
 from ...io.encode.options import EncoderOptions
 from ...io.errors import MediaError, NotAsPlanned, VerificationFailed
-from ...io.files import Owner, discard_unpublished, refuse_writer
+from ...io.files import Owner, discard_partials, discard_unpublished, refuse_writer
 from ...io.images import ImageSink
 from ...io.media import Sink
 from ...io.root import ConfinedFile
@@ -38,6 +38,7 @@ from .crew import Crew, Setup
 from .estimate import Estimate, Film, Limits, estimate
 from .memory import Memory, memory_of
 from .pipeline import Flow, Pipeline
+from .plan import OUTPUT_TOKEN
 from .preflight import Asked, Preflight, preflight
 from .progress import Display, Silent, show_progress
 from .report import Report, WarningLog, kept_warnings, make_report
@@ -281,7 +282,7 @@ class _Conversion:
                     log.warning("%s; the film is made anew in one piece", error)
                     division.remove()
                     about = checked.source.info, filters, options, division.runtime
-                    compute = compute_of(*about, checked.info.pix_fmt)
+                    compute = compute_of(*about, checked.info.pix_fmt, is_steady=True)
                     return self._whole(replace(prepared, compute=compute))
 
     @property
@@ -292,7 +293,8 @@ class _Conversion:
         self, checked: Preflight, filters: Sequence[BuiltFilter], runtime: Runtime
     ) -> _Prepared:
         request, options, source = self.request, self.request.options, checked.source
-        compute = compute_of(source.info, filters, options, runtime, checked.info.pix_fmt)
+        about = source.info, filters, options, runtime, checked.info.pix_fmt
+        compute = compute_of(*about, is_steady=True)
         about = source.info, filters, compute, runtime.device
         film = Film(
             request.source, request.sink, *about, options, options.part, runtime.num_at_once
@@ -343,7 +345,12 @@ class _Conversion:
             film = FilmRun(plan, work, files, division.source)
             if self.announce:
                 log.info("%s", film.resumed.text)
-            sink = open_joined_sink(target, info, encoder, **self._output_options(prepared, report))
+            asked = self._output_options(prepared, report)
+            if asked["owner"] is None:  # a run that was killed has left the same name
+                owner = Owner(OUTPUT_TOKEN, lambda _: None, follows_links=request.place is None)
+                asked["owner"] = owner
+                discard_partials(target, OUTPUT_TOKEN)
+            sink = open_joined_sink(target, info, encoder, **asked)
             self.on_stage("streaming")
             crew = _crew(work, files, prepared, division.threads)
 
@@ -480,6 +487,8 @@ def compute_of(
     options: MediaOptions,
     runtime: Runtime,
     pix_fmt: str,
+    *,
+    is_steady: bool = False,
 ) -> Compute:
     """Make the compute stage of a file or pipe, whose output has a pixel format."""
     return Compute(
@@ -488,6 +497,7 @@ def compute_of(
         pix_fmt=pix_fmt,
         device=runtime.device,
         detect_cuts=options.filters.detects_cuts,
+        is_steady=is_steady,
     )
 
 

@@ -20,20 +20,22 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self, cast
+from typing import Annotated, Any, BinaryIO, Literal, Self, cast
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from ...filters.chain import BuiltFilter
 from ...filters.options import Way
 from ...io.capabilities import library_versions
 from ...io.errors import SinkFull, SinkRefused, SourceMissing
-from ...io.files import NAME_MAX_BYTES, sync_folder
+from ...io.files import NAME_MAX_BYTES, discard_partials, sync_folder
 from ..specification import ConversionOptions
 from .space import size_text
 
@@ -42,7 +44,10 @@ _LOCK_NAME = "lock"
 _SUFFIX = ".upframe"
 _WORKER = "worker-"
 _OURS = re.compile(r"plan\.sqlite(-journal)?|lock|\.?[0-9a-f]{32}\.mkv(\.[\w-]+\.partial)?")
-"""All names in the folder of a plan."""
+_WORKERS = re.compile(rf"{_WORKER}\d+")
+"""All names in the folder of a plan: of files and of folders."""
+OUTPUT_TOKEN = "film"
+"""Marks the temporary file of the output, which the holder of the folder alone writes."""
 _VERSION = 1
 _END_BYTES = 1 << 20
 _HELD_SECONDS = 10.0
@@ -181,6 +186,7 @@ def encoder_library(codec: str, maps: Path = Path("/proc/self/maps")) -> str:
 # ------------------------------------------------------------------------------------ the journal
 
 State = Literal["waiting", "running", "done"]
+_Json = Annotated[dict[str, Any], BeforeValidator(from_json)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,20 +197,24 @@ class Entry:
     first: int
     last: int
     """Frames as decoded, the last one inclusive."""
-    bounds: dict[str, Any]
+    bounds: _Json
     """The whole segment, as the cutter gave it."""
     state: State = "waiting"
     attempts: int = 0
     size: int | None = None
     """Bytes of its file."""
     sha256: str | None = None
-    result: dict[str, Any] | None = None
+    result: _Json | None = None
     """Counters and warnings, for the report."""
 
     def file_name(self, plan: str) -> str:
         """Name its file by the hash of the plan and its first and last frame."""
         text = f"{plan} {self.first} {self.last}"
         return f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.mkv"
+
+
+_ENTRY = TypeAdapter(Entry)
+_ARGUMENTS = TypeAdapter(dict[str, Any]).validate_json
 
 
 class Plan:
@@ -260,7 +270,7 @@ class Plan:
 
     @classmethod
     def opened(cls, folder: Path) -> Self | None:
-        """Open the plan in a folder; None where there is none that this version can read."""
+        """Open the plan in a folder that is held; None where this version can read none."""
         path = folder / PLAN_NAME
         if not path.is_file():
             return None
@@ -269,13 +279,16 @@ class Plan:
         )
         try:
             connection.execute(_DURABLE)
-            connection.execute("SELECT result FROM segment LIMIT 1")
             number = connection.execute("PRAGMA user_version").fetchone()[0]
-            facts, arguments = connection.execute("SELECT facts, arguments FROM plan").fetchone()
-            if number == _VERSION:
-                found = Facts.model_validate_json(facts)
-                return cls(folder, connection, found, json.loads(arguments))
-        except (sqlite3.Error, TypeError, ValueError, ValidationError):
+            # no view, which may be endless, and no trigger
+            parts = set(connection.execute("SELECT type, name FROM sqlite_master").fetchall())
+            if number == _VERSION and parts == {("table", "plan"), ("table", "segment")}:
+                row = connection.execute("SELECT facts, arguments FROM plan").fetchone()
+                facts, arguments = Facts.model_validate_json(row[0]), _ARGUMENTS(row[1])
+                plan = cls(folder, connection, facts, arguments)
+                plan.entries()
+                return plan
+        except (sqlite3.Error, TypeError, ValueError, ValidationError, RecursionError, SinkFull):
             pass  # damaged: as good as none
         connection.close()
         return None
@@ -287,20 +300,9 @@ class Plan:
                 "SELECT number, first, last, bounds, state, attempts, size, sha256, result "
                 "FROM segment ORDER BY number"
             ).fetchall()
-        return [
-            Entry(
-                number=row[0],
-                first=row[1],
-                last=row[2],
-                bounds=json.loads(row[3]),
-                state=row[4],
-                attempts=row[5],
-                size=row[6],
-                sha256=row[7],
-                result=row[8] and json.loads(row[8]),
-            )
-            for row in rows
-        ]
+        names = [one.name for one in fields(Entry)]
+        values = (dict(zip(names, row, strict=True)) for row in rows)
+        return [_ENTRY.validate_python(each) for each in values]
 
     def path_of(self, entry: Entry) -> Path:
         """Return the file of a segment; it is there once the segment is done."""
@@ -352,8 +354,14 @@ def _writing(folder: Path) -> Generator[None]:
 
 
 def plan_folder(target: Path) -> Path:
-    """Return the folder of an output's plan: ``.NAME.upframe`` beside it."""
-    name = os.fsencode(target.name)[: NAME_MAX_BYTES - len(_SUFFIX) - 1].decode(errors="ignore")
+    """Return the folder of an output's plan: ``.NAME.upframe`` beside it.
+
+    Of a name that would be too long, the end is a digest.
+    """
+    name, most = target.name, NAME_MAX_BYTES - len(_SUFFIX) - 1
+    if len(encoded := os.fsencode(name)) > most:
+        digest = hashlib.sha256(encoded).hexdigest()[:8]
+        name = f"{encoded[: most - 9].decode(errors='ignore')}-{digest}"
     return target.with_name(f".{name}{_SUFFIX}")
 
 
@@ -385,8 +393,10 @@ def _take(folder: Path) -> BinaryIO:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             raise PermissionError(errno.EPERM, "wanted a folder of this user; remove it")
-        lock = (folder / _LOCK_NAME).open("ab")
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        lock = os.fdopen(os.open(folder / _LOCK_NAME, flags, 0o600), "r+b", buffering=0)
         try:
+            _check_kinds(folder)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with suppress(FileNotFoundError):  # who held it may have removed the folder meanwhile
                 if os.path.samestat(os.fstat(lock.fileno()), (folder / _LOCK_NAME).stat()):
@@ -397,15 +407,31 @@ def _take(folder: Path) -> BinaryIO:
         lock.close()
 
 
-def remove_folder(folder: Path) -> None:
-    """Remove the folder of a plan, while it is held; files that are not ours stay, and so it does.
+def _check_kinds(folder: Path) -> None:
+    """Refuse links, FIFOs and the like under names of ours: whoever put them there means harm."""
+    for path in folder.iterdir():
+        mode = path.lstat().st_mode
+        is_worker = _WORKERS.fullmatch(path.name) is not None
+        wrong = not (stat.S_ISDIR(mode) if is_worker else stat.S_ISREG(mode))
+        if wrong and (is_worker or _OURS.fullmatch(path.name)):
+            raise PermissionError(errno.EPERM, f"{path.name} in it is no plain file; remove it")
+
+
+def remove_folder(folder: Path) -> int:
+    """Remove the folder of a plan, while it is held; what is not ours stays, and so it does.
+
+    Returns:
+        How many files are left.
 
     Raises:
         OSError: if something of it cannot be removed.
     """
     _remove_all(folder)
-    with suppress(OSError):
+    try:
         folder.rmdir()
+    except OSError:
+        return len(list(folder.iterdir()))
+    return 0
 
 
 def worker_folder(folder: Path, slot: int) -> Path:
@@ -414,10 +440,11 @@ def worker_folder(folder: Path, slot: int) -> Path:
 
 
 def _remove_all(folder: Path, keep: Sequence[str] = ()) -> None:
-    for path in folder.glob(f"{_WORKER}[0-9]*"):
-        shutil.rmtree(path)
+    _check_kinds(folder)
     for path in folder.iterdir():
-        if path.name not in keep and _OURS.fullmatch(path.name) and not path.is_dir():
+        if _WORKERS.fullmatch(path.name):
+            shutil.rmtree(path)
+        elif path.name not in keep and _OURS.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
@@ -443,23 +470,28 @@ class Abandoned:
 
 def abandoned_plans(
     folder: Path, now: Callable[[], float] = time.time
-) -> list[tuple[Abandoned, Callable[[], None]]]:
+) -> list[tuple[Abandoned | SinkRefused, Callable[[], int]]]:
     """Find the plans in a folder that no process works on, each with what removes it.
 
-    Removing fails with SinkRefused if work on it has begun meanwhile, else as `remove_folder`.
+    An error is in place of a plan that cannot be looked at. Removing returns how many files of
+    others are left; it fails with SinkRefused or OSError.
     """
-    found: list[tuple[Abandoned, Callable[[], None]]] = []
+    found: list[tuple[Abandoned | SinkRefused, Callable[[], int]]] = []
     for path in sorted(folder.glob(f".*{_SUFFIX}")):
-        with suppress(OSError, SinkRefused, SinkFull):
-            if path.is_symlink() or not (path / PLAN_NAME).is_file():
-                continue
+        if not any(os.path.lexists(path / name) for name in (PLAN_NAME, _LOCK_NAME)):
+            continue  # not ours
+        remove = partial(_clean, path)
+        try:
             with held(path, path):
-                found.append((_looked_at(path, now()), lambda path=path: _clean(path)))
+                found.append((_looked_at(path, now()), remove))
+        except SinkRefused as error:
+            if not isinstance(error.__cause__, BlockingIOError):  # else one works on it
+                found.append((error, remove))
     return found
 
 
 def _looked_at(path: Path, now: float) -> Abandoned:
-    states = [each.stat() for each in path.iterdir() if each.name != _LOCK_NAME]
+    states = [each.lstat() for each in path.iterdir()]
     plan = Plan.opened(path)
     entries = [] if plan is None else plan.entries()
     if plan is not None:
@@ -473,6 +505,7 @@ def _looked_at(path: Path, now: float) -> Abandoned:
     )
 
 
-def _clean(path: Path) -> None:
+def _clean(path: Path) -> int:
     with held(path, path):
-        remove_folder(path)
+        discard_partials(path.with_name(path.name[1 : -len(_SUFFIX)]), OUTPUT_TOKEN)
+        return remove_folder(path)

@@ -173,20 +173,30 @@ def _division(
 ) -> Division | None:
     source = _place_of(asked)
     kept = Plan.opened(folder) if keep.resume else None
+    planned = None if kept is None else _segments_of(kept)
+    kept = kept if planned else None
     if keep.resume and kept is None and (folder / PLAN_NAME).is_file():
         log.warning("the plan in %s is damaged or of another version: begun anew", folder)
     threads = torch.get_num_threads()
     facts = _facts(asked, checked, source, runtime, threads)
-    if kept is not None and _same_cuts(kept.facts, facts):
+    if kept is not None and planned and _same_cuts(kept.facts, facts):
         runtime, threads = _as_kept(kept.facts, runtime, threads, keep.asked)
         facts = _facts(asked, checked, source, runtime, threads)
-        segments: Sequence[Segment] = [segment_of(entry) for entry in kept.entries()]
+        segments = planned
     else:
         segments = (cuts or film_cuts(asked, checked)).segments
     if not segments:  # the film was another one
         remove_folder(folder)
         return None
     return Division(source, segments, runtime, threads, folder, facts, kept, keep.arguments)
+
+
+def _segments_of(plan: Plan) -> Sequence[Segment] | None:
+    try:
+        return [segment_of(entry) for entry in plan.entries()]
+    except ValueError:  # damaged
+        plan.close()
+        return None
 
 
 def _as_kept(

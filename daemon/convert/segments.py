@@ -14,9 +14,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from ...filters.chain import BuiltFilter, Chain
 from ...filters.device import Runtime
@@ -247,6 +247,7 @@ class _SegmentCompute(Compute):
             pix_fmt=work.pix_fmt,
             device=runtime.device,
             detect_cuts=work.options.filters.detects_cuts,
+            is_steady=True,
         )
         self._scenes.look_back(source.before)
         source.before.clear()
@@ -348,11 +349,9 @@ class FilmRun:
         self._source = source
         entries = plan.entries()
         self._entries = {entry.number: entry for entry in entries}
-        self._results = {
-            entry.number: SegmentResult.model_validate(entry.result)
-            for entry in entries
-            if entry.state == "done" and self._is_whole(entry)
-        }
+        done = (each for each in entries if each.state == "done")
+        looked_at = ((each.number, self._result_of(each)) for each in done)
+        self._results = {number: found for number, found in looked_at if found is not None}
         begun = [entry for entry in entries if entry.attempts]
         self.resumed = Resumed(
             segments=len(entries),
@@ -395,7 +394,12 @@ class FilmRun:
         except (MediaError, Stopped, WorkersLost):
             joined.abort()
             done, total = len(self._results), self.resumed.segments
-            log.info("%d of %d segments are done, in %s", done, total, self._plan.folder)
+            log.info(
+                "%d of %d segments are done; the next run continues from %s",
+                done,
+                total,
+                self._plan.folder,
+            )
             raise
         except BaseException:
             joined.abort()
@@ -448,19 +452,19 @@ class FilmRun:
         while left and left[0] in self._results:
             joined.append(self.path(left.popleft()))
 
-    def _is_whole(self, entry: Entry) -> bool:
+    def _result_of(self, entry: Entry) -> SegmentResult | None:
         """Look at a finished segment again; one that is not as recorded is made again."""
         path = self._plan.path_of(entry)
         try:
             found = self._files.look_at(path)
             if (found.size, found.sha256) == (entry.size, entry.sha256):
-                return True
+                return SegmentResult.model_validate(entry.result)
             reason = f"got {found.size} bytes, wanted {entry.size} of another SHA-256"
-        except (MediaError, OSError) as error:
+        except (MediaError, OSError, ValueError) as error:
             reason = str(error)
         log.warning("segment %d is made again: %s: %s", entry.number, path.name, reason)
         self._plan.discard(entry)
-        return False
+        return None
 
     def _flow_so_far(self) -> Flow:
         flow = Flow()
@@ -475,12 +479,18 @@ class FilmRun:
         return flow
 
 
+_SEGMENT = TypeAdapter(Segment)
+
+
 def entries_of(segments: Sequence[Segment]) -> list[Entry]:
     """Return the entries of a new plan."""
     return [Entry(one.number, one.first, one.last, asdict(one)) for one in segments]
 
 
 def segment_of(entry: Entry) -> Segment:
-    """Return the segment of an entry, as `entries_of` was given it."""
-    bounds: dict[str, Any] = entry.bounds
-    return Segment(**bounds)
+    """Return the segment of an entry, as `entries_of` was given it.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    return _SEGMENT.validate_python(entry.bounds)

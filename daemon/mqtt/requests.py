@@ -350,7 +350,7 @@ def confined_work(work: ConversionSpec, jobs: JobsConfig) -> ConversionSpec:
         if work.container not in (None, *_CONTAINERS.split()):
             wanted = ", ".join(_CONTAINERS.split())
             raise Refused(f"container {work.container!r}: requests may ask for {wanted}")
-        _check_encoder_options(work.encoder.options)
+        check_encoder_options(work.encoder.options)
         return work.model_copy(
             update={
                 "source": confined(work.source, jobs),
@@ -434,7 +434,7 @@ def _confined_path(path: str, jobs: JobsConfig) -> str:
     return resolved
 
 
-def _check_encoder_options(options: dict[str, str]) -> None:
+def check_encoder_options(options: dict[str, str]) -> None:
     """Accept only options with which no encoder reads or writes a file."""
     for key, value in options.items():
         inner = _PARAMS.get(key)

@@ -186,9 +186,12 @@ def test_threads_end_with_lanes_that_were_not_closed() -> None:
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_who_begins_alone_has_all_threads_and_who_comes_to_it_its_share() -> None:
+@pytest.mark.parametrize(("is_steady", "shares"), [(False, [4, 2]), (True, [2, 2])])
+def test_who_begins_alone_has_all_threads_unless_pixels_must_be_the_same_at_each_run(
+    is_steady: bool, shares: list[int]
+) -> None:
     begun, go_on = threading.Event(), threading.Event()
-    lanes: Lanes[int] = Lanes(2, 4)
+    lanes: Lanes[int] = Lanes(2, 4, is_steady=is_steady)
 
     def alone() -> int:
         begun.set()
@@ -202,7 +205,7 @@ def test_who_begins_alone_has_all_threads_and_who_comes_to_it_its_share() -> Non
     assert list(lanes([alone])) == []
     assert begun.wait(SECONDS)
     assert list(lanes([beside])) == []
-    assert list(lanes.settle()) == [4, 2]
+    assert list(lanes.settle()) == shares
     lanes.close()
 
 
