@@ -138,7 +138,7 @@ def _told(found: Kills) -> dict[str, Any]:
 def kills_part(folder: Path, short: bool, dice: random.Random) -> Outcome:
     """Count what is begun once more after each kill."""
     kills = 4 if short else 40
-    film = drawn(folder / "film.mkv", kills * 8 * 2 / 24 + 4, "-c:v", "libx264", "-g", "8")
+    film = drawn(folder / "film.mkv", kills * 8 * 8 / 24 + 8, "-c:v", "libx264", "-g", "8")
     checks: list[Check] = []
     details: dict[str, Any] = {}
     for workers in (1, 2):

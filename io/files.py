@@ -295,6 +295,8 @@ class OutputFile:
             with suppress(OSError):
                 if os.path.samestat(path.lstat(), self._written):
                     return
+        if not path.parent.is_dir():
+            raise SinkRefused(f"output folder does not exist any more: {path.parent}")
         path.unlink(missing_ok=True)
         raise SinkRefused(f"output was exchanged for another file meanwhile: {self.target}")
 

@@ -68,6 +68,16 @@ def test_an_existing_output_stays_until_the_new_one_is_complete(tmp_path: Path) 
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_folder_that_is_gone_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    file = OutputFile(folder / "a.mkv", overwrite=False)
+    folder.rename(tmp_path / "away")
+    with pytest.raises(SinkRefused, match=r"output folder does not exist any more: .*/out"):
+        file.publish()
+    file.discard()
+
+
 def test_an_output_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     target = tmp_path / "a.mkv"
     sink = open_file_sink(target, constant(), FAST)
