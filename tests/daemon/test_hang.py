@@ -185,6 +185,7 @@ def test_the_time_in_which_the_process_is_stopped_does_not_count(clip: Path, out
     assert frames_in(out / "a.mp4") == 2 * FRAMES - 1
 
 
+@pytest.mark.slow
 def test_between_two_programs_that_pause_for_long_it_waits() -> None:
     command = [sys.executable, "-m", MODULE, "pipe", "--interpolate", "1", "--weights", "builtin"]
     ends = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

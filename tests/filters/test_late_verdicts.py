@@ -130,7 +130,7 @@ def computed(
     monkeypatch: pytest.MonkeyPatch, stages: list[Filter], downloads: int
 ) -> list[Picture]:
     """What a card's compute thread gives, with so many pictures in flight."""
-    monkeypatch.setattr(compute, "lanes_for", lambda *_: None)
+    monkeypatch.setattr(compute, "lanes_for", lambda *_, **__: None)
     monkeypatch.setattr(compute, "ToPicture", Begun)
     monkeypatch.setattr(Begun, "count", 0)
     info = StreamInfo(64, 32, "gbrp", Fraction(1, 25), rate=Fraction(25), average_rate=Fraction(25))

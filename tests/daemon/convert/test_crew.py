@@ -153,6 +153,7 @@ def test_a_worker_that_is_killed_loses_nothing_but_its_segment(
     assert re.search(r"worker [01] on cpu, over (no )?segment.*, was ended by SIGKILL", caplog.text)
 
 
+@pytest.mark.slow
 def test_progress_never_exceeds_the_film(source: Path) -> None:
     seen: list[Snapshot] = []
     killer = Killer()
@@ -197,6 +198,7 @@ def long(tmp_path: Path) -> Path:
     return make_clip(tmp_path / "in.mkv", frames=400, width=160, height=96, options={"g": "8"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_the_run_which_is_continued(long: Path, number: signal.Signals) -> None:
     target = long.with_name("out.mkv")

@@ -133,7 +133,8 @@ def test_a_source_that_changes_meanwhile_ends_the_run(film: Film) -> None:
     assert not film.joined.is_finished
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, 20])
 def test_a_process_that_is_killed_again_and_again_loses_the_segments_at_hand(
     film: Film, kills: int
 ) -> None:
