@@ -282,53 +282,75 @@ class SessionContext:
     """Called, from any thread, when the session should look at the stages."""
 
 
-class ComputeStage:
-    """Runs the compute thread of a session."""
+@dataclass(eq=False, kw_only=True)
+class StageThread:
+    """A stage of a session, on a thread of its own."""
 
-    def __init__(
-        self,
-        compute: LiveCompute,
-        governor: Governor,
-        queue: DropOldestQueue[QueuedFrame],
-        model: StreamInfo,
-        *,
-        give: Callable[[OutputFrame], None],
-        interval_seconds: Callable[[], float],
-        hold_seconds: float,
-        deadline_seconds: float,
-        context: SessionContext,
-    ) -> None:
-        """Connect the parts.
+    context: SessionContext
 
-        Args:
-            compute: computes the frames; closed at the end.
-            governor: chooses the level.
-            queue: of frames that wait.
-            model: the form that every frame is brought to first.
-            give: accepts the pictures, and may wait.
-            interval_seconds: current time between input frames.
-            hold_seconds: after so much silence, what is held for the next frame goes out.
-            deadline_seconds: from a frame's arrival to its picture.
-            context: its `changed` is called when the level has changed, or the thread has ended.
-        """
-        assert model.rate is not None
+    def __post_init__(self) -> None:
         self.failure: BaseException | None = None
+        """What ended the thread; raised again by the session, which ends with it."""
+        name = type(self).__name__.removesuffix("Stage").lower()
+        self._thread = threading.Thread(target=self._run, name=f"upframe-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait for the thread; return whether it has ended, or was never started."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            self.failure = error
+        finally:
+            self._ended()
+            self.context.changed()
+
+    def _work(self) -> None:
+        raise NotImplementedError
+
+    def _ended(self) -> None:
+        raise NotImplementedError
+
+
+@dataclass(eq=False, kw_only=True)
+class ComputeStage(StageThread):
+    """Computes the frames that wait; says through the context when the level has changed."""
+
+    compute: LiveCompute
+    """Computes the frames; closed at the end."""
+    governor: Governor
+    """Chooses the level."""
+    queue: DropOldestQueue[QueuedFrame]
+    """Of frames that wait."""
+    model: StreamInfo
+    """The form that every frame is brought to first."""
+    give: Callable[[OutputFrame], None]
+    """Accepts the pictures, and may wait."""
+    interval_seconds: Callable[[], float]
+    """Returns the current time between input frames."""
+    hold_seconds: float
+    """After so much silence, what is held for the next frame goes out."""
+    deadline_seconds: float
+    """From a frame's arrival to its picture."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert self.model.rate is not None
         self.handled_pts = -1
         """Of the latest frame all of whose pictures went out that need no next frame."""
         self.flushed = True
         """Whether nothing is held for the next frame."""
-        self._compute = compute
-        self._governor = governor
-        self._queue = queue
-        self._fit = FrameFitter(model)
+        self._fit = FrameFitter(self.model)
         self._fit_seconds = 0.0
-        self._model = model
-        self._duration = max(1, round(1 / (model.rate * model.time_base)))
-        self._give = give
-        self._interval_seconds = interval_seconds
-        self._hold_seconds = hold_seconds
-        self._deadline_seconds = deadline_seconds
-        self._context, self._now = context, context.now
+        self._duration = max(1, round(1 / (self.model.rate * self.model.time_base)))
         self._counts: Counter[str] = Counter()
         self._arrivals: dict[Fraction, float] = {}
         self._breaks = 0
@@ -336,41 +358,28 @@ class ComputeStage:
         self._cost_seconds = 0.0
         self._failed_in_a_row = 0
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="upframe-compute", daemon=True)
-
-    def start(self) -> None:
-        """Begin to take frames."""
-        self._thread.start()
 
     def end(self) -> None:
         """Compute the frames that wait, and no more; then everything that is held goes out."""
         self._ending.set()
-        self._queue.close()
-
-    def join(self, timeout_seconds: float) -> bool:
-        """Wait for the thread. Whether it has ended."""
-        self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
+        self.queue.close()
 
     def counts(self) -> dict[str, int]:
         """Return the filters' counters and frames_dropped, _failed, _as_asked and _reduced."""
-        return dict(self._counts + Counter(self._compute.statistics()))
+        return dict(self._counts + Counter(self.compute.statistics()))
 
-    def _run(self) -> None:
-        try:
-            while self._step():
-                pass
-            self._flush()
-        except BaseException as error:  # raised again by the session, which ends with it
-            self.failure = error
-        finally:
-            self._compute.close()
-            self._context.changed()
+    def _work(self) -> None:
+        while self._step():
+            pass
+        self._flush()
+
+    def _ended(self) -> None:
+        self.compute.close()
 
     def _step(self) -> bool:
-        """Handle one frame, or a silence. Whether to continue."""
-        timeout = _END_LOOK_SECONDS if self.flushed else self._hold_seconds
-        item = self._queue.take(timeout / self._context.speed)
+        """Handle one frame, or a silence; return whether to go on."""
+        timeout = _END_LOOK_SECONDS if self.flushed else self.hold_seconds
+        item = self.queue.take(timeout / self.context.speed)
         if item is None:
             if self._ending.is_set():
                 return False
@@ -378,7 +387,7 @@ class ComputeStage:
             return True
         item = self._fresh(item)
         breaks = item.breaks != self._breaks
-        if not self._compute.skips(breaks=breaks):
+        if not self.compute.skips(breaks=breaks):
             self._begin(item, breaks=breaks)
         settled = self._settle()
         self._report()
@@ -392,10 +401,10 @@ class ComputeStage:
         A frame's picture is complete when the frame after it was computed: after twice the cost,
         and that of all in flight.
         """
-        ahead = (self._compute.num_in_flight + 2) * self._cost_seconds
-        oldest = self._now() + ahead - self._deadline_seconds
-        while item.arrived < oldest and len(self._queue):
-            newer = self._queue.take(0)
+        ahead = (self.compute.num_in_flight + 2) * self._cost_seconds
+        oldest = self.context.now() + ahead - self.deadline_seconds
+        while item.arrived < oldest and len(self.queue):
+            newer = self.queue.take(0)
             if newer is None:
                 break
             item = newer
@@ -405,66 +414,66 @@ class ComputeStage:
     def _begin(self, item: QueuedFrame, *, breaks: bool) -> None:
         if breaks:
             self._settle(everything=True)
-        is_full = self._governor.level.name == "full"
+        is_full = self.governor.level.name == "full"
         self._counts["frames_as_asked" if is_full else "frames_reduced"] += 1
-        began = self._now()
+        began = self.context.now()
         with self._leaving_out_failed():
             picture = self._picture(item)
-            self._fit_seconds = self._now() - began
-            self._pass_on(self._compute(picture, breaks=breaks))
+            self._fit_seconds = self.context.now() - began
+            self._pass_on(self.compute(picture, breaks=breaks))
         self.flushed = False
         self._breaks = item.breaks
 
     def _settle(self, *, everything: bool = False) -> bool:
         """Pass on what is being computed, while nothing else waits. Whether nothing is left."""
         until = None if everything else self._overlaps
-        while self._compute.num_in_flight and not (until and until()):
+        while self.compute.num_in_flight and not (until and until()):
             with self._leaving_out_failed():
-                self._pass_on(self._compute.settle(until))
-        return not self._compute.num_in_flight
+                self._pass_on(self.compute.settle(until))
+        return not self.compute.num_in_flight
 
     def _overlaps(self) -> bool:
         """Whether the next frame waits, and may be begun before the others are done."""
-        longest = (self._compute.max_in_flight + 1) * self._cost_seconds
-        return len(self._queue) > 0 and longest <= _OVERLAP_SHARE * self._deadline_seconds
+        longest = (self.compute.max_in_flight + 1) * self._cost_seconds
+        return len(self.queue) > 0 and longest <= _OVERLAP_SHARE * self.deadline_seconds
 
     def _report(self) -> None:
         """Report to the governor what the frames cost, and do as it says."""
-        now = self._now()
-        dropped = self._queue.dropped + self._counts["frames_dropped"]
+        now = self.context.now()
+        dropped = self.queue.dropped + self._counts["frames_dropped"]
         for _ in range(dropped - self._num_dropped):
-            self._governor.dropped(now)
+            self.governor.dropped(now)
         self._num_dropped = dropped
-        for cost in self._compute.take_costs():
+        for cost in self.compute.take_costs():
             self._failed_in_a_row = 0
             busy = cost + self._fit_seconds
             self._cost_seconds = max(busy, _COST_KEPT * self._cost_seconds)
-            level = self._governor.computed(
+            level = self.governor.computed(
                 now,
                 busy_seconds=busy,
-                interval_seconds=self._interval_seconds(),
-                waiting_seconds=self._queue.oldest_age,
+                interval_seconds=self.interval_seconds(),
+                waiting_seconds=self.queue.oldest_age,
             )
             if level is not None:
                 self._switch(level)
                 return
 
     def _switch(self, level: Level) -> None:
-        history = self._governor.history
+        history = self.governor.history
         log.info("level %s: %s", level.name, history[-1].reason if history else "")
         self._settle(everything=True)
-        self._pass_on(self._compute.switch(level.name))
+        self._pass_on(self.compute.switch(level.name))
         self._cost_seconds = 0.0
-        self._context.changed()
+        self.context.changed()
 
     def _flush(self) -> None:
         if not self.flushed:
             self._settle(everything=True)
-            self._pass_on(self._compute.flush())
+            self._pass_on(self.compute.flush())
             self.flushed = True
 
     def _picture(self, item: QueuedFrame) -> Picture:
-        model = self._model
+        model = self.model
         frame = self._fit(item.frame, item.sample_aspect_ratio)
         picture = picture_of(frame, model.color, item.pts, self._duration, model.time_base)
         if len(self._arrivals) >= _MAX_ARRIVALS:  # pictures that never came out
@@ -476,7 +485,7 @@ class ComputeStage:
         """Pass pictures to the output as they are computed."""
         for picture in pictures:
             seconds = picture.pts * picture.time_base
-            self._give(OutputFrame(picture, seconds, self._arrivals.pop(seconds, None)))
+            self.give(OutputFrame(picture, seconds, self._arrivals.pop(seconds, None)))
 
     @contextmanager
     def _leaving_out_failed(self) -> Generator[None]:

@@ -291,12 +291,12 @@ class LivePipeline:
         if duration_seconds is not None:
             num_slots = max(1, round(duration_seconds * info.rate))
         return OutputStage(
-            self._encoder,
-            self.publisher,
-            self._clock,
-            self.delays,
-            self._pending,
-            timing_of(self._spec, self._rate),
+            encoder=self._encoder,
+            publisher=self.publisher,
+            clock=self._clock,
+            delays=self.delays,
+            pending=self._pending,
+            timing=timing_of(self._spec, self._rate),
             rate=info.rate,
             slate=slate(info, self._spec.name),
             num_slots=num_slots,
@@ -307,10 +307,10 @@ class LivePipeline:
     def _compute_stage(self, model: StreamInfo) -> ComputeStage:
         patience = timing_of(self._spec, self._rate).patience_seconds
         return ComputeStage(
-            self.compute,
-            self.governor,
-            self._queue,
-            model,
+            compute=self.compute,
+            governor=self.governor,
+            queue=self._queue,
+            model=model,
             give=self.output.put,
             interval_seconds=self._ingest.interval_seconds,
             hold_seconds=max(_HOLD_SHARE * patience, _HOLD_INTERVALS / float(self._rate)),

@@ -22,7 +22,7 @@ from ...io.live.clock import LiveClock
 from ...io.live.live_encoder import LiveEncoder
 from ...io.live.values import Encoded
 from ..queues import BlockingQueue, DropOldestQueue, QueueCancelled
-from .compute_stage import OutputFrame, SessionContext
+from .compute_stage import OutputFrame, StageThread
 from .publisher import Publisher
 
 log = logging.getLogger("upframe.live")
@@ -289,67 +289,46 @@ class OutputTiming:
     """From when on, after the last picture, the slate is shown; None: never."""
 
 
-class OutputStage:
-    """Runs the output thread of a session.
+@dataclass(eq=False, kw_only=True)
+class OutputStage(StageThread):
+    """Encodes the pictures, and what fills the slots between; the first slot is the first one's."""
 
-    Args:
-        encoder: used by this thread alone.
-        publisher: accepts its packets, and never blocks.
-        clock: knows which time is due.
-        delays: receives the slot in which each frame goes out.
-        pending: knows which frames are still to come.
-        timing: when the output goes on without the input.
-        rate: slots per second.
-        slate: shown while there is no input.
-        num_slots: after which the output is complete; None: never.
-        pictures_per_frame: pictures that are made of one input frame.
-        context: its `changed` is called when there is news about the output.
-    """
+    encoder: LiveEncoder
+    """Used by this thread alone."""
+    publisher: Publisher
+    """Accepts its packets, and never blocks."""
+    clock: LiveClock
+    """Knows which time is due."""
+    delays: DelayStatistics
+    """Receives the slot in which each frame goes out."""
+    pending: PendingFrames
+    """Knows which frames are still to come."""
+    timing: OutputTiming
+    rate: Fraction
+    """Slots per second."""
+    slate: Picture
+    """Shown while there is no input."""
+    num_slots: int | None
+    """After which the output is complete; None: never."""
+    pictures_per_frame: int
+    """Pictures that are made of one input frame."""
 
-    def __init__(
-        self,
-        encoder: LiveEncoder,
-        publisher: Publisher,
-        clock: LiveClock,
-        delays: DelayStatistics,
-        pending: PendingFrames,
-        timing: OutputTiming,
-        *,
-        rate: Fraction,
-        slate: Picture,
-        num_slots: int | None,
-        pictures_per_frame: int,
-        context: SessionContext,
-    ) -> None:
-        self.failure: BaseException | None = None
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.in_flight: Callable[[], bool] = lambda: False
         """Whether a frame waits for work, or is worked on; set before the start."""
         self.showing: Showing = "nothing"
         self.complete = threading.Event()
         """Set once all slots were encoded."""
-        self._encoder = encoder
-        self._publisher = publisher
-        self._clock = clock
-        self._delays = delays
-        self._pending = pending
-        self._timing = timing
-        self._scheduler: FrameScheduler[OutputFrame] = FrameScheduler(rate)
-        self._rate = rate
-        self._slate = OutputFrame(slate, Fraction(0), None)
-        self._num_slots = num_slots
+        self._scheduler: FrameScheduler[OutputFrame] = FrameScheduler(self.rate)
+        self._slate = OutputFrame(self.slate, Fraction(0), None)
         self._pictures: BlockingQueue[OutputFrame] = BlockingQueue(
-            max(2, _BACKLOG_FRAMES * pictures_per_frame)
+            max(2, _BACKLOG_FRAMES * self.pictures_per_frame)
         )
         self._sound: DropOldestQueue[PlacedSound] = DropOldestQueue(_MAX_SOUND_PACKETS)
         self._early_sound: PlacedSound | None = None
-        self._context, self._now = context, context.now
         self._counts: Counter[str] = Counter()
         self._last_time: Fraction | None = None
-        self._thread = threading.Thread(target=self._run, name="upframe-output", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread; the first slot is that of the first picture."""
-        self._thread.start()
 
     def put(self, picture: OutputFrame) -> None:
         """Accept a picture; waits while too many wait for the encoder. Thread-safe."""
@@ -368,12 +347,6 @@ class OutputStage:
         """End at once; a thread that waits to put something is released."""
         self._pictures.cancel()
 
-    def join(self, timeout_seconds: float) -> bool:
-        """Wait for the thread; return whether it has ended, or was never started."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
-
     def counts(self) -> dict[str, int]:
         """Return frames_encoded, frames_repeated, frames_late, frames_surplus, frames_left_out."""
         scheduled = self._scheduler.counts
@@ -384,25 +357,23 @@ class OutputStage:
 
     def seconds(self) -> float:
         """Return the length of the output so far."""
-        return self._counts["frames_encoded"] / float(self._rate)
+        return self._counts["frames_encoded"] / float(self.rate)
 
-    def _run(self) -> None:
-        try:
-            wait = _LOOK_SECONDS
-            while (pictures := self._pictures.take_all(wait / self._context.speed)) is not None:
-                for picture in pictures:
-                    self._enter(picture)
-                wait = self._fill()
-                self._publish_sound()
-            self._publish(self._encoder.flush())
-        except BaseException as error:  # raised again by the session, which ends with it
-            self.failure = error
+    def _work(self) -> None:
+        wait = _LOOK_SECONDS
+        while (pictures := self._pictures.take_all(wait / self.context.speed)) is not None:
+            for picture in pictures:
+                self._enter(picture)
+            wait = self._fill()
+            self._publish_sound()
+        self._publish(self.encoder.flush())
+
+    def _ended(self) -> None:
+        if self.failure is not None:
             self.cancel()
-        finally:
-            self._context.changed()
 
     def _enter(self, picture: OutputFrame) -> None:
-        self._pending.done(picture.seconds)
+        self.pending.done(picture.seconds)
         self._encode_all(self._scheduler.enter(picture.seconds, picture))
         self._last_time = picture.seconds
         self._set_showing("input")
@@ -411,12 +382,12 @@ class OutputStage:
         """Repeat, or show the slate, in slots whose time has passed; return the next wait."""
         if self._last_time is None:
             return _LOOK_SECONDS
-        now, in_flight = self._now(), self.in_flight()
-        timing = self._timing
-        overdue = self._pending.overdue(now)
-        until = Fraction(0) if overdue is None else overdue + 1 / self._rate
+        now, in_flight = self.context.now(), self.in_flight()
+        timing = self.timing
+        overdue = self.pending.overdue(now)
+        until = Fraction(0) if overdue is None else overdue + 1 / self.rate
         if not in_flight:
-            until = max(until, self._clock.due(now) - Fraction(timing.patience_seconds))
+            until = max(until, self.clock.due(now) - Fraction(timing.patience_seconds))
         missing = self._scheduler.next_time - until
         if missing > 0:
             return self._wait_seconds(now, None if in_flight else float(missing))
@@ -427,25 +398,25 @@ class OutputStage:
         covered = self._scheduler.fill(until, self._slate)
         self._encode_all(frozen)
         self._encode_all(covered)
-        self._clock.advance(self._scheduler.next_time)
+        self.clock.advance(self._scheduler.next_time)
         if not in_flight:
             self._set_showing("slate" if covered else "freeze" if frozen else self.showing)
-        return float(1 / self._rate)
+        return float(1 / self.rate)
 
     def _wait_seconds(self, now: float, missing: float | None) -> float:
-        waits = (_LOOK_SECONDS, missing, self._pending.next_seconds(now))
+        waits = (_LOOK_SECONDS, missing, self.pending.next_seconds(now))
         return max(0.0, min(wait for wait in waits if wait is not None))
 
     def _set_showing(self, showing: Showing) -> None:
         if showing != self.showing:
             self.showing = showing
-            self._context.changed()
+            self.context.changed()
 
     def _encode_all(self, slots: Iterable[FrameSlot[OutputFrame]]) -> None:
         for slot in slots:
-            if self._num_slots is not None and slot.index >= self._num_slots:
+            if self.num_slots is not None and slot.index >= self.num_slots:
                 self.complete.set()
-                self._context.changed()
+                self.context.changed()
                 return
             if slot.is_repeat and self._is_hopeless(slot.index):
                 self._counts["frames_left_out"] += 1
@@ -454,20 +425,20 @@ class OutputStage:
 
     def _is_hopeless(self, index: int) -> bool:
         """Return whether a repeat is so late that it would only delay what comes after it."""
-        late = self._clock.due(self._now()) - index / self._rate
-        return late > self._timing.drop_seconds
+        late = self.clock.due(self.context.now()) - index / self.rate
+        return late > self.timing.drop_seconds
 
     def _encode(self, slot: FrameSlot[OutputFrame]) -> None:
-        picture, keyframe = slot.item, self._publisher.wants_keyframe
-        packets = self._encoder(picture.picture, slot.index, keyframe=keyframe)
+        picture, keyframe = slot.item, self.publisher.wants_keyframe
+        packets = self.encoder(picture.picture, slot.index, keyframe=keyframe)
         self._counts["frames_encoded"] += 1
         if picture.arrived is not None and not slot.is_repeat:
-            self._delays.encoded(slot.index, picture.arrived)
+            self.delays.encoded(slot.index, picture.arrived)
         self._publish(packets)
 
     def _publish(self, packets: Iterable[Encoded]) -> None:
         for packet in packets:
-            self._publisher.give(packet)
+            self.publisher.give(packet)
 
     def _publish_sound(self) -> None:
         """Publish the sound of the slots that have gone out, and of the time before."""
@@ -479,4 +450,4 @@ class OutputStage:
                 self._early_sound = sound
                 return
             self._early_sound = None
-            self._publisher.give(self._encoder.sound_packet(*sound))
+            self.publisher.give(self.encoder.sound_packet(*sound))

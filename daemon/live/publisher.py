@@ -14,28 +14,14 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Literal
 
 from ...io.child import Child, Waker, exit_text
 from ...io.errors import MediaError, OutputLost, Reason, SinkRefused
-from ...io.live.publisher_protocol import (
-    Connected,
-    Event,
-    Finished,
-    Header,
-    Note,
-    PublishFailed,
-    Recorded,
-    Removed,
-    Skipped,
-    Written,
-    header_bytes,
-    packet_bytes,
-    read_event,
-)
+from ...io.live import publisher_protocol as wire
 from ...io.live.target import LiveTarget
 from ...io.live.values import Encoded, OutputState
 from ..backoff import Backoff
@@ -64,23 +50,20 @@ class PacketBuffer:
     `put` never waits. It is no :class:`DropOldestQueue`, since without a keyframe nothing after a
     gap can be decoded: on overflow all packets are dropped and counted, and further ones up to the
     next keyframe. The buffer is closed at first.
+
+    Args:
+        max_seconds: that the oldest packet may wait.
+        max_bytes: of all packets together.
     """
 
     def __init__(self, max_seconds: float, max_bytes: int = MAX_BYTES) -> None:
-        """Set the bounds beyond which all packets are dropped.
-
-        Args:
-            max_seconds: that the oldest packet may wait.
-            max_bytes: of all packets together.
-        """
-        self._max_seconds = max_seconds
-        self._max_bytes = max_bytes
+        self._max_seconds, self._max_bytes = max_seconds, max_bytes
         self._lock = threading.Lock()
         self._packets: deque[tuple[Encoded, float]] = deque()  # since when it waits
         self._bytes = 0
         self._open = self._stopped = False
         self._gap: Loss | None = "away"
-        self._dropped: dict[str, int] = {}
+        self._dropped: Counter[str] = Counter()
 
     @property
     def wants_keyframe(self) -> bool:
@@ -173,7 +156,7 @@ class PacketBuffer:
 
     def _count(self, packet: Encoded, loss: Loss) -> None:
         if packet.kind == "video":
-            self._dropped[loss] = self._dropped.get(loss, 0) + 1
+            self._dropped[loss] += 1
 
 
 _LOOK_SECONDS = 0.25
@@ -190,19 +173,6 @@ class StopOrder:
     kill: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionEnd:
-    """How a connection ended."""
-
-    error: MediaError | None
-    """None if it was completed."""
-    reason: Reason | None
-    reported: bool
-    """Whether the child reported it itself; else it died, or was killed."""
-    held_seconds: float
-    """From the first packet written to the end."""
-
-
 def command() -> list[str]:
     """Return the command line of the process that writes an output."""
     # -P: nothing is imported from the working directory
@@ -210,68 +180,70 @@ def command() -> list[str]:
     return [*words, "--parent", str(os.getpid())]
 
 
+@dataclass(eq=False)
 class PublisherConnection:
     """Runs one child from its start to its end, in the caller's thread."""
 
-    def __init__(
-        self,
-        header: Header,
-        packets: PacketBuffer,
-        waker: Waker,
-        order: StopOrder,
-        connect_seconds: float,
-        stall_seconds: float,
-        on_event: Callable[[Event, Encoded | None], None],
-    ) -> None:
-        """Set up the connection; `run` begins it.
+    header: wire.Header
+    packets: PacketBuffer
+    """To write."""
+    waker: Waker
+    """Woken when there are packets, or the order has changed."""
+    order: StopOrder
+    """Checked at least four times a second."""
+    connect_seconds: float
+    """After which a child that is not connected is killed."""
+    stall_seconds: float
+    """The same with a packet to write, and none written."""
+    on_event: Callable[[wire.Event, Encoded | None], None]
+    """Called with each event of the child, and the packet that it is about."""
 
-        Args:
-            header: of the output.
-            packets: to write.
-            waker: woken when there are packets, or the order has changed.
-            order: checked at least four times a second.
-            connect_seconds: after which a child that is not connected is killed.
-            stall_seconds: the same with a packet to write, and none written.
-            on_event: called with each event of the child, and the packet that it is about.
-        """
-        self._header = header
-        self._display = header.target.display
-        self._packets = packets
-        self._waker = waker
-        self._order = order
-        self._connect_seconds, self._stall_seconds = connect_seconds, stall_seconds
-        self._on_event = on_event
+    def __post_init__(self) -> None:
         self._underway: deque[tuple[int, Encoded, float]] = deque()
         self._number = 0
         self._started = self._last_written = time.monotonic()
         self._first_written: float | None = None
         self._connected = False
-        self._result: PublishFailed | Finished | None = None
+        self._result: wire.PublishFailed | wire.Finished | None = None
 
-    def run(self) -> ConnectionEnd:
-        """Send packets until the connection is lost, or has ended as ordered."""
+    @property
+    def has_reported(self) -> bool:
+        """Whether the child itself reported how it ended; else it died, or was killed."""
+        return self._result is not None
+
+    def held_seconds(self) -> float:
+        """Return the time since the first packet was written."""
+        now = time.monotonic()
+        return now - (self._first_written or now)
+
+    def run(self) -> MediaError | None:
+        """Send packets until the connection is lost, or has ended as ordered.
+
+        Returns:
+            Why it ended; None if the output was completed.
+        """
         try:
-            child = Child(command(), self._waker)
+            child = Child(command(), self.waker)
         except OSError as error:
-            return self._ending(
-                OutputLost("failed", f"{self._display}: no process for it: {error}")
-            )
+            return self._lost("failed", f"no process for it: {error}")
         try:
             killed = self._exchange(child)
         finally:
             child.close()
         killed = self._listen(child) or killed
         for _, packet, _ in self._underway:
-            self._packets.lost(packet)
-        if isinstance(self._result, Finished):
-            return self._ending(None)
-        if self._result is not None:
-            return self._ending(self._result.exception(), self._result.reason)
-        return self._ending(killed or self._death(child))
+            self.packets.lost(packet)
+        match self._result:
+            case wire.Finished():
+                return None
+            case wire.PublishFailed():
+                return self._result.exception()
+            case None:
+                return killed or self._death(child)
 
     def _exchange(self, child: Child) -> OutputLost | None:
         """Feed and hear the child until it ends; if it must be killed, return why."""
-        child.send(header_bytes(self._header))
+        child.send(wire.header_bytes(self.header))
         while child.returncode is None:
             child.turn(_LOOK_SECONDS)
             if (why := self._listen(child) or self._why_kill()) is not None:
@@ -282,34 +254,35 @@ class PublisherConnection:
     def _feed(self, child: Child) -> None:
         if not self._connected:
             return
-        while child.unsent_bytes < _BATCH_BYTES and (packet := self._packets.take()) is not None:
+        while child.unsent_bytes < _BATCH_BYTES and (packet := self.packets.take()) is not None:
             self._number += 1
-            child.send(packet_bytes(packet, self._number))
+            child.send(wire.packet_bytes(packet, self._number))
             if packet.kind == "video":
                 self._underway.append((self._number, packet, time.monotonic()))
-        if self._order.finish_by is not None and self._packets.is_empty:
+        if self.order.finish_by is not None and self.packets.is_empty:
             child.close_stdin()
 
     def _listen(self, child: Child) -> OutputLost | None:
         """Handle the events of the child; return an error if it sent anything else."""
         for line in child.lines():
+            packet = None
             try:
-                event = read_event(line)
-                about = event.number if isinstance(event, Written | Skipped) else None
-                packet = None if about is None else self._arrived(about)
+                event = wire.read_event(line)
+                if isinstance(event, wire.Written | wire.Skipped):
+                    packet = self._arrived(event.number)
             except ValueError as error:
                 return self._lost("failed", f"its process sent no event: {error}")
             self._note(event)
-            self._on_event(event, packet)
+            self.on_event(event, packet)
         return None
 
-    def _note(self, event: Event) -> None:
-        if isinstance(event, Written):
+    def _note(self, event: wire.Event) -> None:
+        if isinstance(event, wire.Written):
             self._last_written = time.monotonic()
             self._first_written = self._first_written or self._last_written
-        elif isinstance(event, Connected):
+        elif isinstance(event, wire.Connected):
             self._connected = True
-        elif isinstance(event, PublishFailed | Finished):
+        elif isinstance(event, wire.PublishFailed | wire.Finished):
             self._result = event
 
     def _arrived(self, number: int) -> Encoded:
@@ -318,18 +291,18 @@ class PublisherConnection:
             found, packet, _ = self._underway.popleft()
             if found == number:
                 return packet
-            self._packets.lost(packet)
+            self.packets.lost(packet)
         raise ValueError(f"packet {number} was never sent")
 
     def _why_kill(self) -> OutputLost | None:
-        now, order = time.monotonic(), self._order
-        connecting, stall = self._connect_seconds, self._stall_seconds
+        now, order = time.monotonic(), self.order
+        connecting, stall = self.connect_seconds, self.stall_seconds
         waits = now - max(self._last_written, self._underway[0][2]) if self._underway else 0.0
         if order.kill:
             return self._lost("failed", "stopped at once")
         if order.finish_by is not None and now > order.finish_by:
             return self._lost("timed-out", "not completed in time")
-        if order.finish_by is not None and not self._connected and not self._header.target.is_file:
+        if order.finish_by is not None and not self._connected and not self.header.target.is_file:
             return self._lost("failed", "stopped before it was connected")
         if not self._connected and now - self._started > connecting:
             return self._lost("timed-out", f"not connected within {connecting:g} s")
@@ -338,7 +311,7 @@ class PublisherConnection:
         return None
 
     def _lost(self, reason: Reason, text: str) -> OutputLost:
-        return OutputLost(reason, f"{self._display}: {text}")
+        return OutputLost(reason, f"{self.header.target.display}: {text}")
 
     def _death(self, child: Child) -> OutputLost:
         text = f"its process {exit_text(child.returncode)}"
@@ -347,55 +320,38 @@ class PublisherConnection:
             text += ": " + " | ".join(lines)
         return self._lost("failed", text)
 
-    def _ending(self, error: MediaError | None, reason: Reason | None = None) -> ConnectionEnd:
-        reported = reason is not None or error is None
-        if isinstance(error, OutputLost):
-            reason = error.reason
-        now = time.monotonic()
-        return ConnectionEnd(error, reason, reported, now - (self._first_written or now))
-
 
 def _ignore(*_: object) -> None:
     pass
 
 
+@dataclass(eq=False)
 class Publisher:
     """Writes packets to a target: `start`, `give` …, `finish`. `kill` ends it at any time."""
 
-    def __init__(
-        self,
-        target: LiveTarget,
-        primer: bytes,
-        *,
-        now: Callable[[], float] = time.monotonic,
-        stall_seconds: float = 5.0,
-        connect_seconds: float | None = None,
-        backoff: Backoff | None = None,
-        on_change: Callable[[OutputState], None] = _ignore,
-        on_written: Callable[[Encoded, float], None] = _ignore,
-    ) -> None:
-        """Set up the output; nothing is started yet.
+    target: LiveTarget
+    primer: bytes
+    """Of the encoder."""
+    _: KW_ONLY
+    now: Callable[[], float] = time.monotonic
+    """The clock of the moments that `on_written` gets. The child, a real process, is timed by the
+    monotonic clock."""
+    stall_seconds: float = 5.0
+    """After which a connection that takes nothing is closed."""
+    connect_seconds: float | None = None
+    """For connecting; None: 10 s, for a file 30 s."""
+    backoff: Backoff = field(default_factory=Backoff)
+    """Between connections."""
+    on_change: Callable[[OutputState], None] = _ignore
+    """Called by the publisher's thread with each new state, but for mere counts."""
+    on_written: Callable[[Encoded, float], None] = _ignore
+    """Called by it with each video packet, and when it was written."""
 
-        Args:
-            target: where to.
-            primer: of the encoder.
-            now: the clock of the moments that `on_written` gets. The child, a real process, is
-                timed by the monotonic clock.
-            stall_seconds: after which a connection that takes nothing is closed.
-            connect_seconds: for connecting; None: 10 s, for a file 30 s.
-            backoff: between connections.
-            on_change: called by the publisher's thread with each new state, but for mere counts.
-            on_written: called by it with each video packet, and when it was written.
-        """
-        self._target = target
-        self._header = Header(target, primer)
-        self._now = now
-        connect = OPEN_SECONDS if target.is_file else CONNECT_SECONDS
-        self._seconds = (connect_seconds or connect, stall_seconds)
-        self._backoff = backoff or Backoff()
-        self._on_change = on_change
-        self._on_written = on_written
-        waits = OPEN_SECONDS if target.is_file else _WAIT_SHARE * stall_seconds
+    def __post_init__(self) -> None:
+        is_file = self.target.is_file
+        connect = self.connect_seconds or (OPEN_SECONDS if is_file else CONNECT_SECONDS)
+        self._seconds = (connect, self.stall_seconds)
+        waits = OPEN_SECONDS if is_file else _WAIT_SHARE * self.stall_seconds
         self._packets = PacketBuffer(max_seconds=waits)
         self._waker = Waker()
         self._order = StopOrder()
@@ -475,84 +431,85 @@ class Publisher:
             self._thread.join(min(left, _JOIN_SECONDS))
             meanwhile()
         if self._thread.is_alive():  # its child does not end by SIGKILL
-            log.error("%s: its process does not end", self._target.display)
+            log.error("%s: its process does not end", self.target.display)
         else:
             self._waker.close()
 
     def _run(self) -> None:
         try:
             while True:
-                if self._target.is_file:  # packets wait until it is open
+                if self.target.is_file:  # packets wait until it is open
                     self._packets.open()
                 began, connections = time.monotonic(), self._state.connections
-                end = self._connection().run()
+                connection = self._connection()
+                error, held_seconds = connection.run(), connection.held_seconds()
                 self._packets.close()
                 in_vain = self._state.connections == connections
                 spent = time.monotonic() - began if in_vain else 0.0
-                if self._has_ended(end) or not self._rested(end.held_seconds, spent):
+                is_last = self._has_ended(error, reported=connection.has_reported)
+                if is_last or not self._rested(held_seconds, spent):
                     break
         finally:
             self._packets.close()
             self._packets.stop()
 
     def _connection(self) -> PublisherConnection:
-        return PublisherConnection(
-            self._header, self._packets, self._waker, self._order, *self._seconds, self._handle
-        )
+        header, parts = wire.Header(self.target, self.primer), (self._packets, self._waker)
+        return PublisherConnection(header, *parts, self._order, *self._seconds, self._handle)
 
-    def _handle(self, event: Event, packet: Encoded | None) -> None:
+    def _handle(self, event: wire.Event, packet: Encoded | None) -> None:
         state = self._state
-        if isinstance(event, Written) and packet is not None:
+        if isinstance(event, wire.Written) and packet is not None:
             self._set_state(replace(state, written=state.written + 1))
             age_seconds = time.monotonic() - event.at
-            self._on_written(packet, self._now() - age_seconds)
-        elif isinstance(event, Connected):
-            if not self._target.is_file:
+            self.on_written(packet, self.now() - age_seconds)
+        elif isinstance(event, wire.Connected):
+            if not self.target.is_file:
                 self._packets.open()
-            log.info("%s: connected", self._target.display)
+            log.info("%s: connected", self.target.display)
             connections = state.connections + 1
             self._changed(replace(state, connected=True, message="", connections=connections))
-        elif isinstance(event, Recorded):
+        elif isinstance(event, wire.Recorded):
             log.info("%s: %d frames, complete", event.path, event.frames)
             files = (*state.files, event.path)[-_KEPT_FILES:]
             self._changed(replace(state, files=files))
-        elif isinstance(event, Removed):
+        elif isinstance(event, wire.Removed):
             log.info("%s: removed, %.1f days old", event.path, event.days)
-        elif isinstance(event, Note):
-            log.warning("%s: %s", self._target.display, event.message)
+        elif isinstance(event, wire.Note):
+            log.warning("%s: %s", self.target.display, event.message)
 
-    def _has_ended(self, end: ConnectionEnd) -> bool:
+    def _has_ended(self, error: MediaError | None, *, reported: bool) -> bool:
         """Record how a connection ended; return whether it was the last one."""
-        error = end.error
         ordered = self._order.kill or self._order.finish_by is not None
         if error is None:
             self._changed(replace(self._state, connected=False))
             return True
-        if self._is_fatal(end) or (ordered and self._target.is_file):
+        if self._is_fatal(error, reported=reported) or (ordered and self.target.is_file):
             self._failure = error
         if not ordered or self._failure is not None:
-            self._report_loss(end, str(error))
+            self._report_loss(error)
         else:
             self._changed(replace(self._state, connected=False))
         return ordered or self._failure is not None
 
-    def _report_loss(self, end: ConnectionEnd, message: str) -> None:
+    def _report_loss(self, error: MediaError) -> None:
+        message, reason = str(error), error.reason if isinstance(error, OutputLost) else "failed"
         # a server that is away for days would give the same line thousands of times
         level = logging.DEBUG if message == self._state.message else logging.WARNING
         log.log(level, "%s", message)
-        self._changed(replace(self._state, connected=False, reason=end.reason, message=message))
+        self._changed(replace(self._state, connected=False, reason=reason, message=message))
 
-    def _is_fatal(self, end: ConnectionEnd) -> bool:
-        if self._target.kind == "file":
+    def _is_fatal(self, error: MediaError, *, reported: bool) -> bool:
+        if self.target.kind == "file":
             return True
-        if self._target.kind == "rolling":  # the next process completes what this one has left
-            return end.reported
-        return isinstance(end.error, SinkRefused) and self._state.connections == 0
+        if self.target.kind == "rolling":  # the next process completes what this one has left
+            return reported
+        return isinstance(error, SinkRefused) and self._state.connections == 0
 
     def _rested(self, held_seconds: float, spent_seconds: float) -> bool:
         """Wait until it is time for the next connection; False if it is to end."""
-        self._backoff.held(held_seconds)
-        ends = time.monotonic() + self._backoff.next_seconds(spent_seconds)
+        self.backoff.held(held_seconds)
+        ends = time.monotonic() + self.backoff.next_seconds(spent_seconds)
         while (left := ends - time.monotonic()) > 0:
             if self._order.kill or self._order.finish_by is not None:
                 return False
@@ -561,7 +518,7 @@ class Publisher:
 
     def _changed(self, state: OutputState) -> None:
         self._set_state(state)
-        self._on_change(self.state)
+        self.on_change(self.state)
 
     def _set_state(self, state: OutputState) -> None:
         with self._lock:

@@ -37,32 +37,24 @@ _UDP_SECONDS = 5.0
 """For a first answer over UDP, when TCP can be tried too."""
 
 
-class UrlConnection:
-    """A connection made by this process's FFmpeg.
+class InputConnection:
+    """One connection of a live input, from its making to its end.
 
     Args:
-        address: where to.
+        display: where to, for people.
         now: monotonic seconds, for the arrival of packets.
-        lines: receives what was tried.
-
-    Raises:
-        InputLost: if it cannot be made.
     """
 
-    def __init__(
-        self, address: LiveAddress, *, now: Callable[[], float], lines: deque[str]
-    ) -> None:
-        self._address = address
-        self._now = now
+    container: InputContainer
+    is_lossy = False
+    """Whether packets get lost silently."""
+
+    def __init__(self, display: str, now: Callable[[], float]) -> None:
+        self._display, self._now = display, now
         self._stopped = threading.Event()
-        self._lines = lines
-        self.is_lossy = address.protocol in ("rtp", "udp")
-        """Whether packets get lost silently."""
-        self._pacer = BurstPacer() if address.format == "hls" else None
-        self.container = self._connect()
 
     def packets(self, streams: Sequence[Stream]) -> Iterator[tuple[Packet[Stream], float]]:
-        """Yield packets of some streams and the monotonic second each came.
+        """Yield packets of some streams, the video first, and the moment each came, by `now`.
 
         Raises:
             InputLost: when it ends, for whatever reason.
@@ -71,29 +63,62 @@ class UrlConnection:
         while not self._stopped.is_set():
             began = time.monotonic()
             try:
-                packet = next(demuxed, None)
+                packet = self._next(demuxed)
             except (FFmpegError, OSError, UnsupportedMedia) as error:
-                raise lost_by(
-                    error,
-                    display=self._address.display,
-                    elapsed_seconds=time.monotonic() - began,
-                    limit_seconds=self._address.read_seconds,
-                ) from error
+                raise self._lost(error, time.monotonic() - began) from error
             if packet is None or packet.size == 0:  # PyAV ends with an empty one
                 raise self._ended(time.monotonic() - began)
-            if self._pacer is not None:
-                wait = self._pacer.wait_seconds(_decoding_time(packet), time.monotonic())
-                self._stopped.wait(wait)
             yield packet, self._now()
-        raise InputLost("ended", f"{self._address.display}: stopped")
+        raise self._as_stopped()
 
     def stop(self) -> None:
-        """End the reading after the next packet, or the timeout. Thread-safe."""
+        """End the reading: at once, but by a URL after the next packet or timeout. Thread-safe."""
         self._stopped.set()
 
     def close(self) -> None:
-        """Close the container, on the thread that reads."""
+        """Close the container and what it reads from, on the thread that reads."""
         self.container.close()
+
+    def _next(self, demuxed: Iterator[Packet[Stream]]) -> Packet[Stream] | None:
+        return next(demuxed, None)
+
+    def _lost(self, error: Exception, elapsed_seconds: float) -> InputLost:
+        raise NotImplementedError
+
+    def _ended(self, elapsed_seconds: float) -> InputLost:
+        raise NotImplementedError
+
+    def _as_stopped(self) -> InputLost:
+        return InputLost("ended", f"{self._display}: stopped")
+
+
+class UrlConnection(InputConnection):
+    """A connection made by this process's FFmpeg.
+
+    Args:
+        address: where to.
+        lines: receives what was tried.
+        now: monotonic seconds, for the arrival of packets.
+
+    Raises:
+        InputLost: if it cannot be made.
+    """
+
+    def __init__(
+        self, address: LiveAddress, lines: deque[str], *, now: Callable[[], float]
+    ) -> None:
+        super().__init__(address.display, now)
+        self._address, self._lines = address, lines
+        self.is_lossy = address.protocol in ("rtp", "udp")
+        self._pacer = BurstPacer() if address.format == "hls" else None
+        self.container = self._connect()
+
+    def _next(self, demuxed: Iterator[Packet[Stream]]) -> Packet[Stream] | None:
+        packet = next(demuxed, None)
+        if self._pacer is not None and packet is not None:
+            wait = self._pacer.wait_seconds(_decoding_time(packet), time.monotonic())
+            self._stopped.wait(wait)
+        return packet
 
     def _connect(self) -> InputContainer:
         address = self._address
@@ -147,18 +172,25 @@ class UrlConnection:
                 limit_seconds=min(seconds, address.read_seconds),
             ) from None  # its text has the URL with the password
 
+    def _lost(self, error: Exception, elapsed_seconds: float) -> InputLost:
+        limit = self._address.read_seconds
+        return lost_by(
+            error, display=self._display, elapsed_seconds=elapsed_seconds, limit_seconds=limit
+        )
+
     def _ended(self, elapsed_seconds: float) -> InputLost:
-        display, limit = self._address.display, self._address.read_seconds
-        if elapsed_seconds >= 0.9 * limit:  # RTSP ends without an error after its own timeout
-            return InputLost("timed-out", f"{display}: nothing came for {elapsed_seconds:.1f} s")
-        return InputLost("ended", f"{display}: the other end has closed the connection")
+        if elapsed_seconds >= 0.9 * self._address.read_seconds:
+            # RTSP ends without an error after its own timeout
+            text = f"{self._display}: nothing came for {elapsed_seconds:.1f} s"
+            return InputLost("timed-out", text)
+        return InputLost("ended", f"{self._display}: the other end has closed the connection")
 
 
 _AWAY_SECONDS = 0.5
 """By which the video must be late for the pace to restart, since nobody read meanwhile."""
 
 
-class FileConnection:
+class FileConnection(InputConnection):
     """Reads a file, or a playlist that has ended, and yields each packet when its time has come.
 
     Args:
@@ -172,23 +204,16 @@ class FileConnection:
         ValueError: if the speed is not above 0.
     """
 
-    is_lossy = False
-
     def __init__(self, source: str, *, speed: float, now: Callable[[], float]) -> None:
         if speed <= 0:
             raise ValueError(f"speed must be above 0, got {speed}")
-        self._speed, self._now = speed, now
-        self._stopped = threading.Event()
         target = find_target(source)
-        self._display = target.name
-        self.container: InputContainer = open_container(target, HLS_READ_SECONDS)
+        super().__init__(target.name, now)
+        self._speed = speed
+        self.container = open_container(target, HLS_READ_SECONDS)
 
     def packets(self, streams: Sequence[Stream]) -> Iterator[tuple[Packet[Stream], float]]:
-        """Yield packets of some streams, the video first, and the moment of each, by `now`.
-
-        Raises:
-            InputLost: at the end of the file ("ended"), or when it is stopped.
-        """
+        """Yield packets as every connection does; the empty ones at the end flush the decoder."""
         began, first = time.monotonic(), None
         for packet in self._demuxed(streams):
             stamp = _decoding_time(packet)
@@ -200,16 +225,7 @@ class FileConnection:
             yield packet, self._now()
         raise InputLost("ended", f"{self._display}: at its end")
 
-    def stop(self) -> None:
-        """End the reading at once. Thread-safe."""
-        self._stopped.set()
-
-    def close(self) -> None:
-        """Close the file."""
-        self.container.close()
-
     def _demuxed(self, streams: Sequence[Stream]) -> Iterator[Packet[Stream]]:
-        """Demux to the end; the empty packets there flush the decoder."""
         try:
             yield from self.container.demux(*streams)
         except FFmpegError as error:
@@ -221,7 +237,7 @@ class FileConnection:
         late = time.monotonic() - moment
         self._stopped.wait(max(0.0, -late))
         if self._stopped.is_set():
-            raise InputLost("ended", f"{self._display}: stopped")
+            raise self._as_stopped()
         return late
 
 
@@ -278,74 +294,62 @@ _OPTIONS = {"fpsprobesize": "0", "probesize": "32"}
 """Of our own demuxer, for which NUT's header suffices."""
 
 
-class FfmpegConnection:
+class FfmpegConnection(InputConnection):
     """A connection made by the ffmpeg program, whose packets are read from a pipe.
+
+    SRT sends lost packets again, and its demuxer flags what came too late: it is not lossy.
 
     Args:
         address: where to.
-        now: monotonic seconds, for the arrival of packets.
         lines: receives what the program prints on stderr.
+        now: monotonic seconds, for the arrival of packets.
 
     Raises:
         InputLost: if there is no such program, or it cannot connect.
     """
 
-    is_lossy = False  # SRT sends lost packets again; its demuxer flags what came too late
-
     def __init__(
-        self, address: LiveAddress, *, now: Callable[[], float], lines: deque[str]
+        self, address: LiveAddress, lines: deque[str], *, now: Callable[[], float]
     ) -> None:
-        self._address, self._now = address, now
-        self._lines = lines
+        super().__init__(address.display, now)
+        self._address, self._lines = address, lines
         command = self._command()
         self._waker = Waker()
         self._child = Child(command, self._waker, text=False)
-        self._pipe = _ChildPipe(self._child)
-        self._ended = False
+        self._pipe = _ChildPipe(self._child, self._stopped)
+        self._is_reaped = False
         try:
             self.container = self._opened()
         except BaseException:
             self._end()
             raise
 
-    def packets(self, streams: Sequence[Stream]) -> Iterator[tuple[Packet[Stream], float]]:
-        """Yield packets of some streams and the monotonic second each came.
-
-        Raises:
-            InputLost: when it ends, for whatever reason.
-        """
-        demuxed = self.container.demux(*streams)
-        while not self._pipe.stopped:
-            self._pipe.ends_at = time.monotonic() + self._address.read_seconds
-            try:
-                packet = next(demuxed, None)
-            except (FFmpegError, OSError) as error:
-                raise self._lost("connection lost", "failed") from error
-            if packet is None or packet.size == 0:
-                if self._pipe.stopped:
-                    break
-                raise self._lost("connection lost", "ended")
-            yield packet, self._now()
-        raise InputLost("ended", f"{self._address.display}: stopped")
-
     def stop(self) -> None:
         """End the program, and with it the reading, at once. Thread-safe."""
-        self._pipe.stopped = True
+        super().stop()
         self._waker.wake()
 
     def close(self) -> None:
         """Close the container, end the program and wait for it."""
-        self.container.close()
+        super().close()
         self._end()
+
+    def _next(self, demuxed: Iterator[Packet[Stream]]) -> Packet[Stream] | None:
+        self._pipe.ends_at = time.monotonic() + self._address.read_seconds
+        return next(demuxed, None)
+
+    def _lost(self, error: Exception, elapsed_seconds: float) -> InputLost:
+        return self._why("connection lost", "failed")
+
+    def _ended(self, elapsed_seconds: float) -> InputLost:
+        stopped = self._stopped.is_set()
+        return self._as_stopped() if stopped else self._why("connection lost", "ended")
 
     def _command(self) -> list[str]:
         program = shutil.which(PROGRAM)
         if program is None:
-            raise InputLost(
-                "unsupported",
-                f"{self._address.display}: {self._address.protocol} needs the program {PROGRAM}, "
-                "which is not there",
-            )
+            needs = f"{self._address.protocol} needs the program {PROGRAM}, which is not there"
+            raise InputLost("unsupported", f"{self._display}: {needs}")
         command = [program, "-nostdin", "-hide_banner", "-loglevel", "warning"]
         look = round(self._address.remembered.look_seconds * 1e6)
         command += ["-analyzeduration", str(look), "-fpsprobesize", "0"]
@@ -359,15 +363,14 @@ class FfmpegConnection:
         try:
             return av.open(cast("BinaryIO", self._pipe), "r", format="nut", options=_OPTIONS)
         except (FFmpegError, OSError) as error:
-            raise self._lost("not connected", "failed") from error
+            raise self._why("not connected", "failed") from error
 
-    def _lost(self, what: str, otherwise: Reason) -> InputLost:
+    def _why(self, what: str, otherwise: Reason) -> InputLost:
         """End the program, and find the reason in what it printed."""
         self._end()
         if any(_NO_KEYFRAME in line for line in self._lines):
             remembered, longest = self._address.remembered, self._address.connect_seconds
-            look = min(2 * remembered.look_seconds, _LONGEST_LOOK * longest)
-            remembered.look_seconds = look
+            remembered.look_seconds = min(2 * remembered.look_seconds, _LONGEST_LOOK * longest)
         said = "; ".join(list(self._lines)[-3:])
         reason = reason_of_words(said)
         if self._pipe.timed_out:
@@ -375,26 +378,24 @@ class FfmpegConnection:
         elif reason == "failed":
             reason = otherwise
         why = said or "the other end has closed it"
-        return InputLost(reason, f"{self._address.display}: {what}: {why}")
+        return InputLost(reason, f"{self._display}: {what}: {why}")
 
     def _end(self) -> None:
         """End the program gently, then by force, and keep its last lines. Safe to call twice."""
         self._child.signal(signal.SIGTERM)
         self._child.close(_END_SECONDS)
         self._waker.close()
-        if not self._ended:
+        if not self._is_reaped:
             self._lines.extend(self._child.tail.lines())
-            self._ended = True
+            self._is_reaped = True
 
 
 class _ChildPipe:
     """The stdout of a child in PyAV's form, with a moment at which waiting ends."""
 
-    def __init__(self, child: Child) -> None:
-        self._child = child
+    def __init__(self, child: Child, stopped: threading.Event) -> None:
+        self._child, self._stopped = child, stopped
         self.ends_at = 0.0
-        self.stopped = False
-        """Set by another thread to end the reading."""
         self.timed_out = False
         """Whether the waiting has ended, and not the pipe."""
 
@@ -402,14 +403,10 @@ class _ChildPipe:
         """Return what is there, up to `size` bytes, waiting for the first; none at the end."""
         while not (data := self._child.read(size)) and not self._child.stdout_ended:
             left = self.ends_at - time.monotonic()
-            if self.stopped:
+            if self._stopped.is_set():
                 break
             if left <= 0:
                 self.timed_out = True  # an error would be printed for each try of the demuxer
                 break
             self._child.turn(left)
         return data
-
-
-InputConnection = UrlConnection | FfmpegConnection | FileConnection
-"""What a live input reads from."""

@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -169,7 +170,7 @@ class ConnectedInput:
         return next((event for event in self._ready if isinstance(event, DecodedFrame)), None)
 
     def _rate(self, times: list[Fraction]) -> Fraction:
-        """Choose the nominal rate, reading on until the timestamps determine it."""
+        """Choose the nominal rate; read on until the timestamps determine it."""
         claims = [self._video.codec_context.framerate, self._video.average_rate]
         began = time.monotonic()
         while (agreed := agreed_rate(times, claims)) is None:
@@ -212,12 +213,8 @@ class LiveInput(ConnectedInput):
     def __init__(
         self, address: LiveAddress, *, now: Callable[[], float] = time.monotonic, sound: bool = True
     ) -> None:
-        def connect(lines: deque[str]) -> InputConnection:
-            if address.needs_ffmpeg:
-                return FfmpegConnection(address, now=now, lines=lines)
-            return UrlConnection(address, now=now, lines=lines)
-
-        super().__init__(address.display, connect, sound=sound)
+        kind = FfmpegConnection if address.needs_ffmpeg else UrlConnection
+        super().__init__(address.display, partial(kind, address, now=now), sound=sound)
 
 
 class PacedFile(ConnectedInput):
@@ -238,10 +235,10 @@ class PacedFile(ConnectedInput):
         now: Callable[[], float] = time.monotonic,
         sound: bool = True,
     ) -> None:
-        def connect(_: deque[str]) -> InputConnection:
-            return FileConnection(str(source), speed=speed, now=now)
-
-        super().__init__(redacted(str(source)), connect, sound=sound)
+        name = str(source)
+        super().__init__(
+            redacted(name), lambda _: FileConnection(name, speed=speed, now=now), sound=sound
+        )
 
 
 DEFAULT_RATE = Fraction(25)

@@ -11,7 +11,7 @@ import json
 import struct
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast, get_args
 
 from .. import errors
 from ..errors import MediaError, OutputLost, Reason
@@ -60,19 +60,10 @@ def read_header(file: BinaryIO) -> Header:
 
 def packet_bytes(packet: Encoded, number: int) -> bytes:
     """Encode a packet, with the number by which the child reports that it is written."""
-    base = packet.time_base
-    head = _HEAD.pack(
-        _KINDS.index(packet.kind),
-        packet.is_keyframe,
-        packet.pts,
-        packet.dts,
-        packet.duration,
-        base.numerator,
-        base.denominator,
-        number,
-        len(packet.data),
-    )
-    return head + packet.data
+    base, kind = packet.time_base, _KINDS.index(packet.kind)
+    times = (packet.pts, packet.dts, packet.duration, base.numerator, base.denominator)
+    size = len(packet.data)
+    return _HEAD.pack(kind, packet.is_keyframe, *times, number, size) + packet.data
 
 
 def read_packet(file: BinaryIO) -> tuple[int, Encoded] | None:
@@ -177,22 +168,12 @@ class Finished:
 
 Event = Connected | Written | Skipped | Recorded | Removed | Note | PublishFailed | Finished
 
-_EVENTS: dict[str, type[Event]] = {
-    "connected": Connected,
-    "written": Written,
-    "skipped": Skipped,
-    "file": Recorded,
-    "removed": Removed,
-    "note": Note,
-    "failed": PublishFailed,
-    "finished": Finished,
-}
-_NAMES = {kind: name for name, kind in _EVENTS.items()}
+_EVENTS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
 def event_line(event: Event) -> bytes:
     """Write an event as a line of JSON."""
-    return json.dumps({"kind": _NAMES[type(event)], **asdict(event)}).encode() + b"\n"
+    return json.dumps({"kind": type(event).__name__, **asdict(event)}).encode() + b"\n"
 
 
 def read_event(line: bytes) -> Event:

@@ -104,10 +104,10 @@ class Stage:
         )
         self.queue = DropOldestQueue[QueuedFrame](100)
         self.stage = ComputeStage(
-            compute,
-            self.governor,
-            self.queue,
-            INFO,
+            compute=compute,
+            governor=self.governor,
+            queue=self.queue,
+            model=INFO,
             give=self.given.put,
             interval_seconds=lambda: 1 / 30,
             hold_seconds=60,

@@ -109,7 +109,7 @@ def test_an_event_comes_out_as_it_went_in(event: Event) -> None:
     assert read_event(event_line(event)) == event
 
 
-@pytest.mark.parametrize("line", [b"", b"text", b"[]", b'{"kind": "party"}', b'{"kind": "note"}'])
+@pytest.mark.parametrize("line", [b"", b"text", b"[]", b'{"kind": "party"}', b'{"kind": "Note"}'])
 def test_what_is_no_event_is_told(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"not an event|Expecting value"):
         read_event(line)
