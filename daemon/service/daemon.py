@@ -13,6 +13,7 @@ import logging
 from collections.abc import Collection, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,7 +36,7 @@ from .checks import examine_at_start
 from .http import control_socket, serve_tcp
 from .lifecycle import Signals, SupervisedTask
 from .logs import Logs
-from .metrics import LiveMetrics, Metrics
+from .metrics import Metrics, set_live_metrics
 from .routes import JobRoutes, application, status_routes
 from .status import JobEventLog, LoopLag, Phase, Status
 from .systemd import Notifier, Watchdog
@@ -119,8 +120,6 @@ class Frontends:
         self._live = live
         self._watches: Watches | None = None
         self._bridge: MqttBridge | None = None
-        self._folders = dict[str, str]()
-        """Names of the folders that metrics have, by their index."""
         self._tasks = {
             name: SupervisedTask(name, lambda part: metrics.count("part_restarts", part=part))
             for name in ("watch", "mqtt", "http")
@@ -211,13 +210,8 @@ class Frontends:
         return [] if self._watches is None else await self._watches.files()
 
     def _collect(self, metrics: Metrics) -> None:
-        folders = {str(index): watch for index, watch in enumerate(self._watch_status())}
-        for index, name in self._folders.items():
-            if index not in folders or folders[index]["name"] != name:
-                metrics.forget(watch=index, folder=name)
-        self._folders = {index: watch["name"] for index, watch in folders.items()}
-        for index, watch in folders.items():
-            labels = {"watch": index, "folder": watch["name"]}
+        for index, watch in enumerate(self._watch_status()):
+            labels = {"watch": str(index), "folder": watch["name"]}
             files = {state: watch[state] for state in ("waiting", "taken")}
             files["skipped"] = sum(watch["skipped"].values())
             for state, number in files.items():
@@ -268,7 +262,7 @@ class Daemon:
         self._status.parts["workers"] = lambda: list(map(asdict, self._scheduler.workers()))
         self._status.collect.append(self._collect)
         self._status.parts["live"] = self._streams.public_statuses
-        self._status.collect.append(LiveMetrics(self._streams))
+        self._status.collect.append(partial(set_live_metrics, self._streams))
 
     async def run(self) -> int:
         """Run until a signal ends it.

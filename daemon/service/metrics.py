@@ -1,14 +1,14 @@
 """Metrics for Prometheus: base units, counters that only grow, few values for each label.
 
 No job id, path or URL is ever a label; of live streams, `source` is the name, of which there are as
-many as the configuration has entries. Gauges are set when metrics are requested; counters follow
-the changes of jobs.
+many as the configuration has entries. Gauges are set when metrics are requested, and what is gone
+then has none; counters follow the changes of jobs.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any, cast, get_args
@@ -97,8 +97,13 @@ class Metrics:
         self._gauge_of: dict[str, Gauge] = {}
         self._counter_of: dict[str, Counter] = {}
         self._totals: dict[tuple[str, ...], float] = {}
-        self._used: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
         self._frames_seen: dict[str, int] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Remove every gauge that has labels, before those of what is there now are set."""
+        for gauge in self._gauge_of.values():
+            gauge.clear()
         versions = {"version": version("upframe"), "python": platform.python_version()}
         self.set_gauge("build_info", 1, **versions)
 
@@ -125,7 +130,6 @@ class Metrics:
             gauge = Gauge(full, text, sorted(labels), registry=self._gauges)
             self._gauge_of[name] = gauge
         (gauge.labels(**labels) if labels else gauge).set(value)
-        self._used.add((name, tuple(sorted(labels.items()))))
 
     def count(self, name: str, number: float = 1, **labels: str) -> None:
         """Raise a counter by a number; made on its first use."""
@@ -142,13 +146,6 @@ class Metrics:
         before = self._totals.get(key, 0.0)
         self.count(name, value - before if value >= before else value, **labels)
         self._totals[key] = value
-
-    def forget(self, **labels: str) -> None:
-        """Remove the gauges of another part that have these labels: what they measured is gone."""
-        gone = {each for each in self._used if labels.items() <= dict(each[1]).items()}
-        for name, known in gone:
-            self._gauge_of[name].remove(*(value for _, value in known))
-        self._used -= gone
 
     def exposition(self) -> bytes:
         """Return everything in Prometheus' text format."""
@@ -215,39 +212,30 @@ Counted = tuple[str, float, dict[str, str]]
 """A counter without prefix and suffix, its value, and its labels beside the source."""
 
 
-class LiveMetrics:
-    """Sets the metrics of all live streams when called."""
+def set_live_metrics(supervisor: LiveSupervisor, metrics: Metrics) -> None:
+    """Set the metrics of all live streams as they are now."""
+    for name, status in supervisor.board.statuses.items():
+        _set_gauges(supervisor, partial(metrics.set_gauge, source=name), name, status)
+        restarts = supervisor.num_restarts(name)
+        for total, value, labels in (*_counted(status), ("stream_restarts", restarts, {})):
+            metrics.set_total(total, value, source=name, **labels)
 
-    def __init__(self, supervisor: LiveSupervisor) -> None:
-        self._supervisor = supervisor
-        self._known: set[str] = set()
 
-    def __call__(self, metrics: Metrics) -> None:
-        """Set them as they are now; remove those of streams that no longer exist."""
-        statuses = self._supervisor.board.statuses
-        for gone in self._known - statuses.keys():
-            metrics.forget(source=gone)
-        self._known = set(statuses)
-        for name, status in statuses.items():
-            self._set_gauges(metrics, name, status)
-            restarts = self._supervisor.num_restarts(name)
-            for total, value, labels in (*_counted(status), ("stream_restarts", restarts, {})):
-                metrics.set_total(total, value, source=name, **labels)
-
-    def _set_gauges(self, metrics: Metrics, name: str, status: LiveStatus) -> None:
-        gauge = partial(metrics.set_gauge, source=name)
-        for state in get_args(InputState):
-            gauge("stream_state", status.state == state, state=state)
-        for level in (*self._supervisor.levels(name), status.level):
-            gauge("degradation_level", status.level == level, level=level)
-        gauge("sink_connected", status.output_state.connected)
-        gauge("queue_depth", status.waiting_frames, stage="compute")
-        gauge("stream_resident_bytes", status.rss_bytes)
-        for key, quantile in _QUANTILES.items():
-            if key in status.delay_seconds:
-                gauge("end_to_end_latency_seconds", status.delay_seconds[key], quantile=quantile)
-        if (last := self._supervisor.board.last_frame(name)) is not None:
-            gauge("source_last_frame_timestamp_seconds", last)
+def _set_gauges(
+    supervisor: LiveSupervisor, gauge: Callable[..., None], name: str, status: LiveStatus
+) -> None:
+    for state in get_args(InputState):
+        gauge("stream_state", status.state == state, state=state)
+    for level in (*supervisor.levels(name), status.level):
+        gauge("degradation_level", status.level == level, level=level)
+    gauge("sink_connected", status.output_state.connected)
+    gauge("queue_depth", status.waiting_frames, stage="compute")
+    gauge("stream_resident_bytes", status.rss_bytes)
+    for key, quantile in _QUANTILES.items():
+        if key in status.delay_seconds:
+            gauge("end_to_end_latency_seconds", status.delay_seconds[key], quantile=quantile)
+    if (last := supervisor.board.last_frame(name)) is not None:
+        gauge("source_last_frame_timestamp_seconds", last)
 
 
 def _counted(status: LiveStatus) -> Iterator[Counted]:

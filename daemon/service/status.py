@@ -249,6 +249,7 @@ class Status:
         return None
 
     def _collect(self) -> None:
+        self._metrics.begin()
         self._metrics.set_gauge("up", self.phase == "ready")
         self._metrics.set_jobs(self.counts)
         for boundary in get_args(Boundary):

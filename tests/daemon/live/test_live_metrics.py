@@ -13,7 +13,7 @@ from support.live.supervision import config_with, entry
 
 from upframe.daemon.live.status import LiveStatus, accumulate_counters, status_of
 from upframe.daemon.live.supervisor import LiveSupervisor
-from upframe.daemon.service.metrics import LiveMetrics, Metrics
+from upframe.daemon.service.metrics import Metrics, set_live_metrics
 from upframe.io.live.values import OutputState
 
 GATE = LiveStatus(
@@ -52,7 +52,7 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 def collected(supervisor: LiveSupervisor) -> dict[str, float]:
     metrics = Metrics()
-    LiveMetrics(supervisor)(metrics)
+    set_live_metrics(supervisor, metrics)
     return samples(metrics)
 
 
@@ -85,9 +85,8 @@ def test_frames_of_jobs_and_streams_are_one_metric() -> None:
     supervisor, metrics = LiveSupervisor(), Metrics()
     metrics.count("frames", 7, source="watch", stage="encoded")
     supervisor.board.update(GATE)
-    collect = LiveMetrics(supervisor)
-    collect(metrics)
-    collect(metrics)  # as often as somebody asks
+    set_live_metrics(supervisor, metrics)
+    set_live_metrics(supervisor, metrics)  # as often as somebody asks
     found = samples(metrics)
     assert found["upframe_frames_total{source=watch,stage=encoded}"] == 7
     assert found["upframe_frames_total{source=gate,stage=encoded}"] == 60
@@ -97,10 +96,10 @@ def test_a_stream_that_is_gone_has_no_state_any_more() -> None:
     supervisor, metrics = LiveSupervisor(), Metrics()
     for name in ("gate", "yard"):
         supervisor.board.update(replace(GATE, name=name))
-    collect = LiveMetrics(supervisor)
-    collect(metrics)
+    set_live_metrics(supervisor, metrics)
     supervisor.board.forget("gate")
-    collect(metrics)
+    metrics.begin()
+    set_live_metrics(supervisor, metrics)
     gauges = [name for name in samples(metrics) if "gate" in name and "_total" not in name]
     assert gauges == []
     assert samples(metrics)["upframe_stream_state{source=yard,state=running}"] == 1
