@@ -19,7 +19,7 @@ from fractions import Fraction
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 
@@ -102,9 +102,17 @@ def describe_live(devices: Path = Path("/dev")) -> Iterator[Finding]:
     srt = _program_with_srt()
     yield _programs("live inputs", {**_STREAMS, "v4l2": ("v4l2", None)}, "r", srt)
     yield _programs("live outputs", {**_STREAMS, "whip": ("whip", "http")}, "w", srt)
-    yield _certificates()
-    yield _cameras(devices)
-    yield _encoder()
+    try:
+        yield ok("certificates", f"verified against {authorities()}")
+    except SourceMissing as error:
+        yield warn("certificates", str(error))
+    cameras = ", ".join(sorted(str(path) for path in devices.glob("video[0-9]*")))
+    yield ok("cameras", cameras or f"none in {devices}", devices=cameras)  # none is opened
+    for name, means in (("h264_nvenc", "by the NVIDIA card"), ("libx264", "by the processor")):
+        if why_encoder_fails(name) is None:
+            yield ok("live encoder", f"{name}, {means}", encoder=name)
+            return
+    yield warn("live encoder", "neither h264_nvenc nor libx264 opens here", encoder=None)
 
 
 def _programs(
@@ -119,9 +127,8 @@ def _programs(
         available = has_container(container, mode) and (protocol is None or has_protocol(protocol))
         found[kind] = _PLAIN if available else None
     found["srt"] = srt
-    there = {kind: program for kind, program in found.items() if program is not None}
-    parts = [kind if by == _PLAIN else f"{kind} by {by}" for kind, by in there.items()]
-    missing = [kind for kind in found if kind not in there]
+    parts = [kind if by == _PLAIN else f"{kind} by {by}" for kind, by in found.items() if by]
+    missing = [kind for kind, by in found.items() if by is None]
     if not missing:
         return ok(name, ", ".join(parts), **found)
     text = f"{', '.join(parts) or 'none'}; not available: {', '.join(missing)}"
@@ -143,35 +150,10 @@ def _program_with_srt() -> str | None:
 
 
 def _output_of(program: str, option: str) -> str:
+    command, nothing = [program, "-hide_banner", option], subprocess.DEVNULL
     return subprocess.run(
-        [program, "-hide_banner", option],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=True,
+        command, stdin=nothing, capture_output=True, text=True, timeout=20, check=True
     ).stdout
-
-
-def _certificates() -> Finding:
-    try:
-        return ok("certificates", f"verified against {authorities()}")
-    except SourceMissing as error:
-        return warn("certificates", str(error))
-
-
-def _cameras(devices: Path) -> Finding:
-    """List the cameras of this machine; none is opened."""
-    found = sorted(str(path) for path in devices.glob("video[0-9]*"))
-    return ok("cameras", ", ".join(found) or f"none in {devices}", devices=", ".join(found))
-
-
-def _encoder() -> Finding:
-    """Find the default encoder of live outputs."""
-    for name, means in (("h264_nvenc", "by the NVIDIA card"), ("libx264", "by the processor")):
-        if why_encoder_fails(name) is None:
-            return ok("live encoder", f"{name}, {means}", encoder=name)
-    return warn("live encoder", "neither h264_nvenc nor libx264 opens here", encoder=None)
 
 
 _GIB = 2**30
@@ -182,16 +164,22 @@ _LOW_DISK_BYTES = 1 * _GIB
 def describe_machine() -> Iterator[Finding]:
     """Check versions, devices, memory and disk."""
     yield ok("upframe", version("upframe"), version=version("upframe"))
-    yield ok(
-        "python",
-        f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        version=platform.python_version(),
-        executable=sys.executable,
-    )
+    number = platform.python_version()
+    text = f"{number} on {platform.system()} {platform.machine()}"
+    yield ok("python", text, version=number, executable=sys.executable)
     yield ok("torch", torch.__version__, version=str(torch.__version__))
     yield from _devices()
-    yield _precision()
-    yield _kernels()
+    device = resolve_device()
+    name, why = {
+        torch.float16: ("fp16", "fastest on CUDA"),
+        torch.bfloat16: ("bf16", "this CPU multiplies bf16 in hardware"),
+    }.get(resolve_precision("auto", device), ("fp32", "this CPU has no bf16 hardware"))
+    yield ok("precision", f"auto means {name} on {device}: {why}", auto=name, device=str(device))
+    if kernels() is not None:
+        yield ok("kernels", "compiled: interpolation on the CPU is fast", compiled=True)
+    else:
+        text = "not there: interpolation on the CPU is slower; install a C compiler "
+        yield warn("kernels", f"{text}(gcc, libc6-dev), then upframe again", compiled=False)
     if torch.cuda.is_available():
         yield _card_kernels()
     yield _threads()
@@ -200,9 +188,9 @@ def describe_machine() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    has_bf16 = cpu_has_bf16()
-    bf16 = "with" if has_bf16 else "without"
-    yield ok("cpu", f"{cpu_name()}, {bf16} bf16 hardware", model=cpu_name(), has_bf16=has_bf16)
+    model, has_bf16 = cpu_name(), cpu_has_bf16()
+    text = f"{model}, {'with' if has_bf16 else 'without'} bf16 hardware"
+    yield ok("cpu", text, model=model, has_bf16=has_bf16)
     if not torch.cuda.is_available():
         built = torch.version.cuda
         why = "torch finds no NVIDIA device or driver" if built else "this torch has no CUDA"
@@ -219,22 +207,6 @@ def _devices() -> Iterator[Finding]:
             yield ok("all cards", f"--device all makes one film on {found}")
         except DeviceUnavailable as error:
             yield warn("all cards", f"--device all: {error}")
-
-
-def _precision() -> Finding:
-    device = resolve_device()
-    name, why = {
-        torch.float16: ("fp16", "fastest on CUDA"),
-        torch.bfloat16: ("bf16", "this CPU multiplies bf16 in hardware"),
-    }.get(resolve_precision("auto", device), ("fp32", "this CPU has no bf16 hardware"))
-    return ok("precision", f"auto means {name} on {device}: {why}", auto=name, device=str(device))
-
-
-def _kernels() -> Finding:
-    if kernels() is not None:
-        return ok("kernels", "compiled: interpolation on the CPU is fast", compiled=True)
-    text = "not there: interpolation on the CPU is slower; install a C compiler (gcc, libc6-dev), "
-    return warn("kernels", f"{text}then upframe again", compiled=False)
 
 
 def describe_ways(*, renew: bool = False) -> Iterator[Finding]:
@@ -257,9 +229,8 @@ def describe_ways(*, renew: bool = False) -> Iterator[Finding]:
     text = ", ".join(f"{name} by {way}" for name, way in chosen.items())
     yield ok("ways", f"{text}; what was measured is in {ways.ways_file()}", **chosen)
     for found in ways.measurements():
-        own = {
-            way: " ".join(f"{ms:.2f}" for ms in each) for way, each in found.milliseconds.items()
-        }
+        milliseconds = found.milliseconds.items()
+        own = {way: " ".join(f"{ms:.2f}" for ms in each) for way, each in milliseconds}
         taken = datetime.fromtimestamp(found.taken).astimezone().isoformat(" ", "minutes")
         text = f"{found.way} for {found.network}, ms at {found.edge}x{found.edge} on {taken}: "
         text += ", ".join(f"{way} {each}" for way, each in own.items())
@@ -301,10 +272,11 @@ def _temporary_folder() -> Finding:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         return fail("disk", f"cannot write to {folder}: {error.strerror}", folder=folder)
-    verdict = warn if free < _LOW_DISK_BYTES else ok
-    return verdict(
-        "disk", f"{free / _GIB:.1f} GiB free at {folder}", folder=folder, free_bytes=free
+    verdict, text = (
+        warn if free < _LOW_DISK_BYTES else ok,
+        f"{free / _GIB:.1f} GiB free at {folder}",
     )
+    return verdict("disk", text, folder=folder, free_bytes=free)
 
 
 _DECODERS = ("h264", "hevc", "av1", "vp9", "mpeg2video", "prores", "png", "mjpeg")
@@ -322,10 +294,8 @@ _SELDOM = {"srt", "rist", "rtmp", "rtp", "udp", "tcp", "http", "https"}
 def describe_media() -> Iterator[Finding]:
     """Check PyAV and what its FFmpeg was built with."""
     versions = library_versions()
-    libraries = ", ".join(
-        f"{name} {number}" for name, number in versions.items() if name.startswith("lib")
-    )
-    text = f"{versions['av']} with FFmpeg {versions['ffmpeg']} ({libraries})"
+    libraries = [f"{name} {each}" for name, each in versions.items() if name.startswith("lib")]
+    text = f"{versions['av']} with FFmpeg {versions['ffmpeg']} ({', '.join(libraries)})"
     yield Finding("ok", "av", text, versions)
     yield _presence("decoders", _DECODERS, partial(has_codec, mode="r"))
     yield _presence("encoders", _ENCODERS, partial(has_codec, mode="w"))
@@ -388,7 +358,7 @@ def describe_weights() -> Iterator[Finding]:
 
 def describe_hub() -> Iterator[Finding]:
     """Request the head of a file from the hub; any response shows that it is reachable."""
-    endpoint = _endpoint()
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         yield warn("hub", "HF_HUB_OFFLINE is set: it is not used", endpoint=endpoint)
         return
@@ -414,15 +384,11 @@ def _builtin(filter_name: str, default: DefaultWeights) -> Finding:
     except WeightsUnavailable as error:
         return fail(name, str(error))
     text = f"built-in {default.builtin}, SHA-256 {found.sha256}"
-    wanted = _recorded_sha256(default)
+    record = json.loads(default.builtin_path.with_name("provenance.json").read_text())
+    wanted = record[default.builtin]["sha256"]
     if found.sha256 != wanted:
         return fail(name, f"{text}, which should be {wanted}: install upframe again")
     return ok(name, text, file=str(found.path), sha256=found.sha256)
-
-
-def _recorded_sha256(default: DefaultWeights) -> str:
-    record = default.builtin_path.with_name("provenance.json").read_text()
-    return str(cast("dict[str, dict[str, Any]]", json.loads(record))[default.builtin]["sha256"])
 
 
 def _cache_folder() -> Finding:
@@ -445,13 +411,6 @@ def _published(filter_name: str, default: DefaultWeights) -> Finding:
     return ok(name, f"{default.name} is in the cache", cached=True, file=str(path))
 
 
-def _endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-
-
-_MARKS = {"ok": "OK", "warn": "warn", "fail": "FAIL"}
-
-
 def command(arguments: argparse.Namespace) -> int:
     """Do what the command line asks, and return the exit code."""
     findings = examine(online=bool(arguments.online), renew=bool(arguments.measure))
@@ -464,11 +423,9 @@ def command(arguments: argparse.Namespace) -> int:
 
 def examine(*, online: bool = False, renew: bool = False) -> list[Finding]:
     """Run all checks; without `online`, none uses the network, see `describe_ways` for `renew`."""
-    of_ways = partial(describe_ways, renew=renew)
-    media = (describe_media, describe_live, describe_weights)
-    checks = (describe_machine, *media, of_ways, describe_kept)
-    hub = (describe_hub,) if online else ()
-    return [finding for check in (*checks, *hub, _try_main_job) for finding in check()]
+    media = *describe_media(), *describe_live(), *describe_weights()
+    findings = [*describe_machine(), *media, *describe_ways(renew=renew), *describe_kept()]
+    return [*findings, *(describe_hub() if online else ()), *_try_main_job()]
 
 
 def main_job_runs(findings: Iterable[Finding]) -> bool:
@@ -479,11 +436,11 @@ def main_job_runs(findings: Iterable[Finding]) -> bool:
 def as_text(findings: list[Finding]) -> str:
     """Write one line for each finding: verdict, name, text."""
     width = max(len(finding.name) for finding in findings)
-    lines = [
-        f"{_MARKS[found.verdict]:<5} {found.name:<{width}}  {one_line(found.text)}"
-        for found in findings
-    ]
-    return "\n".join(lines) + "\n"
+    marks = {"ok": "OK", "warn": "warn", "fail": "FAIL"}
+    return "".join(
+        f"{marks[each.verdict]:<5} {each.name:<{width}}  {one_line(each.text)}\n"
+        for each in findings
+    )
 
 
 def as_json(findings: list[Finding]) -> str:
@@ -525,11 +482,8 @@ def _try_main_job() -> Iterator[Finding]:
     if report.frames_out != 5:
         yield fail(name, f"3 frames became {report.frames_out}, not 5")
         return
-    yield ok(
-        name,
-        f"3 frames became {report.frames_out}, {report.output.width}x{report.output.height}, "
-        f"in {report.seconds:.1f} s",
-        seconds=report.seconds,
-    )
+    size = f"{report.output.width}x{report.output.height}"
+    text = f"3 frames became {report.frames_out}, {size}, in {report.seconds:.1f} s"
+    yield ok(name, text, seconds=report.seconds)
     if report.warnings:
         yield warn(name, "; ".join(report.warnings))

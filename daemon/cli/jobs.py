@@ -56,12 +56,8 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    work = specified(
-        arguments,
-        ConversionSpec,
-        source=_absolute(arguments.source),
-        sink=_absolute(arguments.sink),
-    )
+    places = {name: _absolute(getattr(arguments, name)) for name in ("source", "sink")}
+    work = specified(arguments, ConversionSpec, **places)
     work = work.model_copy(update={"filters": with_absolute_weights(work.filters)})
     id = arguments.id or new_id(work.source)  # noqa: A001
     client, new = _client(arguments), specified(arguments, NewJob, id=id, work=work)
@@ -71,11 +67,8 @@ def _submit(arguments: argparse.Namespace) -> int:
     job = submitted["job"]
     if submitted["note"]:
         sys.stderr.write(f"upframe: {one_line(submitted['note'])}\n")
-    if arguments.json:
-        _print_json(job)
-        return Exit.OK
-    sys.stdout.write(f"{job['id']}\n")
-    if not submitted["new"]:
+    _print(arguments, job, [job["id"]])
+    if not (submitted["new"] or arguments.json):
         sys.stderr.write(f"upframe: it is known already, and {job['state']}\n")
     return Exit.OK
 
@@ -94,8 +87,7 @@ def _list(arguments: argparse.Namespace) -> int:
         limit = None
     jobs, counts = _listed(arguments, limit)
     if arguments.json:
-        _print_json(jobs)
-        return Exit.OK
+        return _print(arguments, jobs)
     out = console()
     if jobs:
         print_jobs(jobs, out)
@@ -131,9 +123,8 @@ def _show(arguments: argparse.Namespace) -> int:
             ids = (json.loads(body)["id"] for body in store.bodies(None, None))
             job = to_public_dict(store.get(_whole_id(arguments.id, ids)))
     if arguments.json:
-        _print_json(job)
-    else:
-        print_details(job, console())
+        return _print(arguments, job)
+    print_details(job, console())
     return Exit.OK
 
 
@@ -166,8 +157,8 @@ def _whole_id(given: str, ids: Iterable[str]) -> str:
 
 def _cancel(arguments: argparse.Namespace) -> int:
     client = _client(arguments)
-    _print_states([client.cancel(_job(client, arguments.id)["id"])], arguments)
-    return Exit.OK
+    job = client.cancel(_job(client, arguments.id)["id"])
+    return _print(arguments, [job], [_state(job)])
 
 
 def _retry(arguments: argparse.Namespace) -> int:
@@ -175,8 +166,8 @@ def _retry(arguments: argparse.Namespace) -> int:
         raise UsageError("give the ID of a job or --failed, one of them")
     client = _client(arguments)
     id = None if arguments.id is None else _job(client, arguments.id)["id"]  # noqa: A001
-    _print_states(client.retry(id)["jobs"], arguments)
-    return Exit.OK
+    jobs = client.retry(id)["jobs"]
+    return _print(arguments, jobs, map(_state, jobs))
 
 
 def _watch(arguments: argparse.Namespace) -> int:
@@ -197,32 +188,27 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     status = _client(arguments).status()
-    _print_json(status)
+    sys.stdout.write(json_text(status) + "\n")
     return Exit.OK if status["store_trouble"] is None else Exit.IO
 
 
 def _folders(arguments: argparse.Namespace) -> int:
     folders: list[JobJson] = _client(arguments).status()["watch"]
-    if arguments.json:
-        _print_json(folders)
-        return Exit.OK
+    lines: list[str] = []
     for folder in folders:
-        state = folder["paused"] or folder["state"]
-        sys.stdout.write(one_line(f"{folder['name']}: {folder['input']}: {state}") + "\n")
+        lines.append(f"{folder['name']}: {folder['input']}: {folder['paused'] or folder['state']}")
         for file in folder["files"]:
             path = str(file["path"]).removeprefix(f"{folder['input']}/")
-            line = f"  {file['state']:<8} {path}: {file['detail']} ({file['reason']})"
-            sys.stdout.write(one_line(line) + "\n")
+            lines.append(f"  {file['state']:<8} {path}: {file['detail']} ({file['reason']})")
         if folder["files_left_out"]:
-            sys.stdout.write(f"  and {folder['files_left_out']} more\n")
-    return Exit.OK
+            lines.append(f"  and {folder['files_left_out']} more")
+    return _print(arguments, folders, lines)
 
 
 def _clean(arguments: argparse.Namespace) -> int:
     from ..convert.plan import abandoned_plans  # loads torch, which no other action needs
 
-    removed: list[dict[str, Any]] = []
-    refused: list[str] = []
+    removed, refused = list[dict[str, Any]](), list[str]()
     for folder in arguments.folders:
         if not folder.is_dir():
             raise SourceMissing(f"there is no folder {folder}")
@@ -236,25 +222,15 @@ def _clean(arguments: argparse.Namespace) -> int:
             kept = f"; {left} files in it are not upframe's, and stay" if left else ""
             if not arguments.json:
                 sys.stdout.write(one_line(f"removed {plan.text}{kept}") + "\n")
-    if arguments.json:
-        _print_json(removed)
-    elif not removed and not refused:
-        sys.stdout.write("nothing to remove\n")
+    _print(arguments, removed, () if removed or refused else ["nothing to remove"])
     if refused:
         raise SinkRefused("; ".join(refused))
     return Exit.OK
 
 
 _ACTIONS: Mapping[str, Callable[[argparse.Namespace], int]] = {
-    "submit": _submit,
-    "list": _list,
-    "show": _show,
-    "cancel": _cancel,
-    "retry": _retry,
-    "watch": _watch,
-    "folders": _folders,
-    "status": _status,
-    "clean": _clean,
+    action.__name__.removeprefix("_"): action
+    for action in (_submit, _list, _show, _cancel, _retry, _watch, _folders, _status, _clean)
 }
 
 
@@ -266,16 +242,15 @@ def _store_without_daemon(place: Place, absent: DaemonAbsent) -> JobStore:
     return store
 
 
-def _print_states(jobs: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
-    if arguments.json:
-        _print_json(jobs)
-        return
-    for job in jobs:
-        sys.stdout.write(f"{job['id']}: {job['state']}\n")
+def _print(arguments: argparse.Namespace, value: object, lines: Iterable[str] = ()) -> int:
+    """Print a value as JSON if that is asked for, else the lines; return the exit code."""
+    texts = [json_text(value)] if arguments.json else map(one_line, lines)
+    sys.stdout.writelines(f"{text}\n" for text in texts)
+    return Exit.OK
 
 
-def _print_json(value: object) -> None:
-    sys.stdout.write(json_text(value) + "\n")
+def _state(job: JobJson) -> str:
+    return f"{job['id']}: {job['state']}"
 
 
 def _place(arguments: argparse.Namespace) -> Place:
@@ -291,9 +266,6 @@ def _absolute(text: str) -> str:
     if text == "-":
         raise UsageError("a job has no stdin and stdout: give a file or a URL, not '-'")
     return text if "://" in text else os.path.abspath(text)
-
-
-# On a terminal: a table of jobs, the details of one, and bars of progress.
 
 
 def console() -> Console:
@@ -433,8 +405,7 @@ def _outcome(job: JobJson) -> Iterator[tuple[str, str]]:
             yield "detail", error["detail"]
     if report:
         for name in ("frames_in", "frames_out", "seconds", "streams", "losses", "warnings"):
-            value = report.get(name)
-            if value:
+            if value := report.get(name):
                 lines = cast("list[object]", value) if isinstance(value, list) else [value]
                 yield name.replace("_", " "), "\n".join(printable(str(line)) for line in lines)
 
