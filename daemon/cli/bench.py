@@ -57,7 +57,13 @@ class Speed:
 
 def command(arguments: argparse.Namespace) -> int:
     """Do what the command line asks, and return the exit code."""
-    _refuse_moved(arguments.moved)
+    if moved := arguments.moved:
+        if moved[0] not in _MOVED:
+            raise UsageError(f"unrecognized arguments: {' '.join(moved)}")
+        raise UsageError(
+            f"`upframe bench {moved[0]}` is `python bench/speed/measure.py {moved[0]}` now, with "
+            "the same options, in a checkout of upframe; `upframe bench` alone prints one table"
+        )
     sizes = [_size_of(text) for text in arguments.sizes.split(",")]
     if not arguments.seconds >= 0:
         raise UsageError(f"--seconds must be at least 0, got {arguments.seconds}")
@@ -87,17 +93,6 @@ def command(arguments: argparse.Namespace) -> int:
         heading = ", ".join(f"{name} {value}" for name, value in machine.items())
         sys.stdout.write(f"{heading}\n\n{_table(speeds)}")
     return 0
-
-
-def _refuse_moved(words: Sequence[str]) -> None:
-    if not words:
-        return
-    if words[0] in _MOVED:
-        raise UsageError(
-            f"`upframe bench {words[0]}` is `python bench/speed/measure.py {words[0]}` now, with "
-            "the same options, in a checkout of upframe; `upframe bench` alone prints one table"
-        )
-    raise UsageError(f"unrecognized arguments: {' '.join(words)}")
 
 
 def _size_of(text: str) -> tuple[int, int]:

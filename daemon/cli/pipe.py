@@ -15,15 +15,8 @@ from typing import cast
 
 from ...filters.chain import build_filters
 from ...filters.device import Runtime
-from ...filters.frame import StreamInfo
 from ...io.errors import MediaError, ReaderGone, TruncatedMedia
-from ...io.pipes import (
-    PipeFormat,
-    PipeSink,
-    check_pipe_sink,
-    open_pipe_sink,
-    open_pipe_source,
-)
+from ...io.pipes import PipeSink, check_pipe_sink, open_pipe_sink, open_pipe_source
 from ...io.rawvideo.bytestream import RawStream
 from ...io.redaction import one_line
 from ..convert.conversion import compute_of, execute
@@ -58,20 +51,15 @@ def standard_streams() -> Generator[tuple[FileIO, FileIO]]:
         raise UsageError("stdout is a terminal, video would fill it: upframe pipe … | mpv -")
     stdin = FileIO(_STDIN, "rb", closefd=False)  # a thread may still be reading it at the end
     with FileIO(os.dup(_STDOUT), "wb") as stdout:
-        _send_prints_to_stderr()
+        try:
+            os.dup2(_STDERR, _STDOUT)
+        except OSError:  # there is no stderr
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), _STDOUT)
         try:
             yield stdin, stdout
         finally:
             os.dup2(stdout.fileno(), _STDOUT)
-
-
-def _send_prints_to_stderr() -> None:
-    try:
-        os.dup2(_STDERR, _STDOUT)
-    except OSError:  # there is no stderr
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, _STDOUT)
-        os.close(nowhere)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +101,19 @@ def pipe(
         FilterError: if weights or the device are unavailable, or a frame is too large.
     """
     with kept_warnings() as warned, ExitStack() as stack:
+        how, frames = options.deinterlace, options.expect_frames
         source = open_pipe_source(
-            stdin,
-            options.input_format,
-            deinterlace=options.deinterlace,
-            expected_frames=options.expect_frames,
+            stdin, options.input_format, deinterlace=how, expected_frames=frames
         )
         stack.callback(source.close)
         format_name = options.container or source.format
         check_pipe_sink(format_name, source.info)
         filters = build_filters(options.filters, runtime)
         compute = compute_of(source.info, filters, options, runtime, source.info.pix_fmt)
-        sink = _open_sink(stdout, format_name, compute.info)
+        try:
+            sink = open_pipe_sink(stdout, format_name, compute.info)
+        except ReaderGone as error:
+            raise _reader_gone(0, compute.info.num_frames) from error
         stack.pop_all()  # from here on the thread that reads the source closes it
         pipeline = Pipeline(source, compute, sink, keep_partial=True, interrupt=source.interrupt)
         ended_by = _execute(pipeline, sink, compute.info.num_frames, display)
@@ -142,13 +131,6 @@ def pipe(
             warnings=[*warned.messages, *([] if ended_by is None else [str(ended_by)])],
         )
     return PipeResult(report, ended_by)
-
-
-def _open_sink(stdout: RawStream, format_name: PipeFormat, info: StreamInfo) -> PipeSink:
-    try:
-        return open_pipe_sink(stdout, format_name, info)
-    except ReaderGone as error:
-        raise _reader_gone(0, info.num_frames) from error
 
 
 def _execute(

@@ -69,24 +69,24 @@ class ProbeEstimate(Estimate, frozen=True):
     total_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ProbeAnswer:
-    """All that the command prints."""
+    """All that the command prints; what was not asked for is None."""
 
     input: str
     probe: Probe
-    streams_plan: list[str] | None
-    losses: list[str] | None
+    streams_plan: list[str] | None = None
+    losses: list[str] | None = None
     """What the output would lose; None without an output."""
-    obstacles: list[str] | None
+    obstacles: list[str] | None = None
     """Why a run would be refused, or may not have enough space; None without an output."""
-    resume: str | None
+    resume: str | None = None
     """From where a run that is broken off is continued; None without an output."""
-    result: FilteredVideo | None
-    estimate: ProbeEstimate | None
-    no_estimate: str | None
+    result: FilteredVideo | None = None
+    estimate: ProbeEstimate | None = None
+    no_estimate: str | None = None
     """Why there is none, if filters were asked for."""
-    memory: Memory | None
+    memory: Memory | None = None
     part: str | None = None
     """The part that is taken, of which all that follows tells; None for all."""
 
@@ -96,35 +96,32 @@ def command(arguments: argparse.Namespace) -> int:
     short = arguments.interpolate is not None or arguments.upscale is not None
     asked = short or given_options(arguments, FilterOptions)
     options = filter_options_of(arguments) if asked else None
-    wanted, plan, found_output, obstacles, resume = None, None, None, None, None
     rate = arguments.framerate and Fraction(arguments.framerate)
     part = specified(arguments, PartOptions).part
     opened = open_source(arguments.input, framerate=rate, part=part, to_inspect=True)
     with closing(opened) as source:
-        found, info, pix_fmt = probe_source(source), source.info, source.info.pix_fmt
+        answer = ProbeAnswer(arguments.input, probe_source(source), part=part and str(part))
+        wanted, pix_fmt = None, source.info.pix_fmt
         if arguments.output is not None:
             wanted = _wanted(arguments, options)
             plan = planned(wanted)
-            found_output = examined(wanted, source, plan)
-            pix_fmt = found_output.info.pix_fmt
-            obstacles = list(_obstacles(wanted, found_output))
-            resume = _resume(film_cuts(wanted, found_output))
-        result = None if options is None else expect(info, options, pix_fmt)
-        memory, made, missing = None, None, None
+            found = examined(wanted, source, plan)
+            pix_fmt, cuts = found.info.pix_fmt, film_cuts(wanted, found)
+            answer.streams_plan, answer.losses = plan.lines(), list(found.planned)
+            answer.obstacles, answer.resume = list(_obstacles(wanted, found)), _resume(cuts)
+        if options is not None:
+            answer.result = expect(source.info, options, pix_fmt)
         if options is not None and not arguments.no_estimate:
             media = MediaOptions(filters=options) if wanted is None else wanted.options
             film, runtime = (arguments.input, arguments.output), runtime_of(arguments, several=True)
-            missing = "wanted a file of several frames that can seek"
             try:
-                memory, made = measure(source, film, media, runtime, pix_fmt, part)
+                answer.memory, answer.estimate = measure(
+                    source, film, media, runtime, pix_fmt, part
+                )
+                if answer.estimate is None:
+                    answer.no_estimate = "wanted a file of several frames that can seek"
             except WeightsUnavailable as error:
-                missing = str(error)
-    lines = None if plan is None else plan.lines()
-    lost = None if found_output is None else list(found_output.planned)
-    costs = made, missing if made is None else None, memory
-    taken = None if part is None else str(part)
-    output = lost, obstacles, resume
-    answer = ProbeAnswer(arguments.input, found, lines, *output, result, *costs, taken)
+                answer.no_estimate = str(error)
     text = as_json(answer) if arguments.json else "\n".join(map(one_line, describe(answer)))
     sys.stdout.write(text + "\n")
     return 0
@@ -173,7 +170,7 @@ def measure(
     media: MediaOptions,
     runtime: Runtime,
     pix_fmt: str,
-    part: Part | None = None,
+    part: Part | None,
 ) -> tuple[Memory, ProbeEstimate | None]:
     """Measure what a conversion would take, with weights that are on this machine.
 
@@ -246,12 +243,16 @@ def describe(answer: ProbeAnswer) -> Iterator[str]:
         yield f"obstacle: {obstacle}"
     if answer.resume is not None:
         yield f"made: {answer.resume}"
-    if answer.result is not None:
-        yield f"result: {_result(answer.result)}"
+    if (result := answer.result) is not None:
+        frames = "frames" if result.num_frames is None else f"{result.num_frames} frames"
+        size = f"{result.width}x{result.height} {result.pix_fmt}"
+        yield f"result: {frames} of {size}, {_rate_text(result.rate, None)}"
     if answer.memory is not None:
         yield f"memory: {answer.memory.text}"
-    if answer.estimate is not None:
-        yield f"time: {_cost(answer.estimate)}"
+    if (made := answer.estimate) is not None:
+        each = f"{made.seconds_per_input_frame:.3g} s for each frame of the input"
+        text = f"{made.text(datetime.now().astimezone())}, {each}"
+        yield f"time: {text} (measured on {made.measured})"
     if answer.no_estimate is not None:
         yield f"time: no estimate: {answer.no_estimate}"
 
@@ -272,17 +273,6 @@ def _rate_text(rate: Fraction | None, average: Fraction | None) -> str:
     if rate is not None:
         return f"{rate} fps" if rate.denominator == 1 else f"{rate} ({float(rate):.3f}) fps"
     return "variable rate" if average is None else f"variable, {float(average):.3f} fps on average"
-
-
-def _result(result: FilteredVideo) -> str:
-    frames = "frames" if result.num_frames is None else f"{result.num_frames} frames"
-    size = f"{result.width}x{result.height} {result.pix_fmt}"
-    return f"{frames} of {size}, {_rate_text(result.rate, None)}"
-
-
-def _cost(made: ProbeEstimate) -> str:
-    each = f"{made.seconds_per_input_frame:.3g} s for each frame of the input"
-    return f"{made.text(datetime.now().astimezone())}, {each} (measured on {made.measured})"
 
 
 def as_json(answer: ProbeAnswer) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -85,30 +86,22 @@ class OutputPlacer:
         if is_same_file(source, sink):
             detail = "its output would replace it: configure another output folder or a container"
             return Skip(source, "collision", detail)
-        if (other := self._other_source(sink, source)) is not None:
-            detail = f"{printable_path(sink)} is already the output of {printable_path(other)}"
+        maker = self.records.maker(sink)
+        is_mine = maker is not None and maker.source == str(source)
+        if maker and not is_mine and os.path.lexists(maker.source):  # a.avi next to a.mov
+            other = printable_path(maker.source)
+            detail = f"{printable_path(sink)} is already the output of {other}"
             return Skip(source, "collision", detail)
-        return self._beside_existing(source, sink)
-
-    def _beside_existing(self, source: Path, sink: Path) -> OutputPlacement | Skip:
         present = _signature(sink)
         if present is None:
             return OutputPlacement(sink, overwrite=False)
-        maker = self.records.maker(sink)
-        is_ours = maker is not None and maker.source == str(source) and maker.made_it(present)
+        is_ours = maker is not None and is_mine and maker.made == present
         asked, mine = self.watch.on_existing, _signature(source)
         is_newer = mine is not None and mine.mtime_ns > present.mtime_ns
         if is_ours or asked == "overwrite" or (asked == "if-newer" and is_newer):
             return OutputPlacement(sink, overwrite=True)
         what = "is not older" if asked == "if-newer" else "exists already"
         return Skip(source, "exists", f"{printable_path(sink)} {what} (on_existing = {asked})")
-
-    def _other_source(self, sink: Path, source: Path) -> Path | None:
-        """Return another existing input with the same output: a.avi next to a.mov."""
-        maker = self.records.maker(sink)
-        if maker is None or maker.source == str(source) or not os.path.lexists(maker.source):
-            return None
-        return Path(maker.source)
 
     def _is_free(self, sink: Path, source: Path) -> bool:
         if os.path.lexists(sink):
@@ -137,7 +130,6 @@ _SEEN: dict[str, tuple[Reason, str]] = {
     "failed": ("failed_before", "failed as job {id}; to try again: upframe jobs retry {id}"),
     "cancelled": ("cancelled_before", "cancelled as job {id}; again: upframe jobs retry {id}"),
 }
-_EXIT_NO_INPUT = 66
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +265,9 @@ class Inspector:
         if self._unplaced.get(path) == signature and self._has_no_place(path, signature):
             return
         if not self.stability.observe(path, signature, now):
-            self._log_waiting(path)
+            if self.skips.reason_of(path) != "unfinished":
+                detail = f"will be processed when it is unchanged for {self._stable_seconds:g} s"
+                self.skips.log(Skip(path, "unstable", detail))
         elif self._has_no_place(path, signature):
             self.stability.forget(path)
         elif (candidate := self._opened(path, signature, now)) is not None:
@@ -309,7 +303,7 @@ class Inspector:
     def _seen(self, path: Path, job: Job, inspection: FolderInspection) -> Skip | None:
         if job.state not in _SEEN:
             return None
-        if job.state == "failed" and job.error and job.error.code == _EXIT_NO_INPUT:
+        if job.state == "failed" and job.error and job.error.code == Exit.NO_INPUT:
             inspection.returned.append(job.id)  # once: the file is decided, and not inspected again
             return None
         reason, detail = _SEEN[job.state]
@@ -317,19 +311,9 @@ class Inspector:
 
     def _find_outdated(self, path: Path, inspection: FolderInspection) -> None:
         latest = self._records.latest(path)
-        if latest is None:
-            return
-        try:
-            job = self._records.store.get(latest)
-        except UnknownJob:
-            return
-        if job.state in ("queued", "running"):
-            inspection.outdated.append(job.id)
-
-    def _log_waiting(self, path: Path) -> None:
-        if self.skips.reason_of(path) != "unfinished":
-            detail = f"will be processed when it is unchanged for {self._stable_seconds:g} s"
-            self.skips.log(Skip(path, "unstable", detail))
+        with suppress(UnknownJob):
+            if latest and self._records.store.get(latest).state in ("queued", "running"):
+                inspection.outdated.append(latest)
 
     def _opened(self, path: Path, signature: Signature, now: float) -> Candidate | None:
         """Compare the signature of the opened file: cached attributes may be outdated."""
@@ -403,12 +387,12 @@ class FileAdmission:
         """Lock the output of a video file and return its job; None if it must wait. Blocks."""
         placement = self.inspector.placer.place(candidate.path)
         if isinstance(placement, Skip):
-            self.put_off(candidate, placement)
-            return None
-        job = self._job(candidate, placement.sink, overwrite=placement.overwrite)
-        other = self.records.store.writer_of(job.sink, job.id)
-        text = f"job {other}, which has not ended, writes the same output"
-        against = self._reserve(job) if other is None else Skip(candidate.path, "locked", text)
+            against, job = placement, None
+        else:
+            job = self._job(candidate, placement)
+            other = self.records.store.writer_of(job.sink, job.id)
+            text = f"job {other}, which has not ended, writes the same output"
+            against = self._reserve(job) if other is None else Skip(candidate.path, "locked", text)
         if against is not None:
             self.put_off(candidate, against)
             return None
@@ -433,9 +417,9 @@ class FileAdmission:
         stored, new = await self._submit(candidate, job)
         if new:
             self.num_taken += 1
-            text, sink = "%s: taken as job %s, output %s", printable_path(stored.sink)
+            paths = printable_path(candidate.path), printable_path(stored.sink)
             with about_job(stored.id):
-                log.info(text, printable_path(candidate.path), stored.id, sink)
+                log.info("%s: taken as job %s, output %s", paths[0], stored.id, paths[1])
         return stored
 
     async def _submit(self, candidate: Candidate, job: Job) -> tuple[Job, bool]:
@@ -472,7 +456,8 @@ class FileAdmission:
 
     async def fail(self, candidate: Candidate, message: str) -> Job:
         """Record a file that cannot be processed as a failed job, as if a worker had tried."""
-        job = self._job(candidate, self.inspector.placer.sink_of(candidate.path), overwrite=False)
+        sink = self.inspector.placer.sink_of(candidate.path)
+        job = self._job(candidate, OutputPlacement(sink, overwrite=False))
         aside = job.model_copy(update={"not_before": datetime.now(UTC) + _SET_ASIDE})
         stored, new = await self._submit(candidate, aside)
         if new:
@@ -481,7 +466,8 @@ class FileAdmission:
         log.warning("%s: failed as job %s: %s", printable_path(candidate.path), stored.id, message)
         return stored
 
-    def _job(self, candidate: Candidate, sink: Path, *, overwrite: bool) -> Job:
+    def _job(self, candidate: Candidate, placement: OutputPlacement) -> Job:
+        sink, overwrite = placement
         own = {"source": str(candidate.path), "sink": str(sink), "overwrite": overwrite}
         options = dict(part_of(self.watch, MediaOptions)) | {"container": None}  # the sink has it
         work = ConversionSpec.model_validate(options | own)
@@ -514,7 +500,7 @@ class FileAdmission:
         placement = self.inspector.placer.place(candidate.path)
         if isinstance(placement, Skip):
             raise IllegalChange(f"job {job.id}: {placement.detail}")
-        new = self._job(candidate, placement.sink, overwrite=placement.overwrite)
+        new = self._job(candidate, placement)
         if against := self._reserve(new.model_copy(update={"id": job.id})):
             raise IllegalChange(f"job {job.id}: {against.detail}")
         self.inspector.skips.clear(candidate.path)

@@ -17,7 +17,7 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -47,17 +47,14 @@ def settings_digest(watch: WatchConfig) -> str:
 
 def file_key(path: Path, signature: Signature, settings: str, filesystem: str) -> str:
     """Return the idempotency key of one version of a file under some settings."""
-    kept = signature if keeps_inodes(filesystem) else replace(signature, inode=0)
-    numbers = f"{kept.size}:{kept.mtime_ns}:{kept.inode}"
-    return f"{_SCHEME}:{numbers}:{settings}:{path}"
+    kept = signature if keeps_inodes(filesystem) else signature._replace(inode=0)
+    return f"{_SCHEME}:{':'.join(map(str, kept))}:{settings}:{path}"
 
 
 def key_fits(key: str, signature: Signature) -> bool:
     """Return whether a key belongs to a file's current version, under any settings."""
-    numbers = key.split(":", 4)[1:4]
-    size, mtime_ns, inode = (int(number) for number in numbers)
-    same = (size, mtime_ns) == (signature.size, signature.mtime_ns)
-    return same and inode in (0, signature.inode)
+    known = Signature(*map(int, key.split(":", 4)[1:4]))
+    return known in (signature, signature._replace(inode=0))
 
 
 def job_id(path: Path, key: str) -> str:
@@ -209,12 +206,8 @@ class OutputMaker(BaseModel, frozen=True):
 
     job: str
     source: str
-    made: tuple[int, int, int] | None = None
-    """Size, modification time and inode when it was made; None: it is not made yet."""
-
-    def made_it(self, signature: Signature) -> bool:
-        """Return whether a file is still what was made."""
-        return self.made == (signature.size, signature.mtime_ns, signature.inode)
+    made: Signature | None = None
+    """When it was made; None: it is not made yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +252,8 @@ class Records:
 
     def set_made(self, job: Job, signature: Signature) -> None:
         """Record the signature of an output that a job has made."""
-        made = (signature.size, signature.mtime_ns, signature.inode)
-        self._set_maker(Path(job.sink), OutputMaker(job=job.id, source=job.source, made=made))
+        maker = OutputMaker(job=job.id, source=job.source, made=signature)
+        self._set_maker(Path(job.sink), maker)
 
     def drop_claim(self, job: Job) -> None:
         """Drop the record of an output that a job did not make."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from threading import Event
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from ...io.redaction import printable
 from ...io.root import Root, open_file, opened_folder
@@ -186,8 +186,7 @@ _LONGEST_DELAY_FACTOR = 60
 """Times the stable time: longest wait between probes of an unfinished file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(NamedTuple):
     """Identifies one version of a file."""
 
     size: int
@@ -357,7 +356,8 @@ class Tree:
             if path == self.root or not self._is_reachable(path):
                 continue
             try:
-                self._enter(path, path.lstat(), scan)
+                if self._note(path, path.lstat(), scan):
+                    self._walk(path, scan)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -392,10 +392,6 @@ class Tree:
                 continue
             folders += [path for path, status in entries if self._note(path, status, scan)]
 
-    def _enter(self, path: Path, status: os.stat_result, scan: Scan) -> None:
-        if self._note(path, status, scan):
-            self._walk(path, scan)
-
     def _note(self, path: Path, status: os.stat_result, scan: Scan) -> bool:
         """Add one path to the result; return whether it is a folder to scan."""
         if is_ours(path.name):
@@ -407,18 +403,16 @@ class Tree:
             return against is None
         against = self._against_file(path, status)
         if against is None and stat.S_ISLNK(status.st_mode):
-            status, against = self._followed(path, status)
+            try:
+                status = opened_status(*self.allowed.find(path))
+            except OSError as error:
+                text = f"symbolic link: {error.strerror or error}"
+                against = Skip(path, "excluded", text)
         if against is not None:
             scan.skipped.append(against)
         else:
             scan.found[path] = Signature.of(status)
         return False
-
-    def _followed(self, path: Path, status: os.stat_result) -> tuple[os.stat_result, Skip | None]:
-        try:
-            return opened_status(*self.allowed.find(path)), None
-        except OSError as error:
-            return status, Skip(path, "excluded", f"symbolic link: {error.strerror or error}")
 
     def _against_folder(self, path: Path) -> str | None:
         if path in self.reserved:
