@@ -11,8 +11,9 @@ import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Literal
 
 from ...io.errors import InputLost, Reason
@@ -31,6 +32,7 @@ PROBE_SECONDS = 10.0
 _MAX_GOPS = 16
 
 
+@dataclass(eq=False)
 class InputReader:
     """Connects once, on a thread of its own, and reads until that connection is lost.
 
@@ -38,16 +40,14 @@ class InputReader:
     ignored, and its thread ends whenever the read does.
     """
 
-    def __init__(
-        self,
-        number: int,
-        make: Callable[[], ConnectedInput],
-        receiver: FrameIngest,
-        *,
-        now: Callable[[], float],
-        changed: Callable[[], None],
-    ) -> None:
-        self.began = now()
+    number: int
+    make: Callable[[], ConnectedInput]
+    receiver: FrameIngest
+    now: Callable[[], float]
+    changed: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self.began = self.now()
         """Monotonic seconds, as all moments here."""
         self.state: Literal["connecting", "probing", "running", "over"] = "connecting"
         self.form: LiveForm | None = None
@@ -63,15 +63,10 @@ class InputReader:
         """Why the connection ended."""
         self.failure: BaseException | None = None
         """What ended the thread instead: no reason to try again."""
-        self._make = make
-        self._receiver = receiver
-        self._now = now
-        self._changed = changed
         self._source: ConnectedInput | None = None
         self._ended = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, name=f"upframe-input-{number}", daemon=True
-        )
+        name = f"upframe-input-{self.number}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
@@ -80,9 +75,8 @@ class InputReader:
     def stop(self) -> None:
         """Ask the thread to end; frames that still come are ignored."""
         self._ended.set()
-        source = self._source
-        if source is not None:
-            source.stop()
+        if self._source is not None:
+            self._source.stop()
 
     def join(self, timeout_seconds: float) -> bool:
         """Wait for the thread; return whether it has ended."""
@@ -91,8 +85,7 @@ class InputReader:
 
     def counts(self) -> dict[str, int]:
         """Return the counters of the connection."""
-        source = self._source
-        return {} if source is None else dict(source.counts)
+        return {} if self._source is None else self._source.counts
 
     def good_seconds(self) -> float:
         """Return for how long frames came."""
@@ -110,45 +103,43 @@ class InputReader:
         finally:
             self._close()
             self.state = "over"
-            self._changed()
+            self.changed()
 
     def _read(self) -> None:
-        source = self._source = self._make()
+        source = self._source = self.make()
         if self._ended.is_set():  # before there was a source to stop
             return
         source.connect()
         self._enter("probing")
         form = source.probe(PROBE_SECONDS)
         self.is_held, self.form = True, form
-        if self._ended.is_set() or not self._receiver.formed(form):
+        if self._ended.is_set() or not self.receiver.formed(form):
             return
-        self.ready_at, self.is_held = self._now(), False
+        self.ready_at, self.is_held = self.now(), False
         self._enter("running")
         for item in source:
             if self._ended.is_set():
                 return
             if isinstance(item, DecodedFrame):
-                self.last_frame_at = self._now()
+                self.last_frame_at = self.now()
                 if self.first_frame_at is None:
                     self.first_frame_at = self.last_frame_at
                 if item.is_keyframe and source.gop_seconds is not None:
                     self.gops.append(source.gop_seconds)
-                self._receiver.frame(item)
+                self.receiver.frame(item)
             else:
-                self._receiver.sound(item)
+                self.receiver.sound(item)
 
     def _enter(self, state: Literal["probing", "running"]) -> None:
         self.state = state
-        self._changed()
+        self.changed()
 
     def _close(self) -> None:
-        source = self._source
-        if source is None:
-            return
-        if self.lost is not None or self.failure is not None:
-            for line in source.lines():
-                log.debug("%s", line)
-        source.close()
+        if self._source is not None:
+            if self.lost is not None or self.failure is not None:
+                for line in self._source.lines():
+                    log.debug("%s", line)
+            self._source.close()
 
 
 CONNECT_SECONDS = 10.0
@@ -162,30 +153,27 @@ MakeSource = Callable[[float | None], ConnectedInput]
 """Makes a source, whose reads last so many seconds at most; None: as its protocol needs."""
 
 
+@dataclass(eq=False)
 class InputSupervisor:
-    """Keeps an input connected. For one thread.
+    """Keeps an input connected. For one thread."""
 
-    Args:
-        make: called on the reader's thread.
-        receiver: called on the reader's thread.
-        now: monotonic seconds.
-        changed: called, from any thread, when `tick` has something to do.
-        stall_seconds: without a frame, after which a connection is lost; None: by its rate.
-        is_last: whether no connection is to follow one that was lost for this reason.
-        backoff: between connections.
-    """
+    make: MakeSource
+    """Called on the reader's thread."""
+    receiver: FrameIngest
+    """Called on the reader's thread."""
+    _: KW_ONLY
+    now: Callable[[], float]
+    """Monotonic seconds."""
+    changed: Callable[[], None]
+    """Called, from any thread, when `tick` has something to do."""
+    stall_seconds: float | None = None
+    """Without a frame, after which a connection is lost; None: by its rate."""
+    is_last: Callable[[InputLost], bool] = lambda _: False
+    """Whether no connection is to follow one that was lost for this reason."""
+    backoff: Backoff = field(default_factory=Backoff)
+    """Between connections."""
 
-    def __init__(
-        self,
-        make: MakeSource,
-        receiver: FrameIngest,
-        *,
-        now: Callable[[], float],
-        changed: Callable[[], None],
-        stall_seconds: float | None = None,
-        is_last: Callable[[InputLost], bool] = lambda _: False,
-        backoff: Backoff | None = None,
-    ) -> None:
+    def __post_init__(self) -> None:
         self.state: InputState = "connecting"
         self.reason: Reason | None = None
         """Why it was lost the last time."""
@@ -197,18 +185,11 @@ class InputSupervisor:
         self.reconnects: Counter[Reason] = Counter()
         self.over: InputLost | None = None
         """Why the latest connection ended; None while there is one, or before the first."""
-        self._make = make
-        self._receiver = receiver
-        self._now = now
-        self._changed = changed
-        self._stall_seconds = stall_seconds
-        self._is_last = is_last
-        self._backoff = backoff or Backoff()
         self._counts: Counter[str] = Counter()
         self._reader: InputReader | None = None
         self._abandoned: list[InputReader] = []
         self._num_readers = 0
-        self._retry_at = now()
+        self._retry_at = self.now()
         self._rule: StallRule | None = None
         self._read_seconds: float | None = None
         self._stopped_at: float | None = None
@@ -222,7 +203,7 @@ class InputSupervisor:
         Raises:
             MediaError: if a reader failed for a reason that is not its connection's.
         """
-        now = self._now()
+        now = self.now()
         self._abandoned = [reader for reader in self._abandoned if not reader.join(0.0)]
         reader = self._reader
         if reader is None:
@@ -260,19 +241,13 @@ class InputSupervisor:
 
     def silent_seconds(self) -> float | None:
         """Return the time since the last decoded frame; None before the first."""
-        return None if self.last_frame_at is None else max(0.0, self._now() - self.last_frame_at)
+        return None if self.last_frame_at is None else max(0.0, self.now() - self.last_frame_at)
 
     def _connect(self) -> None:
         self._num_readers += 1
-        seconds = self._read_seconds
         self._rule, self._stopped_at, self.over = None, None, None
-        self._reader = InputReader(
-            self._num_readers,
-            lambda: self._make(seconds),
-            self._receiver,
-            now=self._now,
-            changed=self._changed,
-        )
+        make = partial(self.make, self._read_seconds)
+        self._reader = InputReader(self._num_readers, make, self.receiver, self.now, self.changed)
         self._reader.start()
 
     def _update(self, reader: InputReader) -> None:
@@ -280,7 +255,7 @@ class InputSupervisor:
         if reader.form is not None and self._rule is None and reader.form.info.rate:
             self.form = reader.form
             self._rule = StallRule(
-                reader.form.info.rate, reader.form.gop_seconds, self._stall_seconds
+                reader.form.info.rate, reader.form.gop_seconds, self.stall_seconds
             )
         if self._rule is not None:
             while reader.gops:
@@ -325,10 +300,10 @@ class InputSupervisor:
         assert self.over is not None
         self._reader = None
         self.reconnects[self.over.reason] += 1
-        self._backoff.held(reader.good_seconds())
-        last = self._is_last(self.over)
+        self.backoff.held(reader.good_seconds())
+        last = self.is_last(self.over)
         spent = 0.0 if reader.first_frame_at is not None else now - reader.began
-        wait = math.inf if last else self._backoff.next_seconds(spent)
+        wait = math.inf if last else self.backoff.next_seconds(spent)
         self._retry_at = now + wait
         self._enter("reconnecting", self.over.reason, str(self.over))
         if not last:
@@ -342,12 +317,12 @@ class InputSupervisor:
             self.reason, self.message = reason, redacted(message or "")
         if state == self.state and reason is None:
             return
-        if state == "running" and self.state != "running":
+        if state == "running":
             log.info("input runs")
         elif state == "stalled":
             log.warning("input stalled: %s", self.message)
         self.state = state
-        self._changed()
+        self.changed()
 
 
 _USUAL_RATE = Fraction(25)
@@ -369,21 +344,22 @@ class IngestOutlet:
     """Called with the time and the duration, in seconds, of each packet; None: no sound."""
 
 
+@dataclass(eq=False, kw_only=True)
 class FrameIngest:
     """Places the frames of one connection after the other in time, and queues them for work.
 
     Readers call it on their threads. Frames that come before there is an output are
     ignored, since live ones would be too old by then; a file waits.
-
-    Args:
-        wants_sound: whether the output copies the sound.
-        now: monotonic seconds.
-        changed: called when the first connection was probed.
     """
 
-    def __init__(
-        self, *, wants_sound: bool, now: Callable[[], float], changed: Callable[[], None]
-    ) -> None:
+    wants_sound: bool
+    """Whether the output copies the sound."""
+    now: Callable[[], float]
+    """Monotonic seconds."""
+    changed: Callable[[], None]
+    """Called when the first connection was probed."""
+
+    def __post_init__(self) -> None:
         self.first: LiveForm | None = None
         """What the first connection is like; the output is made for it."""
         self.sound_template: SoundTemplate | None = None
@@ -392,10 +368,7 @@ class FrameIngest:
         """Of the latest frame."""
         self.waits = False
         """Whether the input can wait for the output, as a file can; set before it is read."""
-        self._wants_sound = wants_sound
-        self._now = now
         self._not_before = float("-inf")  # earliest arrival of a frame that had to wait
-        self._changed = changed
         self._outlet: IngestOutlet | None = None
         self._decided = threading.Event()
         self._form: LiveForm | None = None
@@ -428,13 +401,13 @@ class FrameIngest:
         if form.sound is not None and not self._takes_sound:
             log.warning("the sound has another format now, and is left out")
         if self.first is None:
-            if form.sound is not None and self._wants_sound:
+            if form.sound is not None and self.wants_sound:
                 self.sound_template = SoundTemplate(form.sound)
             self.first = form
-            self._changed()
+            self.changed()
         if self.waits:
             self._decided.wait()
-            self._not_before = self._now()
+            self._not_before = self.now()
             return self._outlet is not None
         return True
 

@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...filters.chain import BuiltFilter, build_filters
 from ...filters.device import Runtime, resolve_device, resolve_precision
@@ -77,6 +77,14 @@ def prepare(request: LiveRequest, target: LiveTarget) -> tuple[BuiltFilter, ...]
     """
     check_encoder(request.spec.encoder, target.format)
     return build_filters(request.spec.filters, request.runtime)
+
+
+def description_of(info: StreamInfo, codec: str, sound: object) -> dict[str, Any]:
+    """Describe one side of a stream, as a status shows it."""
+    return {
+        "width": info.width, "height": info.height, "rate": str(info.rate), "codec": codec,
+        "pix_fmt": info.pix_fmt, "sound": sound,
+    }  # fmt: skip
 
 
 _WARM_UP_SECONDS = 5.0
@@ -212,7 +220,7 @@ class LivePipeline:
 
     def described(self, status: LiveStatus, now: float) -> LiveStatus:
         """Add to a status of the input what the stages have done."""
-        info, queued = self.compute.info, self._queue.counts
+        queued = self._queue.counts
         counts = Counter(status.counts)
         for name, count in self.compute_stage.counts().items():
             counts[_FRAME_COUNTS.get(name, name)] += count
@@ -226,14 +234,7 @@ class LivePipeline:
         self.as_asked = as_asked / (as_asked + less) if as_asked + less else None
         share = self._fulfilment.share(now, as_asked, as_asked + less)
         level = self.governor.level.name
-        output = {
-            "width": info.width,
-            "height": info.height,
-            "rate": str(info.rate),
-            "codec": self._encoder.codec,
-            "pix_fmt": info.pix_fmt,
-            "sound": self._sound is not None,
-        }
+        output = description_of(self.compute.info, self._encoder.codec, self._sound is not None)
         return replace(
             status,
             level=level,

@@ -14,8 +14,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -27,13 +28,7 @@ from ...filters.chain import BuiltFilter
 from ...io.child import rss_bytes_of
 from ...io.errors import InputLost, SourceMissing, UnsupportedMedia
 from ...io.files import refuse_same_file
-from ...io.live.address import (
-    AddressMemory,
-    LiveAddress,
-    find_address,
-    is_live,
-    with_credentials,
-)
+from ...io.live.address import AddressMemory, find_address, is_live, with_credentials
 from ...io.live.live_input import ConnectedInput, LiveInput, PacedFile
 from ...io.live.target import LiveTarget, find_live_target
 from ...io.live.values import LiveForm
@@ -50,7 +45,7 @@ from ..errors import Hung, Stopped
 from .compute_stage import SessionContext
 from .governor import shortfall
 from .input import CONNECT_SECONDS, FrameIngest, InputSupervisor, MakeSource
-from .live_pipeline import LivePipeline, LiveRequest, prepare
+from .live_pipeline import LivePipeline, LiveRequest, description_of, prepare
 from .status import LiveStatus, StallDetector
 
 log = logging.getLogger("upframe.live")
@@ -110,29 +105,25 @@ def _input_url(request: LiveRequest) -> str:
 
 def source_maker(request: LiveRequest, now: Callable[[], float], *, is_file: bool) -> MakeSource:
     """Return what makes each connection of the input."""
-    spec, remembered = request.spec, AddressMemory()
+    spec = request.spec
+    locate = partial(
+        find_address,
+        spec.input,
+        transport=spec.rtsp_transport,
+        credentials_file=spec.credentials_file,
+        connect_seconds=CONNECT_SECONDS,
+        remembered=AddressMemory(),
+    )
 
-    def make_file(_: float | None) -> ConnectedInput:
-        return PacedFile(_input_url(request), now=now, sound=spec.sound)
-
-    def address_of(read_seconds: float | None) -> LiveAddress:
-        """Read the credentials again for each connection: they may have changed."""
-        return find_address(
-            spec.input,
-            transport=spec.rtsp_transport,
-            credentials_file=spec.credentials_file,
-            connect_seconds=CONNECT_SECONDS,
-            read_seconds=read_seconds,
-            remembered=remembered,
-        )
-
-    def make_live(read_seconds: float | None) -> ConnectedInput:
-        address = address_of(None)
+    def make(read_seconds: float | None) -> ConnectedInput:
+        if is_file:
+            return PacedFile(_input_url(request), now=now, sound=spec.sound)
+        address = locate()  # reads the credentials again: they may have changed
         if read_seconds is not None and read_seconds > address.read_seconds:
-            address = address_of(read_seconds)
+            address = locate(read_seconds=read_seconds)
         return LiveInput(address, now=now, sound=spec.sound)
 
-    return make_file if is_file else make_live
+    return make
 
 
 def find_target(request: LiveRequest) -> LiveTarget:
@@ -187,48 +178,38 @@ _HOPELESS = ("not-found", "unauthorised", "untrusted", "unsupported")
 """Reasons for which a first connection may end the session."""
 
 
+@dataclass(eq=False)
 class LiveSession:
-    """Runs one live stream: `run` in one thread; all else is thread-safe.
+    """Runs one live stream: `run` in one thread; all else is thread-safe."""
 
-    Args:
-        request: what to read, what to do with it, where to publish.
-        now: monotonic seconds, perhaps of a faster clock.
-        speed: how many of them pass in a real second.
-        on_status: called by the thread of `run` on each change and every second.
-        make_input: makes the source of each connection; None: by the request's address.
-        still_seconds: without a new picture, while frames come in, after which the session ends;
-            ten times as long before the first one. None: a supervisor watches over that.
-    """
+    request: LiveRequest
+    """What to read, what to do with it, where to publish."""
+    _: KW_ONLY
+    now: Callable[[], float] = time.monotonic
+    """Monotonic seconds, perhaps of a faster clock."""
+    speed: float = 1.0
+    """How many of them pass in a real second."""
+    on_status: Callable[[LiveStatus], None] | None = None
+    """Called by the thread of `run` on each change and every second."""
+    make_input: MakeSource | None = None
+    """Makes the source of each connection; None: by the request's address."""
+    still_seconds: float | None = None
+    """Without a new picture, while frames come in, after which the session ends; ten times as long
+    before the first one. None: a supervisor watches over that."""
 
-    def __init__(
-        self,
-        request: LiveRequest,
-        *,
-        now: Callable[[], float] = time.monotonic,
-        speed: float = 1.0,
-        on_status: Callable[[LiveStatus], None] | None = None,
-        make_input: MakeSource | None = None,
-        still_seconds: float | None = None,
-    ) -> None:
-        self._still_seconds = still_seconds
+    def __post_init__(self) -> None:
         self._detector, self._watched_seconds = StallDetector(), 0.0
         self._hung = ""
         """How the work stands still; empty while it does not."""
-        self._request = request
-        self._input_url = redacted(request.spec.input)
-        self._output_url = redacted_target(request.spec.output)
-        self._now = now
-        self._speed = speed
-        self._on_status = on_status
-        self._make_input = make_input
+        spec, now = self.request.spec, self.now
         self._wake: SimpleQueue[None] = SimpleQueue()  # its put is safe in a signal handler
-        self._ingest = FrameIngest(wants_sound=request.spec.sound, now=now, changed=self._changed)
+        self._ingest = FrameIngest(wants_sound=spec.sound, now=now, changed=self._changed)
         self._input = InputSupervisor(
             self._make_source,
             self._ingest,
             now=now,
             changed=self._changed,
-            stall_seconds=request.spec.stall_seconds,
+            stall_seconds=spec.stall_seconds,
             is_last=self._is_last,
         )
         self._is_file = False
@@ -257,7 +238,7 @@ class LiveSession:
         """
         with kept_warnings() as self._warned:
             try:
-                self._began = self._now()
+                self._began = self.now()
                 self._open()
                 while self._ended_by is None:
                     self._turn()
@@ -284,17 +265,17 @@ class LiveSession:
 
     def status(self) -> LiveStatus:
         """Return the state of the stream."""
-        source = self._input
+        source, spec = self._input, self.request.spec
         counts = Counter(source.counts())
         counts.update(self._ingest.counts())
         status = LiveStatus(
-            name=self._request.spec.name,
+            name=spec.name,
             state=source.state,
             since=self._since,
             reason=source.reason,
             message=_COMPLETING if self._is_completing else source.message,
-            input={"url": self._input_url, **_description_of(source.form)},
-            output={"url": self._output_url},
+            input={"url": redacted(spec.input), **_description_of(source.form)},
+            output={"url": redacted_target(spec.output)},
             showing="nothing",
             counts=dict(counts),
             reconnects=dict(source.reconnects),
@@ -302,10 +283,10 @@ class LiveSession:
             rss_bytes=_rss_of_family(os.getpid()),
         )
         pipeline = self._pipeline
-        return status if pipeline is None else pipeline.described(status, self._now())
+        return status if pipeline is None else pipeline.described(status, self.now())
 
     def _open(self) -> None:
-        request = self._request
+        request = self.request
         target = self._target = find_target(request)
         self._is_file = is_file_input(request)
         if self._is_file and target.is_file:
@@ -315,9 +296,9 @@ class LiveSession:
 
     def _make_source(self, read_seconds: float | None) -> ConnectedInput:
         """Make a source, on the thread of its reader."""
-        if self._make_input is None:  # one for all connections: it remembers what worked
-            self._make_input = source_maker(self._request, self._now, is_file=self._is_file)
-        return self._make_input(read_seconds)
+        if self.make_input is None:  # one for all connections: it remembers what worked
+            self.make_input = source_maker(self.request, self.now, is_file=self._is_file)
+        return self.make_input(read_seconds)
 
     def _in_thread(self, make: Callable[[], T]) -> Future[T]:
         """Make something that takes seconds, or minutes from the hub, on a daemon thread."""
@@ -345,10 +326,10 @@ class LiveSession:
         form, filters, target = self._ingest.first, _result_of(self._prepared), self._target
         if form is None or filters is None or target is None or self._starting is not None:
             return
-        context = SessionContext(self._now, self._speed, self._changed)
+        context = SessionContext(self.now, self.speed, self._changed)
 
         def start() -> LivePipeline:
-            pipeline = LivePipeline(self._request, target, filters, form, self._ingest, context)
+            pipeline = LivePipeline(self.request, target, filters, form, self._ingest, context)
             pipeline.start()
             return pipeline
 
@@ -364,7 +345,7 @@ class LiveSession:
     def _sleep(self, seconds: float) -> None:
         """Wait for a change, and take all that have come."""
         try:
-            self._wake.get(timeout=seconds / self._speed)
+            self._wake.get(timeout=seconds / self.speed)
             while True:
                 self._wake.get_nowait()
         except Empty:
@@ -387,8 +368,8 @@ class LiveSession:
         if self._is_file:
             return True
         if self._ingest.first is None:
-            return self._request.give_up and over.reason in _HOPELESS
-        return self._request.spec.on_loss == "stop"
+            return self.request.give_up and over.reason in _HOPELESS
+        return self.request.spec.on_loss == "stop"
 
     def _check_output(self) -> None:
         for future in (self._prepared, self._starting):
@@ -403,7 +384,7 @@ class LiveSession:
 
     def _report_status(self) -> None:
         """Report a status that has news, or every second."""
-        now, status, before = self._now(), self.status(), self._reported
+        now, status, before = self.now(), self.status(), self._reported
         if before is None or before.state != status.state:
             self._since = _now_utc()
             status = replace(status, since=self._since)
@@ -412,13 +393,13 @@ class LiveSession:
         if status.warning and not self._has_warned:
             self._has_warned = True
             log.warning("%s", status.warning)
-        if self._still_seconds is not None and self._ended_by is None:
+        if self.still_seconds is not None and self._ended_by is None:
             # not what passed: the process may have been stopped
             self._watched_seconds += min(now - self._reported_at, 2 * STATUS_SECONDS)
-            self._check_progress(status, self._still_seconds)
+            self._check_progress(status, self.still_seconds)
         self._reported, self._reported_at = status, now
-        if self._on_status is not None:
-            self._on_status(status)
+        if self.on_status is not None:
+            self.on_status(status)
 
     def _check_progress(self, status: LiveStatus, most_seconds: float) -> None:
         seconds = self._detector.seconds(status, self._watched_seconds)
@@ -465,7 +446,7 @@ class LiveSession:
         self._is_completing = False
 
     def _report(self) -> LiveReport:
-        status, pipeline, runtime = self.status(), self._pipeline, self._request.runtime
+        status, pipeline, runtime = self.status(), self._pipeline, self.request.runtime
         built = () if pipeline is None else pipeline.compute.filters
         history = () if pipeline is None else pipeline.governor.history
         state = status.output_state
@@ -513,15 +494,7 @@ def _result_of(future: Future[T] | None) -> T | None:
 def _description_of(form: LiveForm | None) -> dict[str, Any]:
     if form is None:
         return {}
-    info = form.info
-    return {
-        "width": info.width,
-        "height": info.height,
-        "rate": str(info.rate),
-        "codec": form.codec,
-        "pix_fmt": info.pix_fmt,
-        "sound": None if form.sound is None else "copied",
-    }
+    return description_of(form.info, form.codec, None if form.sound is None else "copied")
 
 
 def _give_up(over: InputLost) -> NoReturn:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,46 +57,37 @@ _LASTING = (
 """Ends that need an operator: retrying soon is useless."""
 
 
+@dataclass(eq=False)
 class StreamSupervisor:
     """Keeps a worker running for one `[[live]]` entry: `run`, and calls to change it meanwhile.
 
     A worker reconnects its input and its output by itself. So every end of a worker is a failure,
     and the next one starts after a pause of the back-off.
-
-    Args:
-        entry: of the stream.
-        config: of the daemon.
-        board: receives its status.
-        command: returns the command line of a worker.
-        backoff: of the pauses between workers.
-        silent_seconds: from one status to the next, at most.
-        still_seconds: at most, while frames come in and no new picture goes out.
     """
 
-    def __init__(
-        self,
-        entry: LiveConfig,
-        config: Config,
-        board: LiveBoard,
-        *,
-        command: Command,
-        backoff: Backoff,
-        silent_seconds: float,
-        still_seconds: float,
-    ) -> None:
-        self.name = name = entry.name
+    name: str
+    entry: LiveConfig | None
+    """Of the stream; None once it is gone."""
+    config: Config
+    """Of the daemon."""
+    board: LiveBoard
+    """Receives its status."""
+    command: Command
+    """Returns the command line of a worker."""
+    backoff: Backoff
+    """Of the pauses between workers."""
+    silent_seconds: float
+    """From one status to the next, at most."""
+    still_seconds: float
+    """At most, while frames come in and no new picture goes out."""
+
+    def __post_init__(self) -> None:
         self.num_restarts = 0
         """Workers that had to be replaced."""
         self.pid: int | None = None
         """Of its worker."""
-        self._about = {"source": name}
-        self._board = board
-        self._command = command
-        self._backoff = backoff
-        self._most_silent_seconds, self._most_still_seconds = silent_seconds, still_seconds
-        self._entry: LiveConfig | None = entry
-        self._config = config
-        self._finish_seconds = config.jobs.drain_seconds
+        self._about = {"source": self.name}
+        self._finish_seconds = self.config.jobs.drain_seconds
         """For a worker to complete its output."""
         self._is_ending = False
         self._news = asyncio.Event()
@@ -110,11 +101,11 @@ class StreamSupervisor:
 
     def configure(self, entry: LiveConfig | None, config: Config) -> None:
         """Change the entry of the stream; None ends it."""
-        if entry != self._entry:
-            self._backoff.held(_STEADY_SECONDS)  # the new entry may have fixed the error
-            self._entry = entry  # an equal one stays the same object, by which it is known below
+        if entry != self.entry:
+            self.backoff.held(_STEADY_SECONDS)  # the new entry may have fixed the error
+            self.entry = entry  # an equal one stays the same object, by which it is known below
             self._news.set()
-        self._config, self._finish_seconds = config, config.jobs.drain_seconds
+        self.config, self._finish_seconds = config, config.jobs.drain_seconds
 
     def end(self, finish_seconds: float) -> None:
         """Let the worker complete its output; then `run` returns."""
@@ -124,7 +115,7 @@ class StreamSupervisor:
 
     async def run(self) -> None:
         """Run workers until the entry is gone or `end` is called; if cancelled, kill the worker."""
-        while (entry := self._entry) is not None and not self._is_ending:
+        while (entry := self.entry) is not None and not self._is_ending:
             self._news.clear()
             if not entry.enabled:
                 self._publish(entry, "disabled", "switched off by its entry")
@@ -133,13 +124,13 @@ class StreamSupervisor:
             pause = await self._run_worker(entry)
             if self._is_wanted(entry):
                 await within(pause, self._changed(entry))
-        if self._entry is None:
-            self._board.forget(self.name)
+        if self.entry is None:
+            self.board.forget(self.name)
         else:
-            self._publish(self._entry, "disabled", "the daemon stops")
+            self._publish(self.entry, "disabled", "the daemon stops")
 
     def _is_wanted(self, entry: LiveConfig) -> bool:
-        return entry is self._entry and not self._is_ending
+        return entry is self.entry and not self._is_ending
 
     async def _changed(self, entry: LiveConfig) -> None:
         while self._is_wanted(entry):
@@ -153,10 +144,10 @@ class StreamSupervisor:
         return self._pause(entry, "its supervisor failed", lasting=True)
 
     async def _once(self, entry: LiveConfig) -> float:
-        config = self._config
+        config = self.config
         clock = asyncio.get_running_loop().time
         began = clock()
-        command = self._command(self.name, config.state_dir)
+        command = self.command(self.name, config.state_dir)
         process = WorkerChild(f"live {self.name}", command, self._receive, self._news.set)
         process.subject = self._about
         self._latest, self._exit_message, self._detector = None, None, StallDetector()
@@ -179,7 +170,7 @@ class StreamSupervisor:
         if again_at_once or not self._is_wanted(entry):
             return 0.0
         if clock() - began >= _STEADY_SECONDS:
-            self._backoff.held(clock() - began)
+            self.backoff.held(clock() - began)
         return self._judge(process, entry)
 
     async def _watch(self, process: WorkerChild, entry: LiveConfig) -> bool:
@@ -200,18 +191,18 @@ class StreamSupervisor:
 
     def _hangs(self) -> str | None:
         """Return why a worker counts as hung; None if it does not."""
-        loading = self._config.jobs.stage_seconds["loading"]
-        patience = loading if self._latest is None else self._most_silent_seconds
+        loading = self.config.jobs.stage_seconds["loading"]
+        patience = loading if self._latest is None else self.silent_seconds
         if self._silent_seconds >= patience:
             return f"it said nothing for {patience:g} s"
-        patience = self._most_still_seconds if self._detector.began else loading
+        patience = self.still_seconds if self._detector.began else loading
         if self._still_seconds >= patience:
             return f"it made nothing of the frames that came for {patience:g} s"
         return None
 
     def _is_too_large(self) -> bool:
         size = 0 if self._latest is None else self._latest.rss_bytes
-        if size < self._config.jobs.recycle_mebibytes * _MEBI:
+        if size < self.config.jobs.recycle_mebibytes * _MEBI:
             return False
         mebibytes = size // _MEBI
         log.warning("its worker has %d MiB, and is replaced", mebibytes, extra=self._about)
@@ -231,7 +222,7 @@ class StreamSupervisor:
 
     def _pause(self, entry: LiveConfig, text: str, *, lasting: bool) -> float:
         """Report why there is no worker, and for how long."""
-        backoff = self._backoff
+        backoff = self.backoff
         seconds = backoff.longest_seconds() if lasting else backoff.next_seconds()
         self.num_restarts += 1
         about = self._about | {"event": "live-worker-ended"}
@@ -257,7 +248,7 @@ class StreamSupervisor:
         self._latest = replace(status, name=self.name)
         now = asyncio.get_running_loop().time()
         self._still_seconds = self._detector.seconds(status, now)
-        self._board.update(accumulate_counters(self._past, self._latest))
+        self.board.update(accumulate_counters(self._past, self._latest))
 
     def _publish(
         self, entry: LiveConfig, state: InputState, message: str, reason: Reason | None = None
@@ -273,37 +264,29 @@ class StreamSupervisor:
             output={"url": redacted_target(entry.output)},
             showing="nothing",
         )
-        self._board.update(accumulate_counters(self._past, status))
+        self.board.update(accumulate_counters(self._past, status))
 
 
 SILENT_SECONDS = 30.0
 _REAP_SECONDS = 2.0
 
 
+@dataclass(eq=False, kw_only=True)
 class LiveSupervisor:
-    """Keeps all `[[live]]` entries running, each in a worker process of its own.
+    """Keeps all `[[live]]` entries running, each in a worker process of its own."""
 
-    Args:
-        command: returns the command line of a worker.
-        backoff: makes the back-off of a stream between its workers.
-        silent_seconds: time without a status after which a worker counts as hung.
-        still_seconds: the same for time in which frames come in and no picture goes out.
-    """
+    command: Command = command_of
+    """Returns the command line of a worker."""
+    backoff: Callable[[], Backoff] = Backoff
+    """Makes the back-off of a stream between its workers."""
+    silent_seconds: float = SILENT_SECONDS
+    """Time without a status after which a worker counts as hung."""
+    still_seconds: float = STILL_SECONDS
+    """The same for time in which frames come in and no picture goes out."""
 
-    def __init__(
-        self,
-        *,
-        command: Command = command_of,
-        backoff: Callable[[], Backoff] = Backoff,
-        silent_seconds: float = SILENT_SECONDS,
-        still_seconds: float = STILL_SECONDS,
-    ) -> None:
+    def __post_init__(self) -> None:
         self.board = LiveBoard()
         """The status of every stream."""
-        self._command = command
-        self._backoff = backoff
-        self._silent_seconds = silent_seconds
-        self._still_seconds = still_seconds
         self._streams: dict[str, StreamSupervisor] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._levels: dict[str, tuple[str, ...]] = {}
@@ -319,15 +302,10 @@ class LiveSupervisor:
         self._streams = {name: self._streams[name] for name in self._tasks}
         for name, stream in self._streams.items():
             stream.configure(entries.get(name), config)
+        patience = self.silent_seconds, self.still_seconds
         for name in [each for each in entries if each not in self._streams]:
             self._streams[name] = stream = StreamSupervisor(
-                entries[name],
-                config,
-                self.board,
-                command=self._command,
-                backoff=self._backoff(),
-                silent_seconds=self._silent_seconds,
-                still_seconds=self._still_seconds,
+                name, entries[name], config, self.board, self.command, self.backoff(), *patience
             )
             self._tasks[name] = asyncio.create_task(stream.run(), name=f"live {name}")
 

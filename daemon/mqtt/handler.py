@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from ..backoff import STORE_STEPS, Backoff
@@ -66,10 +66,8 @@ class Journal:
 
     async def keep(self, message: IncomingMessage) -> int:
         """Write a message, and return its number once it is on the disk, however long it takes."""
-        properties = written_properties(message)
-        return await self._insist(
-            lambda: self._store.journal(message.topic, message.payload, properties)
-        )
+        row = message.topic, message.payload, written_properties(message)
+        return await self._insist(lambda: self._store.journal(*row))
 
     async def unanswered(self) -> list[tuple[int, IncomingMessage]]:
         """Read what was kept and not dropped, with its numbers, the oldest first."""
@@ -129,32 +127,24 @@ class Journal:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
 
+_KEPT = ("response_topic", "expiry_seconds", "received")
+
+
 def written_properties(message: IncomingMessage) -> bytes:
     """Write what is kept beside topic and payload; :func:`read_message` reads it."""
+    kept: dict[str, Any] = {name: getattr(message, name) for name in _KEPT}
     correlation = message.correlation_data
-    return json.dumps(
-        {
-            "response_topic": message.response_topic,
-            "correlation_data": correlation and base64.b64encode(correlation).decode(),
-            "expiry_seconds": message.expiry_seconds,
-            "received": message.received,
-        }
-    ).encode()
+    kept["correlation_data"] = correlation and base64.b64encode(correlation).decode()
+    return json.dumps(kept).encode()
 
 
 def read_message(topic: str, payload: bytes, properties: bytes, written: float) -> IncomingMessage:
     """Make a message of a row of the journal; damaged properties count as none."""
     try:
-        kept = cast("dict[str, Any]", json.loads(properties))
-        correlation = kept["correlation_data"]
-        return IncomingMessage(
-            topic,
-            payload,
-            response_topic=kept["response_topic"],
-            correlation_data=correlation and base64.b64decode(correlation),
-            expiry_seconds=kept["expiry_seconds"],
-            received=kept["received"],
-        )
+        row = cast("dict[str, Any]", json.loads(properties))
+        kept, correlation = {name: row[name] for name in _KEPT}, row["correlation_data"]
+        kept["correlation_data"] = correlation and base64.b64decode(correlation)
+        return IncomingMessage(topic, payload, **kept)
     except (ValueError, KeyError, TypeError) as error:
         log.warning("the properties of a request in the journal are lost: %s", error)
         return IncomingMessage(topic, payload, received=written)
@@ -184,6 +174,7 @@ class Requester:
     """Of the request in the journal."""
 
 
+@dataclass(eq=False)
 class Answers:
     """Sends answers: at once whether a request is accepted, and later how its job ended.
 
@@ -191,12 +182,13 @@ class Answers:
     of them.
     """
 
-    def __init__(self, topics: Topics, outbox: Outbox, journal: Journal) -> None:
-        self._topics = topics
-        self._outbox = outbox
-        self._journal = journal
-        self._waiting: dict[str, dict[ReplyTo, int | None]] = {}
-        """By job: where its end is to be answered, and the number of the request."""
+    topics: Topics
+    outbox: Outbox
+    journal: Journal
+    _waiting: dict[str, dict[ReplyTo, int | None]] = field(
+        default_factory=dict[str, dict[ReplyTo, int | None]], init=False
+    )
+    """By job: where its end is to be answered, and the number of the request."""
 
     def finish(self, requester: Requester, job_id: str, payload: bytes) -> None:
         """Answer for good: the request leaves the journal once the broker has the answer."""
@@ -205,10 +197,9 @@ class Answers:
     def finish_all(self, requester: Requester, jobs: Sequence[Job]) -> None:
         """Answer a request about all jobs of a state; without a response topic, nowhere."""
         if requester.reply_to is None:
-            self._journal.drop(requester.number)
-            return
-        payload = answer("done", None, {"jobs": [job.id for job in jobs]})
-        self._send(requester.reply_to, "", payload, requester.number)
+            self.journal.drop(requester.number)
+        else:
+            self.finish(requester, "", answer("done", None, {"jobs": [job.id for job in jobs]}))
 
     def begin(self, requester: Requester, job_id: str, payload: bytes) -> None:
         """Answer for now."""
@@ -216,10 +207,10 @@ class Answers:
 
     def wait_for_end(self, requester: Requester, job_id: str) -> None:
         """Answer again when the job ends; a place that asked twice is answered once."""
-        target = requester.reply_to or ReplyTo(self._topics.reply(job_id))
+        target = requester.reply_to or ReplyTo(self.topics.reply(job_id))
         waiting = self._waiting.setdefault(job_id, {})
         if target in waiting or len(waiting) >= _MAX_WAITING:
-            self._journal.drop(requester.number)
+            self.journal.drop(requester.number)
         else:
             waiting[target] = requester.number
 
@@ -239,13 +230,13 @@ class Answers:
         if not is_anonymous:
             self._send(to, job_id or "", payload, None)
         if is_anonymous or problem.code not in _FITS_A_JOB:
-            self._outbox.post(OutgoingMessage(self._topics.error, payload))
-        self._journal.drop(requester.number)
+            self.outbox.post(OutgoingMessage(self.topics.error, payload))
+        self.journal.drop(requester.number)
 
     def _send(self, to: ReplyTo | None, job_id: str, payload: bytes, number: int | None) -> None:
-        target = to or ReplyTo(self._topics.reply(job_id))
+        target = to or ReplyTo(self.topics.reply(job_id))
         message = OutgoingMessage(target.topic, payload, correlation_data=target.correlation_data)
-        self._outbox.post(message, lambda: self._journal.drop(number))
+        self.outbox.post(message, lambda: self.journal.drop(number))
 
 
 _MAX_INBOX = 1000
@@ -254,19 +245,19 @@ _FIRST_ANSWER_SECONDS = 0.7
 """A client shall hear within a second that its request has arrived."""
 
 
+@dataclass(eq=False)
 class RequestHandler:
     """Handles the messages of command topics, one after the other."""
 
-    def __init__(
-        self, topics: Topics, queue: JobQueue, config: Config, journal: Journal, answers: Answers
-    ) -> None:
+    topics: Topics
+    queue: JobQueue
+    config: Config
+    journal: Journal
+    answers: Answers
+
+    def __post_init__(self) -> None:
         self.counts: Counter[str] = Counter()
         """Requests since the start: `taken`, or the code of the error."""
-        self._topics = topics
-        self._queue = queue
-        self._config = config
-        self._journal = journal
-        self._answers = answers
         self._inbox: deque[tuple[Command, IncomingMessage, Callable[[], None]]] = deque()
         self._filled = asyncio.Event()
 
@@ -279,17 +270,16 @@ class RequestHandler:
             self._filled.set()
         elif message.qos == 0:
             text = f"{_MAX_INBOX} requests wait already; QoS 1 would have waited at the broker"
-            error = BadRequest("busy", text, retryable=True)
-            self._refuse(Requester(self._reply_to(message)), error)
+            self._refuse(self._requester(message), BadRequest("busy", text, retryable=True))
         # else it stays unacknowledged, and the broker sends it again after the next connection
 
     async def run(self) -> None:
         """Do what is unanswered since the last start, then what comes, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for number, message in await self._journal.unanswered():
-                command = self._topics.command_of(message.topic)
+            for number, message in await self.journal.unanswered():
+                command = self.topics.command_of(message.topic)
                 if command is None:  # the node had another name then
-                    self._journal.drop(number)
+                    self.journal.drop(number)
                 else:
                     await self._work(group, command, message, number)
             while True:
@@ -316,9 +306,9 @@ class RequestHandler:
                     named = with_id(message.payload, new_id(request.source))
                     message = replace(message, payload=named)
                     self._check(command, message)
-                return message, await self._journal.keep(message)
+                return message, await self.journal.keep(message)
             except BadRequest as error:  # it never touches the disk
-                self._refuse(Requester(self._reply_to(message)), error)
+                self._refuse(self._requester(message), error)
         if fenced.error is not None:
             self._give_up(fenced.error, message, None, None)
         return None
@@ -330,7 +320,7 @@ class RequestHandler:
             raise BadRequest("retained", text, job_id=request.id)
         if message.response_topic is not None:
             try:
-                self._topics.check_response(message.response_topic, message.correlation_data)
+                self.topics.check_response(message.response_topic, message.correlation_data)
             except BadResponseTopic as error:
                 raise BadRequest("invalid", str(error), job_id=request.id) from error
         return request
@@ -348,7 +338,7 @@ class RequestHandler:
     async def _handle(self, command: Command, message: IncomingMessage, number: int) -> None:
         job_id = None
         with Fence("mqtt", f"{command} request") as fenced:
-            requester = Requester(self._reply_to(message), number)
+            requester = self._requester(message, number)
             while True:
                 try:
                     request = self._check(command, message)
@@ -365,47 +355,43 @@ class RequestHandler:
                     late = code == "timeout"
                     self._refuse(requester, BadRequest(code, text, job_id=job_id, retryable=late))
                 except StoreBroken as error:
-                    await self._journal.wait(error)
+                    await self.journal.wait(error)
                     continue
                 return
         if fenced.error is not None:
             self._give_up(fenced.error, message, number, job_id)
 
     async def _do(
-        self,
-        command: Command,
-        request: Request,
-        message: IncomingMessage,
-        requester: Requester,
+        self, command: Command, request: Request, message: IncomingMessage, requester: Requester
     ) -> None:
         if message.expired(time.time()) and not await self._is_known_submission(request):
             text = f"its message expiry of {message.expiry_seconds} s was over before it was read"
             raise BadRequest("expired", text)
         if request.id is None:
-            self._answers.finish_all(requester, await self._change_all(command))
+            self.answers.finish_all(requester, await self._change_all(command))
         elif isinstance(request, SubmitRequest):
             await self._submit(request.id, request, requester)
         elif command == "cancel":
             await self._cancel(request.id, requester)
         else:
             is_retry = command == "retry"
-            job = await (self._queue.retry if is_retry else self._queue.get)(request.id)
-            self._answers.finish(requester, job.id, answer("done", job.id, to_public_dict(job)))
+            job = await (self.queue.retry if is_retry else self.queue.get)(request.id)
+            self.answers.finish(requester, job.id, answer("done", job.id, to_public_dict(job)))
 
     async def _change_all(self, command: Command) -> list[Job]:
         """Queue every failed job again, or cancel all that run; return those that were changed."""
         if command == "retry":
-            return await api.retry(self._queue)
+            return await api.retry(self.queue)
         cancelled = list[Job]()
-        for job in await self._queue.jobs(("running",)):
+        for job in await self.queue.jobs(("running",)):
             with suppress(UnknownJob, IllegalChange, TimeoutError):  # it has just ended, or will
-                cancelled.append(await self._queue.cancel(job.id))
+                cancelled.append(await self.queue.cancel(job.id))
         return cancelled
 
     async def _is_known_submission(self, request: Request) -> bool:
         """Return whether it was accepted in time, so that only its answer is late."""
         try:
-            await self._queue.get(str(request.id))
+            await self.queue.get(str(request.id))
         except UnknownJob:
             return False
         return isinstance(request, SubmitRequest)
@@ -413,32 +399,32 @@ class RequestHandler:
     async def _submit(self, job_id: str, request: SubmitRequest, requester: Requester) -> None:
         work, to = await asyncio.to_thread(self._confine, part_of(request, ConversionSpec))
         new = api.NewJob(id=job_id, work=work, priority=request.priority)
-        job = (await api.submit(self._queue, new, origin="mqtt", confined=to)).job
+        job = (await api.submit(self.queue, new, origin="mqtt", confined=to)).job
         if job.ended_for_good:
-            self._answers.finish(requester, job.id, job_answer(job))
+            self.answers.finish(requester, job.id, job_answer(job))
             return
-        self._answers.begin(requester, job.id, job_answer(job))
-        self._answers.wait_for_end(requester, job.id)
-        job = await self._queue.get(job.id)
+        self.answers.begin(requester, job.id, job_answer(job))
+        self.answers.wait_for_end(requester, job.id)
+        job = await self.queue.get(job.id)
         if job.ended_for_good:  # between the two, when nothing was waiting for it
-            self._answers.ended(job)
+            self.answers.ended(job)
 
     def _confine(self, work: ConversionSpec) -> tuple[ConversionSpec, Confinement]:
-        work = confined_work(work, self._config.jobs)
-        return work, confinement(work, self._config.jobs, self._config.state_dir)
+        work = confined_work(work, self.config.jobs)
+        return work, confinement(work, self.config.jobs, self.config.state_dir)
 
     async def _cancel(self, job_id: str, requester: Requester) -> None:
-        cancelling = asyncio.create_task(self._queue.cancel(job_id), name=f"cancel {job_id}")
+        cancelling = asyncio.create_task(self.queue.cancel(job_id), name=f"cancel {job_id}")
         try:
             await asyncio.wait({cancelling}, timeout=_FIRST_ANSWER_SECONDS)
             if not cancelling.done():
-                job = await self._queue.get(job_id)
+                job = await self.queue.get(job_id)
                 payload = answer("accepted", job_id, to_public_dict(job))
-                self._answers.begin(requester, job_id, payload)
+                self.answers.begin(requester, job_id, payload)
             job = await cancelling
         finally:
             cancelling.cancel()
-        self._answers.finish(requester, job_id, answer("done", job_id, to_public_dict(job)))
+        self.answers.finish(requester, job_id, answer("done", job_id, to_public_dict(job)))
 
     def _give_up(
         self, error: Exception, message: IncomingMessage, number: int | None, job_id: str | None
@@ -446,20 +432,19 @@ class RequestHandler:
         """Answer, if possible, that handling a request failed; forget it in any case."""
         with Fence("mqtt", "answer"):  # without the error's text, which may be what fails
             text = f"an internal error, {type(error).__name__}; the node's log has more of it"
-            requester = Requester(self._reply_to(message), number)
+            requester = self._requester(message, number)
             self._refuse(requester, BadRequest("internal", text, job_id=job_id))
-        self._journal.drop(number)
+        self.journal.drop(number)
 
     def _refuse(self, requester: Requester, error: BadRequest) -> None:
         self.counts[error.problem.code] += 1
-        self._answers.refuse(requester, error)
+        self.answers.refuse(requester, error)
 
-    def _reply_to(self, message: IncomingMessage) -> ReplyTo | None:
-        """Return where answers go; a response topic that may not be used counts as none."""
-        if message.response_topic is None:
-            return None
-        try:
-            self._topics.check_response(message.response_topic, message.correlation_data)
-        except BadResponseTopic:
-            return None
-        return ReplyTo(message.response_topic, message.correlation_data)
+    def _requester(self, message: IncomingMessage, number: int | None = None) -> Requester:
+        """Return who has sent a message; a response topic that may not be used counts as none."""
+        topic, correlation_data = message.response_topic, message.correlation_data
+        if topic is not None:
+            with suppress(BadResponseTopic):
+                self.topics.check_response(topic, correlation_data)
+                return Requester(ReplyTo(topic, correlation_data), number)
+        return Requester(None, number)
