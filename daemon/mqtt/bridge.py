@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
 from importlib.metadata import version
 from typing import Any, cast
 
@@ -46,65 +47,58 @@ _STOP_SECONDS = 8.0
 Facts = Callable[[], dict[str, Any]]
 
 
+@dataclass(eq=False)
 class MqttBridge:
     """The node on the broker.
-
-    Args:
-        config: with an `mqtt` section.
-        queue: where requests become jobs, and whose changes are published.
-        store: below the queue; keeps requests until they are answered.
-        info: returns what the node is: version, device, models. Must not block.
-        metrics: returns counters by name. Must not block.
-        live: the states of live streams; None: there are none.
-        troubles: returns what an operator should look at, beside failed jobs. Must not block.
-        backoff: of the attempts to connect.
-        metrics_seconds: from one publication of the metrics to the next.
 
     Raises:
         ValueError: if the configuration has no `mqtt` section.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        queue: JobQueue,
-        store: JobStore,
-        info: Facts,
-        metrics: Facts,
-        *,
-        live: LiveBoard | None = None,
-        troubles: Callable[[], list[str]] = list[str],
-        backoff: Backoff | None = None,
-        metrics_seconds: float = METRICS_SECONDS,
-    ) -> None:
-        if config.mqtt is None:
+    config: Config
+    """With an `mqtt` section."""
+    queue: JobQueue
+    """Where requests become jobs, and whose changes are published."""
+    store: JobStore
+    """Below the queue; keeps requests until they are answered."""
+    info: Facts
+    """Returns what the node is: version, device, models. Must not block."""
+    metrics: Facts
+    """Returns counters by name. Must not block."""
+    _: KW_ONLY
+    live: LiveBoard = field(default_factory=LiveBoard)
+    """The states of live streams."""
+    troubles: Callable[[], list[str]] = list[str]
+    """Returns what an operator should look at, beside failed jobs. Must not block."""
+    backoff: Backoff = field(default_factory=connection_backoff)
+    """Of the attempts to connect."""
+    metrics_seconds: float = METRICS_SECONDS
+    """From one publication of the metrics to the next."""
+
+    def __post_init__(self) -> None:
+        if self.config.mqtt is None:
             raise ValueError("the configuration has no [mqtt] section")
-        self._config = config
-        self._mqtt = config.mqtt
-        self.topics = topics = Topics.of(config.mqtt)
-        self._queue = queue
-        self._info, self._metrics, self._metrics_seconds = info, metrics, metrics_seconds
+        self._mqtt = mqtt = self.config.mqtt
+        self.topics = topics = Topics.of(mqtt)
         self._outbox = outbox = Outbox()
-        backoff = backoff or connection_backoff()
         self._connection = BrokerConnection(
-            config.mqtt, topics, outbox, self._accept, self._welcome, backoff
+            mqtt, topics, outbox, self._accept, self._welcome, self.backoff
         )
-        self._journal = Journal(store)
+        self._journal = Journal(self.store)
         answers = Answers(topics, outbox, self._journal)
-        self._handler = RequestHandler(topics, queue, config, self._journal, answers)
+        self._handler = RequestHandler(topics, self.queue, self.config, self._journal, answers)
         self._active = asyncio.Event()
         self._jobs = JobStates(
             topics,
-            queue,
-            store,
+            self.queue,
+            self.store,
             outbox,
             answers,
-            keep_seconds=max(config.mqtt.state_keep_seconds, 1.0),  # so that its end is seen
+            keep_seconds=max(mqtt.state_keep_seconds, 1.0),  # so that its end is seen
             on_change=self._active.set,
             is_up=lambda: self._connection.is_up,
         )
-        self._board, self._troubles = live or LiveBoard(), troubles
-        self._streams = LiveStates(topics, outbox, self._board, on_change=self._note_streams)
+        self._streams = LiveStates(topics, outbox, self.live, on_change=self._note_streams)
         self._shown, self._gone = set[str](), set[str]()
         """Streams that the device has, and those that Home Assistant may still know of it."""
         self._looked, self._born = asyncio.Event(), asyncio.Event()
@@ -200,7 +194,7 @@ class MqttBridge:
             self._looked.set()
 
     async def _render_info(self) -> OutgoingMessage:
-        jobs = self._config.jobs
+        jobs = self.config.jobs
         document = {
             "schemas": {"request": [REQUEST_SCHEMA], "reply": REPLY_SCHEMA},
             "limits": {
@@ -210,25 +204,25 @@ class MqttBridge:
             },
             "requests": await asyncio.to_thread(request_schemas),
         }
-        payload = json_bytes(redacted_values(document | self._info()))
+        payload = json_bytes(redacted_values(document | self.info()))
         return OutgoingMessage(self.topics.info, payload, retain=True)
 
     def _note_streams(self) -> None:
         self._active.set()
-        if set(self._board.statuses) != self._shown:
+        if set(self.live.statuses) != self._shown:
             self._born.set()
 
     async def _render_device(self) -> OutgoingMessage:
         self._gone |= self._shown
-        self._shown = set(self._board.statuses)
+        self._shown = set(self.live.statuses)
         gone = sorted(self._gone - self._shown)
-        payload = json_bytes(device_document(self.topics, self._board.statuses, gone))
+        payload = json_bytes(device_document(self.topics, self.live.statuses, gone))
         return OutgoingMessage(device_topic(self.topics), payload, retain=True)
 
     async def _render_activity(self) -> OutgoingMessage:
-        counts, running = await self._queue.counts(), await self._queue.jobs(("running",))
-        failed = await self._queue.jobs(("failed",), 1)
-        document = activity_document(counts, running, failed, self._troubles())
+        counts, running = await self.queue.counts(), await self.queue.jobs(("running",))
+        failed = await self.queue.jobs(("failed",), 1)
+        document = activity_document(counts, running, failed, self.troubles())
         payload = json_bytes(redacted_values(document))
         return OutgoingMessage(self.topics.activity, payload, retain=True)
 
@@ -236,9 +230,9 @@ class MqttBridge:
         while True:
             if self._connection.is_up:
                 with Fence("mqtt", "metrics"):
-                    payload = json_bytes(redacted_values(self._metrics()))
+                    payload = json_bytes(redacted_values(self.metrics()))
                     self._outbox.latest(OutgoingMessage(self.topics.metrics, payload, qos=0))
-            await asyncio.sleep(self._metrics_seconds)
+            await asyncio.sleep(self.metrics_seconds)
 
     async def _publish_activity(self) -> None:
         while True:
@@ -307,8 +301,11 @@ def device_document(
         streams: names of the live streams.
         gone: names of those that exist no longer.
     """
-    identifier = _identifier_of(topics)
-    here = version("upframe")
+    identifier, here = _identifier_of(topics), version("upframe")
+    components = {
+        name: {"p": "sensor", "unique_id": f"{identifier}_{name}", **component}
+        for name, component in _components(topics, streams).items()
+    }
     return {
         "dev": {
             "identifiers": [identifier],
@@ -318,13 +315,7 @@ def device_document(
             "sw_version": here,
         },
         "o": {"name": "upframe", "sw_version": here},
-        "cmps": {
-            **{
-                name: {"p": "sensor", "unique_id": f"{identifier}_{name}", **component}
-                for name, component in _components(topics, streams).items()
-            },
-            **{f"{_STREAM}{name}": {"p": "sensor"} for name in gone},
-        },
+        "cmps": components | {f"{_STREAM}{name}": {"p": "sensor"} for name in gone},
         "qos": 1,
     }
 

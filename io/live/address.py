@@ -35,21 +35,18 @@ def is_playlist(text: str) -> bool:
     return urlsplit(text).path.lower().endswith((".m3u8", ".m3u"))
 
 
-def hls_is_live(url: str) -> bool:
+def hls_is_live(url: str, deepest: int = _DEEPEST) -> bool:
     """Fetch a playlist and return whether it is live; blocks for up to ten seconds.
 
     Source: RFC 8216, 4.3.3.4 (EXT-X-ENDLIST) and 4.3.4.2 (EXT-X-STREAM-INF).
 
     Args:
         url: of http(s), with credentials if needed, or the path of a file.
+        deepest: playlists that name each other, at most.
 
     Returns:
         False also if it is not available, or no playlist.
     """
-    return _is_live(url, _DEEPEST)
-
-
-def _is_live(url: str, deepest: int) -> bool:
     try:
         lines = _fetched(url).decode("utf-8", "replace").splitlines()
     except (OSError, ValueError, SourceMissing, http.client.HTTPException):
@@ -59,17 +56,15 @@ def _is_live(url: str, deepest: int) -> bool:
     for line, after in zip(lines, [*lines[1:], ""], strict=True):
         if line.startswith("#EXT-X-STREAM-INF"):
             return _is_named_live(url, after.strip(), deepest - 1)
-    if not any(line.startswith("#EXT-X-TARGETDURATION") for line in lines):
-        return False  # a list of songs
-    return not any(
-        line.startswith(("#EXT-X-ENDLIST", "#EXT-X-PLAYLIST-TYPE:VOD")) for line in lines
-    )
+    ends = ("#EXT-X-ENDLIST", "#EXT-X-PLAYLIST-TYPE:VOD")
+    is_video = any(line.startswith("#EXT-X-TARGETDURATION") for line in lines)  # else songs
+    return is_video and not any(line.startswith(ends) for line in lines)
 
 
 def _is_named_live(url: str, reference: str, deepest: int) -> bool:
     """Read what a master playlist names; one from the network may not name a file."""
-    named = _joined(url, reference)
-    return deepest > 0 and _is_remote(named) == _is_remote(url) and _is_live(named, deepest)
+    named = urljoin(url, reference) if "://" in url else str(Path(url).parent / reference)
+    return deepest > 0 and _is_remote(named) == _is_remote(url) and hls_is_live(named, deepest)
 
 
 def _fetched(url: str) -> bytes:
@@ -82,12 +77,6 @@ def _fetched(url: str) -> bytes:
 
 def _is_remote(url: str) -> bool:
     return "://" in url and not url.startswith("file://")
-
-
-def _joined(url: str, reference: str) -> str:
-    if "://" in url:
-        return urljoin(url, reference)
-    return str(Path(url).parent / reference)
 
 
 _CREDENTIALS_MAX_BYTES = 4096
@@ -170,6 +159,8 @@ _PROTOCOLS = {
     "srt": "srt",
 }
 """What FFmpeg may open for an address of a protocol."""
+
+_FORMATS = {"udp": "mpegts", "rtmp": "flv", "rtmps": "flv", "v4l2": "v4l2"}
 
 _QUICK = {"analyzeduration": "3000000", "fpsprobesize": "0"}
 """Microseconds of packets that FFmpeg may probe; none for the rate, which we determine."""
@@ -254,7 +245,7 @@ def find_address(
         url=url,
         display=redacted(text),
         protocol=protocol,
-        format=_format_of(protocol, hls=hls),
+        format="hls" if hls else _FORMATS.get(protocol),
         options=_options_of(protocol, url, seconds, hls=hls),
         needs_ffmpeg=protocol == "srt" and not has_protocol("srt"),
         connect_seconds=connect_seconds,
@@ -275,12 +266,6 @@ def _url_of(text: str, protocol: str) -> str:
     if protocol == "v4l2":
         return text.removeprefix("v4l2:").removeprefix("//")
     return f"file:{text}" if protocol == "file" and not text.startswith("file:") else text
-
-
-def _format_of(protocol: str, *, hls: bool) -> str | None:
-    if hls:
-        return "hls"
-    return {"udp": "mpegts", "rtmp": "flv", "rtmps": "flv", "v4l2": "v4l2"}.get(protocol)
 
 
 def _options_of(protocol: str, url: str, read_seconds: float, *, hls: bool) -> dict[str, str]:

@@ -131,16 +131,19 @@ def _converted(text: str, plain: Callable[[str], str], field: Callable[[str], st
     return "".join(field(one) if at % 2 else plain(one) for at, one in enumerate(parts))
 
 
+def _names_beside(path: Path) -> Iterator[Path]:
+    """Yield a path and the numbered ones; raise SinkRefused after thousands."""
+    yield from islice(numbered(path), _MOST_OF_ONE_NAME)
+    raise SinkRefused(f"{_MOST_OF_ONE_NAME} files of that name are there: {path}")
+
+
 def free_path(path: Path) -> Path:
     """Return a path, or the first numbered one that is not taken.
 
     Raises:
         SinkRefused: if thousands of that name exist.
     """
-    for one in islice(numbered(path), _MOST_OF_ONE_NAME):
-        if not os.path.lexists(one):
-            return one
-    raise SinkRefused(f"{_MOST_OF_ONE_NAME} files of that name are there: {path}")
+    return next(one for one in _names_beside(path) if not os.path.lexists(one))
 
 
 def rename_beside(partial: Path, target: Path) -> Path:
@@ -150,13 +153,12 @@ def rename_beside(partial: Path, target: Path) -> Path:
         SinkFull: if the rename fails.
         SinkRefused: if thousands of that name exist.
     """
-    for path in islice(numbered(target), _MOST_OF_ONE_NAME):
-        try:
+    names = _names_beside(target)
+    while True:
+        path = next(names)
+        with suppress(SinkRefused):
             rename(partial, path, overwrite=False)
-        except SinkRefused:
-            continue
-        return path
-    raise SinkRefused(f"{_MOST_OF_ONE_NAME} files of that name are there: {target}")
+            return path
 
 
 _TS_PACKET_BYTES = 188
@@ -222,11 +224,7 @@ def check_recording(path: Path, form: str, wanted: VideoExtent) -> None:
 
 
 def truncate_to_whole(path: Path, form: str) -> None:
-    """Truncate an unfinished file to what was written completely.
-
-    Raises:
-        OSError: if that fails.
-    """
+    """Truncate an unfinished file to what was written completely, or raise OSError."""
     if form in ("mp4", "mov"):
         size = whole_fragments(path)
     elif form == "mpegts":
@@ -281,11 +279,7 @@ class DiskSync:
         self._thread.start()
 
     def sync(self) -> None:
-        """Sync all that was written so far, without waiting for it.
-
-        Raises:
-            SinkFull: if an earlier sync has failed.
-        """
+        """Sync what was written so far, without waiting; raise SinkFull if one has failed."""
         if self._error is not None:
             raise SinkFull(f"the disk has not taken it: {self._error.strerror}") from self._error
         self._wanted.set()

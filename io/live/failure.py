@@ -127,13 +127,10 @@ def looked_into(reason: Reason, what: str, url: str) -> tuple[Reason, str]:
 def resolves(url: str) -> bool:
     """Ask the resolver whether the host of a URL has an address."""
     try:
-        host = urlsplit(url).hostname
-    except ValueError:
-        return True  # the name is not the reason
-    if not host:
-        return True
-    try:
-        socket.getaddrinfo(host, None)
+        if host := urlsplit(url).hostname:
+            socket.getaddrinfo(host, None)
     except (OSError, UnicodeError):
         return False
+    except ValueError:  # the name is not the reason
+        pass
     return True

@@ -14,8 +14,9 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 import av
@@ -48,6 +49,8 @@ _SOUND: dict[str, tuple[str, ...]] = {
 
 class Muxer:
     """Writes the packets of one connection, or of one file.
+
+    `write` and `close` raise FFmpegError or OSError if that fails.
 
     Args:
         output: a URL or path that FFmpeg opens itself, or an open file.
@@ -83,11 +86,8 @@ class Muxer:
         self.origin: Fraction | None = None
         """Time of the output's 0 on the packets' time line; None before the first packet."""
         self._last: dict[str, int] = {}
-        direct = {
-            "flush_packets": "1",
-            "max_interleave_delta": "1",
-        }  # microseconds; 0 means for ever
-        options = options | direct
+        # microseconds; 0 means for ever
+        options = options | {"flush_packets": "1", "max_interleave_delta": "1"}
         where, muxer = output, form
         if "tls_verify" in options and form == "flv":
             where, muxer, options = _tee(str(output), form, options), "tee", {}
@@ -96,7 +96,7 @@ class Muxer:
         )
         try:
             with av.open(BytesIO(primer), format="nut") as template:
-                self._streams = self._add(template.streams.best("video"), form)
+                self._streams = {"video": self._add_video(template.streams.best("video"), form)}
                 self._add_sound(template.streams.best("audio"), form)
             if at_once:
                 self._output.start_encoding()
@@ -109,7 +109,7 @@ class Muxer:
         """Whether sound is written too; the muxer then holds back the latest packet."""
         return "sound" in self._streams
 
-    def _add(self, template: Stream | None, form: str) -> dict[str, Stream]:
+    def _add_video(self, template: Stream | None, form: str) -> Stream:
         if template is None:
             raise SinkRefused("the primer holds no video")
         try:
@@ -119,7 +119,7 @@ class Muxer:
         if form in ("mp4", "mov") and template.name == "hevc":
             stream.codec_context.codec_tag = "hvc1"  # Apple's players require it
         stream.time_base = _TICK
-        return {"video": stream}
+        return stream
 
     def _add_sound(self, template: Stream | None, form: str) -> None:
         if template is None:
@@ -138,9 +138,6 @@ class Muxer:
         Returns:
             False if it has no place: it is earlier than the first keyframe, or sound where none
             is written.
-
-        Raises:
-            FFmpegError, OSError: if it cannot be written.
         """
         stream = self._streams.get(packet.kind)
         if stream is None:
@@ -180,11 +177,7 @@ class Muxer:
         self.frames += 1
 
     def close(self) -> None:
-        """Write what the muxer holds back, and the trailer.
-
-        Raises:
-            FFmpegError, OSError: if that fails.
-        """
+        """Write what the muxer holds back, and the trailer."""
         self._output.close()
 
     def abandon(self) -> None:
@@ -264,11 +257,7 @@ class HlsUploader:
                 self._error = error
 
     def check(self) -> None:
-        """Raise the first error.
-
-        Raises:
-            OutputLost: if the server refused a file.
-        """
+        """Raise the first error, OutputLost, if the server refused a file."""
         if self._error is not None:
             raise self._error
 
@@ -289,13 +278,11 @@ class HlsUploader:
         is_new = self._connection is None
         try:
             status, answer = self._request(method, path, data)
-        except (http.client.HTTPException, ConnectionError) as error:
+        except (http.client.HTTPException, OSError) as error:
             self._disconnect()
-            if not is_new:
+            was_closed = isinstance(error, http.client.HTTPException | ConnectionError)
+            if was_closed and not is_new:
                 return self._ask(method, path, data, missing=missing)
-            raise self._lost(error) from error
-        except OSError as error:
-            self._disconnect()
             raise self._lost(error) from error
         if 200 <= status < 300:
             return answer
@@ -307,12 +294,10 @@ class HlsUploader:
 
     def _request(self, method: str, path: str, data: bytes | None) -> tuple[int, bytes]:
         if self._connection is None:
-            where: Any = {"host": self._host or "", "port": self._port, "timeout": self._timeout}
-            self._connection = (
-                http.client.HTTPSConnection(**where, context=tls_context())
-                if self._secure
-                else http.client.HTTPConnection(**where)
-            )
+            kind, where = http.client.HTTPConnection, (self._host or "", self._port)
+            if self._secure:
+                kind = partial(http.client.HTTPSConnection, context=tls_context())
+            self._connection = kind(*where, timeout=self._timeout)
         self._connection.request(method, f"{path}{self._query}", data, self._headers)
         with self._connection.getresponse() as response:
             answer = response.read(_MAX_ANSWER_BYTES)

@@ -29,21 +29,9 @@ from ..child import Child, ParentPipes, kill_on_parent_death, with_parent_death
 from ..errors import MediaError, OutputLost, Reason
 from ..redaction import redacted
 from ..web import NetworkRules, network_rules, tls_options
+from . import publisher_protocol as wire
 from .failure import looked_into, reason_of, reason_of_words
 from .muxer import HlsUploader, Muxer
-from .publisher_protocol import (
-    Connected,
-    Event,
-    Finished,
-    Header,
-    Note,
-    PublishFailed,
-    Skipped,
-    Written,
-    event_line,
-    read_header,
-    read_packet,
-)
 from .recorder import RollingRecorder, SingleRecorder
 from .target import IO_TIMEOUT_SECONDS, UDP_PACKET_BYTES, LiveTarget
 from .values import Encoded
@@ -86,11 +74,7 @@ class Relay(io.RawIOBase):
         return True
 
     def write(self, data: ReadableBuffer) -> int:
-        """Pass data to the program, waiting until it has taken all.
-
-        Raises:
-            BrokenPipeError: if it takes no more.
-        """
+        """Pass data to the program; wait until it has taken all, or raise BrokenPipeError."""
         data = bytes(data)
         self._child.send(data)
         while self._child.unsent_bytes:
@@ -113,11 +97,7 @@ class Relay(io.RawIOBase):
         return OutputLost(reason, f"{self._display}: {what}: {said or f'ffmpeg ended with {code}'}")
 
     def complete(self) -> None:
-        """Have everything sent and end the program.
-
-        Raises:
-            OutputLost: if that fails.
-        """
+        """Have everything sent and end the program; raise OutputLost if that fails."""
         if self._end(_END_SECONDS) != 0:
             raise self.lost()
 
@@ -155,6 +135,8 @@ class Relay(io.RawIOBase):
 class NetworkOutput:
     """A live output that others receive: a connection, or a playlist that they fetch.
 
+    `write` and `close` raise OutputLost if the far end does not take what is sent.
+
     Args:
         target: where to.
         primer: of the encoder.
@@ -165,7 +147,9 @@ class NetworkOutput:
         SinkRefused: if the format does not hold the video.
     """
 
-    def __init__(self, target: LiveTarget, primer: bytes, report: Callable[[Event], None]) -> None:
+    def __init__(
+        self, target: LiveTarget, primer: bytes, report: Callable[[wire.Event], None]
+    ) -> None:
         self._target = target
         self._relay: Relay | None = None
         self._uploads: HlsUploader | None = None
@@ -176,7 +160,7 @@ class NetworkOutput:
                 self._uploads = HlsUploader(target.url, IO_TIMEOUT_SECONDS)
             self._muxer = self._muxing(primer)
         for note in self._muxer.notes:
-            report(Note(note))
+            report(wire.Note(note))
 
     def _muxing(self, primer: bytes) -> Muxer:
         target = self._target
@@ -200,11 +184,7 @@ class NetworkOutput:
         return self._muxer.has_sound
 
     def write(self, packet: Encoded) -> bool:
-        """Send a packet; return False if it has no place in this connection.
-
-        Raises:
-            OutputLost: if the far end does not take it.
-        """
+        """Send a packet; return False if it has no place in this connection."""
         with self._as_output_lost("connection lost"):
             written = self._muxer.write(packet)
             if self._uploads is not None:
@@ -212,11 +192,7 @@ class NetworkOutput:
         return written
 
     def close(self) -> None:
-        """Send what is held back, and close the connection.
-
-        Raises:
-            OutputLost: if the far end does not take it.
-        """
+        """Send what is held back, and close the connection."""
         with self._as_output_lost("connection lost at its end"):
             self._muxer.close()
             if self._uploads is not None:
@@ -246,15 +222,11 @@ class NetworkOutput:
             reason = "ended"
         text = str(getattr(error, "strerror", None) or error)
         reason, text = looked_into(reason, text, self._target.url)
-        return OutputLost(
-            reason, redacted(f"{self._target.display}: {what}: {text}", published=True)
-        )
+        text = redacted(f"{self._target.display}: {what}: {text}", published=True)
+        return OutputLost(reason, text)
 
 
-_FAILED_STATUS = 1
-_ORPHAN_STATUS = 2
-
-
+_FAILED_STATUS, _ORPHAN_STATUS = 1, 2
 Output = NetworkOutput | SingleRecorder | RollingRecorder
 
 
@@ -269,12 +241,12 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # our parent decides
     _end_at_sigterm(pipes.stdin)
 
-    def report(event: Event) -> None:
+    def report(event: wire.Event) -> None:
         with suppress(BrokenPipeError):  # without a reader, recordings are completed all the same
-            pipes.write(event_line(event))
+            pipes.write(wire.event_line(event))
 
     try:
-        header = read_header(pipes.stdin)
+        header = wire.read_header(pipes.stdin)
         if not header.target.is_file and not kill_on_parent_death(parent):
             return _ORPHAN_STATUS
         with network_rules(NetworkRules(tls_insecure=header.target.tls_insecure)):
@@ -284,11 +256,11 @@ def main() -> int:
     except MediaError as error:
         report(failure_of(error))
         return _FAILED_STATUS
-    report(Finished())
+    report(wire.Finished())
     return 0
 
 
-def publish(header: Header, packets: BinaryIO, report: Callable[[Event], None]) -> None:
+def publish(header: wire.Header, packets: BinaryIO, report: Callable[[wire.Event], None]) -> None:
     """Write the packets of an output, and complete it at their end.
 
     Args:
@@ -301,22 +273,22 @@ def publish(header: Header, packets: BinaryIO, report: Callable[[Event], None]) 
     """
     kinds: dict[str, type[Output]] = {"file": SingleRecorder, "rolling": RollingRecorder}
     output = kinds.get(header.target.kind, NetworkOutput)(header.target, header.primer, report)
-    report(Connected())
+    report(wire.Connected())
     held: deque[int] = deque()  # numbers of packets that the muxer may hold back
 
     def report_written(most_held: int) -> None:
         while len(held) > most_held:
-            report(Written(held.popleft(), time.monotonic()))
+            report(wire.Written(held.popleft(), time.monotonic()))
 
     try:
-        while (item := read_packet(packets)) is not None:
+        while (item := wire.read_packet(packets)) is not None:
             number, packet = item
             written = output.write(packet)
             if packet.kind == "video" and written:
                 held.append(number)
                 report_written(int(output.has_sound))
             elif packet.kind == "video":
-                report(Skipped(number))
+                report(wire.Skipped(number))
         output.close()
     except MediaError:
         output.abandon()
@@ -324,10 +296,10 @@ def publish(header: Header, packets: BinaryIO, report: Callable[[Event], None]) 
     report_written(0)
 
 
-def failure_of(error: MediaError) -> PublishFailed:
+def failure_of(error: MediaError) -> wire.PublishFailed:
     """Return the event that reports an error."""
     reason = error.reason if isinstance(error, OutputLost) else "failed"
-    return PublishFailed(reason, type(error).__name__, redacted(str(error), published=True))
+    return wire.PublishFailed(reason, type(error).__name__, redacted(str(error), published=True))
 
 
 def _end_at_sigterm(stdin: BinaryIO) -> None:

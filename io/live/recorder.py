@@ -37,7 +37,7 @@ from .values import Encoded
 
 
 class RecordingFile:
-    """Writes one file under a hidden name.
+    """Writes one file under a hidden name; raises SinkFull wherever the disk fails.
 
     Args:
         target: the output, with container and options.
@@ -66,11 +66,7 @@ class RecordingFile:
             raise
 
     def write(self, packet: Encoded) -> bool:
-        """Write a packet; return False if it has no place in this recording.
-
-        Raises:
-            SinkFull: if the disk fails.
-        """
+        """Write a packet; return False if it has no place in this recording."""
         with _mapped_errors(self._file.target, opening=self.muxer.origin is None):
             written = self.muxer.write(packet)
             self._file.stream.flush()
@@ -79,11 +75,7 @@ class RecordingFile:
         return written
 
     def close(self) -> None:
-        """End the file; :meth:`publish`, which may take long, must follow.
-
-        Raises:
-            SinkFull: if the disk fails.
-        """
+        """End the file; :meth:`publish`, which may take long, must follow."""
         with _mapped_errors(self._file.target):
             self.muxer.close()
             self._file.stream.flush()
@@ -95,7 +87,6 @@ class RecordingFile:
             None if nothing was written to it, and it is deleted.
 
         Raises:
-            SinkFull: if the disk or the rename fails.
             VerificationFailed: if it differs from what was written; it keeps its hidden name.
         """
         if self._disk is not None:
@@ -235,6 +226,9 @@ _HEADER_BYTES = 1024
 class RollingRecorder:
     """Writes a sequence of recordings: when one is long enough, a keyframe begins the next.
 
+    `write` and `close` raise SinkFull, SinkRefused or VerificationFailed if a recording cannot be
+    created, written or completed.
+
     A finished one is verified on a thread of its own, so that the packets of the next do not
     wait. What an earlier process has left unfinished is saved first.
 
@@ -266,12 +260,7 @@ class RollingRecorder:
         self._completion.add(self._expire)
 
     def write(self, packet: Encoded) -> bool:
-        """Write a packet into the recording where it belongs; return False if there is none.
-
-        Raises:
-            SinkFull, SinkRefused, VerificationFailed: if one cannot be created, written or
-                completed.
-        """
+        """Write a packet into the recording where it belongs; return False if there is none."""
         self._completion.check()
         if packet.kind == "sound":
             return self._write_sound(packet)
@@ -328,11 +317,7 @@ class RollingRecorder:
         self._completion.add(self._expire)
 
     def close(self) -> None:
-        """Complete what is open and wait until all is verified and renamed.
-
-        Raises:
-            SinkFull, SinkRefused, VerificationFailed: if that fails.
-        """
+        """Complete what is open and wait until all is verified and renamed."""
         for recording in (self._before, self._current):
             if recording is not None:
                 self._complete(recording)
@@ -407,11 +392,7 @@ class CompletionThread:
         self._waiting.put(work)
 
     def check(self) -> None:
-        """Raise the first error.
-
-        Raises:
-            SinkFull, SinkRefused, VerificationFailed: that of the first work that failed.
-        """
+        """Raise the error of the first work that failed: see :class:`RollingRecorder`."""
         if self._error is not None:
             raise self._error
 

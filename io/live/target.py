@@ -192,22 +192,19 @@ def _with_query(url: str, name: str, value: str) -> str:
     return f"{url}{'&' if query else '?'}{name}={value}"
 
 
+_HLS = {
+    "hls_time": str(SEGMENT_SECONDS),
+    "hls_list_size": str(_SEGMENTS_LISTED),
+    "hls_flags": "delete_segments+append_list+independent_segments",
+}
+
+
 def _options(scheme: str, muxer: str) -> dict[str, str]:
     if muxer == "rtsp":
         return {"rtsp_transport": "tcp"}
     if muxer == "flv" and scheme in ("rtmp", "rtmps"):
         return {"flvflags": "no_duration_filesize"}
-    if muxer == "hls":
-        return _playlist_options() | {"method": "PUT"}
-    return {}
-
-
-def _playlist_options() -> dict[str, str]:
-    return {
-        "hls_time": str(SEGMENT_SECONDS),
-        "hls_list_size": str(_SEGMENTS_LISTED),
-        "hls_flags": "delete_segments+append_list+independent_segments",
-    }
+    return _HLS | {"method": "PUT"} if muxer == "hls" else {}
 
 
 def _local(
@@ -255,8 +252,6 @@ def recording_options(container: str) -> dict[str, str]:
 
 def _playlist(path: Path, text: str) -> LiveTarget:
     check_target(path, overwrite=True)
-    options = _playlist_options()
-    options["hls_flags"] += "+temp_file"
-    segments = f"{path.stem}-%08d.ts".replace(path.stem, path.stem.replace("%", "%%"), 1)
-    options["hls_segment_filename"] = str(path.with_name(segments))
-    return LiveTarget("hls", str(path), text, "hls", options)
+    segments = path.with_name(f"{path.stem.replace('%', '%%')}-%08d.ts")
+    local = {"hls_flags": _HLS["hls_flags"] + "+temp_file", "hls_segment_filename": str(segments)}
+    return LiveTarget("hls", str(path), text, "hls", _HLS | local)

@@ -108,7 +108,7 @@ async def node_on(
             store,
             lambda: {"version": "1.2.3", "device": "cpu"},
             lambda: {"upframe_up": 1.0},
-            live=live,
+            live=live or LiveBoard(),
             backoff=backoff or fast_backoff(),
             metrics_seconds=metrics_seconds,
         )
