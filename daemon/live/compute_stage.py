@@ -92,6 +92,7 @@ class LiveCompute(Compute):
             now=now,
         )
         self.info = replace(self.info, num_frames=None)
+        self._now = now
         self._by_name = {level.name: level for level in levels}
         self._level = levels[0]
         size, pix_fmt = (self.info.width, self.info.height), self.info.pix_fmt
@@ -119,29 +120,26 @@ class LiveCompute(Compute):
         self._level, self._skip_next = self._by_name[level], False
         return held
 
-    def warm_up(
-        self, *, most_seconds: float = 5.0, now: Callable[[], float] = time.monotonic
-    ) -> dict[str, float]:
+    def warm_up(self, *, most_seconds: float = 5.0) -> dict[str, float]:
         """Run every level's networks before the first frame does, and measure them.
 
         Begins with the level that gives up most. To be called before the first picture.
 
         Args:
             most_seconds: after which no further level is begun.
-            now: seconds, monotonic.
 
         Returns:
             Seconds that one frame takes, by the level's name, for `Governor.expect`, without the
             levels that were not reached.
         """
         costs: dict[str, float] = {}
-        first, begun = self._level.name, now()
+        first, begun = self._level.name, self._now()
         for name in reversed(self._by_name):
-            left = most_seconds - (now() - begun)
+            left = most_seconds - (self._now() - begun)
             if left < 0:
                 break
             self.switch(name)
-            costs[name] = self._rehearse(left, now)
+            costs[name] = self._rehearse(left)
         self.switch(first)
         self.restart()
         return costs
@@ -164,33 +162,33 @@ class LiveCompute(Compute):
             time_base=self.info.time_base,
         )
 
-    def _rehearse(self, most_seconds: float, now: Callable[[], float]) -> float:
+    def _rehearse(self, most_seconds: float) -> float:
         """Return the seconds of a frame: the least of those for which nothing is new."""
         times: list[float] = []
         while len(times) < _MOST_REHEARSED and sum(times) <= most_seconds:
             picture = self._gray(len(times))
-            begun = now()
+            begun = self._now()
             for _ in chain(self(picture), self.settle()):
                 pass
-            times.append(now() - begun)
+            times.append(self._now() - begun)
             if len(times) > _NEW and sum(times) > _REHEARSAL_SECONDS:
                 break
         cost = min(times[_NEW:] or times[-1:])
         left = most_seconds - sum(times)
         if self.max_in_flight > 1 and cost * self.max_in_flight <= left:
-            self._fill_lanes(len(times), min(left, _FILL_SECONDS), now)
+            self._fill_lanes(len(times), min(left, _FILL_SECONDS))
         for _ in self.flush():
             pass
         return cost
 
-    def _fill_lanes(self, index: int, most_seconds: float, now: Callable[[], float]) -> None:
+    def _fill_lanes(self, index: int, most_seconds: float) -> None:
         """Compute as many pictures at once as there may be, so that memory does not grow later.
 
         What lanes need together depends on which of their steps coincide: hence repeatedly.
         """
-        ends = now() + most_seconds
+        ends = self._now() + most_seconds
         for picture in range(index, index + _FILLS * self.max_in_flight):
-            if now() >= ends:
+            if self._now() >= ends:
                 return
             for _ in self(self._gray(picture)):
                 pass

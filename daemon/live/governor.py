@@ -142,7 +142,9 @@ class Costs:
         """
         known, usual = self._nearest(index, cost)
         guess = usual * self._levels[index].work() / self._levels[known].work()
-        return guess * self._load(interval_seconds, cost)
+        if cost is None or (before := self._memory[self._index].usual) is None:
+            return guess
+        return guess * _ratio(cost, before, interval_seconds)
 
     def hope(
         self, index: int, interval_seconds: float, now: float, *, patience_seconds: float
@@ -182,13 +184,6 @@ class Costs:
             known.setdefault(self._index, cost)
         nearest = min(known, key=lambda other: abs(log(self._levels[other].work() / work)))
         return nearest, known[nearest]
-
-    def _load(self, interval_seconds: float, cost: float | None) -> float:
-        """Return the present cost of a frame as a multiple of the usual one."""
-        usual = self._memory[self._index].usual
-        if cost is None or usual is None:
-            return 1.0
-        return _ratio(cost, usual, interval_seconds)
 
 
 def _ratio(cost: float, other: float, interval_seconds: float) -> float:

@@ -84,17 +84,13 @@ def parse_levels(names: Sequence[str], filters: FilterOptions) -> tuple[Level, .
     Raises:
         UsageError: if a name is none of these.
     """
-    levels = [_full(filters)]
-    for name in _spelled_out(names, levels[0].exp):
+    exp = filters.frame_interpolation_exp if filters.enable_frame_interpolation else 0
+    levels = [Level("full", exp, "network" if filters.enable_upscaling else "none")]
+    for name in _spelled_out(names, exp):
         level = _without(levels[-1], name, filters)
         if replace(level, name="") != replace(levels[-1], name=""):
             levels.append(level)
     return tuple(levels)
-
-
-def _full(filters: FilterOptions) -> Level:
-    exp = filters.frame_interpolation_exp if filters.enable_frame_interpolation else 0
-    return Level("full", exp, "network" if filters.enable_upscaling else "none")
 
 
 def _spelled_out(names: Sequence[str], exp: int) -> Iterator[str]:

@@ -261,7 +261,7 @@ class LivePipeline:
         """Measure each level, and begin at the one that the machine can keep up."""
         governor = Governor(self._levels, latency_seconds=self._spec.latency_seconds)
         now, speed = self._context.now, self._context.speed
-        costs = self.compute.warm_up(most_seconds=_WARM_UP_SECONDS * speed, now=now)
+        costs = self.compute.warm_up(most_seconds=_WARM_UP_SECONDS * speed)
         level = governor.expect(costs, now=now(), interval_seconds=float(1 / self._rate))
         self.compute.switch(level.name)  # nothing is held yet
         log.info("level %s to begin with", level.name)

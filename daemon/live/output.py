@@ -18,7 +18,7 @@ from threading import Lock
 from typing import Generic, Literal, TypeVar
 
 from ...filters.frame import Picture
-from ...io.live.clock import LiveClock
+from ...io.live.clock import LiveClock, positive
 from ...io.live.live_encoder import LiveEncoder
 from ...io.live.values import Encoded
 from ..queues import BlockingQueue, DropOldestQueue, QueueCancelled
@@ -61,9 +61,7 @@ class FrameScheduler(Generic[T]):
     """
 
     def __init__(self, rate: Fraction) -> None:
-        if rate <= 0:
-            raise ValueError(f"rate must be positive, got {rate}")
-        self._rate = rate
+        self._rate = positive(rate)
         self._next = 0
         self._current: tuple[T] | None = None
         self._was_shown = False
@@ -182,6 +180,7 @@ class PendingFrames:
 
 
 WINDOW_SECONDS = 60.0
+_SHARES = {"p50": 0.50, "p99": 0.99, "max": 1.0}
 _STEP_SECONDS = 0.005
 _NUM_STEPS = 20_001
 """Of the histogram: 100 s, and the last one for all longer delays."""
@@ -200,8 +199,7 @@ class DelayStatistics:
 
     def __init__(self) -> None:
         self._recent: deque[tuple[float, float]] = deque(maxlen=_MAX_KEPT)
-        self._steps = [0] * _NUM_STEPS
-        self._count = 0
+        self._steps: Counter[int] = Counter()
         self._underway: deque[tuple[int, float]] = deque(maxlen=_MAX_UNDERWAY)
         self._max_seconds = 0.0
         self._lock = Lock()
@@ -222,13 +220,10 @@ class DelayStatistics:
             while self._underway and self._underway[0][0] <= index:
                 encoded, arrived = self._underway.popleft()
                 if encoded == index:
-                    self._add(max(0.0, at - arrived), at)
-
-    def _add(self, delay: float, at: float) -> None:
-        self._recent.append((at, delay))
-        self._steps[min(_NUM_STEPS - 1, int(delay / _STEP_SECONDS))] += 1
-        self._count += 1
-        self._max_seconds = max(self._max_seconds, delay)
+                    delay = max(0.0, at - arrived)
+                    self._recent.append((at, delay))
+                    self._steps[min(_NUM_STEPS - 1, int(delay / _STEP_SECONDS))] += 1
+                    self._max_seconds = max(self._max_seconds, delay)
 
     def recent(self, now: float) -> dict[str, float]:
         """Return p50, p99 and max of the last minute in seconds; empty if nothing was written."""
@@ -236,25 +231,20 @@ class DelayStatistics:
             while self._recent and self._recent[0][0] < now - WINDOW_SECONDS:
                 self._recent.popleft()
             delays = sorted(delay for _, delay in self._recent)
-        shares = {"p50": 0.50, "p99": 0.99, "max": 1.0} if delays else {}
-        return {key: round(delays[_rank(each, len(delays))], 4) for key, each in shares.items()}
+        shares = _SHARES.items() if delays else ()
+        return {key: round(delays[_rank(share, len(delays))], 4) for key, share in shares}
 
     def overall(self) -> dict[str, float]:
         """Return p50, p99 and max of the whole run in seconds; quantiles rounded up to 5 ms."""
         with self._lock:
-            if not self._count:
-                return {}
-            return {
-                "p50": self._quantile(0.50),
-                "p99": self._quantile(0.99),
-                "max": round(self._max_seconds, 4),
-            }
+            shares = _SHARES.items() if self._steps else ()
+            return {key: self._quantile(share) for key, share in shares}
 
     def _quantile(self, share: float) -> float:
-        left = _rank(share, self._count)
+        left = _rank(share, self._steps.total())
         longest = round(self._max_seconds, 4)
-        for step, count in enumerate(self._steps[:-1]):
-            if left < count:
+        for step, count in sorted(self._steps.items()):
+            if left < count and step < _NUM_STEPS - 1:
                 return min(round((step + 1) * _STEP_SECONDS, 4), longest)
             left -= count
         return longest

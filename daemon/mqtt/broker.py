@@ -228,6 +228,8 @@ class _Paho:
 class Session:
     """One connection, from CONNECT to DISCONNECT: an asynchronous context manager.
 
+    Every call raises ConnectionLost when the connection ends.
+
     Args:
         config: the broker, and who we are.
         topics: of the node, whose retained status becomes `offline` if we die.
@@ -321,7 +323,6 @@ class Session:
 
         Raises:
             SubscriptionRefused: if it does not grant one of them.
-            ConnectionLost: if the connection ends.
         """
         qos = 0 if retained else 1
         options = SubscribeOptions(
@@ -342,20 +343,12 @@ class Session:
             raise SubscriptionRefused(f"the broker refuses to subscribe {', '.join(refused)}")
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:
-        """End subscriptions. What was on its way has arrived when this returns.
-
-        Raises:
-            ConnectionLost: if the connection ends.
-        """
+        """End subscriptions. What was on its way has arrived when this returns."""
         async with _answered():
             await self._client.unsubscribe(list(topics))
 
     async def publish(self, message: OutgoingMessage) -> None:
-        """Send a message; with QoS 1, wait until the broker has it.
-
-        Raises:
-            ConnectionLost: if the connection ends before.
-        """
+        """Send a message; with QoS 1, wait until the broker has it."""
         properties = Properties(PacketTypes.PUBLISH)
         if message.payload:  # one that clears a topic has nothing to describe
             properties.PayloadFormatIndicator = 1
@@ -371,11 +364,7 @@ class Session:
             )
 
     async def lost(self) -> None:
-        """Wait for the end of the connection.
-
-        Raises:
-            ConnectionLost: when it has ended.
-        """
+        """Wait for the end of the connection."""
         try:
             async for _ in self._client.messages:  # stays empty: `_accept` gets them all
                 pass

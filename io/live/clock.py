@@ -380,7 +380,7 @@ class LiveClock:
     """
 
     def __init__(self, out_rate: Fraction) -> None:
-        self._ticks = ticks_per_second(_positive(out_rate))
+        self._ticks = ticks_per_second(positive(out_rate))
         self.time_base = Fraction(1, self._ticks)
         """Seconds a tick; slots of the output begin at whole ticks."""
         self._out_rate = out_rate
@@ -416,7 +416,7 @@ class LiveClock:
             ValueError: for a rate that is not positive.
         """
         with self._lock:
-            self._steps = StepFilter(float(1 / _positive(rate)))
+            self._steps = StepFilter(float(1 / positive(rate)))
             self._anchor = self._sender = None
             self._missing = 0
             self._wraps = PtsUnwrapper()
@@ -580,7 +580,8 @@ class LiveClock:
         return PlacedFrame(pts, kind, breaks, is_late)
 
 
-def _positive(rate: Fraction) -> Fraction:
+def positive(rate: Fraction) -> Fraction:
+    """Return a rate; raise ValueError unless it is above 0."""
     if rate <= 0:
         raise ValueError(f"rate must be positive, got {rate}")
     return rate

@@ -24,6 +24,7 @@ from ..limits import limits
 from ..redaction import redacted
 from ..timestamps import RateVerdict
 from .address import LiveAddress
+from .clock import positive
 from .frames import LiveDecoder
 from .input_connection import FfmpegConnection, FileConnection, InputConnection, UrlConnection
 from .values import DecodedFrame, LiveForm, SoundPacket
@@ -349,9 +350,7 @@ class StallRule:
     def __init__(
         self, rate: Fraction, gop_seconds: Fraction | None, given_seconds: float | None = None
     ) -> None:
-        if rate <= 0:
-            raise ValueError(f"rate must be positive, got {rate}")
-        self._interval = float(1 / rate)
+        self._interval = float(1 / positive(rate))
         self._given = given_seconds
         self._gops: deque[float] = deque(maxlen=_GOPS_KEPT)
         if gop_seconds is not None:

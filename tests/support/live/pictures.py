@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any
 
@@ -39,10 +40,13 @@ def options(exp: int = 2, scale: float | None = 2, **more: Any) -> FilterOptions
 
 
 def live(
-    filters: FilterOptions, info: StreamInfo = INFO, pix_fmt: str | None = None
+    filters: FilterOptions,
+    info: StreamInfo = INFO,
+    pix_fmt: str | None = None,
+    now: Callable[[], float] = time.monotonic,
 ) -> tuple[LiveCompute, dict[str, Level]]:
     levels = parse_levels(DEFAULT_LEVELS, filters)
-    compute = LiveCompute(info, filters, RUNTIME, levels=levels, pix_fmt=pix_fmt)
+    compute = LiveCompute(info, filters, RUNTIME, levels=levels, pix_fmt=pix_fmt, now=now)
     return compute, {level.name: level for level in levels}
 
 
