@@ -17,7 +17,6 @@ import torch
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
-from av.video.stream import VideoStream
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -60,38 +59,28 @@ def write_demo_clip(
 
 
 def _write(container: OutputContainer, scene: DemoScene, rate: Fraction, num_frames: int) -> None:
-    video = _add_video(container, scene.width, scene.height, rate)
+    options = {"crf": "14", "preset": "medium"}
+    video = container.add_stream("libx264", rate=rate, options=options)
+    video.width, video.height, video.pix_fmt = scene.width, scene.height, "yuv420p"
+    context = video.codec_context
+    context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
+    context.color_primaries = context.color_trc = _BT709
     audio = container.add_stream("aac", rate=_SAMPLE_RATE, layout="stereo")
     audio.bit_rate = 160_000
     container.metadata["title"] = "upframe demo"
     _write_sound(container, audio, float(num_frames / rate))
     reformatter = VideoReformatter()  # one for all frames: its setup takes longer than its work
     for index in range(num_frames):
-        frame = _coded(scene(float(index / rate)), reformatter)
+        frame = reformatter.reformat(
+            av.VideoFrame.from_ndarray(_bytes_of(scene(float(index / rate))), format="rgb24"),
+            format="yuv420p",
+            src_color_range=ColorRange.JPEG,
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+        )
         frame.pts, frame.time_base = index, 1 / rate
         container.mux(video.encode(frame))
     container.mux(video.encode(None))
-
-
-def _add_video(container: OutputContainer, width: int, height: int, rate: Fraction) -> VideoStream:
-    video = container.add_stream("libx264", rate=rate, options={"crf": "14", "preset": "medium"})
-    video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-    context = video.codec_context
-    context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
-    context.color_primaries = context.color_trc = _BT709
-    return video
-
-
-def _coded(picture: Tensor, reformatter: VideoReformatter) -> av.VideoFrame:
-    """Convert (3, H, W) in [0, 1] to 4:2:0 BT.709 in limited range."""
-    frame = av.VideoFrame.from_ndarray(_bytes_of(picture), format="rgb24")
-    return reformatter.reformat(
-        frame,
-        format="yuv420p",
-        src_color_range=ColorRange.JPEG,
-        dst_colorspace=Colorspace.ITU709,
-        dst_color_range=ColorRange.MPEG,
-    )
 
 
 def _bytes_of(picture: Tensor) -> npt.NDArray[np.uint8]:
@@ -147,19 +136,15 @@ _ZOOM = 6  # how many pixels wide a pixel of the source becomes in the detail
 
 
 def read_pictures(path: Path, first: int, count: int) -> list[Tensor]:
-    """Decode some pictures of a video.
-
-    Args:
-        path: A video file.
-        first: Number of the first picture, counted from 0.
-        count: How many, at most; fewer where the video ends.
+    """Decode up to `count` pictures of a video, from the one with number `first` (from 0) on.
 
     Returns:
         Each (3, H, W) float32, [0, 1], R'G'B'.
     """
     with av.open(str(path)) as container:
         frames = islice(container.decode(video=0), first, first + count)
-        return [_to_tensor(frame) for frame in frames]
+        made = [torch.as_tensor(frame.to_ndarray(format="rgb24")) for frame in frames]
+    return [picture.permute(2, 0, 1).float() / 255 for picture in made]
 
 
 def compare(source: Tensor, results: list[Tensor]) -> Tensor:
@@ -178,14 +163,20 @@ def compare(source: Tensor, results: list[Tensor]) -> Tensor:
     """
     if len(results) != 3:
         raise ValueError(f"the result must have 3 frames there, got {len(results)}")
-    size = (results[0].shape[1], results[0].shape[2])
-    scale = max(1, size[1] // 640)
+    width = results[0].shape[2]
+    rows: list[Tensor] = []
     with one_thread():
-        return _stack(
-            _sides(enlarge(source, size, "nearest-exact"), results[0], source, scale),
-            _details(source, results[0], scale),
-            _moments(results, scale),
-        )
+        for make in (_sides, _details, _moments):
+            panels = make(source, results)
+            height = next(iter(panels.values())).shape[1]
+            row = torch.full((3, height + _GAP, width), _PAGE)
+            for index, (name, panel) in enumerate(panels.items()):
+                panel = panel.clone()
+                put_label(panel, name, top=0, left=0, scale=max(1, width // 640))
+                left = index * (panel.shape[2] + _GAP)
+                row[:, :height, left : left + panel.shape[2]] = panel
+            rows.append(row)
+    return torch.cat(rows, 1)[:, :-_GAP]
 
 
 def write_png(path: Path, picture: Tensor) -> None:
@@ -206,100 +197,66 @@ def enlarge(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 
 def busiest(activity: Tensor, height: int, width: int) -> tuple[int, int]:
-    """Return the position of the window with the highest activity.
+    """Return row and column of the window with the highest activity: of its upper left corner.
 
     Args:
         activity: (H, W), non-negative.
         height: Of the window, at most H.
         width: Likewise, at most W.
-
-    Returns:
-        Row and column of its upper left corner.
     """
     sums = functional.avg_pool2d(activity[None, None], (height, width), stride=1)[0, 0]
     best = int(sums.argmax())
     return best // sums.shape[1], best % sums.shape[1]
 
 
-def _sides(before: Tensor, after: Tensor, source: Tensor, scale: int) -> Tensor:
-    """Show the half of the frame with the most detail, before and after."""
-    _, height, whole = after.shape
-    width = (whole - _GAP) // 2
-    _, left = busiest(_edges(after)[0], height, width)
-    panels = {
-        f"source {_size_of(source)}": before[:, :, left : left + width].clone(),
-        f"upframe {_size_of(after)}": after[:, :, left : left + width].clone(),
+def _sides(source: Tensor, results: list[Tensor]) -> dict[str, Tensor]:
+    """Return the half of the frame with the most detail, before and after."""
+    after = results[0]
+    size = (after.shape[1], after.shape[2])
+    width = (size[1] - _GAP) // 2
+    _, left = busiest(_edges(after), size[0], width)
+    before = enlarge(source, size, "nearest-exact")
+    return {
+        f"{name} {of.shape[2]}x{of.shape[1]}": whole[:, :, left : left + width]
+        for name, of, whole in (("source", source, before), ("upframe", after, after))
     }
-    return _row(panels, whole, scale)
 
 
-def _details(source: Tensor, result: Tensor, scale: int) -> Tensor:
-    """Show a detail of the source, enlarged by repeated pixels, by bicubic, and by the filter."""
-    width = _panel_width(result.shape[2])
-    columns = min(source.shape[2], width // (_ZOOM * scale))
+def _details(source: Tensor, results: list[Tensor]) -> dict[str, Tensor]:
+    """Return a detail of the source, enlarged by repeated pixels, by bicubic, and by the filter."""
+    whole = results[0].shape[2]
+    width = (whole - 2 * _GAP) // 3
+    columns = min(source.shape[2], width // (_ZOOM * max(1, whole // 640)))
     rows = min(source.shape[1], columns * 3 // 5)
-    top, left = busiest(functional.avg_pool2d(_edges(source), 3, 1, 1)[0], rows, columns)
+    edges = functional.avg_pool2d(_edges(source)[None], 3, 1, 1)[0]
+    top, left = busiest(edges, rows, columns)
     part = source[:, top : top + rows, left : left + columns]
-    zoom = result.shape[2] / source.shape[2]
-    area = [round(edge * zoom) for edge in (top, left, top + rows, left + columns)]
-    fine = result[:, area[0] : area[2], area[1] : area[3]]
+    area = [
+        round(edge * whole / source.shape[2]) for edge in (top, left, top + rows, left + columns)
+    ]
+    fine = results[0][:, area[0] : area[2], area[1] : area[3]]
     size = (round(width * rows / columns), width)
-    panels = {
+    return {
         "pixels of the source": enlarge(part, size, "nearest-exact"),
         "bicubic": enlarge(part, size, "bicubic"),
         "upframe": enlarge(fine, size, "bicubic"),
     }
-    return _row(panels, result.shape[2], scale)
 
 
-def _moments(results: list[Tensor], scale: int) -> Tensor:
-    """Show the region where the first and the last frame differ most, in all three."""
-    width = _panel_width(results[0].shape[2])
-    height = min(results[0].shape[1], width * 4 // 5)
+def _moments(source: Tensor, results: list[Tensor]) -> dict[str, Tensor]:
+    """Return the region where the first and the last frame differ most, in all three."""
+    width = (results[0].shape[2] - 2 * _GAP) // 3
     moved = (results[2] - results[0]).abs().mean(0)
-    top, left = busiest(
-        moved[: moved.shape[0] * 4 // 5], min(height, moved.shape[0] * 4 // 5), width
-    )
+    moved = moved[: moved.shape[0] * 4 // 5]
+    top, left = busiest(moved, min(width * 4 // 5, moved.shape[0]), width)
+    bottom = top + min(results[0].shape[1], width * 4 // 5)
     names = ("a frame", "inserted after it", "the next frame")
-    panels = {
-        name: result[:, top : top + height, left : left + width].clone()
-        for name, result in zip(names, results, strict=True)
-    }
-    return _row(panels, results[0].shape[2], scale)
-
-
-def _row(panels: dict[str, Tensor], width: int, scale: int) -> Tensor:
-    height = next(iter(panels.values())).shape[1]
-    row = torch.full((3, height, width), _PAGE)
-    for index, (name, panel) in enumerate(panels.items()):
-        left = index * (panel.shape[2] + _GAP)
-        put_label(panel, name, top=0, left=0, scale=scale)
-        row[:, :, left : left + panel.shape[2]] = panel
-    return row
-
-
-def _stack(*rows: Tensor) -> Tensor:
-    gap = torch.full((3, _GAP, rows[0].shape[2]), _PAGE)
-    parts = [part for row in rows for part in (row, gap)]
-    return torch.cat(parts[:-1], 1)
-
-
-def _panel_width(width: int) -> int:
-    return (width - 2 * _GAP) // 3
+    parts = (result[:, top:bottom, left : left + width] for result in results)
+    return dict(zip(names, parts, strict=True))
 
 
 def _edges(picture: Tensor) -> Tensor:
-    """Return how much neighbouring pixels differ: (1, H, W)."""
-    gray = picture.mean(0, keepdim=True)
-    across = functional.pad((gray[:, :, 1:] - gray[:, :, :-1]).abs(), (0, 1))
-    down = functional.pad((gray[:, 1:] - gray[:, :-1]).abs(), (0, 0, 0, 1))
-    return across + down
-
-
-def _size_of(picture: Tensor) -> str:
-    return f"{picture.shape[2]}x{picture.shape[1]}"
-
-
-def _to_tensor(frame: av.VideoFrame) -> Tensor:
-    pixels = torch.from_numpy(frame.to_ndarray(format="rgb24"))  # pyright: ignore[reportUnknownArgumentType]
-    return pixels.permute(2, 0, 1).float() / 255
+    """Return how much neighbouring pixels differ: (H, W)."""
+    gray = picture.mean(0)
+    across = functional.pad((gray[:, 1:] - gray[:, :-1]).abs(), (0, 1))
+    return across + functional.pad((gray[1:] - gray[:-1]).abs(), (0, 0, 0, 1))
