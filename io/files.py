@@ -48,9 +48,7 @@ class Owner:
 def partial_path(target: Path, token: str | None = None) -> Path:
     """Return a temporary name beside `target`: ``.NAME.<token>.partial``, at most 255 bytes.
 
-    Args:
-        target: the file or the numbered sequence that it will become.
-        token: of its owner; None makes a random one.
+    The token is its owner's; None makes a random one.
     """
     ending = f".{secrets.token_hex(4) if token is None else token}.partial"
     room = NAME_MAX_BYTES - len(ending) - 1
@@ -119,10 +117,7 @@ def refuse_same_file(source: str | Path, target: str | Path) -> None:
 def check_target(target: Path, *, overwrite: bool, token: str | None = None) -> None:
     """Refuse a target that cannot be written, before any work is done.
 
-    Args:
-        target: path of the output.
-        overwrite: whether it may exist already.
-        token: of the owner, for the name of the file that tests the folder.
+    The owner's `token` is for the name of the file that tests the folder.
 
     Raises:
         SinkRefused: if it exists, is a folder, or its folder is missing or not writable.
@@ -155,9 +150,7 @@ def hold(descriptor: int) -> None:
 def refuse_writer(target: Path, token: str | None = None) -> None:
     """Refuse a target that another process is writing: its temporary file is there, and locked.
 
-    Args:
-        target: the file or the numbered sequence.
-        token: of the owner, whose own temporary file may be there.
+    That of the owner with the `token` may be there.
 
     Raises:
         SinkRefused: names the process.
@@ -207,17 +200,13 @@ def write_error(target: Path, error: OSError) -> MediaError:
     """Return the error that stands for a failed write to `target`."""
     if isinstance(error, BrokenPipeError):
         return ReaderGone(f"the reader of {target} closed it")
-    reason = error.strerror or str(error)
-    return SinkFull(f"cannot write {target}: {reason}")
+    return SinkFull(f"cannot write {target}: {error.strerror or error}")
 
 
 class OutputFile:
     """A file that appears under its name only when it is complete.
 
-    Args:
-        target: its final path.
-        overwrite: whether an existing file may be replaced.
-        owner: marks the temporary file, and is notified before it is renamed.
+    Its owner marks the temporary file, and is notified before that is renamed.
 
     Raises:
         SinkRefused: as :func:`check_target` does.
@@ -245,8 +234,7 @@ class OutputFile:
             # "+": some muxers read back what they wrote
             return open(self.path, "wb" if self.direct else "x+b", buffering=_BUFFER_BYTES)
         except OSError as error:
-            reason = f"cannot create {self.target}: {error.strerror}"
-            raise SinkRefused(reason) from error
+            raise SinkRefused(f"cannot create {self.target}: {error.strerror}") from error
 
     def close(self) -> None:
         """Flush what is buffered, and sync it to the disk.
@@ -278,7 +266,8 @@ class OutputFile:
         self.close()
         if not self.direct:
             self._refuse_another(self.path)
-            announce(self._owner, [(self.path, self.target)])
+            if self._owner is not None:
+                self._owner.before_publish([(self.path, self.target)])
             rename(self.path, self.target, overwrite=self._overwrite)
             sync_folder(self.target.parent)
             self._refuse_another(self.target)
@@ -311,12 +300,6 @@ class OutputFile:
         self._set_done()
         with suppress(OSError):  # its buffer cannot be written, and is not needed
             self.stream.close()
-
-
-def announce(owner: Owner | None, renames: Sequence[tuple[Path, Path]]) -> None:
-    """Notify the owner, if any, which files will be renamed now, from where to where."""
-    if owner is not None:
-        owner.before_publish(renames)
 
 
 def rename(partial: Path, target: Path, *, overwrite: bool) -> None:
@@ -377,9 +360,6 @@ def sync_folder(folder: Path) -> None:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:  # a folder that may be written, but not read
         return
-    try:
+    with suppress(OSError):  # some network file systems refuse; the rename itself has worked
         os.fsync(descriptor)
-    except OSError:  # some network file systems refuse; the rename itself has worked
-        pass
-    finally:
-        os.close(descriptor)
+    os.close(descriptor)

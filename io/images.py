@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,14 +27,12 @@ from av.video.frame import VideoFrame
 from ..filters.frame import Picture, PixelFormat, StreamInfo
 from .decode.demuxer import Target
 from .encode.codecs import CodecChoice, is_sequence, numbered
-from .encode.containers import Container
-from .encode.encoder import EncoderOptions, Encoding, codec_choice, open_codec, still_parameters
+from .encode.encoder import EncoderOptions, Encoding, encoding_of, open_codec, still_parameters
 from .encode.packets import encoded
 from .errors import SinkFull, SinkRefused, VerificationFailed, reason_of
 from .files import (
     OutputFile,
     Owner,
-    announce,
     check_target,
     hold,
     partial_path,
@@ -75,8 +74,7 @@ class ImageSink:
         """What holds for the images."""
         self._overwrite = overwrite
         self._owner = owner
-        choice = codec_choice(info, encoder, target, "image2")
-        self._encoding = Encoding(info, encoder, choice, Container("image2"))
+        self._encoding = encoding_of(info, encoder, target, "image2")
         self._folder: Path | None = None
         self._held = -1
         """The folder's descriptor: its name may lead elsewhere later."""
@@ -179,7 +177,8 @@ class ImageSink:
         for image, _ in renames:
             sync_file(held / image.name)
         sync_folder(held)
-        announce(self._owner, renames)
+        if self._owner is not None:
+            self._owner.before_publish(renames)
         for image, final in renames:
             rename(held / image.name, final, overwrite=self._overwrite)
             self._published.append(final)
@@ -264,12 +263,10 @@ def _taken(target: Path) -> Path | None:
     first = numbered(target, _FIRST_NUMBER)
     if first.exists():
         return first
-    start, end = target.name[: target.name.index("%")], target.suffix
-    for path in sorted(target.parent.iterdir()):
-        middle = path.name[len(start) : -len(end)]
-        if path.name.startswith(start) and path.suffix == end and middle.isdigit():
-            return path
-    return None
+    start, end = map(re.escape, (target.name[: target.name.index("%")], target.suffix))
+    names = re.compile(rf"{start}\d+{end}", re.DOTALL)
+    found = (path for path in sorted(target.parent.iterdir()) if names.fullmatch(path.name))
+    return next(found, None)
 
 
 def _check_image(data: bytes, picture: Picture, codec: str) -> None:
@@ -291,12 +288,9 @@ def upright_info(info: StreamInfo) -> StreamInfo:
 
 
 def upright(picture: Picture, rotation: int, *, hflip: bool) -> Picture:
-    """Rotate the pixels as a player would show them.
+    """Rotate the pixels as a player would show them: mirrored first, then counter-clockwise.
 
-    Args:
-        picture: as coded; for 90 or 270 degrees its chroma must be subsampled equally both ways.
-        rotation: degrees counter-clockwise: 0, 90, 180 or 270.
-        hflip: mirror horizontally before that.
+    By 90 and 270 degrees only if the chroma is subsampled equally both ways.
     """
     if not rotation and not hflip:
         return picture

@@ -23,8 +23,7 @@ from ..filters.frame import Picture, PixelFormat, StreamInfo
 from .decode.demuxer import best_video, find_target, kind_of, open_container
 from .decode.survey import AV_TIME_BASE
 from .encode.codecs import is_image
-from .encode.containers import container_of
-from .encode.encoder import EncoderOptions, Encoding, codec_choice, open_encoder
+from .encode.encoder import EncoderOptions, encoding_of, open_encoder
 from .encode.packets import EncoderTimeline, encoded
 from .errors import UnsupportedMedia, reason_of
 from .part import Part
@@ -150,7 +149,7 @@ def _details(stream: Stream) -> str:
 
 
 def _verdicts(source: ContainerSource) -> Verdicts:
-    info = source.info
+    info, pixels = source.info, source.info.sample_aspect_ratio
     return Verdicts(
         rate=source.verdict.evidence,
         is_constant_rate=source.verdict.rate is not None,
@@ -160,8 +159,9 @@ def _verdicts(source: ContainerSource) -> Verdicts:
         color=_color(info),
         hdr=_hdr(source),
         chroma=info.color.chroma_location or "siting not given",
-        pixels=_pixels(info),
-    )
+        pixels="aspect ratio not given, shown as square" if pixels is None
+        else "square" if pixels == 1 else f"{pixels.numerator}:{pixels.denominator}",
+    )  # fmt: skip
 
 
 def _rotation(info: StreamInfo) -> str:
@@ -183,24 +183,15 @@ def _hdr(source: ContainerSource) -> str:
     info = source.info
     kind = _HDR_TRANSFERS.get(info.color.trc or "")
     parts = [] if kind is None else [kind]
-    if kind is not None and info.mastering_display is not None:
-        display = info.mastering_display
+    if kind is not None and (display := info.mastering_display) is not None:
         low, high = float(display.min_luminance), float(display.max_luminance)
         parts.append(f"mastered for {low:g} to {high:g} cd/m²")
-    if kind is not None and info.content_light is not None:
-        light = info.content_light
+    if kind is not None and (light := info.content_light) is not None:
         parts.append(f"MaxCLL {light.max_cll}, MaxFALL {light.max_fall} cd/m²")
     if (dolby_vision := source.dolby_vision) is not None:
         plain = dolby_vision.is_plain
         parts.append(f"{dolby_vision}: {'its base layer' if plain else 'cannot be converted'}")
     return ", ".join(parts) or "no"
-
-
-def _pixels(info: StreamInfo) -> str:
-    aspect = info.sample_aspect_ratio
-    if aspect is None:
-        return "aspect ratio not given, shown as square"
-    return "square" if aspect == 1 else f"{aspect.numerator}:{aspect.denominator}"
 
 
 def excerpts(
@@ -212,12 +203,8 @@ def excerpts(
 ) -> Iterator[list[Picture]]:
     """Yield the first pictures from a key frame on, for each place; none of what cannot seek.
 
-    Args:
-        target: file as for `open_source`; it is opened once more.
-        info: of the pictures of the film or of its part; places with others are left out.
-        shares: the places, as shares of that duration.
-        num_pictures: of each place.
-        part: in which the places are; None for the whole film.
+    The file is opened once more. The places are `shares` of the film or of its part, of which
+    `info` tells; those with fewer or with other pictures are left out.
 
     Raises:
         MediaError: if it cannot be read any more.
@@ -281,9 +268,9 @@ def trial_encoder(
     """
     if is_image(target, format):
         return None
-    container, choice = container_of(target, format), codec_choice(info, options, target, format)
-    output = av.open(BytesIO(), "w", format=container.name)
-    encoder = open_encoder(output, Encoding(info, options, choice, container))
+    encoding = encoding_of(info, options, target, format)
+    output = av.open(BytesIO(), "w", format=encoding.container.name)
+    encoder = open_encoder(output, encoding)
     timeline = EncoderTimeline(encoder.timing, info.time_base)
 
     def encode(pictures: Sequence[Picture]) -> None:
@@ -308,11 +295,11 @@ def held_pictures(
 
     Arguments and errors are those of `trial_encoder`.
     """
-    container, choice = container_of(target, format), codec_choice(info, options, target, format)
+    encoding = encoding_of(info, options, target, format)
     small = replace(info, width=_SMALL[0], height=_SMALL[1])
-    with av.open(BytesIO(), "w", format=container.name) as output:
-        encoder = open_encoder(output, Encoding(small, options, choice, container))
-        frame = black_frame(*_SMALL, choice.coded_pix_fmt)
+    with av.open(BytesIO(), "w", format=encoding.container.name) as output:
+        encoder = open_encoder(output, replace(encoding, info=small))
+        frame = black_frame(*_SMALL, encoding.choice.coded_pix_fmt)
         frame.pts, frame.time_base = 0, encoder.timing.time_base
         while not encoded(encoder.stream, frame) and frame.pts < _MOST_HELD:
             frame.pts += 1

@@ -29,7 +29,7 @@ from ..filters.frame import PixelFormat, StreamInfo
 from .calls import frames_of
 from .encode.codecs import is_image, joined_options
 from .encode.containers import Container, container_of
-from .encode.encoder import EncoderOptions, Encoding, codec_choice
+from .encode.encoder import EncoderOptions, Encoding, codec_choice, encoding_of
 from .encode.packets import AnyPacket, EncoderTimeline, VideoTiming, fix_dts, mux, untyped
 from .errors import SinkRefused, VerificationFailed, reason_of
 from .extent import segment_end
@@ -131,16 +131,15 @@ def _encoding(
     """
     if why := why_not_cut(encoder, info, target, format):
         raise SinkRefused(f"{target.name} cannot be made of segments: {why}")
-    choice = codec_choice(info, encoder, target, format)
-    ours: dict[str, str] = {}
-    if choice.codec == "libx265":
+    encoding, ours = encoding_of(info, encoder, target, format), dict[str, str]()
+    if encoding.choice.codec == "libx265":
         ours = {"x265-params": "open-gop=0"}
-    elif choice.codec.startswith("libx264") and _has_avx512():
+    elif encoding.choice.codec.startswith("libx264") and info.width % 128 and _has_avx512():
         # where a row of macroblocks is no multiple of 8, mbtree's AVX-512 reads beyond it, what
         # memory held before; with MALLOC_PERTURB_ x264 (core 165) gives other packets at 320x180
-        ours = {"x264-params": "asm=AVX2"} if info.width % 128 else {}
+        ours = {"x264-params": "asm=AVX2"}
     options = encoder.model_copy(update={"options": joined_options(ours, encoder.options)})
-    return Encoding(info, options, choice, container_of(target, format))
+    return replace(encoding, options=options)
 
 
 @lru_cache(maxsize=1)
@@ -222,13 +221,8 @@ def open_segment_sink(
 ) -> FileSink:
     """Open the sink of one segment. Its file has its name once it is verified and on the disk.
 
-    Args:
-        path: of the segment's file; what a dead process left there half written is removed.
-        info: as for `open_file_sink`, like all that follow.
-        encoder: the user's options.
-        target: of the output.
-        format: container of the output, if not by the name's extension.
-        final: whether the film ends with this segment.
+    What a dead process left half written at `path` is removed. All that follows it is as for
+    `open_file_sink`; `final` means that the film ends with this segment.
 
     Raises:
         SinkRefused: as `open_file_sink`, or if the output cannot be encoded in segments.
@@ -451,9 +445,8 @@ class JoinedSink:
         self, path: Path, codec: VideoCodecContext, encoder: VideoCodecContext
     ) -> None:
         """Refuse packets that do not fit to the header of the output, which is the first one's."""
-        got, wanted = (
-            f"{one.codec.canonical_name} {one.width}x{one.height}" for one in (codec, encoder)
-        )
+        codecs = (codec, encoder)
+        got, wanted = (f"{one.codec.canonical_name} {one.width}x{one.height}" for one in codecs)
         if got != wanted:
             raise VerificationFailed(f"{path.name}: wanted a segment of {wanted}, got {got}")
         header = codec.extradata or b""

@@ -13,8 +13,7 @@ from av.video.frame import PictureType
 
 from ..filters.frame import Picture, StreamInfo
 from .encode.codecs import is_image, is_sequence
-from .encode.containers import Container, container_of
-from .encode.encoder import EncoderOptions, Encoding, codec_choice
+from .encode.encoder import EncoderOptions, Encoding, encoding_of
 from .encode.packets import encoded
 from .files import OutputFile, Owner, check_target, refuse_writer
 from .images import ImageSink, check_images, still_losses, try_image
@@ -60,13 +59,11 @@ def open_file_sink(
     ledger = LossLedger(target.name) if plan is None else plan.ledger(target.name)
     if is_image(target, format):
         return ImageSink(target, info, encoder, ledger, overwrite=overwrite, owner=owner)
-    container = container_of(target, format)
-    choice = codec_choice(info, encoder, target, format)
-    encoding = Encoding(info, encoder, choice, container)
+    encoding = encoding_of(info, encoder, target, format)
     file = OutputFile(target, overwrite=overwrite, owner=owner)
     media = MediaWriter(file, encoding, plan, ledger, trial)
     # MP4 keeps no durations but the distances of dts
-    return FileSink(media, encoding, lengthens_last=container.holds_edit_lists)
+    return FileSink(media, encoding, lengthens_last=encoding.container.holds_edit_lists)
 
 
 def check_output(
@@ -92,10 +89,7 @@ def check_output(
 class FileSink:
     """Encodes pictures into one media file; see :func:`open_file_sink`.
 
-    Args:
-        media: takes the packets.
-        encoding: of the output.
-        lengthens_last: whether the last frame must be decoded last to last longer than the others.
+    Where it `lengthens_last`, the last frame must be decoded last to last longer than the others.
     """
 
     def __init__(self, media: MediaWriter, encoding: Encoding, *, lengthens_last: bool) -> None:
@@ -187,29 +181,22 @@ def plan_output(
 ) -> PlannedOutput:
     """Find what an output will lose, and try it with a black picture, without opening a sink.
 
-    Args:
-        info: of the pictures; its pix_fmt is that of `output_pix_fmt`.
-        options: of the encoder.
-        target: where the output shall be.
-        format: container, if not by the name's extension.
-        plan: what becomes of the source's other streams.
+    Arguments are those of :func:`open_file_sink`.
 
     Raises:
         SinkRefused: if the encoder or the container refuses the pictures, or if something is lost
             and the plan is strict.
     """
-    choice = codec_choice(info, options, target, format)
-    ledger = plan.ledger(Path(target).name)
+    encoding, tried = encoding_of(info, options, target, format), info
+    choice, ledger = encoding.choice, plan.ledger(Path(target).name)
     if is_image(target, format):
-        encoding = Encoding(info, options, choice, Container("image2"))
         if info.width * info.height <= _TRIAL_PIXELS:
             try_image(Path(target), encoding)
         ledger.plan(still_losses(ledger.wanted, encoding, Path(target)), choice.losses)
         return PlannedOutput(ledger.lines(), [], None)
-    tried, container = info, container_of(target, format)
     while tried.width * tried.height > _TRIAL_PIXELS:
         tried = replace(tried, width=tried.width // 4 * 2, height=tried.height // 4 * 2)
-    trial = try_output(Encoding(tried, options, choice, container), plan, ledger.wanted)
+    trial = try_output(replace(encoding, info=tried), plan, ledger.wanted)
     new = ledger.plan(trial.losses, [*choice.losses, *trial.lost_tags])
     unsaid = [line for line in new if line not in choice.losses] if tried == info else []
     return PlannedOutput(ledger.lines(), unsaid, trial if tried == info else None)

@@ -21,8 +21,8 @@ from av.error import FFmpegError
 from ..filters.frame import StreamInfo
 from .decode.demuxer import Target
 from .decode.survey import AV_TIME_BASE
-from .encode.containers import Container, container_of
-from .encode.encoder import EncoderOptions, Encoding, codec_choice, open_encoder
+from .encode.containers import Container
+from .encode.encoder import EncoderOptions, Encoding, encoding_of, open_encoder
 from .encode.packets import AnyPacket, EncoderTimeline, encoded, fix_dts, mux
 from .errors import SinkFull, SinkRefused, reason_of
 from .extent import append_to_video_entry
@@ -127,8 +127,7 @@ class MediaWriter:
     def finish(self, num_messages: int) -> None:
         """Complete, verify and rename the file; see `FileSink.finish`.
 
-        Args:
-            num_messages: T.35 messages in the packets of the video.
+        Its video must have `num_messages` T.35 messages.
         """
         self._complete()
         if not self._file.direct:
@@ -161,12 +160,10 @@ class MediaWriter:
             append_to_video_entry(self._written, self._info.view_boxes)
 
     def _expected(self, num_messages: int) -> ExpectedOutput:
-        sound = self._copy.sound_times()
-        if not self._container.tells_pts:
-            sound = None
-        timeline = self.timeline
-        tells_end = self._container.holds_durations or self._one_frame_long()
-        if self._container.name == "apng" and timeline.num_pictures == 1:
+        timeline, container, copy = self.timeline, self._container, self._copy
+        sound = copy.sound_times() if container.tells_pts else None
+        tells_end = container.holds_durations or self._one_frame_long()
+        if container.name == "apng" and timeline.num_pictures == 1:
             tells_end = False  # a plain PNG
         return ExpectedOutput(
             frames=timeline.num_pictures,
@@ -174,17 +171,15 @@ class MediaWriter:
             duration_seconds=timeline.duration_seconds if tells_end else None,
             width=self._info.width,
             height=self._info.height,
-            streams={kind: self._copy.num_streams(kind) for kind in _COPIED_KINDS},
-            empty_streams={
-                kind: self._copy.num_streams(kind, empty=True) for kind in _COPIED_KINDS
-            },
+            streams={kind: copy.num_streams(kind) for kind in _COPIED_KINDS},
+            empty_streams={kind: copy.num_streams(kind, empty=True) for kind in _COPIED_KINDS},
             color=self._held.color,
             sample_aspect_ratio=self._held.sample_aspect_ratio,
             rotation=self._held.rotation,
             messages=num_messages,
             sound=sound.after(timeline.start_seconds) if sound else None,
-            tolerance_seconds=max(TOLERANCE_SECONDS, self._container.tick or Fraction(0))
-            + timeline.num_pictures * self._container.drift,
+            tolerance_seconds=max(TOLERANCE_SECONDS, container.tick or Fraction(0))
+            + timeline.num_pictures * container.drift,
         )
 
     def _one_frame_long(self) -> bool:
@@ -268,12 +263,7 @@ class Trial:
 
 
 def try_output(encoding: Encoding, plan: StreamPlan | None, wanted: Sequence[Trait]) -> Trial:
-    """Write a small file with the real settings, and read it back.
-
-    Args:
-        encoding: of the pictures.
-        plan: what becomes of the source's other streams; None for none.
-        wanted: what the output shall hold.
+    """Write a small file with the real settings, and read it back; `wanted`: what it shall hold.
 
     Raises:
         SinkRefused: if the encoder or the container refuses it.
@@ -319,23 +309,17 @@ def try_encoder(
     format: str,  # noqa: A002
     sizes: Sequence[tuple[int, int]],
 ) -> None:
-    """Write a picture of 8 bits with an encoder into a container, in memory.
-
-    Args:
-        options: of the encoder.
-        format: the container.
-        sizes: of the picture; one that works is enough.
+    """Write a picture of 8 bits with an encoder into a container, in memory; one size is enough.
 
     Raises:
         SinkRefused: why the last one does not work.
     """
-    container = container_of("", format)
     for size in sizes:
         info = StreamInfo(*size, "yuv420p", Fraction(1, 25), rate=Fraction(25))
-        choice = codec_choice(info, options, "", format)
+        made = encoding_of(info, options, "", format)
         with suppress(SinkRefused) if size != sizes[-1] else nullcontext():
-            made = replace(info, pix_fmt=choice.pix_fmt)
-            try_output(Encoding(made, options, choice, container), None, ())
+            pictures = replace(info, pix_fmt=made.choice.pix_fmt)
+            try_output(replace(made, info=pictures), None, ())
             return
 
 

@@ -122,6 +122,17 @@ def codec_choice(
     return choice
 
 
+def encoding_of(
+    info: StreamInfo,
+    options: EncoderOptions,
+    target: str | Path,
+    format: str | None,  # noqa: A002
+) -> Encoding:
+    """Choose how pictures of an output are encoded; see :func:`output_pix_fmt`."""
+    container = Container("image2") if is_image(target, format) else container_of(target, format)
+    return Encoding(info, options, codec_choice(info, options, target, format), container)
+
+
 def check_range(codec: str, options: EncoderOptions) -> None:
     """Compare the user's options with an encoder that was chosen for its container.
 
