@@ -42,7 +42,7 @@ _WHOLE_ONLY = {
 }
 """Codecs that are not divided. FFmpeg's decoder of Dirac and VC-2 leaves coefficients of earlier
 frames beyond the edges of a plane, where its size is no multiple of the wavelet's."""
-_NO_TIME = "some of its frames have no time"
+_NO_TIME, _NOT_READ = "some of its frames have no time", "its packets cannot be read one by one"
 _BY_FIELDS = ("h264", "hevc", "vc1")
 """Codecs with a packet for each field, maybe, if interlaced."""
 
@@ -120,12 +120,9 @@ class FrameIndex:
 
 
 def cut_indices(num_frames: int, keys: Sequence[int], least: int) -> list[int]:
-    """Return the frames before which a film is cut.
+    """Return the frames before which a film is cut, by the rising indices of its key frames.
 
-    Args:
-        num_frames: of the film.
-        keys: indices of the key frames, rising.
-        least: frames in a segment; the last one may have half of that.
+    A segment has `least` frames; the last one may have half of that.
 
     Raises:
         ValueError: if that is none.
@@ -154,10 +151,8 @@ def least_frames(width: int, height: int) -> int:
 def index_of(target: Target, first_pts: int | None, until: int | None = None) -> FrameIndex | str:
     """Read a film's packets; a text says why frames cannot be counted by them, for people.
 
-    Args:
-        target: the film.
-        first_pts: of the first frame that a decoder gave, in ticks of the stream.
-        until: of a large file, frames from this pts on are not wanted; None: all are.
+    `first_pts` is of the first frame that a decoder gave. Of a large file, frames from the pts
+    `until` on are not wanted; None: all are.
     """
     if first_pts is None:
         return _NO_TIME
@@ -172,11 +167,7 @@ def index_of(target: Target, first_pts: int | None, until: int | None = None) ->
                 until = until + round(1 / stream.time_base) if is_large else None
             return _why_whole(container, stream) or _index(container, stream, first_pts, until)
     except (MediaError, FFmpegError, OSError) as error:
-        return _not_sought(error)
-
-
-def _not_sought(error: Exception) -> str:
-    return f"its packets cannot be read one by one: {error}"
+        return f"{_NOT_READ}: {error}"
 
 
 def _why_whole(container: InputContainer, stream: VideoStream) -> str | None:
@@ -230,14 +221,9 @@ def _index(
 def cuts_of(
     target: Target, index: FrameIndex, least: int, begin: int = 0, end: int | None = None
 ) -> Cuts:
-    """Divide a film, or the part that has its frames ``begin`` to ``end`` - 1.
+    """Divide a film, or the part that has its frames `begin` to `end` - 1, into segments.
 
-    Args:
-        target: the film.
-        index: of its frames.
-        least: frames in a segment.
-        begin: the first frame.
-        end: the one behind the last; None: all.
+    Each has `least` frames.
     """
     segments = _segments(index, least, begin, end)
     if len(segments) == 1:
@@ -256,7 +242,7 @@ def why_not_sought(target: Target, leads: Sequence[KeyFrame]) -> str | None:
             for lead in leads:
                 next(packets_of(container, best_video(container, target.name), lead))
     except (MediaError, FFmpegError, OSError) as error:
-        return _not_sought(error)
+        return f"{_NOT_READ}: {error}"
     return None
 
 
@@ -296,7 +282,8 @@ def packets_of(
         packets = container.demux(stream)
         for packet in packets:
             if packet.is_keyframe and packet.size and packet.pts is not None:
-                if packet.pts == lead.pts and _is_at(packet.pos, lead.pos):
+                away = abs(packet.pos - lead.pos) if packet.pos and lead.pos else 0
+                if packet.pts == lead.pts and away <= _SAME_PLACE:
                     yield packet
                     yield from packets
                     return
@@ -305,18 +292,10 @@ def packets_of(
     raise UnsupportedMedia(f"no key frame at {lead.pts} ticks: wanted the planned film")
 
 
-def _is_at(one: int | None, other: int) -> bool:
-    return not one or not other or abs(one - other) <= _SAME_PLACE
-
-
 def film_lines(lines: Iterable[str]) -> list[str]:
-    """Return what is to be said of a film by what was said of its segments.
+    """Return what is to be said of a film by the warnings or losses of its segments in turn.
 
-    Args:
-        lines: warnings or losses, of all segments in turn. Those that count begin with the number.
-
-    Returns:
-        Each line once; numbers of the same are added up.
+    Each line comes once. Those that count begin with the number; numbers of the same are added up.
     """
     totals: dict[str, int] = {}
     for line in lines:
@@ -338,11 +317,8 @@ def frames_of(
 ) -> Iterator[tuple[Shown, int, int]]:
     """Yield the frames of a segment, and one past its end if there is one.
 
-    Args:
-        name: of the film, for people.
-        frames: with pts and duration, from before the segment on.
-        segment: whose frames are wanted.
-        on_before: gets those from its `before_pts` on.
+    The frames, with pts and duration, begin before it: `on_before` gets those from the segment's
+    `before_pts` on.
 
     Raises:
         NotAsPlanned: if they are not as many as the packets promised.

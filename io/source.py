@@ -45,7 +45,7 @@ from .decode.deinterlace import (
     field_order_text,
     flags_frames,
 )
-from .decode.demuxer import Target, best_video, find_target, open_container
+from .decode.demuxer import best_video, find_target, open_container
 from .decode.dolby_vision import DolbyVision, dolby_vision_of
 from .decode.hardware import Hardware, log_decoder, open_for_card
 from .decode.survey import (
@@ -92,23 +92,11 @@ class Seen:
     duration_seconds: Fraction | None
 
 
-def open_source(
-    target: str | BinaryIO | ConfinedFile,
-    *,
-    format: str | None = None,  # noqa: A002
-    deinterlace: Deinterlace = "auto",
-    framerate: Fraction | None = None,
-    timeout_seconds: float | None = 10.0,
-    hardware: Hardware | None = None,
-    part: Part | None = None,
-    to_inspect: bool = False,
-    segment: Segment | None = None,
-    seen: Seen | None = None,
-) -> ContainerSource:
-    """Open a path, URL, ``frame_%05d.png``, ``*.png`` or binary stream.
+class ContainerSource:
+    """A :class:`~upframe.io.media.Source` of the best video stream of a container.
 
     Args:
-        target: What to read.
+        target: What to read: a path, URL, ``frame_%05d.png``, ``*.png`` or binary stream.
         format: FFmpeg's name of the container, where the data do not show it.
         deinterlace: ``auto`` where the pixels of a few frames show combs, else where the stream or
             a frame is marked as interlaced.
@@ -129,45 +117,22 @@ def open_source(
             frame.
         TruncatedMedia: if it ends before its first frame, or is an MP4 without its index.
     """
-    found = find_target(target, format_name=format, framerate=framerate)
-    source = ContainerSource(
-        found,
-        deinterlace=deinterlace,
-        timeout_seconds=timeout_seconds,
-        hardware=hardware,
-        segment=segment,
-        seen=seen,
-        part=part,
-    )
-    rates = source.stream.average_rate, source.stream.base_rate
-    if framerate is not None and framerate not in rates:
-        source.close()
-        raise WrongOption(f"{found.name} has its own rate; one is given for images, raw streams")
-    dolby_vision = source.dolby_vision
-    if dolby_vision is not None and not dolby_vision.is_plain and not to_inspect:
-        source.close()
-        raise UnsupportedMedia(
-            f"{found.name}: {dolby_vision} has no base layer that can be shown without Dolby's "
-            "player: its colours would be green and violet; wanted a profile with one, such as 8.1"
-        )
-    return source
-
-
-class ContainerSource:
-    """A :class:`~upframe.io.media.Source` of the best video stream of a container."""
 
     def __init__(
         self,
-        target: Target,
+        target: str | BinaryIO | ConfinedFile,
         *,
+        format: str | None = None,  # noqa: A002
         deinterlace: Deinterlace = "auto",
-        timeout_seconds: float | None = None,
+        framerate: Fraction | None = None,
+        timeout_seconds: float | None = 10.0,
         hardware: Hardware | None = None,
+        part: Part | None = None,
+        to_inspect: bool = False,
         segment: Segment | None = None,
         seen: Seen | None = None,
-        part: Part | None = None,
     ) -> None:
-        self._target = target
+        self._target = found = find_target(target, format_name=format, framerate=framerate)
         self._segment = segment
         self.before: list[Picture] = []
         """Of a segment, the pictures before it, in order."""
@@ -184,21 +149,33 @@ class ContainerSource:
         self.is_interlaced = False
         """By its pixels, header or first frame, whether or not it was deinterlaced."""
         self.dolby_vision: DolbyVision | None = None
-        self._survey = None if seen else survey(target, fields=deinterlace != "off")
-        self.container = open_container(target, timeout_seconds)
+        self._survey = None if seen else survey(found, fields=deinterlace != "off")
+        self.container = open_container(found, timeout_seconds)
         """To inspect its other streams."""
         try:
             if hardware is not None and deinterlace != "on":  # which runs on the CPU
-                self.container = open_for_card(self.container, target, hardware)
+                self.container = open_for_card(self.container, found, hardware)
             self._open()
             self._go_to(*self._wanted())
             self._begin()
+            self._check(framerate, to_inspect)
         except FFmpegError as error:
             self.close()
-            raise UnsupportedMedia(f"{target.name}: {reason_of(error)}") from error
+            raise UnsupportedMedia(f"{found.name}: {reason_of(error)}") from error
         except BaseException:
             self.close()
             raise
+
+    def _check(self, framerate: Fraction | None, to_inspect: bool) -> None:
+        name, dolby_vision = self._target.name, self.dolby_vision
+        if framerate not in (None, self.stream.average_rate, self.stream.base_rate):
+            raise WrongOption(f"{name} has its own rate; one is given for images, raw streams")
+        if dolby_vision is not None and not dolby_vision.is_plain and not to_inspect:
+            raise UnsupportedMedia(
+                f"{name}: {dolby_vision} has no base layer that can be shown without Dolby's "
+                "player: its colours would be green and violet; wanted a profile with one, such as "
+                "8.1"
+            )
 
     def _open(self) -> None:
         self.stream = stream = best_video(self.container, self._target.name)
@@ -373,8 +350,8 @@ class ContainerSource:
         self.container.close()
 
     def _judge(self) -> RateVerdict:
-        stream = self.stream
-        claimed = [stream.average_rate, stream.base_rate, stream.codec_context.framerate]
+        claimed = [self.stream.average_rate, self.stream.base_rate]
+        claimed += [self.stream.codec_context.framerate]
         if self._survey is not None:
             return self._survey.judge(self._time_base, claimed)
         seen = self._decoder.peek(PEEK_PACKETS, PEEK_BYTES)
@@ -457,7 +434,7 @@ class ContainerSource:
         for decoded in self._decoder:
             yield from self._progressive(self._alike(decoded))
         if self._deinterlacer is not None:
-            yield from _flat(self._deinterlacer.flush())
+            yield from ((frame, *times) for frame, times in self._deinterlacer.flush())
 
     def _alike(self, decoded: Decoded) -> Decoded:
         """Convert a frame to the first one's form."""
@@ -477,29 +454,20 @@ class ContainerSource:
         self._notes += [] if embedded is None else embedded.notes
         self.dolby_vision = dolby_vision_of(self._target.path, first)
         described = self._decoder.described or first
-        info = describe(
-            self.stream,
-            described,
-            verdict=self.verdict,
-            field_order=self.field_order,
-            embedded=embedded,
-        )
+        info = describe(self.stream, described, self.verdict, self.field_order, embedded)
         if self._target.num_images:
             info = replace(info, exif=None)  # each has its own
         pix_fmt = planar_pix_fmt(pix_fmt_of(first))
         self._drops_alpha = may_be_opaque(self.stream, first) and is_opaque(self._target)
+        if self._drops_alpha:
+            pix_fmt = opaque_pix_fmt(pix_fmt)
         if (known := self._seen) is not None:
-            extent = known.num_frames, known.duration_seconds
+            count, seconds = known.num_frames, known.duration_seconds
         elif self._part is not None:
-            extent = self._part_frames(), self._part_seconds()
+            count, seconds = self._part_frames(), self._part_seconds()
         else:
-            extent = self._num_frames(), self._duration_seconds()
-        self._info = replace(
-            info,
-            pix_fmt=opaque_pix_fmt(pix_fmt) if self._drops_alpha else pix_fmt,
-            num_frames=extent[0],
-            duration_seconds=extent[1],
-        )
+            count, seconds = self._num_frames(), self._duration_seconds()
+        self._info = replace(info, pix_fmt=pix_fmt, num_frames=count, duration_seconds=seconds)
         by_pixels = self.fields.kind if self._deinterlace == "auto" else "as flagged"
         flagged = self._has_fields or first.interlaced_frame
         self.is_interlaced = by_pixels == "interlaced" or (by_pixels != "progressive" and flagged)
@@ -567,7 +535,7 @@ class ContainerSource:
             yield frame, decoded.pts, decoded.duration
             return
         times = decoded.pts, decoded.duration  # the decoder's, not the filter's
-        yield from _flat(self._deinterlacer(on_cpu(frame), times))
+        yield from ((done, *of) for done, of in self._deinterlacer(on_cpu(frame), times))
 
     def _wants_deinterlacing(self, frame: VideoFrame) -> bool:
         if self._deinterlace != "auto":
@@ -598,7 +566,4 @@ class ContainerSource:
             logger.info("%s: %s", self._target.name, note)
 
 
-def _flat(
-    made: Iterator[tuple[VideoFrame, tuple[int | None, int]]],
-) -> Iterator[tuple[VideoFrame, int | None, int]]:
-    return ((frame, *times) for frame, times in made)
+open_source = ContainerSource

@@ -20,7 +20,6 @@ JITTER = Fraction(1, 20)
 RESET_SECONDS = 1
 """A larger step back is a new time line, not a frame out of order."""
 
-_STANDARD_DENOMINATORS = (1, 1001)
 _MAX_RATE = 1000
 
 _FINE_TICKS = 8
@@ -78,13 +77,10 @@ class TimestampFixer:
         *,
         end_of_stream: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """Create it for one stream.
+        """Create it for one stream, with a rate if that is known to be constant.
 
-        Args:
-            time_base: Seconds in a tick.
-            rate: Frames per second, if known to be constant.
-            end_of_stream: Called after the last item: returns the tick at which the container ends
-                the stream, None if unknown.
+        `end_of_stream` is called after the last item: it returns the tick at which the container
+        ends the stream, None if unknown.
         """
         self._time_base = time_base
         self._end_of_stream = end_of_stream
@@ -167,13 +163,9 @@ class FilmFixer:
         rate: Fraction | None,
         first: int | None = None,
     ) -> None:
-        """Create it for one stream.
+        """Create it for one stream: `rate` of film is None if it is film in part only.
 
-        Args:
-            time_base: Seconds in a tick.
-            field_rate: Fields per second.
-            rate: Frames of film per second; None if the stream is film in part only.
-            first: Pts of the stream's first frame, where items begin later.
+        `first` is the pts of the stream's first frame, where items begin later.
         """
         self._field = 1 / (field_rate * time_base)  # ticks, exact
         self._step = None if rate is None else 1 / (rate * time_base)
@@ -195,9 +187,8 @@ class FilmFixer:
             held = entry
         if held is not None:
             _, pts, duration = held
-            yield self._moved(
-                held, before, pts + duration if pts is not None and duration else None
-            )
+            after = pts + duration if pts is not None and duration else None
+            yield self._moved(held, before, after)
 
     def _moved(
         self, entry: tuple[T, int | None, int], before: int | None, after: int | None
@@ -250,7 +241,6 @@ class RateVerdict:
 def judge_rate(
     pts: Sequence[int],
     time_base: Fraction,
-    *,
     candidates: Iterable[Fraction | None] = (),
     last_duration: int = 0,
 ) -> RateVerdict:
@@ -339,9 +329,7 @@ def _soft_telecine(
 def _fields_of_cadence(ordered: Sequence[int], field: Fraction) -> list[int] | None:
     """Return with which field each frame begins, if all are shown for two or three, often in turn.
 
-    Args:
-        ordered: Rising pts.
-        field: Ticks that a field lasts.
+    `field` is how many ticks a field lasts.
     """
     size, parts = field.numerator, field.denominator
     steps = [after - before for before, after in pairwise(ordered)]
@@ -372,10 +360,7 @@ def settled(stamps: Sequence[tuple[int, int | None]]) -> list[int]:
     """Return those pts of an excerpt between which no later packet can lie, in decoding order.
 
     A later packet is decoded later, so it is shown after every dts seen so far; an earlier packet
-    is shown before the excerpt's first, which is a key frame.
-
-    Args:
-        stamps: (pts, dts) of consecutive packets, the first a key frame.
+    is shown before the excerpt's first, which is a key frame. `stamps` are (pts, dts).
     """
     decoded = [dts for _, dts in stamps if dts is not None]
     if not decoded:
@@ -387,8 +372,7 @@ def settled(stamps: Sequence[tuple[int, int | None]]) -> list[int]:
 def header_rate(claimed: Sequence[Fraction | None]) -> RateVerdict:
     """Derive a rate from the header alone, where timestamps cannot be read in advance.
 
-    Args:
-        claimed: The average rate first, then other rates; all must agree within 1 %.
+    The average rate is the first of those claimed; all must agree within 1 %.
     """
     rates = [rate for rate in claimed if rate]
     if not rates or not 0 < rates[0] <= _MAX_RATE:
@@ -424,10 +408,7 @@ def _deviation(
 ) -> tuple[Fraction, Fraction]:
     """Return how far rising numbers lie before and behind the grid of the first, at most.
 
-    Args:
-        ordered: The numbers.
-        step: Of the grid.
-        places: Of each number on the grid; 0, 1, 2, … if None.
+    `places` are those of the numbers on the grid; 0, 1, 2, … if None.
     """
     # in integers: this runs over every timestamp of a file
     away = [
@@ -448,8 +429,7 @@ def usual_rate(rate: Fraction) -> Fraction:
 
 def _near_standard(measured: Fraction) -> Iterator[Fraction]:
     """Yield whole rates and their 1000/1001 that are within 1 % of a measured one."""
-    for denominator in _STANDARD_DENOMINATORS:
-        scale = Fraction(1000, denominator) if denominator != 1 else Fraction(1)
+    for scale in (Fraction(1), Fraction(1000, 1001)):
         whole = round(measured / scale)
         if whole and abs(whole * scale / measured - 1) < Fraction(1, 100):
             yield whole * scale

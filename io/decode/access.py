@@ -71,12 +71,9 @@ class _File(FileIO):
 class LocalFiles:
     """Opens the local files of one container: `io_open` of `av.open`.
 
-    Args:
-        path: the file that was named, or the first of a sequence; entries of a playlist are
-            relative to it.
-        root: beneath which all entries must lie; None: the file's folder.
-        opened: another name of the file, such as that of its descriptor.
-        images: of a sequence, in order; each opening returns the next.
+    Entries of a playlist are relative to `path`, which was named or is the first of a sequence, and
+    must lie beneath the root; None: the file's folder. `opened` is another name of the file, such
+    as that of its descriptor. Of the `images` of a sequence each opening returns the next.
     """
 
     def __init__(

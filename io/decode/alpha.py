@@ -43,11 +43,7 @@ def is_tagged(stream: VideoStream) -> bool:
 def alpha_decoder(
     stream: VideoStream, first: Packet[VideoStream]
 ) -> tuple[VideoCodecContext, list[VideoFrame]] | None:
-    """Make a decoder for alpha that the stream's own decoder ignores.
-
-    Args:
-        stream: whose decoder has decoded nothing yet.
-        first: its first packet.
+    """Make a decoder for alpha that the stream's own, before its first packet, ignores.
 
     Returns:
         The decoder, and what the stream's own makes of the packet: frames without alpha, but with

@@ -27,11 +27,7 @@ _CODED_SHAPE = ("mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "vvc", "vc
 class Conformer:
     """Makes the frames of a stream like its first one, and counts those that were not.
 
-    Args:
-        first: The first frame.
-        container: Whose stream it is.
-        stream: Its decoder says which shape the pixels have.
-        sample_aspect_ratio: Of the first frame's pixels; None if unknown.
+    The stream's decoder says which shape the pixels have; the first frame's is None if unknown.
     """
 
     def __init__(
@@ -49,12 +45,7 @@ class Conformer:
         self._counts: Counter[str] = Counter()
 
     def __call__(self, frame: VideoFrame, *, counts: bool = True) -> VideoFrame:
-        """Return the frame itself if it is like the first one, else what it becomes.
-
-        Args:
-            frame: The next one.
-            counts: Whether it is counted.
-        """
+        """Return the frame itself if it is like the first one, else what it becomes."""
         if self._follows and frame.key_frame:
             # the decoder may be ahead of its frames, but a new shape begins with a key frame
             self._ratio = self._stream.codec_context.sample_aspect_ratio or self._ratio
@@ -88,9 +79,8 @@ class Conformer:
             changed += [("rotation", str(frame.rotation), str(self._first.rotation))]
         for name, new, old in changed:
             if new is not None and new != old:
-                self._counts[f"of {name} {new}: tagged {old or 'unspecified'}, as the first"] += (
-                    counts
-                )
+                what = f"of {name} {new}: tagged {old or 'unspecified'}, as the first"
+                self._counts[what] += counts
 
 
 def _tags_of(frame: VideoFrame) -> tuple[int, ...]:
@@ -102,13 +92,10 @@ def _tags_of(frame: VideoFrame) -> tuple[int, ...]:
 def conform(
     frame: VideoFrame, first: VideoFrame, times_wider: Fraction = Fraction(1)
 ) -> VideoFrame:
-    """Convert a frame to the size, pixel format and colour of the first.
+    """Convert a frame to the size, pixel format and colour of the first; both on the CPU.
 
-    Args:
-        frame: In the CPU's memory.
-        first: In the CPU's memory.
-        times_wider: Than the first one the frame is shown, at the same height; if not 1, bars fill
-            the first one's size.
+    It is shown `times_wider` than the first one, at the same height; if not 1, bars fill the
+    first one's size.
     """
     width = first.width if times_wider >= 1 else _even(first.width * times_wider)
     height = first.height if times_wider <= 1 else _even(first.height / times_wider)
@@ -125,9 +112,8 @@ def conform(
     )
     if times_wider != 1:
         bars = f"{first.width}:{first.height}:(ow-iw)/2:(oh-ih)/2"
-        chain = FilterChain(
-            converted, Fraction(1, 1000), ("pad", bars), ("format", first.format.name)
-        )
+        filters = ("pad", bars), ("format", first.format.name)
+        chain = FilterChain(converted, Fraction(1, 1000), *filters)
         (converted,) = (*chain(converted), *chain(None))
     converted.pts = frame.pts
     return converted

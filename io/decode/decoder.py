@@ -72,17 +72,11 @@ class VideoDecoder:
         counted: tuple[int | None, int | None] = (None, None),
         judges: bool = True,
     ) -> None:
-        """Decode a stream.
+        """Decode a stream of a container with a `name` for people.
 
-        Args:
-            container: Whose stream it is.
-            stream: What to decode.
-            name: Of the container, for people.
-            packets: To decode; all if None.
-            num_skipped: Packets before them.
-            counted: Pts of the first frame whose damage counts, and of the one behind the last;
-                None: from the beginning, to the end.
-            judges: Whether a share of damage is too much; else only many frames in a row are.
+        Only `packets` if given, before which `num_skipped` are left out. Damage counts from the
+        first pts of `counted` up to before the second; None: from the beginning, to the end. If it
+        `judges`, a share of damage is too much, else only many frames in a row are.
         """
         self.stream = stream
         self.described: VideoFrame | None = None
@@ -161,11 +155,9 @@ class VideoDecoder:
         return packet
 
     def begins_whole(self, key_pts: int, needed_pts: int) -> bool:
-        """Decode up to a key frame, which is the first packet; return whether it is not damaged.
+        """Decode up to a key frame, the first packet; return whether frames are whole from it on.
 
-        Args:
-            key_pts: of the key frame.
-            needed_pts: of the frame from which on all are needed.
+        At least from `needed_pts` on all must be.
         """
         ahead: list[Decoded] = []
         for decoded in (whole := iter(self)):
@@ -203,7 +195,7 @@ class VideoDecoder:
             if packet is None:
                 break
             held = packet
-        yield from self._take(self._drain())
+        yield from self._take(self._frames_of(None))
         yield from self._fill_up_to(None)
 
     def check(self) -> None:
@@ -245,26 +237,18 @@ class VideoDecoder:
         if becomes_frame(packet) and shown is not None:
             heapq.heappush(self._waiting, shown)
         self._messages.send(packet)
-        try:
-            return frames_of(self._codec, packet)
-        except _NO_MEMORY as error:
-            raise MemoryError(f"{self._name}: no memory to decode a frame") from error
-        except EndOfFile:
-            return []
-        except FFmpegError:
-            self._unexplained += 1
-            return []
+        return self._frames_of(packet)
 
     def _shown(self, packet: Packet[VideoStream]) -> int | None:
         return packet.dts if self._in_order else packet.pts
 
-    def _drain(self) -> list[VideoFrame]:
+    def _frames_of(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
         try:
-            return frames_of(self._codec, None)
+            return frames_of(self._codec, packet)
         except _NO_MEMORY as error:
             raise MemoryError(f"{self._name}: no memory to decode a frame") from error
-        except FFmpegError:  # it yields no more frames; the gaps are filled
-            self._unexplained += 1
+        except FFmpegError as error:  # at the end it yields no more frames; the gaps are filled
+            self._unexplained += packet is None or not isinstance(error, EndOfFile)
             return []
 
     def _take(self, frames: list[VideoFrame]) -> Iterator[Decoded]:
@@ -297,19 +281,13 @@ class VideoDecoder:
                 yield from self._repeat(missing)
 
     def _was_frame(self, before: int | None, missing: int, after: int | None) -> bool:
-        if before is None or missing <= before:
-            return False
-        if self._unexplained:
-            return True
-        if self.step is None:
-            return self._is_packet_a_frame()
+        if before is None or missing <= before or self._unexplained:
+            return before is not None and missing > before
+        if self.step is None:  # unless packets may be fields, or hidden reference frames
+            is_field = self._previous is not None and self._previous.frame.interlaced_frame
+            return self.stream.codec_context.name != "vp8" and not is_field
         room = self.step * _SLOT
         return missing - before >= room and (after is None or after - missing >= room)
-
-    def _is_packet_a_frame(self) -> bool:
-        """Return whether this stream has no packets that are fields or hidden reference frames."""
-        assert self._previous is not None
-        return self.stream.codec_context.name != "vp8" and not self._previous.frame.interlaced_frame
 
     def _repeat(self, pts: int | None) -> Iterator[Decoded]:
         assert self._previous is not None
@@ -331,13 +309,7 @@ class VideoDecoder:
 
 
 def check_damage(name: str, num_damaged: int, num_frames: int, run: int = 0) -> None:
-    """Judge the damage of a film, or of all of its segments together.
-
-    Args:
-        name: of the film, for people.
-        num_damaged: of its frames.
-        num_frames: all.
-        run: the last ones that are damaged.
+    """Judge the damage of a film, or of all of its segments together; `run`: at its end, in a row.
 
     Raises:
         UnsupportedMedia: if it is too much.

@@ -97,8 +97,7 @@ class FieldVerdict:
     def text(self, *, is_interlaced: bool) -> str:
         """Describe for people what is found, why, and what is done about it.
 
-        Args:
-            is_interlaced: The decision, in which the flags have their part.
+        `is_interlaced` is the decision, in which the flags have their part.
         """
         by = f" {self.evidence}" if self.evidence else ""
         if self.kind == "progressive":
@@ -164,11 +163,7 @@ class FieldSample:
             self.repeated[frame.metadata[f"{_FOUND}.repeated.current_frame"]] += 1
 
     def judge(self, header: FieldOrder | None) -> FieldVerdict:
-        """Decide; the flags count, unless the pixels of enough frames contradict them.
-
-        Args:
-            header: the stream's field order by its header.
-        """
+        """Decide, given the header's order; flags count, unless pixels of enough frames differ."""
         both = self.flagged + self.unflagged
         if _judged(both) < _FEWEST_JUDGED:
             return FieldVerdict(header)
@@ -230,13 +225,7 @@ class FilterChain:
     def __init__(
         self, first: VideoFrame, time_base: Fraction, *filters: tuple[str, str | None]
     ) -> None:
-        """Link filters.
-
-        Args:
-            first: Determines size, pixel format and colour.
-            time_base: Of the frames' pts.
-            filters: Name and arguments of each.
-        """
+        """Link filters, each given by name and arguments, for pts that count in `time_base`."""
         self._form = form_of(first)
         graph = Graph()
         source = graph.add(
@@ -257,17 +246,14 @@ class FilterChain:
         """Accept a frame, or the end, and yield those that are ready."""
         with calling("decode: libavfilter"):
             self._source.push(frame)
-        return self._ready()
-
-    def _ready(self) -> Iterator[VideoFrame]:
         while True:
             try:
                 with calling("decode: libavfilter"):
-                    frame = self._sink.pull()
+                    made = self._sink.pull()
             except (NotYet, EndOfFile):
                 return
-            assert isinstance(frame, VideoFrame)
-            yield frame
+            assert isinstance(made, VideoFrame)
+            yield made
 
 
 class Deinterlacer(Generic[T]):
@@ -285,14 +271,10 @@ class Deinterlacer(Generic[T]):
         every_frame: bool = False,
         is_order_measured: bool = False,
     ) -> None:
-        """Build the graph for frames like the first one.
+        """Build the graph for frames like the first one, whose pts count in `time_base`.
 
-        Args:
-            first: Determines size, pixel format and colour.
-            time_base: Of the frames' pts.
-            field_order: Which field comes first where the frames themselves do not say.
-            every_frame: Also deinterlace frames that are not flagged as interlaced.
-            is_order_measured: Believe `field_order` rather than the frames.
+        `field_order` says which field comes first where the frames themselves do not, or rather
+        than they if it `is_order_measured`. With `every_frame` unflagged ones are deinterlaced too.
         """
         self._time_base = time_base
         self._items: deque[T] = deque()

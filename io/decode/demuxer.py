@@ -231,12 +231,10 @@ def _images(
 def open_container(
     target: Target, timeout_seconds: float | None = None, hwaccel: HWAccel | None = None
 ) -> InputContainer:
-    """Open a resolved target.
+    """Open a target of :func:`find_target`.
 
-    Args:
-        target: From :func:`find_target`.
-        timeout_seconds: Longest wait for opening and for each read of a URL; None waits forever.
-        hwaccel: Hardware decoder; None decodes in software.
+    The timeout is the longest wait for opening and for each read of a URL; None waits forever.
+    Without a hardware decoder (`hwaccel`) software decodes.
 
     Raises:
         SourceMissing: if it does not exist, or does not answer.
@@ -329,10 +327,7 @@ class CountedStream:
 def best_video(container: InputContainer, name: str, *, sized: bool = True) -> VideoStream:
     """Choose the video stream to process; cover pictures do not count.
 
-    Args:
-        container: Where to choose from.
-        name: Its name for people.
-        sized: Whether the size must be known before a frame is decoded.
+    If `sized`, its size must be known before a frame is decoded.
 
     Raises:
         UnsupportedMedia: if there is none, its codec is unknown, or it has no size.

@@ -54,9 +54,7 @@ class DolbyVision:
 def dolby_vision_of(path: Path | None, frame: VideoFrame | None = None) -> DolbyVision | None:
     """Return what a file says of Dolby Vision; None if nothing.
 
-    Args:
-        path: the file, if it is one: MP4, MOV and Matroska have a record.
-        frame: its first frame, for other formats.
+    MP4, MOV and Matroska have a record; of other formats the first frame tells.
     """
     record = b"" if path is None else _record_of(path)
     if len(record) >= 5:  # version, 2 bytes; profile, 7 bits; …; compatibility, 4 bits

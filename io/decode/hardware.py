@@ -44,23 +44,15 @@ logger = logging.getLogger(__name__)
 
 
 def open_for_card(container: InputContainer, target: Target, wanted: Hardware) -> InputContainer:
-    """Open an input again for decoding by a card, if possible.
-
-    Args:
-        container: opened for software; closed if another one is returned.
-        target: what it was opened from.
-        wanted: what the user asked for.
-    """
+    """Open an input again for decoding by a card, if possible; its container is closed then."""
     device = wanted.device
     if wanted.name == "none" or (wanted.name == "auto" and device.type != "cuda"):
         return container
     fault = _fault(container, target, device)
     if fault is None:
-        accelerator = HWAccel(
-            "cuda", device.index or 0, allow_software_fallback=True, is_hw_owned=True
-        )
+        card = HWAccel("cuda", device.index or 0, allow_software_fallback=True, is_hw_owned=True)
         try:
-            accelerated = open_container(target, hwaccel=accelerator)
+            accelerated = open_container(target, hwaccel=card)
         except MediaError as error:
             fault = f"the card cannot be used: {error.__cause__ or error}"
         else:
@@ -79,10 +71,8 @@ def open_for_card(container: InputContainer, target: Target, wanted: Hardware) -
 def log_decoder(name: str, stream: VideoStream, first: VideoFrame) -> None:
     """Log what decoded the first frame, if a card was to: it may not support the profile."""
     if stream.codec_context.is_hwaccel:
-        what = (
-            "the card" if is_on_card(first) else "software: the card does not support its profile"
-        )
-        logger.info("%s: decoded by %s", name, what)
+        fault = "software: the card does not support its profile"
+        logger.info("%s: decoded by %s", name, "the card" if is_on_card(first) else fault)
 
 
 def _fault(container: InputContainer, target: Target, device: torch.device) -> str | None:

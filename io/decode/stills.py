@@ -64,11 +64,7 @@ class Still:
 
 
 def still_in(path: Path, name: str) -> Still | None:
-    """Look at the beginning of a file; None if FFmpeg reads all that it holds.
-
-    Args:
-        path: the file.
-        name: the same for people.
+    """Look at the beginning of a file (`name` for people); None if FFmpeg reads all that it holds.
 
     Raises:
         UnsupportedMedia: if nothing here reads it whole.

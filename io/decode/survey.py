@@ -82,9 +82,8 @@ class Survey:
         end = end_of_stream(container, stream)
         if end is not None and end > last and len(stream.index_entries) <= self.num_all:
             return (end - first) * time_base
-        return (last - first) * time_base + (
-            self.last_duration * time_base or (1 / rate if rate else 0)
-        )
+        lasts = self.last_duration * time_base or (1 / rate if rate else 0)
+        return (last - first) * time_base + lasts
 
     def judge(self, time_base: Fraction, candidates: list[Fraction | None]) -> RateVerdict:
         """Decide between constant and variable; every place must agree on the rate."""
@@ -92,11 +91,9 @@ class Survey:
         for run in (run for run in self.runs if len(run) > 1):
             # a place of few frames may not prove a rate, but confirms that of the beginning
             claimed = [*(verdict.rate for verdict in found[:1]), *candidates]
-            found.append(
-                judge_rate(run, time_base, candidates=claimed, last_duration=self.last_duration)
-            )
+            found.append(judge_rate(run, time_base, claimed, self.last_duration))
         if not found:
-            return judge_rate((), time_base, candidates=candidates)
+            return judge_rate((), time_base, candidates)
         film = next((verdict for verdict in found if verdict.field_rate is not None), None)
         if film is not None and not self.complete:
             return film.of_excerpt()
@@ -109,12 +106,8 @@ class Survey:
 def survey(target: Target, *, fields: bool = True) -> Survey | None:
     """Survey a local file's packets, through a container of its own.
 
-    Args:
-        target: What to read.
-        fields: Whether to decode a few frames too, and look for combs.
-
-    Returns:
-        None where that is impossible: a stream, a URL, an image sequence.
+    With `fields` a few frames are decoded too, to look for combs. Returns None where that is
+    impossible: a stream, a URL, an image sequence.
     """
     if target.path is None:
         return None
@@ -165,8 +158,7 @@ def _frames_from(container: InputContainer, stream: VideoStream, pts: int) -> It
 def look_through(container: InputContainer, stream: VideoStream, *, whole: bool) -> Survey:
     """Read all packets of an open file, or its beginning and a few places further on."""
     seen = Survey()
-    limit = None if whole else HEAD_PACKETS
-    seen.complete = _look(container, stream, seen, limit)
+    seen.complete = _look(container, stream, seen, None if whole else HEAD_PACKETS)
     if seen.complete or container.duration is None:
         return seen
     start = container.start_time or 0
@@ -249,15 +241,8 @@ def missing_end(
 
     Only exact promises count, so that no intact file is called truncated: the index of an MP4
     (after its edit list), the size of a Matroska segment or its track's duration, the length of an
-    AVI. Formats without a promise (MPEG-TS, raw streams) can end anywhere.
-
-    Args:
-        path: Of the file; None if it is none.
-        container: Read to its end.
-        stream: Of it.
-        num_packets: Its packets.
-        until: When the last frame ends, in seconds.
-        slack: Seconds that may be missing.
+    AVI. Formats without a promise (MPEG-TS, raw streams) can end anywhere. The stream was read to
+    its end: `num_packets`, `until` when the last frame ends; `slack` of its seconds may be missing.
     """
     if "mp4" in container.format.name.split(","):
         promised = len(stream.index_entries)
@@ -275,7 +260,6 @@ AV_TIME_BASE = 1_000_000
 def describe(
     stream: VideoStream,
     first: VideoFrame,
-    *,
     verdict: RateVerdict,
     field_order: FieldOrder | None,
     embedded: Embedded | None = None,
