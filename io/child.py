@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
@@ -59,13 +60,10 @@ def exit_text(returncode: int | None) -> str:
 
 
 def kill_on_parent_death(parent: int) -> bool:
-    """Have the kernel kill this process when its parent ends.
+    """Have the kernel kill this process when its parent, given by its process id, ends.
 
     More exactly: at the end of the thread that started it, which must therefore live on for as long
     as the process is wanted.
-
-    Args:
-        parent: process id of the parent.
 
     Returns:
         Whether the parent is still there; if not, the kernel will not kill us any more.
@@ -260,16 +258,16 @@ class Child:
         self._closing = False
         self._lines: list[bytes] = []
         self._bytes = bytearray()
-        read_stdout = self._read_lines if text else self._read_bytes
         self._splitter = _LineSplitter(_LINE_BYTES)
         self._selector = selectors.EpollSelector()
         self._pidfd = os.pidfd_open(self._process.pid)
         self._watch(self._pidfd, self._reap)
         if waker is not None:
             self._watch(waker, waker.clear)
-        for stream, read in ((self._stdout, read_stdout), (self._stderr, self._read_log)):
+        take_stdout = self._take_lines if text else self._bytes.extend
+        for stream, take in ((self._stdout, take_stdout), (self._stderr, self.tail.feed)):
             os.set_blocking(stream.fileno(), False)
-            self._watch(stream, read)
+            self._watch(stream, partial(self._read, stream, take))
         os.set_blocking(self.stdin.fileno(), False)
 
     @property
@@ -380,39 +378,29 @@ class Child:
             if self._closing:
                 self.stdin.close()
 
-    def _read_lines(self) -> None:
-        self._lines += self._splitter.feed(self._read(self._stdout))
+    def _take_lines(self, data: bytes) -> None:
+        self._lines += self._splitter.feed(data)
 
-    def _read_bytes(self) -> None:
-        self._bytes += self._read(self._stdout)
-
-    def _read_log(self) -> None:
-        self.tail.feed(self._read(self._stderr))
-
-    def _read(self, pipe: IO[bytes]) -> bytes:
+    def _read(self, pipe: IO[bytes], take: Callable[[bytes], None]) -> None:
         """Read what is there; at the end, stop watching the pipe."""
         try:
             data = os.read(pipe.fileno(), _READ_BYTES)
         except BlockingIOError:
-            return b""
+            return
         if not data:
             self._selector.unregister(pipe)
             self.stdout_ended = self.stdout_ended or pipe is self._stdout
-        return data
+        take(data)
 
     def _reap(self) -> None:
         """The process has ended: read what it has left, end what it has started, and reap it."""
         self._selector.unregister(self._pidfd)
         for key in list(self._selector.get_map().values()):
             if key.fileobj in (self._stdout, self._stderr):
-                self._read_rest(key)
+                with selectors.DefaultSelector() as ready:
+                    ready.register(key.fileobj, selectors.EVENT_READ)
+                    while key.fd in self._selector.get_map() and ready.select(0):
+                        cast("Callable[[], None]", key.data)()
         self.stdout_ended = True
         self.signal(signal.SIGKILL)
         self._process.wait()
-
-    def _read_rest(self, key: selectors.SelectorKey) -> None:
-        ready = selectors.DefaultSelector()
-        with ready:
-            ready.register(key.fileobj, selectors.EVENT_READ)
-            while key.fd in self._selector.get_map() and ready.select(0):
-                cast("Callable[[], None]", key.data)()

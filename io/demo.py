@@ -172,7 +172,7 @@ def compare(source: Tensor, results: list[Tensor]) -> Tensor:
             row = torch.full((3, height + _GAP, width), _PAGE)
             for index, (name, panel) in enumerate(panels.items()):
                 panel = panel.clone()
-                put_label(panel, name, top=0, left=0, scale=max(1, width // 640))
+                put_label(panel, name, max(1, width // 640))
                 left = index * (panel.shape[2] + _GAP)
                 row[:, :height, left : left + panel.shape[2]] = panel
             rows.append(row)

@@ -105,8 +105,9 @@ def losses(source: Iterable[Trait], output: Collection[Trait]) -> list[Loss]:
         else:
             missing.append(trait)
     found = [Loss(trait, _became(trait, left, texts)) for trait in missing]
-    gone = {loss.trait.subject for loss in found if _is_stream(loss.trait)}
-    return [loss for loss in found if _is_stream(loss.trait) or loss.trait.subject not in gone]
+    streams = {trait for trait in missing if trait.kind.startswith("stream ")}
+    gone = {trait.subject for trait in streams}
+    return [loss for loss in found if loss.trait in streams or loss.trait.subject not in gone]
 
 
 def _became(trait: Trait, left: Counter[tuple[str, str]], texts: dict[tuple[str, str], str]) -> str:
@@ -116,10 +117,6 @@ def _became(trait: Trait, left: Counter[tuple[str, str]], texts: dict[tuple[str,
             left[key] -= 1
             return f"became {texts[key]}"
     return "not kept"
-
-
-def _is_stream(trait: Trait) -> bool:
-    return trait.kind.startswith("stream ")
 
 
 @dataclass(slots=True)
@@ -141,9 +138,7 @@ class LossLedger:
     def plan(self, planned: Iterable[Loss], said: Collection[str] = ()) -> list[str]:
         """Note what will be lost; return what of it people are still to be told.
 
-        Args:
-            planned: by traits.
-            said: in other ways, for people.
+        Losses are `planned` by traits, or `said` in other ways, for people.
 
         Raises:
             SinkRefused: if anything is lost that must not be.
@@ -158,9 +153,7 @@ class LossLedger:
     def check(self, output: Collection[Trait], empty: Collection[str] = ()) -> list[str]:
         """Compare the finished output with the source; return what is lost that was not planned.
 
-        Args:
-            output: its traits.
-            empty: subjects that are no loss: streams without a packet, which some muxers leave out.
+        The `empty` subjects are no loss: streams without a packet, which some muxers leave out.
 
         Raises:
             VerificationFailed: if anything is lost that must not be.
@@ -180,17 +173,16 @@ class LossLedger:
 
 # Streams, and the tags of the file and of each stream.
 
-# Metadata that describe the old file, or are written by the muxer.
-_STALE = {
-    "encoder", "encoded_by_ffmpeg", "major_brand", "minor_version", "compatible_brands", "duration",
-    "vendor_id", "rotate", "timecode", "number_of_frames", "number_of_bytes", "bps", "source_id",
-    "_statistics_writing_app", "_statistics_writing_date_utc", "_statistics_tags",
-    # of MXF and AVI: identities of the old file and of the program that wrote it
-    "application_platform", "company_name", "data_type", "modification_date", "product_name",
-    "product_version", "product_version_num", "toolkit_version", "toolkit_version_num",
-    "track_name", "file_package_name", "material_package_name", "software", "uid",
-}  # fmt: skip
-_IDENTITY = re.compile(r"\w+_(uid|umid|ul)$")
+# Metadata that describe the old file, or are written by the muxer; of MXF and AVI, beginning with
+# `application_platform`: identities of the old file and of the program that wrote it.
+_STALE = re.compile(
+    r"(encoder|encoded_by_ffmpeg|major_brand|minor_version|compatible_brands|duration|vendor_id"
+    r"|rotate|timecode|number_of_frames|number_of_bytes|bps|source_id|_statistics_writing_app"
+    r"|_statistics_writing_date_utc|_statistics_tags|application_platform|company_name|data_type"
+    r"|modification_date|product_name|product_version(_num)?|toolkit_version(_num)?|track_name"
+    r"|file_package_name|material_package_name|software|uid)(-...)?|\w+_(uid|umid|ul)",
+    re.IGNORECASE | re.DOTALL,
+)
 # Metadata that only say by what a track is played, repeat the file's, or are traits of their own.
 _TECHNICAL = {"handler_name", "creation_time", "alpha_mode", "stereo_mode", "filename", "mimetype"}
 
@@ -200,13 +192,7 @@ def kept_metadata(tags: Mapping[str, str]) -> dict[str, str]:
 
     Matroska's tags may end in a language: ``DURATION-eng`` is as stale as ``DURATION``.
     """
-    return {key: value for key, value in tags.items() if not _is_stale(key)}
-
-
-def _is_stale(key: str) -> bool:
-    name = key.lower()
-    without_language = name[:-4] if len(name) > 4 and name[-4] == "-" else name
-    return not {name, without_language}.isdisjoint(_STALE) or _IDENTITY.match(name) is not None
+    return {key: value for key, value in tags.items() if not _STALE.fullmatch(key)}
 
 
 def is_chapter_track(stream: Stream) -> bool:
@@ -219,12 +205,7 @@ def is_chapter_track(stream: Stream) -> bool:
 
 
 def name_of(stream: Stream, path: Path | None) -> str:
-    """Return a stream's codec; of data that FFmpeg has no name for, what its file calls it.
-
-    Args:
-        stream: of any kind.
-        path: the regular file, if it is one.
-    """
+    """Return a stream's codec; of data that FFmpeg has no name for, what its file calls it."""
     name = codec_of(stream)
     if stream.type == "data" and name in ("bin_data", "unknown") and path is not None:
         entries = sample_entries(mp4_index(path))
@@ -233,12 +214,7 @@ def name_of(stream: Stream, path: Path | None) -> str:
 
 
 def stream_traits(opened: OpenedFile, chapter_tracks: set[int]) -> Iterator[Trait]:
-    """Yield all streams except the video, chapter titles and time codes; and all tags.
-
-    Args:
-        opened: the file.
-        chapter_tracks: indices of the streams that hold chapter titles.
-    """
+    """Yield all streams except the video, time codes and the tracks of chapters; and all tags."""
     yield from _tags("file", "", opened.container.metadata)
     for stream in opened.container.streams:
         kind = kind_of(stream)
@@ -277,7 +253,6 @@ def chapter_traits(opened: OpenedFile, window: Window | None = None) -> Iterator
 
 
 # The pictures: transparency, and the side data of the first frames.
-
 
 # What :func:`upframe.io.pictures.metadata.tags_of` reads, or that tells of the encoder's work only.
 _CHECKED_ELSEWHERE = {

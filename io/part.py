@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from .errors import WrongOption
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.container.core import Chapter
+    from av.stream import Stream
 
 _MICROSECONDS = 1_000_000
 _HALF = Fraction(1, 2)
@@ -84,13 +85,15 @@ def _decimal(seconds: Fraction) -> str:
 def film_start(container: InputContainer) -> Fraction:
     """Return when the first stream begins, in seconds; exactly, where FFmpeg tells microseconds."""
     told = Fraction(container.start_time or 0, _MICROSECONDS)
-    starts = [
-        stream.start_time * stream.time_base
-        for stream in container.streams
-        if stream.start_time is not None and stream.time_base
-    ]
-    exact = [one for one in starts if abs(one - told) * _MICROSECONDS < 1]
-    return min(exact, default=told)
+    starts = starts_of(container.streams)
+    return min((one for one in starts if abs(one - told) * _MICROSECONDS < 1), default=told)
+
+
+def starts_of(streams: Iterable[Stream]) -> Iterator[Fraction]:
+    """Yield when streams begin, in seconds, as far as that is known."""
+    for stream in streams:
+        if stream.start_time is not None and stream.time_base:
+            yield stream.start_time * stream.time_base
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +128,9 @@ class Window:
         return begin, len(times) if end is None else bisect_left(times, end)
 
     def count(self, first: int, step: Fraction, total: int, time_base: Fraction) -> int:
-        """Return how many of a film's frames lie in the part, if the rate is constant.
+        """Return how many of a film's `total` frames lie in the part, if the rate is constant.
 
-        Args:
-            first: pts of the film's first frame.
-            step: ticks that a frame lasts.
-            total: frames of the film.
-            time_base: seconds in a tick.
+        The `first` frame's pts and the `step` between frames are in ticks.
         """
         start, end = (
             None if edge is None else math.ceil((edge - first - _HALF) / step)
@@ -140,12 +139,9 @@ class Window:
         return max(0, min(total, total if end is None else end) - max(0, start or 0))
 
     def seconds(self, begins: Fraction, ends: Fraction, shown: Fraction | None) -> Fraction:
-        """Return how long the part's pictures last.
+        """Return how long the part's pictures last, if the film is shown from `begins` to `ends`.
 
-        Args:
-            begins: when the film's first picture is shown.
-            ends: when its last one ends.
-            shown: when the part's first picture is shown; None if unknown.
+        `shown` is when the part's first picture is; None if unknown.
         """
         start = begins if self.start is None else max(begins, self.start)
         end = ends if self.end is None else min(ends, self.end)
@@ -161,13 +157,10 @@ class Window:
         passed = self.begins_after(ends if begins == ends else ends - Fraction(1, _MICROSECONDS))
         if passed or self.ends_by(begins):
             return None
-        cut = chapter.copy()
-        cut["time_base"] = tick
-        if self.start is not None:
-            cut["start"] = max(chapter["start"], round(self.start / tick))
-        if self.end is not None:
-            cut["end"] = min(chapter["end"], round(self.end / tick))
-        return cut
+        start, end = chapter["start"], chapter["end"]
+        start = start if self.start is None else max(start, round(self.start / tick))
+        end = end if self.end is None else min(end, round(self.end / tick))
+        return {**chapter, "time_base": tick, "start": start, "end": end}
 
 
 def _micros(seconds: Fraction) -> int:

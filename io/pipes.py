@@ -41,11 +41,7 @@ log = logging.getLogger(__name__)
 
 FORMATS: tuple[PipeFormat, ...] = get_args(PipeFormat)
 
-_MAGICS: dict[PipeFormat, bytes] = {
-    "y4m": Y4M_MAGIC,
-    "nut": NUT_MAGIC,
-    "matroska": EBML,
-}
+_MAGICS: dict[PipeFormat, bytes] = {"y4m": Y4M_MAGIC, "nut": NUT_MAGIC, "matroska": EBML}
 _OTHERS = (  # (offset, bytes, name): formats piped by mistake
     (4, b"ftyp", "MP4"),
     (0, b"RIFF", "AVI or WAV"),
@@ -63,12 +59,7 @@ _SNIFFED_BYTES = 32
 class PipeSource:
     """A source on a pipe: its pictures, its format and an end that can be checked.
 
-    Args:
-        source: the pictures.
-        format: of the stream.
-        reader: of the stream.
-        units: the input of the source's demuxer, if it has one.
-        expected_frames: the required number of frames; None for any.
+    `units` are the input of the source's demuxer, if it has one; `expected_frames` None means any.
     """
 
     def __init__(
@@ -218,11 +209,11 @@ def losses(format: PipeFormat, info: StreamInfo) -> list[str]:  # noqa: A002
     lost = [name for name, value in tags.items() if value is not None]
     if not lost:
         return []
+    said = f"{format} cannot store {', '.join(lost)}"
+    if format == "matroska" or lost == ["rotation"]:
+        return [said]
     kept = "all but the rotation" if "rotation" in lost else "them"
-    hint = (
-        "" if format == "matroska" or lost == ["rotation"] else f"; --format matroska keeps {kept}"
-    )
-    return [f"{format} cannot store {', '.join(lost)}{hint}"]
+    return [f"{said}; --format matroska keeps {kept}"]
 
 
 def sniff(reader: ByteReader) -> PipeFormat:
@@ -270,12 +261,7 @@ def codec_of(container: Container, pix_fmt: str) -> tuple[str, str]:
 
 
 class ContainerPipeSink:
-    """Writes pictures into a NUT or Matroska stream.
-
-    Args:
-        writer: the output.
-        container: its format.
-        info: of all pictures; the header is written at once, so that the reader can start.
+    """Writes pictures into a NUT or Matroska stream; its header at once: the reader can start.
 
     Raises:
         UnsupportedMedia: if it cannot be written without loss; nothing has been written then.
@@ -304,7 +290,8 @@ class ContainerPipeSink:
                 f"{container} with {self._codec} cannot hold {info.width}x{info.height} "
                 f"{info.pix_fmt}: {reason_of(error)}"
             ) from error
-        self._header.release(self._describe)
+        describe = describe_matroska if container == "matroska" else describe_nut
+        self._header.release(lambda header: describe(header, info))
 
     @property
     def num_written(self) -> int:
@@ -343,8 +330,7 @@ class ContainerPipeSink:
 
     def _add_stream(self) -> VideoStream:
         info = self._info
-        fine = info.time_base.numerator <= _MAX_TIME_BASE
-        fine = fine and info.time_base.denominator <= _MAX_TIME_BASE
+        fine = max(info.time_base.as_integer_ratio()) <= _MAX_TIME_BASE
         stream = cast(
             "VideoStream",
             self._container.add_stream(self._codec, rate=info.rate or 25),  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
@@ -359,10 +345,6 @@ class ContainerPipeSink:
             codec.sample_aspect_ratio = info.sample_aspect_ratio
         set_color(codec, info.color)
         return stream
-
-    def _describe(self, header: bytes) -> bytes:
-        describe = describe_matroska if self._name == "matroska" else describe_nut
-        return describe(header, self._info)
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         packets = cast("list[Packet[VideoStream]]", self._stream.encode(frame))  # pyright: ignore[reportUnknownMemberType]  # packets of unknown streams

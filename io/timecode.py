@@ -100,9 +100,7 @@ def _whole(rate: Fraction) -> int:
 def timecode_of(opened: OpenedFile, window: Window | None = None) -> Timecode | None:
     """Return a file's time code: that of its video, else of the file, else of a track for it.
 
-    Args:
-        opened: the file.
-        window: a part of it, for the time code of its first frame.
+    With a window it is that of the first frame of the part.
     """
     places = [opened.video, opened.container, *opened.container.streams.data]
     text = next((text for place in places if (text := _told(place.metadata))), None)
@@ -120,11 +118,10 @@ def timecode_of(opened: OpenedFile, window: Window | None = None) -> Timecode | 
 
 
 def is_timecode(stream: Stream, name: str) -> bool:
-    """Return whether a data track holds nothing but a time code.
+    """Return whether a data track holds nothing but a time code, unlike some cameras' telemetry.
 
-    Args:
-        stream: of any kind; FFmpeg reads a time code out of some cameras' telemetry, too.
-        name: its sample entry in QuickTime and MP4, ``unknown`` elsewhere.
+    FFmpeg reads a time code out of that, too. `name` is the track's sample entry in QuickTime and
+    MP4, ``unknown`` elsewhere.
     """
     is_told = stream.type == "data" and _told(stream.metadata) is not None
     return is_told and name in ("tmcd", "unknown")

@@ -52,20 +52,12 @@ class VideoTimes:
     time_base: Fraction = Fraction(1)
     num_hidden: int = 0
     """Packets that an edit list cuts off."""
-    first_heard_seconds: Fraction | None = None
-    last_sound_seconds: Fraction | None = None
-    end_of_sound_seconds: Fraction = Fraction(0)
+    sound: SoundTimes | None = None
+    """Of the first audio stream; None if there is none."""
+    is_heard: bool = False
+    """Whether a packet of it is audible."""
     num_messages: int = 0
     """T.35 messages in the packets of the video, where these are of H.264 or HEVC."""
-
-    @property
-    def sound(self) -> SoundTimes | None:
-        """Times of the first audio stream; None if there is none."""
-        last = self.last_sound_seconds
-        if last is None:
-            return None
-        first = last if self.first_heard_seconds is None else self.first_heard_seconds
-        return SoundTimes(first, last, self.end_of_sound_seconds)
 
     @property
     def num_frames(self) -> int:
@@ -164,13 +156,12 @@ def _note_sound(times: VideoTimes, packet: AnyPacket) -> None:
     if packet.pts is None:
         return
     tick = packet.time_base or Fraction(1)
-    last = packet.pts * tick
-    times.end_of_sound_seconds = max(
-        last + (packet.duration or 0) * tick, times.end_of_sound_seconds
-    )
-    times.last_sound_seconds = max(last, times.last_sound_seconds or last)
-    if times.first_heard_seconds is None and not is_priming(packet, packet.stream):
-        times.first_heard_seconds = last
+    start = packet.pts * tick
+    before = times.sound or SoundTimes(start, start, Fraction(0))
+    last, end = max(start, before.last), max(start + (packet.duration or 0) * tick, before.end)
+    is_first = not times.is_heard and not is_priming(packet, packet.stream)
+    first = before.first if times.is_heard else start if is_first else last
+    times.sound, times.is_heard = SoundTimes(first, last, end), times.is_heard or is_first
 
 
 def _note_frame(times: VideoTimes, packet: AnyPacket) -> None:
@@ -251,14 +242,7 @@ class Comparison:
 
 
 def verify_output(path: Path, expected: ExpectedOutput) -> list[Comparison]:
-    """Check a finished file.
-
-    Args:
-        path: the file, under whatever name.
-        expected: what it must be.
-
-    Returns:
-        All comparisons.
+    """Check a finished file, under whatever name; return all comparisons.
 
     Raises:
         VerificationFailed: if anything is not as expected; the text says what was got and wanted.
@@ -282,24 +266,20 @@ def raise_failed(findings: list[Comparison]) -> None:
 def check(got: Inspection, expected: ExpectedOutput) -> list[Comparison]:
     """Compare a file with what is expected."""
     findings = _check_times(got.times, expected)
-    if expected.messages:
-        found, wanted = got.times.num_messages, expected.messages
+    if least := expected.messages:
+        found = got.times.num_messages
         findings.append(
-            Comparison("T.35 messages", f"at least {wanted}", str(found), found >= wanted)
+            Comparison("T.35 messages", f"at least {least}", str(found), found >= least)
         )
-    findings += [
-        _check_streams(got.num_streams[kind], kind, count, expected.empty_streams.get(kind, 0))
-        for kind, count in expected.streams.items()
-    ]
+    for kind, least in expected.streams.items():
+        found, most = got.num_streams[kind], least + expected.empty_streams.get(kind, 0)
+        wanted = str(least) if least == most else f"{least} to {most}"
+        is_ok = least <= found <= most
+        findings.append(Comparison(f"{kind} streams", wanted, str(found), is_ok))
     if expected.width is not None and expected.height is not None:
         size = f"{expected.width}x{expected.height}"
         findings.append(equal("size", size, f"{got.width}x{got.height}"))
     return findings if got.tags is None else findings + _check_tags(got.tags, expected)
-
-
-def _check_streams(got: int, kind: str, count: int, empty: int) -> Comparison:
-    wanted = str(count) if not empty else f"{count} to {count + empty}"
-    return Comparison(f"{kind} streams", wanted, str(got), ok=count <= got <= count + empty)
 
 
 def _check_times(times: VideoTimes, expected: ExpectedOutput) -> list[Comparison]:

@@ -148,11 +148,8 @@ def check_url(url: str, hosts: Sequence[str] | None = None) -> str:
     """Check the host of a URL by the rules, and return the URL that FFmpeg is to open.
 
     With protocols other than http a server may redirect FFmpeg, so even a public host must be
-    named. Without TLS, which needs the name, it is replaced by the address that was checked.
-
-    Args:
-        url: of any protocol.
-        hosts: as in `Rules`; None: those of the rules.
+    named. Without TLS, which needs the name, it is replaced by the address that was checked. If
+    `hosts` is None, those of the current rules count.
 
     Raises:
         SourceMissing: if the host has no address.
@@ -319,10 +316,8 @@ _MOST_ENCRYPTED_BYTES = 256 << 20
 class RemoteFile:
     """A file on a web server for PyAV; seekable if the server supports it.
 
-    Args:
-        url: of http(s).
-        timeout_seconds: longest wait for each answer.
-        span: the first byte and the one after the last; 0: the file's end.
+    `span` is the first byte and the one after the last; 0: the file's end. The timeout is the
+    longest wait for each answer.
 
     Raises:
         Exception: as :func:`open_url`.
@@ -419,9 +414,8 @@ class RemoteFiles:
             if url.startswith("data:"):
                 return BytesIO(urllib.request.urlopen(url).read())
             if urlsplit(plain).scheme not in ("http", "https"):
-                self._refused = True
-                text = f"{redacted(self._url)} names {redacted(url)}, wanted http(s)"
-                raise UnsupportedMedia(text)
+                self._refused, named = True, f"{redacted(self._url)} names {redacted(url)}"
+                raise UnsupportedMedia(f"{named}, wanted http(s)")
             span = int(options.get("offset", 0)), int(options.get("end_offset", 0))
             file = RemoteFile(plain, self._timeout, span)
             return file if plain is url else _decrypted(file, options)

@@ -66,13 +66,7 @@ class CodecChoice:
 def choose_codec(
     source: PixelFormat, container: Container, codec: str | None, pix_fmt: str | None
 ) -> CodecChoice:
-    """Choose an encoder, unless one is named, and its pixel format.
-
-    Args:
-        source: pixel format of the input's pictures.
-        container: the container of the output.
-        codec: the encoder that the user named, or None.
-        pix_fmt: the pixel format that the user named, or None.
+    """Choose an encoder, unless the user named one, and its pixel format, likewise.
 
     Raises:
         SinkRefused: if there is no such encoder, or it does not support that pixel format.
@@ -86,7 +80,8 @@ def choose_codec(
         return CodecChoice(name, _PLANAR.get(coded, coded), coded, notes)
     wanted = source
     if source.family == "rgb" and container.name in _FOR_PLAYERS and _is_for_players(name):
-        wanted = _subsampled(source)
+        alpha, depth = "a" * source.has_alpha, "10le" if source.bit_depth > 8 else ""
+        wanted = PixelFormat.parse(f"yuv{alpha}420p{depth}")
     name = name or default_codec(wanted, container)
     notes = _reason(name, wanted) if codec is None else ()
     coded = _nearest_format(wanted, encoder_formats(name), name)
@@ -117,12 +112,6 @@ def _is_for_players(codec: str | None) -> bool:
     return found.lossy and not found.intra_only and "yuv420p" in encoder_formats(codec)
 
 
-def _subsampled(source: PixelFormat) -> PixelFormat:
-    """Return the format, of 8 or 10 bits, that players show."""
-    alpha, depth = "a" if source.has_alpha else "", "10le" if source.bit_depth > 8 else ""
-    return PixelFormat.parse(f"yuv{alpha}420p{depth}")
-
-
 def default_codec(source: PixelFormat, container: Container) -> str:
     """Return the default encoder for a pixel format and a container."""
     if one := _ONE_CODEC.get(container.name):
@@ -137,14 +126,12 @@ def default_codec(source: PixelFormat, container: Container) -> str:
 
 
 def _reason(codec: str, source: PixelFormat) -> tuple[str, ...]:
-    bits = f"{source.bit_depth} bit: encoding"
-    if codec == "libx265":
-        return (f"{bits} as HEVC (libx265), which keeps it",)
-    if codec == "ffv1":
-        return (f"{bits} losslessly as FFV1, which keeps it; files are large",)
-    if codec == "libsvtav1":
-        return (f"{bits} as AV1 (libsvtav1), which keeps 10",)
-    return ()
+    why = {
+        "libx265": "as HEVC (libx265), which keeps it",
+        "ffv1": "losslessly as FFV1, which keeps it; files are large",
+        "libsvtav1": "as AV1 (libsvtav1), which keeps 10",
+    }
+    return (f"{source.bit_depth} bit: encoding {why[codec]}",) if codec in why else ()
 
 
 @cache

@@ -54,13 +54,10 @@ def add_video(
 
 
 def add_copied(output: OutputContainer, template: Stream, *, unlisted: bool = False) -> Stream:
-    """Add a stream whose packets come from `template` as they are.
+    """Add a stream whose packets come from `template` as they are; no header is written yet.
 
-    Args:
-        output: its header is not written yet.
-        template: the stream to copy.
-        unlisted: whether it may be of a codec that libavformat does not list for the container.
-            Whether the muxer takes it shows when the header is written, or the first packet.
+    If `unlisted`, it may be of a codec that libavformat does not list for the container. Whether
+    the muxer takes it shows when the header is written, or the first packet.
 
     Raises:
         ValueError: if the container does not hold the codec.
@@ -185,11 +182,8 @@ def fix_dts(packet: AnyPacket, last_ticks: int) -> None:
     """Replace an encoder's invalid dts by the pts.
 
     libx265 returns uninitialised memory as the dts of a stream of one frame. A valid dts lies
-    between the pts and the earliest that reordering can need.
-
-    Args:
-        packet: of an encoder, its ticks counted from the first picture.
-        last_ticks: pts of the latest picture passed to the encoder.
+    between the pts and the earliest that reordering can need. Ticks count from the first picture,
+    `last_ticks` is the pts of the latest one passed to the encoder.
     """
     if packet.pts is None:
         return
@@ -206,10 +200,7 @@ class DecodingTimes:
     Demuxers derive dts from the reordering that they have seen, hence the first packets have none.
     These are held until one has a dts, and counted back from it. If none has one, the n-th packet
     gets the n-th pts in the order of time, delayed by the depth of the reordering, which is the
-    least that puts no dts behind its pts.
-
-    Args:
-        frame_ticks: of one frame, in the packets' time base; 0 if unknown.
+    least that puts no dts behind its pts. A frame lasts `frame_ticks`; 0 if unknown.
     """
 
     def __init__(self, frame_ticks: int = 0) -> None:
@@ -218,11 +209,7 @@ class DecodingTimes:
         self._later: list[int] | None = None  # pts that are no dts yet, once the depth is known
 
     def __call__(self, packet: AnyPacket | None) -> list[AnyPacket]:
-        """Accept the next packet in the order of decoding, or None at the end.
-
-        Returns:
-            The packets that are complete, in the same order.
-        """
+        """Accept the next packet in the order of decoding, or None; return those complete now."""
         if packet is None or packet.pts is None or packet.dts is not None:
             done = self._counted_back(packet)
             return done if packet is None else [*done, packet]
@@ -262,12 +249,8 @@ class SampleClock:
 
     Matroska rounds to 1 ms and may omit durations; an audio packet lasts a whole number of samples,
     usually the same. A time within a tick of the packet before is replaced by its end, any other is
-    kept.
-
-    Args:
-        sample_rate: samples per second.
-        frame_size: samples in a packet, if constant; 0 if unknown, None if each packet has its own
-            number, as PCM does.
+    kept. `frame_size` is the number of samples in a packet, if constant; 0 if unknown, None if each
+    packet has its own, as PCM does.
     """
 
     def __init__(self, sample_rate: int, frame_size: int | None) -> None:
@@ -278,9 +261,7 @@ class SampleClock:
     def __call__(self, packet: AnyPacket, count_samples: Callable[[], int]) -> None:
         """Convert a packet's times to ticks of one sample, if its own are coarser.
 
-        Args:
-            packet: of audio.
-            count_samples: called only if neither packet nor codec give the duration.
+        `count_samples` is called only if neither packet nor codec give the duration.
         """
         if not packet.time_base or packet.pts is None or packet.time_base <= self._base:
             return
@@ -323,14 +304,8 @@ def common_time_base(time_base: Fraction, offset: Fraction) -> Fraction:
 
     If that is too fine for FFmpeg, return `time_base` itself.
     """
-    if offset == 0:
-        return time_base
-    denominator = math.lcm(time_base.denominator, offset.denominator)
-    numerator = math.gcd(
-        time_base.numerator * (denominator // time_base.denominator),
-        abs(offset.numerator) * (denominator // offset.denominator),
-    )
-    common = Fraction(numerator, denominator)
+    (over, under), (above, below) = time_base.as_integer_ratio(), offset.as_integer_ratio()
+    common = Fraction(math.gcd(over * below, above * under), under * below)
     return common if common.denominator <= _MAX_TICKS else time_base
 
 
@@ -342,11 +317,7 @@ def nearest(ticks: Fraction) -> int:
 class EncoderTimeline:
     """Keeps the pictures' times while they are in the encoder: ticks in, seconds out.
 
-    Ticks are counted from the first picture, and rise strictly.
-
-    Args:
-        timing: the encoder's time base, and its rate.
-        time_base: of the pictures.
+    Ticks are counted from the first picture, and rise strictly; `time_base` is the pictures' own.
     """
 
     def __init__(self, timing: VideoTiming, time_base: Fraction) -> None:
@@ -387,15 +358,10 @@ class EncoderTimeline:
         return ticks, self._end - ticks
 
     def leave(self, packet: AnyPacket, *, closes_mp4: bool = False) -> Fraction:
-        """Set an encoded packet's duration and times.
+        """Set an encoded packet's duration and times; return when it is due on the output's line.
 
-        Args:
-            packet: of the encoder, in its order.
-            closes_mp4: whether it is the last one, for MP4 or MOV. These store only the differences
-                of dts, so the last sample must extend to the end of the last picture.
-
-        Returns:
-            When it is due, in seconds on the output's time line.
+        The last one `closes_mp4`: MP4 and MOV store only the differences of dts, so the last sample
+        must extend to the end of the last picture.
         """
         fix_dts(packet, self._last)
         if self._first_dts is None:

@@ -90,17 +90,14 @@ def codings_for(
 ) -> Iterator[SoundCoding]:
     """Yield the ways to encode a stream for a container, best first; some may not work.
 
-    Args:
-        stream: to be encoded.
-        packets: its first ones, which tell how many bits of its samples are used.
-        container: of the output.
-        asked: a codec of `SOUND_ENCODERS`, or ``auto`` for the least loss.
+    Its first `packets` tell how many bits of its samples are used. A codec of `SOUND_ENCODERS` is
+    `asked` for, or ``auto`` for the least loss.
     """
     context = stream.codec_context
     if cast("object | None", context.format) is None or not context.sample_rate:
         return  # its header is damaged: it cannot be decoded
-    bits = _used_bits(stream, packets) if _is_lossless(stream) else 0
-    codecs = (asked,)
+    name, codecs = context.codec.canonical_name, (asked,)
+    bits = _used_bits(stream, packets) if name in _LOSSLESS or name.startswith("pcm_") else 0
     if asked == "auto":
         kind = context.format.packed.name
         for encoder in (_BY_FLOAT.get(kind) or _BY_BITS[bits]) if bits else ():
@@ -109,11 +106,6 @@ def codings_for(
         codecs = (*_USUAL_OF.get(container.name, ()), *_USUAL)
     for codec in codecs:
         yield from _codings_with(SOUND_ENCODERS[codec], stream, bits)
-
-
-def _is_lossless(stream: AudioStream) -> bool:
-    name = stream.codec_context.codec.canonical_name
-    return name in _LOSSLESS or name.startswith("pcm_")
 
 
 def _used_bits(stream: AudioStream, packets: Sequence[AnyPacket]) -> int:
@@ -143,10 +135,7 @@ def _num_wide(frame: AudioFrame) -> int:
 def _codings_with(encoder: str, stream: AudioStream, bits: int) -> Iterator[SoundCoding]:
     """Yield codings with one encoder, in the source's layout, then in those that it may have.
 
-    Args:
-        encoder: FFmpeg's name.
-        stream: of the source.
-        bits: of its samples; 0 if it is lossy.
+    The source's samples have so many `bits`; 0 if it is lossy.
     """
     context = stream.codec_context
     given, kind = context.layout, context.format.packed.name
@@ -200,13 +189,8 @@ class SoundConverter:
     """Decodes the packets of a stream, and encodes their samples.
 
     Times are counted in samples, since containers round them: they follow those of the source
-    only across a hole, which is filled with silence, and an overlap, which is cut.
-
-    Args:
-        source: the stream to decode.
-        target: the stream to encode, not open yet.
-        coding: its parameters.
-        container: of `target`.
+    only across a hole, which is filled with silence, and an overlap, which is cut. The target, in
+    the container, is not open yet.
     """
 
     def __init__(
@@ -235,13 +219,9 @@ class SoundConverter:
 
     def _new_resampler(self) -> AudioResampler:
         coding = self._coding
-        return AudioResampler(
-            coding.sample_format,
-            coding.layout,
-            coding.sample_rate,
-            frame_size=1024,
-            options={"async": "1", "min_hard_comp": _SILENCE_SECONDS},
-        )
+        form = coding.sample_format, coding.layout, coding.sample_rate
+        options = {"async": "1", "min_hard_comp": _SILENCE_SECONDS}
+        return AudioResampler(*form, frame_size=1024, options=options)
 
     def __call__(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
         """Yield the packets that are complete; None as the last packet completes all."""

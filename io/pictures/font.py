@@ -35,20 +35,15 @@ def draw_text(text: str, scale: int = 1) -> Tensor:
     return ink.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
 
 
-def put_label(picture: Tensor, text: str, *, top: int, left: int, scale: int = 1) -> None:
-    """Write into a picture, in place: white letters on a darkened plate, cut off at its edges.
+def put_label(picture: Tensor, text: str, scale: int = 1) -> None:
+    """Write a line at the top left of a picture, (3, H, W) float, [0, 1], in place.
 
-    Args:
-        picture: (3, H, W) float, [0, 1].
-        text: One line.
-        top: Row of the plate's upper edge.
-        left: Column of the plate's left edge.
-        scale: Pixels to each dot of a letter.
+    White letters on a darkened plate, cut off at the picture's edges; `scale` pixels to each dot.
     """
     ink = draw_text(text, scale)
     margin = 3 * scale
     plate = torch.zeros(ink.shape[0] + 2 * margin, ink.shape[1] + 2 * margin - scale)
     plate[margin:-margin, margin : margin + ink.shape[1]] = ink[:, : plate.shape[1] - margin]
-    part = picture[:, top : top + plate.shape[0], left : left + plate.shape[1]]
+    part = picture[:, : plate.shape[0], : plate.shape[1]]
     plate = plate[: part.shape[1], : part.shape[2]]
     part.copy_(part * 0.35 * (1 - plate) + plate)

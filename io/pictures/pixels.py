@@ -524,13 +524,9 @@ def color_of(tagged: av.VideoFrame | av.VideoCodecContext) -> Color:
 
 def color_of_stream(stream: VideoStream, first: VideoFrame) -> Color:
     """Read each tag from the first frame, or from the stream where the frame does not say."""
-    frame, fallback = color_of(first), color_of(stream.codec_context)
-    return Color(
-        range=frame.range or fallback.range,
-        primaries=frame.primaries or fallback.primaries,
-        trc=frame.trc or fallback.trc,
-        matrix=frame.matrix or fallback.matrix,
-    )
+    frame, other = color_of(first), color_of(stream.codec_context)
+    shown = frame.range or other.range, frame.primaries or other.primaries
+    return Color(*shown, frame.trc or other.trc, frame.matrix or other.matrix)
 
 
 def set_tags(tagged: av.VideoFrame | av.VideoCodecContext, color: Color) -> None:

@@ -52,10 +52,8 @@ def with_hidden_data(png: bytes) -> bytes:
 class Writer:
     """Writes PNG, or an animation of several pictures of one size, from top to bottom.
 
-    Args:
-        first: (H, W, C) of gray, gray and alpha, RGB or RGB and alpha; uint8 or uint16.
-        num_frames: how many pictures there will be.
-        cicp: primaries and transfer of ITU-T H.273; None where unknown.
+    Pictures are (H, W, C) of gray, gray and alpha, RGB or RGB and alpha; uint8 or uint16. `cicp`
+    are primaries and transfer of ITU-T H.273; None where unknown.
     """
 
     def __init__(

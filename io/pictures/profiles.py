@@ -46,9 +46,7 @@ def embedded_traits(found: Embedded | None) -> Iterator[Trait]:
 def srgb_conversion(profile: bytes | None, name: str) -> ToSrgb | None:
     """Return a conversion for files that cannot hold a profile; log that it will be done.
 
-    Args:
-        profile: of the pictures; None, or sRGB itself, needs no conversion.
-        name: of the container or the image format, for people.
+    None, or sRGB itself, needs none. `name` is of the container or the image format, for people.
     """
     called = "" if profile is None else profile_name(profile)
     if profile is None or called.startswith("sRGB"):
@@ -63,10 +61,7 @@ def srgb_conversion(profile: bytes | None, name: str) -> ToSrgb | None:
 
 
 class ToSrgb:
-    """Converts pictures from the colours of a profile to sRGB, by LittleCMS, in 8 bits.
-
-    Args:
-        profile: of gray or RGB pictures.
+    """Converts gray or RGB pictures from the colours of a profile to sRGB, by LittleCMS, in 8 bits.
 
     Raises:
         ValueError: if it describes other colours, or LittleCMS refuses it.

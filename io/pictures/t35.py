@@ -144,11 +144,7 @@ def captions_of(frame: VideoFrame) -> list[bytes]:
 
 
 class MessageReader:
-    """Gives decoded frames the T.35 messages of their packets, as their `opaque`.
-
-    Args:
-        codec: the decoder.
-    """
+    """Gives frames of a decoder the T.35 messages of their packets, as their `opaque`."""
 
     def __init__(self, codec: VideoCodecContext) -> None:
         self._syntax = NalSyntax.of(codec)
@@ -172,11 +168,7 @@ class MessageReader:
 
 
 class MessageWriter:
-    """Puts the T.35 messages of pictures into the packets that are encoded from them.
-
-    Args:
-        codec: the encoder, open.
-    """
+    """Puts the T.35 messages of pictures into the packets of an open encoder."""
 
     def __init__(self, codec: VideoCodecContext) -> None:
         self._name = codec.codec.canonical_name

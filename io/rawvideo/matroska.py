@@ -128,11 +128,9 @@ _UNKNOWN_SIZE = b"\x01" + 7 * b"\xff"
 
 
 def describe_matroska(header: bytes, info: StreamInfo) -> bytes:
-    """Complete the header of a Matroska stream with the properties of its video.
+    """Complete the header of a Matroska stream, up to the first cluster, with what PyAV leaves out.
 
-    Args:
-        header: from the first byte up to the first cluster.
-        info: gives aspect ratio, chroma siting and HDR10 data.
+    That is the aspect ratio, chroma siting and HDR10 data.
     """
     done = b""
     for ident, body, rest in _top_elements(header):
@@ -200,8 +198,7 @@ def _colour(info: StreamInfo) -> Elements:
 def chroma_siting(header: bytes) -> str | None:
     """Return where a Matroska stream's chroma samples lie; None if it does not say.
 
-    Args:
-        header: whole elements from the first byte on, the tracks among them.
+    The header is of whole elements from the first byte on, the tracks among them.
     """
     try:
         tracks = _tracks_of(header)
@@ -209,9 +206,7 @@ def chroma_siting(header: bytes) -> str | None:
     except IndexError:  # an element ends inside its head
         return None
     keys = (_SITING_ACROSS, _SITING_DOWN)
-    found = [
-        tuple(int.from_bytes(colour.get(key, b""), "big") for key in keys) for colour in colours
-    ]
+    found = [tuple(int.from_bytes(one.get(key, b"")) for key in keys) for one in colours]
     return next((name for name, way in _SITINGS.items() if way in found), None)
 
 

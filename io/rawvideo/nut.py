@@ -180,12 +180,7 @@ _CRC_POLYNOMIAL = 0x04C11DB7
 
 
 def describe_nut(header: bytes, info: StreamInfo) -> bytes:
-    """Complete the header of a NUT stream with the sample aspect ratio.
-
-    Args:
-        header: from the first byte up to the first frame.
-        info: gives the aspect ratio.
-    """
+    """Complete the header of a NUT stream, up to the first frame, with the sample aspect ratio."""
     start = header.find(_NUT_STREAM)
     if info.sample_aspect_ratio is None or start < 0:
         return header

@@ -177,10 +177,7 @@ _FRAME = b"FRAME"
 
 
 class Y4MSource:
-    """Pictures of a YUV4MPEG2 stream, each in tensors of its own.
-
-    Args:
-        reader: the stream, at its first byte.
+    """Pictures of a YUV4MPEG2 stream, read from its first byte on, each in tensors of its own.
 
     Raises:
         UnsupportedMedia: if the header is missing, invalid or of an unknown format.
@@ -255,9 +252,7 @@ class Y4MSource:
         """Return it by the header, or if that is *mixed* by the frame: ``I`` and t, T, b or B."""
         if not self._is_mixed:
             return self.info.field_order in ("tt", "bb")
-        return any(
-            word[:1] == b"I" and word[1:2] in (b"t", b"T", b"b", b"B") for word in parameters
-        )
+        return any(word.startswith((b"It", b"IT", b"Ib", b"IB")) for word in parameters)
 
     def _truncated(self, got: int, index: int) -> TruncatedMedia:
         want = self._planes.num_bytes
@@ -265,11 +260,7 @@ class Y4MSource:
 
 
 class Y4MSink:
-    """Writes pictures as YUV4MPEG2, each with one write.
-
-    Args:
-        writer: where to.
-        info: of all pictures; written as the header at once, so that the reader can start.
+    """Writes pictures as YUV4MPEG2, each with one write; the header at once: the reader can start.
 
     Raises:
         UnsupportedMedia: if y4m cannot hold it; nothing has been written then.
@@ -283,7 +274,7 @@ class Y4MSink:
         self._buffer = torch.empty(len(_FRAME) + 1 + self._layout.num_bytes, dtype=torch.uint8)
         self._buffer[:6] = torch.frombuffer(bytearray(_FRAME + b"\n"), dtype=torch.uint8)
         self._planes = self._layout.split(self._buffer[6:])
-        self._clock = ConstantClock(info.rate or Fraction(1))
+        self._first_seconds: Fraction | None = None
         self.num_written = 0
         """Whole frames that the reader, or the kernel for it, has accepted."""
         writer.write(header)
@@ -295,13 +286,10 @@ class Y4MSink:
             ReaderGone: if the reader has closed its end; says how many frames were written.
             SinkFull: if it cannot be written.
         """
-        if (picture.pix_fmt, picture.width, picture.height) != (
-            self._info.pix_fmt,
-            self._info.width,
-            self._info.height,
-        ):
-            raise ValueError(f"the header says {self._info}, got {picture}")
-        self._clock.check(picture)
+        got, info = (picture.pix_fmt, picture.width, picture.height), self._info
+        if got != (info.pix_fmt, info.width, info.height):
+            raise ValueError(f"the header says {info}, got {picture}")
+        self._check_time(picture)
         alpha = () if picture.alpha is None else (picture.alpha,)
         for mine, theirs in zip(self._planes, (*picture.planes, *alpha), strict=True):
             mine.copy_(theirs)
@@ -310,6 +298,18 @@ class Y4MSink:
         except ReaderGone as error:
             raise gone_after(self.num_written) from error
         self.num_written += 1
+
+    def _check_time(self, picture: Picture) -> None:
+        """Refuse a picture that is half an interval or more off the header's constant rate."""
+        seconds, interval = picture.pts * picture.time_base, 1 / (self._info.rate or Fraction(1))
+        self._first_seconds = seconds if self._first_seconds is None else self._first_seconds
+        late = seconds - self._first_seconds - self.num_written * interval
+        if abs(late) * 2 >= interval:
+            raise UnsupportedMedia(
+                f"y4m holds one constant frame rate, but frame {self.num_written + 1} is "
+                f"{float(late):.3f} s off {1 / interval} a second; --format nut and --format "
+                "matroska keep time stamps"
+            )
 
     def finish(self) -> None:
         """Do nothing: no frame is held back, and the format has no end mark."""
@@ -353,32 +353,6 @@ class PlaneLayout:
             data[start:end].view(self._dtype).view(shape)
             for (start, end), shape in zip(pairwise(self._offsets), self._shapes, strict=True)
         ]
-
-
-class ConstantClock:
-    """Refuses pictures that deviate from the header's constant rate."""
-
-    def __init__(self, rate: Fraction) -> None:
-        self._interval = 1 / rate
-        self._first: Fraction | None = None
-        self._count = 0
-
-    def check(self, picture: Picture) -> None:
-        """Check the next picture's time.
-
-        Raises:
-            UnsupportedMedia: if it deviates by half an interval or more.
-        """
-        time = picture.pts * picture.time_base
-        self._first = time if self._first is None else self._first
-        late = time - self._first - self._count * self._interval
-        self._count += 1
-        if abs(late) * 2 >= self._interval:
-            raise UnsupportedMedia(
-                f"y4m holds one constant frame rate, but frame {self._count} is {float(late):.3f} "
-                f"s off {1 / self._interval} a second; --format nut and --format matroska keep "
-                "time stamps"
-            )
 
 
 def _bytes_of(data: Tensor) -> memoryview:

@@ -130,10 +130,6 @@ class StreamPlan:
         return lines.get(loss.trait.subject, str(loss))
 
 
-# Matroska stores pictures and fonts as attachments; other containers have no place for these
-_HOLDS_ATTACHMENTS = ("matroska",)
-
-
 def plan_streams(
     source: str | ConfinedFile,
     target: str,
@@ -226,7 +222,8 @@ def _fates(
 def _fate(trial: StreamTrial, name: str) -> StreamFate:
     stream, container = trial.stream, trial.container
     kind, audio_codec = kind_of(stream), trial.audio_codec
-    if kind in ("attachment", "cover") and container.name in _HOLDS_ATTACHMENTS:
+    # Matroska stores pictures and fonts as attachments; other containers have no place for these
+    if kind in ("attachment", "cover") and container.name == "matroska":
         return _made(stream, "attach")
     if kind == "attachment":
         return _dropped(stream, f"{container.name} holds no attachments")

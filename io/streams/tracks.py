@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
 from typing import TYPE_CHECKING, cast
@@ -34,7 +34,7 @@ from ..encode.packets import (
 from ..encode.sound import SoundConverter
 from ..errors import reason_of
 from ..losses import kept_metadata
-from ..part import Window
+from ..part import Window, starts_of
 from ..root import ConfinedFile
 from ..timecode import KEY as TIMECODE
 from ..verify import SoundTimes
@@ -54,11 +54,8 @@ def _shifted(chapter: Chapter, origin_seconds: Fraction) -> Chapter:
     """Shift a chapter to a time line that begins at `origin_seconds` of its own."""
     time_base = chapter["time_base"] or Fraction(1, 1000)
     ticks = round(origin_seconds / time_base)
-    moved = chapter.copy()
-    moved["time_base"] = time_base
-    moved["start"] = max(chapter["start"] - ticks, 0)
-    moved["end"] = max(chapter["end"] - ticks, 0)
-    return moved
+    start, end = max(chapter["start"] - ticks, 0), max(chapter["end"] - ticks, 0)
+    return {**chapter, "time_base": time_base, "start": start, "end": end}
 
 
 @dataclass(slots=True)
@@ -79,9 +76,7 @@ class Track:
     times: SoundTimes | None = None
     """From its first audible packet on, on the output's time line."""
 
-    def prepare(
-        self, packet: AnyPacket, origin: Fraction, *, heard: bool = True
-    ) -> list[AnyPacket]:
+    def prepare(self, packet: AnyPacket, origin: Fraction, *, heard: bool) -> list[AnyPacket]:
         """Convert a packet where needed, shift it to the output's time line, fix its times."""
         try:
             made = list(self._converted(packet))
@@ -150,68 +145,46 @@ class Track:
 
     def fix_times(self, packet: AnyPacket) -> None:
         """Set the timestamps that a muxer requires: present, and rising."""
-        dts = packet.dts if packet.dts is not None else packet.pts
-        expected = 0 if self.last_dts is None else self.last_dts + max(self.last_duration, 1)
+        dts, last = packet.dts if packet.dts is not None else packet.pts, self.last_dts
         if dts is None:
-            dts = expected
+            dts = 0 if last is None else last + max(self.last_duration, 1)
             self.num_fixed += 1
-        elif self.last_dts is not None and dts <= self.last_dts:
-            dts = self.last_dts + 1
+        elif last is not None and dts <= last:
+            dts = last + 1
             self.num_fixed += 1
-        if packet.pts is not None and packet.pts < dts:
-            if self.last_dts is None or packet.pts > self.last_dts:
-                dts = packet.pts  # when it is shown is right, when it is decoded was a guess
-            else:
-                packet.pts = dts
+        if packet.pts is not None and packet.pts < dts and (last is None or packet.pts > last):
+            dts = packet.pts  # when it is shown is right, when it is decoded was a guess
         packet.dts = dts
-        if packet.pts is None:
-            packet.pts = dts
+        packet.pts = dts if packet.pts is None else max(packet.pts, dts)
         self.last_dts, self.last_duration = dts, packet.duration or 0
 
 
+@dataclass(slots=True)
 class StreamCopy:
-    """Packets of a source's other streams, muxed into an output in step with its video.
+    """Packets of a source's other streams, muxed into an output in step with its video."""
 
-    Args:
-        tracks: the streams, already added to the output.
-        packets: in the order in which they are to be muxed.
-        output: the container for them; its header is not written yet.
-        chapters: of the source, on the source's time line.
-        start_seconds: when the source's first kept stream begins.
-        keeps_priming: whether the output can store packets that are decoded but not played.
-        window: the part of the source that `packets` are of; None for all.
-        hides_start: whether the output can hide what sound there is before the part.
-    """
-
-    def __init__(
-        self,
-        tracks: list[Track],
-        packets: Iterator[AnyPacket],
-        output: OutputContainer,
-        *,
-        chapters: list[Chapter] | None = None,
-        start_seconds: Fraction | None = None,
-        keeps_priming: bool = False,
-        window: Window | None = None,
-        hides_start: bool = False,
-    ) -> None:
-        self._window = window
-        self._hides_start = hides_start
-        self._tracks = {track.fate.index: track for track in tracks}
-        self._packets = packets
-        self._output = output
-        self._chapters = chapters or []
-        self._start_seconds = start_seconds
-        self._keeps_priming = keeps_priming
-        self._origin = Fraction(0)
-        self._waiting: deque[tuple[Track, AnyPacket]] = deque()
-        self._broken: str | None = None
+    _tracks: dict[int, Track]
+    """The streams, by their index in the source; already added to the output."""
+    _packets: Iterator[AnyPacket]
+    """In the order in which they are to be muxed."""
+    _output: OutputContainer
+    """Its header is not written yet."""
+    _chapters: Sequence[Chapter] = ()
+    """Of the source, on the source's time line."""
+    _start_seconds: Fraction | None = None
+    """When the source's first kept stream begins."""
+    _keeps_priming: bool = False
+    """Whether the output can store packets that are decoded but not played."""
+    _window: Window | None = None
+    """The part of the source that the packets are of; None for all."""
+    _hides_start: bool = False
+    """Whether the output can hide what sound there is before the part."""
+    _origin: Fraction = Fraction(0)
+    _waiting: deque[tuple[Track, AnyPacket]] = field(default_factory=deque[tuple[Track, AnyPacket]])
+    _broken: str | None = None
 
     def begin(self, video_start_seconds: Fraction) -> Fraction:
-        """Fix the time line once the first picture is known, before the header is written.
-
-        Args:
-            video_start_seconds: of the first picture, on the source's time line.
+        """Fix the time line, before the header is written, by when the source's first picture is.
 
         Returns:
             What to subtract from all of the source's times, so that the output begins at 0.
@@ -258,7 +231,8 @@ class StreamCopy:
         while not self._waiting:
             packet = self._read()
             if packet is None:
-                self._drain_converters()
+                for track in self._tracks.values():
+                    self._waiting.extend((track, made) for made in track.drain(self._origin))
                 return self._waiting[0] if self._waiting else None
             track = self._tracks.get(packet.stream_index)
             # an empty packet marks the end of a stream
@@ -268,11 +242,9 @@ class StreamCopy:
                 _clip(packet, self._window, self._origin)
             # a decoder needs its priming, and leaves its samples out
             priming = track.fate.conversion is None and is_priming(packet, track.source)
-            if priming and not (self._keeps_priming and track.times is None):
-                continue
-            self._waiting.extend(
-                (track, made) for made in track.prepare(packet, self._origin, heard=not priming)
-            )
+            if not priming or (self._keeps_priming and track.times is None):
+                ready = track.prepare(packet, self._origin, heard=not priming)
+                self._waiting.extend((track, made) for made in ready)
         return self._waiting[0]
 
     def _read(self) -> AnyPacket | None:
@@ -282,10 +254,6 @@ class StreamCopy:
             self._broken = f"the source's other streams end early: {reason_of(error)}"
             self._packets = iter(())
             return None
-
-    def _drain_converters(self) -> None:
-        for track in self._tracks.values():
-            self._waiting.extend((track, made) for made in track.drain(self._origin))
 
     def sound_times(self) -> SoundTimes | None:
         """Return when the first audio stream begins and ends, on the output's time line."""
@@ -346,10 +314,6 @@ class _Excerpt:
 
     Of a further video, from its first key frame in the part on; of sound that is converted, a
     little more before it.
-
-    Args:
-        window: the part.
-        tracks: the streams, by their index in the source.
     """
 
     def __init__(self, window: Window, tracks: Iterable[Track]) -> None:
@@ -414,11 +378,11 @@ _PICTURES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/p
 def open_copy(
     plan: StreamPlan | None, output: OutputContainer, video: Stream, *, on_trial: bool = False
 ) -> tuple[StreamCopy, InputContainer | None]:
-    """Open the plan's source again and add its streams to an output.
+    """Open the plan's source again and add its streams to an output beside its encoded video.
 
     Args:
         plan: what to do; None for nothing.
-        output: open, its header not written yet.
+        output: its header is not written yet.
         video: the encoded video in it.
         on_trial: whether packets of the source's beginning will do, where a part is taken.
 
@@ -429,7 +393,7 @@ def open_copy(
         SourceMissing: if the source has disappeared.
     """
     if plan is None or plan.container is None:
-        return StreamCopy([], iter(()), output), None
+        return StreamCopy({}, iter(()), output), None
     found = find_target(plan.source)
     source = open_container(found)
     try:
@@ -438,10 +402,8 @@ def open_copy(
         describe(main, video)
         for tag in ("alpha_mode", "ALPHA_MODE"):  # the muxer writes that of the encoded video
             video.metadata.pop(tag, None)
-        if plan.timecode is not None:
-            video.metadata[TIMECODE] = str(
-                plan.timecode.at(video.average_rate or plan.timecode.rate)
-            )
+        if (code := plan.timecode) is not None:
+            video.metadata[TIMECODE] = str(code.at(video.average_rate or code.rate))
         tracks = [
             _add(fate, source, output, plan.container, plan.window)
             for fate in plan.kept()
@@ -456,19 +418,18 @@ def open_copy(
         stream.discard = Discard.default if stream in copied else Discard.all
     packets: Iterator[AnyPacket] = source.demux(copied) if copied else iter(())
     chapters = source.chapters() if plan.num_chapters else []
-    window = plan.window
-    if window is not None:
+    if (window := plan.window) is not None:
         chapters = window.chapters(chapters)
         packets = packets if on_trial else _Excerpt(window, tracks)(packets)
     copy = StreamCopy(
-        tracks,
+        {track.fate.index: track for track in tracks},
         packets,
         output,
-        chapters=chapters,
-        start_seconds=_start_of(copied),
-        keeps_priming=_keeps_priming(source, plan.container),
-        window=None if on_trial else window,
-        hides_start=plan.container.holds_edit_lists,
+        chapters,
+        min(starts_of(one for one in copied if one.type == "audio"), default=None),
+        _keeps_priming(source, plan.container),
+        None if on_trial else window,
+        plan.container.holds_edit_lists,
     )
     return copy, source
 
@@ -496,15 +457,10 @@ def _add(
     else:
         target, clock = add_copied(output, stream, unlisted=True), _clock_of(stream, container)
         if fate.kind == "video":
-            convert = DecodingTimes(_frame_ticks(stream))
+            per_second = (stream.average_rate or 0) * (stream.time_base or 0)
+            convert = DecodingTimes(round(1 / per_second) if per_second else 0)
     describe(stream, target)
     return Track(fate, stream, target, convert, clock)
-
-
-def _frame_ticks(stream: Stream) -> int:
-    if not stream.average_rate or not stream.time_base:
-        return 0
-    return round(1 / stream.average_rate / stream.time_base)
 
 
 def _clock_of(stream: Stream, target: Container) -> SampleClock | None:
@@ -538,10 +494,8 @@ def _attach(plan: StreamPlan, source: InputContainer, output: OutputContainer) -
 def _cover_of(source: str | ConfinedFile, index: int) -> bytes:
     """Read an attached picture: the one packet of its stream."""
     with open_container(find_target(source)) as opened:
-        for packet in opened.demux(opened.streams[index]):
-            if packet.size:
-                return bytes(packet)
-    return b""
+        packets = opened.demux(opened.streams[index])
+        return next((bytes(packet) for packet in packets if packet.size), b"")
 
 
 def _keeps_priming(source: InputContainer, target: Container) -> bool:
@@ -549,13 +503,3 @@ def _keeps_priming(source: InputContainer, target: Container) -> bool:
     matroska = ("matroska", "webm")
     both = target.name in matroska and source.format.name.split(",")[0] in matroska
     return target.holds_edit_lists or both
-
-
-def _start_of(streams: list[Stream]) -> Fraction | None:
-    """Return when the first of the audio streams begins, in seconds of the source."""
-    starts = [
-        stream.start_time * stream.time_base
-        for stream in streams
-        if stream.type == "audio" and stream.start_time is not None and stream.time_base
-    ]
-    return min(starts, default=None)

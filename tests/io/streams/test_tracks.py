@@ -189,7 +189,7 @@ def test_a_header_that_comes_again_on_the_way_spoils_no_file(
         packets = [packet for packet in opened.demux(stream) if packet.size]
         assert any(packet.has_sidedata("new_extradata") for packet in packets)
         for packet in packets:
-            for placed in track.prepare(packet, Fraction(0)):
+            for placed in track.prepare(packet, Fraction(0), heard=True):
                 track.mux(written, placed)
     with av.open(str(copy)) as read:
         (sound,) = read.streams
