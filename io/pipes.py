@@ -65,7 +65,7 @@ class PipeSource:
     def __init__(
         self,
         source: Source,
-        format: PipeFormat,  # noqa: A002
+        format: PipeFormat,
         reader: ByteReader,
         *,
         units: WholeUnits | None = None,
@@ -125,7 +125,7 @@ class PipeSource:
 
 def open_pipe_source(
     stream: RawStream,
-    format: PipeFormat | Literal["auto"] = "auto",  # noqa: A002
+    format: PipeFormat | Literal["auto"] = "auto",
     *,
     deinterlace: Deinterlace = "auto",
     expected_frames: int | None = None,
@@ -162,7 +162,7 @@ def open_pipe_source(
     return piped
 
 
-def open_pipe_sink(stream: RawStream, format: PipeFormat, info: StreamInfo) -> PipeSink:  # noqa: A002
+def open_pipe_sink(stream: RawStream, format: PipeFormat, info: StreamInfo) -> PipeSink:
     """Open a stream for writing; its header is written at once.
 
     Args:
@@ -180,7 +180,7 @@ def open_pipe_sink(stream: RawStream, format: PipeFormat, info: StreamInfo) -> P
     return Y4MSink(writer, info) if format == "y4m" else ContainerPipeSink(writer, format, info)
 
 
-def check_pipe_sink(format: PipeFormat, info: StreamInfo) -> None:  # noqa: A002
+def check_pipe_sink(format: PipeFormat, info: StreamInfo) -> None:
     """Check that a format can hold such pictures, before anything is loaded or written.
 
     Raises:
@@ -191,7 +191,7 @@ def check_pipe_sink(format: PipeFormat, info: StreamInfo) -> None:  # noqa: A002
         format_header(info)
 
 
-def losses(format: PipeFormat, info: StreamInfo) -> list[str]:  # noqa: A002
+def losses(format: PipeFormat, info: StreamInfo) -> list[str]:
     """Return a warning of what a format's header cannot store of a stream, if anything."""
     color = info.color
     tags = {

@@ -253,10 +253,7 @@ def part_of(picture: Picture, width: int, height: int) -> Picture:
 
 
 def trial_encoder(
-    info: StreamInfo,
-    options: EncoderOptions,
-    target: str,
-    format: str | None,  # noqa: A002
+    info: StreamInfo, options: EncoderOptions, target: str, format: str | None
 ) -> Callable[[Sequence[Picture]], None] | None:
     """Open an output's encoder in memory; returns what encodes some pictures, once, to the end.
 
@@ -286,10 +283,7 @@ def trial_encoder(
 
 
 def held_pictures(
-    info: StreamInfo,
-    options: EncoderOptions,
-    target: str,
-    format: str | None,  # noqa: A002
+    info: StreamInfo, options: EncoderOptions, target: str, format: str | None
 ) -> int:
     """Count the pictures that an output's encoder takes before it gives a packet, on small ones.
 

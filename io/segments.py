@@ -78,10 +78,7 @@ _PASS_FLAG = re.compile(r"pass[12]")
 
 
 def why_not_cut(
-    encoder: EncoderOptions,
-    info: StreamInfo,
-    target: str | Path,
-    format: str | None = None,  # noqa: A002
+    encoder: EncoderOptions, info: StreamInfo, target: str | Path, format: str | None = None
 ) -> str | None:
     """Say why an output cannot be encoded in segments, for people; None if it can.
 
@@ -119,10 +116,7 @@ def _common(options: dict[str, str]) -> Iterator[str]:
 
 
 def _encoding(
-    info: StreamInfo,
-    encoder: EncoderOptions,
-    target: Path,
-    format: str | None,  # noqa: A002
+    info: StreamInfo, encoder: EncoderOptions, target: Path, format: str | None
 ) -> Encoding:
     """Return how all segments are encoded: as the film would be, but in closed groups of pictures.
 
@@ -216,7 +210,7 @@ def open_segment_sink(
     encoder: EncoderOptions,
     *,
     target: Path,
-    format: str | None = None,  # noqa: A002
+    format: str | None = None,
     final: bool = False,
 ) -> FileSink:
     """Open the sink of one segment. Its file has its name once it is verified and on the disk.
@@ -343,7 +337,7 @@ def open_joined_sink(
     *,
     plan: StreamPlan | None = None,
     overwrite: bool = False,
-    format: str | None = None,  # noqa: A002
+    format: str | None = None,
     owner: Owner | None = None,
     trial: Trial | None = None,
 ) -> JoinedSink:

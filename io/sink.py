@@ -36,7 +36,7 @@ def open_file_sink(
     *,
     plan: StreamPlan | None = None,
     overwrite: bool = False,
-    format: str | None = None,  # noqa: A002
+    format: str | None = None,
     owner: Owner | None = None,
     trial: Trial | None = None,
 ) -> FileSink | ImageSink:
@@ -67,11 +67,7 @@ def open_file_sink(
 
 
 def check_output(
-    target: Path,
-    *,
-    overwrite: bool,
-    format: str | None = None,  # noqa: A002
-    token: str | None = None,
+    target: Path, *, overwrite: bool, format: str | None = None, token: str | None = None
 ) -> None:
     """Refuse a target that could not be written, as :func:`open_file_sink` does, before any work.
 
@@ -176,7 +172,7 @@ def plan_output(
     info: StreamInfo,
     options: EncoderOptions,
     target: str | Path,
-    format: str | None,  # noqa: A002
+    format: str | None,
     plan: StreamPlan,
 ) -> PlannedOutput:
     """Find what an output will lose, and try it with a black picture, without opening a sink.

@@ -122,7 +122,7 @@ class ContainerSource:
         self,
         target: str | BinaryIO | ConfinedFile,
         *,
-        format: str | None = None,  # noqa: A002
+        format: str | None = None,
         deinterlace: Deinterlace = "auto",
         framerate: Fraction | None = None,
         timeout_seconds: float | None = 10.0,
@@ -326,12 +326,7 @@ class ContainerSource:
 
     def warnings(self) -> list[str]:
         """Return the problems noticed and corrected so far."""
-        return [
-            *self._notes,
-            *self.losses(),
-            *self._decoder.lines(),
-            *self._timeline.fixes.lines(),
-        ]
+        return [*self._notes, *self.losses(), *self._decoder.lines(), *self._timeline.fixes.lines()]
 
     def losses(self) -> list[str]:
         """Return what of the pictures was not kept as it was so far, for people."""

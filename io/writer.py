@@ -304,11 +304,7 @@ def try_output(encoding: Encoding, plan: StreamPlan | None, wanted: Sequence[Tra
     )
 
 
-def try_encoder(
-    options: EncoderOptions,
-    format: str,  # noqa: A002
-    sizes: Sequence[tuple[int, int]],
-) -> None:
+def try_encoder(options: EncoderOptions, format: str, sizes: Sequence[tuple[int, int]]) -> None:
     """Write a picture of 8 bits with an encoder into a container, in memory; one size is enough.
 
     Raises:

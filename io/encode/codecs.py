@@ -309,7 +309,7 @@ _CODECS = {
 _NUMBER = re.compile(r"%(0\d+)?d")
 
 
-def is_image(target: str | Path, format: str | None = None) -> bool:  # noqa: A002
+def is_image(target: str | Path, format: str | None = None) -> bool:
     """Return whether an output is a still or a sequence of stills, by its extension.
 
     ``--format image2`` means images; with any other format it is none.

@@ -68,7 +68,7 @@ _CONTAINERS = {
 
 
 @cache
-def container_of(target: str | Path, format: str | None = None) -> Container:  # noqa: A002
+def container_of(target: str | Path, format: str | None = None) -> Container:
     """Return the container that a target's name, or `format`, stands for.
 
     Args:

@@ -83,10 +83,7 @@ class OpenEncoder:
 
 
 def output_pix_fmt(
-    info: StreamInfo,
-    options: EncoderOptions,
-    target: str | Path,
-    format: str | None = None,  # noqa: A002
+    info: StreamInfo, options: EncoderOptions, target: str | Path, format: str | None = None
 ) -> str:
     """Return the pixel format that an output's pictures must have; log the choice.
 
@@ -104,10 +101,7 @@ def output_pix_fmt(
 
 
 def codec_choice(
-    info: StreamInfo,
-    options: EncoderOptions,
-    target: str | Path,
-    format: str | None = None,  # noqa: A002
+    info: StreamInfo, options: EncoderOptions, target: str | Path, format: str | None = None
 ) -> CodecChoice:
     """Choose encoder and pixel format of an output; see :func:`output_pix_fmt`."""
     if is_image(target, format):
@@ -123,10 +117,7 @@ def codec_choice(
 
 
 def encoding_of(
-    info: StreamInfo,
-    options: EncoderOptions,
-    target: str | Path,
-    format: str | None,  # noqa: A002
+    info: StreamInfo, options: EncoderOptions, target: str | Path, format: str | None
 ) -> Encoding:
     """Choose how pictures of an output are encoded; see :func:`output_pix_fmt`."""
     container = Container("image2") if is_image(target, format) else container_of(target, format)

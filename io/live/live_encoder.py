@@ -92,7 +92,7 @@ _QUALITY = {
 } | dict.fromkeys(_NVENC, _CRF)  # fmt: skip
 
 
-def live_pix_fmt(info: StreamInfo, options: EncoderOptions, format: str) -> str:  # noqa: A002
+def live_pix_fmt(info: StreamInfo, options: EncoderOptions, format: str) -> str:
     """Return the pixel format that the pictures of a live output must have.
 
     Args:
@@ -109,7 +109,7 @@ def live_pix_fmt(info: StreamInfo, options: EncoderOptions, format: str) -> str:
 def live_choices(
     info: StreamInfo,
     options: EncoderOptions,
-    format: str,  # noqa: A002
+    format: str,
 ) -> list[CodecChoice]:
     """Return the encoders to try, the best first; all accept the same pictures.
 
@@ -169,7 +169,7 @@ class EncoderSettings:
         info: StreamInfo,
         rate: Fraction,
         options: EncoderOptions,
-        format: str,  # noqa: A002
+        format: str,
     ) -> None:
         self._info = info
         self._rate = rate
@@ -266,7 +266,7 @@ class LiveEncoder:
         options: EncoderOptions,
         *,
         sound: Stream | None = None,
-        format: str = "nut",  # noqa: A002
+        format: str = "nut",
     ) -> None:
         """Choose an encoder, and open it.
 
@@ -382,7 +382,7 @@ class LiveEncoder:
         return nearest((ticks or 0) * self._settings.tick / self._tick)
 
 
-def check_encoder(options: EncoderOptions, format: str) -> None:  # noqa: A002
+def check_encoder(options: EncoderOptions, format: str) -> None:
     """Raise, before there is an input, if no input could be encoded.
 
     Args:
@@ -446,7 +446,7 @@ class SoundTemplate:
         """Return whether packets of another connection's sound may follow those of this one."""
         return _likeness_of(stream) == self._likeness
 
-    def refusal(self, format: str) -> str | None:  # noqa: A002
+    def refusal(self, format: str) -> str | None:
         """Return why a muxer cannot hold it; None if it can."""
         if format in ("rtsp", "whip"):
             known = _BY_RTP if format == "rtsp" else _BY_WHIP

@@ -90,7 +90,7 @@ def is_live_target(text: str) -> bool:
 def find_live_target(
     text: str,
     *,
-    format: str | None = None,  # noqa: A002
+    format: str | None = None,
     segment_seconds: float = 600.0,
     credentials_file: Path | None = None,
     overwrite: bool = False,

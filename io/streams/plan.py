@@ -133,7 +133,7 @@ class StreamPlan:
 def plan_streams(
     source: str | ConfinedFile,
     target: str,
-    format: str | None = None,  # noqa: A002
+    format: str | None = None,
     *,
     strict: bool = False,
     audio_codec: str = "auto",

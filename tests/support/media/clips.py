@@ -104,7 +104,7 @@ def make_clip(
     attachment: bool = False,
     metadata: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
-    format: str | None = None,  # noqa: A002
+    format: str | None = None,
 ) -> Path:
     """Write a clip; the container is told by the name.
 
