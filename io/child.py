@@ -196,17 +196,14 @@ class Tail:
 
     def lines(self, *, published: bool = False) -> list[str]:
         """Return the last lines without secrets; see :func:`redacted` for `published`."""
-        texts = (line.decode(errors="replace").strip() for line in (*self._lines, self._rest))
+        lines = (*self._lines, self._splitter.rest)
+        texts = (line.decode(errors="replace").strip() for line in lines)
         return [excerpt(text, _SHOWN_CHARACTERS, published=published) for text in texts if text]
 
     @property
     def text(self) -> str | None:
         """The last lines as one text without secrets; None if nothing came."""
         return "\n".join(self.lines()[-_SHOWN_LINES:])[-_TEXT_CHARACTERS:] or None
-
-    @property
-    def _rest(self) -> bytes:
-        return self._splitter.rest
 
 
 class Child:
@@ -249,6 +246,10 @@ class Child:
             start_new_session=new_session,
             pass_fds=pass_fds,
         )
+        self.stdin = cast("IO[bytes]", self._process.stdin)
+        """The pipe that :meth:`send` writes to; only to look at, or to set its size."""
+        self._stdout = cast("IO[bytes]", self._process.stdout)
+        self._stderr = cast("IO[bytes]", self._process.stderr)
         self.tail = Tail()
         """Of its stderr."""
         self.stdout_ended = False
@@ -284,11 +285,6 @@ class Child:
     def unsent_bytes(self) -> int:
         """What it has not taken yet."""
         return len(self._unsent)
-
-    @property
-    def stdin(self) -> IO[bytes]:
-        """The pipe that :meth:`send` writes to; only to look at, or to set its size."""
-        return cast("IO[bytes]", self._process.stdin)
 
     def fileno(self) -> int:
         """Return a descriptor that is readable whenever :meth:`turn` has something to do."""
@@ -348,14 +344,6 @@ class Child:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
-
-    @property
-    def _stdout(self) -> IO[bytes]:
-        return cast("IO[bytes]", self._process.stdout)
-
-    @property
-    def _stderr(self) -> IO[bytes]:
-        return cast("IO[bytes]", self._process.stderr)
 
     def _turn_to_end(self, timeout_seconds: float) -> None:
         ends = time.monotonic() + timeout_seconds

@@ -118,11 +118,7 @@ def _common(options: dict[str, str]) -> Iterator[str]:
 def _encoding(
     info: StreamInfo, encoder: EncoderOptions, target: Path, format: str | None
 ) -> Encoding:
-    """Return how all segments are encoded: as the film would be, but in closed groups of pictures.
-
-    Raises:
-        SinkRefused: as `open_file_sink`, or if the output cannot be encoded in segments.
-    """
+    """Return how segments are encoded: as the film would be, but in closed groups of pictures."""
     if why := why_not_cut(encoder, info, target, format):
         raise SinkRefused(f"{target.name} cannot be made of segments: {why}")
     encoding, ours = encoding_of(info, encoder, target, format), dict[str, str]()
@@ -308,11 +304,7 @@ class _SegmentWriter(MediaWriter):
 
 
 def _check_last_key_frame(path: Path, name: str) -> None:
-    """Decode the last key frame: it takes no longer for a longer segment.
-
-    Raises:
-        VerificationFailed: if it does not decode.
-    """
+    """Decode the last key frame: it takes no longer for a longer segment."""
     try:
         with av.open(str(path)) as opened:
             stream = opened.streams.video[0]

@@ -141,7 +141,8 @@ class ContainerSource:
         self._ended_early = False
         self._deinterlace: Deinterlace = deinterlace
         self._deinterlacer: Deinterlacer[tuple[int | None, int]] | None = None
-        self._info: StreamInfo | None = None
+        self.info: StreamInfo
+        """What holds for all pictures, by the first frame; after deinterlacing, if there is any."""
         self._conformer: Conformer | None = None
         self._notes: list[str] = []
         self._drops_alpha = False
@@ -301,12 +302,6 @@ class ContainerSource:
         return self._decoder.num_damaged
 
     @property
-    def info(self) -> StreamInfo:
-        """What holds for all pictures; after deinterlacing, if there is any."""
-        assert self._info is not None  # the first frame has set it
-        return self._info
-
-    @property
     def container_name(self) -> str:
         """FFmpeg's name of the container; of a picture that FFmpeg does not read, its format."""
         still = self._target.still
@@ -462,18 +457,18 @@ class ContainerSource:
             count, seconds = self._part_frames(), self._part_seconds()
         else:
             count, seconds = self._num_frames(), self._duration_seconds()
-        self._info = replace(info, pix_fmt=pix_fmt, num_frames=count, duration_seconds=seconds)
+        self.info = replace(info, pix_fmt=pix_fmt, num_frames=count, duration_seconds=seconds)
         by_pixels = self.fields.kind if self._deinterlace == "auto" else "as flagged"
         flagged = self._has_fields or first.interlaced_frame
         self.is_interlaced = by_pixels == "interlaced" or (by_pixels != "progressive" and flagged)
         if by_pixels == "progressive":
-            self._info = replace(self._info, field_order="progressive")
+            self.info = replace(self.info, field_order="progressive")
             self._notes.append(self.fields.text(is_interlaced=False))
         if converted := conversion_warning(pix_fmt_of(first)):
             self._notes.append(converted)
         angle = rotation_of(described)[2]
         if angle % 90 > 1 and angle % 90 < 89:
-            self._notes.append(f"turned by {angle:.1f} degrees: took {self._info.rotation}")
+            self._notes.append(f"turned by {angle:.1f} degrees: took {self.info.rotation}")
 
     def _num_frames(self) -> int | None:
         seen = self._survey
@@ -549,7 +544,7 @@ class ContainerSource:
             or not (frame.interlaced_frame or flags_frames(self.stream.codec_context.name)),
             is_order_measured=self.fields.measured is not None,
         )
-        self._info = replace(self.info, field_order="progressive")
+        self.info = replace(self.info, field_order="progressive")
         said = field_order_text(self.fields.order)
         note = f"interlaced ({said}): deinterlaced to one frame per frame"
         if self._deinterlace == "on":

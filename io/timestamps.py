@@ -182,31 +182,20 @@ class FilmFixer:
         held: tuple[T, int | None, int] | None = None
         for entry in items:
             if held is not None:
-                yield self._moved(held, before, entry[1])
+                yield held[0], self._moved(before, held[1], entry[1]), held[2]
                 before = held[1]
             held = entry
         if held is not None:
-            _, pts, duration = held
+            item, pts, duration = held
             after = pts + duration if pts is not None and duration else None
-            yield self._moved(held, before, after)
+            yield item, self._moved(before, pts, after), duration
 
-    def _moved(
-        self, entry: tuple[T, int | None, int], before: int | None, after: int | None
-    ) -> tuple[T, int | None, int]:
-        item, pts, duration = entry
-        if pts is None:
-            return entry
-        place = self._place(pts) if self._step is not None else self._between(before, pts, after)
-        return item, place, duration
-
-    def _place(self, pts: int) -> int:
-        assert self._step is not None
-        self._first = pts if self._first is None else self._first
-        place = self._first + round(round((pts - self._first) / self._step) * self._step)
-        return place if abs(place - pts) <= self._field + 1 else pts
-
-    def _between(self, before: int | None, pts: int, after: int | None) -> int:
-        if before is None or after is None:
+    def _moved(self, before: int | None, pts: int | None, after: int | None) -> int | None:
+        if pts is not None and self._step is not None:
+            self._first = pts if self._first is None else self._first
+            place = self._first + round(round((pts - self._first) / self._step) * self._step)
+            return place if abs(place - pts) <= self._field + 1 else pts
+        if before is None or pts is None or after is None:
             return pts
         shown = {round((pts - before) / self._field), round((after - pts) / self._field)}
         return round(Fraction(before + 2 * pts + after, 4)) if shown == {2, 3} else pts

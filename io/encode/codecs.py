@@ -198,9 +198,6 @@ def _nearest_format(source: PixelFormat, names: Iterable[str], codec: str) -> st
     """Choose the format that loses least of `source`, of those the smallest, which also opens.
 
     If none opens, it is not for the format: the hardware may be missing.
-
-    Raises:
-        SinkRefused: if the encoder supports no format that we can produce.
     """
     usable = [name for name in names if _is_usable(name)]
     if not usable:
