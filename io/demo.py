@@ -38,14 +38,9 @@ _BT709 = 1  # AVCOL_PRI_BT709 and AVCOL_TRC_BT709
 def write_demo_clip(
     path: Path, *, width: int, height: int, rate: Fraction, num_frames: int
 ) -> None:
-    """Write a clip of the scene with the tune, as long as the frames last. Replaces `path`.
+    """Write a clip of the scene with the tune, as long as the frames last. Replaces the MP4 `path`.
 
-    Args:
-        path: An MP4 file.
-        width: Even, in pixels.
-        height: Likewise.
-        rate: Frames per second.
-        num_frames: At least 1.
+    Width and height are even, in pixels; there are at least one frame, and `rate` a second.
 
     Raises:
         SinkRefused, SinkFull: if it cannot be written.
@@ -199,10 +194,7 @@ def enlarge(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 def busiest(activity: Tensor, height: int, width: int) -> tuple[int, int]:
     """Return row and column of the window with the highest activity: of its upper left corner.
 
-    Args:
-        activity: (H, W), non-negative.
-        height: Of the window, at most H.
-        width: Likewise, at most W.
+    The activity is (H, W), non-negative; height and width of the window are at most that.
     """
     sums = functional.avg_pool2d(activity[None, None], (height, width), stride=1)[0, 0]
     best = int(sums.argmax())

@@ -235,12 +235,9 @@ _LANDSCAPE = ((_mountains, 5.0), (_fields, 20.0), (_meadow, 65.0), (_wires, 65.0
 
 
 class DemoScene:
-    """Draws the scene at any moment; equal arguments give equal pixels.
+    """Draws the scene at any moment, of so many pixels; equal arguments give equal pixels.
 
-    Args:
-        width: Of the pictures, in pixels.
-        height: Likewise.
-        seconds: Length of the scene: the landscape is drawn once, wide enough for it.
+    The landscape is drawn once, wide enough for a scene of `seconds`.
     """
 
     def __init__(self, width: int, height: int, seconds: float) -> None:

@@ -163,12 +163,7 @@ def open_pipe_source(
 
 
 def open_pipe_sink(stream: RawStream, format: PipeFormat, info: StreamInfo) -> PipeSink:
-    """Open a stream for writing; its header is written at once.
-
-    Args:
-        stream: raw, unbuffered: ``open(1, "wb", buffering=0)``.
-        format: what to write.
-        info: of all pictures.
+    """Open a raw, unbuffered stream, ``open(1, "wb", buffering=0)``; its header is written at once.
 
     Raises:
         UnsupportedMedia: if the format cannot hold them; nothing has been written then.

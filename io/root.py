@@ -207,21 +207,17 @@ def read_entry(path: Path) -> bytes:
 
 @contextmanager
 def opened_source(name: str, root: Root, accepted: Identity | None) -> Generator[ConfinedFile]:
-    """Open a source once, and keep it open for all its readers.
+    """Open a source by its absolute path beneath a root, and keep it open for all its readers.
 
-    Args:
-        name: its absolute path.
-        root: beneath which it must lie.
-        accepted: its state when it was accepted; None: it did not exist then.
+    It must be in the state in which it was `accepted`; None: it did not exist then.
 
     Raises:
         SourceMissing: if it cannot be opened, or is not the file that was accepted.
     """
     descriptor = None
     try:
-        descriptor = open_file(root, Path(name))
-    except FileNotFoundError:
-        pass  # perhaps a pattern; a missing file is reported when it is resolved
+        with suppress(FileNotFoundError):  # perhaps a pattern; if not, that shows when resolved
+            descriptor = open_file(root, Path(name))
     except OSError as error:
         raise SourceMissing(f"{name}: cannot be read: {reason_of(error)}") from error
     try:
@@ -319,19 +315,15 @@ def filesystem_type(path: Path) -> str:
         lines = _MOUNTINFO.read_bytes().splitlines()
     except OSError:
         return "unknown"
-    real = os.fsencode(os.path.realpath(path))
+    real = os.fsencode(os.path.realpath(path)).rstrip(b"/") + b"/"
     best, found = -1, "unknown"
     for line in lines:
         mount, _, rest = line.partition(b" - ")
         point = _unescaped(mount.split()[4])
         # not "longer than": of two mounts on one point the later one counts
-        if _is_below(real, point) and len(point) >= best:
+        if real.startswith(point.rstrip(b"/") + b"/") and len(point) >= best:
             best, found = len(point), rest.split()[0].decode()
     return found
-
-
-def _is_below(path: bytes, folder: bytes) -> bool:
-    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
 
 
 def _unescaped(point: bytes) -> bytes:

@@ -275,10 +275,9 @@ class ContainerSource:
         return Seen(self.verdict, self.fields, self.info.num_frames, self.info.duration_seconds)
 
     def cuts(self, segment_frames: int | None = None) -> Cuts:
-        """Divide the film into segments; reads all of its packets.
+        """Divide the film into segments of so many frames at least, by their size if None.
 
-        Args:
-            segment_frames: at least in each; by the frames' size if None.
+        Reads all of its packets.
         """
         index = self._indexed(self._limits[1])
         if isinstance(index, str):

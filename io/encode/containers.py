@@ -69,11 +69,9 @@ _CONTAINERS = {
 
 @cache
 def container_of(target: str | Path, format: str | None = None) -> Container:
-    """Return the container that a target's name, or `format`, stands for.
+    """Return the container that `format`, else the extension of a path or URL, stands for.
 
-    Args:
-        target: a path or URL; only its extension counts.
-        format: FFmpeg's name of the muxer, or an extension; it takes precedence.
+    The format is FFmpeg's name of the muxer, or an extension.
 
     Raises:
         SinkRefused: if neither names a container that can be written.

@@ -63,8 +63,7 @@ _PRESETS = {
 def quality_range(codec: str | None) -> tuple[int, int] | None:
     """Return the best and the worst quality of an encoder; None if only the encoder knows.
 
-    Args:
-        codec: a name as users give it; None: any of the encoders that are taken by default.
+    It has a name as users give it; None: any of the encoders that are taken by default.
     """
     if codec is None:
         return _DEFAULTS_RANGE

@@ -304,15 +304,11 @@ def canonical_pix_fmt(name: str) -> str:
 def picture_of(
     frame: av.VideoFrame, color: Color, pts: int, duration: int, time_base: Fraction
 ) -> Picture:
-    """Copy a decoded frame into planes of :func:`planar_pix_fmt`.
+    """Copy a decoded frame into planes of :func:`planar_pix_fmt`, those of one on a card there.
 
-    Args:
-        frame: any frame; not kept. The planes of one on a card lie on the card. Its `opaque` is a
-            list of its T.35 messages, if it has some.
-        color: the picture's tags; a ``yuvj`` format makes an unspecified range full.
-        pts: in ticks of `time_base`.
-        duration: in ticks of `time_base`; 0 if unknown.
-        time_base: seconds a tick.
+    The frame is not kept; its `opaque` is a list of its T.35 messages, if it has some. A ``yuvj``
+    format makes an unspecified range full. Times are in ticks of `time_base` seconds; a duration of
+    0 is unknown.
 
     Raises:
         UnsupportedMedia: if there is no planar format for it.
