@@ -69,7 +69,7 @@ def test_packets_from_a_queue_are_muxed_only_when_they_are_due(
             taken.append(index)
             yield packet
 
-    copy = StreamCopy([track], feed(), container)
+    copy = StreamCopy({track.fate.index: track}, feed(), container)
     copy.begin(Fraction(0))
     copy.mux_until(Fraction(-1))
     assert len(taken) <= 1
@@ -98,7 +98,7 @@ def test_bad_timestamps_are_mended_and_counted(
     count: int,
 ) -> None:
     container, written, track = output
-    copy = StreamCopy([track], sounds(given), container)
+    copy = StreamCopy({track.fate.index: track}, sounds(given), container)
     copy.begin(Fraction(0))
     copy.mux_until(None)
     container.close()
@@ -113,7 +113,7 @@ def test_packets_of_other_streams_and_empty_ones_are_passed_over(
     container, written, track = output
     empty = _of_stream(av.Packet(), 1)
     feed = iter([*sounds([(0, 0)]), empty, *sounds([(7, 7)], index=0), *sounds([(20, 20)])])
-    copy = StreamCopy([track], feed, container)
+    copy = StreamCopy({track.fate.index: track}, feed, container)
     copy.begin(Fraction(0))
     copy.mux_until(None)
     container.close()
@@ -137,7 +137,7 @@ def test_the_output_begins_with_whatever_begins_first(
     origin: Fraction,
 ) -> None:
     container, _, track = output
-    copy = StreamCopy([track], sounds([(0, 0)]), container, start_seconds=sound)
+    copy = StreamCopy({track.fate.index: track}, sounds([(0, 0)]), container, (), sound)
     assert copy.begin(video) == origin
     copy.mux_until(None)
 
@@ -151,7 +151,7 @@ def test_a_source_that_fails_in_the_middle_ends_its_streams_and_says_so(
         yield from sounds([(0, 0), (20, 20)])
         raise av.InvalidDataError(1, "Invalid data found when processing input")
 
-    copy = StreamCopy([track], feed(), container)
+    copy = StreamCopy({track.fate.index: track}, feed(), container)
     copy.begin(Fraction(0))
     copy.mux_until(None)
     container.close()
