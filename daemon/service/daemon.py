@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Collection, Coroutine
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -219,16 +219,14 @@ class Frontends:
             if (seconds := watch["last_scan_seconds"]) is not None:
                 metrics.set_gauge("watch_scan_seconds", seconds, **labels)
             metrics.set_gauge("watch_paused", watch["paused"] is not None, **labels)
-        if self._bridge is not None:
-            _collect_mqtt(self._bridge.health(), metrics)
-
-
-def _collect_mqtt(health: Mapping[str, Any], metrics: Metrics) -> None:
-    metrics.set_gauge("mqtt_connected", bool(health["connected"]))
-    counts: list[tuple[str, str, int]] = [("in", *each) for each in health["requests"].items()]
-    counts += [("out", "sent", health["published"]), ("out", "dropped", health["dropped"])]
-    for direction, result, number in counts:
-        metrics.set_total("mqtt_messages", number, dir=direction, result=result)
+        if self._bridge is None:
+            return
+        health = self._bridge.health()
+        metrics.set_gauge("mqtt_connected", bool(health["connected"]))
+        counts: list[tuple[str, str, int]] = [("in", *each) for each in health["requests"].items()]
+        counts += [("out", "sent", health["published"]), ("out", "dropped", health["dropped"])]
+        for direction, result, number in counts:
+            metrics.set_total("mqtt_messages", number, dir=direction, result=result)
 
 
 class Daemon:
@@ -327,7 +325,9 @@ class Daemon:
                 await asyncio.gather(*working, return_exceptions=True)
                 await self._streams.end()
                 self._enter("stopped", "stopping")
-                await self._frontends.stop(self._farewell_seconds())
+                left = self._end_by - asyncio.get_running_loop().time()
+                seconds = min(max(left, _SHORTEST_FAREWELL_SECONDS), _LONGEST_FAREWELL_SECONDS)
+                await self._frontends.stop(seconds)
 
     async def _warm_up(self) -> None:
         """Run the models once in every worker.
@@ -336,7 +336,7 @@ class Daemon:
             StartFailed: if one cannot.
         """
         try:
-            await self._scheduler.warm_up(self._set_doing)
+            await self._scheduler.warm_up(partial(setattr, self._status, "doing"))
         except WorkerLost as failed:
             raise StartFailed(str(failed), failed.error.code) from failed
         workers = self._scheduler.workers()
@@ -377,10 +377,6 @@ class Daemon:
         async with asyncio.TaskGroup() as ending:
             ending.create_task(self._streams.drain(seconds), name="drain live")
             ending.create_task(self._scheduler.drain(seconds), name="drain jobs")
-
-    def _farewell_seconds(self) -> float:
-        left = self._end_by - asyncio.get_running_loop().time()
-        return min(max(left, _SHORTEST_FAREWELL_SECONDS), _LONGEST_FAREWELL_SECONDS)
 
     async def _reload(self) -> None:
         """Apply a changed file; a wrong one changes nothing."""
@@ -442,9 +438,6 @@ class Daemon:
     def _enter(self, phase: Phase, doing: str) -> None:
         self._status.phase = phase
         self._status.doing = doing
-
-    def _set_doing(self, text: str) -> None:
-        self._status.doing = text
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

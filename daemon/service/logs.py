@@ -131,7 +131,7 @@ class _Run:
 
     record: logging.LogRecord
     since: float
-    written: int = 1
+    written: int = 0
     held: int = 0
 
 
@@ -182,44 +182,30 @@ class SummingHandler(logging.Handler):
 
     def _take(self, record: logging.LogRecord) -> list[logging.LogRecord]:
         """Count a record; return the records to write now."""
-        text = record.getMessage()
         subject = str(subject_of(record))
-        exact = (record.name, record.levelno, "=" + text, subject)
+        exact = (record.name, record.levelno, "=" + record.getMessage(), subject)
         loose = (record.name, record.levelno, "~" + str(record.msg), subject)
         with self._lock_runs:
             due = self._expired()
-            if not self._hold(exact, record, 1) and not self._hold(loose, record, _VARIANTS):
-                due.append(record)
-                self._begin(exact, record)
-                self._begin(loose, record)
-        return due
-
-    def _hold(self, key: Key, record: logging.LogRecord, limit: int) -> bool:
-        run = self._runs.get(key)
-        if run is None or run.written < limit:
-            return False
-        run.held += 1
-        run.record = record
-        return True
-
-    def _begin(self, key: Key, record: logging.LogRecord) -> None:
-        run = self._runs.get(key)
-        if run is None:
-            self._runs[key] = _Run(record, self._clock())
-        else:
-            run.written += 1
+            for key, limit in ((exact, 1), (loose, _VARIANTS)):
+                run = self._runs.get(key)
+                if run is not None and run.written >= limit:
+                    run.held += 1
+                    run.record = record
+                    return due
+            for key in (exact, loose):
+                self._runs.setdefault(key, _Run(record, self._clock())).written += 1
+        return [*due, record]
 
     def _expired(self, *, everything: bool = False) -> list[logging.LogRecord]:
         now = self._clock()
         excess = len(self._runs) - _MOST_KEYS
-        due: list[logging.LogRecord] = []
-        for index, (key, run) in enumerate(list(self._runs.items())):
-            if not everything and index >= excess and now - run.since < self._seconds:
-                continue
-            del self._runs[key]
-            if run.held:
-                due.append(_summary(run, now - run.since))
-        return due
+        gone = [
+            self._runs.pop(key)
+            for index, (key, run) in enumerate(list(self._runs.items()))
+            if everything or index < excess or now - run.since >= self._seconds
+        ]
+        return [_summary(run, now - run.since) for run in gone if run.held]
 
 
 def _summary(run: _Run, seconds: float) -> logging.LogRecord:
@@ -231,7 +217,15 @@ def _summary(run: _Run, seconds: float) -> logging.LogRecord:
     return record
 
 
-class ThreadedHandler(logging.Handler):
+class FencedHandler(logging.Handler):
+    """Does not print a line that fails."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Raise it to the fence around the record."""
+        raise
+
+
+class ThreadedHandler(FencedHandler):
     """Passes records to another handler, closed with this, on a thread: writing may block."""
 
     def __init__(self, target: logging.Handler) -> None:
@@ -241,10 +235,6 @@ class ThreadedHandler(logging.Handler):
         self._lost = 0
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Raise it to the fence around the record."""
-        raise
 
     def emit(self, record: logging.LogRecord) -> None:
         """Add a line without waiting, its arguments formatted, since they may change."""
@@ -265,13 +255,10 @@ class ThreadedHandler(logging.Handler):
             with Fence("log"):
                 if lost := self._waiting.dropped - self._lost:
                     self._lost += lost
-                    self._target.handle(_loss(lost))
+                    text = f"{lost} lines of the log were lost: they were not read in time"
+                    about = "upframe.logs", logging.ERROR, __file__, 0, text, None, None
+                    self._target.handle(logging.LogRecord(*about))
                 self._target.handle(record)
-
-
-def _loss(lines: int) -> logging.LogRecord:
-    text = "%d lines of the log were lost: they were not read in time"
-    return logging.LogRecord("upframe.logs", logging.ERROR, __file__, 0, text, (lines,), None)
 
 
 class Logs:
@@ -324,37 +311,31 @@ def make_handler(config: LogConfig, stream: TextIO) -> logging.Handler:
     return plain
 
 
-class PlainHandler(logging.StreamHandler[TextIO]):
-    """Writes lines; a failure does not print the line."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Raise it to the fence around the record."""
-        raise
+class PlainHandler(FencedHandler, logging.StreamHandler[TextIO]):
+    """Writes lines."""
 
 
 class PlainFormatter(logging.Formatter):
     """`2026-11-23 12:00:00.123 WARNING watch [film-1] text`, in local time."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format a record; each of its lines has the prefix."""
-        time = datetime.fromtimestamp(record.created).astimezone()
-        head = f"{time:%Y-%m-%d %H:%M:%S}.{int(record.msecs):03d} {record.levelname:<7} "
-        return _prefixed(head, self.formatMessage(record), record_text(record))
+        """Format a record; each of its lines has the prefix, with its logger, job or stream."""
+        subject, where = subject_of(record), record.name.removeprefix("upframe.")
+        head = f"{self.head(record)}{where}{'' if subject is None else f' [{subject}]'}: "
+        return "\n".join(f"{head}{line}" for line in record_text(record).splitlines() or [""])
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """Format the logger, and the job or stream."""
-        subject = subject_of(record)
-        where = record.name.removeprefix("upframe.")
-        return f"{where}: " if subject is None else f"{where} [{subject}]: "
+    def head(self, record: logging.LogRecord) -> str:
+        """Return time and level."""
+        time = datetime.fromtimestamp(record.created).astimezone()
+        return f"{time:%Y-%m-%d %H:%M:%S}.{int(record.msecs):03d} {record.levelname:<7} "
 
 
 class PrefixedFormatter(PlainFormatter):
     """For a stderr that is the journal: `<4>` is the level of a line, which needs no time."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Format a record."""
-        head = f"<{priority_of(record.levelno)}>"
-        return _prefixed(head, self.formatMessage(record), record_text(record))
+    def head(self, record: logging.LogRecord) -> str:
+        """Return the level."""
+        return f"<{priority_of(record.levelno)}>"
 
 
 class JsonFormatter(logging.Formatter):
@@ -370,7 +351,3 @@ class JsonFormatter(logging.Formatter):
             **fields_of(record),
         }
         return json.dumps(line, ensure_ascii=False)
-
-
-def _prefixed(head: str, where: str, text: str) -> str:
-    return "\n".join(f"{head}{where}{line}" for line in text.splitlines() or [""])

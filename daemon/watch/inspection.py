@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -174,7 +175,6 @@ class Inspector:
         watch: WatchConfig,
         records: Records,
         allowed: AllowedFiles,
-        *,
         filesystem: str,
         reserved: dict[Path, str],
         stop: Event,
@@ -196,7 +196,7 @@ class Inspector:
         self._unplaced: dict[Path, Signature] = {}
         """Ready files without a place for their output; checked again at every full scan."""
 
-    def inspect_all(self, now: float) -> FolderInspection:
+    def inspect_all(self) -> FolderInspection:
         """Inspect every file.
 
         Raises:
@@ -204,7 +204,7 @@ class Inspector:
         """
         scan = self._tree.scan()
         self._videos.clear()
-        inspection = self._sort(scan, now)
+        inspection = self._sort(scan)
         present = scan.found.keys() | {skip.path for skip in scan.skipped}
         self.stability.keep(present)
         self.skips.keep(present)
@@ -214,17 +214,15 @@ class Inspector:
                 del memory[path]
         return inspection
 
-    def inspect_paths(
-        self, paths: Iterable[Path], now: float, *, also_due: bool = True
-    ) -> FolderInspection:
+    def inspect_paths(self, paths: Iterable[Path], also_due: bool) -> FolderInspection:
         """Inspect files that were reported as changed, and those that are due."""
-        wanted = {*paths, *(self.stability.due(now) if also_due else ())}
+        wanted = {*paths, *(self.stability.due(time.monotonic()) if also_due else ())}
         scan = self._tree.look_at(wanted)
         for path in wanted - scan.found.keys():  # gone: else it would be due forever
             self.stability.forget(path)
-        return self._sort(scan, now)
+        return self._sort(scan)
 
-    def _sort(self, scan: Scan, now: float) -> FolderInspection:
+    def _sort(self, scan: Scan) -> FolderInspection:
         self._videos.update(path.with_suffix("") for path in scan.found)
         for skip in scan.skipped:
             self.stability.forget(skip.path)
@@ -238,7 +236,7 @@ class Inspector:
                 continue
             with Fence("file", printable_path(path), let=(StoreBroken,)) as fenced:
                 try:
-                    self._consider(path, signature, now, inspection)
+                    self._consider(path, signature, inspection)
                 except OSError as error:  # of this file or its output, not of the folder
                     self.skips.log(Skip(path, "unreadable", error.strerror or str(error)))
             if fenced.error is not None:
@@ -255,22 +253,20 @@ class Inspector:
         copy = watch.output / relative
         return is_companion(path, self._videos) or (copy != path and os.path.lexists(copy))
 
-    def _consider(
-        self, path: Path, signature: Signature, now: float, inspection: FolderInspection
-    ) -> None:
+    def _consider(self, path: Path, signature: Signature, inspection: FolderInspection) -> None:
         key = file_key(path, signature, self._settings, self._filesystem)
         if self._is_dealt_with(path, signature, key, inspection):
             self.stability.forget(path)
             return
         if self._unplaced.get(path) == signature and self._has_no_place(path, signature):
             return
-        if not self.stability.observe(path, signature, now):
+        if not self.stability.observe(path, signature, time.monotonic()):
             if self.skips.reason_of(path) != "unfinished":
                 detail = f"will be processed when it is unchanged for {self._stable_seconds:g} s"
                 self.skips.log(Skip(path, "unstable", detail))
         elif self._has_no_place(path, signature):
             self.stability.forget(path)
-        elif (candidate := self._opened(path, signature, now)) is not None:
+        elif (candidate := self._opened(path, signature)) is not None:
             inspection.ready.append(candidate)
 
     def _is_dealt_with(
@@ -315,7 +311,7 @@ class Inspector:
             if latest and self._records.store.get(latest).state in ("queued", "running"):
                 inspection.outdated.append(latest)
 
-    def _opened(self, path: Path, signature: Signature, now: float) -> Candidate | None:
+    def _opened(self, path: Path, signature: Signature) -> Candidate | None:
         """Compare the signature of the opened file: cached attributes may be outdated."""
         try:
             found = self.candidate(path)
@@ -323,17 +319,17 @@ class Inspector:
             self.stability.forget(path)
             return None
         except OSError as error:
-            self.stability.postpone(path, now)
+            self.stability.postpone(path, time.monotonic())
             self.skips.log(Skip(path, "unreadable", error.strerror or str(error)), signature)
             return None
         if found.signature != signature:
-            self.stability.observe(path, found.signature, now)
+            self.stability.observe(path, found.signature, time.monotonic())
             return None
         return found
 
-    def is_same(self, candidate: Candidate, now: float) -> bool:
+    def is_same(self, candidate: Candidate) -> bool:
         """Return whether a file is still the version that was found ready."""
-        return self._opened(candidate.path, candidate.signature, now) == candidate
+        return self._opened(candidate.path, candidate.signature) == candidate
 
     def candidate(self, path: Path) -> Candidate:
         """Open a file as it is now, whether it is stable or not.
@@ -371,13 +367,12 @@ Probe = Callable[[Path, Root], Awaitable[ProbeVerdict]]
 
 @dataclass(eq=False)
 class FileAdmission:
-    """Submit jobs for the ready files of one watched folder; `clock` is the inspector's."""
+    """Submit jobs for the ready files of one watched folder."""
 
     watch: WatchConfig
     inspector: Inspector
     records: Records
     queue: JobQueue
-    clock: Callable[[], float]
     num_taken: int = 0
 
     def __post_init__(self) -> None:
@@ -438,7 +433,7 @@ class FileAdmission:
 
     def postpone(self, candidate: Candidate, message: str) -> bool:
         """Postpone an unfinished file; return whether it has waited too long. Blocks."""
-        now, path, stability = self.clock(), candidate.path, self.inspector.stability
+        now, path, stability = time.monotonic(), candidate.path, self.inspector.stability
         longest = _GIVE_UP_FACTOR * self.watch.stable_seconds
         tried = stability.num_delays(path) >= _GIVE_UP_DELAYS
         if tried and stability.still_seconds(path, now) >= longest:
@@ -509,5 +504,5 @@ class FileAdmission:
 
     def put_off(self, candidate: Candidate, skip: Skip) -> None:
         """Postpone a file that cannot be processed now."""
-        self.inspector.stability.postpone(candidate.path, self.clock())
+        self.inspector.stability.postpone(candidate.path, time.monotonic())
         self.inspector.skips.log(skip, candidate.signature)

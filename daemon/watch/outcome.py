@@ -78,19 +78,15 @@ def move(source: Path, target: Path, before_removal: Callable[[Path], None]) -> 
             except FileExistsError:
                 continue
         sync_folder(name.parent)
-        _remove(source, name, before_removal)
+        try:
+            before_removal(name)
+            source.unlink()
+        except BaseException:
+            name.unlink()
+            raise
+        sync_folder(source.parent)
         return name
     raise AssertionError("there are always more numbers")
-
-
-def _remove(source: Path, name: Path, before_removal: Callable[[Path], None]) -> None:
-    try:
-        before_removal(name)
-        source.unlink()
-    except BaseException:
-        name.unlink()
-        raise
-    sync_folder(source.parent)
 
 
 def _is_finished(source: Path, name: Path) -> bool:
@@ -168,20 +164,19 @@ def dispose_done(job: Job, watch: WatchConfig, state_dir: Path | None = None) ->
     Raises:
         OSError: if that fails; the input is unchanged.
     """
-    source = Path(job.source)
+    source, shown = Path(job.source), printable_path(job.source)
     with opened_place(Root(watch.input, state_dir), source) as here:
         remove_sidecar(here)
         if watch.on_done == "keep":
             return
         if (why := _against(job, here, watch.root(watch.output, state_dir))) is not None:
-            log.warning("%s: kept, %s", printable_path(source), why)
+            log.warning("%s: kept, %s", shown, why)
         elif watch.on_done == "delete":
             here.unlink()
-            text = "%s: deleted, its output is %s"
-            log.info(text, printable_path(source), printable_path(job.sink))
+            log.info("%s: deleted, its output is %s", shown, printable_path(job.sink))
         elif watch.done_dir is not None:
             place = _move_away(here, job, watch, (watch.done_dir, state_dir), lambda _: None)
-            log.info("%s: done, moved to %s", printable_path(source), printable_path(place))
+            log.info("%s: done, moved to %s", shown, printable_path(place))
 
 
 def _move_away(
@@ -223,11 +218,10 @@ def dispose_failed(job: Job, watch: WatchConfig, state_dir: Path | None = None) 
     Raises:
         OSError: if that fails; the input is unchanged.
     """
-    source = Path(job.source)
+    source, shown = Path(job.source), printable_path(job.source)
     with opened_place(Root(watch.input, state_dir), source) as here:
         if not is_unchanged(job, here):
-            text = "%s: has changed or disappeared since job %s failed"
-            log.info(text, printable_path(source), job.id)
+            log.info("%s: has changed or disappeared since job %s failed", shown, job.id)
             return
         if watch.on_failed == "leave" or watch.failed_dir is None:
             write_sidecar(here, job)
@@ -235,7 +229,7 @@ def dispose_failed(job: Job, watch: WatchConfig, state_dir: Path | None = None) 
         to = watch.failed_dir, state_dir
         place = _move_away(here, job, watch, to, lambda moved: write_sidecar(moved, job))
         remove_sidecar(here)
-        log.info("%s: failed, moved to %s", printable_path(source), printable_path(place))
+        log.info("%s: failed, moved to %s", shown, printable_path(place))
 
 
 def bring_back(job: Job, watch: WatchConfig, state_dir: Path | None = None) -> None:
@@ -383,13 +377,10 @@ class InputDisposer:
         watches: Sequence[WatchConfig],
         queue: JobQueue,
         store: JobStore,
-        *,
-        retry_seconds: float = _RETRY_SECONDS,
     ) -> None:
         self._watches = watches
         self._queue = queue
         self._records = Records(store)
-        self._retry_seconds = retry_seconds
         self.pending: dict[str, str] = {}
         """By job, why its input could not be disposed of yet."""
         self._roots = {id(watch): Roots({"input": watch.input}) for watch in watches}
@@ -414,7 +405,7 @@ class InputDisposer:
 
     async def _try_again(self) -> None:
         while True:
-            await asyncio.sleep(self._retry_seconds)
+            await asyncio.sleep(_RETRY_SECONDS)
             for job_id in list(self.pending):
                 try:
                     job = await self._queue.get(job_id)
@@ -437,17 +428,14 @@ class InputDisposer:
                 self.pending.pop(job.id, None)
                 continue
             why = await loop.run_in_executor(self._thread, self._try, job, watch)
-            self._note(job, why)
-
-    def _note(self, job: Job, why: str | None) -> None:
-        if why is None:
-            self.pending.pop(job.id, None)
-            return
-        if self.pending.get(job.id) != why:
-            text = "%s: job %s is %s, but its input is not moved yet: %s"
-            with about_job(job.id):
-                log.warning(text, printable_path(job.source), job.id, job.state, why)
-        self.pending[job.id] = why
+            if why is None:
+                self.pending.pop(job.id, None)
+                continue
+            if self.pending.get(job.id) != why:
+                text = "%s: job %s is %s, but its input is not moved yet: %s"
+                with about_job(job.id):
+                    log.warning(text, printable_path(job.source), job.id, job.state, why)
+            self.pending[job.id] = why
 
     def _try(self, job: Job, watch: WatchConfig) -> str | None:
         """Settle one end of a job; return why it must be tried again, or None. Blocks."""

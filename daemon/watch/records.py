@@ -309,22 +309,18 @@ class Roots:
     def missing(self) -> str | None:
         """Return which folder is missing, and why; None: all are available."""
         for name, folder in self._folders.items():
-            if why := self._missing(folder):
-                return f"{name} {printable_path(folder)} {why}"
-        return None
-
-    def _missing(self, folder: Path) -> str | None:
-        try:
-            status = folder.stat()
-            with os.scandir(folder):
-                pass
-        except OSError as error:
-            return f"is not available ({error.strerror})"
-        if os.path.ismount(folder):
-            self._mounted.add(folder)
-        elif folder in self._mounted:  # the bare mount point: its content is not the share's
-            return "is not mounted any more"
-        self._identities[folder] = (status.st_dev, status.st_ino)
+            shown = f"{name} {printable_path(folder)}"
+            try:
+                status = folder.stat()
+                with os.scandir(folder):
+                    pass
+            except OSError as error:
+                return f"{shown} is not available ({error.strerror})"
+            if os.path.ismount(folder):
+                self._mounted.add(folder)
+            elif folder in self._mounted:  # the bare mount point: its content is not the share's
+                return f"{shown} is not mounted any more"
+            self._identities[folder] = (status.st_dev, status.st_ino)
         return None
 
     def identity(self, folder: Path) -> tuple[int, int] | None:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
@@ -52,34 +51,25 @@ class Watcher:
     """Watches one folder until it is cancelled.
 
     Args:
-        index: Its place in the configuration, for names.
+        index: Its place in the configuration.
         probe: Returns whether a file is a video.
-        linked: Folders that links may point to, in addition to the watched one.
-        reserved: Folders to skip, with the reason.
-        clock: Monotonic, in seconds.
         filesystem: Returns the type of a path's file system.
     """
 
     def __init__(
         self,
-        watch: WatchConfig,
+        config: Config,
         index: int,
         queue: JobQueue,
         store: JobStore,
         probe: Probe,
-        *,
-        linked: tuple[Path, ...] = (),
-        reserved: dict[Path, str] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        filesystem: Callable[[Path], str] = filesystem_type,
+        filesystem: Callable[[Path], str],
     ) -> None:
-        self.watch = watch
+        self.watch = watch = config.watch[index]
+        self._config = config
         self._queue = queue
         self._records = Records(store)
         self._probe = probe
-        self._linked = linked
-        self._reserved = reserved or {}
-        self._clock = clock
         self._filesystem = filesystem
         self._roots = Roots({"input": watch.input, "output": watch.output})
         self._identity: tuple[int, int] | None = None
@@ -202,7 +192,7 @@ class Watcher:
             return 0.0
         wanted = admission.inspector.stability.next_due()
         due = self._next_scan if wanted is None else min(wanted, self._next_scan)
-        return due - self._clock()
+        return due - time.monotonic()
 
     async def _pause(self, missing: str) -> None:
         if self._paused is None:
@@ -223,54 +213,45 @@ class Watcher:
             return self._admission
         kind = await self._off(self._filesystem, self.watch.input)
         if self._admission is None:
-            await self._off(self._clear_locks)
-        inspector = Inspector(
-            self.watch,
-            self._records,
-            self._allowed(),
-            filesystem=kind,
-            reserved=self._reserved,
-            stop=self._stop,
-        )
-        admission = FileAdmission(self.watch, inspector, self._records, self._queue, self._clock)
+            await self._off(self._records.locks(self.watch).clear, self._is_active)
+        inspector = await self._off(self._inspector, kind)
+        admission = FileAdmission(self.watch, inspector, self._records, self._queue)
         admission.num_taken = self._admission.num_taken if self._admission else 0
         self._admission, self._kind = admission, kind
         await self._listener.end()
         self._identity = identity
         return admission
 
-    def _allowed(self) -> AllowedFiles:
-        state_dir = self._records.state_dir
-        linked = (self.watch.input, *self._linked) if self.watch.follow_links else ()
+    def _inspector(self, kind: str) -> Inspector:
+        state_dir, watch = self._records.state_dir, self.watch
+        linked = (watch.input, *self._config.jobs.roots) if watch.follow_links else ()
         roots = tuple(Root(Path(os.path.realpath(path)), state_dir) for path in linked)
-        return AllowedFiles(Root(self.watch.input, state_dir), roots)
+        allowed = AllowedFiles(Root(watch.input, state_dir), roots)
+        reserved = reserved_folders(watch, self._config)
+        return Inspector(watch, self._records, allowed, kind, reserved, self._stop)
 
-    def _clear_locks(self) -> None:
-        def is_active(job: str) -> bool:
-            try:
-                return not self._records.store.get(job).ended_for_good
-            except UnknownJob:
-                return False
-
-        self._records.locks(self.watch).clear(is_active)
+    def _is_active(self, job: str) -> bool:
+        try:
+            return not self._records.store.get(job).ended_for_good
+        except UnknownJob:
+            return False
 
     async def _inspect(self, inspector: Inspector) -> FolderInspection:
-        if self._clock() >= self._next_scan:
+        if time.monotonic() >= self._next_scan:
             self._listener.ask_for_scan()
         changed = self._listener.take()
         if changed is not None:
-            some = partial(inspector.inspect_paths, also_due=not self._ready)
-            return await self._off(some, changed, self._clock())
+            return await self._off(inspector.inspect_paths, changed, not self._ready)
         self._ready.clear()
-        begun = self._clock()
-        inspection = await self._off(inspector.inspect_all, begun)
+        begun = time.monotonic()
+        inspection = await self._off(inspector.inspect_all)
         await self._off(self._records.locks(self.watch).beat)
         await self._listener.begin(self._kind, inspection.num_folders)
         await self._listener.check()
         self._num_scans += 1
-        self._last_scan_seconds = self._clock() - begun
+        self._last_scan_seconds = time.monotonic() - begun
         jitter = random.uniform(1 - _JITTER, 1 + _JITTER)
-        self._next_scan = self._clock() + jitter * self.watch.scan_seconds
+        self._next_scan = time.monotonic() + jitter * self.watch.scan_seconds
         return inspection
 
     async def _act(self, inspection: FolderInspection, admission: FileAdmission) -> None:
@@ -302,7 +283,7 @@ class Watcher:
 
     async def _take(self, candidate: Candidate, admission: FileAdmission) -> None:
         verdict = await self._probe(candidate.file, candidate.root)
-        if not await self._off(admission.inspector.is_same, candidate, self._clock()):
+        if not await self._off(admission.inspector.is_same, candidate):
             return  # changed while it was probed: found again when it is stable
         if verdict.kind == "video":
             job = await self._off(admission.prepare, candidate)
@@ -335,17 +316,8 @@ class Watches:
         filesystem: Callable[[Path], str] = filesystem_type,
     ) -> None:
         self._watchers = [
-            Watcher(
-                watch,
-                index,
-                queue,
-                store,
-                probe,
-                linked=config.jobs.roots,
-                reserved=reserved_folders(watch, config),
-                filesystem=filesystem,
-            )
-            for index, watch in enumerate(config.watch)
+            Watcher(config, index, queue, store, probe, filesystem)
+            for index in range(len(config.watch))
         ]
         self.disposer = InputDisposer(config.watch, queue, store)
         self._queue = queue
