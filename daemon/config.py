@@ -240,12 +240,6 @@ class Config(Section):
     log: LogConfig = LogConfig()
 
 
-# Reading: an error names the file, the key, what it got and what it wanted.
-
-_MOST_CHARACTERS = 80
-"""Of a value in an error."""
-
-
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One wrong key."""
@@ -265,7 +259,14 @@ def load_config(path: Path) -> Config:
     Raises:
         ConfigError: names file, key, got and wanted of every fault.
     """
-    config = parse_config(_read(path), path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        text = f"{path}: got {error.strerror or error}, wanted a readable file"
+        raise ConfigError(text) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: got {error.reason}, wanted UTF-8") from error
+    config = parse_config(text, path)
     faults = list(contradictions(config))
     if faults:
         raise refusal(path, faults)
@@ -299,10 +300,9 @@ def contradictions(config: Config) -> Iterator[Fault]:
             yield Fault("http.listen", _shown(config.http.listen), str(error))
     yield from _contradicting_folders(config)
     yield from _contradicting_streams(config)
-    if config.mqtt is not None and (config.mqtt.tls_cert is None) != (config.mqtt.tls_key is None):
-        given = config.mqtt.tls_cert is not None
-        there, missing = ("tls_cert", "tls_key") if given else ("tls_key", "tls_cert")
-        yield Fault(f"mqtt.{missing}", "nothing", f"a file, since {there} is given")
+    for there, missing in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+        if getattr(config.mqtt, there, None) and not getattr(config.mqtt, missing):
+            yield Fault(f"mqtt.{missing}", "nothing", f"a file, since {there} is given")
 
 
 def _contradicting_folders(config: Config) -> Iterator[Fault]:
@@ -339,34 +339,18 @@ def _contradicting_streams(config: Config) -> Iterator[Fault]:
             yield Fault(f"{where}.name", _shown(live.name), text)
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: got {error.strerror or error}, wanted a readable file"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: got {error.reason}, wanted UTF-8") from error
-
-
 def _fault(fault: Mapping[str, Any]) -> Fault:
     location = cast("tuple[str | int, ...]", fault["loc"])
     key = _key(location)
-    kind = str(fault["type"])
-    if kind == "extra_forbidden":
+    if fault["type"] == "extra_forbidden":
         return Fault(key, "an unknown key", _known_keys(location))
-    if kind == "missing":
+    if fault["type"] == "missing":
         return Fault(key, "nothing", "a value: it has no default")
-    return Fault(key, _shown(fault["input"]), _wanted(str(fault["msg"])))
-
-
-def _wanted(message: str) -> str:
-    """Turn the message of pydantic or a validator into what is wanted."""
-    message = message.removeprefix("Value error, ").partition(", got ")[0]
-    for start in ("Input should be ", "must be "):
-        message = message.removeprefix(start)
-    return message[0].lower() + message[1:] if message[:2].istitle() else message
+    # what pydantic or a validator of ours says is turned into what is wanted
+    wanted = str(fault["msg"]).removeprefix("Value error, ").partition(", got ")[0]
+    wanted = wanted.removeprefix("Input should be ").removeprefix("must be ")
+    wanted = wanted[0].lower() + wanted[1:] if wanted[:2].istitle() else wanted
+    return Fault(key, _shown(fault["input"]), wanted)
 
 
 def _key(location: tuple[str | int, ...]) -> str:
@@ -383,8 +367,7 @@ def _known_keys(location: tuple[str | int, ...]) -> str:
     for part in location[:-1]:
         if isinstance(part, str) and model is not None:
             model = _model_in(model.model_fields[part].annotation)
-    refused: Mapping[str, str] = getattr(model, "refused", {})
-    if reason := refused.get(str(location[-1])):
+    if reason := getattr(model, "refused", {}).get(str(location[-1])):
         return f"none: {reason}"
     known = sorted(model.model_fields) if model is not None else []
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
@@ -401,7 +384,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _shown(value: Any) -> str:
-    return excerpt(json.dumps(value, default=str, ensure_ascii=False), _MOST_CHARACTERS - 1)
+    return excerpt(json.dumps(value, default=str, ensure_ascii=False), 79)
 
 
 def parse_listen(config: HttpConfig) -> tuple[str, int]:

@@ -88,6 +88,8 @@ Priority = Annotated[
     int,
     Field(ge=-1000, le=1000, description="Priority, -1000 to 1000. The highest runs first."),
 ]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
 Time = Annotated[str, BeforeValidator(_exact_time)]
 """Seconds from the start of the film, or of the part."""
 Location = Annotated[str, AfterValidator(check_length)]
@@ -132,9 +134,8 @@ class MediaOptions(_Specification, SoundOptions, frozen=True, extra="forbid"):
         "run on it (auto), or wherever it can (cuda). What it cannot decode, software does, which "
         "is logged.",
     )
-    segment_frames: int | None = Field(
+    segment_frames: Count | None = Field(
         default=None,
-        ge=1,
         description="Cut the film before a key frame after so many frames at least, and encode "
         "each segment by itself, so that a run that is broken off can be continued. Without it, "
         "32 to 1024 by their size.",
@@ -222,9 +223,8 @@ class PipeOptions(MediaOptions, frozen=True, extra="forbid"):
     input_format: Literal["auto", PipeFormat] = Field(
         default="auto", description="Container of the input."
     )
-    expect_frames: int | None = Field(
+    expect_frames: Count | None = Field(
         default=None,
-        ge=1,
         description="Fail with code 65 where the input has fewer frames. Those it has are written.",
     )
     allow_early_close: bool = Field(
@@ -312,10 +312,8 @@ class StreamSpec(_Specification, DeviceOptions, frozen=True, extra="forbid"):
         default="tcp",
         description="Transport of RTSP inputs. auto tries UDP first and keeps what worked.",
     )
-    stall_seconds: float | None = Field(
+    stall_seconds: Positive | None = Field(
         default=None,
-        gt=0,
-        allow_inf_nan=False,
         description="Time without a frame after which the input is connected again. Without it, "
         "the stream's rate decides.",
     )
@@ -325,16 +323,12 @@ class StreamSpec(_Specification, DeviceOptions, frozen=True, extra="forbid"):
         allow_inf_nan=False,
         description="Length of the files of an output such as %Y%m%d-%H%M%S.mp4.",
     )
-    keep_days: float | None = Field(
+    keep_days: Positive | None = Field(
         default=None,
-        gt=0,
-        allow_inf_nan=False,
         description="Remove recordings of the output that are older, when one is completed.",
     )
-    keep_gibibytes: float | None = Field(
+    keep_gibibytes: Positive | None = Field(
         default=None,
-        gt=0,
-        allow_inf_nan=False,
         description="Remove the oldest recordings of the output beyond this size together, when "
         "one is completed.",
     )

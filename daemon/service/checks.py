@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import logging
 import os
 import shutil
@@ -151,24 +152,19 @@ def _devices(config: Config) -> Iterator[Fault]:
 
 
 def _weights(config: Config) -> Iterator[Fault]:
-    for index, watch in enumerate(config.watch):
-        yield from _weights_of(config, watch.filters, f"watch[{index}].filters.")
-    for index, live in enumerate(config.live):
-        yield from _weights_of(config, live.filters, f"live[{index}].filters.")
-    if not config.watch:  # then jobs may use either
-        yield from _weights_of(config, FilterOptions.model_validate(_BOTH), "")
-
-
-def _weights_of(config: Config, filters: FilterOptions, where: str) -> Iterator[Fault]:
     from ...filters.weights import REAL_ESRGAN, RIFE, resolve_weights
 
-    asked = (
-        (filters.enable_frame_interpolation, "frame_interpolation_model_path", RIFE),
-        (filters.enable_upscaling, "upscaling_model_path", REAL_ESRGAN),
-    )
-    for enabled, key, default in asked:
+    asked = {f"watch[{index}].filters.": each.filters for index, each in enumerate(config.watch)}
+    asked |= {f"live[{index}].filters.": each.filters for index, each in enumerate(config.live)}
+    if not config.watch:  # then jobs may use either
+        asked[""] = FilterOptions.model_validate(_BOTH)
+    pairs = (("frame_interpolation", RIFE), ("upscaling", REAL_ESRGAN))
+    for (where, filters), (filter_name, default) in itertools.product(asked.items(), pairs):
+        key = f"{filter_name}_model_path"
         name: str | None = getattr(filters, key)
-        if not enabled or (name is None and config.weights == "auto"):
+        if not getattr(filters, f"enable_{filter_name}"):
+            continue
+        if name is None and config.weights == "auto":
             continue
         try:
             resolve_weights(name, default, config.weights, offline=True)
@@ -193,13 +189,13 @@ def _codec(where: str, encoder: EncoderOptions, container: str | None) -> Iterat
 
     if encoder.codec is None and container is None:
         return
-    usual, key = PixelFormat.parse("yuv420p"), f"{where}.encoder{'.codec' if encoder.codec else ''}"
+    usual = PixelFormat.parse("yuv420p")
     try:
         name = encoder.codec or default_codec(usual, container_of("", container))
         check_range(encoder_of(name), encoder)
         try_encoder(encoder, container or "nut", _USUAL_SIZES)  # which holds all codecs
     except SinkRefused as error:
-        yield Fault(key, str(error), "an encoder that FFmpeg has here, and options that it has")
+        yield _fault_of(where, encoder, error)
 
 
 def _live_codec(where: str, encoder: EncoderOptions, container: str) -> Iterator[Fault]:
@@ -207,13 +203,16 @@ def _live_codec(where: str, encoder: EncoderOptions, container: str) -> Iterator
     from ...filters.frame import StreamInfo
     from ...io.live.live_encoder import EncoderSettings
 
-    key = f"{where}.encoder{'.codec' if encoder.codec else ''}"
     info = StreamInfo(*_USUAL_SIZES[0], "yuv420p", _TICK, rate=1 / _TICK)
     try:
-        settings = EncoderSettings(info, 1 / _TICK, encoder, container)
-        settings.try_all(None)
+        EncoderSettings(info, 1 / _TICK, encoder, container).try_all(None)
     except SinkRefused as error:
-        yield Fault(key, str(error), "an encoder that FFmpeg has here, and options that it has")
+        yield _fault_of(where, encoder, error)
+
+
+def _fault_of(where: str, encoder: EncoderOptions, error: SinkRefused) -> Fault:
+    key = f"{where}.encoder{'.codec' if encoder.codec else ''}"
+    return Fault(key, str(error), "an encoder that FFmpeg has here, and options that it has")
 
 
 def _stream(where: str, live: LiveConfig) -> Iterator[Fault]:
@@ -228,12 +227,12 @@ def _stream(where: str, live: LiveConfig) -> Iterator[Fault]:
                 read_credentials(path)
         except SourceMissing as error:
             yield Fault(f"{where}.{key}", str(error), "a line USER:PASSWORD, closed to others")
-    length = live.segment_seconds
+    name, length = live.container, live.segment_seconds
     with network_rules(NetworkRules(tls_insecure=live.tls_insecure)):
         yield from _live_input(f"{where}.input", live)
         try:
             target = find_live_target(
-                live.output, format=live.container, segment_seconds=length, numbered=True
+                live.output, format=name, segment_seconds=length, numbered=True
             )
             yield from _live_codec(where, live.encoder, target.format)
         except SinkRefused as error:
@@ -278,8 +277,7 @@ def cautions(config: Config) -> Iterator[str]:
     for live in config.live:
         if live.tls_insecure:
             yield f"live stream {live.name}: tls_insecure = true: {INSECURE}"
-    hidden = hidden_gpu(config.jobs.devices)
-    if hidden is not None:
+    if hidden := hidden_gpu(config.jobs.devices):
         yield hidden
 
 
@@ -310,16 +308,12 @@ def hidden_gpu(
     cards = proc / "driver" / "nvidia" / "gpus"
     if not cards.is_dir() or not any(cards.iterdir()):
         return None
-    trouble = list(_closed(dev))
-    if not trouble:
-        return None
-    return "the NVIDIA driver has a GPU, but CUDA will not see it: " + "; ".join(trouble)
-
-
-def _closed(dev: Path) -> Iterator[str]:
+    trouble: list[str] = []
     for name in _NEEDED:
         try:
             os.close(os.open(dev / name, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
             reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
-            yield f"{dev / name}: {reason}"
+            trouble.append(f"{dev / name}: {reason}")
+    text = f"the NVIDIA driver has a GPU, but CUDA will not see it: {'; '.join(trouble)}"
+    return text if trouble else None
