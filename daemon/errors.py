@@ -1,30 +1,14 @@
-"""The errors of the daemon and its commands, and who acts on them.
-
-UsageError      the command line asks for something impossible: exit 64
-ConfigError     a configuration file is wrong: exit 78
-AlreadyRunning  another daemon holds the state directory: exit 75
-StartFailed     the daemon cannot start: exit with the code of its cause
-Hung            a call into a codec or a driver does not return: exit 70
-JobRefused      a job can only fail: exit with the code that `upframe run` has
-WorkersLost     the processes that make a film died: exit 70
-Stopped         a signal ended the work: exit 128 + its number
-UnknownJob      there is no job of that id: reported to the client
-Conflict        the id belongs to other work: the client must choose another
-IllegalChange   the job's state does not allow it, such as cancelling a done job: reported
-StoreBroken     the file is no store, or a newer version's: the daemon does not start
-DaemonAbsent    no daemon listens on the control socket: the user must start it
-BrokerAbsent    no MQTT broker answers at the configured address: exit 69
-"""
+"""The errors of the daemon and its commands: of each, who acts on it or with which code it ends."""
 
 from __future__ import annotations
 
 
 class UsageError(Exception):
-    """The command line is wrong; nothing was started."""
+    """The command line asks for something impossible; nothing was started: exit 64."""
 
 
 class ConfigError(Exception):
-    """A configuration file has wrong keys or values: a line for each."""
+    """A configuration file has wrong keys or values, a line for each: exit 78."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
@@ -32,11 +16,11 @@ class ConfigError(Exception):
 
 
 class AlreadyRunning(Exception):
-    """Another daemon uses the state directory."""
+    """Another daemon holds the state directory: exit 75."""
 
 
 class StartFailed(Exception):
-    """The daemon cannot start."""
+    """The daemon cannot start: exit with the code of its cause."""
 
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
@@ -44,15 +28,15 @@ class StartFailed(Exception):
 
 
 class Hung(Exception):
-    """A call into a codec or a driver does not return; only the end of the process ends it."""
+    """A call into a codec or a driver does not return; only the process's end ends it: exit 70."""
 
 
 class JobRefused(StartFailed):
-    """A job was not accepted, since it can only fail."""
+    """A job was not accepted, since it can only fail: exit with the code of `upframe run`."""
 
 
 class Stopped(Exception):
-    """A signal stopped the work."""
+    """A signal stopped the work: exit 128 + its number."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by signal {signal_number}")
@@ -60,28 +44,28 @@ class Stopped(Exception):
 
 
 class WorkersLost(Exception):
-    """The processes that make a film died over it, or cannot be started."""
+    """The processes that make a film died over it, or cannot be started: exit 70."""
 
 
 class UnknownJob(Exception):
-    """There is no job of that id."""
+    """There is no job of that id: reported to the client."""
 
 
 class Conflict(Exception):
-    """Another job has that id already, with other content."""
+    """Another job has that id, with other content: the client must choose another id."""
 
 
 class IllegalChange(Exception):
-    """The state of a job does not allow the change, such as cancelling what is done."""
+    """The state of a job forbids the change, as to cancel what is done: reported to the client."""
 
 
 class StoreBroken(Exception):
-    """The store cannot be used: damaged, locked, full, or written by a newer version."""
+    """The store is damaged, locked, full, or a newer version's: the daemon does not start."""
 
 
 class DaemonAbsent(Exception):
-    """No daemon answers where one was expected."""
+    """No daemon answers where one was expected: the user must start it."""
 
 
 class BrokerAbsent(Exception):
-    """No MQTT broker answers where the configuration names one."""
+    """No MQTT broker answers where the configuration names one: exit 69."""

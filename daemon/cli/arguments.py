@@ -31,6 +31,8 @@ _FLAGS = {
 """Of fields whose options are not spelled as they are."""
 _NESTED = ("filters", "encoder")
 """Fields that are models; their fields are options like all others."""
+_SHORT = {"interpolate": "frame_interpolation_exp", "upscale": "upscaling_scale"}
+"""Of the options that enable a filter too, the fields that they fill."""
 _MOST_DIGITS = 9  # of either number in a rate
 
 
@@ -101,29 +103,20 @@ def filter_options_of(arguments: argparse.Namespace) -> FilterOptions:
         UsageError: for a wrong value, no filter at all, or an option of a disabled filter.
     """
     given = given_options(arguments, FilterOptions)
-    if arguments.interpolate is not None:
-        given |= {"enable_frame_interpolation": True}
-        given |= {"frame_interpolation_exp": arguments.interpolate}
-    if arguments.upscale is not None:
-        given |= {"enable_upscaling": True, "upscaling_scale": arguments.upscale}
+    for short, field in _SHORT.items():
+        if (value := getattr(arguments, short)) is not None:
+            given |= {f"enable_{field.rpartition('_')[0]}": True, field: value}
     try:
         options = validated(FilterOptions, given)
     except UsageError as error:
-        raise UsageError(_as_typed(str(error), arguments)) from error
+        text = str(error)
+        for short, field in _SHORT.items():  # named as it was given
+            if getattr(arguments, short) is not None:
+                text = text.replace(f"{flag_of(field)}:", f"{flag_of(short)}:")
+        raise UsageError(text) from error
     if not options.any_enabled:
         raise UsageError("no filter asked for: give --interpolate EXP, --upscale SCALE or both")
     return options
-
-
-def _as_typed(text: str, arguments: argparse.Namespace) -> str:
-    """Name the short forms in an error where they were given."""
-    for short, field in (
-        ("interpolate", "frame_interpolation_exp"),
-        ("upscale", "upscaling_scale"),
-    ):
-        if getattr(arguments, short) is not None:
-            text = text.replace(f"{flag_of(field)}:", f"{flag_of(short)}:")
-    return text
 
 
 def specified(arguments: argparse.Namespace, model: type[Model], **given: object) -> Model:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -51,9 +51,9 @@ def application(
         boundary: where its requests come in.
         tcp: the configuration, where browsers can reach it: then it only reads, see `GetOnly`.
     """
-    handlers: dict[Any, Any] = dict.fromkeys(api.EXPECTED_ERRORS, _on_error)
+    # what is not expected is answered, too, and passed on to the fence
+    handlers: dict[Any, Any] = dict.fromkeys((*api.EXPECTED_ERRORS, Exception), _on_error)
     handlers |= {HTTPException: _on_http_error, ClientDisconnect: _on_disconnect}
-    handlers[Exception] = _on_error  # answered there, and passed on to the fence
     starlette = Starlette(routes=list(routes), exception_handlers=handlers)
     starlette.router.redirect_slashes = False
     app = starlette if tcp is None else GetOnly(starlette, tcp)
@@ -87,11 +87,8 @@ def _problem_response(
 
 
 def _json_response(value: object, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    body = (
-        value.model_dump_json()
-        if isinstance(value, BaseModel)
-        else json.dumps(value, indent=2, default=str)
-    )
+    is_model = isinstance(value, BaseModel)
+    body = value.model_dump_json() if is_model else json.dumps(value, indent=2, default=str)
     return Response(body + "\n", status, media_type=_JSON)
 
 
@@ -113,12 +110,8 @@ def status_routes(status: Status) -> list[BaseRoute]:
     async def metrics(_: Request) -> Response:
         return Response(await status.exposition(), media_type=CONTENT_TYPE)
 
-    return [
-        Route("/healthz", healthz),
-        Route("/readyz", readyz),
-        Route("/status", whole),
-        Route("/metrics", metrics),
-    ]
+    endpoints = {"healthz": healthz, "readyz": readyz, "status": whole, "metrics": metrics}
+    return [Route(f"/{name}", endpoint) for name, endpoint in endpoints.items()]
 
 
 class GetOnly:
@@ -145,19 +138,14 @@ class GetOnly:
             return _problem_response(api.problem(status, text, "method_not_allowed"), allowed)
         host = request.headers.get("host", "localhost").lower()
         name = host[1:].partition("]")[0] if host[:1] == "[" else host.partition(":")[0]
-        if name.rstrip(".") in self._hosts or _is_address(name):
+        if name.rstrip(".") in self._hosts:
+            return None
+        with suppress(ValueError):
+            ip_address(name)
             return None
         text = f"got host {name[:80]!a}, wanted an address, localhost or one of [http] hosts"
         status = HTTPStatus.MISDIRECTED_REQUEST
         return _problem_response(api.problem(status, text, "misdirected_request"))
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 class JobRoutes:

@@ -55,29 +55,22 @@ class JobEventLog:
         job = change.job
         if change.kind != "state":
             return
+        event, text, begun = "", "", self._begun.pop(job.id, None)
         if job.state == "running":
-            if self._begun.get(job.id) != job.attempts:
-                self._begun[job.id] = job.attempts
-                _log(job, "job-begun", f"begun: {redacted(job.source)} → {redacted(job.sink)}")
-            return
-        self._begun.pop(job.id, None)
-        if job.state == "done":
-            _log(job, "job-done", f"done: {job.sink}{_figures(job)}")
+            self._begun[job.id] = job.attempts
+            if begun != job.attempts:
+                event, text = "begun", f"begun: {redacted(job.source)} → {redacted(job.sink)}"
+        elif job.state == "done":
+            event, text = "done", f"done: {job.sink}"
+            report = job.report or {}
+            frames, seconds = report.get("frames_out"), report.get("seconds")
+            if frames is not None and seconds:
+                text += f", {frames} frames in {seconds:.1f} s"
         elif job.state == "cancelled":
-            _log(job, "job-cancelled", "cancelled")
-
-
-def _log(job: Job, event: str, text: str) -> None:
-    fields = {"job_id": job.id, "event": event, "source": redacted(job.source)}
-    log.info("%s", redacted(text), extra=fields)
-
-
-def _figures(job: Job) -> str:
-    report = job.report or {}
-    frames, seconds = report.get("frames_out"), report.get("seconds")
-    if frames is None or not seconds:
-        return ""
-    return f", {frames} frames in {seconds:.1f} s"
+            event = text = "cancelled"
+        if text:
+            fields = {"job_id": job.id, "event": f"job-{event}", "source": redacted(job.source)}
+            log.info("%s", redacted(text), extra=fields)
 
 
 class LoopLag:
@@ -114,13 +107,9 @@ class LoopLag:
         Takes some milliseconds.
         """
         ordered = sorted(self._seen) or [0.0]
-        quantiles = {"p50": _quantile(ordered, 0.5), "p99.9": _quantile(ordered, 0.999)}
-        return quantiles | {"max": self._maximum}
-
-
-def _quantile(ordered: list[float], share: float) -> float:
-    """Return the smallest value that is at least as large as this share of all."""
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+        # of each, the smallest value that is at least as large as this share of all
+        places = {"p50": math.ceil(0.5 * len(ordered)), "p99.9": math.ceil(0.999 * len(ordered))}
+        return {name: ordered[place - 1] for name, place in places.items()} | {"max": self._maximum}
 
 
 class Status:
@@ -199,10 +188,9 @@ class Status:
     async def _folders(self) -> list[dict[str, Any]]:
         """Return each watched folder with the files that wait, failed or were skipped, and why."""
         files = await self.files() if self.files else []
-        states: list[dict[str, Any]] = self.parts["watch"]() if "watch" in self.parts else []
         return [
             {**state, "files": all_[:_LISTED_FILES], "files_left_out": len(all_[_LISTED_FILES:])}
-            for state, all_ in zip(states, files, strict=False)
+            for state, all_ in zip(self._part("watch"), files, strict=False)
         ]
 
     def info(self) -> dict[str, Any]:
@@ -263,20 +251,20 @@ class Status:
         found: list[str] = []
         if self.store_trouble is not None:
             found.append("the jobs cannot be read")
-        mqtt: Mapping[str, Any] = self.parts["mqtt"]() if "mqtt" in self.parts else {}
+        mqtt, watches, streams = (self._part(name) for name in ("mqtt", "watch", "live"))
         if mqtt and not mqtt.get("connected"):
             found.append("no MQTT broker")
-        watches: list[Mapping[str, Any]] = self.parts["watch"]() if "watch" in self.parts else []
-        paused = sum(1 for watch in watches if watch.get("paused"))
-        if paused:
+        if paused := sum(1 for watch in watches if watch.get("paused")):
             found.append(f"{paused} of {len(watches)} watches paused")
-        streams: list[Mapping[str, Any]] = self.parts["live"]() if "live" in self.parts else []
         away = [each for each in streams if each["state"] not in ("running", "disabled")]
         found += [f"{stream['name']} {stream['state']}" for stream in away[:_NAMED]]
         found += [f"{stream['name']} too slow" for stream in streams if stream.get("warning")]
         if len(away) > _NAMED:
             found.append(f"{len(away)} of {len(streams)} streams without input")
         return found
+
+    def _part(self, name: str) -> Any:
+        return self.parts[name]() if name in self.parts else []
 
 
 def _short(job: Job) -> str:
