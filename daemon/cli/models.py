@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ...filters.errors import CheckpointRejected
 from ...filters.hub import list_cached, sha256_of
 from ...filters.weights import (
@@ -71,26 +69,22 @@ def describe(weights: Weights) -> str:
     Raises:
         CheckpointRejected: if no filter here can use them.
     """
-    try:
-        return _describe(load_state_dict(weights.path))
-    except CheckpointRejected as error:
-        text = str(error)
-        if str(weights.path) in text:
-            raise
-        raise CheckpointRejected(f"{weights.path}: {text}") from error
-
-
-def _describe(state: dict[str, Tensor]) -> str:
     # loading the networks takes a while, listing and fetching need none of it
     from ...filters.interpolate.checkpoint import load_ifnet
     from ...filters.upscale.checkpoint import load_upscaler
 
-    size = f"{sum(value.numel() for value in state.values()) / 1e6:.2f} million weights"
-    if any(re.match(r"(module\.)?(block\d|encode\.)", key) for key in state):
-        load_ifnet(state)
-        return f"RIFE 4.22.lite, interpolation, {size}"
-    network = load_upscaler(state)
-    return f"{type(network).__name__}, enlarging x{network.scale}, {size}"
+    try:
+        state = load_state_dict(weights.path)
+        size = f"{sum(value.numel() for value in state.values()) / 1e6:.2f} million weights"
+        if any(re.match(r"(module\.)?(block\d|encode\.)", key) for key in state):
+            load_ifnet(state)
+            return f"RIFE 4.22.lite, interpolation, {size}"
+        network = load_upscaler(state)
+        return f"{type(network).__name__}, enlarging x{network.scale}, {size}"
+    except CheckpointRejected as error:
+        if str(weights.path) in (text := str(error)):
+            raise
+        raise CheckpointRejected(f"{weights.path}: {text}") from error
 
 
 def _list(arguments: argparse.Namespace) -> int:

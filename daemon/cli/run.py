@@ -69,13 +69,9 @@ def run_live(arguments: argparse.Namespace) -> LiveReport:
     """
     duration = _seconds_of(cast("str | None", arguments.duration))
     name = cast("str | None", arguments.name) or name_of(arguments.input)
-    request = LiveRequest(
-        specified(arguments, StreamSpec, name=name),
-        runtime_of(arguments),
-        overwrite=bool(arguments.overwrite),
-        duration_seconds=duration,
-        give_up=True,
-    )
+    work = specified(arguments, StreamSpec, name=name), runtime_of(arguments)
+    overwrite = bool(arguments.overwrite)
+    request = LiveRequest(*work, overwrite=overwrite, duration_seconds=duration, give_up=True)
     style = cast("ProgressStyle", arguments.progress)
     display = None if style == "none" else LiveDisplay(style)
     session = LiveSession(request, on_status=display, still_seconds=STILL_SECONDS)
@@ -149,36 +145,30 @@ class LiveDisplay:
         """Show a status; called on changes and every second."""
         if self._style == "json":
             self._write(json_text(status.to_json(), None) + "\n")
-        else:
-            self._show(status)
+            return
+        now, rewrites = self._now(), self._style == "bar"
+        gist = (status.state, status.level, status.showing, str(status.output_state.connected))
+        pause = 1.0 if rewrites else _LINE_SECONDS
+        if gist == self._shown and now - self._shown_at < pause:
+            return
+        written, before = status.output_state.written, self._before
+        if before is None:
+            self._before = (now, written)
+        elif now - before[0] >= 1.0:
+            self._fps = (written - before[1]) / (now - before[0])
+            self._before = (now, written)
+        self._shown, self._shown_at = gist, now
+        text = status_text(status, self._fps)
+        self._write(f"{_CLEAR}{text}" if rewrites else f"upframe: {text}\n")
 
     def end(self) -> None:
         """End the line that was rewritten."""
         if self._style == "bar" and self._shown:
             self._write("\n")
 
-    def _show(self, status: LiveStatus) -> None:
-        now, rewrites = self._now(), self._style == "bar"
-        gist = (status.state, status.level, status.showing, str(status.output_state.connected))
-        pause = 1.0 if rewrites else _LINE_SECONDS
-        if gist == self._shown and now - self._shown_at < pause:
-            return
-        self._measure(now, status.output_state.written)
-        self._shown, self._shown_at = gist, now
-        text = status_text(status, self._fps)
-        self._write(f"{_CLEAR}{text}" if rewrites else f"upframe: {text}\n")
-
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
-
-    def _measure(self, now: float, written: int) -> None:
-        """Measure the rate over a second or more."""
-        if self._before is None:
-            self._before = (now, written)
-        elif now - self._before[0] >= 1.0:
-            self._fps = (written - self._before[1]) / (now - self._before[0])
-            self._before = (now, written)
 
 
 def status_text(status: LiveStatus, fps: float) -> str:
@@ -219,9 +209,8 @@ def command(arguments: argparse.Namespace) -> int:
         options = specified(arguments, ConversionOptions)
         runtime = runtime_of(arguments, several=True)
         _refuse_output_of_a_job(arguments.output, options)
-        request = RunRequest(
-            arguments.input, arguments.output, options, runtime, keep=_keep(arguments)
-        )
+        work = arguments.input, arguments.output, options, runtime
+        request = RunRequest(*work, keep=_keep(arguments))
         report = run(request, display_for(arguments.progress))
     if arguments.report is not None:
         report.write(cast("Path", arguments.report))

@@ -116,11 +116,9 @@ class HttpServer:
     def admit(self, connection: _Connection) -> None:
         """Count a new connection; where there are too many, close the oldest idle one for it."""
         if len(self._connections) >= self.limits.connections:
-            waiting = (
-                each for each in self._connections if self.limits.whole or not each.answering
-            )
-            oldest = next(waiting, None)
-            if oldest is None:
+            whole = self.limits.whole
+            waiting = (each for each in self._connections if whole or not each.answering)
+            if (oldest := next(waiting, None)) is None:
                 text = f"busy with {self.limits.connections} clients: try again later"
                 connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, text, "absent")
                 return
@@ -192,11 +190,11 @@ class _Connection(H11Protocol):
 async def serve_tcp(
     app: ASGIApp, config: HttpConfig, on_port: Callable[[int], None] = lambda _: None
 ) -> None:
-    """Serve on the configured address until cancelled.
+    """Serve on the configured address until cancelled; port 0 is any free one.
 
     Args:
         app: the application.
-        config: with the address; port 0 is any free one.
+        config: with the address.
         on_port: called with the port once the server listens.
 
     Raises:

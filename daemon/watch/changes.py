@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -27,7 +28,9 @@ log = logging.getLogger("upframe.watch")
 
 _IN_DELETE_SELF = 0x400
 _LIMITS = Path("/proc/sys/fs/inotify")
-_ENOUGH = {"max_user_watches": 524288, "max_user_instances": 1024}
+_ENOUGH = {"watches": 524288, "instances": 1024}
+_EXHAUSTED = (errno.ENOSPC, errno.EMFILE, errno.ENFILE)
+"""Here ENOSPC is about watches, not the disk."""
 
 
 def exhaustion(folder: Path) -> str | None:
@@ -35,35 +38,24 @@ def exhaustion(folder: Path) -> str | None:
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
     if descriptor < 0:
-        return _advice("instances", "max_user_instances") if _out_of(ctypes.get_errno()) else None
+        return _advice("instances") if ctypes.get_errno() in _EXHAUSTED else None
     try:
         added = libc.inotify_add_watch(descriptor, os.fsencode(folder), _IN_DELETE_SELF)
-        out = added < 0 and _out_of(ctypes.get_errno())
-        return _advice("watches", "max_user_watches") if out else None
+        return _advice("watches") if added < 0 and ctypes.get_errno() in _EXHAUSTED else None
     finally:
         os.close(descriptor)
 
 
-def _out_of(number: int) -> bool:
-    """Return whether a limit is exhausted; here ENOSPC is about watches, not the disk."""
-    return number in (errno.ENOSPC, errno.EMFILE, errno.ENFILE)
-
-
-def _advice(what: str, key: str) -> str:
-    limit = _limit(key)
-    enough = max(_ENOUGH[key], 2 * (limit or 0))
+def _advice(what: str) -> str:
+    key, limit = f"max_user_{what}", 0
+    with suppress(OSError, ValueError):
+        limit = int((_LIMITS / key).read_text())
+    enough = max(_ENOUGH[what], 2 * limit)
     return (
         f"inotify {what} have run out (fs.inotify.{key} is {limit or 'unknown'}; the disk is not "
         f"full); to get events back: sysctl fs.inotify.{key}={enough}, keep it in /etc/sysctl.d, "
         "then reload"
     )
-
-
-def _limit(key: str) -> int | None:
-    try:
-        return int((_LIMITS / key).read_text())
-    except (OSError, ValueError):
-        return None
 
 
 # Inotify reports only changes made through this kernel. On a network share or with FUSE a file may

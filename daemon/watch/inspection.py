@@ -350,13 +350,6 @@ class Inspector:
         self.stability.forget(candidate.path)
 
 
-_GIVE_UP_FACTOR = 360
-"""Times the stable time: how long an unfinished file may remain unchanged before it fails. With the
-default of ten seconds, an hour."""
-
-_GIVE_UP_DELAYS = 8
-"""Minimum number of probes before it fails: a single one may be wrong."""
-
 _SET_ASIDE = timedelta(seconds=60)
 """Delay that keeps the scheduler from starting a job which is recorded only to fail."""
 
@@ -434,9 +427,7 @@ class FileAdmission:
     def postpone(self, candidate: Candidate, message: str) -> bool:
         """Postpone an unfinished file; return whether it has waited too long. Blocks."""
         now, path, stability = time.monotonic(), candidate.path, self.inspector.stability
-        longest = _GIVE_UP_FACTOR * self.watch.stable_seconds
-        tried = stability.num_delays(path) >= _GIVE_UP_DELAYS
-        if tried and stability.still_seconds(path, now) >= longest:
+        if stability.is_given_up(path, now):
             return True
         seconds = stability.postpone(path, now)
         detail = f"{message}; probed again in {seconds:g} s"

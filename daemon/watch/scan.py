@@ -184,6 +184,11 @@ def _fits(name: str, stem: str) -> bool:
 
 _LONGEST_DELAY_FACTOR = 60
 """Times the stable time: longest wait between probes of an unfinished file."""
+_GIVE_UP_FACTOR = 360
+"""Times the stable time: how long an unfinished file may remain unchanged before it fails. With the
+default of ten seconds, an hour."""
+_GIVE_UP_DELAYS = 8
+"""Minimum number of probes before it fails: a single one may be wrong."""
 
 
 class Signature(NamedTuple):
@@ -253,15 +258,12 @@ class Stability:
         wait.delay = min(2 * seconds, _LONGEST_DELAY_FACTOR * self._stable_seconds)
         return seconds
 
-    def still_seconds(self, path: Path, now: float) -> float:
-        """Return for how many seconds a file is known to be unchanged."""
+    def is_given_up(self, path: Path, now: float) -> bool:
+        """Return whether an unfinished file was postponed often and has not changed for long."""
         wait = self._waits.get(path)
-        return 0.0 if wait is None else now - wait.since
-
-    def num_delays(self, path: Path) -> int:
-        """Return how often a file was postponed since its last change."""
-        wait = self._waits.get(path)
-        return 0 if wait is None else wait.num_delays
+        if wait is None or wait.num_delays < _GIVE_UP_DELAYS:
+            return False
+        return now - wait.since >= _GIVE_UP_FACTOR * self._stable_seconds
 
     def due(self, now: float) -> list[Path]:
         """List the files that are due for a sample."""

@@ -60,7 +60,17 @@ def test_put_off_file_waits_longer_each_time_up_to_a_limit() -> None:
     assert delays == [10, 20, 40, 80, 160, 320, 600, 600, 600]
     assert not stability.observe(FILM, ONE, now=599)
     assert stability.observe(FILM, ONE, now=600)
-    assert stability.still_seconds(FILM, now=600) == 600
+
+
+def test_a_file_is_given_up_after_many_delays_and_a_long_time() -> None:
+    stability = Stability(10)
+    stability.observe(FILM, ONE, now=0)
+    for _ in range(7):
+        stability.postpone(FILM, now=0)
+    assert not stability.is_given_up(FILM, now=3600)
+    stability.postpone(FILM, now=0)
+    assert not stability.is_given_up(FILM, now=3599)
+    assert stability.is_given_up(FILM, now=3600)
 
 
 def test_change_ends_the_putting_off() -> None:
