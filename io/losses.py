@@ -171,8 +171,6 @@ class LossLedger:
         return [*self.said, *map(self.describe, self._losses)]
 
 
-# Streams, and the tags of the file and of each stream.
-
 # Metadata that describe the old file, or are written by the muxer; of MXF and AVI, beginning with
 # `application_platform`: identities of the old file and of the program that wrote it.
 _STALE = re.compile(
@@ -251,8 +249,6 @@ def chapter_traits(opened: OpenedFile, window: Window | None = None) -> Iterator
         named = f" ({excerpt(', '.join(filter(None, titles)), 80)})" if any(titles) else ""
         yield Trait("file", "chapters", f"{len(titles)} chapters{named}", "\n".join(titles))
 
-
-# The pictures: transparency, and the side data of the first frames.
 
 # What :func:`upframe.io.pictures.metadata.tags_of` reads, or that tells of the encoder's work only.
 _CHECKED_ELSEWHERE = {

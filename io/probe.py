@@ -73,15 +73,9 @@ class Verdicts:
 
     def lines(self) -> list[tuple[str, str]]:
         """Return the name and text of each, for people."""
-        return [
-            ("rate", self.rate),
-            ("fields", self.interlaced),
-            ("rotation", self.rotation),
-            ("colour", self.color),
-            ("HDR", self.hdr),
-            ("chroma", self.chroma),
-            ("pixels", self.pixels),
-        ]
+        names = ("rate", "fields", "rotation", "colour", "HDR", "chroma", "pixels")
+        texts = self.rate, self.interlaced, self.rotation, self.color, self.hdr
+        return [*zip(names, (*texts, self.chroma, self.pixels), strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,6 @@ _TELLING_FRAMES = 8
 """Of a segment that shows an encoder's delay; with fewer it may have no use for all of it."""
 
 
-# --------------------------------------------------------------------------- what can be divided
-
 _SEPARATE = {
     "libx264", "libx264rgb", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "mpeg4", "prores",
     "prores_aw", "prores_ks", "mjpeg",
@@ -139,9 +137,6 @@ def _has_avx512() -> bool:
         return "avx512bw" in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
-
-
-# ------------------------------------------------------------------------------------- the files
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,9 +312,6 @@ def _check_last_key_frame(path: Path, name: str) -> None:
         raise VerificationFailed(f"{name}: a key frame does not decode: {error}") from error
     if len(frames) != 1 or frames[0].is_corrupt:
         raise VerificationFailed(f"{name}: key frame {last.pts} does not decode")
-
-
-# -------------------------------------------------------------------------------------- the join
 
 
 def open_joined_sink(

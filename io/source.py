@@ -197,8 +197,7 @@ class ContainerSource:
             raise self._no_frame(part)
         self._decoder.step = self._step()
         self._decoded = self._frames()
-        first = next(self._decoded, None)
-        if first is None:
+        if (first := next(self._decoded, None)) is None:
             packets = f"{self._decoder.num_packets} packets of {stream.codec_context.name}"
             raise UnsupportedMedia(f"{self._target.name}: no frame could be decoded from {packets}")
         self._first_pts = first[1]

@@ -48,8 +48,7 @@ class Timecode:
     @classmethod
     def parse(cls, text: str, rate: Fraction) -> Timecode | None:
         """Parse ``01:02:03:04`` or ``01:02:03;04``; None if it is neither."""
-        match = _TEXT.match(text.strip())
-        if match is None:
+        if (match := _TEXT.match(text.strip())) is None:
             return None
         hours, minutes, seconds, separator, frames = match.groups()
         drops = separator != ":"
@@ -133,8 +132,7 @@ def _told(metadata: Mapping[str, str]) -> str | None:
 
 def _counted_rate(path: Path) -> Fraction | None:
     """Return the frames per second that a QuickTime or MP4 time code track counts."""
-    match = _TMCD.search(mp4_index(path))
-    if match is None:
+    if (match := _TMCD.search(mp4_index(path))) is None:
         return None
     scale, lasts = (int.from_bytes(number) for number in match.groups())
     return Fraction(scale, lasts) if scale and lasts else None
@@ -142,6 +140,5 @@ def _counted_rate(path: Path) -> Fraction | None:
 
 def timecode_traits(opened: OpenedFile, window: Window | None = None) -> Iterator[Trait]:
     """Yield the time code, if there is one."""
-    code = timecode_of(opened, window)
-    if code is not None:
+    if (code := timecode_of(opened, window)) is not None:
         yield Trait("video", "timecode", f"time code {code}", code.second)

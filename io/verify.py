@@ -258,8 +258,7 @@ def verify_output(path: Path, expected: ExpectedOutput) -> list[Comparison]:
 
 def raise_failed(findings: list[Comparison]) -> None:
     """Raise VerificationFailed, with what was got and wanted, if any comparison failed."""
-    failed = [str(finding) for finding in findings if not finding.ok]
-    if failed:
+    if failed := [str(finding) for finding in findings if not finding.ok]:
         raise VerificationFailed(f"the written file is not what it should be: {'; '.join(failed)}")
 
 

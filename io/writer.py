@@ -350,8 +350,7 @@ def lost_tags(wanted: StreamInfo, got: Tags) -> list[str]:
         want, have = getattr(wanted.color, name), getattr(got.color, name)
         if want is not None and want != have and not _is_implied(name, want, wanted):
             lost.append(f"color {name} {want} (it says {have})")
-    aspect = wanted.sample_aspect_ratio or 1
-    if aspect != (got.sample_aspect_ratio or 1):
+    if (aspect := wanted.sample_aspect_ratio or 1) != (got.sample_aspect_ratio or 1):
         lost.append(f"the sample aspect ratio {aspect} (it says {got.sample_aspect_ratio})")
     if (wanted.rotation, wanted.hflip) != (got.rotation, got.hflip):
         mirrored = ", mirrored" if wanted.hflip else ""

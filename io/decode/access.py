@@ -122,8 +122,7 @@ class LocalFiles:
             ) from error
 
     def _next_image(self, images: Iterator[Path]) -> FileIO | BytesIO:
-        image = next(images, None)
-        if image is None:
+        if (image := next(images, None)) is None:
             return BytesIO()  # marks the end for FFmpeg
         try:
             beneath = None if self._root is None else open_file(self._root, image)

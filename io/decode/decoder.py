@@ -116,8 +116,7 @@ class VideoDecoder:
         """Read ahead where the input cannot be opened twice; return the pts that were seen."""
         size = 0
         while len(self._peeked) < num_packets and size < num_bytes:
-            packet = self._read()
-            if packet is None:
+            if (packet := self._read()) is None:
                 break
             self._peeked.append(packet)
             size += packet.size

@@ -103,8 +103,7 @@ def find_target(
         root, opened = target.root, target.descriptor
         target = target.name
     elif not isinstance(target, str):
-        name = _stream_name(target)
-        return Target(name, target, format=format_name, options=options)
+        return Target(_stream_name(target), target, format=format_name, options=options)
     target = re.sub("^file://(?=/)", "", target, flags=re.IGNORECASE)
     if "://" in target:
         return Target(redacted(target), target, format=format_name, options=options)
@@ -161,8 +160,7 @@ def _missing(name: str, error: OSError) -> SourceMissing:
 def _sequence(pattern: str, framerate: Fraction | None, root: Root | None) -> Target:
     """Resolve a printf pattern; its numbers may start anywhere, but must have no holes."""
     folder, name = os.path.split(pattern)
-    place = _PRINTF.search(name)
-    if place is None:
+    if (place := _PRINTF.search(name)) is None:
         raise SourceMissing(f"{pattern}: wanted the numbers in the file's name, not its folder's")
     before, after = name[: place.start()], name[place.end() :]
     shape = re.compile(f"{re.escape(before)}([0-9]+){re.escape(after)}", re.DOTALL)
@@ -343,8 +341,7 @@ def best_video(container: InputContainer, name: str, *, sized: bool = True) -> V
     best = cast("VideoStream | None", container.streams.best("video"))
     stream = best if best in streams else streams[0]
     # a stream of a codec without a decoder has no context, whatever the type hints say
-    context = cast("object | None", stream.codec_context)
-    if context is None:
+    if cast("object | None", stream.codec_context) is None:
         raise UnsupportedMedia(f"{name}: no decoder for the codec of video stream {stream.index}")
     if sized and (stream.codec_context.width < 1 or stream.codec_context.height < 1):
         size = f"{stream.codec_context.width}x{stream.codec_context.height}"
@@ -361,9 +358,7 @@ def is_cover(stream: VideoStream) -> bool:
 
 def kind_of(stream: Stream) -> str:
     """Return a stream's kind; an attached picture is a ``cover``."""
-    if isinstance(stream, VideoStream) and is_cover(stream):
-        return "cover"
-    return str(stream.type)
+    return "cover" if isinstance(stream, VideoStream) and is_cover(stream) else str(stream.type)
 
 
 def codec_of(stream: Stream) -> str:

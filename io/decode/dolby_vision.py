@@ -89,6 +89,5 @@ def inferred(metadata: bytes) -> DolbyVision | None:
 
 def dolby_vision_traits(opened: OpenedFile) -> Iterator[Trait]:
     """Yield what a file says of Dolby Vision."""
-    found = dolby_vision_of(opened.path, next(iter(opened.frames), None))
-    if found is not None:
+    if (found := dolby_vision_of(opened.path, next(iter(opened.frames), None))) is not None:
         yield Trait("video", "dolby vision", str(found))

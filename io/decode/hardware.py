@@ -48,8 +48,7 @@ def open_for_card(container: InputContainer, target: Target, wanted: Hardware) -
     device = wanted.device
     if wanted.name == "none" or (wanted.name == "auto" and device.type != "cuda"):
         return container
-    fault = _fault(container, target, device)
-    if fault is None:
+    if (fault := _fault(container, target, device)) is None:
         card = HWAccel("cuda", device.index or 0, allow_software_fallback=True, is_hw_owned=True)
         try:
             accelerated = open_container(target, hwaccel=card)

@@ -121,8 +121,7 @@ def _animated_png(image: WebPImageFile) -> Iterator[bytes]:
 
 
 def _heif_in(path: Path, name: str) -> Still | None:
-    meta = _index_of(path, name)
-    if meta is None:
+    if (meta := _index_of(path, name)) is None:
         return None
     is_avif = b"av1C" in meta
     opened = _opened_avif if is_avif else _opened_heic

@@ -140,7 +140,9 @@ def _codings_with(encoder: str, stream: AudioStream, bits: int) -> Iterator[Soun
     context = stream.codec_context
     given, kind = context.layout, context.format.packed.name
     formats, rates = _abilities(encoder)
-    sample_format, rate = _nearest_format(kind, formats), _nearest_rate(context.sample_rate, rates)
+    sample_format, rate = _nearest_format(kind, formats), context.sample_rate
+    if rates and rate not in rates:  # one that loses nothing, if there is one
+        rate = min((one for one in rates if one > rate), default=max(rates))
     kept = 16 if sample_format[:3] == "s16" else 24
     lost: list[str] = []
     if "Atmos" in (stream.profile or ""):
@@ -176,13 +178,6 @@ def _nearest_format(kind: str, names: tuple[str, ...]) -> str:
     by_kind = {av.AudioFormat(name).packed.name: name for name in names}
     wanted = (kind, "s16" if kind == "u8" else kind, *_WIDEST)
     return next((by_kind[one] for one in wanted if one in by_kind), kind)
-
-
-def _nearest_rate(rate: int, rates: Sequence[int]) -> int:
-    """Choose a sample rate that loses nothing, if there is one."""
-    if not rates or rate in rates:
-        return rate
-    return min((one for one in rates if one > rate), default=max(rates))
 
 
 class SoundConverter:

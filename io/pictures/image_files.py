@@ -60,8 +60,7 @@ def embedded_in(container: InputContainer, packet: Packet[Any]) -> Embedded | No
 
 def read_embedded(data: bytes) -> Embedded | None:
     """Read profile, EXIF data and orientation from the contents of an image file; None if none."""
-    kind = _kind_of(data[:12])
-    if kind is None:
+    if (kind := _kind_of(data[:12])) is None:
         return None
     try:
         profile, exif = _READERS[kind](data)

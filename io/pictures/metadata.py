@@ -200,8 +200,7 @@ def tags_of(opened: InputContainer, stream: VideoStream) -> Tags:
         IndexError: if no frame comes out of it.
         FFmpegError: if it cannot be decoded.
     """
-    first = next(decoded(opened, stream), None)
-    if first is None:
+    if (first := next(decoded(opened, stream), None)) is None:
         raise IndexError("no frame comes out of it")
     return tags_of_frame(stream, first)
 

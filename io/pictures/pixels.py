@@ -167,8 +167,7 @@ def _semi_planar(chroma: str, shift: int) -> Iterator[Component]:
 
 def _planar(name: str, order: str) -> PixelLayout | None:
     """Planar formats of the other byte order, or with their values in the high bits."""
-    match = _PLANAR.match(name)
-    if match is None:
+    if (match := _PLANAR.match(name)) is None:
         return None
     depth = int(match["depth"] or 8)
     pix_fmt = match["family"] + (f"{depth}le" if depth > 8 else "")
@@ -184,10 +183,8 @@ def _planar(name: str, order: str) -> PixelLayout | None:
     )
 
 
-# Decoded frames on an NVIDIA card (`decode.hardware`).
-
 _SHIFT = {"nv12": 0, "p010le": 6}
-"""Bits below the value."""
+"""Pixel formats of frames on an NVIDIA card (`decode.hardware`), and the bits below the value."""
 
 
 def is_on_card(frame: VideoFrame) -> bool:
@@ -272,8 +269,7 @@ def planar_pix_fmt(name: str) -> str:
         return _SPECIAL[name]
     if name in _DOUBLED:
         return _DOUBLED[name][0]
-    layout = layout_of(name)
-    if layout is None:
+    if (layout := layout_of(name)) is None:
         raise UnsupportedMedia(
             f"pixel format must be YUV, RGB, gray or a palette of 8 to 16 bit integers, got {name}"
         )
@@ -404,8 +400,7 @@ def _planes_of(frame: av.VideoFrame, color: Color) -> list[Array]:
         return [(bits * np.uint8(255)) ^ np.uint8(255 if name == "monow" else 0)]
     if name in _DOUBLED:
         return _doubled_chroma(frame, name, color)
-    layout = layout_of(name)
-    if layout is None:
+    if (layout := layout_of(name)) is None:
         raise UnsupportedMedia(f"pixel format {name} has no planar equivalent")
     form = PixelFormat.parse(layout.pix_fmt)
     sizes = [form.plane_size(frame.width, frame.height, index) for index in range(3)]

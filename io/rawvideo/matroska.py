@@ -50,7 +50,7 @@ def matroska_units(unit: UnitReader) -> Iterator[bytes]:
     blocks = 0
     try:
         while not unit.at_end:
-            ident, size = _element_id(unit), _element_size(unit)
+            ident, size = _element_head(unit)
             _leave_masters(masters, ident)
             blocks += ident in _BLOCKS
             if ident in (SEGMENT, _CLUSTER):
@@ -79,22 +79,16 @@ def matroska_units(unit: UnitReader) -> Iterator[bytes]:
             )
 
 
-def _element_id(unit: UnitReader) -> int:
-    first = unit.take(1)
-    length = 9 - first[0].bit_length()
-    if length > 4:
-        raise UnknownStructure(f"no element begins with {first!r}")
-    return int.from_bytes(first + unit.take(length - 1), "big")
-
-
-def _element_size(unit: UnitReader) -> int | None:
-    first = unit.take(1)[0]
-    length = 9 - first.bit_length()
-    if length > 8:
-        raise UnknownStructure("a size of more than 8 bytes")
-    bits = 7 * length
-    size = int.from_bytes(bytes([first]) + unit.take(length - 1), "big") & ((1 << bits) - 1)
-    return None if size == (1 << bits) - 1 else size
+def _element_head(unit: UnitReader) -> tuple[int, int | None]:
+    """Collect and read an element's id and size; the latter is None where it is not known."""
+    head = b""
+    for longest in (4, 8):
+        first = unit.take(1)
+        length = 9 - first[0].bit_length()
+        if length > longest:
+            raise UnknownStructure(f"no id or size of an element begins with {first!r}")
+        head += first + unit.take(length - 1)
+    return ebml_head(head, 0)[:2]
 
 
 def _leave_masters(masters: list[_Master], ident: int) -> None:

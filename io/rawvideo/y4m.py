@@ -156,8 +156,7 @@ def _side(tags: dict[str, str], tag: str, name: str) -> int:
 
 
 def _rate(text: str) -> Fraction:
-    rate = _ratio(text)
-    if rate is None:
+    if (rate := _ratio(text)) is None:
         got = repr(text[:32]) if text else "none"
         raise UnsupportedMedia(f"y4m frame rate (F) must be like F30000:1001, got {got}")
     return rate

@@ -230,8 +230,7 @@ def _fate(trial: StreamTrial, name: str) -> StreamFate:
     if kind == "audio" and audio_codec == "none":
         return _dropped(stream, "as --audio-codec none asks")
     check = _data_check(trial, name) if kind == "data" else None
-    reason = trial.why_not_copied(check)
-    if reason is None:
+    if (reason := trial.why_not_copied(check)) is None:
         return _made(stream, "copy")
     failed = ""
     for conversion in trial.conversions():

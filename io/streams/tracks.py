@@ -205,8 +205,7 @@ class StreamCopy:
         ahead, starts = list[AnyPacket](), list[Fraction]()
         while wanted and (packet := self._read()) is not None:
             ahead.append(packet)
-            seconds = _seconds_of(packet)
-            if seconds is None:
+            if (seconds := _seconds_of(packet)) is None:
                 continue
             if (track := wanted.pop(packet.stream_index, None)) is not None:
                 cut = self._hides_start or track.fate.conversion is not None
@@ -229,8 +228,7 @@ class StreamCopy:
     def _next(self) -> tuple[Track, AnyPacket] | None:
         """Return the next packet without removing it; read more if none is queued."""
         while not self._waiting:
-            packet = self._read()
-            if packet is None:
+            if (packet := self._read()) is None:
                 for track in self._tracks.values():
                     self._waiting.extend((track, made) for made in track.drain(self._origin))
                 return self._waiting[0] if self._waiting else None
@@ -269,8 +267,7 @@ class StreamCopy:
 
     def without_packets(self) -> set[str]:
         """Return the streams without a packet so far, as a trait's subject names them."""
-        tracks = self._tracks.values()
-        return {track.fate.subject for track in tracks if track.times is None}
+        return {one.fate.subject for one in self._tracks.values() if one.times is None}
 
     def warnings(self) -> list[str]:
         """Return what was corrected, for people."""
