@@ -39,7 +39,7 @@ class YuvDecoder:
 
     def __init__(self) -> None:
         self._self_test = KernelSelfTest("colours are decoded by plain torch")
-        self._bands: dict[tuple[int, int, Phase], Band] = {}
+        self._band = cache(_enlarging)
 
     def __call__(
         self, picture: Picture, tolerance: float, outside: Tensor, plain: Callable[[], Tensor]
@@ -90,21 +90,13 @@ class YuvDecoder:
         )  # fmt: skip
         return out
 
-    def _band(self, size: int, results: int, phase: Phase, device: torch.device) -> Band:
-        key = size, results, phase
-        if key not in self._bands:
-            enlarged = partial(_enlarged, results, phase)
-            same = size == results
-            self._bands[key] = identity(size, device) if same else band_of(enlarged, size, device)
-        return self._bands[key]
-
 
 class YuvEncoder:
     """R'G'B' to coded YUV planes."""
 
     def __init__(self) -> None:
         self._self_test = KernelSelfTest("colours are encoded by plain torch")
-        self._bands: dict[tuple[int, Phase], Band] = {}
+        self._band = cache(_halving)
 
     def __call__(
         self, pixels: Tensor, form: PixelFormat, color: Color, outside: Tensor
@@ -157,12 +149,6 @@ class YuvEncoder:
             chroma = _along(chroma, band, -1, codes=codes, top=top)
         return luma, *chroma.unbind()
 
-    def _band(self, size: int, phase: Phase, device: torch.device) -> Band:
-        key = size, phase
-        if key not in self._bands:
-            self._bands[key] = band_of(partial(downsample, dim=-1, phase=phase), size, device)
-        return self._bands[key]
-
 
 def _stacked(planes: tuple[Tensor, ...]) -> Tensor:
     """Stack planes; torch.stack does not support uint16."""
@@ -172,8 +158,14 @@ def _stacked(planes: tuple[Tensor, ...]) -> Tensor:
     return out
 
 
-def _enlarged(results: int, phase: Phase, samples: Tensor) -> Tensor:
-    return upsample(samples, results, -1, phase)
+def _enlarging(size: int, results: int, phase: Phase, device: torch.device) -> Band:
+    if size == results:
+        return identity(size, device)
+    return band_of(lambda samples: upsample(samples, results, -1, phase), size, device)
+
+
+def _halving(size: int, phase: Phase, device: torch.device) -> Band:
+    return band_of(partial(downsample, dim=-1, phase=phase), size, device)
 
 
 def _along(

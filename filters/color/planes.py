@@ -7,16 +7,13 @@ is computed at chroma's own size and enlarged, so that full-size planes are few.
 
 from __future__ import annotations
 
-import ctypes
-from ctypes import c_float, c_void_p
 from functools import lru_cache
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..frame import Color, Picture, PixelFormat
-from ..kernels.native import ints, kernels, run
+from ..kernels.native import kernels, run, structure
 from .chroma import HALVING_TAPS, Phase, downsample, phases, upsample
 from .matrix import arithmetic_matrix, arithmetic_range, code_scale, rgb_to_yuv
 
@@ -144,16 +141,10 @@ _SMALLEST = 6
 """Pixels; a row or column is mirrored so far."""
 
 
-class _Coding(ctypes.Structure):
-    _fields_: ClassVar = [
-        ("pixels", c_void_p),
-        *ints("height", "width", "halved_down", "across"),
-        ("most", c_float),
-        ("matrix", c_float * 9),
-        ("offset", c_float * 3),
-        ("taps", c_float * 12),
-        ("planes", c_void_p * 3),
-    ]
+_Coding = structure(
+    "void *pixels; int height, width, halved_down, across;"
+    "float most, matrix[9], offset[3], taps[12]; void *planes[3]"
+)
 
 
 def can_encode(pixels: Tensor, across: Phase | None, down: Phase | None) -> bool:
@@ -202,10 +193,10 @@ def encode(
         down is not None,
         _ACROSS[across],
         (1 << form.bit_depth) - 1,
-        (c_float * 9)(*map(float, matrix.flatten())),
-        (c_float * 3)(*map(float, offset)),
-        (c_float * 12)(*HALVING_TAPS),
-        (c_void_p * 3)(*(plane.data_ptr() for plane in planes)),
+        tuple(map(float, matrix.flatten())),
+        tuple(map(float, offset)),
+        HALVING_TAPS,
+        tuple(plane.data_ptr() for plane in planes),
     )
     if run("code", job):
         raise MemoryError(f"no memory is left to encode a frame of {width}x{height}")

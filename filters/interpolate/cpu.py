@@ -7,8 +7,8 @@ in the layout and dtype of its first convolution; outputs of blocks are read in 
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from ctypes import Structure
 from functools import partial
 from typing import NamedTuple, TypeVar, cast
 
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ..kernels.amx import in_a_row
 from ..kernels.native import Adding, Blending, Detail, Joining, PackedSources, kernels, run
-from ..kernels.ways import CONVOLUTIONS, Convolutions, Trial, choose
-from ..kernels.winograd import Layer
+from ..kernels.ways import CONVOLUTIONS, Trial, choose
+from ..kernels.winograd import CompiledConv
 from ..options import Way
 from .network import (
     BLOCK_CELLS,
@@ -101,15 +101,15 @@ class FusedIFNet:
         self.way: Way = way
         own = CONVOLUTIONS.get(way)
         self._blocks = [cast("FlowBlock", block) for block in network.blocks]
-        self._is_bf16 = network.dtype == torch.bfloat16
         self._dtype = network.dtype
+        self._run = partial(run, is_bf16=network.dtype == torch.bfloat16)
         encode = network.encode
         layers = [_layer(conv, own) for conv in (encode.cnn0, encode.cnn1, encode.cnn2)]
-        self._features = in_a_row([*layers, _bare(_as_convolution(encode.cnn3), own)])
+        self._features = in_a_row([*layers, _layer(_as_convolution(encode.cnn3), own, leaky=False)])
         self._layers = [
             [
                 *(_layer(conv, own) for conv in (*block.conv0, *block.convblock)),
-                _bare(_pixel_by_pixel(block.lastconv), own),
+                _layer(_pixel_by_pixel(block.lastconv), own, leaky=False),
             ]
             for block in self._blocks
         ]
@@ -128,15 +128,10 @@ class FusedIFNet:
         count, channels, height, width = images.shape
         x = images[:, :3].to(self._dtype, memory_format=torch.channels_last)
         features = self._features(x)
-        packed = _packed(count, height, width)
+        packed = torch.empty((count, _PACKED, height, width), memory_format=torch.channels_last)
         for index in range(count):
-            job = PackedSources(
-                _detail(features[index], NUM_FEATURES),
-                images[index].data_ptr(),
-                channels,
-                packed[index].data_ptr(),
-            )
-            self._run("pack", job)
+            image, source = images[index].data_ptr(), packed[index].data_ptr()
+            self._run("pack", PackedSources(_detail(features[index]), image, channels, source))
         return packed[:, : NUM_FEATURES + channels]
 
     def middles(
@@ -175,8 +170,7 @@ class FusedIFNet:
         """
         x = self._empty_input(pairs, 1, NEXT_CHANNELS, cell)
         for index in range(len(pairs.lefts)):
-            state = _detail(detail[index], detail.shape[1] // 4)
-            self._run("next", pairs.joining(index, state, cell, x))
+            self._run("next", pairs.joining(index, _detail(detail[index]), cell, x))
             yield x
 
     def _empty_input(self, pairs: _Pairs, count: int, channels: int, cell: int) -> Tensor:
@@ -190,43 +184,27 @@ class FusedIFNet:
     def _add(self, pairs: _Pairs, detail: Tensor, cell: int, *, begins: bool) -> None:
         count, height, width, _ = pairs.flow.shape
         for index in range(count):
-            found = _detail(detail[index], detail.shape[1] // 4)
             flow = pairs.flow[index].data_ptr()
-            self._run("add", Adding(found, cell, begins, height, width, flow))
+            self._run("add", Adding(_detail(detail[index]), cell, begins, height, width, flow))
 
     def _blend(self, pairs: _Pairs, detail: Tensor, cell: int) -> Tensor:
         count, height, width, _ = pairs.flow.shape
         channels = len(pairs.lefts[0]) - NUM_FEATURES
         images = torch.empty(count, channels, height, width)
         for index in range(count):
-            job = Blending(
-                pairs.lefts[index].data_ptr(),
-                pairs.rights[index].data_ptr(),
-                pairs.flow[index].data_ptr(),
-                _detail(detail[index], detail.shape[1] // 4),
-                cell,
-                channels,
-                height,
-                width,
-                images[index].data_ptr(),
-            )
-            self._run("blend", job)
+            size, image = (cell, channels, height, width), images[index].data_ptr()
+            self._run("blend", Blending(*pairs.at(index), _detail(detail[index]), *size, image))
         return images
 
-    def _run(self, name: str, job: ctypes.Structure) -> None:
-        run(name, job, is_bf16=self._is_bf16)
 
-
-def _layer(conv: nn.Module, own: Convolutions | None) -> Callable[[Tensor], Tensor]:
-    """Make a convolution with its leaky ReLU."""
-    if isinstance(conv, nn.Conv2d) and own and own.fits(conv):
-        return own.make(conv, torch.full((conv.out_channels,), SLOPE))
-    return lambda x: F.leaky_relu_(conv(x), SLOPE)
-
-
-def _bare(conv: Layer, own: Convolutions | None) -> Callable[[Tensor], Tensor]:
-    """Make a convolution with nothing behind it."""
-    return own.make(conv, None) if own and own.fits(conv) else conv
+def _layer(
+    conv: nn.Module, own: type[CompiledConv] | None, *, leaky: bool = True
+) -> Callable[[Tensor], Tensor]:
+    """Make a convolution with its leaky ReLU, or with nothing behind it."""
+    assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
+    if own and own.fits(conv):
+        return own(conv, torch.full((conv.out_channels,), SLOPE) if leaky else None)
+    return (lambda x: F.leaky_relu_(conv(x), SLOPE)) if leaky else conv
 
 
 class _Pairs(NamedTuple):
@@ -237,30 +215,23 @@ class _Pairs(NamedTuple):
     flow: Tensor
     times: Sequence[float]
 
-    def joining(self, index: int, state: Detail, cell: int, x: Tensor) -> Joining:
+    def at(self, index: int) -> tuple[int, int, int]:
+        """Addresses of both frames of a pair, and of its flow."""
+        left, right, flow = self.lefts[index], self.rights[index], self.flow[index]
+        return left.data_ptr(), right.data_ptr(), flow.data_ptr()
+
+    def joining(self, index: int, state: Structure, cell: int, x: Tensor) -> Structure:
         """Describe how the pair `index` becomes a block's input `x`."""
-        return Joining(
-            self.lefts[index].data_ptr(),
-            self.rights[index].data_ptr(),
-            self.flow[index].data_ptr(),
-            state,
-            self.flow.shape[1],
-            self.flow.shape[2],
-            cell,
-            self.times[index],
-            x.data_ptr(),
-        )
+        _, height, width, _ = self.flow.shape
+        moment = self.times[index], x.data_ptr()
+        return Joining(*self.at(index), state, height, width, cell, *moment)
 
 
-def _packed(count: int, height: int, width: int) -> Tensor:
-    return torch.empty((count, _PACKED, height, width), memory_format=torch.channels_last)
-
-
-def _detail(found: Tensor, channels: int) -> Detail:
+def _detail(found: Tensor) -> Structure:
     """Describe (4 * channels, h, w), a pixel's values together."""
-    _, height, width = found.shape
-    assert found.stride() == (1, width * 4 * channels, 4 * channels), found.stride()
-    return Detail(found.data_ptr(), 2 * height, 2 * width, channels)
+    values, height, width = found.shape
+    assert found.stride() == (1, width * values, values), found.stride()
+    return Detail(found.data_ptr(), 2 * height, 2 * width, values // 4)
 
 
 def _pixel_by_pixel(last: nn.ConvTranspose2d) -> nn.ConvTranspose2d:

@@ -9,9 +9,8 @@ CUDA graph.
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import cast
 
 import torch
@@ -121,7 +120,6 @@ class KernelEngine:
 
     is_recorded = True
     """Whether what comes again is started as a CUDA graph, where there are any."""
-
     way = None
 
     def __init__(self, network: IFNet) -> None:
@@ -129,7 +127,7 @@ class KernelEngine:
         self._encode = EncoderLayers(network.encode)
         blocks = [cast("FlowBlock", block) for block in network.blocks]
         self._blocks = [BlockLayers(b, i, len(blocks)) for i, b in enumerate(blocks)]
-        self._graphs: OrderedDict[tuple[int, int, int, float], Graphs] = OrderedDict()
+        self._graphs = lru_cache(_MOST_SIZES)(self._recorded)
 
     def sources(self, images: Tensor) -> Tensor:
         """Compute the features of frames and pack them with their pixels."""
@@ -149,22 +147,16 @@ class KernelEngine:
         channels = 3 + planes - cuda_layers.SOURCE_PLANES
         out = torch.empty((len(lefts), channels, height, width), device=lefts[0].device)
         table = cuda_layers.table_of(lefts, rights, tuple(out), times)
-        self._way(height, width, channels, scale)(table)
+        size = height, width, channels, scale
+        if self.is_recorded and self._has_graphs:
+            self._graphs(*size)(table)
+        else:
+            self._compute(*size, table)
         return out
 
-    def _way(
-        self, height: int, width: int, channels: int, scale: float
-    ) -> Graphs | partial[Tensor]:
-        """Find how one size is computed: by graphs of its own, where there are any."""
-        size = height, width, channels, scale
-        compute = partial(self._compute, *size)
-        if not (self.is_recorded and self._has_graphs):
-            return compute
-        graphs = self._graphs.pop(size, None) or Graphs(compute, most_bytes=_MOST_BYTES)
-        self._graphs[size] = graphs
-        if len(self._graphs) > _MOST_SIZES:
-            self._graphs.popitem(last=False)
-        return graphs
+    def _recorded(self, height: int, width: int, channels: int, scale: float) -> Graphs:
+        compute = partial(self._compute, height, width, channels, scale)
+        return Graphs(compute, most_bytes=_MOST_BYTES)
 
     def _compute(
         self, height: int, width: int, channels: int, scale: float, table: Tensor

@@ -86,25 +86,20 @@ def word(group, place: tl.constexpr):
 
 
 @triton.jit
-def halves(g, right, down, place: tl.constexpr):
-    """Mix one value of four groups: halves."""
-    a = word(g[0], place).to(tl.float16, bitcast=True).to(tl.float32)
-    b = word(g[1], place).to(tl.float16, bitcast=True).to(tl.float32)
-    c = word(g[2], place).to(tl.float16, bitcast=True).to(tl.float32)
-    d = word(g[3], place).to(tl.float16, bitcast=True).to(tl.float32)
-    top = a + (b - a) * right
-    return top + (c + (d - c) * right - top) * down
+def value(group, place: tl.constexpr, HALVES: tl.constexpr):
+    """Return one value of a group, a half or steps from black to white, as float32."""
+    bits = word(group, place)
+    return bits.to(tl.float16, bitcast=True).to(tl.float32) if HALVES else bits.to(tl.float32)
 
 
 @triton.jit
-def levels(g, right, down, place: tl.constexpr):
-    """Mix one value of four groups: steps from black to white."""
-    a = word(g[0], place).to(tl.float32)
-    b = word(g[1], place).to(tl.float32)
-    c = word(g[2], place).to(tl.float32)
-    d = word(g[3], place).to(tl.float32)
+def mixed(g, right, down, place: tl.constexpr, HALVES: tl.constexpr):
+    """Mix one value of four groups."""
+    a, b = value(g[0], place, HALVES), value(g[1], place, HALVES)
+    c, d = value(g[2], place, HALVES), value(g[3], place, HALVES)
     top = a + (b - a) * right
-    return (top + (c + (d - c) * right - top) * down + MIDDLE) * (1.0 / STEPS)
+    mix = top + (c + (d - c) * right - top) * down
+    return mix if HALVES else (mix + MIDDLE) * (1.0 / STEPS)
 
 
 @triton.jit
@@ -119,36 +114,36 @@ def find_around(y, x, height, width):
 
 
 @triton.jit
-def loaded(picture, around, mask, EACH: tl.constexpr):
-    """Load the first group of the four pixels of `find_around`, of EACH groups."""
+def all_mixed(g, right, down, HALVES: tl.constexpr):
+    """Mix all four values of four groups."""
     return (
+        mixed(g, right, down, 0, HALVES), mixed(g, right, down, 1, HALVES),
+        mixed(g, right, down, 2, HALVES), mixed(g, right, down, 3, HALVES),
+    )  # fmt: skip
+
+
+@triton.jit
+def sample(picture, around, mask, EACH: tl.constexpr, HALVES: tl.constexpr):
+    """Sample the first of EACH groups, four halves or R, G, B, alpha, at `find_around`'s place."""
+    g = (
         tl.load(picture + around[0] * EACH, mask=mask, other=0),
         tl.load(picture + around[1] * EACH, mask=mask, other=0),
         tl.load(picture + around[2] * EACH, mask=mask, other=0),
         tl.load(picture + around[3] * EACH, mask=mask, other=0),
     )
+    return all_mixed(g, around[4], around[5], HALVES)
 
 
 @triton.jit
-def sample_features(picture, around, mask, EACH: tl.constexpr):
+def sample_features(picture, around, mask):
     """Sample four halves."""
-    g = loaded(picture, around, mask, EACH)
-    right, down = around[4], around[5]
-    return (
-        halves(g, right, down, 0), halves(g, right, down, 1),
-        halves(g, right, down, 2), halves(g, right, down, 3),
-    )  # fmt: skip
+    return sample(picture, around, mask, 1, True)
 
 
 @triton.jit
 def sample_colors(picture, around, mask):
     """Sample R, G, B, alpha."""
-    g = loaded(picture, around, mask, 1)
-    right, down = around[4], around[5]
-    return (
-        levels(g, right, down, 0), levels(g, right, down, 1),
-        levels(g, right, down, 2), levels(g, right, down, 3),
-    )  # fmt: skip
+    return sample(picture, around, mask, 1, False)
 
 
 @triton.jit
@@ -157,15 +152,13 @@ def read_coarse(picture, y, x, height, width, mask, CELL: tl.constexpr, EACH: tl
     wide = width // CELL
     if CELL == 1:
         g = tl.load(picture + place(y, x, wide) * EACH, mask=mask, other=0)
-        same, none = (g, g, g, g), tl.zeros(g.shape, tl.float32)
-        return (
-            halves(same, none, none, 0), halves(same, none, none, 1),
-            halves(same, none, none, 2), halves(same, none, none, 3),
-        )  # fmt: skip
+        none = tl.zeros(g.shape, tl.float32)
+        return all_mixed((g, g, g, g), none, none, True)
     else:
         down = (y.to(tl.float32) + 0.5) * (1.0 / CELL) - 0.5
         right = (x.to(tl.float32) + 0.5) * (1.0 / CELL) - 0.5
-        return sample_features(picture, find_around(down, right, height // CELL, wide), mask, EACH)
+        around = find_around(down, right, height // CELL, wide)
+        return sample(picture, around, mask, EACH, True)
 
 
 @triton.jit
@@ -247,11 +240,11 @@ def begin(
     around = find_around(top, left, height, width)
     none = tl.zeros((PIXELS,), tl.float32)
     frame = _frame(table, n, 0)
-    a = scaled_group(sample_features(frame, around, mask, 1), 1.0)
+    a = scaled_group(sample_features(frame, around, mask), 1.0)
     colors = sample_colors(frame + height * width, around, mask)
     b = three_and_one(colors, 1.0, none + _moment(table, n))
     frame = _frame(table, n, 1)
-    c = scaled_group(sample_features(frame, around, mask, 1), 1.0)
+    c = scaled_group(sample_features(frame, around, mask), 1.0)
     d = three_and_one(sample_colors(frame + height * width, around, mask), 1.0, none)
     out += n * (height // CELL) * wide * 4
     places = ((y * wide + x) * 4)[:, None] + tl.arange(0, 4)[None, :]
@@ -295,10 +288,10 @@ def following(
         )  # fmt: skip
         flow = _sum(flow, moved)
         around = find_around(py + moved[1], px + moved[0], height, width)
-        near = _sum(near, sample_features(left, around, mask, 1))
+        near = _sum(near, sample_features(left, around, mask))
         near_colors = _sum(near_colors, sample_colors(left + height * width, around, mask))
         around = find_around(py + moved[3], px + moved[2], height, width)
-        far = _sum(far, sample_features(right, around, mask, 1))
+        far = _sum(far, sample_features(right, around, mask))
         far_colors = _sum(far_colors, sample_colors(right + height * width, around, mask))
     state = first if BLOCKS == 1 else second if BLOCKS == 2 else third
     state += n * (high // 2) * (wide // 2) * 4

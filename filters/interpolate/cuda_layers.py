@@ -154,8 +154,9 @@ def table_of(
     elsewhere. They must live until the kernels are done, which tensors do that were allocated on
     the stream where these run.
     """
-    places = (_addresses(lefts), _addresses(rights), _addresses(out), map(_bits, times))
-    rows = list(zip(*places, strict=True))
+    bits = (int.from_bytes(struct.pack("<f", time), "little") for time in times)
+    places = zip(lefts, rights, out, bits, strict=True)
+    rows = [(left.data_ptr(), right.data_ptr(), to.data_ptr(), t) for left, right, to, t in places]
     # asynchronous copy from pinned memory; torch keeps the memory until the copy is done
     table = torch.tensor(rows, dtype=torch.int64, pin_memory=lefts[0].is_cuda)
     return table.to(lefts[0].device, non_blocking=True)
@@ -240,15 +241,6 @@ def _three(details: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return (*seen, *seen[-1:] * (3 - len(seen)))
 
 
-def _bits(value: float) -> int:
-    return int.from_bytes(struct.pack("<f", value), "little")
-
-
-def _addresses(items: Sequence[Tensor]) -> list[int]:
-    """Find where each item begins, which may be the same for all."""
-    return [item.data_ptr() for item in items]
-
-
 _PIXELS = (128, 64)
 """Of one program: on many pixels, on few."""
 _MOST_CHANNELS = 64
@@ -315,7 +307,7 @@ class ColorConvolution(FastestLayer):
         super().__init__(self._plain, self._kernel)
         assert layer.bias is not None
         weight = layer.weight.detach()
-        self._wide = _widened(layer, (0, 1, 2, *[-1] * 5))
+        self._wide = _of(layer, (0, 1, 2, *[-1] * 5))
         self._packed = F.pad(weight.flatten(1).T, (0, 0, 0, 32 - 27)).contiguous()
         self._bias = layer.bias.detach()
 
@@ -367,7 +359,7 @@ class BlockLayers:
 
     def __init__(self, block: FlowBlock, index: int, num_blocks: int) -> None:
         convs = [cast("nn.Conv2d", conv) for conv in (*block.conv0, *block.convblock)]
-        first = _widened(convs[0], NEXT_ORDER if index else FIRST_ORDER)
+        first = _of(convs[0], NEXT_ORDER if index else FIRST_ORDER)
         is_last = index == num_blocks - 1
         order = DETAIL_ORDER[:LAST_CHANNELS] if is_last else DETAIL_ORDER
         self.layers = [first, *map(_of, convs[1:]), _pixel_by_pixel(block.lastconv, order)]
@@ -409,15 +401,11 @@ def _together(like: Tensor, count: int, channels: int, height: int, width: int) 
     return like.new_empty(count, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _of(layer: nn.Conv2d) -> FusedConvolution:
+def _of(layer: nn.Conv2d, order: Sequence[int] = ()) -> FusedConvolution:
+    """Reorder input channels where an order is given; -1 stands for zeros."""
     assert layer.bias is not None
-    return FusedConvolution(layer.weight.detach(), layer.bias.detach(), stride=layer.stride[0])
-
-
-def _widened(layer: nn.Conv2d, order: Sequence[int]) -> FusedConvolution:
-    """Reorder input channels; -1 stands for zeros."""
-    assert layer.bias is not None
-    weight = _picked(layer.weight.detach(), 1, order)
+    weight = layer.weight.detach()
+    weight = _picked(weight, 1, order) if order else weight
     return FusedConvolution(weight, layer.bias.detach(), stride=layer.stride[0])
 
 
@@ -441,8 +429,6 @@ def _by_pixel(weight: Tensor) -> Tensor:
 
 def _picked(values: Tensor, axis: int, order: Sequence[int]) -> Tensor:
     """Select indices of an axis; -1 selects zeros."""
-    places = torch.tensor(order, device=values.device)
-    picked = values.index_select(axis, places.clamp(min=0))
-    shape = [1] * values.ndim
-    shape[axis] = -1
-    return picked * (places >= 0).view(shape).to(values.dtype)
+    padded = torch.cat((values, torch.zeros_like(values.narrow(axis, 0, 1))), axis)
+    places = torch.tensor(order, device=values.device) % padded.shape[axis]
+    return padded.index_select(axis, places)

@@ -9,20 +9,20 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
-from typing import ClassVar
+from functools import lru_cache, reduce
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .native import ints, kernels, pointers, run
+from .native import kernels, run, structure
 from .winograd import (
     PLANES,
     CompiledConv,
     ConvolutionJob,
     Layer,
+    alternating,
     padded_channels,
-    pass_through,
     stacked,
 )
 
@@ -32,10 +32,8 @@ _PAIRS = 16
 _DEPTH = 2 * _PAIRS
 
 
-class Layers(ctypes.Structure):
-    """The structure of `amx.c`: convolutions, and whether tiles are emulated."""
-
-    _fields_: ClassVar = [*pointers("jobs"), *ints("count", "emulated")]
+Layers = structure("void *jobs; int count, emulated")
+"""The structure of `amx.c`: convolutions, and whether tiles are emulated."""
 
 
 def is_available(dtype: torch.dtype) -> bool:
@@ -54,58 +52,57 @@ def _works(emulated: bool) -> bool:
     return run("tiles", Layers(emulated=emulated), is_bf16=True) == 0
 
 
-def can_convolve(layer: Layer) -> bool:
-    """Return whether `TileConv` does what a layer does: of any number of channels."""
-    own = (layer.kernel_size, layer.stride, layer.padding)
-    if isinstance(layer, nn.ConvTranspose2d):
-        plain = (*own, layer.output_padding) == ((4, 4), (2, 2), (1, 1), (0, 0))
-    else:
-        plain = own in [((3, 3), (1, 1), (1, 1)), ((3, 3), (2, 2), (1, 1))]
-    plain = plain and (layer.dilation, layer.groups, layer.padding_mode) == ((1, 1), 1, "zeros")
-    return plain and layer.weight.device.type == "cpu" and is_available(layer.weight.dtype)
-
-
-def supports_rgb_output(layer: Layer) -> bool:
-    """Return whether `TileConv.to_rgb` does what a layer does."""
-    return can_convolve(layer) and layer.stride == (1, 1) and layer.out_channels == PLANES
-
-
-def packed_weights(layer: Layer) -> Tensor:
-    """Lay out weights in the order in which the kernel reads them.
-
-    Returns:
-        (grids, panels, taps, in / 32, tiles, 16, 16, 2), flat, bf16: of a transposed convolution
-        four grids of pixels of the result, in reading order; panels of 32 outputs, two tiles, the
-        last maybe of one; pairs of inputs lie together. Channels are filled up with zeros.
-    """
-    weight = layer.weight.detach()
-    if isinstance(layer, nn.ConvTranspose2d):
-        grids = weight.transpose(0, 1).flip(2, 3).unfold(2, 2, 2).unfold(3, 2, 2)
-        # of the reversed kernel, pixels of even rows see rows 0 and 2, the others 1 and 3
-        kernels = grids.permute(4, 5, 2, 3, 1, 0).flatten(0, 1).flatten(1, 2)
-    else:
-        kernels = weight.permute(2, 3, 1, 0).flatten(0, 1)[None]
-    num_in, num_out = kernels.shape[2:]
-    wide = (*kernels.shape[:2], num_in + -num_in % _DEPTH, padded_channels(num_out))
-    padded = kernels.new_zeros(wide)
-    padded[:, :, :num_in, :num_out] = kernels
-    tiles = padded.view(*wide[:2], -1, _PAIRS, 2, wide[3] // 16, 16).permute(0, 1, 2, 5, 3, 6, 4)
-    panels = torch.split(tiles, 2, 3)
-    return torch.cat([panel.flatten(1) for panel in panels], 1).flatten()
-
-
 class TileConv(CompiledConv):
-    """A :class:`~.winograd.CompiledConv` where `can_convolve` is true.
+    """A :class:`~.winograd.CompiledConv` of any number of channels in bf16.
 
-    Args:
-        layer: bf16; a 3x3 convolution of stride 1 or 2, or a transposed 4x4 one of stride 2.
-        slopes: see :class:`~.winograd.CompiledConv`.
+    That is a 3x3 convolution of stride 1 or 2, or a transposed 4x4 one of stride 2.
     """
 
     def __init__(self, layer: Layer, slopes: Tensor | None = None) -> None:
-        super().__init__(layer, slopes, packed_weights(layer))
+        super().__init__(layer, slopes)
         self._transposed = isinstance(layer, nn.ConvTranspose2d)
         self._stride = 1 if self._transposed else layer.stride[0]
+
+    @staticmethod
+    def fits(layer: Layer) -> bool:
+        """See :class:`~.winograd.CompiledConv`."""
+        own = (layer.kernel_size, layer.stride, layer.padding)
+        if isinstance(layer, nn.ConvTranspose2d):
+            plain = (*own, layer.output_padding) == ((4, 4), (2, 2), (1, 1), (0, 0))
+        else:
+            plain = own in [((3, 3), (1, 1), (1, 1)), ((3, 3), (2, 2), (1, 1))]
+        plain = plain and (layer.dilation, layer.groups, layer.padding_mode) == ((1, 1), 1, "zeros")
+        return plain and layer.weight.device.type == "cpu" and is_available(layer.weight.dtype)
+
+    @staticmethod
+    def fits_rgb(layer: Layer) -> bool:
+        """See :class:`~.winograd.CompiledConv`."""
+        own = TileConv.fits(layer) and layer.stride == (1, 1)
+        return own and layer.out_channels == PLANES
+
+    @staticmethod
+    def packed(layer: Layer) -> Tensor:
+        """Lay out weights in the order in which the kernel reads them.
+
+        Returns:
+            (grids, panels, taps, in / 32, tiles, 16, 16, 2), flat, bf16: of a transposed
+            convolution four grids of pixels of the result, in reading order; panels of 32 outputs,
+            two tiles, the last maybe of one; pairs of inputs lie together. Channels are filled up
+            with zeros.
+        """
+        weight = layer.weight.detach()
+        if isinstance(layer, nn.ConvTranspose2d):
+            grids = weight.transpose(0, 1).flip(2, 3).unfold(2, 2, 2).unfold(3, 2, 2)
+            # of the reversed kernel, pixels of even rows see rows 0 and 2, the others 1 and 3
+            kernels = grids.permute(4, 5, 2, 3, 1, 0).flatten(0, 1).flatten(1, 2)
+        else:
+            kernels = weight.permute(2, 3, 1, 0).flatten(0, 1)[None]
+        num_in, num_out = kernels.shape[2:]
+        wide = padded_channels(num_out)
+        padded = F.pad(kernels, (0, wide - num_out, 0, -num_in % _DEPTH)).contiguous()
+        tiles = padded.view(*kernels.shape[:2], -1, _PAIRS, 2, wide // 16, 16)
+        panels = torch.split(tiles.permute(0, 1, 2, 5, 3, 6, 4), 2, 3)
+        return torch.cat([panel.flatten(1) for panel in panels], 1).flatten()
 
     def result_shape(self, x: Tensor) -> tuple[int, int, int, int]:
         """Return (N, out, H', W')."""
@@ -114,7 +111,7 @@ class TileConv(CompiledConv):
         )
         return len(x), self.num_out, height, width
 
-    def job(self, x: Tensor, *, doubled: bool = False) -> ConvolutionJob:
+    def job(self, x: Tensor, *, doubled: bool = False) -> ctypes.Structure:
         """See :class:`~.winograd.CompiledConv`."""
         job = super().job(x, doubled=doubled)
         job.in_height, job.in_width = x.shape[2:]
@@ -123,7 +120,7 @@ class TileConv(CompiledConv):
         job.made, job.stride, job.transposed = self.num_out, self._stride, self._transposed
         return job
 
-    def _run(self, job: ConvolutionJob) -> None:
+    def _run(self, job: ctypes.Structure) -> None:
         _run_all([job])
 
 
@@ -140,16 +137,12 @@ class TileStack:
             MemoryError: if there is none for a few tiles.
         """
         x = x.contiguous(memory_format=torch.channels_last)
-        held, jobs = [x], list[ConvolutionJob]()
-        for layer in self._layers:
-            fits = len(held) > 2 and held[-2].shape == layer.result_shape(x)
-            out = held[-2] if fits else layer.empty_result(x)
-            jobs.append(layer.job(x))
-            jobs[-1].output = layer.pixels(out)
-            held.append(out)
-            x = out
+        calls = list(alternating(self._layers, x))  # tensors must outlive the jobs
+        jobs = [layer.job(seen) for layer, seen, _ in calls]
+        for job, (layer, _, out) in zip(jobs, calls, strict=True):
+            job.output = layer.pixels(out)
         _run_all(jobs)
-        return x
+        return calls[-1][2]
 
 
 def in_a_row(layers: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
@@ -157,10 +150,11 @@ def in_a_row(layers: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor],
     tiles = [layer for layer in layers if isinstance(layer, TileConv)]
     if len(tiles) == len(layers):
         return TileStack(tiles)
-    return partial(pass_through, stacked(layers))
+    steps = stacked(layers)
+    return lambda x: reduce(lambda y, step: step(y), steps, x)
 
 
-def _run_all(jobs: Sequence[ConvolutionJob]) -> None:
+def _run_all(jobs: Sequence[ctypes.Structure]) -> None:
     array = (ConvolutionJob * len(jobs))(*jobs)
     layers = Layers(ctypes.addressof(array), len(jobs), _is_emulated())
     if run("tiles", layers, is_bf16=True):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cuda import GuardedKernels, Launch, card_of, launch_of, rows_each
@@ -54,41 +55,16 @@ class Convolution:
         assert layer.bias is not None  # the networks here have one everywhere
         self._padded = max(_LEAST_COLUMNS, 1 << (self.num_out - 1).bit_length())
         packed = weight.permute(2, 3, 1, 0).reshape(_TAPS, self.num_in, self.num_out)
-        self.weight = _widened(packed, self._padded)
-        self.bias = _widened(layer.bias.detach().float(), self._padded)
-        self.slope = _widened(_slopes(slope, self.bias, self.num_out), self._padded)
+        wide = (0, self._padded - self.num_out)
+        self.weight = F.pad(packed, wide).contiguous()
+        self.bias = F.pad(layer.bias.detach().float(), wide)
+        self.slope = F.pad(_slopes(slope, self.bias, self.num_out), wide)
         self.launch: Launch | None = None
         """Another layout than the one that is chosen by the numbers of channels."""
 
-    def into(
-        self,
-        x: Tensor,
-        out: Tensor,
-        *,
-        near: Residual | None = None,
-        far: Residual | None = None,
-        doubled: bool = False,
-    ) -> Tensor:
-        """Convolve into `out`, which may be some channels of a larger tensor.
-
-        Plain: ``y = leaky(conv(x)); y = y * near.gain + near.to; y = y * far.gain + far.to``.
-
-        Args:
-            x: (1, C, H, W), channels_last.
-            out: (1, C', H, W), likewise; not what is read, but a residual may be it.
-            near: added first.
-            far: added then; wants `near`.
-            doubled: whether x stands for squares of two by two equal pixels; out is twice as large.
-        """
-        assert far is None or near is not None
-        first, second = near or Residual(out, 1.0), far or Residual(out, 1.0)
-        self._run(
-            x, out, (out.shape[3], out.shape[2]),
-            strides=(_stride(out), _stride(first.to), _stride(second.to)),
-            residuals=(first, second), num_residuals=(near is not None) + (far is not None),
-            base=x, scale=0, up=int(doubled),
-        )  # fmt: skip
-        return out
+    def into(self, x: Tensor, out: Tensor, *residuals: Residual, doubled: bool = False) -> Tensor:
+        """Convolve one picture into `out`, see :meth:`.winograd.CompiledConv.into`."""
+        return self._run(x, out, residuals, x, 0, int(doubled))
 
     def with_detail(self, x: Tensor, base: Tensor, out: Tensor, scale: int) -> Tensor:
         """Convolve to details, lay them out as squares and add the enlarged picture.
@@ -101,40 +77,33 @@ class Convolution:
             out: (1, 3, H * scale, W * scale), float32, contiguous.
             scale: edge of the squares, a power of two; there are 3 * scale² output channels.
         """
-        none = Residual(out, 1.0)
-        self._run(
-            x, out, (x.shape[3], x.shape[2]), strides=(0, 0, 0),
-            residuals=(none, none), num_residuals=0, base=base, scale=scale, up=0,
-        )  # fmt: skip
-        return out
+        return self._run(x, out, (), base, scale, 0)
 
     def _run(
         self,
         x: Tensor,
         out: Tensor,
-        size: tuple[int, int],
-        *,
-        strides: tuple[int, int, int],
-        residuals: tuple[Residual, Residual],
-        num_residuals: int,
+        residuals: tuple[Residual, ...],
         base: Tensor,
         scale: int,
         up: int,
-    ) -> None:
-        width, height = size
+    ) -> Tensor:
+        height, width = x.shape[2] << up, x.shape[3] << up
+        first, second = (*residuals, *[Residual(out, 1.0)] * 2)[:2]
+        strides = [0 if scale else _stride(each) for each in (out, first.to, second.to)]
         card = card_of(x.device)
         how = self.launch or launch_of(self.num_in, self._padded, card)
         rows = rows_each(width, height, how.columns, card.num_processors)
         kernels().convolve_rows[-(-width // how.columns), -(-height // rows)](
-            x, self.weight, self.bias, self.slope, out, residuals[0].to, residuals[1].to, base,
+            x, self.weight, self.bias, self.slope, out, first.to, second.to, base,
             width, height, rows, _stride(x), *strides,
-            base.stride(1), base.stride(2), base.stride(3),
-            residuals[0].gain, residuals[1].gain,
+            base.stride(1), base.stride(2), base.stride(3), first.gain, second.gain,
             IN=self.num_in, OUT=self.num_out, PADDED=self._padded, COLUMNS=how.columns,
-            BLOCK=how.block, SCALE=scale, RESIDUALS=num_residuals, UP=up, RESIDENT=how.is_resident,
+            BLOCK=how.block, SCALE=scale, RESIDUALS=len(residuals), UP=up, RESIDENT=how.is_resident,
             # laying out details takes registers, and the memory that a second stage would take
             num_warps=how.num_warps, num_stages=1 if scale and how.is_resident else how.num_stages,
         )  # fmt: skip
+        return out
 
 
 class FirstConvolution:
@@ -144,8 +113,7 @@ class FirstConvolution:
         weight = layer.weight.detach()
         assert layer.bias is not None
         self.num_out = weight.shape[0]
-        packed = weight.reshape(self.num_out, 27).T
-        self.weight = torch.cat((packed, packed.new_zeros(32 - 27, self.num_out))).contiguous()
+        self.weight = F.pad(weight.flatten(1).T, (0, 0, 0, 32 - 27)).contiguous()
         self.bias = layer.bias.detach().float()
         self.slope = _slopes(slope, self.bias, self.num_out)
 
@@ -189,13 +157,6 @@ def _slopes(slope: Tensor | float | None, like: Tensor, num: int) -> Tensor:
     if isinstance(slope, Tensor):
         return slope.detach().float()
     return like.new_full((num,), 1.0 if slope is None else slope)
-
-
-def _widened(values: Tensor, size: int) -> Tensor:
-    """Append zeros to the last axis."""
-    wide = values.new_zeros(*values.shape[:-1], size)
-    wide[..., : values.shape[-1]] = values
-    return wide
 
 
 # Linear maps along an axis, read off the plain functions that do them.

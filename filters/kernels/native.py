@@ -5,93 +5,61 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 import sys
-from ctypes import c_float, c_int, c_void_p
+from ctypes import Structure, c_float, c_int, c_int64, c_void_p
 from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import torch
 
 logger = logging.getLogger("upframe.filters.native.compiled")
 
 
-def pointers(*names: str) -> list[tuple[str, type[c_void_p]]]:
-    """Declare fields of a structure that hold addresses."""
-    return [(name, c_void_p) for name in names]
+def structure(declaration: str, **nested: type[Structure]) -> type[Structure]:
+    """Make a structure of its declaration in C: of pointers to void, int, int64 and float.
+
+    Args:
+        declaration: such as ``void *values; int height, width; float weights[12]``.
+        nested: other structures by their names in it.
+    """
+    fields: list[tuple[str, Any]] = []
+    for line in declaration.split(";"):
+        kind, names = line.split(maxsplit=1)
+        for name, count in re.findall(r"(\w+)(?:\[(\d+)\])?", names):
+            value = nested.get(kind) or _TYPES[kind]
+            fields.append((name, value * int(count) if count else value))
+    return type("Structure", (Structure,), {"_fields_": fields})
 
 
-def ints(*names: str) -> list[tuple[str, type[c_int]]]:
-    """Declare fields of a structure that hold an int."""
-    return [(name, c_int) for name in names]
+_TYPES = {"void": c_void_p, "int": c_int, "int64": c_int64, "float": c_float}
 
-
-class Detail(ctypes.Structure):
-    """Output of a block: (height/2, width/2, 4, channels)."""
-
-    _fields_: ClassVar = [("values", c_void_p), *ints("height", "width", "channels")]
-
-
-class PackedSources(ctypes.Structure):
-    """An image, (channels, height, width), and its features to sources of the features' size."""
-
-    _fields_: ClassVar = [
-        ("features", Detail),
-        ("image", c_void_p),
-        ("channels", c_int),
-        ("sources", c_void_p),
-    ]
-
-
-class Joining(ctypes.Structure):
-    """The input of a block: (height/cell, width/cell, 15 or 28)."""
-
-    _fields_: ClassVar = [
-        *pointers("left", "right", "flow"),
-        ("state", Detail),
-        *ints("height", "width", "cell"),
-        ("timestep", c_float),
-        ("input", c_void_p),
-    ]
-
-
-class Adding(ctypes.Structure):
-    """The change of the flow that a block found."""
-
-    _fields_: ClassVar = [
-        ("detail", Detail),
-        *ints("cell", "begins", "height", "width"),
-        ("flow", c_void_p),
-    ]
-
-
-class Blending(ctypes.Structure):
-    """The in-between, (channels, height, width)."""
-
-    _fields_: ClassVar = [
-        *pointers("left", "right", "flow"),
-        ("detail", Detail),
-        *ints("cell", "channels", "height", "width"),
-        ("image", c_void_p),
-    ]
-
-
-class Activation(ctypes.Structure):
-    """Values, (height, width, channels), and the slope of each channel."""
-
-    _fields_: ClassVar = [*pointers("values", "slopes"), *ints("height", "width", "channels")]
-
-
-class DetailShuffle(ctypes.Structure):
-    """An image and the detail of each pixel to a larger image."""
-
-    _fields_: ClassVar = [
-        *pointers("image", "detail"),
-        *ints("height", "width", "scale"),
-        ("weights", c_float * 12),
-        ("result", c_void_p),
-    ]
+Detail = structure("void *values; int height, width, channels")
+"""Output of a block: (height/2, width/2, 4, channels)."""
+PackedSources = structure(
+    "Detail features; void *image; int channels; void *sources", Detail=Detail
+)
+"""An image, (channels, height, width), and its features to sources of the features' size."""
+Joining = structure(
+    "void *left, *right, *flow; Detail state; int height, width, cell; float timestep; void *input",
+    Detail=Detail,
+)
+"""The input of a block: (height/cell, width/cell, 15 or 28)."""
+Adding = structure("Detail detail; int cell, begins, height, width; void *flow", Detail=Detail)
+"""The change of the flow that a block found."""
+Blending = structure(
+    "void *left, *right, *flow; Detail detail; int cell, channels, height, width; void *image",
+    Detail=Detail,
+)
+"""The in-between, (channels, height, width)."""
+Activation = structure("void *values, *slopes; int height, width, channels")
+"""Values, (height, width, channels), and the slope of each channel."""
+DetailShuffle = structure(
+    "void *image, *detail; int height, width, scale; float weights[12]; void *result"
+)
+"""An image and the detail of each pixel to a larger image."""
 
 
 # Find and open the compiled kernels; without them, filters compute the same with torch alone.
@@ -106,18 +74,9 @@ _NAME = "_kernels"
 VERSION = 7
 """Of `version.c`: after an update of the sources, the old library stays until reinstallation."""
 _FUNCTIONS = (
-    "pack",
-    "first",
-    "add",
-    "next",
-    "blend",
-    "code",
-    "activate",
-    "lay",
-    "shrink",
-    "convolve",
+    "pack", "first", "add", "next", "blend", "code", "activate", "lay", "shrink", "convolve",
     "stack",
-)
+)  # fmt: skip
 
 
 @lru_cache(maxsize=1)
@@ -133,7 +92,7 @@ def kernels() -> ctypes.CDLL | None:
     return None
 
 
-def run(name: str, job: ctypes.Structure, *, is_bf16: bool = False) -> int:
+def run(name: str, job: Structure, *, is_bf16: bool = False) -> int:
     """Run a kernel of `kernels`, which must be there, in as many threads as torch uses.
 
     Returns:

@@ -17,17 +17,17 @@ from importlib.metadata import version
 from operator import lt
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple, cast, get_args
+from typing import cast, get_args
 
 import torch
 from pydantic import BaseModel, FiniteFloat, TypeAdapter
-from torch import Tensor
 
 from ..device import cache_folder, cpu_name
 from ..errors import DeviceUnavailable
 from ..options import Way
-from . import amx, winograd
+from .amx import TileConv
 from .native import VERSION
+from .winograd import CompiledConv, WinogradConv
 
 _logger = logging.getLogger("upframe.filters.ways")
 
@@ -35,21 +35,8 @@ SWITCH = "UPFRAME_WAY"
 """Environment variable: ways, separated by commas; the first that a network has is taken."""
 
 
-class Convolutions(NamedTuple):
-    """Of a way: whether they can compute a layer, and one that ends in a picture."""
-
-    fits: Callable[[winograd.Layer], bool]
-    fits_rgb: Callable[[winograd.Layer], bool]
-    make: Callable[[winograd.Layer, Tensor | None], winograd.CompiledConv]
-    """Of a layer, and the slopes of the PReLU behind it."""
-
-
-CONVOLUTIONS: Mapping[Way, Convolutions] = {
-    "winograd": Convolutions(
-        winograd.can_convolve, winograd.supports_rgb_output, winograd.WinogradConv
-    ),
-    "tiles": Convolutions(amx.can_convolve, amx.supports_rgb_output, amx.TileConv),
-}
+CONVOLUTIONS: Mapping[Way, type[CompiledConv]] = {"winograd": WinogradConv, "tiles": TileConv}
+"""Of a way: what computes the layers that it fits."""
 EDGES = (32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Of the square picture, pixels: the largest one is taken for which there is time."""
 ROUNDS, _WINS = 5, 4

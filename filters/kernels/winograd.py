@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from ctypes import c_float, c_int64, c_void_p
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import ClassVar, cast
+from math import prod
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .convolution import Residual
-from .native import ints, kernels, pointers, run
+from .native import kernels, run, structure
 
 # Weights of 3x3 convolutions for `winograd.c`.
 #
@@ -108,12 +109,10 @@ def _shares() -> Tensor:
 
 def _weights_matrix() -> Tensor:
     """Toom-Cook's matrix for three weights: (6, 3), float64."""
-    rows: list[list[float]] = []
-    for point in _POINTS:
-        scale = 1.0
-        for other in _others(point):
-            scale *= point - other
-        rows.append([point**power / scale for power in range(3)])
+    scales = [prod(point - other for other in _others(point)) for point in _POINTS]
+    rows = [
+        [p**power / scale for power in range(3)] for p, scale in zip(_POINTS, scales, strict=True)
+    ]
     return torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64)
 
 
@@ -133,13 +132,9 @@ def _others(point: float) -> list[float]:
     return [other for other in _POINTS if other != point]
 
 
-def _product(roots: list[float] | tuple[float, ...]) -> list[float]:
+def _product(roots: Sequence[float]) -> list[float]:
     """Multiply out (x - root) of all roots: factors, lowest power first."""
-    factors = [1.0]
-    for root in roots:
-        above, below = [0.0, *factors], [*factors, 0.0]
-        factors = [high - root * low for high, low in zip(above, below, strict=True)]
-    return factors
+    return np.poly(roots)[::-1].tolist()
 
 
 _FEWEST_CHANNELS = {torch.float32: 16, torch.bfloat16: 32}
@@ -148,29 +143,18 @@ PLANES = 3
 Layer = nn.Conv2d | nn.ConvTranspose2d
 
 
-class _Pixels(ctypes.Structure):
-    _fields_: ClassVar = [("values", c_void_p), ("step", c_int64)]
-
-
-class _Residual(ctypes.Structure):
-    _fields_: ClassVar = [("to", _Pixels), ("gain", c_float)]
-
-
-class ConvolutionJob(ctypes.Structure):
-    """The structure of `convolution.h`."""
-
-    _fields_: ClassVar = [
-        ("input", _Pixels),
-        *pointers("weights", "bias", "slopes"),
-        ("output", _Pixels),
-        ("picture", c_void_p),
-        ("near", _Residual),
-        ("far", _Residual),
-        *ints("present", "images", "height", "width"),
-        *ints("in_channels", "out_channels", "panel", "doubled", "narrow"),
-        *pointers("input_rows", "output_rows"),
-        *ints("made", "in_height", "in_width", "stride", "transposed"),
-    ]
+_Pixels = structure("void *values; int64 step")
+_Residual = structure("pixels to; float gain", pixels=_Pixels)
+ConvolutionJob = structure(
+    "pixels input; void *weights, *bias, *slopes; pixels output; void *picture; residual near, far;"
+    "int present, images, height, width, in_channels, out_channels, panel, doubled, narrow;"
+    "void *input_rows, *output_rows; int made, in_height, in_width, stride, transposed",
+    pixels=_Pixels,
+    residual=_Residual,
+)
+"""The structure of `convolution.h`."""
+_Stack = structure("void *jobs; int count")
+"""The structure of `winograd.c`."""
 
 
 @lru_cache
@@ -180,18 +164,6 @@ def is_available(dtype: torch.dtype) -> bool:
         return False
     job = ConvolutionJob(in_channels=LANES, out_channels=LANES)
     return run("convolve", job, is_bf16=dtype == torch.bfloat16) == 0
-
-
-def can_convolve(layer: Layer) -> bool:
-    """Return whether the kernel does what a layer does, on enough channels to be worth a try."""
-    channels = layer.in_channels, layer.out_channels
-    return not any(count % LANES for count in channels) and _is_plain(layer, min(channels))
-
-
-def supports_rgb_output(layer: Layer) -> bool:
-    """Return whether `WinogradConv.to_rgb` does what a layer does."""
-    fits = layer.in_channels % LANES == 0 and layer.out_channels == PLANES
-    return fits and _is_plain(layer, layer.in_channels)
 
 
 def _is_plain(layer: Layer, channels: int) -> bool:
@@ -207,22 +179,33 @@ class CompiledConv(ABC):
     """A convolution and its activation by a compiled kernel.
 
     Args:
-        layer: in fp32 or bf16; so are its inputs and outputs.
+        layer: one that it `fits`, in fp32 or bf16; so are its inputs and outputs.
         slopes: of PReLU, (out,); None for no activation.
-        weights: as the kernel reads them.
     """
 
-    def __init__(self, layer: Layer, slopes: Tensor | None, weights: Tensor) -> None:
+    def __init__(self, layer: Layer, slopes: Tensor | None = None) -> None:
         self.num_in, self.num_out = layer.in_channels, layer.out_channels
         self.dtype = layer.weight.dtype
-        self._weights = weights
-        self._bias = torch.zeros(padded_channels(self.num_out))
-        if layer.bias is not None:
-            self._bias[: self.num_out] = layer.bias.detach()
-        self._slopes = None
-        if slopes is not None:
-            self._slopes = torch.zeros_like(self._bias)
-            self._slopes[: self.num_out] = slopes.detach()
+        self._weights = self.packed(layer)
+        wide = (0, padded_channels(self.num_out) - self.num_out)
+        bias = torch.zeros(self.num_out) if layer.bias is None else layer.bias.detach().float()
+        self._bias = F.pad(bias, wide)
+        self._slopes = None if slopes is None else F.pad(slopes.detach().float(), wide)
+
+    @staticmethod
+    @abstractmethod
+    def fits(layer: Layer) -> bool:
+        """Return whether this does what a layer does, and that is worth a try."""
+
+    @staticmethod
+    @abstractmethod
+    def fits_rgb(layer: Layer) -> bool:
+        """Return whether `to_rgb` does what a layer does."""
+
+    @staticmethod
+    @abstractmethod
+    def packed(layer: Layer) -> Tensor:
+        """Lay out weights in the order in which the kernel reads them."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Turn (N, in, H, W), channels_last, into (N, out, H', W') of the same kind.
@@ -243,25 +226,16 @@ class CompiledConv(ABC):
         """Return (N, out, H', W')."""
         return len(x), self.num_out, x.shape[2], x.shape[3]
 
-    def into(
-        self,
-        x: Tensor,
-        out: Tensor,
-        *,
-        near: Residual | None = None,
-        far: Residual | None = None,
-        doubled: bool = False,
-    ) -> Tensor:
+    def into(self, x: Tensor, out: Tensor, *residuals: Residual, doubled: bool = False) -> Tensor:
         """Convolve into `out`, which may be some channels of a larger tensor.
 
-        Plain: ``y = prelu(conv(x)); y = y * near.gain + near.to; y = y * far.gain + far.to``,
+        Plain: ``y = prelu(conv(x))``, then for each ``y = y * residual.gain + residual.to``,
         rounded once.
 
         Args:
             x: (N, in, H, W), channels_last, may be some of more.
             out: (N, out, H, W), likewise; not what is read, but a residual may be it.
-            near: added first.
-            far: added then.
+            *residuals: at most two.
             doubled: whether x stands for squares of two by two equal pixels; out is twice as large.
 
         Raises:
@@ -269,10 +243,8 @@ class CompiledConv(ABC):
         """
         job = self.job(x, doubled=doubled)
         job.output = self.pixels(out)
-        if near is not None:
-            job.near = _Residual(self.pixels(near.to), near.gain)
-        if far is not None:
-            job.far = _Residual(self.pixels(far.to), far.gain)
+        for name, residual in zip(("near", "far"), residuals, strict=False):
+            setattr(job, name, _Residual(self.pixels(residual.to), residual.gain))
         self._run(job)
         return out
 
@@ -288,7 +260,7 @@ class CompiledConv(ABC):
         self._run(job)
         return result
 
-    def job(self, x: Tensor, *, doubled: bool = False) -> ConvolutionJob:
+    def job(self, x: Tensor, *, doubled: bool = False) -> ctypes.Structure:
         """Describe a call that lacks an output; x must outlive it."""
         return ConvolutionJob(
             input=self.pixels(x),
@@ -304,9 +276,9 @@ class CompiledConv(ABC):
         )
 
     @abstractmethod
-    def _run(self, job: ConvolutionJob) -> None: ...
+    def _run(self, job: ctypes.Structure) -> None: ...
 
-    def pixels(self, x: Tensor) -> _Pixels:
+    def pixels(self, x: Tensor) -> ctypes.Structure:
         """Return addresses and strides of (N, C, H, W), whose rows are adjacent."""
         num, channels, height, width = x.shape
         assert x.dtype == self.dtype
@@ -318,35 +290,39 @@ class CompiledConv(ABC):
 
 
 class WinogradConv(CompiledConv):
-    """A :class:`CompiledConv` where `can_convolve` or `supports_rgb_output` is true.
+    """3x3 in fp32 or bf16, see :class:`CompiledConv`."""
 
-    Args:
-        layer: 3x3 in fp32 or bf16.
-        slopes: see :class:`CompiledConv`.
-        narrow: fp32 with AVX2 even where there is AVX-512, to compare both.
-    """
+    narrow = False
+    """Whether fp32 is computed with AVX2 even where there is AVX-512, to compare both."""
 
-    def __init__(self, layer: Layer, slopes: Tensor | None = None, *, narrow: bool = False) -> None:
-        super().__init__(layer, slopes, transform_weights(layer.weight.detach()))
-        self._narrow = narrow
+    @staticmethod
+    def fits(layer: Layer) -> bool:
+        """Return whether the kernel does what a layer does, on enough channels."""
+        channels = layer.in_channels, layer.out_channels
+        return not any(count % LANES for count in channels) and _is_plain(layer, min(channels))
 
-    def job(self, x: Tensor, *, doubled: bool = False) -> ConvolutionJob:
+    @staticmethod
+    def fits_rgb(layer: Layer) -> bool:
+        """See :class:`CompiledConv`."""
+        fits = layer.in_channels % LANES == 0 and layer.out_channels == PLANES
+        return fits and _is_plain(layer, layer.in_channels)
+
+    @staticmethod
+    def packed(layer: Layer) -> Tensor:
+        """See `transform_weights`."""
+        return transform_weights(layer.weight.detach())
+
+    def job(self, x: Tensor, *, doubled: bool = False) -> ctypes.Structure:
         """See :class:`CompiledConv`."""
         job = super().job(x, doubled=doubled)
         job.in_channels = self._weights.shape[1] // job.out_channels
         job.panel = panel_of(job.out_channels)
-        job.narrow = self._narrow
+        job.narrow = self.narrow
         return job
 
-    def _run(self, job: ConvolutionJob) -> None:
+    def _run(self, job: ctypes.Structure) -> None:
         if run("convolve", job, is_bf16=self.dtype == torch.bfloat16):
             raise MemoryError(f"no memory is left to convolve {job.width}x{job.height}")
-
-
-class _Stack(ctypes.Structure):
-    """The structure of `winograd.c`."""
-
-    _fields_: ClassVar = [*pointers("jobs"), *ints("count")]
 
 
 class WinogradStack:
@@ -370,17 +346,10 @@ class WinogradStack:
         return self._whole(x) if torch.get_num_threads() > 1 else self._in_strips(x)
 
     def _whole(self, x: Tensor) -> Tensor:
-        """Run layer after layer, alternating between two tensors where possible.
-
-        From 400x300 pixels on, 64 channels in fp32 are more than the allocator keeps: each new
-        tensor would be pages that the system has to clear.
-        """
-        held = [x]
-        for layer in self._layers:
-            fits = len(held) > 2 and held[-2].shape == layer.result_shape(x)
-            x = layer.into(x, held[-2] if fits else layer.empty_result(x))
-            held = [*held[-2:], x]
-        return x
+        out = x
+        for layer, seen, out in alternating(self._layers, x):
+            layer.into(seen, out)
+        return out
 
     def _in_strips(self, x: Tensor) -> Tensor:
         last = self._layers[-1]
@@ -398,6 +367,22 @@ class WinogradStack:
         return result
 
 
+_Conv = TypeVar("_Conv", bound=CompiledConv)
+
+
+def alternating(layers: Sequence[_Conv], x: Tensor) -> Iterator[tuple[_Conv, Tensor, Tensor]]:
+    """Return what each of several layers reads and fills: two tensors in turns where possible.
+
+    From 400x300 pixels on, 64 channels in fp32 are more than the allocator keeps: each new tensor
+    would be pages that the system has to clear.
+    """
+    held = [x]
+    for layer in layers:
+        fits = len(held) > 2 and held[-2].shape == layer.result_shape(held[-1])
+        held = [*held[-2:], held[-2] if fits else layer.empty_result(held[-1])]
+        yield layer, held[-2], held[-1]
+
+
 def stacked(layers: Iterable[Callable[[Tensor], Tensor]]) -> list[Callable[[Tensor], Tensor]]:
     """Replace each run of several :class:`WinogradConv` by a :class:`WinogradStack`."""
     found: list[Callable[[Tensor], Tensor]] = []
@@ -406,10 +391,3 @@ def stacked(layers: Iterable[Callable[[Tensor], Tensor]]) -> list[Callable[[Tens
         joined = is_own and len(own) > 1
         found += [WinogradStack(cast("list[WinogradConv]", own))] if joined else own
     return found
-
-
-def pass_through(layers: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
-    """Run layers one after the other."""
-    for layer in layers:
-        x = layer(x)
-    return x

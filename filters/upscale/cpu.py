@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from ctypes import c_float
 from functools import partial
 from typing import cast
 
@@ -14,14 +13,14 @@ from torch.nn import functional as F
 
 from ..kernels.amx import in_a_row
 from ..kernels.native import Activation, DetailShuffle, kernels, run
-from ..kernels.ways import CONVOLUTIONS, Convolutions, Trial, choose
+from ..kernels.ways import CONVOLUTIONS, Trial, choose
 from ..kernels.winograd import CompiledConv
 from ..options import Way
 from .dense import DenseTrunk
-from .network import SLOPE, ReducedSRVGG, RRDBNet, SRVGGNetCompact, Upscaler, enlarged_in_bands
+from .network import ReducedSRVGG, RRDBNet, SRVGGNetCompact, Upscaler, enlarged_in_bands
 
 
-def can_write_in_place(network: RRDBNet, own: Convolutions) -> bool:
+def can_write_in_place(network: RRDBNet, own: type[CompiledConv]) -> bool:
     """Return whether kernels can stand for the layers of a network, all but the first."""
     outer = (network.conv_body, network.conv_up1, network.conv_up2, network.conv_hr)
     inner = [layer for layer in network.body.modules() if isinstance(layer, nn.Conv2d)]
@@ -40,26 +39,21 @@ class DenseOnCpu(Upscaler):
         super().__init__()
         self.take_form_of(plain)
         self.way = way
-        make = CONVOLUTIONS[way].make
+        make = CONVOLUTIONS[way]
 
         def kernel(layer: nn.Conv2d, slope: float | None) -> CompiledConv:
             return make(layer, None if slope is None else torch.full((layer.out_channels,), slope))
 
-        self._first = plain.conv_first
+        self._first = plain.conv_first  # a module, so that its weight is that of this one
         self._trunk = DenseTrunk(plain, kernel)
-        self._smooth = kernel(plain.conv_hr, SLOPE)
-        self._last = make(plain.conv_last, None)
+        self._last = make(plain.conv_last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
-        made = [enlarged_in_bands(self, self._features, self._tail, one[None]) for one in x]
-        return made[0] if len(made) == 1 else torch.cat(made)
-
-    def _features(self, x: Tensor) -> Tensor:
-        return self._trunk.features(self._first(x))
+        return enlarged_in_bands(self, self._trunk.features, self._tail, x)
 
     def _tail(self, x: Tensor) -> Tensor:
-        return self._last.to_rgb(self._smooth(self._trunk.doubled_twice(x)))
+        return self._last.to_rgb(self._trunk.enlarged(x))
 
 
 _LANES = 8
@@ -142,7 +136,7 @@ class CompactOnCpu(Upscaler):
             for conv, slope in zip(convs, slopes, strict=False)
         ]
         last = convs[-1]
-        outer = own.make(last, None) if own and own.fits(last) else last
+        outer = own(last) if own and own.fits(last) else last
         self._chained = in_a_row([*inner, outer])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -154,10 +148,12 @@ class CompactOnCpu(Upscaler):
         return _laid("lay", x, detail, self.scale, None)
 
 
-def _layer(conv: nn.Conv2d, slopes: Tensor, own: Convolutions | None) -> Callable[[Tensor], Tensor]:
+def _layer(
+    conv: nn.Conv2d, slopes: Tensor, own: type[CompiledConv] | None
+) -> Callable[[Tensor], Tensor]:
     """Make a convolution with its PReLU."""
     if own and own.fits(conv):
-        return own.make(conv, slopes)
+        return own(conv, slopes)
 
     def activated(x: Tensor) -> Tensor:
         y = conv(x)
@@ -178,14 +174,7 @@ def _laid(name: str, x: Tensor, detail: Tensor, scale: int, weights: Tensor | No
     result = x.new_empty(num, channels, height * scale, width * scale)
     of_pixels = _NO_WEIGHTS if weights is None else tuple(map(float, weights.flatten()))
     for index in range(num):
-        job = DetailShuffle(
-            x[index].data_ptr(),
-            detail[index].data_ptr(),
-            height,
-            width,
-            scale,
-            (c_float * 12)(*of_pixels),
-            result[index].data_ptr(),
-        )
+        image, own, out = (each[index].data_ptr() for each in (x, detail, result))
+        job = DetailShuffle(image, own, height, width, scale, of_pixels, out)
         run(name, job, is_bf16=detail.dtype == torch.bfloat16)
     return result

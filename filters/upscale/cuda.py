@@ -19,7 +19,7 @@ from ..kernels.convolution import Convolution, FirstConvolution, empty_channels_
 from ..kernels.cuda import OF_PICTURES, KernelSelfTest, disagrees, mismatch, slower
 from ..kernels.graphs import Graphs
 from .dense import DenseTrunk
-from .network import SLOPE, ReducedSRVGG, RRDBNet, SRVGGNetCompact, Upscaler, enlarged_in_bands
+from .network import ReducedSRVGG, RRDBNet, SRVGGNetCompact, Upscaler, enlarged_in_bands
 
 _FEATURES = (32, 64, 128)
 """Channels that the kernels know between the convolutions."""
@@ -51,9 +51,7 @@ class FusedBody:
         self._features = Graphs(self._run, needed_bytes=self._needed_bytes)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the details, (N, C, H, W), channels_last."""
-        if len(x) > 1:
-            return torch.cat([self(one[None]) for one in x])
+        """Return the details of (1, 3, H, W), (1, C, H, W), channels_last."""
         height, width = x.shape[2:]
         with self._features.turn:
             y = self._features(x)
@@ -101,10 +99,11 @@ class FusedSRVGG(Upscaler):
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
+        if len(x) > 1:
+            return torch.cat([self(one[None]) for one in x])
         if isinstance(self.plain, ReducedSRVGG):
             return self.plain.downscaled(x, self._body(x))
-        made = [self._body.with_detail(one[None], self.scale) for one in x]
-        return made[0] if len(made) == 1 else torch.cat(made)
+        return self._body.with_detail(x, self.scale)
 
 
 def can_fuse_blocks(network: Upscaler) -> bool:
@@ -129,24 +128,18 @@ class FusedRRDB(Upscaler):
         self.plain = network
         self.take_form_of(network)
         self._trunk = DenseTrunk(network, Convolution)
-        self._smooth = Convolution(network.conv_hr, SLOPE)
-        self._graphs = Graphs(self._features, needed_bytes=self._needed_bytes)
+        self._graphs = Graphs(self._trunk.features, needed_bytes=self._needed_bytes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
         with self._graphs.turn:
-            made = [enlarged_in_bands(self, self._graphs, self._tail, one[None]) for one in x]
-        return made[0] if len(made) == 1 else torch.cat(made)
+            return enlarged_in_bands(self, self._graphs, self._tail, x)
 
     def _needed_bytes(self, x: Tensor) -> int:
         return self._trunk.num_values * x.shape[2] * x.shape[3] * self.weight.element_size()
 
-    def _features(self, x: Tensor) -> Tensor:
-        return self._trunk.features(self.plain.conv_first(x))
-
     def _tail(self, x: Tensor) -> Tensor:
-        x = self._trunk.doubled_twice(x)
-        return self.plain.conv_last(self._smooth.into(x, torch.empty_like(x)))
+        return self.plain.conv_last(self._trunk.enlarged(x))
 
 
 # The networks as they run on a CUDA card: with our own kernels where these pass their self-test.

@@ -205,15 +205,17 @@ def enlarged_in_bands(
 
     Args:
         network: whose scale, folding and dtype it is.
-        trunk: (N, 3 * folding², h, w), channels_last → (N, C, h, w).
-        tail: (N, C, rows, w) → (N, 3, 4 * rows, 4 * w).
-        x: (N, 3, H, W), float32.
+        trunk: (1, 3 * folding², h, w), channels_last → (1, C, h, w).
+        tail: (1, C, rows, w) → (1, 3, 4 * rows, 4 * w).
+        x: (N, 3, H, W), float32; pictures are computed one after the other.
     """
-    num, _, height, width = x.shape
+    if len(x) > 1:
+        return torch.cat([enlarged_in_bands(network, trunk, tail, one[None]) for one in x])
+    height, width = x.shape[2:]
     folded = F.pixel_unshuffle(pad_to_multiple(x, network.multiple), network.multiple)
     features = trunk(folded.to(network.weight.dtype, memory_format=torch.channels_last))
     rows, columns = features.shape[2:]
-    result = x.new_empty(num, 3, 4 * rows, 4 * columns)
+    result = x.new_empty(1, 3, 4 * rows, 4 * columns)
     for band in cut(rows, max(_BAND_PIXELS // columns, _MIN_BAND_ROWS), _TAIL_MARGIN):
         enlarged = tail(features[:, :, band.seen_from : band.seen_to])
         result[:, :, 4 * band.start : 4 * band.stop] = enlarged[:, :, band.own(4)]

@@ -20,9 +20,7 @@ from upframe.filters.kernels.amx import (
     Layers,
     TileConv,
     TileStack,
-    can_convolve,
     is_available,
-    supports_rgb_output,
 )
 from upframe.filters.kernels.convolution import Residual
 from upframe.filters.kernels.native import kernels
@@ -91,7 +89,7 @@ def test_it_agrees_with_a_plain_convolution(
     kind: str, channels: tuple[int, int], size: tuple[int, int]
 ) -> None:
     conv, x = layer(kind, *channels), pixels(2, channels[0], size)
-    assert can_convolve(conv)
+    assert TileConv.fits(conv)
     assert_rounded_once(TileConv(conv)(x), exact(conv, x))
 
 
@@ -114,7 +112,7 @@ def test_residuals_are_added_to_channels_of_larger_tensors(num_out: int, threads
     near, far = near[:, 8 : num_out + 8] * 2, far[:, -num_out:]
     expected = (exact(conv, wide[:, :48]) * 0.2 + near.double()) * 0.5 + far.double()
     out = wide[:, 48:]
-    TileConv(conv).into(wide[:, :48], out, near=Residual(near, 0.2), far=Residual(far, 0.5))
+    TileConv(conv).into(wide[:, :48], out, Residual(near, 0.2), Residual(far, 0.5))
     torch.testing.assert_close(out.double(), expected, rtol=1.01 * 2**-8, atol=1e-5)
     assert wide[:, :48].equal(before[:, :48])
 
@@ -123,7 +121,7 @@ def test_residuals_are_added_to_channels_of_larger_tensors(num_out: int, threads
 def test_a_residual_may_be_what_is_written() -> None:
     conv, x, out = layer("stride 1", 32, 32), pixels(1, 32, (9, 40)), pixels(1, 32, (9, 40)).neg()
     expected = exact(conv, x) * 0.2 + out.double()
-    assert_rounded_once(TileConv(conv).into(x, out, near=Residual(out, 0.2)), expected)
+    assert_rounded_once(TileConv(conv).into(x, out, Residual(out, 0.2)), expected)
 
 
 @torch.inference_mode()
@@ -140,7 +138,7 @@ def test_pixels_may_stand_for_two_by_two(size: tuple[int, int]) -> None:
 def test_three_channels_are_drawn_in_float32(size: tuple[int, int]) -> None:
     conv, x = layer("stride 1", 64, 3), pixels(2, 64, size)
     assert isinstance(conv, nn.Conv2d)
-    assert supports_rgb_output(conv)
+    assert TileConv.fits_rgb(conv)
     found = TileConv(conv).to_rgb(x)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), exact(conv, x), rtol=0, atol=1e-5)
@@ -195,7 +193,7 @@ def test_what_is_no_number_spoils_its_surroundings_only(kind: str) -> None:
     ids=str,
 )
 def test_other_convolutions_are_left_to_torch(conv: Layer) -> None:
-    assert not can_convolve(conv)
+    assert not TileConv.fits(conv)
 
 
 @torch.inference_mode()
@@ -214,7 +212,7 @@ def test_without_amx_and_emulation_it_is_not_available(monkeypatch: pytest.Monke
         pytest.skip("this CPU has AMX")
     monkeypatch.delenv(SWITCH)
     assert not is_available(BF16)
-    assert not can_convolve(layer("stride 1", 64, 64))
+    assert not TileConv.fits(layer("stride 1", 64, 64))
 
 
 @torch.inference_mode()

@@ -68,7 +68,7 @@ def test_slices_of_one_tensor_are_read_and_written_and_residuals_added() -> None
     whole, far = random_image(96, 4, 7, device), random_image(32, 4, 7, device)
     before = whole.clone()
     near = Residual(whole[:, :32], 0.2)
-    Convolution(layer, 0.2).into(whole[:, 32:64], whole[:, 64:], near=near, far=Residual(far, 0.5))
+    Convolution(layer, 0.2).into(whole[:, 32:64], whole[:, 64:], near, Residual(far, 0.5))
     assert torch.equal(whole[:, :64], before[:, :64])
     y = F.leaky_relu(plain(layer, before[:, 32:64]), 0.2) * 0.2 + before[:, :32]
     assert_close(whole[:, 64:], y * 0.5 + far)
@@ -78,7 +78,7 @@ def test_a_residual_may_be_where_the_result_goes() -> None:
     device = kernel_device()
     layer, x, out = layer_of(32, 32, device), *(random_image(32, 3, 5, device) for _ in range(2))
     wanted = plain(layer, x) * 0.2 + out
-    Convolution(layer, None).into(x, out, near=Residual(out, 0.2))
+    Convolution(layer, None).into(x, out, Residual(out, 0.2))
     assert_close(out, wanted)
 
 

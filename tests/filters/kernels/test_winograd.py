@@ -16,9 +16,7 @@ from upframe.filters.kernels.winograd import (
     Residual,
     WinogradConv,
     WinogradStack,
-    can_convolve,
     is_available,
-    supports_rgb_output,
 )
 
 SIZES = [(1, 1), (3, 5), (4, 4), (37, 51), (24, 100)]
@@ -37,7 +35,9 @@ class Kind(NamedTuple):
     rounding: float
 
     def __call__(self, conv: nn.Conv2d, slopes: Tensor | None = None) -> WinogradConv:
-        return WinogradConv(conv, slopes, narrow=self.narrow)
+        made = WinogradConv(conv, slopes)
+        made.narrow = self.narrow
+        return made
 
     def layer(self, num_in: int, num_out: int, *, bias: bool = True) -> nn.Conv2d:
         torch.manual_seed(num_in)
@@ -81,7 +81,7 @@ def test_it_agrees_with_a_plain_convolution(
     kind: Kind, channels: tuple[int, int], size: tuple[int, int]
 ) -> None:
     conv, x = kind.layer(*channels), kind.pixels(2, channels[0], size)
-    assert can_convolve(conv)
+    assert WinogradConv.fits(conv)
     found = kind(conv)(x)
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert signal_to_error(found, plain(conv, x)) > kind.least
@@ -182,7 +182,7 @@ def test_residuals_are_added_before_rounding_even_onto_themselves(
     conv, x = kind.layer(32, 32), kind.pixels(2, 32, size)
     near, far = kind.pixels(2, 64, size)[:, 32:], kind.pixels(2, 32, size)
     expected = (kind(conv)(x).float() * 0.2 + near.float()) * 0.5 + far.float()
-    kind(conv).into(x, far, near=Residual(near, 0.2), far=Residual(far, 0.5))
+    kind(conv).into(x, far, Residual(near, 0.2), Residual(far, 0.5))
     torch.testing.assert_close(far.float(), expected, rtol=kind.rounding, atol=kind.rounding)
 
 
@@ -199,7 +199,7 @@ def test_it_doubles_while_reading(kind: Kind, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_three_channels_are_drawn_in_float32(kind: Kind, size: tuple[int, int]) -> None:
     conv, x = kind.layer(64, 3), kind.pixels(2, 64, size)
-    assert supports_rgb_output(conv)
+    assert WinogradConv.fits_rgb(conv)
     found = kind(conv).to_rgb(x)
     assert found.dtype == torch.float32
     assert found.is_contiguous()
@@ -231,4 +231,4 @@ def test_what_is_no_number_spoils_its_surroundings_only(kind: Kind) -> None:
     ids=["few in bf16", "few", "odd channels", "fp64", "stride", "groups", "1x1"],
 )
 def test_other_convolutions_are_left_to_torch(conv: nn.Conv2d) -> None:
-    assert not can_convolve(conv)
+    assert not WinogradConv.fits(conv)
