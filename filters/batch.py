@@ -24,13 +24,15 @@ from .device import Precision, resolve_device, resolve_precision
 from .frame import Frame, StreamInfo
 from .interpolate.filter import Interpolate, load_networks
 from .options import SCALES
+from .upscale.checkpoint import load_upscaler
 from .upscale.enlarger import Enlarger
-from .upscale.filter import Upscale, load_network
+from .upscale.filter import Upscale
 from .weights import (
     REAL_ESRGAN,
     RIFE,
     DefaultWeights,
     Weights,
+    load,
     resolve_weights,
     warn_of_builtin,
 )
@@ -88,10 +90,12 @@ def interpolate_frames(
         _weights(model_path, RIFE), target, resolve_precision(precision or "fp32", target)
     )
     built = Interpolate(network, exact=exact, exp=exp, scale=scale)
+    height, width = images[0].planes().shape[1:]
+    built.open(StreamInfo(width, height, "gbrp", _ONE, rate=_ONE, average_rate=_ONE))
     factor: int = 2**exp
     results: list[Any] = [
         images[i // factor].given if i % factor == 0 else images[0].like(frame)
-        for i, frame in enumerate(_interpolated(built, images, target))
+        for i, frame in enumerate(_filtered(built, images, target))
     ]
     return _gathered(results, frames), factor
 
@@ -135,7 +139,7 @@ def upscale_frames(
     half = "fp16" if target.type == "cuda" else "bf16"
     dtype = resolve_precision(precision or (half if half_precision else "fp32"), target)
     upscale = Upscale(_enlarger(_weights(model_path, REAL_ESRGAN), target, dtype), scale)
-    enlarged = zip(images, _enlarged(upscale, images, target), strict=True)
+    enlarged = zip(images, _filtered(upscale, images, target), strict=True)
     return _gathered([image.like(frame) for image, frame in enlarged], frames)
 
 
@@ -281,19 +285,12 @@ def _gathered(results: list[Any], frames: Any) -> Any:
     return np.stack(results) if isinstance(frames, np.ndarray) else results
 
 
-def _interpolated(
-    built: Interpolate, images: Sequence[_Image], device: torch.device
+def _filtered(
+    stage: Interpolate | Upscale, images: Sequence[_Image], device: torch.device
 ) -> Iterator[Frame]:
-    height, width = images[0].planes().shape[1:]
-    built.open(StreamInfo(width, height, "gbrp", _ONE, rate=_ONE, average_rate=_ONE))
     for frame in _frames(images, device):
-        yield from built(frame)
-    yield from built.flush()
-
-
-def _enlarged(upscale: Upscale, images: Sequence[_Image], device: torch.device) -> Iterator[Frame]:
-    for frame in _frames(images, device):
-        yield from upscale(frame)
+        yield from stage(frame)
+    yield from stage.flush()
 
 
 def _frames(images: Sequence[_Image], device: torch.device) -> Iterator[Frame]:
@@ -324,4 +321,4 @@ _networks = lru_cache(maxsize=4)(load_networks)
 
 @lru_cache(maxsize=4)
 def _enlarger(weights: Weights, device: torch.device, precision: torch.dtype) -> Enlarger:
-    return Enlarger(load_network(weights), device, precision)
+    return Enlarger(load(weights, load_upscaler), device, precision)

@@ -22,10 +22,9 @@ from torch import Tensor
 
 from .errors import UnsupportedPixels
 
-_YUV = re.compile(r"yuv(a?)(420|422|444)p(9|10|12|14|16)?(?:le)?$")
-_RGB = re.compile(r"gbr(a?)p(9|10|12|14|16)?(?:le)?$")
-_GRAY = re.compile(r"gray(9|10|12|14|16)?(?:le)?$")
-_CHROMA_SHIFTS = {"420": (1, 1), "422": (1, 0), "444": (0, 0)}
+_FORMAT = re.compile(r"(?:yuva?(420|422|444)p|gbra?p|gray)(9|10|12|14|16)?(?:le)?$")
+_FAMILIES: dict[str, Literal["yuv", "rgb", "gray"]] = {"yuv": "yuv", "gbr": "rgb", "gra": "gray"}
+_CHROMA_SHIFTS = {"420": (1, 1), "422": (1, 0), "444": (0, 0), None: (0, 0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +50,15 @@ class PixelFormat:
         Raises:
             UnsupportedPixels: if the name is none of gray, yuv(a)4xxp or gbr(a)p, 8 to 16 bits.
         """
-        if match := _YUV.match(name):
-            alpha, sampling, depth = match.groups()
-            return PixelFormat(name, "yuv", int(depth or 8), *_CHROMA_SHIFTS[sampling], bool(alpha))
-        if match := _RGB.match(name):
-            alpha, depth = match.groups()
-            return PixelFormat(name, "rgb", int(depth or 8), 0, 0, bool(alpha))
-        if match := _GRAY.match(name):
-            return PixelFormat(name, "gray", int(match[1] or 8), 0, 0, False)
-        raise UnsupportedPixels(
-            "pixel format must be gray, yuv(a)420p/422p/444p or gbr(a)p with 8 to 16 bits, "
-            f"got {name}"
-        )
+        if (match := _FORMAT.match(name)) is None:
+            raise UnsupportedPixels(
+                "pixel format must be gray, yuv(a)420p/422p/444p or gbr(a)p with 8 to 16 bits, "
+                f"got {name}"
+            )
+        sampling, depth = match.groups()
+        family, shifts = _FAMILIES[name[:3]], _CHROMA_SHIFTS[sampling]
+        has_alpha = name.startswith(("yuva", "gbra"))
+        return PixelFormat(name, family, int(depth or 8), *shifts, has_alpha)
 
     @property
     def num_planes(self) -> int:

@@ -56,13 +56,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class _HubFailure(Exception):
     """The hub did not deliver a file; the text is the reason."""
 
-    def __init__(self, reason: str, *, has_no_such_file: bool = False) -> None:
-        super().__init__(reason)
-        self.has_no_such_file = has_no_such_file
+
+class _NoSuchFile(_HubFailure): ...
 
 
 def fetch_from_hub(
-    repo_id: str, filenames: tuple[str, ...], most_bytes: int | None = None
+    repo_id: str, filenames: tuple[str, ...], most_bytes: int | None = None, offline: bool = False
 ) -> tuple[str, Path]:
     """Fetch the first of some files that a repository has; a cached copy serves without network.
 
@@ -70,6 +69,7 @@ def fetch_from_hub(
         repo_id: ``owner/name``.
         filenames: names inside the repository, the preferred one first.
         most_bytes: limit of the download; None: no limit.
+        offline: look only into the cache.
 
     Returns:
         The name that was found, and the file in the client's cache.
@@ -77,9 +77,15 @@ def fetch_from_hub(
     Raises:
         WeightsUnavailable: if neither the hub nor the cache has one of them.
     """
-    _check_environment()
+    if not offline:
+        _check_environment()
     # looked up before the hub is asked: a failed download must not lose the cached copy
     cached = [(name, path) for name in filenames if (path := find_cached(repo_id, name))]
+    if offline and not cached:
+        where = "is not in the hub's cache; `upframe models pull` fetches it"
+        raise WeightsUnavailable(f"{repo_id}: {' or '.join(filenames)} {where}")
+    if offline:
+        return cached[0]
     failures: list[_HubFailure] = []
     for name in filenames:
         if not cached:
@@ -88,7 +94,7 @@ def fetch_from_hub(
             return name, _fetch(repo_id, name, most_bytes)
         except _HubFailure as failure:
             failures.append(failure)
-            if not failure.has_no_such_file:
+            if not isinstance(failure, _NoSuchFile):
                 break
     reasons = "; ".join(str(failure) for failure in failures)
     if cached:
@@ -193,7 +199,7 @@ def _failure(error: Exception, filename: str) -> _HubFailure:
         case errors.LocalEntryNotFoundError():
             return _HubFailure(_first_line(error.__cause__ or error))
         case errors.EntryNotFoundError():
-            return _HubFailure(f"the repository has no file {filename}", has_no_such_file=True)
+            return _NoSuchFile(f"the repository has no file {filename}")
         case errors.HFValidationError():
             return _HubFailure("a hub name must be owner/name or owner/name:file")
         case _:

@@ -22,13 +22,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from .errors import CheckpointRejected, WeightsUnavailable
-from .hub import fetch_from_hub, find_cached, sha256_of, too_large
+from .hub import fetch_from_hub, sha256_of, too_large
 from .options import REAL_ESRGAN_ID, RIFE_ID, Policy
 
 _logger = logging.getLogger("upframe.filters.weights")
@@ -130,6 +130,23 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         return torch.frombuffer(bytearray(data[storage.key]), dtype=storage.dtype)
 
     return {key: _finite(path, key, claim, stored) for key, claim in claims.items()}
+
+
+_T = TypeVar("_T")
+
+
+def load(weights: Weights, build: Callable[[Mapping[str, Tensor]], _T]) -> _T:
+    """Read a file of weights and build its network.
+
+    Raises:
+        CheckpointRejected: as `load_state_dict`, or as `build` does.
+        WeightsUnavailable: if it cannot be read.
+    """
+    state = load_state_dict(weights.path)
+    try:
+        return build(state)
+    except CheckpointRejected as error:
+        raise CheckpointRejected(f"{weights.path}: {error}") from error
 
 
 def _declared(path: Path, content: bytes) -> _Declared:
@@ -360,7 +377,6 @@ def _finite(path: Path, key: str, claim: _Claim, stored: Callable[[_Storage], Te
 
 BUILTIN = "builtin"
 
-_BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 _HUB_NAME = re.compile(r"(?P<repo_id>\w[\w.-]*/\w[\w.-]*)(?::(?P<filename>[^:\\]+))?", re.ASCII)
 WEIGHT_SUFFIXES = (".pkl", ".pth", ".pt", ".safetensors")
 
@@ -400,7 +416,7 @@ class DefaultWeights:
     @property
     def builtin_path(self) -> Path:
         """Where the built-in starter weights lie in this installation."""
-        return _BUILTIN_FOLDER / self.builtin
+        return Path(__file__).parent / "builtin" / self.builtin
 
 
 RIFE = DefaultWeights(
@@ -444,7 +460,12 @@ def resolve_weights(
         return _builtin(default)
     offline = offline or policy == "builtin"
     if name is None:
-        return _default(default, policy, offline, most_bytes)
+        try:
+            return _hub(default.repo_id, (default.filename,), offline, most_bytes)
+        except WeightsUnavailable as error:
+            if policy != "auto":
+                raise
+            return replace(_builtin(default), missed=str(error))
     if os.path.exists(local := os.path.expanduser(name)):
         return _local(name, Path(local), default, most_bytes)
     if match := _hub_match(name):
@@ -454,17 +475,6 @@ def resolve_weights(
         "" if _is_spelled_as_path(name) else ", nor is it a hub's owner/name or owner/name:file"
     )
     raise WeightsUnavailable(f"no weights at {name!r}: there is no such file or folder{no_hub}")
-
-
-def _default(
-    default: DefaultWeights, policy: Policy, offline: bool, most_bytes: int | None
-) -> Weights:
-    try:
-        return _hub(default.repo_id, (default.filename,), offline, most_bytes)
-    except WeightsUnavailable as error:
-        if policy != "auto":
-            raise
-        return replace(_builtin(default), missed=str(error))
 
 
 def warn_of_builtin(used: Iterable[Weights]) -> None:
@@ -499,22 +509,8 @@ def _builtin(default: DefaultWeights) -> Weights:
 def _hub(
     repo_id: str, filenames: tuple[str, ...], offline: bool, most_bytes: int | None
 ) -> Weights:
-    if offline:
-        filename, path = _find_cached(repo_id, filenames)
-    else:
-        filename, path = fetch_from_hub(repo_id, filenames, most_bytes)
+    filename, path = fetch_from_hub(repo_id, filenames, most_bytes, offline=offline)
     return _weights(f"{repo_id}:{filename}", path, "hub", most_bytes)
-
-
-def _find_cached(repo_id: str, filenames: tuple[str, ...]) -> tuple[str, Path]:
-    for filename in filenames:
-        path = find_cached(repo_id, filename)
-        if path is not None:
-            return filename, path
-    wanted = " or ".join(filenames)
-    raise WeightsUnavailable(
-        f"{repo_id}: {wanted} is not in the hub's cache; `upframe models pull` fetches it"
-    )
 
 
 def _local(name: str, path: Path, default: DefaultWeights, most_bytes: int | None) -> Weights:

@@ -71,11 +71,8 @@ _MOST_STAGED = 16
 def output_size(width: int, height: int, pix_fmt: str) -> tuple[int, int]:
     """Size of the picture that :class:`ToPicture` makes of a frame: even where chroma is halved."""
     form = PixelFormat.parse(pix_fmt)
-    return _rounded(width, form.chroma_shift_x), _rounded(height, form.chroma_shift_y)
-
-
-def _rounded(size: int, shift: int) -> int:
-    return max(size >> shift, 1) << shift
+    across, down = form.chroma_shift_x, form.chroma_shift_y
+    return max(width >> across, 1) << across, max(height >> down, 1) << down
 
 
 class ToFrame:
@@ -123,16 +120,8 @@ class ToFrame:
             picture = self._there(picture, transfer)
             pixels = self._pixels(picture)
             alpha = alpha_to_float(picture, self._device)
-        self._last = Frame(
-            pixels,
-            picture.pts,
-            picture.duration,
-            picture.time_base,
-            alpha=alpha,
-            cut=cut,
-            duplicate=duplicate,
-            t35=picture.t35,
-        )
+        time, t35 = (picture.pts, picture.duration, picture.time_base), picture.t35
+        self._last = Frame(pixels, *time, alpha=alpha, cut=cut, duplicate=duplicate, t35=t35)
         return self._last
 
     def _pixels(self, picture: Picture) -> Tensor:
@@ -156,9 +145,7 @@ class ToFrame:
             return picture
         planes = (transfer or self._begin(picture)).follow()
         count = len(picture.planes)
-        return replace(
-            picture, planes=planes[:count], alpha=planes[count] if planes[count:] else None
-        )
+        return replace(picture, planes=planes[:count], alpha=(planes[count:] or (None,))[0])
 
     def statistics(self) -> Mapping[str, int]:
         """``clipped_values``: R, G and B values so far outside the gamut that they were clipped."""
@@ -250,16 +237,8 @@ class ToPicture:
 
     def _picture(self, transfer: Transfer, frame: Frame) -> Picture:
         planes, count = transfer.wait(), self._form.num_planes
-        return Picture(
-            planes[:count],
-            self._form.name,
-            self._color,
-            frame.pts,
-            frame.duration,
-            frame.time_base,
-            alpha=planes[count] if planes[count:] else None,
-            t35=frame.t35,
-        )
+        alpha, time = planes[count:] or (None,), (frame.pts, frame.duration, frame.time_base)
+        return Picture(planes[:count], self._form.name, self._color, *time, alpha[0], t35=frame.t35)
 
     def statistics(self) -> Mapping[str, int]:
         """``clipped_values``: values that the filters left outside [0, 1]; add ToFrame's to it."""

@@ -27,11 +27,7 @@ _MOST_TIPPED = 1e-3
 """Share of codes so close to a half that they may be rounded the other way."""
 
 
-@cache
-def _kernels() -> GuardedKernels:
-    from . import cuda_kernels as color_kernels
-
-    return GuardedKernels(color_kernels)
+_kernels = cache(partial(GuardedKernels, f"{__package__}.cuda_kernels"))
 
 
 class YuvDecoder:

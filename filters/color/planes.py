@@ -62,24 +62,27 @@ def from_rgb(pixels: Tensor, form: PixelFormat, color: Color) -> tuple[Tensor, .
         pixels: (3, H, W), fp32, [0, 1]; even sizes where chroma is halved.
         form: the planes to make.
         color: how; what it leaves open is taken from the size.
+
+    Raises:
+        MemoryError: if the buffer of a few rows cannot be allocated.
     """
     if form.family == "rgb":
         scale, offset = code_scale(form.bit_depth, arithmetic_range(color, form))
         return tuple(to_codes(pixels * scale + offset, form.bit_depth))
     height, width = pixels.shape[1:]
-    matrix, offset = codes_of_rgb(form, color, width, height)
+    codes = codes_of_rgb(form, color, width, height)
     across, down = _halvings(form, color)
-    if form.family == "yuv" and can_encode(pixels, across, down):
-        return encode(pixels, form, matrix, offset, across, down)
-    codes = _transform(pixels, matrix, offset)
+    if form.family == "yuv" and _can_encode(pixels, across, down):
+        return _encoded(pixels, form.bit_depth, codes, across, down)
+    made = _transform(pixels, *codes)
     if form.family == "gray":
-        return (to_codes(codes[0], form.bit_depth),)
-    chroma = codes[1:]
+        return (to_codes(made[0], form.bit_depth),)
+    chroma = made[1:]
     if down:
         chroma = downsample(chroma, -2, down)
     if across:
         chroma = downsample(chroma, -1, across)
-    return tuple(to_codes(plane, form.bit_depth) for plane in (codes[0], *chroma))
+    return tuple(to_codes(plane, form.bit_depth) for plane in (made[0], *chroma))
 
 
 def _halvings(form: PixelFormat, color: Color) -> tuple[Phase | None, Phase | None]:
@@ -147,7 +150,7 @@ _Coding = structure(
 )
 
 
-def can_encode(pixels: Tensor, across: Phase | None, down: Phase | None) -> bool:
+def _can_encode(pixels: Tensor, across: Phase | None, down: Phase | None) -> bool:
     """Return whether the kernel is available and supports these arguments."""
     height, width = pixels.shape[-2:]
     ours = pixels.device.type == "cpu" and pixels.dtype == torch.float32
@@ -157,33 +160,17 @@ def can_encode(pixels: Tensor, across: Phase | None, down: Phase | None) -> bool
     return ours and whole and large and known and kernels() is not None
 
 
-def encode(
+def _encoded(
     pixels: Tensor,
-    form: PixelFormat,
-    matrix: Tensor,
-    offset: Tensor,
+    bit_depth: int,
+    codes: tuple[Tensor, Tensor],
     across: Phase | None,
     down: Phase | None,
 ) -> tuple[Tensor, ...]:
-    """Encode R'G'B' to planes, where `can_encode` is true.
-
-    Args:
-        pixels: (3, H, W), fp32, CPU, [0, 1]; even sizes where chroma is halved.
-        form: the planes to make, of YUV.
-        matrix: (3, 3), from R, G, B to codes.
-        offset: (3,), codes.
-        across: how rows of chroma are halved, None if not.
-        down: the same of columns.
-
-    Returns:
-        Y, Cb and Cr, uint8 or uint16, on the CPU.
-
-    Raises:
-        MemoryError: if the buffer of a few rows cannot be allocated.
-    """
+    """Encode to YUV by the kernel, with the matrix and the offset of `codes_of_rgb`."""
     pixels = pixels.contiguous()
     _, height, width = pixels.shape
-    dtype = torch.uint8 if form.bit_depth == 8 else torch.uint16
+    dtype = torch.uint8 if bit_depth == 8 else torch.uint16
     chroma = height // (1 if down is None else 2), width // (1 if across is None else 2)
     planes = tuple(torch.empty(size, dtype=dtype) for size in ((height, width), chroma, chroma))
     job = _Coding(
@@ -192,9 +179,8 @@ def encode(
         width,
         down is not None,
         _ACROSS[across],
-        (1 << form.bit_depth) - 1,
-        tuple(map(float, matrix.flatten())),
-        tuple(map(float, offset)),
+        (1 << bit_depth) - 1,
+        *(tuple(map(float, each.flatten())) for each in codes),
         HALVING_TAPS,
         tuple(plane.data_ptr() for plane in planes),
     )

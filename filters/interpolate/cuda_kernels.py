@@ -174,14 +174,12 @@ def sum_flow(
     first, second, third, n, y, x, height, width, mask, FIRST: tl.constexpr, BLOCKS: tl.constexpr
 ):
     """Sum the outputs of up to three blocks, whose cells are FIRST, FIRST / 2, FIRST / 4."""
-    p, q, r, s = found_by(first, n, y, x, height, width, mask, FIRST, 4)
+    flow = found_by(first, n, y, x, height, width, mask, FIRST, 4)
     if BLOCKS > 1:
-        dp, dq, dr, ds = found_by(second, n, y, x, height, width, mask, FIRST // 2, 4)
-        p, q, r, s = p + dp, q + dq, r + dr, s + ds
+        flow = _sum(flow, found_by(second, n, y, x, height, width, mask, FIRST // 2, 4))
     if BLOCKS > 2:
-        dp, dq, dr, ds = found_by(third, n, y, x, height, width, mask, FIRST // 4, 4)
-        p, q, r, s = p + dp, q + dq, r + dr, s + ds
-    return p, q, r, s
+        flow = _sum(flow, found_by(third, n, y, x, height, width, mask, FIRST // 4, 4))
+    return flow
 
 
 # Everything between the convolutions of the interpolation network.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import cast
 
 import torch
@@ -111,16 +111,7 @@ _INTERPRETED_TILE = (128, 32)
 """The same where Triton's interpreter runs the kernels, on a CPU, for tests."""
 
 
-@cache
-def glue_kernels() -> GuardedKernels:
-    """Import the kernels.
-
-    Raises:
-        ImportError: where Triton is missing.
-    """
-    from . import cuda_kernels as module
-
-    return GuardedKernels(module)
+glue_kernels = cache(partial(GuardedKernels, f"{__package__}.cuda_kernels"))
 
 
 def empty_sources(

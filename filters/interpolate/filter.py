@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from ..device import Runtime
-from ..errors import CheckpointRejected, FilterError
+from ..errors import FilterError
 from ..frame import Counts, Deferred, Frame, Pending, PlannedFilter, StreamInfo, lasting
 from ..guard import Verdict
 from ..options import InterpolateOptions, Way
-from ..weights import RIFE, Weights, load_state_dict, resolve_weights
+from ..weights import RIFE, Weights, load, resolve_weights
 from .checkpoint import load_ifnet
 from .gap import GapFiller, Method
 from .network import IFNet
@@ -83,11 +83,8 @@ def check_alike(left: Frame, right: Frame) -> None:
 
 
 def _same_pixels(left: Frame, right: Frame) -> bool:
-    if not torch.equal(left.pixels, right.pixels):
-        return False
-    if left.alpha is None or right.alpha is None:
-        return True
-    return torch.equal(left.alpha, right.alpha)
+    same = left.alpha is None or right.alpha is None or torch.equal(left.alpha, right.alpha)
+    return same and torch.equal(left.pixels, right.pixels)
 
 
 COUNTERS = ("inserted", *get_args(Reason), "redone_in_fp32")
@@ -228,18 +225,11 @@ class Interpolate(PlannedFilter):
         return [Pending(frame, duplicate=False) for frame in made]
 
     def _made(self, left: Frame, index: int, step: int, found: _Between) -> Frame:
-        pixels, alpha = left.pixels, left.alpha
         # sampling may leave the range by a rounding error
-        image = found.images[index - 1].clamp(0, 1).to(pixels.device, pixels.dtype)
-        between = replace(
-            left,
-            pixels=image[:3],
-            alpha=None if alpha is None else image[3:],
-            cut=False,
-            duplicate=False,
-            t35=lasting(left.t35),
-        )
-        return self._timed(between, index * step, step)
+        image = found.images[index - 1].clamp(0, 1).to(left.pixels.device, left.pixels.dtype)
+        alpha = None if left.alpha is None else image[3:]
+        between = replace(left, pixels=image[:3], alpha=alpha, t35=lasting(left.t35))
+        return self._timed(replace(between, cut=False, duplicate=False), index * step, step)
 
     def _between(self, left: _Held, right: _Held) -> _Between:
         """Compute the in-betweens. A frame is encoded once, for both its gaps."""
@@ -302,11 +292,7 @@ def load_networks(
     Raises:
         CheckpointRejected: if the file is not a RIFE 4.22.lite checkpoint.
     """
-    state = load_state_dict(weights.path)
-    try:
-        exact = load_ifnet(state).to(device)
-    except CheckpointRejected as error:
-        raise CheckpointRejected(f"{weights.path}: {error}") from error
+    exact = load(weights, load_ifnet).to(device)
     if precision == torch.float32:
         return exact, None
     return copy.deepcopy(exact).to(precision), exact

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -20,16 +20,7 @@ _LEAST_COLUMNS = 16
 """A product of matrices wants at least so many rows and columns."""
 
 
-@cache
-def kernels() -> GuardedKernels:
-    """Import the kernels.
-
-    Raises:
-        ImportError: where Triton is missing.
-    """
-    from . import convolution_kernels as module
-
-    return GuardedKernels(module)
+kernels = cache(partial(GuardedKernels, f"{__package__}.convolution_kernels"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -78,10 +78,17 @@ def on_stream(purpose: str, device: torch.device) -> AbstractContextManager[obje
 
 
 class GuardedKernels:
-    """The kernels of a module, which start on the device where their first argument lies."""
+    """The kernels of a module, which start on the device where their first argument lies.
 
-    def __init__(self, module: object) -> None:
-        self._module = module
+    Args:
+        module: its full name.
+
+    Raises:
+        ImportError: where Triton is missing.
+    """
+
+    def __init__(self, module: str) -> None:
+        self._module = import_module(module)
 
     def __getattr__(self, name: str) -> _Kernel:
         return _Kernel(getattr(self._module, name))

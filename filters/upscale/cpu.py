@@ -20,13 +20,6 @@ from .dense import DenseTrunk
 from .network import ReducedSRVGG, RRDBNet, SRVGGNetCompact, Upscaler, enlarged_in_bands
 
 
-def can_write_in_place(network: RRDBNet, own: type[CompiledConv]) -> bool:
-    """Return whether kernels can stand for the layers of a network, all but the first."""
-    outer = (network.conv_body, network.conv_up1, network.conv_up2, network.conv_hr)
-    inner = [layer for layer in network.body.modules() if isinstance(layer, nn.Conv2d)]
-    return all(map(own.fits, (*outer, *inner))) and own.fits_rgb(network.conv_last)
-
-
 class DenseOnCpu(Upscaler):
     """An `RRDBNet` in fp32 or bf16; see :mod:`.dense`.
 
@@ -58,7 +51,6 @@ class DenseOnCpu(Upscaler):
 
 _LANES = 8
 """Channels that the kernel processes at once."""
-_NO_WEIGHTS = (0.0,) * 12
 
 
 def on_cpu(network: Upscaler, given: Way | None = None) -> Upscaler:
@@ -85,9 +77,11 @@ def ways_of(network: Upscaler) -> dict[Way, Callable[[], Upscaler]]:
     ways: dict[Way, Callable[[], Upscaler]] = {"torch": lambda: network}
     if network.weight.dtype not in (torch.float32, torch.bfloat16) or kernels() is None:
         return ways
-    if isinstance(network, RRDBNet):
+    if isinstance(network, RRDBNet):  # all layers but the first
+        outer = (network.conv_body, network.conv_up1, network.conv_up2, network.conv_hr)
+        inner = [layer for layer in network.body.modules() if isinstance(layer, nn.Conv2d)]
         for way, own in CONVOLUTIONS.items():
-            if can_write_in_place(network, own):
+            if all(map(own.fits, (*outer, *inner))) and own.fits_rgb(network.conv_last):
                 ways[way] = partial(DenseOnCpu, network, way)
     if isinstance(network, SRVGGNetCompact | ReducedSRVGG):
         activations = [layer for layer in network.body if isinstance(layer, nn.PReLU)]
@@ -130,30 +124,29 @@ class CompactOnCpu(Upscaler):
         self.take_form_of(plain)
         layers = plain.body
         convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
-        slopes = (layer.weight for layer in layers if isinstance(layer, nn.PReLU))
-        inner = [
-            _layer(conv, slope.detach().float(), own)
-            for conv, slope in zip(convs, slopes, strict=False)
-        ]
-        last = convs[-1]
-        outer = own(last) if own and own.fits(last) else last
-        self._chained = in_a_row([*inner, outer])
+        slopes = [layer.weight for layer in layers if isinstance(layer, nn.PReLU)]
+        pairs = zip(convs, [*slopes, None], strict=True)
+        self._chained = in_a_row([_layer(conv, slope, own) for conv, slope in pairs])
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
         detail = self._chained(x.to(self.weight.dtype, memory_format=torch.channels_last))
         if isinstance(self.plain, ReducedSRVGG):
             detail = F.conv2d(detail, self.plain.of_detail, padding=1)
-            return _laid("shrink", x, detail, self.scale, self.plain.of_pixels)
-        return _laid("lay", x, detail, self.scale, None)
+            weights = tuple(map(float, self.plain.of_pixels.flatten()))
+            return _laid("shrink", x, detail, self.scale, weights)
+        return _laid("lay", x, detail, self.scale)
 
 
 def _layer(
-    conv: nn.Conv2d, slopes: Tensor, own: type[CompiledConv] | None
+    conv: nn.Conv2d, slope: Tensor | None, own: type[CompiledConv] | None
 ) -> Callable[[Tensor], Tensor]:
-    """Make a convolution with its PReLU."""
+    """Make a convolution with its PReLU, or with nothing behind it."""
     if own and own.fits(conv):
-        return own(conv, slopes)
+        return own(conv, slope)
+    if slope is None:
+        return conv
+    slopes = slope.detach().float()
 
     def activated(x: Tensor) -> Tensor:
         y = conv(x)
@@ -166,15 +159,16 @@ def _layer(
     return activated
 
 
-def _laid(name: str, x: Tensor, detail: Tensor, scale: int, weights: Tensor | None) -> Tensor:
+def _laid(
+    name: str, x: Tensor, detail: Tensor, scale: int, weights: tuple[float, ...] = ()
+) -> Tensor:
     """Lay out (N, 3 * scale², H, W), channels together, onto the enlarged (N, 3, H, W)."""
     num, channels, height, width = x.shape
     x = x.contiguous()
     detail = detail.contiguous(memory_format=torch.channels_last)
     result = x.new_empty(num, channels, height * scale, width * scale)
-    of_pixels = _NO_WEIGHTS if weights is None else tuple(map(float, weights.flatten()))
     for index in range(num):
         image, own, out = (each[index].data_ptr() for each in (x, detail, result))
-        job = DetailShuffle(image, own, height, width, scale, of_pixels, out)
+        job = DetailShuffle(image, own, height, width, scale, weights, out)
         run(name, job, is_bf16=detail.dtype == torch.bfloat16)
     return result

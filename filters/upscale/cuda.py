@@ -25,15 +25,6 @@ _FEATURES = (32, 64, 128)
 """Channels that the kernels know between the convolutions."""
 
 
-def can_fuse_body(body: nn.Module) -> bool:
-    """Return whether the kernels can stand for the layers of an `SRVGGNetCompact`."""
-    if not isinstance(body, nn.Sequential) or len(body) < 5:
-        return False
-    convolutions = [layer for layer in body.children() if isinstance(layer, nn.Conv2d)]
-    features = convolutions[0].out_channels
-    return features in _FEATURES and all(fits(layer) for layer in convolutions[1:])
-
-
 class FusedBody:
     """The convolutions of an `SRVGGNetCompact`, each with its activation.
 
@@ -106,14 +97,6 @@ class FusedSRVGG(Upscaler):
         return self._body.with_detail(x, self.scale)
 
 
-def can_fuse_blocks(network: Upscaler) -> bool:
-    """Return whether the kernels can stand for the layers of a network."""
-    if not isinstance(network, RRDBNet):
-        return False
-    layers = [layer for layer in network.body.modules() if isinstance(layer, nn.Conv2d)]
-    return bool(layers) and all(fits(layer) for layer in (*layers, network.conv_up1))
-
-
 class FusedRRDB(Upscaler):
     """An `RRDBNet`; see :mod:`.dense`. The trunk is started as one graph where it fits.
 
@@ -160,21 +143,19 @@ def on_cuda(network: Upscaler) -> Upscaler:
     Args:
         network: in its dtype, channels_last; it stays the one that is right.
     """
-    build = _fused(network)
-    return network if build is None else Proven(network, build)
-
-
-def _fused(network: Upscaler) -> Callable[[], Upscaler] | None:
-    """Find the kernels that can stand for a network; none in fp32, which is exact as it is."""
-    if network.weight.dtype == torch.float32:
-        return None
+    known = isinstance(network, SRVGGNetCompact | ReducedSRVGG | RRDBNet)
+    if not known or network.weight.dtype == torch.float32:  # which is exact as it is
+        return network
     if isinstance(network, SRVGGNetCompact) and network.scale == 3:
-        return None  # squares of a kernel have a power of two as their edge
-    if isinstance(network, SRVGGNetCompact | ReducedSRVGG) and can_fuse_body(network.body):
-        return partial(FusedSRVGG, network)
-    if isinstance(network, RRDBNet) and can_fuse_blocks(network):
-        return partial(FusedRRDB, network)
-    return None
+        return network  # squares of a kernel have a power of two as their edge
+    layers = [layer for layer in network.body.modules() if isinstance(layer, nn.Conv2d)]
+    if isinstance(network, RRDBNet):
+        fit, build = bool(layers), partial(FusedRRDB, network)
+        layers.append(network.conv_up1)
+    else:
+        fit = layers.pop(0).out_channels in _FEATURES and len(layers) > 1
+        build = partial(FusedSRVGG, network)
+    return Proven(network, build) if fit and all(map(fits, layers)) else network
 
 
 class Proven(Upscaler):

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from ..device import Runtime
-from ..errors import CheckpointRejected
 from ..frame import Counts, Deferred, Frame, Pending, PlannedFilter, StreamInfo
 from ..options import UpscaleOptions, Way
-from ..weights import REAL_ESRGAN, Weights, load_state_dict, resolve_weights
+from ..weights import REAL_ESRGAN, Weights, load, resolve_weights
 from .checkpoint import load_upscaler
 from .enlarger import Enlarger
-from .network import Upscaler, scaled_size
+from .network import scaled_size
 
 COUNTERS = ("upscaled", "reused")
 
@@ -31,27 +30,13 @@ def build_upscale(options: UpscaleOptions, runtime: Runtime) -> tuple[Upscale, W
         options.upscaling_model_path, REAL_ESRGAN, runtime.policy, most_bytes=runtime.most_bytes
     )
     enlarger = Enlarger(
-        load_network(weights),
+        load(weights, load_upscaler),
         runtime.device,
         runtime.precision,
         tile=options.upscaling_tile,
         way=runtime.ways.get("upscale"),
     )
     return Upscale(enlarger, options.upscaling_scale), weights
-
-
-def load_network(weights: Weights) -> Upscaler:
-    """Read a file of weights and build its network, in float32 on the CPU.
-
-    Raises:
-        CheckpointRejected: if the file is not an SRVGGNetCompact or RRDBNet.
-        WeightsUnavailable: if it cannot be read.
-    """
-    state = load_state_dict(weights.path)
-    try:
-        return load_upscaler(state)
-    except CheckpointRejected as error:
-        raise CheckpointRejected(f"{weights.path}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from upframe.filters.color.chroma import Phase, downsample, phases
 from upframe.filters.color.matrix import code_scale, rgb_to_yuv
-from upframe.filters.color.planes import can_encode, encode, from_rgb
+from upframe.filters.color.planes import _can_encode, _encoded, from_rgb
 from upframe.filters.frame import Color, PixelFormat
 from upframe.filters.kernels.native import kernels
 
@@ -59,7 +59,7 @@ def test_values_beyond_the_codes_are_the_last_code() -> None:
     matrix = torch.eye(3, dtype=torch.float64)
     offset = torch.zeros(3, dtype=torch.float64)
     pixels = torch.tensor([-70000.0, -1, 254.4, 255.6, 70000.0, 3]).expand(3, 6, 6)
-    luma, _, _ = encode(pixels, form, matrix, offset, None, None)
+    luma, _, _ = _encoded(pixels, form.bit_depth, (matrix, offset), None, None)
     assert luma[0].tolist() == [0, 0, 254, 255, 255, 3]
 
 
@@ -70,7 +70,7 @@ def test_values_beyond_the_codes_are_the_last_code() -> None:
 def test_what_the_kernel_does_not_know_is_left_to_torch(
     height: int, width: int, across: Phase | None, down: Phase | None
 ) -> None:
-    assert not can_encode(torch.zeros(3, height, width), across, down)
+    assert not _can_encode(torch.zeros(3, height, width), across, down)
 
 
 def test_frames_that_are_views_are_read_right() -> None:
