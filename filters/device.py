@@ -23,13 +23,7 @@ from .options import Policy, Way
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
-_DTYPES: dict[str, torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
-
-
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SEVERAL = re.compile(r"[,*]|^all$")
 _MOST_WORKERS = 64
 

@@ -308,11 +308,7 @@ class Filter(Protocol):
         ...
 
 
-# Frames that are computed later, so that several threads can compute them.
-#
-# Most filters are plain calls. A slow one derives from `PlannedFilter`: in the order of the stream
-# it returns which frames come of one, and each of them is computed by the thread that asks for it,
-# so that independent frames are computed concurrently.
+# Frames that are computed later, by the threads that ask for them: independent ones concurrently.
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -389,7 +385,7 @@ class Pending:
 
 
 class PlannedFilter(ABC):
-    """A filter whose frames are computed when they are asked for.
+    """A filter, mostly a slow one, whose frames are computed when they are asked for.
 
     `plan` is called in the order of the stream; the frames may be computed in any.
     """
@@ -426,9 +422,6 @@ class Counts:
         """Add to one counter."""
         with self._lock:
             self._counts[name] += count
-
-    def __getitem__(self, name: str) -> int:
-        return self._counts[name]
 
     def all(self) -> dict[str, int]:
         """Return the counters as they are now."""

@@ -240,9 +240,8 @@ def _unpickled(file: io.BytesIO) -> tuple[object, dict[str, _Storage]]:
             or num_tuples > _MOST_PARTS  # hashing nested ones needs as deep a stack
             or opcode.name == "DUP"  # a tuple of one tuple twice, and so on, is hashed for ever
             or ("GET" in opcode.name and argument not in shared)
-            or (
-                "PUT" in opcode.name and cast("int", argument) > _MOST_HEADER_BYTES
-            )  # allocates memory
+            # allocates memory
+            or ("PUT" in opcode.name and cast("int", argument) > _MOST_HEADER_BYTES)
         ):
             raise ValueError(f"torch.save writes no such pickle: {opcode.name} at byte {place}")
     unpickler = _Unpickler(io.BytesIO(file.getbuffer()[begin : file.tell()]))

@@ -11,7 +11,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -128,7 +127,10 @@ class ToFrame:
         tolerance = rounding_of(picture)
         if self._decoder is not None:
             outside = self._clipped.on(self._device)
-            plain = partial(_clipped, picture, self._device)
+
+            def plain() -> Tensor:
+                return to_rgb(picture, self._device).clamp_(0, 1)
+
             if (made := self._decoder(picture, tolerance, outside, plain)) is not None:
                 return made
         pixels = to_rgb(picture, self._device)
@@ -251,10 +253,6 @@ class ToPicture:
             return to_codes(opaque, self._form.bit_depth)
         alpha = _fitted(frame.alpha.float(), width, height)[0]
         return to_codes(alpha * scale, self._form.bit_depth)
-
-
-def _clipped(picture: Picture, device: torch.device) -> Tensor:
-    return to_rgb(picture, device).clamp_(0, 1)
 
 
 def _fitted(pixels: Tensor, width: int, height: int) -> Tensor:

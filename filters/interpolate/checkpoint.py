@@ -19,6 +19,7 @@ from .network import BLOCK_CHANNELS, OUT_CHANNELS, IFNet
 logger = logging.getLogger(__name__)
 
 _PREFIX = "module."
+_OURS = re.compile(r"encode(?:\.|$)|block[^.]")
 _FAULTS_NAMED = 3
 """Keys that a refusal names."""
 
@@ -63,7 +64,7 @@ def load_ifnet(state: Mapping[str, Tensor]) -> IFNet:
         CheckpointRejected: if it is not a checkpoint of RIFE 4.22.lite.
     """
     bare = {key.removeprefix(_PREFIX): value for key, value in state.items()}
-    ours = {key: value for key, value in bare.items() if _is_ours(key)}
+    ours = {key: value for key, value in bare.items() if _OURS.match(key)}
     ignored = sorted({key.partition(".")[0] for key in bare.keys() - ours.keys()})
     _check(ours)
     if ignored:
@@ -78,11 +79,6 @@ def load_ifnet(state: Mapping[str, Tensor]) -> IFNet:
     network.requires_grad_(False).eval()
     # torch's annotations leave this argument out
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
-
-
-def _is_ours(key: str) -> bool:
-    first = key.partition(".")[0]
-    return first == "encode" or (first.startswith("block") and first != "block")
 
 
 def _check(ours: Mapping[str, Tensor]) -> None:

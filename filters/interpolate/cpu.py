@@ -21,24 +21,8 @@ from ..kernels.native import Adding, Blending, Detail, Joining, PackedSources, k
 from ..kernels.ways import CONVOLUTIONS, Trial, choose
 from ..kernels.winograd import CompiledConv
 from ..options import Way
-from .network import (
-    BLOCK_CELLS,
-    BLOCK_CHANNELS,
-    FIRST_CHANNELS,
-    FLOW_CHANNELS,
-    NEXT_CHANNELS,
-    NUM_FEATURES,
-    NUM_RESIDUALS,
-    SLOPE,
-    Engine,
-    FlowBlock,
-    IFNet,
-    PlainEngine,
-    Sources,
-    as_convolution,
-    padding_multiple,
-    shape_of_all,
-)
+from . import network as ifnet
+from .network import Engine, FlowBlock, IFNet, PlainEngine, Sources
 
 _PACKED = 8
 """Values of a source's pixel: features, R, G, B, alpha."""
@@ -70,10 +54,12 @@ def _trial(network: IFNet, scale: float, way: Way, edge: int) -> Callable[[], ob
     convolutions cost: so all have torch's, and one of eight is computed for eight times the area.
     """
     engine = PlainEngine(network) if way == "torch" else FusedIFNet(network, "compiled")
-    multiple, work = padding_multiple(scale), list[Callable[[], Tensor]]()
-    for block, channels, cell in zip(network.blocks, BLOCK_CHANNELS, BLOCK_CELLS, strict=True):
+    multiple, work = ifnet.padding_multiple(scale), list[Callable[[], Tensor]]()
+    for block, channels, cell in zip(
+        network.blocks, ifnet.BLOCK_CHANNELS, ifnet.BLOCK_CELLS, strict=True
+    ):
         layer = cast("FlowBlock", block).convblock[0]
-        side = round(edge * NUM_RESIDUALS**0.5 / cell / 4)
+        side = round(edge * ifnet.NUM_RESIDUALS**0.5 / cell / 4)
         x = torch.full((1, channels, side, side), 0.5, dtype=network.dtype)
         x = x.to(memory_format=torch.channels_last)
         work.append(partial(_layer(layer, CONVOLUTIONS.get(way)), x))
@@ -132,16 +118,16 @@ class FusedIFNet:
         for index in range(count):
             image, source = images[index].data_ptr(), packed[index].data_ptr()
             self._run("pack", PackedSources(_detail(features[index]), image, channels, source))
-        return packed[:, : NUM_FEATURES + channels]
+        return packed[:, : ifnet.NUM_FEATURES + channels]
 
     def middles(
         self, lefts: Sources, rights: Sources, times: Sequence[float], scale: float
     ) -> Tensor:
         """Compute one in-between per pair of sources, see :meth:`.engine.Engine.middles`."""
-        _, height, width = shape_of_all([*lefts, *rights])
-        flow = torch.empty(len(lefts), height, width, FLOW_CHANNELS)
+        _, height, width = ifnet.shape_of_all([*lefts, *rights])
+        flow = torch.empty(len(lefts), height, width, ifnet.FLOW_CHANNELS)
         pairs = _Pairs(lefts, rights, flow, times)
-        cell = round(BLOCK_CELLS[0] / scale)
+        cell = round(ifnet.BLOCK_CELLS[0] / scale)
         detail = self._detail(0, [self._first_input(pairs, cell)])
         for index in range(1, len(self._blocks)):
             self._add(pairs, detail, cell, begins=index == 1)
@@ -157,7 +143,7 @@ class FusedIFNet:
         return self._others[index](x)
 
     def _first_input(self, pairs: _Pairs, cell: int) -> Tensor:
-        x = self._empty_input(pairs, len(pairs.lefts), FIRST_CHANNELS, cell)
+        x = self._empty_input(pairs, len(pairs.lefts), ifnet.FIRST_CHANNELS, cell)
         for index, own in enumerate(x):
             self._run("first", pairs.joining(index, Detail(), cell, own))
         return x
@@ -168,18 +154,15 @@ class FusedIFNet:
         In fp32 those of two 640x360 frames are more than the allocator keeps: half the time to make
         them went into pages that the system cleared.
         """
-        x = self._empty_input(pairs, 1, NEXT_CHANNELS, cell)
+        x = self._empty_input(pairs, 1, ifnet.NEXT_CHANNELS, cell)
         for index in range(len(pairs.lefts)):
             self._run("next", pairs.joining(index, _detail(detail[index]), cell, x))
             yield x
 
     def _empty_input(self, pairs: _Pairs, count: int, channels: int, cell: int) -> Tensor:
         _, height, width, _ = pairs.flow.shape
-        return torch.empty(
-            (count, channels, height // cell, width // cell),
-            dtype=self._dtype,
-            memory_format=torch.channels_last,
-        )
+        size = count, channels, height // cell, width // cell
+        return torch.empty(size, dtype=self._dtype, memory_format=torch.channels_last)
 
     def _add(self, pairs: _Pairs, detail: Tensor, cell: int, *, begins: bool) -> None:
         count, height, width, _ = pairs.flow.shape
@@ -189,7 +172,7 @@ class FusedIFNet:
 
     def _blend(self, pairs: _Pairs, detail: Tensor, cell: int) -> Tensor:
         count, height, width, _ = pairs.flow.shape
-        channels = len(pairs.lefts[0]) - NUM_FEATURES
+        channels = len(pairs.lefts[0]) - ifnet.NUM_FEATURES
         images = torch.empty(count, channels, height, width)
         for index in range(count):
             size, image = (cell, channels, height, width), images[index].data_ptr()
@@ -203,8 +186,8 @@ def _layer(
     """Make a convolution with its leaky ReLU, or with nothing behind it."""
     assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
     if own and own.fits(conv):
-        return own(conv, torch.full((conv.out_channels,), SLOPE) if leaky else None)
-    return (lambda x: F.leaky_relu_(conv(x), SLOPE)) if leaky else conv
+        return own(conv, torch.full((conv.out_channels,), ifnet.SLOPE) if leaky else None)
+    return (lambda x: F.leaky_relu_(conv(x), ifnet.SLOPE)) if leaky else conv
 
 
 class _Pairs(NamedTuple):
@@ -245,7 +228,7 @@ def _pixel_by_pixel(last: nn.ConvTranspose2d) -> nn.ConvTranspose2d:
 
 
 def _as_convolution(last: nn.ConvTranspose2d) -> nn.Conv2d:
-    weight, bias = as_convolution(last)
+    weight, bias = ifnet.as_convolution(last)
     made = nn.Conv2d(weight.shape[1], weight.shape[0], 3, 1, 1, device="meta")
     return _filled(made, weight, bias)
 

@@ -133,9 +133,8 @@ class KernelEngine:
         """Compute the features of frames and pack them with their pixels."""
         images = images.contiguous()
         count, channels, height, width = images.shape
-        out = cuda_layers.empty_sources(
-            count, height, width, images.device, has_alpha=channels == 4
-        )
+        size = count, height, width, images.device
+        out = cuda_layers.empty_sources(*size, has_alpha=channels == 4)
         cuda_layers.pack(self._encode(images), images, out)
         return out
 

@@ -123,7 +123,7 @@ def all_mixed(g, right, down, HALVES: tl.constexpr):
 
 
 @triton.jit
-def sample(picture, around, mask, EACH: tl.constexpr, HALVES: tl.constexpr):
+def sample(picture, around, mask, HALVES: tl.constexpr, EACH: tl.constexpr):
     """Sample the first of EACH groups, four halves or R, G, B, alpha, at `find_around`'s place."""
     g = (
         tl.load(picture + around[0] * EACH, mask=mask, other=0),
@@ -135,15 +135,9 @@ def sample(picture, around, mask, EACH: tl.constexpr, HALVES: tl.constexpr):
 
 
 @triton.jit
-def sample_features(picture, around, mask):
-    """Sample four halves."""
-    return sample(picture, around, mask, 1, True)
-
-
-@triton.jit
-def sample_colors(picture, around, mask):
-    """Sample R, G, B, alpha."""
-    return sample(picture, around, mask, 1, False)
+def sample_frame(frame, around, mask, size):
+    """Sample the features and the colours of a frame of two planes of so many pixels."""
+    return sample(frame, around, mask, True, 1), sample(frame + size, around, mask, False, 1)
 
 
 @triton.jit
@@ -158,7 +152,7 @@ def read_coarse(picture, y, x, height, width, mask, CELL: tl.constexpr, EACH: tl
         down = (y.to(tl.float32) + 0.5) * (1.0 / CELL) - 0.5
         right = (x.to(tl.float32) + 0.5) * (1.0 / CELL) - 0.5
         around = find_around(down, right, height // CELL, wide)
-        return sample(picture, around, mask, EACH, True)
+        return sample(picture, around, mask, True, EACH)
 
 
 @triton.jit
@@ -238,12 +232,12 @@ def begin(
     around = find_around(top, left, height, width)
     none = tl.zeros((PIXELS,), tl.float32)
     frame = _frame(table, n, 0)
-    a = scaled_group(sample_features(frame, around, mask), 1.0)
-    colors = sample_colors(frame + height * width, around, mask)
+    features, colors = sample_frame(frame, around, mask, height * width)
+    a = scaled_group(features, 1.0)
     b = three_and_one(colors, 1.0, none + _moment(table, n))
-    frame = _frame(table, n, 1)
-    c = scaled_group(sample_features(frame, around, mask), 1.0)
-    d = three_and_one(sample_colors(frame + height * width, around, mask), 1.0, none)
+    features, colors = sample_frame(_frame(table, n, 1), around, mask, height * width)
+    c = scaled_group(features, 1.0)
+    d = three_and_one(colors, 1.0, none)
     out += n * (height // CELL) * wide * 4
     places = ((y * wide + x) * 4)[:, None] + tl.arange(0, 4)[None, :]
     tl.store(out + places, row_of_four(a, b, c, d, PIXELS), mask=mask[:, None])
@@ -286,11 +280,11 @@ def following(
         )  # fmt: skip
         flow = _sum(flow, moved)
         around = find_around(py + moved[1], px + moved[0], height, width)
-        near = _sum(near, sample_features(left, around, mask))
-        near_colors = _sum(near_colors, sample_colors(left + height * width, around, mask))
+        features, colors = sample_frame(left, around, mask, height * width)
+        near, near_colors = _sum(near, features), _sum(near_colors, colors)
         around = find_around(py + moved[3], px + moved[2], height, width)
-        far = _sum(far, sample_features(right, around, mask))
-        far_colors = _sum(far_colors, sample_colors(right + height * width, around, mask))
+        features, colors = sample_frame(right, around, mask, height * width)
+        far, far_colors = _sum(far, features), _sum(far_colors, colors)
     state = first if BLOCKS == 1 else second if BLOCKS == 2 else third
     state += n * (high // 2) * (wide // 2) * 4
     logit = read_coarse(state + 1, y, x, high, wide, mask, 2, 4)[0]
@@ -327,9 +321,9 @@ def blend(
     last += n * (height // CELL) * (width // CELL) * 2
     share = tl.sigmoid(read_coarse(last + 1, y, x, height, width, mask, CELL, 2)[0])
     around = find_around(y + flow[1], x + flow[0], height, width)
-    left = sample_colors(_frame(table, n, 0) + height * width, around, mask)
+    left = sample(_frame(table, n, 0) + height * width, around, mask, False, 1)
     around = find_around(y + flow[3], x + flow[2], height, width)
-    right = sample_colors(_frame(table, n, 1) + height * width, around, mask)
+    right = sample(_frame(table, n, 1) + height * width, around, mask, False, 1)
     out = tl.load(table + n * TABLE_COLUMNS + 2).to(tl.pointer_type(tl.float32))
     for channel in tl.static_range(CHANNELS):
         value = right[channel] + (left[channel] - right[channel]) * share

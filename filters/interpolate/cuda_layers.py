@@ -10,23 +10,17 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache, partial, reduce
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.convolution import empty_channels_last
 from ..kernels.cuda import GuardedKernels, KernelSelfTest, card_of, disagrees
-from .network import (
-    FLOW_CHANNELS,
-    OUT_CHANNELS,
-    SLOPE,
-    SOURCE_CHANNELS,
-    FeatureEncoder,
-    FlowBlock,
-    as_convolution,
-)
+from . import network
+from .network import FeatureEncoder, FlowBlock, as_convolution
 
 _RUNS = 8
 _HEAD_START = 1_500_000
@@ -93,12 +87,18 @@ GROUP = 4
 SOURCE_DTYPE = torch.int64
 SOURCE_PLANES = 2
 """Of a frame: features; R, G, B and alpha. A third is there, unused, where alpha counts."""
-DETAIL_ORDER = (*range(FLOW_CHANNELS + 1), -1, -1, -1, *range(FLOW_CHANNELS + 1, OUT_CHANNELS))
+DETAIL_ORDER = (
+    *range(network.FLOW_CHANNELS + 1),
+    -1,
+    -1,
+    -1,
+    *range(network.FLOW_CHANNELS + 1, network.OUT_CHANNELS),
+)
 """Outputs of a block for a pixel: flow, mask, features; -1 stands for zeros."""
 LAST_CHANNELS = 8
 """Outputs of the last block: only flow, mask and zeros."""
-_RIGHT = range(SOURCE_CHANNELS, 2 * SOURCE_CHANNELS)
-_LEFT = range(SOURCE_CHANNELS)
+_RIGHT = range(network.SOURCE_CHANNELS, 2 * network.SOURCE_CHANNELS)
+_LEFT = range(network.SOURCE_CHANNELS)
 FIRST_ORDER = (*_LEFT, 14, *_RIGHT, -1)
 """Of the first block's input channels as `network` has them, how they lie here."""
 NEXT_ORDER = (*_LEFT, 23, *_RIGHT, 14, *range(15, 23), *range(24, 28), -1, -1, -1, -1)
@@ -256,12 +256,12 @@ class FusedConvolution(FastestLayer):
 
     def _plain(self, x: Tensor) -> Tensor:
         x = F.conv2d(x, self._weight, self._bias, self._stride, padding=1)
-        return F.leaky_relu_(x, SLOPE) if self._leaky else x
+        return F.leaky_relu_(x, network.SLOPE) if self._leaky else x
 
     def _kernel(self, x: Tensor) -> Tensor:
         count, _, height, width = x.shape
         size = height // self._stride, width // self._stride
-        out = _together(x, count, len(self._bias), *size)
+        out = empty_channels_last(len(self._bias), *size, x, count)
         _convolve(x, self._packed, self._bias, out, size, stride=self._stride, leaky=self._leaky)
         return out
 
@@ -283,7 +283,7 @@ class FusedTransposedConvolution(FastestLayer):
 
     def _kernel(self, x: Tensor) -> Tensor:
         count, _, height, width = x.shape
-        out = _together(x, count, len(self._bias), 2 * height, 2 * width)
+        out = empty_channels_last(len(self._bias), 2 * height, 2 * width, x, count)
         _convolve(x, self._packed, self._bias, out, (height, width), doubling=True)
         return out
 
@@ -310,7 +310,7 @@ class ColorConvolution(FastestLayer):
 
     def _kernel(self, images: Tensor) -> Tensor:
         count, planes, height, width = images.shape
-        out = _together(self._bias, count, len(self._bias), height // 2, width // 2)
+        out = empty_channels_last(len(self._bias), height // 2, width // 2, self._bias, count)
         num_pixels = count * (height // 2) * (width // 2)
         glue_kernels().convolve_colors[(-(-num_pixels // _PIXELS[0]),)](
             images, self._packed, self._bias, out, planes, height, width, num_pixels,
@@ -339,10 +339,7 @@ class EncoderLayers:
         Returns:
             (N, 16, H/2, W/2): the four pixels of a square in reading order, four features each.
         """
-        x = images
-        for layer in self.layers:
-            x = layer(x)
-        return x
+        return reduce(lambda x, layer: layer(x), self.layers, images)
 
 
 class BlockLayers:
@@ -357,9 +354,7 @@ class BlockLayers:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Turn what `glue` made, (N, C, h, w), into a detail, (N, 64 or 32, h/2, w/2)."""
-        for layer in self.layers:
-            x = layer(x)
-        return x
+        return reduce(lambda x, layer: layer(x), self.layers, x)
 
 
 def _convolve(
@@ -385,11 +380,6 @@ def _convolve(
         BLOCK=math.gcd(num_in, _MOST_BLOCK), CHANNELS=channels, PIXELS=pixels,
         DOUBLING=doubling, LEAKY=leaky, num_warps=4, num_stages=3,
     )  # fmt: skip
-
-
-def _together(like: Tensor, count: int, channels: int, height: int, width: int) -> Tensor:
-    """Allocate an uninitialised (N, C, h, w) tensor in channels_last layout."""
-    return like.new_empty(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _of(layer: nn.Conv2d, order: Sequence[int] = ()) -> FusedConvolution:

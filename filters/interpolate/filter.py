@@ -136,7 +136,10 @@ class Interpolate(PlannedFilter):
         self._fill = GapFiller(network, exp, scale, method, way)
         self._fill_exactly = exact and GapFiller(exact, exp, scale, method, "torch")
         self.way: Way | None = self._fill.way
-        self._longest_step = longest_step(None)
+        self._begin(longest_step(None))
+
+    def _begin(self, longest: Fraction) -> None:
+        self._longest_step = longest
         self._held: _Held | None = None
         self._counts = Counts(COUNTERS)
 
@@ -146,9 +149,7 @@ class Interpolate(PlannedFilter):
         other._factor = 2**exp
         other._fill = self._fill.with_exp(exp)
         other._fill_exactly = self._fill_exactly and self._fill_exactly.with_exp(exp)
-        other._longest_step = longest_step(None)
-        other._held = None
-        other._counts = Counts(COUNTERS)
+        other._begin(longest_step(None))
         return other
 
     def open(self, info: StreamInfo) -> StreamInfo:
@@ -159,9 +160,7 @@ class Interpolate(PlannedFilter):
         """
         self._fill.check_size(info.width, info.height)
         self.frame_bytes = self._fill.needed_bytes(info.width, info.height)
-        self._held = None
-        self._counts = Counts(COUNTERS)
-        self._longest_step = longest_step(info.average_rate)
+        self._begin(longest_step(info.average_rate))
         return replace(
             info,
             rate=info.rate and info.rate * self._factor,
@@ -254,12 +253,8 @@ class Interpolate(PlannedFilter):
 
     def _timed(self, frame: Frame, ticks: int, duration: int) -> Frame:
         """Move a frame into the finer time base, `ticks` of which it comes later."""
-        return replace(
-            frame,
-            pts=frame.pts * self._factor + ticks,
-            duration=duration,
-            time_base=frame.time_base / self._factor,
-        )
+        pts, time_base = frame.pts * self._factor + ticks, frame.time_base / self._factor
+        return replace(frame, pts=pts, duration=duration, time_base=time_base)
 
 
 def build_interpolate(options: InterpolateOptions, runtime: Runtime) -> tuple[Interpolate, Weights]:
@@ -273,14 +268,9 @@ def build_interpolate(options: InterpolateOptions, runtime: Runtime) -> tuple[In
         options.frame_interpolation_model_path, RIFE, runtime.policy, most_bytes=runtime.most_bytes
     )
     network, exact = load_networks(weights, runtime.device, runtime.precision)
-    built = Interpolate(
-        network,
-        exact=exact,
-        exp=options.frame_interpolation_exp,
-        scale=options.frame_interpolation_scale,
-        method=options.frame_interpolation_method,
-        way=runtime.ways.get("interpolate"),
-    )
+    exp, scale = options.frame_interpolation_exp, options.frame_interpolation_scale
+    method, way = options.frame_interpolation_method, runtime.ways.get("interpolate")
+    built = Interpolate(network, exact=exact, exp=exp, scale=scale, method=method, way=way)
     return built, weights
 
 

@@ -129,7 +129,11 @@ class GapFiller:
         return self._middles([left] * count, [right] * count, times)
 
     def _sources(self, images: list[Tensor]) -> list[Tensor]:
-        return self._in_batches(images, lambda part: self._engine.sources(_stacked(images[part])))
+        def sources(part: slice) -> Tensor:
+            batch = images[part]  # of a single picture without a copy
+            return self._engine.sources(torch.stack(batch) if len(batch) > 1 else batch[0][None])
+
+        return self._in_batches(images, sources)
 
     def _middles(
         self, lefts: list[Tensor], rights: list[Tensor], times: Sequence[float]
@@ -156,11 +160,6 @@ class GapFiller:
             else:  # the same frames again, in smaller parts, also from now on
                 self._batch_pixels = min(batch, count) // 2 * height * width
         return results
-
-
-def _stacked(images: list[Tensor]) -> Tensor:
-    """Make one batch of pictures; of a single one without a copy."""
-    return images[0].unsqueeze(0) if len(images) == 1 else torch.stack(images)
 
 
 def _alternate(outer: list[Tensor], inner: list[Tensor]) -> list[Tensor]:

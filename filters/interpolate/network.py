@@ -22,11 +22,8 @@ from torch import Tensor, nn
 
 from ..options import Way
 
-# Geometry of the interpolation network: padding, resizing between block sizes, warping.
-#
-# Everything here runs in fp32, whatever the convolutions use: a flow of some hundred pixels in
-# half precision would be wrong by half a pixel (see `reference/performance.md`, precision
-# pitfalls).
+# Geometry: padding, resizing between block sizes, warping; in fp32, for a flow of some hundred
+# pixels in half precision would be wrong by half a pixel.
 #
 # Resizing by 1/s, bilinear with align_corners=False and s = 2, 4, 8, …, reads of every s x s cell
 # only the four pixels in its middle, here called its *taps*, and averages them. So a warp whose
@@ -193,12 +190,9 @@ class FlowBlock(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv0 = nn.ModuleList(
-            (
-                nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1),
-                nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1),
-            )
-        )
+        halved = nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1)
+        again = nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1)
+        self.conv0 = nn.ModuleList((halved, again))
         self.convblock = nn.ModuleList(
             nn.Conv2d(channels, channels, 3, padding=1) for _ in range(NUM_RESIDUALS)
         )
@@ -218,17 +212,9 @@ class IFNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encode = FeatureEncoder()
-        self.blocks = nn.ModuleList(
-            FlowBlock(
-                NEXT_CHANNELS if index else FIRST_CHANNELS, channels, self.block_outputs(index)
-            )
-            for index, channels in enumerate(BLOCK_CHANNELS)
-        )
-
-    @staticmethod
-    def block_outputs(index: int) -> int:
-        """Output channels of a block; the features of the last one are not computed."""
-        return FLOW_CHANNELS + 1 if index == len(BLOCK_CHANNELS) - 1 else OUT_CHANNELS
+        inputs = (FIRST_CHANNELS, *[NEXT_CHANNELS] * 3)
+        outputs = (*[OUT_CHANNELS] * 3, FLOW_CHANNELS + 1)  # features of the last are not computed
+        self.blocks = nn.ModuleList(map(FlowBlock, inputs, BLOCK_CHANNELS, outputs))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -265,7 +251,7 @@ class IFNet(nn.Module):
             The flow, (N, 4, H, W), pixels, and the mask's logit, (N, 1, H, W); both fp32.
         """
         first = BLOCK_CELLS[0] / scale
-        x = resize(_side_by_side(pairs[:, :, :SOURCE_CHANNELS]), 1 / first)
+        x = resize(pairs[:, :, :SOURCE_CHANNELS].flatten(1, 2), 1 / first)  # side by side
         y = cast("Tensor", self.blocks[0](self._input(x, _plane(timestep, x))))
         flow = resize(y[:, :FLOW_CHANNELS] * first, first)
         state, cell = y[:, FLOW_CHANNELS:], first
@@ -281,7 +267,7 @@ class IFNet(nn.Module):
     ) -> Tensor:
         flow = taps(flow, cell)
         warped = _warp_pairs(pairs[:, :, :SOURCE_CHANNELS], flow, cell)
-        warped = merge_taps(_side_by_side(warped), cell)
+        warped = merge_taps(warped.flatten(1, 2), cell)
         return self._input(
             warped, state, _plane(timestep, state), merge_taps(flow, cell) * (1 / cell)
         )
@@ -304,11 +290,6 @@ class IFNet(nn.Module):
 
 def _plane(timestep: Tensor, like: Tensor) -> Tensor:
     return timestep.view(-1, 1, 1, 1).expand(-1, 1, *like.shape[-2:])
-
-
-def _side_by_side(pairs: Tensor) -> Tensor:
-    """Turn (N, 2, C, H, W) into (N, 2C, H, W)."""
-    return pairs.flatten(1, 2)
 
 
 def _warp_pairs(pairs: Tensor, flow: Tensor, cell: float = 1) -> Tensor:

@@ -21,7 +21,7 @@ from .winograd import (
     CompiledConv,
     ConvolutionJob,
     Layer,
-    alternating,
+    in_turns,
     padded_channels,
     stacked,
 )
@@ -137,7 +137,7 @@ class TileStack:
             MemoryError: if there is none for a few tiles.
         """
         x = x.contiguous(memory_format=torch.channels_last)
-        calls = list(alternating(self._layers, x))  # tensors must outlive the jobs
+        calls = list(in_turns(self._layers, x))  # tensors must outlive the jobs
         jobs = [layer.job(seen) for layer, seen, _ in calls]
         for job, (layer, _, out) in zip(jobs, calls, strict=True):
             job.output = layer.pixels(out)

@@ -125,14 +125,11 @@ def fits(layer: nn.Conv2d) -> bool:
     return layer.in_channels % 32 == 0 and layer.bias is not None and layer.out_channels <= 128
 
 
-def empty_channels_last(channels: int, height: int, width: int, like: Tensor) -> Tensor:
-    """Allocate an uninitialised (1, C, H, W) tensor in channels_last layout."""
-    return torch.empty(
-        (1, channels, height, width),
-        dtype=like.dtype,
-        device=like.device,
-        memory_format=torch.channels_last,
-    )
+def empty_channels_last(
+    channels: int, height: int, width: int, like: Tensor, num: int = 1
+) -> Tensor:
+    """Allocate an uninitialised (N, C, H, W) tensor in channels_last layout."""
+    return like.new_empty(num, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _stride(x: Tensor) -> int:
@@ -150,10 +147,8 @@ def _slopes(slope: Tensor | float | None, like: Tensor, num: int) -> Tensor:
     return like.new_full((num,), 1.0 if slope is None else slope)
 
 
-# Linear maps along an axis, read off the plain functions that do them.
-#
-# So the plain functions stay the only place where a kernel's weights and its edges are written
-# down.
+# Linear maps along an axis, read off the plain functions that do them: these stay the only place
+# where a kernel's weights and its edges are written down.
 
 _IMPULSES = 512
 """Samples that are sent through a function at once."""

@@ -47,8 +47,6 @@ OF_PICTURES = 1e-3, 1e-6
 """The same, and mean square, of whole pictures by two ways in half precision: one program in 250
 that fails makes more."""
 
-_told: set[str] = set()
-
 SWITCH = "UPFRAME_KERNELS"
 """Environment variable: ``0`` computes without the kernels and graphs for CUDA cards."""
 _DEADLY = re.compile(
@@ -211,11 +209,10 @@ class KernelSelfTest:
             return f"{type(error).__name__}: {first}"
 
 
+@cache
 def warn_once(text: str) -> None:
     """Log a warning that was not logged before, whatever is built and opened again."""
-    if text not in _told:
-        _told.add(text)
-        _logger.warning("%s", text)
+    _logger.warning("%s", text)
 
 
 def mismatch(fast: Tensor, plain: Tensor, exact: Tensor) -> str | None:

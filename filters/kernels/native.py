@@ -110,12 +110,9 @@ def opened(path: Path) -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(path))
         found = library.upframe_version()
         if found != VERSION:
-            logger.warning(
-                "the compiled kernels are of version %s, not %s: install again; "
-                "computing without them, more slowly",
-                found,
-                VERSION,
-            )
+            again = "install again; computing without them, more slowly"
+            text = "the compiled kernels are of version %s, not %s: %s"
+            logger.warning(text, found, VERSION, again)
             return None
         for name in _FUNCTIONS:
             function = getattr(library, f"upframe_{name}")

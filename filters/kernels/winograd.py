@@ -347,7 +347,7 @@ class WinogradStack:
 
     def _whole(self, x: Tensor) -> Tensor:
         out = x
-        for layer, seen, out in alternating(self._layers, x):
+        for layer, seen, out in in_turns(self._layers, x):
             layer.into(seen, out)
         return out
 
@@ -370,7 +370,7 @@ class WinogradStack:
 _Conv = TypeVar("_Conv", bound=CompiledConv)
 
 
-def alternating(layers: Sequence[_Conv], x: Tensor) -> Iterator[tuple[_Conv, Tensor, Tensor]]:
+def in_turns(layers: Sequence[_Conv], x: Tensor) -> Iterator[tuple[_Conv, Tensor, Tensor]]:
     """Return what each of several layers reads and fills: two tensors in turns where possible.
 
     From 400x300 pixels on, 64 channels in fp32 are more than the allocator keeps: each new tensor

@@ -48,10 +48,8 @@ def name_architecture(keys: Collection[str]) -> str:
             return f"it is {name}"
     if not keys:
         return "it holds no tensors"
-    some = ", ".join(sorted(keys)[:_MOST_NAMED])
-    return f"unknown architecture with {len(keys)} tensors: {some}" + (
-        ", …" if len(keys) > _MOST_NAMED else ""
-    )
+    some = ", ".join(sorted(keys)[:_MOST_NAMED]) + ", …" * (len(keys) > _MOST_NAMED)
+    return f"unknown architecture with {len(keys)} tensors: {some}"
 
 
 _WANTED = "not a Real-ESRGAN checkpoint (SRVGGNetCompact or RRDBNet)"

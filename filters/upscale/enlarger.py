@@ -134,12 +134,8 @@ class Tiles:
             )
         self._most = edge // 2
         self.num_halved += 1
-        _logger.warning(
-            "out of memory on a frame of %dx%d: doing it again in tiles of %d pixels",
-            width,
-            height,
-            self._most,
-        )
+        text = "out of memory on a frame of %dx%d: doing it again in tiles of %d pixels"
+        _logger.warning(text, width, height, self._most)
 
 
 class Enlarger:

@@ -29,13 +29,9 @@ def build_upscale(options: UpscaleOptions, runtime: Runtime) -> tuple[Upscale, W
     weights = resolve_weights(
         options.upscaling_model_path, REAL_ESRGAN, runtime.policy, most_bytes=runtime.most_bytes
     )
-    enlarger = Enlarger(
-        load(weights, load_upscaler),
-        runtime.device,
-        runtime.precision,
-        tile=options.upscaling_tile,
-        way=runtime.ways.get("upscale"),
-    )
+    network, way = load(weights, load_upscaler), runtime.ways.get("upscale")
+    tile, device = options.upscaling_tile, runtime.device
+    enlarger = Enlarger(network, device, runtime.precision, tile=tile, way=way)
     return Upscale(enlarger, options.upscaling_scale), weights
 
 

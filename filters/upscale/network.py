@@ -295,19 +295,14 @@ class ReducedSRVGG(Upscaler):
             network.values_per_pixel - 6 * own**2, _CHANNELS * (own**2 + 5 * scale**2)
         )
         rows = _rows(own, scale)
-        self.of_pixels = rows.sum(
-            2
-        )  # (scale, 3): how neighbours weigh; a plain attribute stays in float32
+        # (scale, 3): how neighbours weigh; a plain attribute stays in float32
+        self.of_pixels = rows.sum(2)
         kernel = torch.einsum("ayp,bxq->abpqyx", rows, rows)
         own_channel = torch.eye(_CHANNELS)[:, None, None, :, None, None, None, None]
+        size = _CHANNELS * scale**2, _CHANNELS * own**2, 3, 3
         self.of_detail: Tensor
-        self.register_buffer(
-            "of_detail",
-            (own_channel * kernel[None, :, :, None]).reshape(
-                _CHANNELS * scale**2, _CHANNELS * own**2, 3, 3
-            ),
-            persistent=False,
-        )
+        of_detail = (own_channel * kernel[None, :, :, None]).reshape(size)
+        self.register_buffer("of_detail", of_detail, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
