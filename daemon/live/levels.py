@@ -7,8 +7,9 @@ size or rate: where a level computes fewer pictures, pictures are repeated.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Literal
 
 from ...filters.options import FilterOptions
@@ -86,19 +87,12 @@ def parse_levels(names: Sequence[str], filters: FilterOptions) -> tuple[Level, .
     """
     exp = filters.frame_interpolation_exp if filters.enable_frame_interpolation else 0
     levels = [Level("full", exp, "network" if filters.enable_upscaling else "none")]
-    for name in _spelled_out(names, exp):
+    smaller = [f"exp-{fewer}" for fewer in range(exp - 1, 0, -1)]
+    for name in chain.from_iterable(smaller if name == "exp" else [name] for name in names):
         level = _without(levels[-1], name, filters)
         if replace(level, name="") != replace(levels[-1], name=""):
             levels.append(level)
     return tuple(levels)
-
-
-def _spelled_out(names: Sequence[str], exp: int) -> Iterator[str]:
-    for name in names:
-        if name == "exp":
-            yield from (f"exp-{smaller}" for smaller in range(exp - 1, 0, -1))
-        else:
-            yield name
 
 
 def _without(level: Level, name: str, filters: FilterOptions) -> Level:

@@ -131,37 +131,32 @@ def timing_of(spec: StreamSpec, rate: Fraction) -> OutputTiming:
     )
 
 
+@dataclass(eq=False)
 class LivePipeline:
     """The compute stage, the output stage and the publisher.
-
-    Args:
-        request: what the session runs.
-        target: where the output goes.
-        filters: with their weights loaded.
-        form: what the first connection is like.
-        ingest: passes the frames in.
-        context: what all stages share.
 
     Raises:
         FilterError: if the pictures are too large, or of a format that cannot be computed with.
         SinkRefused: if no encoder can make the output.
     """
 
-    def __init__(
-        self,
-        request: LiveRequest,
-        target: LiveTarget,
-        filters: tuple[BuiltFilter, ...],
-        form: LiveForm,
-        ingest: FrameIngest,
-        context: SessionContext,
-    ) -> None:
+    request: LiveRequest
+    target: LiveTarget
+    """Where the output goes."""
+    filters: tuple[BuiltFilter, ...]
+    """With their weights loaded."""
+    form: LiveForm
+    """What the first connection is like."""
+    ingest: FrameIngest
+    """Passes the frames in."""
+    context: SessionContext
+
+    def __post_init__(self) -> None:
+        form, target, context = self.form, self.target, self.context
         if form.info.rate is None:
             raise ValueError("a live input has a nominal rate, got None")
-        spec = request.spec
-        self._spec, self._target = spec, target
+        self._spec = spec = self.request.spec
         self._rate = form.info.rate
-        self._ingest, self._context = ingest, context
         self._levels = parse_levels(spec.levels, spec.filters)
         self._connected = threading.Event()
         self.as_asked: float | None = None
@@ -173,10 +168,10 @@ class LivePipeline:
         self.compute = LiveCompute(
             model,
             spec.filters,
-            request.runtime,
+            self.request.runtime,
             levels=self._levels,
             pix_fmt=live_pix_fmt(form.info, spec.encoder, target.format),
-            build=lambda _options, _runtime: filters,
+            build=lambda _options, _runtime: self.filters,
             now=context.now,
         )
         self.governor = self._governor()
@@ -193,19 +188,19 @@ class LivePipeline:
             on_written=self._written,
         )
         self._queue = self._bounded_queue(model)
-        self.output = self._output_stage(request.duration_seconds)
+        self.output = self._output_stage(self.request.duration_seconds)
         self.compute_stage = self._compute_stage(model)
-        self.output.in_flight = lambda: ingest.placed_pts > self.compute_stage.handled_pts
+        self.output.in_flight = lambda: self.ingest.placed_pts > self.compute_stage.handled_pts
 
     def start(self) -> None:
         """Start the threads, and let the frames in; a file waits until the output is connected."""
         self.publisher.start()
-        if self._ingest.waits:
+        if self.ingest.waits:
             self._connected.wait(_CONNECT_SECONDS)
         self.output.start()
         self.compute_stage.start()
         sound = None if self._sound is None else self.output.put_sound
-        self._ingest.open(IngestOutlet(self._clock, self._queue, self._pending.add, sound))
+        self.ingest.open(IngestOutlet(self._clock, self._queue, self._pending.add, sound))
 
     @property
     def failure(self) -> BaseException | None:
@@ -251,7 +246,7 @@ class LivePipeline:
     def _publisher_changed(self, state: OutputState) -> None:
         if state.connected:
             self._connected.set()
-        self._context.changed()
+        self.context.changed()
 
     def _written(self, packet: Encoded, at: float) -> None:
         if packet.kind == "video":
@@ -260,7 +255,7 @@ class LivePipeline:
     def _governor(self) -> Governor:
         """Measure each level, and begin at the one that the machine can keep up."""
         governor = Governor(self._levels, latency_seconds=self._spec.latency_seconds)
-        now, speed = self._context.now, self._context.speed
+        now, speed = self.context.now, self.context.speed
         costs = self.compute.warm_up(most_seconds=_WARM_UP_SECONDS * speed)
         level = governor.expect(costs, now=now(), interval_seconds=float(1 / self._rate))
         self.compute.switch(level.name)  # nothing is held yet
@@ -268,10 +263,10 @@ class LivePipeline:
         return governor
 
     def _sound_template(self) -> Stream | None:
-        template = self._ingest.sound_template
+        template = self.ingest.sound_template
         if template is None:
             return None
-        refusal = template.refusal(self._target.format)
+        refusal = template.refusal(self.target.format)
         if refusal is None:
             return template.stream
         log.warning("the sound is left out: %s", refusal)
@@ -283,7 +278,7 @@ class LivePipeline:
         frames = math.ceil(seconds * self._rate) + 1
         bytes_each = 3 * model.width * model.height * (1 if model.bit_depth == 8 else 2)
         most = min(_MAX_WAITING_FRAMES, _MAX_WAITING_BYTES // bytes_each)
-        return DropOldestQueue(max(2, min(frames, most)), seconds, self._context.now)
+        return DropOldestQueue(max(2, min(frames, most)), seconds, self.context.now)
 
     def _output_stage(self, duration_seconds: float | None) -> OutputStage:
         info = self.compute.info
@@ -302,7 +297,7 @@ class LivePipeline:
             slate=slate(info, self._spec.name),
             num_slots=num_slots,
             pictures_per_frame=2 ** self._levels[0].exp,
-            context=self._context,
+            context=self.context,
         )
 
     def _compute_stage(self, model: StreamInfo) -> ComputeStage:
@@ -313,8 +308,8 @@ class LivePipeline:
             queue=self._queue,
             model=model,
             give=self.output.put,
-            interval_seconds=self._ingest.interval_seconds,
+            interval_seconds=self.ingest.interval_seconds,
             hold_seconds=max(_HOLD_SHARE * patience, _HOLD_INTERVALS / float(self._rate)),
             deadline_seconds=_DEADLINE_SHARE * self._spec.latency_seconds,
-            context=self._context,
+            context=self.context,
         )

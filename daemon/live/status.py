@@ -66,11 +66,7 @@ class LiveStatus:
 
 
 def status_of(document: dict[str, Any]) -> LiveStatus:
-    """Read what `to_json` returned.
-
-    Raises:
-        ValueError: if it is no status.
-    """
+    """Read what `to_json` returned; raise ValueError for anything else."""
     try:
         sink = dict(document.get("output_state", {}))
         sink["files"] = tuple(sink.get("files", ()))
@@ -153,7 +149,8 @@ class LiveBoard:
     def __init__(self) -> None:
         self._statuses: dict[str, LiveStatus] = {}
         self._last_frames: dict[str, float] = {}
-        self._readers: set[_Reader] = set()
+        self._readers: list[tuple[dict[str, None], asyncio.Event]] = []
+        """What each has not seen yet, in the order in which it happened."""
 
     @property
     def statuses(self) -> Mapping[str, LiveStatus]:
@@ -184,27 +181,20 @@ class LiveBoard:
 
         Existing ones come first. A slow reader gets each name once.
         """
-        reader = _Reader(self._statuses)
-        self._readers.add(reader)
+        names, news = dict.fromkeys(self._statuses), asyncio.Event()
+        news.set()
+        self._readers.append((names, news))
         try:
             while True:
-                await reader.news.wait()
-                reader.news.clear()
-                while reader.names:
-                    yield reader.names.pop(next(iter(reader.names)))
+                await news.wait()
+                news.clear()
+                while names:
+                    names.pop(name := next(iter(names)))
+                    yield name
         finally:
-            self._readers.discard(reader)
+            self._readers.remove((names, news))
 
     def _notify(self, name: str) -> None:
-        for reader in self._readers:
-            reader.names[name] = name
-            reader.news.set()
-
-
-class _Reader:
-    """What one reader has not seen yet, in the order in which it happened."""
-
-    def __init__(self, names: Mapping[str, object]) -> None:
-        self.names = {name: name for name in names}
-        self.news = asyncio.Event()
-        self.news.set()
+        for names, news in self._readers:
+            names[name] = None
+            news.set()

@@ -183,15 +183,14 @@ class MqttBridge:
 
     async def _welcome(self, session: Session) -> None:
         """Look, on a new connection, at what the broker has retained of ours."""
-        # at QoS 0, so that all has arrived once the subscription is granted
-        for topics in (self.topics.states, self.topics.live_states):
-            if await _subscribed(session, topics, retained=True):
-                await session.unsubscribe([topics])
+        retained = [self.topics.states, self.topics.live_states]
         if self._mqtt.discovery:
             await _subscribed(session, self.topics.birth)
-            if await _subscribed(session, device_topic(self.topics), retained=True):
-                await session.unsubscribe([device_topic(self.topics)])
-            self._looked.set()
+            retained.append(device_topic(self.topics))
+        for topic in retained:  # at QoS 0, so that all has arrived once the subscription is granted
+            if await _subscribed(session, topic, retained=True):
+                await session.unsubscribe([topic])
+        self._looked.set()
 
     async def _render_info(self) -> OutgoingMessage:
         jobs = self.config.jobs

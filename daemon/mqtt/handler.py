@@ -157,21 +157,14 @@ _FITS_A_JOB = ("conflict", "illegal_change", "timeout")
 
 
 @dataclass(frozen=True, slots=True)
-class ReplyTo:
-    """Where the answers to a request go."""
-
-    topic: str
-    correlation_data: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Requester:
-    """Who has sent a request."""
+    """Who has sent a request, and where answers go."""
 
-    reply_to: ReplyTo | None = None
-    """Its response topic; None: answers go to the job's `reply`."""
-    number: int | None = None
+    number: int | None = field(default=None, compare=False)
     """Of the request in the journal."""
+    topic: str | None = None
+    """Its response topic; None: answers go to the job's `reply`."""
+    correlation_data: bytes | None = None
 
 
 @dataclass(eq=False)
@@ -185,58 +178,54 @@ class Answers:
     topics: Topics
     outbox: Outbox
     journal: Journal
-    _waiting: dict[str, dict[ReplyTo, int | None]] = field(
-        default_factory=dict[str, dict[ReplyTo, int | None]], init=False
-    )
-    """By job: where its end is to be answered, and the number of the request."""
+
+    def __post_init__(self) -> None:
+        self._waiting: dict[str, list[Requester]] = {}
+        """By job: who is to have an answer at its end."""
 
     def finish(self, requester: Requester, job_id: str, payload: bytes) -> None:
         """Answer for good: the request leaves the journal once the broker has the answer."""
-        self._send(requester.reply_to, job_id, payload, requester.number)
+        topic = requester.topic or self.topics.reply(job_id)
+        message = OutgoingMessage(topic, payload, correlation_data=requester.correlation_data)
+        self.outbox.post(message, lambda: self.journal.drop(requester.number))
 
     def finish_all(self, requester: Requester, jobs: Sequence[Job]) -> None:
         """Answer a request about all jobs of a state; without a response topic, nowhere."""
-        if requester.reply_to is None:
+        if requester.topic is None:
             self.journal.drop(requester.number)
         else:
             self.finish(requester, "", answer("done", None, {"jobs": [job.id for job in jobs]}))
 
     def begin(self, requester: Requester, job_id: str, payload: bytes) -> None:
         """Answer for now."""
-        self._send(requester.reply_to, job_id, payload, None)
+        self.finish(replace(requester, number=None), job_id, payload)
 
     def wait_for_end(self, requester: Requester, job_id: str) -> None:
         """Answer again when the job ends; a place that asked twice is answered once."""
-        target = requester.reply_to or ReplyTo(self.topics.reply(job_id))
-        waiting = self._waiting.setdefault(job_id, {})
-        if target in waiting or len(waiting) >= _MAX_WAITING:
+        waiting = self._waiting.setdefault(job_id, [])
+        if requester in waiting or len(waiting) >= _MAX_WAITING:
             self.journal.drop(requester.number)
         else:
-            waiting[target] = requester.number
+            waiting.append(requester)
 
     def ended(self, job: Job) -> None:
         """Answer all who wait for the end of a job."""
         if waiting := self._waiting.pop(job.id, None):
             payload = job_answer(job)
-            for target, number in waiting.items():
-                self._send(target, job.id, payload, number)
+            for requester in waiting:
+                self.finish(requester, job.id, payload)
 
     def refuse(self, requester: Requester, error: BadRequest) -> None:
         """Answer that a request is not done, and why."""
-        problem, job_id, to = error.problem, error.job_id, requester.reply_to
+        problem, job_id = error.problem, error.job_id
         log.info("request %s refused: %s: %s", job_id or "without an id", problem.code, error)
         payload = answer("error", job_id, problem=problem)
-        is_anonymous = to is None and job_id is None
+        is_anonymous = requester.topic is None and job_id is None
         if not is_anonymous:
-            self._send(to, job_id or "", payload, None)
+            self.begin(requester, job_id or "", payload)
         if is_anonymous or problem.code not in _FITS_A_JOB:
             self.outbox.post(OutgoingMessage(self.topics.error, payload))
         self.journal.drop(requester.number)
-
-    def _send(self, to: ReplyTo | None, job_id: str, payload: bytes, number: int | None) -> None:
-        target = to or ReplyTo(self.topics.reply(job_id))
-        message = OutgoingMessage(target.topic, payload, correlation_data=target.correlation_data)
-        self.outbox.post(message, lambda: self.journal.drop(number))
 
 
 _MAX_INBOX = 1000
@@ -446,5 +435,5 @@ class RequestHandler:
         if topic is not None:
             with suppress(BadResponseTopic):
                 self.topics.check_response(topic, correlation_data)
-                return Requester(ReplyTo(topic, correlation_data), number)
-        return Requester(None, number)
+                return Requester(number, topic, correlation_data)
+        return Requester(number)

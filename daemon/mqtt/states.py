@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -60,11 +60,11 @@ class JobStates:
     """Called with every change."""
     is_up: Callable[[], bool]
     """Returns whether there is a connection."""
-    _clear_at: dict[str, float] = field(default_factory=dict[str, float], init=False)
-    _published: dict[str, tuple[float, float]] = field(
-        default_factory=dict[str, tuple[float, float]], init=False
-    )
-    """Of each running job: when its progress was published, and what share of the whole."""
+
+    def __post_init__(self) -> None:
+        self._clear_at: dict[str, float] = {}
+        self._published: dict[str, tuple[float, float]] = {}
+        """Of each running job: when its progress was published, and what share of the whole."""
 
     async def run(self) -> None:
         """Announce all jobs, then follow them, until cancelled."""

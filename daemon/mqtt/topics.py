@@ -58,26 +58,21 @@ class BadResponseTopic(Exception):
     """Answers cannot go where a request wants them."""
 
 
+@dataclass(eq=False)
 class Topics:
-    """The topics of one node below ``<prefix>/<node_id>/``.
+    """The topics of one node below ``<prefix>/<node_id>/``."""
 
-    Args:
-        prefix: one level.
-        node_id: one level.
-        discovery_prefix: where Home Assistant listens.
-        response_prefixes: below which answers may be sent; none: anywhere that is not in use.
-    """
+    prefix: str
+    """One level."""
+    node_id: str
+    """One level."""
+    discovery_prefix: str = "homeassistant"
+    """Where Home Assistant listens."""
+    response_prefixes: tuple[str, ...] = ()
+    """Below which answers may be sent; none: anywhere that is not in use."""
 
-    def __init__(
-        self,
-        prefix: str,
-        node_id: str,
-        discovery_prefix: str = "homeassistant",
-        response_prefixes: tuple[str, ...] = (),
-    ) -> None:
-        self.prefix, self.node_id = prefix, node_id
-        self.discovery_prefix, self.response_prefixes = discovery_prefix, response_prefixes
-        self.base = f"{prefix}/{node_id}"
+    def __post_init__(self) -> None:
+        self.base = f"{self.prefix}/{self.node_id}"
         self.status = f"{self.base}/status"
         """Retained, plain text: online, draining, stopped; offline by the Will."""
         self.info = f"{self.base}/info"
@@ -94,7 +89,7 @@ class Topics:
         """All :meth:`state` topics, as a filter."""
         self.live_states = self.live_state("+")
         """All :meth:`live_state` topics, as a filter."""
-        self.birth = f"{discovery_prefix}/status"
+        self.birth = f"{self.discovery_prefix}/status"
         """Where Home Assistant announces that it has started."""
 
     @classmethod

@@ -69,19 +69,16 @@ USUAL_PIX_FMT = "yuv420p"
 
 _CRF = 23.0
 _NVENC = ("h264_nvenc", "hevc_nvenc", "av1_nvenc")
+_VPX = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"}
 _X264 = {"preset": "veryfast", "tune": "zerolatency", "forced-idr": "1"}
 _TUNED: dict[str, dict[str, str]] = {
     "libx264": _X264,
     "libx264rgb": _X264,
-    "libx265": {
-        "preset": "ultrafast",
-        "tune": "zerolatency",
-        "forced-idr": "1",
-        "x265-params": "info=0",  # else every keyframe carries 2 kB of its settings
-    },
+    # else every keyframe carries 2 kB of its settings
+    "libx265": _X264 | {"preset": "ultrafast", "x265-params": "info=0"},
     "libsvtav1": {"preset": "10", "svtav1-params": "pred-struct=1:lookahead=0"},
-    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "row-mt": "1"},
-    "libvpx": {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"},
+    "libvpx-vp9": _VPX | {"row-mt": "1"},
+    "libvpx": _VPX,
 }
 _TUNED_NVENC = {
     "preset": "p4", "tune": "ll", "forced-idr": "1", "delay": "0", "zerolatency": "1",
@@ -92,31 +89,27 @@ _QUALITY = {
 } | dict.fromkeys(_NVENC, _CRF)  # fmt: skip
 
 
-def live_pix_fmt(info: StreamInfo, options: EncoderOptions, format: str) -> str:
+def live_pix_fmt(info: StreamInfo, options: EncoderOptions, form: str) -> str:
     """Return the pixel format that the pictures of a live output must have.
 
     Args:
         info: of the input.
         options: the user's.
-        format: FFmpeg's name of the muxer.
+        form: FFmpeg's name of the muxer.
 
     Raises:
         SinkRefused: for an encoder or a pixel format that is not available.
     """
-    return live_choices(info, options, format)[-1].pix_fmt
+    return live_choices(info, options, form)[-1].pix_fmt
 
 
-def live_choices(
-    info: StreamInfo,
-    options: EncoderOptions,
-    format: str,
-) -> list[CodecChoice]:
+def live_choices(info: StreamInfo, options: EncoderOptions, form: str) -> list[CodecChoice]:
     """Return the encoders to try, the best first; all accept the same pictures.
 
     Raises:
         SinkRefused: for an encoder or a pixel format that is not available.
     """
-    container = Container(format)
+    container = Container(form)
     if options.codec is not None:
         choice = choose_codec(info.format, container, options.codec, options.pix_fmt)
         check_range(choice.codec, options)
@@ -165,18 +158,14 @@ class EncoderSettings:
     """Opens encoders with the first choice that works on this machine, and makes the primer."""
 
     def __init__(
-        self,
-        info: StreamInfo,
-        rate: Fraction,
-        options: EncoderOptions,
-        format: str,
+        self, info: StreamInfo, rate: Fraction, options: EncoderOptions, form: str
     ) -> None:
         self._info = info
         self._rate = rate
         self._options = options
         self._gop = max(1, round(rate * KEYFRAME_SECONDS))
-        self._container = Container(format)
-        self._choices = live_choices(info, options, format)
+        self._container = Container(form)
+        self._choices = live_choices(info, options, form)
         self._take(self._choices[0])
 
     def _take(self, choice: CodecChoice) -> None:
@@ -382,28 +371,26 @@ class LiveEncoder:
         return nearest((ticks or 0) * self._settings.tick / self._tick)
 
 
-def check_encoder(options: EncoderOptions, format: str) -> None:
+def check_encoder(options: EncoderOptions, form: str) -> None:
     """Raise, before there is an input, if no input could be encoded.
 
     Args:
         options: the user's.
-        format: the muxer that the packets are for.
+        form: the muxer that the packets are for.
 
     Raises:
         SinkRefused: if there is no such encoder or pixel format, or it refuses an option.
     """
-    refused: SinkRefused | None = None
+    refused: list[SinkRefused] = []
     for pix_fmt in _TRIED_PIX_FMTS:
         info = StreamInfo(*_TRIED_SIZE, pix_fmt, Fraction(1, 90_000), rate=_TRIED_RATE)
         try:
-            info = replace(info, pix_fmt=live_pix_fmt(info, options, format))
-            EncoderSettings(info, _TRIED_RATE, options, format).try_all(None)
-        except SinkRefused as error:
-            refused = refused or error
-        else:
+            info = replace(info, pix_fmt=live_pix_fmt(info, options, form))
+            EncoderSettings(info, _TRIED_RATE, options, form).try_all(None)
             return
-    assert refused is not None
-    raise refused
+        except SinkRefused as error:
+            refused.append(error)
+    raise refused[0]
 
 
 def _tick_of(sound: Stream) -> Fraction:
@@ -446,12 +433,12 @@ class SoundTemplate:
         """Return whether packets of another connection's sound may follow those of this one."""
         return _likeness_of(stream) == self._likeness
 
-    def refusal(self, format: str) -> str | None:
+    def refusal(self, form: str) -> str | None:
         """Return why a muxer cannot hold it; None if it can."""
-        if format in ("rtsp", "whip"):
-            known = _BY_RTP if format == "rtsp" else _BY_WHIP
-            return None if self.codec in known else f"{format} does not carry {self.codec}"
-        return StreamTrial(self.stream, [], Container(CARRIED.get(format, format))).why_not_held()
+        if form in ("rtsp", "whip"):
+            known = _BY_RTP if form == "rtsp" else _BY_WHIP
+            return None if self.codec in known else f"{form} does not carry {self.codec}"
+        return StreamTrial(self.stream, [], Container(CARRIED.get(form, form))).why_not_held()
 
 
 def _likeness_of(stream: Stream) -> tuple[object, ...]:

@@ -183,7 +183,6 @@ class ConnectedInput:
         return agreed
 
     def _form(self, first: DecodedFrame, rate: Fraction) -> LiveForm:
-        assert self._connection is not None
         try:
             verdict = RateVerdict(rate, rate, "live")
             info = describe(self._video, first.frame, verdict=verdict, field_order="progressive")

@@ -274,6 +274,8 @@ def publish(header: wire.Header, packets: BinaryIO, report: Callable[[wire.Event
     kinds: dict[str, type[Output]] = {"file": SingleRecorder, "rolling": RollingRecorder}
     output = kinds.get(header.target.kind, NetworkOutput)(header.target, header.primer, report)
     report(wire.Connected())
+    # a packet of a recording counts as written once the muxer has it
+    most_held = int(isinstance(output, NetworkOutput) and output.has_sound)
     held: deque[int] = deque()  # numbers of packets that the muxer may hold back
 
     def report_written(most_held: int) -> None:
@@ -286,7 +288,7 @@ def publish(header: wire.Header, packets: BinaryIO, report: Callable[[wire.Event
             written = output.write(packet)
             if packet.kind == "video" and written:
                 held.append(number)
-                report_written(int(output.has_sound))
+                report_written(most_held)
             elif packet.kind == "video":
                 report(wire.Skipped(number))
         output.close()

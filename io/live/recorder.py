@@ -168,9 +168,6 @@ class SingleRecorder:
         SinkRefused: if it cannot be created, or its container cannot hold the video.
     """
 
-    has_sound = False
-    """False here: a packet counts as written once the muxer has it."""
-
     def __init__(
         self, target: LiveTarget, primer: bytes, on_event: Callable[[Event], None]
     ) -> None:
@@ -238,9 +235,6 @@ class RollingRecorder:
         on_event: called, on any thread, with what becomes of the files.
         wall: the time of day, in seconds since 1970.
     """
-
-    has_sound = False
-    """False here: a packet counts as written once the muxer has it."""
 
     def __init__(
         self,
