@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
@@ -308,13 +308,9 @@ class StageThread:
         except BaseException as error:
             self.failure = error
         finally:
-            self._ended()
             self.context.changed()
 
     def _work(self) -> None:
-        raise NotImplementedError
-
-    def _ended(self) -> None:
         raise NotImplementedError
 
 
@@ -367,12 +363,10 @@ class ComputeStage(StageThread):
         return dict(self._counts + Counter(self.compute.statistics()))
 
     def _work(self) -> None:
-        while self._step():
-            pass
-        self._flush()
-
-    def _ended(self) -> None:
-        self.compute.close()
+        with closing(self.compute):
+            while self._step():
+                pass
+            self._flush()
 
     def _step(self) -> bool:
         """Handle one frame, or a silence; return whether to go on."""

@@ -108,10 +108,8 @@ _MAX_WAITING_BYTES = 256 << 20
 _MAX_WAITING_FRAMES = 240
 
 _FRAME_COUNTS = {
-    "inserted": "frames_inserted",
-    "upscaled": "frames_enlarged",
-    "skipped": "frames_skipped",
-}
+    "inserted": "frames_inserted", "upscaled": "frames_enlarged", "skipped": "frames_skipped",
+}  # fmt: skip
 """Names of the filters' counters in a status."""
 
 
@@ -120,9 +118,8 @@ def timing_of(spec: StreamSpec, rate: Fraction) -> OutputTiming:
     latency = spec.latency_seconds
     interval = float(1 / rate)
     deadline = _DEADLINE_SHARE * latency
-    patience = max(
-        min(_PATIENCE_SECONDS, _PATIENCE_SHARE * latency), _PATIENCE_INTERVALS * interval
-    )
+    usual = min(_PATIENCE_SECONDS, _PATIENCE_SHARE * latency)
+    patience = max(usual, _PATIENCE_INTERVALS * interval)
     freezes = spec.on_loss == "freeze"
     return OutputTiming(
         patience_seconds=min(deadline, patience),
@@ -188,7 +185,8 @@ class LivePipeline:
             on_written=self._written,
         )
         self._queue = self._bounded_queue(model)
-        self.output = self._output_stage(self.request.duration_seconds)
+        self._timing = timing_of(spec, self._rate)
+        self.output = self._output_stage()
         self.compute_stage = self._compute_stage(model)
         self.output.in_flight = lambda: self.ingest.placed_pts > self.compute_stage.handled_pts
 
@@ -280,19 +278,17 @@ class LivePipeline:
         most = min(_MAX_WAITING_FRAMES, _MAX_WAITING_BYTES // bytes_each)
         return DropOldestQueue(max(2, min(frames, most)), seconds, self.context.now)
 
-    def _output_stage(self, duration_seconds: float | None) -> OutputStage:
-        info = self.compute.info
+    def _output_stage(self) -> OutputStage:
+        info, seconds = self.compute.info, self.request.duration_seconds
         assert info.rate is not None
-        num_slots = None
-        if duration_seconds is not None:
-            num_slots = max(1, round(duration_seconds * info.rate))
+        num_slots = None if seconds is None else max(1, round(seconds * info.rate))
         return OutputStage(
             encoder=self._encoder,
             publisher=self.publisher,
             clock=self._clock,
             delays=self.delays,
             pending=self._pending,
-            timing=timing_of(self._spec, self._rate),
+            timing=self._timing,
             rate=info.rate,
             slate=slate(info, self._spec.name),
             num_slots=num_slots,
@@ -301,7 +297,7 @@ class LivePipeline:
         )
 
     def _compute_stage(self, model: StreamInfo) -> ComputeStage:
-        patience = timing_of(self._spec, self._rate).patience_seconds
+        patience = self._timing.patience_seconds
         return ComputeStage(
             compute=self.compute,
             governor=self.governor,

@@ -351,16 +351,16 @@ class OutputStage(StageThread):
 
     def _work(self) -> None:
         wait = _LOOK_SECONDS
-        while (pictures := self._pictures.take_all(wait / self.context.speed)) is not None:
-            for picture in pictures:
-                self._enter(picture)
-            wait = self._fill()
-            self._publish_sound()
-        self._publish(self.encoder.flush())
-
-    def _ended(self) -> None:
-        if self.failure is not None:
+        try:
+            while (pictures := self._pictures.take_all(wait / self.context.speed)) is not None:
+                for picture in pictures:
+                    self._enter(picture)
+                wait = self._fill()
+                self._publish_sound()
+            self._publish(self.encoder.flush())
+        except BaseException:
             self.cancel()
+            raise
 
     def _enter(self, picture: OutputFrame) -> None:
         self.pending.done(picture.seconds)

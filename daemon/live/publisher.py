@@ -204,12 +204,8 @@ class PublisherConnection:
         self._started = self._last_written = time.monotonic()
         self._first_written: float | None = None
         self._connected = False
-        self._result: wire.PublishFailed | wire.Finished | None = None
-
-    @property
-    def has_reported(self) -> bool:
-        """Whether the child itself reported how it ended; else it died, or was killed."""
-        return self._result is not None
+        self.result: wire.PublishFailed | wire.Finished | None = None
+        """How the child itself says that it ended; None: it died, or was killed."""
 
     def held_seconds(self) -> float:
         """Return the time since the first packet was written."""
@@ -233,11 +229,11 @@ class PublisherConnection:
         killed = self._listen(child) or killed
         for _, packet, _ in self._underway:
             self.packets.lost(packet)
-        match self._result:
+        match self.result:
             case wire.Finished():
                 return None
             case wire.PublishFailed():
-                return self._result.exception()
+                return self.result.exception()
             case None:
                 return killed or self._death(child)
 
@@ -283,7 +279,7 @@ class PublisherConnection:
         elif isinstance(event, wire.Connected):
             self._connected = True
         elif isinstance(event, wire.PublishFailed | wire.Finished):
-            self._result = event
+            self.result = event
 
     def _arrived(self, number: int) -> Encoded:
         """Remove a packet, and those before it, from the packets that are under way."""
@@ -357,7 +353,12 @@ class Publisher:
         self._order = StopOrder()
         self._lock = threading.Lock()
         self._state = OutputState()
-        self._failure: MediaError | None = None
+        self.failure: MediaError | None = None
+        """Why it has given up for good; None while it goes on, and after it ended well.
+
+        It gives up a file that cannot be written, but a server only if that refused the format
+        before anything was ever written.
+        """
         self._thread = threading.Thread(target=self._run, name="upframe-publisher", daemon=True)
 
     def start(self) -> None:
@@ -389,15 +390,6 @@ class Publisher:
         with self._lock:
             return replace(self._state, dropped=self._packets.dropped)
 
-    @property
-    def failure(self) -> MediaError | None:
-        """Why it has given up for good; None while it goes on, and after it ended well.
-
-        It gives up a file that cannot be written, but a server only if that refused the format
-        before anything was ever written.
-        """
-        return self._failure
-
     def finish(
         self, timeout_seconds: float, meanwhile: Callable[[], None] = _ignore
     ) -> OutputState:
@@ -414,8 +406,8 @@ class Publisher:
         self._order.finish_by = time.monotonic() + timeout_seconds
         self._packets.stop()
         self._join(timeout_seconds + _GRACE_SECONDS, meanwhile)
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         return self.state
 
     def kill(self) -> None:
@@ -446,7 +438,7 @@ class Publisher:
                 self._packets.close()
                 in_vain = self._state.connections == connections
                 spent = time.monotonic() - began if in_vain else 0.0
-                is_last = self._has_ended(error, reported=connection.has_reported)
+                is_last = self._has_ended(error, reported=connection.result is not None)
                 if is_last or not self._rested(held_seconds, spent):
                     break
         finally:
@@ -485,12 +477,12 @@ class Publisher:
             self._changed(replace(self._state, connected=False))
             return True
         if self._is_fatal(error, reported=reported) or (ordered and self.target.is_file):
-            self._failure = error
-        if not ordered or self._failure is not None:
+            self.failure = error
+        if not ordered or self.failure is not None:
             self._report_loss(error)
         else:
             self._changed(replace(self._state, connected=False))
-        return ordered or self._failure is not None
+        return ordered or self.failure is not None
 
     def _report_loss(self, error: MediaError) -> None:
         message, reason = str(error), error.reason if isinstance(error, OutputLost) else "failed"

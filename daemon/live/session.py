@@ -257,12 +257,6 @@ class LiveSession:
             self._ended_by = "stopped" if number is None else f"stopped by signal {number}"
         self._wake.put(None)
 
-    def kill(self) -> None:
-        """End the output at once, as it is; `run` returns soon after."""
-        self.stop()
-        if (pipeline := self._pipeline) is not None:
-            pipeline.kill()
-
     def status(self) -> LiveStatus:
         """Return the state of the stream."""
         source, spec = self._input, self.request.spec

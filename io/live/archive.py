@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 from av.error import FFmpegError
@@ -237,34 +238,24 @@ def truncate_to_whole(path: Path, form: str) -> None:
         os.truncate(path, size)
 
 
-class FileLock:
-    """Shows other processes that a file is still being written."""
+def lock_of(path: Path) -> BinaryIO | None:
+    """Show other processes that a file is still being written; None if one of them does.
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    Returns:
+        What to close when the file is complete.
 
-    @classmethod
-    def of(cls, path: Path) -> FileLock | None:
-        """Acquire the lock of a file; None if another process has it.
-
-        Raises:
-            OSError: if the file cannot be opened.
-        """
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except OSError:  # a share without locks: those of others do not exist there either
-            pass
-        return cls(descriptor)
-
-    def release(self) -> None:
-        """Release the lock. May be called twice."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+    Raises:
+        OSError: if the file cannot be opened.
+    """
+    file = path.open("rb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:  # a share without locks: those of others do not exist there either
+        pass
+    return file
 
 
 class DiskSync:

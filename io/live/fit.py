@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
@@ -150,33 +151,30 @@ _FLAGS = Interpolation.ACCURATE_RND
 _METHODS = {"bicubic": Interpolation.BICUBIC, "bilinear": Interpolation.BILINEAR}
 
 
+@dataclass(eq=False)
 class Scaler:
     """Converts the coded planes of pictures to one size and, optionally, pixel format.
 
     The governor falls back to it where a network is too slow. For one thread at a time, since
     swscale's context is kept from picture to picture.
+
+    Raises:
+        ValueError: for a size below 1x1.
     """
 
-    def __init__(
-        self, width: int, height: int, method: Method = "bicubic", pix_fmt: str | None = None
-    ) -> None:
-        """Set what to convert to.
+    width: int
+    """Pixels of the luma plane."""
+    height: int
+    """Likewise."""
+    method: Method = "bicubic"
+    """How swscale interpolates."""
+    pix_fmt: str | None = None
+    """Of the result, which may differ in bit depth and chroma alone: YUV of YUV, with the same
+    range; None: unchanged."""
 
-        Args:
-            width: Pixels of the luma plane.
-            height: Likewise.
-            method: How swscale interpolates.
-            pix_fmt: Of the result, which may differ in bit depth and chroma alone: YUV of YUV, with
-                the same range; None: unchanged.
-
-        Raises:
-            ValueError: for a size below 1x1.
-        """
-        if width < 1 or height < 1:
-            raise ValueError(f"size must be at least 1x1, got {width}x{height}")
-        self._width, self._height = width, height
-        self._pix_fmt = pix_fmt
-        self._method = _METHODS[method] | _FLAGS
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"size must be at least 1x1, got {self.width}x{self.height}")
         self._reformatter = VideoReformatter()
 
     def __call__(self, picture: Picture) -> Picture:
@@ -185,17 +183,17 @@ class Scaler:
         Raises:
             UnsupportedMedia: if FFmpeg does not have the pixel format.
         """
-        pix_fmt = self._pix_fmt or picture.pix_fmt
-        size = (picture.width, picture.height)
-        if size == (self._width, self._height) and pix_fmt == picture.pix_fmt:
+        pix_fmt = self.pix_fmt or picture.pix_fmt
+        got = (picture.width, picture.height, picture.pix_fmt)
+        if got == (self.width, self.height, pix_fmt):
             return picture
         frame = frame_of(picture)
         scaled = self._reformatter.reformat(
             frame,
-            self._width,
-            self._height,
+            self.width,
+            self.height,
             pix_fmt,
-            interpolation=self._method,
+            interpolation=_METHODS[self.method] | _FLAGS,
             threads=1,  # the cores compute other streams' networks
         )
         return picture_of(scaled, picture.color, picture.pts, picture.duration, picture.time_base)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from statistics import median
@@ -158,27 +158,27 @@ class _Sent:
     arrived: float
 
 
+@dataclass(eq=False)
 class LiveDecoder:
-    """Decodes the video packets of one connection, and passes on those of the sound.
+    """Decodes the video packets of one connection, and passes on those of the sound."""
 
-    Args:
-        video: the stream to decode.
-        sound: the stream to pass on.
-        lossy: whether the transport loses packets silently, as RTP over UDP does.
-        counts: receives frames_decoded, frames_damaged and packets_corrupt.
-    """
+    video: VideoStream
+    """To decode."""
+    sound: AudioStream | None
+    """To pass on."""
+    _: KW_ONLY
+    lossy: bool
+    """Whether the transport loses packets silently, as RTP over UDP does."""
+    counts: Counter[str]
+    """Receives frames_decoded, frames_damaged and packets_corrupt."""
 
-    def __init__(
-        self, video: VideoStream, sound: AudioStream | None, *, lossy: bool, counts: Counter[str]
-    ) -> None:
-        video.thread_type = "SLICE"  # frame threads would add their number to the delay
-        self._video, self._sound = video, sound
-        self._time_base = video.time_base or Fraction(1, 90_000)
-        self._counts = counts
+    def __post_init__(self) -> None:
+        self.video.thread_type = "SLICE"  # frame threads would add their number to the delay
+        self._time_base = self.video.time_base or Fraction(1, 90_000)
         self._gate = KeyframeGate()
-        self._gaps = GapDetector() if lossy else None
+        self._gaps = GapDetector() if self.lossy else None
         self._sent: deque[_Sent] = deque(maxlen=_MOST_SENT)
-        self._messages = MessageReader(video.codec_context)
+        self._messages = MessageReader(self.video.codec_context)
         self._number = 0
         self._first_pts = FirstPtsFixer()
         self._deinterlacer: Deinterlacer[DecodedFrame] | None = None
@@ -190,10 +190,10 @@ class LiveDecoder:
 
     def take(self, packet: Packet[Stream], arrived: float) -> Iterator[DecodedFrame | SoundPacket]:
         """Accept a packet of either stream; yield what is ready."""
-        if self._sound is not None and packet.stream_index == self._sound.index:
+        if self.sound is not None and packet.stream_index == self.sound.index:
             if packet.size and not packet.is_corrupt:
                 yield _sound_packet(packet, arrived)
-        elif packet.stream_index == self._video.index:
+        elif packet.stream_index == self.video.index:
             if packet.size:
                 self._number += 1
                 self._check(packet)
@@ -204,7 +204,7 @@ class LiveDecoder:
 
     def _check(self, packet: Packet[Stream]) -> None:
         if packet.is_corrupt:
-            self._counts["packets_corrupt"] += 1
+            self.counts["packets_corrupt"] += 1
             self._gate.shut(self._number, opens_at=self._number + 1 + _FLAGGED_EARLY)
         elif self._gaps is not None and self._gaps.before(_time_of(packet, self._time_base)):
             self._gate.shut(self._number, opens_at=self._number)
@@ -239,7 +239,7 @@ class LiveDecoder:
 
     def _damaged(self, number: int) -> None:
         if not self._gate.is_shut:
-            self._counts["frames_damaged"] += 1
+            self.counts["frames_damaged"] += 1
         self._gate.shut(number, opens_at=number + 1)
 
     def _shown(self, frame: VideoFrame, arrived: float) -> Iterator[DecodedFrame]:
@@ -256,13 +256,13 @@ class LiveDecoder:
             sent.arrived,
             is_keyframe=frame.key_frame,
             after_loss=self._gate.take_loss(),
-            sample_aspect_ratio=self._video.codec_context.sample_aspect_ratio or None,
+            sample_aspect_ratio=self.video.codec_context.sample_aspect_ratio or None,
         )
         for timed in self._first_pts(decoded, frame.duration * self._time_base):
             if timed.is_keyframe:
                 self._measure_gop(timed.seconds, timed.arrived)
             for each in self._progressive(timed):
-                self._counts["frames_decoded"] += 1
+                self.counts["frames_decoded"] += 1
                 yield each
 
     def _sent_as(self, pts: int | None) -> _Sent | None:
@@ -277,14 +277,14 @@ class LiveDecoder:
     @cached_property
     def _order(self) -> FieldOrder | None:
         """By the stream's header, as the decoder has it at the first frame."""
-        return field_order_of(self._video.codec_context.field_order)
+        return field_order_of(self.video.codec_context.field_order)
 
     def _progressive(self, decoded: DecodedFrame) -> Iterator[DecodedFrame]:
         frame, order = decoded.frame, self._order
         if self._deinterlacer is not None and not self._deinterlacer.accepts(frame):
             yield from self._flushed()
         if self._deinterlacer is None and (frame.interlaced_frame or order in INTERLACED):
-            codec = self._video.codec_context.name
+            codec = self.video.codec_context.name
             every_frame = not (frame.interlaced_frame or flags_frames(codec))
             self._deinterlacer = Deinterlacer[DecodedFrame](
                 frame, self._time_base, field_order=order, every_frame=every_frame

@@ -276,6 +276,8 @@ class LiveEncoder:
         self._sound_tick = None if sound is None else _tick_of(sound)
         self.primer = self._settings.try_all(sound)
         """The streams' headers, as a NUT file in memory."""
+        self.codec = self._settings.choice.codec
+        """FFmpeg's name of the encoder."""
         self._codec = self._settings.opened()
         self._messages = MessageWriter(self._codec)
         # parameter sets to repeat before keyframes, for receivers that join later: if they have
@@ -286,11 +288,6 @@ class LiveEncoder:
         self._last_index = -1
         self._rest_seconds = _REST_SECONDS.get(self.codec, 0.0)
         self._rested_at = 0.0
-
-    @property
-    def codec(self) -> str:
-        """FFmpeg's name of the encoder."""
-        return self._settings.choice.codec
 
     def __call__(self, picture: Picture, index: int, *, keyframe: bool = False) -> list[Encoded]:
         """Encode the picture of a slot.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
@@ -236,9 +237,8 @@ class PacedFile(ConnectedInput):
         sound: bool = True,
     ) -> None:
         name = str(source)
-        super().__init__(
-            redacted(name), lambda _: FileConnection(name, speed=speed, now=now), sound=sound
-        )
+        connection = partial(FileConnection, name, speed=speed, now=now)
+        super().__init__(redacted(name), lambda _: connection(), sound=sound)
 
 
 DEFAULT_RATE = Fraction(25)
@@ -330,6 +330,7 @@ _LOST_SECONDS, _LOST_GOPS, _LOST_INTERVALS = 10.0, 3, 20
 _GOPS_KEPT = 4
 
 
+@dataclass(eq=False)
 class StallRule:
     """Judges silence by the stream's own rate and keyframe interval.
 
@@ -337,23 +338,22 @@ class StallRule:
     to show before the next keyframe, so a silence of one group of pictures is normal; a
     fixed limit would reconnect to a slow source over and over.
 
-    Args:
-        rate: nominal frames per second.
-        gop_seconds: from keyframe to keyframe; None if not yet known.
-        given_seconds: the user's limit, instead of the stream's own one.
-
     Raises:
         ValueError: for a rate that is not positive.
     """
 
-    def __init__(
-        self, rate: Fraction, gop_seconds: Fraction | None, given_seconds: float | None = None
-    ) -> None:
-        self._interval = float(1 / positive(rate))
-        self._given = given_seconds
+    rate: Fraction
+    """Nominal frames per second."""
+    gop_seconds: Fraction | None
+    """From keyframe to keyframe; None if not yet known."""
+    given_seconds: float | None = None
+    """The user's limit, instead of the stream's own one."""
+
+    def __post_init__(self) -> None:
+        self._interval = float(1 / positive(self.rate))
         self._gops: deque[float] = deque(maxlen=_GOPS_KEPT)
-        if gop_seconds is not None:
-            self.observed(gop_seconds)
+        if self.gop_seconds is not None:
+            self.observed(self.gop_seconds)
 
     @property
     def stalled_seconds(self) -> float:
@@ -363,8 +363,8 @@ class StallRule:
     @property
     def lost_seconds(self) -> float:
         """Silence after which the connection is given up."""
-        if self._given is not None:
-            return self._given
+        if self.given_seconds is not None:
+            return self.given_seconds
         gop = max(self._gops, default=0.0)
         return max(_LOST_SECONDS, _LOST_GOPS * gop, _LOST_INTERVALS * self._interval)
 

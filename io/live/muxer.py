@@ -229,13 +229,10 @@ class HlsUploader:
         self._query = f"?{parts.query}" if parts.query else ""
         self._connection: http.client.HTTPConnection | None = None
         self._playlist = self._ask("GET", parts.path, missing=True)
+        self.continues = self._playlist.startswith(b"#EXTM3U")
+        """Whether the server has a playlist already, which is to be continued."""
         self._error: OutputLost | None = None
         self._ended = False
-
-    @property
-    def continues(self) -> bool:
-        """Whether the server has a playlist already, which is to be continued."""
-        return self._playlist.startswith(b"#EXTM3U")
 
     def open(self, url: str, flags: int, options: dict[str, str]) -> BinaryIO:
         """Open one of the muxer's files, or delete it, as `options` say: `io_open` of `av.open`."""

@@ -159,6 +159,8 @@ class NetworkOutput:
             if target.kind == "hls" and "://" in target.url:
                 self._uploads = HlsUploader(target.url, IO_TIMEOUT_SECONDS)
             self._muxer = self._muxing(primer)
+        self.has_sound = self._muxer.has_sound
+        """Whether the muxer holds the latest packet back, to order it with the sound."""
         for note in self._muxer.notes:
             report(wire.Note(note))
 
@@ -177,11 +179,6 @@ class NetworkOutput:
         if self._uploads is not None:
             return self._uploads.continues
         return Path(self._target.url).exists()
-
-    @property
-    def has_sound(self) -> bool:
-        """Whether the muxer holds the latest packet back, to order it with the sound."""
-        return self._muxer.has_sound
 
     def write(self, packet: Encoded) -> bool:
         """Send a packet; return False if it has no place in this connection."""

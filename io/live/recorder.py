@@ -6,26 +6,27 @@ costs one fragment. A file that cannot be completed is truncated to what is whol
 
 from __future__ import annotations
 
-import queue
 import secrets
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from av.error import FFmpegError
 
-from ..errors import MediaError, SinkFull, SinkRefused, VerificationFailed
+from ..errors import SinkFull, SinkRefused, VerificationFailed
 from ..files import OutputFile, Owner, rename, sync_file, sync_folder, write_error
 from .archive import (
     DiskSync,
-    FileLock,
     NamePattern,
     VideoExtent,
     check_recording,
     free_path,
+    lock_of,
     rename_beside,
     truncate_to_whole,
     video_extent,
@@ -54,7 +55,7 @@ class RecordingFile:
         # the file's name, which `archive` recognises, is the only record
         owner = Owner(f"live-{secrets.token_hex(4)}", lambda _: None)
         self._file = OutputFile(path, overwrite=target.overwrite, owner=owner)
-        self._lock = None if self._file.direct else FileLock.of(self._file.path)
+        self._lock = None if self._file.direct else lock_of(self._file.path)
         self._disk = None if self._file.direct else DiskSync(self._file.stream.fileno())
         try:
             with _mapped_errors(path, opening=True):
@@ -137,7 +138,7 @@ class RecordingFile:
 
     def _release(self) -> None:
         if self._lock is not None:
-            self._lock.release()
+            self._lock.close()
 
 
 def rescue(partial: Path, target: Path, form: str) -> Recorded:
@@ -220,6 +221,7 @@ _HEADER_BYTES = 1024
 """A shorter file ends before its first fragment."""
 
 
+@dataclass(eq=False)
 class RollingRecorder:
     """Writes a sequence of recordings: when one is long enough, a keyframe begins the next.
 
@@ -228,28 +230,24 @@ class RollingRecorder:
 
     A finished one is verified on a thread of its own, so that the packets of the next do not
     wait. What an earlier process has left unfinished is saved first.
-
-    Args:
-        target: the output; `url` is the pattern of names, `segment_seconds` the length.
-        primer: of the encoder.
-        on_event: called, on any thread, with what becomes of the files.
-        wall: the time of day, in seconds since 1970.
     """
 
-    def __init__(
-        self,
-        target: LiveTarget,
-        primer: bytes,
-        on_event: Callable[[Event], None],
-        wall: Callable[[], float] = time.time,
-    ) -> None:
-        self._target, self._primer, self._on_event, self._wall = target, primer, on_event, wall
-        self._naming = NamePattern(Path(target.url))
+    target: LiveTarget
+    """The output; `url` is the pattern of names, `segment_seconds` the length."""
+    primer: bytes
+    """Of the encoder."""
+    on_event: Callable[[Event], None]
+    """Called, on any thread, with what becomes of the files."""
+    wall: Callable[[], float] = time.time
+    """The time of day, in seconds since 1970."""
+
+    def __post_init__(self) -> None:
+        self._naming = NamePattern(Path(self.target.url))
         self._naming.check()
         self._current: RecordingFile | None = None
         self._before: RecordingFile | None = None
         self._noted: set[str] = set()
-        self._completion = CompletionThread(on_event)
+        self._completion = CompletionThread(self.on_event)
         self._completion.add(self._rescue)
         self._completion.add(self._expire)
 
@@ -268,21 +266,21 @@ class RollingRecorder:
 
     def _is_time(self, seconds: Fraction) -> bool:
         begins = self._current.muxer.origin if self._current else None
-        return begins is None or seconds - begins >= self._target.segment_seconds
+        return begins is None or seconds - begins >= self.target.segment_seconds
 
     def _cut(self) -> None:
         if self._before is not None:
             self._complete(self._before)
         self._before, self._current = self._current, None
-        path = self._naming.at(self._wall())
+        path = self._naming.at(self.wall())
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SinkFull(f"cannot create the folder {path.parent}: {error.strerror}") from error
-        self._current = RecordingFile(self._target, free_path(path), self._primer)
+        self._current = RecordingFile(self.target, free_path(path), self.primer)
         for note in set(self._current.muxer.notes) - self._noted:
             self._noted.add(note)
-            self._on_event(Note(note))
+            self.on_event(Note(note))
         if self._before is not None and not self._before.muxer.has_sound:
             self._complete(self._before)
             self._before = None
@@ -323,19 +321,19 @@ class RollingRecorder:
         """Save the complete part of what cannot be completed."""
         for recording in (self._before, self._current):
             if recording is not None and (saved := recording.rescue()) is not None:
-                self._on_event(saved)
+                self.on_event(saved)
         self._before = self._current = None
         self._completion.close()
 
     def _expire(self) -> list[Event]:
         """Remove the recordings that are too old, or too many; the latest one is kept."""
-        days, gibibytes, events = self._target.keep_days, self._target.keep_gibibytes, list[Event]()
+        days, gibibytes, events = self.target.keep_days, self.target.keep_gibibytes, list[Event]()
         if days is None and gibibytes is None:
             return events
         recordings = self._naming.recordings()
         size = sum(status.st_size for _, status in recordings)
         for path, status in recordings[:-1]:
-            age = (self._wall() - status.st_mtime) / _DAY_SECONDS
+            age = (self.wall() - status.st_mtime) / _DAY_SECONDS
             if (days is None or age <= days) and (gibibytes is None or size <= gibibytes * _GIBI):
                 break
             try:
@@ -352,21 +350,19 @@ class RollingRecorder:
         events: list[Event] = []
         for partial, target in self._naming.leftovers():
             with suppress(FileNotFoundError):  # another process was faster
-                if (lock := FileLock.of(partial)) is not None:
-                    try:
+                if (lock := lock_of(partial)) is not None:
+                    with lock:
                         events.extend(self._rescue_one(partial, target))
-                    finally:
-                        lock.release()
         return events
 
     def _rescue_one(self, partial: Path, target: Path) -> list[Event]:
         try:
-            return [rescue(partial, target, self._target.format)]
+            return [rescue(partial, target, self.target.format)]
         except (VerificationFailed, SinkFull, OSError) as error:
             found = partial.stat()
             if found.st_size >= _HEADER_BYTES:
                 return [Note(f"{partial}: left unfinished, and cannot be saved: {error}")]
-            if self._wall() - found.st_mtime > _FRESH_SECONDS:
+            if self.wall() - found.st_mtime > _FRESH_SECONDS:
                 partial.unlink()
             return []
 
@@ -376,32 +372,26 @@ class CompletionThread:
 
     def __init__(self, on_event: Callable[[Event], None]) -> None:
         self._on_event = on_event
-        self._waiting: queue.SimpleQueue[Callable[[], list[Event]] | None] = queue.SimpleQueue()
-        self._error: MediaError | None = None
-        self._thread = threading.Thread(target=self._run, name="upframe-completion", daemon=True)
-        self._thread.start()
+        self._pool = ThreadPoolExecutor(1, "upframe-completion")
+        self._works: deque[Future[None]] = deque()
 
     def add(self, work: Callable[[], list[Event]]) -> None:
         """Queue work; the events that it returns are reported."""
-        self._waiting.put(work)
+        self._works.append(self._pool.submit(self._do, work))
 
     def check(self) -> None:
         """Raise the error of the first work that failed: see :class:`RollingRecorder`."""
-        if self._error is not None:
-            raise self._error
+        while self._works and self._works[0].done():
+            self._works[0].result()
+            self._works.popleft()
 
     def close(self) -> None:
         """Wait until all is done. May be called twice."""
-        self._waiting.put(None)
-        self._thread.join()
+        self._pool.shutdown()
 
-    def _run(self) -> None:
-        while (work := self._waiting.get()) is not None:
-            try:
-                for event in work():
-                    self._on_event(event)
-            except MediaError as error:
-                self._error = self._error or error
-            except OSError as error:  # a folder is gone
-                text = f"cannot complete recordings: {error.strerror}"
-                self._error = self._error or SinkFull(text)
+    def _do(self, work: Callable[[], list[Event]]) -> None:
+        try:
+            for event in work():
+                self._on_event(event)
+        except OSError as error:  # a folder is gone
+            raise SinkFull(f"cannot complete recordings: {error.strerror}") from error

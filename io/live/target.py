@@ -142,9 +142,8 @@ def _published(text: str, scheme: str, asked: str | None) -> LiveTarget:
         raise SinkRefused(UNVERIFIED.format(redacted_target(text)))
     needs_ffmpeg = scheme == "srt" and not has_protocol("srt")
     if needs_ffmpeg and shutil.which("ffmpeg") is None:
-        raise SinkRefused(
-            f"{redacted_target(text)}: PyAV's libraries have no SRT, and there is no ffmpeg program"
-        )
+        why = "PyAV's libraries have no SRT, and there is no ffmpeg program"
+        raise SinkRefused(f"{redacted_target(text)}: {why}")
     return LiveTarget(
         kind="hls" if muxer == "hls" else "url",
         url=_url(text, scheme),
@@ -215,9 +214,8 @@ def _local(
         return _playlist(path, text)
     container = container_of(path, asked)
     if container.name not in _RECORDED:
-        raise SinkRefused(
-            f"{text}: {container.name} cannot be recorded live, wanted {', '.join(_RECORDED)}"
-        )
+        why = f"cannot be recorded live, wanted {', '.join(_RECORDED)}"
+        raise SinkRefused(f"{text}: {container.name} {why}")
     if is_name_pattern(path):
         NamePattern(path).check()
         kind: Kind = "rolling"

@@ -25,9 +25,9 @@ from upframe.io.errors import SinkFull, VerificationFailed
 from upframe.io.extent import mp4_boxes, whole_fragments
 from upframe.io.live.archive import (
     DiskSync,
-    FileLock,
     VideoExtent,
     check_recording,
+    lock_of,
     truncate_to_whole,
     video_extent,
 )
@@ -326,10 +326,10 @@ def test_a_disk_that_does_not_take_it_is_told_at_the_next_keyframe() -> None:
 def test_a_file_is_locked_for_as_long_as_somebody_writes_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
-    lock = FileLock.of(path)
+    lock = lock_of(path)
     assert lock is not None
-    assert FileLock.of(path) is None
-    lock.release()
-    again = FileLock.of(path)
+    assert lock_of(path) is None
+    lock.close()
+    again = lock_of(path)
     assert again is not None
-    again.release()
+    again.close()
