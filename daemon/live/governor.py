@@ -120,7 +120,11 @@ class Costs:
         memory.is_rehearsed = False
         if memory.usual < memory.least:
             if memory.least < inf:
-                self._correct(_ratio(memory.usual, memory.least, interval_seconds))
+                # so are those of other levels that were only measured before the start
+                ratio = _ratio(memory.usual, memory.least, interval_seconds)
+                for other in self._memory:
+                    if other.is_rehearsed and other.usual is not None:
+                        other.usual = other.least = other.usual * ratio
             memory.least = memory.usual
 
     def leave(self, now: float, *, in_vain: bool) -> None:
@@ -165,12 +169,6 @@ class Costs:
         usual *= 0.5 ** ((now - memory.usual_at) / (lasting * patience_seconds))
         own = self._memory[index]
         return max(usual, own.failed * 0.5 ** ((now - own.failed_at) / patience_seconds))
-
-    def _correct(self, ratio: float) -> None:
-        """Lower the costs of other levels measured before the start by the same ratio."""
-        for memory in self._memory:
-            if memory.is_rehearsed and memory.usual is not None:
-                memory.usual = memory.least = memory.usual * ratio
 
     def _nearest(self, index: int, cost: float | None) -> tuple[int, float]:
         """Return the level of known cost whose work is the most similar, and its cost."""
@@ -388,7 +386,8 @@ class Governor:
             return f"frames take {share:.2f} of the time there is"
         if costs.num_frames < SETTLED_FRAMES:
             return None
-        if urgent and share > _BUSY and self._wait_grows():
+        growth = self._waits[-1][1] - self._waits[0][1]
+        if urgent and share > _BUSY and growth > _WAIT_GROWS * self._latency:
             return f"frames wait for {waiting:.2f} s"
         if self._loses_frames(now, share):
             return f"{len(self._drops)} frames were lost"
@@ -396,9 +395,6 @@ class Governor:
         if share > OVERLOADED and waits and not is_calm and costs.is_steady(now):
             return f"frames take {share:.2f} of the time there is"
         return None
-
-    def _wait_grows(self) -> bool:
-        return self._waits[-1][1] - self._waits[0][1] > _WAIT_GROWS * self._latency
 
     def _loses_frames(self, now: float, share: float) -> bool:
         while self._drops and self._drops[0] < now - _DROPS_KEPT_SECONDS:

@@ -101,7 +101,11 @@ class InputReader:
         except BaseException as error:  # raised again by the session, which ends with it
             self.failure = error
         finally:
-            self._close()
+            if self._source is not None:
+                if self.lost is not None or self.failure is not None:
+                    for line in self._source.lines():
+                        log.debug("%s", line)
+                self._source.close()
             self.state = "over"
             self.changed()
 
@@ -133,13 +137,6 @@ class InputReader:
     def _enter(self, state: Literal["probing", "running"]) -> None:
         self.state = state
         self.changed()
-
-    def _close(self) -> None:
-        if self._source is not None:
-            if self.lost is not None or self.failure is not None:
-                for line in self._source.lines():
-                    log.debug("%s", line)
-            self._source.close()
 
 
 CONNECT_SECONDS = 10.0

@@ -380,7 +380,9 @@ class OutputStage(StageThread):
             until = max(until, self.clock.due(now) - Fraction(timing.patience_seconds))
         missing = self._scheduler.next_time - until
         if missing > 0:
-            return self._wait_seconds(now, None if in_flight else float(missing))
+            after = None if in_flight else float(missing)
+            waits = (_LOOK_SECONDS, after, self.pending.next_seconds(now))
+            return max(0.0, min(wait for wait in waits if wait is not None))
         slate_from = until
         if timing.slate_seconds is not None and not in_flight:
             slate_from = self._last_time + Fraction(timing.slate_seconds)
@@ -392,10 +394,6 @@ class OutputStage(StageThread):
         if not in_flight:
             self._set_showing("slate" if covered else "freeze" if frozen else self.showing)
         return float(1 / self.rate)
-
-    def _wait_seconds(self, now: float, missing: float | None) -> float:
-        waits = (_LOOK_SECONDS, missing, self.pending.next_seconds(now))
-        return max(0.0, min(wait for wait in waits if wait is not None))
 
     def _set_showing(self, showing: Showing) -> None:
         if showing != self.showing:

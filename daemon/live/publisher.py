@@ -428,12 +428,15 @@ class Publisher:
             self._waker.close()
 
     def _run(self) -> None:
+        header = wire.Header(self.target, self.primer)
         try:
             while True:
                 if self.target.is_file:  # packets wait until it is open
                     self._packets.open()
                 began, connections = time.monotonic(), self._state.connections
-                connection = self._connection()
+                connection = PublisherConnection(
+                    header, self._packets, self._waker, self._order, *self._seconds, self._handle
+                )
                 error, held_seconds = connection.run(), connection.held_seconds()
                 self._packets.close()
                 in_vain = self._state.connections == connections
@@ -444,10 +447,6 @@ class Publisher:
         finally:
             self._packets.close()
             self._packets.stop()
-
-    def _connection(self) -> PublisherConnection:
-        header, parts = wire.Header(self.target, self.primer), (self._packets, self._waker)
-        return PublisherConnection(header, *parts, self._order, *self._seconds, self._handle)
 
     def _handle(self, event: wire.Event, packet: Encoded | None) -> None:
         state = self._state

@@ -20,7 +20,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -31,7 +31,6 @@ from ...io.files import refuse_same_file
 from ...io.live.address import AddressMemory, find_address, is_live, with_credentials
 from ...io.live.live_input import ConnectedInput, LiveInput, PacedFile
 from ...io.live.target import LiveTarget, find_live_target
-from ...io.live.values import LiveForm
 from ...io.redaction import redacted, redacted_target
 from ..convert.report import (
     WarningLog,
@@ -259,7 +258,9 @@ class LiveSession:
 
     def status(self) -> LiveStatus:
         """Return the state of the stream."""
-        source, spec = self._input, self.request.spec
+        source, spec, form = self._input, self.request.spec, self._input.form
+        sound = None if form is None or form.sound is None else "copied"
+        known = {} if form is None else description_of(form.info, form.codec, sound)
         counts = Counter(source.counts())
         counts.update(self._ingest.counts())
         status = LiveStatus(
@@ -268,7 +269,7 @@ class LiveSession:
             since=self._since,
             reason=source.reason,
             message=_COMPLETING if self._is_completing else source.message,
-            input={"url": redacted(spec.input), **_description_of(source.form)},
+            input={"url": redacted(spec.input), **known},
             output={"url": redacted_target(spec.output)},
             showing="nothing",
             counts=dict(counts),
@@ -354,7 +355,8 @@ class LiveSession:
             self._start_pipeline()
         elif self._is_last(over):
             if self._ingest.first is None:
-                _give_up(over)
+                missing = over.reason in ("not-found", "unauthorised", "untrusted")
+                raise (SourceMissing if missing else UnsupportedMedia)(str(over)) from over
             self._ended_by = self._ended_by or f"the input is over: {over}"
 
     def _is_last(self, over: InputLost) -> bool:
@@ -483,14 +485,3 @@ def _result_of(future: Future[T] | None) -> T | None:
     if future is None or not future.done() or future.exception() is not None:
         return None
     return future.result()
-
-
-def _description_of(form: LiveForm | None) -> dict[str, Any]:
-    if form is None:
-        return {}
-    return description_of(form.info, form.codec, None if form.sound is None else "copied")
-
-
-def _give_up(over: InputLost) -> NoReturn:
-    missing = over.reason in ("not-found", "unauthorised", "untrusted")
-    raise (SourceMissing if missing else UnsupportedMedia)(str(over)) from over

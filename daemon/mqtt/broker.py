@@ -404,7 +404,7 @@ async def try_login(config: MqttConfig, seconds: float = 5.0) -> None:
     try:
         async with (
             asyncio.timeout(seconds),
-            Session(config, topics, credentials, _ignore, trial=True),
+            Session(config, topics, credentials, lambda _, __: None, trial=True),
         ):
             pass
     except TimeoutError as error:
@@ -414,10 +414,6 @@ async def try_login(config: MqttConfig, seconds: float = 5.0) -> None:
         raise LoginRefused(text) from error
     except ConnectionLost as error:
         raise _explained(error, config) from error
-
-
-def _ignore(message: IncomingMessage, acknowledge: Callable[[], None]) -> None:
-    """Accept no message: nothing is subscribed."""
 
 
 def _explained(error: Exception, config: MqttConfig) -> Exception:

@@ -20,7 +20,7 @@ from ..errors import Conflict, IllegalChange, StoreBroken, UnknownJob
 from ..fence import Fence
 from ..jobs import api
 from ..jobs.api import to_public_dict
-from ..jobs.model import Confinement, Job, new_id
+from ..jobs.model import Job, new_id
 from ..jobs.queue import JobQueue
 from ..jobs.store import JobStore
 from ..specification import ConversionSpec, part_of
@@ -386,7 +386,9 @@ class RequestHandler:
         return isinstance(request, SubmitRequest)
 
     async def _submit(self, job_id: str, request: SubmitRequest, requester: Requester) -> None:
-        work, to = await asyncio.to_thread(self._confine, part_of(request, ConversionSpec))
+        asked, config = part_of(request, ConversionSpec), self.config
+        work = await asyncio.to_thread(confined_work, asked, config.jobs)
+        to = await asyncio.to_thread(confinement, work, config.jobs, config.state_dir)
         new = api.NewJob(id=job_id, work=work, priority=request.priority)
         job = (await api.submit(self.queue, new, origin="mqtt", confined=to)).job
         if job.ended_for_good:
@@ -397,10 +399,6 @@ class RequestHandler:
         job = await self.queue.get(job.id)
         if job.ended_for_good:  # between the two, when nothing was waiting for it
             self.answers.ended(job)
-
-    def _confine(self, work: ConversionSpec) -> tuple[ConversionSpec, Confinement]:
-        work = confined_work(work, self.config.jobs)
-        return work, confinement(work, self.config.jobs, self.config.state_dir)
 
     async def _cancel(self, job_id: str, requester: Requester) -> None:
         cancelling = asyncio.create_task(self.queue.cancel(job_id), name=f"cancel {job_id}")

@@ -441,7 +441,9 @@ class LiveClock:
             if self._steps is None:
                 raise RuntimeError("a frame was placed before a connection was begun")
             if self._anchor is None:
-                kind, breaks = self._begin(self._steps, seconds, arrived), True
+                wanted = 0.0 if self._last is None else arrived + self._lead.recovered_seconds
+                self._set_anchor(self._steps, seconds, wanted, arrived)
+                kind, breaks = ("missing" if seconds is None else None), True
             elif seconds is None:
                 kind, breaks = self._go_on(self._steps, arrived)
             else:
@@ -491,13 +493,6 @@ class LiveClock:
         """Note that the output was filled up to a time in seconds: anchors are not before it."""
         with self._lock:
             self._lag.advance(to)
-
-    def _begin(
-        self, steps: StepFilter, seconds: Fraction | None, arrived: float
-    ) -> Discontinuity | None:
-        wanted = 0.0 if self._last is None else arrived + self._lead.recovered_seconds
-        self._set_anchor(steps, seconds, wanted, arrived)
-        return "missing" if seconds is None else None
 
     def _follow(
         self, steps: StepFilter, seconds: Fraction, arrived: float

@@ -46,7 +46,9 @@ class FrameFitter:
             sample_aspect_ratio: Width over height of its pixels; None if unknown: like the model's
                 if it has the model's size, else square.
         """
-        pixel_aspect = sample_aspect_ratio or self._usual_aspect(frame)
+        is_as_large = (frame.width, frame.height) == (self._model.width, self._model.height)
+        usual = self._model.sample_aspect_ratio if is_as_large else None
+        pixel_aspect = sample_aspect_ratio or usual or Fraction(1)
         if self._is_alike(frame, pixel_aspect):
             return frame
         width, height = self._inner_size(frame, pixel_aspect)
@@ -67,11 +69,6 @@ class FrameFitter:
             and (None in (given.matrix, wanted.matrix) or given.matrix == wanted.matrix)
             and pixel_aspect == (self._model.sample_aspect_ratio or 1)
         )
-
-    def _usual_aspect(self, frame: VideoFrame) -> Fraction:
-        if (frame.width, frame.height) == (self._model.width, self._model.height):
-            return self._model.sample_aspect_ratio or Fraction(1)
-        return Fraction(1)
 
     def _inner_size(self, frame: VideoFrame, pixel_aspect: Fraction) -> tuple[int, int]:
         """Return the picture's size in the model's pixels, in whole chroma samples."""

@@ -89,27 +89,27 @@ _QUALITY = {
 } | dict.fromkeys(_NVENC, _CRF)  # fmt: skip
 
 
-def live_pix_fmt(info: StreamInfo, options: EncoderOptions, form: str) -> str:
+def live_pix_fmt(info: StreamInfo, options: EncoderOptions, format: str) -> str:
     """Return the pixel format that the pictures of a live output must have.
 
     Args:
         info: of the input.
         options: the user's.
-        form: FFmpeg's name of the muxer.
+        format: FFmpeg's name of the muxer.
 
     Raises:
         SinkRefused: for an encoder or a pixel format that is not available.
     """
-    return live_choices(info, options, form)[-1].pix_fmt
+    return live_choices(info, options, format)[-1].pix_fmt
 
 
-def live_choices(info: StreamInfo, options: EncoderOptions, form: str) -> list[CodecChoice]:
+def live_choices(info: StreamInfo, options: EncoderOptions, format: str) -> list[CodecChoice]:
     """Return the encoders to try, the best first; all accept the same pictures.
 
     Raises:
         SinkRefused: for an encoder or a pixel format that is not available.
     """
-    container = Container(form)
+    container = Container(format)
     if options.codec is not None:
         choice = choose_codec(info.format, container, options.codec, options.pix_fmt)
         check_range(choice.codec, options)
@@ -158,14 +158,14 @@ class EncoderSettings:
     """Opens encoders with the first choice that works on this machine, and makes the primer."""
 
     def __init__(
-        self, info: StreamInfo, rate: Fraction, options: EncoderOptions, form: str
+        self, info: StreamInfo, rate: Fraction, options: EncoderOptions, format: str
     ) -> None:
         self._info = info
         self._rate = rate
         self._options = options
         self._gop = max(1, round(rate * KEYFRAME_SECONDS))
-        self._container = Container(form)
-        self._choices = live_choices(info, options, form)
+        self._container = Container(format)
+        self._choices = live_choices(info, options, format)
         self._take(self._choices[0])
 
     def _take(self, choice: CodecChoice) -> None:
@@ -368,12 +368,12 @@ class LiveEncoder:
         return nearest((ticks or 0) * self._settings.tick / self._tick)
 
 
-def check_encoder(options: EncoderOptions, form: str) -> None:
+def check_encoder(options: EncoderOptions, format: str) -> None:
     """Raise, before there is an input, if no input could be encoded.
 
     Args:
         options: the user's.
-        form: the muxer that the packets are for.
+        format: the muxer that the packets are for.
 
     Raises:
         SinkRefused: if there is no such encoder or pixel format, or it refuses an option.
@@ -382,8 +382,8 @@ def check_encoder(options: EncoderOptions, form: str) -> None:
     for pix_fmt in _TRIED_PIX_FMTS:
         info = StreamInfo(*_TRIED_SIZE, pix_fmt, Fraction(1, 90_000), rate=_TRIED_RATE)
         try:
-            info = replace(info, pix_fmt=live_pix_fmt(info, options, form))
-            EncoderSettings(info, _TRIED_RATE, options, form).try_all(None)
+            info = replace(info, pix_fmt=live_pix_fmt(info, options, format))
+            EncoderSettings(info, _TRIED_RATE, options, format).try_all(None)
             return
         except SinkRefused as error:
             refused.append(error)
@@ -430,12 +430,12 @@ class SoundTemplate:
         """Return whether packets of another connection's sound may follow those of this one."""
         return _likeness_of(stream) == self._likeness
 
-    def refusal(self, form: str) -> str | None:
+    def refusal(self, format: str) -> str | None:
         """Return why a muxer cannot hold it; None if it can."""
-        if form in ("rtsp", "whip"):
-            known = _BY_RTP if form == "rtsp" else _BY_WHIP
-            return None if self.codec in known else f"{form} does not carry {self.codec}"
-        return StreamTrial(self.stream, [], Container(CARRIED.get(form, form))).why_not_held()
+        if format in ("rtsp", "whip"):
+            known = _BY_RTP if format == "rtsp" else _BY_WHIP
+            return None if self.codec in known else f"{format} does not carry {self.codec}"
+        return StreamTrial(self.stream, [], Container(CARRIED.get(format, format))).why_not_held()
 
 
 def _likeness_of(stream: Stream) -> tuple[object, ...]:

@@ -86,7 +86,8 @@ class ConnectedInput:
         if self._stopped:
             connection.stop()
         self._video = self._best_video(connection.container)
-        self._sound = _best_sound(connection.container) if self._wants_sound else None
+        sound = connection.container.streams.best("audio") if self._wants_sound else None
+        self._sound = sound if isinstance(sound, AudioStream) else None
         self._decoder = LiveDecoder(
             self._video, self._sound, lossy=connection.is_lossy, counts=self._counts
         )
@@ -195,11 +196,6 @@ class ConnectedInput:
             gop_seconds=self.gop_seconds,
             sound=self._sound,
         )
-
-
-def _best_sound(container: InputContainer) -> AudioStream | None:
-    best = container.streams.best("audio")
-    return best if isinstance(best, AudioStream) else None
 
 
 class LiveInput(ConnectedInput):

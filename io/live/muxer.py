@@ -151,7 +151,10 @@ class Muxer:
             return False
         mux(self._output, self._timed(packet, stream, self.origin))
         if packet.kind == "video":
-            self._count(packet.seconds)
+            first, seconds = self.first_seconds, packet.seconds
+            self.first_seconds = seconds if first is None else min(seconds, first)
+            self.last_seconds = max(seconds, self.last_seconds) if self.frames else seconds
+            self.frames += 1
         return True
 
     def _timed(self, packet: Encoded, stream: Stream, origin: Fraction) -> Packet[Stream]:
@@ -168,13 +171,6 @@ class Muxer:
         made.is_keyframe = packet.is_keyframe
         made.stream = stream
         return made
-
-    def _count(self, seconds: Fraction) -> None:
-        if self.first_seconds is None:
-            self.first_seconds = self.last_seconds = seconds
-        self.first_seconds = min(seconds, self.first_seconds)
-        self.last_seconds = max(seconds, self.last_seconds)
-        self.frames += 1
 
     def close(self) -> None:
         """Write what the muxer holds back, and the trailer."""

@@ -167,18 +167,15 @@ class NetworkOutput:
     def _muxing(self, primer: bytes) -> Muxer:
         target = self._target
         options = target.options
-        if target.kind == "hls" and not self._goes_on():
+        uploads, path = self._uploads, Path(target.url)
+        goes_on = path.exists() if uploads is None else uploads.continues
+        if target.kind == "hls" and not goes_on:
             # FFmpeg would begin even the first playlist with a discontinuity
             options = options | {"hls_flags": options["hls_flags"].replace("append_list+", "")}
         output = target.url if self._relay is None else cast("BinaryIO", self._relay)
-        opener = None if self._uploads is None else self._uploads.open
+        opener = None if uploads is None else uploads.open
         tls = {} if opener else tls_options(target.url)
         return Muxer(output, target.format, options | tls, primer, opener=opener)
-
-    def _goes_on(self) -> bool:
-        if self._uploads is not None:
-            return self._uploads.continues
-        return Path(self._target.url).exists()
 
     def write(self, packet: Encoded) -> bool:
         """Send a packet; return False if it has no place in this connection."""

@@ -256,17 +256,15 @@ class RollingRecorder:
         self._completion.check()
         if packet.kind == "sound":
             return self._write_sound(packet)
-        if packet.is_keyframe and self._is_time(packet.seconds):
+        begins = self._current.muxer.origin if self._current else None
+        is_long = begins is None or packet.seconds - begins >= self.target.segment_seconds
+        if packet.is_keyframe and is_long:
             self._cut()
         if self._current is None:
             return False
         written = self._current.write(packet)
         self._end_before(packet)
         return written
-
-    def _is_time(self, seconds: Fraction) -> bool:
-        begins = self._current.muxer.origin if self._current else None
-        return begins is None or seconds - begins >= self.target.segment_seconds
 
     def _cut(self) -> None:
         if self._before is not None:
