@@ -372,7 +372,8 @@ class FrameIngest:
         self._is_connected = False
         self._takes_sound = False
         self._breaks = 0
-        self._interval = 0.0
+        self.interval_seconds = 0.0
+        """Between frames, as they came lately."""
         self._counts: Counter[str] = Counter()
 
     def open(self, outlet: IngestOutlet) -> None:
@@ -441,10 +442,6 @@ class FrameIngest:
         else:
             outlet.sound(packet.data, seconds, packet.duration_seconds)
 
-    def interval_seconds(self) -> float:
-        """Return the time between frames, as they came lately."""
-        return self._interval
-
     def counts(self) -> dict[str, int]:
         """Return frames_late and sound_dropped: what had no place in time."""
         return dict(self._counts)
@@ -452,11 +449,11 @@ class FrameIngest:
     def _connect(self, outlet: IngestOutlet, form: LiveForm, now: float) -> None:
         rate = form.info.rate or _USUAL_RATE
         outlet.clock.connected(rate, now=now)
-        self._interval = float(1 / rate)
+        self.interval_seconds = float(1 / rate)
         self._is_connected = True
 
     def _measure(self, step: Fraction) -> None:
         assert self._form is not None
         nominal = float(1 / (self._form.info.rate or _USUAL_RATE))
         if 0 < step <= _LONGEST_INTERVALS * nominal:
-            self._interval += _FORGETTING * (float(step) - self._interval)
+            self.interval_seconds += _FORGETTING * (float(step) - self.interval_seconds)

@@ -110,15 +110,12 @@ def _without(level: Level, name: str, filters: FilterOptions) -> Level:
         case "half-rate":
             return replace(level, name=name, half_rate=True)
         case "pass":
-            saves = enlarged == "bicubic" or _has_others(filters)
+            # each filter is enabled by an option; of the others only `pass` gives any up
+            switches = {name for name in type(filters).model_fields if name.startswith("enable_")}
+            has_others = any(getattr(filters, name) for name in switches - _SWITCHES)
+            saves = enlarged == "bicubic" or has_others
             return replace(level, name=name, exp=0, upscale=enlarged, pass_through=saves)
         case _ if match := _EXP_N.match(name):
             return replace(level, name=name, exp=min(level.exp, int(match[1])))
         case _:
             raise UsageError(f"a level must be {_ALLOWED}, got {name!r}")
-
-
-def _has_others(filters: FilterOptions) -> bool:
-    """Whether there are filters that only `pass` gives up: each is enabled by an option."""
-    switches = {name for name in type(filters).model_fields if name.startswith("enable_")}
-    return any(getattr(filters, name) for name in switches - _SWITCHES)

@@ -55,11 +55,7 @@ class LiveRequest:
 
 
 def request_of(spec: StreamSpec, weights: Policy) -> LiveRequest:
-    """Make the request of an entry of the configuration.
-
-    Raises:
-        DeviceUnavailable: if the device is not there.
-    """
+    """Make the request of a configured stream; raise DeviceUnavailable without its device."""
     device = resolve_device(spec.device)
     precision = resolve_precision(spec.precision, device)
     return LiveRequest(spec, Runtime(device, precision, weights), numbered=True)
@@ -304,7 +300,7 @@ class LivePipeline:
             queue=self._queue,
             model=model,
             give=self.output.put,
-            interval_seconds=self.ingest.interval_seconds,
+            interval_seconds=lambda: self.ingest.interval_seconds,
             hold_seconds=max(_HOLD_SHARE * patience, _HOLD_INTERVALS / float(self._rate)),
             deadline_seconds=_DEADLINE_SHARE * self._spec.latency_seconds,
             context=self.context,

@@ -406,15 +406,11 @@ class OutputStage(StageThread):
                 self.complete.set()
                 self.context.changed()
                 return
-            if slot.is_repeat and self._is_hopeless(slot.index):
+            late = self.clock.due(self.context.now()) - slot.index / self.rate
+            if slot.is_repeat and late > self.timing.drop_seconds:  # it would delay what follows
                 self._counts["frames_left_out"] += 1
-                continue
-            self._encode(slot)
-
-    def _is_hopeless(self, index: int) -> bool:
-        """Return whether a repeat is so late that it would only delay what comes after it."""
-        late = self.clock.due(self.context.now()) - index / self.rate
-        return late > self.timing.drop_seconds
+            else:
+                self._encode(slot)
 
     def _encode(self, slot: FrameSlot[OutputFrame]) -> None:
         picture, keyframe = slot.item, self.publisher.wants_keyframe

@@ -109,9 +109,11 @@ class PacketBuffer:
             now: monotonic seconds.
         """
         with self._lock:
-            if self._open and self._overflows(packet, now):
-                self._drop_all("full")
-                self._gap = "full"
+            if self._open and self._packets:
+                is_late = now - self._packets[0][1] > self._max_seconds
+                if is_late or self._bytes + len(packet.data) > self._max_bytes:
+                    self._drop_all("full")
+                    self._gap = "full"
             if not self._accepts(packet):
                 self._count(packet, self._gap or "away")
                 return False
@@ -134,12 +136,6 @@ class PacketBuffer:
         """Count a packet that was removed and not written."""
         with self._lock:
             self._count(packet, "lost")
-
-    def _overflows(self, packet: Encoded, now: float) -> bool:
-        if not self._packets:
-            return False
-        late = now - self._packets[0][1] > self._max_seconds
-        return late or self._bytes + len(packet.data) > self._max_bytes
 
     def _accepts(self, packet: Encoded) -> bool:
         if not self._open or self._stopped:

@@ -240,7 +240,11 @@ class LiveSession:
                 self._began = self.now()
                 self._open()
                 while self._ended_by is None:
-                    self._turn()
+                    wait = self._input.tick()
+                    self._check_input()
+                    self._check_output()
+                    self._report_status()
+                    self._sleep(min(wait, _LOOK_SECONDS))
                 return self._complete()
             finally:
                 self._drop()
@@ -329,13 +333,6 @@ class LiveSession:
             return pipeline
 
         self._starting = self._in_thread(start)
-
-    def _turn(self) -> None:
-        wait = self._input.tick()
-        self._check_input()
-        self._check_output()
-        self._report_status()
-        self._sleep(min(wait, _LOOK_SECONDS))
 
     def _sleep(self, seconds: float) -> None:
         """Wait for a change, and take all that have come."""

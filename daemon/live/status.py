@@ -147,15 +147,11 @@ class LiveBoard:
     """
 
     def __init__(self) -> None:
-        self._statuses: dict[str, LiveStatus] = {}
+        self.statuses: dict[str, LiveStatus] = {}
+        """Of every entry of the configuration, in its order."""
         self._last_frames: dict[str, float] = {}
         self._readers: list[tuple[dict[str, None], asyncio.Event]] = []
         """What each has not seen yet, in the order in which it happened."""
-
-    @property
-    def statuses(self) -> Mapping[str, LiveStatus]:
-        """Of every entry of the configuration, in its order."""
-        return self._statuses
 
     def last_frame(self, name: str) -> float | None:
         """When a stream's latest frame was decoded: seconds since 1970; None before the first."""
@@ -163,8 +159,8 @@ class LiveBoard:
 
     def update(self, status: LiveStatus) -> None:
         """Store the status of a stream."""
-        before = self._statuses.get(status.name)
-        self._statuses[status.name] = status
+        before = self.statuses.get(status.name)
+        self.statuses[status.name] = status
         if status.last_frame_age_seconds is not None:
             self._last_frames[status.name] = time.time() - status.last_frame_age_seconds
         if before is None or before.news != status.news:
@@ -173,7 +169,7 @@ class LiveBoard:
     def forget(self, name: str) -> None:
         """Remove a stream that exists no longer."""
         self._last_frames.pop(name, None)
-        if self._statuses.pop(name, None) is not None:
+        if self.statuses.pop(name, None) is not None:
             self._notify(name)
 
     async def changes(self) -> AsyncGenerator[str]:
@@ -181,7 +177,7 @@ class LiveBoard:
 
         Existing ones come first. A slow reader gets each name once.
         """
-        names, news = dict.fromkeys(self._statuses), asyncio.Event()
+        names, news = dict.fromkeys(self.statuses), asyncio.Event()
         news.set()
         self._readers.append((names, news))
         try:

@@ -50,11 +50,7 @@ def _serve(_: argparse.Namespace) -> int:
 
 
 def _run(order: RunStream, channel: WorkerChannel, requests: Iterator[Request]) -> str:
-    """Run the stream to its end; return why it ended.
-
-    Raises:
-        MediaError, FilterError: if it cannot go on.
-    """
+    """Run the stream to its end; return why it ended, or raise MediaError or FilterError."""
     # imported here: they load PyAV and torch, which takes longer than a daemon may live
     with collector_resting():
         import torch

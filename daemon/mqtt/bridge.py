@@ -49,11 +49,7 @@ Facts = Callable[[], dict[str, Any]]
 
 @dataclass(eq=False)
 class MqttBridge:
-    """The node on the broker.
-
-    Raises:
-        ValueError: if the configuration has no `mqtt` section.
-    """
+    """The node on the broker; raises ValueError if the configuration has no `mqtt` section."""
 
     config: Config
     """With an `mqtt` section."""

@@ -235,8 +235,11 @@ def find_address(
         SourceMissing: if the credentials file cannot be read, or everybody may read it.
         UnsupportedMedia: if the protocol has no credentials, or is none of a live input.
     """
-    protocol = _protocol_of(text)
-    url = _url_of(text, protocol)
+    protocol, url = _protocol_of(text), text
+    if protocol == "v4l2":
+        url = text.removeprefix("v4l2:").removeprefix("//")
+    elif protocol == "file" and not text.startswith("file:"):
+        url = f"file:{text}"
     if credentials_file is not None:
         url = with_credentials(url, credentials_file)
     hls = is_playlist(text)
@@ -260,12 +263,6 @@ def _protocol_of(text: str) -> str:
         return "v4l2"
     scheme, found, _ = text.partition("://")
     return scheme.lower() if found else "file"
-
-
-def _url_of(text: str, protocol: str) -> str:
-    if protocol == "v4l2":
-        return text.removeprefix("v4l2:").removeprefix("//")
-    return f"file:{text}" if protocol == "file" and not text.startswith("file:") else text
 
 
 def _options_of(protocol: str, url: str, read_seconds: float, *, hls: bool) -> dict[str, str]:

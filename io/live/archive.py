@@ -209,11 +209,7 @@ def video_extent(path: Path, form: str) -> VideoExtent:
 
 
 def check_recording(path: Path, form: str, wanted: VideoExtent) -> None:
-    """Compare a finished recording with what was written to it.
-
-    Raises:
-        VerificationFailed: if they differ.
-    """
+    """Raise VerificationFailed if a finished recording differs from what was written to it."""
     got = video_extent(path, form)
     if got.frames != wanted.frames:
         raise VerificationFailed(f"{path.name}: frames: wanted {wanted.frames}, got {got.frames}")

@@ -256,24 +256,20 @@ class ArrivalOffset:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._base = 0.0
+        self.recovered_seconds = 0.0
+        """The offset without the recent lateness of frames, beyond the drift of clocks."""
         self._least: deque[tuple[int, float]] = deque()  # (second of arrival, least offset in it)
         self._arrived = 0.0
 
-    @property
-    def recovered_seconds(self) -> float:
-        """The offset without the recent lateness of frames, beyond the drift of clocks."""
-        return self._base
-
     def begin(self, lead: float, arrived: float) -> None:
         """Begin with the first of all frames, or with a moment before it."""
-        self._base = lead
+        self.recovered_seconds = lead
         self.jump(lead, arrived)
 
     def jump(self, lead: float, arrived: float) -> None:
         """Continue with a frame that got a new place: the lateness of earlier ones is void."""
         self.seconds = lead
-        self._base = max(self._base, lead)
+        self.recovered_seconds = max(self.recovered_seconds, lead)
         self._arrived = arrived
         self._least = deque([(int(arrived), lead)])
 
@@ -289,9 +285,9 @@ class ArrivalOffset:
         least = min(self._least, key=itemgetter(1))[1]
         # a silence says nothing about the sender's clock: at most a second of it counts
         passed = min(max(arrived - self._arrived, 0.0), 1.0)
-        self._base = max(least, self._base - _SLIP * passed)
+        self.recovered_seconds = max(least, self.recovered_seconds - _SLIP * passed)
         self._arrived = arrived
-        self.seconds = max(least, self._base - _MOST_BEHIND_SECONDS)
+        self.seconds = max(least, self.recovered_seconds - _MOST_BEHIND_SECONDS)
 
 
 PERIODS = (Fraction(2**33, 90000), Fraction(2**32, 90000))

@@ -173,11 +173,7 @@ class EncoderSettings:
         self.tick = choose_timing(self._info, choice.codec).time_base
 
     def try_all(self, sound: Stream | None) -> bytes:
-        """Choose the first encoder that can make a primer; return that primer.
-
-        Raises:
-            SinkRefused: the error of the last one.
-        """
+        """Return the primer of the first encoder that can make one, or raise the last's error."""
         for choice in self._choices[:-1]:
             if lacks_device(choice.codec):
                 continue
@@ -191,11 +187,7 @@ class EncoderSettings:
         return self._primer(sound)
 
     def opened(self) -> VideoCodecContext:
-        """Open an encoder without a container.
-
-        Raises:
-            SinkRefused: if it refuses size, pixel format or an option.
-        """
+        """Open a bare encoder; raise SinkRefused if it refuses size, pixel format or an option."""
         codec = cast("VideoCodecContext", av.CodecContext.create(self.choice.codec, "w"))
         codec.width, codec.height = self._info.width, self._info.height
         codec.time_base, codec.framerate = self.tick, self._rate
@@ -414,11 +406,7 @@ class SoundTemplate:
     """
 
     def __init__(self, stream: Stream) -> None:
-        """Copy a stream's parameters, on the thread that reads it.
-
-        Raises:
-            ValueError: if there is no decoder for it.
-        """
+        """Copy, on the thread that reads it; raise ValueError if there is no decoder for it."""
         self._container = av.open(BytesIO(), "w", format="nut")
         self.stream = add_copied(self._container, stream)
         """The template of new streams."""
