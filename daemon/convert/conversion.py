@@ -18,13 +18,12 @@ import torch
 
 from ...filters.chain import BuiltFilter, Chain, build_filters
 from ...filters.device import Runtime
-from ...filters.frame import Picture, StreamInfo
+from ...filters.frame import StreamInfo
 from ...filters.options import FilterOptions
 from ...io.encode.options import EncoderOptions
-from ...io.errors import MediaError, NotAsPlanned, VerificationFailed
+from ...io.errors import MediaError, NotAsPlanned
 from ...io.files import Owner, discard_partials, discard_unpublished, refuse_writer
 from ...io.images import ImageSink
-from ...io.media import Sink
 from ...io.root import ConfinedFile
 from ...io.segments import JoinedSink, open_joined_sink, open_segment_sink, segment_facts
 from ...io.sink import FileSink, open_file_sink
@@ -43,7 +42,7 @@ from .preflight import Asked, Preflight, preflight
 from .progress import Display, Silent, show_progress
 from .report import Report, WarningLog, kept_warnings, make_report
 from .resume import Division, Keep, divided
-from .segments import Execute, FilmRun, Resumed, SegmentFiles, SegmentWork, one_process
+from .segments import Execute, FilmRun, Resumed, SegmentWork, StrictSink, one_process
 
 log = logging.getLogger("upframe.run")
 
@@ -57,11 +56,11 @@ def execute(
         Stopped: after a first signal.
         MediaError, FilterError: whatever ended the work early.
     """
-    execute_all(lambda run: run(pipeline), pipeline.flow, total, display, estimate)
+    asyncio.run(_execute_all(lambda run: run(pipeline), pipeline.flow, total, display, estimate))
     return pipeline.flow
 
 
-def execute_all(
+async def _execute_all(
     work: Callable[[Execute], None],
     flow: Flow,
     total: int | None,
@@ -72,29 +71,14 @@ def execute_all(
     """Run pipelines one after the other, as `execute` does one.
 
     Args:
-        work: gets what runs a pipeline; it is called in a thread of its own.
+        work: gets what runs a pipeline; it is called in a thread of its own. After a first signal,
+            the pipeline that runs or is to be run next raises `Stopped`.
         flow: of all of them.
         total: frames of the whole output, if known.
         display: shows the progress.
         estimate: made before the work.
         on_stop: called with the number of a first signal.
-
-    Raises:
-        Stopped: after a first signal, by the pipeline that runs or is to be run next.
-        MediaError, FilterError: whatever ended the work early.
     """
-    seconds = None if estimate is None else estimate.seconds
-    asyncio.run(_execute_all(work, flow, total, display, seconds, on_stop))
-
-
-async def _execute_all(
-    work: Callable[[Execute], None],
-    flow: Flow,
-    total: int | None,
-    display: Display,
-    estimate: float | None,
-    on_stop: Callable[[int], None],
-) -> None:
     loop = asyncio.get_running_loop()
     running: list[Pipeline] = []
     stopped_by: list[int] = []
@@ -117,7 +101,8 @@ async def _execute_all(
         for pipeline in running:
             pipeline.stop(number)
 
-    progress = asyncio.create_task(show_progress(flow, total, display, estimate), name="progress")
+    seconds = None if estimate is None else estimate.seconds
+    progress = asyncio.create_task(show_progress(flow, total, display, seconds), name="progress")
     with stoppable(lambda number: loop.call_soon_threadsafe(stop, number)):
         try:
             await asyncio.to_thread(work, run)
@@ -314,8 +299,8 @@ class _Conversion:
             return self._report(prepared, sink, pipeline.flow, counters, losses, source.warnings())
 
         sink = open_file_sink(*self._output(prepared), **self._output_options(prepared, report))
-        strict = self.request.options.strict_streams
-        staged = _StagedSink(sink, self.on_stage, source.losses if strict else list)
+        losses = source.losses if self.request.options.strict_streams else list[str]
+        staged = StrictSink(sink, losses, lambda: self.on_stage("publishing"))
         pipeline = Pipeline(source, compute, staged)
         self.on_stage("streaming")
         execute(pipeline, compute.info.num_frames, display, prepared.estimate)
@@ -333,16 +318,17 @@ class _Conversion:
             return self._report(prepared, sink, film.flow, film.counters, *lines, film.resumed)
 
         with closing(division.plan(prepared.filters)) as plan:
+            about = info, encoder, Path(request.sink), request.options.container
             work = SegmentWork(
                 request.source,
                 division.segments[0],
                 prepared.checked.source.seen,
                 request.options,
                 info.pix_fmt,
+                partial(_open_segment, *about),
+                segment_facts,
             )
-            about = info, encoder, Path(request.sink), request.options.container
-            files = SegmentFiles(partial(_open_segment, *about), segment_facts)
-            film = FilmRun(plan, work, files, division.source)
+            film = FilmRun(plan, work, division.source)
             if self.announce:
                 log.info("%s", film.resumed.text)
             asked = self._output_options(prepared, report)
@@ -352,14 +338,14 @@ class _Conversion:
                 discard_partials(target, OUTPUT_TOKEN)
             sink = open_joined_sink(target, info, encoder, **asked)
             self.on_stage("streaming")
-            crew = _crew(work, files, prepared, division.threads)
+            crew = _crew(work, prepared, division.threads)
 
             def make_all(run: Execute) -> None:
-                here = one_process(files, prepared.filters, prepared.runtime, run)
+                here = one_process(prepared.filters, prepared.runtime, run)
                 film(sink, crew or here, lambda: self.on_stage("publishing"))
 
             about = film.flow, info.num_frames, self.display, prepared.estimate
-            execute_all(make_all, *about, *([] if crew is None else [crew.stop]))
+            asyncio.run(_execute_all(make_all, *about, *([] if crew is None else [crew.stop])))
         division.remove()
         self._warn(film.lines("warnings"))
         return report()
@@ -436,7 +422,7 @@ def _open_segment(
     return open_segment_sink(path, info, encoder, target=target, format=container, final=final)
 
 
-def _crew(work: SegmentWork, files: SegmentFiles, prepared: _Prepared, threads: int) -> Crew | None:
+def _crew(work: SegmentWork, prepared: _Prepared, threads: int) -> Crew | None:
     """Return what makes a film on several devices; None for one."""
     runtime = prepared.runtime
     if not runtime.workers:
@@ -446,7 +432,7 @@ def _crew(work: SegmentWork, files: SegmentFiles, prepared: _Prepared, threads: 
     ways = {each.name: each.way for each in prepared.filters if each.way is not None}
     weights = {each.name: each.weights.sha256 for each in prepared.filters if each.weights}
     setup = Setup(
-        work, files, replace(runtime, ways=ways), threads, current_rules(), weights,
+        work, replace(runtime, ways=ways), threads, current_rules(), weights,
         memory_share=len(runtime.workers),
     )  # fmt: skip
     return Crew(setup, runtime.workers)
@@ -499,32 +485,3 @@ def compute_of(
         detect_cuts=options.filters.detects_cuts,
         is_steady=is_steady,
     )
-
-
-class _StagedSink:
-    """A sink that reports when its last stage begins: draining, completing, checking.
-
-    Args:
-        sink: Does the work.
-        on_stage: Called at the start of that stage.
-        losses: Returns what must not be lost and was, by the end.
-    """
-
-    def __init__(
-        self, sink: Sink, on_stage: Callable[[Stage], None], losses: Callable[[], list[str]]
-    ) -> None:
-        self._sink = sink
-        self._on_stage = on_stage
-        self._losses = losses
-
-    def write(self, picture: Picture) -> None:
-        self._sink.write(picture)
-
-    def finish(self) -> None:
-        self._on_stage("publishing")
-        if lost := self._losses():
-            raise VerificationFailed(f"--strict-streams: {'; '.join(lost)}")
-        self._sink.finish()
-
-    def abort(self) -> None:
-        self._sink.abort()

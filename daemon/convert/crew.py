@@ -18,9 +18,9 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, Field, TypeAdapter
@@ -29,13 +29,14 @@ from ...filters import errors as filter_errors
 from ...filters.device import Runtime
 from ...io import errors as media_errors
 from ...io.child import Child, Waker, exit_text
+from ...io.cuts import Segment
 from ...io.redaction import one_line
 from ...io.root import ConfinedFile
 from ...io.web import NetworkRules
 from ..errors import Stopped, WorkersLost
 from .plan import worker_folder
 from .schedule import MOST_ATTEMPTS, Schedule
-from .segments import FilmRun, MadeSegment, SegmentFiles, SegmentWork
+from .segments import FilmRun, MadeSegment, SegmentWork
 
 log = logging.getLogger("upframe.run")
 
@@ -49,11 +50,10 @@ _MODULE = "upframe.daemon.convert.segment_worker"
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a worker needs to make segments of a film; sent to it as a pickle."""
+    """What a worker needs to make segments of a film."""
 
     work: SegmentWork
     """Of any segment."""
-    files: SegmentFiles
     runtime: Runtime
     """With the ways by which all workers compute."""
     threads: int
@@ -64,18 +64,14 @@ class Setup:
     memory_share: int = 1
     """How many workers share the memory of the machine."""
 
-    @property
-    def line(self) -> bytes:
-        """It as it is sent."""
-        return base64.b64encode(pickle.dumps(self)) + b"\n"
+
+Order = tuple[Segment, Path]
+"""To make a segment, and its file in a folder of the worker's own."""
 
 
-class Order(BaseModel, frozen=True):
-    """Make a segment."""
-
-    segment: dict[str, Any]
-    path: Path
-    """Of its file, in a folder of the worker's own."""
+def line_of(given: Setup | Order) -> bytes:
+    """Return what a worker gets, as it is sent: a pickle on a line."""
+    return base64.b64encode(pickle.dumps(given)) + b"\n"
 
 
 class WorkerReady(BaseModel, frozen=True):
@@ -93,12 +89,6 @@ class SegmentProgress(BaseModel, frozen=True):
     frames_out: int = 0
 
 
-class SegmentDone(MadeSegment, frozen=True):
-    """A segment is made; its file is verified and on the disk."""
-
-    kind: Literal["done"] = "done"
-
-
 class WorkFailed(BaseModel, frozen=True):
     """What another worker would meet as well: the film cannot be made."""
 
@@ -114,7 +104,7 @@ class WorkFailed(BaseModel, frozen=True):
         return (found or media_errors.MediaError)(self.message)
 
 
-Event = WorkerReady | SegmentProgress | SegmentDone | WorkFailed
+Event = WorkerReady | SegmentProgress | MadeSegment | WorkFailed
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 
@@ -208,15 +198,13 @@ class Crew:
         worker = self._workers[slot] = _Worker(slot, device, child, folder, deaths=deaths)
         self._selector.register(child, selectors.EVENT_READ, worker)
         runtime = replace(self._setup.runtime, device=device, workers=())
-        child.send(replace(self._setup, runtime=runtime).line)
+        child.send(line_of(replace(self._setup, runtime=runtime)))
 
     def _descriptors(self, folder: Path) -> tuple[int, ...]:
         """Those by which source and folder are reached, where they are confined."""
-        source = self._setup.work.source
+        source, place = self._setup.work.source, _BY_DESCRIPTOR.match(f"{folder}/")
         kept = source.descriptor if isinstance(source, ConfinedFile) else None
-        place = _BY_DESCRIPTOR.match(f"{folder}/")
-        found = [*([] if kept is None else [kept]), *([int(place[1])] if place else [])]
-        return tuple(found)
+        return tuple(int(one) for one in (kept, place and place[1]) if one is not None)
 
     def _feed(self, film: FilmRun, schedule: Schedule) -> None:
         for worker in self._workers.values():
@@ -225,8 +213,7 @@ class Crew:
             worker.unit.extend(schedule.take(worker.slot, time.monotonic()))
             for number in worker.unit:
                 path = worker.folder / film.path(number).name
-                order = Order(segment=asdict(film.work(number).segment), path=path)
-                worker.child.send(order.model_dump_json().encode() + b"\n")
+                worker.child.send(line_of((film.work(number).segment, path)))
 
     def _hear(self, worker: _Worker, film: FilmRun, schedule: Schedule) -> Iterator[MadeSegment]:
         worker.child.turn(0)
@@ -240,7 +227,7 @@ class Crew:
                         worker.begun = event.number
                         film.begin(event.number)
                     self._count(worker, film, event.frames_in, event.frames_out)
-                case SegmentDone():
+                case MadeSegment():
                     worker.deaths = 0
                     if self._take(worker, event, film, schedule):
                         yield event
@@ -249,7 +236,7 @@ class Crew:
         if worker.child.returncode is not None:
             self._bury(worker, film, schedule)
 
-    def _take(self, worker: _Worker, done: SegmentDone, film: FilmRun, schedule: Schedule) -> bool:
+    def _take(self, worker: _Worker, done: MadeSegment, film: FilmRun, schedule: Schedule) -> bool:
         """Give a file its name, unless another worker was faster."""
         worker.unit.remove(done.number)
         path = film.path(done.number)

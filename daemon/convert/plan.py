@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
@@ -34,6 +34,7 @@ from pydantic_core import from_json
 from ...filters.chain import BuiltFilter
 from ...filters.options import Way
 from ...io.capabilities import library_versions
+from ...io.cuts import Segment
 from ...io.errors import SinkFull, SinkRefused, SourceMissing
 from ...io.files import NAME_MAX_BYTES, discard_partials, sync_folder
 from ..specification import ConversionOptions
@@ -193,12 +194,7 @@ _Json = Annotated[dict[str, Any], BeforeValidator(from_json)]
 class Entry:
     """What the journal says of a segment."""
 
-    number: int
-    first: int
-    last: int
-    """Frames as decoded, the last one inclusive."""
-    bounds: _Json
-    """The whole segment, as the cutter gave it."""
+    segment: Annotated[Segment, BeforeValidator(from_json)]
     state: State = "waiting"
     attempts: int = 0
     size: int | None = None
@@ -207,13 +203,8 @@ class Entry:
     result: _Json | None = None
     """Counters and warnings, for the report."""
 
-    def file_name(self, plan: str) -> str:
-        """Name its file by the hash of the plan and its first and last frame."""
-        text = f"{plan} {self.first} {self.last}"
-        return f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.mkv"
 
-
-_ENTRY = TypeAdapter(Entry)
+_ENTRIES = TypeAdapter(list[Entry]).validate_python
 _ARGUMENTS = TypeAdapter(dict[str, Any]).validate_json
 
 
@@ -235,7 +226,7 @@ class Plan:
 
     @classmethod
     def begun(
-        cls, folder: Path, facts: Facts, arguments: Mapping[str, Any], entries: Sequence[Entry]
+        cls, folder: Path, facts: Facts, arguments: Mapping[str, Any], segments: Sequence[Segment]
     ) -> Self:
         """Begin a plan in a folder; whatever an earlier one has left there is removed.
 
@@ -244,10 +235,7 @@ class Plan:
         """
         with _writing(folder):
             _remove_all(folder, keep=(_LOCK_NAME,))
-            path = folder / PLAN_NAME
-            connection = sqlite3.connect(
-                path, isolation_level=None, timeout=_HELD_SECONDS, check_same_thread=False
-            )
+            connection = _connect(folder)
             connection.execute(_DURABLE)
             connection.executescript(
                 "BEGIN; CREATE TABLE plan (facts TEXT NOT NULL, arguments TEXT NOT NULL);"
@@ -258,7 +246,7 @@ class Plan:
             )
             written = facts.model_dump_json(), json.dumps(dict(arguments))
             connection.execute("INSERT INTO plan VALUES (?, ?)", written)
-            rows = [(one.number, one.first, one.last, json.dumps(one.bounds)) for one in entries]
+            rows = [(one.number, one.first, one.last, json.dumps(asdict(one))) for one in segments]
             connection.executemany(
                 "INSERT INTO segment (number, first, last, bounds, state, attempts) "
                 "VALUES (?, ?, ?, ?, 'waiting', 0)",
@@ -271,23 +259,20 @@ class Plan:
     @classmethod
     def opened(cls, folder: Path) -> Self | None:
         """Open the plan in a folder that is held; None where this version can read none."""
-        path = folder / PLAN_NAME
-        if not path.is_file():
+        if not (folder / PLAN_NAME).is_file():
             return None
-        connection = sqlite3.connect(
-            path, isolation_level=None, timeout=_HELD_SECONDS, check_same_thread=False
-        )
+        connection = _connect(folder)
         try:
             connection.execute(_DURABLE)
             number = connection.execute("PRAGMA user_version").fetchone()[0]
             # no view, which may be endless, and no trigger
-            parts = set(connection.execute("SELECT type, name FROM sqlite_master").fetchall())
-            if number == _VERSION and parts == {("table", "plan"), ("table", "segment")}:
+            found = connection.execute("SELECT type || ' ' || name FROM sqlite_master")
+            if number == _VERSION and {row[0] for row in found} == {"table plan", "table segment"}:
                 row = connection.execute("SELECT facts, arguments FROM plan").fetchone()
                 facts, arguments = Facts.model_validate_json(row[0]), _ARGUMENTS(row[1])
                 plan = cls(folder, connection, facts, arguments)
-                plan.entries()
-                return plan
+                if plan.entries():
+                    return plan
         except (sqlite3.Error, TypeError, ValueError, ValidationError, RecursionError, SinkFull):
             pass  # damaged: as good as none
         connection.close()
@@ -297,16 +282,18 @@ class Plan:
         """Return all segments in order."""
         with _writing(self.folder):
             rows = self._connection.execute(
-                "SELECT number, first, last, bounds, state, attempts, size, sha256, result "
+                "SELECT bounds AS segment, state, attempts, size, sha256, result "
                 "FROM segment ORDER BY number"
-            ).fetchall()
-        names = [one.name for one in fields(Entry)]
-        values = (dict(zip(names, row, strict=True)) for row in rows)
-        return [_ENTRY.validate_python(each) for each in values]
+            )
+            return _ENTRIES([dict(row) for row in rows])
 
-    def path_of(self, entry: Entry) -> Path:
-        """Return the file of a segment; it is there once the segment is done."""
-        return self.folder / entry.file_name(self.hash)
+    def path_of(self, segment: Segment) -> Path:
+        """Return the file of a segment; it is there once the segment is done.
+
+        It is named by the hash of the plan and its first and last frame.
+        """
+        text = f"{self.hash} {segment.first} {segment.last}"
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.mkv"
 
     def start(self, number: int) -> None:
         """Record that work on a segment begins, once more."""
@@ -320,15 +307,15 @@ class Plan:
         text = "state = 'done', size = ?, sha256 = ?, result = ?"
         self._change(text, number, size, sha256, json.dumps(dict(result)))
 
-    def discard(self, entry: Entry) -> None:
+    def discard(self, segment: Segment) -> None:
         """Have a segment made again, and remove its file.
 
         Raises:
             SinkFull: if it cannot be recorded.
         """
-        self._change("state = 'waiting', size = NULL, sha256 = NULL, result = NULL", entry.number)
+        self._change("state = 'waiting', size = NULL, sha256 = NULL, result = NULL", segment.number)
         with _writing(self.folder):
-            self.path_of(entry).unlink(missing_ok=True)
+            self.path_of(segment).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the journal."""
@@ -336,10 +323,16 @@ class Plan:
 
     def _change(self, assignments: str, number: int, *values: Any) -> None:
         with _writing(self.folder):
-            self._connection.execute(
-                f"UPDATE segment SET {assignments} WHERE number = ?",
-                (*values, number),
-            )
+            query = f"UPDATE segment SET {assignments} WHERE number = ?"
+            self._connection.execute(query, (*values, number))
+
+
+def _connect(folder: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        folder / PLAN_NAME, isolation_level=None, timeout=_HELD_SECONDS, check_same_thread=False
+    )
+    connection.row_factory = sqlite3.Row
+    return connection
 
 
 @contextmanager

@@ -56,6 +56,12 @@ class Asked:
     kept: Path | None = None
     """The folder of segments; None: beside the output."""
 
+    @property
+    def place(self) -> Path:
+        """The path by which to look at the source; URLs and image sequences have none."""
+        held = None if isinstance(self.source, str) else self.source.descriptor
+        return Path(str(self.source)) if held is None else by_descriptor(held)
+
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
@@ -136,7 +142,7 @@ def planned(asked: Asked) -> StreamPlan:
         SourceMissing, UnsupportedMedia, SinkRefused: as `plan_streams`.
     """
     options = asked.options
-    refuse_same_file(_held(asked), asked.where)
+    refuse_same_file(asked.place, asked.where)
     return plan_streams(
         asked.source,
         asked.sink,
@@ -147,19 +153,13 @@ def planned(asked: Asked) -> StreamPlan:
     )
 
 
-def _held(asked: Asked) -> Path:
-    source = asked.source
-    held = source.descriptor if isinstance(source, ConfinedFile) else None
-    return Path(str(source)) if held is None else by_descriptor(held)
-
-
 def check_whole(asked: Asked, source: ContainerSource) -> None:
     """Refuse a file whose last frames are missing, if they are asked for.
 
     Raises:
         TruncatedMedia: where the index of an MP4 or the size of a Matroska segment says so.
     """
-    part, size, end, path = asked.options.part, source.container.size, None, _held(asked)
+    part, size, end, path = asked.options.part, source.container.size, None, asked.place
     if "mp4" in source.container_name.split(",") and source.stream.index_entries:
         last = source.stream.index_entries[-1]
         end = last.pos + last.size

@@ -23,7 +23,6 @@ from ...filters.errors import DeviceUnavailable
 from ...io.cuts import Cuts, Segment
 from ...io.encode.encoder import codec_choice
 from ...io.files import is_special
-from ...io.root import by_descriptor
 from ...io.segments import why_not_cut
 from .plan import (
     PLAN_NAME,
@@ -38,7 +37,6 @@ from .plan import (
 )
 from .preflight import Asked, Preflight
 from .report import device_name
-from .segments import entries_of, segment_of
 
 log = logging.getLogger("upframe.run")
 
@@ -100,8 +98,7 @@ class Division:
             changes = "; ".join(kept.facts.changes(facts))
             log.warning("what an earlier run has kept is of another plan: begun anew (%s)", changes)
             kept.close()
-        entries = entries_of(self.segments)
-        return Plan.begun(self._folder, facts, self._arguments, entries)
+        return Plan.begun(self._folder, facts, self._arguments, self.segments)
 
     def remove(self) -> None:
         """Remove all that was kept."""
@@ -127,7 +124,7 @@ def divided(
         SourceMissing: if the source has disappeared.
     """
     folder = keep.folder or plan_folder(asked.where)
-    has_plan = (folder / PLAN_NAME).is_file() and _place_of(asked).is_file()
+    has_plan = (folder / PLAN_NAME).is_file() and asked.place.is_file()
     cuts = None if has_plan else film_cuts(asked, checked)
     if cuts is not None and not cuts.segments:
         if cuts.why_whole is not None and announce:
@@ -156,13 +153,6 @@ def film_cuts(asked: Asked, checked: Preflight) -> Cuts:
     return checked.source.cuts(options.segment_frames) if why is None else Cuts(why_whole=why)
 
 
-def _place_of(asked: Asked) -> Path:
-    """Return by which path to look at the source; URLs and image sequences have none."""
-    name = asked.source
-    descriptor = None if isinstance(name, str) else name.descriptor
-    return Path(str(name)) if descriptor is None else by_descriptor(descriptor)
-
-
 def _division(
     asked: Asked,
     checked: Preflight,
@@ -171,32 +161,22 @@ def _division(
     folder: Path,
     cuts: Cuts | None,
 ) -> Division | None:
-    source = _place_of(asked)
+    source = asked.place
     kept = Plan.opened(folder) if keep.resume else None
-    planned = None if kept is None else _segments_of(kept)
-    kept = kept if planned else None
     if keep.resume and kept is None and (folder / PLAN_NAME).is_file():
         log.warning("the plan in %s is damaged or of another version: begun anew", folder)
     threads = torch.get_num_threads()
     facts = _facts(asked, checked, source, runtime, threads)
-    if kept is not None and planned and _same_cuts(kept.facts, facts):
+    if kept is not None and _cuts_by(kept.facts) == _cuts_by(facts):
         runtime, threads = _as_kept(kept.facts, runtime, threads, keep.asked)
         facts = _facts(asked, checked, source, runtime, threads)
-        segments = planned
+        segments = tuple(entry.segment for entry in kept.entries())
     else:
         segments = (cuts or film_cuts(asked, checked)).segments
     if not segments:  # the film was another one
         remove_folder(folder)
         return None
     return Division(source, segments, runtime, threads, folder, facts, kept, keep.arguments)
-
-
-def _segments_of(plan: Plan) -> Sequence[Segment] | None:
-    try:
-        return [segment_of(entry) for entry in plan.entries()]
-    except ValueError:  # damaged
-        plan.close()
-        return None
 
 
 def _as_kept(
@@ -213,8 +193,8 @@ def _as_kept(
     return replace(runtime, ways=facts.ways), threads if "threads" in asked else facts.threads
 
 
-def _same_cuts(kept: Facts, now: Facts) -> bool:
-    return (kept.source, kept.settings, kept.versions) == (now.source, now.settings, now.versions)
+def _cuts_by(facts: Facts) -> tuple[object, ...]:
+    return facts.source, facts.settings, facts.versions
 
 
 def _facts(asked: Asked, checked: Preflight, source: Path, runtime: Runtime, threads: int) -> Facts:

@@ -15,7 +15,7 @@ import sys
 import traceback
 from contextlib import suppress
 from dataclasses import replace
-from typing import NoReturn, cast
+from typing import NoReturn
 
 import torch
 
@@ -23,15 +23,14 @@ from ...filters.chain import BuiltFilter, build_filters
 from ...filters.device import allow_memory
 from ...filters.errors import FilterError, WeightsUnavailable, is_out_of_memory
 from ...io.child import ParentPipes, kill_on_parent_death
-from ...io.cuts import Segment
 from ...io.errors import MediaError
 from ...io.limits import limits
 from ...io.web import network_rules
 from ..exits import Exit
 from ..hang import HangWatch, say_on_stderr
-from .crew import Event, Order, SegmentDone, SegmentProgress, Setup, WorkerReady, WorkFailed
+from .crew import Event, Order, SegmentProgress, Setup, WorkerReady, WorkFailed
 from .pipeline import Flow, Pipeline
-from .segments import run_segment
+from .segments import MadeSegment, run_segment
 
 _SHOW_SECONDS = 0.5
 
@@ -58,7 +57,7 @@ class _Segments:
 
     def serve(self) -> Exit:
         """Answer orders; the first line is the setup."""
-        setup = cast("Setup", pickle.loads(base64.b64decode(self._pipes.stdin.readline())))
+        setup: Setup = pickle.loads(base64.b64decode(self._pipes.stdin.readline()))
         if setup.runtime.device.type == "cpu":
             allow_memory(limits().memory_mebibytes, share=setup.memory_share)
         torch.set_num_threads(setup.threads)
@@ -70,34 +69,29 @@ class _Segments:
                         raise WeightsUnavailable(f"the weights of {one.name} have changed")
                 self._send(WorkerReady())
                 for line in self._pipes.stdin:
-                    self._send(self._made(setup, filters, Order.model_validate_json(line)))
+                    self._send(self._made(setup, filters, pickle.loads(base64.b64decode(line))))
         except (MediaError, FilterError) as error:
             if is_out_of_memory(error.__cause__):
                 raise
             self._send(WorkFailed(error=type(error).__name__, message=str(error)))
         return Exit.OK
 
-    def _made(self, setup: Setup, filters: tuple[BuiltFilter, ...], order: Order) -> SegmentDone:
-        segment, flow = Segment(**order.segment), Flow()
+    def _made(self, setup: Setup, filters: tuple[BuiltFilter, ...], order: Order) -> MadeSegment:
+        segment, path = order
         work = replace(setup.work, segment=segment)
-        sink = setup.files.open_sink(order.path, segment.is_last)
 
         def execute(pipeline: Pipeline) -> None:
             asyncio.run(self._run(pipeline, segment.number))
 
-        result = run_segment(work, sink, filters, setup.runtime, execute, flow)
-        found = setup.files.look_at(order.path)
-        number, size, sha256 = segment.number, found.size, found.sha256
-        return SegmentDone(number=number, size=size, sha256=sha256, result=result)
+        return run_segment(work, path, filters, setup.runtime, execute, Flow())
 
     async def _run(self, pipeline: Pipeline, number: int) -> None:
         async def show() -> None:
             while True:
-                flow = pipeline.flow
-                frames_in, frames_out = flow.frames_in, flow.frames_out
-                self._send(
-                    SegmentProgress(number=number, frames_in=frames_in, frames_out=frames_out)
-                )
+                counts = {
+                    name: getattr(pipeline.flow, name) for name in ("frames_in", "frames_out")
+                }
+                self._send(SegmentProgress(number=number, **counts))
                 await asyncio.sleep(_SHOW_SECONDS)
 
         shown = asyncio.create_task(show())

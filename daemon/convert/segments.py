@@ -12,21 +12,22 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from ...filters.chain import BuiltFilter, Chain
 from ...filters.device import Runtime
-from ...filters.frame import Picture, StreamInfo
+from ...filters.frame import Picture
 from ...io.cuts import Segment, film_lines
 from ...io.decode.decoder import check_damage
 from ...io.decode.hardware import Hardware
 from ...io.errors import MediaError, VerificationFailed
 from ...io.media import Sink
 from ...io.root import ConfinedFile
+from ...io.segments import JoinedSink, SegmentFacts
 from ...io.source import ContainerSource, Seen, open_source
 from ..errors import Stopped, WorkersLost
 from ..specification import ConversionOptions
@@ -73,45 +74,15 @@ class Resumed(BaseModel, frozen=True):
         return text
 
 
-class FileFacts(Protocol):
-    """What a look at the file of a segment shows."""
+class MadeSegment(BaseModel, frozen=True):
+    """A segment whose file is complete, verified and on the disk."""
 
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        ...
-
-    @property
-    def sha256(self) -> str:
-        """Of the whole file."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentFiles:
-    """How files of segments are written and read."""
-
-    open_sink: Callable[[Path, bool], Sink]
-    """Opens the sink of a segment; the flag tells the last one. Its file has its name once the
-    sink is finished, verified and on the disk."""
-    look_at: Callable[[Path], FileFacts]
-    """Verifies a file again. Raises MediaError or OSError if it is not whole."""
-
-
-class SegmentJoin(Protocol):
-    """Joins the files of segments, in order, into the output."""
-
-    def append(self, path: Path) -> None:
-        """Add the next segment."""
-        ...
-
-    def finish(self) -> None:
-        """Complete, verify and publish the output."""
-        ...
-
-    def abort(self) -> None:
-        """Leave nothing behind."""
-        ...
+    kind: Literal["done"] = "done"
+    number: int
+    size: int
+    """Bytes."""
+    sha256: str
+    result: SegmentResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +96,11 @@ class SegmentWork:
     options: ConversionOptions
     pix_fmt: str
     """Of the output."""
+    open_sink: Callable[[Path, bool], Sink]
+    """Opens the sink of a segment; the flag tells the last one. Its file has its name once the
+    sink is finished, verified and on the disk."""
+    look_at: Callable[[Path], SegmentFacts]
+    """Verifies a file again. Raises MediaError or OSError if it is not whole."""
 
 
 Execute = Callable[[Pipeline], None]
@@ -133,17 +109,17 @@ Execute = Callable[[Pipeline], None]
 
 def run_segment(
     work: SegmentWork,
-    sink: Sink,
+    path: Path,
     filters: Sequence[BuiltFilter],
     runtime: Runtime,
     execute: Execute,
-    flow: Flow | None = None,
-) -> SegmentResult:
+    flow: Flow,
+) -> MadeSegment:
     """Convert one segment.
 
     Args:
         work: what to convert.
-        sink: takes the pictures; it is finished, or aborted if anything fails.
+        path: of the file to be made; nothing is left of it if anything fails.
         filters: built, and free: their counters begin anew.
         runtime: of the filters.
         execute: runs the pipeline.
@@ -152,7 +128,7 @@ def run_segment(
     Raises:
         MediaError, FilterError, Stopped: whatever ended it early.
     """
-    flow = flow or Flow()
+    sink = work.open_sink(path, work.segment.is_last)
     before = replace(flow, stages={name: replace(one) for name, one in flow.stages.items()})
     began = time.monotonic()
     try:
@@ -168,51 +144,41 @@ def run_segment(
         with closing(source):
             held = _HeldSource(source, is_last=work.segment.is_last)
             compute = _SegmentCompute(held, filters, work, runtime)
-            guarded = _StrictSink(sink, source.losses if work.options.strict_streams else list)
+            guarded = StrictSink(sink, source.losses if work.options.strict_streams else list)
             execute(Pipeline(held, compute, guarded, flow=flow))
-            counters = dict(compute.statistics())
-            warnings, losses = source.warnings(), source.losses()
-            damaged = source.num_damaged
     except BaseException:
         sink.abort()
         raise
     flow.frames_in -= held.past is not None
-    return SegmentResult(
+    result = SegmentResult(
         frames_in=flow.frames_in - before.frames_in,
         frames_out=flow.frames_out - before.frames_out,
-        damaged=damaged,
-        counters=counters,
+        damaged=source.num_damaged,
+        counters=dict(compute.statistics()),
         seconds=time.monotonic() - began,
         stages={name: _spent(one, before.stages[name]) for name, one in flow.stages.items()},
-        warnings=warnings,
-        losses=losses,
+        warnings=source.warnings(),
+        losses=source.losses(),
     )
+    number, found = work.segment.number, work.look_at(path)
+    return MadeSegment(number=number, size=found.size, sha256=found.sha256, result=result)
 
 
 def _spent(now: StageTime, before: StageTime) -> tuple[float, float]:
-    return (
-        now.worked_seconds - before.worked_seconds,
-        now.waited_seconds - before.waited_seconds,
-    )
+    worked = now.worked_seconds - before.worked_seconds
+    return worked, now.waited_seconds - before.waited_seconds
 
 
 class _HeldSource:
     """A segment's source that knows its last picture: held back until no other follows."""
 
     def __init__(self, source: ContainerSource, *, is_last: bool) -> None:
+        self.info, self.before = source.info, source.before
+        self.warnings, self.close = source.warnings, source.close
         self._source = source
         self._is_last = is_last
         self.past: Picture | None = None
         """The picture past the end, once it was yielded."""
-
-    @property
-    def before(self) -> list[Picture]:
-        """The pictures before the segment."""
-        return self._source.before
-
-    @property
-    def info(self) -> StreamInfo:
-        return self._source.info
 
     def __iter__(self) -> Iterator[Picture]:
         held: Picture | None = None
@@ -223,12 +189,6 @@ class _HeldSource:
         if held is not None:
             self.past = None if self._is_last else held
             yield held
-
-    def warnings(self) -> list[str]:
-        return self._source.warnings()
-
-    def close(self) -> None:
-        self._source.close()
 
 
 class _SegmentCompute(Compute):
@@ -271,45 +231,46 @@ class _SegmentCompute(Compute):
         yield from self.settle() if self._is_closed else super().flush()
 
 
-class _StrictSink:
-    """A sink that is not finished if something was lost that must not be."""
+class StrictSink:
+    """A sink that is not finished if something was lost that must not be.
 
-    def __init__(self, sink: Sink, losses: Callable[[], list[str]]) -> None:
+    Args:
+        sink: does the work.
+        losses: returns what must not be lost and was, by the end.
+        on_finish: called when its last stage begins: draining, completing, checking.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        losses: Callable[[], list[str]],
+        on_finish: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.write, self.abort = sink.write, sink.abort
         self._sink = sink
         self._losses = losses
-
-    def write(self, picture: Picture) -> None:
-        self._sink.write(picture)
+        self._on_finish = on_finish
 
     def finish(self) -> None:
+        """Finish it.
+
+        Raises:
+            VerificationFailed: if something was lost.
+        """
+        self._on_finish()
         if lost := self._losses():
             raise VerificationFailed(f"--strict-streams: {'; '.join(lost)}")
         self._sink.finish()
 
-    def abort(self) -> None:
-        self._sink.abort()
-
 
 # --------------------------------------------------------------------------------------- the film
-
-
-class MadeSegment(BaseModel, frozen=True):
-    """A segment whose file is complete, verified and on the disk."""
-
-    number: int
-    size: int
-    """Bytes."""
-    sha256: str
-    result: SegmentResult
 
 
 Executor = Callable[["FilmRun", Schedule], Generator[MadeSegment]]
 """Makes the missing segments of a film, in any order."""
 
 
-def one_process(
-    files: SegmentFiles, filters: Sequence[BuiltFilter], runtime: Runtime, execute: Execute
-) -> Executor:
+def one_process(filters: Sequence[BuiltFilter], runtime: Runtime, execute: Execute) -> Executor:
     """Make segments in this process, one after the other; arguments as for `run_segment`."""
 
     def make(film: FilmRun, schedule: Schedule) -> Generator[MadeSegment]:
@@ -318,13 +279,9 @@ def one_process(
                 film.begin(number)
                 work, path = film.work(number), film.path(number)
                 path.unlink(missing_ok=True)  # finished, but not recorded
-                sink = files.open_sink(path, work.segment.is_last)
-                result = run_segment(work, sink, filters, runtime, execute, film.flow)
-                found = files.look_at(path)
+                made = run_segment(work, path, filters, runtime, execute, film.flow)
                 schedule.finish("this", number, time.monotonic())
-                yield MadeSegment(
-                    number=number, size=found.size, sha256=found.sha256, result=result
-                )
+                yield made
 
     return make
 
@@ -334,23 +291,21 @@ class FilmRun:
 
     Args:
         plan: of the film, its folder held.
-        work: of any segment; the journal has the others' bounds.
-        files: writes and reads the files of segments.
+        work: of any segment; the journal has the others.
         source: path to look at the source again, before each segment and before the end.
 
     Raises:
         SinkFull: if the journal cannot be written.
     """
 
-    def __init__(self, plan: Plan, work: SegmentWork, files: SegmentFiles, source: Path) -> None:
+    def __init__(self, plan: Plan, work: SegmentWork, source: Path) -> None:
         self._plan = plan
         self._work = work
-        self._files = files
         self._source = source
         entries = plan.entries()
-        self._entries = {entry.number: entry for entry in entries}
+        self._segments = {one.segment.number: one.segment for one in entries}
         done = (each for each in entries if each.state == "done")
-        looked_at = ((each.number, self._result_of(each)) for each in done)
+        looked_at = ((each.segment.number, self._result_of(each)) for each in done)
         self._results = {number: found for number, found in looked_at if found is not None}
         begun = [entry for entry in entries if entry.attempts]
         self.resumed = Resumed(
@@ -361,10 +316,7 @@ class FilmRun:
         self.flow = self._flow_so_far()
 
     def __call__(
-        self,
-        joined: SegmentJoin,
-        make: Executor,
-        on_complete: Callable[[], None] = lambda: None,
+        self, joined: JoinedSink, make: Executor, on_complete: Callable[[], None] = lambda: None
     ) -> None:
         """Make what is missing, and join all.
 
@@ -376,9 +328,9 @@ class FilmRun:
         Raises:
             MediaError, FilterError, Stopped: whatever ended it early; what is done stays.
         """
-        frames = {each.number: each.last - each.first + 1 for each in self._entries.values()}
-        schedule = Schedule({each: frames[each] for each in frames.keys() - self._results.keys()})
-        left = deque(self._entries)
+        missing = self._segments.keys() - self._results.keys()
+        schedule = Schedule({number: self._segments[number].num_frames for number in missing})
+        left = deque(self._segments)
         try:
             self._join(left, joined)
             with closing(make(self, schedule)) as segments:
@@ -391,18 +343,11 @@ class FilmRun:
             self._check_damage()
             on_complete()
             joined.finish()
-        except (MediaError, Stopped, WorkersLost):
+        except BaseException as error:
             joined.abort()
-            done, total = len(self._results), self.resumed.segments
-            log.info(
-                "%d of %d segments are done; the next run continues from %s",
-                done,
-                total,
-                self._plan.folder,
-            )
-            raise
-        except BaseException:
-            joined.abort()
+            if isinstance(error, MediaError | Stopped | WorkersLost):
+                text = "%d of %d segments are done; the next run continues from %s"
+                log.info(text, len(self._results), len(self._segments), self.folder)
             raise
 
     @property
@@ -431,11 +376,11 @@ class FilmRun:
 
     def work(self, number: int) -> SegmentWork:
         """Return the work of a segment."""
-        return replace(self._work, segment=segment_of(self._entries[number]))
+        return replace(self._work, segment=self._segments[number])
 
     def path(self, number: int) -> Path:
         """Return the file of a segment; it has its name only once it is complete."""
-        return self._plan.path_of(self._entries[number])
+        return self._plan.path_of(self._segments[number])
 
     def begin(self, number: int) -> None:
         """Look at the source again, and record that work on a segment begins, if it is not done.
@@ -448,22 +393,22 @@ class FilmRun:
         if number not in self._results:
             self._plan.start(number)
 
-    def _join(self, left: deque[int], joined: SegmentJoin) -> None:
+    def _join(self, left: deque[int], joined: JoinedSink) -> None:
         while left and left[0] in self._results:
             joined.append(self.path(left.popleft()))
 
     def _result_of(self, entry: Entry) -> SegmentResult | None:
         """Look at a finished segment again; one that is not as recorded is made again."""
-        path = self._plan.path_of(entry)
+        path = self._plan.path_of(entry.segment)
         try:
-            found = self._files.look_at(path)
+            found = self._work.look_at(path)
             if (found.size, found.sha256) == (entry.size, entry.sha256):
                 return SegmentResult.model_validate(entry.result)
             reason = f"got {found.size} bytes, wanted {entry.size} of another SHA-256"
         except (MediaError, OSError, ValueError) as error:
             reason = str(error)
-        log.warning("segment %d is made again: %s: %s", entry.number, path.name, reason)
-        self._plan.discard(entry)
+        log.warning("segment %d is made again: %s: %s", entry.segment.number, path.name, reason)
+        self._plan.discard(entry.segment)
         return None
 
     def _flow_so_far(self) -> Flow:
@@ -477,20 +422,3 @@ class FilmRun:
                 flow.stages[name].waited_seconds += waited
         flow.frames_before = flow.frames_out
         return flow
-
-
-_SEGMENT = TypeAdapter(Segment)
-
-
-def entries_of(segments: Sequence[Segment]) -> list[Entry]:
-    """Return the entries of a new plan."""
-    return [Entry(one.number, one.first, one.last, asdict(one)) for one in segments]
-
-
-def segment_of(entry: Entry) -> Segment:
-    """Return the segment of an entry, as `entries_of` was given it.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    return _SEGMENT.validate_python(entry.bounds)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from support.media import plain_segments
 from support.media.clips import make_clip
-from support.media.plain_segments import RUNTIME, Film, failing_sink, film_of, look_at
+from support.media.plain_segments import RUNTIME, Film, failing_sink, film_of
 from support.media.sinks import decoded_frames
 
 from upframe.daemon.convert.conversion import RunRequest, run
@@ -26,7 +26,6 @@ from upframe.daemon.convert.crew import Crew, Setup
 from upframe.daemon.convert.plan import plan_folder
 from upframe.daemon.convert.progress import Snapshot
 from upframe.daemon.convert.report import Report
-from upframe.daemon.convert.segments import SegmentFiles
 from upframe.daemon.errors import Stopped, WorkersLost
 from upframe.daemon.live.session import children_of
 from upframe.daemon.specification import ConversionOptions
@@ -233,12 +232,10 @@ def film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Film:
 
 def crew_of(film: Film, number: int, how: str, weights: Mapping[str, str] | None = None) -> Crew:
     """Two workers that fail at one segment."""
-    entries = film.plan().entries()
-    name = film.plan().path_of(entries[number]).name
+    name = film.plan().path_of(film.cuts.segments[number]).name
     weights = weights or {one.name: one.weights.sha256 for one in film.built if one.weights}
-    work = film.work()
-    files = SegmentFiles(partial(failing_sink, name, how), look_at)
-    return Crew(Setup(work, files, RUNTIME, 1, NetworkRules(), weights), (CPU, CPU))
+    work = film.work(partial(failing_sink, name, how))
+    return Crew(Setup(work, RUNTIME, 1, NetworkRules(), weights), (CPU, CPU))
 
 
 def test_a_segment_that_ends_every_process_fails_the_film_with_its_number(film: Film) -> None:
@@ -247,7 +244,7 @@ def test_a_segment_that_ends_every_process_fails_the_film_with_its_number(film: 
         run(joined, crew_of(film, 2, "crash"))
     assert "SIGSEGV" in str(caught.value)
     assert joined.is_aborted
-    states = {each.number: each.state for each in film.plan().entries()}
+    states = {each.segment.number: each.state for each in film.plan().entries()}
     assert states.pop(2) != "done"
     film.run()  # what was done stays
     assert len(film.made) < len(states) + 1

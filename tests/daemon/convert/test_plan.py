@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from upframe.daemon.convert.plan import (
 )
 from upframe.daemon.specification import ConversionOptions
 from upframe.filters.options import FilterOptions
+from upframe.io.cuts import Segment
 from upframe.io.encode.options import EncoderOptions
 from upframe.io.errors import SinkFull, SinkRefused, SourceMissing
 
@@ -46,8 +47,9 @@ FACTS = Facts(
     threads=2,
     ways={"interpolate": "torch"},
 )
-ENTRIES = [
-    Entry(number, 32 * number, 32 * number + 31, {"seek_pts": number}) for number in range(3)
+SEGMENTS = [
+    Segment(number, 32 * number, 32 * number + 31, number, number + 31, ((number, 0, 0),), False)
+    for number in range(3)
 ]
 
 
@@ -171,15 +173,15 @@ def test_a_library_that_is_not_listed_is_unknown(tmp_path: Path) -> None:
 
 
 def test_a_plan_is_read_as_it_was_begun(folder: Path) -> None:
-    Plan.begun(folder, FACTS, {"source": "in.mkv"}, ENTRIES).close()
+    Plan.begun(folder, FACTS, {"source": "in.mkv"}, SEGMENTS).close()
     plan = Plan.opened(folder)
     assert plan is not None
     assert (plan.facts, plan.arguments, plan.hash) == (FACTS, {"source": "in.mkv"}, FACTS.hash)
-    assert plan.entries() == ENTRIES
+    assert plan.entries() == list(map(Entry, SEGMENTS))
 
 
 def test_states_attempts_and_results_are_kept(folder: Path) -> None:
-    plan = Plan.begun(folder, FACTS, {}, ENTRIES)
+    plan = Plan.begun(folder, FACTS, {}, SEGMENTS)
     plan.start(0)
     plan.start(1)
     plan.finish(0, 123, "ff", {"frames_out": 64})
@@ -189,35 +191,37 @@ def test_states_attempts_and_results_are_kept(folder: Path) -> None:
     assert (first.state, first.attempts, first.size, first.sha256) == ("done", 1, 123, "ff")
     assert first.result == {"frames_out": 64}
     assert (second.state, second.attempts, second.result) == ("running", 1, None)
-    assert asdict(third) == asdict(ENTRIES[2])
+    assert third == Entry(SEGMENTS[2])
 
 
 def test_a_discarded_segment_is_made_again_and_its_attempts_stay_counted(folder: Path) -> None:
-    plan = Plan.begun(folder, FACTS, {}, ENTRIES)
+    plan = Plan.begun(folder, FACTS, {}, SEGMENTS)
     plan.start(1)
     plan.finish(1, 3, "ff", {})
-    path = plan.path_of(plan.entries()[1])
+    path = plan.path_of(SEGMENTS[1])
     path.write_bytes(b"abc")
-    plan.discard(plan.entries()[1])
+    plan.discard(SEGMENTS[1])
     entry = plan.entries()[1]
     assert not path.exists()
     assert (entry.state, entry.attempts, entry.sha256) == ("waiting", 1, None)
 
 
 def test_files_are_named_by_plan_and_frames(folder: Path) -> None:
-    names = [entry.file_name(FACTS.hash) for entry in ENTRIES]
-    assert len(set(names)) == len(ENTRIES)
+    plan = Plan.begun(folder, FACTS, {}, SEGMENTS)
+    names = [plan.path_of(each).name for each in SEGMENTS]
+    assert len(set(names)) == len(SEGMENTS)
     assert all(len(name) == 36 and name.endswith(".mkv") for name in names)
-    assert ENTRIES[0].file_name("another") != names[0]
+    another = Plan.begun(folder, FACTS.model_copy(update={"threads": 8}), {}, SEGMENTS)
+    assert another.path_of(SEGMENTS[0]).name != names[0]
 
 
 def test_a_new_plan_removes_what_another_has_left(folder: Path) -> None:
-    plan = Plan.begun(folder, FACTS, {}, ENTRIES)
-    plan.path_of(ENTRIES[0]).write_bytes(b"abc")
+    plan = Plan.begun(folder, FACTS, {}, SEGMENTS)
+    plan.path_of(SEGMENTS[0]).write_bytes(b"abc")
     plan.close()
     (folder / "notes.txt").write_text("of a user")
     other = FACTS.model_copy(update={"threads": 8})
-    Plan.begun(folder, other, {}, ENTRIES[:1]).close()
+    Plan.begun(folder, other, {}, SEGMENTS[:1]).close()
     assert {path.name for path in folder.iterdir()} == {"plan.sqlite", "notes.txt"}
 
 
@@ -225,7 +229,7 @@ def test_a_new_plan_removes_what_another_has_left(folder: Path) -> None:
 def test_a_plan_that_cannot_be_read_is_none(folder: Path, damage: str) -> None:
     path = folder / "plan.sqlite"
     if damage != "missing":
-        Plan.begun(folder, FACTS, {}, ENTRIES).close()
+        Plan.begun(folder, FACTS, {}, SEGMENTS).close()
     if damage in ("empty", "text"):
         path.write_text({"empty": "", "text": "no database" * 1000}[damage])
     changes = {"table": "DROP TABLE segment", "version": "PRAGMA user_version = 9"}
@@ -239,7 +243,7 @@ def test_a_plan_that_cannot_be_read_is_none(folder: Path, damage: str) -> None:
 
 
 def test_a_journal_that_cannot_be_written_is_an_error_of_the_output(folder: Path) -> None:
-    plan = Plan.begun(folder, FACTS, {}, ENTRIES)
+    plan = Plan.begun(folder, FACTS, {}, SEGMENTS)
     remove_folder(folder)
     with pytest.raises(SinkFull, match="cannot write the plan in"):
         plan.start(0)
@@ -260,7 +264,7 @@ for number in range(3):
 
 @pytest.mark.parametrize("number", range(3))
 def test_what_was_recorded_survives_a_kill(folder: Path, number: int) -> None:
-    Plan.begun(folder, FACTS, {}, ENTRIES).close()
+    Plan.begun(folder, FACTS, {}, SEGMENTS).close()
     ran = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(number)], check=False)
     assert ran.returncode == -signal.SIGKILL
     plan = Plan.opened(folder)
@@ -326,10 +330,10 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def test_abandoned_plans_are_told_with_age_size_and_state(tmp_path: Path) -> None:
     folder = plan_folder(tmp_path / "a.mp4")
     with held(folder, tmp_path / "a.mp4"):
-        plan = Plan.begun(folder, FACTS, {}, ENTRIES)
+        plan = Plan.begun(folder, FACTS, {}, SEGMENTS)
         plan.start(0)
         plan.finish(0, 4096, "ff", {})
-        plan.path_of(ENTRIES[0]).write_bytes(bytes(4096))
+        plan.path_of(SEGMENTS[0]).write_bytes(bytes(4096))
         plan.close()
         assert abandoned_plans(tmp_path) == []  # somebody works on it
     (tmp_path / ".notes.upframe").mkdir()  # not ours
@@ -346,7 +350,7 @@ def test_abandoned_plans_are_told_with_age_size_and_state(tmp_path: Path) -> Non
 def test_removing_spares_what_is_not_ours_and_what_is_in_use(tmp_path: Path) -> None:
     folder = plan_folder(tmp_path / "a.mp4")
     with held(folder, tmp_path / "a.mp4"):
-        Plan.begun(folder, FACTS, {}, ENTRIES).close()
+        Plan.begun(folder, FACTS, {}, SEGMENTS).close()
     (folder / "film.mkv").write_text("of a user")
     [(_, remove)] = abandoned_plans(tmp_path)
     with held(folder, tmp_path / "a.mp4"), pytest.raises(SinkRefused, match="another run"):

@@ -11,6 +11,7 @@ import pickle
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,14 +22,7 @@ import torch
 from upframe.daemon.convert.conversion import execute
 from upframe.daemon.convert.plan import Facts, Plan, SourceFacts, held, plan_folder, settings_of
 from upframe.daemon.convert.progress import Silent
-from upframe.daemon.convert.segments import (
-    FilmRun,
-    SegmentFiles,
-    SegmentWork,
-    entries_of,
-    one_process,
-    segment_of,
-)
+from upframe.daemon.convert.segments import FilmRun, SegmentWork, one_process
 from upframe.daemon.specification import ConversionOptions
 from upframe.filters.chain import BuiltFilter, build_filters
 from upframe.filters.device import Runtime
@@ -141,16 +135,16 @@ class Film:
                 precision="float32",
                 threads=1,
             )
-            Plan.begun(self.folder, facts, {}, entries_of(self.cuts.segments)).close()
+            Plan.begun(self.folder, facts, {}, self.cuts.segments).close()
 
     def plan(self) -> Plan:
         plan = Plan.opened(self.folder)
         assert plan is not None
         return plan
 
-    def work(self) -> SegmentWork:
-        segment = segment_of(self.plan().entries()[0])
-        return SegmentWork(str(self.source), segment, self.seen, self.options, self.info.pix_fmt)
+    def work(self, open_sink: Callable[[Path, bool], PlainSink]) -> SegmentWork:
+        about = self.cuts.segments[0], self.seen, self.options, self.info.pix_fmt
+        return SegmentWork(str(self.source), *about, open_sink, look_at)
 
     def prepared(self, fails_at: tuple[int, int] | None = None) -> FilmRun:
         """The next run; it fails at a picture of a segment, if told."""
@@ -159,16 +153,15 @@ class Film:
 
         def open_sink(path: Path, _: bool) -> PlainSink:
             self.made.append(path.name)
-            [number] = [each.number for each in plan.entries() if plan.path_of(each) == path]
+            [number] = [each.number for each in self.cuts.segments if plan.path_of(each) == path]
             fails = fails_at is not None and number == fails_at[0]
             return PlainSink(path, fails_at[1] if fails and fails_at else None)
 
-        self.files = SegmentFiles(open_sink, look_at)
-        return FilmRun(plan, self.work(), self.files, self.source)
+        return FilmRun(plan, self.work(open_sink), self.source)
 
     def run(self, fails_at: tuple[int, int] | None = None) -> FilmRun:
         prepared = self.prepared(fails_at)
-        run = one_process(self.files, self.built, RUNTIME, lambda one: execute(one, None, Silent()))
+        run = one_process(self.built, RUNTIME, lambda one: execute(one, None, Silent()))
         prepared(self.joined, run)
         return prepared
 
