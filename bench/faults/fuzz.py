@@ -36,7 +36,7 @@ from upframe.daemon.__main__ import main
 from upframe.daemon.jobs.model import JobError
 from upframe.daemon.specification import ConversionSpec
 from upframe.daemon.workers import ledger
-from upframe.daemon.workers.messages import RequestFailed
+from upframe.daemon.workers.messages import Probed, ProbeFile, RequestFailed
 from upframe.daemon.workers.process import WorkerDied, WorkerLost, WorkerProcess, WorkerSettings
 
 _MOST_SECONDS = 60.0
@@ -216,7 +216,9 @@ class _Process:
     async def probe(self, path: Path, about: str, found: _Found) -> None:
         process, began = await self._ready(), time.monotonic()
         try:
-            found.verdicts[(await process.probe(str(path), _PROBE_SECONDS)).kind] += 1
+            asked = ProbeFile(path=str(path))
+            answer = await process.ask(asked, _PROBE_SECONDS, Probed)
+            found.verdicts[answer.verdict.kind] += 1
             code, text = 0, ""
         except WorkerLost as lost:
             code, text = lost.error.code, lost.error.message

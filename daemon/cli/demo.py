@@ -14,7 +14,8 @@ from ...filters.options import FilterOptions
 from ...io.demo import compare, read_pictures, write_demo_clip, write_png
 from ...io.errors import SinkRefused
 from ...io.redaction import one_line
-from ..convert.conversion import RunRequest, run
+from ..convert.conversion import run
+from ..convert.preflight import RunRequest
 from ..convert.progress import Display, display_for
 from ..convert.report import Report
 from ..specification import ConversionOptions

@@ -10,7 +10,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
-from pathlib import Path
 
 from pydantic_core import to_jsonable_python
 
@@ -31,8 +30,8 @@ from ..convert.conversion import compute_of
 from ..convert.estimate import Estimate, Film, Limits, estimate
 from ..convert.memory import Memory, memory_of
 from ..convert.preflight import (
-    Asked,
     Preflight,
+    RunRequest,
     check_paths,
     check_space,
     check_whole,
@@ -127,7 +126,7 @@ def command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _wanted(arguments: argparse.Namespace, filters: FilterOptions | None) -> Asked:
+def _wanted(arguments: argparse.Namespace, filters: FilterOptions | None) -> RunRequest:
     """Return what a run would do; without filters it is none that could run."""
     any_filter = FilterOptions.model_validate({"enable_upscaling": True, "upscaling_scale": 1})
     given = given_options(arguments, ConversionOptions) | {"filters": filters or any_filter}
@@ -135,10 +134,10 @@ def _wanted(arguments: argparse.Namespace, filters: FilterOptions | None) -> Ask
     options = validated(ConversionOptions, given | {"encoder": encoder})
     if filters is None:
         options = options.model_copy(update={"filters": FilterOptions.model_validate({})})
-    return Asked(arguments.input, arguments.output, Path(arguments.output), options)
+    return RunRequest(arguments.input, arguments.output, options)
 
 
-def _obstacles(wanted: Asked, found: Preflight) -> Iterator[str]:
+def _obstacles(wanted: RunRequest, found: Preflight) -> Iterator[str]:
     """Yield why a run would be refused though all streams are fine."""
     if not wanted.options.overwrite and (text := writer_here(wanted.sink)) is not None:
         yield text

@@ -20,10 +20,10 @@ from ...io.live.address import is_live
 from ...io.live.target import is_live_target
 from ...io.part import parse_time
 from ...io.redaction import json_text, one_line, redacted
-from ..convert.conversion import RunRequest, run, stoppable
+from ..convert.conversion import run, stoppable
+from ..convert.preflight import Keep, RunRequest
 from ..convert.progress import display_for
 from ..convert.report import check_report_path
-from ..convert.resume import Keep
 from ..errors import UsageError
 from ..jobs.client import writer_here
 from ..live.live_pipeline import LiveRequest

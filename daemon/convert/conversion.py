@@ -8,11 +8,11 @@ import os
 import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
+from typing import TypeVar
 
 import torch
 
@@ -20,31 +20,29 @@ from ...filters.chain import BuiltFilter, Chain, build_filters
 from ...filters.device import Runtime
 from ...filters.frame import StreamInfo
 from ...filters.options import FilterOptions
-from ...io.encode.options import EncoderOptions
 from ...io.errors import MediaError, NotAsPlanned
 from ...io.files import Owner, discard_partials, discard_unpublished, refuse_writer
 from ...io.images import ImageSink
-from ...io.root import ConfinedFile
 from ...io.segments import JoinedSink, open_joined_sink, open_segment_sink, segment_facts
 from ...io.sink import FileSink, open_file_sink
-from ...io.streams.plan import StreamPlan
 from ...io.web import current_rules
-from ...io.writer import Trial
 from ..errors import Stopped
 from ..specification import ConversionOptions, MediaOptions, Stage
 from .compute import Compute
 from .crew import Crew, Setup
-from .estimate import Estimate, Film, Limits, estimate
+from .estimate import Estimate, Film, estimate
 from .memory import Memory, memory_of
 from .pipeline import Flow, Pipeline
 from .plan import OUTPUT_TOKEN
-from .preflight import Asked, Preflight, preflight
+from .preflight import Preflight, RunRequest, preflight
 from .progress import Display, Silent, show_progress
 from .report import Report, WarningLog, kept_warnings, make_report
-from .resume import Division, Keep, divided
+from .resume import Division, divided
 from .segments import Execute, FilmRun, Resumed, SegmentWork, StrictSink, one_process
 
 log = logging.getLogger("upframe.run")
+
+AnySink = TypeVar("AnySink", bound=FileSink | ImageSink | JoinedSink)
 
 
 def execute(
@@ -134,31 +132,6 @@ def stoppable(
 
 
 @dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What one run does, with the names by which this machine reaches input and output."""
-
-    source: str | ConfinedFile
-    sink: str
-    options: ConversionOptions
-    runtime: Runtime
-    place: Path | None = None
-    """Path to the sink, as from `opened_place`; None: its name."""
-    estimates: Limits = field(default_factory=Limits)
-    """For which work the time is estimated before."""
-    keep: Keep = field(default_factory=Keep)
-    """What is kept if the work is broken off."""
-
-    @property
-    def where(self) -> Path:
-        """The path by which to write the sink."""
-        return self.place or Path(self.sink)
-
-    def asked(self, token: str | None) -> Asked:
-        """Return what preflight asks, with the mark of the output's owner."""
-        return Asked(self.source, self.sink, self.where, self.options, token, self.keep.folder)
-
-
-@dataclass(frozen=True, slots=True)
 class Ledger:
     """Records how to recognise an output, before the output gets its name."""
 
@@ -166,10 +139,6 @@ class Ledger:
     """Marks the names of temporary files; see :class:`~upframe.io.files.Owner`."""
     record: Callable[[Report, Sequence[tuple[Path, Path]]], None]
     """Called with the report so far and the renames to come; see there."""
-
-    def owner(self, report: Callable[[], Report], *, follows_links: bool) -> Owner:
-        """Return what the sink asks, which knows no report."""
-        return Owner(self.token, lambda renames: self.record(report(), renames), follows_links)
 
 
 BuildFilters = Callable[[FilterOptions, Runtime], tuple[BuiltFilter, ...]]
@@ -213,7 +182,7 @@ def check(request: RunRequest, token: str) -> None:
         request: What to convert, by a device that is not asked yet.
         token: As that of the ledger.
     """
-    with _named_for_users(request), preflight(request.asked(token), announce=False):
+    with _named_for_users(request), preflight(request, token=token, announce=False):
         pass
 
 
@@ -247,10 +216,9 @@ class _Conversion:
         request, runtime = self.request, self.request.runtime
         options, announce = request.options, self.announce
         self.on_stage("loading")
-        asked = request.asked(self._token)
         with (
-            preflight(asked, runtime.device, announce=announce) as checked,
-            divided(asked, checked, runtime, request.keep, announce=announce) as division,
+            preflight(request, runtime.device, self._token, announce=announce) as checked,
+            divided(request, checked, announce=announce) as division,
         ):
             if division is None:
                 if runtime.workers:
@@ -286,7 +254,11 @@ class _Conversion:
         )
         memory = memory_of(film)
         self.on_memory(memory)
-        estimated = _estimate(film, request.estimates, memory, announce=self.announce)
+        estimated = estimate(film, request.estimates)
+        if estimated is not None and self.announce:
+            log.info("%s; %s", estimated.text(datetime.now().astimezone()), memory.text)
+        elif memory.tile is not None and self.announce:
+            log.info("%s", memory.text)
         refuse_writer(request.where, self._token)  # which may have begun meanwhile
         return _Prepared(checked, filters, runtime, compute, memory, estimated)
 
@@ -298,7 +270,7 @@ class _Conversion:
             counters, losses = compute.statistics(), source.losses()
             return self._report(prepared, sink, pipeline.flow, counters, losses, source.warnings())
 
-        sink = open_file_sink(*self._output(prepared), **self._output_options(prepared, report))
+        sink = self._opened(open_file_sink, prepared, self._owner(report))
         losses = source.losses if self.request.options.strict_streams else list[str]
         staged = StrictSink(sink, losses, lambda: self.on_stage("publishing"))
         pipeline = Pipeline(source, compute, staged)
@@ -309,34 +281,32 @@ class _Conversion:
 
     def _in_segments(self, prepared: _Prepared, division: Division) -> Report:
         """Convert the film in segments, of which an earlier run may have made some."""
-        request, compute = self.request, prepared.compute
-        target, info, encoder = self._output(prepared)
-        compute.close()
+        request, info = self.request, prepared.compute.info
+        prepared.compute.close()
 
         def report() -> Report:
             lines = film.lines("losses"), film.lines("warnings")
             return self._report(prepared, sink, film.flow, film.counters, *lines, film.resumed)
 
         with closing(division.plan(prepared.filters)) as plan:
-            about = info, encoder, Path(request.sink), request.options.container
             work = SegmentWork(
                 request.source,
                 division.segments[0],
                 prepared.checked.source.seen,
                 request.options,
                 info.pix_fmt,
-                partial(_open_segment, *about),
+                partial(_open_segment, info, request.options, Path(request.sink)),
                 segment_facts,
             )
             film = FilmRun(plan, work, division.source)
             if self.announce:
                 log.info("%s", film.resumed.text)
-            asked = self._output_options(prepared, report)
-            if asked["owner"] is None:  # a run that was killed has left the same name
+            if (
+                owner := self._owner(report)
+            ) is None:  # a run that was killed has left the same name
                 owner = Owner(OUTPUT_TOKEN, lambda _: None, follows_links=request.place is None)
-                asked["owner"] = owner
-                discard_partials(target, OUTPUT_TOKEN)
-            sink = open_joined_sink(target, info, encoder, **asked)
+                discard_partials(request.where, OUTPUT_TOKEN)
+            sink = self._opened(open_joined_sink, prepared, owner)
             self.on_stage("streaming")
             crew = _crew(work, prepared, division.threads)
 
@@ -356,19 +326,28 @@ class _Conversion:
             if message not in self.warned.messages:
                 log.warning("%s", message)
 
-    def _output(self, prepared: _Prepared) -> tuple[Path, StreamInfo, EncoderOptions]:
-        return self.request.where, prepared.compute.info, self.request.options.encoder
+    def _owner(self, report: Callable[[], Report]) -> Owner | None:
+        """Return what the sink asks, which knows no report."""
+        if (ledger := self.ledger) is None:
+            return None
+        record = ledger.record
+        follows = self.request.place is None
+        return Owner(ledger.token, lambda renames: record(report(), renames), follows_links=follows)
 
-    def _output_options(self, prepared: _Prepared, report: Callable[[], Report]) -> _OutputOptions:
-        request, checked = self.request, prepared.checked
-        follows = request.place is None
-        return {
-            "plan": checked.plan,
-            "overwrite": request.options.overwrite,
-            "format": request.options.container,
-            "owner": self.ledger and self.ledger.owner(report, follows_links=follows),
-            "trial": checked.trial if prepared.compute.info == checked.info else None,
-        }
+    def _opened(
+        self, open_sink: Callable[..., AnySink], prepared: _Prepared, owner: Owner | None
+    ) -> AnySink:
+        request, checked, info = self.request, prepared.checked, prepared.compute.info
+        return open_sink(
+            request.where,
+            info,
+            request.options.encoder,
+            plan=checked.plan,
+            overwrite=request.options.overwrite,
+            format=request.options.container,
+            owner=owner,
+            trial=checked.trial if info == checked.info else None,
+        )
 
     def _report(
         self,
@@ -412,14 +391,10 @@ class _Prepared:
 
 
 def _open_segment(
-    info: StreamInfo,
-    encoder: EncoderOptions,
-    target: Path,
-    container: str | None,
-    path: Path,
-    final: bool,
+    info: StreamInfo, options: ConversionOptions, target: Path, path: Path, final: bool
 ) -> FileSink:
-    return open_segment_sink(path, info, encoder, target=target, format=container, final=final)
+    about = info, options.encoder
+    return open_segment_sink(path, *about, target=target, format=options.container, final=final)
 
 
 def _crew(work: SegmentWork, prepared: _Prepared, threads: int) -> Crew | None:
@@ -438,14 +413,6 @@ def _crew(work: SegmentWork, prepared: _Prepared, threads: int) -> Crew | None:
     return Crew(setup, runtime.workers)
 
 
-class _OutputOptions(TypedDict):
-    plan: StreamPlan
-    overwrite: bool
-    format: str | None
-    owner: Owner | None
-    trial: Trial | None
-
-
 @contextmanager
 def _threads(number: int) -> Generator[None]:
     """Compute with so many threads on the CPU."""
@@ -455,16 +422,6 @@ def _threads(number: int) -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _estimate(film: Film, limits: Limits, memory: Memory, *, announce: bool) -> Estimate | None:
-    """Estimate a long work, and log that and the memory."""
-    made = estimate(film, limits)
-    if made is not None and announce:
-        log.info("%s; %s", made.text(datetime.now().astimezone()), memory.text)
-    elif memory.tile is not None and announce:
-        log.info("%s", memory.text)
-    return made
 
 
 def compute_of(

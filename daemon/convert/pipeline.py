@@ -34,22 +34,19 @@ class StageTime:
     waited_seconds: float = 0.0
 
     @contextmanager
-    def working(self) -> Generator[None]:
-        """Count the time of the block as work."""
+    def working(self, *, waits: bool = False) -> Generator[None]:
+        """Count the time of the block as work, or as waiting."""
         began = time.monotonic()
         try:
             yield
         finally:
-            self.worked_seconds += time.monotonic() - began
+            spent = time.monotonic() - began
+            self.worked_seconds += 0.0 if waits else spent
+            self.waited_seconds += spent if waits else 0.0
 
-    @contextmanager
-    def waiting(self) -> Generator[None]:
+    def waiting(self) -> AbstractContextManager[None]:
         """Count the time of the block as waiting."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.waited_seconds += time.monotonic() - began
+        return self.working(waits=True)
 
 
 @dataclass(slots=True)

@@ -8,16 +8,17 @@ disk space. Only what can change meanwhile is checked again when the output is o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from ...filters.color.convert import output_size
 from ...filters.color.matrix import output_color
+from ...filters.device import Runtime
 from ...filters.frame import StreamInfo
 from ...filters.options import FilterOptions
 from ...filters.upscale.network import scaled_size
@@ -33,6 +34,7 @@ from ...io.source import ContainerSource, open_source
 from ...io.streams.plan import StreamPlan, plan_streams
 from ...io.writer import Trial
 from ..specification import ConversionOptions
+from .estimate import Limits
 from .memory import picture_bytes
 from .space import ExpectedSize, expected_size, free_bytes, growth, size_text
 
@@ -43,21 +45,45 @@ _UNKNOWN_SOUND = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What is to be converted into what, with the names by which this machine reaches both."""
+class Keep:
+    """What is kept of a film for a run that is broken off."""
+
+    folder: Path | None = None
+    """None: beside the output."""
+    resume: bool = True
+    """Whether an earlier run is continued; if not, nothing is left behind either."""
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the user asked for, for `upframe resume`."""
+    asked: frozenset[str] = frozenset()
+    """Which of "device", "precision" and "threads" the user gave: a plan does not decide them."""
+
+
+_ON_CPU = Runtime(torch.device("cpu"), torch.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What one run does, with the names by which this machine reaches input and output."""
 
     source: str | ConfinedFile
     sink: str
-    where: Path
-    """The path by which to write the sink."""
     options: ConversionOptions
-    token: str | None = None
-    """Of the owner of the output, see :class:`~upframe.io.files.Owner`."""
-    kept: Path | None = None
-    """The folder of segments; None: beside the output."""
+    runtime: Runtime = _ON_CPU
+    """As the user asked for it; by default that of a check, which computes nothing."""
+    place: Path | None = None
+    """Path to the sink, as from `opened_place`; None: its name."""
+    estimates: Limits = field(default_factory=Limits)
+    """For which work the time is estimated before."""
+    keep: Keep = field(default_factory=Keep)
+    """What is kept if the work is broken off."""
 
     @property
-    def place(self) -> Path:
+    def where(self) -> Path:
+        """The path by which to write the sink."""
+        return self.place or Path(self.sink)
+
+    @property
+    def seen_at(self) -> Path:
         """The path by which to look at the source; URLs and image sequences have none."""
         held = None if isinstance(self.source, str) else self.source.descriptor
         return Path(str(self.source)) if held is None else by_descriptor(held)
@@ -85,8 +111,9 @@ class Preflight:
 
 @contextmanager
 def preflight(
-    asked: Asked,
+    request: RunRequest,
     device: torch.device | None = None,
+    token: str | None = None,
     *,
     announce: bool = True,
     free: Callable[[Path], int | None] = free_bytes,
@@ -94,8 +121,9 @@ def preflight(
     """Check all that can be known of a conversion before weights are loaded, and open its source.
 
     Args:
-        asked: the conversion.
+        request: the conversion.
         device: of the filters, for hardware decoders; None: decode by software.
+        token: of the owner of the output, see :class:`~upframe.io.files.Owner`.
         announce: whether to log what becomes of each stream of the input, and not only the losses.
         free: returns the free bytes of a folder's file system.
 
@@ -106,46 +134,44 @@ def preflight(
             what is lost though losses are errors.
         SinkFull: if there is certainly not enough space.
     """
-    options = asked.options
-    plan = planned(asked)
-    hardware = Hardware("none" if device is None else options.hwaccel, device or _CPU)
-    check_paths(asked)
+    options = request.options
+    plan = planned(request)
+    hardware = Hardware("none" if device is None else options.hwaccel, device or _ON_CPU.device)
+    check_paths(request, token)
     lost = plan.warnings
     for line in plan.lines():
         if announce or line in lost:
             log.log(logging.WARNING if line in lost else logging.INFO, "%s", line)
     source = open_source(
-        asked.source,
+        request.source,
         deinterlace=options.deinterlace,
         framerate=options.rate,
         hardware=hardware,
         part=options.part,
     )
     with closing(source):
-        check_whole(asked, source)
-        found = examined(asked, source, plan)
+        check_whole(request, source)
+        found = examined(request, source, plan)
+        kept = request.keep.folder
         for line in found.unsaid:
             log.warning("%s", line)
-        if (warning := check_space(asked.where, found.size, free, asked.kept)) is not None:
+        if (warning := check_space(request.where, found.size, free, kept)) is not None:
             log.warning("%s", warning)
         yield found
 
 
-_CPU = torch.device("cpu")
-
-
-def planned(asked: Asked) -> StreamPlan:
+def planned(request: RunRequest) -> StreamPlan:
     """Plan what becomes of each stream of a source, which the output must not be.
 
     Raises:
         SameFile: if it is.
         SourceMissing, UnsupportedMedia, SinkRefused: as `plan_streams`.
     """
-    options = asked.options
-    refuse_same_file(asked.place, asked.where)
+    options = request.options
+    refuse_same_file(request.seen_at, request.where)
     return plan_streams(
-        asked.source,
-        asked.sink,
+        request.source,
+        request.sink,
         options.container,
         strict=options.strict_streams,
         audio_codec=options.audio_codec,
@@ -153,48 +179,47 @@ def planned(asked: Asked) -> StreamPlan:
     )
 
 
-def check_whole(asked: Asked, source: ContainerSource) -> None:
+def check_whole(request: RunRequest, source: ContainerSource) -> None:
     """Refuse a file whose last frames are missing, if they are asked for.
 
     Raises:
         TruncatedMedia: where the index of an MP4 or the size of a Matroska segment says so.
     """
-    part, size, end, path = asked.options.part, source.container.size, None, asked.place
+    part, size, end, path = request.options.part, source.container.size, None, request.seen_at
     if "mp4" in source.container_name.split(",") and source.stream.index_entries:
         last = source.stream.index_entries[-1]
         end = last.pos + last.size
     elif "matroska" in source.container_name and path.is_file():
         end = segment_end(path)
     if end is not None and 0 < size < end and (part is None or part.end is None):
-        raise TruncatedMedia(f"{asked.source}: truncated: got {size} bytes, wanted at least {end}")
+        text = f"truncated: got {size} bytes, wanted at least {end}"
+        raise TruncatedMedia(f"{request.source}: {text}")
 
 
-def check_paths(asked: Asked) -> None:
-    """Refuse an output that exists, cannot be written, or is being written.
+def check_paths(request: RunRequest, token: str | None = None) -> None:
+    """Refuse an output that exists, cannot be written, or is being written by another owner.
 
     Raises:
         SinkRefused: says which.
     """
-    options = asked.options
-    check_output(
-        asked.where, overwrite=options.overwrite, format=options.container, token=asked.token
-    )
+    replaces, container = request.options.overwrite, request.options.container
+    check_output(request.where, overwrite=replaces, format=container, token=token)
 
 
-def examined(asked: Asked, source: ContainerSource, plan: StreamPlan) -> Preflight:
+def examined(request: RunRequest, source: ContainerSource, plan: StreamPlan) -> Preflight:
     """Try encoder and muxer with a picture of the real size, and find what will be lost.
 
     Raises:
         SinkRefused: as `preflight`.
     """
-    options, target = asked.options, (asked.sink, asked.options.container)
+    options, target = request.options, (request.sink, request.options.container)
     made = filtered_info(source.info, options.filters)
     pix_fmt = output_pix_fmt(made, options.encoder, *target)
     info = outgoing_info(source.info, made, pix_fmt)
     cropped = cropped_losses(made, pix_fmt)
     lost = [*source.losses(), *cropped]
     if options.strict_streams and lost:
-        raise SinkRefused(f"--strict-streams: {asked.source}: {'; '.join(lost)}")
+        raise SinkRefused(f"--strict-streams: {request.source}: {'; '.join(lost)}")
     output = plan_output(info, options.encoder, *target, plan)
     choice = codec_choice(info, options.encoder, *target)
     return Preflight(
@@ -204,7 +229,7 @@ def examined(asked: Asked, source: ContainerSource, plan: StreamPlan) -> Preflig
         losses=[*cropped, *choice.losses],
         planned=[*lost, *output.losses],
         unsaid=[*lost, *output.unsaid],
-        size=_expected(asked, source, plan, info, choice.codec),
+        size=_expected(options, source, plan, info, choice.codec),
         trial=output.trial,
     )
 
@@ -243,19 +268,23 @@ def cropped_losses(filtered: StreamInfo, pix_fmt: str) -> list[str]:
 
 
 def _expected(
-    asked: Asked, source: ContainerSource, plan: StreamPlan, info: StreamInfo, codec: str
+    options: ConversionOptions,
+    source: ContainerSource,
+    plan: StreamPlan,
+    info: StreamInfo,
+    codec: str,
 ) -> ExpectedSize:
     total = max(source.container.size, 0)
     whole, taken = (source.container.duration or 0) / AV_TIME_BASE, source.info.duration_seconds
-    if asked.options.part is not None and whole and taken:
+    if options.part is not None and whole and taken:
         total = round(total * min(1.0, float(taken) / whole))
     copied = min(_copied_bytes(source, plan, total), total)
     return expected_size(
         codec,
-        asked.options.encoder,
+        options.encoder,
         info.width * info.height * (info.num_frames or 0),
         picture_bytes(info) * 8 / (info.width * info.height),
-        (total - copied) * growth(asked.options.filters),
+        (total - copied) * growth(options.filters),
         copied,
     )
 

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,24 +35,10 @@ from .plan import (
     settings_of,
     versions_of,
 )
-from .preflight import Asked, Preflight
+from .preflight import Preflight, RunRequest
 from .report import device_name
 
 log = logging.getLogger("upframe.run")
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """What is kept of a film for a run that is broken off."""
-
-    folder: Path | None = None
-    """None: beside the output."""
-    resume: bool = True
-    """Whether an earlier run is continued; if not, nothing is left behind either."""
-    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What the user asked for, for `upframe resume`."""
-    asked: frozenset[str] = frozenset()
-    """Which of "device", "precision" and "threads" the user gave: a plan does not decide them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,71 +94,64 @@ class Division:
 
 @contextmanager
 def divided(
-    asked: Asked, checked: Preflight, runtime: Runtime, keep: Keep, *, announce: bool = True
+    request: RunRequest, checked: Preflight, *, announce: bool = True
 ) -> Generator[Division | None]:
     """Divide a film into segments; None where it is short, or cannot be.
 
     Args:
-        asked: the conversion.
+        request: the conversion.
         checked: what was found of it.
-        runtime: as the user asked for it.
-        keep: what is kept for a later run.
         announce: whether to log why a film is not divided.
 
     Raises:
         SinkRefused: if another process works on the same output.
         SourceMissing: if the source has disappeared.
     """
-    folder = keep.folder or plan_folder(asked.where)
-    has_plan = (folder / PLAN_NAME).is_file() and asked.place.is_file()
-    cuts = None if has_plan else film_cuts(asked, checked)
+    folder = request.keep.folder or plan_folder(request.where)
+    has_plan = (folder / PLAN_NAME).is_file() and request.seen_at.is_file()
+    cuts = None if has_plan else film_cuts(request, checked)
     if cuts is not None and not cuts.segments:
         if cuts.why_whole is not None and announce:
             log.info("if it is broken off, it begins anew: %s", cuts.why_whole)
         yield None
         return
-    with held(folder, asked.where):
+    with held(folder, request.where):
         try:
-            yield _division(asked, checked, runtime, keep, folder, cuts)
+            yield _division(request, checked, folder, cuts)
         finally:
-            if not (keep.resume and (folder / PLAN_NAME).is_file()):
+            if not (request.keep.resume and (folder / PLAN_NAME).is_file()):
                 with suppress(OSError):
                     remove_folder(folder)
 
 
-def film_cuts(asked: Asked, checked: Preflight) -> Cuts:
+def film_cuts(request: RunRequest, checked: Preflight) -> Cuts:
     """Divide a film into segments; reads all of its packets.
 
     Raises:
         SinkRefused: for an unknown encoder, pixel format or container.
     """
-    options = asked.options
-    if is_special(asked.where):
+    options = request.options
+    if is_special(request.where):
         return Cuts(why_whole="the output is no file")
-    why = why_not_cut(options.encoder, checked.info, asked.sink, options.container)
+    why = why_not_cut(options.encoder, checked.info, request.sink, options.container)
     return checked.source.cuts(options.segment_frames) if why is None else Cuts(why_whole=why)
 
 
 def _division(
-    asked: Asked,
-    checked: Preflight,
-    runtime: Runtime,
-    keep: Keep,
-    folder: Path,
-    cuts: Cuts | None,
+    request: RunRequest, checked: Preflight, folder: Path, cuts: Cuts | None
 ) -> Division | None:
-    source = asked.place
+    source, runtime, keep = request.seen_at, request.runtime, request.keep
     kept = Plan.opened(folder) if keep.resume else None
     if keep.resume and kept is None and (folder / PLAN_NAME).is_file():
         log.warning("the plan in %s is damaged or of another version: begun anew", folder)
     threads = torch.get_num_threads()
-    facts = _facts(asked, checked, source, runtime, threads)
+    facts = _facts(request, checked, runtime, threads)
     if kept is not None and _cuts_by(kept.facts) == _cuts_by(facts):
         runtime, threads = _as_kept(kept.facts, runtime, threads, keep.asked)
-        facts = _facts(asked, checked, source, runtime, threads)
+        facts = _facts(request, checked, runtime, threads)
         segments = tuple(entry.segment for entry in kept.entries())
     else:
-        segments = (cuts or film_cuts(asked, checked)).segments
+        segments = (cuts or film_cuts(request, checked)).segments
     if not segments:  # the film was another one
         remove_folder(folder)
         return None
@@ -197,18 +176,18 @@ def _cuts_by(facts: Facts) -> tuple[object, ...]:
     return facts.source, facts.settings, facts.versions
 
 
-def _facts(asked: Asked, checked: Preflight, source: Path, runtime: Runtime, threads: int) -> Facts:
-    options, info = asked.options, checked.info
-    choice = codec_choice(info, options.encoder, asked.sink, options.container)
+def _facts(request: RunRequest, checked: Preflight, runtime: Runtime, threads: int) -> Facts:
+    options, info = request.options, checked.info
+    choice = codec_choice(info, options.encoder, request.sink, options.container)
     settings = settings_of(
         options,
         codec=choice.codec,
         pix_fmt=info.pix_fmt,
-        output=Path(asked.sink).suffix.lower(),
+        output=Path(request.sink).suffix.lower(),
         cores=len(os.sched_getaffinity(0)),  # by which encoders choose their threads
     )
     return Facts(
-        source=SourceFacts.of(source),
+        source=SourceFacts.of(request.seen_at),
         settings=settings,
         versions=versions_of(choice.codec),
         device=device_name(runtime.device),

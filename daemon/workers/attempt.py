@@ -25,11 +25,11 @@ from ...io.redaction import redacted_values
 from ...io.root import Root, by_descriptor, opened_place, opened_source
 from ...io.source import open_source
 from ...io.web import NetworkRules, network_rules
-from ..convert.conversion import Ledger, RunRequest, check, run
+from ..convert.conversion import Ledger, check, run
 from ..convert.memory import Memory
+from ..convert.preflight import Keep, RunRequest
 from ..convert.progress import Snapshot
 from ..convert.report import Report, device_name, kept_warnings
-from ..convert.resume import Keep
 from ..jobs.model import Confinement, ProbeVerdict, partial_token
 from ..specification import ConversionSpec, Stage
 from .channel import WorkerChannel
@@ -265,8 +265,6 @@ def _public(report: Report) -> dict[str, Any]:
 # that cannot be decoded will never be video.
 
 _HEAD_BYTES = 4096
-_ANYWHERE = Runtime(torch.device("cpu"), torch.float32)
-"""Of a check, which computes nothing."""
 
 
 def answer_probe(request: Request) -> Event:
@@ -290,7 +288,7 @@ def check_job(job: CheckJob) -> None:
         Exception: what would end its attempt, unless its source may still come.
     """
     hosts = None if job.limits is None else job.limits.hosts
-    run = RunRequest(job.work.source, job.work.sink, job.work, _ANYWHERE)
+    run = RunRequest(job.work.source, job.work.sink, job.work)
     logging.disable(logging.WARNING)
     try:
         with ExitStack() as opened, network_rules(NetworkRules(hosts=hosts)):

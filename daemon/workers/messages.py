@@ -196,26 +196,10 @@ Request = Warm | RunJob | CheckJob | ProbeFile | CancelJob | RunStream
 Answer = Ready | Warmed | JobDone | RequestFailed | JobStopped | Probed | Checked
 Event = Answer | Progressed | StreamReported | Logged | ExitMessage
 
-_REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
-_EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
-
-
-def read_request(line: bytes) -> Request:
-    """Parse a line that the daemon sent.
-
-    Raises:
-        ValidationError: if it is no request.
-    """
-    return _REQUESTS.validate_json(line)
-
-
-def read_event(line: bytes) -> Event:
-    """Parse a line that a worker sent.
-
-    Raises:
-        ValidationError: if it is no event.
-    """
-    return _EVENTS.validate_json(line)
+read_request = TypeAdapter[Request](Annotated[Request, Field(discriminator="kind")]).validate_json
+"""Parses a line that the daemon sent. Raises ValidationError if it is no request."""
+read_event = TypeAdapter[Event](Annotated[Event, Field(discriminator="kind")]).validate_json
+"""Parses a line that a worker sent. Raises ValidationError if it is no event."""
 
 
 def error_of(error: BaseException) -> JobError:

@@ -14,10 +14,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ...filters.errors import says_no_memory
-from ...filters.options import FilterOptions
 from ...io.child import Child, Tail, exit_text, rss_bytes_of
 from ...io.redaction import one_line
 from ...io.root import Root
@@ -46,8 +45,6 @@ from .messages import (
     RequestFailed,
     RunJob,
     Stage,
-    Warm,
-    Warmed,
     error_of,
     read_event,
 )
@@ -292,10 +289,7 @@ class WorkerDied:
 
 
 AttemptOutcome = JobDone | RequestFailed | JobStopped | WorkerDied
-
-
-def _ignore(_: Event) -> None:
-    pass
+Given = TypeVar("Given", bound=Answer)
 
 
 class WorkerLost(Exception):
@@ -334,51 +328,23 @@ class WorkerProcess(WorkerChild):
             self.spawn()
         except OSError as error:
             raise WorkerLost(error_of(error)) from error
-        answer = await self._answer(Stall({"loading": timeout_seconds}), _ignore)
+        answer = await self._answer({"loading": timeout_seconds})
         if not isinstance(answer, Ready):
             await self.kill()
             raise WorkerLost(_error_of(answer))
         self.device = answer.device
 
-    async def warm(self, filters: FilterOptions, timeout_seconds: float) -> float:
-        """Load the models of some filters and run each once.
-
-        Returns:
-            How long that took, in seconds.
+    async def ask(self, request: Request, timeout_seconds: float, *wanted: type[Given]) -> Given:
+        """Return the answer to a request that is no job.
 
         Raises:
-            WorkerLost: if that fails; the worker may live on.
-        """
-        answer = await self._ask(Warm(filters=filters), {"loading": timeout_seconds})
-        if not isinstance(answer, Warmed):
-            raise WorkerLost(_error_of(answer))
-        return answer.seconds
-
-    async def probe(
-        self, path: str, timeout_seconds: float, root: Root | None = None
-    ) -> ProbeVerdict:
-        """Check whether a file, below a root if there is one, is video.
-
-        Raises:
-            WorkerLost: if the worker died over it, or did not answer in time and was killed.
-        """
-        answer = await self._ask(ProbeFile(path=path, root=root), {"loading": timeout_seconds})
-        if not isinstance(answer, Probed):
-            raise WorkerLost(_error_of(answer))
-        return answer.verdict
-
-    async def check(self, request: CheckJob, timeout_seconds: float) -> JobError | None:
-        """Return what speaks against a job before its turn.
-
-        Raises:
-            WorkerLost: as `probe`.
+            WorkerLost: if it is none of those wanted, and the worker may live on; if the worker
+                died over it, or did not answer in time and was killed.
         """
         answer = await self._ask(request, {"loading": timeout_seconds})
-        if isinstance(answer, RequestFailed):
-            return answer.error
-        if not isinstance(answer, Checked):
+        if not isinstance(answer, wanted):
             raise WorkerLost(_error_of(answer))
-        return None
+        return answer
 
     async def run_job(
         self,
@@ -437,16 +403,18 @@ class WorkerProcess(WorkerChild):
         self,
         request: Request,
         budgets: Mapping[Stage, float],
-        on_event: Callable[[Event], None] = _ignore,
+        on_event: Callable[[Event], None] = lambda _: None,
     ) -> Answer | WorkerDied:
         if not self.alive:
             return await self._died()
         self.send(request)
-        return await self._answer(Stall(budgets), on_event)
+        return await self._answer(budgets, on_event)
 
-    async def _answer(self, stall: Stall, on_event: Callable[[Event], None]) -> Answer | WorkerDied:
+    async def _answer(
+        self, budgets: Mapping[Stage, float], on_event: Callable[[Event], None] = lambda _: None
+    ) -> Answer | WorkerDied:
         self._idle.clear()
-        self.stall = stall
+        self.stall = stall = Stall(budgets)
         try:
             while (event := await self._next(stall)) is not None:
                 if isinstance(event, Answer):
@@ -502,7 +470,16 @@ class FileProber:
     async def probe(self, path: Path, root: Root | None = None) -> ProbeVerdict:
         """Probe a file, below a root. Never raises for what the file does to the process."""
         async with self._awake():
-            return await self._probe(path, root)
+            try:
+                await self._start()
+            except WorkerLost as lost:
+                return ProbeVerdict(kind="unfinished", message=f"{path}: cannot be probed: {lost}")
+            try:
+                request = ProbeFile(path=str(path), root=root)
+                return (await self._worker.ask(request, self._timeout_seconds, Probed)).verdict
+            except WorkerLost as lost:
+                log.warning("%s: the prober was lost over it: %s", path, lost)
+                return ProbeVerdict(kind=self._blame(lost), message=f"{path}: {lost}")
 
     async def check(self, job: Job, limits: AccessLimits | None = None) -> JobError | None:
         """Check a job before its turn.
@@ -514,9 +491,10 @@ class FileProber:
         request = CheckJob(**given, limits=limits, may_come=job.origin != "cli")
         try:
             async with asyncio.timeout(self._timeout_seconds), self._awake():
-                if not self._worker.alive:
-                    await self._start()
-                error = await self._worker.check(request, self._timeout_seconds)
+                await self._start()
+                wanted = Checked, RequestFailed
+                answer = await self._worker.ask(request, self._timeout_seconds, *wanted)
+            error = answer.error if isinstance(answer, RequestFailed) else None
             return None if error is None or error.retryable else error
         except (TimeoutError, WorkerLost) as lost:
             log.info("not checked before its turn: %s", lost or "no time", extra={"job_id": job.id})
@@ -540,18 +518,6 @@ class FileProber:
             await self._wake()
             await self._worker.stop()
 
-    async def _probe(self, path: Path, root: Root | None) -> ProbeVerdict:
-        try:
-            if not self._worker.alive:
-                await self._start()
-        except WorkerLost as lost:
-            return ProbeVerdict(kind="unfinished", message=f"{path}: cannot be probed: {lost}")
-        try:
-            return await self._worker.probe(str(path), self._timeout_seconds, root)
-        except WorkerLost as lost:
-            log.warning("%s: the prober was lost over it: %s", path, lost)
-            return ProbeVerdict(kind=self._blame(lost), message=f"{path}: {lost}")
-
     def _blame(self, lost: WorkerLost) -> Literal["unfinished", "refused"]:
         """Blame the file if it crashes decoders or is too large, not if the process was killed."""
         if self._worker.alive:
@@ -560,9 +526,11 @@ class FileProber:
         return "refused" if self._worker.crashed else "unfinished"
 
     async def _start(self) -> None:
-        await self._worker.kill()
-        self._worker = WorkerProcess(self._settings)
-        await self._worker.start(_START_SECONDS)
+        """Make sure that the worker runs."""
+        if not self._worker.alive:
+            await self._worker.kill()
+            self._worker = WorkerProcess(self._settings)
+            await self._worker.start(_START_SECONDS)
 
     async def _rest(self) -> None:
         await asyncio.sleep(self._idle_seconds)

@@ -31,6 +31,8 @@ from .messages import (
     Progressed,
     RequestFailed,
     Stage,
+    Warm,
+    Warmed,
     error_of,
 )
 from .outcomes import OutcomeRecorder, StopReason, settle
@@ -124,7 +126,8 @@ class WorkerSlot:
         """
         async with self._busy:
             await self._start_worker()
-            return await self.worker.warm(filters, self.budgets["loading"])
+            asked = Warm(filters=filters)
+            return (await self.worker.ask(asked, self.budgets["loading"], Warmed)).seconds
 
     async def _next(self) -> None:
         job = await self._admission.claim()

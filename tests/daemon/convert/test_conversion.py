@@ -14,7 +14,8 @@ import torch
 from support.jobs.work import frames_in, names_in
 from support.media.clips import make_clip
 
-from upframe.daemon.convert.conversion import Ledger, RunRequest, run
+from upframe.daemon.convert.conversion import Ledger, run
+from upframe.daemon.convert.preflight import RunRequest
 from upframe.daemon.convert.report import Report
 from upframe.daemon.specification import ConversionOptions, Stage
 from upframe.filters.device import Runtime

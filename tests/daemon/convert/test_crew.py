@@ -21,9 +21,10 @@ from support.media.clips import make_clip
 from support.media.plain_segments import RUNTIME, Film, failing_sink, film_of
 from support.media.sinks import decoded_frames
 
-from upframe.daemon.convert.conversion import RunRequest, run
+from upframe.daemon.convert.conversion import run
 from upframe.daemon.convert.crew import Crew, Setup
 from upframe.daemon.convert.plan import plan_folder
+from upframe.daemon.convert.preflight import RunRequest
 from upframe.daemon.convert.progress import Snapshot
 from upframe.daemon.convert.report import Report
 from upframe.daemon.errors import Stopped, WorkersLost

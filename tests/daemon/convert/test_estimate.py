@@ -18,7 +18,7 @@ from support.media.clips import make_clip
 from support.media.fakes import moving_pictures, stream_info
 
 from upframe.daemon.convert import conversion
-from upframe.daemon.convert.conversion import RunRequest, compute_of, run
+from upframe.daemon.convert.conversion import compute_of, run
 from upframe.daemon.convert.estimate import (
     Estimate,
     Film,
@@ -29,6 +29,7 @@ from upframe.daemon.convert.estimate import (
 )
 from upframe.daemon.convert.memory import Memory, memory_of, picture_bytes
 from upframe.daemon.convert.pipeline import Flow
+from upframe.daemon.convert.preflight import RunRequest
 from upframe.daemon.convert.progress import snapshot_of
 from upframe.daemon.exits import exit_code_of
 from upframe.daemon.specification import ConversionOptions, MediaOptions

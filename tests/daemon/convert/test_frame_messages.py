@@ -12,7 +12,8 @@ from support.media.messages import captions, hdr10_plus, make_clip_with_messages
 from torch import Tensor
 
 from upframe.daemon.convert.compute import Compute
-from upframe.daemon.convert.conversion import RunRequest, run
+from upframe.daemon.convert.conversion import run
+from upframe.daemon.convert.preflight import RunRequest
 from upframe.daemon.specification import ConversionOptions
 from upframe.filters.chain import Chain, build_filters
 from upframe.filters.device import Runtime

@@ -14,8 +14,8 @@ import torch
 from support.media.clips import make_clip
 
 from upframe.daemon.__main__ import main
-from upframe.daemon.convert.conversion import RunRequest, compute_of, run
-from upframe.daemon.convert.preflight import Asked, check_space, preflight
+from upframe.daemon.convert.conversion import compute_of, run
+from upframe.daemon.convert.preflight import RunRequest, check_space, preflight
 from upframe.daemon.convert.space import ExpectedSize, expected_size
 from upframe.daemon.specification import ConversionOptions
 from upframe.filters.chain import build_filters
@@ -33,8 +33,8 @@ def options_of(filters: FilterOptions = TWICE, **encoder: Any) -> ConversionOpti
     return ConversionOptions(filters=filters, encoder=EncoderOptions(**encoder))
 
 
-def asked_of(source: Path, sink: Path, options: ConversionOptions, token: str | None = None):
-    return Asked(str(source), str(sink), sink, options, token)
+def asked_of(source: Path, sink: Path, options: ConversionOptions) -> RunRequest:
+    return RunRequest(str(source), str(sink), options, place=sink)
 
 
 def larger(scale: float, **more: Any) -> FilterOptions:
@@ -63,7 +63,7 @@ def test_an_output_that_is_being_written_is_refused_with_its_process(
     wanted = rf"^process {os.getpid()} is writing .*{name}.*\.{name}\.a1\.partial"
     with pytest.raises(SinkRefused, match=wanted), preflight(asked):
         pass
-    with preflight(replace(asked, token="a1", sink=str(tmp_path / "o.mkv"))):
+    with preflight(replace(asked, sink=str(tmp_path / "o.mkv")), token="a1"):
         pass  # the owner's own
     with preflight(asked_of(clip, tmp_path / f"other{target.suffix}.mkv", asked.options)):
         pass  # another output in that folder

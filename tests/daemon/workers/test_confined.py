@@ -14,7 +14,8 @@ import torch
 from support.jobs.work import FAST, new_job, work_of
 from support.media.clips import make_clip
 
-from upframe.daemon.convert.conversion import Ledger, RunRequest, run
+from upframe.daemon.convert.conversion import Ledger, run
+from upframe.daemon.convert.preflight import RunRequest
 from upframe.daemon.convert.report import Report
 from upframe.daemon.jobs.model import Confinement, Job, partial_token
 from upframe.daemon.jobs.store import JobStore

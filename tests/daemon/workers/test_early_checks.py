@@ -16,7 +16,8 @@ from support.jobs.work import config_of, eventually, opened_queue, until, work_o
 from support.media.clips import make_clip
 
 from upframe.daemon.config import JobsConfig
-from upframe.daemon.convert.conversion import RunRequest, run
+from upframe.daemon.convert.conversion import run
+from upframe.daemon.convert.preflight import RunRequest
 from upframe.daemon.jobs.model import Confinement, Job, JobError, job_of
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.specification import Origin

@@ -30,6 +30,8 @@ from upframe.daemon.workers.messages import (
     JobStopped,
     Progressed,
     RequestFailed,
+    Warm,
+    Warmed,
 )
 from upframe.daemon.workers.process import CANCEL_SECONDS, WorkerDied, WorkerLost, WorkerProcess
 from upframe.daemon.workers.scheduler import worker_settings
@@ -89,7 +91,8 @@ def test_a_worker_does_one_job_after_the_other_and_outlives_bad_ones(
 
     async def use(worker: WorkerProcess) -> None:
         assert worker.device == "cpu"
-        assert await worker.warm(FilterOptions.model_validate(INTERPOLATE), 60) > 0
+        asked = Warm(filters=FilterOptions.model_validate(INTERPOLATE))
+        assert (await worker.ask(asked, 60, Warmed)).seconds > 0
         events: list[Event] = []
         done = await worker.run_job("a", work_of(clip, out / "a.mp4"), BUDGETS, events.append)
         assert isinstance(done, JobDone)

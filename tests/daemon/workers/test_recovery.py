@@ -175,7 +175,8 @@ ATTEMPTS = """
 import json, os, signal, sys
 from pathlib import Path
 import torch
-from upframe.daemon.convert.conversion import Ledger, RunRequest, run
+from upframe.daemon.convert.conversion import Ledger, run
+from upframe.daemon.convert.preflight import RunRequest
 from upframe.daemon.jobs.model import Job, partial_token
 from upframe.daemon.workers.ledger import Result, Results
 from upframe.filters.device import Runtime

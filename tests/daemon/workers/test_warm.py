@@ -11,7 +11,8 @@ import pytest
 import torch
 from support.media.clips import make_clip
 
-from upframe.daemon.convert.conversion import RunRequest, run
+from upframe.daemon.convert.conversion import run
+from upframe.daemon.convert.preflight import RunRequest
 from upframe.daemon.specification import ConversionOptions
 from upframe.daemon.workers.attempt import WarmFilters
 from upframe.filters.device import Runtime

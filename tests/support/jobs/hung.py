@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from upframe.daemon.__main__ import main
-from upframe.daemon.convert.conversion import Ledger, RunRequest, run
+from upframe.daemon.convert.conversion import Ledger, run
+from upframe.daemon.convert.preflight import RunRequest
 from upframe.daemon.hang import HangLimits, HangWatch, say_on_stderr
 from upframe.daemon.jobs.model import partial_token
 from upframe.daemon.specification import ConversionOptions
