@@ -119,15 +119,13 @@ def pipe(
         ended_by = _execute(pipeline, sink, compute.info.num_frames, display)
         for message in source.warnings():
             log.warning("%s", message)
+        about = source.info, compute.info, runtime, filters
         report = make_report(
+            pipeline.flow,
+            *about,
             source=f"stdin ({source.format})",
             sink=f"stdout ({format_name})",
-            flow=pipeline.flow,
             counters=compute.statistics(),
-            incoming=source.info,
-            outgoing=compute.info,
-            runtime=runtime,
-            filters=filters,
             warnings=[*warned.messages, *([] if ended_by is None else [str(ended_by)])],
         )
     return PipeResult(report, ended_by)

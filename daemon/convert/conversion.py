@@ -6,13 +6,13 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -38,7 +38,7 @@ from .preflight import Preflight, RunRequest, preflight
 from .progress import Display, Silent, show_progress
 from .report import Report, WarningLog, kept_warnings, make_report
 from .resume import Division, divided
-from .segments import Execute, FilmRun, Resumed, SegmentWork, StrictSink, one_process
+from .segments import Execute, FilmRun, SegmentWork, StrictSink, one_process
 
 log = logging.getLogger("upframe.run")
 
@@ -267,8 +267,8 @@ class _Conversion:
         source, compute, display = prepared.checked.source, prepared.compute, self.display
 
         def report() -> Report:
-            counters, losses = compute.statistics(), source.losses()
-            return self._report(prepared, sink, pipeline.flow, counters, losses, source.warnings())
+            lines, counters = (source.losses(), source.warnings()), compute.statistics()
+            return self._report(prepared, sink, pipeline.flow, *lines, counters=counters)
 
         sink = self._opened(open_file_sink, prepared, self._owner(report))
         losses = source.losses if self.request.options.strict_streams else list[str]
@@ -286,7 +286,8 @@ class _Conversion:
 
         def report() -> Report:
             lines = film.lines("losses"), film.lines("warnings")
-            return self._report(prepared, sink, film.flow, film.counters, *lines, film.resumed)
+            known = {"counters": film.counters, "resumed": film.resumed}
+            return self._report(prepared, sink, film.flow, *lines, **known)
 
         with closing(division.plan(prepared.filters)) as plan:
             work = SegmentWork(
@@ -354,27 +355,23 @@ class _Conversion:
         prepared: _Prepared,
         sink: FileSink | ImageSink | JoinedSink,
         flow: Flow,
-        counters: Mapping[str, int],
         losses: Sequence[str],
         warnings: Sequence[str],
-        resumed: Resumed | None = None,
+        **known: Any,
     ) -> Report:
         checked = prepared.checked
+        about = checked.source.info, sink.info, prepared.runtime, prepared.filters
         return make_report(
+            flow,
+            *about,
             source=str(self.request.source),
             sink=self.request.sink,
-            flow=flow,
-            counters=counters,
-            incoming=checked.source.info,
-            outgoing=sink.info,
-            runtime=prepared.runtime,
-            filters=prepared.filters,
             estimate=prepared.estimate,
             memory=prepared.memory,
-            resumed=resumed,
             streams=checked.plan.lines(),
             losses=[*checked.losses, *sink.losses(), *losses],
             warnings=[*self.warned.messages, *warnings],
+            **known,
         )
 
 

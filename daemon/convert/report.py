@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from ...filters.chain import BuiltFilter
 from ...filters.device import Runtime
@@ -23,7 +23,7 @@ from ...io.files import is_special
 from ...io.redaction import json_text, one_line
 from .estimate import Estimate
 from .memory import Memory
-from .pipeline import STEPS, Flow
+from .pipeline import STEPS, Flow, StageTime
 from .segments import Resumed
 
 
@@ -70,13 +70,6 @@ def check_report_path(path: Path, *media: str) -> None:
         raise SinkRefused(f"cannot write the report {path}: {error.strerror}") from error
 
 
-class StageReport(BaseModel, frozen=True):
-    """How long a stage worked and waited."""
-
-    worked_seconds: float
-    waited_seconds: float
-
-
 class WeightsReport(BaseModel, frozen=True):
     """The weights of a filter."""
 
@@ -97,6 +90,10 @@ class VideoReport(BaseModel, frozen=True):
     color: dict[str, str | None]
 
 
+_Lines = Annotated[list[str], BeforeValidator(lambda lines: list(dict.fromkeys(lines)))]
+"""Of which each is said once."""
+
+
 class Report(WrittenReport, frozen=True):
     """What `--report FILE` writes."""
 
@@ -114,14 +111,14 @@ class Report(WrittenReport, frozen=True):
     memory: Memory | None = Field(None, description="What the work was judged to need.")
     resumed: Resumed | None = Field(None, description="Of a film that was made in segments.")
     first_frame_seconds: float | None
-    stages: dict[str, StageReport]
+    stages: dict[str, StageTime]
     limiting_stage: str
     device: str
     precision: str
     weights: list[WeightsReport]
-    streams: list[str]
-    losses: list[str] = Field(description="What the output was found to lack of its source.")
-    warnings: list[str]
+    streams: list[str] = []
+    losses: _Lines = Field([], description="What the output was found to lack of its source.")
+    warnings: _Lines
 
     @property
     def summary(self) -> str:
@@ -159,46 +156,28 @@ def kept_warnings() -> Generator[WarningLog]:
 
 
 def make_report(
-    *,
-    source: str,
-    sink: str,
     flow: Flow,
-    counters: Mapping[str, int],
     incoming: StreamInfo,
     outgoing: StreamInfo,
     runtime: Runtime,
     filters: Sequence[BuiltFilter],
-    estimate: Estimate | None = None,
-    memory: Memory | None = None,
-    resumed: Resumed | None = None,
-    streams: Iterable[str] = (),
-    losses: Iterable[str] = (),
-    warnings: Iterable[str] = (),
+    **known: Any,
 ) -> Report:
-    """Make the report of a conversion."""
+    """Make the report of a conversion; all other fields are given by their names."""
     return Report(
-        schema="upframe.report/1",
         version=version("upframe"),
-        source=source,
-        sink=sink,
         frames_in=flow.frames_in,
         frames_out=flow.frames_out,
-        counters=dict(counters),
         input=_video_of(incoming),
         output=_video_of(outgoing),
         seconds=round(flow.elapsed_seconds, 3),
-        estimate=estimate,
-        memory=memory,
-        resumed=resumed,
         first_frame_seconds=flow.first_frame_seconds,
-        stages={name: StageReport(**asdict(clock)) for name, clock in flow.stages.items()},
+        stages=dict(flow.stages),
         limiting_stage=flow.limiting_stage,
         device=device_name(runtime.device),
         precision=str(runtime.precision).removeprefix("torch."),
         weights=weights_of(filters),
-        streams=list(streams),
-        losses=list(dict.fromkeys(losses)),
-        warnings=list(dict.fromkeys(warnings)),
+        **known,
     )
 
 
