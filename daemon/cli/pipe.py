@@ -19,7 +19,8 @@ from ...io.errors import MediaError, ReaderGone, TruncatedMedia
 from ...io.pipes import PipeSink, check_pipe_sink, open_pipe_sink, open_pipe_source
 from ...io.rawvideo.bytestream import RawStream
 from ...io.redaction import one_line
-from ..convert.conversion import compute_of, execute
+from ..convert.compute import FilmCompute
+from ..convert.conversion import execute
 from ..convert.pipeline import Pipeline
 from ..convert.progress import Display, display_for
 from ..convert.report import Report, check_report_path, kept_warnings, make_report
@@ -109,7 +110,7 @@ def pipe(
         format_name = options.container or source.format
         check_pipe_sink(format_name, source.info)
         filters = build_filters(options.filters, runtime)
-        compute = compute_of(source.info, filters, options, runtime, source.info.pix_fmt)
+        compute = FilmCompute(source.info, filters, options, runtime, source.info.pix_fmt)
         try:
             sink = open_pipe_sink(stdout, format_name, compute.info)
         except ReaderGone as error:

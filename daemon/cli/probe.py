@@ -26,7 +26,7 @@ from ...io.part import Part
 from ...io.probe import Probe, probe_source
 from ...io.redaction import one_line
 from ...io.source import ContainerSource, open_source
-from ..convert.conversion import compute_of
+from ..convert.compute import FilmCompute
 from ..convert.estimate import Estimate, Film, Limits, estimate
 from ..convert.memory import Memory, memory_of
 from ..convert.preflight import (
@@ -186,7 +186,7 @@ def measure(
         TooLarge: if a frame does not fit in memory.
     """
     filters = build_filters(_of_files(media.filters, runtime), runtime)
-    with closing(compute_of(source.info, filters, media, runtime, pix_fmt)) as compute:
+    with closing(FilmCompute(source.info, filters, media, runtime, pix_fmt)) as compute:
         about = source.info, filters, compute, runtime.device
         judged = Film(*film, *about, media, part, runtime.num_at_once)
         memory, made = memory_of(judged), estimate(judged, _LIMITS)

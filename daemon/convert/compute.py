@@ -17,14 +17,15 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from ...filters.chain import Chain
+from ...filters.chain import BuiltFilter, Chain
 from ...filters.color.convert import ToFrame, ToPicture, output_size
 from ...filters.color.matrix import matrix_warning, output_color
-from ...filters.device import GIB, available_bytes
+from ...filters.device import GIB, Runtime, available_bytes
 from ...filters.frame import Pending, Picture, StreamInfo
 from ...filters.kernels.cuda import on_stream, stream_for
 from ...filters.scenes import Scenes
 from ...io.calls import calling
+from ..specification import MediaOptions
 
 log = logging.getLogger("upframe.compute")
 
@@ -482,6 +483,29 @@ class Compute:
                 yield
         finally:
             self._spent += self._clock.stop(started)
+
+
+class FilmCompute(Compute):
+    """Computes a file or pipe by one chain of filters, into an output of a pixel format."""
+
+    def __init__(
+        self,
+        info: StreamInfo,
+        filters: Sequence[BuiltFilter],
+        options: MediaOptions,
+        runtime: Runtime,
+        pix_fmt: str,
+        *,
+        is_steady: bool = False,
+    ) -> None:
+        super().__init__(
+            info,
+            {"full": Chain(built.filter for built in filters)},
+            pix_fmt=pix_fmt,
+            device=runtime.device,
+            detect_cuts=options.filters.detects_cuts,
+            is_steady=is_steady,
+        )
 
 
 def _coded_bytes(incoming: StreamInfo, outgoing: StreamInfo) -> int:

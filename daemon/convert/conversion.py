@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ...filters.chain import BuiltFilter, Chain, build_filters
+from ...filters.chain import BuiltFilter, build_filters
 from ...filters.device import Runtime
 from ...filters.frame import StreamInfo
 from ...filters.options import FilterOptions
@@ -27,8 +27,8 @@ from ...io.segments import JoinedSink, open_joined_sink, open_segment_sink, segm
 from ...io.sink import FileSink, open_file_sink
 from ...io.web import current_rules
 from ..errors import Stopped
-from ..specification import ConversionOptions, MediaOptions, Stage
-from .compute import Compute
+from ..specification import ConversionOptions, Stage
+from .compute import Compute, FilmCompute
 from .crew import Crew, Setup
 from .estimate import Estimate, Film, estimate
 from .memory import Memory, memory_of
@@ -235,7 +235,7 @@ class _Conversion:
                     log.warning("%s; the film is made anew in one piece", error)
                     division.remove()
                     about = checked.source.info, filters, options, division.runtime
-                    compute = compute_of(*about, checked.info.pix_fmt, is_steady=True)
+                    compute = FilmCompute(*about, checked.info.pix_fmt, is_steady=True)
                     return self._whole(replace(prepared, compute=compute))
 
     @property
@@ -247,7 +247,7 @@ class _Conversion:
     ) -> _Prepared:
         request, options, source = self.request, self.request.options, checked.source
         about = source.info, filters, options, runtime, checked.info.pix_fmt
-        compute = compute_of(*about, is_steady=True)
+        compute = FilmCompute(*about, is_steady=True)
         about = source.info, filters, compute, runtime.device
         film = Film(
             request.source, request.sink, *about, options, options.part, runtime.num_at_once
@@ -419,23 +419,3 @@ def _threads(number: int) -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def compute_of(
-    info: StreamInfo,
-    filters: Sequence[BuiltFilter],
-    options: MediaOptions,
-    runtime: Runtime,
-    pix_fmt: str,
-    *,
-    is_steady: bool = False,
-) -> Compute:
-    """Make the compute stage of a file or pipe, whose output has a pixel format."""
-    return Compute(
-        info,
-        {"full": Chain(built.filter for built in filters)},
-        pix_fmt=pix_fmt,
-        device=runtime.device,
-        detect_cuts=options.filters.detects_cuts,
-        is_steady=is_steady,
-    )

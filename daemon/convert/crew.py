@@ -149,13 +149,15 @@ class Crew:
         self._selector = selectors.DefaultSelector()
         self._waker = Waker()
         self._stopped_by: int | None = None
+        self._film: FilmRun
+        self._schedule: Schedule
 
     def stop(self, number: int) -> None:
         """Have the film end with `Stopped`; from any thread."""
         self._stopped_by = number
         self._waker.wake()
 
-    def __call__(self, film: FilmRun, schedule: Schedule) -> Generator[MadeSegment]:
+    def __call__(self, film: FilmRun) -> Generator[MadeSegment]:
         """Yield each segment once its file has its name, in the order in which they are done.
 
         Raises:
@@ -164,14 +166,15 @@ class Crew:
             WorkersLost: if a segment ends every process that makes it, or none can be started.
         """
         self._selector.register(self._waker, selectors.EVENT_READ)
+        self._film, self._schedule = film, Schedule(film.missing)
         try:
-            for slot, device in enumerate(self._devices[: schedule.left]):
-                self._spawn(film, slot, device)
-            while schedule.left:
-                self._feed(film, schedule)
+            for slot, device in enumerate(self._devices[: self._schedule.left]):
+                self._spawn(slot, device)
+            while self._schedule.left:
+                self._feed()
                 for key, _ in self._selector.select(_LOOK_SECONDS):
                     if isinstance(key.data, _Worker):
-                        yield from self._hear(key.data, film, schedule)
+                        yield from self._hear(key.data)
                 self._waker.clear()
                 if self._stopped_by is not None:
                     raise Stopped(self._stopped_by)
@@ -187,12 +190,12 @@ class Crew:
         self._selector.close()
         self._waker.close()
 
-    def _spawn(self, film: FilmRun, slot: int, device: torch.device, deaths: int = 0) -> None:
+    def _spawn(self, slot: int, device: torch.device, deaths: int = 0) -> None:
         command = [sys.executable, "-P", "-m", _MODULE, "--parent", str(os.getpid())]
-        folder = worker_folder(film.folder, slot)
+        folder = worker_folder(self._film.folder, slot)
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            child = Child(command, pass_fds=self._descriptors(film.folder))
+            child = Child(command, pass_fds=self._descriptors())
         except OSError as error:
             raise media_errors.SinkFull(f"cannot start {_MODULE} in {folder}: {error}") from error
         worker = self._workers[slot] = _Worker(slot, device, child, folder, deaths=deaths)
@@ -200,22 +203,22 @@ class Crew:
         runtime = replace(self._setup.runtime, device=device, workers=())
         child.send(line_of(replace(self._setup, runtime=runtime)))
 
-    def _descriptors(self, folder: Path) -> tuple[int, ...]:
+    def _descriptors(self) -> tuple[int, ...]:
         """Those by which source and folder are reached, where they are confined."""
-        source, place = self._setup.work.source, _BY_DESCRIPTOR.match(f"{folder}/")
+        source, place = self._setup.work.source, _BY_DESCRIPTOR.match(f"{self._film.folder}/")
         kept = source.descriptor if isinstance(source, ConfinedFile) else None
         return tuple(int(one) for one in (kept, place and place[1]) if one is not None)
 
-    def _feed(self, film: FilmRun, schedule: Schedule) -> None:
+    def _feed(self) -> None:
         for worker in self._workers.values():
             if not worker.is_ready or worker.unit:
                 continue
-            worker.unit.extend(schedule.take(worker.slot, time.monotonic()))
+            worker.unit.extend(self._schedule.take(worker.slot, time.monotonic()))
             for number in worker.unit:
-                path = worker.folder / film.path(number).name
-                worker.child.send(line_of((film.work(number).segment, path)))
+                path = worker.folder / self._film.path(number).name
+                worker.child.send(line_of((self._film.work(number).segment, path)))
 
-    def _hear(self, worker: _Worker, film: FilmRun, schedule: Schedule) -> Iterator[MadeSegment]:
+    def _hear(self, worker: _Worker) -> Iterator[MadeSegment]:
         worker.child.turn(0)
         for line in worker.child.lines():
             event = _EVENTS.validate_json(line)
@@ -225,64 +228,60 @@ class Crew:
                 case SegmentProgress():
                     if event.number != worker.begun:
                         worker.begun = event.number
-                        film.begin(event.number)
-                    self._count(worker, film, event.frames_in, event.frames_out)
+                        self._film.begin(event.number)
+                    self._count(worker, event.frames_in, event.frames_out)
                 case MadeSegment():
                     worker.deaths = 0
-                    if self._take(worker, event, film, schedule):
+                    if self._take(worker, event):
                         yield event
                 case WorkFailed():
                     raise event.exception
         if worker.child.returncode is not None:
-            self._bury(worker, film, schedule)
+            self._bury(worker)
 
-    def _take(self, worker: _Worker, done: MadeSegment, film: FilmRun, schedule: Schedule) -> bool:
+    def _take(self, worker: _Worker, done: MadeSegment) -> bool:
         """Give a file its name, unless another worker was faster."""
         worker.unit.remove(done.number)
-        path = film.path(done.number)
-        counts = schedule.finish(worker.slot, done.number, time.monotonic())
-        result = done.result
-        self._count(worker, film, *((result.frames_in, result.frames_out) if counts else (0, 0)))
+        path, result = self._film.path(done.number), done.result
+        counts = self._schedule.finish(worker.slot, done.number, time.monotonic())
+        self._count(worker, *((result.frames_in, result.frames_out) if counts else (0, 0)))
         worker.frames = (0, 0)
         if not counts:
             with suppress(OSError):
                 (worker.folder / path.name).unlink()
             return False
-        for name, (worked, waited) in result.stages.items():
-            film.flow.stages[name].worked_seconds += worked
-            film.flow.stages[name].waited_seconds += waited
+        self._film.flow.add(result.stages)
         try:
             os.replace(worker.folder / path.name, path)
         except OSError as error:
             raise media_errors.SinkFull(f"cannot write {path}: {error.strerror}") from error
         return True
 
-    @staticmethod
-    def _count(worker: _Worker, film: FilmRun, frames_in: int, frames_out: int) -> None:
+    def _count(self, worker: _Worker, frames_in: int, frames_out: int) -> None:
         """Count the frames of the segment at hand, instead of those counted of it before."""
-        flow, before = film.flow, worker.frames
+        flow, before = self._film.flow, worker.frames
         flow.frames_in += frames_in - before[0]
         flow.frames_out += frames_out - before[1]
         worker.frames = (frames_in, frames_out)
         if flow.first_frame_seconds is None and frames_out:
             flow.first_frame_seconds = flow.elapsed_seconds
 
-    def _bury(self, worker: _Worker, film: FilmRun, schedule: Schedule) -> None:
+    def _bury(self, worker: _Worker) -> None:
         """Give back what a dead worker had, and start another one in its place."""
         self._selector.unregister(worker.child)
         worker.child.close()
-        self._count(worker, film, 0, 0)
+        self._count(worker, 0, 0)
         del self._workers[worker.slot]
         at_hand = f"segment {worker.unit[0]}" if worker.unit else "no segment"
-        if (number := schedule.lose(worker.slot)) is not None:
-            segment = film.work(number).segment
+        if (number := self._schedule.lose(worker.slot)) is not None:
+            segment = self._film.work(number).segment
             frames = f"frames {segment.first} to {segment.last}"
             times = f"{MOST_ATTEMPTS} processes did not survive it"
             raise WorkersLost(f"segment {number} ({frames}): {times}; the last {worker.end}")
         deaths = worker.deaths + 1
         if deaths < _MOST_DEATHS or (worker.is_ready and not self._workers):
             log.warning("%s, over %s, %s: started again", worker.name, at_hand, worker.end)
-            self._spawn(film, worker.slot, worker.device, deaths)
+            self._spawn(worker.slot, worker.device, deaths)
             return
         if not self._workers:
             raise WorkersLost(f"no process can work: the last one, {worker.name}, {worker.end}")

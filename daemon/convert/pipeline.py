@@ -65,6 +65,12 @@ class Flow:
         default_factory=lambda: {name: StageTime() for name in STEPS}
     )
 
+    def add(self, stages: Mapping[str, tuple[float, float]]) -> None:
+        """Add seconds that were worked and waited elsewhere, by stage."""
+        for name, (worked, waited) in stages.items():
+            self.stages[name].worked_seconds += worked
+            self.stages[name].waited_seconds += waited
+
     @property
     def elapsed_seconds(self) -> float:
         """Since the pipeline began."""

@@ -18,7 +18,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from ...filters.chain import BuiltFilter, Chain
+from ...filters.chain import BuiltFilter
 from ...filters.device import Runtime
 from ...filters.frame import Picture
 from ...io.cuts import Segment, film_lines
@@ -31,10 +31,9 @@ from ...io.segments import JoinedSink, SegmentFacts
 from ...io.source import ContainerSource, Seen, open_source
 from ..errors import Stopped, WorkersLost
 from ..specification import ConversionOptions
-from .compute import Compute
+from .compute import FilmCompute
 from .pipeline import Flow, Pipeline, StageTime
 from .plan import Entry, Plan
-from .schedule import Schedule
 
 log = logging.getLogger("upframe.run")
 
@@ -191,7 +190,7 @@ class _HeldSource:
             yield held
 
 
-class _SegmentCompute(Compute):
+class _SegmentCompute(FilmCompute):
     """Computes a segment; the picture past its end closes the last gap and is not a result."""
 
     def __init__(
@@ -201,14 +200,8 @@ class _SegmentCompute(Compute):
         work: SegmentWork,
         runtime: Runtime,
     ) -> None:
-        super().__init__(
-            source.info,
-            {"full": Chain(built.filter for built in filters)},
-            pix_fmt=work.pix_fmt,
-            device=runtime.device,
-            detect_cuts=work.options.filters.detects_cuts,
-            is_steady=True,
-        )
+        about = source.info, filters, work.options, runtime, work.pix_fmt
+        super().__init__(*about, is_steady=True)
         self._scenes.look_back(source.before)
         source.before.clear()
         self._source = source
@@ -266,22 +259,19 @@ class StrictSink:
 # --------------------------------------------------------------------------------------- the film
 
 
-Executor = Callable[["FilmRun", Schedule], Generator[MadeSegment]]
+Executor = Callable[["FilmRun"], Generator[MadeSegment]]
 """Makes the missing segments of a film, in any order."""
 
 
 def one_process(filters: Sequence[BuiltFilter], runtime: Runtime, execute: Execute) -> Executor:
     """Make segments in this process, one after the other; arguments as for `run_segment`."""
 
-    def make(film: FilmRun, schedule: Schedule) -> Generator[MadeSegment]:
-        while unit := schedule.take("this", time.monotonic()):
-            for number in unit:
-                film.begin(number)
-                work, path = film.work(number), film.path(number)
-                path.unlink(missing_ok=True)  # finished, but not recorded
-                made = run_segment(work, path, filters, runtime, execute, film.flow)
-                schedule.finish("this", number, time.monotonic())
-                yield made
+    def make(film: FilmRun) -> Generator[MadeSegment]:
+        for number in sorted(film.missing):
+            film.begin(number)
+            work, path = film.work(number), film.path(number)
+            path.unlink(missing_ok=True)  # finished, but not recorded
+            yield run_segment(work, path, filters, runtime, execute, film.flow)
 
     return make
 
@@ -328,19 +318,19 @@ class FilmRun:
         Raises:
             MediaError, FilterError, Stopped: whatever ended it early; what is done stays.
         """
-        missing = self._segments.keys() - self._results.keys()
-        schedule = Schedule({number: self._segments[number].num_frames for number in missing})
         left = deque(self._segments)
         try:
             self._join(left, joined)
-            with closing(make(self, schedule)) as segments:
+            with closing(make(self)) as segments:
                 for made in segments:
                     result = made.result.model_dump()
                     self._plan.finish(made.number, made.size, made.sha256, result)
                     self._results[made.number] = made.result
                     self._join(left, joined)
             self._plan.facts.source.check(self._source)
-            self._check_damage()
+            damaged = sum(result.damaged for result in self._results.values())
+            total = sum(result.frames_in for result in self._results.values())
+            check_damage(str(self._work.source), damaged, total)  # as that of a film in one piece
             on_complete()
             joined.finish()
         except BaseException as error:
@@ -349,6 +339,12 @@ class FilmRun:
                 text = "%d of %d segments are done; the next run continues from %s"
                 log.info(text, len(self._results), len(self._segments), self.folder)
             raise
+
+    @property
+    def missing(self) -> Mapping[int, int]:
+        """The frames of each segment that has no result yet, by its number."""
+        missing = self._segments.keys() - self._results.keys()
+        return {number: self._segments[number].num_frames for number in missing}
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -362,12 +358,6 @@ class FilmRun:
         """Return the `warnings` or `losses` of the film, by those of all segments."""
         found = [getattr(self._results[number], name) for number in sorted(self._results)]
         return film_lines(line for lines in found for line in lines)
-
-    def _check_damage(self) -> None:
-        """Judge the damage of all segments together, as that of a film in one piece."""
-        damaged = sum(result.damaged for result in self._results.values())
-        total = sum(result.frames_in for result in self._results.values())
-        check_damage(str(self._work.source), damaged, total)
 
     @property
     def folder(self) -> Path:
@@ -417,8 +407,6 @@ class FilmRun:
             flow.frames_in += result.frames_in
             flow.frames_out += result.frames_out
             flow.began -= result.seconds
-            for name, (worked, waited) in result.stages.items():
-                flow.stages[name].worked_seconds += worked
-                flow.stages[name].waited_seconds += waited
+            flow.add(result.stages)
         flow.frames_before = flow.frames_out
         return flow

@@ -18,7 +18,8 @@ from support.media.clips import make_clip
 from support.media.fakes import moving_pictures, stream_info
 
 from upframe.daemon.convert import conversion
-from upframe.daemon.convert.conversion import compute_of, run
+from upframe.daemon.convert.compute import FilmCompute
+from upframe.daemon.convert.conversion import run
 from upframe.daemon.convert.estimate import (
     Estimate,
     Film,
@@ -56,7 +57,7 @@ def film_of(source: str, options: FilterOptions = INTERPOLATE) -> Iterator[Film]
         info = opened.info
     filters = build_filters(options, RUNTIME)
     media = MediaOptions(filters=options, encoder=EncoderOptions(preset="ultrafast"))
-    with closing(compute_of(info, filters, media, RUNTIME, info.pix_fmt)) as compute:
+    with closing(FilmCompute(info, filters, media, RUNTIME, info.pix_fmt)) as compute:
         yield Film(source, "a.mp4", info, filters, compute, RUNTIME.device, media)
 
 

@@ -14,7 +14,8 @@ import torch
 from support.media.clips import make_clip
 
 from upframe.daemon.__main__ import main
-from upframe.daemon.convert.conversion import compute_of, run
+from upframe.daemon.convert.compute import FilmCompute
+from upframe.daemon.convert.conversion import run
 from upframe.daemon.convert.preflight import RunRequest, check_space, preflight
 from upframe.daemon.convert.space import ExpectedSize, expected_size
 from upframe.daemon.specification import ConversionOptions
@@ -181,7 +182,7 @@ def test_what_is_tried_is_what_the_filters_make(
     options = options_of(filters, **encoder)
     with preflight(asked_of(source, tmp_path / "out.mkv", options)) as checked:
         built = build_filters(filters, RUNTIME)
-        compute = compute_of(checked.source.info, built, options, RUNTIME, checked.info.pix_fmt)
+        compute = FilmCompute(checked.source.info, built, options, RUNTIME, checked.info.pix_fmt)
         compute.close()
         assert compute.info == checked.info
         assert checked.trial is not None

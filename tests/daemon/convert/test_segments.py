@@ -15,7 +15,8 @@ import pytest
 from support.media import plain_segments
 from support.media.plain_segments import FRAMES, RUNTIME, Film, PlainSink, Written, film_of
 
-from upframe.daemon.convert.conversion import compute_of, execute
+from upframe.daemon.convert.compute import FilmCompute
+from upframe.daemon.convert.conversion import execute
 from upframe.daemon.convert.pipeline import Flow, Pipeline
 from upframe.daemon.convert.progress import Silent, snapshot_of
 from upframe.filters.options import FilterOptions
@@ -36,7 +37,7 @@ BOTH = FilterOptions(
 def whole_of(film: Film) -> tuple[Written, dict[str, int], Flow]:
     """The film by one pass, as files are converted that are not divided."""
     with closing(open_source(str(film.source))) as source:
-        compute = compute_of(source.info, film.built, film.options, RUNTIME, source.info.pix_fmt)
+        compute = FilmCompute(source.info, film.built, film.options, RUNTIME, source.info.pix_fmt)
         sink = PlainSink(film.folder / "whole")
         flow = execute(Pipeline(source, compute, sink), None, Silent())
         return sink.written, dict(compute.statistics()), flow
