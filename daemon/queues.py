@@ -18,7 +18,24 @@ class QueueCancelled(Exception):
     """The other side of the queue is gone; a thread that waits on it must stop."""
 
 
-class BlockingQueue(Generic[T]):
+class _Queue(Generic[T]):
+    def __init__(self, max_items: int) -> None:
+        self._max_items = max_items
+        self._items: deque[tuple[T, float]] = deque()
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def close(self) -> None:
+        """Accept no further item; those that wait can still be removed."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class BlockingQueue(_Queue[T]):
     """A first-in first-out queue whose `put` waits for room.
 
     One item always fits, however large it is, or nothing could ever move.
@@ -29,16 +46,10 @@ class BlockingQueue(Generic[T]):
     """
 
     def __init__(self, max_items: int, max_bytes: float = math.inf) -> None:
-        self._max_items = max_items
+        super().__init__(max_items)
         self._max_bytes = max_bytes
-        self._items: deque[tuple[T, int]] = deque()
-        self._bytes = 0
-        self._closed = False
+        self._bytes = 0.0
         self._cancelled = False
-        self._changed = threading.Condition()
-
-    def __len__(self) -> int:
-        return len(self._items)
 
     def put(self, item: T, num_bytes: int = 0) -> None:
         """Append an item, waiting for room.
@@ -88,12 +99,6 @@ class BlockingQueue(Generic[T]):
             self._changed.notify_all()
             return items
 
-    def close(self) -> None:
-        """Accept no further item; those that wait can still be removed."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
     def cancel(self) -> None:
         """Drop all items and end the waiting of both sides."""
         with self._changed:
@@ -112,7 +117,7 @@ class BlockingQueue(Generic[T]):
         return fits and len(self._items) < self._max_items
 
 
-class DropOldestQueue(Generic[T]):
+class DropOldestQueue(_Queue[T]):
     """A first-in first-out queue whose `put` never waits.
 
     Items that are too many, or too old while a newer one waits, are dropped before work is spent
@@ -138,16 +143,10 @@ class DropOldestQueue(Generic[T]):
                 f"must hold one item or more, of any age from 0 s, got {max_items} items "
                 f"of {max_age_seconds} s"
             )
-        self._max_items = max_items
+        super().__init__(max_items)
         self._max_age_seconds = max_age_seconds
         self._now = now
-        self._items: deque[tuple[T, float]] = deque()
         self._counts: Counter[str] = Counter()
-        self._changed = threading.Condition()
-        self._closed = False
-
-    def __len__(self) -> int:
-        return len(self._items)
 
     def put(self, item: T, arrived: float | None = None) -> None:
         """Append an item that arrived at a moment of the clock, by default now; never waits."""
@@ -174,12 +173,6 @@ class DropOldestQueue(Generic[T]):
                 return None
             self._drop_old()
             return self._items.popleft()[0]
-
-    def close(self) -> None:
-        """Accept no further item; those that wait can still be removed."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
 
     @property
     def oldest_age(self) -> float:

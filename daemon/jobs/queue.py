@@ -50,12 +50,13 @@ class _StoreThreads:
         """Run a call that changes nothing."""
         return await asyncio.get_running_loop().run_in_executor(self._reading, call)
 
-    async def write(self, call: Callable[[], Result], publish: Callable[[Result], None]) -> Result:
+    async def write(
+        self, call: Callable[[], Result], publish: Callable[[Result], object]
+    ) -> Result:
         """Make a change and publish it; both happen even if the caller is cancelled."""
 
         async def run() -> Result:
-            loop = asyncio.get_running_loop()
-            result = await loop.run_in_executor(self._writing, call)
+            result = await asyncio.get_running_loop().run_in_executor(self._writing, call)
             publish(result)
             return result
 
@@ -211,12 +212,9 @@ class JobQueue:
 
     async def submit(self, job: Job) -> tuple[Job, bool]:
         """Add a job, as :meth:`JobStore.add` does; return it with its latest progress."""
-
-        def publish(result: tuple[Job, bool]) -> None:
-            if result[1]:
-                self._publish_written(result[0])
-
-        job, new = await self._threads.write(partial(self.store.add, job), publish)
+        job, new = await self._threads.write(
+            partial(self.store.add, job), lambda one: one[1] and self._publish_written(one[0])
+        )
         return self._with_progress(job), new
 
     async def writer_of(self, sink: str, new_id: str = "") -> str | None:
@@ -259,11 +257,6 @@ class JobQueue:
 
     async def retry_failed(self) -> list[Job]:
         """Queue every job again that has failed by now."""
-
-        def publish(jobs: list[Job]) -> None:
-            for job in jobs:
-                self._publish_written(job)
-
         now, retried = datetime.now(UTC), list[Job]()
         for job in await self.jobs(("failed",)) if self.renew else ():
             if job.origin == "watch":
@@ -273,39 +266,36 @@ class JobQueue:
                     log.warning("job %s is not tried again: %s", job.id, error or "no answer")
         but = "watch" if self.renew else None
         call = partial(self.store.retry_failed, now, but_origin=but)
-        while jobs := await self._threads.write(call, publish):
+        while jobs := await self._threads.write(call, lambda jobs: self._publish_written(*jobs)):
             retried += jobs
         return retried
 
     async def forget(self, ended_before: datetime) -> list[Job]:
         """Delete the records of some jobs, as :meth:`JobStore.forget` does."""
-
-        def publish(jobs: list[Job]) -> None:
-            for job in jobs:
-                self._publish(job, "removed")
-
-        return await self._threads.write(partial(self.store.forget, ended_before), publish)
+        call = partial(self.store.forget, ended_before)
+        return await self._threads.write(call, lambda jobs: self._publish("removed", *jobs))
 
     def report_progress(self, id: str, progress: JobProgress) -> None:  # noqa: A002
         """Set the progress of a running job, in memory; for other jobs it is ignored."""
         job = self._running.get(id)
         if job is not None:
             self._running[id] = job = altered(job, progress=progress)
-            self._publish(job, "progress")
+            self._publish("progress", job)
 
-    def _publish(self, job: Job, kind: ChangeKind) -> None:
-        for subscription in tuple(self._subscriptions):
-            subscription.put(JobChange(job, kind))
+    def _publish(self, kind: ChangeKind, *jobs: Job) -> None:
+        for job in jobs:
+            for subscription in tuple(self._subscriptions):
+                subscription.put(JobChange(job, kind))
 
-    def _publish_written(self, job: Job) -> None:
-        """Keep memory in step with the store, and publish the job."""
-        if job.state == "running":
-            self._running[job.id] = job
-        else:
+    def _publish_written(self, *jobs: Job) -> None:
+        """Keep memory in step with the store, and publish the jobs."""
+        for job in jobs:
             self._running.pop(job.id, None)
-        self._publish(job, "state")
-        if job.state == "queued":
-            self._work.set()
+            if job.state == "running":
+                self._running[job.id] = job
+            self._publish("state", job)
+            if job.state == "queued":
+                self._work.set()
         self._set_changed()
 
     def _set_changed(self) -> None:

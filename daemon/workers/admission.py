@@ -29,9 +29,9 @@ log = logging.getLogger("upframe.work")
 
 
 def expected_bytes(work: ConversionSpec) -> int:
-    """Estimate the bytes that a job will write, from the size of its source. Blocks.
+    """Estimate the bytes that a job will write by its source; one of unknown size counts as 0.
 
-    A source of unknown size counts as nothing.
+    Blocks.
     """
     return round(source_bytes(work.source) * growth(work.filters)) + MARGIN_BYTES
 
@@ -60,7 +60,7 @@ class DiskSpace:
         self._free = free
         self._answer_seconds = answer_seconds
         self._reserved: dict[str, _Reservation] = {}
-        self._checks: dict[tuple[Path, Path], asyncio.Task[_SpaceCheck]] = {}
+        self._checks: dict[tuple[Path, Path], asyncio.Task[tuple[_Reservation, str | None]]] = {}
 
     async def reserve(self, job: Job) -> str | None:
         """Reserve space for a job. For one caller at a time.
@@ -68,14 +68,14 @@ class DiskSpace:
         Returns:
             Why the job must wait; None if it may begin.
         """
-        check = await self._check(job)
-        if check is not None and check.suffices:
-            self._reserved[job.id] = check.wanted
-            return None
-        if check is None:
+        wanted, missing = await self._check(job)
+        if wanted is None:
             reason = f"{_REASONS[0]} of the file systems of {job.source} and {job.sink}"
+        elif missing is None:
+            self._reserved[job.id] = wanted
+            return None
         else:
-            reason = f"{_REASONS[1]} in {Path(job.sink).parent}: {check}"
+            reason = f"{_REASONS[1]} in {Path(job.sink).parent}: {missing}"
         reason = redacted(reason)
         if not (job.waits_for or "").startswith(_REASONS):  # once, not at every check
             log.warning("waits for %s", reason, extra={"job_id": job.id})
@@ -85,24 +85,24 @@ class DiskSpace:
         """Free the space that was reserved for a job."""
         self._reserved.pop(job_id, None)
 
-    async def _check(self, job: Job) -> _SpaceCheck | None:
-        """Check the file systems in a thread; None if they do not answer.
+    async def _check(self, job: Job) -> tuple[_Reservation | None, str | None]:
+        """Check the file systems in a thread; neither is known if they do not answer.
 
         A network share that is away may block a thread for hours, so no second one is started.
         """
         key = (Path(job.source).parent, Path(job.sink).parent)
         if (last := self._checks.get(key)) is not None and not last.done():
-            return None
+            return None, None
         others = [one for name, one in self._reserved.items() if name != job.id]
         work = asyncio.to_thread(_check_space, job, others, self._free)
         check = self._checks[key] = asyncio.create_task(work, name=f"space for {job.id}")
         await asyncio.wait({check}, timeout=self._answer_seconds)
         if not check.done():
-            return None
+            return None, None
         del self._checks[key]
         with Fence("job", job.id):
             return check.result()
-        return _SpaceCheck(_Reservation(None, 0, Path(job.sink)), None)  # the job will report it
+        return _Reservation(None, 0, Path(job.sink)), None  # the job will report it
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,36 +122,21 @@ class _Reservation:
             return self.num_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _SpaceCheck:
-    """The space that a job wants, and that is left."""
-
-    wanted: _Reservation
-    left_bytes: int | None
-    """Without what other jobs will still write; None if unknown."""
-
-    @property
-    def suffices(self) -> bool:
-        return self.left_bytes is None or self.wanted.num_bytes <= self.left_bytes
-
-    def __str__(self) -> str:
-        free = size_text(max(0, self.left_bytes or 0))
-        return f"about {size_text(self.wanted.num_bytes)} are wanted, {free} are free"
-
-
 def _check_space(
     job: Job, others: Iterable[_Reservation], free: Callable[[Path], int | None]
-) -> _SpaceCheck:
+) -> tuple[_Reservation, str | None]:
+    """Return the space that a job wants, and what is missing of it; None if it is there."""
     sink = Path(job.sink)
     try:
         device = sink.parent.stat().st_dev
     except OSError:  # the job itself will report what is wrong with its sink
         device = None
     wanted = _Reservation(device, expected_bytes(job), partial_path(sink, partial_token(job.id)))
-    left = free(sink.parent)
-    if left is not None:
-        left -= sum(other.missing_bytes for other in others if other.device == device)
-    return _SpaceCheck(wanted, left)
+    if (left := free(sink.parent)) is None:
+        return wanted, None
+    left -= sum(other.missing_bytes for other in others if other.device == device)
+    text = f"about {size_text(wanted.num_bytes)} are wanted, {size_text(max(0, left))} are free"
+    return wanted, None if wanted.num_bytes <= left else text
 
 
 _LOOK_AT = 16

@@ -86,10 +86,7 @@ async def recover(queue: JobQueue, state_dir: Path) -> None:
 async def _recover(queue: JobQueue, job: Job, entries: Results) -> None:
     report = None
     with Fence("job", job.id):
-        try:
-            report = await asyncio.to_thread(settle, job, entries)
-        except OSError as error:
-            log.warning("cannot clean up after job %s: %s", job.id, error)
+        report = await _settled(job, entries)
     if report is not None:
         log.info("job %s had been done, but not recorded", job.id, extra={"job_id": job.id})
         await queue.change(job.id, "done", report=report)
@@ -102,6 +99,14 @@ async def _state_of(queue: JobQueue, job_id: str) -> State | None:
     try:
         return (await queue.get(job_id)).state
     except UnknownJob:
+        return None
+
+
+async def _settled(job: Job, entries: Results, *, complete: bool = True) -> dict[str, Any] | None:
+    try:
+        return await asyncio.to_thread(settle, job, entries, complete=complete)
+    except OSError as error:  # the next attempt checks again before it begins
+        log.warning("cannot clean up after job %s: %s", job.id, error)
         return None
 
 
@@ -164,6 +169,9 @@ def _take_back(result: Result) -> None:
 StopReason = Literal["cancel", "give back"]
 """Why an attempt was stopped."""
 
+_UNASKED = JobError(
+    code=int(Exit.INTERNAL), message="the worker stopped without being asked", retryable=True
+)
 _JITTER = 0.25  # of the delay, either way: jobs that failed together do not come back together
 
 
@@ -217,7 +225,10 @@ class OutcomeRecorder:
             outcome: of the attempt.
             reason: why it was stopped, if it was.
         """
-        report = await self._report(job, outcome, reason)
+        if isinstance(outcome, JobDone):
+            report = outcome.report
+        else:
+            report = await _settled(job, self._results, complete=reason != "cancel")
         if report is not None:
             await self._end(job, "done", report=report)
         elif reason == "cancel":
@@ -226,7 +237,8 @@ class OutcomeRecorder:
             log.info("given back to the queue: the next daemon runs it again")
             await self._change(job, "queued", attempts=job.attempts - 1)
         else:
-            await self._fail(job, _error_of(outcome))
+            error = outcome.error if isinstance(outcome, RequestFailed | WorkerDied) else _UNASKED
+            await self._fail(job, error)
 
     async def give_up(self, job: Job, error: Exception) -> None:
         """Record that a job failed by an internal error, without touching its files."""
@@ -234,17 +246,6 @@ class OutcomeRecorder:
         failed = JobError(code=int(Exit.INTERNAL), message=text, retryable=False)
         with Fence("job", job.id):
             await self._end(job, "failed", error=failed)
-
-    async def _report(
-        self, job: Job, outcome: AttemptOutcome, reason: StopReason | None
-    ) -> dict[str, Any] | None:
-        if isinstance(outcome, JobDone):
-            return outcome.report
-        try:
-            return await asyncio.to_thread(settle, job, self._results, complete=reason != "cancel")
-        except OSError as error:  # the next attempt checks again before it begins
-            log.warning("cannot clean up after the attempt: %s", error)
-            return None
 
     async def _fail(self, job: Job, error: JobError) -> None:
         config = self._config()
@@ -284,11 +285,3 @@ class OutcomeRecorder:
             except StoreBroken as error:
                 log.error("cannot record that job %s is %s yet: %s", job.id, state, error)
             await asyncio.sleep(backoff.next_seconds())
-
-
-def _error_of(outcome: AttemptOutcome) -> JobError:
-    if isinstance(outcome, RequestFailed | WorkerDied):
-        return outcome.error
-    return JobError(
-        code=int(Exit.INTERNAL), message="the worker stopped without being asked", retryable=True
-    )

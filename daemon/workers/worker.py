@@ -164,21 +164,17 @@ def serve(
         The exit status of the process.
     """
     with HangWatch(channel.give_up, limits):
-        return _answer_all(channel, answer)
-
-
-def _answer_all(channel: JobChannel, answer: Callable[[Request], Event]) -> int:
-    while (request := channel.next_request()) is not None:
-        try:
-            event = answer(request)
-        except Stopped as stopped:
-            if not (isinstance(request, RunJob) and channel.was_cancelled(request.id)):
-                return 128 + stopped.signal_number  # of a signal that was sent to the process
-            event = JobStopped()
-        except Exception as error:  # reported to the daemon; the next request may succeed
-            event = RequestFailed(error=error_of(error))
-        channel.end_job()
-        channel.send(event)
+        while (request := channel.next_request()) is not None:
+            try:
+                event = answer(request)
+            except Stopped as stopped:
+                if not (isinstance(request, RunJob) and channel.was_cancelled(request.id)):
+                    return 128 + stopped.signal_number  # of a signal that was sent to the process
+                event = JobStopped()
+            except Exception as error:  # reported to the daemon; the next request may succeed
+                event = RequestFailed(error=error_of(error))
+            channel.end_job()
+            channel.send(event)
     return Exit.OK
 
 
