@@ -39,13 +39,10 @@ class Schedule:
 
     Args:
         sizes: by number of each segment that is missing, how much work it is, such as its frames.
-        seconds: of work for one unit of size, as estimated; None: each worker begins with one
-            segment.
     """
 
-    def __init__(self, sizes: Mapping[int, float], seconds: float | None = None) -> None:
+    def __init__(self, sizes: Mapping[int, float]) -> None:
         self._sizes = dict(sizes)
-        self._seconds = seconds
         self._waiting = sorted(self._sizes)  # a heap; those that are done are left out when met
         self._waiting_size = sum(self._sizes.values())
         self._order = sorted(self._sizes)
@@ -126,7 +123,7 @@ class Schedule:
 
     def _next_unit(self, state: _Worker) -> list[int]:
         rate, most = self._rate(state), 0.0
-        if rate is not None and (state.size or self._seconds is not None):
+        if rate is not None and state.size:  # else it begins with one segment
             most = min(UNIT_SECONDS, self._waiting_size / self._speed() / 2) / rate
         unit, size = [self._pop()], 0.0
         while True:
@@ -193,10 +190,8 @@ class Schedule:
         """Return a worker's seconds for one unit of size; before it has measured, the others'."""
         if state.size:
             return max(state.seconds / state.size, 1e-9)
-        known = [each for each in self._workers.values() if each.size]
-        if not known:
-            return self._seconds
-        return sum(each.seconds / each.size for each in known) / len(known)
+        known = [each.seconds / each.size for each in self._workers.values() if each.size]
+        return sum(known) / len(known) if known else None
 
     def _speed(self) -> float:
         """Return the size that all workers make in a second, as far as it is known."""

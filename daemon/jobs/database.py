@@ -66,7 +66,6 @@ class Database:
             StoreBroken: if the file fails.
         """
         with self._read_lock, self._explained():
-            self._refuse_if_closed()
             return self._reader.execute(query, parameters).fetchall()
 
     @contextmanager
@@ -83,7 +82,6 @@ class Database:
         if self._writer is None:
             raise StoreBroken(f"{self.path}: opened for reading only")
         with self._write_lock, self._explained():
-            self._refuse_if_closed()
             writer = self._with_a_name(self._writer)
             if durable != self._durable:
                 writer.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durable]}")
@@ -141,10 +139,6 @@ class Database:
             self._identity, self._closed = self._found(), False
         return self._writer
 
-    def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise StoreBroken("is closed")
-
     def _open_writer(self) -> sqlite3.Connection:
         self._create()
         with self._connected("rw") as connection:
@@ -197,6 +191,8 @@ class Database:
     def _explained(self) -> Generator[None]:
         """Raise errors of the file as `StoreBroken` with its path; other errors are bugs."""
         try:
+            if self._closed:
+                raise StoreBroken("is closed")
             yield
         except StoreBroken as error:
             if str(error).startswith(str(self.path)):

@@ -331,15 +331,13 @@ def probe_file(path: str, root: Root | None = None) -> ProbeVerdict:
             ended_early = isinstance(error.__cause__, EOFError)  # too short to distinguish
             kind = "unfinished" if ended_early or _is_blank(held) else "refused"
             found = ProbeVerdict(kind=kind, message=str(error))
-        return found if found.kind == "unfinished" else _if_whole(path, held, found)
-
-
-def _if_whole(path: str, held: Path, found: ProbeVerdict) -> ProbeVerdict:
-    size, announced = held.stat().st_size, promised_bytes(held)
-    if announced is not None and announced > size:
-        text = f"{path}: {size} bytes are there, wanted {announced}"
-        return ProbeVerdict(kind="unfinished", message=text)
-    return found
+        if found.kind == "unfinished":
+            return found
+        size, announced = held.stat().st_size, promised_bytes(held)
+        if announced is not None and announced > size:
+            text = f"{path}: {size} bytes are there, wanted {announced}"
+            return ProbeVerdict(kind="unfinished", message=text)
+        return found
 
 
 def _is_blank(path: Path) -> bool:

@@ -92,6 +92,10 @@ class WorkerChild:
         self._on_event = on_event
         self._on_end = on_end
         self._child: Child | None = None
+        self.pid: int | None = None
+        """Its process id; None before it was started."""
+        self.tail = Tail()
+        """The last lines of its stderr."""
         self._reaped = asyncio.Event()
         self.has_ended = False
         """Whether there will be no more events."""
@@ -103,11 +107,6 @@ class WorkerChild:
         return self._child is not None and self._child.returncode is None
 
     @property
-    def pid(self) -> int | None:
-        """Its process id; None before it was started."""
-        return None if self._child is None else self._child.pid
-
-    @property
     def rss_bytes(self) -> int:
         """Its resident memory; 0 if it does not run."""
         return rss_bytes_of(self.pid) if self.pid is not None and self.alive else 0
@@ -117,11 +116,6 @@ class WorkerChild:
         """Whether it ended by a fault of its own, such as a segmentation fault."""
         ended = 0 if self._child is None else self._child.returncode or 0
         return -ended in _FAULTS
-
-    @property
-    def tail(self) -> Tail:
-        """The last lines of its stderr."""
-        return Tail() if self._child is None else self._child.tail
 
     @property
     def end(self) -> str:
@@ -140,6 +134,7 @@ class WorkerChild:
         """
         environment = {key: text for key, text in os.environ.items() if key not in _OWN_BUSINESS}
         self._child = child = Child(self._command, environment=environment)
+        self.pid, self.tail = child.pid, child.tail
         loop = asyncio.get_running_loop()
         loop.add_reader(child.fileno(), self._turn, child, loop)
 

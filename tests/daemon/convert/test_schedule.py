@@ -40,15 +40,12 @@ def test_the_first_unit_is_one_segment_and_the_next_ones_are_neighbours_for_20_s
     assert schedule.take("a", 2.0) == tuple(range(1, 1 + int(UNIT_SECONDS / 2)))
 
 
-def test_an_estimate_makes_the_first_unit_as_long_as_the_next_ones() -> None:
-    schedule = Schedule(dict.fromkeys(range(1000), 30), seconds=0.1)
-    assert schedule.take("a", 0.0) == tuple(range(int(UNIT_SECONDS / 3)))
-
-
 def test_segments_that_are_apart_are_not_one_unit() -> None:
-    schedule = Schedule(dict.fromkeys([3, 4, 8, 9], 1), seconds=0.1)
-    assert schedule.take("a", 0.0) == (3, 4)
-    assert schedule.take("b", 0.0) == (8,)  # and units shrink towards the end
+    schedule = Schedule(dict.fromkeys([0, 1, 3, 4, *range(8, 40, 2)], 1))
+    for worker in "ab":
+        finished(schedule, worker, schedule.take(worker, 0.0), 0.0, 0.1)
+    assert schedule.take("a", 0.1) == (3, 4)
+    assert schedule.take("b", 0.1) == (8,)
 
 
 def test_a_slow_worker_gets_fewer() -> None:
@@ -60,11 +57,13 @@ def test_a_slow_worker_gets_fewer() -> None:
 
 
 def test_the_unit_of_a_dead_worker_goes_to_the_next_one_but_for_what_it_has_answered() -> None:
-    schedule = Schedule(dict.fromkeys(range(1000), 1), seconds=5.0)
-    assert schedule.take("a", 0.0) == (0, 1, 2, 3)
-    schedule.finish("a", 0, 5.0)
+    schedule = Schedule(dict.fromkeys(range(1000), 1))
+    for worker in "ab":
+        finished(schedule, worker, schedule.take(worker, 0.0), 0.0, 5.0)
+    assert schedule.take("a", 5.0) == (2, 3, 4, 5)
+    schedule.finish("a", 2, 10.0)
     assert schedule.lose("a") is None
-    assert schedule.take("b", 5.0) == (1, 2, 3, 4)
+    assert schedule.take("b", 10.0) == (3, 4, 5, 6)
 
 
 def test_a_segment_that_ends_every_worker_is_named() -> None:
@@ -101,7 +100,7 @@ def test_a_worker_far_too_slow_for_the_rest_leaves_it_to_the_others() -> None:
 
 def test_what_waits_for_an_earlier_segment_is_bounded() -> None:
     """While a worker hangs over the first one, the others make it before they go on."""
-    schedule = Schedule(dict.fromkeys(range(10_000), 1), seconds=1.0)
+    schedule = Schedule(dict.fromkeys(range(10_000), 1))
     assert schedule.take("hangs", 0.0)[0] == 0
     now, waiting, seen = 0.0, 0, list[int]()
     while 0 not in seen:
