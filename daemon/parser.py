@@ -87,8 +87,10 @@ class Parser(argparse.ArgumentParser):
         brief = Parser(prog=self.prog, usage=self.usage, epilog=self.epilog)
         brief.description = self.description
         often = (each for name in self._often for each in self._actions if each.dest == name)
-        for action in (*self._get_positional_actions(), *often):
-            brief._add_action(_brief(action))
+        for action in map(copy.copy, (*self._get_positional_actions(), *often)):
+            text = " ".join((action.help or "").split())
+            action.help = re.split(r"\.(?: |$)", text, maxsplit=1)[0] + "."  # its first sentence
+            brief._add_action(action)
         return brief.format_help()
 
     def whole_help(self) -> str:
@@ -132,18 +134,6 @@ class _WholeHelp(argparse.Action):
     def __call__(self, parser: Any, *_: Any, **__: Any) -> NoReturn:
         sys.stdout.write(parser.whole_help())
         sys.exit(0)
-
-
-def _brief(action: argparse.Action) -> argparse.Action:
-    """Copy an option with the first sentence of its help."""
-    brief = copy.copy(action)
-    brief.help = first_sentence(action.help or "") + "."
-    return brief
-
-
-def first_sentence(text: str) -> str:
-    """Return the first sentence of a help text, without its full stop."""
-    return re.split(r"\.(?: |$)", " ".join(text.split()), maxsplit=1)[0]
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -45,42 +45,30 @@ def add_options(group: argparse._ActionsContainer, model: type[BaseModel], *name
 
 def add_filter_arguments(parser: argparse.ArgumentParser) -> None:
     """Add every option of every filter, and the short forms that enable and set in one."""
-    group = parser.add_argument_group(
-        "filters", "Ask for at least one. The short forms enable a filter and set it in one go."
-    )
-    group.add_argument(
-        "--interpolate",
-        type=int,
-        metavar="EXP",
-        help="Insert 2^EXP-1 frames into every gap: 1 doubles the frame rate, 2 makes it 4 times.",
-    )
-    group.add_argument(
-        "--upscale", type=float, metavar="SCALE", help="Enlarge every frame SCALE times, 1 to 8."
-    )
+    text = "Ask for at least one. The short forms enable a filter and set it in one go."
+    group = parser.add_argument_group("filters", text)
+    text = "Insert 2^EXP-1 frames into every gap: 1 doubles the frame rate, 2 makes it 4 times."
+    group.add_argument("--interpolate", type=int, metavar="EXP", help=text)
+    text = "Enlarge every frame SCALE times, 1 to 8."
+    group.add_argument("--upscale", type=float, metavar="SCALE", help=text)
     add_options(group, FilterOptions)
 
 
 def add_progress_arguments(parser: argparse.ArgumentParser) -> None:
     """Offer how to watch the work and what to keep of it."""
     group = parser.add_argument_group("watching")
-    group.add_argument(
-        "--progress",
-        default="auto",
-        choices=get_args(ProgressStyle),
-        help="How to show the progress on stderr. Default: auto.",
-    )
-    group.add_argument(
-        "--report", type=Path, metavar="FILE", help="Write what was done to this file, as JSON."
-    )
+    styles, text = get_args(ProgressStyle), "How to show the progress on stderr. Default: auto."
+    group.add_argument("--progress", default="auto", choices=styles, help=text)
+    text = "Write what was done to this file, as JSON."
+    group.add_argument("--report", type=Path, metavar="FILE", help=text)
 
 
 def refuse_options(parser: argparse.ArgumentParser, front_end: str) -> None:
     """Have each option that a command does not have refused with the reason for it."""
     for name, reason in REFUSED[front_end].items():
+        how: dict[str, Any] = {"action": _Refusal, "nargs": "?", "help": argparse.SUPPRESS}
         for each in EncoderOptions.model_fields if name == "encoder" else (name,):
-            parser.add_argument(
-                *_flags(each), action=_Refusal, nargs="?", const=reason, help=argparse.SUPPRESS
-            )
+            parser.add_argument(*_flags(each), const=reason, **how)
 
 
 class _Refusal(argparse.Action):

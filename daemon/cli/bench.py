@@ -75,11 +75,12 @@ def command(arguments: argparse.Namespace) -> int:
     built = build_filters(options, runtime)
     combinations = [*((one,) for one in built), *([built] if len(built) > 1 else [])]
     info, frames = _drawn_frames(runtime)
-    speeds = [
-        _measure(chosen, info, _resized(frames, size), runtime, arguments.seconds)
-        for size in sizes
-        for chosen in combinations
-    ]
+    speeds: list[Speed] = []
+    for size in sizes:
+        pixels = (interpolate(one.pixels[None], size[::-1], mode="bilinear")[0] for one in frames)
+        resized = [replace(one, pixels=each) for one, each in zip(frames, pixels, strict=True)]
+        scene = info, resized, runtime, arguments.seconds
+        speeds += [_measure(chosen, *scene) for chosen in combinations]
     machine = {
         "upframe": version("upframe"),
         "device": str(runtime.device),
@@ -110,13 +111,6 @@ def _drawn_frames(runtime: Runtime) -> tuple[StreamInfo, list[Frame]]:
         write_demo_clip(clip, width=width, height=height, rate=rate, num_frames=_NUM_FRAMES)
         with closing(open_source(str(clip))) as source:
             return source.info, list(map(ToFrame(runtime.device), source))
-
-
-def _resized(frames: Sequence[Frame], size: tuple[int, int]) -> list[Frame]:
-    return [
-        replace(frame, pixels=interpolate(frame.pixels[None], size[::-1], mode="bilinear")[0])
-        for frame in frames
-    ]
 
 
 def _measure(

@@ -316,9 +316,7 @@ _ACTIONS = {
     "cancel": "Cancel a job.",
     "retry": "Queue a failed or cancelled job again.",
     "watch": "Follow all jobs, or some until they have ended.",
-    "folders": (
-        "List the files of watched folders that wait, failed or were skipped, with the reason."
-    ),
+    "folders": "List the files of watched folders that wait, failed or were skipped, and why.",
     "status": "Show the status of the daemon as JSON.",
     "clean": "Remove what runs that were broken off have kept to be resumed, and say so.",
 }

@@ -351,7 +351,13 @@ def describe_weights() -> Iterator[Finding]:
     try:
         yield _cache_folder()
         for filter_name, default in _DEFAULTS.items():
-            yield _published(filter_name, default)
+            name, path = f"published {filter_name}", find_cached(default.repo_id, default.filename)
+            if path is not None:
+                text = f"{default.name} is in the cache"
+                yield ok(name, text, cached=True, file=str(path))
+                continue
+            text = f"{default.name} is not in the cache: "
+            yield warn(name, f"{text}fetched on first use, else built-in weights", cached=False)
     except ValueError as error:  # raised while the client is imported, by a malformed HF_… variable
         yield warn("cache", f"the hub's client cannot be used: {error}")
 
@@ -400,15 +406,6 @@ def _cache_folder() -> Finding:
         return warn("cache", f"{folder} is not writable: set HF_HOME", folder=str(folder))
     state = "writable" if existing == folder else "will be made on first use"
     return ok("cache", f"{folder} ({state})", folder=str(folder))
-
-
-def _published(filter_name: str, default: DefaultWeights) -> Finding:
-    name = f"published {filter_name}"
-    path = find_cached(default.repo_id, default.filename)
-    if path is None:
-        text = f"{default.name} is not in the cache: fetched on first use, else built-in weights"
-        return warn(name, text, cached=False)
-    return ok(name, f"{default.name} is in the cache", cached=True, file=str(path))
 
 
 def command(arguments: argparse.Namespace) -> int:

@@ -129,12 +129,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _job(client: DaemonClient, given: str) -> dict[str, Any]:
-    """Get the job of an id, or of its beginning.
-
-    Raises:
-        UnknownJob: if there is none.
-        UsageError: if several ids begin so.
-    """
+    """Get the job of an id, or of its beginning; an UnknownJob or, of several, a UsageError."""
     try:
         return client.show(given)
     except UnknownJob:
@@ -289,7 +284,8 @@ def print_jobs(jobs: Sequence[JobJson], out: Console) -> None:
 
 
 def _row(job: JobJson, now: datetime) -> tuple[str, ...]:
-    age = duration((now - _since(job)).total_seconds())
+    since = datetime.fromisoformat(job["ended"] or job["started"] or job["created"])
+    age = duration((now - since).total_seconds())
     notes = "; ".join(text for text in (progress_text(job), note_of(job)) if text)
     cells = (job["id"], job["state"], str(job["priority"]), age, job["sink"], notes)
     return tuple(one_line(" ".join(str(cell).split())) for cell in cells)
@@ -408,11 +404,6 @@ def _outcome(job: JobJson) -> Iterator[tuple[str, str]]:
             if value := report.get(name):
                 lines = cast("list[object]", value) if isinstance(value, list) else [value]
                 yield name.replace("_", " "), "\n".join(printable(str(line)) for line in lines)
-
-
-def _since(job: JobJson) -> datetime:
-    """When the job reached its state."""
-    return datetime.fromisoformat(job["ended"] or job["started"] or job["created"])
 
 
 def _clock(moment: str) -> str:

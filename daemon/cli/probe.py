@@ -121,7 +121,11 @@ def command(arguments: argparse.Namespace) -> int:
                     answer.no_estimate = "wanted a file of several frames that can seek"
             except WeightsUnavailable as error:
                 answer.no_estimate = str(error)
-    text = as_json(answer) if arguments.json else "\n".join(map(one_line, describe(answer)))
+    if arguments.json:  # fractions are texts such as 24000/1001
+        values = to_jsonable_python(answer, fallback=str)
+        text = json.dumps({"schema": SCHEMA, **values}, indent=2)
+    else:
+        text = "\n".join(map(one_line, describe(answer)))
     sys.stdout.write(text + "\n")
     return 0
 
@@ -203,15 +207,12 @@ def _of_files(options: FilterOptions, runtime: Runtime) -> FilterOptions:
     Built-in weights do not tell what those take in whose place they are.
     """
     policy = "hub" if runtime.policy == "auto" else runtime.policy
-    enabled = {
-        "frame_interpolation_model_path": (options.enable_frame_interpolation, RIFE),
-        "upscaling_model_path": (options.enable_upscaling, REAL_ESRGAN),
-    }
-    paths = {
-        name: str(resolve_weights(getattr(options, name), default, policy, offline=True).path)
-        for name, (is_enabled, default) in enabled.items()
-        if is_enabled
-    }
+    paths: dict[str, str] = {}
+    for filter_name, default in (("frame_interpolation", RIFE), ("upscaling", REAL_ESRGAN)):
+        if getattr(options, f"enable_{filter_name}"):
+            key = f"{filter_name}_model_path"
+            found = resolve_weights(getattr(options, key), default, policy, offline=True)
+            paths[key] = str(found.path)
     return options.model_copy(update=paths)
 
 
@@ -272,9 +273,3 @@ def _rate_text(rate: Fraction | None, average: Fraction | None) -> str:
     if rate is not None:
         return f"{rate} fps" if rate.denominator == 1 else f"{rate} ({float(rate):.3f}) fps"
     return "variable rate" if average is None else f"variable, {float(average):.3f} fps on average"
-
-
-def as_json(answer: ProbeAnswer) -> str:
-    """Write one JSON object; fractions are texts such as ``24000/1001``."""
-    values = to_jsonable_python(answer, fallback=str)
-    return json.dumps({"schema": SCHEMA, **values}, indent=2)

@@ -40,9 +40,8 @@ def command(arguments: argparse.Namespace) -> int:
         given = make_parser(["run"]).parse_args(asked.words)
         check_encoder_options(dict(given.options or ()))
     except (UsageError, Refused) as error:
-        raise SinkRefused(
-            f"{folder} cannot be continued so, but by its own command: {error}"
-        ) from (error)
+        text = f"{folder} cannot be continued so, but by its own command: {error}"
+        raise SinkRefused(text) from error
     target = Path(asked.folder, getattr(given, "output", ""))
     if given.command != "run" or _real(target) != _real(output):
         text = f"{folder} is of {target}: to continue there, give the command of that run"

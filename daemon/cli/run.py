@@ -219,11 +219,7 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_output_of_a_job(output: str, options: ConversionOptions) -> None:
-    """Refuse an output that a daemon's job will write; with --overwrite, only warn.
-
-    Raises:
-        SinkRefused: names the job.
-    """
+    """Refuse an output that a daemon's job will write; with --overwrite, only warn."""
     if (text := None if "://" in output else writer_here(output)) is None:
         return
     if not options.overwrite:

@@ -95,7 +95,6 @@ def _run(daemon: Daemon) -> int:
 
 
 def _extent(config: Config) -> str:
-    """Summarise a configuration in a few words."""
     parts = [f"{len(config.watch)} watched folder{'' if len(config.watch) == 1 else 's'}"]
     if config.live:
         parts.append(f"{len(config.live)} live stream{'' if len(config.live) == 1 else 's'}")

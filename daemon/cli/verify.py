@@ -141,7 +141,6 @@ def _frames(got: Inspection, source: Inspection | None) -> Comparison:
 
 
 def _check_report(got: Inspection, report: Mapping[str, Any]) -> list[Comparison]:
-    """Compare a file with the report of its run."""
     output = cast("Mapping[str, Any]", report["output"])
     findings = [equal("frames of the report", report["frames_out"], got.times.num_frames)]
     size = f"{output['width']}x{output['height']}"

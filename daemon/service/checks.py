@@ -97,7 +97,13 @@ def _folders(config: Config, *, may_come_later: bool) -> Iterator[Fault]:
     yield from _unwritable("state_dir", config.state_dir)
     for index, watch in enumerate(config.watch):
         where = f"watch[{index}]"
-        yield from _unreadable(f"{where}.input", watch.input, may_come_later=may_come_later)
+        try:
+            os.listdir(watch.input)
+        except OSError as error:
+            is_gone = isinstance(error, FileNotFoundError)
+            if not (is_gone and may_come_later):
+                wanted = "a folder that is there" if is_gone else "a folder that can be listed"
+                yield Fault(f"{where}.input", f'"{watch.input}": {error.strerror}', wanted)
         written = {"output": watch.output, "done_dir": watch.done_dir}
         for name, folder in (written | {"failed_dir": watch.failed_dir}).items():
             if folder is not None and not (may_come_later and not folder.exists()):
@@ -127,16 +133,6 @@ def _full(config: Config, free: Callable[[Path], int | None]) -> Iterator[Fault]
         if left is not None and left < MARGIN_BYTES:
             got = f'"{folder}" with {size_text(left)} free'
             yield Fault(key, got, f"at least {size_text(MARGIN_BYTES)}, or its jobs wait")
-
-
-def _unreadable(key: str, folder: Path, *, may_come_later: bool) -> Iterator[Fault]:
-    try:
-        os.listdir(folder)
-    except FileNotFoundError as error:
-        if not may_come_later:
-            yield Fault(key, f'"{folder}": {error.strerror}', "a folder that is there")
-    except OSError as error:
-        yield Fault(key, f'"{folder}": {error.strerror}', "a folder that can be listed")
 
 
 def _devices(config: Config) -> Iterator[Fault]:

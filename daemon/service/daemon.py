@@ -188,15 +188,9 @@ class Frontends:
         async def connect() -> None:
             from ..mqtt.bridge import MqttBridge  # its library is loaded only for a broker
 
-            status = self._status
+            known, live, status = (config, self._queue, self._store), self._live, self._status
             self._bridge = MqttBridge(
-                config,
-                self._queue,
-                self._store,
-                status.info,
-                status.counters,
-                live=self._live,
-                troubles=status.troubles,
+                *known, status.info, status.counters, live=live, troubles=status.troubles
             )
             await self._bridge.run()
 
@@ -300,7 +294,6 @@ class Daemon:
         }
 
     async def _work(self, signals: Signals, tasks: asyncio.TaskGroup) -> None:
-        """Start everything, serve, stop everything."""
         state_dir = self._config.state_dir
         if not await finished_before(signals.drain, recover(self._queue, state_dir)):
             return
@@ -330,11 +323,7 @@ class Daemon:
                 await self._frontends.stop(seconds)
 
     async def _warm_up(self) -> None:
-        """Run the models once in every worker.
-
-        Raises:
-            StartFailed: if one cannot.
-        """
+        """Run the models once in every worker; a StartFailed if one cannot."""
         try:
             await self._scheduler.warm_up(partial(setattr, self._status, "doing"))
         except WorkerLost as failed:

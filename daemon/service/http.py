@@ -245,11 +245,7 @@ def _remove(path: Path, inode: int) -> None:
 
 
 def _listen(path: Path) -> tuple[socket.socket, int]:
-    """Make the socket under another name and rename it: so it never has other permissions.
-
-    Returns:
-        The socket, and the number of its inode.
-    """
+    """Make the socket, with its inode, under another name: so it never has other permissions."""
     _refuse_occupied(path)
     fresh = path.with_name(fresh_name(path.name))
     fresh.unlink(missing_ok=True)

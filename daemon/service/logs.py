@@ -274,9 +274,8 @@ class Logs:
 
     def configure(self, config: LogConfig) -> None:
         """Apply a configuration."""
-        front = SummingHandler(
-            ThreadedHandler(make_handler(config, self._stream)), config.repeat_seconds
-        )
+        target = ThreadedHandler(make_handler(config, self._stream))
+        front = SummingHandler(target, config.repeat_seconds)
         front.addFilter(JobFilter())
         before, self._front = self._front, front
         self._root.handlers[:] = [front]

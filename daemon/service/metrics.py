@@ -81,19 +81,12 @@ class Metrics:
         self._gauges = registry = CollectorRegistry()
         self._counters = CollectorRegistry()
         ProcessCollector(registry=registry)
+        name, text = "upframe_stage_seconds", "Time that a stage worked on one job."
         self._stage_seconds = Histogram(
-            "upframe_stage_seconds",
-            "Time that a stage worked on one job.",
-            ["stage"],
-            buckets=_STAGE_BUCKETS,
-            registry=registry,
+            name, text, ["stage"], buckets=_STAGE_BUCKETS, registry=registry
         )
-        self.lateness = Histogram(
-            "upframe_event_loop_lateness_seconds",
-            "How late the event loop was.",
-            buckets=_LATENESS_BUCKETS,
-            registry=registry,
-        )
+        name, text = "upframe_event_loop_lateness_seconds", "How late the event loop was."
+        self.lateness = Histogram(name, text, buckets=_LATENESS_BUCKETS, registry=registry)
         self._gauge_of: dict[str, Gauge] = {}
         self._counter_of: dict[str, Counter] = {}
         self._totals: dict[tuple[str, ...], float] = {}
@@ -153,12 +146,13 @@ class Metrics:
 
     def totals(self) -> dict[str, float]:
         """Return every counter and gauge by name and labels, for MQTT, which cannot be scraped."""
-        return {
-            _flat_name(sample.name, sample.labels): sample.value
-            for metric in (*self._gauges.collect(), *self._counters.collect())
-            if metric.type in ("counter", "gauge") and metric.name.startswith("upframe_")
-            for sample in metric.samples
-        }
+        found: dict[str, float] = {}
+        for metric in (*self._gauges.collect(), *self._counters.collect()):
+            if metric.type in ("counter", "gauge") and metric.name.startswith("upframe_"):
+                for sample in metric.samples:
+                    inner = ",".join(f"{key}={text}" for key, text in sorted(sample.labels.items()))
+                    found[f"{sample.name}{{{inner}}}" if inner else sample.name] = sample.value
+        return found
 
     def _count_encoded(self, job: Job) -> None:
         """Count frames while a job runs: a long one would otherwise count at its end."""
@@ -185,11 +179,6 @@ class Metrics:
         stages = cast("Mapping[str, Mapping[str, float]]", report.get("stages", {}))
         for stage, times in stages.items():
             self._stage_seconds.labels(stage).observe(times["worked_seconds"])
-
-
-def _flat_name(name: str, labels: Mapping[str, str]) -> str:
-    inner = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
-    return f"{name}{{{inner}}}" if inner else name
 
 
 _STAGES = {

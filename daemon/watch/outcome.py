@@ -17,7 +17,6 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import datetime
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -106,11 +105,7 @@ def _is_copy(source: Path, name: Path) -> bool:
 
 
 def _put(source: Path, name: Path) -> None:
-    """Link a file to a second name, or copy it there.
-
-    Raises:
-        FileExistsError: if the name is taken.
-    """
+    """Link a file to a second name, or copy it there; a FileExistsError if that is taken."""
     try:
         os.link(source, name, follow_symlinks=False)
     except OSError as error:
@@ -305,6 +300,7 @@ def _account_beside(source: Path) -> dict[str, Any]:
 
 
 def _account(job: Job) -> dict[str, Any]:
+    times = {"created": job.created, "started": job.started, "ended": job.ended}
     return {
         "schema": SIDECAR_SCHEMA,
         "version": version("upframe"),
@@ -313,17 +309,11 @@ def _account(job: Job) -> dict[str, Any]:
         "sink": job.sink,
         "error": None if job.error is None else job.error.model_dump(mode="json"),
         "attempts": job.attempts,
-        "created": _time(job.created),
-        "started": _time(job.started),
-        "ended": _time(job.ended),
+        **{name: at and at.isoformat(timespec="seconds") for name, at in times.items()},
         "filters": job.filters.model_dump(mode="json", exclude_defaults=True),
         "encoder": job.encoder.model_dump(mode="json", exclude_defaults=True),
         "again": f"upframe jobs retry {job.id}",
     }
-
-
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat(timespec="seconds")
 
 
 # Companions of an input go with its output where `sidecars` asks for it. To copy them again, as

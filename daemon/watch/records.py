@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import cast
 
@@ -119,23 +118,21 @@ class Locks:
             job=job,
             sink=str(sink.relative_to(self._folder)),
         )
-        for tries in count(1):
-            try:
-                with self._opened(create=True) as folder:
-                    return self._take(folder / _name_of(claim.sink), claim)
-            except FileNotFoundError:  # another daemon may just have removed the empty folder
-                if tries == _MAX_TRIES:
-                    raise
-        raise AssertionError("there are always more numbers")
+        for _ in range(_MAX_TRIES - 1):
+            with suppress(FileNotFoundError):  # another daemon may just have removed the folder
+                return self._take(claim)
+        return self._take(claim)
 
-    def _take(self, lock: Path, claim: LockClaim) -> str | None:
-        try:
-            _write(lock, claim, os.O_CREAT | os.O_EXCL)
-        except FileExistsError:
-            holder = _read(lock)
-            if holder is None or holder.instance != self._instance:
-                return _described(self._folder / LOCKS_FOLDER / lock.name, holder)
-            _write(lock, claim, os.O_TRUNC)
+    def _take(self, claim: LockClaim) -> str | None:
+        with self._opened(create=True) as folder:
+            lock = folder / _name_of(claim.sink)
+            try:
+                _write(lock, claim, os.O_CREAT | os.O_EXCL)
+            except FileExistsError:
+                holder = _read(lock)
+                if holder is None or holder.instance != self._instance:
+                    return _described(self._folder / LOCKS_FOLDER / lock.name, holder)
+                _write(lock, claim, os.O_TRUNC)
         return None
 
     def release(self, sink: Path, job: str) -> None:
@@ -239,7 +236,7 @@ class Records:
         if old is not None and old.source == job.source:  # its earlier output may still exist
             maker = maker.model_copy(update={"made": old.made})
         self.note_latest(job)
-        self._set_maker(Path(job.sink), maker)
+        self._set_maker(job.sink, maker)
 
     def note_latest(self, job: Job) -> None:
         """Record the job of a source's latest version, which may have no output."""
@@ -252,8 +249,7 @@ class Records:
 
     def set_made(self, job: Job, signature: Signature) -> None:
         """Record the signature of an output that a job has made."""
-        maker = OutputMaker(job=job.id, source=job.source, made=signature)
-        self._set_maker(Path(job.sink), maker)
+        self._set_maker(job.sink, OutputMaker(job=job.id, source=job.source, made=signature))
 
     def drop_claim(self, job: Job) -> None:
         """Drop the record of an output that a job did not make."""
@@ -261,7 +257,7 @@ class Records:
         if maker is not None and maker.job == job.id and maker.made is None:
             self.store.drop_verdict(f"maker {job.sink}")
 
-    def _set_maker(self, sink: Path, maker: OutputMaker) -> None:
+    def _set_maker(self, sink: str, maker: OutputMaker) -> None:
         self.store.set_verdict(f"maker {sink}", maker.model_dump_json())
 
     def is_settled(self, job: Job) -> bool:
