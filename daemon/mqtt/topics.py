@@ -63,9 +63,8 @@ class Topics:
     """The topics of one node below ``<prefix>/<node_id>/``."""
 
     prefix: str
-    """One level."""
     node_id: str
-    """One level."""
+    """One level, as the prefix."""
     discovery_prefix: str = "homeassistant"
     """Where Home Assistant listens."""
     response_prefixes: tuple[str, ...] = ()

@@ -160,9 +160,8 @@ class Scaler:
     """
 
     width: int
-    """Pixels of the luma plane."""
     height: int
-    """Likewise."""
+    """Pixels of the luma plane, as the width."""
     method: Method = "bicubic"
     """How swscale interpolates."""
     pix_fmt: str | None = None

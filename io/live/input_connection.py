@@ -93,12 +93,7 @@ class InputConnection:
 
 
 class UrlConnection(InputConnection):
-    """A connection made by this process's FFmpeg.
-
-    Args:
-        address: where to.
-        lines: receives what was tried.
-        now: monotonic seconds, for the arrival of packets.
+    """A connection made by this process's FFmpeg; `lines` receives what was tried.
 
     Raises:
         InputLost: if it cannot be made.
@@ -298,11 +293,7 @@ class FfmpegConnection(InputConnection):
     """A connection made by the ffmpeg program, whose packets are read from a pipe.
 
     SRT sends lost packets again, and its demuxer flags what came too late: it is not lossy.
-
-    Args:
-        address: where to.
-        lines: receives what the program prints on stderr.
-        now: monotonic seconds, for the arrival of packets.
+    `lines` receives what the program prints on stderr.
 
     Raises:
         InputLost: if there is no such program, or it cannot connect.
