@@ -269,22 +269,17 @@ class Records:
         self.store.set_verdict(f"settled {job.id}", _end_of(job))
 
     def locks(self, watch: WatchConfig) -> Locks:
-        """Return the locks below an output folder."""
-        root = watch.root(watch.output, self.state_dir)
-        return Locks(root, self._instance(), watch.output)
+        """Return the locks below an output folder; the name of this daemon is part of its state."""
+        instance = self.store.seen_verdict("instance")
+        if instance is None:
+            instance = secrets.token_hex(8)
+            self.store.set_verdict("instance", instance)
+        return Locks(watch.root(watch.output, self.state_dir), instance, watch.output)
 
     @property
     def state_dir(self) -> Path:
         """The daemon's state directory."""
         return self.store.path.parent
-
-    def _instance(self) -> str:
-        """Return the name of this daemon among those that share a folder; part of its state."""
-        known = self.store.seen_verdict("instance")
-        if known is None:
-            known = secrets.token_hex(8)
-            self.store.set_verdict("instance", known)
-        return known
 
 
 def _end_of(job: Job) -> str:

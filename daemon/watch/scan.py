@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import stat
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -354,7 +353,8 @@ class Tree:
         """Scan only some paths, folders recursively. Paths that are gone are omitted."""
         scan = Scan()
         for path in paths:
-            self._check_stop()
+            if self.stop.is_set():
+                raise ScanStopped
             if path == self.root or not self._is_reachable(path):
                 continue
             try:
@@ -382,7 +382,8 @@ class Tree:
     def _walk(self, start: Path, scan: Scan) -> None:
         folders = [start]
         while folders:
-            self._check_stop()
+            if self.stop.is_set():
+                raise ScanStopped
             folder = folders.pop()
             scan.num_folders += 1
             try:
@@ -436,10 +437,6 @@ class Tree:
             return Skip(path, "excluded", "aria2 is still downloading it")
         return None
 
-    def _check_stop(self) -> None:
-        if self.stop.is_set():
-            raise ScanStopped
-
 
 def _entries(root: Root, folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     with opened_folder(root, folder) as held, os.scandir(held) as entries:
@@ -492,7 +489,3 @@ class SkipLog:
     def skips(self) -> list[Skip]:
         """Return every skipped path with its latest reason. Thread-safe."""
         return [skip for skip, _ in list(self._logged.values())]
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of skipped paths by reason. Thread-safe."""
-        return dict(Counter(skip.reason for skip in self.skips()))

@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -107,6 +108,7 @@ class Watcher:
     def status(self) -> dict[str, Any]:
         """Return the state for the status page and metrics."""
         admission = self._admission
+        skips = admission.inspector.skips.skips() if admission else []
         return {
             "name": self.watch.label,
             "input": str(self.watch.input),
@@ -117,7 +119,7 @@ class Watcher:
             "mode_reason": self._listener.mode.why,
             "taken": admission.num_taken if admission else 0,
             "waiting": len(admission.inspector.stability) if admission else 0,
-            "skipped": admission.inspector.skips.counts() if admission else {},
+            "skipped": dict(Counter(skip.reason for skip in skips)),
             "scans": self._num_scans,
             "errors": self._num_errors,
             "last_scan_seconds": self._last_scan_seconds,
@@ -183,7 +185,11 @@ class Watcher:
         """Inspect and act once; return the seconds until the next round."""
         missing = await self._off(self._roots.missing)
         if missing is not None:
-            await self._pause(missing)
+            if self._paused is None:
+                log.warning("%s; watching is paused", missing)
+            self._paused, self._identity = missing, None
+            self._ready.clear()
+            await self._listener.end()
             return min(self.watch.scan_seconds, _ABSENT_SECONDS)
         admission = await self._arrive()
         inspection = await self._inspect(admission.inspector)
@@ -193,14 +199,6 @@ class Watcher:
         wanted = admission.inspector.stability.next_due()
         due = self._next_scan if wanted is None else min(wanted, self._next_scan)
         return due - time.monotonic()
-
-    async def _pause(self, missing: str) -> None:
-        if self._paused is None:
-            log.warning("%s; watching is paused", missing)
-        self._paused = missing
-        self._identity = None
-        self._ready.clear()
-        await self._listener.end()
 
     async def _arrive(self) -> FileAdmission:
         """Start, or restart, if the folder was missing or has been replaced."""
@@ -256,7 +254,11 @@ class Watcher:
 
     async def _act(self, inspection: FolderInspection, admission: FileAdmission) -> None:
         for job in inspection.outdated:
-            await self._cancel(job)
+            try:
+                await self._queue.cancel(job)
+                log.info("job %s: cancelled, its file has changed", job)
+            except (IllegalChange, UnknownJob, TimeoutError) as error:
+                log.info("job %s: its file has changed, but it cannot be cancelled: %s", job, error)
         for job in inspection.returned:
             with suppress(IllegalChange, UnknownJob):  # changed concurrently
                 await self._queue.retry(job)
@@ -272,14 +274,6 @@ class Watcher:
                     await self._off(admission.put_off, candidate, skip)
             if fenced.error is not None:
                 await self._off(admission.inspector.decide, candidate)
-
-    async def _cancel(self, job: str) -> None:
-        try:
-            await self._queue.cancel(job)
-        except (IllegalChange, UnknownJob, TimeoutError) as error:
-            log.info("job %s: its file has changed, but it cannot be cancelled: %s", job, error)
-        else:
-            log.info("job %s: cancelled, its file has changed", job)
 
     async def _take(self, candidate: Candidate, admission: FileAdmission) -> None:
         verdict = await self._probe(candidate.file, candidate.root)
