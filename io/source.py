@@ -36,14 +36,14 @@ from .decode.alpha import is_opaque, may_be_opaque
 from .decode.conform import Conformer
 from .decode.decoder import Decoded, VideoDecoder
 from .decode.deinterlace import (
+    FIELD_ORDERS,
+    FLAGS_FRAMES,
     INTERLACED,
     Deinterlacer,
     FieldOrder,
     FieldSample,
     FieldVerdict,
-    field_order_of,
     field_order_text,
-    flags_frames,
 )
 from .decode.demuxer import best_video, find_target, open_container
 from .decode.dolby_vision import DolbyVision, dolby_vision_of
@@ -182,7 +182,7 @@ class ContainerSource:
         self.stream = stream = best_video(self.container, self._target.name)
         stream.thread_type = "AUTO"
         self._time_base = stream.time_base or Fraction(1, 90_000)
-        self.field_order: FieldOrder | None = field_order_of(stream.codec_context.field_order)
+        self.field_order: FieldOrder | None = FIELD_ORDERS.get(stream.codec_context.field_order)
         self._has_fields = self.field_order in INTERLACED
         part = self._part
         self._window = Window(None, None) if part is None else part.on(self.container)
@@ -539,7 +539,7 @@ class ContainerSource:
             field_order=self.fields.order,
             every_frame=self._deinterlace == "on"
             or self.fields.kind == "interlaced"
-            or not (frame.interlaced_frame or flags_frames(self.stream.codec_context.name)),
+            or not (frame.interlaced_frame or self.stream.codec_context.name in FLAGS_FRAMES),
             is_order_measured=self.fields.measured is not None,
         )
         self.info = replace(self.info, field_order="progressive")

@@ -36,11 +36,10 @@ FieldOrder = Literal["progressive", "tt", "bb", "tb", "bt"]
 
 INTERLACED: tuple[FieldOrder, ...] = ("tt", "bb", "tb", "bt")
 
-# AVFieldOrder, libavcodec/defs.h
-_FIELD_ORDERS: dict[int, FieldOrder] = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}
-
-_FLAGS_FRAMES = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1", "wmv3")
-
+FIELD_ORDERS: dict[int, FieldOrder] = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}
+"""By `codec_context.field_order`: AVFieldOrder, libavcodec/defs.h."""
+FLAGS_FRAMES = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1", "wmv3")
+"""Codecs that mark each frame as interlaced or not, rather than the stream."""
 _FEWEST_JUDGED = 8
 """Frames with motion; fewer prove nothing against the flags."""
 _FEW = Fraction(1, 10)
@@ -58,20 +57,10 @@ _IDET = "intl_thres=1.4:prog_thres=1.1"
 T = TypeVar("T")
 
 
-def field_order_of(number: int) -> FieldOrder | None:
-    """Translate `codec_context.field_order`; None where unknown."""
-    return _FIELD_ORDERS.get(number)
-
-
 def field_order_text(order: str | None) -> str:
     """Describe which field is coded first, for people."""
     first = {"t": "top field first", "b": "bottom field first"}
     return first.get((order or " ")[0], "field order unknown")
-
-
-def flags_frames(codec: str) -> bool:
-    """Return whether a codec marks each frame as interlaced or not, rather than the stream."""
-    return codec in _FLAGS_FRAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +126,8 @@ class FieldSample:
 
     def add(self, stream: VideoStream, frames: Iterable[VideoFrame]) -> None:
         """Judge consecutive frames of a stream, up to the first one of another form."""
-        header = field_order_of(stream.codec_context.field_order) in INTERLACED
-        all_flagged = header and not flags_frames(stream.codec_context.name)
+        header = FIELD_ORDERS.get(stream.codec_context.field_order) in INTERLACED
+        all_flagged = header and stream.codec_context.name not in FLAGS_FRAMES
         flags: deque[bool] = deque()
         both: list[FilterChain] = []
         try:

@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 from ..errors import MediaError
 from ..pictures.pixels import is_on_card
 from .alpha import is_tagged
-from .deinterlace import field_order_of
+from .deinterlace import FIELD_ORDERS
 from .demuxer import Target, best_video, open_container
 
 HardwareName = Literal["none", "auto", "cuda"]
@@ -86,6 +86,6 @@ def _fault(container: InputContainer, target: Target, device: torch.device) -> s
         return "it has alpha"
     if context.pix_fmt not in _CODED:
         return f"the pixel format is {context.pix_fmt}, not {' or '.join(_CODED)}"
-    if field_order_of(context.field_order) not in (None, "progressive"):
+    if FIELD_ORDERS.get(context.field_order) not in (None, "progressive"):
         return "it is interlaced"
     return None

@@ -27,7 +27,7 @@ from ..pictures.image_files import Embedded
 from ..pictures.metadata import tags_of_frame
 from ..pictures.pixels import pix_fmt_of, planar_pix_fmt
 from ..timestamps import RateVerdict, judge_rate, settled
-from .deinterlace import INTERLACED, FieldOrder, FieldSample, field_order_of
+from .deinterlace import FIELD_ORDERS, INTERLACED, FieldOrder, FieldSample
 from .demuxer import Target, best_video, open_container
 
 WHOLE_FILE_BYTES = 256 << 20
@@ -126,7 +126,7 @@ def survey(target: Target, *, fields: bool = True) -> Survey | None:
 def may_have_fields(stream: VideoStream) -> bool:
     """Return whether frames may be interlaced: by the header, or by their size, rate and codec."""
     context = stream.codec_context
-    if field_order_of(context.field_order) in INTERLACED:
+    if FIELD_ORDERS.get(context.field_order) in INTERLACED:
         return True
     is_slow = (stream.average_rate or 0) <= _MOST_RATE
     return is_slow and context.height <= _MOST_LINES and context.name not in _NO_FIELDS

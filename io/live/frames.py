@@ -23,11 +23,11 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ..decode.deinterlace import (
+    FIELD_ORDERS,
+    FLAGS_FRAMES,
     INTERLACED,
     Deinterlacer,
     FieldOrder,
-    field_order_of,
-    flags_frames,
 )
 from ..pictures.t35 import MessageReader
 from .values import DecodedFrame, SoundPacket
@@ -277,7 +277,7 @@ class LiveDecoder:
     @cached_property
     def _order(self) -> FieldOrder | None:
         """By the stream's header, as the decoder has it at the first frame."""
-        return field_order_of(self.video.codec_context.field_order)
+        return FIELD_ORDERS.get(self.video.codec_context.field_order)
 
     def _progressive(self, decoded: DecodedFrame) -> Iterator[DecodedFrame]:
         frame, order = decoded.frame, self._order
@@ -285,7 +285,7 @@ class LiveDecoder:
             yield from self._flushed()
         if self._deinterlacer is None and (frame.interlaced_frame or order in INTERLACED):
             codec = self.video.codec_context.name
-            every_frame = not (frame.interlaced_frame or flags_frames(codec))
+            every_frame = not (frame.interlaced_frame or codec in FLAGS_FRAMES)
             self._deinterlacer = Deinterlacer[DecodedFrame](
                 frame, self._time_base, field_order=order, every_frame=every_frame
             )

@@ -105,11 +105,6 @@ _NV = {
 }  # fmt: skip
 
 
-def is_native(name: str) -> bool:
-    """Return whether a Picture holds a format without conversion."""
-    return _NATIVE.match(name) is not None
-
-
 @cache
 def layout_of(name: str) -> PixelLayout | None:
     """Return how to unpack a format; None if it is unknown."""
@@ -171,7 +166,7 @@ def _planar(name: str, order: str) -> PixelLayout | None:
         return None
     depth = int(match["depth"] or 8)
     pix_fmt = match["family"] + (f"{depth}le" if depth > 8 else "")
-    if not is_native(pix_fmt):
+    if not _NATIVE.match(pix_fmt):
         return None
     shift = 16 - depth if match["msb"] else 0
     planes = (2, 0, 1, 3) if "gbr" in name else (0, 1, 2, 3)  # FFmpeg keeps G, B, R
@@ -263,7 +258,7 @@ def planar_pix_fmt(name: str) -> str:
         UnsupportedMedia: for floats, hardware frames, Bayer and XYZ data.
     """
     name = canonical_pix_fmt(name)
-    if is_native(name):
+    if _NATIVE.match(name):
         return name
     if name in _SPECIAL:
         return _SPECIAL[name]
