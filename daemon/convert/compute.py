@@ -86,7 +86,8 @@ class _Group(Generic[T]):
         self.seconds = seconds
         """Time that the works took, as one of several that ran; `seconds` to begin with."""
         self._works = [(work, Future[T]()) for work in works]
-        self._results = deque(future for _, future in self._works)
+        self.results = deque(future for _, future in self._works)
+        """Those that were not yielded yet."""
 
     def compute(self, may_continue: Callable[[], bool], clock: SharedClock) -> None:
         """Do all works, up to one that fails, or until it may not continue."""
@@ -102,16 +103,6 @@ class _Group(Generic[T]):
             finally:
                 self.seconds += clock.stop(started)
             future.set_result(result)
-
-    def results(self, until: Until | None) -> Iterator[T]:
-        """Wait for each result and yield it, until a condition holds."""
-        while self._results and _is_awaited(self._results[0], until):
-            yield self._results.popleft().result()
-
-    @property
-    def num_left(self) -> int:
-        """Results that were not yielded yet."""
-        return len(self._results)
 
 
 class Lanes(Generic[T]):
@@ -195,11 +186,12 @@ class Lanes(Generic[T]):
     def _oldest(self, until: Until | None) -> Iterator[T]:
         group = self._in_flight[0]
         try:
-            yield from group.results(until)
+            while group.results and _is_awaited(group.results[0], until):
+                yield group.results.popleft().result()
         except Exception:
             self._in_flight.popleft()
             raise
-        if not group.num_left:
+        if not group.results:
             self._in_flight.popleft()
             self.costs.append(group.seconds)
 

@@ -10,8 +10,9 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 
 from ...filters.frame import Picture
 from ...io.errors import TruncatedMedia
@@ -220,22 +221,15 @@ class Pipeline:
         self._decoded.close()
 
     def _compute(self) -> None:
-        try:
-            self._transform_all()
-        finally:
-            self._transform.close()
-
-    def _transform_all(self) -> None:
-        clock = self.flow.stages["compute"]
-        for picture in _timed(self._decoded, clock.waiting):
-            for result in _timed(self._transform(picture), clock.working):
+        clock, transform = self.flow.stages["compute"], self._transform
+        with closing(transform):
+            for picture in _timed(self._decoded, clock.waiting):
+                held = transform.settle(lambda: len(self._decoded) > 0)
+                for result in _timed(chain(transform(picture), held), clock.working):
+                    _put(self._computed, result, clock)
+            for result in _timed(transform.flush(), clock.working):
                 _put(self._computed, result, clock)
-            held = self._transform.settle(lambda: len(self._decoded) > 0)
-            for result in _timed(held, clock.working):
-                _put(self._computed, result, clock)
-        for result in _timed(self._transform.flush(), clock.working):
-            _put(self._computed, result, clock)
-        self._computed.close()
+            self._computed.close()
 
     def _encode(self) -> None:
         clock = self.flow.stages["encode"]

@@ -36,7 +36,7 @@ from ...io.writer import Trial
 from ..specification import ConversionOptions
 from .estimate import Limits
 from .memory import picture_bytes
-from .space import ExpectedSize, expected_size, free_bytes, growth, size_text
+from .space import ExpectedSize, device_of, expected_size, free_bytes, growth, size_text
 
 log = logging.getLogger("upframe.run")
 
@@ -319,7 +319,7 @@ def check_space(
         return None
     folder, warning = target.parent, None
     wanted = [(folder, size.expected, size.least, "the output and its temporary files")]
-    if kept is not None and _device_of(kept.parent) != _device_of(folder):
+    if kept is not None and device_of(kept.parent) != device_of(folder):
         video, least = size.video, size.least_video
         wanted = [
             (folder, video + size.copied, least + size.copied, "the output"),
@@ -335,10 +335,3 @@ def check_space(
             raise SinkFull(f"{text}, at the very least {size_text(least)}: {advice}")
         warning = warning or f"{text}: it may not be enough; {advice}"
     return warning
-
-
-def _device_of(folder: Path) -> int | None:
-    try:
-        return folder.stat().st_dev
-    except OSError:
-        return None

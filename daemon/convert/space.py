@@ -121,6 +121,14 @@ def free_bytes(folder: Path) -> int | None:
         return None
 
 
+def device_of(folder: Path) -> int | None:
+    """Return the number of a folder's file system, None if unknown. Blocks."""
+    try:
+        return folder.stat().st_dev
+    except OSError:  # the job itself will report what is wrong with it
+        return None
+
+
 def size_text(num_bytes: float) -> str:
     """Write a number of bytes with its unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -16,7 +16,7 @@ from pathlib import Path
 from ...io.files import partial_path
 from ...io.redaction import redacted
 from ..config import JobsConfig
-from ..convert.space import MARGIN_BYTES, free_bytes, growth, size_text, source_bytes
+from ..convert.space import MARGIN_BYTES, device_of, free_bytes, growth, size_text, source_bytes
 from ..errors import IllegalChange, StoreBroken, UnknownJob
 from ..fence import Fence
 from ..jobs.model import Job, JobError, partial_token
@@ -127,10 +127,7 @@ def _check_space(
 ) -> tuple[_Reservation, str | None]:
     """Return the space that a job wants, and what is missing of it; None if it is there."""
     sink = Path(job.sink)
-    try:
-        device = sink.parent.stat().st_dev
-    except OSError:  # the job itself will report what is wrong with its sink
-        device = None
+    device = device_of(sink.parent)
     wanted = _Reservation(device, expected_bytes(job), partial_path(sink, partial_token(job.id)))
     if (left := free(sink.parent)) is None:
         return wanted, None
