@@ -28,7 +28,7 @@ from upframe.daemon.cli.arguments import flag_of
 from upframe.daemon.convert.compute import Compute, Lanes, lanes_for
 from upframe.daemon.convert.conversion import execute
 from upframe.daemon.convert.pipeline import Flow, Pipeline
-from upframe.daemon.convert.progress import Silent
+from upframe.daemon.convert.progress import Display
 from upframe.filters.chain import BuiltFilter, Chain, build_filters
 from upframe.filters.color.convert import ToFrame
 from upframe.filters.device import Runtime, resolve_precision
@@ -253,7 +253,7 @@ class Workbench:
         sink = open_file_sink(self._target, compute.info, self._encoder, overwrite=True)
         began = time.perf_counter()
         with closing(compute):
-            flow = execute(Pipeline(source, compute, sink), None, Silent())
+            flow = execute(Pipeline(source, compute, sink), None, Display())
         return FileRun(time.perf_counter() - began, flow)
 
     def encoder_alone(self) -> float | None:

@@ -27,7 +27,7 @@ from ...io.segments import JoinedSink, open_joined_sink, open_segment_sink, segm
 from ...io.sink import FileSink, open_file_sink
 from ...io.web import current_rules
 from ..errors import Stopped
-from ..specification import ConversionOptions, Stage
+from ..specification import ConversionOptions
 from .compute import Compute, FilmCompute
 from .crew import Crew, Setup
 from .estimate import Estimate, Film, estimate
@@ -35,7 +35,7 @@ from .memory import Memory, memory_of
 from .pipeline import Flow, Pipeline
 from .plan import OUTPUT_TOKEN
 from .preflight import Preflight, RunRequest, preflight
-from .progress import Display, Silent, show_progress
+from .progress import Display, show_progress
 from .report import Report, WarningLog, kept_warnings, make_report
 from .resume import Division, divided
 from .segments import Execute, FilmRun, SegmentWork, StrictSink, one_process
@@ -151,8 +151,6 @@ def run(
     announce: bool = True,
     ledger: Ledger | None = None,
     filters: BuildFilters = build_filters,
-    on_stage: Callable[[Stage], None] = lambda _: None,
-    on_memory: Callable[[Memory], None] = lambda _: None,
 ) -> Report:
     """Run a conversion: plan, load, stream, verify, rename.
 
@@ -162,8 +160,6 @@ def run(
         announce: Whether to log, before the work, what becomes of each stream of the input.
         ledger: Records what will be published, if given.
         filters: Builds the filters, or returns those of an earlier run.
-        on_stage: Called at the start of each stage, from any thread.
-        on_memory: Called with the memory that it needs, before the output is opened.
 
     Raises:
         MediaError: if the input cannot be read or the output cannot be written.
@@ -171,8 +167,7 @@ def run(
         Stopped: if a signal ended it. In every case nothing is left under the output's name.
     """
     with kept_warnings() as warned, _named_for_users(request):
-        told = on_stage, on_memory, warned
-        return _Conversion(request, display or Silent(), announce, ledger, *told)(filters)
+        return _Conversion(request, display or Display(), announce, ledger, warned)(filters)
 
 
 def check(request: RunRequest, token: str) -> None:
@@ -208,14 +203,12 @@ class _Conversion:
     display: Display
     announce: bool
     ledger: Ledger | None
-    on_stage: Callable[[Stage], None]
-    on_memory: Callable[[Memory], None]
     warned: WarningLog
 
     def __call__(self, build: BuildFilters) -> Report:
         request, runtime = self.request, self.request.runtime
         options, announce = request.options, self.announce
-        self.on_stage("loading")
+        self.display.begin("loading")
         with (
             preflight(request, runtime.device, self._token, announce=announce) as checked,
             divided(request, checked, announce=announce) as division,
@@ -253,7 +246,7 @@ class _Conversion:
             request.source, request.sink, *about, options, options.part, runtime.num_at_once
         )
         memory = memory_of(film)
-        self.on_memory(memory)
+        self.display.keep_memory(memory)
         estimated = estimate(film, request.estimates)
         if estimated is not None and self.announce:
             log.info("%s; %s", estimated.text(datetime.now().astimezone()), memory.text)
@@ -272,9 +265,9 @@ class _Conversion:
 
         sink = self._opened(open_file_sink, prepared, self._owner(report))
         losses = source.losses if self.request.options.strict_streams else list[str]
-        staged = StrictSink(sink, losses, lambda: self.on_stage("publishing"))
+        staged = StrictSink(sink, losses, lambda: self.display.begin("publishing"))
         pipeline = Pipeline(source, compute, staged)
-        self.on_stage("streaming")
+        self.display.begin("streaming")
         execute(pipeline, compute.info.num_frames, display, prepared.estimate)
         self._warn(source.warnings())
         return report()
@@ -308,12 +301,12 @@ class _Conversion:
                 owner = Owner(OUTPUT_TOKEN, lambda _: None, follows_links=request.place is None)
                 discard_partials(request.where, OUTPUT_TOKEN)
             sink = self._opened(open_joined_sink, prepared, owner)
-            self.on_stage("streaming")
+            self.display.begin("streaming")
             crew = _crew(work, prepared, division.threads)
 
             def make_all(run: Execute) -> None:
                 here = one_process(prepared.filters, prepared.runtime, run)
-                film(sink, crew or here, lambda: self.on_stage("publishing"))
+                film(sink, crew or here, lambda: self.display.begin("publishing"))
 
             about = film.flow, info.num_frames, self.display, prepared.estimate
             asyncio.run(_execute_all(make_all, *about, *([] if crew is None else [crew.stop])))

@@ -6,12 +6,13 @@ import asyncio
 import json
 import sys
 from dataclasses import dataclass
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from ..specification import ProgressStyle
+from ..specification import ProgressStyle, Stage
+from .memory import Memory
 from .pipeline import STEPS, Flow
 
 _SETTLED_SECONDS = 2.0  # the first rates vary so much that an ETA made of them is meaningless
@@ -74,17 +75,22 @@ def snapshot_of(flow: Flow, total: int | None, estimate: float | None = None) ->
     return Snapshot(*counts, elapsed, fps, eta, flow.limiting_stage, estimate)
 
 
-class Display(Protocol):
-    """Shows snapshots somewhere."""
+class Display:
+    """Shows nothing of a run; its subclasses show it somewhere."""
 
-    interval_seconds: float
+    interval_seconds: float = 3600.0
+
+    def begin(self, stage: Stage) -> None:
+        """Show that a stage begins; from any thread."""
+
+    def keep_memory(self, memory: Memory) -> None:
+        """Show the memory that the run needs, before the output is opened."""
 
     def show(self, snapshot: Snapshot, *, ended: bool) -> None:
         """Show a snapshot; the last call has `ended`."""
-        ...
 
 
-class LineDisplay:
+class LineDisplay(Display):
     """Writes a line every few seconds: text for logs, which a summary follows, or JSON."""
 
     def __init__(self, stream: TextIO, *, as_json: bool = False) -> None:
@@ -101,7 +107,7 @@ class LineDisplay:
         self._stream.flush()
 
 
-class BarDisplay:
+class BarDisplay(Display):
     """Shows a bar on a terminal."""
 
     interval_seconds = 0.5
@@ -121,15 +127,6 @@ class BarDisplay:
             self._progress.stop()
 
 
-class Silent:
-    """Shows nothing."""
-
-    interval_seconds = 3600.0
-
-    def show(self, snapshot: Snapshot, *, ended: bool) -> None:
-        """Do nothing."""
-
-
 def display_for(style: ProgressStyle, stream: TextIO | None = None) -> Display:
     """Choose how to show progress on a stream, by default stderr."""
     out: TextIO = sys.stderr if stream is None else stream
@@ -137,7 +134,7 @@ def display_for(style: ProgressStyle, stream: TextIO | None = None) -> Display:
         style = "bar" if out.isatty() else "line"
     if style == "bar":
         return BarDisplay(out)
-    return Silent() if style == "none" else LineDisplay(out, as_json=style == "json")
+    return Display() if style == "none" else LineDisplay(out, as_json=style == "json")
 
 
 async def show_progress(

@@ -28,7 +28,7 @@ from ...io.web import NetworkRules, network_rules
 from ..convert.conversion import Ledger, check, run
 from ..convert.memory import Memory
 from ..convert.preflight import Keep, RunRequest
-from ..convert.progress import Snapshot
+from ..convert.progress import Display, Snapshot
 from ..convert.report import Report, device_name, kept_warnings
 from ..jobs.model import Confinement, ProbeVerdict, partial_token
 from ..specification import ConversionSpec, Stage
@@ -207,12 +207,10 @@ class JobRunner:
                 announce=False,  # the report has it
                 ledger=Ledger(partial_token(job_id), record),
                 filters=self._filters,
-                on_stage=progress.begin,
-                on_memory=progress.keep_memory,
             )
 
 
-class ProgressReporter:
+class ProgressReporter(Display):
     """Sends the progress of a job: at each new stage, and twice a second while frames flow."""
 
     interval_seconds = 0.5

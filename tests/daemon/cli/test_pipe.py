@@ -19,7 +19,7 @@ from support.media.fakes import moving_pictures, stream_info
 from support.media.pipes import RATE, Slot, Tap, clip, read, write
 
 from upframe.daemon.cli.pipe import PipeResult, pipe, standard_streams
-from upframe.daemon.convert.progress import LineDisplay, Silent
+from upframe.daemon.convert.progress import Display, LineDisplay
 from upframe.daemon.errors import UsageError
 from upframe.daemon.specification import PipeOptions
 from upframe.filters.device import Runtime
@@ -36,7 +36,7 @@ RUNTIME = Runtime(torch.device("cpu"), torch.float32, "builtin")
 def run(
     stdin: RawStream, stdout: RawStream, filters: FilterOptions = DOUBLED, **options: Any
 ) -> PipeResult:
-    return pipe(PipeOptions(filters=filters, **options), RUNTIME, stdin, stdout, Silent())
+    return pipe(PipeOptions(filters=filters, **options), RUNTIME, stdin, stdout, Display())
 
 
 def piped(data: bytes, filters: FilterOptions = DOUBLED, **options: Any) -> bytes:

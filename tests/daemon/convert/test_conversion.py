@@ -16,6 +16,7 @@ from support.media.clips import make_clip
 
 from upframe.daemon.convert.conversion import Ledger, run
 from upframe.daemon.convert.preflight import RunRequest
+from upframe.daemon.convert.progress import Display
 from upframe.daemon.convert.report import Report
 from upframe.daemon.specification import ConversionOptions, Stage
 from upframe.filters.device import Runtime
@@ -59,10 +60,11 @@ def test_stages_come_in_order_and_the_ledger_before_the_name(tmp_path: Path, out
             == 3
         )
 
-    def tell(stage: Stage) -> None:
-        seen.append(stage)
+    class Told(Display):
+        def begin(self, stage: Stage) -> None:
+            seen.append(stage)
 
-    report = run(request_of(tmp_path), ledger=Ledger("job-1", record), on_stage=tell)
+    report = run(request_of(tmp_path), Told(), ledger=Ledger("job-1", record))
     assert seen == ["loading", "streaming", "publishing", "recorded"]
     assert report.frames_out == frames_in(out / "a.mp4") == 7
     assert names_in(out) == {"a.mp4"}

@@ -25,7 +25,7 @@ from upframe.daemon.convert.conversion import run
 from upframe.daemon.convert.crew import Crew, Setup
 from upframe.daemon.convert.plan import plan_folder
 from upframe.daemon.convert.preflight import RunRequest
-from upframe.daemon.convert.progress import Snapshot
+from upframe.daemon.convert.progress import Display, Snapshot
 from upframe.daemon.convert.report import Report
 from upframe.daemon.errors import Stopped, WorkersLost
 from upframe.daemon.live.session import children_of
@@ -70,7 +70,7 @@ def made(
         torch.set_num_threads(before)
 
 
-class _Watch:
+class _Watch(Display):
     interval_seconds = 0.05
 
     def __init__(self, act: Callable[[Snapshot], None]) -> None:

@@ -18,7 +18,7 @@ from support.media.plain_segments import FRAMES, RUNTIME, Film, PlainSink, Writt
 from upframe.daemon.convert.compute import FilmCompute
 from upframe.daemon.convert.conversion import execute
 from upframe.daemon.convert.pipeline import Flow, Pipeline
-from upframe.daemon.convert.progress import Silent, snapshot_of
+from upframe.daemon.convert.progress import Display, snapshot_of
 from upframe.filters.options import FilterOptions
 from upframe.io.errors import SinkFull, SourceMissing
 from upframe.io.source import open_source
@@ -39,7 +39,7 @@ def whole_of(film: Film) -> tuple[Written, dict[str, int], Flow]:
     with closing(open_source(str(film.source))) as source:
         compute = FilmCompute(source.info, film.built, film.options, RUNTIME, source.info.pix_fmt)
         sink = PlainSink(film.folder / "whole")
-        flow = execute(Pipeline(source, compute, sink), None, Silent())
+        flow = execute(Pipeline(source, compute, sink), None, Display())
         return sink.written, dict(compute.statistics()), flow
 
 

@@ -16,6 +16,7 @@ from support.media.clips import make_clip
 
 from upframe.daemon.convert.conversion import Ledger, run
 from upframe.daemon.convert.preflight import RunRequest
+from upframe.daemon.convert.progress import Display
 from upframe.daemon.convert.report import Report
 from upframe.daemon.jobs.model import Confinement, Job, partial_token
 from upframe.daemon.jobs.store import JobStore
@@ -82,6 +83,10 @@ class Place:
             meanwhile("build")  # the source is open, the output not yet
             return build_filters(*arguments)
 
+        class Told(Display):
+            def begin(self, stage: str) -> None:
+                meanwhile(stage)
+
         encoder = {} if name.endswith(".png") else FAST
         work = work_of(
             self.film, self.output / name, filters=ENLARGE, encoder=encoder, overwrite=overwrite
@@ -90,7 +95,7 @@ class Place:
             request = RunRequest(work.source, work.sink, work, RUNTIME)
             request = confined_request(request, to or self.confined(), opened)
             ledger = Ledger(partial_token(JOB), record)
-            run(request, ledger=ledger, filters=build, on_stage=meanwhile, announce=False)
+            run(request, Told(), ledger=ledger, filters=build, announce=False)
         return told
 
 

@@ -21,7 +21,7 @@ import torch
 
 from upframe.daemon.convert.conversion import execute
 from upframe.daemon.convert.plan import Facts, Plan, SourceFacts, held, plan_folder, settings_of
-from upframe.daemon.convert.progress import Silent
+from upframe.daemon.convert.progress import Display
 from upframe.daemon.convert.segments import FilmRun, SegmentWork, one_process
 from upframe.daemon.specification import ConversionOptions
 from upframe.filters.chain import BuiltFilter, build_filters
@@ -161,7 +161,7 @@ class Film:
 
     def run(self, fails_at: tuple[int, int] | None = None) -> FilmRun:
         prepared = self.prepared(fails_at)
-        run = one_process(self.built, RUNTIME, lambda one: execute(one, None, Silent()))
+        run = one_process(self.built, RUNTIME, lambda one: execute(one, None, Display()))
         prepared(self.joined, run)
         return prepared
 
