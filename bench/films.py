@@ -182,6 +182,8 @@ class Kind:
     """Writes so many seconds to a path."""
     encode: tuple[str, ...] = ("--codec", "ffv1")
     output: str = ".mkv"
+    evened: Fraction | None = None
+    """Frames per second, where the container's times are made even before a part is chosen."""
 
 
 def _fonts_and_chapters(path: Path, seconds: float) -> None:
@@ -240,9 +242,8 @@ KINDS = (
     Kind("4:4:4", "444.mkv", lambda p, s: drawn(p, s, *_H264, "-pix_fmt", "yuv444p"),
          _X264_LOSSLESS),
     Kind("interlaced (MPEG-2)", "interlaced.mpg", lambda p, s: drawn(p, s, *_INTERLACED)),
-    Kind(
-        "soft telecine", "telecine.ts", lambda p, s: soft_telecine(p, frames=round(6 * s) * 4)
-    ),
+    Kind("soft telecine", "telecine.ts",
+         lambda p, s: soft_telecine(p, frames=round(6 * s) * 4), evened=Fraction(24_000, 1001)),
     Kind(
         "open GOP (x265)",
         "open.mkv",

@@ -364,7 +364,7 @@ def trimmed_part(folder: Path, short: bool, dice: random.Random) -> Outcome:
                 got = f"exit {ran.code}: {ran.said[-200:]}"
                 checks.append(Check(name, got, "frame-exact", False))
                 continue
-            checks += part_of(name, part, film, whole, sink)
+            checks += part_of(name, part, film, whole, sink, kind.evened)
     return Outcome(checks, {})
 
 
@@ -379,16 +379,21 @@ def least_psnr(film: Path, whole: Path) -> float:
     return min(map(float, found), default=0.0)
 
 
-def part_of(name: str, words: Sequence[str], film: Path, whole: Path, sink: Path) -> list[Check]:
+def part_of(
+    name: str, words: Sequence[str], film: Path, whole: Path, sink: Path, evened: Fraction | None
+) -> list[Check]:
     """Compare a part with the source as ffmpeg decodes it, and with all of the film converted."""
     source, converted_film, part = frames_in(film), frames_in(whole), frames_in(sink)
+    if evened is not None:
+        source = [one._replace(pts=source[0].pts + at / evened) for at, one in enumerate(source)]
     begins = Fraction(described(film)["format"]["start_time"])
     given = {words[at]: _seconds(words[at + 1]) for at in range(0, len(words), 2)}
     start = given.get("--start", Fraction(0))
     end = given.get("--end", start + given["--duration"] if "--duration" in given else None)
     taken = [
         index for index, one in enumerate(source)
-        if start <= one.pts - begins and (end is None or one.pts - begins < end)
+        if ("--start" not in given or start <= one.pts - begins)
+        and (end is None or one.pts - begins < end)
     ]  # fmt: skip
     wanted = converted_film[2 * taken[0] : 2 * taken[-1] + 1]
     moved = max(
