@@ -57,6 +57,7 @@ from segments_faults import rows as fault_rows
 from segments_runs import ONE_SEGMENT, Kills, attempt, converted, kill_often
 
 from upframe.daemon.convert.plan import plan_folder
+from upframe.filters.kernels.ways import SWITCH
 
 # ---------------------------------------------------------------------------------- equal, kills
 
@@ -80,6 +81,8 @@ def equal_part(folder: Path, short: bool, dice: random.Random) -> Outcome:
         target = folder / name.replace(" ", "-")
         target.mkdir()
         first = converted(film, target / "first.mkv", *words)
+        # the way belongs to the plan; where other work disturbs, each process measures its own
+        os.environ[SWITCH] = first.report["weights"][0]["way"]
         wanted = frames_in(target / "first.mkv")
         checks.append(at_least(f"{name}: segments", first.segments, kills))
         for title, more, environment in WAYS:
@@ -93,7 +96,7 @@ def equal_part(folder: Path, short: bool, dice: random.Random) -> Outcome:
         checks.append(
             same(f"{name}: resumed after these", frames_in(target / "killed.mkv"), wanted)
         )
-        details[name] = _told(found)
+        details[name] = _told(found) | {"way": os.environ.pop(SWITCH)}
     return Outcome([*checks, *_other_threads(film, folder)], details)
 
 
