@@ -71,7 +71,7 @@ def equal_part(folder: Path, short: bool, dice: random.Random) -> Outcome:
     """Whatever a run goes through, its frames and their times are the same."""
     kills = 3 if short else 20
     film = scaled_clip(
-        folder / "film.mkv", 6.4 if short else 14.4, "320:180", "-c:v", "libx264", "-g", "8",
+        folder / "film.mkv", 6.4 if short else 32.0, "320:180", "-c:v", "libx264", "-g", "8",
         "-bf", "2",
     )  # fmt: skip
     checks: list[Check] = []
