@@ -97,7 +97,8 @@ def equal_part(folder: Path, short: bool, dice: random.Random) -> Outcome:
             same(f"{name}: resumed after these", frames_in(target / "killed.mkv"), wanted)
         )
         details[name] = _told(found) | {"way": os.environ.pop(SWITCH)}
-    return Outcome([*checks, *_other_threads(film, folder)], details)
+    way = details["x264 medium"]["way"]
+    return Outcome([*checks, *_other_threads(film, folder, way)], details)
 
 
 WAYS: tuple[tuple[str, tuple[object, ...], dict[str, str]], ...] = (
@@ -110,13 +111,13 @@ WAYS: tuple[tuple[str, tuple[object, ...], dict[str, str]], ...] = (
 """How one run differs from another, with the same threads for each worker."""
 
 
-def _other_threads(film: Path, folder: Path) -> list[Check]:
+def _other_threads(film: Path, folder: Path, way: str) -> list[Check]:
     """With another number of threads, pixels may differ by 1 before the encoder."""
     outputs: list[Path] = []
     for threads in ("1", "2"):
         outputs.append(folder / f"threads-{threads}.mkv")
         words = ("--interpolate", 1, "--segment-frames", 48, "--codec", "ffv1")
-        converted(film, outputs[-1], *words, OMP_NUM_THREADS=threads)
+        converted(film, outputs[-1], *words, OMP_NUM_THREADS=threads, **{SWITCH: way})
     inputs = [word for path in outputs for word in ("-i", str(path))]
     graph = "[0:v][1:v]blend=all_mode=difference,signalstats,metadata=print:file=-"
     command = ["ffmpeg", "-v", "error", *inputs, "-filter_complex", graph, "-f", "null", "-"]
