@@ -57,7 +57,6 @@ from segments_faults import rows as fault_rows
 from segments_runs import ONE_SEGMENT, Kills, attempt, converted, kill_often
 
 from upframe.daemon.convert.plan import plan_folder
-from upframe.filters.kernels.ways import SWITCH
 
 # ---------------------------------------------------------------------------------- equal, kills
 
@@ -81,8 +80,6 @@ def equal_part(folder: Path, short: bool, dice: random.Random) -> Outcome:
         target = folder / name.replace(" ", "-")
         target.mkdir()
         first = converted(film, target / "first.mkv", *words)
-        # the way belongs to the plan; where other work disturbs, each process measures its own
-        os.environ[SWITCH] = first.report["weights"][0]["way"]
         wanted = frames_in(target / "first.mkv")
         checks.append(at_least(f"{name}: segments", first.segments, kills))
         for title, more, environment in WAYS:
@@ -96,9 +93,8 @@ def equal_part(folder: Path, short: bool, dice: random.Random) -> Outcome:
         checks.append(
             same(f"{name}: resumed after these", frames_in(target / "killed.mkv"), wanted)
         )
-        details[name] = _told(found) | {"way": os.environ.pop(SWITCH)}
-    way = details["x264 medium"]["way"]
-    return Outcome([*checks, *_other_threads(film, folder, way)], details)
+        details[name] = _told(found)
+    return Outcome([*checks, *_other_threads(film, folder)], details)
 
 
 WAYS: tuple[tuple[str, tuple[object, ...], dict[str, str]], ...] = (
@@ -111,13 +107,13 @@ WAYS: tuple[tuple[str, tuple[object, ...], dict[str, str]], ...] = (
 """How one run differs from another, with the same threads for each worker."""
 
 
-def _other_threads(film: Path, folder: Path, way: str) -> list[Check]:
+def _other_threads(film: Path, folder: Path) -> list[Check]:
     """With another number of threads, pixels may differ by 1 before the encoder."""
     outputs: list[Path] = []
     for threads in ("1", "2"):
         outputs.append(folder / f"threads-{threads}.mkv")
         words = ("--interpolate", 1, "--segment-frames", 48, "--codec", "ffv1")
-        converted(film, outputs[-1], *words, OMP_NUM_THREADS=threads, **{SWITCH: way})
+        converted(film, outputs[-1], *words, OMP_NUM_THREADS=threads)
     inputs = [word for path in outputs for word in ("-i", str(path))]
     graph = "[0:v][1:v]blend=all_mode=difference,signalstats,metadata=print:file=-"
     command = ["ffmpeg", "-v", "error", *inputs, "-filter_complex", graph, "-f", "null", "-"]

@@ -10,18 +10,22 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import paths  # noqa: F401  # finds what is imported next
 from processes import children_of, kill, until_gone
 from support.jobs.daemon import UPFRAME
 
 from upframe.daemon.convert.plan import Plan, plan_folder
+from upframe.filters.kernels.ways import SWITCH
+from upframe.filters.options import Way
 
 ONE_SEGMENT = 1_000_000
 """Frames in a segment: more than any film here has."""
 WEIGHTS = ("--weights", "builtin")
 RUN_SECONDS = 3600.0
+# The way of a network belongs to the plan. Where other work disturbs, each process measures another
+os.environ.setdefault(SWITCH, ",".join(reversed(get_args(Way))))
 
 
 @dataclass(frozen=True)
