@@ -141,7 +141,7 @@ FAULTS = (
 
 def rows(folder: Path, faults: Sequence[Fault] = FAULTS) -> list[Check]:
     """Let each fault strike once."""
-    film = drawn(folder / "film.mkv", 12, "-c:v", "libx264", "-g", "8")
+    film = drawn(folder / "film.mkv", 30, "-c:v", "libx264", "-g", "8")
     checks: list[Check] = []
     for number, fault in enumerate(faults):
         place = folder / str(number)
