@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,22 +174,19 @@ def _struck(scene: Scene, fault: Fault) -> list[Check]:
         # beside the volume, whose report would be lost with it
         words = words_of(scene.film, scene.sink, scene.film.with_name("report.json"), *WORDS)
         child = subprocess.Popen(words, stderr=stderr)
-        while (now := progress_of(scene.sink)) is None or now.done < 2:
-            assert child.poll() is None, log.read_text()
-            time.sleep(0.01)
-        child.send_signal(signal.SIGSTOP)
-        kept = progress_of(scene.sink)
-        assert kept is not None
-        if fault.code is None:
-            child.kill()
-            child.wait()
-            fault.strike(scene)
-            return _next_run(scene, fault, kept.done)
-        fault.strike(scene)
-        child.send_signal(signal.SIGCONT)
         try:
-            code = child.wait(_STOPS_SECONDS)
-        except subprocess.TimeoutExpired:
+            done = _reached(child, scene, log)
+            if fault.code is None:
+                child.kill()
+                child.wait()
+                fault.strike(scene)
+                return _next_run(scene, fault, done)
+            child.send_signal(signal.SIGSTOP)
+            fault.strike(scene)
+            child.send_signal(signal.SIGCONT)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(_STOPS_SECONDS)
+        finally:
             child.kill()
             code = child.wait()
     said = log.read_text().strip()
@@ -199,7 +197,18 @@ def _struck(scene: Scene, fault: Fault) -> list[Check]:
         equal(f"{fault.name}: published", scene.sink.exists(), False),
     ]
     fault.mend(scene)
-    return [*checks, *_next_run(scene, fault, kept.done)]
+    return [*checks, *_next_run(scene, fault, done)]
+
+
+def _reached(child: subprocess.Popen[bytes], scene: Scene, log: Path) -> int:
+    """Wait until the third segment; return how many are done.
+
+    A process that was stopped is not asked: it may hold the lock of the journal.
+    """
+    while (now := progress_of(scene.sink)) is None or now.done < 2:
+        assert child.poll() is None, log.read_text()
+        time.sleep(0.01)
+    return now.done
 
 
 def _next_run(scene: Scene, fault: Fault, done: int) -> list[Check]:

@@ -35,7 +35,7 @@ from ...filters.chain import BuiltFilter
 from ...filters.options import Way
 from ...io.capabilities import library_versions
 from ...io.cuts import Segment
-from ...io.errors import SinkFull, SinkRefused, SourceMissing
+from ...io.errors import MediaError, SinkFull, SinkRefused, SourceMissing
 from ...io.files import NAME_MAX_BYTES, discard_partials, sync_folder
 from ..specification import ConversionOptions
 from .space import size_text
@@ -232,6 +232,7 @@ class Plan:
 
         Raises:
             SinkFull: if it cannot be written.
+            SinkRefused: if the folder has gone.
         """
         with _writing(folder):
             _remove_all(folder, keep=(_LOCK_NAME,))
@@ -273,7 +274,7 @@ class Plan:
                 plan = cls(folder, connection, facts, arguments)
                 if plan.entries():
                     return plan
-        except (sqlite3.Error, TypeError, ValueError, ValidationError, RecursionError, SinkFull):
+        except (sqlite3.Error, TypeError, ValueError, ValidationError, RecursionError, MediaError):
             pass  # damaged: as good as none
         connection.close()
         return None
@@ -340,6 +341,8 @@ def _writing(folder: Path) -> Generator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as error:
+        if not folder.is_dir():  # as the output itself is refused
+            raise SinkRefused(f"output folder does not exist any more: {folder}") from error
         raise SinkFull(f"cannot write the plan in {folder}: {error}") from error
 
 

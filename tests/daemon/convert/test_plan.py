@@ -244,8 +244,15 @@ def test_a_plan_that_cannot_be_read_is_none(folder: Path, damage: str) -> None:
 
 def test_a_journal_that_cannot_be_written_is_an_error_of_the_output(folder: Path) -> None:
     plan = Plan.begun(folder, FACTS, {}, SEGMENTS)
-    remove_folder(folder)
+    (folder / "plan.sqlite").write_bytes(bytes(4096))
     with pytest.raises(SinkFull, match="cannot write the plan in"):
+        plan.start(0)
+
+
+def test_a_journal_whose_folder_has_gone_is_refused_as_an_output_without_one(folder: Path) -> None:
+    plan = Plan.begun(folder, FACTS, {}, SEGMENTS)
+    remove_folder(folder)
+    with pytest.raises(SinkRefused, match="folder does not exist any more"):
         plan.start(0)
 
 
