@@ -396,9 +396,11 @@ def _crew(work: SegmentWork, prepared: _Prepared, threads: int) -> Crew | None:
         torch.cuda.empty_cache()  # of the estimate
     ways = {each.name: each.way for each in prepared.filters if each.way is not None}
     weights = {each.name: each.weights.sha256 for each in prepared.filters if each.weights}
+    number, estimate, info = len(runtime.workers), prepared.estimate, prepared.checked.source.info
+    each = estimate and info.num_frames and estimate.seconds * number / info.num_frames
     setup = Setup(
         work, replace(runtime, ways=ways), threads, current_rules(), weights,
-        memory_share=len(runtime.workers),
+        memory_share=number, estimate=each or None,
     )  # fmt: skip
     return Crew(setup, runtime.workers)
 

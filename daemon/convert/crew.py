@@ -63,6 +63,8 @@ class Setup:
     """SHA-256 by filter: other ones are not taken."""
     memory_share: int = 1
     """How many workers share the memory of the machine."""
+    estimate: float | None = None
+    """Seconds of a worker for a frame of the source, if it was measured."""
 
 
 Order = tuple[Segment, Path]
@@ -166,7 +168,7 @@ class Crew:
             WorkersLost: if a segment ends every process that makes it, or none can be started.
         """
         self._selector.register(self._waker, selectors.EVENT_READ)
-        self._film, self._schedule = film, Schedule(film.missing)
+        self._film, self._schedule = film, Schedule(film.missing, self._setup.estimate)
         try:
             for slot, device in enumerate(self._devices[: self._schedule.left]):
                 self._spawn(slot, device)
@@ -199,6 +201,7 @@ class Crew:
         except OSError as error:
             raise media_errors.SinkFull(f"cannot start {_MODULE} in {folder}: {error}") from error
         worker = self._workers[slot] = _Worker(slot, device, child, folder, deaths=deaths)
+        self._schedule.join(slot)
         self._selector.register(child, selectors.EVENT_READ, worker)
         runtime = replace(self._setup.runtime, device=device, workers=())
         child.send(line_of(replace(self._setup, runtime=runtime)))

@@ -138,7 +138,7 @@ class Pipeline:
             # without an interrupt it may hang in a read that cannot be ended
             await asyncio.wait({decode}, timeout=1.0 if early else None)
         finally:
-            self._cancel()
+            self.cancel()
             await asyncio.wait({compute, encode})
             self._join()
             if not self._finished:
@@ -152,7 +152,7 @@ class Pipeline:
         if self._keep_partial:
             self._decoded.close()
         else:
-            self._cancel()
+            self.cancel()
 
     def _raise_first(self) -> None:
         """Raise why the work ended early, if it did; a signal explains every error after it."""
@@ -182,7 +182,7 @@ class Pipeline:
                 pass
             except BaseException as error:  # every one of them is raised again by `run`
                 self._errors.append(error)
-                self._cancel()
+                self.cancel()
             finally:
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(finish)
@@ -201,7 +201,8 @@ class Pipeline:
             if done.done():
                 thread.join()
 
-    def _cancel(self) -> None:
+    def cancel(self) -> None:
+        """End early, from any thread: `run` aborts the sink."""
         self._decoded.cancel()
         self._computed.cancel()
 

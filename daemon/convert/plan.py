@@ -1,7 +1,7 @@
 """The plan of a film in segments: on what its pixels and packets depend, and what of it is done.
 
 A plan lives in a folder of its own, beside the output: ``plan.sqlite`` and the finished segments.
-A process that dies loses the segment at hand and nothing else. Another process continues if its
+A process that dies loses the segments in flight and nothing else. Another process continues if its
 plan is the same, by the hash of all facts: source, settings, weights, versions and machine.
 """
 

@@ -1,8 +1,9 @@
 """Which worker makes which segments of a film next: only decisions, no processes, files or clocks.
 
-A worker that is free takes a unit of work, one or more neighbouring segments for about 20 s by what
-it has measured; a slow one so takes fewer. Units shrink towards the end, and what takes far longer
-there than it should is begun a second time elsewhere: the first result counts.
+A worker that is free takes a unit of work, one or more neighbouring segments for about 20 s by the
+estimate of the film, and then by what it has measured; a slow one so takes fewer. Units shrink
+towards the end, and what takes far longer there than it should is begun a second time elsewhere:
+the first result counts.
 """
 
 from __future__ import annotations
@@ -39,10 +40,13 @@ class Schedule:
 
     Args:
         sizes: by number of each segment that is missing, how much work it is, such as its frames.
+        estimate: seconds of a worker for one unit of size, until one has measured it; None: a
+            worker that has measured nothing begins with one segment.
     """
 
-    def __init__(self, sizes: Mapping[int, float]) -> None:
+    def __init__(self, sizes: Mapping[int, float], estimate: float | None = None) -> None:
         self._sizes = dict(sizes)
+        self._estimate = estimate
         self._waiting = sorted(self._sizes)  # a heap; those that are done are left out when met
         self._waiting_size = sum(self._sizes.values())
         self._order = sorted(self._sizes)
@@ -56,6 +60,10 @@ class Schedule:
     def left(self) -> int:
         """How many segments have no result yet."""
         return len(self._sizes) - len(self._done)
+
+    def join(self, worker: Hashable) -> None:
+        """Count on a worker that will take units."""
+        self._workers.setdefault(worker, _Worker())
 
     def take(self, worker: Hashable, now: float) -> tuple[int, ...]:
         """Give a free worker its next unit; none where it must wait for other workers.
@@ -123,7 +131,7 @@ class Schedule:
 
     def _next_unit(self, state: _Worker) -> list[int]:
         rate, most = self._rate(state), 0.0
-        if rate is not None and state.size:  # else it begins with one segment
+        if rate is not None and (state.size or self._estimate is not None):
             most = min(UNIT_SECONDS, self._waiting_size / self._speed() / 2) / rate
         unit, size = [self._pop()], 0.0
         while True:
@@ -191,7 +199,7 @@ class Schedule:
         if state.size:
             return max(state.seconds / state.size, 1e-9)
         known = [each.seconds / each.size for each in self._workers.values() if each.size]
-        return sum(known) / len(known) if known else None
+        return sum(known) / len(known) if known else self._estimate
 
     def _speed(self) -> float:
         """Return the size that all workers make in a second, as far as it is known."""

@@ -83,7 +83,7 @@ class _Segments:
         def execute(pipeline: Pipeline) -> None:
             asyncio.run(self._run(pipeline, segment.number))
 
-        return run_segment(work, path, filters, setup.runtime, execute, Flow())
+        return run_segment(work, path, filters, setup.runtime, execute, Flow()).complete()
 
     async def _run(self, pipeline: Pipeline, number: int) -> None:
         async def show() -> None:

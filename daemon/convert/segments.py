@@ -11,9 +11,11 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import Literal
 
 from pydantic import BaseModel
@@ -106,6 +108,34 @@ Execute = Callable[[Pipeline], None]
 """Runs a pipeline to its end, as `execute` does."""
 
 
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A segment all of whose frames are with the encoder. Call `complete` or `abort`."""
+
+    sink: Sink
+    work: SegmentWork
+    path: Path
+    result: SegmentResult
+
+    def complete(self) -> MadeSegment:
+        """Drain the encoder, verify the file and give it its name; from any thread.
+
+        Raises:
+            MediaError, OSError: if that fails; nothing is left of the file.
+        """
+        try:
+            self.sink.finish()
+        except BaseException:
+            self.abort()
+            raise
+        number, found = self.work.segment.number, self.work.look_at(self.path)
+        return MadeSegment(number=number, size=found.size, sha256=found.sha256, result=self.result)
+
+    def abort(self) -> None:
+        """Remove the file."""
+        self.sink.abort()
+
+
 def run_segment(
     work: SegmentWork,
     path: Path,
@@ -113,13 +143,13 @@ def run_segment(
     runtime: Runtime,
     execute: Execute,
     flow: Flow,
-) -> MadeSegment:
-    """Convert one segment.
+) -> Converted:
+    """Convert one segment, up to its last frame.
 
     Args:
         work: what to convert.
         path: of the file to be made; nothing is left of it if anything fails.
-        filters: built, and free: their counters begin anew.
+        filters: built, and free: their counters begin anew. They are free again afterwards.
         runtime: of the filters.
         execute: runs the pipeline.
         flow: of the film so far, which is continued.
@@ -143,8 +173,8 @@ def run_segment(
         with closing(source):
             held = _HeldSource(source, is_last=work.segment.is_last)
             compute = _SegmentCompute(held, filters, work, runtime)
-            guarded = StrictSink(sink, source.losses if work.options.strict_streams else list)
-            execute(Pipeline(held, compute, guarded, flow=flow))
+            losses = source.losses if work.options.strict_streams else list[str]
+            execute(Pipeline(held, compute, StrictSink(_OpenSink(sink), losses), flow=flow))
     except BaseException:
         sink.abort()
         raise
@@ -159,8 +189,7 @@ def run_segment(
         warnings=source.warnings(),
         losses=source.losses(),
     )
-    number, found = work.segment.number, work.look_at(path)
-    return MadeSegment(number=number, size=found.size, sha256=found.sha256, result=result)
+    return Converted(sink, work, path, result)
 
 
 def _spent(now: StageTime, before: StageTime) -> tuple[float, float]:
@@ -256,6 +285,16 @@ class StrictSink:
         self._sink.finish()
 
 
+class _OpenSink:
+    """A sink that stays open behind the last picture, for who has it to finish."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.write, self.abort = sink.write, sink.abort
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+
 # --------------------------------------------------------------------------------------- the film
 
 
@@ -264,14 +303,47 @@ Executor = Callable[["FilmRun"], Generator[MadeSegment]]
 
 
 def one_process(filters: Sequence[BuiltFilter], runtime: Runtime, execute: Execute) -> Executor:
-    """Make segments in this process, one after the other; arguments as for `run_segment`."""
+    """Make segments in this process, one after the other; arguments as for `run_segment`.
+
+    While one is completed, which leaves the filters idle, the next is converted.
+    """
 
     def make(film: FilmRun) -> Generator[MadeSegment]:
-        for number in sorted(film.missing):
-            film.begin(number)
+        running: list[Pipeline] = []
+        is_over = Event()
+
+        def run(pipeline: Pipeline) -> None:
+            running[:] = [pipeline]
+            if not is_over.is_set():
+                execute(pipeline)
+
+        def convert(number: int) -> Converted:
             work, path = film.work(number), film.path(number)
             path.unlink(missing_ok=True)  # finished, but not recorded
-            yield run_segment(work, path, filters, runtime, execute, film.flow)
+            return run_segment(work, path, filters, runtime, run, film.flow)
+
+        with ThreadPoolExecutor(1, "upframe-segment") as pool:
+            converted: Converted | None = None
+            converting: Future[Converted] | None = None
+            try:
+                for number in (*sorted(film.missing), None):
+                    converted = converting and converting.result()
+                    converting = None
+                    if number is not None:
+                        film.begin(number)
+                        converting = pool.submit(convert, number)
+                    if converted is not None:
+                        made, converted = converted.complete(), None
+                        yield made
+            finally:
+                is_over.set()
+                for pipeline in running:
+                    pipeline.cancel()
+                if converted is not None:
+                    converted.abort()
+                if converting is not None:
+                    with suppress(Exception):
+                        converting.result().abort()
 
     return make
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import av
 import pytest
+import torch
 from support.media import clips as samples
 from support.media.messages import captions, coded_messages, hdr10_plus
 from support.media.sinks import constant, decodes_without_errors, ffprobe, packets, pictures, write
@@ -314,6 +315,28 @@ def test_a_damaged_segment_is_refused(tmp_path: Path, how: str) -> None:
     with pytest.raises(VerificationFailed, match=r"1\.mkv"):
         join(target, VARIABLE, FAST, paths)
     assert [one.name for one in tmp_path.iterdir()] == ["parts"]
+
+
+def noisy(picture: Picture) -> Picture:
+    """A picture that takes an encoder as many bytes as any."""
+    planes = (torch.randint(0, 255, plane.shape, dtype=torch.uint8) for plane in picture.planes)
+    return replace(picture, planes=tuple(planes))
+
+
+@pytest.mark.parametrize("at", [0.3, 0.6])
+def test_a_segment_of_which_a_frame_does_not_decode_gets_no_name(tmp_path: Path, at: float) -> None:
+    info, plain = replace(VARIABLE, width=320, height=240), EncoderOptions(codec="mpeg4")
+    sink = open_segment_sink(tmp_path / "0.mkv", info, plain, target=tmp_path / "out.mkv")
+    for picture in film(info):
+        sink.write(noisy(picture))
+    [partial] = tmp_path.glob(".*.partial")
+    with partial.open("r+b") as file:
+        file.seek(int(at * partial.stat().st_size))
+        file.write(bytes(64))
+    with pytest.raises(VerificationFailed, match=r"0\.mkv: .* decode"):
+        sink.finish()
+    sink.abort()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,21 @@ def test_every_segment_is_taken_once(segments: int, workers: int, failures: floa
     assert dict(made.results) == dict.fromkeys(range(segments), 1)
 
 
-def test_the_first_unit_is_one_segment_and_the_next_ones_are_neighbours_for_20_seconds() -> None:
+def test_the_first_unit_is_20_seconds_by_the_estimate_and_the_next_as_measured() -> None:
+    schedule = Schedule(dict.fromkeys(range(1000), 30), estimate=0.1)
+    assert schedule.take("a", 0.0) == tuple(range(int(UNIT_SECONDS / 3)))
+    finished(schedule, "a", (0, 1, 2, 3, 4, 5), 0.0, 2.0)
+    assert len(schedule.take("a", 12.0)) == UNIT_SECONDS / 2
+
+
+def test_by_the_estimate_no_worker_takes_more_than_its_half_of_a_share() -> None:
+    schedule = Schedule(dict.fromkeys(range(12), 10), estimate=0.1)
+    for worker in "abc":
+        schedule.join(worker)
+    assert [len(schedule.take(worker, 0.0)) for worker in "abc"] == [2, 1, 1]
+
+
+def test_without_an_estimate_the_first_unit_is_one_segment_and_the_next_20_seconds() -> None:
     schedule = Schedule(dict.fromkeys(range(1000), 30))
     assert schedule.take("a", 0.0) == (0,)
     schedule.finish("a", 0, 2.0)

@@ -9,16 +9,28 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 
 import pytest
 from support.media import plain_segments
-from support.media.plain_segments import FRAMES, RUNTIME, Film, PlainSink, Written, film_of
+from support.media.plain_segments import (
+    FRAMES,
+    RUNTIME,
+    Film,
+    PlainSink,
+    Written,
+    film_of,
+    run_pipeline,
+)
 
 from upframe.daemon.convert.compute import FilmCompute
 from upframe.daemon.convert.conversion import execute
 from upframe.daemon.convert.pipeline import Flow, Pipeline
 from upframe.daemon.convert.progress import Display, snapshot_of
+from upframe.daemon.convert.segments import FilmRun, one_process
+from upframe.filters.frame import Picture
 from upframe.filters.options import FilterOptions
 from upframe.io.errors import SinkFull, SourceMissing
 from upframe.io.source import open_source
@@ -90,6 +102,62 @@ def test_a_run_that_fails_is_continued_and_repeats_only_what_was_at_hand(
     pictures, counters, _ = whole_of(film)
     assert joined.pictures == pictures
     assert run.counters == counters
+
+
+@dataclass
+class MeetingSink(PlainSink):
+    """Of the first segment, it is finished once the second one is begun, and may fail then."""
+
+    meets: Event = field(default_factory=Event)
+    is_first: bool = False
+    fails: bool = False
+    is_aborted: bool = False
+
+    def write(self, picture: Picture) -> None:
+        super().write(picture)
+        if not self.is_first:
+            self.meets.set()
+
+    def finish(self) -> None:
+        assert not self.is_first or self.meets.wait(60)
+        if self.is_first and self.fails:
+            raise SinkFull("no space")
+        super().finish()
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+def meet(film: Film, *, fails: bool) -> list[MeetingSink]:
+    """Run a film with such sinks, and return them."""
+    sinks, meets = list[MeetingSink](), Event()
+
+    def open_sink(path: Path, _: bool) -> MeetingSink:
+        sinks.append(MeetingSink(path, meets=meets, is_first=not sinks, fails=fails))
+        return sinks[-1]
+
+    make = one_process(film.built, RUNTIME, run_pipeline)
+    try:
+        FilmRun(film.plan(), film.work(open_sink), film.source)(film.joined, make)
+    except SinkFull:
+        assert fails
+    return sinks
+
+
+def test_a_segment_is_completed_while_the_next_is_converted(film: Film) -> None:
+    sinks = meet(film, fails=False)
+    assert film.joined.pictures == [one for sink in sinks for one in sink.written]
+    assert film.joined.is_finished
+    assert not any(sink.is_aborted for sink in sinks)
+
+
+def test_where_a_segment_cannot_be_completed_the_next_is_given_up(film: Film) -> None:
+    first, second = meet(film, fails=True)
+    assert first.is_aborted
+    assert second.is_aborted
+    assert not second.path.exists()
+    assert film.joined.is_aborted
+    assert [entry.state for entry in film.plan().entries()][:3] == ["running", "running", "waiting"]
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "another"])

@@ -5,6 +5,7 @@ As a program it runs the film of a folder, for tests that kill it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import pickle
@@ -19,9 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from upframe.daemon.convert.conversion import execute
+from upframe.daemon.convert.pipeline import Pipeline
 from upframe.daemon.convert.plan import Facts, Plan, SourceFacts, held, plan_folder, settings_of
-from upframe.daemon.convert.progress import Display
 from upframe.daemon.convert.segments import FilmRun, SegmentWork, one_process
 from upframe.daemon.specification import ConversionOptions
 from upframe.filters.chain import BuiltFilter, build_filters
@@ -161,9 +161,12 @@ class Film:
 
     def run(self, fails_at: tuple[int, int] | None = None) -> FilmRun:
         prepared = self.prepared(fails_at)
-        run = one_process(self.built, RUNTIME, lambda one: execute(one, None, Display()))
-        prepared(self.joined, run)
+        prepared(self.joined, one_process(self.built, RUNTIME, run_pipeline))
         return prepared
+
+
+def run_pipeline(pipeline: Pipeline) -> None:
+    asyncio.run(pipeline.run())
 
 
 def film_of(folder: Path, filters: FilterOptions) -> Film:
