@@ -53,8 +53,14 @@ class Simulation:
     """Runs a schedule on simulated workers."""
 
     def __init__(
-        self, segments: int = 10_000, workers: int = 64, failures: float = 0.01, seed: int = 1
+        self,
+        segments: int = 10_000,
+        workers: int = 64,
+        failures: float = 0.01,
+        seed: int = 1,
+        restart_seconds: float = RESTART_SECONDS,
     ) -> None:
+        self._restart_seconds = restart_seconds
         self._chance = random.Random(seed)
         self._failures = failures
         self._schedule = Schedule(dict.fromkeys(range(segments), FRAMES))
@@ -132,7 +138,7 @@ class Simulation:
         if number is None:
             self._num_lost += 1
             del self._units[worker]
-            self._push(now + RESTART_SECONDS, worker, None)
+            self._push(now + self._restart_seconds, worker, None)
             return
         self._num_twice += not counts
         self._results.update([number] if counts else [])

@@ -210,6 +210,13 @@ class MqttConfig(Section):
     discovery_prefix: TopicLevel = "homeassistant"
 
 
+class ExecutorConfig(Section):
+    """Where films are made."""
+
+    kind: Literal["local", "ray"] = "local"
+    address: str = ""
+
+
 class HttpConfig(Section):
     """Health and metrics over HTTP."""
 
@@ -232,6 +239,7 @@ class Config(Section):
     state_dir: _AbsolutePath = Path("/var/lib/upframe")
     weights: Policy = "hub"
     jobs: JobsConfig = JobsConfig()
+    executor: ExecutorConfig = ExecutorConfig()
     limits: InputLimits = InputLimits()
     watch: tuple[WatchConfig, ...] = ()
     live: tuple[LiveConfig, ...] = ()

@@ -47,6 +47,10 @@ class WorkersLost(Exception):
     """The processes that make a film died over it, or cannot be started: exit 70."""
 
 
+class ClusterAbsent(Exception):
+    """No cluster answers, it is open to everybody, or none of its machines can work: exit 69."""
+
+
 class UnknownJob(Exception):
     """There is no job of that id: reported to the client."""
 

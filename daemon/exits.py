@@ -32,6 +32,7 @@ from ..io.errors import (
 from .errors import (
     AlreadyRunning,
     BrokerAbsent,
+    ClusterAbsent,
     ConfigError,
     Conflict,
     DaemonAbsent,
@@ -68,7 +69,9 @@ _CODES: Mapping[type[BaseException], Exit] = {
         Exit.USAGE: (UsageError, Conflict, IllegalChange, SameFile, WrongOption),
         Exit.DATA: (CheckpointRejected, UnsupportedPixels, TruncatedMedia, UnsupportedMedia),
         Exit.NO_INPUT: (UnknownJob, SourceMissing),
-        Exit.UNAVAILABLE: (DaemonAbsent, BrokerAbsent, WeightsUnavailable, DeviceUnavailable),
+        Exit.UNAVAILABLE: (
+            DaemonAbsent, BrokerAbsent, ClusterAbsent, WeightsUnavailable, DeviceUnavailable,
+        ),
         Exit.INTERNAL: (VerificationFailed, FilterError, Hung, WorkersLost),
         Exit.CANNOT_CREATE: (SinkRefused,),
         Exit.IO: (StoreBroken, SinkFull, MediaError, OSError),
@@ -77,7 +80,7 @@ _CODES: Mapping[type[BaseException], Exit] = {
         Exit.READER_GONE: (ReaderGone, BrokenPipeError),
     }.items()
     for kind in kinds
-}
+}  # fmt: skip
 """By class; of an error, its nearest base decides."""
 
 

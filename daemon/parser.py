@@ -173,6 +173,7 @@ COMMANDS: Mapping[str, str] = {
     "models": "List, fetch and check weights.",
     "serve": "Run the daemon: watched folders, live streams, MQTT and `upframe jobs`.",
     "jobs": "Submit, list, follow and cancel jobs of the daemon.",
+    "cluster": "Look at the nodes of a Ray cluster.",
     "doctor": "Check this machine, and whether the main job runs on it.",
     "demo": "Draw a clip, and make it smoother and larger.",
     "bench": "Measure how fast the filters are on this machine.",

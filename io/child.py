@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
-from .redaction import excerpt
+from .redaction import excerpt, one_line
 
 _KEPT_LINES = 100
 _SHOWN_LINES = 40
@@ -280,6 +280,12 @@ class Child:
     def returncode(self) -> int | None:
         """How it ended, as in `subprocess`; None until :meth:`turn` has reaped it."""
         return self._process.returncode
+
+    @property
+    def end(self) -> str:
+        """How it ended, and its last words."""
+        last = self.tail.lines()[-1:]
+        return one_line(": ".join([exit_text(self.returncode), *last]), 500)
 
     @property
     def unsent_bytes(self) -> int:

@@ -87,11 +87,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Cuts:
-    """A film's segments; none if it is not divided."""
+    """A film's segments: one if it is short, none if it cannot be divided."""
 
     segments: tuple[Segment, ...] = ()
     why_whole: str | None = None
-    """Why it cannot be divided, for people; None if it is short."""
+    """Why it cannot be divided, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +226,7 @@ def cuts_of(
     Each has `least` frames.
     """
     segments = _segments(index, least, begin, end)
-    if len(segments) == 1:
-        return Cuts()
-    leads = [lead for one in (segments[1], segments[-1]) for lead in one.leads[:1]]
+    leads = [lead for one in (*segments[1:2], segments[-1]) for lead in one.leads[:1]]
     why = why_not_sought(target, leads)
     return Cuts(why_whole=why) if why else Cuts(segments)
 

@@ -102,6 +102,8 @@ def _run(parser: Parser) -> None:
     add_options(group, StreamSpec, "tls_insecure")
     text = "Begin anew even if an earlier run was broken off, and keep nothing if this one is."
     group.add_argument("--no-resume", action="store_true", help=text)
+    text = "Where a film is made: local, or ray[:ADDRESS], a cluster. Default: local."
+    group.add_argument("--executor", type=_executor, default="local", metavar="WHERE", help=text)
     text = "An input or output such as rtsp://… makes it one: in real time, until stopped."
     group = parser.add_argument_group("live streams", text)
     group.add_argument(
@@ -114,6 +116,12 @@ def _run(parser: Parser) -> None:
     add_options(group, StreamSpec, *OF_STREAMS)
     add_options(parser.add_argument_group("device and weights"), RuntimeOptions)
     add_progress_arguments(parser)
+
+
+def _executor(text: str) -> str:
+    if text != "local" and text.partition(":")[0] != "ray":
+        raise argparse.ArgumentTypeError(f"wanted local or ray[:ADDRESS], got {text!r}")
+    return text
 
 
 @_command("""\
@@ -350,6 +358,25 @@ def _doctor(parser: Parser) -> None:
     _add_file(parser, "--config", "Check this configuration for risks, too.")
     text = "Measure again which way of computing a network is the fastest on this CPU."
     parser.add_argument("--measure", action="store_true", help=text)
+
+
+@_command("""\
+Look at the nodes of a Ray cluster: what they compute with, their versions, how fast they are, which
+folders they see, and whether they could work on films together with this machine.
+
+examples:
+  upframe cluster doctor 10.0.0.1:6379 /mnt/films
+
+systemd/CLUSTER.md describes how to run one.
+
+exit codes: 0 some node can work · 69 none can, or there is no cluster
+""")
+def _cluster(parser: Parser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    doctor = _action(actions, "doctor", "List the nodes.")
+    doctor.add_argument("address", metavar="ADDRESS", help="Of its head, such as 10.0.0.1:6379.")
+    doctor.add_argument("folders", nargs="*", metavar="FOLDER", help="Whether each node sees it.")
+    _add_json(doctor)
 
 
 @_command("""\

@@ -9,11 +9,15 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TextIO, cast
 from urllib.parse import urlsplit
+
+import torch
 
 from ...io.errors import SinkRefused
 from ...io.live.address import is_live
@@ -21,6 +25,7 @@ from ...io.live.target import is_live_target
 from ...io.part import parse_time
 from ...io.redaction import json_text, one_line, redacted
 from ..convert.conversion import run, stoppable
+from ..convert.crew import ClusterCrew, Crew, Setup
 from ..convert.preflight import Keep, RunRequest
 from ..convert.progress import display_for
 from ..convert.report import check_report_path
@@ -30,6 +35,7 @@ from ..live.live_pipeline import LiveRequest
 from ..live.session import LiveReport, LiveSession, children_of
 from ..live.status import STILL_SECONDS, LiveStatus
 from ..specification import REFUSED, ConversionOptions, ProgressStyle, StreamSpec
+from ..workers.ray import check_cluster, driver_of
 from .arguments import flag_of, runtime_of, specified
 from .commands import OF_STREAMS
 
@@ -207,15 +213,24 @@ def command(arguments: argparse.Namespace) -> int:
         report = run_live(arguments)
     else:
         options = specified(arguments, ConversionOptions)
-        runtime = runtime_of(arguments, several=True)
+        kind, _, address = cast("str", arguments.executor).partition(":")
+        runtime = runtime_of(arguments, several=kind == "local")
         _refuse_output_of_a_job(arguments.output, options)
         work = arguments.input, arguments.output, options, runtime
         request = RunRequest(*work, keep=_keep(arguments))
-        report = run(request, display_for(arguments.progress))
+        with nullcontext() if kind == "local" else _cluster(address) as crew:
+            report = run(replace(request, crew=crew), display_for(arguments.progress))
     if arguments.report is not None:
         report.write(cast("Path", arguments.report))
     sys.stderr.write(f"upframe: {one_line(report.summary)}\n")
     return 0
+
+
+@contextmanager
+def _cluster(address: str) -> Generator[Callable[[Setup], Crew]]:
+    """Have the nodes of a cluster make the segments."""
+    with driver_of(check_cluster(address), torch.get_num_threads()) as driver:
+        yield partial(ClusterCrew, connect=lambda: driver)
 
 
 def _refuse_output_of_a_job(output: str, options: ConversionOptions) -> None:

@@ -23,6 +23,7 @@ from ..service.daemon import Daemon
 from ..service.lifecycle import leave_within, state_lock
 from ..service.logs import Logs
 from ..service.systemd import Notifier
+from ..workers.ray import check_cluster
 
 log = logging.getLogger("upframe.serve")
 
@@ -44,13 +45,14 @@ def check(config: Config, path: Path) -> int:
 
     Raises:
         ConfigError: names every key that would not work.
-        BrokerAbsent: if nothing is wrong but that there is no broker.
+        BrokerAbsent, ClusterAbsent: if nothing is wrong but that there is no broker or cluster.
     """
     faults = list(examine(config))
     if not faults and config.mqtt is not None:
         faults = list(broker_faults(config.mqtt))
     if faults:
         raise refusal(path, faults)
+    _check_executor(config)
     for text in cautions(config):
         sys.stderr.write(f"upframe: warning: {one_line(text)}\n")
     sys.stderr.write(f"upframe: {one_line(path)} is fine: {_extent(config)}\n")
@@ -63,6 +65,7 @@ def serve(config: Config, path: Path) -> int:
     Raises:
         ConfigError: if it cannot work as configured.
         AlreadyRunning: if another daemon has the state directory.
+        ClusterAbsent: if there is no cluster where the films are to be made.
         StoreBroken: if the jobs cannot be read.
         Stopped: if a second signal ended it at once.
     """
@@ -72,6 +75,7 @@ def serve(config: Config, path: Path) -> int:
     faults = examine_at_start(config)
     if faults:
         raise refusal(path, faults)
+    _check_executor(config)
     with (
         closing(Logs(config.log)) as logs,
         state_lock(config.state_dir),
@@ -81,6 +85,11 @@ def serve(config: Config, path: Path) -> int:
         for text in cautions(config):
             log.warning("%s", text)
         return _run(Daemon(config, path, store, notifier, logs))
+
+
+def _check_executor(config: Config) -> None:
+    if config.executor.kind == "ray":
+        check_cluster(config.executor.address)
 
 
 def _run(daemon: Daemon) -> int:

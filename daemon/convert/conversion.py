@@ -214,7 +214,7 @@ class _Conversion:
             divided(request, checked, announce=announce) as division,
         ):
             if division is None:
-                if runtime.workers:
+                if runtime.workers or request.crew:
                     log.warning("%s alone makes the film, which is one segment", runtime.device)
                 runtime = replace(runtime, workers=())
                 filters = build(options.filters, runtime)
@@ -247,7 +247,7 @@ class _Conversion:
         )
         memory = memory_of(film)
         self.display.keep_memory(memory)
-        estimated = estimate(film, request.estimates)
+        estimated = None if request.crew else estimate(film, request.estimates)
         if estimated is not None and self.announce:
             log.info("%s; %s", estimated.text(datetime.now().astimezone()), memory.text)
         elif memory.tile is not None and self.announce:
@@ -302,7 +302,7 @@ class _Conversion:
                 discard_partials(request.where, OUTPUT_TOKEN)
             sink = self._opened(open_joined_sink, prepared, owner)
             self.display.begin("streaming")
-            crew = _crew(work, prepared, division.threads)
+            crew = _crew(request, work, prepared, division.threads)
 
             def make_all(run: Execute) -> None:
                 here = one_process(prepared.filters, prepared.runtime, run)
@@ -387,10 +387,10 @@ def _open_segment(
     return open_segment_sink(path, *about, target=target, format=options.container, final=final)
 
 
-def _crew(work: SegmentWork, prepared: _Prepared, threads: int) -> Crew | None:
-    """Return what makes a film on several devices; None for one."""
+def _crew(request: RunRequest, work: SegmentWork, prepared: _Prepared, threads: int) -> Crew | None:
+    """Return what makes a film on several devices or machines; None for one device."""
     runtime = prepared.runtime
-    if not runtime.workers:
+    if not runtime.workers and request.crew is None:
         return None
     if runtime.device.type == "cuda":
         torch.cuda.empty_cache()  # of the estimate
@@ -400,9 +400,9 @@ def _crew(work: SegmentWork, prepared: _Prepared, threads: int) -> Crew | None:
     each = estimate and info.num_frames and estimate.seconds * number / info.num_frames
     setup = Setup(
         work, replace(runtime, ways=ways), threads, current_rules(), weights,
-        memory_share=number, estimate=each or None,
+        memory_share=number or 1, estimate=each or None,
     )  # fmt: skip
-    return Crew(setup, runtime.workers)
+    return Crew(setup, runtime.workers) if request.crew is None else request.crew(setup)
 
 
 @contextmanager

@@ -1,24 +1,30 @@
 """Several devices for one film: a process for each makes segments, and this one joins them.
 
-A process that dies loses the segment at hand, which another one then makes. All of them end with
-the thread that has started them.
+A process that dies loses the segment at hand, which another one then makes. Those of this machine
+end with the thread that has started them; those of a cluster with the connection to its driver.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import os
 import pickle
+import platform
 import re
+import secrets
 import selectors
 import shutil
+import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,13 +34,13 @@ from pydantic import BaseModel, Field, TypeAdapter
 from ...filters import errors as filter_errors
 from ...filters.device import Runtime
 from ...io import errors as media_errors
-from ...io.child import Child, Waker, exit_text
+from ...io.child import Child, Waker
 from ...io.cuts import Segment
-from ...io.redaction import one_line
 from ...io.root import ConfinedFile
 from ...io.web import NetworkRules
-from ..errors import Stopped, WorkersLost
-from .plan import worker_folder
+from ..errors import ClusterAbsent, Stopped, WorkersLost
+from .plan import versions_of, worker_folder
+from .report import device_name
 from .schedule import MOST_ATTEMPTS, Schedule
 from .segments import FilmRun, MadeSegment, SegmentWork
 
@@ -44,6 +50,8 @@ _LOOK_SECONDS = 1.0
 """After which free workers ask again, since another one may be late by then."""
 _MOST_DEATHS = 3
 """Of a worker in a row, before the others go on without it."""
+_END_SECONDS = 10.0
+"""For the processes of a cluster to be ended."""
 _BY_DESCRIPTOR = re.compile(r"/proc/self/fd/(\d+)/")
 _MODULE = "upframe.daemon.convert.segment_worker"
 
@@ -113,9 +121,10 @@ _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="
 @dataclass(slots=True)
 class _Worker:
     slot: int
-    device: torch.device
-    child: Child
+    name: str
     folder: Path
+    send: Callable[[bytes], object]
+    """An order."""
     unit: deque[int] = field(default_factory=deque[int])
     begun: int | None = None
     """The last segment that it has begun."""
@@ -124,16 +133,6 @@ class _Worker:
     """Since its last result."""
     frames: tuple[int, int] = (0, 0)
     """In and out, of the segment at hand."""
-
-    @property
-    def name(self) -> str:
-        return f"worker {self.slot} on {self.device}"
-
-    @property
-    def end(self) -> str:
-        """How it ended, and its last words."""
-        last = self.child.tail.lines()[-1:]
-        return one_line(": ".join([exit_text(self.child.returncode), *last]), 500)
 
 
 class Crew:
@@ -144,11 +143,13 @@ class Crew:
         devices: of each worker.
     """
 
-    def __init__(self, setup: Setup, devices: Sequence[torch.device]) -> None:
+    def __init__(self, setup: Setup, devices: Sequence[torch.device] = ()) -> None:
         self._setup = setup
         self._devices = devices
         self._workers: dict[int, _Worker] = {}
+        self._children: dict[int, Child] = {}
         self._selector = selectors.DefaultSelector()
+        """Of each that is ready, its data yield what has been made."""
         self._waker = Waker()
         self._stopped_by: int | None = None
         self._film: FilmRun
@@ -166,17 +167,17 @@ class Crew:
             Stopped: after `stop`.
             MediaError, FilterError: of a worker; another one would meet it as well.
             WorkersLost: if a segment ends every process that makes it, or none can be started.
+            ClusterAbsent: if the processes are those of a cluster that does not answer.
         """
-        self._selector.register(self._waker, selectors.EVENT_READ)
+        self._selector.register(self._waker, selectors.EVENT_READ, tuple[MadeSegment, ...])
         self._film, self._schedule = film, Schedule(film.missing, self._setup.estimate)
         try:
-            for slot, device in enumerate(self._devices[: self._schedule.left]):
-                self._spawn(slot, device)
+            if self._schedule.left:
+                self._begin()
             while self._schedule.left:
                 self._feed()
                 for key, _ in self._selector.select(_LOOK_SECONDS):
-                    if isinstance(key.data, _Worker):
-                        yield from self._hear(key.data)
+                    yield from key.data()
                 self._waker.clear()
                 if self._stopped_by is not None:
                     raise Stopped(self._stopped_by)
@@ -185,24 +186,33 @@ class Crew:
 
     def close(self) -> None:
         """End all workers, and remove what they have not finished. Safe to call twice."""
+        for child in self._children.values():
+            child.close()
         for worker in self._workers.values():
-            worker.child.close()
+            self._count(worker, 0, 0)
             shutil.rmtree(worker.folder, ignore_errors=True)
         self._workers.clear()
+        self._children.clear()
         self._selector.close()
         self._waker.close()
 
-    def _spawn(self, slot: int, device: torch.device, deaths: int = 0) -> None:
+    def _begin(self) -> None:
+        """Start the workers."""
+        for slot in range(len(self._devices[: self._schedule.left])):
+            self._spawn(slot)
+
+    def _spawn(self, slot: int, deaths: int = 0) -> None:
         command = [sys.executable, "-P", "-m", _MODULE, "--parent", str(os.getpid())]
-        folder = worker_folder(self._film.folder, slot)
+        folder, device = worker_folder(self._film.folder, slot), self._devices[slot]
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            child = Child(command, pass_fds=self._descriptors())
+            child = self._children[slot] = Child(command, pass_fds=self._descriptors())
         except OSError as error:
             raise media_errors.SinkFull(f"cannot start {_MODULE} in {folder}: {error}") from error
-        worker = self._workers[slot] = _Worker(slot, device, child, folder, deaths=deaths)
+        worker = _Worker(slot, f"worker {slot} on {device}", folder, child.send, deaths=deaths)
+        self._workers[slot] = worker
         self._schedule.join(slot)
-        self._selector.register(child, selectors.EVENT_READ, worker)
+        self._selector.register(child, selectors.EVENT_READ, partial(self._hear, worker, child))
         runtime = replace(self._setup.runtime, device=device, workers=())
         child.send(line_of(replace(self._setup, runtime=runtime)))
 
@@ -219,28 +229,35 @@ class Crew:
             worker.unit.extend(self._schedule.take(worker.slot, time.monotonic()))
             for number in worker.unit:
                 path = worker.folder / self._film.path(number).name
-                worker.child.send(line_of((self._film.work(number).segment, path)))
+                worker.send(line_of((self._film.work(number).segment, path)))
 
-    def _hear(self, worker: _Worker) -> Iterator[MadeSegment]:
-        worker.child.turn(0)
-        for line in worker.child.lines():
-            event = _EVENTS.validate_json(line)
-            match event:
-                case WorkerReady():
-                    worker.is_ready = True
-                case SegmentProgress():
-                    if event.number != worker.begun:
-                        worker.begun = event.number
-                        self._film.begin(event.number)
-                    self._count(worker, event.frames_in, event.frames_out)
-                case MadeSegment():
-                    worker.deaths = 0
-                    if self._take(worker, event):
-                        yield event
-                case WorkFailed():
-                    raise event.exception
-        if worker.child.returncode is not None:
-            self._bury(worker)
+    def _hear(self, worker: _Worker, child: Child) -> Iterator[MadeSegment]:
+        child.turn(0)
+        for line in child.lines():
+            yield from self._note(worker, line)
+        if child.returncode is not None:
+            self._bury(worker, child)
+
+    def _note(self, worker: _Worker, line: str | bytes) -> Iterator[MadeSegment]:
+        """Do what a line of a worker asks for."""
+        event = _EVENTS.validate_json(line)
+        match event:
+            case WorkerReady():
+                worker.is_ready = True
+            case SegmentProgress():
+                if event.number != worker.begun:
+                    worker.begun = event.number
+                    self._film.begin(event.number)
+                self._count(worker, event.frames_in, event.frames_out)
+            case MadeSegment():
+                worker.deaths = 0
+                if self._take(worker, event):
+                    yield event
+            case WorkFailed():
+                self._fail(worker, event)
+
+    def _fail(self, worker: _Worker, failure: WorkFailed) -> None:
+        raise failure.exception
 
     def _take(self, worker: _Worker, done: MadeSegment) -> bool:
         """Give a file its name, unless another worker was faster."""
@@ -269,10 +286,8 @@ class Crew:
         if flow.first_frame_seconds is None and frames_out:
             flow.first_frame_seconds = flow.elapsed_seconds
 
-    def _bury(self, worker: _Worker) -> None:
-        """Give back what a dead worker had, and start another one in its place."""
-        self._selector.unregister(worker.child)
-        worker.child.close()
+    def _lose(self, worker: _Worker, end: str) -> str:
+        """Give back what a worker had that has ended in some way; return what that was."""
         self._count(worker, 0, 0)
         del self._workers[worker.slot]
         at_hand = f"segment {worker.unit[0]}" if worker.unit else "no segment"
@@ -280,12 +295,140 @@ class Crew:
             segment = self._film.work(number).segment
             frames = f"frames {segment.first} to {segment.last}"
             times = f"{MOST_ATTEMPTS} processes did not survive it"
-            raise WorkersLost(f"segment {number} ({frames}): {times}; the last {worker.end}")
-        deaths = worker.deaths + 1
+            raise WorkersLost(f"segment {number} ({frames}): {times}; the last {end}")
+        return at_hand
+
+    def _bury(self, worker: _Worker, child: Child) -> None:
+        """Give back what a dead worker had, and start another one in its place."""
+        self._selector.unregister(child)
+        child.close()
+        del self._children[worker.slot]
+        end, deaths = child.end, worker.deaths + 1
+        at_hand = self._lose(worker, end)
         if deaths < _MOST_DEATHS or (worker.is_ready and not self._workers):
-            log.warning("%s, over %s, %s: started again", worker.name, at_hand, worker.end)
-            self._spawn(worker.slot, worker.device, deaths)
+            log.warning("%s, over %s, %s: started again", worker.name, at_hand, end)
+            self._spawn(worker.slot, deaths)
             return
         if not self._workers:
-            raise WorkersLost(f"no process can work: the last one, {worker.name}, {worker.end}")
-        log.warning("%s, over %s, %s: given up", worker.name, at_hand, worker.end)
+            raise WorkersLost(f"no process can work: the last one, {worker.name}, {end}")
+        log.warning("%s, over %s, %s: given up", worker.name, at_hand, end)
+
+
+# ------------------------------------------------------------------------------------ a cluster
+
+
+def machine_of(device: torch.device) -> dict[str, str]:
+    """Return in what all machines that make segments of one film must agree."""
+    return {
+        "Python": ".".join(platform.python_version_tuple()[:2]),
+        "Ray": ".".join(version("ray").split(".")[:2]),
+        "device": device_name(device),
+        "cores": str(len(os.sched_getaffinity(0))),
+        **versions_of(""),
+    }
+
+
+def difference(wanted: Mapping[str, str], got: Mapping[str, str]) -> str | None:
+    """Say in what a machine does not agree, for people."""
+    wrong = {name: (got.get(name), text) for name, text in wanted.items() if got.get(name) != text}
+    return "; ".join(f"{name}: got {a}, wanted {b}" for name, (a, b) in wrong.items()) or None
+
+
+class ClusterCrew(Crew):
+    """Makes what is missing of a film by the processes that a cluster's driver lends.
+
+    Args:
+        setup: of each worker.
+        connect: to the driver, which :mod:`upframe.daemon.workers.ray` describes.
+    """
+
+    def __init__(self, setup: Setup, connect: Callable[[], socket.socket]) -> None:
+        super().__init__(setup)
+        self._connect = connect
+        self._driver: socket.socket | None = None
+        self._rest = b""
+        self._failed: set[int] = set()
+        """Segments that a machine could not make."""
+
+    def close(self) -> None:
+        """End all workers, as `Crew.close`."""
+        if self._driver is not None:
+            with suppress(OSError):
+                self._driver.shutdown(socket.SHUT_WR)
+                self._driver.settimeout(_END_SECONDS)
+                while self._driver.recv(1 << 16):
+                    pass
+            self._driver.close()
+            shutil.rmtree(worker_folder(self._film.folder, 0), ignore_errors=True)
+        super().close()
+
+    def _begin(self) -> None:
+        """Tell the driver what the nodes need, and begin to wait for processes."""
+        self._driver = driver = self._connect()
+        self._selector.register(driver, selectors.EVENT_READ, self._receive)
+        probe, setup = worker_folder(self._film.folder.absolute(), 0) / "probe", self._setup
+        secret = secrets.token_hex()
+        probe.parent.mkdir(mode=0o700, exist_ok=True)
+        probe.write_text(secret)
+        runtime = replace(setup.runtime, workers=())
+        if runtime.device.type == "cuda":
+            runtime = replace(runtime, device=torch.device("cuda", 0))  # of those that it is lent
+        source = os.path.abspath(str(setup.work.source))
+        work = replace(setup.work, source=source)
+        self._say(
+            source=source,
+            **self._film.source_facts.model_dump(),
+            folders=str(probe.parent).removesuffix("0"),
+            secret=secret,
+            machine=machine_of(runtime.device),
+            setup=line_of(replace(setup, work=work, runtime=runtime)).decode(),
+            most=self._schedule.left,
+        )
+        self._film.flow.waits = True
+
+    def _say(self, **values: object) -> None:
+        if self._driver is not None:
+            with suppress(OSError):  # what it said before its end is still to be read
+                self._driver.sendall(json.dumps(values).encode() + b"\n")
+
+    def _receive(self) -> Iterator[MadeSegment]:
+        data = b""
+        with suppress(OSError):
+            data = self._driver.recv(1 << 16) if self._driver is not None else b""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            yield from self._act(*json.loads(line))
+        if not data:
+            raise ClusterAbsent("the connection to the cluster is lost; the next run continues")
+
+    def _act(self, kind: str, slot: int, text: str) -> Iterable[MadeSegment]:
+        """Do what the driver says."""
+        worker, film = self._workers.get(slot), self._film
+        if kind == "lent":
+            folder = worker_folder(film.folder, slot)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            order = partial(self._order, slot)
+            self._workers[slot] = _Worker(slot, f"worker {slot} on {text}", folder, order)
+            self._schedule.join(slot)
+        elif kind == "said" and worker is not None:
+            return self._note(worker, text)
+        elif kind == "ended" and worker is not None:
+            log.warning("%s, over %s, %s", worker.name, self._lose(worker, text), text)
+            shutil.rmtree(worker.folder, ignore_errors=True)
+        elif kind == "refused":
+            log.warning("%s", text)
+        elif kind == "absent":
+            raise ClusterAbsent(text)
+        film.flow.waits = not self._workers
+        return ()
+
+    def _order(self, slot: int, line: bytes) -> None:
+        self._say(slot=slot, line=line.decode())
+
+    def _fail(self, worker: _Worker, failure: WorkFailed) -> None:
+        """Have another machine try what one cannot make: that may be of its disk or its mounts."""
+        number = worker.unit[0] if worker.unit else -1
+        if number in self._failed:
+            raise failure.exception
+        self._failed.add(number)
+        log.warning("%s, over segment %d: %s", worker.name, number, failure.message)

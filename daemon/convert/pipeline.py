@@ -62,6 +62,8 @@ class Flow:
     """From `began` until the first picture was written."""
     frames_before: int = 0
     """Of `frames_out`, those that earlier runs have written."""
+    waits: bool = False
+    """Whether no process works on it, since a cluster has none to lend."""
     stages: dict[str, StageTime] = field(
         default_factory=lambda: {name: StageTime() for name in STEPS}
     )

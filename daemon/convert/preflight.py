@@ -34,6 +34,7 @@ from ...io.source import ContainerSource, open_source
 from ...io.streams.plan import StreamPlan, plan_streams
 from ...io.writer import Trial
 from ..specification import ConversionOptions
+from .crew import Crew, Setup
 from .estimate import Limits
 from .memory import picture_bytes
 from .space import ExpectedSize, device_of, expected_size, free_bytes, growth, size_text
@@ -76,6 +77,8 @@ class RunRequest:
     """For which work the time is estimated before."""
     keep: Keep = field(default_factory=Keep)
     """What is kept if the work is broken off."""
+    crew: Callable[[Setup], Crew] | None = None
+    """Makes the segments elsewhere; None: this machine does."""
 
     @property
     def where(self) -> Path:

@@ -33,10 +33,14 @@ class Snapshot:
     limiting_stage: str
     estimate_seconds: float | None = None
     """For all of it, as estimated before the work."""
+    waits: bool = False
+    """For a machine of a cluster."""
 
     @property
     def text(self) -> str:
         """The state in one line."""
+        if self.waits:
+            return f"frame {self.frames_out}, waiting for the cluster"
         total = "" if self.total is None else f"/{self.total}"
         eta = "" if self.eta_seconds is None else f", {_clock(self.eta_seconds)} left"
         return (
@@ -72,7 +76,7 @@ def snapshot_of(flow: Flow, total: int | None, estimate: float | None = None) ->
     if total is not None and settled:
         eta = max(0, total - flow.frames_out) / fps
     counts = flow.frames_in, flow.frames_out, total
-    return Snapshot(*counts, elapsed, fps, eta, flow.limiting_stage, estimate)
+    return Snapshot(*counts, elapsed, fps, eta, flow.limiting_stage, estimate, flow.waits)
 
 
 class Display:

@@ -110,7 +110,7 @@ def divided(
     folder = request.keep.folder or plan_folder(request.where)
     has_plan = (folder / PLAN_NAME).is_file() and request.seen_at.is_file()
     cuts = None if has_plan else film_cuts(request, checked)
-    if cuts is not None and not cuts.segments:
+    if cuts is not None and len(cuts.segments) < _fewest(request):
         if cuts.why_whole is not None and announce:
             log.info("if it is broken off, it begins anew: %s", cuts.why_whole)
         yield None
@@ -122,6 +122,11 @@ def divided(
             if not (request.keep.resume and (folder / PLAN_NAME).is_file()):
                 with suppress(OSError):
                     remove_folder(folder)
+
+
+def _fewest(request: RunRequest) -> int:
+    """Return how many segments are worth a plan: other machines make even a single one."""
+    return 2 if request.crew is None else 1
 
 
 def film_cuts(request: RunRequest, checked: Preflight) -> Cuts:
@@ -152,7 +157,7 @@ def _division(
         segments = tuple(entry.segment for entry in kept.entries())
     else:
         segments = (cuts or film_cuts(request, checked)).segments
-    if not segments:  # the film was another one
+    if len(segments) < _fewest(request):  # the film was another one
         remove_folder(folder)
         return None
     return Division(source, segments, runtime, threads, folder, facts, kept, keep.arguments)

@@ -9,26 +9,42 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import json
 import os
 import pickle
 import sys
 import traceback
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
 import torch
 
 from ...filters.chain import BuiltFilter, build_filters
-from ...filters.device import allow_memory
-from ...filters.errors import FilterError, WeightsUnavailable, is_out_of_memory
+from ...filters.device import allow_memory, resolve_device
+from ...filters.errors import (
+    DeviceUnavailable,
+    FilterError,
+    WeightsUnavailable,
+    is_out_of_memory,
+)
 from ...io.child import ParentPipes, kill_on_parent_death
 from ...io.errors import MediaError
 from ...io.limits import limits
 from ...io.web import network_rules
 from ..exits import Exit
 from ..hang import HangWatch, say_on_stderr
-from .crew import Event, Order, SegmentProgress, Setup, WorkerReady, WorkFailed
+from .crew import (
+    Event,
+    Order,
+    SegmentProgress,
+    Setup,
+    WorkerReady,
+    WorkFailed,
+    difference,
+    machine_of,
+)
 from .pipeline import Flow, Pipeline
 from .segments import MadeSegment, run_segment
 
@@ -39,11 +55,14 @@ def main() -> NoReturn:
     """Make segments until no more are ordered."""
     parser = argparse.ArgumentParser(prog="upframe-segments")
     parser.add_argument("--parent", type=int, required=True)
+    for name in ("--machine", "--source", "--folder", "--share"):
+        parser.add_argument(name, help="Of another machine, instead of what the setup says.")
+    arguments = parser.parse_args()
     status = Exit.UNAVAILABLE
-    if kill_on_parent_death(parser.parse_args().parent):
+    if kill_on_parent_death(arguments.parent):
         try:
             with HangWatch(say_on_stderr):
-                status = _Segments(ParentPipes()).serve()
+                status = _Segments(ParentPipes(), arguments).serve()
         except BaseException as error:
             traceback.print_exc()
             status = Exit.TRY_LATER if is_out_of_memory(error) else Exit.INTERNAL
@@ -52,16 +71,26 @@ def main() -> NoReturn:
 
 
 class _Segments:
-    def __init__(self, pipes: ParentPipes) -> None:
+    def __init__(self, pipes: ParentPipes, arguments: argparse.Namespace) -> None:
         self._pipes = pipes
+        self._given = arguments
 
     def serve(self) -> Exit:
         """Answer orders; the first line is the setup."""
-        setup: Setup = pickle.loads(base64.b64decode(self._pipes.stdin.readline()))
-        if setup.runtime.device.type == "cpu":
-            allow_memory(limits().memory_mebibytes, share=setup.memory_share)
-        torch.set_num_threads(setup.threads)
+        given = self._given
         try:
+            if given.machine is not None:  # before the setup, which other versions cannot read
+                wanted: dict[str, str] = json.loads(given.machine)
+                device = resolve_device("cpu" if wanted["device"] == "cpu" else "cuda")
+                if (wrong := difference(wanted, machine_of(device))) is not None:
+                    raise DeviceUnavailable(wrong)
+            setup: Setup = pickle.loads(base64.b64decode(self._pipes.stdin.readline()))
+            if given.source is not None:
+                work = replace(setup.work, source=given.source)
+                setup = replace(setup, work=work, memory_share=int(given.share))
+            if setup.runtime.device.type == "cpu":
+                allow_memory(limits().memory_mebibytes, share=setup.memory_share)
+            torch.set_num_threads(setup.threads)
             with network_rules(setup.rules):
                 filters = build_filters(setup.work.options.filters, setup.runtime)
                 for one in filters:
@@ -78,6 +107,8 @@ class _Segments:
 
     def _made(self, setup: Setup, filters: tuple[BuiltFilter, ...], order: Order) -> MadeSegment:
         segment, path = order
+        if self._given.folder is not None:
+            path = Path(self._given.folder, path.name)
         work = replace(setup.work, segment=segment)
 
         def execute(pipeline: Pipeline) -> None:

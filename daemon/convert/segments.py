@@ -31,11 +31,11 @@ from ...io.media import Sink
 from ...io.root import ConfinedFile
 from ...io.segments import JoinedSink, SegmentFacts
 from ...io.source import ContainerSource, Seen, open_source
-from ..errors import Stopped, WorkersLost
+from ..errors import ClusterAbsent, Stopped, WorkersLost
 from ..specification import ConversionOptions
 from .compute import FilmCompute
 from .pipeline import Flow, Pipeline, StageTime
-from .plan import Entry, Plan
+from .plan import Entry, Plan, SourceFacts
 
 log = logging.getLogger("upframe.run")
 
@@ -83,6 +83,8 @@ class MadeSegment(BaseModel, frozen=True):
     size: int
     """Bytes."""
     sha256: str
+    name: str
+    """Of its file."""
     result: SegmentResult
 
 
@@ -128,8 +130,14 @@ class Converted:
         except BaseException:
             self.abort()
             raise
-        number, found = self.work.segment.number, self.work.look_at(self.path)
-        return MadeSegment(number=number, size=found.size, sha256=found.sha256, result=self.result)
+        found = self.work.look_at(self.path)
+        return MadeSegment(
+            number=self.work.segment.number,
+            size=found.size,
+            sha256=found.sha256,
+            name=self.path.name,
+            result=self.result,
+        )
 
     def abort(self) -> None:
         """Remove the file."""
@@ -407,7 +415,7 @@ class FilmRun:
             joined.finish()
         except BaseException as error:
             joined.abort()
-            if isinstance(error, MediaError | Stopped | WorkersLost):
+            if isinstance(error, MediaError | Stopped | WorkersLost | ClusterAbsent):
                 text = "%d of %d segments are done; the next run continues from %s"
                 log.info(text, len(self._results), len(self._segments), self.folder)
             raise
@@ -435,6 +443,11 @@ class FilmRun:
     def folder(self) -> Path:
         """Of the plan."""
         return self._plan.folder
+
+    @property
+    def source_facts(self) -> SourceFacts:
+        """What tells the source from another one."""
+        return self._plan.facts.source
 
     def work(self, number: int) -> SegmentWork:
         """Return the work of a segment."""

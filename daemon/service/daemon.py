@@ -31,6 +31,7 @@ from ..watch.watcher import Watches
 from ..workers.admission import EarlyChecks
 from ..workers.outcomes import recover
 from ..workers.process import FileProber, WorkerLost
+from ..workers.ray import SOCKET, keep_driver
 from ..workers.scheduler import Scheduler
 from .checks import examine_at_start
 from .http import control_socket, serve_tcp
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("upframe.daemon")
 
 
-_FIXED = ("state_dir", "weights", "limits")
+_FIXED = ("state_dir", "weights", "limits", "executor")
 _FIXED_OF_JOBS = ("slots", "devices", "precision")
 """Workers are started with these, and the state directory is locked."""
 _FIRST_SCAN_SECONDS = 10.0
@@ -306,6 +307,9 @@ class Daemon:
             try:
                 if await finished_before(signals.drain, self._warm_up()):
                     parts = {"scheduler": self._scheduler.run(), "early checks": self._checks.run()}
+                    if self._config.executor.kind == "ray":
+                        address = self._config.executor.address
+                        parts["cluster"] = keep_driver(address, state_dir / SOCKET)
                     working = [tasks.create_task(work, name=name) for name, work in parts.items()]
                     self._streams.configure(self._config)
                     starting = self._frontends.start_work(self._config)

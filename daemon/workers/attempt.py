@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import monotonic
@@ -26,6 +27,7 @@ from ...io.root import Root, by_descriptor, opened_place, opened_source
 from ...io.source import open_source
 from ...io.web import NetworkRules, network_rules
 from ..convert.conversion import Ledger, check, run
+from ..convert.crew import ClusterCrew
 from ..convert.memory import Memory
 from ..convert.preflight import Keep, RunRequest
 from ..convert.progress import Display, Snapshot
@@ -47,6 +49,7 @@ from .messages import (
     Warm,
     Warmed,
 )
+from .ray import connect
 
 log = logging.getLogger("upframe.work")
 
@@ -144,6 +147,8 @@ class AttemptSettings:
     precision: str
     weights: Policy
     threads: int | None
+    cluster: Path | None = None
+    """Socket of its driver."""
 
 
 class JobRunner:
@@ -160,6 +165,8 @@ class JobRunner:
         self._channel = channel
         self._filters = WarmFilters()
         self._results = Results(settings.results)
+        driver = settings.cluster and partial(connect, settings.cluster)
+        self._crew = driver and partial(ClusterCrew, connect=driver)
         given = {"device": settings.device, "precision": settings.precision}
         self._asked = frozenset(name for name, value in given.items() if value != "auto")
 
@@ -198,7 +205,8 @@ class JobRunner:
         progress = ProgressReporter(self._channel)
         with ExitStack() as opened:
             keep = Keep(self._results.segments_of(job_id), asked=self._asked)
-            request = RunRequest(work.source, work.sink, work, runtime, keep=keep)
+            about = work.source, work.sink, work, runtime
+            request = RunRequest(*about, keep=keep, crew=self._crew)
             if confined is not None:
                 request = confined_request(request, confined, opened)
             return run(
@@ -230,7 +238,7 @@ class ProgressReporter(Display):
 
     def show(self, snapshot: Snapshot, *, ended: bool) -> None:
         """Send one snapshot."""
-        names = ("frames_in", "frames_out", "total", "eta_seconds", "estimate_seconds")
+        names = ("frames_in", "frames_out", "total", "eta_seconds", "estimate_seconds", "waits")
         values = {name: getattr(snapshot, name) for name in names}
         self._last = self._last.model_copy(update=values | {"fps": round(snapshot.fps, 3)})
         self._channel.send(self._last)

@@ -125,6 +125,8 @@ class Progressed(Message, frozen=True):
     eta_seconds: float | None = None
     estimate_seconds: float | None = None
     memory: str | None = None
+    waits: bool = False
+    """For a machine of a cluster."""
 
 
 class StreamReported(Message, frozen=True):

@@ -213,6 +213,8 @@ class WorkerSettings:
     weights: str = "auto"
     threads: int | None = None
     """For computing on the CPU; None leaves the choice to torch."""
+    cluster: Path | None = None
+    """Socket of the driver of a cluster, which makes the films."""
 
     @property
     def command(self) -> list[str]:
@@ -222,6 +224,7 @@ class WorkerSettings:
             return words
         words += ["--results", str(self.state_dir / ledger.FOLDER), "--device", self.device]
         words += ["--precision", self.precision, "--weights", self.weights]
+        words += [] if self.cluster is None else ["--cluster", str(self.cluster)]
         return words + ([] if self.threads is None else ["--threads", str(self.threads)])
 
 
@@ -243,10 +246,10 @@ class Stall:
         """Since the last progress."""
 
     def note(self, event: Event) -> None:
-        """Start again from 0 if an event is progress: another stage, or more frames."""
+        """Start again from 0 if an event is progress: another stage, more frames, or a queue."""
         if isinstance(event, Progressed):
             position = (event.stage, event.frames_in, event.frames_out)
-            if position != self._position:
+            if position != self._position or event.waits:
                 self.stage, self._position, self.still_seconds = event.stage, position, 0.0
 
     def wait(self, seconds: float) -> None:

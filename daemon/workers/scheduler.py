@@ -44,6 +44,7 @@ from .process import (
     WorkerProcess,
     WorkerSettings,
 )
+from .ray import SOCKET
 
 log = logging.getLogger("upframe.work")
 
@@ -173,7 +174,7 @@ class WorkerSlot:
 
         def record(event: Event) -> None:
             if isinstance(event, Progressed):
-                values = event.model_dump(exclude={"kind", "frames_in", "frames_out"})
+                values = event.model_dump(exclude={"kind", "frames_in", "frames_out", "waits"})
                 progress = JobProgress(frames=event.frames_out, **values)
                 self._queue.report_progress(job.id, progress)
 
@@ -215,6 +216,8 @@ class WorkerSlot:
 
 _FORCE_SECONDS = GIVE_BACK_SECONDS + 2.0
 """After the time of a drain, for jobs to be given back."""
+_FILMS_OF_CLUSTER = 4
+"""At once, unless slots are given: its nodes do the work, but a process here joins each film."""
 _GRACE_SECONDS = 15.0
 """Over its budget a worker is killed; only if that fails for so long is there trouble."""
 
@@ -387,9 +390,9 @@ def filters_to_warm(config: Config) -> list[FilterOptions]:
 
 def worker_settings(config: Config) -> list[WorkerSettings]:
     """Return the settings of each slot's worker; devices are assigned in turn."""
-    jobs = config.jobs
-    number = jobs.slots or len(jobs.devices)
-    shared = number > 1 and "OMP_NUM_THREADS" not in os.environ
+    jobs, cluster = config.jobs, config.executor.kind == "ray"
+    number = jobs.slots or (_FILMS_OF_CLUSTER if cluster else len(jobs.devices))
+    shared = number > 1 and not cluster and "OMP_NUM_THREADS" not in os.environ
     threads = max(1, len(os.sched_getaffinity(0)) // number) if shared else None
     return [
         WorkerSettings(
@@ -399,6 +402,7 @@ def worker_settings(config: Config) -> list[WorkerSettings]:
             precision=jobs.precision,
             weights=config.weights,
             threads=threads,
+            cluster=config.state_dir / SOCKET if cluster else None,
         )
         for index in range(number)
     ]

@@ -51,6 +51,7 @@ def main() -> NoReturn:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--threads", type=int, help="for computing on the CPU (all)")
+    parser.add_argument("--cluster", type=Path, help="socket of its driver")
     run_worker(parser, _serve)
 
 

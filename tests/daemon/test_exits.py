@@ -24,6 +24,7 @@ CODES = {
     "UnknownJob": 66,
     "DaemonAbsent": 69,
     "BrokerAbsent": 69,
+    "ClusterAbsent": 69,
     "StoreBroken": 74,
     "Hung": 70,
     "WorkersLost": 70,

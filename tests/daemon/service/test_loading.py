@@ -75,7 +75,7 @@ def test_one_stage_can_be_given_and_the_others_keep_their_time(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("slots = 1", "slots: got an unknown key, wanted one of http, jobs, limits, live, "),
+        ("slots = 1", "slots: got an unknown key, wanted one of executor, http, jobs, "),
         ('weigths = "hub"', "weigths: got an unknown key, wanted weights, perhaps"),
         ('weights = "web"', "weights: got \"web\", wanted 'auto', 'hub' or 'builtin'"),
         ('state_dir = "var"', 'state_dir: got "var", wanted an absolute path'),
