@@ -33,7 +33,7 @@ test-slow: CONTAINER := systemd-container
 
 # One after the other: these watch whole daemons, cameras and the memory of processes.
 test-slow: programs $(VENV)/editable
-	$(BIN)/pip install -q -c constraints.txt -e '.[ray]'
+	$(BIN)/pip install -q -c constraints.txt ray
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/editable

@@ -18,7 +18,6 @@ import importlib
 import json
 import logging
 import os
-import re
 import secrets
 import socket
 import subprocess
@@ -52,7 +51,6 @@ _ANSWER_SECONDS = 60.0
 _END_SECONDS = 10.0
 _MOST_DEATHS = 3
 """Of a film's processes on a node without a result, before the film goes on without it."""
-_SEGMENT = re.compile(r"[0-9a-f]{32}\.mkv")
 
 
 def check_cluster(address: str) -> str:
@@ -87,14 +85,11 @@ def check_cluster(address: str) -> str:
 
 def _lets_in(address: str, mode: str) -> bool:
     words = [sys.executable, "-P", "-m", "ray.scripts.scripts", "health-check", "--address"]
-    asked = subprocess.run(
-        [*words, address],
-        env={**os.environ, "RAY_AUTH_MODE": mode},
-        capture_output=True,
-        check=False,
-        timeout=_ANSWER_SECONDS,
+    environment, nowhere = {**os.environ, "RAY_AUTH_MODE": mode}, subprocess.DEVNULL
+    asked = [*words, address]
+    return not subprocess.call(
+        asked, env=environment, stdout=nowhere, stderr=nowhere, timeout=_ANSWER_SECONDS
     )
-    return asked.returncode == 0
 
 
 def _command(address: str, threads: int, films: socket.socket) -> list[str]:
@@ -131,24 +126,22 @@ def _listening(path: Path) -> socket.socket:
 
 
 async def keep_driver(address: str, path: Path) -> None:
-    """Run a driver for films that connect to a path, and another one when it ends."""
+    """Run a driver for films that connect to a path, and another one when it ends.
+
+    It ends with our process, too.
+    """
+    threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
     backoff, nowhere = Backoff(STORE_STEPS), asyncio.subprocess.DEVNULL
     with _listening(path) as films:  # where they wait for the next one
         while True:
             driver = await asyncio.create_subprocess_exec(
-                *_command(address, 0, films),
+                *_command(address, threads, films),
                 stdin=nowhere,
                 stdout=nowhere,
                 pass_fds=[films.fileno()],
                 start_new_session=True,
             )
-            try:
-                await driver.wait()
-            finally:
-                if driver.returncode is None:
-                    driver.kill()
-                    await driver.wait()
-            log.error("the driver of the cluster %s", exit_text(driver.returncode))
+            log.error("the driver of the cluster %s", exit_text(await driver.wait()))
             await asyncio.sleep(backoff.next_seconds())
 
 
@@ -334,14 +327,13 @@ class Driver:
         """Lend a share to one film after the other."""
         try:
             while True:
+                film, ready = self._next_film(share.node), share.actor.__ray_ready__
                 try:
-                    await share.actor.__ray_ready__.remote()
+                    await (ready.remote() if film else asyncio.sleep(_LOOK_SECONDS / 5))
                 except self._faults as error:
-                    for film in self._films:
+                    if film is not None:
                         film.refuse(share, str(error))
-                if (film := self._next_film(share.node)) is None:
-                    await asyncio.sleep(_LOOK_SECONDS / 5)
-                else:
+                if film is not None and film is self._next_film(share.node):
                     film.orders[share.number] = asyncio.Queue()
                     await self._lend_to(film, share)
         finally:
@@ -425,9 +417,7 @@ class Driver:
     async def _fetch(self, film: _Film, share: _Share, run: str, made: dict[str, Any]) -> None:
         """Bring a segment from a node, whose process has described it."""
         name, left, actor, digest = made["name"], made["size"], share.actor, hashlib.sha256()
-        if not _SEGMENT.fullmatch(name):
-            raise ValueError(f"{share.name} has made a file of a wrong name")
-        path = Path(f"{film.film.folders}{share.number}", name)
+        path = Path(f"{film.film.folders}{share.number}", Path(name).name)
         with await asyncio.to_thread(path.open, "wb") as file:
             while left > 0:
                 about = name, file.tell(), min(_PIECE_BYTES, left)

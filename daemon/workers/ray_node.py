@@ -44,17 +44,17 @@ class NodeFilm(BaseModel, frozen=True):
     size: int
     mtime_ns: int
     ends: str
-    """SHA-256 of its first and last MiB."""
+    """SHA-256 of the first and last MiB of the source."""
     folders: str
-    """Path to the folder of each process, but for its number at the end."""
+    """Path to the folder of each process, but for its number."""
     secret: str
-    """What a file there holds, by which a node knows that it sees the same folder."""
+    """In a file there, by which a node knows that it sees the same folder."""
     machine: dict[str, str]
-    """In what its machines must agree."""
+    """In what all machines must agree."""
     setup: str
-    """The first line for the process."""
+    """The first line for a process."""
     most: int
-    """Processes that it has work for."""
+    """Processes that there is work for."""
 
     def is_source(self, file: BinaryIO) -> bool:
         """Whether an open file is the film."""

@@ -122,13 +122,26 @@ def test_a_killed_actor_and_a_killed_node_lose_nothing_but_what_is_in_flight(
 ) -> None:
     target = film.with_name("killed.mkv")
     acts: dict[int, Callable[[], object]] = {
-        40: lambda: os.kill(cluster.actors()[0], signal.SIGKILL),
+        40: lambda: os.kill(cluster.processes(b"ray::NodeWorker")[0], signal.SIGKILL),
         120: lambda: cluster.ask("remove", "two"),
     }
     log = log_of(started(film, target, cluster), acts)
     cluster.add("two")
     assert decoded_frames(target) == frames, "".join(log)
     assert 1 <= len(lost(log)) <= 2, "".join(log)
+
+
+def test_a_run_that_is_stopped_leaves_no_process_and_is_continued(
+    cluster: RayCluster, film: Path, frames: list[tuple[int, bytes]]
+) -> None:
+    target = film.with_name("stopped.mkv")
+    ran = started(film, target, cluster)
+    log_of(ran, {40: lambda: ran.send_signal(signal.SIGTERM)})
+    assert ran.returncode == 143
+    until(lambda: cluster.processes(b"segment_worker") == [], "its processes have ended")
+    log = "".join(log_of(started(film, target, cluster)))
+    assert re.search(r"of which an earlier run has made [1-9]", log), log
+    assert decoded_frames(target) == frames
 
 
 # --------------------------------------------------------------------------------------- refusals

@@ -33,3 +33,11 @@ def test_what_repeats_itself_is_no_progress() -> None:
     stall.wait(7)
     assert stall.left_seconds == 0
     assert str(stall) == "no progress in loading for 11 s, wanted some within 10 s"
+
+
+def test_a_job_that_waits_for_a_cluster_does_not_hang() -> None:
+    stall = Stall(BUDGETS)
+    stall.note(progressed(3, 2))
+    stall.wait(4)
+    stall.note(progressed(3, 2).model_copy(update={"waits": True}))
+    assert stall.still_seconds == 0

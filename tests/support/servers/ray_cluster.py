@@ -62,15 +62,15 @@ class RayCluster:
         """What the nodes have on their disks."""
         return [path for path in self.folder.glob("*/*/*") if path.is_file()]
 
-    def actors(self) -> list[int]:
-        """The processes of the shares."""
+    def processes(self, name: bytes) -> list[int]:
+        """Those of the nodes that are called so."""
         found: list[int] = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 named, asked = path.read_bytes(), path.with_name("environ").read_bytes()
             except OSError:
                 continue
-            if named.startswith(b"ray::NodeWorker") and str(self.folder).encode() in asked:
+            if name in named and str(self.folder).encode() in asked:
                 found.append(int(path.parent.name))
         return found
 
