@@ -58,7 +58,11 @@ def _run(argv: Sequence[str] | None) -> int:
             arguments = make_parser(asked).parse_args(words)
             arguments.words = words
             debug = cast("bool", arguments.debug)
-            _log_to_stderr(debug)
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(_Formatter())
+            logger = logging.getLogger("upframe")
+            logger.handlers[:] = [handler]
+            logger.setLevel(logging.DEBUG if debug else logging.INFO)
             module = importlib.import_module(f".cli.{arguments.command}", __package__)
         insecure = bool(getattr(arguments, "tls_insecure", None))
         if insecure:
@@ -69,14 +73,6 @@ def _run(argv: Sequence[str] | None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         _explain(error, debug or "UPFRAME_DEBUG" in os.environ)
         return exit_code_of(error)
-
-
-def _log_to_stderr(debug: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter())
-    logger = logging.getLogger("upframe")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
 class _Formatter(logging.Formatter):

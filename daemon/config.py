@@ -349,7 +349,12 @@ def _contradicting_streams(config: Config) -> Iterator[Fault]:
 
 def _fault(fault: Mapping[str, Any]) -> Fault:
     location = cast("tuple[str | int, ...]", fault["loc"])
-    key = _key(location)
+    text = ""
+    for part in location:
+        if part == "[key]":  # pydantic's mark: the key itself is wrong
+            continue
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    key = text or "the file"
     if fault["type"] == "extra_forbidden":
         return Fault(key, "an unknown key", _known_keys(location))
     if fault["type"] == "missing":
@@ -359,15 +364,6 @@ def _fault(fault: Mapping[str, Any]) -> Fault:
     wanted = wanted.removeprefix("Input should be ").removeprefix("must be ")
     wanted = wanted[0].lower() + wanted[1:] if wanted[:2].istitle() else wanted
     return Fault(key, _shown(fault["input"]), wanted)
-
-
-def _key(location: tuple[str | int, ...]) -> str:
-    text = ""
-    for part in location:
-        if part == "[key]":  # pydantic's mark: the key itself is wrong
-            continue
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text or "the file"
 
 
 def _known_keys(location: tuple[str | int, ...]) -> str:

@@ -30,12 +30,8 @@ _STDERR_BYTES = 4096  # a writable pipe accepts as many without blocking
 class Fence:
     """A context manager that handles one unit, and suppresses every `Exception` in it.
 
-    Cancellation, exit and interrupt propagate.
-
-    Args:
-        boundary: where the unit arrived.
-        unit: its name in the log.
-        let: errors that propagate as well, since the loop outside acts on them.
+    Cancellation, exit and interrupt propagate, and errors in `let`, on which the loop outside acts.
+    The log names the unit, and the boundary where it arrived.
     """
 
     def __init__(

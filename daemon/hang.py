@@ -75,12 +75,7 @@ class CallAges:
 
 
 class HangWatch:
-    """Ends the process if a call never returns, as long as the context lasts.
-
-    Args:
-        say: called with the reason, just before the end.
-        limits: when a call counts as hung.
-    """
+    """Ends the process if a call never returns in the context; `say` is told just before."""
 
     def __init__(self, say: Callable[[str], object], limits: HangLimits | None = None) -> None:
         self._say = say
@@ -103,14 +98,11 @@ class HangWatch:
             calls = calls_at_work()
             verdict = ages.look(calls, asleep=bool(calls) and idle and others_sleep())
             if verdict is not None:
-                self._end(verdict)
-
-    def _end(self, verdict: str) -> None:
-        try:
-            discard_unpublished()
-            self._say(verdict)
-        finally:
-            os._exit(Exit.INTERNAL)
+                try:
+                    discard_unpublished()
+                    self._say(verdict)
+                finally:
+                    os._exit(Exit.INTERNAL)
 
 
 def others_sleep() -> bool:

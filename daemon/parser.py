@@ -143,13 +143,7 @@ def near(word: str, known: Iterable[str]) -> str:
 
 
 def no_command(words: Sequence[str], first: str, commands: Iterable[str]) -> str:
-    """Explain a command line whose first word that is no option is no command.
-
-    Args:
-        words: the whole line, without the program.
-        first: the word.
-        commands: all commands.
-    """
+    """Explain a command line whose first word that is no option is none of the commands."""
     if first == "help":
         return "the help is shown by 'upframe --help' and 'upframe COMMAND --help'"
     if first == "-":

@@ -39,10 +39,6 @@ class BlockingQueue(_Queue[T]):
     """A first-in first-out queue whose `put` waits for room.
 
     One item always fits, however large it is, or nothing could ever move.
-
-    Args:
-        max_items: that wait at a time.
-        max_bytes: that all of them may have together.
     """
 
     def __init__(self, max_items: int, max_bytes: float = math.inf) -> None:
@@ -120,13 +116,9 @@ class BlockingQueue(_Queue[T]):
 class DropOldestQueue(_Queue[T]):
     """A first-in first-out queue whose `put` never waits.
 
-    Items that are too many, or too old while a newer one waits, are dropped before work is spent
-    on them. The newest item is never dropped, however old it is.
-
-    Args:
-        max_items: that wait at a time.
-        max_age_seconds: since an item's arrival, while a newer one waits.
-        now: the clock of the arrivals; timeouts go by real time.
+    Items that are too many, or too old while a newer one waits, are dropped before work is spent on
+    them. The newest item is never dropped, however old it is. Its age is since its arrival, by the
+    clock `now`; timeouts go by real time.
 
     Raises:
         ValueError: for bounds that let nothing wait.

@@ -85,8 +85,7 @@ def _exact_time(value: object) -> object:
 
 
 Priority = Annotated[
-    int,
-    Field(ge=-1000, le=1000, description="Priority, -1000 to 1000. The highest runs first."),
+    int, Field(ge=-1000, le=1000, description="Priority, -1000 to 1000. The highest runs first.")
 ]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]

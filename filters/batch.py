@@ -25,8 +25,7 @@ from .frame import Frame, StreamInfo
 from .interpolate.filter import Interpolate, load_networks
 from .options import SCALES
 from .upscale.checkpoint import load_upscaler
-from .upscale.enlarger import Enlarger
-from .upscale.filter import Upscale
+from .upscale.filter import Enlarger, Upscale
 from .weights import (
     REAL_ESRGAN,
     RIFE,

@@ -164,11 +164,8 @@ def resolve_runtime(
 ) -> Runtime:
     """Find the devices of a film, and give each of its workers its threads.
 
-    Args:
-        names: as for `resolve_devices`.
-        precision: as for `resolve_precision`.
-        policy: where weights may come from.
-        threads: of torch, for each worker on a CPU; None: workers share those that torch has.
+    `names` and `precision` are as for `resolve_devices` and `resolve_precision`. Each worker on a
+    CPU has so many threads of torch; None: they share those that torch has.
 
     Raises:
         DeviceUnavailable: as `resolve_devices`.
@@ -257,10 +254,8 @@ def allow_memory(mebibytes: int | None, *, share: int = 1) -> None:
     """Limit this process to so much address space on top of what it uses now.
 
     Not for a process that uses a CUDA card, whose driver reserves address space without bounds.
-
-    Args:
-        mebibytes: None: the memory of the machine, or of the control group where that is less.
-        share: divide it by this.
+    None is the memory of the machine, or of the control group where that is less; it is divided by
+    `share`.
     """
     if (used := _addresses()) is None:
         return

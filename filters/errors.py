@@ -1,14 +1,4 @@
-"""What can go wrong in a filter, and who acts on it.
-
-    FilterError                 base: nothing below it is a bug of ours
-    ├─ CheckpointRejected       wrong or hostile weights: exit 65, do not try again
-    ├─ WeightsUnavailable       weights cannot be fetched: exit 69, try again later
-    ├─ DeviceUnavailable        no such device: exit 69
-    ├─ UnsupportedPixels        a pixel format or colour we cannot convert: exit 65
-    └─ TooLarge                 does not fit in memory even in the smallest tiles: exit 75
-
-Wrong arguments are ``ValueError`` or ``TypeError`` and mean a bug.
-"""
+"""What can go wrong in a filter, and who acts on it; a ValueError or TypeError means a bug."""
 
 from __future__ import annotations
 
@@ -41,24 +31,24 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 class FilterError(Exception):
-    """A filter cannot do its work, for a reason the user can act on."""
+    """A filter cannot do its work, for a reason the user can act on: no bug of ours."""
 
 
 class CheckpointRejected(FilterError):
-    """A file that is no checkpoint, a hostile one, or one of another architecture."""
+    """No checkpoint, a hostile one, or one of another architecture: exit 65, no retry."""
 
 
 class WeightsUnavailable(FilterError):
-    """The weights exist somewhere, but cannot be fetched now."""
+    """The weights exist somewhere, but cannot be fetched now: exit 69, try again later."""
 
 
 class DeviceUnavailable(FilterError):
-    """The requested device does not exist."""
+    """The requested device does not exist: exit 69."""
 
 
 class UnsupportedPixels(FilterError):
-    """A pixel format or colour description that cannot be converted exactly."""
+    """A pixel format or colour description that cannot be converted exactly: exit 65."""
 
 
 class TooLarge(FilterError):
-    """A frame does not fit in memory, not even cut into the smallest tiles."""
+    """A frame does not fit in memory, not even cut into the smallest tiles: exit 75."""

@@ -317,12 +317,9 @@ U = TypeVar("U")
 class Deferred(Generic[T]):
     """A value that is computed once, when it is first asked for, and then drops its sources.
 
-    Threads that ask meanwhile wait. After an error the next caller computes again.
-
-    Args:
-        compute: returns the value.
-        check: returns what replaces the value in the end, mostly itself: a card tells only later
-            whether a result is damaged.
+    Threads that ask meanwhile wait. After an error the next caller computes again. `check` returns
+    what replaces the value in the end, mostly itself: a card tells only later whether a result is
+    damaged.
     """
 
     def __init__(self, compute: Callable[[], T], check: Callable[[T], T] | None = None) -> None:
@@ -408,11 +405,7 @@ class PlannedFilter(ABC):
 
 
 class Counts:
-    """Counters that several threads may add to.
-
-    Args:
-        names: all of them.
-    """
+    """Counters of some names that several threads may add to."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._counts = Counter(dict.fromkeys(names, 0))

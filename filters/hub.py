@@ -21,6 +21,7 @@ from pathlib import Path
 from .errors import WeightsUnavailable
 
 _logger = logging.getLogger("upframe.filters.hub")
+_PUBLIC_HUB = "https://huggingface.co"
 
 
 def sha256_of(path: Path) -> str:
@@ -45,7 +46,6 @@ def _sha256(path: str, _size: int, _mtime_ns: int) -> str:
 _ANSWER_SECONDS = 5.0
 """Seconds for the hub to answer, in all; HF_HUB_ETAG_TIMEOUT overrides it."""
 
-_PUBLIC_HUB = "https://huggingface.co"
 _ADDRESS = re.compile(
     r"https?://([^\s/@]+@)?([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?(/\S*)?", re.ASCII
 )
@@ -65,14 +65,9 @@ def fetch_from_hub(
 ) -> tuple[str, Path]:
     """Fetch the first of some files that a repository has; a cached copy serves without network.
 
-    Args:
-        repo_id: ``owner/name``.
-        filenames: names inside the repository, the preferred one first.
-        most_bytes: limit of the download; None: no limit.
-        offline: look only into the cache.
-
-    Returns:
-        The name that was found, and the file in the client's cache.
+    The repository is ``owner/name``; the preferred name comes first. `most_bytes` limits the
+    download; `offline` looks only into the cache. Returned are the name that was found, and the
+    file in the client's cache.
 
     Raises:
         WeightsUnavailable: if neither the hub nor the cache has one of them.

@@ -123,20 +123,18 @@ class Scenes:
 
     def _is_new(self, last: _Thumbnail, now: _Thumbnail) -> bool:
         if not last.is_flat and not now.is_flat:
-            return self._stands_out(_change(last, now))
+            change = _change(last, now)
+            while self._recent and self._recent[0][0] <= self._number - HISTORY:
+                self._recent.popleft()
+            usual = median(each for _, each in self._recent) if self._recent else 0.0
+            self._recent.append((self._number, change))
+            return change > max(_CUT, _STANDS_OUT * usual)
         if _mean_distance(last.luma, now.luma) < _FLAT_CUT:
             return False  # the end or the beginning of a fade
         if now.is_flat:
             return last.is_flat or now.mean < last.mean + _FLASH
         back = self._scene is not None and _change(self._scene, now) < _CUT
         return not (back and self._flat_pictures <= _FLASH_PICTURES)
-
-    def _stands_out(self, change: float) -> bool:
-        while self._recent and self._recent[0][0] <= self._number - HISTORY:
-            self._recent.popleft()
-        usual = median(each for _, each in self._recent) if self._recent else 0.0
-        self._recent.append((self._number, change))
-        return change > max(_CUT, _STANDS_OUT * usual)
 
 
 def _is_same(left: Picture, right: Picture) -> bool:

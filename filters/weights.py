@@ -443,13 +443,9 @@ def resolve_weights(
 ) -> Weights:
     """Find the file that a name means, fetching it from the hub where needed.
 
-    Args:
-        name: a local file or folder, ``owner/name``, ``owner/name:file`` or ``builtin``; None for
-            the default.
-        default: the default weights of the filter that asks.
-        policy: where the default may come from; what a user names is never replaced.
-        offline: use only files already in the hub's cache, as `builtin` does too.
-        most_bytes: that the file may have; None: any number.
+    It is a local file or folder, ``owner/name``, ``owner/name:file`` or ``builtin``; None for the
+    default of the filter that asks, which may come from where `policy` says; what a user names is
+    never replaced. `offline` uses only files already in the hub's cache, as `builtin` does too.
 
     Raises:
         CheckpointRejected: if it is too large.
@@ -466,7 +462,13 @@ def resolve_weights(
                 raise
             return replace(_builtin(default), missed=str(error))
     if os.path.exists(local := os.path.expanduser(name)):
-        return _local(name, Path(local), default, most_bytes)
+        path = Path(local)
+        file = _file_in(path, default) if path.is_dir() else path
+        if not file.is_file():
+            raise WeightsUnavailable(
+                f"weights must be a regular file or a folder, {name!r} is neither"
+            )
+        return _weights(str(file) if path.is_dir() else name, file, "local", most_bytes)
     if match := _hub_match(name):
         filenames = (match["filename"],) if match["filename"] else default.filenames
         return _hub(match["repo_id"], filenames, offline, most_bytes)
@@ -510,13 +512,6 @@ def _hub(
 ) -> Weights:
     filename, path = fetch_from_hub(repo_id, filenames, most_bytes, offline=offline)
     return _weights(f"{repo_id}:{filename}", path, "hub", most_bytes)
-
-
-def _local(name: str, path: Path, default: DefaultWeights, most_bytes: int | None) -> Weights:
-    file = _file_in(path, default) if path.is_dir() else path
-    if not file.is_file():
-        raise WeightsUnavailable(f"weights must be a regular file or a folder, {name!r} is neither")
-    return _weights(str(file) if path.is_dir() else name, file, "local", most_bytes)
 
 
 def _file_in(folder: Path, default: DefaultWeights) -> Path:

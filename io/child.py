@@ -26,15 +26,15 @@ from .redaction import excerpt, one_line
 
 _KEPT_LINES = 100
 _SHOWN_LINES = 40
-_SHOWN_CHARACTERS = 1000
-_TEXT_CHARACTERS = 8192
 _READ_BYTES = 1 << 16
 _LINE_BYTES = 64 << 20
 """Of stdout: a report may list many warnings."""
-_LOG_LINE_BYTES = 1 << 16
 _REAP_SECONDS = 10.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_SHOWN_CHARACTERS = 1000
+_TEXT_CHARACTERS = 8192
+_LOG_LINE_BYTES = 1 << 16
 
 
 def rss_bytes_of(pid: int) -> int:
@@ -209,17 +209,12 @@ class Tail:
 class Child:
     """One process; only the thread that started it calls anything here.
 
-    It runs in a session of its own, since Ctrl-C is for us to decide on. If it asks to die with
-    its parent (:func:`kill_on_parent_death`), the kernel kills it at the end of the thread that
-    started it, so that thread must live on until the child has ended.
-
-    Args:
-        command: the program and its arguments.
-        waker: ends :meth:`turn` early.
-        environment: of the process; None: ours.
-        new_session: False leaves it in our process group, so that a kill of ours takes it along.
-        text: False leaves its stdout as bytes, for :meth:`read` instead of :meth:`lines`.
-        pass_fds: descriptors that it has as well, by the same numbers.
+    It runs in a session of its own, since Ctrl-C is for us to decide on. If it asks to die with its
+    parent (:func:`kill_on_parent_death`), the kernel kills it at the end of the thread that started
+    it, so that thread must live on until the child has ended. Its `waker` ends :meth:`turn` early;
+    `environment` None is ours. Without `new_session` it is left in our process group, so that a
+    kill of ours takes it along. Without `text` its stdout is bytes, for :meth:`read` instead of
+    :meth:`lines`. It has the descriptors `pass_fds` as well, by the same numbers.
 
     Raises:
         OSError: if the process cannot be started.

@@ -1,21 +1,4 @@
-"""Errors of media, and who acts on each.
-
-MediaError                  base: never a bug of ours; PyAV's errors are translated to these
-├─ SourceMissing            no such input, or not readable: exit 66
-├─ UnsupportedMedia         undecodable, empty, no video, no way to write it: exit 65, do not retry
-│  ├─ TooLargeMedia         pictures above the limits: exit 75, do not retry
-│  └─ NotAsPlanned          other frames than its packets promised: read it without segments
-├─ TruncatedMedia           ends too early; whole frames were yielded: exit 65
-├─ SinkRefused              output exists, folder not writable, format unknown: exit 73
-│  ├─ SameFile              the output is the input: exit 64
-│  └─ WrongOption           the encoder or the input's format has no such option: exit 64
-├─ SinkFull                 no space, I/O error while writing: exit 74, try again later
-├─ ReaderGone               the reader of our stdout closed it: exit 141
-├─ WrongLimits              UPFRAME_LIMITS is invalid: exit 78
-├─ InputLost                a live connection failed or ended: connect again
-├─ OutputLost               the far end of a live output is gone: connect again
-└─ VerificationFailed       the written output is not as expected: exit 70, nothing renamed
-"""
+"""Errors of media: of each, who acts on it or with which code the program ends."""
 
 from __future__ import annotations
 
@@ -38,51 +21,51 @@ Reason = Literal[
 
 
 class MediaError(Exception):
-    """Media that cannot be read or written, for a reason the user can act on."""
+    """Never a bug of ours, but what the user can act on; PyAV's errors are translated to these."""
 
 
 class SourceMissing(MediaError):
-    """The input does not exist, or may not be read."""
+    """The input does not exist, or may not be read: exit 66."""
 
 
 class UnsupportedMedia(MediaError):
-    """The input can be opened, but holds no video that we can decode, or it cannot be written."""
+    """The input holds no video that we can decode, or it cannot be written: exit 65, no retry."""
 
 
 class TooLargeMedia(UnsupportedMedia):
-    """The input's pictures are larger than this process may accept."""
+    """The input's pictures are larger than this process may accept: exit 75, no retry."""
 
 
 class NotAsPlanned(UnsupportedMedia):
-    """A segment's frames are not those that the packets promised: damage made more or fewer."""
+    """Damage made other frames than the packets promised: the film is read without segments."""
 
 
 class TruncatedMedia(MediaError):
-    """The input ends in the middle; its whole frames have been yielded."""
+    """The input ends in the middle; its whole frames have been yielded: exit 65."""
 
 
 class SinkRefused(MediaError):
-    """The output cannot be created: it exists, or its folder or format is unsuitable."""
+    """The output exists, or its folder or format is unsuitable: exit 73."""
 
 
 class SameFile(SinkRefused):
-    """The output would overwrite the input, under whatever name."""
+    """The output would overwrite the input, under whatever name: exit 64."""
 
 
 class WrongOption(SinkRefused):
-    """The encoder does not have such a quality, preset or option, or the input's format."""
+    """The encoder has no such quality, preset or option, or the input's format: exit 64."""
 
 
 class SinkFull(MediaError):
-    """The output could be created, but not written: no space, or an I/O error."""
+    """No space, or an I/O error while writing: exit 74, try again later."""
 
 
 class ReaderGone(MediaError):
-    """The reader of our output has closed it."""
+    """The reader of our stdout has closed it: exit 141."""
 
 
 class WrongLimits(MediaError):
-    """The limits in the environment are invalid."""
+    """UPFRAME_LIMITS is invalid: exit 78."""
 
 
 class _ConnectionLost(MediaError):
@@ -92,15 +75,15 @@ class _ConnectionLost(MediaError):
 
 
 class InputLost(_ConnectionLost):
-    """A live input could not be connected to, or its connection ended."""
+    """A live input could not be connected to, or its connection ended: connect again."""
 
 
 class OutputLost(_ConnectionLost):
-    """A live output could not be connected to, or its connection ended."""
+    """The far end of a live output could not be connected to, or is gone: connect again."""
 
 
 class VerificationFailed(MediaError):
-    """The output was written, but is not as expected."""
+    """The output was written, but is not as expected: exit 70, nothing is renamed."""
 
 
 def reason_of(error: BaseException) -> str:

@@ -26,7 +26,6 @@ from .errors import MediaError, ReaderGone, SameFile, SinkFull, SinkRefused
 from .root import filesystem_type, keeps_inodes
 
 NAME_MAX_BYTES = 255  # of one path component on every file system in common use
-_BUFFER_BYTES = 1 << 20
 unpublished: set[Path] = set()
 """The temporary names under which this process writes."""
 CANNOT_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -232,7 +231,7 @@ class OutputFile:
     def _open(self) -> BinaryIO:
         try:
             # "+": some muxers read back what they wrote
-            return open(self.path, "wb" if self.direct else "x+b", buffering=_BUFFER_BYTES)
+            return open(self.path, "wb" if self.direct else "x+b", buffering=1 << 20)
         except OSError as error:
             raise SinkRefused(f"cannot create {self.target}: {error.strerror}") from error
 

@@ -25,27 +25,15 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from ..filters.frame import Picture, PixelFormat, StreamInfo
+from . import files
 from .decode.demuxer import Target
 from .encode.codecs import CodecChoice, is_sequence, numbered
 from .encode.encoder import EncoderOptions, Encoding, encoding_of, open_codec, still_parameters
 from .encode.packets import encoded
 from .errors import SinkFull, SinkRefused, VerificationFailed, reason_of
-from .files import (
-    OutputFile,
-    Owner,
-    check_target,
-    hold,
-    partial_path,
-    rename,
-    sync_file,
-    sync_folder,
-    unpublished,
-    write_error,
-)
 from .losses import LossLedger, contents_of, losses
-from .pictures.image_files import HOLDERS, holds_profile, with_embedded
+from .pictures.image_files import HOLDERS, holds_profile, srgb_conversion, with_embedded
 from .pictures.pixels import black_frame, frame_of, matrix_of, set_color
-from .pictures.profiles import srgb_conversion
 from .root import by_descriptor
 from .traits import Loss, Trait
 
@@ -66,7 +54,7 @@ class ImageSink:
         ledger: LossLedger,
         *,
         overwrite: bool,
-        owner: Owner | None,
+        owner: files.Owner | None,
     ) -> None:
         self._target = target
         self._ledger = ledger
@@ -78,7 +66,7 @@ class ImageSink:
         self._folder: Path | None = None
         self._held = -1
         """The folder's descriptor: its name may lead elsewhere later."""
-        self._file: OutputFile | None = None
+        self._file: files.OutputFile | None = None
         self._published: list[Path] = []
         self.num_images = 0
         self._profile, self._exif = _kept_profile(self._encoding, target), info.exif
@@ -91,18 +79,20 @@ class ImageSink:
 
     def _open(self) -> None:
         if not is_sequence(self._target):
-            self._file = OutputFile(self._target, overwrite=self._overwrite, owner=self._owner)
+            self._file = files.OutputFile(
+                self._target, overwrite=self._overwrite, owner=self._owner
+            )
             return
         token = None if self._owner is None else self._owner.token
         check_images(self._target, overwrite=self._overwrite, token=token)
-        self._folder = partial_path(self._target, token)
+        self._folder = files.partial_path(self._target, token)
         try:
             self._folder.mkdir()
-            unpublished.add(self._folder)
+            files.unpublished.add(self._folder)
             self._held = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            hold(self._held)
+            files.hold(self._held)
         except OSError as error:
-            raise write_error(self._target, error) from error
+            raise files.write_error(self._target, error) from error
 
     def write(self, picture: Picture) -> None:
         """Encode the next picture as an image, and check that it can be decoded.
@@ -126,7 +116,7 @@ class ImageSink:
         try:
             self._write(data)
         except OSError as error:
-            raise write_error(self._target, error) from error
+            raise files.write_error(self._target, error) from error
 
     def losses(self) -> list[str]:
         """Return what the images lose of their source, for people; after the first, as found."""
@@ -175,20 +165,20 @@ class ImageSink:
             (folder / name, self._target.with_name(name)) for name in sorted(os.listdir(held))
         ]
         for image, _ in renames:
-            sync_file(held / image.name)
-        sync_folder(held)
+            files.sync_file(held / image.name)
+        files.sync_folder(held)
         if self._owner is not None:
             self._owner.before_publish(renames)
         for image, final in renames:
-            rename(held / image.name, final, overwrite=self._overwrite)
+            files.rename(held / image.name, final, overwrite=self._overwrite)
             self._published.append(final)
         folder.rmdir()
-        sync_folder(self._target.parent)
+        files.sync_folder(self._target.parent)
         self._forget()
 
     def _forget(self) -> None:
         if self._folder is not None:
-            unpublished.discard(self._folder)
+            files.unpublished.discard(self._folder)
         self._folder, self._published = None, []
         if self._held >= 0:
             os.close(self._held)
@@ -253,7 +243,7 @@ def _one_still(target: Path, got: str) -> SinkRefused:
 
 def check_images(target: Path, *, overwrite: bool, token: str | None = None) -> None:
     """Refuse a numbered sequence as :func:`~upframe.io.files.check_target` does a file."""
-    check_target(numbered(target, _FIRST_NUMBER), overwrite=True, token=token)
+    files.check_target(numbered(target, _FIRST_NUMBER), overwrite=True, token=token)
     if not overwrite and (taken := _taken(target)):
         raise SinkRefused(f"output exists: {taken} (use --overwrite)")
 

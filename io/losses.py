@@ -15,12 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+from av.container import InputContainer
 from av.error import FFmpegError
 from av.sidedata.sidedata import SideData
 from av.stream import Discard, Stream
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from .calls import frames_of
 from .decode.alpha import alpha_traits
@@ -29,16 +31,11 @@ from .decode.dolby_vision import dolby_vision_traits
 from .errors import SinkRefused, VerificationFailed
 from .extent import mp4_index, sample_entries
 from .part import Window
-from .pictures.image_files import Embedded, embedded_in, read_embedded
+from .pictures.image_files import Embedded, embedded_in, embedded_traits, read_embedded
 from .pictures.metadata import make_harmless, view_traits
-from .pictures.profiles import embedded_traits
 from .redaction import excerpt
 from .timecode import is_timecode, timecode_traits
 from .traits import Loss, OpenedFile, Trait
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.video.stream import VideoStream
 
 FIRST_FRAMES = 8
 """Of the video, searched for side data: captions begin a few frames after the film."""

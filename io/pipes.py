@@ -53,7 +53,9 @@ _OTHERS = (  # (offset, bytes, name): formats piped by mistake
     (0, b"\x00\x00\x00\x01", "raw H.264 or HEVC"),
     (0, b"\x1f\x8b", "gzip"),
 )
+
 _SNIFFED_BYTES = 32
+_NANOSECOND = Fraction(1, 10**9)
 
 
 class PipeSource:
@@ -239,7 +241,6 @@ _PACKED_FOR_FFV1 = {"gbrp": "bgr0", "gbrap": "bgra"}  # it takes 8-bit RGB only 
 _MAX_TIME_BASE = (1 << 31) - 1  # FFmpeg's rationals are pairs of int32
 _FLAGS = Flags.flush_packets.value | Flags.bitexact.value
 """Each packet at once; and no random identifiers, so that equal input gives equal bytes."""
-_NANOSECOND = Fraction(1, 10**9)
 _OPTIONS: dict[str, dict[str, str]] = {
     "nut": {},
     # a cluster per frame, else readers wait for a second of frames; no checksums over headers

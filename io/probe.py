@@ -37,7 +37,6 @@ _MOST_PACKETS = 200
 
 _MOST_HELD = 500
 _SMALL = (64, 64)
-
 _HDR_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
 

@@ -15,7 +15,6 @@ from unicodedata import category
 MASK = "***"
 
 _MOST_URLS = 500  # in one text; what follows is hidden
-_MOST_PASSES = 5
 _LONGEST_HOST = 261  # a name of 253 characters, a port, brackets
 LOCATION_MAX_BYTES = 4096
 """Longest path or URL accepted anywhere, so the furthest that a secret may extend past a cut."""
@@ -52,6 +51,7 @@ _NAMED = re.compile(
 _JOINERS = "\u200c\u200d"  # of the category Cf, but parts of names and of emoji
 _MOVING = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Categories of invisible characters; wide spaces, and emoji newer than this Python, are kept."""
+_MOST_PASSES = 5
 
 
 def redacted(text: str, *, published: bool = False) -> str:

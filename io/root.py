@@ -30,7 +30,6 @@ _UNAVAILABLE = (errno.ENOSYS, errno.EPERM)  # an old kernel; seccomp
 _MAX_TRIES = 64  # a rename anywhere may interrupt a step through `..`
 _MAX_LINKS = 40  # as the kernel's own limit
 _MOST_ENTRY_BYTES = 1 << 20
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory"}
 
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
@@ -38,6 +37,9 @@ _syscall.restype = ctypes.c_long
 _syscall.argtypes = (
     ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t
 )  # fmt: skip
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_MOUNTINFO = Path("/proc/self/mountinfo")
 
 
 class _How(ctypes.Structure):
@@ -302,7 +304,6 @@ _MOVING_INODES = {
     "9p", "cifs", "davfs", "davfs2", "drvfs", "exfat", "fuse", "msdos", "prl_fs", "smb2", "smb3",
     "smbfs", "sshfs", "vboxsf", "vfat", "virtiofs", "vmhgfs",
 }  # fmt: skip
-_MOUNTINFO = Path("/proc/self/mountinfo")
 
 
 def filesystem_type(path: Path) -> str:
@@ -319,16 +320,12 @@ def filesystem_type(path: Path) -> str:
     best, found = -1, "unknown"
     for line in lines:
         mount, _, rest = line.partition(b" - ")
-        point = _unescaped(mount.split()[4])
+        # mountinfo escapes blanks and backslashes, such as \040
+        point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), mount.split()[4])
         # not "longer than": of two mounts on one point the later one counts
         if real.startswith(point.rstrip(b"/") + b"/") and len(point) >= best:
             best, found = len(point), rest.split()[0].decode()
     return found
-
-
-def _unescaped(point: bytes) -> bytes:
-    r"""Undo mountinfo's escapes of blanks and backslashes, such as \040."""
-    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), point)
 
 
 def keeps_inodes(kind: str) -> bool:

@@ -18,8 +18,8 @@ from .encode.packets import encoded
 from .files import OutputFile, Owner, check_target, refuse_writer
 from .images import ImageSink, check_images, still_losses, try_image
 from .losses import LossLedger
+from .pictures.image_files import srgb_conversion
 from .pictures.pixels import frame_of
-from .pictures.profiles import srgb_conversion
 from .pictures.t35 import MessageWriter
 from .streams.plan import StreamPlan
 from .writer import MediaWriter, Trial, try_output
@@ -42,15 +42,11 @@ def open_file_sink(
 ) -> FileSink | ImageSink:
     """Open a sink for a media file, a still image or a numbered sequence, by the target's name.
 
-    Args:
-        target: where the output shall be; it appears there when it is complete.
-        info: what holds for all pictures; its pix_fmt is that of `output_pix_fmt`.
-        encoder: the user's options.
-        plan: what becomes of the source's other streams; None for none.
-        overwrite: whether an existing output may be replaced.
-        format: container, if not by the name's extension.
-        owner: marks the temporary files, and is notified before they are renamed.
-        trial: of the same settings, with losses that were logged; None: it is made here.
+    It appears under its name when it is complete. `info`, whose pix_fmt is that of
+    `output_pix_fmt`, holds for all pictures. Without a plan there are no other streams. The
+    container is by the name's extension unless `format` names it. The owner marks the temporary
+    files, and is notified before they are renamed. A trial is of the same settings, with losses
+    that were logged; None: it is made here.
 
     Raises:
         SinkRefused: if the target, container, encoder or one of its options is unsuitable, or if

@@ -1,7 +1,7 @@
 """A container, image sequence, URL or byte stream as a source of pictures.
 
 The stages: open (`decode.demuxer`), read the timestamps ahead (`decode.survey`), decode
-(`decode.decoder`), convert to the first frame's form (`decode.conform`), deinterlace
+(`decode.decoder`), convert to the first frame's form, deinterlace
 (`decode.deinterlace`), fix the timestamps (`timestamps`), copy the planes (`pictures.pixels`). The
 first picture is decoded on opening, because only it shows everything about a stream.
 Long, because a film, a part of it and a segment go this one way.
@@ -33,8 +33,7 @@ from .cuts import (
     why_not_sought,
 )
 from .decode.alpha import is_opaque, may_be_opaque
-from .decode.conform import Conformer
-from .decode.decoder import Decoded, VideoDecoder
+from .decode.decoder import Conformer, Decoded, Hardware, VideoDecoder, log_decoder, open_for_card
 from .decode.deinterlace import (
     FIELD_ORDERS,
     FLAGS_FRAMES,
@@ -47,7 +46,6 @@ from .decode.deinterlace import (
 )
 from .decode.demuxer import best_video, find_target, open_container
 from .decode.dolby_vision import DolbyVision, dolby_vision_of
-from .decode.hardware import Hardware, log_decoder, open_for_card
 from .decode.survey import (
     AV_TIME_BASE,
     describe,
@@ -58,16 +56,8 @@ from .decode.survey import (
 )
 from .errors import TruncatedMedia, UnsupportedMedia, WrongOption, reason_of
 from .part import Part, Window
+from .pictures import pixels
 from .pictures.metadata import rotation_of
-from .pictures.pixels import (
-    conversion_warning,
-    on_cpu,
-    opaque_pix_fmt,
-    picture_of,
-    pix_fmt_of,
-    planar_pix_fmt,
-    without_alpha,
-)
 from .root import ConfinedFile
 from .timestamps import FilmFixer, RateVerdict, TimestampFixer, header_rate, judge_rate
 
@@ -371,10 +361,10 @@ class ContainerSource:
 
     def _picture(self, entry: tuple[tuple[VideoFrame, int | None, bool], int, int]) -> Picture:
         (frame, _, repeats), pts, duration = entry
-        picture = picture_of(frame, self.info.color, pts, duration, self._time_base)
+        picture = pixels.picture_of(frame, self.info.color, pts, duration, self._time_base)
         # a frame in place of a damaged one has the captions of none
         picture = replace(picture, t35=lasting(picture.t35)) if repeats else picture
-        return without_alpha(picture) if self._drops_alpha else picture
+        return pixels.without_alpha(picture) if self._drops_alpha else picture
 
     def _shown(self) -> Iterator[tuple[Shown, int | None, int]]:
         before = None
@@ -445,10 +435,10 @@ class ContainerSource:
         info = describe(self.stream, described, self.verdict, self.field_order, embedded)
         if self._target.num_images:
             info = replace(info, exif=None)  # each has its own
-        pix_fmt = planar_pix_fmt(pix_fmt_of(first))
+        pix_fmt = pixels.planar_pix_fmt(pixels.pix_fmt_of(first))
         self._drops_alpha = may_be_opaque(self.stream, first) and is_opaque(self._target)
         if self._drops_alpha:
-            pix_fmt = opaque_pix_fmt(pix_fmt)
+            pix_fmt = pixels.opaque_pix_fmt(pix_fmt)
         if (known := self._seen) is not None:
             count, seconds = known.num_frames, known.duration_seconds
         elif self._part is not None:
@@ -462,7 +452,7 @@ class ContainerSource:
         if by_pixels == "progressive":
             self.info = replace(self.info, field_order="progressive")
             self._notes.append(self.fields.text(is_interlaced=False))
-        if converted := conversion_warning(pix_fmt_of(first)):
+        if converted := pixels.conversion_warning(pixels.pix_fmt_of(first)):
             self._notes.append(converted)
         angle = rotation_of(described)[2]
         if angle % 90 > 1 and angle % 90 < 89:
@@ -518,12 +508,12 @@ class ContainerSource:
     def _progressive(self, decoded: Decoded) -> Iterator[tuple[VideoFrame, int | None, int]]:
         frame = decoded.frame
         if self._deinterlacer is None and self._wants_deinterlacing(frame):
-            self._start_deinterlacing(on_cpu(frame))
+            self._start_deinterlacing(pixels.on_cpu(frame))
         if self._deinterlacer is None:
             yield frame, decoded.pts, decoded.duration
             return
         times = decoded.pts, decoded.duration  # the decoder's, not the filter's
-        yield from ((done, *of) for done, of in self._deinterlacer(on_cpu(frame), times))
+        yield from ((done, *of) for done, of in self._deinterlacer(pixels.on_cpu(frame), times))
 
     def _wants_deinterlacing(self, frame: VideoFrame) -> bool:
         if self._deinterlace != "auto":

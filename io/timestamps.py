@@ -236,13 +236,10 @@ def judge_rate(
     """Decide from timestamps whether a stream's rate is constant, and which it is.
 
     A rate r is confirmed if every pts lies on the grid p0 + i/r, up to a tick (:func:`on_grid`). A
-    rate that no header claims must be the only usual one that is confirmed.
-
-    Args:
-        pts: In ticks, of consecutive frames, in any order.
-        time_base: Seconds in a tick.
-        candidates: Rates by the headers; the first that is confirmed is used.
-        last_duration: Ticks that the last frame lasts; 0 where unknown.
+    rate that no header claims must be the only usual one that is confirmed. `pts` are in ticks of
+    `time_base`, of consecutive frames, in any order. Of the `candidates`, which are rates by the
+    headers, the first that is confirmed is used. The last frame lasts `last_duration` ticks; 0
+    where unknown.
     """
     ordered = sorted(set(pts))
     claimed = [usual_rate(r) for r in candidates if r is not None and 0 < r <= _MAX_RATE]

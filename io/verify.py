@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from av.container import InputContainer
 from av.error import FFmpegError
+from av.video.stream import VideoStream
 
 from ..filters.frame import Color
 from .calls import frames_of
@@ -21,9 +22,7 @@ from .errors import MediaError, VerificationFailed
 from .pictures.metadata import Tags, tags_of
 from .pictures.t35 import NalSyntax
 
-if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.video.stream import VideoStream
+_COLOR_TAGS = ("range", "primaries", "trc", "matrix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +196,6 @@ def count_decoded(target: Target) -> int:
 
 
 TOLERANCE_SECONDS = Fraction(1, 1000)
-_COLOR_TAGS = ("range", "primaries", "trc", "matrix")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,15 +13,16 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import BytesIO
-from typing import TYPE_CHECKING
 
 import av
+from av.container import OutputContainer
 from av.error import FFmpegError
+from av.video.stream import VideoStream
 
 from ..filters.frame import StreamInfo
 from .decode.demuxer import Target
 from .decode.survey import AV_TIME_BASE
-from .encode.containers import Container
+from .encode.codecs import Container
 from .encode.encoder import EncoderOptions, Encoding, encoding_of, open_encoder
 from .encode.packets import AnyPacket, EncoderTimeline, encoded, fix_dts, mux
 from .errors import SinkFull, SinkRefused, reason_of
@@ -38,14 +39,11 @@ from .streams.tracks import open_copy
 from .traits import Loss, Trait
 from .verify import TOLERANCE_SECONDS, ExpectedOutput, verify_output
 
-if TYPE_CHECKING:
-    from av.container import OutputContainer
-    from av.video.stream import VideoStream
-
 log = logging.getLogger("upframe.io.sink")
 
-_MUXER_BUFFER_BYTES = 1 << 18
 _COPIED_KINDS = ("audio", "subtitle")
+_MUXER_BUFFER_BYTES = 1 << 18
+_TRIAL_SECONDS = Fraction(1)
 
 
 class MediaWriter:
@@ -129,11 +127,28 @@ class MediaWriter:
 
         Its video must have `num_messages` T.35 messages.
         """
-        self._complete()
+        with self.errors_named("complete"):
+            self._copy.mux_until(None)
+            self._output.close()
+            self._amend()
+        self._file.close()
         if not self._file.direct:
             self._verify(num_messages)
         self._file.publish()
         self._report()
+
+    def _amend(self) -> None:
+        """Add to the file what no muxer of FFmpeg writes."""
+        if self._container.holds_edit_lists and self._info.view_boxes:
+            self._file.stream.flush()
+            append_to_video_entry(self._written, self._info.view_boxes)
+
+    def _report(self) -> None:
+        if count := self.timeline.num_rounded:
+            ticks = self.encoder.timing.time_base
+            log.warning("%d timestamps were rounded to %s s: the codec's limit", count, ticks)
+        for line in self._copy.warnings():
+            log.warning("%s", line)
 
     def _verify(self, num_messages: int) -> None:
         verify_output(self._written, self._expected(num_messages))
@@ -145,19 +160,6 @@ class MediaWriter:
     def losses(self) -> list[str]:
         """Return what the output loses of its source, for people; once it is finished, as found."""
         return self._ledger.lines()
-
-    def _complete(self) -> None:
-        with self.errors_named("complete"):
-            self._copy.mux_until(None)
-            self._output.close()
-            self._amend()
-        self._file.close()
-
-    def _amend(self) -> None:
-        """Add to the file what no muxer of FFmpeg writes."""
-        if self._container.holds_edit_lists and self._info.view_boxes:
-            self._file.stream.flush()
-            append_to_video_entry(self._written, self._info.view_boxes)
 
     def _expected(self, num_messages: int) -> ExpectedOutput:
         timeline, container, copy = self.timeline, self._container, self._copy
@@ -187,13 +189,6 @@ class MediaWriter:
         fine = self._container.tick is None or self._container.tick < TOLERANCE_SECONDS
         lasts = self.timeline.duration_seconds - self.timeline.last_start_seconds
         return fine and self._info.rate is not None and lasts * self._info.rate == 1
-
-    def _report(self) -> None:
-        if count := self.timeline.num_rounded:
-            ticks = self.encoder.timing.time_base
-            log.warning("%d timestamps were rounded to %s s: the codec's limit", count, ticks)
-        for line in self._copy.warnings():
-            log.warning("%s", line)
 
     def abort(self) -> None:
         """Stop and remove what was written. Safe to call twice, and after `finish`."""
@@ -244,7 +239,6 @@ def close_quietly(output: OutputContainer) -> None:
 # The trial: one black picture, and the first second of the other streams, are written in memory
 # before the work starts. What would fail after hours fails at once, and what is lost is known.
 
-_TRIAL_SECONDS = Fraction(1)
 _BOXES = {"stereo3d": b"st3d", "spherical": b"sv3d"}  # of MP4, by what they hold
 
 

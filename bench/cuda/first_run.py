@@ -245,7 +245,7 @@ def _upscaler(name: str) -> Any:
 def upscale(name: str, part: str, runs: int, compiled: bool) -> None:
     from upframe.filters.device import exact_convolutions
     from upframe.filters.upscale.cuda import FusedRRDB, FusedSRVGG
-    from upframe.filters.upscale.enlarger import Enlarger
+    from upframe.filters.upscale.filter import Enlarger
     from upframe.filters.upscale.network import SRVGGNetCompact
 
     network = _upscaler(name)

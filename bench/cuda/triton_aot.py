@@ -42,7 +42,6 @@ from upframe.filters.color import cuda_kernels as color_kernels
 from upframe.filters.frame import Color, Picture, PixelFormat
 from upframe.filters.interpolate import cuda as on_cuda
 from upframe.filters.interpolate import cuda_kernels as glue_kernels
-from upframe.filters.interpolate import cuda_layers
 from upframe.filters.interpolate.network import IFNet
 from upframe.filters.kernels import convolution, convolution_kernels
 from upframe.filters.kernels import cuda as launching
@@ -56,7 +55,7 @@ from machine import describe
 META = torch.device("meta")
 WIDTH, HEIGHT = 1920, 1080
 MODULES = (convolution_kernels, glue_kernels, color_kernels)
-LAUNCHERS = (convolution, cuda_layers, color_launchers)
+LAUNCHERS = (convolution, on_cuda, color_launchers)
 BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 KNOWN_SPILLS = {("convolve_rows", "RESIDUALS=1"): 55, ("convolve_rows", ""): 8}
@@ -291,13 +290,13 @@ def install(recorder: Recorder) -> None:
     """Put the recorder in place of the card and of the kernels of all launchers."""
     kernels = {module: recorder.kernels(module) for module in MODULES}
     convolution.kernels = lambda: kernels[convolution_kernels]  # type: ignore[assignment]
-    cuda_layers.glue_kernels = lambda: kernels[glue_kernels]  # type: ignore[assignment]
+    on_cuda.glue_kernels = lambda: kernels[glue_kernels]  # type: ignore[assignment]
     color_launchers._kernels = lambda: kernels[color_kernels]  # type: ignore[assignment]
     card = ARCHITECTURES[recorder.arch].card
-    for module in (convolution, cuda_layers, launching):
+    for module in (convolution, on_cuda, launching):
         module.card_of = lambda device: card  # type: ignore[attr-defined]
-    cuda_layers._INTERPRETED_TILE = cuda_layers._TILE
-    cuda_layers.FastestLayer.__call__ = lambda self, x: self.kernel(x)  # type: ignore[method-assign]
+    on_cuda._INTERPRETED_TILE = on_cuda._TILE
+    on_cuda.FastestLayer.__call__ = lambda self, x: self.kernel(x)  # type: ignore[method-assign]
 
 
 def on_meta(network: torch.nn.Module, dtype: torch.dtype) -> Any:

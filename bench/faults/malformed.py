@@ -32,7 +32,7 @@ from yard import BASE, ENLARGE, Yard, document, ended_twice, running, shows, som
 
 from upframe.daemon.jobs.api import NewJob
 from upframe.daemon.jobs.client import DaemonClient, address_of
-from upframe.daemon.service.routes import REQUEST_BYTES
+from upframe.daemon.service.http import REQUEST_BYTES
 from upframe.daemon.specification import ConversionSpec
 
 FRAMES = 3

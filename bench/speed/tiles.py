@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from upframe.filters.kernels.amx import SWITCH, TileConv, TileStack, is_available
+from upframe.filters.kernels.cpu_convolution import SWITCH, TileConv, TileStack, has_tiles
 
 _CHANNELS, _LAYERS = 64, 16
 _SIZES = ((180, 320), (360, 640))
@@ -80,7 +80,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="write JSON to this file")
     arguments = parser.parse_args(given)
     os.environ.pop(SWITCH, None)  # emulated tiles are no measure
-    if not is_available(torch.bfloat16):
+    if not has_tiles(torch.bfloat16):
         print("no AMX: this CPU, its system or the compiled kernels lack it; nothing is measured")
         return _NO_AMX
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():

@@ -123,10 +123,6 @@ def specified(arguments: argparse.Namespace, model: type[Model], **given: object
 def runtime_of(arguments: argparse.Namespace, *, several: bool = False) -> Runtime:
     """Find device and precision, and set the number of threads.
 
-    Args:
-        arguments: the parsed command line.
-        several: whether there may be several devices.
-
     Raises:
         UsageError: for a wrong value.
         DeviceUnavailable: if the device is not there.

@@ -59,6 +59,7 @@ from ..service.checks import cautions
 from .demo import demo_request
 
 Fact = str | int | float | bool | None
+_HUB_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +95,7 @@ _STREAMS: Mapping[str, tuple[str, str | None]] = {
 
 
 def describe_live(devices: Path = Path("/dev")) -> Iterator[Finding]:
-    """Check protocols, demuxers and muxers of live streams, and the encoder they get.
-
-    Args:
-        devices: Where cameras of this machine appear, as `video0` and so on.
-    """
+    """Check protocols, demuxers and muxers of live streams, their encoder, and cameras."""
     srt = _program_with_srt()
     yield _programs("live inputs", {**_STREAMS, "v4l2": ("v4l2", None)}, "r", srt)
     yield _programs("live outputs", {**_STREAMS, "whip": ("whip", "http")}, "w", srt)
@@ -157,8 +154,8 @@ def _output_of(program: str, option: str) -> str:
 
 
 _GIB = 2**30
-_LOW_MEMORY_BYTES = 2 * _GIB  # the networks, torch and a 1080p frame in tiles
 _LOW_DISK_BYTES = 1 * _GIB
+_LOW_MEMORY_BYTES = 2 * _GIB  # the networks, torch and a 1080p frame in tiles
 
 
 def describe_machine() -> Iterator[Finding]:
@@ -210,11 +207,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def describe_ways(*, renew: bool = False) -> Iterator[Finding]:
-    """Report how networks are computed on the CPU, and the readings that decided it.
-
-    Args:
-        renew: Measure again what was measured before.
-    """
+    """Report how networks are computed on the CPU, and the readings, new ones if `renew`."""
     both = {"enable_frame_interpolation": True, "enable_upscaling": True}
     cpu = torch.device("cpu")
     runtime = Runtime(cpu, resolve_precision("auto", cpu), "builtin")
@@ -340,7 +333,6 @@ def _ffmpeg_program() -> Finding:
     return ok("ffmpeg", f"{(shown.splitlines() or ['?'])[0]} at {path}", path=path)
 
 
-_HUB_SECONDS = 5.0
 _DEFAULTS = {"interpolate": RIFE, "upscale": REAL_ESRGAN}
 
 

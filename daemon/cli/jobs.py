@@ -42,12 +42,12 @@ _HEADERS = ("ID", "STATE", "PRIO", "SINCE", "SINK", "PROGRESS")
 _NUMBERS = ("PRIO", "SINCE")
 _SHOWN_WHOLE = ("filters", "encoder")
 _OF_LINES = ("detail", "streams", "losses", "warnings")
-_STRETCHED = {"SINK": 2, "PROGRESS": 3}
 _WHOLE = 36  # columns of an id that are never cut
 _OTHERS = 60  # columns for the rest of a table
 _FITTED_ROWS = 1000  # fitting more takes seconds
 _WIDE = 100_000  # columns without a terminal: nothing is cut
 _CANDIDATES = 10  # shown of the ids that begin alike
+_STRETCHED = {"SINK": 2, "PROGRESS": 3}
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -435,7 +435,15 @@ class Bars(Progress):
         if change["kind"] != "progress":
             self._print(job)
         if job["state"] == "running":
-            self._move(job)
+            progress = job["progress"]
+            if job["id"] not in self._bars:
+                self._bars[job["id"]] = self.add_task("", id=job["id"], total=None)
+            self.update(
+                self._bars[job["id"]],
+                total=progress["total"],
+                completed=progress["frames"],
+                description=progress_text(job),
+            )
         elif job["id"] in self._bars:
             self.remove_task(self._bars.pop(job["id"]))
         if "counts" in change:
@@ -449,14 +457,3 @@ class Bars(Progress):
         self._printed[job["id"]] = line
         if job["state"] in ("done", "cancelled"):
             del self._printed[job["id"]]
-
-    def _move(self, job: JobJson) -> None:
-        progress = job["progress"]
-        if job["id"] not in self._bars:
-            self._bars[job["id"]] = self.add_task("", id=job["id"], total=None)
-        self.update(
-            self._bars[job["id"]],
-            total=progress["total"],
-            completed=progress["frames"],
-            description=progress_text(job),
-        )

@@ -70,7 +70,7 @@ def describe(weights: Weights) -> str:
         CheckpointRejected: if no filter here can use them.
     """
     # loading the networks takes a while, listing and fetching need none of it
-    from ...filters.interpolate.checkpoint import load_ifnet
+    from ...filters.interpolate.network import load_ifnet
     from ...filters.upscale.checkpoint import load_upscaler
 
     try:

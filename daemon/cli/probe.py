@@ -26,20 +26,10 @@ from ...io.part import Part
 from ...io.probe import Probe, probe_source
 from ...io.redaction import one_line
 from ...io.source import ContainerSource, open_source
+from ..convert import preflight
 from ..convert.compute import FilmCompute
 from ..convert.estimate import Estimate, Film, Limits, estimate
 from ..convert.memory import Memory, memory_of
-from ..convert.preflight import (
-    Preflight,
-    RunRequest,
-    check_paths,
-    check_space,
-    check_whole,
-    examined,
-    filtered_info,
-    outgoing_info,
-    planned,
-)
 from ..convert.resume import film_cuts
 from ..jobs.client import writer_here
 from ..specification import ConversionOptions, MediaOptions, PartOptions
@@ -103,8 +93,8 @@ def command(arguments: argparse.Namespace) -> int:
         wanted, pix_fmt = None, source.info.pix_fmt
         if arguments.output is not None:
             wanted = _wanted(arguments, options)
-            plan = planned(wanted)
-            found = examined(wanted, source, plan)
+            plan = preflight.planned(wanted)
+            found = preflight.examined(wanted, source, plan)
             pix_fmt, cuts = found.info.pix_fmt, film_cuts(wanted, found)
             answer.streams_plan, answer.losses = plan.lines(), list(found.planned)
             answer.obstacles, answer.resume = list(_obstacles(wanted, found)), _resume(cuts)
@@ -130,7 +120,7 @@ def command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _wanted(arguments: argparse.Namespace, filters: FilterOptions | None) -> RunRequest:
+def _wanted(arguments: argparse.Namespace, filters: FilterOptions | None) -> preflight.RunRequest:
     """Return what a run would do; without filters it is none that could run."""
     any_filter = FilterOptions.model_validate({"enable_upscaling": True, "upscaling_scale": 1})
     given = given_options(arguments, ConversionOptions) | {"filters": filters or any_filter}
@@ -138,17 +128,17 @@ def _wanted(arguments: argparse.Namespace, filters: FilterOptions | None) -> Run
     options = validated(ConversionOptions, given | {"encoder": encoder})
     if filters is None:
         options = options.model_copy(update={"filters": FilterOptions.model_validate({})})
-    return RunRequest(arguments.input, arguments.output, options)
+    return preflight.RunRequest(arguments.input, arguments.output, options)
 
 
-def _obstacles(wanted: RunRequest, found: Preflight) -> Iterator[str]:
+def _obstacles(wanted: preflight.RunRequest, found: preflight.Preflight) -> Iterator[str]:
     """Yield why a run would be refused though all streams are fine."""
     if not wanted.options.overwrite and (text := writer_here(wanted.sink)) is not None:
         yield text
     try:
-        check_paths(wanted)
-        check_whole(wanted, found.source)
-        text = check_space(wanted.where, found.size)
+        preflight.check_paths(wanted)
+        preflight.check_whole(wanted, found.source)
+        text = preflight.check_space(wanted.where, found.size)
     except MediaError as error:
         text = str(error)
     if text is not None:
@@ -163,7 +153,7 @@ def _resume(cuts: Cuts) -> str:
 
 def expect(info: StreamInfo, options: FilterOptions, pix_fmt: str) -> FilteredVideo:
     """Compute number, size and rate of the output frames, without loading anything."""
-    made = outgoing_info(info, filtered_info(info, options), pix_fmt)
+    made = preflight.outgoing_info(info, preflight.filtered_info(info, options), pix_fmt)
     return FilteredVideo(made.num_frames, made.width, made.height, pix_fmt, made.rate)
 
 
@@ -177,13 +167,7 @@ def measure(
 ) -> tuple[Memory, ProbeEstimate | None]:
     """Measure what a conversion would take, with weights that are on this machine.
 
-    Args:
-        source: open.
-        film: names of input and output; None leaves encoding out.
-        media: how to convert.
-        runtime: of the filters.
-        pix_fmt: of the output.
-        part: of the film that is taken; None for all.
+    `film` names input and output; without an output, encoding is left out. No `part` means all.
 
     Raises:
         CheckpointRejected, WeightsUnavailable: if there are no weights to estimate with.

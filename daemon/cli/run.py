@@ -42,6 +42,7 @@ from .commands import OF_STREAMS
 log = logging.getLogger("upframe.run")
 
 _NAME_CHARACTERS = 64
+_LINE_SECONDS = 5.0
 
 
 def is_live_run(arguments: argparse.Namespace) -> bool:
@@ -120,7 +121,6 @@ def _kill_children() -> None:
             os.kill(child, signal.SIGKILL)
 
 
-_LINE_SECONDS = 5.0
 _CLEAR = "\r\x1b[K"
 
 

@@ -20,9 +20,8 @@ from ..jobs.client import place_in
 from ..jobs.store import JobStore
 from ..service.checks import broker_faults, cautions, examine, examine_at_start
 from ..service.daemon import Daemon
-from ..service.lifecycle import leave_within, state_lock
+from ..service.lifecycle import Notifier, leave_within, state_lock
 from ..service.logs import Logs
-from ..service.systemd import Notifier
 from ..workers.ray import check_cluster
 
 log = logging.getLogger("upframe.serve")

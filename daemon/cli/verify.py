@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...io.decode.demuxer import find_target
-from ...io.encode.codecs import is_image
-from ...io.encode.containers import container_of
+from ...io.encode.codecs import container_of, is_image
 from ...io.errors import SourceMissing, UnsupportedMedia
 from ...io.losses import contents_of, losses
 from ...io.redaction import json_text, one_line
@@ -72,13 +71,7 @@ def verify(
     report: Mapping[str, Any] | None = None,
     decode: bool = False,
 ) -> list[Comparison]:
-    """Check a finished file.
-
-    Args:
-        output: path of the file.
-        against: path of the file that it was made from.
-        report: what `upframe run --report` wrote.
-        decode: whether to decode every frame.
+    """Check a finished file, by the one that it was made from and by its run's report where given.
 
     Returns:
         All that was checked; the caller looks for what is not ok.

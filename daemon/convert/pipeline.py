@@ -88,12 +88,10 @@ class Flow:
 class Pipeline:
     """One source through one compute stage into one sink.
 
-    Args:
-        keep_partial: whether a truncated input or a signal still completes the output with the
-            pictures read so far, as a pipe must; otherwise the output is aborted. Either way
-            `run` raises `TruncatedMedia` or `Stopped`.
-        interrupt: ends a read of the source that waits, from any thread.
-        flow: of the pipelines before, which this one continues.
+    If `keep_partial`, a truncated input or a signal still completes the output with the pictures
+    read so far, as a pipe must; otherwise it is aborted. Either way `run` raises `TruncatedMedia`
+    or `Stopped`. `interrupt` ends a read of the source that waits, from any thread. `flow` is that
+    of the pipelines before, which this one continues.
     """
 
     def __init__(
@@ -142,7 +140,10 @@ class Pipeline:
         finally:
             self.cancel()
             await asyncio.wait({compute, encode})
-            self._join()
+            # a thread that frees tensors while the interpreter ends takes the process down with it
+            for done, thread in self._threads.items():
+                if done.done():
+                    thread.join()
             if not self._finished:
                 self._sink.abort()
         self._raise_first()
@@ -193,15 +194,6 @@ class Pipeline:
         thread.start()
         self._threads[done] = thread
         return done
-
-    def _join(self) -> None:
-        """Wait until the threads that have done their work have freed their last pictures.
-
-        A thread that frees tensors while the interpreter ends takes the process down with it.
-        """
-        for done, thread in self._threads.items():
-            if done.done():
-                thread.join()
 
     def cancel(self) -> None:
         """End early, from any thread: `run` aborts the sink."""

@@ -22,7 +22,7 @@ from ...filters.device import Runtime
 from ...filters.frame import StreamInfo
 from ...filters.options import FilterOptions
 from ...filters.upscale.network import scaled_size
-from ...io.decode.hardware import Hardware
+from ...io.decode.decoder import Hardware
 from ...io.decode.survey import AV_TIME_BASE
 from ...io.encode.encoder import codec_choice, output_pix_fmt
 from ...io.errors import SinkFull, SinkRefused, TruncatedMedia

@@ -43,11 +43,7 @@ class WrittenReport(BaseModel, frozen=True):
 
 
 def check_report_path(path: Path, *media: str) -> None:
-    """Refuse a report that could not be written after the work, or would replace a film.
-
-    Args:
-        path: Of the report.
-        media: The input and the output.
+    """Refuse a report that could not be written after the work, or would replace input or output.
 
     Raises:
         SinkRefused: if the file cannot be written.
@@ -190,11 +186,7 @@ def weights_of(filters: Iterable[BuiltFilter]) -> list[WeightsReport]:
     """Describe the weights of the filters that have some."""
     return [
         WeightsReport(
-            filter=built.name,
-            name=used.name,
-            sha256=used.sha256,
-            origin=used.origin,
-            way=built.way,
+            filter=built.name, name=used.name, sha256=used.sha256, origin=used.origin, way=built.way
         )
         for built in filters
         if (used := built.weights) is not None

@@ -24,8 +24,7 @@ from ...filters.chain import BuiltFilter
 from ...filters.device import Runtime
 from ...filters.frame import Picture
 from ...io.cuts import Segment, film_lines
-from ...io.decode.decoder import check_damage
-from ...io.decode.hardware import Hardware
+from ...io.decode.decoder import Hardware, check_damage
 from ...io.errors import MediaError, VerificationFailed
 from ...io.media import Sink
 from ...io.root import ConfinedFile

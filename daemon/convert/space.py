@@ -70,13 +70,8 @@ def expected_size(
 ) -> ExpectedSize:
     """Estimate the size of an output.
 
-    Args:
-        codec: FFmpeg's name of the encoder.
-        options: of the encoder.
-        pixels: of all frames; 0 if unknown.
-        plain_bits: for a pixel that is not compressed.
-        grown: bytes of the input's video, times `growth`; 0 if unknown.
-        copied: bytes of copied streams.
+    `pixels` are of all frames, `plain_bits` for one that is not compressed; `grown` are the bytes
+    of the input's video, times `growth`, `copied` those of copied streams. 0 is unknown.
     """
     plain = pixels * plain_bits / 8
     if codec in _PLAIN:

@@ -144,10 +144,7 @@ async def follow(
 ) -> AsyncGenerator[JobEvent]:
     """Yield jobs as they stand, then every change of them, until all of `ids` have ended.
 
-    Args:
-        queue: of the jobs.
-        changes: a subscription to the queue that began before this call.
-        ids: of the jobs to follow; None: all of them, without end.
+    No `ids`: all jobs, without end. The subscription began before this call.
 
     Raises:
         UnknownJob: if there is no job of one of the ids.

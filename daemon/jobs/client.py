@@ -62,9 +62,7 @@ class _UnixConnection(HTTPConnection):
 class DaemonClient:
     """Asks the daemon that listens on a socket. Answers are JSON values, as `jobs.api` writes them.
 
-    Args:
-        path: of the socket.
-        seconds: to wait for anything from it; None: any time.
+    It waits `seconds` for anything from it; None: any time.
 
     Raises:
         DaemonAbsent: from every method, if no daemon listens, or it goes away.
@@ -202,10 +200,8 @@ def find_place(config: Path | None = None, socket: Path | None = None) -> Place:
 def listening_daemons(sockets: Path = Path("/proc/net/unix")) -> list[Path]:
     """List the state directories of the daemons of this user, of root and of a user upframe.
 
-    A stranger's socket must not be sent a job with the password of a URL.
-
-    Args:
-        sockets: Unix sockets: ``Num RefCount Protocol Flags Type St Inode Path``, see proc(5).
+    A stranger's socket must not be sent a job with the password of a URL. `sockets` has lines ``Num
+    RefCount Protocol Flags Type St Inode Path``, see proc(5).
     """
     try:
         lines = sockets.read_text(errors="surrogateescape").splitlines()

@@ -28,11 +28,7 @@ Row = tuple[Any, ...]
 
 
 class Database:
-    """An open store file, usable from any thread.
-
-    Args:
-        path: the file; made if it does not exist, unless `read_only`.
-        read_only: read a store that another process may be writing.
+    """An open store file, usable from any thread; its arguments are those of `JobStore`.
 
     Raises:
         StoreBroken: if it cannot be opened, is damaged, or not ours.
@@ -72,9 +68,8 @@ class Database:
     def write(self, *, durable: bool = True) -> Generator[sqlite3.Connection]:
         """Open a transaction: committed at the end of the block, rolled back on any exception.
 
-        Args:
-            durable: wait for the disk, so that even a power cut cannot undo it. Otherwise a power
-                cut may undo the last few; the death of the process undoes nothing either way.
+        If `durable` it waits for the disk, so that even a power cut cannot undo it. Otherwise a
+        power cut may undo the last few; the death of the process undoes nothing either way.
 
         Raises:
             StoreBroken: if the file fails, the disk is full, or the file was opened read-only.
@@ -140,7 +135,13 @@ class Database:
         return self._writer
 
     def _open_writer(self) -> sqlite3.Connection:
-        self._create()
+        try:
+            file = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, _OWNER_ONLY)
+            if os.fstat(file).st_mode & 0o077:
+                os.fchmod(file, _OWNER_ONLY)
+            os.close(file)
+        except OSError as error:
+            raise StoreBroken(f"cannot be opened: {error.strerror}") from error
         with self._connected("rw") as connection:
             version_of(connection)  # before the first write: it may not be ours
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -149,15 +150,6 @@ class Database:
             _check(connection)
             migrate(connection)
         return connection
-
-    def _create(self) -> None:
-        try:
-            file = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, _OWNER_ONLY)
-            if os.fstat(file).st_mode & 0o077:
-                os.fchmod(file, _OWNER_ONLY)
-            os.close(file)
-        except OSError as error:
-            raise StoreBroken(f"cannot be opened: {error.strerror}") from error
 
     def _open_reader(self) -> sqlite3.Connection:
         if not self.path.is_file():

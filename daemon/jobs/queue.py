@@ -24,7 +24,6 @@ log = logging.getLogger("upframe.jobs")
 
 CANCEL_SECONDS = 10.0
 """For a running job to end after it was asked to stop."""
-_FORGET_SECONDS = 3600.0
 _PAUSE_SECONDS = 0.05  # between two portions of records to delete: others write too
 
 Result = TypeVar("Result")
@@ -32,6 +31,7 @@ ChangeKind = Literal["state", "progress", "removed"]
 Stop = Callable[[], Awaitable[None]]
 Renew = Callable[[Job], Awaitable[dict[str, object]]]
 """Returns new values of fields of a job that is to be queued again."""
+_FORGET_SECONDS = 3600.0
 
 
 class _StoreThreads:
@@ -138,10 +138,7 @@ class Subscription:
 
 
 class JobQueue:
-    """The asyncio front of a store.
-
-    Args:
-        store: stays open until its owner closes it, after :meth:`close`.
+    """The asyncio front of a store, which stays open until its owner closes it after :meth:`close`.
 
     Raises:
         StoreBroken: from every asynchronous method, if the store fails.

@@ -176,14 +176,6 @@ def _same_job(connection: sqlite3.Connection, job: Job) -> Job | None:
     return None
 
 
-def _forget(connection: sqlite3.Connection, job: Job) -> None:
-    """Delete a job, and record that it existed."""
-    ended = job.ended.timestamp() if job.ended else 0.0
-    left = (job.id, job.idempotency_key, job.work.digest, job.state, ended)
-    connection.execute("INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?, ?, ?)", left)
-    connection.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
-
-
 class JournaledMessage(NamedTuple):
     """A message of the broker that is not handled yet."""
 
@@ -282,14 +274,9 @@ class JobStore:
     ) -> Job:
         """Change the state of a job, and with it fields of :data:`ALTERABLE`.
 
-        What a change always implies is set unless given: times of start and end, no reason to
-        wait, and no progress for a job that is queued again.
-
-        Args:
-            id: of the job.
-            state: the new one.
-            expected: the states in which the job must be; None: any.
-            **fields: new values by their names.
+        What a change always implies is set unless given: times of start and end, no reason to wait,
+        and no progress for a job that is queued again. `expected` are the states in which the job
+        must be; None: any. `fields` are new values by name.
 
         Raises:
             UnknownJob: if there is no such job.
@@ -321,11 +308,8 @@ class JobStore:
     ) -> Job:
         """Queue a job again that failed or was cancelled, with all its attempts.
 
-        Its source is read as it is then: it may have been repaired.
-
-        Args:
-            id: of the job.
-            renewed: new values of any fields but the id, by name.
+        Its source is read as it is then: it may have been repaired. `renewed` has new values of any
+        fields but the id, by name.
 
         Raises:
             UnknownJob: if there is no such job.
@@ -364,12 +348,8 @@ class JobStore:
     def claim(self, now: datetime, *, limit_ids: Collection[str] | None = None) -> Job | None:
         """Begin an attempt of the job whose turn it is: the highest priority, then the oldest.
 
-        Args:
-            now: jobs whose `not_before` is later are passed over.
-            limit_ids: choose among these only.
-
-        Returns:
-            The job, running; None if none is due.
+        Passed over are jobs whose `not_before` is later than `now`, and those not in `limit_ids`
+        where given. None: no job is due.
         """
         chosen, ids = "", tuple(limit_ids or ())
         if limit_ids is not None:
@@ -409,7 +389,10 @@ class JobStore:
             rows = connection.execute(query, (ended_before.timestamp(), limit)).fetchall()
             jobs = [job_of_row(*row) for row in rows]
             for job in jobs:
-                _forget(connection, job)
+                ended = job.ended.timestamp() if job.ended else 0.0
+                left = (job.id, job.idempotency_key, job.work.digest, job.state, ended)
+                connection.execute("INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?, ?, ?)", left)
+                connection.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
         return jobs
 
     def is_known_sink(self, path: str) -> bool:

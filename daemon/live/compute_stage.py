@@ -40,7 +40,6 @@ log = logging.getLogger("upframe.live")
 
 _NEW = 2
 """Pictures of a rehearsal for which something is new: the next one is the first that counts."""
-_MOST_REHEARSED = 6
 _REHEARSAL_SECONDS = 0.3
 """After which a rehearsal ends, if it has seen enough."""
 _FILLS = 3
@@ -49,6 +48,9 @@ _FILL_SECONDS = 1.0
 """After which that ends."""
 _GRAY, _GRAY_STEP = 96, 16
 """Code values of 8 bits, inside every range. A larger step would be a cut."""
+_MOST_REHEARSED = 6
+_MAX_ARRIVALS = 256
+_END_LOOK_SECONDS = 0.1
 
 
 class LiveCompute(Compute):
@@ -104,11 +106,7 @@ class LiveCompute(Compute):
         self._num_skipped = 0
 
     def skips(self, *, breaks: bool = False) -> bool:
-        """Return whether to drop the next frame before any work; called once for every frame.
-
-        Args:
-            breaks: as for `__call__`: such a frame is never dropped.
-        """
+        """Return whether to drop the next frame, called once for each; never one that `breaks`."""
         skip = self._skip_next and not breaks
         self._skip_next = self._level.half_rate and not skip
         self._num_skipped += skip
@@ -123,10 +121,8 @@ class LiveCompute(Compute):
     def warm_up(self, *, most_seconds: float = 5.0) -> dict[str, float]:
         """Run every level's networks before the first frame does, and measure them.
 
-        Begins with the level that gives up most. To be called before the first picture.
-
-        Args:
-            most_seconds: after which no further level is begun.
+        Begins with the level that gives up most. To be called before the first picture. After
+        `most_seconds` no further level is begun.
 
         Returns:
             Seconds that one frame takes, by the level's name, for `Governor.expect`, without the
@@ -235,10 +231,8 @@ def chains_of(built: Sequence[BuiltFilter], levels: Iterable[Level]) -> dict[str
 
 _MAX_FAILED = 50
 """Frames in a row that could not be filtered: then something else is wrong."""
-_MAX_ARRIVALS = 256
 _COST_KEPT = 0.8
 """Of a frame's cost, for the next one: a single fast frame is no promise."""
-_END_LOOK_SECONDS = 0.1
 _OVERLAP_SHARE = 0.5
 """Of the deadline: frames are computed at the same time where even the last one takes less."""
 

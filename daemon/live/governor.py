@@ -23,6 +23,7 @@ _FLOOR = 0.05
 """Of the interval: costs below it do not show the load, their differences are noise."""
 _LASTING, _REHEARSED = 15, 4
 """Half-lives of usual and of rehearsed costs, in multiples of the patience."""
+_KEPT_CHANGES = 100
 
 
 @dataclass(slots=True)
@@ -46,11 +47,9 @@ class Costs:
 
     Load is assumed to affect all levels alike: if the level in force takes half of its usual cost,
     so would the others. And if it takes less than before the start, so would those that were only
-    measured then: other streams and programs may have been starting.
-
-    Args:
-        levels: all levels.
-        span_seconds: of the costs that `steady` averages.
+    measured then: other streams and programs may have been starting. `steady` averages those of
+    `span_seconds`. Times are in monotonic seconds; `interval_seconds` is from one input frame to
+    the next by the nominal rate, also if every second one is skipped.
     """
 
     def __init__(self, levels: Sequence[Level], span_seconds: float) -> None:
@@ -108,12 +107,7 @@ class Costs:
         return _robust_mean([seconds for _, seconds in self._latest])
 
     def remember(self, now: float, interval_seconds: float) -> None:
-        """Let the usual cost of the level in force follow its steady cost.
-
-        Args:
-            now: monotonic seconds.
-            interval_seconds: from one input frame to the next.
-        """
+        """Let the usual cost of the level in force follow its steady cost."""
         memory, steady = self._memory[self._index], self.steady()
         before = steady if memory.usual is None else memory.usual
         memory.usual, memory.usual_at = before + _DRIFT * (steady - before), now
@@ -137,13 +131,7 @@ class Costs:
         memory.usual_at = now
 
     def estimate(self, index: int, interval_seconds: float, cost: float | None = None) -> float:
-        """Estimate the seconds of a frame at a level.
-
-        Args:
-            index: of the level.
-            interval_seconds: from one input frame to the next.
-            cost: of a frame at the level in force; None if none was measured.
-        """
+        """Estimate the seconds of a frame at a level, by the cost at the one in force if known."""
         known, usual = self._nearest(index, cost)
         guess = usual * self._levels[index].work() / self._levels[known].work()
         if cost is None or (before := self._memory[self._index].usual) is None:
@@ -155,12 +143,8 @@ class Costs:
     ) -> float:
         """Estimate like `estimate`, for a better level, and lower the older the knowledge is.
 
-        Args:
-            index: of the level.
-            interval_seconds: from one input frame to the next.
-            now: monotonic seconds.
-            patience_seconds: half-life of the cost of a failed try; that of a usual cost is 15
-                times as long, that of one measured before the start 4 times.
+        `patience_seconds` is the half-life of the cost of a failed try; that of a usual cost is 15
+        times as long, that of one measured before the start 4 times.
         """
         cost = self.steady()
         memory = self._memory[self._nearest(index, cost)[0]]
@@ -233,7 +217,6 @@ _PATIENCE = 12
 """Half-life of a failed try, in quiet times."""
 _WARY = 4
 """Times as much patience if a single frame of a failed try may cost others."""
-_KEPT_CHANGES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,13 +253,7 @@ class Fulfilment:
 
 
 def shortfall(share: float | None, level: str, when: str) -> str:
-    """Say that a machine is too slow, and what would fit; empty if it is not.
-
-    Args:
-        share: of the frames that are what was asked for.
-        level: that is in force.
-        when: of which frames that is the share.
-    """
+    """Say that too few frames `when` are as asked for, and which level fits; empty if enough."""
     if share is None or share >= _MOSTLY:
         return ""
     text = f"this machine is too slow: {100 * share:.0f} % of the frames {when} are as asked for"
@@ -293,11 +270,8 @@ class Governor:
     budget) if a little longer, and if the wait grows. In the first seconds after the start or a
     silence only the wait counts, unless frames take twice the interval. It may skip several levels
     by estimate. It resumes a level that has fitted well, by estimate, for a quiet time, which
-    doubles with each failed try.
-
-    Args:
-        levels: from `parse_levels`; the first is in force.
-        latency_seconds: the stream's budget.
+    doubles with each failed try. The first of `levels`, which are from `parse_levels`, is in force.
+    Times and intervals are those of `Costs`.
     """
 
     def __init__(self, levels: Sequence[Level], *, latency_seconds: float) -> None:
@@ -323,13 +297,7 @@ class Governor:
         return self._levels[self._index]
 
     def expect(self, costs: Mapping[str, float], *, now: float, interval_seconds: float) -> Level:
-        """Accept what `LiveCompute.warm_up` has measured, and return the level to begin with.
-
-        Args:
-            costs: seconds that a frame takes, by the level's name.
-            now: monotonic seconds.
-            interval_seconds: from one input frame to the next.
-        """
+        """Accept seconds a frame by `LiveCompute.warm_up`, and return the level to begin with."""
         self._costs.expect(costs, now)
         for index, level in enumerate(self._levels if costs else ()):
             cost = self._costs.estimate(index, interval_seconds)
@@ -352,7 +320,11 @@ class Governor:
                 second one is skipped.
             waiting_seconds: age of the oldest frame that waits for work; 0 if none does.
         """
-        self._note_silence(now, busy_seconds, interval_seconds)
+        # the calm time begins with the first frame, or the first after a silence
+        silence = max(_SILENCE_SECONDS, _SILENCE_INTERVALS * interval_seconds * self.level.stride)
+        if now - busy_seconds - self._computed_at > silence:
+            self._calm_until = now + _CALM_SECONDS
+        self._computed_at = now
         self._costs.add(now, busy_seconds)
         self._waits.append((now, waiting_seconds))
         while self._waits[0][0] < now - self._span:
@@ -367,13 +339,6 @@ class Governor:
     def dropped(self, now: float) -> None:
         """Report a frame that was dropped because it had waited for too long."""
         self._drops.append(now)
-
-    def _note_silence(self, now: float, busy: float, interval: float) -> None:
-        """Begin the calm time if this frame is the first one, or the first after a silence."""
-        silence = max(_SILENCE_SECONDS, _SILENCE_INTERVALS * interval * self.level.stride)
-        if now - busy - self._computed_at > silence:
-            self._calm_until = now + _CALM_SECONDS
-        self._computed_at = now
 
     def _why_give_up(self, now: float, interval: float, waiting: float) -> str | None:
         costs, available = self._costs, interval * self.level.stride

@@ -49,12 +49,9 @@ class FrameSlot(Generic[T]):
 
 
 class FrameScheduler(Generic[T]):
-    """Assigns an item to every slot, each slot exactly once and in order.
+    """Assigns an item to every slot, `rate` of them a second, each exactly once and in order.
 
     A slot is returned as soon as its item comes: nothing is held back.
-
-    Args:
-        rate: slots per second.
 
     Raises:
         ValueError: for a rate that is not positive.
@@ -81,12 +78,9 @@ class FrameScheduler(Generic[T]):
     def enter(self, time: Fraction, item: T) -> list[FrameSlot[T]]:
         """Put an item in the slot of its time, and repeats of the one before up to there.
 
-        An item that comes too late for its slot is not shown there, but is repeated next:
-        it counts as `surplus` if the item before it took the slot, as `late` otherwise.
-
-        Args:
-            time: seconds on the output's time line; the very first one sets where the row starts.
-            item: what to show from then on.
+        An item that comes too late for its slot is not shown there, but is repeated next: it counts
+        as `surplus` if the item before it took the slot, as `late` otherwise. `time` is in seconds
+        on the output's time line; the very first one sets where the row starts.
         """
         index = self._index_of(time)
         if self._current is None and not self._counts["given"]:
@@ -102,11 +96,9 @@ class FrameScheduler(Generic[T]):
         return [*slots, *self._slots_until(index + 1)]
 
     def fill(self, until: Fraction, item: T | None = None) -> list[FrameSlot[T]]:
-        """Return all slots before a time; none while there is nothing to repeat.
+        """Return all slots that begin before some seconds; none while there is nothing to repeat.
 
-        Args:
-            until: seconds; the slot that begins there is not returned.
-            item: what to show instead of a repeat, and from then on.
+        An `item` is shown instead of a repeat, and from then on.
         """
         end = math.ceil(until * self._rate)
         if end <= self._next:
@@ -205,12 +197,7 @@ class DelayStatistics:
         self._lock = Lock()
 
     def encoded(self, index: int, arrived: float) -> None:
-        """Note that a frame is on its way.
-
-        Args:
-            index: of its slot; rises from call to call.
-            arrived: monotonic seconds when its packet came.
-        """
+        """Note that the frame of a slot is under way, which `arrived` then (monotonic)."""
         with self._lock:
             self._underway.append((index, arrived))
 
@@ -354,19 +341,16 @@ class OutputStage(StageThread):
         try:
             while (pictures := self._pictures.take_all(wait / self.context.speed)) is not None:
                 for picture in pictures:
-                    self._enter(picture)
+                    self.pending.done(picture.seconds)
+                    self._encode_all(self._scheduler.enter(picture.seconds, picture))
+                    self._last_time = picture.seconds
+                    self._set_showing("input")
                 wait = self._fill()
                 self._publish_sound()
             self._publish(self.encoder.flush())
         except BaseException:
             self.cancel()
             raise
-
-    def _enter(self, picture: OutputFrame) -> None:
-        self.pending.done(picture.seconds)
-        self._encode_all(self._scheduler.enter(picture.seconds, picture))
-        self._last_time = picture.seconds
-        self._set_showing("input")
 
     def _fill(self) -> float:
         """Repeat, or show the slate, in slots whose time has passed; return the next wait."""

@@ -34,7 +34,6 @@ OPEN_SECONDS = 30.0
 """For opening a file, and for packets to wait for it: there is nothing else to try."""
 
 _WAIT_SHARE = 0.4  # of the stall time, for a packet to wait: below the usual budget of two seconds
-_KEPT_FILES = 10
 _JOIN_SECONDS = 1.0
 _GRACE_SECONDS = 15.0  # for killing and reaping, beyond what `finish` was given
 
@@ -42,6 +41,7 @@ Loss = Literal["away", "full", "lost"]
 """Why a picture was not written: no connection; too many waited; on the way when it was lost."""
 
 MAX_BYTES = 64 << 20
+_KEPT_FILES = 10
 
 
 class PacketBuffer:
@@ -49,11 +49,8 @@ class PacketBuffer:
 
     `put` never waits. It is no :class:`DropOldestQueue`, since without a keyframe nothing after a
     gap can be decoded: on overflow all packets are dropped and counted, and further ones up to the
-    next keyframe. The buffer is closed at first.
-
-    Args:
-        max_seconds: that the oldest packet may wait.
-        max_bytes: of all packets together.
+    next keyframe. The buffer is closed at first. The oldest packet may wait for `max_seconds`, and
+    all together have `max_bytes`.
     """
 
     def __init__(self, max_seconds: float, max_bytes: int = MAX_BYTES) -> None:
@@ -102,12 +99,7 @@ class PacketBuffer:
             self._stopped = True
 
     def put(self, packet: Encoded, now: float) -> bool:
-        """Append a packet; return whether it was accepted.
-
-        Args:
-            packet: of the encoder, or of sound.
-            now: monotonic seconds.
-        """
+        """Append a packet of pictures or sound; return whether it is accepted. `now`: monotonic."""
         with self._lock:
             if self._open and self._packets:
                 is_late = now - self._packets[0][1] > self._max_seconds
@@ -391,9 +383,8 @@ class Publisher:
     ) -> OutputState:
         """Write the packets that wait, complete the output, and end.
 
-        Args:
-            timeout_seconds: after which it is killed; a file is then left without its name.
-            meanwhile: called every second until then, since a long recording takes minutes.
+        After `timeout_seconds` it is killed; a file is then left without its name. `meanwhile` is
+        called every second until then, since a long recording takes minutes.
 
         Raises:
             MediaError: if it has given up, or a file cannot be completed: SinkFull, SinkRefused,

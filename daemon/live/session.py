@@ -50,6 +50,7 @@ from .status import LiveStatus, StallDetector
 log = logging.getLogger("upframe.live")
 
 T = TypeVar("T")
+_COMPLETING = "the output is being completed"
 
 
 class LiveReport(WrittenReport, frozen=True):
@@ -87,11 +88,6 @@ class LiveReport(WrittenReport, frozen=True):
             f"{self.seconds:.1f} s{delay}, {self.counts.get('frames_dropped', 0)} dropped; "
             f"{self.ended_by}"
         )
-
-
-def is_file_input(request: LiveRequest) -> bool:
-    """Return whether the input is a file, which has an end and can wait; fetches a playlist."""
-    return not is_live(_input_url(request))
 
 
 def _input_url(request: LiveRequest) -> str:
@@ -172,7 +168,6 @@ _FINISH_URL_SECONDS = 10.0
 _FINISH_FILE_SECONDS = 900.0
 """Verifying a recording of days reads all of it."""
 _LOOK_SECONDS = 0.25
-_COMPLETING = "the output is being completed"
 _HOPELESS = ("not-found", "unauthorised", "untrusted", "unsupported")
 """Reasons for which a first connection may end the session."""
 
@@ -250,11 +245,7 @@ class LiveSession:
                 self._drop()
 
     def stop(self, number: int | None = None) -> None:
-        """End the stream and complete its output; also from a signal handler.
-
-        Args:
-            number: of the signal, if one is the reason.
-        """
+        """End the stream and complete its output; also from a signal handler, with its number."""
         if self._ended_by is None:
             self._stopped_by = number
             self._ended_by = "stopped" if number is None else f"stopped by signal {number}"
@@ -287,7 +278,8 @@ class LiveSession:
     def _open(self) -> None:
         request = self.request
         target = self._target = find_target(request)
-        self._is_file = is_file_input(request)
+        # a playlist is fetched to tell
+        self._is_file = not is_live(_input_url(request))
         if self._is_file and target.is_file:
             refuse_same_file(request.spec.input, request.spec.output)
         self._ingest.waits = self._is_file
@@ -389,16 +381,15 @@ class LiveSession:
         if self.still_seconds is not None and self._ended_by is None:
             # not what passed: the process may have been stopped
             self._watched_seconds += min(now - self._reported_at, 2 * STATUS_SECONDS)
-            self._check_progress(status, self.still_seconds)
+            seconds = self._detector.seconds(status, self._watched_seconds)
+            if seconds >= self.still_seconds * (1 if self._detector.began else 10):
+                self._hung = (
+                    f"no new picture has gone out for {seconds:.0f} s, though frames came in"
+                )
+                self._ended_by = self._hung
         self._reported, self._reported_at = status, now
         if self.on_status is not None:
             self.on_status(status)
-
-    def _check_progress(self, status: LiveStatus, most_seconds: float) -> None:
-        seconds = self._detector.seconds(status, self._watched_seconds)
-        if seconds >= most_seconds * (1 if self._detector.began else 10):
-            self._hung = f"no new picture has gone out for {seconds:.0f} s, though frames came in"
-            self._ended_by = self._hung
 
     @property
     def _drain_seconds(self) -> float:

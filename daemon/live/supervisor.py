@@ -39,6 +39,7 @@ log = logging.getLogger("upframe.live")
 
 Command = Callable[[str, Path], Sequence[str]]
 """Returns the command line of a worker, by the stream's name and the state directory."""
+SILENT_SECONDS = 30.0
 
 
 def command_of(name: str, state_dir: Path) -> list[str]:
@@ -171,7 +172,14 @@ class StreamSupervisor:
             return 0.0
         if clock() - began >= _STEADY_SECONDS:
             self.backoff.held(clock() - began)
-        return self._judge(process, entry)
+        if (message := self._exit_message) is None:
+            text, lasting = f"its worker {process.end}", False
+            if process.tail.text is not None:
+                lines = " | ".join(process.tail.text.splitlines())
+                log.warning("its worker said last: %s", lines, extra=self._about)
+        else:
+            text, lasting = message.message, message.code in _LASTING
+        return self._pause(entry, text, lasting=lasting)
 
     async def _watch(self, process: WorkerChild, entry: LiveConfig) -> bool:
         """Follow a worker to its end; return whether the next one is to start at once."""
@@ -208,17 +216,6 @@ class StreamSupervisor:
         log.warning("its worker has %d MiB, and is replaced", mebibytes, extra=self._about)
         self.num_restarts += 1
         return True
-
-    def _judge(self, process: WorkerChild, entry: LiveConfig) -> float:
-        """Report why a worker ended by itself; return the pause."""
-        if (message := self._exit_message) is None:
-            text, lasting = f"its worker {process.end}", False
-            if process.tail.text is not None:
-                lines = " | ".join(process.tail.text.splitlines())
-                log.warning("its worker said last: %s", lines, extra=self._about)
-        else:
-            text, lasting = message.message, message.code in _LASTING
-        return self._pause(entry, text, lasting=lasting)
 
     def _pause(self, entry: LiveConfig, text: str, *, lasting: bool) -> float:
         """Report why there is no worker, and for how long."""
@@ -267,7 +264,6 @@ class StreamSupervisor:
         self.board.update(accumulate_counters(self._past, status))
 
 
-SILENT_SECONDS = 30.0
 _REAP_SECONDS = 2.0
 
 

@@ -11,7 +11,7 @@ import argparse
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NoReturn
 
 from ...io.limits import limits
@@ -74,20 +74,15 @@ def _run(order: RunStream, channel: WorkerChannel, requests: Iterator[Request]) 
         if request.runtime.device.type == "cpu":
             allow_memory(limits().memory_mebibytes)
         session = LiveSession(request, on_status=report)
-        _stop_by_signal(session.stop)
+
+        def on_signal(number: int, _: object) -> None:  # ends well once, at once the second time
+            signal.signal(number, signal.SIG_DFL)
+            session.stop(number)
+
+        signal.signal(signal.SIGTERM, on_signal)
         report(session.status())
         threading.Thread(target=stop_at_end, name="upframe-orders", daemon=True).start()
         return session.run().ended_by
-
-
-def _stop_by_signal(stop: Callable[[int | None], None]) -> None:
-    """End well by the first SIGTERM, at once by the second."""
-
-    def on_signal(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        stop(number)
-
-    signal.signal(signal.SIGTERM, on_signal)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ log = logging.getLogger("upframe.mqtt.client")
 
 OnMessage = Callable[[IncomingMessage, Callable[[], None]], None]
 """Accepts a message and what acknowledges it; must neither raise nor block."""
+_DISCONNECT_SECONDS = 0.5
+_KEEPALIVE_SECONDS = 20
 
 
 class ConnectionLost(Exception):
@@ -154,8 +156,6 @@ _RECEIVE_MAXIMUM = 100  # unacknowledged messages that the broker may send: boun
 _PACKET_MAX_BYTES = 1 << 20  # larger ones are not even delivered
 _TIMEOUT_SECONDS = 10.0
 _CONNECT_SECONDS = 3.0  # in a thread that nothing can interrupt, and that an exit waits for
-_DISCONNECT_SECONDS = 0.5
-_KEEPALIVE_SECONDS = 20
 _UNANSWERED = "the connection was closed before the broker answered"
 _NO_TLS = re.compile("WRONG_VERSION|UNEXPECTED_EOF|RECORD_LAYER|PACKET_LENGTH|reset by peer")
 """In OpenSSL's errors, where the other side does not talk TLS at all."""
@@ -228,14 +228,10 @@ class _Paho:
 class Session:
     """One connection, from CONNECT to DISCONNECT: an asynchronous context manager.
 
-    Every call raises ConnectionLost when the connection ends.
-
-    Args:
-        config: the broker, and who we are.
-        topics: of the node, whose retained status becomes `offline` if we die.
-        credentials: as just read.
-        on_message: called with every message that arrives, from the very first on.
-        trial: connect beside the node's own session, and leave nothing behind.
+    Every call raises ConnectionLost when the connection ends. The retained status of the node of
+    `topics` becomes `offline` if we die. `on_message` is called with every message that arrives,
+    from the very first on. A trial connects beside the node's own session, and leaves nothing
+    behind.
 
     Raises:
         LoginRefused: on entering, if the broker refuses us.
@@ -317,9 +313,8 @@ class Session:
     async def subscribe(self, topics: Sequence[str], *, retained: bool = False) -> None:
         """Subscribe to topics, and wait until the broker has granted them.
 
-        Args:
-            topics: without the messages that we publish there ourselves.
-            retained: also what the broker has retained there; such messages come at QoS 0.
+        Messages that we publish there ourselves do not come; those that the broker has retained
+        come, at QoS 0, if `retained`.
 
         Raises:
             SubscriptionRefused: if it does not grant one of them.

@@ -17,15 +17,7 @@ from ..config import MqttConfig
 from ..errors import StoreBroken
 from ..fence import Fence
 from ..tasks import within
-from .broker import (
-    ConnectionLost,
-    LoginRefused,
-    OnMessage,
-    Session,
-    SubscriptionRefused,
-    TakenOver,
-    read_credentials,
-)
+from . import broker
 from .topics import COMMANDS, LATER_COMMANDS, OutgoingMessage, Topics
 
 log = logging.getLogger("upframe.mqtt.connection")
@@ -35,6 +27,8 @@ MAX_POST_BYTES = 4 << 20
 
 Render = Callable[[], Awaitable[OutgoingMessage]]
 """Makes the retained message of a topic as it has to be now; an empty one clears the topic."""
+_STORE_SECONDS = 1.0
+_STABLE_SECONDS = 60.0
 
 
 @dataclass(order=True, frozen=True, slots=True)
@@ -191,10 +185,8 @@ class Outbox:
 _NUM_PUBLISHERS = 20  # as many as the library has on their way at once
 _DRAIN_SECONDS = 1.5  # for all that waits to be sent when the node stops
 _STATUS_SECONDS = 1.0  # for its last status
-_STORE_SECONDS = 1.0
 _SHORT_SECONDS = 5.0
 """For which a connection must hold to be more than none."""
-_STABLE_SECONDS = 60.0
 _MANY_SHORT = 3
 
 Phase = Literal["connecting", "connected", "away", "refused", "stopped"]
@@ -213,9 +205,9 @@ class BrokerConnection:
     """The files that it names are read for every attempt."""
     topics: Topics
     outbox: Outbox
-    on_message: OnMessage
+    on_message: broker.OnMessage
     """Called with every message."""
-    on_session: Callable[[Session], Coroutine[Any, Any, None]]
+    on_session: Callable[[broker.Session], Coroutine[Any, Any, None]]
     """Run with every new session, once requests can arrive."""
     backoff: Backoff
     """The delays between attempts."""
@@ -274,9 +266,9 @@ class BrokerConnection:
             self._num_attempts += 1
             try:
                 await self._attempt(stop)
-            except (LoginRefused, SubscriptionRefused, TakenOver) as error:
+            except (broker.LoginRefused, broker.SubscriptionRefused, broker.TakenOver) as error:
                 await self._pause("refused", error, self.backoff.longest_seconds())
-            except ConnectionLost as error:
+            except broker.ConnectionLost as error:
                 await self._pause("away", error, self.backoff.next_seconds())
 
     async def _pause(self, phase: Phase, error: Exception, seconds: float) -> None:
@@ -292,8 +284,10 @@ class BrokerConnection:
         await asyncio.sleep(seconds)
 
     async def _attempt(self, stop: asyncio.Event) -> None:
-        credentials = await asyncio.to_thread(read_credentials, self.config)
-        async with Session(self.config, self.topics, credentials, self.on_message) as session:
+        credentials = await asyncio.to_thread(broker.read_credentials, self.config)
+        async with broker.Session(
+            self.config, self.topics, credentials, self.on_message
+        ) as session:
             await _unless_lost(session, self._subscribe(session))
             began = time.monotonic()
             self._note_connected(session)
@@ -303,16 +297,16 @@ class BrokerConnection:
                 self.outbox.forget_latest()
                 self._note_ended(time.monotonic() - began)
 
-    async def _subscribe(self, session: Session) -> None:
+    async def _subscribe(self, session: broker.Session) -> None:
         older = [self.topics.command(each) for each in COMMANDS if each not in LATER_COMMANDS]
         await session.subscribe(older)
         for command in LATER_COMMANDS:
             try:
                 await session.subscribe([self.topics.command(command)])
-            except SubscriptionRefused as error:
+            except broker.SubscriptionRefused as error:
                 log.warning("MQTT: %s: this request cannot be made", error)
 
-    def _note_connected(self, session: Session) -> None:
+    def _note_connected(self, session: broker.Session) -> None:
         if self._num_connections and not session.session_present:
             log.warning("the broker has lost what was sent to us meanwhile, if anything was")
         self._refusals = session.refusals
@@ -330,7 +324,7 @@ class BrokerConnection:
             text = "MQTT: %d connections in a row ended at once: is there another client as %s?"
             log.error(text, self._num_short, self.topics.base)
 
-    async def _serve(self, session: Session, stop: asyncio.Event) -> None:
+    async def _serve(self, session: broker.Session, stop: asyncio.Event) -> None:
         """Read and send until the connection is lost, or everything is sent after `stop`."""
         try:
             async with asyncio.TaskGroup() as group:
@@ -351,10 +345,10 @@ class BrokerConnection:
                 await self._publish_stopped(session)
             raise
         except ExceptionGroup as ends:
-            lost, unexpected = ends.split(ConnectionLost)
+            lost, unexpected = ends.split(broker.ConnectionLost)
             raise unexpected or (lost or ends).exceptions[0] from ends
 
-    async def _send(self, session: Session) -> None:
+    async def _send(self, session: broker.Session) -> None:
         while True:
             item = None
             try:
@@ -372,9 +366,9 @@ class BrokerConnection:
                 raise
             self.outbox.delivered(item)
 
-    async def _publish_stopped(self, session: Session) -> None:
+    async def _publish_stopped(self, session: broker.Session) -> None:
         self.status = "stopped"
-        with suppress(ConnectionLost):
+        with suppress(broker.ConnectionLost):
             await within(_STATUS_SECONDS, session.publish(await self._render_status()))
 
     async def _render_status(self) -> OutgoingMessage:
@@ -386,7 +380,7 @@ class BrokerConnection:
         self._phase, self._reason = phase, reason
 
 
-async def _unless_lost(session: Session, work: Coroutine[Any, Any, None]) -> None:
+async def _unless_lost(session: broker.Session, work: Coroutine[Any, Any, None]) -> None:
     """Do some work; the end of the connection ends it, which the library would not notice."""
     try:
         async with asyncio.TaskGroup() as group:

@@ -114,7 +114,8 @@ def parse(command: Command, payload: bytes) -> Request:
         payload = json_bytes({"id": payload.decode()})
     with _unreadable_is_invalid():
         given = _object_of(payload)
-        job_id = _id_of(given)
+        own_id = given.get("id")
+        job_id = own_id if isinstance(own_id, str) and _SAFE_ID.fullmatch(own_id) else None
     with _unreadable_is_invalid(job_id):
         schema = given.get("schema", None if command == "submit" else REQUEST_SCHEMA)
         if not (isinstance(schema, str) and _SUPPORTED.fullmatch(schema)):
@@ -156,12 +157,6 @@ def _object_of(payload: bytes) -> dict[str, object]:
     if not isinstance(given, dict):
         raise BadRequest("malformed", f"must be a JSON object, got {type(given).__name__}")
     return cast("dict[str, object]", given)
-
-
-def _id_of(given: dict[str, object]) -> str | None:
-    job_id = given.get("id")
-    usable = isinstance(job_id, str) and _SAFE_ID.fullmatch(job_id)
-    return cast("str", job_id) if usable else None
 
 
 def _problems_of(error: ValidationError) -> str:
@@ -301,14 +296,9 @@ class Refused(Exception):
 def confined(path_or_url: str, jobs: JobsConfig) -> str:
     """Check the source or sink of a request, and return the name by which to use it.
 
-    Blocks: links are looked up on the file system, which may be a network's.
-
-    Args:
-        path_or_url: an absolute path, a numbered sequence, a glob, or a URL, ``file://`` included.
-        jobs: the roots and schemes.
-
-    Returns:
-        A URL unchanged; a path below one of the roots, with all links resolved.
+    Blocks: links are looked up on the file system, which may be a network's. It is an absolute
+    path, a numbered sequence, a glob, or a URL, ``file://`` included. A URL is returned unchanged;
+    a path is below one of the roots, with all links resolved.
 
     Raises:
         Refused: if it is outside the roots, also by ``..`` or links, or no absolute path or URL.

@@ -33,6 +33,7 @@ log = logging.getLogger("upframe.service.checking")
 
 _PATIENCE_SECONDS = 5.0
 _BOTH = {"enable_frame_interpolation": True, "enable_upscaling": True}
+_NEEDED = ("nvidiactl", "nvidia0", "nvidia-uvm")
 
 
 def examine(config: Config, free: Callable[[Path], int | None] = free_bytes) -> Iterator[Fault]:
@@ -178,8 +179,7 @@ _USUAL_SIZES = ((1920, 1080), (352, 288))
 def _codec(where: str, encoder: EncoderOptions, container: str | None) -> Iterator[Fault]:
     """Encode a picture of 8 bits with the encoder that is named, or a container's default."""
     from ...filters.frame import PixelFormat
-    from ...io.encode.codecs import default_codec, encoder_of
-    from ...io.encode.containers import container_of
+    from ...io.encode.codecs import container_of, default_codec, encoder_of
     from ...io.encode.encoder import check_range
     from ...io.writer import try_encoder
 
@@ -277,7 +277,6 @@ def cautions(config: Config) -> Iterator[str]:
         yield hidden
 
 
-_NEEDED = ("nvidiactl", "nvidia0", "nvidia-uvm")
 _REASONS = {
     errno.ENOENT: "is not there (PrivateDevices= in the unit? nvidia-modprobe or nvidia_uvm "
     "missing?)",
@@ -292,12 +291,8 @@ def hidden_gpu(
     """Explain why CUDA does not find the GPU that the driver has; None if it does.
 
     CUDA itself is silent: with a wrong DeviceAllow= in the unit it finds no device, `auto` means
-    the CPU, and everything takes a hundred times as long.
-
-    Args:
-        devices: as configured; without `auto`, `all` or `cuda` among them no GPU is expected.
-        proc: with the state of the driver.
-        dev: with its devices.
+    the CPU, and everything takes a hundred times as long. Without `auto`, `all` or `cuda` among the
+    configured devices no GPU is expected. `proc` has the state of the driver, `dev` its devices.
     """
     if not any(word in name for name in devices for word in ("auto", "all", "cuda")):
         return None

@@ -34,13 +34,10 @@ from ..workers.process import FileProber, WorkerLost
 from ..workers.ray import SOCKET, keep_driver
 from ..workers.scheduler import Scheduler
 from .checks import examine_at_start
-from .http import control_socket, serve_tcp
-from .lifecycle import Signals, SupervisedTask
+from .http import JobRoutes, application, control_socket, serve_tcp, status_routes
+from .lifecycle import Notifier, Signals, SupervisedTask, Watchdog
 from .logs import Logs
-from .metrics import Metrics, set_live_metrics
-from .routes import JobRoutes, application, status_routes
-from .status import JobEventLog, LoopLag, Phase, Status
-from .systemd import Notifier, Watchdog
+from .status import JobEventLog, LoopLag, Metrics, Phase, Status, set_live_metrics
 
 if TYPE_CHECKING:
     from ..mqtt.bridge import MqttBridge
@@ -55,13 +52,13 @@ _FIRST_SCAN_SECONDS = 10.0
 """For the first scan of all folders: a share that hangs must not keep the daemon from starting."""
 _SHORTEST_FAREWELL_SECONDS, _LONGEST_FAREWELL_SECONDS = 0.5, 3.0
 """For reporting the end to the broker."""
-_BEAT_SECONDS = 1.0
 _EXTENSION_SECONDS = 30.0
 """Asked of systemd at each beat while starting or draining: without a beat its patience ends."""
 _AFTER_DRAIN_SECONDS = 4.0
 """From the end of the drain's time to that of the process; queueing jobs again takes part of it."""
 _LATE_SECONDS = 5.0
 """From which on the event loop counts as hung."""
+_BEAT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,12 +222,7 @@ class Frontends:
 
 
 class Daemon:
-    """One run of the daemon.
-
-    Args:
-        path: of the configuration's file, for reloads.
-        store: the jobs; its owner closes it afterwards.
-    """
+    """One run of the daemon; the file at `path` is read on reloads, the store's owner closes it."""
 
     def __init__(
         self, config: Config, path: Path, store: JobStore, notifier: Notifier, logs: Logs

@@ -140,11 +140,8 @@ class SummingHandler(logging.Handler):
 
     The same warning of the same job or live stream is written once in a while, then with how often
     it was repeated. Of one whose text differs each time, as by a frame number, twenty are written.
-
-    Args:
-        target: writes the lines.
-        seconds: in which a warning is written once; 0: write everything.
-        clock: of seconds, monotonic.
+    It is once in `seconds`; 0: everything is written. The clock is monotonic. `target` writes the
+    lines.
     """
 
     def __init__(

@@ -164,10 +164,7 @@ class FolderInspection:
 class Inspector:
     """Classify the files of one watched folder. Every method blocks; call one at a time.
 
-    Args:
-        filesystem: The type of the input's file system.
-        reserved: Folders to skip, with the reason.
-        stop: Interrupts a scan.
+    `reserved` are folders to skip, with the reason; `stop` interrupts a scan.
     """
 
     def __init__(
@@ -279,7 +276,10 @@ class Inspector:
             job = self._records.store.find(key)
             taken = self._records.taken(key, path)
             if job is None and taken is None:
-                self._find_outdated(path, inspection)
+                latest = self._records.latest(path)
+                with suppress(UnknownJob):
+                    if latest and self._records.store.get(latest).state in ("queued", "running"):
+                        inspection.outdated.append(latest)
                 return False
             against = taken if job is None else self._seen(path, job, inspection)
         self._decided[path] = signature
@@ -304,12 +304,6 @@ class Inspector:
             return None
         reason, detail = _SEEN[job.state]
         return Skip(path, reason, detail.format(id=job.id))
-
-    def _find_outdated(self, path: Path, inspection: FolderInspection) -> None:
-        latest = self._records.latest(path)
-        with suppress(UnknownJob):
-            if latest and self._records.store.get(latest).state in ("queued", "running"):
-                inspection.outdated.append(latest)
 
     def _opened(self, path: Path, signature: Signature) -> Candidate | None:
         """Compare the signature of the opened file: cached attributes may be outdated."""

@@ -24,15 +24,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from ...io import files
 from ...io.errors import MediaError
-from ...io.files import (
-    CANNOT_LINK,
-    NAME_MAX_BYTES,
-    numbered,
-    partial_path,
-    rename_without_replacing,
-    sync_folder,
-)
 from ...io.root import Root, by_descriptor, opened_folder, opened_place, read_entry
 from ..config import WatchConfig
 from ..errors import StoreBroken, UnknownJob
@@ -57,33 +50,27 @@ log = logging.getLogger("upframe.watch")
 def move(source: Path, target: Path, before_removal: Callable[[Path], None]) -> Path:
     """Move a file to `target`, or to a free name next to it.
 
-    Args:
-        source: The file.
-        target: The new path; ``film.mkv`` becomes ``film-1.mkv`` if it exists.
-        before_removal: Called with the new path while the file exists at both. If it raises, the
-            file stays at `source` only.
-
-    Returns:
-        The new path.
+    ``film.mkv`` becomes ``film-1.mkv`` if it exists. `before_removal` is called with the new path,
+    which is returned, while the file exists at both; if it raises, the file stays at `source` only.
 
     Raises:
         OSError: if that fails; the file is still at `source`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for name in numbered(target):
+    for name in files.numbered(target):
         if not _is_finished(source, name):
             try:
                 _put(source, name)
             except FileExistsError:
                 continue
-        sync_folder(name.parent)
+        files.sync_folder(name.parent)
         try:
             before_removal(name)
             source.unlink()
         except BaseException:
             name.unlink()
             raise
-        sync_folder(source.parent)
+        files.sync_folder(source.parent)
         return name
     raise AssertionError("there are always more numbers")
 
@@ -109,14 +96,14 @@ def _put(source: Path, name: Path) -> None:
     try:
         os.link(source, name, follow_symlinks=False)
     except OSError as error:
-        if error.errno == errno.EXDEV or error.errno in CANNOT_LINK:
+        if error.errno == errno.EXDEV or error.errno in files.CANNOT_LINK:
             _copy(source, name)
         else:
             raise
 
 
 def _copy(source: Path, name: Path, token: str | None = None) -> None:
-    partial = partial_path(name, token)
+    partial = files.partial_path(name, token)
     if token is not None:  # what a killed process has left
         partial.unlink(missing_ok=True)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -133,7 +120,7 @@ def _copy(source: Path, name: Path, token: str | None = None) -> None:
             os.fsync(copy.fileno())
             if not filecmp.cmp(*held, shallow=False):
                 raise OSError(errno.EIO, f"the copy differs from the original: {source}")
-        rename_without_replacing(partial, name)
+        files.rename_without_replacing(partial, name)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -241,7 +228,7 @@ def bring_back(job: Job, watch: WatchConfig, state_dir: Path | None = None) -> N
             return
     target = mirrored(source, watch.input, folder)
     with opened_place(watch.root(folder, state_dir), target) as there:
-        for place in islice(numbered(there), _MOST_MOVED):
+        for place in islice(files.numbered(there), _MOST_MOVED):
             if _account_beside(place).get("job") != job.id or not os.path.lexists(place):
                 continue
             with opened_folder(Root(watch.input, state_dir), source.parent, create=True) as home:
@@ -262,7 +249,7 @@ def is_unchanged(job: Job, source: Path) -> bool:
 
 def sidecar_of(path: Path) -> Path:
     """Return the path of the file with the reason why `path` failed."""
-    room = NAME_MAX_BYTES - len(SIDECAR_SUFFIX)
+    room = files.NAME_MAX_BYTES - len(SIDECAR_SUFFIX)
     name = os.fsencode(path.name)[:room].decode(errors="ignore")
     return path.with_name(f"{name}{SIDECAR_SUFFIX}")
 
@@ -274,7 +261,7 @@ def write_sidecar(place: Path, job: Job) -> None:
         OSError: if it cannot be written.
     """
     sidecar = sidecar_of(place)
-    partial = partial_path(sidecar)
+    partial = files.partial_path(sidecar)
     try:
         with partial.open("x") as file:
             file.write(json.dumps(_account(job), indent=2, ensure_ascii=False) + "\n")
@@ -340,7 +327,7 @@ def bring_companions(job: Job, watch: WatchConfig, state_dir: Path | None = None
             if others.against_file(relative) is None and inputs.against_file(relative) is not None:
                 target = sink.with_name(sink.stem + name.removeprefix(source.stem))
                 _bring(here / name, there / target.name, target, partial_token(job.id))
-        sync_folder(there)
+        files.sync_folder(there)
 
 
 def _bring(source: Path, place: Path, target: Path, token: str) -> None:
@@ -362,12 +349,7 @@ class InputDisposer:
     Also of jobs that ended while the daemon was not running. Jobs of other folders are ignored.
     """
 
-    def __init__(
-        self,
-        watches: Sequence[WatchConfig],
-        queue: JobQueue,
-        store: JobStore,
-    ) -> None:
+    def __init__(self, watches: Sequence[WatchConfig], queue: JobQueue, store: JobStore) -> None:
         self._watches = watches
         self._queue = queue
         self._records = Records(store)

@@ -88,12 +88,9 @@ class LockClaim(BaseModel, frozen=True):
 
 
 class Locks:
-    """The locks below one output folder. Every method blocks.
+    """The locks below one output folder, or the root itself. Every method blocks.
 
-    Args:
-        root: The root beneath which the folder is opened.
-        instance: Name of this daemon, the same after every restart.
-        folder: The folder; None: the root itself.
+    `instance` names this daemon, and is the same after every restart.
     """
 
     def __init__(self, root: Root, instance: str, folder: Path | None = None) -> None:

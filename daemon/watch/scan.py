@@ -100,10 +100,9 @@ def is_ours(name: str) -> bool:
 class NameRules:
     """Decide by name whether a file or a folder is skipped.
 
-    Args:
-        include: Globs of names, or of paths below the root if they contain a slash; none: every
-            name with the extension of a video.
-        exclude: Globs in addition to the built-in ones; they also apply to folders.
+    `include` and `exclude` are globs of names, or of paths below the root if they contain a slash.
+    Without `include`, every name with the extension of a video is taken; `exclude` adds to the
+    built-in ones, and also applies to folders.
     """
 
     def __init__(self, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> None:
@@ -142,7 +141,7 @@ def _matched(relative: PurePath, patterns: Iterable[str]) -> str | None:
 
 _POSTERS = {".jpg", ".jpeg", ".png", ".webp", ".tbn"}
 COMPANIONS = _POSTERS | {
-    *(".srt", ".ass", ".ssa", ".vtt", ".sub", ".idx", ".sup", ".smi", ".ttml", ".lrc", ".nfo"),
+    *(".srt", ".ass", ".ssa", ".vtt", ".sub", ".idx", ".sup", ".smi", ".ttml", ".lrc", ".nfo")
 }
 """Their extensions."""
 
@@ -226,11 +225,7 @@ class _Wait:
 
 
 class Stability:
-    """Track since when each file is unchanged.
-
-    Args:
-        stable_seconds: How long a file must be unchanged.
-    """
+    """Track since when each file is unchanged, which it must be for `stable_seconds`."""
 
     def __init__(self, stable_seconds: float) -> None:
         self._stable_seconds = stable_seconds
@@ -458,13 +453,7 @@ class SkipLog:
         self._logged: dict[Path, tuple[Skip, Signature | None]] = {}
 
     def log(self, skip: Skip, version: Signature | None = None, *, known: bool = False) -> None:
-        """Log why a path is skipped, unless that was logged already.
-
-        Args:
-            skip: The path and the reason.
-            version: Of the file, if another version should be logged again.
-            known: Only note it: an earlier run of the daemon has logged it.
-        """
+        """Log why a path is skipped, once for each `version`, unless it is `known` from before."""
         before, self._logged[skip.path] = self._logged.get(skip.path), (skip, version)
         if known or (before and (before[0].reason, before[1]) == (skip.reason, version)):
             return

@@ -43,10 +43,8 @@ _REASONS = ("an answer", "room")
 class DiskSpace:
     """Reserves space: what one running job will still write is not free for another.
 
-    Args:
-        free: returns the free bytes of a folder's file system; may block.
-        look_seconds: after which a waiting job is checked again.
-        answer_seconds: for a file system to answer.
+    A waiting job is checked again after `look_seconds`; a file system has `answer_seconds` to
+    answer. `free` returns the free bytes of a folder's, and may block.
     """
 
     def __init__(
@@ -143,11 +141,7 @@ _LOOK_AT = 16
 class JobAdmission:
     """Claims jobs in the queue's order, but for those whose target has no space for them yet.
 
-    Those stay queued, with the reason.
-
-    Args:
-        queue: of the jobs.
-        space: on their targets; what a claimed job needs is reserved until it is released.
+    Those stay queued, with the reason. What a claimed job needs is reserved until it is released.
     """
 
     def __init__(self, queue: JobQueue, space: DiskSpace) -> None:
@@ -160,12 +154,20 @@ class JobAdmission:
         async with self._claiming:
             for job in await self._due():
                 if (reason := await self.space.reserve(job)) is not None:
-                    await self._put_off(job, reason)
+                    with suppress(UnknownJob):  # it ended and was forgotten meanwhile
+                        await self._queue.update(job.id, waits_for=reason, not_before=self._later())
                 elif (claimed := await self._queue.claim(limit_ids=[job.id])) is not None:
                     return claimed
                 else:  # cancelled meanwhile
                     self.space.release(job.id)
-            return await self._claim_any()
+            job = await self._queue.claim()
+            if job is None or (reason := await self.space.reserve(job)) is None:
+                return job
+            uncounted = job.attempts - 1
+            await self._queue.change(
+                job.id, "queued", attempts=uncounted, waits_for=reason, not_before=self._later()
+            )
+            return None
 
     async def _due(self) -> list[Job]:
         if self._queue.paused:
@@ -173,20 +175,6 @@ class JobAdmission:
         now = datetime.now(UTC)
         jobs = await self._queue.jobs({"queued"}, _LOOK_AT)
         return [job for job in jobs if job.not_before is None or job.not_before <= now]
-
-    async def _claim_any(self) -> Job | None:
-        job = await self._queue.claim()
-        if job is None or (reason := await self.space.reserve(job)) is None:
-            return job
-        uncounted = job.attempts - 1
-        await self._queue.change(
-            job.id, "queued", attempts=uncounted, waits_for=reason, not_before=self._later()
-        )
-        return None
-
-    async def _put_off(self, job: Job, reason: str) -> None:
-        with suppress(UnknownJob):  # it ended and was forgotten meanwhile
-            await self._queue.update(job.id, waits_for=reason, not_before=self._later())
 
     def _later(self) -> datetime:
         return datetime.now(UTC) + timedelta(seconds=self.space.look_seconds)

@@ -25,12 +25,7 @@ from .messages import Event, Logged, Request, read_request
 def run_worker(
     parser: argparse.ArgumentParser, serve: Callable[[argparse.Namespace], int]
 ) -> NoReturn:
-    """Bind this process to the daemon that its command line names, serve it, and end the process.
-
-    Args:
-        parser: of the further options.
-        serve: returns the exit status.
-    """
+    """Bind this process to the daemon of its command line, `serve` it, and end with that status."""
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--lock", type=Path, required=True)
     arguments = parser.parse_args()
@@ -45,8 +40,7 @@ def run_worker(
 class WorkerChannel:
     """Receives requests and sends events. There is one in a process.
 
-    Args:
-        unheard_status: exit status of the process once no daemon listens any more.
+    It ends the process with `unheard_status` once no daemon listens any more.
     """
 
     def __init__(self, unheard_status: int) -> None:

@@ -89,11 +89,7 @@ class Result(BaseModel, frozen=True):
 
     @classmethod
     def of(
-        cls,
-        job_id: str,
-        digest: str,
-        renames: Sequence[tuple[Path, Path]],
-        report: dict[str, Any],
+        cls, job_id: str, digest: str, renames: Sequence[tuple[Path, Path]], report: dict[str, Any]
     ) -> Self:
         """Describe an output whose files still have their temporary names.
 
@@ -121,10 +117,7 @@ class Result(BaseModel, frozen=True):
 class Results:
     """The entries of all jobs that are being published, one file each, and their segments.
 
-    Every method blocks.
-
-    Args:
-        folder: created if it is missing.
+    Every method blocks. The folder is created if it is missing.
 
     Raises:
         OSError: from every method, if the disk fails.

@@ -75,24 +75,22 @@ async def recover(queue: JobQueue, state_dir: Path) -> None:
         log.warning("killed worker process %d, left behind by the last daemon", pid)
     entries = await asyncio.to_thread(Results, state_dir / ledger.FOLDER)
     for job in await queue.jobs(states={"running"}):
-        await _recover(queue, job, entries)
+        report = None
+        with Fence("job", job.id):
+            report = await _settled(job, entries)
+        if report is not None:
+            log.info("job %s had been done, but not recorded", job.id, extra={"job_id": job.id})
+            await queue.change(job.id, "done", report=report)
+        else:
+            log.info(
+                "job %s was interrupted, and is queued again", job.id, extra={"job_id": job.id}
+            )
+            await queue.change(job.id, "queued", attempts=max(0, job.attempts - 1))
     for job_id in await asyncio.to_thread(lambda: list(entries.job_ids())):
         state = await _state_of(queue, job_id)
         if state in (None, "done", "failed", "cancelled"):
             kept = state == "failed"  # `jobs retry` continues it
             await asyncio.to_thread(entries.forget, job_id, keep_segments=kept)
-
-
-async def _recover(queue: JobQueue, job: Job, entries: Results) -> None:
-    report = None
-    with Fence("job", job.id):
-        report = await _settled(job, entries)
-    if report is not None:
-        log.info("job %s had been done, but not recorded", job.id, extra={"job_id": job.id})
-        await queue.change(job.id, "done", report=report)
-    else:
-        log.info("job %s was interrupted, and is queued again", job.id, extra={"job_id": job.id})
-        await queue.change(job.id, "queued", attempts=max(0, job.attempts - 1))
 
 
 async def _state_of(queue: JobQueue, job_id: str) -> State | None:
@@ -113,16 +111,10 @@ async def _settled(job: Job, entries: Results, *, complete: bool = True) -> dict
 def settle(job: Job, entries: Results, *, complete: bool = True) -> dict[str, Any] | None:
     """Complete what an attempt was about to publish, or remove all that it left. Blocks.
 
-    No worker may be working on the job.
-
-    Args:
-        job: whose attempt has ended, in whatever way.
-        entries: the ledger.
-        complete: whether to rename files that are ready; otherwise a result counts only if all its
-            files have their names already, and is removed if not.
-
-    Returns:
-        The job's report if it is done, else None.
+    No worker may be working on the job. No worker may be working on the job, whose attempt has
+    ended in whatever way. If `complete`, files that are ready are renamed; otherwise a result
+    counts only if all its files have their names already, and is removed if not. Returned is the
+    report of a job that is done, else None.
 
     Raises:
         OSError: if files cannot be accessed or removed.
@@ -136,7 +128,10 @@ def settle(job: Job, entries: Results, *, complete: bool = True) -> dict[str, An
             done = _publish(job, result, complete=complete)
             report = result.report if done else None
             if not done:
-                _take_back(result)
+                for file in result.files:
+                    if file.is_published:
+                        with suppress(FileNotFoundError):
+                            os.unlink(file.final)
         discard_partials(place, partial_token(job.id))
     return report
 
@@ -155,13 +150,6 @@ def _publish(job: Job, result: Result, *, complete: bool) -> bool:
     for folder in {Path(file.final).parent for file in result.files}:
         sync_folder(folder)
     return True
-
-
-def _take_back(result: Result) -> None:
-    for file in result.files:
-        if file.is_published:
-            with suppress(FileNotFoundError):
-                os.unlink(file.final)
 
 
 # The end of an attempt in the store: done, failed, queued again, cancelled or given back.
@@ -183,18 +171,7 @@ def next_attempt(
     *,
     uniform: Callable[[float, float], float] = random.uniform,
 ) -> datetime | None:
-    """Return when a job that failed is tried again.
-
-    Args:
-        error: of the last attempt.
-        attempts: begun so far.
-        config: how often and how soon.
-        now: when it failed.
-        uniform: draws the jitter between two bounds.
-
-    Returns:
-        None if it is not tried again.
-    """
+    """Return when a job that failed `now` is tried again, by the attempts so far; None: never."""
     if not error.retryable or attempts >= config.attempts:
         return None
     delays = config.retry_delays
@@ -218,13 +195,7 @@ class OutcomeRecorder:
         self._counts = counts
 
     async def record(self, job: Job, outcome: AttemptOutcome, reason: StopReason | None) -> None:
-        """Record the outcome of an attempt. A job that is done is done, even if it was cancelled.
-
-        Args:
-            job: as it was claimed.
-            outcome: of the attempt.
-            reason: why it was stopped, if it was.
-        """
+        """Record an attempt's outcome, and why it was stopped. Done is done, even if cancelled."""
         if isinstance(outcome, JobDone):
             report = outcome.report
         else:

@@ -27,18 +27,8 @@ from ..exits import Exit, exit_code_of
 from ..hang import HangLimits, HangWatch, say_on_stderr
 from ..jobs.model import JobError
 from ..startup import collector_resting
+from . import messages
 from .channel import WorkerChannel, run_worker
-from .messages import (
-    CancelJob,
-    CheckJob,
-    Event,
-    JobStopped,
-    Ready,
-    Request,
-    RequestFailed,
-    RunJob,
-    error_of,
-)
 
 _STOPPED_STATUS = 128 + signal.SIGTERM
 
@@ -65,22 +55,24 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     if arguments.results is None:
 
-        def answer(request: Request) -> Event:
-            share = 1 if isinstance(request, CheckJob) else 4  # for an encoder, or a few frames
+        def answer(request: messages.Request) -> messages.Event:
+            share = (
+                1 if isinstance(request, messages.CheckJob) else 4
+            )  # for an encoder, or a few frames
             allow_memory(limits().memory_mebibytes, share=share)
             return answer_probe(request)
 
-        channel.send(Ready())
+        channel.send(messages.Ready())
         return serve(channel, answer)
     chosen = {name: getattr(arguments, name) for name in AttemptSettings.__slots__}
     try:
         runner = JobRunner(channel, AttemptSettings(**chosen))
     except (FilterError, OSError) as error:  # no such device; no space for the ledger
-        channel.send(RequestFailed(error=error_of(error)))
+        channel.send(messages.RequestFailed(error=messages.error_of(error)))
         return exit_code_of(error)
     if runner.runtime.device.type == "cpu":
         allow_memory(limits().memory_mebibytes)
-    channel.send(Ready(device=runner.device_name))
+    channel.send(messages.Ready(device=runner.device_name))
     return serve(channel, runner)
 
 
@@ -93,13 +85,13 @@ class JobChannel(WorkerChannel):
 
     def __init__(self) -> None:
         super().__init__(_STOPPED_STATUS)
-        self._waiting: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[messages.Request | None] = queue.SimpleQueue()
         self._job: str | None = None
         self._cancelled: str | None = None
         signal.signal(signal.SIGTERM, self._on_signal)
         threading.Thread(target=self._read, name="upframe-requests", daemon=True).start()
 
-    def next_request(self) -> Request | None:
+    def next_request(self) -> messages.Request | None:
         """Wait for the next request; None when there will be no more."""
         return self._waiting.get()
 
@@ -112,7 +104,7 @@ class JobChannel(WorkerChannel):
         say_on_stderr(why)
         if self._job is not None:
             error = JobError(code=int(Exit.INTERNAL), message=why, retryable=True)
-            self.send(RequestFailed(error=error))
+            self.send(messages.RequestFailed(error=error))
 
     def was_cancelled(self, job_id: str) -> bool:
         """Whether a job was to be cancelled."""
@@ -121,7 +113,13 @@ class JobChannel(WorkerChannel):
     def _read(self) -> None:
         try:
             for request in self.requests():
-                self._receive(request)
+                if not isinstance(request, messages.CancelJob):
+                    if isinstance(request, messages.RunJob):
+                        self._job = request.id
+                    self._waiting.put(request)
+                elif request.id == self._job:
+                    self._cancelled = request.id
+                    os.kill(os.getpid(), signal.SIGTERM)
         except ValidationError:  # raised in this thread, it would leave the daemon waiting
             traceback.print_exc()
             sys.stderr.flush()
@@ -129,15 +127,6 @@ class JobChannel(WorkerChannel):
         if self._job is not None:  # its result is not needed; the daemon's next start cleans up
             os._exit(_STOPPED_STATUS)
         self._waiting.put(None)
-
-    def _receive(self, request: Request) -> None:
-        if not isinstance(request, CancelJob):
-            if isinstance(request, RunJob):
-                self._job = request.id
-            self._waiting.put(request)
-        elif request.id == self._job:
-            self._cancelled = request.id
-            os.kill(os.getpid(), signal.SIGTERM)
 
     def _on_signal(self, number: int, _: object) -> None:
         """End at once, unless it is a cancellation that came too late.
@@ -152,28 +141,21 @@ class JobChannel(WorkerChannel):
 
 
 def serve(
-    channel: JobChannel, answer: Callable[[Request], Event], limits: HangLimits | None = None
+    channel: JobChannel,
+    answer: Callable[[messages.Request], messages.Event],
+    limits: HangLimits | None = None,
 ) -> int:
-    """Answer requests until there are no more.
-
-    Args:
-        channel: to the daemon.
-        answer: does what a request asks.
-        limits: when a call into a codec or a filter counts as hung.
-
-    Returns:
-        The exit status of the process.
-    """
+    """Answer requests until there are no more; return the exit status of the process."""
     with HangWatch(channel.give_up, limits):
         while (request := channel.next_request()) is not None:
             try:
                 event = answer(request)
             except Stopped as stopped:
-                if not (isinstance(request, RunJob) and channel.was_cancelled(request.id)):
+                if not (isinstance(request, messages.RunJob) and channel.was_cancelled(request.id)):
                     return 128 + stopped.signal_number  # of a signal that was sent to the process
-                event = JobStopped()
+                event = messages.JobStopped()
             except Exception as error:  # reported to the daemon; the next request may succeed
-                event = RequestFailed(error=error_of(error))
+                event = messages.RequestFailed(error=messages.error_of(error))
             channel.end_job()
             channel.send(event)
     return Exit.OK

@@ -2,7 +2,7 @@
 
 Original and interpolated frames use the same path, so that nothing pulses. The round trip changes
 no code value of a colour inside the RGB gamut by more than one: unclipped, it is the identity up to
-fp32 (see :mod:`.chroma`); a code that rounding put just outside the gamut is clipped into it.
+fp32 (see :mod:`.planes`); a code that rounding put just outside the gamut is clipped into it.
 """
 
 from __future__ import annotations
@@ -165,12 +165,9 @@ class _Coded:
 class ToPicture:
     """Frames to coded pictures on the CPU, rounded to nearest.
 
-    Odd sizes are cropped right and bottom to :func:`output_size`; a single row or column
-    that needs a second one is repeated. Alpha is dropped or made opaque as `pix_fmt` wants.
-
-    Args:
-        pix_fmt: what the pictures become.
-        color: their tags, from :func:`output_color`.
+    Odd sizes are cropped right and bottom to :func:`output_size`; a single row or column that needs
+    a second one is repeated. Alpha is dropped or made opaque as `pix_fmt` wants. Their tags are
+    from :func:`output_color`.
 
     Raises:
         UnsupportedPixels: if there is no way to write that format or matrix.

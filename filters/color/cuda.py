@@ -14,8 +14,7 @@ from torch import Tensor
 from ..frame import Color, Picture, PixelFormat
 from ..kernels.convolution import Band, band_of, identity
 from ..kernels.cuda import GuardedKernels, KernelSelfTest
-from .chroma import Phase, downsample, phases, upsample
-from .planes import codes_of_rgb, from_rgb, rgb_of_codes
+from .planes import Phase, codes_of_rgb, downsample, from_rgb, phases, rgb_of_codes, upsample
 
 _ROWS, _COLUMNS = 4, 256
 """Pixels of a program."""
@@ -66,7 +65,11 @@ class YuvDecoder:
         outside: Tensor | None = None,
     ) -> Tensor:
         luma = picture.planes[0].contiguous()
-        chroma = _stacked(picture.planes[1:])
+        planes = picture.planes[1:]
+        # torch.stack does not support uint16
+        chroma = planes[0].new_empty(len(planes), *planes[0].shape)
+        for one, plane in zip(chroma, planes, strict=True):
+            one.copy_(plane)
         height, width = luma.shape
         across, down = phases(picture.color.chroma_location)
         if form.chroma_shift_y:
@@ -121,7 +124,15 @@ class YuvEncoder:
         part = pixels[:, :_TRIED, :_TRIED]
         scrap = torch.zeros(1, dtype=torch.int64, device=pixels.device)
         plain = from_rgb(part.float().clamp(0, 1), form, color)
-        return _tipped(self._made(part, form, color, scrap), plain)
+        for index, (ours, theirs) in enumerate(
+            zip(self._made(part, form, color, scrap), plain, strict=True)
+        ):
+            if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+                return f"plane {index} is {tuple(ours.shape)} {ours.dtype}"
+            away = (ours.int() - theirs.int()).abs()
+            if int(away.amax()) > 1 or float((away > 0).float().mean()) > _MOST_TIPPED:
+                return f"codes of plane {index} are off by up to {int(away.amax())}"
+        return None
 
     def _made(
         self, pixels: Tensor, form: PixelFormat, color: Color, outside: Tensor
@@ -144,14 +155,6 @@ class YuvEncoder:
             band = self._band(width, across, luma.device)
             chroma = _along(chroma, band, -1, codes=codes, top=top)
         return luma, *chroma.unbind()
-
-
-def _stacked(planes: tuple[Tensor, ...]) -> Tensor:
-    """Stack planes; torch.stack does not support uint16."""
-    out = planes[0].new_empty(len(planes), *planes[0].shape)
-    for one, plane in zip(out, planes, strict=True):
-        one.copy_(plane)
-    return out
 
 
 def _enlarging(size: int, results: int, phase: Phase, device: torch.device) -> Band:
@@ -201,13 +204,3 @@ def _table(
 def _off(made: Tensor, plain: Tensor) -> str | None:
     difference = float((made - plain).abs().amax())
     return None if difference <= _MOST_OFF else f"R, G or B is off by {difference:.2g}"
-
-
-def _tipped(made: tuple[Tensor, ...], plain: tuple[Tensor, ...]) -> str | None:
-    for index, (ours, theirs) in enumerate(zip(made, plain, strict=True)):
-        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-            return f"plane {index} is {tuple(ours.shape)} {ours.dtype}"
-        away = (ours.int() - theirs.int()).abs()
-        if int(away.amax()) > 1 or float((away > 0).float().mean()) > _MOST_TIPPED:
-            return f"codes of plane {index} are off by up to {int(away.amax())}"
-    return None

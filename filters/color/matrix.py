@@ -58,13 +58,8 @@ def output_color(info: StreamInfo, width: int, height: int, pix_fmt: str | None 
     They are the stream's own, with two exceptions. Where its matrix is unspecified and a player
     would guess another one from the output's size, the matrix that was used is named. Where RGB
     becomes YUV or the reverse, or colour becomes gray (which FFmpeg always treats as full range),
-    matrix and range are named explicitly.
-
-    Args:
-        info: the stream that comes in.
-        width: of the output, pixels.
-        height: of the output, pixels.
-        pix_fmt: of the output; the stream's own if None.
+    matrix and range are named explicitly. `width` and `height` are the output's, in pixels; so is
+    `pix_fmt`, the stream's own if None.
     """
     color = info.color
     source = info.format.family

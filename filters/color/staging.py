@@ -17,12 +17,7 @@ from ..kernels.cuda import remembering_faults, stream_for, warn_once
 
 
 class Transfer:
-    """Tensors that are being copied.
-
-    Args:
-        tensors: the copies.
-        done: the end of the copy; None if it has ended.
-    """
+    """Tensors that are being copied; `done` is the end of the copy, None if it has ended."""
 
     def __init__(self, tensors: tuple[Tensor, ...], done: torch.cuda.Event | None = None) -> None:
         self._tensors = tensors

@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.amx import in_a_row
+from ..kernels.cpu_convolution import CompiledConv, in_a_row
 from ..kernels.native import Adding, Blending, Detail, Joining, PackedSources, kernels, run
 from ..kernels.ways import CONVOLUTIONS, Trial, choose
-from ..kernels.winograd import CompiledConv
 from ..options import Way
 from . import network as ifnet
 from .network import Engine, FlowBlock, IFNet, PlainEngine, Sources
@@ -78,9 +77,7 @@ def _trial(network: IFNet, scale: float, way: Way, edge: int) -> Callable[[], ob
 class FusedIFNet:
     """`IFNet` for frames on the CPU at a scale of at most 1; see :class:`.network.Engine`.
 
-    Args:
-        network: shares its other layers with this one.
-        way: whose convolutions stand for the layers that they fit.
+    The way's convolutions stand for the layers that they fit; the others are shared with `network`.
     """
 
     def __init__(self, network: IFNet, way: Way = "winograd") -> None:
@@ -104,11 +101,8 @@ class FusedIFNet:
     def sources(self, images: Tensor) -> Tensor:
         """Put features and pixels of padded frames side by side.
 
-        Args:
-            images: (N, 3 or 4, H, W), fp32, [0, 1].
-
-        Returns:
-            (N, 4 + C, H, W), fp32, a pixel's values together, 8 floats from one pixel to the next.
+        (N, 3 or 4, H, W), fp32, [0, 1] → (N, 4 + C, H, W), fp32: a pixel's values together, 8
+        floats from one pixel to the next.
         """
         images = images.contiguous()
         count, channels, height, width = images.shape
@@ -133,7 +127,13 @@ class FusedIFNet:
             self._add(pairs, detail, cell, begins=index == 1)
             cell //= 2
             detail = self._detail(index, self._next_inputs(pairs, detail, cell))
-        return self._blend(pairs, detail, cell)
+        count, height, width, _ = pairs.flow.shape
+        channels = len(pairs.lefts[0]) - ifnet.NUM_FEATURES
+        images = torch.empty(count, channels, height, width)
+        for index in range(count):
+            size, image = (cell, channels, height, width), images[index].data_ptr()
+            self._run("blend", Blending(*pairs.at(index), _detail(detail[index]), *size, image))
+        return images
 
     def _detail(self, index: int, inputs: Iterable[Tensor]) -> Tensor:
         """Run a block on its input, which comes in parts: (n, C, h, w), of several pairs or one."""
@@ -169,15 +169,6 @@ class FusedIFNet:
         for index in range(count):
             flow = pairs.flow[index].data_ptr()
             self._run("add", Adding(_detail(detail[index]), cell, begins, height, width, flow))
-
-    def _blend(self, pairs: _Pairs, detail: Tensor, cell: int) -> Tensor:
-        count, height, width, _ = pairs.flow.shape
-        channels = len(pairs.lefts[0]) - ifnet.NUM_FEATURES
-        images = torch.empty(count, channels, height, width)
-        for index in range(count):
-            size, image = (cell, channels, height, width), images[index].data_ptr()
-            self._run("blend", Blending(*pairs.at(index), _detail(detail[index]), *size, image))
-        return images
 
 
 def _layer(

@@ -12,7 +12,9 @@ and channels_last; flow, mask, sampling and blending stay in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Protocol, cast
 
@@ -20,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import CheckpointRejected
 from ..options import Way
 
 # Geometry: padding, resizing between block sizes, warping; in fp32, for a flow of some hundred
@@ -32,6 +35,7 @@ from ..options import Way
 
 _GRIDS_KEPT = 16
 """Sampling grids kept: four block sizes for a few picture sizes."""
+_PREFIX = "module."
 
 
 def padding_multiple(scale: float) -> int:
@@ -229,11 +233,7 @@ class IFNet(nn.Module):
     def sources(self, image: Tensor) -> Tensor:
         """Put the features of padded frames before their channels.
 
-        Args:
-            image: (N, C, H, W), fp32, [0, 1]: R, G, B, and alpha where C is 4.
-
-        Returns:
-            (N, 4 + C, H, W), fp32.
+        (N, C, H, W), fp32, [0, 1]: R, G, B, and alpha where C is 4 → (N, 4 + C, H, W), fp32.
         """
         features = self.encode(self._input(image[:, :3]))
         return torch.cat((features.float(), image), 1)
@@ -302,13 +302,8 @@ def _warp_pairs(pairs: Tensor, flow: Tensor, cell: float = 1) -> Tensor:
 def blend(pairs: Tensor, flow: Tensor, mask: Tensor) -> Tensor:
     """Move both frames to the moment between them and mix them by the mask.
 
-    Args:
-        pairs: (N, 2, C, H, W), fp32, any channels.
-        flow: (N, 4, H, W), pixels.
-        mask: (N, 1, H, W), logit; large shows the left frame.
-
-    Returns:
-        (N, C, H, W), fp32.
+    Pairs are (N, 2, C, H, W), fp32, of any channels, the flow is (N, 4, H, W), in pixels, the mask
+    (N, 1, H, W), a logit; large shows the left frame. Returned is (N, C, H, W), fp32.
     """
     left, right = _warp_pairs(pairs, flow).unbind(1)
     return torch.lerp(right, left, torch.sigmoid(mask))
@@ -331,12 +326,8 @@ class Engine(Protocol):
     def sources(self, images: Tensor) -> Tensor:
         """Compute what is kept of frames for both their gaps.
 
-        Args:
-            images: (N, 3 or 4, H, W), fp32, [0, 1], on the network's device; H and W multiples of
-                :func:`padding_multiple`.
-
-        Returns:
-            (N, …, H, W), of a dtype and with strides that are the engine's.
+        (N, 3 or 4, H, W), fp32, [0, 1], on the network's device, H and W multiples of
+        :func:`padding_multiple` → (N, …, H, W), of a dtype and with strides that are the engine's.
         """
         ...
 
@@ -384,3 +375,106 @@ def _moved(times: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and times.device.type == "cpu":
         return times.pin_memory().to(device, non_blocking=True)
     return times
+
+
+# Recognise a checkpoint of RIFE 4.22.lite by its keys and shapes, and build the network of it.
+#
+# Versions of RIFE share their names; the shapes alone tell them apart. So loading is strict, and a
+# checkpoint of another version is refused with what was found and what was expected.
+
+logger = logging.getLogger(__name__)
+
+_OURS = re.compile(r"encode(?:\.|$)|block[^.]")
+_FAULTS_NAMED = 3
+"""Keys that a refusal names."""
+
+# Of our input channels, which ones of the checkpoint they are. There: left and right image,
+# left and right features, timestep[, mask, 8 features, flow]. Here: features and image of the
+# left frame, of the right frame[, mask, 8 features], timestep[, flow].
+_SIDES = (6, 7, 8, 9, 0, 1, 2, 10, 11, 12, 13, 3, 4, 5)
+_FIRST_ORDER = [*_SIDES, 14]
+_NEXT_ORDER = [*_SIDES, *range(15, 24), 14, *range(24, 28)]
+
+
+def expected_shapes() -> dict[str, tuple[int, ...]]:
+    """Return every key of a checkpoint, without ``module.``, and its shape."""
+    with torch.device("meta"):
+        network = IFNet()
+    shapes: dict[str, tuple[int, ...]] = {}
+    for key, value in network.state_dict().items():
+        name = _theirs(key)
+        if name.endswith(".conv.weight"):
+            shapes[name.replace("conv.weight", "beta")] = (1, len(value), 1, 1)
+        shapes[name] = tuple(value.shape)
+    last = f"block{len(BLOCK_CHANNELS) - 1}.lastconv.0"
+    shapes[f"{last}.weight"] = (BLOCK_CHANNELS[-1], 4 * OUT_CHANNELS, 4, 4)
+    shapes[f"{last}.bias"] = (4 * OUT_CHANNELS,)
+    return shapes
+
+
+def _theirs(key: str) -> str:
+    """Return the name in a checkpoint of a weight or bias of `IFNet`."""
+    key = re.sub(r"^blocks\.(\d)", r"block\1", key)
+    key = re.sub(r"(conv0\.\d|lastconv)\.", r"\1.0.", key)
+    return re.sub(r"(convblock\.\d)\.", r"\1.conv.", key)
+
+
+def load_ifnet(state: Mapping[str, Tensor]) -> IFNet:
+    """Build the network of a state dict, in fp32, on the CPU, ready for inference.
+
+    Keys are with or without ``module.``; any float dtype.
+
+    Raises:
+        CheckpointRejected: if it is not a checkpoint of RIFE 4.22.lite.
+    """
+    bare = {key.removeprefix(_PREFIX): value for key, value in state.items()}
+    ours = {key: value for key, value in bare.items() if _OURS.match(key)}
+    ignored = sorted({key.partition(".")[0] for key in bare.keys() - ours.keys()})
+    _check(ours)
+    if ignored:
+        logger.info(
+            "ignored parts of the checkpoint that only training needs: %s", ", ".join(ignored)
+        )
+    network = IFNet()
+    floats = {key: value.float() for key, value in ours.items()}
+    network.load_state_dict(
+        {key: _folded(key, floats, value.shape) for key, value in network.state_dict().items()}
+    )
+    network.requires_grad_(False).eval()
+    # torch's annotations leave this argument out
+    return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
+
+
+def _check(ours: Mapping[str, Tensor]) -> None:
+    expected = expected_shapes()
+    faults = [
+        f"{key} should be {shape}, found {tuple(ours[key].shape) if key in ours else 'nothing'}"
+        for key, shape in expected.items()
+        if key not in ours or tuple(ours[key].shape) != shape
+    ]
+    faults += [
+        f"{key} should not be there, found {tuple(ours[key].shape)}"
+        for key in ours
+        if key not in expected
+    ]
+    if not faults:
+        return
+    more = f"; and {len(faults) - _FAULTS_NAMED} more" if len(faults) > _FAULTS_NAMED else ""
+    raise CheckpointRejected(
+        f"not a RIFE 4.22.lite checkpoint: {'; '.join(faults[:_FAULTS_NAMED])}{more}"
+    )
+
+
+def _folded(key: str, state: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
+    """Bring checked weights into the form of a weight or bias of `IFNet`."""
+    name = _theirs(key)
+    value = state[name]
+    if key.endswith(".conv0.0.weight"):
+        return value[:, _FIRST_ORDER if key.startswith("blocks.0.") else _NEXT_ORDER]
+    if ".convblock." in key:
+        beta = state[re.sub(r"conv\.\w+$", "beta", name)]
+        value = value * beta.view(-1, *[1] * (value.ndim - 1))
+        if value.ndim == 4:
+            value[:, :, 1, 1].diagonal().add_(1)  # the + x of the residual step
+    # of the last block less is computed; pixel_shuffle(2) makes every channel of four
+    return value[tuple(map(slice, shape))]

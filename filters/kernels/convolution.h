@@ -1,4 +1,4 @@
-/* Arguments of `winograd.c` and `amx.c`; the same structures are in winograd.py. */
+/* Arguments of `winograd.c` and `amx.c`; the same structures are in cpu_convolution.py. */
 
 #include <stdint.h>
 
@@ -14,7 +14,7 @@ struct residual {               /* result * gain + to */
 
 struct convolution {
     struct pixels input;
-    const void *weights;        /* of the dtype, as winograd.py or amx.py lays them out */
+    const void *weights;        /* of the dtype, as cpu_convolution.py lays them out */
     const float *bias;          /* (out,) */
     const float *slopes;        /* (out,), of PReLU, or null */
     struct pixels output;       /* values: or null, where there is */

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from .cuda import GuardedKernels, Launch, card_of, launch_of, rows_each
 
-_TAPS = 9
 _LEAST_COLUMNS = 16
 """A product of matrices wants at least so many rows and columns."""
 
 
 kernels = cache(partial(GuardedKernels, f"{__package__}.convolution_kernels"))
+_TAPS = 9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,9 +35,8 @@ class Residual:
 class Convolution:
     """A convolution with its weights laid out for the kernels.
 
-    Args:
-        layer: 3x3, padding 1, with a bias; a multiple of 32 channels in.
-        slope: of negative results: one for all channels, (C,) for each, or None to leave them.
+    The layer is 3x3, with padding 1, a bias and a multiple of 32 channels in. `slope` is that of
+    negative results: one for all channels, (C,) for each, or None to leave them.
     """
 
     def __init__(self, layer: nn.Conv2d, slope: Tensor | float | None) -> None:
@@ -54,7 +53,7 @@ class Convolution:
         """Another layout than the one that is chosen by the numbers of channels."""
 
     def into(self, x: Tensor, out: Tensor, *residuals: Residual, doubled: bool = False) -> Tensor:
-        """Convolve one picture into `out`, see :meth:`.winograd.CompiledConv.into`."""
+        """Convolve one picture into `out`, see :meth:`.cpu_convolution.CompiledConv.into`."""
         return self._run(x, out, residuals, x, 0, int(doubled))
 
     def with_detail(self, x: Tensor, base: Tensor, out: Tensor, scale: int) -> Tensor:
@@ -172,11 +171,8 @@ class Band:
 def band_of(function: Callable[[Tensor], Tensor], size: int, device: torch.device) -> Band:
     """Read off a linear function of the last axis what it does to an axis of `size` samples.
 
-    Args:
-        function: (N, size), float32 → (N, results).
-        size: samples.
-        device: where the band will lie. The function runs on the CPU: its matrix is larger than a
-            picture, which a small card has no memory for.
+    The function, (N, size), float32 → (N, results), runs on the CPU, though the band will lie on
+    `device`: its matrix is larger than a picture, which a small card has no memory for.
     """
     columns: list[Tensor] = []
     for first in range(0, size, _IMPULSES):

@@ -21,9 +21,8 @@ logger = logging.getLogger("upframe.filters.native.compiled")
 def structure(declaration: str, **nested: type[Structure]) -> type[Structure]:
     """Make a structure of its declaration in C: of pointers to void, int, int64 and float.
 
-    Args:
-        declaration: such as ``void *values; int height, width; float weights[12]``.
-        nested: other structures by their names in it.
+    Such as ``void *values; int height, width; float weights[12]``; `nested` are other structures by
+    their names in it.
     """
     fields: list[tuple[str, Any]] = []
     for line in declaration.split(";"):

@@ -25,9 +25,8 @@ from pydantic import BaseModel, FiniteFloat, TypeAdapter
 from ..device import cache_folder, cpu_name
 from ..errors import DeviceUnavailable
 from ..options import Way
-from .amx import TileConv
+from .cpu_convolution import CompiledConv, TileConv, WinogradConv
 from .native import VERSION
-from .winograd import CompiledConv, WinogradConv
 
 _logger = logging.getLogger("upframe.filters.ways")
 
@@ -95,13 +94,9 @@ def choose(
 
     Where other work leaves no calm readings, the shortest ones decide, for this process only: other
     work can only make them longer, and torch would cost a service half its speed for months.
-
-    Args:
-        network: all on which its speed depends, for people.
-        trials: of every way that it has here, "torch" among them.
-        given: the way to take.
-        smallest: edge of the smallest picture to measure with, pixels.
-        clock: for measuring.
+    `network` names all on which its speed depends, for people; `trials` are of every way that it
+    has here, "torch" among them; the smallest picture to measure with has an edge of `smallest`
+    pixels.
 
     Raises:
         DeviceUnavailable: if the network has none of the ways asked for.

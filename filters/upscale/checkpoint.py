@@ -58,13 +58,9 @@ _RRDB_KEY = re.compile(r"body\.(\d+)\.rdb[123]\.conv[1-5]\.(?:weight|bias)")
 
 
 def load_upscaler(state: Mapping[str, Tensor]) -> Upscaler:
-    """Recognise the architecture of a checkpoint and build its network.
+    """Recognise the architecture of a bare state dict and build its network.
 
-    Args:
-        state: the bare state dict, tensors by name.
-
-    Returns:
-        The network in float32 on the CPU, frozen; `scale` is its factor.
+    It is in float32 on the CPU, frozen; `scale` is its factor.
 
     Raises:
         CheckpointRejected: if it is of another architecture, incomplete or misshapen.

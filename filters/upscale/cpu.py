@@ -11,22 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..kernels.amx import in_a_row
+from ..kernels.cpu_convolution import CompiledConv, in_a_row
 from ..kernels.native import Activation, DetailShuffle, kernels, run
 from ..kernels.ways import CONVOLUTIONS, Trial, choose
-from ..kernels.winograd import CompiledConv
 from ..options import Way
-from .dense import DenseTrunk
-from .network import ReducedSRVGG, RRDBNet, SRVGGNetCompact, Upscaler, enlarged_in_bands
+from .network import DenseTrunk, ReducedSRVGG, RRDBNet, SRVGGNetCompact, Upscaler, enlarged_in_bands
 
 
 class DenseOnCpu(Upscaler):
-    """An `RRDBNet` in fp32 or bf16; see :mod:`.dense`.
-
-    Args:
-        plain: its attributes and first layer are shared.
-        way: whose convolutions are used.
-    """
+    """An `RRDBNet` in fp32 or bf16 by a way's convolutions; see `DenseTrunk`."""
 
     def __init__(self, plain: RRDBNet, way: Way) -> None:
         super().__init__()
@@ -54,11 +47,7 @@ _LANES = 8
 
 
 def on_cpu(network: Upscaler, given: Way | None = None) -> Upscaler:
-    """Make a network as fast as it can be on this CPU, or compute it by a given way.
-
-    Args:
-        network: in its dtype, channels_last; it stays as it is.
-        given: the way to take.
+    """Compute a network by a given way, or the fastest on this CPU; the network stays as it is.
 
     Raises:
         DeviceUnavailable: if the network cannot be computed here by the given way.
@@ -109,12 +98,7 @@ def _trial(network: Upscaler, way: Way, edge: int) -> Callable[[], object]:
 
 
 class CompactOnCpu(Upscaler):
-    """`SRVGGNetCompact`, or it reduced: the same convolutions.
-
-    Args:
-        plain: shares its layers with this one.
-        way: whose convolutions stand for the layers that they fit.
-    """
+    """`SRVGGNetCompact`, or it reduced, with a way's convolutions for the layers that they fit."""
 
     def __init__(self, plain: SRVGGNetCompact | ReducedSRVGG, way: Way) -> None:
         super().__init__()

@@ -16,24 +16,24 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.convolution import Convolution, FirstConvolution, empty_channels_last, fits
-from ..kernels.cuda import OF_PICTURES, KernelSelfTest, disagrees, mismatch, slower
-from ..kernels.graphs import Graphs
-from .dense import DenseTrunk
-from .network import ReducedSRVGG, RRDBNet, SRVGGNetCompact, Upscaler, enlarged_in_bands
+from ..kernels.cuda import OF_PICTURES, Graphs, KernelSelfTest, disagrees, mismatch, slower
+from .network import DenseTrunk, ReducedSRVGG, RRDBNet, SRVGGNetCompact, Upscaler, enlarged_in_bands
 
 _FEATURES = (32, 64, 128)
 """Channels that the kernels know between the convolutions."""
 
 
-class FusedBody:
-    """The convolutions of an `SRVGGNetCompact`, each with its activation.
+class FusedSRVGG(Upscaler):
+    """An `SRVGGNetCompact`, the laying out and adding of details in its last kernel.
 
-    Args:
-        body: of the network, on its device and in its dtype; not kept.
+    Or it reduced: then that last step is plain. It shares its attributes and weights.
     """
 
-    def __init__(self, body: nn.Sequential) -> None:
-        layered = list(body.children())
+    def __init__(self, network: SRVGGNetCompact | ReducedSRVGG) -> None:
+        super().__init__()
+        self.plain = network
+        self.take_form_of(network)
+        layered = list(network.body.children())
         layers = [cast("nn.Conv2d", layer) for layer in layered[::2]]
         slopes = [cast("nn.PReLU", layer).weight for layer in layered[1::2]]
         self._first = FirstConvolution(layers[0], slopes[0])
@@ -41,19 +41,19 @@ class FusedBody:
         self._last = Convolution(layers[-1], None)
         self._features = Graphs(self._run, needed_bytes=self._needed_bytes)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the details of (1, 3, H, W), (1, C, H, W), channels_last."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
+        if len(x) > 1:
+            return torch.cat([self(one[None]) for one in x])
         height, width = x.shape[2:]
         with self._features.turn:
             y = self._features(x)
-            return self._last.into(y, empty_channels_last(self._last.num_out, height, width, y))
-
-    def with_detail(self, x: Tensor, scale: int) -> Tensor:
-        """Return (1, 3, H * scale, W * scale), float32: the picture x with its details."""
-        height, width = x.shape[2:]
-        out = x.new_empty(1, 3, height * scale, width * scale)
-        with self._features.turn:
-            return self._last.with_detail(self._features(x), x, out, scale)
+            if not isinstance(self.plain, ReducedSRVGG):
+                out = x.new_empty(1, 3, height * self.scale, width * self.scale)
+                return self._last.with_detail(y, x, out, self.scale)
+            detail = empty_channels_last(self._last.num_out, height, width, y)
+            self._last.into(y, detail)
+        return self.plain.downscaled(x, detail)
 
     def _needed_bytes(self, x: Tensor) -> int:
         values = 2 * self._first.num_out * x.shape[2] * x.shape[3]
@@ -73,37 +73,10 @@ class FusedBody:
         return here
 
 
-class FusedSRVGG(Upscaler):
-    """An `SRVGGNetCompact`, the laying out and adding of details in its last kernel.
-
-    Or it reduced: then that last step is plain.
-
-    Args:
-        network: on its device and in its dtype; its attributes and weights are shared.
-    """
-
-    def __init__(self, network: SRVGGNetCompact | ReducedSRVGG) -> None:
-        super().__init__()
-        self.plain = network
-        self.take_form_of(network)
-        self._body = FusedBody(network.body)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Enlarge (N, 3, H, W) float32; see :class:`Upscaler`."""
-        if len(x) > 1:
-            return torch.cat([self(one[None]) for one in x])
-        if isinstance(self.plain, ReducedSRVGG):
-            return self.plain.downscaled(x, self._body(x))
-        return self._body.with_detail(x, self.scale)
-
-
 class FusedRRDB(Upscaler):
-    """An `RRDBNet`; see :mod:`.dense`. The trunk is started as one graph where it fits.
+    """An `RRDBNet`; see `DenseTrunk`. The trunk is started as one graph where it fits.
 
-    Its output is read by the tail before the next frame.
-
-    Args:
-        network: on its device and in its dtype; its attributes and weights are shared.
+    Its output is read by the tail before the next frame. It shares its attributes and weights.
     """
 
     def __init__(self, network: RRDBNet) -> None:
@@ -138,10 +111,9 @@ _TIMED = 720, 1280
 
 
 def on_cuda(network: Upscaler) -> Upscaler:
-    """Make a network fast on the CUDA card where it lies, without making it another one.
+    """Make a network fast on the CUDA card where it lies; it stays the one that is right.
 
-    Args:
-        network: in its dtype, channels_last; it stays the one that is right.
+    It is in its dtype, and channels_last.
     """
     known = isinstance(network, SRVGGNetCompact | ReducedSRVGG | RRDBNet)
     if not known or network.weight.dtype == torch.float32:  # which is exact as it is
@@ -159,12 +131,7 @@ def on_cuda(network: Upscaler) -> Upscaler:
 
 
 class Proven(Upscaler):
-    """A network by kernels, once they have proved themselves on a frame; plain until then.
-
-    Args:
-        plain: what is right.
-        build: makes the same by kernels.
-    """
+    """A network by the kernels of `build`, once they have proved themselves, else plain."""
 
     def __init__(self, plain: Upscaler, build: Callable[[], Upscaler]) -> None:
         super().__init__()

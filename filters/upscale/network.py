@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil, floor, sqrt
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..kernels.convolution import Convolution, Residual, empty_channels_last
+from ..kernels.cpu_convolution import CompiledConv
 from ..options import Way
 
 
@@ -53,10 +56,7 @@ class Upscaler(nn.Module):
 class SRVGGNetCompact(Upscaler):
     """Convolutions with PReLU, then each pixel's detail is laid out as a square of pixels.
 
-    Args:
-        num_feat: channels between the convolutions.
-        num_conv: convolutions from `num_feat` to `num_feat`; one more comes before and behind.
-        scale: 1 or more.
+    There are `num_conv` convolutions of `num_feat` channels; one more comes before and behind.
     """
 
     def __init__(self, num_feat: int, num_conv: int, scale: int) -> None:
@@ -81,16 +81,9 @@ class SRVGGNetCompact(Upscaler):
 def add_detail(x: Tensor, detail: Tensor, scale: int) -> Tensor:
     """Enlarge x to squares of equal pixels and add to each pixel its own detail.
 
-    The same as ``pixel_shuffle(detail) + interpolate(x, mode="nearest")``, in one pass and with
-    the sum in float32 whatever the detail was computed in.
-
-    Args:
-        x: (N, 3, H, W), float32.
-        detail: (N, 3 * scale², H, W), any float dtype and memory format.
-        scale: edge of the squares.
-
-    Returns:
-        (N, 3, H * scale, W * scale), float32, contiguous.
+    The same as ``pixel_shuffle(detail) + interpolate(x, mode="nearest")``, in one pass and with the
+    sum in float32 whatever the detail was computed in. (N, 3, H, W), float32, and (N, 3 * scale²,
+    H, W), any float dtype and memory format → (N, 3, H * scale, W * scale), float32, contiguous.
     """
     num, channels, height, width = x.shape
     result = x.new_empty(num, channels, height * scale, width * scale)
@@ -124,11 +117,8 @@ _MIN_BAND_ROWS = 32
 class RRDBNet(Upscaler):
     """A trunk of blocks at the (folded) input's size, enlarged by 4 behind it.
 
-    Args:
-        num_feat: channels of the trunk.
-        num_block: blocks of three dense blocks each.
-        num_grow: channels that each convolution of a dense block adds.
-        scale: 4, 2 or 1.
+    It has `num_feat` channels, and `num_block` blocks of three dense blocks, in which each
+    convolution adds `num_grow` channels. The scale is 4, 2 or 1.
     """
 
     def __init__(self, num_feat: int, num_block: int, num_grow: int, scale: int) -> None:
@@ -275,12 +265,7 @@ def can_reduce(network: Upscaler, scale: float) -> bool:
 
 
 class ReducedSRVGG(Upscaler):
-    """An `SRVGGNetCompact` and the shrinking of its result as one network.
-
-    Args:
-        network: shares its layers with this one.
-        scale: 2 or more, less than the network's.
-    """
+    """An `SRVGGNetCompact` and the shrinking to a smaller scale, 2 or more, as one network."""
 
     def __init__(self, network: SRVGGNetCompact, scale: int) -> None:
         super().__init__()
@@ -312,29 +297,25 @@ class ReducedSRVGG(Upscaler):
     def downscaled(self, x: Tensor, detail: Tensor) -> Tensor:
         """Add the details to the enlarged picture, and shrink both.
 
-        Args:
-            x: (N, 3, H, W), float32: the picture.
-            detail: (N, C, H, W), dtype of the weights: what `body` makes of it.
+        The picture is (N, 3, H, W), float32, `detail`, which `body` makes of it, (N, C, H, W), of
+        the weights' dtype.
         """
         shrunk = F.conv2d(detail, self.of_detail, padding=1)  # (N, 3 * scale², H, W)
         result = F.pixel_shuffle(self._base(x).add_(shrunk), self.scale)
-        return self._whole_at_edges(result)
+        # beyond the edges there is nothing: divide by the weights that lay within
+        scale = self.scale
+        for axis in (2, 3):
+            share = self._share_within(result.shape[axis] // scale).to(result.device)
+            shape = (-1, 1) if axis == 2 else (1, -1)
+            for start in dict.fromkeys((0, len(share) - scale)):
+                result.narrow(axis, start, scale).div_(share[start : start + scale].view(shape))
+        return result
 
     def _base(self, x: Tensor) -> Tensor:
         """Enlarge the picture itself, squares of equal pixels shrunk: (N, 3 * scale², H, W)."""
         weights = self.of_pixels.to(x.device)
         kernel = torch.einsum("ay,bx->abyx", weights, weights).reshape(-1, 1, 3, 3)
         return F.conv2d(x, kernel.repeat(_CHANNELS, 1, 1, 1), padding=1, groups=_CHANNELS)
-
-    def _whole_at_edges(self, x: Tensor) -> Tensor:
-        """Divide by the weights that lay within the picture: beyond its edges there is nothing."""
-        scale = self.scale
-        for axis in (2, 3):
-            share = self._share_within(x.shape[axis] // scale).to(x.device)
-            shape = (-1, 1) if axis == 2 else (1, -1)
-            for start in dict.fromkeys((0, len(share) - scale)):
-                x.narrow(axis, start, scale).div_(share[start : start + scale].view(shape))
-        return x
 
     def _share_within(self, length: int) -> Tensor:
         """Sum up, for each pixel of a row of the result, the weights that lie within: (length,)."""
@@ -375,16 +356,9 @@ def scaled_size(width: int, height: int, scale: float) -> tuple[int, int]:
 def resize(x: Tensor, width: int, height: int) -> Tensor:
     """Resize bicubically with half-pixel centres; unchanged where the size is right.
 
-    Where it shrinks, the kernel is stretched so that nothing aliases (a = -0.5); where it
-    enlarges, it is the plain one (a = -0.75).
-
-    Args:
-        x: (N, C, H, W), float32.
-        width: pixels wanted.
-        height: pixels wanted.
-
-    Returns:
-        (N, C, height, width), not clamped: the kernel overshoots at edges.
+    Where it shrinks, the kernel is stretched so that nothing aliases (a = -0.5); where it enlarges,
+    it is the plain one (a = -0.75). (N, C, H, W), float32 → (N, C, height, width), not clamped: the
+    kernel overshoots at edges.
     """
     if x.shape[2:] == (height, width):
         return x
@@ -419,3 +393,79 @@ def cut(length: int, edge: int, margin: int, multiple: int = 1) -> tuple[Span, .
         Span(i, min(i + step, length), max(i - margin, 0), min(i + step + margin, length))
         for i in range(0, length, step)
     )
+
+
+# The dense blocks of an `RRDBNet`, where each convolution writes where the next one reads.
+#
+# A dense block uses one tensor, as wide as the input of its last convolution; each convolution
+# writes its channels after those that it has read, so nothing is concatenated. Three such tensors
+# alternate, because a block ends with its own input added. The kernels of CPUs and of CUDA cards
+# share this.
+
+Make = Callable[[nn.Conv2d, float | None], Convolution | CompiledConv]
+"""Makes a convolution by a kernel."""
+
+
+class DenseTrunk:
+    """An `RRDBNet`, all but its last convolution.
+
+    `make` returns the kernel of a layer; its slope of negative values, or None, comes second.
+    """
+
+    def __init__(self, network: RRDBNet, make: Make) -> None:
+        blocks = [cast("ResidualBlock", block) for block in network.body]
+        self._first = network.conv_first
+        self._blocks = [
+            [_Dense(part, make) for part in (block.rdb1, block.rdb2, block.rdb3)]
+            for block in blocks
+        ]
+        self._after = make(network.conv_body, None)
+        self._up = [make(layer, SLOPE) for layer in (network.conv_up1, network.conv_up2)]
+        self._smooth = make(network.conv_hr, SLOPE)
+
+    @property
+    def num_values(self) -> int:
+        """Values for each pixel that `features` allocates."""
+        return 3 * self._blocks[0][0].width + self._after.num_out
+
+    def features(self, x: Tensor) -> Tensor:
+        """(1, 3 * folding², h, w) → (1, num_feat, h, w), channels_last."""
+        first = self._first(x)
+        num_feat, height, width = first.shape[1:]
+        wide = self._blocks[0][0].width
+        buffers = [empty_channels_last(wide, height, width, first) for _ in range(3)]
+        buffers[0][:, :num_feat] = first
+        for block in self._blocks:
+            a, b, c = (buffer[:, :num_feat] for buffer in buffers)
+            block[0](buffers[0], b, Residual(a, RESIDUAL))
+            block[1](buffers[1], c, Residual(b, RESIDUAL))
+            # in place is safe: each pixel of a is only added to itself
+            block[2](buffers[2], a, Residual(c, RESIDUAL), Residual(a, RESIDUAL))
+        out = empty_channels_last(num_feat, height, width, first)
+        return self._after.into(buffers[0][:, :num_feat], out, Residual(first, 1.0))
+
+    def enlarged(self, x: Tensor) -> Tensor:
+        """(1, num_feat, h, w) → (1, num_feat, 4h, 4w), channels_last, for the last convolution."""
+        for layer in self._up:
+            num, channels, height, width = x.shape
+            assert num == 1
+            out = empty_channels_last(channels, 2 * height, 2 * width, x)
+            x = layer.into(x, out, doubled=True)
+        return self._smooth.into(x, torch.empty_like(x))
+
+
+class _Dense:
+    """The five convolutions of a dense block."""
+
+    def __init__(self, block: DenseBlock, make: Make) -> None:
+        grow = (block.conv1, block.conv2, block.conv3, block.conv4)
+        self._grow = [make(layer, SLOPE) for layer in grow]
+        self._last = make(block.conv5, None)
+        self.width = block.conv5.in_channels
+
+    def __call__(self, seen: Tensor, out: Tensor, *residuals: Residual) -> None:
+        """Fill `seen`, whose first channels are the input, and write the result."""
+        for layer in self._grow:
+            end = layer.num_in + layer.num_out
+            layer.into(seen[:, : layer.num_in], seen[:, layer.num_in : end])
+        self._last.into(seen, out, *residuals)

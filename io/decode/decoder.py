@@ -8,13 +8,17 @@ error later than it happens.
 from __future__ import annotations
 
 import heapq
-from collections import deque
+import logging
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
+from typing import Literal
 
+import torch
 from av.codec import CodecContext
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.error import BlockingIOError as NoThreads
 from av.error import EOFError as EndOfFile
@@ -26,13 +30,199 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ..calls import frames_of
-from ..errors import TruncatedMedia, UnsupportedMedia, reason_of
+from ..errors import MediaError, TruncatedMedia, UnsupportedMedia, reason_of
 from ..pictures.image_files import Embedded, embedded_in
 from ..pictures.metadata import make_harmless
+from ..pictures.pixels import color_of, form_of, is_on_card, matrix_of, on_cpu
 from ..pictures.t35 import MessageReader
 from ..timestamps import settled
-from .alpha import alpha_decoder
+from .alpha import alpha_decoder, is_tagged
+from .deinterlace import FIELD_ORDERS, FilterChain
+from .demuxer import Target, best_video, open_container
 from .survey import becomes_frame, has_no_pts
+
+# Frames that change their form in the middle of a stream, made like the first one.
+#
+# An output has one size, pixel format and shape of its pixels. A frame of another size or shape is
+# scaled into the first one's, with black bars where it is narrower or lower, so that nothing looks
+# stretched. Other colour tags and rotations are only counted: an output has one of each, too.
+
+_ALIKE = Fraction(3, 100)
+"""Shapes that differ by less are one: 720x576 is 4:3 by pixels of 12:11, of 16:15 and of 59:54."""
+
+_CODED_SHAPE = ("mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "vvc", "vc1")
+"""Containers without a shape of the pixels of their own, which would hold for the whole track."""
+
+
+class Conformer:
+    """Makes the frames of a stream like its first one, and counts those that were not.
+
+    The stream's decoder says which shape the pixels have; the first frame's is None if unknown.
+    """
+
+    def __init__(
+        self,
+        first: VideoFrame,
+        container: InputContainer,
+        stream: VideoStream,
+        sample_aspect_ratio: Fraction | None,
+    ) -> None:
+        self._first = first
+        self._stream = stream
+        self._follows = bool(sample_aspect_ratio) and container.format.name in _CODED_SHAPE
+        self._first_ratio = self._ratio = sample_aspect_ratio or Fraction(1)
+        self._tags = _tags_of(first)
+        self._counts: Counter[str] = Counter()
+
+    def __call__(self, frame: VideoFrame, *, counts: bool = True) -> VideoFrame:
+        """Return the frame itself if it is like the first one, else what it becomes."""
+        if self._follows and frame.key_frame:
+            # the decoder may be ahead of its frames, but a new shape begins with a key frame
+            self._ratio = self._stream.codec_context.sample_aspect_ratio or self._ratio
+        is_other = form_of(frame) != form_of(self._first)
+        if _tags_of(frame) != self._tags:
+            has, had = color_of(frame), color_of(self._first)
+            changed = [("primaries", has.primaries, had.primaries), ("transfer", has.trc, had.trc)]
+            if not is_other:
+                changed += [("range", has.range, had.range), ("matrix", has.matrix, had.matrix)]
+            if frame.rotation != self._first.rotation:
+                changed += [("rotation", str(frame.rotation), str(self._first.rotation))]
+            for name, new, old in changed:
+                if new is not None and new != old:
+                    what = f"of {name} {new}: tagged {old or 'unspecified'}, as the first"
+                    self._counts[what] += counts
+        if not is_other and self._ratio == self._first_ratio:
+            return frame
+        size = Fraction(frame.width * self._first.height, frame.height * self._first.width)
+        times_wider = size * self._ratio / self._first_ratio
+        if abs(times_wider - 1) <= _ALIKE:
+            times_wider = Fraction(1)
+        else:
+            self._counts["of another shape: shown between black bars"] += counts
+        if is_other:
+            self._counts["of another size or pixel format: converted"] += counts
+        elif times_wider == 1:
+            return frame
+        return conform(on_cpu(frame), on_cpu(self._first), times_wider)
+
+    def lines(self) -> list[str]:
+        """Return how many frames were not like the first one, for people."""
+        return [f"{count} frames {what}" for what, count in self._counts.items() if count]
+
+
+def _tags_of(frame: VideoFrame) -> tuple[int, ...]:
+    """Return what an output can say only once."""
+    color = frame.color_range, frame.colorspace, frame.color_primaries, frame.color_trc
+    return *color, frame.rotation
+
+
+def conform(
+    frame: VideoFrame, first: VideoFrame, times_wider: Fraction = Fraction(1)
+) -> VideoFrame:
+    """Convert a frame to the size, pixel format and colour of the first; both on the CPU.
+
+    It is shown `times_wider` than the first one, at the same height; if not 1, bars fill the
+    first one's size.
+    """
+    width = first.width if times_wider >= 1 else _even(first.width * times_wider)
+    height = first.height if times_wider <= 1 else _even(first.height / times_wider)
+    converted = frame.reformat(
+        width,
+        height,
+        first.format.name,
+        src_colorspace=matrix_of(frame),
+        dst_colorspace=matrix_of(first),
+        src_color_range=frame.color_range,
+        dst_color_range=first.color_range,
+        interpolation="BICUBIC",
+        threads=1,  # with more, swscale writes beyond its slice's end into packed formats
+    )
+    if times_wider != 1:
+        bars = f"{first.width}:{first.height}:(ow-iw)/2:(oh-ih)/2"
+        filters = ("pad", bars), ("format", first.format.name)
+        chain = FilterChain(converted, Fraction(1, 1000), *filters)
+        (converted,) = (*chain(converted), *chain(None))
+    converted.pts = frame.pts
+    return converted
+
+
+def _even(size: Fraction) -> int:
+    return max(2, round(size / 2) * 2)
+
+
+# Decoding by an NVIDIA card, whose frames stay there: no pixel crosses to the CPU and back.
+#
+# Only for formats with the same result either way: progressive 4:2:0 of 8 or 10 bits. Anything
+# else, and whatever the card refuses, is decoded in software, which is logged.
+
+HardwareName = Literal["none", "auto", "cuda"]
+
+_CODED = ("yuv420p", "yuv420p10le")
+"""Pixel formats that a card decodes to the same values: as nv12 and p010le."""
+_EXTRA_SURFACES = "8"
+"""Beyond the codec's reference frames: its caller holds the first and the last frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Which hardware may decode, beside software."""
+
+    name: HardwareName
+    """``none``; ``auto`` where `device` is a card; ``cuda``, with a warning where it cannot."""
+    device: torch.device
+    """Where the pictures are processed."""
+
+
+logger = logging.getLogger(__name__)
+
+
+def open_for_card(container: InputContainer, target: Target, wanted: Hardware) -> InputContainer:
+    """Open an input again for decoding by a card, if possible; its container is closed then."""
+    device = wanted.device
+    if wanted.name == "none" or (wanted.name == "auto" and device.type != "cuda"):
+        return container
+    if (fault := _fault(container, target, device)) is None:
+        card = HWAccel("cuda", device.index or 0, allow_software_fallback=True, is_hw_owned=True)
+        try:
+            accelerated = open_container(target, hwaccel=card)
+        except MediaError as error:
+            fault = f"the card cannot be used: {error.__cause__ or error}"
+        else:
+            context = best_video(accelerated, target.name).codec_context
+            if context.is_hwaccel:
+                container.close()
+                context.options = {**context.options, "extra_hw_frames": _EXTRA_SURFACES}
+                return accelerated
+            accelerated.close()
+            fault = f"it does not support {context.name}"
+    level = logging.INFO if wanted.name == "auto" else logging.WARNING
+    logger.log(level, "%s: decoded by software, not by the card: %s", target.name, fault)
+    return container
+
+
+def log_decoder(name: str, stream: VideoStream, first: VideoFrame) -> None:
+    """Log what decoded the first frame, if a card was to: it may not support the profile."""
+    if stream.codec_context.is_hwaccel:
+        fault = "software: the card does not support its profile"
+        logger.info("%s: decoded by %s", name, "the card" if is_on_card(first) else fault)
+
+
+def _fault(container: InputContainer, target: Target, device: torch.device) -> str | None:
+    """Return why a card should not decode an input; None if it may."""
+    if device.type != "cuda":
+        return f"frames are needed on {device}"
+    if target.path is None or target.num_images is not None:
+        return "it is not a file that can be opened twice"
+    stream = best_video(container, target.name)
+    context = stream.codec_context
+    if is_tagged(stream):
+        return "it has alpha"
+    if context.pix_fmt not in _CODED:
+        return f"the pixel format is {context.pix_fmt}, not {' or '.join(_CODED)}"
+    if FIELD_ORDERS.get(context.field_order) not in (None, "progressive"):
+        return "it is interlaced"
+    return None
+
 
 MAX_DAMAGED_SHARE = Fraction(1, 10)
 """An input with a larger share of damaged frames is given up."""

@@ -40,7 +40,6 @@ _RANGES = {
     "av1_vaapi": (1, 255), "vp9_vaapi": (1, 255),
 } | dict.fromkeys(QUANTISERS, (1, 31))  # fmt: skip
 _HARDWARE = ("_nvenc", "_qsv", "_vaapi")
-_HARDWARE_RANGE = (1, 51)
 _DEFAULTS_RANGE = (0, 63)
 """Of the encoders that are taken where none is named."""
 
@@ -58,6 +57,7 @@ _PRESETS = {
     ),
     "_qsv": _X26X[2:9],
 }  # fmt: skip
+_HARDWARE_RANGE = (1, 51)
 
 
 def quality_range(codec: str | None) -> tuple[int, int] | None:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, cast
 
 import av
 import numpy as np
+from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
 from av.codec import Codec
 from av.error import FFmpegError
 
@@ -24,10 +26,8 @@ from .packets import AnyPacket, decoded_audio, encoded, nearest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from av.audio.frame import AudioFrame
-    from av.audio.stream import AudioStream
 
-    from .containers import Container
+    from .codecs import Container
 
 _LOSSLESS = ("flac", "alac", "wavpack", "tta", "ape", "mlp", "truehd", "shorten", "tak")
 _BY_BITS = {

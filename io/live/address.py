@@ -15,7 +15,7 @@ from typing import Literal
 from urllib.parse import quote, urljoin, urlsplit
 
 from ..capabilities import has_protocol
-from ..decode.access import allowed_for
+from ..decode.demuxer import allowed_for
 from ..errors import SourceMissing, UnsupportedMedia
 from ..redaction import redacted
 from ..web import open_url, tls_options
@@ -38,14 +38,10 @@ def is_playlist(text: str) -> bool:
 def hls_is_live(url: str, deepest: int = _DEEPEST) -> bool:
     """Fetch a playlist and return whether it is live; blocks for up to ten seconds.
 
+    It is of http(s), with credentials if needed, or the path of a file; at most `deepest` playlists
+    name each other. False also if it is not available, or no playlist.
+
     Source: RFC 8216, 4.3.3.4 (EXT-X-ENDLIST) and 4.3.4.2 (EXT-X-STREAM-INF).
-
-    Args:
-        url: of http(s), with credentials if needed, or the path of a file.
-        deepest: playlists that name each other, at most.
-
-    Returns:
-        False also if it is not available, or no playlist.
     """
     try:
         lines = _fetched(url).decode("utf-8", "replace").splitlines()

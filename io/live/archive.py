@@ -48,10 +48,8 @@ class NamePattern:
     """Makes the paths of rolling recordings by a pattern such as ``%Y%m%d-%H%M%S.mp4``.
 
     Folders may have fields too, and are made when they are needed. A name that is taken gets
-    ``-1``, ``-2`` and so on before its extension, so that no recording ever replaces another.
-
-    Args:
-        pattern: an absolute path with fields of strftime.
+    ``-1``, ``-2`` and so on before its extension, so that no recording ever replaces another. The
+    pattern is an absolute path with fields of strftime.
     """
 
     def __init__(self, pattern: Path) -> None:
@@ -177,11 +175,7 @@ class VideoExtent:
 
 
 def video_extent(path: Path, form: str) -> VideoExtent:
-    """Read the packets of a recording to its end.
-
-    Args:
-        path: the file, by any name.
-        form: FFmpeg's name of its container.
+    """Read the packets of a recording to its end; `form` is FFmpeg's name of its container.
 
     Raises:
         VerificationFailed: if it cannot be read, or has no video.

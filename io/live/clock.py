@@ -58,11 +58,7 @@ class StepFilter:
         self._behind = 0.0
 
     def is_backward(self, error: float) -> bool:
-        """Return whether a timestamp jumps back, or does not advance for too long.
-
-        Args:
-            error: seconds from the expected timestamp to the one that came.
-        """
+        """Return whether a timestamp, so far after the expected one, jumps back or stands still."""
         too_far = max(_FALLEN_BACK_SECONDS, 4 * self.interval)
         return self._difference(error) < -_BACKWARD_SECONDS or error < -too_far
 
@@ -161,14 +157,10 @@ class AudioOffset:
         self._before, self._offset = self._offset, offset
 
     def place(self, seconds: Fraction, latest: Fraction) -> Fraction | None:
-        """Return the output time of a packet in seconds, after that of the packet before.
+        """Return the output time of a packet in seconds, after that of the one before, or None.
 
-        Args:
-            seconds: on the sender's clock, unwrapped.
-            latest: output time after which no sound can be now.
-
-        Returns:
-            The time from 0 on; None if the packet has no place.
+        `seconds` is on the sender's clock, unwrapped; no sound can be after the output time
+        `latest`.
         """
         for offset in (self._offset, self._before):
             if offset is None:
@@ -309,9 +301,8 @@ class PtsUnwrapper:
     def wrapped(self, error: float, tolerance: float) -> bool:
         """Return whether a time wrapped just now, and count the wrap if so.
 
-        Args:
-            error: seconds from the expected time to the unwrapped one.
-            tolerance: seconds that it may be off besides the wrap.
+        `error` is in seconds from the expected time to the unwrapped one, and is `tolerance` at
+        most besides the wrap.
         """
         for period in PERIODS:
             if abs(error + float(period)) <= tolerance:
@@ -322,9 +313,7 @@ class PtsUnwrapper:
     def near(self, seconds: Fraction, reference: Fraction) -> Fraction:
         """Unwrap a time of the sender's other stream, which wraps a little earlier or later.
 
-        Args:
-            seconds: as sent.
-            reference: an unwrapped time of the stream whose wraps are counted.
+        `reference` is an unwrapped time of the stream whose wraps are counted.
         """
         unwrapped = self.unwrapped(seconds)
         away = float(unwrapped - reference)
@@ -366,10 +355,8 @@ class LiveClock:
     they are placed by the moment of their arrival. A frame that arrives late, but with a continuous
     timestamp, is no jump: it keeps its place, even if the output did not wait for it.
 
-    May be called from any thread: one reads the input, another fills the output.
-
-    Args:
-        out_rate: slots per second of the output; anchors lie on slots.
+    May be called from any thread: one reads the input, another fills the output. Anchors lie on
+    slots, of which the output has `out_rate` a second.
 
     Raises:
         ValueError: for a rate that is not positive.
@@ -404,9 +391,8 @@ class LiveClock:
     def connected(self, rate: Fraction, *, now: float) -> None:
         """Begin a new connection: its first frame is placed by its arrival.
 
-        Args:
-            rate: its nominal frames per second.
-            now: monotonic seconds. The very first connection begins at output time 0.
+        It has a nominal rate of frames per second. The very first one begins at output time 0;
+        `now` is in monotonic seconds.
 
         Raises:
             ValueError: for a rate that is not positive.
@@ -425,10 +411,8 @@ class LiveClock:
     ) -> PlacedFrame:
         """Place the next frame.
 
-        Args:
-            seconds: on the sender's clock; None if the sender gave none.
-            arrived: monotonic seconds of the packet's arrival.
-            after_loss: whether frames before it were lost or not shown.
+        `seconds` are on the sender's clock; None if the sender gave none. Its packet `arrived` then
+        (monotonic); `after_loss` tells that frames before it were lost or not shown.
 
         Raises:
             RuntimeError: before `connected` was called.
@@ -451,18 +435,19 @@ class LiveClock:
                 kind, breaks = "late", True
             if kind is not None:
                 self._counts[kind] += 1
-            return self._placed(arrived, kind, breaks or after_loss)
+            pts = self._position()
+            is_late = self._lag.is_late(pts)
+            if not is_late:
+                self._lead.note(pts / self._ticks - arrived, arrived)
+            self._last, self._last_arrived = pts, arrived
+            return PlacedFrame(pts, kind, breaks or after_loss, is_late)
 
     def sound(self, seconds: Fraction | None, arrived: float) -> Fraction | None:
         """Return the output time of a packet of sound, by the offset of the pictures.
 
-        Args:
-            seconds: on the sender's clock; None if the sender gave none.
-            arrived: monotonic seconds.
-
-        Returns:
-            Seconds, rising from packet to packet; None for one that has no place: before the first
-            picture of a connection, out of order, or on the other side of a jump.
+        `seconds` are on the sender's clock, None if the sender gave none; `arrived` is monotonic.
+        What is returned rises from packet to packet; None for one that has no place: before the
+        first picture of a connection, out of order, or on the other side of a jump.
         """
         with self._lock:
             if self._anchor is None or self._last is None or seconds is None:
@@ -561,14 +546,6 @@ class LiveClock:
         assert self._anchor is not None
         position = self._anchor + round(self._run * self._ticks)
         return position if self._last is None else max(position, self._last + 1)
-
-    def _placed(self, arrived: float, kind: Discontinuity | None, breaks: bool) -> PlacedFrame:
-        pts = self._position()
-        is_late = self._lag.is_late(pts)
-        if not is_late:
-            self._lead.note(pts / self._ticks - arrived, arrived)
-        self._last, self._last_arrived = pts, arrived
-        return PlacedFrame(pts, kind, breaks, is_late)
 
 
 def positive(rate: Fraction) -> Fraction:

@@ -60,13 +60,7 @@ _BY_WORDS: Final[tuple[tuple[str, Reason], ...]] = (
 
 
 def reason_of(error: Exception, *, elapsed_seconds: float, limit_seconds: float) -> Reason:
-    """Return why a call failed.
-
-    Args:
-        error: what PyAV or the system raised.
-        elapsed_seconds: duration of the call.
-        limit_seconds: its timeout.
-    """
+    """Return why a call failed with PyAV's or the system's error, by its duration and timeout."""
     for kind, reason in _BY_TYPE:
         if isinstance(error, kind):
             return reason
@@ -94,15 +88,10 @@ def lost_by(
     limit_seconds: float,
     url: str | None = None,
 ) -> InputLost:
-    """Make the error of a call that failed.
+    """Make the error of a call that failed, for people at `display`, without secrets.
 
-    Args:
-        error: what PyAV or the system raised.
-        display: the address, without secrets.
-        elapsed_seconds: duration of the call.
-        limit_seconds: its timeout.
-        url: of an address that could not be opened, whose host may be asked; None: the connection
-            was open.
+    The rest is as for `reason_of`. `url` is that of an address that could not be opened, whose host
+    may be asked; None: the connection was open.
     """
     reason = reason_of(error, elapsed_seconds=elapsed_seconds, limit_seconds=limit_seconds)
     what = str(getattr(error, "strerror", None) or error)

@@ -41,10 +41,8 @@ class FrameFitter:
     ) -> VideoFrame:
         """Convert a frame; one that has the model's form is returned as it is. Times stay.
 
-        Args:
-            frame: Of any size and format.
-            sample_aspect_ratio: Width over height of its pixels; None if unknown: like the model's
-                if it has the model's size, else square.
+        An unknown aspect ratio of pixels is like the model's if it has the model's size, else
+        square.
         """
         is_as_large = (frame.width, frame.height) == (self._model.width, self._model.height)
         usual = self._model.sample_aspect_ratio if is_as_large else None

@@ -22,13 +22,7 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ..decode.deinterlace import (
-    FIELD_ORDERS,
-    FLAGS_FRAMES,
-    INTERLACED,
-    Deinterlacer,
-    FieldOrder,
-)
+from ..decode.deinterlace import FIELD_ORDERS, FLAGS_FRAMES, INTERLACED, Deinterlacer, FieldOrder
 from ..pictures.t35 import MessageReader
 from .values import DecodedFrame, SoundPacket
 
@@ -196,18 +190,17 @@ class LiveDecoder:
         elif packet.stream_index == self.video.index:
             if packet.size:
                 self._number += 1
-                self._check(packet)
+                if packet.is_corrupt:
+                    self.counts["packets_corrupt"] += 1
+                    self._gate.shut(self._number, opens_at=self._number + 1 + _FLAGGED_EARLY)
+                elif self._gaps is not None and self._gaps.before(
+                    _time_of(packet, self._time_base)
+                ):
+                    self._gate.shut(self._number, opens_at=self._number)
             for frame in self._decoded(packet, arrived):
                 yield from self._shown(frame, arrived)
             if not packet.size:  # the end: all that is held
                 yield from self._flushed()
-
-    def _check(self, packet: Packet[Stream]) -> None:
-        if packet.is_corrupt:
-            self.counts["packets_corrupt"] += 1
-            self._gate.shut(self._number, opens_at=self._number + 1 + _FLAGGED_EARLY)
-        elif self._gaps is not None and self._gaps.before(_time_of(packet, self._time_base)):
-            self._gate.shut(self._number, opens_at=self._number)
 
     def _measure_gop(self, seconds: Fraction | None, arrived: float) -> None:
         """Measure by the timestamps, except across a jump of them, which comes at once."""

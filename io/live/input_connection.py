@@ -25,8 +25,7 @@ from av.packet import Packet
 from av.stream import Stream
 
 from ..child import Child, Waker, with_parent_death
-from ..decode.access import LocalFiles
-from ..decode.demuxer import find_target, open_container
+from ..decode.demuxer import LocalFiles, find_target, open_container
 from ..errors import InputLost, Reason, UnsupportedMedia
 from ..limits import limits
 from ..web import RemoteFiles
@@ -38,12 +37,7 @@ _UDP_SECONDS = 5.0
 
 
 class InputConnection:
-    """One connection of a live input, from its making to its end.
-
-    Args:
-        display: where to, for people.
-        now: monotonic seconds, for the arrival of packets.
-    """
+    """One connection of a live input from its making to its end; `display` names it to people."""
 
     container: InputContainer
     is_lossy = False
@@ -120,21 +114,17 @@ class UrlConnection(InputConnection):
         if address.transport is None:
             return self._opened({}, address.connect_seconds)
         chosen = address.remembered.transport or address.transport
-        if chosen == "auto":
-            return self._udp_then_tcp()
+        if chosen == "auto":  # UDP has the shorter delay, if the network lets it through
+            try:
+                return self._over("udp", min(_UDP_SECONDS, self._address.connect_seconds))
+            except InputLost as error:
+                if error.reason not in ("timed-out", "failed", "unsupported"):
+                    raise  # TCP would not find it either
+                self._lines.append(f"by UDP: {error}; trying TCP")
+                if error.reason == "unsupported":  # the server says so: it need not be asked again
+                    self._address.remembered.transport = "tcp"
+            return self._over("tcp", self._address.connect_seconds)
         return self._over(chosen, address.connect_seconds)
-
-    def _udp_then_tcp(self) -> InputContainer:
-        """Prefer UDP, which has the shorter delay, if the network lets it through."""
-        try:
-            return self._over("udp", min(_UDP_SECONDS, self._address.connect_seconds))
-        except InputLost as error:
-            if error.reason not in ("timed-out", "failed", "unsupported"):
-                raise  # TCP would not find it either
-            self._lines.append(f"by UDP: {error}; trying TCP")
-            if error.reason == "unsupported":  # the server says so: it need not be asked again
-                self._address.remembered.transport = "tcp"
-        return self._over("tcp", self._address.connect_seconds)
 
     def _over(self, transport: str, seconds: float) -> InputContainer:
         container = self._opened({"rtsp_transport": transport}, seconds)
@@ -188,10 +178,7 @@ _AWAY_SECONDS = 0.5
 class FileConnection(InputConnection):
     """Reads a file, or a playlist that has ended, and yields each packet when its time has come.
 
-    Args:
-        source: a path or a URL.
-        speed: seconds of the file in a real second.
-        now: monotonic seconds, for the arrival of packets.
+    `speed` is in seconds of the file in a real second, and above 0.
 
     Raises:
         SourceMissing: if it is not there.
@@ -255,12 +242,7 @@ class BurstPacer:
         self._last = 0.0
 
     def wait_seconds(self, stamp: Fraction | None, now: float) -> float:
-        """Return the seconds that a packet has to wait; 0 if it goes at once.
-
-        Args:
-            stamp: its decoding timestamp in seconds, if it has one.
-            now: monotonic seconds.
-        """
+        """Return the seconds that a packet has to wait by its decoding timestamp; 0: none."""
         if stamp is None:
             return 0.0
         seconds = float(stamp)

@@ -19,36 +19,29 @@ import time
 from dataclasses import replace
 from fractions import Fraction
 from io import BytesIO
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import av
 from av.codec.context import Flags
 from av.error import FFmpegError
+from av.stream import Stream
 from av.video.codeccontext import VideoCodecContext
-from av.video.frame import PictureType
+from av.video.frame import PictureType, VideoFrame
 
 from ...filters.frame import Picture, StreamInfo, lasting
 from ..capabilities import lacks_device
 from ..decode.demuxer import codec_of
 from ..encode.codecs import (
     CodecChoice,
+    Container,
     bitstream_options,
     choose_codec,
     default_codec,
     joined_options,
 )
-from ..encode.containers import Container
 from ..encode.encoder import check_range, open_codec, quality_parameters
 from ..encode.options import QUALITIES, EncoderOptions
-from ..encode.packets import (
-    AnyPacket,
-    add_copied,
-    add_video,
-    choose_timing,
-    encoded,
-    mux,
-    nearest,
-)
+from ..encode.packets import AnyPacket, add_copied, add_video, choose_timing, encoded, mux, nearest
 from ..errors import SinkFull, SinkRefused
 from ..pictures.pixels import frame_of, set_color
 from ..pictures.t35 import MessageWriter
@@ -56,11 +49,6 @@ from ..streams.converter import StreamTrial
 from .slate import blank
 from .target import CARRIED
 from .values import Encoded
-
-if TYPE_CHECKING:
-    from av.stream import Stream
-    from av.video.frame import VideoFrame
-
 
 log = logging.getLogger("upframe.io.live.encoder")
 
@@ -87,15 +75,13 @@ _QUALITY = {
     "libx264": _CRF, "libx264rgb": _CRF, "libx265": 28.0, "libsvtav1": 35.0, "libvpx-vp9": 31.0,
     "libvpx": 10.0,
 } | dict.fromkeys(_NVENC, _CRF)  # fmt: skip
+_CARDS = ("/dev/nvidiactl", "/dev/dxg")
+_START_CODES = (b"\0\0\0\1", b"\0\0\1")
+_BY_WHIP = ("opus",)
 
 
 def live_pix_fmt(info: StreamInfo, options: EncoderOptions, format: str) -> str:
-    """Return the pixel format that the pictures of a live output must have.
-
-    Args:
-        info: of the input.
-        options: the user's.
-        format: FFmpeg's name of the muxer.
+    """Return the pixel format of a live output's pictures; `format` is FFmpeg's name of the muxer.
 
     Raises:
         SinkRefused: for an encoder or a pixel format that is not available.
@@ -146,7 +132,6 @@ KEYFRAME_SECONDS = 2
 """From keyframe to keyframe at most."""
 
 _MAX_SLICES = 4
-_CARDS = ("/dev/nvidiactl", "/dev/dxg")
 
 
 def has_card() -> bool:
@@ -235,7 +220,6 @@ _REST_SECONDS = {"libsvtav1": 0.005}
 once in 3,000 pictures, if they follow at once; never in 25,000 after a rest of 5 ms."""
 
 _LOOK_BYTES = 64  # an access unit delimiter, and what else may stand before parameter sets
-_START_CODES = (b"\0\0\0\1", b"\0\0\1")
 
 
 class LiveEncoder:
@@ -284,10 +268,8 @@ class LiveEncoder:
     def __call__(self, picture: Picture, index: int, *, keyframe: bool = False) -> list[Encoded]:
         """Encode the picture of a slot.
 
-        Args:
-            picture: as described by `info`; the same object again costs no copy.
-            index: of the slot: its time is index / rate. Rises with every call.
-            keyframe: whether a receiver must be able to start here.
+        The same object again costs no copy. A slot's time is index / rate, and rises with every
+        call. With `keyframe` a receiver can start here.
 
         Raises:
             SinkFull: if the encoder fails.
@@ -313,10 +295,8 @@ class LiveEncoder:
     ) -> Encoded:
         """Put a packet of the input's sound on the output's time line.
 
-        Args:
-            data: unchanged.
-            seconds: its presentation time on the output's time line.
-            duration: in seconds; 0 where unknown.
+        The data stay. Its presentation time is on the output's time line; the duration is 0 where
+        unknown. Both are in seconds.
         """
         if self._sound_tick is None:
             raise ValueError("this output has no sound")
@@ -363,10 +343,6 @@ class LiveEncoder:
 def check_encoder(options: EncoderOptions, format: str) -> None:
     """Raise, before there is an input, if no input could be encoded.
 
-    Args:
-        options: the user's.
-        format: the muxer that the packets are for.
-
     Raises:
         SinkRefused: if there is no such encoder or pixel format, or it refuses an option.
     """
@@ -396,7 +372,6 @@ _BY_RTP = (
     "g722", "g726", "g726le",
 )  # fmt: skip
 """Decoders of the codecs that libavformat packs into RTP; rtpenc.c, is_supported."""
-_BY_WHIP = ("opus",)
 
 
 class SoundTemplate:

@@ -42,6 +42,7 @@ _MOST_ERRORS = 100
 _KEPT_LINES = 100
 
 Event = DecodedFrame | SoundPacket
+_GOPS_KEPT = 4
 
 
 class ConnectedInput:
@@ -95,10 +96,7 @@ class ConnectedInput:
         self._packets = connection.packets(streams)
 
     def probe(self, deadline_seconds: float = 10.0) -> LiveForm:
-        """Read until the first undamaged frame, and describe the stream by it.
-
-        Args:
-            deadline_seconds: how long that may take.
+        """Read until the first undamaged frame, within a deadline, and describe the stream by it.
 
         Raises:
             InputLost: if no frame comes in time, or its format is not supported.
@@ -113,7 +111,18 @@ class ConnectedInput:
             self._read(times)
         self._ready.remove(first)
         self._ready.appendleft(first)
-        return self._form(first, self._rate(times))
+        rate = self._rate(times)
+        try:
+            verdict = RateVerdict(rate, rate, "live")
+            info = describe(self._video, first.frame, verdict=verdict, field_order="progressive")
+        except UnsupportedMedia as error:
+            raise InputLost("unsupported", f"{self._display}: {error}") from error
+        return LiveForm(
+            info=info,
+            codec=self._video.codec_context.name,
+            gop_seconds=self.gop_seconds,
+            sound=self._sound,
+        )
 
     def __iter__(self) -> Iterator[Event]:
         """Yield frames and sound as they come, the probed frame first.
@@ -184,27 +193,11 @@ class ConnectedInput:
             self._read(times)
         return agreed
 
-    def _form(self, first: DecodedFrame, rate: Fraction) -> LiveForm:
-        try:
-            verdict = RateVerdict(rate, rate, "live")
-            info = describe(self._video, first.frame, verdict=verdict, field_order="progressive")
-        except UnsupportedMedia as error:
-            raise InputLost("unsupported", f"{self._display}: {error}") from error
-        return LiveForm(
-            info=info,
-            codec=self._video.codec_context.name,
-            gop_seconds=self.gop_seconds,
-            sound=self._sound,
-        )
-
 
 class LiveInput(ConnectedInput):
-    """One connection to a live address; nothing is opened before `connect`.
+    """One connection to a live address of `find_address`; nothing is opened before `connect`.
 
-    Args:
-        address: from :func:`~upframe.io.live.address.find_address`.
-        now: monotonic seconds, for the arrival of packets.
-        sound: whether the packets of the sound are yielded too.
+    Packets are stamped by `now` (monotonic seconds); those of the sound are yielded if `sound`.
     """
 
     def __init__(
@@ -217,11 +210,8 @@ class LiveInput(ConnectedInput):
 class PacedFile(ConnectedInput):
     """A file, or a playlist that has ended, as a camera would send it: each packet at its time.
 
-    Args:
-        source: a path or a URL.
-        speed: seconds of the file in a real second.
-        now: for the arrival of packets; to run a whole stream faster, it runs as much faster.
-        sound: whether the packets of the sound are yielded too.
+    `speed` is in seconds of the file in a real second; to run a whole stream faster, `now` runs as
+    much faster. Packets of the sound are yielded if `sound`.
     """
 
     def __init__(
@@ -273,14 +263,9 @@ def nominal_rate(times: Sequence[Fraction], claims: Iterable[Fraction | None]) -
     """Choose the nominal rate: what the stream claims, if its timestamps confirm it.
 
     Cameras claim rates that they do not keep (25 in the bitstream, 15 on the wire), and FFmpeg's
-    estimate from a few jittering timestamps is no usual rate.
-
-    Args:
-        times: of some consecutive packets, seconds, in any order.
-        claims: from the stream's headers, the most exact first.
-
-    Returns:
-        Frames per second: a claim, else a usual rate near the measured one, else that.
+    estimate from a few jittering timestamps is no usual rate. `times` are of some consecutive
+    packets, in seconds, in any order; `claims` are from the headers, the most exact first. Returned
+    are frames per second: a claim, else a usual rate near the measured one, else that.
     """
     known = [claim for claim in claims if claim]
     measured = measured_rate(times)
@@ -323,7 +308,6 @@ def _is_near(claim: Fraction, measured: Fraction) -> bool:
 
 _STALLED_SECONDS, _STALLED_INTERVALS = 1.0, 8
 _LOST_SECONDS, _LOST_GOPS, _LOST_INTERVALS = 10.0, 3, 20
-_GOPS_KEPT = 4
 
 
 @dataclass(eq=False)

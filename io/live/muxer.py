@@ -16,12 +16,14 @@ from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from io import BytesIO
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 import av
+from av.container import OutputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.stream import Stream
 
 from ..encode.packets import add_copied, mux
 from ..errors import OutputLost, Reason, SinkRefused
@@ -30,11 +32,6 @@ from ..web import Untrusted, tls_context
 from .failure import BY_STATUS
 from .target import CARRIED
 from .values import Encoded
-
-if TYPE_CHECKING:
-    from av.container import OutputContainer
-    from av.stream import Stream
-
 
 _TICK = Fraction(1, 90_000)
 """Seconds; requested for video, but a muxer may have its own."""
@@ -45,6 +42,7 @@ _SOUND: dict[str, tuple[str, ...]] = {
     "webm": ("opus", "vorbis"),
 }
 """Sound that players of a format know; some muxers accept any, and mark it as private data."""
+_MAX_ANSWER_BYTES = 1 << 20
 
 
 class Muxer:
@@ -194,7 +192,6 @@ def _escaped(text: str) -> str:
 
 _WRITE = 2
 """In FFmpeg's flags of opening: AVIO_FLAG_WRITE."""
-_MAX_ANSWER_BYTES = 1 << 20
 _REASONS: dict[type[Exception], Reason] = {
     ssl.SSLCertVerificationError: "untrusted",
     ConnectionRefusedError: "refused",
@@ -208,12 +205,9 @@ _REASONS: dict[type[Exception], Reason] = {
 class HlsUploader:
     """Opens files for FFmpeg's HLS muxer, and uploads them when they are closed.
 
-    FFmpeg could upload them itself, but ignores a server's refusal, so that a stream which
-    is not there would look healthy.
-
-    Args:
-        url: of the playlist, with credentials.
-        timeout_seconds: longest wait for each answer.
+    FFmpeg could upload them itself, but ignores a server's refusal, so that a stream which is not
+    there would look healthy. `url` is that of the playlist, with credentials; each answer may take
+    `timeout_seconds`.
     """
 
     def __init__(self, url: str, timeout_seconds: float) -> None:

@@ -135,12 +135,8 @@ class Relay(io.RawIOBase):
 class NetworkOutput:
     """A live output that others receive: a connection, or a playlist that they fetch.
 
-    `write` and `close` raise OutputLost if the far end does not take what is sent.
-
-    Args:
-        target: where to.
-        primer: of the encoder.
-        report: called with what people should know.
+    `write` and `close` raise OutputLost if the far end does not take what is sent. `report` is
+    called with what people should know.
 
     Raises:
         OutputLost: if it cannot be made.
@@ -233,7 +229,13 @@ def main() -> int:
         return _ORPHAN_STATUS
     pipes = ParentPipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # our parent decides
-    _end_at_sigterm(pipes.stdin)
+
+    def end(_number: int, _frame: object) -> None:  # of our stdin, even if a read waits
+        nowhere = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nowhere, pipes.stdin.fileno())  # Python tries the interrupted read again
+        os.close(nowhere)
+
+    signal.signal(signal.SIGTERM, end)
 
     def report(event: wire.Event) -> None:
         with suppress(BrokenPipeError):  # without a reader, recordings are completed all the same
@@ -255,12 +257,7 @@ def main() -> int:
 
 
 def publish(header: wire.Header, packets: BinaryIO, report: Callable[[wire.Event], None]) -> None:
-    """Write the packets of an output, and complete it at their end.
-
-    Args:
-        header: what it is.
-        packets: where they come from.
-        report: called with every event.
+    """Write the packets of an output, complete it at their end, and report every event.
 
     Raises:
         MediaError: if it cannot be written or completed; what could be saved of a file has been.
@@ -296,17 +293,6 @@ def failure_of(error: MediaError) -> wire.PublishFailed:
     """Return the event that reports an error."""
     reason = error.reason if isinstance(error, OutputLost) else "failed"
     return wire.PublishFailed(reason, type(error).__name__, redacted(str(error), published=True))
-
-
-def _end_at_sigterm(stdin: BinaryIO) -> None:
-    """Have a SIGTERM end our stdin, at once even if a read waits."""
-
-    def end(_number: int, _frame: object) -> None:
-        nowhere = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nowhere, stdin.fileno())  # Python tries the interrupted read again
-        os.close(nowhere)
-
-    signal.signal(signal.SIGTERM, end)
 
 
 if __name__ == "__main__":

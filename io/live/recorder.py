@@ -20,17 +20,7 @@ from av.error import FFmpegError
 
 from ..errors import SinkFull, SinkRefused, VerificationFailed
 from ..files import OutputFile, Owner, rename, sync_file, sync_folder, write_error
-from .archive import (
-    DiskSync,
-    NamePattern,
-    VideoExtent,
-    check_recording,
-    free_path,
-    lock_of,
-    rename_beside,
-    truncate_to_whole,
-    video_extent,
-)
+from . import archive
 from .muxer import Muxer
 from .publisher_protocol import Event, Note, Recorded, Removed
 from .target import LiveTarget
@@ -38,12 +28,7 @@ from .values import Encoded
 
 
 class RecordingFile:
-    """Writes one file under a hidden name; raises SinkFull wherever the disk fails.
-
-    Args:
-        target: the output, with container and options.
-        path: the final name.
-        primer: of the encoder.
+    """Writes one file under a hidden name, then `path`; raises SinkFull wherever the disk fails.
 
     Raises:
         SinkRefused: if it cannot be created, or its container cannot hold the video.
@@ -55,8 +40,8 @@ class RecordingFile:
         # the file's name, which `archive` recognises, is the only record
         owner = Owner(f"live-{secrets.token_hex(4)}", lambda _: None)
         self._file = OutputFile(path, overwrite=target.overwrite, owner=owner)
-        self._lock = None if self._file.direct else lock_of(self._file.path)
-        self._disk = None if self._file.direct else DiskSync(self._file.stream.fileno())
+        self._lock = None if self._file.direct else archive.lock_of(self._file.path)
+        self._disk = None if self._file.direct else archive.DiskSync(self._file.stream.fileno())
         try:
             with _mapped_errors(path, opening=True):
                 options = target.options if not self._file.direct else {}
@@ -96,10 +81,12 @@ class RecordingFile:
         if self.muxer.first_seconds is None:
             self.discard()
             return None
-        wanted = VideoExtent(self.muxer.frames, self.muxer.last_seconds - self.muxer.first_seconds)
+        wanted = archive.VideoExtent(
+            self.muxer.frames, self.muxer.last_seconds - self.muxer.first_seconds
+        )
         name = self._file.target
         if not self._file.direct:
-            check_recording(self._file.path, self._target.format, wanted)
+            archive.check_recording(self._file.path, self._target.format, wanted)
             name = self._named()
         self._release()
         return Recorded(str(name), wanted.frames, float(wanted.seconds))
@@ -109,7 +96,7 @@ class RecordingFile:
         if self._target.overwrite and self._target.kind == "file":
             rename(partial, target, overwrite=True)
         else:  # a name that is taken meanwhile must not cost the recording
-            target = rename_beside(partial, target)
+            target = archive.rename_beside(partial, target)
         sync_folder(target.parent)
         return target
 
@@ -149,21 +136,16 @@ def rescue(partial: Path, target: Path, form: str) -> Recorded:
         VerificationFailed: if nothing of it can be read.
         SinkFull: if it cannot be renamed.
     """
-    truncate_to_whole(partial, form)
-    proof = video_extent(partial, form)
+    archive.truncate_to_whole(partial, form)
+    proof = archive.video_extent(partial, form)
     sync_file(partial)
-    name = rename_beside(partial, target)
+    name = archive.rename_beside(partial, target)
     sync_folder(name.parent)
     return Recorded(str(name), proof.frames, float(proof.seconds), rescued=True)
 
 
 class SingleRecorder:
-    """Writes an output that is one recording.
-
-    Args:
-        target: the output; `url` is the path.
-        primer: of the encoder.
-        on_event: called with what becomes of the file.
+    """Writes an output that is one recording at `target.url`; `on_event` hears what becomes of it.
 
     Raises:
         SinkRefused: if it cannot be created, or its container cannot hold the video.
@@ -242,7 +224,7 @@ class RollingRecorder:
     """The time of day, in seconds since 1970."""
 
     def __post_init__(self) -> None:
-        self._naming = NamePattern(Path(self.target.url))
+        self._naming = archive.NamePattern(Path(self.target.url))
         self._naming.check()
         self._current: RecordingFile | None = None
         self._before: RecordingFile | None = None
@@ -254,9 +236,14 @@ class RollingRecorder:
     def write(self, packet: Encoded) -> bool:
         """Write a packet into the recording where it belongs; return False if there is none."""
         self._completion.check()
-        if packet.kind == "sound":
-            return self._write_sound(packet)
         begins = self._current.muxer.origin if self._current else None
+        if packet.kind == "sound":
+            if self._current is None or begins is None:
+                return False
+            if packet.seconds < begins:
+                return self._before is not None and self._before.write(packet)
+            self._end_before(packet)
+            return self._current.write(packet)
         is_long = begins is None or packet.seconds - begins >= self.target.segment_seconds
         if packet.is_keyframe and is_long:
             self._cut()
@@ -275,22 +262,13 @@ class RollingRecorder:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SinkFull(f"cannot create the folder {path.parent}: {error.strerror}") from error
-        self._current = RecordingFile(self.target, free_path(path), self.primer)
+        self._current = RecordingFile(self.target, archive.free_path(path), self.primer)
         for note in set(self._current.muxer.notes) - self._noted:
             self._noted.add(note)
             self.on_event(Note(note))
         if self._before is not None and not self._before.muxer.has_sound:
             self._complete(self._before)
             self._before = None
-
-    def _write_sound(self, packet: Encoded) -> bool:
-        begins = self._current.muxer.origin if self._current else None
-        if self._current is None or begins is None:
-            return False
-        if packet.seconds < begins:
-            return self._before is not None and self._before.write(packet)
-        self._end_before(packet)
-        return self._current.write(packet)
 
     def _end_before(self, packet: Encoded) -> None:
         """Complete the previous file, once nothing can come that belongs to it."""
@@ -348,7 +326,7 @@ class RollingRecorder:
         events: list[Event] = []
         for partial, target in self._naming.leftovers():
             with suppress(FileNotFoundError):  # another process was faster
-                if (lock := lock_of(partial)) is not None:
+                if (lock := archive.lock_of(partial)) is not None:
                     with lock:
                         events.extend(self._rescue_one(partial, target))
         return events

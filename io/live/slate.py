@@ -25,19 +25,16 @@ _SHARE_OF_HEIGHT = 0.2  # of the picture, for the headline
 def slate(info: StreamInfo, name: str) -> Picture:
     """Draw a plain dark picture with a stream's name and NO SIGNAL.
 
-    The letters are as large as the picture allows, down to 5 by 7 pixels each; a name too long
-    for the picture is broken into lines, and cut off at its lower edge.
-
-    Args:
-        info: of the output; size, pixel format and colour are kept.
-        name: of the stream.
-
-    Returns:
-        A picture with pts 0 and duration 0.
+    The letters are as large as the picture allows, down to 5 by 7 pixels each; a name too long for
+    the picture is broken into lines, and cut off at its lower edge. It has pts 0 and duration 0,
+    and size, pixel format and colour of the output.
     """
     ink = torch.zeros(info.height, info.width)
     room = info.height
-    scale = _headline_scale(info.width, info.height)
+    dots = len(HEADLINE) * _CELL_WIDTH
+    by_width = _SHARE_OF_WIDTH * info.width / dots
+    by_height = _SHARE_OF_HEIGHT * info.height / _LETTER_HEIGHT
+    scale = max(1, int(min(by_width, by_height)))
     headline = wrapped(HEADLINE, info.width, scale)
     small, lines = _fitted(name, info.width, room - len(headline) * _CELL_HEIGHT * scale, scale)
     used = _CELL_HEIGHT * (len(headline) * scale + len(lines) * small)
@@ -53,12 +50,9 @@ def blank(info: StreamInfo) -> Picture:
 
 
 def wrapped(text: str, width: int, scale: int) -> list[str]:
-    """Break a text into lines that fit a picture, between words if possible.
+    """Break words into lines that fit a picture, between them if possible.
 
-    Args:
-        text: Words and blanks.
-        width: Pixels of the picture.
-        scale: Pixels to each dot of a letter.
+    The width is in pixels, the scale in pixels to each dot of a letter.
     """
     columns = max(1, (width // scale + 1) // _CELL_WIDTH)
     lines: list[str] = []
@@ -68,13 +62,6 @@ def wrapped(text: str, width: int, scale: int) -> list[str]:
         else:
             lines += [word[at : at + columns] for at in range(0, len(word), columns)]
     return lines
-
-
-def _headline_scale(width: int, height: int) -> int:
-    dots = len(HEADLINE) * _CELL_WIDTH
-    by_width = _SHARE_OF_WIDTH * width / dots
-    by_height = _SHARE_OF_HEIGHT * height / _LETTER_HEIGHT
-    return max(1, int(min(by_width, by_height)))
 
 
 def _fitted(name: str, width: int, height: int, scale: int) -> tuple[int, list[str]]:

@@ -14,7 +14,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from ..capabilities import has_container, has_protocol
-from ..encode.containers import container_of
+from ..encode.codecs import container_of
 from ..errors import SinkRefused, UnsupportedMedia
 from ..files import check_target, is_special
 from ..redaction import redacted_target
@@ -29,7 +29,6 @@ IO_TIMEOUT_SECONDS = 5
 SEGMENT_SECONDS = 2
 """Of HLS; keyframes are this far apart."""
 
-_SEGMENTS_LISTED = 6
 UDP_PACKET_BYTES = 1316  # seven packets of MPEG-TS, below an Ethernet frame
 _SCHEMES = {
     "rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "flv", "rtmps": "flv", "srt": "mpegts",
@@ -193,7 +192,7 @@ def _with_query(url: str, name: str, value: str) -> str:
 
 _HLS = {
     "hls_time": str(SEGMENT_SECONDS),
-    "hls_list_size": str(_SEGMENTS_LISTED),
+    "hls_list_size": "6",
     "hls_flags": "delete_segments+append_list+independent_segments",
 }
 
@@ -211,7 +210,13 @@ def _local(
 ) -> LiveTarget:
     path = Path(os.path.abspath(text))
     if asked == "hls" or (asked is None and path.suffix.lower() in _PLAYLISTS):
-        return _playlist(path, text)
+        check_target(path, overwrite=True)
+        segments = path.with_name(f"{path.stem.replace('%', '%%')}-%08d.ts")
+        local = {
+            "hls_flags": _HLS["hls_flags"] + "+temp_file",
+            "hls_segment_filename": str(segments),
+        }
+        return LiveTarget("hls", str(path), text, "hls", _HLS | local)
     container = container_of(path, asked)
     if container.name not in _RECORDED:
         why = f"cannot be recorded live, wanted {', '.join(_RECORDED)}"
@@ -246,10 +251,3 @@ def recording_options(container: str) -> dict[str, str]:
     if container in ("matroska", "webm"):
         return {"cluster_time_limit": "1000"}  # milliseconds
     return {}
-
-
-def _playlist(path: Path, text: str) -> LiveTarget:
-    check_target(path, overwrite=True)
-    segments = path.with_name(f"{path.stem.replace('%', '%%')}-%08d.ts")
-    local = {"hls_flags": _HLS["hls_flags"] + "+temp_file", "hls_segment_filename": str(segments)}
-    return LiveTarget("hls", str(path), text, "hls", _HLS | local)

@@ -179,7 +179,7 @@ def _planar(name: str, order: str) -> PixelLayout | None:
 
 
 _SHIFT = {"nv12": 0, "p010le": 6}
-"""Pixel formats of frames on an NVIDIA card (`decode.hardware`), and the bits below the value."""
+"""Pixel formats of frames on an NVIDIA card (`decode.decoder`), and the bits below the value."""
 
 
 def is_on_card(frame: VideoFrame) -> bool:

@@ -15,16 +15,14 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
 
 from ...filters.frame import CAPTIONS
 from .metadata import side_data
-
-if TYPE_CHECKING:
-    from av.video.codeccontext import VideoCodecContext
-    from av.video.frame import VideoFrame
 
 log = logging.getLogger("upframe.io.encoder")
 

@@ -195,7 +195,6 @@ def _failure(error: OSError) -> MediaError:
 
 
 _MAX_UNIT_BYTES = 1 << 31
-_PIECE_BYTES = 8 << 20
 _HEAD_BYTES = 64 << 10
 
 
@@ -245,7 +244,7 @@ class UnitReader:
         if size < 0 or end > _MAX_UNIT_BYTES:
             raise UnknownStructure(f"a unit of {end} bytes")
         while self.size < end:
-            piece = memoryview(bytearray(min(_PIECE_BYTES, end - self.size)))
+            piece = memoryview(bytearray(min(8 << 20, end - self.size)))
             got = self._reader.fill(piece)
             self._unit += piece[:got]
             if got < len(piece):

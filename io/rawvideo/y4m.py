@@ -185,7 +185,14 @@ class Y4MSource:
 
     def __init__(self, reader: ByteReader) -> None:
         self._reader = reader
-        header = _header_line(reader)
+        line = reader.read_line(MAX_READ_BYTES)
+        if not line:
+            raise UnsupportedMedia("empty: the input ended before its first byte")
+        if not line.endswith(b"\n"):
+            if reader.at_end:
+                raise TruncatedMedia(f"truncated: got {len(line)} bytes of the y4m header")
+            raise UnsupportedMedia(f"y4m header is longer than {MAX_READ_BYTES} bytes")
+        header = line.rstrip(b"\r\n")
         self.info = parse_header(header)
         """The header's content; `num_frames` is its XLENGTH."""
         self._is_mixed = any(word.startswith(b"Im") for word in header.split(b" "))
@@ -357,14 +364,3 @@ class PlaneLayout:
 def _bytes_of(data: Tensor) -> memoryview:
     """View a tensor's memory; numpy's stubs do not declare that arrays are buffers."""
     return memoryview(cast("bytearray", data.numpy()))
-
-
-def _header_line(reader: ByteReader) -> bytes:
-    line = reader.read_line(MAX_READ_BYTES)
-    if not line:
-        raise UnsupportedMedia("empty: the input ended before its first byte")
-    if not line.endswith(b"\n"):
-        if reader.at_end:
-            raise TruncatedMedia(f"truncated: got {len(line)} bytes of the y4m header")
-        raise UnsupportedMedia(f"y4m header is longer than {MAX_READ_BYTES} bytes")
-    return line.rstrip(b"\r\n")

@@ -6,22 +6,26 @@ Text subtitles are converted to another text format; sound is encoded as `io.enc
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.stream import Stream
 from av.subtitles.codeccontext import SubtitleCodecContext
+from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import SubtitleSet
+from av.video.stream import VideoStream
 
 from ...filters.frame import PixelFormat
 from ..decode.demuxer import codec_of
-from ..encode.codecs import default_codec
-from ..encode.containers import Container
+from ..encode.codecs import Container, default_codec
 from ..encode.packets import (
     AnyPacket,
     add_copied,
@@ -34,16 +38,6 @@ from ..encode.packets import (
 from ..encode.sound import SoundCoding, SoundConverter, codings_for, is_misread
 from ..errors import reason_of
 from ..pictures.pixels import black_frame
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from av.audio.stream import AudioStream
-    from av.container import InputContainer, OutputContainer
-    from av.stream import Stream
-    from av.subtitles.stream import SubtitleStream
-    from av.video.stream import VideoStream
-
 
 _PACKETS_PER_STREAM = 16
 _MAX_PACKETS = 2000  # bounded: sparse streams may have none near the start

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import av
-from av.stream import Discard
+from av.container import InputContainer
+from av.stream import Discard, Stream
 
 from ..decode.demuxer import best_video, codec_of, find_target, kind_of, open_container
-from ..encode.codecs import is_image
-from ..encode.containers import Container, container_of
+from ..encode.codecs import Container, container_of, is_image
 from ..errors import SinkRefused
 from ..extent import sample_entries
 from ..files import is_special
@@ -28,10 +28,6 @@ from ..root import ConfinedFile
 from ..timecode import Timecode, is_timecode, timecode_of
 from ..traits import Loss, OpenedFile, Trait
 from .converter import Check, Conversion, StreamTrial, sample_packets
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.stream import Stream
 
 Action = Literal["copy", "convert", "attach", "drop"]
 
@@ -141,13 +137,8 @@ def plan_streams(
 ) -> StreamPlan:
     """Decide what becomes of every stream except the video, by trying it.
 
-    Args:
-        source: path or URL of the input.
-        target: path of the output; its extension selects the container.
-        format: container of the output, if not by extension.
-        strict: whether losing anything is an error.
-        audio_codec: what to do with sound; see `SoundOptions`.
-        part: of the source that is taken; None for all.
+    The container is by the target's extension unless `format` names it. If `strict`, losing
+    anything is an error. For `audio_codec` see `SoundOptions`; no part means all.
 
     Raises:
         SourceMissing: if the source does not exist.

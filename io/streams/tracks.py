@@ -19,7 +19,7 @@ from av.error import ArgumentError, FFmpegError, InvalidDataError, PatchWelcomeE
 from av.stream import Discard
 
 from ..decode.demuxer import best_video, find_target, open_container
-from ..encode.containers import Container
+from ..encode.codecs import Container
 from ..encode.packets import (
     AnyPacket,
     DecodingTimes,
@@ -377,14 +377,9 @@ def open_copy(
 ) -> tuple[StreamCopy, InputContainer | None]:
     """Open the plan's source again and add its streams to an output beside its encoded video.
 
-    Args:
-        plan: what to do; None for nothing.
-        output: its header is not written yet.
-        video: the encoded video in it.
-        on_trial: whether packets of the source's beginning will do, where a part is taken.
-
-    Returns:
-        The copy, and the container to close after it.
+    The header of the output is not written yet; `video` is the encoded video in it. On trial,
+    packets of the source's beginning will do where a part is taken. Without a plan nothing is
+    added. Returned are the copy, and the container to close after it.
 
     Raises:
         SourceMissing: if the source has disappeared.

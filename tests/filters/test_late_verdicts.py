@@ -21,13 +21,10 @@ from upframe.filters import guard
 from upframe.filters.chain import Chain
 from upframe.filters.color.convert import ToPicture
 from upframe.filters.frame import Color, Filter, Frame, Picture, StreamInfo
-from upframe.filters.interpolate.checkpoint import load_ifnet
-from upframe.filters.interpolate.filter import Interpolate
-from upframe.filters.interpolate.gap import GapFiller
-from upframe.filters.interpolate.network import IFNet
+from upframe.filters.interpolate.filter import GapFiller, Interpolate
+from upframe.filters.interpolate.network import IFNet, load_ifnet
 from upframe.filters.kernels.cuda import stream_for
-from upframe.filters.upscale.enlarger import Enlarger
-from upframe.filters.upscale.filter import Upscale
+from upframe.filters.upscale.filter import Enlarger, Upscale
 from upframe.filters.weights import RIFE, load_state_dict, resolve_weights
 
 __all__ = ["card"]

@@ -14,14 +14,13 @@ from support.kernels.interpolation import as_frames, moving, run
 from torch import Tensor, nn
 
 from upframe.filters.device import cpu_has
-from upframe.filters.interpolate.checkpoint import load_ifnet
 from upframe.filters.interpolate.cpu import FusedIFNet
 from upframe.filters.interpolate.filter import Interpolate
-from upframe.filters.interpolate.network import PlainEngine
-from upframe.filters.kernels.amx import SWITCH, TileStack, is_available
+from upframe.filters.interpolate.network import PlainEngine, load_ifnet
+from upframe.filters.kernels.cpu_convolution import SWITCH, TileStack, has_tiles
 from upframe.filters.upscale.checkpoint import load_upscaler
 from upframe.filters.upscale.cpu import CompactOnCpu, DenseOnCpu, on_cpu
-from upframe.filters.upscale.enlarger import Enlarger
+from upframe.filters.upscale.filter import Enlarger
 from upframe.filters.upscale.network import ReducedSRVGG, RRDBNet, SRVGGNetCompact, Upscaler
 from upframe.filters.weights import RIFE, load_state_dict, resolve_weights
 
@@ -36,7 +35,7 @@ def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     if not cpu_has("amx_bf16"):
         monkeypatch.setenv(SWITCH, "emulate")
     monkeypatch.setenv("UPFRAME_WAY", "tiles,torch")
-    if not is_available(BF16):
+    if not has_tiles(BF16):
         pytest.skip("no kernels, or a CPU without AVX512-BF16")
 
 

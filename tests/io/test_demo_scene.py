@@ -9,8 +9,7 @@ import av
 import pytest
 import torch
 
-from upframe.io.demo import play_tune, write_demo_clip
-from upframe.io.demo_scene import DemoScene
+from upframe.io.demo import DemoScene, play_tune, write_demo_clip
 from upframe.io.errors import MediaError
 
 

@@ -8,7 +8,7 @@ from support.scripts import script
 from torch import Tensor
 
 from upframe.filters.errors import CheckpointRejected
-from upframe.filters.interpolate.checkpoint import expected_shapes
+from upframe.filters.interpolate.network import expected_shapes
 from upframe.filters.upscale.network import RRDBNet, SRVGGNetCompact
 
 networks = script("speed/networks")

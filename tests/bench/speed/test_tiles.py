@@ -9,7 +9,7 @@ import pytest
 from support.scripts import script
 
 from upframe.filters.device import cpu_has
-from upframe.filters.kernels.amx import SWITCH
+from upframe.filters.kernels.cpu_convolution import SWITCH
 
 tiles = script("speed/tiles")
 

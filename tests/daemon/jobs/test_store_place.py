@@ -23,9 +23,8 @@ from upframe.daemon.jobs import database
 from upframe.daemon.jobs.database import Database
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import STORE_NAME, JobStore
-from upframe.daemon.service.metrics import Metrics
-from upframe.daemon.service.routes import status_routes
-from upframe.daemon.service.status import LoopLag, Status
+from upframe.daemon.service.http import status_routes
+from upframe.daemon.service.status import LoopLag, Metrics, Status
 
 
 def ids_in(path: Path) -> set[str]:

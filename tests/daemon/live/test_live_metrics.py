@@ -13,7 +13,7 @@ from support.live.supervision import config_with, entry
 
 from upframe.daemon.live.status import LiveStatus, accumulate_counters, status_of
 from upframe.daemon.live.supervisor import LiveSupervisor
-from upframe.daemon.service.metrics import Metrics, set_live_metrics
+from upframe.daemon.service.status import Metrics, set_live_metrics
 from upframe.io.live.values import OutputState
 
 GATE = LiveStatus(

@@ -14,9 +14,8 @@ from support.jobs.mqtt_node import FILTERS
 
 from upframe.daemon.jobs.model import Job, JobError, JobProgress, job_of
 from upframe.daemon.live.status import LiveStatus
-from upframe.daemon.mqtt.bridge import activity_document
+from upframe.daemon.mqtt.bridge import activity_document, event_document, progress_document
 from upframe.daemon.mqtt.requests import SubmitRequest, job_answer, parse
-from upframe.daemon.mqtt.states import event_document, progress_document
 from upframe.daemon.mqtt.topics import COMMANDS, Topics
 from upframe.daemon.specification import ConversionSpec
 

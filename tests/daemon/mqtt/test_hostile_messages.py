@@ -177,16 +177,16 @@ def test_an_answer_that_cannot_be_made_holds_up_nobody(
 def test_a_state_that_cannot_be_written_holds_up_no_other(
     broker: Broker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from upframe.daemon.mqtt import states
+    from upframe.daemon.mqtt import bridge
 
-    good = states.state_payload
+    good = bridge.state_payload
 
     def failing(job: Any) -> bytes:
         if job.id == "poison":
             raise ZeroDivisionError("a bug")
         return good(job)
 
-    monkeypatch.setattr(states, "state_payload", failing)
+    monkeypatch.setattr(bridge, "state_payload", failing)
 
     async def main() -> None:
         async with node_on(broker, tmp_path) as node, observer_of(broker) as client:

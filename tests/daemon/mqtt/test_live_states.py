@@ -11,8 +11,8 @@ from support.jobs.mqtt_node import BASE, node_on
 from support.servers.mqtt import Broker, observer_of, retained_of
 
 from upframe.daemon.live.status import LiveBoard, LiveStatus
+from upframe.daemon.mqtt.bridge import LiveStates
 from upframe.daemon.mqtt.connection import Outbox
-from upframe.daemon.mqtt.states import LiveStates
 from upframe.daemon.mqtt.topics import Topics
 
 GATE = LiveStatus("gate", state="running", input={"url": "rtsp://me:pa55@host/x"})

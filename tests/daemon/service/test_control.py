@@ -16,8 +16,7 @@ from support.jobs.queues import FAILURE, SECRET, Turns, a_job, a_work
 from upframe.daemon.fence import internal_errors
 from upframe.daemon.jobs.api import NewJob
 from upframe.daemon.jobs.model import JobProgress
-from upframe.daemon.service import routes
-from upframe.daemon.service.routes import REQUEST_BYTES
+from upframe.daemon.service.http import REQUEST_BYTES
 
 
 def submission(name: str = "film", **fields: Any) -> dict[str, Any]:
@@ -220,7 +219,7 @@ def test_a_request_without_end_is_cut_off(chunked: bool, tmp_path: Path) -> None
 def test_a_request_that_stops_in_its_middle_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routes, "_BODY_SECONDS", 0.1)
+    monkeypatch.setattr("upframe.daemon.service.http._BODY_SECONDS", 0.1)
 
     async def use(to: Served) -> None:
         caller = await to.call()

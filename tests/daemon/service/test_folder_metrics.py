@@ -13,8 +13,7 @@ from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import JobStore
 from upframe.daemon.live.status import LiveBoard
 from upframe.daemon.service.daemon import Frontends
-from upframe.daemon.service.metrics import Metrics
-from upframe.daemon.service.status import LoopLag, Status
+from upframe.daemon.service.status import LoopLag, Metrics, Status
 
 
 def test_a_folder_has_its_name_beside_its_number(tmp_path: Path) -> None:

@@ -20,8 +20,7 @@ from starlette.routing import Route
 from upframe.daemon.config import HttpConfig, parse_listen
 from upframe.daemon.fence import internal_errors
 from upframe.daemon.service import http
-from upframe.daemon.service.http import serve_tcp
-from upframe.daemon.service.routes import application
+from upframe.daemon.service.http import application, serve_tcp
 
 LISTEN = HttpConfig(listen="127.0.0.1:0")
 

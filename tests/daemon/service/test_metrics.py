@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from upframe.daemon.jobs.model import Job, JobProgress, job_of
-from upframe.daemon.service.metrics import Metrics
+from upframe.daemon.service.status import Metrics
 from upframe.daemon.specification import ConversionSpec
 from upframe.filters.options import FilterOptions
 

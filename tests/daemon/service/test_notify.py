@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from upframe.daemon.service.systemd import Notifier
+from upframe.daemon.service.lifecycle import Notifier
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from upframe.daemon.service.systemd import Notifier, Watchdog
+from upframe.daemon.service.lifecycle import Notifier, Watchdog
 
 ALLOWED = 0.6
 
@@ -49,8 +49,8 @@ def test_trouble_that_passes_costs_pings_only(tmp_path: Path) -> None:
 def test_trouble_that_lasts_triggers_the_watchdog_with_all_stacks(tmp_path: Path) -> None:
     program = (
         "import asyncio, socket, sys\n"
-        "from upframe.daemon.service.systemd import Notifier\n"
-        "from upframe.daemon.service.systemd import Watchdog\n"
+        "from upframe.daemon.service.lifecycle import Notifier\n"
+        "from upframe.daemon.service.lifecycle import Watchdog\n"
         "def standing_still(): return 'slot 1 stands still'\n"
         "watchdog = Watchdog(Notifier(sys.argv[1], 0.6), standing_still)\n"
         "asyncio.run(asyncio.wait_for(watchdog.run(), 2))"
@@ -72,8 +72,8 @@ def test_trouble_that_lasts_triggers_the_watchdog_with_all_stacks(tmp_path: Path
 def test_a_loop_that_hangs_leaves_its_stack_before_systemd_acts(tmp_path: Path) -> None:
     program = (
         "import asyncio, sys, time\n"
-        "from upframe.daemon.service.systemd import Notifier\n"
-        "from upframe.daemon.service.systemd import Watchdog\n"
+        "from upframe.daemon.service.lifecycle import Notifier\n"
+        "from upframe.daemon.service.lifecycle import Watchdog\n"
         "def stuck_here(): time.sleep(1.5)\n"
         "async def main():\n"
         "    beating = asyncio.create_task(Watchdog(Notifier(None, 0.6), lambda: None).run())\n"

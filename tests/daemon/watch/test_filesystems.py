@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from upframe.daemon.watch.changes import choose_mode
+from upframe.daemon.watch.watcher import choose_mode
 from upframe.io.root import filesystem_type, keeps_inodes
 
 _IN_A_NAMESPACE = """

@@ -19,7 +19,7 @@ from support.jobs.watching import Yard, eventually, watching
 
 from upframe.daemon.config import WatchConfig
 from upframe.daemon.fence import internal_errors
-from upframe.daemon.watch.changes import ChangeListener, exhaustion
+from upframe.daemon.watch.watcher import ChangeListener, exhaustion
 
 _SAMPLES = Path(__file__).parents[2]
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from upframe.filters.color import chroma
-from upframe.filters.color.chroma import Phase, downsample, phases, upsample
+from upframe.filters.color import planes
+from upframe.filters.color.planes import Phase, downsample, phases, upsample
 
 PHASES: tuple[Phase, ...] = ("first", "between", "second")
 POSITIONS = {"first": 0.0, "between": 0.5, "second": 1.0}
@@ -77,11 +77,11 @@ def test_both_axes_are_treated_alike(phase: Phase) -> None:
 def test_the_inverse_inverts_and_is_near_the_one_of_least_aliasing() -> None:
     """The inverses span a plane; any basis of it has the same optimum, on every BLAS."""
     taps = np.arange(-2, 4)
-    quarter = dict(zip(range(-2, 2), chroma._QUARTER, strict=True))
+    quarter = dict(zip(range(-2, 2), planes._QUARTER, strict=True))
     identity = np.zeros((5, 6))
     for shift, (column, tap) in itertools.product(range(5), enumerate(taps)):
         identity[shift, column] = quarter.get(shift - tap, 0) + quarter.get(-shift - tap, 0)
-    chosen = np.array(chroma._QUARTER_INVERSE)
+    chosen = np.array(planes._QUARTER_INVERSE)
     np.testing.assert_allclose(identity @ chosen, np.eye(5)[0], atol=1e-4)
     angles = np.linspace(0, np.pi, 400)
     weight = np.where(angles > 0.55 * np.pi, 1.0, np.where(angles < 0.45 * np.pi, 0.5, 0.0))

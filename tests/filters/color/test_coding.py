@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from upframe.filters.color.chroma import Phase, downsample, phases
 from upframe.filters.color.matrix import code_scale, rgb_to_yuv
-from upframe.filters.color.planes import _can_encode, _encoded, from_rgb
+from upframe.filters.color.planes import Phase, _can_encode, _encoded, downsample, from_rgb, phases
 from upframe.filters.frame import Color, PixelFormat
 from upframe.filters.kernels.native import kernels
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from upframe.filters.interpolate.checkpoint import load_ifnet
-from upframe.filters.interpolate.network import IFNet
+from upframe.filters.interpolate.network import IFNet, load_ifnet
 from upframe.filters.weights import RIFE, load_state_dict, resolve_weights
 
 

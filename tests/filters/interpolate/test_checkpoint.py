@@ -16,8 +16,8 @@ from torch import Tensor
 from upframe.filters.chain import build_filters
 from upframe.filters.device import Runtime
 from upframe.filters.errors import CheckpointRejected
-from upframe.filters.interpolate.checkpoint import load_ifnet
 from upframe.filters.interpolate.filter import build_interpolate
+from upframe.filters.interpolate.network import load_ifnet
 from upframe.filters.options import FilterOptions, InterpolateOptions
 
 CPU = Runtime(torch.device("cpu"), torch.float32)

@@ -11,7 +11,7 @@ from support.kernels.interpolation import moving
 from torch import Tensor
 
 from upframe.filters.interpolate.cpu import FusedIFNet
-from upframe.filters.interpolate.gap import engine_for
+from upframe.filters.interpolate.filter import engine_for
 from upframe.filters.interpolate.network import Engine, IFNet, PlainEngine
 from upframe.filters.kernels.native import kernels
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from upframe.filters.errors import TooLarge
 from upframe.filters.frame import StreamInfo
-from upframe.filters.interpolate.filter import Interpolate
-from upframe.filters.interpolate.gap import GapFiller
+from upframe.filters.interpolate.filter import GapFiller, Interpolate
 from upframe.filters.interpolate.network import IFNet
 
 

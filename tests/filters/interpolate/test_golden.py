@@ -13,9 +13,8 @@ from support.kernels.interpolation import as_frames, run
 from torch import Tensor
 
 from upframe.filters import interpolate_frames
-from upframe.filters.interpolate.checkpoint import load_ifnet
 from upframe.filters.interpolate.filter import Interpolate
-from upframe.filters.interpolate.network import IFNet
+from upframe.filters.interpolate.network import IFNet, load_ifnet
 from upframe.filters.weights import load_state_dict
 
 CASES = (

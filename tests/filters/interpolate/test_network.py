@@ -7,8 +7,7 @@ import torch
 from support.kernels.interpolation import counted_calls, moving, plain_ifnet, random_state, texture
 from torch import Tensor
 
-from upframe.filters.interpolate.checkpoint import load_ifnet
-from upframe.filters.interpolate.network import NUM_FEATURES, IFNet, blend
+from upframe.filters.interpolate.network import NUM_FEATURES, IFNet, blend, load_ifnet
 
 
 def in_between(

@@ -14,12 +14,10 @@ from support.scripts import script
 from torch import Tensor
 
 from upframe.filters.frame import Frame, StreamInfo
-from upframe.filters.interpolate import cuda_layers
-from upframe.filters.interpolate.checkpoint import load_ifnet
+from upframe.filters.interpolate import cuda
 from upframe.filters.interpolate.cuda import KernelEngine, ProvenEngine
-from upframe.filters.interpolate.filter import Interpolate
-from upframe.filters.interpolate.gap import engine_for
-from upframe.filters.interpolate.network import IFNet
+from upframe.filters.interpolate.filter import Interpolate, engine_for
+from upframe.filters.interpolate.network import IFNet, load_ifnet
 from upframe.filters.weights import load_state_dict
 
 psnr = script("psnr")
@@ -70,7 +68,7 @@ def test_the_kernels_prove_themselves_here(half: IFNet) -> None:
     assert isinstance(engine, ProvenEngine)
     with torch.inference_mode():
         source = engine.sources(torch.stack(moving(1, 64, 96)).cuda())
-    assert source.dtype == cuda_layers.SOURCE_DTYPE
+    assert source.dtype == cuda.SOURCE_DTYPE
 
 
 def test_graphs_give_what_the_same_kernels_give_one_by_one(half: IFNet) -> None:

@@ -11,9 +11,14 @@ from support.kernels.interpolation import moving
 from support.scripts import script
 from torch import Tensor
 
-from upframe.filters.interpolate import cuda_layers
-from upframe.filters.interpolate.cuda import KernelEngine, ProvenEngine
-from upframe.filters.interpolate.cuda_layers import BlockLayers, EncoderLayers, FastestLayer
+from upframe.filters.interpolate import cuda
+from upframe.filters.interpolate.cuda import (
+    BlockLayers,
+    EncoderLayers,
+    FastestLayer,
+    KernelEngine,
+    ProvenEngine,
+)
 from upframe.filters.interpolate.network import Engine, IFNet, PlainEngine
 
 psnr = script("psnr")
@@ -107,7 +112,7 @@ def test_layers_with_their_activation_give_what_two_steps_give(half: IFNet) -> N
 
 def test_kernels_that_agree_are_taken(half: IFNet) -> None:
     with torch.inference_mode():
-        assert ProvenEngine(half, 1).sources(pictures()).dtype == cuda_layers.SOURCE_DTYPE
+        assert ProvenEngine(half, 1).sources(pictures()).dtype == cuda.SOURCE_DTYPE
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -118,7 +123,7 @@ def test_kernels_that_are_found_best_between_two_frames_take_the_first_one_over(
     engine = ProvenEngine(half, 1)
     with torch.inference_mode():
         left, right = PlainEngine(half).sources(images[:1]), engine.sources(images[1:])
-        assert left.dtype != right.dtype == cuda_layers.SOURCE_DTYPE
+        assert left.dtype != right.dtype == cuda.SOURCE_DTYPE
         found = engine.middles([left[0]], [right[0]], (0.5,), 1)
     assert torch.equal(found, middles(KernelEngine(half), images))
 

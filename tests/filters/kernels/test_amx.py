@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upframe.filters.device import cpu_has
-from upframe.filters.kernels.amx import (
+from upframe.filters.kernels.convolution import Residual
+from upframe.filters.kernels.cpu_convolution import (
     SWITCH,
+    ConvolutionJob,
     Layers,
     TileConv,
     TileStack,
-    is_available,
+    has_tiles,
 )
-from upframe.filters.kernels.convolution import Residual
 from upframe.filters.kernels.native import kernels
-from upframe.filters.kernels.winograd import ConvolutionJob
 
 Layer = nn.Conv2d | nn.ConvTranspose2d
 BF16 = torch.bfloat16
@@ -43,7 +43,7 @@ def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_there or os.environ.get("UPFRAME_REQUIRE_NATIVE") != "1", "no kernels, or older ones"
     if not is_there or not cpu_has("avx512_bf16"):
         pytest.skip("no kernels, or older ones, or a CPU without AVX512-BF16")
-    assert is_available(BF16)
+    assert has_tiles(BF16)
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -211,7 +211,7 @@ def test_without_amx_and_emulation_it_is_not_available(monkeypatch: pytest.Monke
     if cpu_has("amx_bf16"):
         pytest.skip("this CPU has AMX")
     monkeypatch.delenv(SWITCH)
-    assert not is_available(BF16)
+    assert not has_tiles(BF16)
     assert not TileConv.fits(layer("stride 1", 64, 64))
 
 

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from upframe.filters.color.chroma import Phase, downsample, upsample
+from upframe.filters.color.planes import Phase, downsample, upsample
 from upframe.filters.kernels.convolution import Band, band_of, identity
 
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from upframe.filters.kernels.graphs import Graphs
-from upframe.filters.upscale.enlarger import Enlarger
+from upframe.filters.kernels.cuda import Graphs
+from upframe.filters.upscale.filter import Enlarger
 
 
 class Kept:

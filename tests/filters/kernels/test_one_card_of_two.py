@@ -24,21 +24,20 @@ from upframe.filters.color import cuda as color
 from upframe.filters.color.planes import codes_of_rgb, rgb_of_codes
 from upframe.filters.color.staging import Download, Upload
 from upframe.filters.frame import Color, Picture, PixelFormat
-from upframe.filters.interpolate import cuda_layers
+from upframe.filters.interpolate import cuda
 from upframe.filters.kernels import convolution
-from upframe.filters.kernels.cuda import stream_for
-from upframe.filters.kernels.graphs import CudaRecording, Graphs
+from upframe.filters.kernels.cuda import CudaRecording, Graphs, stream_for
 from upframe.filters.scenes import Scenes
-from upframe.filters.upscale.cuda import FusedBody, FusedRRDB
-from upframe.filters.upscale.enlarger import Enlarger
-from upframe.filters.upscale.network import Upscaler
+from upframe.filters.upscale.cuda import FusedRRDB, FusedSRVGG
+from upframe.filters.upscale.filter import Enlarger
+from upframe.filters.upscale.network import ReducedSRVGG, Upscaler
 
 __all__ = ["card"]
 
 LOADERS: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("upframe.filters.kernels.convolution_kernels", convolution.kernels),
     ("upframe.filters.color.cuda_kernels", color._kernels),
-    ("upframe.filters.interpolate.cuda_kernels", cuda_layers.glue_kernels),
+    ("upframe.filters.interpolate.cuda_kernels", cuda.glue_kernels),
 )
 
 
@@ -91,7 +90,7 @@ def test_whoever_imports_kernels_guards_them() -> None:
     """No way around: every module of kernels is imported in one place, and leaves it guarded."""
     folder = Path(upframe.filters.kernels.__file__).parents[1]
     texts = [path.read_text() for path in folder.rglob("*.py")]
-    guarded = r'partial\(GuardedKernels, f"\{__package__\}\.\w+_kernels"\)'
+    guarded = r'partial\((?:cuda\.)?GuardedKernels, f"\{__package__\}\.\w+_kernels"\)'
     assert sum(len(re.findall(guarded, text)) for text in texts) == len(LOADERS)
     assert not any(re.search(r"import (cuda|convolution)_kernels\b", text) for text in texts)
     assert len(LOADERS) == len(list(folder.rglob("*_kernels.py")))
@@ -247,11 +246,24 @@ def in_threads(work: Callable[[int], None]) -> None:
         raise failed[0]
 
 
-def body() -> FusedBody:
-    made = FusedBody.__new__(FusedBody)
-    made._features = Graphs(copied, Kept)
-    made._last = cast("Any", SlowReader())
-    return made
+class Stack(FusedSRVGG):
+    """The compact network without its layers: what it gives is what it was given."""
+
+    def __init__(self, plain: torch.nn.Module) -> None:
+        Upscaler.__init__(self)
+        self.scale, self.plain = 1, cast("Any", plain)
+        self._features = Graphs(copied, Kept)
+        self._last = cast("Any", SlowReader())
+
+
+class Details(ReducedSRVGG):
+    """The shrinking of a picture without the picture."""
+
+    def __init__(self) -> None:
+        Upscaler.__init__(self)
+
+    def downscaled(self, x: Tensor, detail: Tensor) -> Tensor:
+        return detail
 
 
 class Trunk(FusedRRDB):
@@ -293,8 +305,8 @@ class Enlarging(Upscaler):
 
 
 WAYS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
-    "laid out": lambda: (lambda fused: lambda x: fused.with_detail(x, 1))(body()),
-    "details": body,
+    "laid out": lambda: Stack(torch.nn.Identity()),
+    "details": lambda: Stack(Details()),
     "trunk and tail": lambda: (lambda network: lambda x: network(x)[:, :, ::4, ::4])(Trunk()),
 }
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upframe.filters.device import cpu_has
-from upframe.filters.kernels.native import kernels
-from upframe.filters.kernels.winograd import (
+from upframe.filters.kernels.cpu_convolution import (
     Residual,
     WinogradConv,
     WinogradStack,
     is_available,
 )
+from upframe.filters.kernels.native import kernels
 
 SIZES = [(1, 1), (3, 5), (4, 4), (37, 51), (24, 100)]
 CHANNELS = [(32, 32), (64, 64), (64, 48), (48, 112), (192, 192)]

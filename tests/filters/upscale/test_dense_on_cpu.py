@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from upframe.filters.kernels.winograd import is_available
+from upframe.filters.kernels.cpu_convolution import is_available
 from upframe.filters.upscale.cpu import DenseOnCpu, on_cpu
 from upframe.filters.upscale.network import RRDBNet
 

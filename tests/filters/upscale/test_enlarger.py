@@ -3,7 +3,7 @@ import torch
 from support.kernels.upscaling import DamagedInHalf, OutOfMemoryAbove, small_rrdb, small_srvgg
 
 from upframe.filters.errors import FilterError, TooLarge
-from upframe.filters.upscale.enlarger import Enlarger
+from upframe.filters.upscale.filter import Enlarger
 
 CPU = torch.device("cpu")
 HALVES = [torch.bfloat16, torch.float16]

@@ -11,8 +11,7 @@ from upframe.filters.device import Runtime
 from upframe.filters.errors import CheckpointRejected, TooLarge, WeightsUnavailable
 from upframe.filters.frame import Filter, Frame, StreamInfo
 from upframe.filters.options import UpscaleOptions
-from upframe.filters.upscale.enlarger import Enlarger
-from upframe.filters.upscale.filter import Upscale, build_upscale
+from upframe.filters.upscale.filter import Enlarger, Upscale, build_upscale
 
 CPU = torch.device("cpu")
 INFO = StreamInfo(64, 48, "yuv420p", Fraction(1, 25))

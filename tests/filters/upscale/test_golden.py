@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from upframe.filters.upscale.checkpoint import load_upscaler
-from upframe.filters.upscale.enlarger import Enlarger
+from upframe.filters.upscale.filter import Enlarger
 from upframe.filters.upscale.network import Upscaler
 from upframe.filters.weights import load_state_dict
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from upframe.filters.upscale.checkpoint import load_upscaler
 from upframe.filters.upscale.cuda import FusedRRDB, Proven, on_cuda
-from upframe.filters.upscale.enlarger import Enlarger
+from upframe.filters.upscale.filter import Enlarger
 from upframe.filters.upscale.network import ReducedSRVGG, RRDBNet, Upscaler
 from upframe.filters.weights import load_state_dict
 

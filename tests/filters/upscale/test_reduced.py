@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.kernels.upscaling import small_rrdb, small_srvgg
 
-from upframe.filters.upscale.enlarger import Enlarger, Tiles
+from upframe.filters.upscale.filter import Enlarger, Tiles
 from upframe.filters.upscale.network import ReducedSRVGG, can_reduce, resize
 
 CPU = torch.device("cpu")

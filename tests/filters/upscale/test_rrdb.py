@@ -6,7 +6,7 @@ from support.kernels.upscaling import small_rrdb
 from torch.nn import functional as F
 
 from upframe.filters.upscale.checkpoint import load_upscaler
-from upframe.filters.upscale.enlarger import Tiles
+from upframe.filters.upscale.filter import Tiles
 from upframe.filters.upscale.network import pad_to_multiple
 from upframe.filters.weights import load_state_dict
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from upframe.filters.device import GIB
 from upframe.filters.errors import TooLarge
-from upframe.filters.upscale.enlarger import SMALLEST_EDGE, Tiles
+from upframe.filters.upscale.filter import SMALLEST_EDGE, Tiles
 from upframe.filters.upscale.network import Upscaler
 
 

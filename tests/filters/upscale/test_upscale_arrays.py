@@ -9,7 +9,7 @@ from support.kernels.upscaling import small_rrdb, small_srvgg
 import upframe.filters
 from upframe.filters.batch import upscale_frames
 from upframe.filters.errors import CheckpointRejected, DeviceUnavailable
-from upframe.filters.upscale.enlarger import Enlarger
+from upframe.filters.upscale.filter import Enlarger
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from support.media.clips import BT709, BT2020_PQ, make_clip
 
 from upframe.filters.frame import Picture
-from upframe.io.decode.conform import conform
+from upframe.io.decode.decoder import conform
 from upframe.io.source import open_source
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.media.clips import make_clip
 
-from upframe.io.decode.hardware import Hardware
+from upframe.io.decode.decoder import Hardware
 from upframe.io.source import open_source
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 0)

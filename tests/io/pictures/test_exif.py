@@ -7,7 +7,7 @@ import struct
 import pytest
 from support.media.stills import exif_data
 
-from upframe.io.pictures.exif import fields_of, neutral, read_tiff, turn_of, with_fields
+from upframe.io.pictures.image_files import fields_of, neutral, read_tiff, turn_of, with_fields
 
 ORDERS = ["<", ">"]
 

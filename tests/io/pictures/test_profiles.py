@@ -10,7 +10,7 @@ from support.media.sinks import constant
 from support.media.stills import SRGB, icc_profile
 
 from upframe.filters.frame import Color, Picture, PixelFormat
-from upframe.io.pictures.profiles import ToSrgb, profile_name, srgb_conversion
+from upframe.io.pictures.image_files import ToSrgb, profile_name, srgb_conversion
 
 P3_ORANGE, ORANGE = (200, 120, 60), (214, 116, 38)
 """Of a gamma of 2.2; computed with the matrices alone, to sRGB's own curve."""

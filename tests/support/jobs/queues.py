@@ -16,9 +16,8 @@ from upframe.daemon.jobs.model import Job, JobError, State, job_of
 from upframe.daemon.jobs.queue import JobQueue
 from upframe.daemon.jobs.store import STORE_NAME, JobStore, insert
 from upframe.daemon.service import http
-from upframe.daemon.service.metrics import Metrics
-from upframe.daemon.service.routes import JobRoutes, application, status_routes
-from upframe.daemon.service.status import LoopLag, Status
+from upframe.daemon.service.http import JobRoutes, application, status_routes
+from upframe.daemon.service.status import LoopLag, Metrics, Status
 from upframe.daemon.specification import ConversionSpec, Origin
 
 Result = TypeVar("Result")

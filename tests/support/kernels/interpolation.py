@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upframe.filters.frame import Frame, StreamInfo
-from upframe.filters.interpolate.checkpoint import expected_shapes
 from upframe.filters.interpolate.filter import Interpolate
-from upframe.filters.interpolate.network import IFNet
+from upframe.filters.interpolate.network import IFNet, expected_shapes
 
 TIME_BASE = Fraction(1, 25)
 

@@ -25,11 +25,10 @@ from upframe.daemon.jobs.api import to_public_dict, to_public_json
 from upframe.daemon.jobs.model import Job
 from upframe.daemon.live.status import LiveStatus
 from upframe.daemon.logfields import record_text
+from upframe.daemon.mqtt.bridge import state_payload
 from upframe.daemon.mqtt.requests import job_answer
-from upframe.daemon.mqtt.states import state_payload
 from upframe.daemon.service.logs import JournalHandler, JsonFormatter, PlainFormatter
-from upframe.daemon.service.metrics import Metrics
-from upframe.daemon.service.status import LoopLag, Status
+from upframe.daemon.service.status import LoopLag, Metrics, Status
 from upframe.daemon.workers.channel import ChannelLogHandler, WorkerChannel
 from upframe.daemon.workers.messages import Logged, error_of
 from upframe.io.child import Tail
