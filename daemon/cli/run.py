@@ -56,6 +56,8 @@ def is_live_run(arguments: argparse.Namespace) -> bool:
         live = is_live_target(arguments.output) or is_live(arguments.input)
     if live:
         refused = REFUSED["stream"].items()
+        if arguments.executor != "local":
+            raise UsageError("--executor is no option of live streams: one machine computes them")
         wrong = {name: f"is no option of live streams: {reason}" for name, reason in refused}
     else:
         text = "is an option of live streams, and neither input nor output is one (see --live)"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from upframe.daemon.__main__ import main
 from upframe.daemon.convert.crew import difference
 from upframe.daemon.convert.plan import SourceFacts
 from upframe.daemon.errors import ClusterAbsent
@@ -113,6 +114,12 @@ def test_without_ray_a_run_says_so_in_one_line(tmp_path: Path) -> None:
     ran = subprocess.run([*command, "--executor", "ray"], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr.count("\n")) == (69, 1)
     assert "Ray is not installed: pip install 'upframe[ray]'" in ran.stderr
+
+
+def test_a_live_stream_is_made_by_one_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "rtsp://127.0.0.1:9/a", "out.ts", "--interpolate", "1", "--executor", "ray"]
+    assert main(words) == 64
+    assert "--executor is no option of live streams" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
