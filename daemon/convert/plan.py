@@ -343,7 +343,9 @@ def _writing(folder: Path) -> Generator[None]:
     except (OSError, sqlite3.Error) as error:
         if not folder.is_dir():  # as the output itself is refused
             raise SinkRefused(f"output folder does not exist any more: {folder}") from error
-        raise SinkFull(f"cannot write the plan in {folder}: {error}") from error
+        is_full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        why = os.strerror(errno.ENOSPC) if is_full else error  # as of any other file
+        raise SinkFull(f"cannot write the plan in {folder}: {why}") from error
 
 
 # ------------------------------------------------------------------------------------- the folder
