@@ -27,7 +27,8 @@ from av.video.codeccontext import VideoCodecContext
 
 from ..filters.frame import PixelFormat, StreamInfo
 from .calls import frames_of
-from .encode.codecs import Container, container_of, is_image, joined_options
+from .encode.codecs import is_image, joined_options
+from .encode.containers import Container, container_of
 from .encode.encoder import EncoderOptions, Encoding, codec_choice, encoding_of
 from .encode.packets import AnyPacket, EncoderTimeline, VideoTiming, fix_dts, mux, untyped
 from .errors import SinkRefused, VerificationFailed, reason_of

@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 from ..filters.frame import StreamInfo
 from .decode.demuxer import Target
 from .decode.survey import AV_TIME_BASE
-from .encode.codecs import Container
+from .encode.containers import Container
 from .encode.encoder import EncoderOptions, Encoding, encoding_of, open_encoder
 from .encode.packets import AnyPacket, EncoderTimeline, encoded, fix_dts, mux
 from .errors import SinkFull, SinkRefused, reason_of

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...io.decode.demuxer import find_target
-from ...io.encode.codecs import container_of, is_image
+from ...io.encode.codecs import is_image
+from ...io.encode.containers import container_of
 from ...io.errors import SourceMissing, UnsupportedMedia
 from ...io.losses import contents_of, losses
 from ...io.redaction import json_text, one_line

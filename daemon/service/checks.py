@@ -179,7 +179,8 @@ _USUAL_SIZES = ((1920, 1080), (352, 288))
 def _codec(where: str, encoder: EncoderOptions, container: str | None) -> Iterator[Fault]:
     """Encode a picture of 8 bits with the encoder that is named, or a container's default."""
     from ...filters.frame import PixelFormat
-    from ...io.encode.codecs import container_of, default_codec, encoder_of
+    from ...io.encode.codecs import default_codec, encoder_of
+    from ...io.encode.containers import container_of
     from ...io.encode.encoder import check_range
     from ...io.writer import try_encoder
 

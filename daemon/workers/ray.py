@@ -284,7 +284,8 @@ class Driver:
     async def watch(self) -> NoReturn:
         """Lend the nodes that come, and forget those that go; fails if the head does not answer."""
         while True:
-            nodes = await asyncio.wait_for(asyncio.to_thread(self._ray.nodes), _ANSWER_SECONDS)
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                nodes = await asyncio.to_thread(self._ray.nodes)
             alive = {node["NodeID"]: node for node in nodes if node["Alive"]}
             for gone in self._nodes.keys() - alive.keys():
                 for task in self._nodes.pop(gone):
@@ -357,7 +358,8 @@ class Driver:
                     film.refuse(share, f"{_MOST_DEATHS} processes have ended there, the last {end}")
 
     async def _answer(self, answer: Awaitable[Any]) -> Any:
-        return await asyncio.wait_for(answer, _ANSWER_SECONDS)
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await answer
 
     async def _carry(self, film: _Film, share: _Share) -> str | None:
         """Carry lines to and from a process; return how it has ended, if it is to be said."""
@@ -368,7 +370,8 @@ class Driver:
             lines: list[str] = []
             if is_ready and not owed:  # it has nothing to say before it has an order
                 with suppress(TimeoutError):
-                    lines.append(await asyncio.wait_for(orders.get(), _LOOK_SECONDS))
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        lines.append(await orders.get())
             while not orders.empty():
                 lines.append(orders.get_nowait())
             said, end = await self._answer(actor.turn.remote(run, sent, lines, heard))

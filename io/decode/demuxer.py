@@ -6,7 +6,6 @@ was found.
 
 from __future__ import annotations
 
-import errno
 import glob
 import os
 import re
@@ -15,7 +14,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from io import BytesIO, FileIO
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -38,135 +36,11 @@ from ..errors import (
 from ..extent import mp4_boxes
 from ..limits import limits
 from ..rawvideo.y4m import MAGIC, MAX_READ_BYTES, parse_header
-from ..redaction import excerpt, redacted
-from ..root import ConfinedFile, Root, by_descriptor, open_file, opened_folder
+from ..redaction import redacted
+from ..root import ConfinedFile, Root, by_descriptor, opened_folder
 from ..web import RemoteFiles, check_url, tls_options, why_untrusted
+from .access import BUFFER_BYTES, NOTHING, PIPE_BYTES, LocalFiles, allowed_for
 from .stills import Still, still_in
-
-# What FFmpeg may open for an input beyond the file the user named: nothing outside its folder.
-#
-# A playlist is a file that names others. An untrusted file that looks like a video must not make us
-# fetch from the network or read other files of this machine. FFmpeg parses the playlist; every file
-# it wants to open is requested from `LocalFiles`, and what it would open by itself (concat, vobsub,
-# sdp) is refused by an empty white list of protocols.
-
-NOTHING = {
-    "protocol_whitelist": "none",
-    "pattern_type": "none",
-    "http_persistent": "0",  # it expects a connection of its own there, and aborts
-    "http_multiple": "0",
-}
-"""Options with which FFmpeg opens nothing by itself, and treats no file name as a pattern."""
-
-BUFFER_BYTES, PIPE_BYTES = 1 << 18, 1 << 15
-"""Size of one read of a local file, each a call into Python; of a pipe, which may block."""
-
-_READ = os.O_RDONLY | os.O_CLOEXEC
-
-
-def allowed_for(url: str) -> dict[str, str]:
-    """Return options that restrict FFmpeg to what we open for it; none where it opens by itself."""
-    scheme, found, _ = url.partition(":")
-    return NOTHING if not found or scheme.lower() in ("file", "http", "https") else {}
-
-
-class _File(FileIO):
-    """A file for PyAV, which leaves the first one of a container open."""
-
-    _failed = False
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read; after a first error return no more data, since PyAV keeps only one error."""
-        if self._failed:
-            return b""
-        try:
-            return super().read(size) or b""
-        except OSError:
-            self._failed = True
-            raise
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Seek; return a negative error number for an impossible offset of a damaged file.
-
-        An exception would end the opening, which FFmpeg may still complete.
-        """
-        try:
-            return super().seek(offset, whence)
-        except (OSError, OverflowError):
-            return -errno.EINVAL
-
-    def __del__(self) -> None:
-        self.close()
-
-
-class LocalFiles:
-    """Opens the local files of one container: `io_open` of `av.open`.
-
-    Entries of a playlist are relative to `path`, which was named or is the first of a sequence, and
-    must lie beneath the root; None: the file's folder. `opened` is another name of the file, such
-    as that of its descriptor. Of the `images` of a sequence each opening returns the next.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        root: Root | None = None,
-        opened: Path | None = None,
-        images: Sequence[Path] = (),
-    ) -> None:
-        self._path = path.absolute()
-        self.url = f"file:{self._path}"
-        """The name under which FFmpeg is to open it."""
-        self._opened = opened or path
-        self._root = root
-        self._images = iter(images) if images else None
-        self._refused = False
-
-    def __call__(self, url: str, flags: int = 0, options: object = None) -> FileIO | BytesIO:
-        """Open a file for FFmpeg.
-
-        Raises:
-            OSError: if the file that was named cannot be opened.
-            SourceMissing: if a picture of a sequence cannot be opened.
-            UnsupportedMedia: if the file names something that may not be opened.
-        """
-        if self._images is not None:
-            if (image := next(self._images, None)) is None:
-                return BytesIO()  # marks the end for FFmpeg
-            try:
-                beneath = None if self._root is None else open_file(self._root, image)
-                return _reader(os.open(image, _READ) if beneath is None else beneath)
-            except OSError as error:
-                raise SourceMissing(f"{image}: cannot be read: {reason_of(error)}") from error
-        if url == self.url:
-            return _reader(os.open(self._opened, _READ))
-        if self._refused:  # raised when FFmpeg returns; PyAV keeps only one error
-            return BytesIO()
-        try:
-            if not url.startswith("file:"):
-                raise OSError(errno.EPROTONOSUPPORT, "is no plain file")
-            path = Path(url.removeprefix("file:"))
-            return _reader(open_file(self._root or Root(self._path.parent), path))
-        except FileNotFoundError:
-            return BytesIO()  # a segment that has expired: FFmpeg continues with the next
-        except (OSError, ValueError) as error:
-            self._refused = True
-            where = self._root.path if self._root else "its folder"
-            raise UnsupportedMedia(
-                f"{self._path}: the playlist names {excerpt(url)!r}, wanted only files in {where}: "
-                f"{reason_of(error)}"
-            ) from error
-
-
-def _reader(descriptor: int) -> FileIO | BytesIO:
-    """Wrap a descriptor for PyAV; an empty file has no last byte to seek to."""
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and not status.st_size:
-        os.close(descriptor)
-        return BytesIO()
-    return _File(descriptor)
-
 
 DEFAULT_IMAGE_RATE = Fraction(25)
 """Pictures per second of an image sequence by default."""
@@ -256,12 +130,7 @@ def _file(target: str, path: Path) -> Target:
         raise _missing(target, error) from error
     if regular and status.st_size == 0:
         raise UnsupportedMedia(f"{target}: empty: 0 bytes")
-    # FFmpeg would guess a size or rate that is missing
-    if line.startswith(MAGIC):
-        try:
-            parse_header(line.rstrip(b"\n"))
-        except UnsupportedMedia as error:
-            raise UnsupportedMedia(f"{target}: {error}") from error
+    _check_y4m(target, line)
     still = still_in(path, target) if regular else None
     return Target(target, Path(target), path if regular else None, still=still)
 
@@ -269,6 +138,15 @@ def _file(target: str, path: Path) -> Target:
 def _first_line(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.readline(MAX_READ_BYTES)
+
+
+def _check_y4m(name: str, line: bytes) -> None:
+    """Refuse a YUV4MPEG2 header without size or rate, which FFmpeg would guess."""
+    if line.startswith(MAGIC):
+        try:
+            parse_header(line.rstrip(b"\n"))
+        except UnsupportedMedia as error:
+            raise UnsupportedMedia(f"{name}: {error}") from error
 
 
 def _missing(name: str, error: OSError) -> SourceMissing:

@@ -8,13 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 from av.codec.context import CodecContext
-from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
-from av.video.stream import VideoStream
 
 from ...filters.frame import PixelFormat, StreamInfo
 from ..capabilities import NO_NVIDIA, lacks_device, open_context
@@ -22,16 +21,19 @@ from ..errors import SinkRefused, WrongOption, reason_of
 from ..pictures.pixels import set_color
 from .codecs import (
     CodecChoice,
-    Container,
     bitstream_options,
     choose_codec,
-    container_of,
     is_image,
     joined_options,
     still_choice,
 )
+from .containers import Container, container_of
 from .options import QUALITIES, QUANTISERS, EncoderOptions, presets, quality_range
 from .packets import VideoTiming, add_video, choose_timing
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
 
 log = logging.getLogger("upframe.io.encoder")
 

@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 import av
 import numpy as np
-from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
-from av.audio.stream import AudioStream
 from av.codec import Codec
 from av.error import FFmpegError
 
@@ -26,8 +24,10 @@ from .packets import AnyPacket, decoded_audio, encoded, nearest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from av.audio.frame import AudioFrame
+    from av.audio.stream import AudioStream
 
-    from .codecs import Container
+    from .containers import Container
 
 _LOSSLESS = ("flac", "alac", "wavpack", "tta", "ape", "mlp", "truehd", "shorten", "tak")
 _BY_BITS = {

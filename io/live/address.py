@@ -15,7 +15,7 @@ from typing import Literal
 from urllib.parse import quote, urljoin, urlsplit
 
 from ..capabilities import has_protocol
-from ..decode.demuxer import allowed_for
+from ..decode.access import allowed_for
 from ..errors import SourceMissing, UnsupportedMedia
 from ..redaction import redacted
 from ..web import open_url, tls_options

@@ -25,7 +25,8 @@ from av.packet import Packet
 from av.stream import Stream
 
 from ..child import Child, Waker, with_parent_death
-from ..decode.demuxer import LocalFiles, find_target, open_container
+from ..decode.access import LocalFiles
+from ..decode.demuxer import find_target, open_container
 from ..errors import InputLost, Reason, UnsupportedMedia
 from ..limits import limits
 from ..web import RemoteFiles

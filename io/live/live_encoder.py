@@ -33,12 +33,12 @@ from ..capabilities import lacks_device
 from ..decode.demuxer import codec_of
 from ..encode.codecs import (
     CodecChoice,
-    Container,
     bitstream_options,
     choose_codec,
     default_codec,
     joined_options,
 )
+from ..encode.containers import Container
 from ..encode.encoder import check_range, open_codec, quality_parameters
 from ..encode.options import QUALITIES, EncoderOptions
 from ..encode.packets import AnyPacket, add_copied, add_video, choose_timing, encoded, mux, nearest

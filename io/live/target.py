@@ -14,7 +14,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from ..capabilities import has_container, has_protocol
-from ..encode.codecs import container_of
+from ..encode.containers import container_of
 from ..errors import SinkRefused, UnsupportedMedia
 from ..files import check_target, is_special
 from ..redaction import redacted_target

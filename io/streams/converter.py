@@ -25,7 +25,8 @@ from av.video.stream import VideoStream
 
 from ...filters.frame import PixelFormat
 from ..decode.demuxer import codec_of
-from ..encode.codecs import Container, default_codec
+from ..encode.codecs import default_codec
+from ..encode.containers import Container
 from ..encode.packets import (
     AnyPacket,
     add_copied,

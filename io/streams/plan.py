@@ -17,7 +17,8 @@ from av.container import InputContainer
 from av.stream import Discard, Stream
 
 from ..decode.demuxer import best_video, codec_of, find_target, kind_of, open_container
-from ..encode.codecs import Container, container_of, is_image
+from ..encode.codecs import is_image
+from ..encode.containers import Container, container_of
 from ..errors import SinkRefused
 from ..extent import sample_entries
 from ..files import is_special

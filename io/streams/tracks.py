@@ -19,7 +19,7 @@ from av.error import ArgumentError, FFmpegError, InvalidDataError, PatchWelcomeE
 from av.stream import Discard
 
 from ..decode.demuxer import best_video, find_target, open_container
-from ..encode.codecs import Container
+from ..encode.containers import Container
 from ..encode.packets import (
     AnyPacket,
     DecodingTimes,

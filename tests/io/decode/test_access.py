@@ -15,7 +15,7 @@ import pytest
 from support.media.clips import make_clip, make_sequence, make_still
 from support.servers.hls import HlsServer, hls_server
 
-from upframe.io.decode import demuxer
+from upframe.io.decode import access
 from upframe.io.decode.demuxer import find_target, open_container
 from upframe.io.errors import InputLost, MediaError, SourceMissing, TruncatedMedia, UnsupportedMedia
 from upframe.io.live.address import find_address
@@ -414,7 +414,7 @@ def test_a_disk_that_fails_in_the_middle_ends_the_source_as_truncated(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = make_clip(tmp_path / "a.nut", frames=300, codec="rawvideo")
-    assert path.stat().st_size > 2 * demuxer.BUFFER_BYTES
+    assert path.stat().st_size > 2 * access.BUFFER_BYTES
     folder = os.open(tmp_path, os.O_RDONLY)
     with closing(open_source(str(path))) as source:
         for descriptor in Path("/proc/self/fd").iterdir():
@@ -428,7 +428,7 @@ def test_a_disk_that_fails_in_the_middle_ends_the_source_as_truncated(
 
 def test_place_that_is_none_is_told_to_ffmpeg_which_goes_on(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "a.nut", codec="ffv1", frames=30)
-    files = demuxer.LocalFiles(clip)
+    files = access.LocalFiles(clip)
     with closing(files(files.url)) as opened:
         assert opened.seek(-5) < 0
         assert opened.seek(3) == 3

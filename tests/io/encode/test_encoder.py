@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from support.media.sinks import constant, pictures, write
 
 from upframe.io.capabilities import why_encoder_fails
-from upframe.io.encode.codecs import Container, encoder_formats, encoder_of
+from upframe.io.encode.codecs import encoder_formats, encoder_of
+from upframe.io.encode.containers import Container
 from upframe.io.encode.encoder import (
     EncoderOptions,
     codec_choice,
